@@ -1,0 +1,32 @@
+"""Errors that a user can cause, and the hints that go with them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can put right: what was wrong, where, and what to do.
+
+    The command line prints the message alone, without a traceback, and exits with code 2.
+    """
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint such as `` Did you mean LLMDMsRec?``, or an empty string when nothing is near.
+
+    Letter case and punctuation are forgiven first, spelling second.
+    """
+    candidates = sorted(set(known))
+
+    def fold(text: str) -> str:
+        return "".join(ch for ch in text.casefold() if ch.isalnum())
+
+    same = [name for name in candidates if fold(name) == fold(word)]
+    if not same:
+        folded = {fold(name): name for name in candidates}
+        same = [folded[near] for near in difflib.get_close_matches(fold(word), folded, n=2, cutoff=0.6)]
+    if not same:
+        return ""
+    return f" Did you mean {' or '.join(same)}?"

