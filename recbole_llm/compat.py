@@ -1,0 +1,310 @@
+"""The only place that mends RecBole 1.2 for today's numpy, pandas, scipy and torch.
+
+``apply()`` runs every mend once; later calls do nothing. Each mend is one function whose docstring
+says what breaks and where (file and line of RecBole 1.2.1). Nothing here changes what RecBole
+computes on the versions that it was written for, with two exceptions that are named as such:
+anomaly detection is switched off, and ``Pop`` counts each interaction.
+
+``recbole.quick_start`` is never imported: in 1.2.1 it needs a Ray that does not install any more.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+import numpy as np
+
+_applied = False
+
+
+def apply() -> None:
+    """Mend RecBole; safe to call any number of times."""
+    global _applied
+    if _applied:
+        return
+    restore_numpy_aliases()
+    restore_dok_update()
+    restore_series_agg_len()
+    import recbole.trainer  # noqa: F401 - with the aliases in place it imports
+
+    keep_anomaly_detection_off()
+    repair_read_csv()
+    repair_fill_nan()
+    repair_readonly_arrays()
+    repair_checkpoints()
+    keep_tensorboard_off()
+    repair_collector()
+    repair_pop()
+    _applied = True
+
+
+def restore_numpy_aliases() -> None:
+    """Names that numpy 1.24 and 2.0 removed and RecBole uses.
+
+    ``np.float_`` and friends in config/configurator.py:625-635; ``np.float`` in evaluator/metrics.py:90,
+    data/interaction.py:31 and data/dataset/dataset.py:652; ``np.bool`` in metrics.py:287 (numpy 1.24-1.26).
+    """
+    removed: dict[str, Any] = {
+        "float_": np.float64,
+        "complex_": np.complex128,
+        "unicode_": np.str_,
+        "float": float,
+        "int": int,
+        "bool": np.bool_,
+        "long": np.int_,
+    }
+    for name, value in removed.items():
+        if name not in np.__dict__:
+            setattr(np, name, value)
+
+
+def restore_dok_update() -> None:
+    """``dok_matrix._update``, gone from scipy 1.13; the graph models fill their matrix with it.
+
+    general_recommender/lightgcn.py:111, ngcf.py:110, gcmc.py:174, spectralcf.py:123, ncl.py:131,
+    knowledge_aware_recommender/kgin.py:356, mcclk.py:425. ``update`` is no way out: it raises.
+    """
+    from scipy.sparse import dok_matrix
+
+    if hasattr(dok_matrix, "_update"):
+        return
+
+    def _update(self: Any, data: dict[tuple[int, int], Any]) -> None:
+        self._dict.update(data)
+
+    dok_matrix._update = _update
+
+
+def restore_series_agg_len() -> None:
+    """``Series.agg(len)`` on lists: the length of each again, not the length of the series.
+
+    pandas 3 calls the function on the whole series. data/dataset/dataset.py:712,792,809,1217,
+    kg_dataset.py:309 and sequential_dataset.py:165 want lengths row by row; without them every file with
+    a ``token_seq`` column crashes. Only this one call on object columns is changed.
+    """
+    import pandas as pd
+
+    if not np.isscalar(pd.Series([[1, 2], [3]], dtype=object).agg(len)):
+        return  # this pandas, or an earlier call, does it row by row
+    original = pd.Series.agg
+
+    def agg(self: Any, func: Any = None, axis: Any = 0, *args: Any, **kwargs: Any) -> Any:
+        if func is len and self.dtype == object:
+            return self.map(len)
+        return original(self, func, axis, *args, **kwargs)
+
+    pd.Series.agg = agg  # type: ignore[method-assign,assignment]
+
+
+def keep_anomaly_detection_off() -> None:
+    """Importing RecBole's sequential models switches autograd's anomaly detection on; switch it off.
+
+    sequential_recommender/sine.py:25 does so for the whole process. It costs half of the training time
+    of every sequential model and changes no number. A user's own setting from before is kept.
+    """
+    import torch
+
+    before = torch.is_anomaly_enabled()
+    import recbole.model.sequential_recommender  # noqa: F401
+
+    torch.autograd.set_detect_anomaly(before)
+
+
+def repair_read_csv() -> None:
+    """Missing cells of sequence columns are empty again, and files are read by the C parser.
+
+    data/dataset/dataset.py:501 fills a column in place, which pandas 3 turns into a no-op; the next line
+    then fails on ``nan.split``. The Python parser that RecBole asks for is twenty times slower. Both are
+    mended where RecBole calls ``pd.read_csv``: in its module's own name ``pd``.
+    """
+    import pandas as pd
+    import recbole.data.dataset.dataset as module
+
+    if isinstance(module.pd, _Pandas):
+        return
+
+    def read_csv(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("engine") == "python" and len(kwargs.get("delimiter") or "\t") == 1:
+            kwargs["engine"] = "c"
+        frame = pd.read_csv(path, *args, **kwargs)
+        sequences = {name: "" for name in frame.columns if str(name).endswith(("token_seq", "float_seq"))}
+        return frame.fillna(sequences) if sequences else frame
+
+    module.pd = _Pandas(pd, read_csv)
+
+
+class _Pandas(types.ModuleType):
+    """pandas, but for one function."""
+
+    def __init__(self, pandas: types.ModuleType, read_csv: Any) -> None:
+        super().__init__("pandas")
+        self._pandas, self.read_csv = pandas, read_csv
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pandas, name)
+
+
+def repair_fill_nan() -> None:
+    """``Dataset._fill_nan`` fills again.
+
+    data/dataset/dataset.py:648,650 fill columns in place, a silent no-op in pandas 3: a missing token
+    becomes the index INT64_MIN, a missing float makes the loss NaN, both without an error.
+    """
+    from recbole.data.dataset import Dataset
+    from recbole.utils import FeatureType
+
+    def _fill_nan(self: Any) -> None:
+        for feat_name in self.feat_name_list:
+            feat = getattr(self, feat_name)
+            for name in feat:
+                kind = self.field2type[name]
+                if kind == FeatureType.TOKEN:
+                    feat[name] = feat[name].fillna(0)
+                elif kind == FeatureType.FLOAT:
+                    feat[name] = feat[name].fillna(feat[name].mean())
+                else:
+                    dtype = np.int64 if kind == FeatureType.TOKEN_SEQ else np.float64
+                    empty = np.array([], dtype=dtype)
+                    feat[name] = [empty if isinstance(value, float) else value for value in feat[name].values]
+
+    Dataset._fill_nan = _fill_nan
+
+
+def repair_readonly_arrays() -> None:
+    """Tensors are made from writable arrays.
+
+    With copy-on-write ``Series.values`` is read-only; data/dataset/dataset.py:2202 hands it to torch, which
+    warns of undefined behaviour.
+    """
+    from recbole.data.dataset import Dataset
+
+    original = Dataset._dataframe_to_interaction
+    if hasattr(original, "writes_copies"):
+        return
+
+    class _Writable:
+        def __init__(self, frame: Any) -> None:
+            self.frame = frame
+
+        def __iter__(self) -> Any:
+            return iter(self.frame)
+
+        def __getitem__(self, name: str) -> Any:
+            return types.SimpleNamespace(values=self.frame[name].to_numpy(copy=True))
+
+    def _dataframe_to_interaction(self: Any, data: Any) -> Any:
+        return original(self, _Writable(data))
+
+    _dataframe_to_interaction.writes_copies = True  # type: ignore[attr-defined]
+    Dataset._dataframe_to_interaction = _dataframe_to_interaction
+
+
+def repair_checkpoints() -> None:
+    """RecBole's checkpoints hold tensors and plain values, so that they load with ``weights_only=True``.
+
+    trainer/trainer.py:132 and 760 pickle the whole ``Config``; trainer.py:323,583 then fail on torch 2.6 and
+    later, whose ``torch.load`` refuses foreign classes. Loading with ``weights_only=False`` would run code from
+    the file, so the writing side is mended: the config becomes its model's and dataset's names.
+    """
+    import recbole.trainer.trainer as module
+
+    if isinstance(module.torch, _Torch):
+        return
+    module.torch = _Torch(module.torch)
+
+
+class _Torch(types.ModuleType):
+    """torch, but ``save`` writes no object that ``torch.load(weights_only=True)`` would refuse."""
+
+    def __init__(self, torch: types.ModuleType) -> None:
+        super().__init__("torch")
+        self._torch = torch
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._torch, name)
+
+    def save(self, state: Any, file: Any, **kwargs: Any) -> None:
+        if isinstance(state, dict) and "config" in state:
+            config = state["config"]
+            plain = {"model": str(config["model"]), "dataset": str(config["dataset"])}
+            other = {k: v for k, v in (state.get("other_parameter") or {}).items() if _is_plain(v)}
+            state = {**state, "config": plain, "other_parameter": other}
+            state = {k: v.item() if isinstance(v, np.generic) else v for k, v in state.items()}
+        # RecBole asks for pickle protocol 4, whose framing the safe loader does not know.
+        self._torch.save(state, file, **{k: v for k, v in kwargs.items() if k != "pickle_protocol"})
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value survives ``torch.load(weights_only=True)``; modules are in the state dict anyway."""
+    import torch
+
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    return value is None or isinstance(value, (bool, int, float, str, torch.Tensor))
+
+
+def keep_tensorboard_off() -> None:
+    """RecBole's trainer opens a TensorBoard log, named after the second, for every run; it opens none.
+
+    trainer/trainer.py:116. Runs that start together write into one log. ``tensorboard: True`` gives each
+    run a log of its own (``engine/trainer.py``).
+    """
+    import recbole.trainer.trainer as module
+
+    module.get_tensorboard = lambda logger: _NoTensorboard()
+
+
+class _NoTensorboard:
+    """The three calls that RecBole's trainers make, without effect."""
+
+    def add_scalar(self, *args: Any, **kwargs: Any) -> None:
+        """Drop a point of a curve."""
+
+    def add_hparams(self, *args: Any, **kwargs: Any) -> None:
+        """Drop hyper-parameters."""
+
+
+def repair_collector() -> None:
+    """A second ``evaluate`` with ItemCoverage, AveragePopularity, GiniIndex or TailPercentage works.
+
+    evaluator/collector.py:227 (1.2.1) calls ``.cpu()`` on everything collected, counters and integers too.
+    """
+    import torch
+    from recbole.evaluator.collector import Collector
+
+    original = Collector.get_data_struct
+    if hasattr(original, "keeps_counters"):
+        return
+
+    def get_data_struct(self: Any) -> Any:
+        data = self.data_struct._data_dict
+        aside = {name: data.pop(name) for name in list(data) if not isinstance(data[name], torch.Tensor)}
+        struct = original(self)
+        struct._data_dict.update(aside)
+        self.data_struct._data_dict.update(aside)
+        return struct
+
+    get_data_struct.keeps_counters = True  # type: ignore[attr-defined]
+    Collector.get_data_struct = get_data_struct
+
+
+def repair_pop() -> None:
+    """``Pop`` counts every interaction.
+
+    general_recommender/pop.py:42 adds one by index assignment, so an item that occurs a hundred times in a
+    batch counts once: with batches of 2,048 the most popular items of ml-100k all tie. (It also counts the
+    sampled negatives; ``properties/model/Pop.yaml`` turns the sampling off.)
+    """
+    import torch
+    from recbole.model.general_recommender import Pop
+
+    def calculate_loss(self: Any, interaction: Any) -> Any:
+        item = interaction[self.ITEM_ID]
+        self.item_cnt.index_add_(0, item, torch.ones_like(item)[:, None])
+        self.max_cnt = torch.max(self.item_cnt, dim=0)[0]
+        return torch.nn.Parameter(torch.zeros(1)).to(self.device)
+
+    Pop.calculate_loss = calculate_loss
