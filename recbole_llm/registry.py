@@ -1,0 +1,164 @@
+"""Which models exist: ours, one row each, and RecBole's own by their names.
+
+Nothing here imports torch or RecBole: a row names its class as ``module:Class`` and is loaded on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+
+SEQUENTIAL = "sequential"
+GENERAL = "general"
+CONTEXT = "context"
+KNOWLEDGE = "knowledge"
+EXTERNAL_LIBRARY = "exlib"
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the registry.
+
+    Attributes:
+        name: what ``--model`` takes.
+        target: lazy class path, ``module:Class``.
+        kind: ``sequential``, ``general``, ``context``, ``knowledge`` or ``exlib``.
+        paper: where the method comes from; empty for RecBole's models, whose docstrings say it.
+        features: semantic features that the hook must provide (names of ``semantics.features``).
+        stage_one: key of the model's settings that names the model whose trained checkpoint it
+            stands on, or ``None``.
+        protocols: protocols the method supports; empty means all.
+    """
+
+    name: str
+    target: str
+    kind: str
+    paper: str = ""
+    features: tuple[str, ...] = ()
+    stage_one: str | None = None
+    protocols: tuple[str, ...] = ()
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the class comes from neither this package nor RecBole."""
+        return not self.target.startswith(("recbole_llm.", "recbole."))
+
+    def load(self) -> type:
+        """Import and return the model class.
+
+        Raises:
+            UserError: the module or class does not exist, or a library that it needs is missing.
+        """
+        module_name, _, class_name = self.target.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and (module_name + ".").startswith(error.name + "."):
+                raise UserError(
+                    f"--model={self.target}: there is no module {error.name!r}. Give package.module:Class, "
+                    "importable from here."
+                ) from error
+            raise UserError(
+                f"--model={self.name} needs the package {error.name!r}, which is not installed: "
+                f"pip install {error.name}"
+            ) from error
+        found = getattr(module, class_name, None)
+        if not isinstance(found, type):
+            raise UserError(
+                f"--model={self.name}: {module_name} has no class {class_name!r}."
+                + did_you_mean(class_name, [k for k, v in vars(module).items() if isinstance(v, type)])
+            )
+        return found
+
+
+_OURS = (
+    Method(
+        name="LLMDMsRec",
+        target="recbole_llm.models.llmdmsrec:LLMDMsRec",
+        kind=SEQUENTIAL,
+        paper="arXiv 2507.20147",
+        features=("candidates", "intent"),
+        stage_one="stage_one_model",
+    ),
+)
+METHODS: dict[str, Method] = {row.name: row for row in _OURS}
+
+_RECBOLE_FOLDERS = {
+    "general_recommender": GENERAL,
+    "sequential_recommender": SEQUENTIAL,
+    "context_aware_recommender": CONTEXT,
+    "knowledge_aware_recommender": KNOWLEDGE,
+    "exlib_recommender": EXTERNAL_LIBRARY,
+}
+
+
+@cache
+def recbole_folder() -> Path:
+    """Folder of the installed RecBole, found without importing it."""
+    spec = importlib.util.find_spec("recbole")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("RecBole is not installed: pip install 'recbole>=1.2.0,<1.3'")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+@cache
+def recbole_methods() -> dict[str, Method]:
+    """RecBole's models by name, read from its files (class definitions), not imported."""
+    rows: dict[str, Method] = {}
+    for folder, kind in _RECBOLE_FOLDERS.items():
+        for file in sorted((recbole_folder() / "model" / folder).glob("*.py")):
+            if file.stem == "__init__":
+                continue
+            for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), flags=re.M):
+                if name.lower() == file.stem:
+                    rows[name] = Method(name, f"recbole.model.{folder}.{file.stem}:{name}", kind)
+    return rows
+
+
+def register(method: Method) -> None:
+    """Add a model of one's own under a name, so that grids and tables can use it.
+
+    Raises:
+        UserError: the name is taken by another class.
+    """
+    known = METHODS.get(method.name) or recbole_methods().get(method.name)
+    if known is not None and known.target != method.target:
+        raise UserError(f"the model name {method.name!r} is taken by {known.target}; choose another.")
+    METHODS[method.name] = method
+
+
+def find_method(name: str) -> Method:
+    """The row for ``--model=name``; ``package.module:Class`` names a class from outside.
+
+    Raises:
+        UserError: no such model, with the nearest names.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if name in recbole_methods():
+        return recbole_methods()[name]
+    if ":" in name:
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # the console script does not look in the current folder by itself
+        row = Method(name.rpartition(":")[2], name, GENERAL)
+        return replace(row, kind=kind_of(row.load()))
+    known = [*METHODS, *recbole_methods()]
+    raise UserError(
+        f"--model={name}: there is no such model.{did_you_mean(name, known)} "
+        "`recbole-llm list models` shows all; package.module:Class names a class of your own."
+    )
+
+
+def kind_of(model_class: Any) -> str:
+    """Kind of a loaded RecBole model class, from its ``type`` attribute."""
+    value = getattr(getattr(model_class, "type", None), "name", "")
+    kinds = {"SEQUENTIAL": SEQUENTIAL, "CONTEXT": CONTEXT, "KNOWLEDGE": KNOWLEDGE, "DECISIONTREE": EXTERNAL_LIBRARY}
+    return kinds.get(value, GENERAL)

@@ -1,0 +1,456 @@
+"""Settings of one run: YAML files in layers, then the command line, typed and checked.
+
+The layers, later ones winning::
+
+    RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
+    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml
+    user      --config_file=FILE (in order), then --key=value
+
+Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
+mistyped key is answered at once; ``config.py`` turns the result into RecBole's ``Config``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.registry import (
+    EXTERNAL_LIBRARY,
+    METHODS,
+    SEQUENTIAL,
+    Method,
+    find_method,
+    recbole_folder,
+    recbole_methods,
+)
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads ``1e-5`` as a number, as RecBole's files mean it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML text to plain values; raises ``yaml.YAMLError``."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; empty files are empty mappings.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML or not a mapping.
+    """
+    try:
+        value = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}.")
+    return value
+
+
+@cache
+def properties_folder() -> Path:
+    """Our ``properties/``: inside the installed package, or beside it in a checkout."""
+    for folder in (PACKAGE / "properties", PACKAGE.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise UserError("the properties/ folder of recbole_llm is missing: reinstall the package.")
+
+
+def property_names(section: str) -> list[str]:
+    """Names of the YAML files in one section of ``properties/``, such as ``protocol``."""
+    return sorted(path.stem for path in (properties_folder() / section).glob("*.yaml"))
+
+
+# Keys whose value cannot change a number, so that they do not tell two runs apart.
+NOT_IDENTITY = frozenset(
+    [
+        *(
+            "gpu_id",
+            "use_gpu",
+            "device",
+            "worker",
+            "state",
+            "show_progress",
+            "log_wandb",
+            "wandb_project",
+            "tensorboard",
+        ),
+        *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about"),
+        *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
+        *("eval_batch_size", "score_block_mib", "metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
+        *("max_cost", "max_requests", "llm_concurrency"),
+    ]
+)
+
+# Keys that default to null and what they take; the others take the type of their default.
+OPTIONAL_TYPES: dict[str, type] = {
+    "clip_grad_norm": dict,
+    "dataloaders_save_path": str,
+    "dataset_save_path": str,
+    "max_cost": float,
+    "max_requests": int,
+    "seq_len": dict,
+    "threshold": dict,
+    "train_neg_sample_args": dict,
+    "transform": str,
+    "val_interval": dict,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "engine": ("fast", "recbole"),
+    "semantics": ("llm", "offline", "shuffled", "random", "none"),
+    "fill": ("none", "offline"),
+    "precision": ("fp32", "bf16"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
+}
+
+_WHOLE_NUMBER = re.compile(
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
+)
+
+
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list such as [5,10]",
+    dict: "a mapping such as {a: 1}",
+}
+
+
+def _wanted_type(key: str, default: Any) -> type | None:
+    """The type that ``key`` takes: that of its default; ``None`` where anything goes."""
+    if default is None:
+        return OPTIONAL_TYPES.get(key)
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int):
+        # RecBole writes some real-valued settings as 1 or 0.
+        return int if _WHOLE_NUMBER.search(key) else float
+    return type(default) if type(default) in _TYPE_NAMES else None
+
+
+def _convert(value: Any, wanted: type) -> Any:
+    """``value`` as ``wanted``; raises ``TypeError`` where it is something else."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int and number and float(value).is_integer():
+        return int(value)
+    if wanted is float and number:
+        return value
+    if wanted is str and (number or isinstance(value, str)):
+        return str(value)
+    if wanted is list and not isinstance(value, dict):
+        return list(value) if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, wanted) and wanted in (bool, dict):
+        return value
+    raise TypeError
+
+
+def coerce(key: str, value: Any, default: Any, where: str) -> Any:
+    """``value`` as the type that ``key`` takes.
+
+    Args:
+        key: the setting's name.
+        value: the parsed YAML value.
+        default: the value of the layer below; its type is the type wanted.
+        where: what to blame in the message, such as ``--epochs=abc`` or a file's name.
+
+    Raises:
+        UserError: the value is of another type or not among the choices.
+    """
+    if key in CHOICES and value is not None:
+        if value not in CHOICES[key]:
+            hint = did_you_mean(str(value), CHOICES[key])
+            raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
+        return value
+    wanted = _wanted_type(key, default)
+    if value is None or wanted is None:
+        return value
+    try:
+        return _convert(value, wanted)
+    except TypeError:
+        raise UserError(f"{where}: {key} takes {_TYPE_NAMES[wanted]} (default {default!r}), got {value!r}.") from None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One source of settings: where it comes from (for messages) and its values."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass
+class Settings:
+    """The settings of one cell of a grid: one model, dataset, protocol and seed.
+
+    Attributes:
+        method: the model's registry row.
+        values: every setting after layering.
+        origin: for each key, the layer that set it.
+        config_files, overrides: the user's layers as they were given.
+    """
+
+    method: Method
+    values: dict[str, Any]
+    origin: dict[str, str] = field(default_factory=dict)
+    config_files: tuple[Path, ...] = ()
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, or ``default`` where no layer sets it."""
+        return self.values.get(key, default)
+
+    @property
+    def data_path(self) -> str | None:
+        """The user's ``data_path``; ``None`` where it is RecBole's default."""
+        return None if self.origin.get("data_path", "RecBole").startswith("RecBole") else str(self["data_path"])
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a number, in a canonical order."""
+        kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
+        kept["model"] = self.method.target if self.method.is_external else self.method.name
+        return dict(sorted(kept.items()))
+
+    def key(self, **more: Any) -> str:
+        """Hash of the identity and of ``more`` (dataset hash, versions of features, ...): 16 hex digits."""
+        text = json.dumps([self.identity(), more], sort_keys=True, default=str, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` to a key and its YAML value; text that YAML refuses stays text.
+
+    >>> parse_assignment("learning_rate=1e-3")
+    ('learning_rate', 0.001)
+    """
+    key, _, raw = text.partition("=")
+    try:
+        value = parse_yaml(raw)
+    except yaml.YAMLError:
+        value = raw
+    return key.strip(), value
+
+
+@cache
+def _recbole_model_keys() -> dict[str, frozenset[str]]:
+    """Keys of each RecBole model's own YAML file."""
+    found = {}
+    for path in (recbole_folder() / "properties" / "model").glob("*.yaml"):
+        found[path.stem] = frozenset(read_yaml(path))
+    return found
+
+
+@cache
+def _our_model_keys() -> dict[str, frozenset[str]]:
+    return {
+        name: frozenset(read_yaml(properties_folder() / "model" / f"{name}.yaml")) for name in property_names("model")
+    }
+
+
+@cache
+def _recbole_argument_names() -> frozenset[str]:
+    """Argument names that RecBole lists but gives no default for."""
+    text = (recbole_folder() / "utils" / "argument_list.py").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"'(\w+)'", text))
+
+
+def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> UserError:
+    owners = sorted(
+        {n for n, keys in {**_recbole_model_keys(), **_our_model_keys()}.items() if key in keys and n != method.name}
+    )
+    if owners:
+        shown = ", ".join(owners[:4]) + (", ..." if len(owners) > 4 else "")
+        return UserError(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
+    return UserError(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
+
+
+def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, where: str, source: str) -> None:
+    """Set one key; a dotted key reaches into a mapping (``eval_args.mode=uni99``)."""
+    head, dot, rest = key.partition(".")
+    if dot and isinstance(values.get(head), dict):
+        inner = dict(values[head])
+        _set(inner, {}, rest, value, where, source)
+        values[head] = inner
+    else:
+        values[head if not dot else key] = coerce(key, value, values.get(key), where)
+    origin[head] = source
+
+
+def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
+    recbole = recbole_folder() / "properties"
+    ours = properties_folder()
+    files = [
+        (recbole / "overall.yaml", "RecBole overall.yaml"),
+        (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
+        (recbole / "model" / f"{method.name}.yaml", f"RecBole model/{method.name}.yaml"),
+        (ours / "overall.yaml", "properties/overall.yaml"),
+        (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
+        (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
+        (ours / "model" / f"{method.name}.yaml", f"properties/model/{method.name}.yaml"),
+    ]
+    return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
+
+
+def check_protocol(name: str) -> None:
+    """Raise a ``UserError`` when there is no protocol of that name."""
+    known = property_names("protocol")
+    if name not in known:
+        raise UserError(
+            f"--protocol={name}: there is no such protocol.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        )
+
+
+def layer_settings(
+    method: Method,
+    dataset: str,
+    protocol: str | None = None,
+    config_files: Iterable[Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+    strict: bool = True,
+) -> Settings:
+    """Layer the files and the user's values for one model on one dataset.
+
+    Args:
+        method: the model's registry row.
+        dataset: dataset alias or folder name, as ``--dataset`` gives it.
+        protocol: name of the protocol; the default of ``properties/overall.yaml`` when ``None``.
+        config_files: the user's YAML files, in order.
+        overrides: ``key -> value`` from the command line or the Python API; a key may be dotted,
+            or be prefixed by a model's name (``SASRec.n_layers``) to reach that model alone.
+        strict: refuse keys that this model does not have. In a grid of several models the caller
+            checks that each key belongs to one of them and passes ``False``.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, an unreadable file.
+    """
+    overrides = dict(overrides or {})
+    if protocol is None:
+        protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
+    check_protocol(protocol)
+
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer in _base_layers(method, dataset, protocol):
+        for key, value in layer.values.items():
+            values[key] = value
+            origin[key] = layer.source
+    values["protocol"], origin["protocol"] = protocol, "--protocol"
+    values["dataset"], origin["dataset"] = dataset, "--dataset"
+    values["repeatable"] = method.kind == SEQUENTIAL
+
+    known = set(values) | set(_recbole_argument_names()) | set(OPTIONAL_TYPES)
+    open_ended = method.is_external or method.kind == EXTERNAL_LIBRARY
+
+    def apply(key: str, value: Any, where: str, source: str) -> None:
+        owner, dot, rest = key.partition(".")
+        if dot and owner not in values and (owner in METHODS or owner in recbole_methods() or owner == method.name):
+            if owner == method.name:
+                apply(rest, value, where, source)
+            return
+        if owner not in known and not open_ended:
+            if strict:
+                raise _unknown_key(owner, where, known, method)
+            return
+        _set(values, origin, key, value, where, source)
+
+    for file in config_files:
+        for key, value in read_yaml(Path(file)).items():
+            apply(key, value, f"{file}, {key}", str(file))
+    for key, value in overrides.items():
+        apply(key, value, f"--{key}={value}", "command line")
+    if (
+        method.kind == SEQUENTIAL
+        and values.get("loss_type") == "CE"
+        and origin["train_neg_sample_args"].startswith("RecBole")
+    ):
+        # RecBole refuses negative sampling together with a softmax over all items.
+        values["train_neg_sample_args"] = None
+    _normalise_semantics(method, values)
+    return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
+
+
+def stage_one_settings(settings: Settings) -> Settings:
+    """Settings of the model that ``settings``' model stands on.
+
+    The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
+    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again.
+    """
+    assert settings.method.stage_one is not None
+    method = find_method(str(settings[settings.method.stage_one]))
+    own = settings.method.name + "."
+    overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
+    overrides["seed"] = settings["stage_one_seed"]
+    return layer_settings(
+        method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
+    )
+
+
+# Settings of the text features: they tell two runs apart only for models that read such features.
+SEMANTIC_KEYS = ("llm", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+
+
+def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
+    """One spelling for one thing, so that the same run is never done twice.
+
+    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
+    features has none whatever was asked for.
+    """
+    if not method.features:
+        for key in SEMANTIC_KEYS:
+            values[key] = None
+        values["semantics"] = "none"
+    elif values["semantics"] == "offline":
+        values["llm"] = "offline"
+    elif values["semantics"] == "llm" and values["llm"] == "offline":
+        values["semantics"] = "offline"
+
+
+def check_grid_keys(
+    methods: Iterable[Method], dataset: str, protocol: str | None, overrides: Mapping[str, Any]
+) -> None:
+    """In a grid of several models, each key must be a setting of at least one of them.
+
+    Raises:
+        UserError: a key that none of the models has.
+    """
+    methods = list(methods)
+    for key, value in overrides.items():
+        errors = []
+        for method in methods:
+            try:
+                layer_settings(method, dataset, protocol, overrides={key: value})
+            except UserError as error:
+                errors.append(error)
+        if len(errors) == len(methods):
+            raise errors[0]
