@@ -1,0 +1,1 @@
+"""Reading, splitting and batching of interaction data."""

@@ -1,0 +1,143 @@
+"""Where a dataset's atomic files lie, and what is known about it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.files import whole_file
+from recbole_llm.registry import recbole_folder
+from recbole_llm.settings import properties_folder, property_names, read_yaml
+
+logger = logging.getLogger(__name__)
+
+BUNDLED = "ml-100k"  # travels inside RecBole's wheel
+
+
+@dataclass(frozen=True)
+class DatasetLocation:
+    """A dataset on disk.
+
+    Attributes:
+        name: what ``--dataset`` gave: an alias of ``properties/dataset/`` or a folder's name.
+        stem: name of the atomic files, ``<stem>.inter`` and so on.
+        folder: where they lie; it may be read-only.
+        home: our own writable folder for what is derived from them (caches, semantic files).
+        about: the dataset's YAML file.
+    """
+
+    name: str
+    stem: str
+    folder: Path
+    home: Path
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def file(self, suffix: str) -> Path | None:
+        """Path of ``<stem>.<suffix>`` or of its gzipped form; ``None`` where there is neither."""
+        for name in (f"{self.stem}.{suffix}", f"{self.stem}.{suffix}.gz"):
+            if (self.folder / name).is_file():
+                return self.folder / name
+        return None
+
+    @property
+    def interactions(self) -> Path:
+        """The ``.inter`` file.
+
+        Raises:
+            UserError: there is none.
+        """
+        path = self.file("inter")
+        if path is None:
+            raise UserError(f"--dataset={self.name}: {self.folder} holds no {self.stem}.inter or {self.stem}.inter.gz.")
+        return path
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _stem_in(folder: Path, wanted: list[str]) -> str | None:
+    """The stem of the ``.inter`` file in ``folder``: one of ``wanted``, or the only one there is."""
+    if not folder.is_dir():
+        return None
+    stems = sorted(
+        {path.name.split(".inter")[0] for path in folder.iterdir() if path.name.endswith((".inter", ".inter.gz"))}
+    )
+    for name in wanted:
+        if name in stems:
+            return name
+    return stems[0] if len(stems) == 1 else None
+
+
+def _copy_bundled(home: Path) -> None:
+    """Copy ml-100k out of RecBole's wheel; line ends are made plain, so every RecBole gives one hash."""
+    source = recbole_folder() / "dataset_example" / BUNDLED
+    for path in sorted(source.iterdir()):
+        target = home / path.name
+        if target.exists() or not path.is_file():
+            continue
+        with whole_file(target) as stream:
+            stream.write(path.read_bytes().replace(b"\r\n", b"\n"))
+    logger.info("copied %s from RecBole's wheel to %s", BUNDLED, home)
+
+
+def _places(name: str, stems: list[str], data_path: str | None, dataset_dir: Path) -> list[Path]:
+    """Folders to look in, the most explicit first."""
+    places: list[Path] = []
+    if data_path:
+        root = Path(data_path).expanduser()
+        places += [root / stem for stem in [name, *stems]] + [root]
+    places += [dataset_dir / stem for stem in [name, *stems]]
+    if "/" in name or os.sep in name:
+        places.insert(0, Path(name).expanduser())
+    return list(dict.fromkeys(places))
+
+
+def known_datasets(dataset_dir: Path) -> list[str]:
+    """Aliases of ``properties/dataset/`` and the folders of atomic files in ``dataset_dir``."""
+    names = set(property_names("dataset"))
+    if dataset_dir.is_dir():
+        names |= {path.name for path in dataset_dir.iterdir() if _stem_in(path, [path.name])}
+    return sorted(names)
+
+
+def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "dataset") -> DatasetLocation:
+    """Find a dataset by alias, by folder name or by path.
+
+    Args:
+        name: an alias such as ``beauty``, a folder under ``dataset_dir``, or a path.
+        data_path: a folder of atomic files, or one that holds such folders; looked at first.
+        dataset_dir: the harness's own dataset folder.
+
+    Raises:
+        UserError: nothing of that name, with the nearest names and what to do.
+    """
+    dataset_dir = Path(dataset_dir)
+    file = properties_folder() / "dataset" / f"{name}.yaml"
+    about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
+    stems = [str(stem) for stem in about.get("files", [])]
+    places = _places(name, stems, data_path, dataset_dir)
+    short = Path(name).name
+    if short == BUNDLED and not data_path and _stem_in(dataset_dir / BUNDLED, [BUNDLED]) is None:
+        _copy_bundled(dataset_dir / BUNDLED)
+    for folder in places:
+        stem = _stem_in(folder, [short, *stems, folder.name])
+        if stem is not None:
+            return DatasetLocation(short, stem, folder, dataset_dir / short, about)
+    if about:
+        raise UserError(
+            f"--dataset={name}: no atomic files in {' or '.join(str(p) for p in places)}. "
+            f"Give --data_path=FOLDER that holds {stems[0] if stems else name}.inter(.gz)."
+        )
+    known = known_datasets(dataset_dir)
+    raise UserError(
+        f"--dataset={name}: there is no such dataset.{did_you_mean(name, known)} "
+        f"Known: {', '.join(known)}; or give --data_path=FOLDER with {short}.inter in it."
+    )

@@ -1,0 +1,339 @@
+"""RecBole's dataset classes over our flat interactions and our splits.
+
+``make_dataset`` returns a subclass of the dataset class that RecBole would take for the model. Where the
+files are plain (ids, times, numbers), the interactions come from the cached arrays of
+``data.interactions``; where a model needs more (knowledge graphs, labels by threshold, ...), RecBole reads
+and filters, and the result is put into the same canonical order. Either way ``table`` and ``split`` are
+set, and both engines see the same rows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils import FeatureSource, FeatureType, ModelType
+
+from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
+from recbole_llm.data.split import Split, split_interactions
+from recbole_llm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+# RecBole settings that change rows or columns in ways that only RecBole's own reader knows.
+_RECBOLE_ONLY = (
+    "threshold",
+    "normalize_field",
+    "normalize_all",
+    "discretization",
+    "benchmark_filename",
+    "additional_feat_suffix",
+    "alias_of_user_id",
+    "alias_of_item_id",
+    "preload_weight",
+    "numerical_features",
+)
+
+
+class _TokenIndex(dict):
+    """Token to id, filled on first use: most runs never look a token up."""
+
+    def __init__(self, tokens: np.ndarray) -> None:
+        super().__init__()
+        self._tokens: np.ndarray | None = tokens
+
+    def _fill(self) -> None:
+        if self._tokens is not None:
+            tokens, self._tokens = self._tokens, None
+            self.update(zip(tokens.tolist(), range(len(tokens)), strict=True))
+
+    def __missing__(self, token: str) -> int:
+        if self._tokens is None:
+            raise KeyError(token)
+        self._fill()
+        return self[token]
+
+    def __contains__(self, token: object) -> bool:
+        self._fill()
+        return super().__contains__(token)
+
+    def get(self, token: str, default: Any = None) -> Any:
+        self._fill()
+        return super().get(token, default)
+
+
+class BenchDatasetMixin(Dataset):
+    """What our datasets add to RecBole's.
+
+    Attributes:
+        location: where the files lie.
+        table: all interactions in canonical order.
+        split: what trains, validates and tests.
+        sha256: hash of the ``.inter`` file.
+        semantics: the semantic features of this run, set before the model is built; ``None`` without.
+    """
+
+    table: Interactions
+    split: Split
+    sha256: str
+    semantics: Any = None
+    inter_feat: Any
+
+    def __init__(self, config: Config, location: DatasetLocation) -> None:
+        self.location = location
+        super().__init__(config)
+        self.split = split_interactions(self.table, config.final_config_dict)
+
+    # ---- reading -------------------------------------------------------------------------------
+
+    def _is_plain(self) -> bool:
+        # `type(self)` is our subclass; the next class in line is RecBole's.
+        plain_class = type(self).__mro__[2] in (Dataset, SequentialDataset)
+        return plain_class and not any(self.config[key] for key in _RECBOLE_ONLY)
+
+    def _from_scratch(self) -> None:
+        if not self._is_plain():
+            super()._from_scratch()
+            return
+        self._get_preset()
+        self._get_field_from_config()
+        spec = ReadSpec.from_settings(self.config.final_config_dict)
+        self.table, self.sha256 = load_interactions(self.location, spec)
+        self._declare_columns()
+        self.inter_feat = self._rows(None)
+        self.user_feat = self._read_side(FeatureSource.USER, self.uid_field)
+        self.item_feat = self._read_side(FeatureSource.ITEM, self.iid_field)
+        self._init_alias()
+        self.feat_name_list = [name for name in ("user_feat", "item_feat") if getattr(self, name) is not None]
+        for name in self._rest_fields:
+            if self.field2source[name] in (FeatureSource.USER, FeatureSource.ITEM):
+                self._remap(self._get_remap_list(np.array([name])))
+        self._user_item_feat_preparation()
+        self._fill_nan()
+        self.feat_name_list.insert(0, "inter_feat")
+
+    def _declare_columns(self) -> None:
+        """Tell RecBole's bookkeeping about the columns of the flat interactions."""
+        table = self.table
+        columns = {self.uid_field: (table.user_tokens, FeatureSource.USER_ID)}
+        columns[self.iid_field] = (table.item_tokens, FeatureSource.ITEM_ID)
+        columns |= {name: (tokens, FeatureSource.INTERACTION) for name, tokens in table.extra_tokens.items()}
+        for name, (tokens, source) in columns.items():
+            self.set_field_property(name, FeatureType.TOKEN, source, 1)
+            self.field2id_token[name] = tokens
+            self.field2token_id[name] = _TokenIndex(tokens)
+        floats = [name for name in table.extra if name not in table.extra_tokens]
+        if table.time is not None:
+            floats.append(self.time_field)
+        for name in floats:
+            self.set_field_property(name, FeatureType.FLOAT, FeatureSource.INTERACTION, 1)
+            self.field2bucketnum[name] = 2
+
+    def _rows(self, rows: np.ndarray | None) -> LazyInteraction:
+        """Some interactions (all where ``rows`` is ``None``) as RecBole's columns, built on use."""
+
+        def column(values: np.ndarray, dtype: torch.dtype | None) -> Any:
+            def build() -> torch.Tensor:
+                chosen = torch.from_numpy(np.array(values if rows is None else values[rows]))
+                return chosen.to(dtype) if dtype is not None else chosen
+
+            return build
+
+        table = self.table
+        sources = {self.uid_field: column(table.user, torch.int64), self.iid_field: column(table.item, torch.int64)}
+        if table.time is not None:
+            # Whole-numbered times stay int64: float32, RecBole's type, merges seconds.
+            exact = None if table.time.dtype == np.int64 else torch.float64
+            sources[self.time_field] = column(table.time, exact)
+        for name, values in table.extra.items():
+            sources[name] = column(values, torch.int64 if name in table.extra_tokens else torch.float32)
+        return LazyInteraction(sources, len(table) if rows is None else len(rows))
+
+    def _read_side(self, source: FeatureSource, id_field: str) -> Any:
+        """``.user`` or ``.item`` as a frame of the ids that occur in interactions, or ``None``.
+
+        Rows of other ids are left out, so that loading a feature never changes the number of items.
+        """
+        path = self.location.file(source.value)
+        load, unload = self._get_load_and_unload_col(source)
+        if path is None or load == set():
+            return None
+        header = {column.name: column.type for column in read_header(path)}
+        for name in load or ():
+            if name not in header:
+                raise UserError(f"{path} has no column {name!r} (load_col asks for it); it has {', '.join(header)}.")
+        names = [n for n in header if (load is None or n in load) and not (unload and n in unload)]
+        if id_field not in names:
+            raise UserError(f"{path}: {id_field} must be among the loaded columns.")
+        frame = read_table(path, names).drop_duplicates(subset=[id_field], keep="first")
+        index = self.field2token_id[id_field]
+        ids = np.array([index.get(token, -1) for token in frame[id_field]], dtype=np.int64)
+        frame = frame[ids > 0].reset_index(drop=True)
+        frame[id_field] = ids[ids > 0]
+        missing = len(index) - 1 - len(frame)
+        if missing:
+            logger.warning(
+                "%s lacks %d of the %d ids of .inter; their features are empty", path, missing, len(index) - 1
+            )
+        for name in names:
+            if name == id_field:
+                continue
+            kind = FeatureType(header[name])
+            self.set_field_property(name, kind, source, 1)
+            if "float" in kind.value:
+                self.field2bucketnum[name] = 2
+            if kind.value.endswith("_seq"):
+                frame[name] = self._sequences(frame[name].fillna(""), name, kind)
+        return frame
+
+    def _sequences(self, texts: Any, name: str, kind: FeatureType) -> list[np.ndarray]:
+        """Blank-separated cells as arrays, cut to ``seq_len`` as RecBole does."""
+        dtype = np.str_ if kind == FeatureType.TOKEN_SEQ else np.float64
+        rows = [np.array(text.split(), dtype=dtype) for text in texts]
+        limit = (self.config["seq_len"] or {}).get(name)
+        rows = [row[:limit] for row in rows] if limit else rows
+        self.field2seqlen[name] = max((len(row) for row in rows), default=1)
+        return rows
+
+    def _data_filtering(self) -> None:
+        """RecBole's filters, then the canonical order (only where RecBole reads the files)."""
+        super()._data_filtering()
+        feat = self.inter_feat
+        codes = [feat[name].astype("category") for name in (self.uid_field, self.iid_field)]
+        time = feat[self.time_field].to_numpy() if self.time_field in feat else None
+        user, item = (code.cat.codes.to_numpy() for code in codes)
+        names = [np.asarray(code.cat.categories, dtype=np.str_) for code in codes]
+        order, _ = canonical_order(user, item, time, names[0], names[1])
+        self.inter_feat = feat.iloc[order].reset_index(drop=True)
+
+    def _data_processing(self) -> None:
+        super()._data_processing()
+        self.sha256 = file_sha256(self.location.interactions)
+        self.table = self._table_from_frame()
+
+    def _table_from_frame(self) -> Interactions:
+        """The flat arrays of interactions that RecBole read; they are in canonical order already."""
+        user = self.inter_feat[self.uid_field].to_numpy().astype(np.int32)
+        counts = np.bincount(user, minlength=self.user_num)
+        has_time = self.time_field in self.inter_feat
+        return Interactions(
+            user=user,
+            item=self.inter_feat[self.iid_field].to_numpy().astype(np.int32),
+            time=self.inter_feat[self.time_field].to_numpy() if has_time else None,
+            extra={},
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            user_tokens=self.field2id_token[self.uid_field],
+            item_tokens=self.field2id_token[self.iid_field],
+        )
+
+    def _change_feat_format(self) -> None:
+        for name in self.feat_name_list:
+            feat = getattr(self, name)
+            if not isinstance(feat, Interaction):
+                setattr(self, name, self._dataframe_to_interaction(feat))
+
+    # ---- splitting -----------------------------------------------------------------------------
+
+    def training_part(self) -> Dataset:
+        """This dataset with the training interactions alone: what a model's constructor may see."""
+        self._change_feat_format()
+        train = self.copy(self._rows_of_any(self.split.train_rows))
+        if isinstance(self, SequentialDataset):
+            train._declare_sequences()
+        return train
+
+    def _rows_of_any(self, rows: np.ndarray) -> Interaction:
+        return self._rows(rows) if isinstance(self.inter_feat, LazyInteraction) else self.inter_feat[rows]
+
+    def build(self) -> list[Dataset]:
+        """Training, validation and test part in RecBole's own form, for RecBole's own loaders.
+
+        Raises:
+            UserError: the protocol has cases that RecBole's loaders cannot express.
+        """
+        split = self.split
+        if not (split.valid.single_target and split.test.single_target and split.test.candidates is None):
+            raise UserError("--engine=recbole knows one target a case and its own candidates; use --engine=fast here.")
+        self._change_feat_format()
+        parts = (split.train_rows, split.valid.target_rows, split.test.target_rows)
+        if isinstance(self, SequentialDataset):
+            return self._augmented(parts)
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[rows]) for rows in parts]
+
+    def _augmented(self, parts: tuple[np.ndarray, ...]) -> list[Dataset]:
+        """RecBole's augmentation (one padded row for each prefix), then our split of its rows."""
+        position = self.positions()
+        self.data_augmentation()
+        self.inter_feat["position"] = torch.from_numpy(position[position > 0])
+        row_of = np.cumsum(position > 0) - 1
+        self._drop_unused_col()
+        return [self.copy(self.inter_feat[row_of[rows[position[rows] > 0]]]) for rows in parts]
+
+    def positions(self) -> np.ndarray:
+        """``(n,)`` int64: each interaction's index in its user's whole history, from 0."""
+        return np.arange(len(self.table)) - np.asarray(self.table.offsets)[self.table.user]
+
+    def _declare_sequences(self) -> None:
+        """Field properties of the sequence columns, as ``data_augmentation`` would set them."""
+        self._aug_presets()
+
+    # ---- what models ask of a dataset ----------------------------------------------------------
+
+    def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
+        """The user-item matrix of the interactions (for sequential models RecBole rebuilds it from prefixes)."""
+        if isinstance(self, SequentialDataset) and self.item_list_length_field in self.inter_feat:
+            return super().inter_matrix(form, value_field)
+        return Dataset.inter_matrix(self, form, value_field)
+
+    def _history_matrix(self, row: str, value_field: str | None = None, max_history_len: int | None = None) -> Any:
+        """RecBole's history matrix without its Python loop: ids, values and lengths of each user (or item)."""
+        users, items = self.inter_feat[self.uid_field], self.inter_feat[self.iid_field]
+        values = self.inter_feat[value_field].float() if value_field else torch.ones(len(users))
+        owner, other = (users, items) if row == "user" else (items, users)
+        n_rows = self.user_num if row == "user" else self.item_num
+        # RecBole shuffles before it cuts long histories; the order of a row is random there too.
+        shuffled = torch.randperm(len(owner))
+        order = shuffled[torch.sort(owner[shuffled], stable=True).indices]
+        length = torch.bincount(owner, minlength=n_rows)
+        width = min(int(length.max()), max_history_len or int(length.max()))
+        place = torch.arange(len(order)) - (torch.cumsum(length, 0) - length)[owner[order]]
+        kept = place < width
+        order, place = order[kept], place[kept]
+        ids = torch.zeros(n_rows, width, dtype=torch.int64)
+        weights = torch.zeros(n_rows, width)
+        ids[owner[order], place] = other[order]
+        weights[owner[order], place] = values[order]
+        return ids, weights, length.clamp(max=width)
+
+
+def dataset_class(config: Config) -> type[Dataset]:
+    """The dataset class that RecBole would take for the model (data/utils.py:41)."""
+    module = importlib.import_module("recbole.data.dataset")
+    special = getattr(module, f"{config['model']}Dataset", None)
+    if special is not None:
+        return special
+    names = {
+        ModelType.SEQUENTIAL: "SequentialDataset",
+        ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
+    }
+    return getattr(module, names.get(config["MODEL_TYPE"], "Dataset"))
+
+
+def make_dataset(config: Config, location: DatasetLocation) -> Any:
+    """Read and split a dataset for the model that ``config`` names.
+
+    Raises:
+        UserError: the files are missing or malformed, or too small for the protocol.
+    """
+    base = dataset_class(config)
+    return type(f"Bench{base.__name__}", (BenchDatasetMixin, base), {})(config, location)

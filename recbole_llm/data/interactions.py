@@ -1,0 +1,405 @@
+"""All interactions of a dataset as flat arrays in one canonical order, cached on disk.
+
+Rows stand by user, then time, then a stable hash. Within one second of one user the order is that
+of a hash of the tokens, never that of item ids or of the file (in ml-100k three rows of four share
+user and second). Every engine reads this order, RecBole's own path included.
+
+Users and items get ids by first appearance in the file, from 1; 0 is the padding id, as in RecBole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.atomic import read_chunks, read_header
+from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raise when the cached files change their meaning
+PAD_TOKEN = "[PAD]"  # noqa: S105 - RecBole's padding token
+
+
+@dataclass(frozen=True)
+class ReadSpec:
+    """Which columns of ``.inter`` are read and which rows are kept (RecBole's data settings).
+
+    Attributes:
+        user_field, item_field, time_field: column names; ``time_field`` may be ``None``.
+        extra: further columns (tokens or floats).
+        user_interval, item_interval: RecBole's ``*_inter_num_interval``, e.g. ``[5,inf)``.
+        value_intervals: ``val_interval`` for float columns.
+        duplicates: ``rm_dup_inter``: ``first``, ``last`` or ``None``.
+    """
+
+    user_field: str = "user_id"
+    item_field: str = "item_id"
+    time_field: str | None = "timestamp"
+    extra: tuple[str, ...] = ()
+    user_interval: str | None = None
+    item_interval: str | None = None
+    value_intervals: tuple[tuple[str, str], ...] = ()
+    duplicates: str | None = None
+
+    @classmethod
+    def from_settings(cls, values: Mapping[str, Any]) -> ReadSpec:
+        """The spec that RecBole's settings ask for."""
+        user, item, time = values["USER_ID_FIELD"], values["ITEM_ID_FIELD"], values["TIME_FIELD"]
+        wanted = list((values.get("load_col") or {}).get("inter", []))
+        used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
+        extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, time)))
+        return cls(
+            user_field=user,
+            item_field=item,
+            time_field=time if time in wanted else None,
+            extra=extra,
+            user_interval=_bounded(values.get("user_inter_num_interval")),
+            item_interval=_bounded(values.get("item_inter_num_interval")),
+            value_intervals=tuple(sorted((values.get("val_interval") or {}).items())),
+            duplicates=values.get("rm_dup_inter"),
+        )
+
+
+@dataclass
+class Interactions:
+    """The interactions of a dataset, user by user in time order; ``n`` rows.
+
+    Attributes:
+        user, item: ``(n,)`` int32 ids from 1.
+        time: ``(n,)`` int64 (float64 where times are fractional), or ``None``.
+        extra: other columns, ``(n,)``; token columns hold ids from 1.
+        offsets: ``(n_users + 2,)`` int64; user ``u`` owns rows ``offsets[u]:offsets[u + 1]``, user 0 none.
+        user_tokens, item_tokens: names by id, ``[PAD]`` at 0.
+        extra_tokens: names of the token columns in ``extra``.
+        facts: counts of what was read and left out.
+    """
+
+    user: np.ndarray
+    item: np.ndarray
+    time: np.ndarray | None
+    extra: dict[str, np.ndarray]
+    offsets: np.ndarray
+    user_tokens: np.ndarray
+    item_tokens: np.ndarray
+    extra_tokens: dict[str, np.ndarray] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def n_users(self) -> int:
+        """Users, the padding id not counted."""
+        return len(self.user_tokens) - 1
+
+    @property
+    def n_items(self) -> int:
+        """Items, the padding id not counted."""
+        return len(self.item_tokens) - 1
+
+    def statistics(self) -> dict[str, float | int]:
+        """Counts that papers report."""
+        lengths = np.diff(self.offsets)[1:]
+        return {
+            "users": self.n_users,
+            "items": self.n_items,
+            "interactions": len(self),
+            "mean_length": round(float(lengths.mean()), 2) if len(lengths) else 0.0,
+            "median_length": float(np.median(lengths)) if len(lengths) else 0.0,
+            "max_length": int(lengths.max()) if len(lengths) else 0,
+            "density": len(self) / max(1, self.n_users * self.n_items),
+        }
+
+
+class _Vocabulary:
+    """Token ids by first appearance, over chunks."""
+
+    def __init__(self) -> None:
+        self.index: dict[str, int] = {}
+
+    def ids(self, column: pd.Series) -> np.ndarray:
+        """Ids of a categorical column, int32; -1 where the token is missing."""
+        codes = column.cat.codes.to_numpy()
+        categories = column.cat.categories
+        mapping = np.full(len(categories) + 1, -1, dtype=np.int32)  # the last entry serves code -1
+        for code in pd.unique(codes):
+            if code >= 0:
+                mapping[code] = self.index.setdefault(str(categories[code]), len(self.index) + 1)
+        return mapping[codes]
+
+    def tokens(self) -> np.ndarray:
+        """Names by id, the padding token first."""
+        return np.array([PAD_TOKEN, *self.index], dtype=np.str_)
+
+
+def _bounded(interval: Any) -> str | None:
+    """``None`` for intervals that keep everything, such as ``[0,inf)``."""
+    text = str(interval).replace(" ", "") if interval is not None else None
+    return None if text in (None, "[0,inf)", "(0,inf)", "[1,inf)", "None") else text
+
+
+def parse_interval(text: str, name: str) -> tuple[float, float, bool, bool]:
+    """RecBole's interval notation: ``[5,inf)`` to ``(5, inf, True, False)`` (low, high, closed ends).
+
+    Raises:
+        UserError: the text is no interval.
+    """
+    match = re.fullmatch(r"([\[(])\s*([^,]+),\s*([^,\])]+)([\])])", text.strip())
+    try:
+        if match is None:
+            raise ValueError
+        low, high = float(match[2]), float(match[3])
+    except ValueError:
+        raise UserError(f"{name}={text}: write an interval such as [5,inf) or (0,10].") from None
+    return low, high, match[1] == "[", match[4] == "]"
+
+
+def _inside(values: np.ndarray, text: str, name: str) -> np.ndarray:
+    low, high, closed_low, closed_high = parse_interval(text, name)
+    above = values >= low if closed_low else values > low
+    below = values <= high if closed_high else values < high
+    return above & below
+
+
+def token_hashes(tokens: np.ndarray) -> np.ndarray:
+    """A 64-bit hash of each token, the same on every machine and in every version."""
+    digests = b"".join(hashlib.blake2b(str(token).encode("utf-8"), digest_size=8).digest() for token in tokens)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64: a bijection that spreads every bit."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def canonical_order(
+    user: np.ndarray, item: np.ndarray, time: np.ndarray | None, user_tokens: np.ndarray, item_tokens: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """The order by user, time and, among equals, a hash of user and item token.
+
+    Without times the file's order within a user stands.
+
+    Returns:
+        The permutation and the number of rows that share user and time with another row.
+    """
+    if time is None:
+        return np.argsort(user, kind="stable"), 0
+    order = np.argsort(time, kind="stable")
+    order = order[np.argsort(user[order], kind="stable")]
+    u, t = user[order], time[order]
+    same = (u[1:] == u[:-1]) & (t[1:] == t[:-1])
+    tied = np.zeros(len(order), dtype=bool)
+    tied[1:] |= same
+    tied[:-1] |= same
+    count = int(tied.sum())
+    if count:
+        rows = order[tied]
+        salt = token_hashes(user_tokens)[user[rows]]
+        key = _mix(token_hashes(item_tokens)[item[rows]] ^ _mix(salt))
+        order[tied] = rows[np.lexsort((key, time[rows], user[rows]))]
+    return order, count
+
+
+def _as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """Whole-numbered times as int64: float32, which RecBole uses, merges seconds above 2**24."""
+    if np.isnan(time).any():
+        count = int(np.isnan(time).sum())
+        raise UserError(f"{path}: {count} rows have no {name}; give each a time, or leave {name} out of load_col.")
+    if len(time) and np.all(time == np.floor(time)) and np.abs(time).max() < 2**53:
+        return time.astype(np.int64)
+    return time
+
+
+def _keep_by_counts(user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> np.ndarray:
+    """Rows left when users and items outside their intervals go, repeated until nothing changes."""
+    keep = np.ones(len(user), dtype=bool)
+    rules = [
+        (user, spec.user_interval, "user_inter_num_interval"),
+        (item, spec.item_interval, "item_inter_num_interval"),
+    ]
+    while True:
+        before = int(keep.sum())
+        for ids, interval, name in rules:
+            if interval is not None:
+                counts = np.bincount(ids[keep], minlength=int(ids.max(initial=0)) + 1)
+                keep &= _inside(counts, interval, name)[ids]
+        if int(keep.sum()) == before:
+            return keep
+
+
+def _compact(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber ids without gaps, in order of first appearance, after rows were left out."""
+    present = pd.unique(ids)
+    if len(present) == len(tokens) - 1:
+        return ids, tokens
+    mapping = np.zeros(len(tokens), dtype=np.int32)
+    mapping[present] = np.arange(1, len(present) + 1, dtype=np.int32)
+    return mapping[ids], np.concatenate([tokens[:1], tokens[present]])
+
+
+def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
+    """Read, filter and order a ``.inter`` file; see :func:`load_interactions` for the cached form.
+
+    Raises:
+        UserError: a missing column, a bad value, or nothing left after filtering.
+    """
+    header = {column.name: column.type for column in read_header(path)}
+    columns = [spec.user_field, spec.item_field, *([spec.time_field] if spec.time_field else []), *spec.extra]
+    ids = (spec.user_field, spec.item_field)
+    for name in columns:
+        kind = header.get(name)
+        if name in ids and kind not in (None, "token"):
+            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:token.")
+        if name == spec.time_field and kind not in (None, "float"):
+            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:float.")
+        if kind is not None and kind.endswith("_seq"):
+            raise UserError(f"{path}: sequence columns of .inter cannot be loaded (load_col asks for {name}:{kind}).")
+    token_columns = [name for name in columns if header.get(name) == "token"]
+    vocabularies = {name: _Vocabulary() for name in token_columns}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    rows_read = missing = 0
+    for chunk in read_chunks(path, columns, categorical=token_columns):
+        arrays = {n: vocabularies[n].ids(chunk[n]) if n in vocabularies else chunk[n].to_numpy() for n in columns}
+        rows_read += len(chunk)
+        whole = (arrays[ids[0]] > 0) & (arrays[ids[1]] > 0)
+        missing += int((~whole).sum())
+        for name in columns:
+            parts[name].append(arrays[name] if whole.all() else arrays[name][whole])
+    if not rows_read:
+        raise UserError(f"{path} has a header and no rows.")
+    data = {name: np.concatenate(parts.pop(name)) for name in columns}
+    tokens = {name: vocabulary.tokens() for name, vocabulary in vocabularies.items()}
+    user, item = data.pop(ids[0]), data.pop(ids[1])
+    time = _as_exact_time(data.pop(spec.time_field), path, spec.time_field) if spec.time_field else None
+
+    order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
+    keep = np.ones(len(user), dtype=bool)
+    for name, interval in spec.value_intervals:
+        keep &= _inside(data[name], interval, f"val_interval.{name}")
+    if spec.duplicates:
+        frame = pd.DataFrame({"u": user[order], "i": item[order]})
+        keep[order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False
+    by_value = int(keep.sum())
+    if spec.user_interval or spec.item_interval:
+        inner = np.flatnonzero(keep)
+        keep[inner] = _keep_by_counts(user[inner], item[inner], spec)
+    if not keep.any():
+        raise UserError(
+            f"{path}: the filters leave no interaction; loosen val_interval or the *_inter_num_interval keys."
+        )
+    if not keep.all():
+        kept_rows = np.flatnonzero(keep)
+        place = np.full(len(keep), -1, dtype=np.int64)
+        place[kept_rows] = np.arange(len(kept_rows))
+        order = place[order][place[order] >= 0]
+        user, tokens[ids[0]] = _compact(user[kept_rows], tokens[ids[0]])
+        item, tokens[ids[1]] = _compact(item[kept_rows], tokens[ids[1]])
+        time = time[kept_rows] if time is not None else None
+        data = {name: values[kept_rows] for name, values in data.items()}
+        # Ids changed, and with them the users' places; the order within a user stands.
+        order = order[np.argsort(user[order], kind="stable")]
+    user = user[order]
+    offsets = np.zeros(len(tokens[ids[0]]) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(user, minlength=len(tokens[ids[0]])), out=offsets[1:])
+    facts = {
+        "rows_read": rows_read,
+        "rows_without_user_or_item": missing,
+        "rows_filtered_by_value_or_duplicate": rows_read - missing - by_value,
+        "rows_filtered_by_count": by_value - int(keep.sum()),
+        "rows_tied_in_time": tied,
+    }
+    if missing:
+        logger.warning("%s: %d rows lack a user or an item and were left out", path, missing)
+    return Interactions(
+        user=user,
+        item=item[order],
+        time=time[order] if time is not None else None,
+        extra={name: values[order] for name, values in data.items()},
+        offsets=offsets,
+        user_tokens=tokens[ids[0]],
+        item_tokens=tokens[ids[1]],
+        extra_tokens={name: tokens[name] for name in token_columns if name not in ids},
+        facts=facts,
+    )
+
+
+def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Interactions, str]:
+    """Interactions of a dataset, memory-mapped from the cache where the same were read before.
+
+    The cache lies under ``<home>/cache/``, keyed by the file's SHA-256 and by ``spec``.
+
+    Returns:
+        The interactions and the SHA-256 of the ``.inter`` file.
+    """
+    source = location.interactions
+    sha = file_sha256(source)
+    key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True).encode()).hexdigest()[:16]
+    folder = location.home / "cache" / key
+    cached = _open_cache(folder)
+    if cached is not None:
+        return cached, sha
+    table = read_interactions(source, spec)
+    try:
+        _write_cache(folder, table)
+    except OSError as error:
+        logger.warning("the cache of %s could not be written (%s); the next start reads the text again", source, error)
+    return table, sha
+
+
+def _write_cache(folder: Path, table: Interactions) -> None:
+    """Write all arrays into a fresh folder, then give it its name in one step."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    arrays = {"user": table.user, "item": table.item, "offsets": table.offsets}
+    arrays |= {"user_tokens": table.user_tokens, "item_tokens": table.item_tokens}
+    if table.time is not None:
+        arrays["time"] = table.time
+    arrays |= {f"extra.{name}": values for name, values in table.extra.items()}
+    arrays |= {f"tokens.{name}": values for name, values in table.extra_tokens.items()}
+    for name, values in arrays.items():
+        np.save(partial / f"{name}.npy", values, allow_pickle=False)
+    (partial / "facts.json").write_text(json.dumps(table.facts), encoding="utf-8")
+    try:
+        partial.replace(folder)
+    except OSError:
+        shutil.rmtree(partial)  # another process was first; its files are the same
+
+
+def _open_cache(folder: Path) -> Interactions | None:
+    if not (folder / "facts.json").is_file():
+        return None
+    try:
+        arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        return Interactions(
+            user=arrays["user"],
+            item=arrays["item"],
+            time=arrays.get("time"),
+            extra={name[6:]: values for name, values in arrays.items() if name.startswith("extra.")},
+            offsets=arrays["offsets"],
+            user_tokens=arrays["user_tokens"],
+            item_tokens=arrays["item_tokens"],
+            extra_tokens={name[7:]: values for name, values in arrays.items() if name.startswith("tokens.")},
+            facts=facts,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        logger.warning("the cache %s is damaged (%s) and is made anew", folder, error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return None

@@ -1,0 +1,290 @@
+"""Batches gathered on the device from one flat sequence array.
+
+RecBole builds one padded row for each prefix on the host and collates rows into batches. Here a batch is
+a set of row numbers; histories are gathered by index where the model computes, padded to the longest of
+the batch where that changes nothing, and columns that the model does not read are never built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data.interaction import Interaction
+from recbole.utils import InputType
+
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.negative import NegativeSampler
+from recbole_llm.data.split import Cases
+
+Source = Callable[[], torch.Tensor]
+Transform = Callable[[Any, Interaction], Interaction]
+
+
+def _ids(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Some values of an id column, as the int64 that indexing needs."""
+    return column[rows].long()
+
+
+class DeviceTable:
+    """The flat interactions on a device, and the columns of a batch made from them.
+
+    Args:
+        dataset: a dataset of ``data.dataset.make_dataset``.
+        device: where batches are made.
+        max_length: longest history that a model sees (``MAX_ITEM_LIST_LENGTH``).
+        trim: pad histories to the longest of a batch instead of to ``max_length``.
+    """
+
+    def __init__(self, dataset: Any, device: torch.device, max_length: int, trim: bool) -> None:
+        table = dataset.table
+        self.dataset, self.device, self.max_length, self.trim = dataset, device, max_length, trim
+        self.user = torch.from_numpy(np.array(table.user)).to(device)
+        self.item = torch.from_numpy(np.array(table.item)).to(device)
+        self.offsets_host = np.asarray(table.offsets)
+        self.user_host = np.asarray(table.user)
+        self.offsets = torch.from_numpy(np.array(table.offsets)).to(device)
+        self.uid, self.iid = dataset.uid_field, dataset.iid_field
+        config = dataset.config
+        self.list_suffix, self.length_field = config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]
+        self._columns: dict[str, torch.Tensor] = {}
+
+    def column(self, name: str) -> torch.Tensor:
+        """A column of all interactions on the device, moved there on first use."""
+        if name not in self._columns:
+            if name == self.iid:
+                self._columns[name] = self.item
+            else:
+                self._columns[name] = self.dataset.inter_feat[name].to(self.device)
+        return self._columns[name]
+
+    def other_columns(self) -> list[str]:
+        """Interaction columns besides user and item."""
+        return [name for name in self.dataset.inter_feat if name not in (self.uid, self.iid)]
+
+    def interactions(self, rows: torch.Tensor) -> dict[str, Source]:
+        """Sources of the plain columns of some rows."""
+
+        def values(name: str) -> torch.Tensor:
+            return self.column(name)[rows]
+
+        sources: dict[str, Source] = {
+            self.uid: partial(_ids, self.user, rows),
+            self.iid: partial(_ids, self.item, rows),
+        }
+        sources |= {name: partial(values, name) for name in self.other_columns()}
+        return sources
+
+    def histories(self, user: torch.Tensor, start: torch.Tensor, end: torch.Tensor, longest: int) -> dict[str, Source]:
+        """Sources of the sequence columns: the last ``max_length`` rows before ``end``, left-aligned.
+
+        Args:
+            user: ``(B,)`` user ids.
+            start, end: ``(B,)`` the visible rows.
+            longest: length of the longest history of the batch, known on the host, so that no
+                device synchronisation is needed.
+        """
+        length = (end - start).clamp_(max=self.max_length)
+        width = max(1, min(longest, self.max_length)) if self.trim else self.max_length
+        place = torch.arange(width, device=self.device)
+        index = (end - length)[:, None] + place
+        padding = place >= length[:, None]
+        index.masked_fill_(padding, 0)
+
+        def sequence(name: str) -> torch.Tensor:
+            values = self.column(name)[index]
+            if name == self.iid:
+                values = values.long()
+            mask = padding.reshape(padding.shape + (1,) * (values.dim() - 2))
+            return values.masked_fill_(mask, 0)
+
+        sources: dict[str, Source] = {
+            self.length_field: lambda: length,
+            "position": lambda: end - self.offsets[user],
+            self.iid + self.list_suffix: lambda: sequence(self.iid),
+        }
+        sources |= {name + self.list_suffix: partial(sequence, name) for name in self.other_columns()}
+        return sources
+
+    def join(self, batch: LazyInteraction, prefix: str = "") -> None:
+        """Add the columns of ``.user`` and ``.item`` for the batch's ids (RecBole joins all of them)."""
+        sides = [(self.dataset.item_feat, self.iid)]
+        if not prefix:
+            sides.append((self.dataset.user_feat, self.uid))
+        for feat, key in sides:
+            if feat is None or prefix + key not in batch:
+                continue
+            for name in feat:
+                if name != key:
+                    batch.add(prefix + name, partial(self._joined, batch, feat, name, prefix + key))
+
+    def _joined(self, batch: LazyInteraction, feat: Any, name: str, key: str) -> torch.Tensor:
+        side: torch.Tensor = feat[name]
+        return side.to(self.device)[batch[key]]
+
+
+class TrainLoader:
+    """One epoch of training batches; iterate again for the next.
+
+    The order is a fresh permutation each epoch from the loader's own generator, so every example comes
+    once an epoch and a batch is a uniform sample, as in RecBole.
+
+    Args:
+        table: the interactions on the device.
+        train_part: the dataset with training rows alone (RecBole's trainers ask for it).
+        config: RecBole's configuration.
+        sequential: batches carry histories.
+    """
+
+    def __init__(self, table: DeviceTable, train_part: Any, config: Config, sequential: bool) -> None:
+        self.table, self.config, self.sequential = table, config, sequential
+        self.dataset = self._dataset = train_part
+        self.shuffle = bool(config["shuffle"])
+        self.transform: Transform | None = None
+        split = table.dataset.split
+        self.rows = np.asarray(split.train_targets if sequential else split.train_rows)
+        arguments = config["train_neg_sample_args"]
+        self.negatives = 0 if arguments["distribution"] == "none" else int(arguments["sample_num"])
+        self.pairwise = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
+        times = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
+        self.step = max(int(config["train_batch_size"]) // times, 1)
+        self.generator = torch.Generator().manual_seed(int(config["seed"]))
+        self.sampler: NegativeSampler | None = None
+        if self.negatives:
+            data = table.dataset.table
+            self.sampler = NegativeSampler(
+                np.asarray(data.user[split.train_rows]),
+                np.asarray(data.item[split.train_rows]),
+                data.n_users + 1,
+                data.n_items + 1,
+                table.device,
+                arguments["distribution"],
+                float(arguments["alpha"]),
+                int(config["seed"]),
+            )
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.step)
+
+    def __iter__(self) -> Iterator[LazyInteraction]:
+        count = len(self.rows)
+        order = torch.randperm(count, generator=self.generator).numpy() if self.shuffle else np.arange(count)
+        for begin in range(0, count, self.step):
+            yield self.batch(self.rows[order[begin : begin + self.step]])
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Random states, for a checkpoint that resumes exactly."""
+        state = {"order": self.generator.get_state()}
+        if self.sampler is not None:
+            state["negatives"] = self.sampler.state()
+        return state
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Restore what :meth:`state_dict` gave."""
+        self.generator.set_state(state["order"])
+        if self.sampler is not None:
+            self.sampler.set_state(state["negatives"])
+
+    def batch(self, host_rows: np.ndarray) -> LazyInteraction:
+        """The batch of some rows of the interactions, negatives included."""
+        table = self.table
+        rows = torch.from_numpy(host_rows).to(table.device, non_blocking=True)
+        copies = 1
+        if self.negatives:
+            copies = self.negatives + (0 if self.pairwise else 1)
+        rows = rows.repeat(copies) if copies > 1 else rows
+        sources = table.interactions(rows)
+        if self.sequential:
+            begin = table.offsets_host[table.user_host[host_rows]]
+            longest = int((host_rows - begin).max(initial=1))
+            user = table.user[rows].long()
+            sources |= table.histories(user, table.offsets[user], rows, longest)
+        batch = LazyInteraction(sources, len(rows))
+        if self.negatives:
+            self._add_negatives(batch, len(host_rows))
+        table.join(batch)
+        return self.transform(self._dataset, batch) if self.transform else batch
+
+    def _add_negatives(self, batch: LazyInteraction, positives: int) -> None:
+        assert self.sampler is not None
+        uid, iid = self.table.uid, self.table.iid
+        items = batch[iid][:positives]
+        if self.config["repeatable"]:
+            negative = self.sampler.except_items(items, self.negatives)
+        else:
+            negative = self.sampler.for_users(batch[uid][:positives], self.negatives)
+        if self.pairwise:
+            prefix = self.config["NEG_PREFIX"]
+            batch[prefix + iid] = negative
+            self.table.join(batch, prefix)
+        else:
+            batch[iid] = torch.cat([items, negative])
+            label = torch.zeros(len(batch), device=self.table.device)
+            label[:positives] = 1.0
+            batch[self.config["LABEL_FIELD"]] = label
+
+
+class UserLoader(TrainLoader):
+    """Batches of user ids alone, for autoencoders (RecBole's ``UserDataLoader``)."""
+
+    def __init__(self, table: DeviceTable, train_part: Any, config: Config) -> None:
+        super().__init__(table, train_part, config, sequential=False)
+        self.rows = np.arange(table.dataset.user_num)  # with the padding user, as RecBole has it
+        self.step = int(config["train_batch_size"])
+        self.shuffle = True
+
+    def batch(self, host_rows: np.ndarray) -> LazyInteraction:
+        """The batch of some users."""
+        users = torch.from_numpy(host_rows).to(self.table.device)
+        return LazyInteraction({self.table.uid: lambda: users}, len(users))
+
+
+class EvalLoader:
+    """Blocks of evaluation cases, sorted by history length so that padding stays short.
+
+    Args:
+        table: the interactions on the device.
+        cases: what to evaluate.
+        batch_size: cases in one block.
+        sequential: blocks carry histories.
+    """
+
+    def __init__(self, table: DeviceTable, cases: Cases, batch_size: int, sequential: bool) -> None:
+        self.table, self.cases, self.sequential = table, cases, sequential
+        self.batch_size = max(1, batch_size)
+        lengths = np.minimum(cases.end - cases.start, table.max_length)
+        self.order = np.argsort(lengths, kind="stable") if sequential else np.arange(len(cases))
+        self.longest = lengths
+
+    def __len__(self) -> int:
+        return -(-len(self.cases) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, LazyInteraction]]:
+        """Yields the numbers of the cases of a block, and its batch."""
+        for begin in range(0, len(self.order), self.batch_size):
+            chosen = self.order[begin : begin + self.batch_size]
+            yield chosen, self.batch(chosen)
+
+    def batch(self, chosen: np.ndarray) -> LazyInteraction:
+        """The batch of some cases; its item column holds each case's first target."""
+        table, cases = self.table, self.cases
+
+        def on_device(values: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(values)).to(table.device)
+
+        user, end = on_device(cases.user[chosen]), on_device(cases.end[chosen])
+        first = cases.target_rows[cases.target_offsets[:-1][chosen]]
+        sources: dict[str, Source] = {
+            table.uid: lambda: user,
+            table.iid: lambda: _ids(table.item, on_device(first)),
+        }
+        if self.sequential:
+            longest = int(self.longest[chosen].max(initial=1))
+            sources |= table.histories(user, on_device(cases.start[chosen]), end, longest)
+        batch = LazyInteraction(sources, len(chosen))
+        table.join(batch)
+        return batch
