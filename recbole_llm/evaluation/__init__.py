@@ -1,0 +1,1 @@
+"""Ranks of targets, metrics computed from them, and what follows for a comparison."""

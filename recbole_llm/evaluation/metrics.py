@@ -1,0 +1,165 @@
+"""Metrics from ranks: per case first, the mean second.
+
+Names and definitions are RecBole's (evaluator/metrics.py). With tied scores every value is the exact
+expectation over the order of the ties (McSherry and Najork, ECIR 2008); without ties it is RecBole's
+value.
+
+In the formulas a group of ties holds ``s`` items, ``m`` of them targets, and ``g`` items score higher.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from math import comb
+
+import numpy as np
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.ranks import Ranks
+
+Metric = Callable[[Ranks, int], np.ndarray]
+
+
+@cache
+def _prefix(kind: str, length: int) -> np.ndarray:
+    """Sums of the first ``0..length`` gains by rank: ``1/log2(r+1)`` or ``1/r``."""
+    rank = np.arange(1, length + 1)
+    gain = 1.0 / np.log2(rank + 1) if kind == "dcg" else 1.0 / rank
+    return np.concatenate([[0.0], np.cumsum(gain)])
+
+
+def _chance(ranks: Ranks, k: int) -> np.ndarray:
+    """``(t,)`` chance that each target stands among the first ``k``."""
+    size = ranks.tied.astype(np.int64) + 1
+    return np.clip(k - ranks.higher.astype(np.int64), 0, size) / size
+
+
+def _expected_gain(ranks: Ranks, k: int, kind: str) -> np.ndarray:
+    """``(t,)`` expected gain of each target, zero beyond rank ``k``."""
+    low = np.minimum(ranks.higher.astype(np.int64), k)
+    high = np.minimum(ranks.higher.astype(np.int64) + ranks.tied + 1, k)
+    sums = _prefix(kind, k)
+    return (sums[high] - sums[low]) / (ranks.tied.astype(np.int64) + 1)
+
+
+def _sum_by_case(values: np.ndarray, ranks: Ranks) -> np.ndarray:
+    return np.add.reduceat(values, ranks.offsets[:-1]) if len(values) else values
+
+
+def _targets(ranks: Ranks) -> np.ndarray:
+    return np.diff(ranks.offsets)
+
+
+def recall(ranks: Ranks, k: int) -> np.ndarray:
+    """Share of a case's targets among the first ``k``."""
+    return _sum_by_case(_chance(ranks, k), ranks) / _targets(ranks)
+
+
+def precision(ranks: Ranks, k: int) -> np.ndarray:
+    """Share of targets in the first ``k``."""
+    return _sum_by_case(_chance(ranks, k), ranks) / k
+
+
+def ndcg(ranks: Ranks, k: int) -> np.ndarray:
+    """Discounted gain of the targets over that of the best list, ``1/log2(rank+1)`` each."""
+    ideal = _prefix("dcg", k)[np.minimum(_targets(ranks), k)]
+    return _sum_by_case(_expected_gain(ranks, k, "dcg"), ranks) / ideal
+
+
+def hit(ranks: Ranks, k: int) -> np.ndarray:
+    """Whether any target stands among the first ``k``: ``1 - C(s-m, k-g) / C(s, k-g)`` for the best group."""
+    if np.all(_targets(ranks) == 1):
+        return _chance(ranks, k)
+    return _per_case(ranks, lambda groups: _hit_of(groups, k))
+
+
+def mrr(ranks: Ranks, k: int) -> np.ndarray:
+    """One over the rank of the first target, zero beyond ``k``."""
+    if np.all(_targets(ranks) == 1):
+        return _expected_gain(ranks, k, "reciprocal")
+    return _per_case(ranks, lambda groups: _mrr_of(groups, k))
+
+
+def average_precision(ranks: Ranks, k: int) -> np.ndarray:
+    """Mean over the targets of the precision at their ranks, divided by ``min(targets, k)``."""
+    if np.all(_targets(ranks) == 1):
+        return _expected_gain(ranks, k, "reciprocal")
+    return _per_case(ranks, lambda groups: _map_of(groups, k))
+
+
+Group = tuple[int, int, int]  # items above, size, targets
+
+
+def _per_case(ranks: Ranks, value: Callable[[list[Group]], float]) -> np.ndarray:
+    """Apply a function of a case's groups of ties to every case."""
+    out = np.empty(len(ranks))
+    for case in range(len(ranks)):
+        own = slice(ranks.offsets[case], ranks.offsets[case + 1])
+        above, members = np.unique(np.stack([ranks.higher[own], ranks.tied[own] + 1]), axis=1, return_counts=True)
+        out[case] = value([(int(g), int(s), int(m)) for (g, s), m in zip(above.T, members, strict=True)])
+    return out
+
+
+def _hit_of(groups: list[Group], k: int) -> float:
+    above, size, targets = groups[0]
+    places = min(max(k - above, 0), size)
+    return 1.0 - comb(size - targets, places) / comb(size, places)
+
+
+def _mrr_of(groups: list[Group], k: int) -> float:
+    above, size, targets = groups[0]
+    last = min(size - targets + 1, k - above)
+    ways = comb(size, targets)
+    return sum(comb(size - j, targets - 1) / ways / (above + j) for j in range(1, last + 1))
+
+
+def _map_of(groups: list[Group], k: int) -> float:
+    total, before = 0.0, 0
+    for above, size, targets in groups:
+        place = np.arange(1, min(size, max(k - above, 0)) + 1)
+        together = (targets - 1) / (size - 1) if size > 1 else 0.0
+        precision_here = (before + 1 + (place - 1) * together) / (above + place)
+        total += targets / size * float(precision_here.sum())
+        before += targets
+    return total / min(before, k)
+
+
+METRICS: dict[str, Metric] = {
+    "hit": hit,
+    "ndcg": ndcg,
+    "mrr": mrr,
+    "recall": recall,
+    "precision": precision,
+    "map": average_precision,
+}
+
+
+def parse_metric(text: str) -> tuple[str, int]:
+    """``NDCG@10`` to ``("ndcg", 10)``.
+
+    Raises:
+        UserError: an unknown metric or no positive cut-off.
+    """
+    name, _, cut = text.lower().partition("@")
+    if name not in METRICS:
+        raise UserError(f"metric {text!r}: known are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}")
+    if not cut.isdigit() or int(cut) < 1:
+        raise UserError(f"metric {text!r}: write it as {name}@10, with a cut-off of 1 or more.")
+    return name, int(cut)
+
+
+def per_case(ranks: Ranks, metric: str) -> np.ndarray:
+    """``(m,)`` float64 values of one metric, such as ``ndcg@10``, case by case."""
+    name, k = parse_metric(metric)
+    return METRICS[name](ranks, k)
+
+
+def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict[str, float]:
+    """Means of each metric at each cut-off, keyed as RecBole does (``ndcg@10``)."""
+    found: dict[str, float] = {}
+    for metric in metrics:
+        for k in topk:
+            key = f"{metric.lower()}@{k}"
+            found[key] = float(per_case(ranks, key).mean())
+    return found

@@ -1,0 +1,224 @@
+"""The rank of each target, by counting: no sort, no top-k list, no score matrix kept.
+
+For a target with score ``s`` two counts describe its rank completely: the items with a higher score and
+the other items with the same score. Ranks are uniform over the ``tied + 1`` places after the ``higher``
+ones, so that metrics can be given as expectations over the order of ties. Breaking ties by item id, as a
+sort does, alone raised one published model by 20 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.loader import EvalLoader
+from recbole_llm.errors import UserError
+from recbole_llm.files import whole_file
+
+FORMAT = 1
+Scorer = Callable[[LazyInteraction], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Ranks of the targets of ``m`` cases (``t`` targets in all).
+
+    Attributes:
+        user: ``(m,)`` int64 user ids.
+        offsets: ``(m + 1,)`` int64; case ``c`` owns targets ``offsets[c]:offsets[c + 1]``.
+        item: ``(t,)`` int32 target items.
+        higher: ``(t,)`` int32, ranked items that score higher than the target.
+        tied: ``(t,)`` int32, other ranked items that score the same, other targets included.
+        history: ``(m,)`` int32 length of the case's visible history.
+    """
+
+    user: np.ndarray
+    offsets: np.ndarray
+    item: np.ndarray
+    higher: np.ndarray
+    tied: np.ndarray
+    history: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    def save(self, path: Path) -> None:
+        """Write to a compressed ``.npz``, whole or not at all."""
+        with whole_file(path) as stream:
+            np.savez_compressed(stream, format=np.int32(FORMAT), **vars(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Ranks:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: the file is missing, damaged, or of a later format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                if int(data["format"]) > FORMAT:
+                    raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
+                return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise UserError(f"{path} is not a readable file of ranks: {error}") from error
+
+    def select(self, cases: np.ndarray) -> Ranks:
+        """The ranks of some cases (their numbers, in the order given)."""
+        lengths = np.diff(self.offsets)[cases]
+        targets = (
+            np.concatenate([np.arange(self.offsets[c], self.offsets[c + 1]) for c in cases]) if len(cases) else cases
+        )
+        targets = targets.astype(np.int64)
+        return replace(
+            self,
+            user=self.user[cases],
+            offsets=np.concatenate([[0], np.cumsum(lengths)]),
+            item=self.item[targets],
+            higher=self.higher[targets],
+            tied=self.tied[targets],
+            history=self.history[cases],
+        )
+
+
+def full_scorer(model: Any, n_items: int, pair_batch: int) -> Scorer:
+    """A function from a batch to scores ``(B, n_items)``.
+
+    Models without ``full_sort_predict`` (RecBole's context-aware ones) score user-item pairs in pieces of
+    ``pair_batch``.
+    """
+    every_item = torch.arange(n_items, device=model.device)
+    pairwise = False
+
+    def score(batch: LazyInteraction) -> torch.Tensor:
+        nonlocal pairwise
+        if not pairwise:
+            try:
+                return model.full_sort_predict(batch).view(-1, n_items)
+            except NotImplementedError:
+                pairwise = True
+        return _score_pairs(model, batch, every_item, pair_batch)
+
+    return score
+
+
+def _score_pairs(model: Any, batch: LazyInteraction, items: torch.Tensor, pair_batch: int) -> torch.Tensor:
+    per_piece = max(1, pair_batch // len(items))
+    rows = []
+    for begin in range(0, len(batch), per_piece):
+        chosen = torch.arange(begin, min(begin + per_piece, len(batch)), device=items.device)
+        owner = chosen.repeat_interleave(len(items))
+        sources: dict[str, Callable[[], torch.Tensor]] = {
+            name: (lambda n=name, o=owner: batch[n][o])  # type: ignore[misc]
+            for name in batch
+        }
+        pairs = LazyInteraction(sources, len(owner))
+        pairs[model.ITEM_ID if hasattr(model, "ITEM_ID") else "item_id"] = items.repeat(len(chosen))
+        rows.append(model.predict(pairs).view(len(chosen), len(items)))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def rank_cases(
+    model: Any,
+    loader: EvalLoader,
+    mask_history: bool,
+    score_block_mib: int = 256,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Ranks:
+    """Rank the targets of all cases of ``loader`` with ``model`` (in evaluation mode).
+
+    Args:
+        model: any RecBole model.
+        loader: the cases; its batch size is cut so that one block of scores fits ``score_block_mib``.
+        mask_history: do not rank items of the case's visible history (a target itself always is).
+        score_block_mib: memory for one block of scores.
+        progress: wraps the iteration, for a progress bar.
+
+    Raises:
+        UserError: the model's scores of a target are not numbers.
+    """
+    cases, table = loader.cases, loader.table
+    n_items = table.dataset.item_num
+    loader.batch_size = max(1, min(loader.batch_size, (score_block_mib << 20) // (4 * n_items)))
+    score = full_scorer(model, n_items, pair_batch=max(n_items, (score_block_mib << 20) // 1024))
+    higher = np.zeros(len(cases.target_rows), dtype=np.int32)
+    tied = np.zeros(len(cases.target_rows), dtype=np.int32)
+    counts = np.diff(cases.target_offsets)
+    model.eval()
+    for chosen, batch in progress(loader):
+        scores = score(batch)
+        targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
+        owner = np.repeat(np.arange(len(chosen)), counts[chosen])
+        higher[targets], tied[targets] = _rank_block(
+            scores, chosen, owner, cases.target_rows[targets], loader, mask_history
+        )
+    return Ranks(
+        user=np.asarray(cases.user, dtype=np.int64),
+        offsets=np.asarray(cases.target_offsets, dtype=np.int64),
+        item=np.asarray(table.dataset.table.item[cases.target_rows], dtype=np.int32),
+        higher=higher,
+        tied=tied,
+        history=(cases.end - cases.start).astype(np.int32),
+    )
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """``[2, 3]`` to ``[0, 1, 0, 1, 2]``."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def _rank_block(
+    scores: torch.Tensor,
+    chosen: np.ndarray,
+    owner: np.ndarray,
+    target_rows: np.ndarray,
+    loader: EvalLoader,
+    mask_history: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Higher and tied counts of one block's targets."""
+    table, cases = loader.table, loader.cases
+    device = scores.device
+    items = table.item[torch.from_numpy(target_rows).to(device)].long()
+    rows = torch.from_numpy(owner).to(device)
+    own = scores[rows, items]
+    if not bool(torch.isfinite(own).all()):
+        raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
+    if cases.candidates is not None:
+        scores = scores.gather(1, torch.from_numpy(cases.candidates[chosen]).to(device).long())
+    else:
+        scores[:, 0] = -torch.inf
+        if mask_history:
+            lengths = (cases.end - cases.start)[chosen]
+            history = np.repeat(cases.start[chosen], lengths) + _within(lengths)
+            seen = table.item[torch.from_numpy(history).to(device)].long()
+            scores[torch.from_numpy(np.repeat(np.arange(len(chosen)), lengths)).to(device), seen] = -torch.inf
+            scores[rows, items] = own
+    higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))
+    return higher, same - 1
+
+
+def _count(pool: torch.Tensor, rows: torch.Tensor, own: torch.Tensor, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    """How many entries of a target's row are higher than it, and how many are equal (itself included)."""
+    if pool.is_cuda:
+        lines = pool if single else pool[rows]
+        higher = (lines > own[:, None]).sum(1, dtype=torch.int32)
+        same = (lines == own[:, None]).sum(1, dtype=torch.int32)
+        return higher.cpu().numpy(), same.cpu().numpy()
+    # numpy counts true values three times faster than torch sums them on a CPU; small pieces stay in cache.
+    table, value, line = pool.numpy(), own.numpy(), rows.numpy()
+    higher_host = np.empty(len(value), dtype=np.int32)
+    same_host = np.empty(len(value), dtype=np.int32)
+    piece = max(1, (1 << 20) // table.shape[1])
+    for begin in range(0, len(value), piece):
+        part = slice(begin, begin + piece)
+        block = table[part] if single else table[line[part]]
+        higher_host[part] = np.count_nonzero(block > value[part, None], axis=1)
+        same_host[part] = np.count_nonzero(block == value[part, None], axis=1)
+    return higher_host, same_host
