@@ -1,0 +1,1 @@
+"""Training loop and fast forms of RecBole's models."""

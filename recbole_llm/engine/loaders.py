@@ -1,0 +1,53 @@
+"""Which training loader a model gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import recbole_llm.compat
+from recbole_llm.data.loader import TrainLoader, UserLoader
+
+recbole_llm.compat.apply()
+
+from recbole.data.dataloader import TrainDataLoader, UserDataLoader  # noqa: E402
+from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
+from recbole.data.transform import construct_transform  # noqa: E402
+from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
+from recbole.sampler import KGSampler  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+
+def training_loader(prepared: Any) -> tuple[Any, str]:
+    """The training batches of a prepared model, and a note where they are RecBole's own.
+
+    Ours serve every model that RecBole feeds by ``TrainDataLoader`` or ``UserDataLoader``; knowledge graphs,
+    special datasets (DIEN) and dynamic negative sampling keep RecBole's loaders.
+    """
+    config, dataset = prepared.config, prepared.dataset
+    wanted = get_dataloader(config, "train")
+    plain = type(dataset).__mro__[2] in (Dataset, SequentialDataset)
+    if config["engine"] == "fast" and plain and not config["train_neg_sample_args"].get("dynamic"):
+        table = prepared.device_table()
+        if wanted is UserDataLoader:
+            return UserLoader(table, prepared.train_part, config), ""
+        if wanted is TrainDataLoader:
+            loader = TrainLoader(table, prepared.train_part, config, prepared.sequential)
+            if config["transform"]:
+                loader.transform = construct_transform(config)
+            return loader, ""
+    return recbole_loaders(config, dataset)[0], "" if config["engine"] == "recbole" else "RecBole's own training loader"
+
+
+def recbole_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """RecBole's training, validation and test loaders over our split (data/utils.py:140)."""
+    parts = dataset.build()
+    samplers = create_samplers(config, dataset, parts)
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        arguments = config["train_neg_sample_args"]
+        kg_sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+        train = get_dataloader(config, "train")(config, parts[0], samplers[0], kg_sampler, shuffle=True)
+    else:
+        train = get_dataloader(config, "train")(config, parts[0], samplers[0], shuffle=config["shuffle"])
+    valid = get_dataloader(config, "valid")(config, parts[1], samplers[1], shuffle=False)
+    test = get_dataloader(config, "test")(config, parts[2], samplers[2], shuffle=False)
+    return train, valid, test

@@ -1,0 +1,72 @@
+"""``--engine=recbole``: RecBole's own loaders, training loop and evaluator, over the same split.
+
+Ranks are computed by our counting as well, so that the record compares and the two evaluators check each
+other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import recbole_llm.compat
+from recbole_llm.data.loader import EvalLoader
+from recbole_llm.engine.loaders import recbole_loaders
+from recbole_llm.evaluation.ranks import Ranks, rank_cases
+
+recbole_llm.compat.apply()
+
+import torch  # noqa: E402
+from recbole.utils import get_trainer  # noqa: E402
+
+
+class ReferenceTrainer:
+    """RecBole's trainer with the results that a record needs.
+
+    Attributes:
+        test_metrics: of RecBole's evaluator on the test part, after :meth:`fit`.
+        curve: validation score by epoch.
+    """
+
+    def __init__(self, prepared: Any, folder: Path) -> None:
+        self.prepared = prepared
+        config = prepared.config
+        config["checkpoint_dir"] = str(folder)
+        # One value of history masking for all models of a table; RecBole masks for general models only.
+        self.train, self.valid, self.test = recbole_loaders(config, prepared.dataset)
+        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, prepared.model)
+        self.trainer.saved_model_file = str(folder / "best.pt")
+        self.curve: list[dict[str, Any]] = []
+        self.test_metrics: dict[str, float] = {}
+        self.best_epoch = -1
+        self.best_valid_result: dict[str, float] | None = None
+
+    def fit(self) -> None:
+        """Train with RecBole's loop, load its best weights, evaluate with its evaluator."""
+        config = self.prepared.config
+        metric = config["valid_metric"].lower()
+        best = float("-inf")
+
+        def note(epoch: int, score: float) -> None:
+            nonlocal best
+            if score >= best:
+                best, self.best_epoch = score, epoch + 1
+            self.curve.append({"epoch": epoch + 1, "valid": {metric: float(score)}})
+
+        _, result = self.trainer.fit(
+            self.train, self.valid, verbose=False, saved=True, show_progress=False, callback_fn=note
+        )
+        for entry in self.curve:
+            entry["loss"] = float(self.trainer.train_loss_dict[entry["epoch"] - 1])
+        self.best_valid_result = {k: float(v) for k, v in (result or {}).items()}
+        found = self.trainer.evaluate(self.test, load_best_model=True, show_progress=False)
+        self.test_metrics = {name: float(value) for name, value in found.items()}
+
+    def rank(self, eval_data: EvalLoader, title: str = "ranking") -> Ranks:
+        """Ranks of ``eval_data`` by our counting, with RecBole's model."""
+        config = self.prepared.config
+        self.prepared.model.eval()
+        with torch.no_grad():
+            return rank_cases(
+                self.prepared.model, eval_data, bool(config["mask_history"]), int(config["score_block_mib"])
+            )

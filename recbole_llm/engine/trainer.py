@@ -1,0 +1,272 @@
+"""The training loop: RecBole's, without its waits, with ranks for evaluation and resumable checkpoints.
+
+``make_trainer`` puts ``BenchTrainer`` under the trainer that RecBole has for a model (``S3RecTrainer``,
+``RecVAETrainer``, ...), so that what such a trainer overrides stays overridden and all else is ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import recbole_llm.compat
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.loader import EvalLoader
+from recbole_llm.engine import checkpoint
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import summarise
+from recbole_llm.evaluation.ranks import Ranks, rank_cases
+
+recbole_llm.compat.apply()
+
+import torch  # noqa: E402
+from recbole.trainer import Trainer  # noqa: E402
+from recbole.utils import calculate_valid_score, early_stopping, get_trainer  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+SAVE_EVERY_SECONDS = 30.0  # a resumable checkpoint is written at most this often, and after the last epoch
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+def _no_progress(items: Iterable[Any], title: str) -> Iterable[Any]:
+    return items
+
+
+class BenchTrainer(Trainer):
+    """Trains and evaluates one model.
+
+    Attributes:
+        folder: where ``best.pt`` (weights by validation) and ``last.pt`` (to resume from) are written.
+        curve: one entry an epoch: loss, seconds, validation metrics.
+        progress: shows a bar over batches; set by the caller.
+        on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
+    """
+
+    folder: Path
+    progress: Progress = staticmethod(_no_progress)  # type: ignore[assignment]
+    on_epoch: Callable[[int, float], None] | None = None
+    best_valid_score: float
+    best_valid_result: dict[str, float] | None
+    cur_step: int
+
+    def __init__(self, config: Any, model: Any) -> None:
+        super().__init__(config, model)
+        self.curve: list[dict[str, Any]] = []
+        self.seconds = {"train": 0.0, "validate": 0.0}
+        self.best_epoch = -1
+        self.place(Path(config["checkpoint_dir"]))
+        if config["tensorboard"]:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(Path("log_tensorboard") / self.folder.name))
+
+    def place(self, folder: Path) -> None:
+        """Choose the folder of the checkpoints."""
+        self.folder = folder
+        self.checkpoint_dir = str(folder)
+        self.saved_model_file = str(folder / "best.pt")
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        optimizer = super()._build_optimizer(**kwargs)
+        if type(optimizer) in (torch.optim.Adam, torch.optim.AdamW) and _floats_only(optimizer):
+            # One kernel over all parameters; the arithmetic is Adam's.
+            for group in optimizer.param_groups:
+                group["fused"], group["foreach"] = True, False
+        return optimizer
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config["precision"] == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _train_epoch(
+        self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
+    ) -> float | tuple[float, ...]:
+        """One epoch; losses are fetched from the device once, at its end."""
+        self.model.train()
+        loss_func = loss_func or self.model.calculate_loss
+        total: list[torch.Tensor] = []
+        for batch in self.progress(train_data, f"epoch {epoch_idx + 1}"):
+            if not isinstance(batch, LazyInteraction):
+                batch = batch.to(self.device)
+            self.optimizer.zero_grad(set_to_none=True)
+            with self._autocast():
+                losses = loss_func(batch)
+            parts = losses if isinstance(losses, tuple) else (losses,)
+            loss: Any = sum(parts[1:], parts[0])
+            loss.backward()
+            if self.clip_grad_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+            self.optimizer.step()
+            detached = [part.detach() for part in parts]
+            total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
+        values = tuple(float(part) for part in total)
+        if not all(value == value and abs(value) != float("inf") for value in values):
+            raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
+        return values[0] if len(values) == 1 else values
+
+    def fit(
+        self,
+        train_data: Any,
+        valid_data: EvalLoader | None = None,
+        verbose: bool = True,
+        saved: bool = True,
+        show_progress: bool = False,
+        callback_fn: Any = None,
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train until validation stops improving; keeps the best weights in ``best.pt``.
+
+        Returns:
+            Best validation score and the metrics of that epoch.
+        """
+        self._loader = train_data
+        saved_at = time.monotonic()
+        for epoch in range(self.start_epoch, self.epochs):
+            started = time.monotonic()
+            loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
+            trained = time.monotonic()
+            self.seconds["train"] += trained - started
+            entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "seconds": round(trained - started, 3)}
+            self._add_train_loss_to_tensorboard(epoch, loss)
+            self.curve.append(entry)
+            stop = False
+            if valid_data is not None and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+                stop = self._validate(valid_data, epoch, entry, saved, callback_fn)
+                self.seconds["validate"] += time.monotonic() - trained
+            elif valid_data is None and saved:
+                self._save_checkpoint(epoch)
+            if verbose:
+                logger.info("%s", self._epoch_line(entry))
+            last = stop or epoch + 1 == self.epochs
+            if saved and not last and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+                self._save_last(epoch)
+                saved_at = time.monotonic()
+            if stop:
+                break
+        (self.folder / "last.pt").unlink(missing_ok=True)
+        return self.best_valid_score, self.best_valid_result
+
+    def _validate(self, valid_data: EvalLoader, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
+        score, result = self._valid_epoch(valid_data)
+        entry["valid"] = {name: round(value, 6) for name, value in result.items()}
+        self.best_valid_score, self.cur_step, stop, improved = early_stopping(
+            score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
+        )
+        self.tensorboard.add_scalar("Vaild_score", score, epoch)  # RecBole's spelling
+        if improved:
+            self.best_valid_result, self.best_epoch = result, epoch + 1
+            if saved:
+                self._save_checkpoint(epoch)
+        for report in (callback, self.on_epoch):
+            if report is not None:
+                report(epoch, score)
+        return bool(stop)
+
+    def _epoch_line(self, entry: dict[str, Any]) -> str:
+        loss = entry["loss"]
+        text = f"epoch {entry['epoch']:>3}/{self.epochs}  loss {sum(loss) if isinstance(loss, tuple) else loss:.4f}"
+        if "valid" in entry:
+            value, metric = entry["valid"][self.valid_metric], self.config["valid_metric"]
+            text += f"  {metric} {value:.4f} (best {self.best_valid_score:.4f}, epoch {self.best_epoch})"
+        return f"{text}  {entry['seconds']:.1f} s"
+
+    # ---- checkpoints ---------------------------------------------------------------------------
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        path = Path(kwargs.get("saved_model_file", self.saved_model_file))
+        checkpoint.save(
+            path, {"epoch": epoch + 1, "score": float(self.best_valid_score), **checkpoint.model_state(self.model)}
+        )
+
+    def _save_last(self, epoch: int) -> None:
+        """Everything that the next epoch depends on."""
+        checkpoint.save(
+            self.folder / "last.pt",
+            {
+                "next_epoch": epoch + 1,
+                "model": checkpoint.model_state(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "random": checkpoint.random_state(),
+                "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
+                "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
+                "best_valid_result": dict(self.best_valid_result or {}),
+                "curve": self.curve,
+                "seconds": self.seconds,
+            },
+        )
+
+    def resume(self, train_data: Any) -> bool:
+        """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            return False
+        state = checkpoint.load(path, self.device)
+        checkpoint.restore_model(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["loader"] is not None:
+            train_data.load_state_dict(state["loader"])
+        self.start_epoch = state["next_epoch"]
+        self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
+        self.best_valid_result = state["best_valid_result"] or None
+        self.curve, self.seconds = state["curve"], state["seconds"]
+        checkpoint.restore_random_state(state["random"])
+        logger.info("continuing after epoch %d (%s)", self.start_epoch, path)
+        return True
+
+    def restore_best(self) -> None:
+        """Load the weights of the best validation."""
+        checkpoint.restore_model(self.model, checkpoint.load(Path(self.saved_model_file), self.device))
+
+    # ---- evaluation ----------------------------------------------------------------------------
+
+    def rank(self, eval_data: EvalLoader, title: str = "ranking") -> Ranks:
+        """Ranks of all targets of ``eval_data`` with the model as it is."""
+        self.model.eval()
+        with self._autocast():
+            return rank_cases(
+                self.model,
+                eval_data,
+                mask_history=bool(self.config["mask_history"]),
+                score_block_mib=int(self.config["score_block_mib"]),
+                progress=lambda items: self.progress(items, title),
+            )
+
+    def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> tuple[float, dict[str, float]]:
+        result = self.evaluate(valid_data, load_best_model=False)
+        return calculate_valid_score(result, self.valid_metric), result
+
+    def evaluate(
+        self,
+        eval_data: EvalLoader,
+        load_best_model: bool = True,
+        model_file: Any = None,
+        show_progress: bool = False,
+    ) -> dict[str, float]:
+        """Metrics of the configuration over ``eval_data``."""
+        if load_best_model:
+            self.restore_best()
+        metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
+        topk = sorted({*self.config["topk"], int(self.valid_metric.split("@")[1])})
+        return OrderedDict(summarise(self.rank(eval_data, "validation"), metrics, topk))
+
+
+def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    return all(p.is_floating_point() and not p.is_sparse and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def make_trainer(config: Any, model: Any) -> Any:
+    """The trainer for a model: RecBole's special one where it has one, on top of ours."""
+    special = get_trainer(config["MODEL_TYPE"], config["model"])
+    if special is Trainer or not issubclass(special, Trainer):
+        return BenchTrainer(config, model)
+    return type(special.__name__, (special, BenchTrainer), {})(config, model)

@@ -1,0 +1,49 @@
+"""Means over a frozen table of text vectors."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class TextBag(nn.Module):
+    """For each interaction the mean vector of a short list of texts.
+
+    The vectors and lists are not parameters and not part of the checkpoint: they are features and come
+    from the dataset's semantic files.
+
+    Args:
+        vectors: ``(n_texts, d)`` frozen vectors; shared by several bags.
+        offsets: ``(n + 1,)`` int64; interaction ``r`` owns ``ids[offsets[r]:offsets[r + 1]]``.
+        ids: text ids.
+    """
+
+    vectors: torch.Tensor
+    line: torch.Tensor
+    table: torch.Tensor
+    weight: torch.Tensor
+
+    def __init__(self, vectors: torch.Tensor, offsets: torch.Tensor, ids: torch.Tensor) -> None:
+        super().__init__()
+        counts = offsets.diff()
+        longest = max(1, int(counts.max())) if len(counts) else 1
+        # Interactions without a list share line 0, so the table is as long as there are lists.
+        lists = (counts > 0).nonzero(as_tuple=True)[0]
+        line = torch.zeros(len(counts), dtype=torch.int32)
+        line[lists] = torch.arange(1, len(lists) + 1, dtype=torch.int32)
+        table = torch.zeros(len(lists) + 1, longest, dtype=torch.int32)
+        weight = torch.zeros(len(lists) + 1, longest)
+        owner = torch.repeat_interleave(torch.arange(1, len(lists) + 1), counts[lists])
+        place = torch.arange(len(ids)) - torch.repeat_interleave(offsets[lists], counts[lists])
+        table[owner, place] = ids.int()
+        weight[owner, place] = 1.0 / torch.repeat_interleave(counts[lists], counts[lists])
+        self.dim = vectors.shape[1]
+        for name, value in (("vectors", vectors), ("line", line), ("table", table), ("weight", weight)):
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean vectors ``(B, d)`` of some interactions, and ``(B,)`` bool: which of them have texts."""
+        line = self.line[rows].long()
+        found = self.vectors[self.table[line].long()]
+        mean = torch.einsum("bk,bkd->bd", self.weight[line], found)
+        return mean, line > 0
