@@ -1,0 +1,1 @@
+"""The preprocessing hook: items and histories in, LLM answers and text vectors out, as atomic files."""

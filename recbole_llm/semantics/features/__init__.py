@@ -1,0 +1,1 @@
+"""One file a feature: its files, its prompts, its offline rule."""

@@ -1,0 +1,119 @@
+"""The text of items, from metadata alone (never from reviews, which quote the user's taste)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.catalog import DatasetLocation
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.errors import UserError
+from recbole_llm.semantics.text import clean
+
+logger = logging.getLogger(__name__)
+
+MISSING = {"", "unknown", "nan", "none", "null"}
+_TITLE_COLUMNS = ("title", "movie_title", "name", "item_name")
+
+
+@dataclass(frozen=True)
+class ItemTexts:
+    """Text of each item by its id; index 0 is the padding item.
+
+    Attributes:
+        title: never empty: items without one are called ``item <token>``.
+        categories, brand, description: empty strings where there is none.
+        named: share of items that have a real title.
+        source: where titles come from; ``model`` for text that a model wrote (``idgen_text``).
+    """
+
+    title: list[str]
+    categories: list[str]
+    brand: list[str]
+    description: list[str]
+    named: float
+    source: str
+
+
+def _columns_of(template: str) -> list[str]:
+    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+
+
+def _value(row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    text = clean(value, 2000) if isinstance(value, str) else ""
+    return "" if text.casefold() in MISSING else text
+
+
+def _fill(template: str, row: dict[str, Any]) -> str:
+    """The template with a row's values; brackets around a missing value go with it."""
+    values = {name: _value(row, name) for name in _columns_of(template)}
+    if not any(values.values()):
+        return ""
+    text = template
+    for name, value in values.items():
+        text = text.replace("{" + name + "}", value)
+    return clean(re.sub(r"\(\s*\)|\[\s*\]", "", text))
+
+
+def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[str, Any] | None) -> ItemTexts:
+    """Read ``.item`` as the dataset's ``text:`` settings say.
+
+    Args:
+        location: where the files lie.
+        table: gives the items and their ids.
+        spec: ``title`` (a template such as ``"{movie_title} ({release_year})"``), ``categories``, ``brand``,
+            ``description`` (column names), ``source``; guessed from the columns where absent.
+
+    Raises:
+        UserError: the spec names a column that the file lacks.
+    """
+    tokens = [str(token) for token in table.item_tokens]
+    blank = [""] * len(tokens)
+    path = location.file("item")
+    if path is None:
+        logger.warning(
+            "%s has no .item file: items are called by their ids, and text features say little", location.name
+        )
+        return ItemTexts([""] + [f"item {t}" for t in tokens[1:]], blank, blank, blank, 0.0, "none")
+    header = [column.name for column in read_header(path)]
+    spec = dict(spec or {})
+    if "title" not in spec:
+        guess = next((name for name in _TITLE_COLUMNS if name in header), None)
+        if guess is not None:
+            spec["title"] = "{" + guess + "}"
+    for name in ("categories", "brand", "description"):
+        spec.setdefault(name, name if name in header else None)
+    wanted = {
+        *_columns_of(spec.get("title", "")),
+        *(spec[k] for k in ("categories", "brand", "description") if spec[k]),
+    }
+    for name in sorted(wanted):
+        if name not in header:
+            raise UserError(
+                f"{path} has no column {name!r} (the dataset's text: settings ask for it); it has {', '.join(header)}."
+            )
+    frame = read_table(path, [header[0], *sorted(wanted - {header[0]})])
+    rows = {str(row[header[0]]): row for row in frame.to_dict("records")}
+    absent = sum(token not in rows for token in tokens[1:])
+    if absent:
+        logger.warning("%s lacks %d of %d items; they have no text", path, absent, len(tokens) - 1)
+    found = [rows.get(token, {}) for token in tokens]
+    titles = [_fill(spec.get("title", ""), row) for row in found]
+    named = sum(map(bool, titles[1:])) / max(1, len(titles) - 1)
+
+    def column(name: str) -> list[str]:
+        return [_value(row, spec[name]) for row in found] if spec[name] else list(blank)
+
+    return ItemTexts(
+        title=[""] + [title or f"item {token}" for title, token in zip(titles[1:], tokens[1:], strict=True)],
+        categories=column("categories"),
+        brand=column("brand"),
+        description=column("description"),
+        named=named,
+        source=str(spec.get("source", "metadata")),
+    )

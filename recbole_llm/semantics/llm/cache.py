@@ -1,0 +1,147 @@
+"""Every answer ever received, in SQLite: one row a request, written when it arrives.
+
+Rows are JSON; nothing is unpickled. Write-ahead logging lets two processes share the file, and a
+``kill -9`` loses at most the requests that were under way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS answers (
+    key TEXT PRIMARY KEY,
+    model TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    request TEXT NOT NULL,
+    answer TEXT NOT NULL,
+    created TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question; what it says and nothing about where it is sent.
+
+    Attributes:
+        prompt: ``id@version`` of the prompt.
+        messages: the chat.
+        schema: JSON schema of the answer, or ``None``.
+        max_tokens: of the answer.
+    """
+
+    prompt: str
+    messages: tuple[dict[str, str], ...]
+    schema: dict[str, Any] | None
+    max_tokens: int
+
+    def body(self, model: str, temperature: float) -> dict[str, Any]:
+        """Everything that the answer depends on."""
+        return {
+            "model": model,
+            "messages": list(self.messages),
+            "temperature": temperature,
+            "max_tokens": self.max_tokens,
+            "schema": self.schema,
+            "prompt": self.prompt,
+        }
+
+    def key(self, model: str, temperature: float) -> str:
+        """Hash of :meth:`body`: the row of the cache, and the ``custom_id`` of a batch."""
+        text = json.dumps(self.body(model, temperature), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+    def estimated_tokens(self) -> int:
+        """A guess at the tokens of the question: four characters each, and a few for each message."""
+        return sum(len(message["content"]) for message in self.messages) // 4 + 4 * len(self.messages)
+
+
+@dataclass(frozen=True)
+class ChatAnswer:
+    """What came back.
+
+    Attributes:
+        content: the text; empty for a refusal without text.
+        finish_reason: ``stop``, ``length``, ``content_filter``, ...
+        tokens_in, tokens_out: as the server counted them.
+        cached: it was in the cache before this run.
+    """
+
+    content: str
+    finish_reason: str
+    tokens_in: int
+    tokens_out: int
+    cached: bool = False
+
+
+class ResponseCache:
+    """The answers of one dataset.
+
+    Args:
+        path: the SQLite file; made with its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection.execute(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{path} is not a usable response cache ({error}); move it away and start again."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def __enter__(self) -> ResponseCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        count: int = self._connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+        return count
+
+    def get(self, key: str) -> ChatAnswer | None:
+        """The answer of a key, if there is one."""
+        row = self._connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        return ChatAnswer(**{**json.loads(row[0]), "cached": True})
+
+    def put(self, key: str, request: dict[str, Any], answer: ChatAnswer) -> None:
+        """Keep an answer; the first one of a key stays."""
+        row = {k: v for k, v in vars(answer).items() if k != "cached"}
+        self._connection.execute(
+            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                key,
+                request["model"],
+                request["prompt"],
+                json.dumps(request, ensure_ascii=False),
+                json.dumps(row, ensure_ascii=False),
+                datetime.now(UTC).isoformat(timespec="seconds"),
+            ),
+        )
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All rows as plain values, by key."""
+        query = "SELECT key, request, answer, created FROM answers ORDER BY key"
+        for key, request, answer, created in self._connection.execute(query):
+            yield {"key": key, "request": json.loads(request), "answer": json.loads(answer), "created": created}

@@ -1,0 +1,289 @@
+"""Asking an endpoint: bounded, limited, retried, counted, and never twice for the same question.
+
+The unit of work is a *script*: a generator that yields ``ChatRequest`` and is sent a ``ChatAnswer`` (or
+``None`` where there will be none). A chain of prompts is a script with several ``yield``; chains of different
+items advance independently.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
+from recbole_llm.semantics.llm.endpoint import Endpoint, redact
+
+logger = logging.getLogger(__name__)
+
+Script = Generator[ChatRequest, "ChatAnswer | None", Any]
+
+RETRIED = {408, 409, 429}
+LONGEST_PAUSE = 60.0
+HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
+
+
+class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
+    """No further request may be sent (budget, count); what is under way is finished."""
+
+
+@dataclass
+class Usage:
+    """What was asked and what it cost; answers found in the cache cost nothing again."""
+
+    requests: int = 0
+    cached: int = 0
+    failed: int = 0
+    attempts: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    price: float = 0.0
+    stopped: str = ""
+    errors: dict[str, int] = field(default_factory=dict)
+
+
+class Client:
+    """Answers chat requests from the cache or from an endpoint.
+
+    Args:
+        endpoint: where to ask.
+        cache: where answers are kept.
+        max_cost: US dollars that this client may spend; ``None`` for no limit.
+        max_requests: requests that it may send; ``None`` for no limit.
+        seed: of the jitter in pauses.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: ResponseCache,
+        max_cost: float | None = None,
+        max_requests: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.endpoint, self.cache = endpoint, cache
+        self.max_cost, self.max_requests = max_cost, max_requests
+        self.usage = Usage()
+        self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
+        self._resume_at = 0.0
+        self._reserved = 0.0
+        self._refused_in_a_row = 0
+        self._under_way: dict[str, asyncio.Future[ChatAnswer | None]] = {}
+        self._key = endpoint.key()
+
+    # ---- running scripts -----------------------------------------------------------------------
+
+    def run(self, scripts: Iterable[Script], done: Callable[[], None] | None = None) -> Usage:
+        """Drive all scripts to their end, ``concurrency`` of them at once.
+
+        Args:
+            scripts: taken one by one as places become free, so that a million need no memory.
+            done: called after each.
+
+        Raises:
+            UserError: the endpoint refuses the key, the model or every request.
+        """
+        asyncio.run(self._run(iter(scripts), done))
+        return self.usage
+
+    async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
+        import openai
+        from aiolimiter import AsyncLimiter
+
+        limits = self.endpoint
+        self._requests_limit = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
+        self._tokens_limit = AsyncLimiter(limits.tokens_per_minute, 60) if limits.tokens_per_minute else None
+        async with openai.AsyncOpenAI(
+            api_key=self._key, base_url=limits.base_url, max_retries=0, timeout=limits.timeout
+        ) as self._api:
+            workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
+            try:
+                await asyncio.gather(*workers)
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
+        for script in scripts:
+            try:
+                request = next(script)
+                while True:
+                    request = script.send(await self._answer(request))
+            except StopIteration:
+                pass
+            except LimitReached as reason:
+                script.close()
+                self.usage.stopped = str(reason)
+                return
+            if done is not None:
+                done()
+
+    async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
+        """From the cache, from the same question under way, or from the endpoint."""
+        key = request.key(self.endpoint.model, self.endpoint.temperature)
+        found = self.cache.get(key)
+        if found is not None:
+            self.usage.cached += 1
+            return found
+        if key in self._under_way:
+            return await asyncio.shield(self._under_way[key])
+        future: asyncio.Future[ChatAnswer | None] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = future
+        try:
+            answer = await self._ask(request)
+            if answer is not None:
+                self.cache.put(key, request.body(self.endpoint.model, self.endpoint.temperature), answer)
+            future.set_result(answer)
+            return answer
+        except BaseException as error:
+            if not future.done():
+                if isinstance(error, Exception):
+                    future.set_exception(error)
+                    future.exception()  # seen here; others may wait for it or not
+                else:
+                    future.cancel()
+            raise
+        finally:
+            del self._under_way[key]
+
+    # ---- one request ---------------------------------------------------------------------------
+
+    def _reserve(self, request: ChatRequest) -> float:
+        """Set the likely price of a request aside, or stop."""
+        if self.max_requests is not None and self.usage.requests >= self.max_requests:
+            raise LimitReached(f"--max_requests={self.max_requests} is reached")
+        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
+        if self.max_cost is not None and self.usage.price + self._reserved + likely > self.max_cost:
+            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.usage.price:.4f} US$ spent)")
+        self._reserved += likely
+        return likely
+
+    async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
+        """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
+        import openai
+
+        reserved = self._reserve(request)
+        self.usage.requests += 1
+        try:
+            for attempt in range(1, self.endpoint.attempts + 1):
+                await self._wait_for_turn(request)
+                self.usage.attempts += 1
+                try:
+                    answer = await self._send(request)
+                except openai.APIStatusError as error:
+                    self._count_error(f"HTTP {error.status_code}")
+                    if error.status_code not in RETRIED and error.status_code < 500:
+                        self._refused(error)
+                        return None
+                    pause = self._pause(attempt, error.response.headers, error.status_code == 429)
+                except (openai.APITimeoutError, openai.APIConnectionError, openai.APIResponseValidationError) as error:
+                    self._count_error("time-out" if isinstance(error, openai.APITimeoutError) else "broken connection")
+                    pause = self._pause(attempt, {}, False)
+                except ValueError:
+                    self._count_error("malformed response")
+                    pause = self._pause(attempt, {}, False)
+                else:
+                    self._refused_in_a_row = 0
+                    self.usage.tokens_in += answer.tokens_in
+                    self.usage.tokens_out += answer.tokens_out
+                    self.usage.price += self.endpoint.price(answer.tokens_in, answer.tokens_out)
+                    return answer
+                if attempt < self.endpoint.attempts:
+                    await asyncio.sleep(pause)
+            self.usage.failed += 1
+            return None
+        finally:
+            self._reserved -= reserved
+
+    async def _wait_for_turn(self, request: ChatRequest) -> None:
+        while (pause := self._resume_at - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
+        if self._requests_limit is not None:
+            await self._requests_limit.acquire()
+        if self._tokens_limit is not None:
+            likely = request.estimated_tokens() + request.max_tokens
+            await self._tokens_limit.acquire(min(likely, self.endpoint.tokens_per_minute))
+
+    async def _send(self, request: ChatRequest) -> ChatAnswer:
+        endpoint = self.endpoint
+        body: dict[str, Any] = {
+            "model": endpoint.model,
+            "messages": list(request.messages),
+            "temperature": endpoint.temperature,
+            endpoint.max_tokens_field: request.max_tokens,
+        }
+        if request.schema is not None and endpoint.response_format == "json_schema":
+            schema = {"name": "answer", "schema": request.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif request.schema is not None and endpoint.response_format == "json_object":
+            body["response_format"] = {"type": "json_object"}
+        response = await self._api.chat.completions.create(**body, extra_body=endpoint.extra or None)
+        choices = getattr(response, "choices", None)
+        if not choices or choices[0].message is None:
+            raise ValueError("the response has no choices")
+        choice, usage = choices[0], response.usage
+        return ChatAnswer(
+            content=choice.message.content or "",
+            finish_reason=str(choice.finish_reason or ""),
+            tokens_in=int(usage.prompt_tokens) if usage else request.estimated_tokens(),
+            tokens_out=int(usage.completion_tokens) if usage else len(choice.message.content or "") // 4,
+        )
+
+    def _pause(self, attempt: int, headers: Any, cool_down: bool) -> float:
+        """Seconds until the next attempt; after a 429 all requests wait."""
+        asked = _retry_after(headers)
+        backoff = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * (0.5 + self._random.random())
+        pause = asked if asked is not None else backoff
+        if cool_down:
+            self._resume_at = max(self._resume_at, time.monotonic() + pause)
+        return pause
+
+    def _refused(self, error: Any) -> None:
+        """A 4xx that no retry mends: one request lost, or all of them."""
+        reason = redact(" ".join(str(error).split()), self._key)[:300]
+        self.usage.failed += 1
+        self._refused_in_a_row += 1
+        if error.status_code in (401, 403):
+            raise UserError(
+                f"--llm={self.endpoint.name} refuses the key in {self.endpoint.key_env or '(none)'}: {reason}"
+            )
+        if error.status_code == 404:
+            raise UserError(f"{self.endpoint.base_url} knows no model {self.endpoint.model!r}: {reason}")
+        if self._refused_in_a_row >= HOPELESS_AFTER:
+            raise UserError(f"{self.endpoint.base_url} refuses every request: {reason}")
+        logger.warning("a request was refused: %s", reason)
+
+    def _count_error(self, kind: str) -> None:
+        self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds that a ``Retry-After`` (or ``retry-after-ms``) header asks for."""
+    try:
+        if headers.get("retry-after-ms"):
+            return max(0.0, float(headers["retry-after-ms"]) / 1000)
+        text = headers.get("retry-after")
+        if not text:
+            return None
+        if text.strip().isdigit():
+            return float(text)
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None
+
+
+def replay(script: Script, cache: ResponseCache, endpoint: Endpoint) -> Any:
+    """A script's result from the cache alone; questions without an answer are sent ``None``."""
+    try:
+        request = next(script)
+        while True:
+            request = script.send(cache.get(request.key(endpoint.model, endpoint.temperature)))
+    except StopIteration as end:
+        return end.value

@@ -1,0 +1,134 @@
+"""Semantic features as models read them: tensors aligned with the interactions of this run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.semantics.store import SemanticFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """A list of text ids for each interaction (key: user and position), in compressed rows.
+
+    Attributes:
+        offsets: ``(n + 1,)`` int64.
+        ids: text ids.
+    """
+
+    offsets: torch.Tensor
+    ids: torch.Tensor
+
+
+class SemanticFeatures:
+    """What a model gets as ``dataset.semantics``.
+
+    Keys of the files (user, position) are mapped to rows of the interactions through the dataset's own
+    tokens, after filtering. Keys that filtering removed are counted; no user and no item is added.
+
+    Args:
+        folder: the files.
+        table: the interactions.
+        encoder: id of the text encoder.
+        semantics: ``llm``, ``offline``, ``shuffled`` or ``random``.
+        seed: of the controls.
+    """
+
+    def __init__(
+        self,
+        folder: SemanticFolder,
+        table: Interactions,
+        encoder: str,
+        semantics: str,
+        facts: dict[str, Any],
+        seed: int,
+    ) -> None:
+        self.folder, self.table, self.encoder, self.semantics = folder, table, encoder, semantics
+        self._facts, self._seed = facts, seed
+        self.unknown_keys = 0
+        self._users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
+
+    def facts(self) -> dict[str, Any]:
+        """For the record: source, cost, coverage."""
+        return self._facts
+
+    def text_vectors(self) -> torch.Tensor:
+        """``(n_texts, d)`` float32 in the order of the text ids.
+
+        With ``semantics: random`` the vectors are Gaussian directions with the norms of the real ones.
+        """
+        matrix = self.folder.vectors(self.encoder)
+        assert matrix is not None
+        vectors = torch.from_numpy(np.array(matrix))
+        if self.semantics == "random":
+            generator = torch.Generator().manual_seed(self._seed)
+            noise = torch.randn(vectors.shape, generator=generator)
+            vectors = torch.nn.functional.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+        return vectors
+
+    def rows_of(self, users: list[str], positions: np.ndarray) -> np.ndarray:
+        """Rows of the interactions for keys of a file; -1 for keys that this dataset does not have."""
+        ids = np.array([self._users.get(user, 0) for user in users], dtype=np.int64)
+        offsets = np.asarray(self.table.offsets)
+        rows = offsets[ids] + positions
+        known = (ids > 0) & (positions >= 0) & (rows < offsets[ids + 1])
+        self.unknown_keys += int((~known).sum())
+        return np.where(known, rows, -1)
+
+    def bags(self, suffix: str, columns: list[str]) -> dict[str, Bags]:
+        """The text-id lists of some columns of a (user, position) file.
+
+        With ``semantics: shuffled`` the answers are permuted among keys of equal position, all columns of an
+        answer together: what is said stays, to whom it is said does not.
+        """
+        frame = read_table(self.folder.file(suffix), ["user_id", "position", *columns])
+        positions = frame["position"].astype(np.int64).to_numpy()
+        rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
+        kept = np.flatnonzero(rows >= 0)
+        answers = kept
+        if self.semantics == "shuffled":
+            answers = _shuffle_within(kept, positions[kept], self._seed)
+        found = {}
+        for column in columns:
+            lists = _parse_lists(frame[column].fillna("").tolist())
+            found[column] = _to_bags(rows[kept], answers, lists, len(self.table))
+        return found
+
+
+def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation of ``keys`` inside each group."""
+    generator = np.random.default_rng(seed)
+    place = np.lexsort((np.arange(len(keys)), groups))
+    mixed = np.lexsort((generator.random(len(keys)), groups))
+    shuffled = np.empty_like(keys)
+    shuffled[place] = keys[mixed]
+    return shuffled
+
+
+def _parse_lists(cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Blank-separated numbers to compressed rows."""
+    counts = np.array([cell.count(" ") + 1 if cell else 0 for cell in cells], dtype=np.int64)
+    flat = np.fromstring(" ".join(cell for cell in cells if cell), dtype=np.int64, sep=" ")
+    return np.concatenate([[0], np.cumsum(counts)]), flat
+
+
+def _to_bags(rows: np.ndarray, answers: np.ndarray, lists: tuple[np.ndarray, np.ndarray], size: int) -> Bags:
+    """Lists of some answers, laid out by row."""
+    offsets, flat = lists
+    length = np.zeros(size, dtype=np.int64)
+    counts = np.diff(offsets)[answers]
+    length[rows] = counts
+    ends = np.concatenate([[0], np.cumsum(length)])
+    ids = np.empty(int(ends[-1]), dtype=np.int64)
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids[np.repeat(ends[rows], counts) + within] = flat[np.repeat(offsets[answers], counts) + within]
+    return Bags(torch.from_numpy(ends), torch.from_numpy(ids))

@@ -1,0 +1,9 @@
+"""The features there are."""
+
+from __future__ import annotations
+
+from recbole_llm.semantics.features.base import Feature
+from recbole_llm.semantics.features.candidates import Candidates
+from recbole_llm.semantics.features.intent import Intents
+
+FEATURES: dict[str, Feature] = {feature.name: feature for feature in (Candidates(), Intents())}
