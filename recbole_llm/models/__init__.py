@@ -1,0 +1,1 @@
+"""One file a paper. Classes are loaded through ``recbole_llm.registry``."""
