@@ -1,0 +1,1 @@
+"""Running grids, keeping results, making tables."""

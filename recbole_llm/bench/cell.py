@@ -1,0 +1,333 @@
+"""One cell of a grid: from settings to a record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.bench.progress import Bars
+from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
+from recbole_llm.errors import UserError
+from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
+from recbole_llm.settings import Settings, stage_one_settings
+
+logger = logging.getLogger(__name__)
+
+
+class Stopwatch:
+    """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._started = time.monotonic()
+        self._inner = [0.0]
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time a block as part of a phase."""
+        began = time.monotonic()
+        self._inner.append(0.0)
+        try:
+            yield
+        finally:
+            whole = time.monotonic() - began
+            inner = self._inner.pop()
+            self._inner[-1] += whole
+            self.add(phase, whole - inner)
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Add time to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    def report(self) -> dict[str, float]:
+        """Rounded seconds of all phases and of the whole."""
+        rounded = {phase: round(value, 3) for phase, value in self.seconds.items()}
+        return {**rounded, "total": round(time.monotonic() - self._started, 3)}
+
+
+@dataclass
+class Cell:
+    """A cell before it runs.
+
+    Attributes:
+        settings: of the model, its dataset, protocol and seed.
+        location: where the dataset lies.
+        key: hash of all that can change the numbers.
+    """
+
+    settings: Settings
+    location: DatasetLocation
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        files = {"inter": file_sha256(self.location.interactions)}
+        side = self.location.file("item")
+        reads_items = self.settings.method.features or "item" in (self.settings.get("load_col") or {})
+        if side is not None and reads_items:
+            files["item"] = file_sha256(side)
+        self.key = self.settings.key(files=files, features=self._feature_versions())
+
+    @classmethod
+    def of(cls, settings: Settings) -> Cell:
+        """The cell of some settings; finds the dataset.
+
+        Raises:
+            UserError: there is no such dataset.
+        """
+        location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
+        return cls(settings, location)
+
+    def _feature_versions(self) -> dict[str, str]:
+        if not self.settings.method.features:
+            return {}
+        from recbole_llm.semantics.versions import feature_versions
+
+        return feature_versions(self.settings.method.features)
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's checkpoints are kept."""
+        s = self.settings
+        name = f"{s.method.name}-s{s['seed']}-{self.key}"
+        return Path(s["checkpoint_dir"]) / self.location.name / s["protocol"] / name
+
+    def title(self) -> str:
+        """For messages."""
+        s = self.settings
+        semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
+        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics})"
+
+    def blank_record(self) -> Record:
+        """A record with what is known before the run."""
+        s = self.settings
+        return Record(
+            key=self.key,
+            model=s.method.target if s.method.is_external else s.method.name,
+            dataset=self.location.name,
+            protocol=s["protocol"],
+            seed=int(s["seed"]),
+            semantics=s["semantics"],
+            engine=s["engine"],
+            settings=_plain(s.values),
+            origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+            commit=git_commit(),
+        )
+
+
+def _plain(values: Any) -> Any:
+    """Values as JSON has them."""
+    if isinstance(values, dict):
+        return {str(key): _plain(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_plain(value) for value in values]
+    return values if values is None or isinstance(values, (bool, int, float, str)) else str(values)
+
+
+@dataclass
+class Prepared:
+    """A model ready to be trained or asked.
+
+    Attributes:
+        config, dataset, model: RecBole's objects; ``dataset`` holds all interactions and the split.
+        train_part: the dataset with training rows alone.
+        sequential: whether batches carry histories.
+    """
+
+    config: Any
+    dataset: Any
+    train_part: Any
+    model: Any
+    sequential: bool
+
+    def device_table(self) -> Any:
+        """The interactions on the model's device."""
+        from recbole_llm.data.loader import DeviceTable
+        from recbole_llm.engine.accelerate import can_trim
+
+        return DeviceTable(
+            self.dataset, self.config["device"], int(self.config["MAX_ITEM_LIST_LENGTH"]), can_trim(type(self.model))
+        )
+
+
+class CellRunner:
+    """Runs cells; keeps nothing between them but the store.
+
+    Args:
+        store: where records are looked up and written.
+        bars: progress bars.
+        force: run cells again that have a record.
+    """
+
+    def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False) -> None:
+        self.store, self.bars, self.force = store, bars or Bars(False), force
+        self._fresh: set[str] = set()
+
+    def finished(self, cell: Cell) -> Record | None:
+        """The record of a cell that is done and need not run again."""
+        if self.force and cell.key not in self._fresh:
+            return None
+        record = self.store.find(cell.key)
+        return record if record is not None and record.status == "ok" else None
+
+    def run(self, cell: Cell) -> Record:
+        """The cell's record: found, or made by training and testing the model.
+
+        Raises:
+            UserError: the cell cannot run; nothing is recorded.
+        """
+        found = self.finished(cell)
+        if found is not None:
+            return found
+        from recbole_llm.engine.accelerate import seams_of
+
+        logger.info("running %s", cell.title())
+        watch = Stopwatch()
+        record = cell.blank_record()
+        prepared = self.prepare(cell, watch, record)
+        trainer = self._train(cell, prepared, watch, record)
+        with watch("evaluate"):
+            ranks = trainer.rank(self._eval_loader(prepared, "test"), "test")
+            self._measure(record, ranks, prepared)
+        record.seconds = watch.report()
+        record.memory_mib = peak_memory_mib(prepared.config["device"])
+        record.hardware = hardware(prepared.config["device"])
+        record.accelerations = [seam.__name__ for seam in getattr(prepared.model, "seams", ())]
+        if cell.settings["engine"] == "fast" and not seams_of(cell.settings.method.load()):
+            record.notes.append("RecBole's own forward pass")
+        ranks_path = self.store.ranks_path(record)
+        ranks.save(ranks_path)
+        record.ranks_file = ranks_path.name
+        self.store.put(record)
+        self._fresh.add(cell.key)
+        return record
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def prepare(self, cell: Cell, watch: Stopwatch, record: Record | None = None) -> Prepared:
+        """Read the data, make what the model stands on, build the model."""
+        settings = cell.settings
+        method = settings.method
+        if method.kind == EXTERNAL_LIBRARY:
+            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
+        if method.protocols and settings["protocol"] not in method.protocols:
+            raise UserError(
+                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
+            )
+        with watch("import"):
+            from recbole.utils import init_seed
+
+            from recbole_llm.config import BenchConfig
+            from recbole_llm.data.dataset import make_dataset
+            from recbole_llm.engine.accelerate import accelerated
+        model_class = method.load()
+        with watch("data"):
+            config = BenchConfig(settings, model_class, cell.location)
+            init_seed(config["seed"], config["reproducibility"])
+            dataset = make_dataset(config, cell.location)
+        if settings["semantics"] != "none":
+            self._add_semantics(cell, dataset, watch, record)
+        with watch("build"):
+            init_seed(config["seed"], config["reproducibility"])
+            train_part = dataset.training_part()
+            built = accelerated(model_class) if settings["engine"] == "fast" else model_class
+            model = built(config, train_part).to(config["device"])
+        if record is not None:
+            record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            record.data = DatasetFacts(
+                name=cell.location.stem,
+                sha256=dataset.sha256,
+                statistics=dataset.table.statistics(),
+                reading={k: int(v) for k, v in dataset.table.facts.items()},
+                train_interactions=len(dataset.split.train_rows),
+                valid_cases=len(dataset.split.valid),
+                test_cases=len(dataset.split.test),
+            )
+        return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
+
+    def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
+        from recbole_llm.bench.stage_one import TrainedStageOne
+        from recbole_llm.semantics.hook import ensure_features
+
+        stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch) if cell.settings.method.stage_one else None
+        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch)
+        dataset.semantics = features
+        if record is not None:
+            record.features = SemanticFacts(**features.facts())
+            record.stage_one = stage_one.key if stage_one else None
+
+    def stage_one_cell(self, cell: Cell) -> Cell:
+        """The cell of the model that this one stands on: same data and settings, a seed of its own."""
+        return Cell.of(stage_one_settings(cell.settings))
+
+    def trained(self, cell: Cell) -> Prepared:
+        """The cell's model with its best weights, trained now where there is no checkpoint."""
+        from recbole_llm.engine import checkpoint
+
+        best = cell.folder / "best.pt"
+        if self.finished(cell) is None or not best.is_file():
+            forced, self.force = self.force, True
+            try:
+                self.run(cell)
+            finally:
+                self.force = forced
+        prepared = self.prepare(cell, Stopwatch())
+        checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
+        prepared.model.eval()
+        return prepared
+
+    def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
+        from recbole_llm.engine.loaders import training_loader
+        from recbole_llm.engine.reference import ReferenceTrainer
+        from recbole_llm.engine.trainer import make_trainer
+
+        if cell.settings["engine"] == "recbole":
+            trainer = ReferenceTrainer(prepared, cell.folder)
+            with watch("train"):
+                trainer.fit()
+            record.recbole_metrics = trainer.test_metrics
+            return self._note_training(cell, trainer, record)
+        trainer = make_trainer(prepared.config, prepared.model)
+        trainer.place(cell.folder)
+        trainer.progress = self.bars
+        with watch("build"):
+            train_data, note = training_loader(prepared)
+        if note:
+            record.notes.append(note)
+        if not self.force:
+            trainer.resume(train_data)
+        trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        trainer.restore_best()
+        for phase, seconds in trainer.seconds.items():
+            watch.add(phase, seconds)
+        return self._note_training(cell, trainer, record)
+
+    def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:
+        record.curve = trainer.curve
+        record.epochs = len(trainer.curve)
+        record.best_epoch = trainer.best_epoch if trainer.best_epoch > 0 else None
+        record.valid_metric = str(cell.settings["valid_metric"]).lower()
+        record.valid_metrics = dict(trainer.best_valid_result or {})
+        return trainer
+
+    def _eval_loader(self, prepared: Prepared, phase: str) -> Any:
+        from recbole_llm.data.loader import EvalLoader
+
+        cases = prepared.dataset.split.valid if phase == "valid" else prepared.dataset.split.test
+        return EvalLoader(prepared.device_table(), cases, int(prepared.config["eval_batch_size"]), prepared.sequential)
+
+    def _measure(self, record: Record, ranks: Any, prepared: Prepared) -> None:
+        from recbole_llm.evaluation.metrics import summarise
+
+        values = summarise(ranks, prepared.config["metrics"], prepared.config["topk"])
+        record.metrics = {name: MetricValue(value=value) for name, value in values.items()}

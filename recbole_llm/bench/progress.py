@@ -1,0 +1,48 @@
+"""Progress bars on a terminal, silence elsewhere (log lines tell the rest)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any
+
+from tqdm import tqdm
+
+SHOW_AFTER_SECONDS = 2.0
+
+
+class Bars:
+    """Makes progress bars with one switch for all.
+
+    Args:
+        enabled: show bars; they also need a terminal.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled and sys.stderr.isatty()
+
+    def __call__(self, items: Iterable[Any], title: str) -> Iterable[Any]:
+        """``items`` with a bar that appears when the loop lasts."""
+        if not self.enabled:
+            return items
+        total = len(items) if isinstance(items, Sized) else None
+        return tqdm(items, desc=title, total=total, leave=False, delay=SHOW_AFTER_SECONDS, dynamic_ncols=True)
+
+    @contextmanager
+    def counter(self, title: str, total: int) -> Iterator[tqdm]:
+        """A bar to be moved by hand."""
+        with tqdm(total=total, desc=title, leave=False, disable=not self.enabled, dynamic_ncols=True) as bar:
+            yield bar
+
+
+class TqdmHandler(logging.Handler):
+    """Writes log lines above a running bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            tqdm.write(self.format(record), file=sys.stderr)
+        except (OSError, ValueError):
+            self.handleError(record)

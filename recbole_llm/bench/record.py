@@ -1,0 +1,121 @@
+"""The record of one run: everything that a table, a test or a doubt may ask for, years later.
+
+The schema is versioned. ``Record.model_json_schema()`` is the documented form (``docs/results.md``).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = 1
+
+
+class MetricValue(BaseModel):
+    """One metric of one run."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    value: float
+    higher_is_better: bool = True
+
+
+class DatasetFacts(BaseModel):
+    """What the numbers were computed on."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    sha256: str
+    statistics: dict[str, float] = Field(default_factory=dict)
+    reading: dict[str, int] = Field(default_factory=dict, description="rows read, filtered, tied in time, ...")
+    train_interactions: int = 0
+    valid_cases: int = 0
+    test_cases: int = 0
+
+
+class SemanticFacts(BaseModel):
+    """Where the semantic features came from and what they cost."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    llm: str = Field(description="name of the source; `offline` is a rule, not an LLM")
+    llm_model: str | None = None
+    encoder: str | None = None
+    folder: str | None = None
+    manifest_sha256: str | None = None
+    coverage: dict[str, float] = Field(default_factory=dict, description="share of keys with an answer, by feature")
+    requests: int = 0
+    cached: int = 0
+    failed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    price: float = Field(default=0.0, description="US dollars paid for the answers, cached ones included")
+
+
+class Record(BaseModel):
+    """One cell of a grid: a model with its settings on a dataset under a protocol with a seed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: int = SCHEMA
+    key: str
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+
+    model: str
+    dataset: str
+    protocol: str
+    seed: int
+    semantics: str = "none"
+    engine: str = "fast"
+    tuned: bool = False
+    trials: int | None = Field(default=None, description="search trials behind the settings of a tuned run")
+
+    metrics: dict[str, MetricValue] = Field(default_factory=dict, description="test metrics")
+    valid_metrics: dict[str, float] = Field(default_factory=dict)
+    valid_metric: str = ""
+    recbole_metrics: dict[str, float] | None = Field(
+        default=None, description="test metrics of RecBole's own evaluator (--engine=recbole)"
+    )
+    ranks_file: str | None = Field(default=None, description="file of ranks beside the record")
+
+    best_epoch: int | None = None
+    epochs: int | None = None
+    curve: list[dict[str, Any]] = Field(default_factory=list)
+
+    settings: dict[str, Any] = Field(default_factory=dict, description="all settings after layering")
+    origin: dict[str, str] = Field(
+        default_factory=dict, description="which layer set a key that is not RecBole's default"
+    )
+    data: DatasetFacts | None = None
+    features: SemanticFacts | None = None
+    stage_one: str | None = Field(default=None, description="key of the record of the prerequisite model")
+
+    seconds: dict[str, float] = Field(default_factory=dict)
+    memory_mib: dict[str, float] = Field(default_factory=dict)
+    parameters: int | None = None
+    accelerations: list[str] = Field(default_factory=list)
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    commit: str | None = None
+    created: str = ""
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The model as a table names it: with its semantics where it has any."""
+        return self.model if self.semantics == "none" and self.features is None else f"{self.model} ({self.source})"
+
+    @property
+    def source(self) -> str:
+        """Where the semantics came from: the LLM's name, ``offline``, or the control's name."""
+        if self.semantics == "llm" and self.features is not None:
+            return self.features.llm_model or self.features.llm
+        return self.semantics
+
+    def metric(self, name: str) -> float | None:
+        """A test metric's value, ``None`` where it was not computed."""
+        found = self.metrics.get(name.lower())
+        return found.value if found else None

@@ -1,0 +1,172 @@
+"""Grids of cells: which are missing, one after the other, whatever fails."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.progress import Bars
+from recbole_llm.bench.record import Record
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.errors import UserError
+from recbole_llm.registry import Method, find_method, register
+from recbole_llm.settings import CHOICES, check_grid_keys, layer_settings
+
+logger = logging.getLogger(__name__)
+
+
+def as_list(value: Any) -> list[Any]:
+    """``"A, B"`` or a sequence to a list of names."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, type) else list(value)
+
+
+def parse_seeds(value: Any, default: int) -> list[int]:
+    """``5`` to five seeds from the default on, ``[1, 7]`` or ``"1,7"`` to just these.
+
+    Raises:
+        UserError: the value names no seeds.
+    """
+    if value is None:
+        return [default]
+    try:
+        if isinstance(value, (list, tuple)):
+            seeds = [int(seed) for seed in value]
+        elif isinstance(value, str) and "," in value:
+            seeds = [int(seed) for seed in value.split(",")]
+        else:
+            seeds = list(range(default, default + int(value)))
+    except (TypeError, ValueError):
+        raise UserError(f"--seeds={value}: give a number of seeds (5) or a list of them ([1,2,3]).") from None
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--seeds={value}: give at least one seed, none negative.")
+    return list(dict.fromkeys(seeds))
+
+
+def _method(model: Any) -> Method:
+    """The registry row of a model given by name or, in the Python API, as a class."""
+    if isinstance(model, type):
+        row = find_method(f"{model.__module__}:{model.__qualname__}")
+        register(row)
+        return row
+    return find_method(str(model))
+
+
+def expand(
+    model: Any,
+    dataset: Any,
+    protocol: Any = None,
+    seeds: Any = None,
+    semantics: Any = None,
+    config_files: Iterable[str | Path] = (),
+    overrides: dict[str, Any] | None = None,
+) -> list[Cell]:
+    """All cells of a grid, each once, in the order they should run.
+
+    Raises:
+        UserError: an unknown name or key anywhere in the grid, before anything runs.
+    """
+    overrides = dict(overrides or {})
+    files = [Path(file) for file in config_files]
+    methods = [_method(name) for name in as_list(model)]
+    datasets = as_list(dataset)
+    if not methods or not datasets:
+        raise UserError("give --model=NAME and --dataset=NAME; `recbole-llm list` shows what there is.")
+    kinds = as_list(semantics) if semantics is not None else [None]
+    for kind in kinds:
+        if kind is not None and kind not in CHOICES["semantics"]:
+            raise UserError(f"--semantics={kind}: use {', '.join(CHOICES['semantics'])}.")
+    cells: dict[str, Cell] = {}
+    for name in datasets:
+        for each_protocol in as_list(protocol) if protocol is not None else [None]:
+            check_grid_keys(methods, name, each_protocol, overrides)
+            for method in methods:
+                for kind in kinds:
+                    extra = {"semantics": kind} if kind is not None else {}
+                    base = {**overrides, **extra}
+                    default = layer_settings(method, name, each_protocol, files, base, strict=False)
+                    for seed in parse_seeds(seeds, int(default["seed"])):
+                        settings = layer_settings(
+                            method, name, each_protocol, files, {**base, "seed": seed}, strict=False
+                        )
+                        cell = Cell.of(settings)
+                        cells.setdefault(cell.key, cell)
+    return list(cells.values())
+
+
+def run(
+    model: Any,
+    dataset: Any,
+    protocol: Any = None,
+    seeds: Any = None,
+    semantics: Any = None,
+    config_files: Sequence[str | Path] = (),
+    results_dir: str | Path | None = None,
+    force: bool = False,
+    quiet: bool = True,
+    **overrides: Any,
+) -> list[Record]:
+    """Train and evaluate every cell of a grid that has no record yet.
+
+    Args:
+        model: name, ``package.module:Class``, class, or several of them.
+        dataset: name or names.
+        protocol: protocol or protocols; the default is ``loo``.
+        seeds: a number of seeds or a list.
+        semantics: ``llm``, ``offline``, ``shuffled``, ``random``, ``none``, or several.
+        config_files: YAML files of settings.
+        results_dir: where records are kept; default ``results``.
+        force: run again what has a record.
+        quiet: no progress bars.
+        **overrides: any setting, such as ``learning_rate=0.003``.
+
+    Returns:
+        One record a cell; failed cells have ``status == "failed"`` and say why.
+
+    Raises:
+        UserError: an unknown name or key, before anything runs.
+    """
+    if results_dir is not None:
+        overrides["results_dir"] = str(results_dir)
+    cells = expand(model, dataset, protocol, seeds, semantics, config_files, overrides)
+    store = ResultStore(cells[0].settings["results_dir"])
+    return run_cells(cells, CellRunner(store, Bars(not quiet), force))
+
+
+def run_cells(cells: Sequence[Cell], runner: CellRunner) -> list[Record]:
+    """Run the cells that have no record; a failing cell is recorded as failed and the others go on.
+
+    With a single cell its error is raised instead.
+    """
+    records: list[Record] = []
+    present = sum(runner.finished(cell) is not None for cell in cells)
+    if present:
+        logger.info("%d of %d results are present already (--force runs them again)", present, len(cells))
+    for number, cell in enumerate(cells, start=1):
+        if len(cells) > 1 and runner.finished(cell) is None:
+            logger.info("[%d/%d]", number, len(cells))
+        try:
+            records.append(runner.run(cell))
+        except UserError as error:
+            if len(cells) == 1:
+                raise
+            records.append(_failed(cell, runner, str(error)))
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
+            logger.debug("%s", cell.title(), exc_info=True)
+            if len(cells) == 1:
+                raise
+            records.append(_failed(cell, runner, f"{type(error).__name__}: {error}"))
+    return records
+
+
+def _failed(cell: Cell, runner: CellRunner, reason: str) -> Record:
+    """Record a failure; the next run tries the cell again."""
+    logger.error("%s failed: %s", cell.title(), reason)
+    record = cell.blank_record()
+    record.status, record.error = "failed", reason[:2000]
+    runner.store.put(record)
+    return record

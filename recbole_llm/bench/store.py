@@ -1,0 +1,77 @@
+"""The results folder. This class alone reads and writes it.
+
+One JSON file a run, one file of ranks beside it, under ``<dataset>/<protocol>/``. Files appear whole or
+not at all, so processes may write at once; a broken file is reported and skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recbole_llm.bench.record import SCHEMA, Record
+from recbole_llm.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+class ResultStore:
+    """Records of finished runs.
+
+    Args:
+        folder: the results folder; made on first write.
+    """
+
+    def __init__(self, folder: str | Path = "results") -> None:
+        self.folder = Path(folder)
+
+    def path(self, record: Record) -> Path:
+        """Where a record belongs."""
+        parts = [record.model] if record.semantics == "none" else [record.model, record.source]
+        name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts) + f"-s{record.seed}-{record.key}.json"
+        return self.folder / record.dataset / record.protocol / name
+
+    def find(self, key: str) -> Record | None:
+        """The record of a key, if it is there and readable."""
+        for path in self.folder.glob(f"*/*/*-{key}.json"):
+            record = self._read(path)
+            if record is not None:
+                return record
+        return None
+
+    def __iter__(self) -> Iterator[Record]:
+        """All readable records, in the order of their paths."""
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def put(self, record: Record) -> Path:
+        """Write a record, replacing one of the same key."""
+        path = self.path(record)
+        with whole_file(path, "w") as stream:
+            stream.write(record.model_dump_json(indent=1))
+        for other in path.parent.glob(f"*-{record.key}.json"):
+            if other != path:
+                other.unlink(missing_ok=True)
+        return path
+
+    def ranks_path(self, record: Record) -> Path:
+        """Where a record's ranks lie or will lie."""
+        return self.path(record).with_suffix(".ranks.npz")
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError, json.JSONDecodeError) as error:
+            logger.warning("%s is not a readable record and is skipped: %s", path, str(error).splitlines()[0])
+            return None
+        if record.schema_version > SCHEMA:
+            logger.warning("%s was written by a later version (schema %d) and is skipped.", path, record.schema_version)
+            return None
+        return record

@@ -1,0 +1,221 @@
+"""The command line: verbs, messages, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import recbole_llm
+from recbole_llm.errors import UserError, did_you_mean
+
+VERBS = ("run", "list", "table", "doctor")
+
+USAGE = """\
+recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
+recbole-llm list [models|datasets|protocols]                               what there is
+recbole-llm table [--dataset=NAME] [--format=text|markdown]                tables of what was run
+recbole-llm doctor                                                         check this machine
+
+run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
+      --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
+      --MODEL.key=value sets it for one model of several.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as ``UserError``, so that all messages look alike."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(f"{message}. See recbole-llm --help.")
+
+
+def _parser(verb: str) -> _Parser:
+    parser = _Parser(prog=f"recbole-llm {verb}", usage=USAGE, add_help=False, allow_abbrev=False)
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--results_dir")
+    if verb == "run":
+        parser.add_argument("--model")
+        parser.add_argument("--dataset")
+        parser.add_argument("--protocol")
+        parser.add_argument("--seeds")
+        parser.add_argument("--semantics")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--force", action="store_true")
+    elif verb == "list":
+        parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols"))
+        parser.add_argument("--dataset_dir", default="dataset")
+    elif verb == "table":
+        parser.add_argument("--model")
+        parser.add_argument("--dataset")
+        parser.add_argument("--protocol")
+        parser.add_argument("--metrics")
+        parser.add_argument("--format", choices=("text", "markdown"), default="text")
+        parser.add_argument("--output")
+    elif verb == "doctor":
+        parser.add_argument("--dataset_dir", default="dataset")
+    return parser
+
+
+def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb and the rest; ``run`` where the first word is an option."""
+    if not arguments or arguments[0].startswith("-"):
+        return "run", list(arguments)
+    if arguments[0] not in VERBS:
+        raise UserError(
+            f"there is no verb {arguments[0]!r}.{did_you_mean(arguments[0], VERBS)} Known: {', '.join(VERBS)}."
+        )
+    return arguments[0], list(arguments[1:])
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+    """``--key=value`` words to settings."""
+    from recbole_llm.settings import parse_assignment
+
+    found: dict[str, Any] = {}
+    for word in rest:
+        if not word.startswith("--") or "=" not in word:
+            raise UserError(f"{word!r}: settings are written --key=value.")
+        key, value = parse_assignment(word[2:])
+        if key in found and found[key] != value:
+            raise UserError(f"--{key} is given twice with different values.")
+        found[key] = value
+    return found
+
+
+def _set_up_logging(quiet: bool, verbose: bool) -> None:
+    from recbole_llm.bench.progress import TqdmHandler
+
+    root = logging.getLogger()
+    root.handlers[:] = [TqdmHandler()]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("recbole_llm").setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
+    root.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    if not verbose:
+        # Other packages' warnings (deprecations in RecBole, sparse CSR in beta) are no use to a user.
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 fine, 1 something failed, 2 a user's error, 130 Ctrl-C)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.argv[1:] = []  # nobody else reads the command line
+    try:
+        if arguments[:1] == ["--version"]:
+            print(recbole_llm.__version__)
+            return 0
+        verb, words = _split_verb(arguments)
+        options, rest = _parser(verb).parse_known_args(words)
+        if options.help or not arguments:
+            print(USAGE)
+            return 0
+        _set_up_logging(options.quiet, options.verbose)
+        if rest and verb != "run":
+            raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
+        handler = {"run": _run, "list": _list, "table": _table, "doctor": _doctor}[verb]
+        return handler(options, rest)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; finished results and checkpoints are kept, the same command goes on.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.runner import expand, run_cells
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_yaml
+
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    seeds = parse_yaml(options.seeds) if options.seeds else None
+    cells = expand(
+        options.model or "",
+        options.dataset or "",
+        options.protocol,
+        seeds,
+        options.semantics,
+        options.config_file,
+        overrides,
+    )
+    store = ResultStore(cells[0].settings["results_dir"])
+    records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force))
+    print(render(records))
+    if not options.quiet:
+        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _list(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.data.catalog import known_datasets
+    from recbole_llm.registry import METHODS, recbole_methods
+    from recbole_llm.settings import properties_folder, property_names, read_yaml
+
+    if options.what in (None, "models"):
+        print("models of recbole_llm:")
+        for name, row in METHODS.items():
+            print(f"  {name:<14} {row.kind:<11} {row.paper}")
+        by_kind: dict[str, list[str]] = {}
+        for name, row in recbole_methods().items():
+            by_kind.setdefault(row.kind, []).append(name)
+        for kind, names in by_kind.items():
+            print(f"models of RecBole, {kind}:\n  {', '.join(names)}")
+    if options.what in (None, "datasets"):
+        print("datasets:")
+        for name in known_datasets(Path(options.dataset_dir)):
+            file = properties_folder() / "dataset" / f"{name}.yaml"
+            about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
+            print(f"  {name:<14} {about.get('title', '')}")
+    if options.what in (None, "protocols"):
+        print("protocols:")
+        for name in property_names("protocol"):
+            print(f"  {name:<14} {read_yaml(properties_folder() / 'protocol' / f'{name}.yaml').get('about', '')}")
+    return 0
+
+
+def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+
+    store = ResultStore(options.results_dir or "results")
+    chosen = [
+        record
+        for record in store
+        if (not options.model or record.model in options.model.split(","))
+        and (not options.dataset or record.dataset in options.dataset.split(","))
+        and (not options.protocol or record.protocol in options.protocol.split(","))
+    ]
+    if not chosen:
+        raise UserError(f"{store.folder}/ holds no such results yet; run something first.")
+    text = render(chosen, options.format, options.metrics.split(",") if options.metrics else None)
+    if options.output:
+        Path(options.output).write_text(text + "\n", encoding="utf-8")
+    else:
+        print(text)
+    return 0
+
+
+def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.doctor import examine
+
+    findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
+    return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
