@@ -1,0 +1,40 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
+from tests.helpers import write_tiny
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
+
+
+@pytest.fixture(scope="session")
+def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace for what is expensive to make: ml-100k and its features. Tests must not change it."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def _tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("tiny") / "tiny")
+
+
+@pytest.fixture
+def tiny(workspace: Path, _tiny_files: Path) -> Path:
+    """A workspace whose ``dataset/tiny`` holds a small dataset with titles; returns that folder."""
+    target = workspace / "dataset" / "tiny"
+    shutil.copytree(_tiny_files, target)
+    return target

@@ -1,0 +1,68 @@
+"""What tests build models and data with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.registry import find_method
+from recbole_llm.settings import Settings, layer_settings
+
+GENRES = ("Lipstick", "Shampoo", "Perfume", "Brush")
+
+
+def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7) -> Path:
+    """Write atomic files of a small dataset that a model can learn.
+
+    Users walk along the items of one genre (``item i`` is often followed by ``item i + 4``); each has 3 to 14
+    interactions, some in the same second. Titles hold an entity, a quotation mark and commas.
+    """
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for user in range(n_users):
+        item = int(generator.integers(n_items))
+        now = 1_400_000_000 + int(generator.integers(10_000_000))
+        seen: set[int] = set()
+        for _ in range(int(generator.integers(3, 15))):
+            while item in seen:
+                item = int(generator.integers(n_items))
+            seen.add(item)
+            rows.append((f"u{user}", f"i{item}", int(generator.integers(1, 6)), now))
+            now += 0 if generator.random() < 0.15 else int(generator.integers(1, 5000))
+            item = (item + 4) % n_items if generator.random() < 0.8 else int(generator.integers(n_items))
+    generator.shuffle(rows)
+    with (folder / f"{folder.name}.inter").open("w", encoding="utf-8") as stream:
+        stream.write("user_id:token\titem_id:token\trating:float\ttimestamp:float\n")
+        stream.writelines(f"{u}\t{i}\t{r}\t{t}\n" for u, i, r, t in rows)
+    with (folder / f"{folder.name}.item").open("w", encoding="utf-8") as stream:
+        stream.write("item_id:token\ttitle:token_seq\tcategories:token_seq\tbrand:token\n")
+        for item in range(n_items):
+            genre = GENRES[item % 4]
+            stream.write(f'i{item}\t{genre} No. {item // 4} &amp; Co, 5" size\t{genre} Beauty\tBrand{item % 5}\n')
+    return folder
+
+
+def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings:
+    """Layered settings of a model; short histories and small batches unless told."""
+    defaults = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "seed": 1}
+    return layer_settings(find_method(model), dataset, overrides={**defaults, **overrides})
+
+
+def cell_of(model: str, dataset: str = "tiny", **overrides: Any) -> Cell:
+    """A cell of a grid."""
+    return Cell.of(settings_of(model, dataset, **overrides))
+
+
+def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
+    """A model ready to be trained, with its data."""
+    return runner().prepare(cell_of(model, dataset, **overrides), Stopwatch())
+
+
+def runner(results: str | Path = "results", force: bool = False) -> CellRunner:
+    """A runner of cells without progress bars."""
+    return CellRunner(ResultStore(results), force=force)
