@@ -14,10 +14,11 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "list", "table", "doctor")
+VERBS = ("run", "recommend", "list", "table", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
+recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm list [models|datasets|protocols]                               what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown]                tables of what was run
 recbole-llm doctor                                                         check this machine
@@ -49,6 +50,16 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--semantics")
         parser.add_argument("--config_file", action="append", default=[])
         parser.add_argument("--force", action="store_true")
+    elif verb == "recommend":
+        parser.add_argument("--model", required=True)
+        parser.add_argument("--dataset", required=True)
+        parser.add_argument("--protocol")
+        parser.add_argument("--semantics")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--users", required=True, help="names, a file with one a line, or all")
+        parser.add_argument("--topk", type=int, default=10)
+        parser.add_argument("--history", default="all")
+        parser.add_argument("--output")
     elif verb == "list":
         parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols"))
         parser.add_argument("--dataset_dir", default="dataset")
@@ -119,9 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(USAGE)
             return 0
         _set_up_logging(options.quiet, options.verbose)
-        if rest and verb != "run":
+        if rest and verb not in ("run", "recommend"):
             raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-        handler = {"run": _run, "list": _list, "table": _table, "doctor": _doctor}[verb]
+        handler = {"run": _run, "recommend": _recommend, "list": _list, "table": _table, "doctor": _doctor}[verb]
         return handler(options, rest)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -161,6 +172,51 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
     return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.recommend import Recommender
+    from recbole_llm.bench.runner import expand
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.files import whole_file
+
+    if options.topk < 1:
+        raise UserError(f"--topk={options.topk}: give 1 or more.")
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    cells = expand(
+        options.model, options.dataset, options.protocol, None, options.semantics, options.config_file, overrides
+    )
+    if len(cells) != 1:
+        raise UserError("recommend takes one model and one dataset.")
+    cell = cells[0]
+    runner = CellRunner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet))
+    recommender = Recommender.trained(
+        cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
+    )
+    lists = recommender.recommend(_users(options.users, recommender), options.topk)
+    lines = (f"{r.user}\t{n}\t{item}\t{s:.6g}\n" for r in lists for n, (item, s) in enumerate(zip(r.items, r.scores), 1))
+    header = "user_id\trank\titem_id\tscore\n"
+    if options.output:
+        with whole_file(Path(options.output), "w") as stream:
+            stream.write(header)
+            stream.writelines(lines)
+    else:
+        sys.stdout.write(header)
+        sys.stdout.writelines(lines)
+    return 0
+
+
+def _users(text: str, recommender: Any) -> list[str]:
+    """``--users``: ``all``, a file with one name a line, or names with commas between them."""
+    if text == "all":
+        return [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
+    if Path(text).is_file():
+        return Path(text).read_text(encoding="utf-8").split()
+    return [user.strip() for user in text.split(",") if user.strip()]
 
 
 def _list(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -1,13 +1,19 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and databases that processes share."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from recbole_llm.errors import UserError
+
+BUSY_SECONDS = 60.0
 
 
 @contextmanager
@@ -32,3 +38,35 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection:
+    """An SQLite file with write-ahead logging, which several processes may use at once.
+
+    SQLite does not wait while another process switches a new file to write-ahead logging; it says at once
+    that the file is locked. So the switch is tried again.
+
+    Args:
+        path: the file; made with its folder.
+        schema: statement that makes the table where it is missing.
+        **options: of ``sqlite3.connect``.
+
+    Raises:
+        UserError: the file is no database, or stays locked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + BUSY_SECONDS
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, **options)
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > give_up:
+                    raise
+                time.sleep(0.01)
+        connection.execute(schema)
+    except sqlite3.DatabaseError as error:
+        raise UserError(f"{path} cannot be used ({error}); move it away and start again.") from error
+    return connection

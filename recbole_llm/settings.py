@@ -69,6 +69,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise UserError(f"{path}: the key {key!r} is not text; if it is meant, put it in quotation marks.")
     return value
 
 
@@ -115,6 +118,7 @@ OPTIONAL_TYPES: dict[str, type] = {
     "max_cost": float,
     "max_requests": int,
     "seq_len": dict,
+    "sessions": dict,
     "threshold": dict,
     "train_neg_sample_args": dict,
     "transform": str,
@@ -382,6 +386,10 @@ def layer_settings(
             if strict:
                 raise _unknown_key(owner, where, known, method)
             return
+        if dot and owner in known and not isinstance(values.get(owner), dict):
+            if values.get(owner) is not None or OPTIONAL_TYPES.get(owner) is not dict:
+                raise UserError(f"{where}: {owner} is not a mapping and has no {rest!r}.")
+            values[owner] = {}
         _set(values, origin, key, value, where, source)
 
     for file in config_files:

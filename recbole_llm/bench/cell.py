@@ -22,6 +22,8 @@ from recbole_llm.settings import Settings, stage_one_settings
 
 logger = logging.getLogger(__name__)
 
+USERLESS = ("Pop", "Random")  # general models that recommend the same to all
+
 
 class Stopwatch:
     """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
@@ -235,6 +237,11 @@ class CellRunner:
             config = BenchConfig(settings, model_class, cell.location)
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, cell.location)
+        if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
+            raise UserError(
+                f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
+                "that it has not seen; use a sequential model or another protocol."
+            )
         if settings["semantics"] != "none":
             self._add_semantics(cell, dataset, watch, record)
         with watch("build"):

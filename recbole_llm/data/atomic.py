@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from recbole_llm.files import whole_file
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 CHUNK_ROWS = 1_000_000
+_DAMAGE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,23 @@ def read_header(path: Path) -> list[Column]:
     try:
         with open_text(path) as stream:
             line = stream.readline().rstrip("\r\n").lstrip("\ufeff")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except _DAMAGE as error:
+        raise _explain(path, error) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not line.strip():
         raise UserError(
             f"{path} is empty: its first line must name the columns, such as user_id:token<TAB>item_id:token."
         )
-    columns = []
+    columns: list[Column] = []
     for part in line.split("\t"):
         name, colon, kind = part.partition(":")
         if not colon or kind not in TYPES:
             raise UserError(
                 f"{path}, line 1: column {part!r} needs a type: {', '.join('name:' + kind for kind in TYPES)}."
             )
+        if name in (column.name for column in columns):
+            raise UserError(f"{path}, line 1: column {name!r} stands there twice.")
         columns.append(Column(name, kind))
     return columns
 
@@ -76,7 +82,7 @@ def _explain(path: Path, error: Exception) -> UserError:
         return UserError(
             f"{path} is not UTF-8 ({error.reason}): convert it, for example with `iconv -f latin1 -t utf-8`."
         )
-    if isinstance(error, (EOFError, gzip.BadGzipFile)):
+    if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
         return UserError(f"{path} is a damaged or truncated gzip file: fetch it again.")
     return UserError(f"{path} cannot be parsed: {' '.join(str(error).split())}. Columns are separated by single tabs.")
 
@@ -88,6 +94,38 @@ def _unwrap(values: pd.Series) -> pd.Series:
         values = values.copy()
         values[quoted] = values[quoted].str.slice(1, -1).str.replace('""', '"', regex=False)
     return values
+
+
+def _unwrap_categories(values: pd.Series) -> pd.Series:
+    """The same for a categorical column; the categories are many fewer than the rows."""
+    names = pd.Series(values.cat.categories, dtype=object)
+    if _unwrap(names) is names:
+        return values
+    return _unwrap(values.astype(object)).astype("category")
+
+
+def _check_widths(path: Path, width: int) -> None:
+    """Raise where a line holds more fields than the header: pandas would drop them without a word."""
+    number = 1
+    left = b""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        while block := stream.read(1 << 24):
+            lines, newline, left = (left + block).rpartition(b"\n")
+            text = np.frombuffer(lines + newline, dtype=np.uint8)
+            ends = np.flatnonzero(text == ord("\n"))
+            fields = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0) + 1
+            for line in np.flatnonzero(fields > width):
+                _check_line(path, number + int(line), lines[ends[line - 1] + 1 if line else 0 : ends[line]], width)
+            number += len(ends)
+    _check_line(path, number, left, width)
+
+
+def _check_line(path: Path, number: int, line: bytes, width: int) -> None:
+    if any(line.rstrip(b"\r\n").split(b"\t")[width:]):
+        raise UserError(
+            f"{path}, line {number}: more fields than the header's {width}. Fields are separated by single tabs "
+            "and hold none themselves."
+        )
 
 
 def read_chunks(
@@ -113,11 +151,10 @@ def read_chunks(
         if name not in header:
             raise UserError(f"{path} has no column {name!r}; it has {', '.join(header)}.")
     categorical = set(categorical)
-    dtypes: dict[str, Any] = {}
-    for name in names:
-        kind = header[name].type
-        dtypes[str(header[name])] = "category" if name in categorical else (np.float64 if kind == "float" else str)
+    # Not "category" here: pandas 3.1 reads categories of digits as numbers, and 007 would be 7.
+    dtypes: dict[str, Any] = {str(header[name]): np.float64 if header[name].type == "float" else str for name in names}
     try:
+        _check_widths(path, len(header))
         reader = pd.read_csv(
             path,
             sep="\t",
@@ -134,12 +171,14 @@ def read_chunks(
             chunk = chunk[list(dtypes)]
             chunk.columns = pd.Index(names)
             for name in names:
-                if header[name].type != "float" and name not in categorical:
+                if name in categorical:
+                    chunk[name] = _unwrap_categories(chunk[name].astype("category"))
+                elif header[name].type != "float":
                     chunk[name] = _unwrap(chunk[name])
             yield chunk
     except ValueError as error:
         raise _bad_number(path, header, names) or _explain(path, error) from error
-    except (OSError, EOFError) as error:
+    except (OSError, *_DAMAGE) as error:
         raise _explain(path, error) from error
 
 
@@ -153,14 +192,20 @@ def _bad_number(path: Path, header: dict[str, Column], names: Sequence[str]) -> 
             for number, line in enumerate(stream, start=2):
                 parts = line.rstrip("\r\n").split("\t")
                 for position, name in wanted:
-                    if position < len(parts) and parts[position]:
-                        try:
-                            float(parts[position])
-                        except ValueError:
-                            return UserError(f"{path}, line {number}: {name} is {parts[position]!r}, not a number.")
-    except (OSError, EOFError, UnicodeDecodeError):
+                    if position < len(parts) and parts[position] and not _is_number(parts[position]):
+                        return UserError(f"{path}, line {number}: {name} is {parts[position]!r}, not a number.")
+    except (OSError, *_DAMAGE):
         return None
     return None
+
+
+def _is_number(text: str) -> bool:
+    """Whether pandas reads the text as a number; Python also takes ``nan`` and ``1_000``."""
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return value == value and "_" not in text
 
 
 def read_table(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -181,7 +226,8 @@ def clean_field(text: str) -> str:
 def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
     """Write an atomic file whole or not at all; returns the number of rows.
 
-    Lists become blank-separated sequences. The file appears under its name only when complete.
+    Lists become blank-separated sequences; text that stands in quotation marks is wrapped in another pair, so
+    that reading gives it back. The file appears under its name only when complete.
     """
     count = 0
     with whole_file(path, "w") as stream:
@@ -193,4 +239,7 @@ def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[A
 
 
 def _cell(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple, np.ndarray)) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, (list, tuple, np.ndarray)) else str(value)
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = '"' + text.replace('"', '""') + '"'
+    return text

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -22,9 +24,11 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.candidates import sampled
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
-from recbole_llm.data.split import Split, split_interactions
+from recbole_llm.data.sessions import cut_sessions
+from recbole_llm.data.split import Cases, Split, split_interactions
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -91,7 +95,26 @@ class BenchDatasetMixin(Dataset):
     def __init__(self, config: Config, location: DatasetLocation) -> None:
         self.location = location
         super().__init__(config)
-        self.split = split_interactions(self.table, config.final_config_dict)
+        self.split = self._make_split()
+
+    def _make_split(self) -> Split:
+        """The protocol's split, with its fixed candidates."""
+        options = dict(self.config.final_config_dict)
+        order = self.location.file("user_last_order.tsv")
+        if order is not None:
+            frame = pd.read_csv(order, sep="\t", dtype={0: str})
+            options["user_rank"] = dict(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
+        split = split_interactions(self.table, options)
+        wanted = options.get("candidates", "all")
+        if wanted in (None, "all"):
+            return split
+        valid, test = (self._with_candidates(split, phase, int(wanted)) for phase in ("valid", "test"))
+        return replace(split, valid=valid, test=test)
+
+    def _with_candidates(self, split: Split, phase: str, negatives: int) -> Cases:
+        seed, protocol = int(self.config["candidate_seed"]), self.config["protocol"]
+        name = f"{protocol}-{phase}-{negatives}-{seed}-{self.sha256[:8]}.candidates"
+        return sampled(self.table, getattr(split, phase), negatives, seed, self.location.home / "candidates" / name)
 
     # ---- reading -------------------------------------------------------------------------------
 
@@ -108,6 +131,8 @@ class BenchDatasetMixin(Dataset):
         self._get_field_from_config()
         spec = ReadSpec.from_settings(self.config.final_config_dict)
         self.table, self.sha256 = load_interactions(self.location, spec)
+        if self.config["sessions"]:
+            self.table = cut_sessions(self.table, self.config["sessions"])
         self._declare_columns()
         self.inter_feat = self._rows(None)
         self.user_feat = self._read_side(FeatureSource.USER, self.uid_field)

@@ -29,7 +29,7 @@ from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise when the cached files change their meaning
+FORMAT = 2  # raise when the cached files change their meaning
 PAD_TOKEN = "[PAD]"  # noqa: S105 - RecBole's padding token
 
 
@@ -80,7 +80,7 @@ class Interactions:
     Attributes:
         user, item: ``(n,)`` int32 ids from 1.
         time: ``(n,)`` int64 (float64 where times are fractional), or ``None``.
-        extra: other columns, ``(n,)``; token columns hold ids from 1.
+        extra: other columns, ``(n,)``; token columns hold ids from 1, 0 where the token is missing.
         offsets: ``(n_users + 2,)`` int64; user ``u`` owns rows ``offsets[u]:offsets[u + 1]``, user 0 none.
         user_tokens, item_tokens: names by id, ``[PAD]`` at 0.
         extra_tokens: names of the token columns in ``extra``.
@@ -253,6 +253,16 @@ def _compact(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return mapping[ids], np.concatenate([tokens[:1], tokens[present]])
 
 
+def _fill_missing(values: np.ndarray, is_token: bool) -> np.ndarray:
+    """RecBole's rule for missing cells: the padding id in token columns, the mean in float columns."""
+    if is_token:
+        return np.maximum(values, 0)
+    missing = np.isnan(values)
+    if not missing.any():
+        return values
+    return np.where(missing, 0.0 if missing.all() else values[~missing].mean(), values)
+
+
 def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     """Read, filter and order a ``.inter`` file; see :func:`load_interactions` for the cached form.
 
@@ -291,7 +301,10 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
     keep = np.ones(len(user), dtype=bool)
     for name, interval in spec.value_intervals:
-        keep &= _inside(data[name], interval, f"val_interval.{name}")
+        if name in vocabularies:
+            keep &= (data[name] > 0) & np.isin(tokens[name][data[name]], list(map(str, interval)))
+        else:
+            keep &= _inside(data[name], interval, f"val_interval.{name}")
     if spec.duplicates:
         frame = pd.DataFrame({"u": user[order], "i": item[order]})
         keep[order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False
@@ -330,7 +343,7 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         user=user,
         item=item[order],
         time=time[order] if time is not None else None,
-        extra={name: values[order] for name, values in data.items()},
+        extra={name: _fill_missing(values[order], name in vocabularies) for name, values in data.items()},
         offsets=offsets,
         user_tokens=tokens[ids[0]],
         item_tokens=tokens[ids[1]],
@@ -351,7 +364,7 @@ def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Intera
     sha = file_sha256(source)
     key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True).encode()).hexdigest()[:16]
     folder = location.home / "cache" / key
-    cached = _open_cache(folder)
+    cached = _open_cache(folder, spec)
     if cached is not None:
         return cached, sha
     table = read_interactions(source, spec)
@@ -382,8 +395,8 @@ def _write_cache(folder: Path, table: Interactions) -> None:
         shutil.rmtree(partial)  # another process was first; its files are the same
 
 
-def _open_cache(folder: Path) -> Interactions | None:
-    if not (folder / "facts.json").is_file():
+def _open_cache(folder: Path, spec: ReadSpec) -> Interactions | None:
+    if not folder.is_dir():
         return None
     try:
         arrays = {p.stem: np.load(p, mmap_mode="r", allow_pickle=False) for p in folder.glob("*.npy")}
@@ -392,11 +405,11 @@ def _open_cache(folder: Path) -> Interactions | None:
             user=arrays["user"],
             item=arrays["item"],
             time=arrays.get("time"),
-            extra={name[6:]: values for name, values in arrays.items() if name.startswith("extra.")},
+            extra={name: arrays[f"extra.{name}"] for name in spec.extra},
             offsets=arrays["offsets"],
             user_tokens=arrays["user_tokens"],
             item_tokens=arrays["item_tokens"],
-            extra_tokens={name[7:]: values for name, values in arrays.items() if name.startswith("tokens.")},
+            extra_tokens={n: arrays[f"tokens.{n}"] for n in spec.extra if f"tokens.{n}" in arrays},
             facts=facts,
         )
     except (OSError, ValueError, KeyError) as error:

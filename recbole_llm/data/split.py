@@ -7,12 +7,12 @@ A protocol's ``split`` key names one of the functions here. All of them work on 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.interactions import Interactions, token_hashes
 from recbole_llm.errors import UserError
 
 
@@ -43,6 +43,22 @@ class Cases:
         """Whether every case has exactly one target, the row after its history."""
         return len(self.target_rows) == len(self) and bool(np.all(self.target_rows == self.end))
 
+    def select(self, chosen: np.ndarray) -> Cases:
+        """Some of the cases, by their numbers; for cases of one target each."""
+        assert len(self.target_rows) == len(self)
+        return Cases(
+            self.user[chosen],
+            self.start[chosen],
+            self.end[chosen],
+            np.arange(len(chosen) + 1, dtype=np.int64),
+            self.target_rows[chosen],
+            None if self.candidates is None else self.candidates[chosen],
+        )
+
+    def with_candidates(self, candidates: np.ndarray) -> Cases:
+        """The same cases, ranking only the given items."""
+        return replace(self, candidates=candidates)
+
 
 @dataclass(frozen=True)
 class Split:
@@ -52,21 +68,39 @@ class Split:
         train_rows: rows that models may learn from, ascending.
         train_targets: those of them that have a history to be predicted from.
         valid, test: cases for model selection and for the final numbers.
+        unseen_users: evaluated users have no training interaction, so that models which know a user only
+            by an id cannot take part.
     """
 
     train_rows: np.ndarray
     train_targets: np.ndarray
     valid: Cases
     test: Cases
+    unseen_users: bool = False
+
+
+Options = Mapping[str, Any]
 
 
 def _one_target(table: Interactions, rows: np.ndarray) -> Cases:
     """Cases that predict each of ``rows`` from everything the user did before."""
     user = np.asarray(table.user[rows], dtype=np.int64)
-    return Cases(user, table.offsets[user], rows, np.arange(len(rows) + 1, dtype=np.int64), rows)
+    return Cases(user, np.asarray(table.offsets)[user], rows, np.arange(len(rows) + 1, dtype=np.int64), rows)
 
 
-def leave_one_out(table: Interactions, options: Mapping[str, Any]) -> Split:
+def _positions(table: Interactions, rows: np.ndarray) -> np.ndarray:
+    return rows - np.asarray(table.offsets)[table.user[rows]]
+
+
+def _rows_of_users(table: Interactions, users: np.ndarray) -> np.ndarray:
+    """All rows of some users, user by user in the order given."""
+    begin = np.asarray(table.offsets)[users]
+    counts = np.asarray(table.offsets)[users + 1] - begin
+    ends = np.cumsum(counts)
+    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts - begin, counts)
+
+
+def leave_one_out(table: Interactions, options: Options) -> Split:
     """Each user's last item tests, the one before it validates, the others train.
 
     Users with fewer than three interactions only train: a test case needs a validation case and a
@@ -80,24 +114,127 @@ def leave_one_out(table: Interactions, options: Mapping[str, Any]) -> Split:
     held_out = np.zeros(len(table), dtype=bool)
     held_out[last] = held_out[last - 1] = True
     train_rows = np.flatnonzero(~held_out)
-    first = np.zeros(len(table), dtype=bool)
-    first[offsets[:-1][lengths > 0]] = True
-    return Split(train_rows, train_rows[~first[train_rows]], _one_target(table, last - 1), _one_target(table, last))
+    targets = train_rows[_positions(table, train_rows) > 0]
+    return Split(train_rows, targets, _one_target(table, last - 1), _one_target(table, last))
 
 
-SPLITS: dict[str, Callable[[Interactions, Mapping[str, Any]], Split]] = {"loo": leave_one_out}
+def user_split(table: Interactions, options: Options) -> Split:
+    """Users 8:1:1; of a held-out user the first 80 % are history, all the rest targets (ComiRec, EIMF, LDMI).
+
+    Options: ``user_order`` is ``file`` (as EIMF's released code has it: users in order of first appearance)
+    or ``hash`` (a stable shuffle, the default); ``min_history`` is the shortest history of a training target.
+    """
+    users = np.flatnonzero(np.diff(table.offsets) > 0)
+    if options.get("user_order", "hash") == "hash":
+        users = users[np.argsort(token_hashes(table.user_tokens[users]), kind="stable")]
+    train_count, valid_count = int(len(users) * 0.8), int(len(users) * 0.1)
+    train, valid, test = np.split(users, [train_count, train_count + valid_count])
+    train_rows = np.sort(_rows_of_users(table, train))
+    targets = train_rows[_positions(table, train_rows) >= max(1, int(options.get("min_history", 1)))]
+    return Split(train_rows, targets, _rest_as_targets(table, valid), _rest_as_targets(table, test), unseen_users=True)
 
 
-def split_interactions(table: Interactions, values: Mapping[str, Any]) -> Split:
+def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
+    offsets = np.asarray(table.offsets)
+    lengths = offsets[users + 1] - offsets[users]
+    seen = np.floor(0.8 * lengths + 1e-9).astype(np.int64)
+    users, seen, lengths = (values[seen > 0] for values in (users, seen, lengths))
+    start = offsets[users]
+    counts = lengths - seen
+    ends = np.cumsum(counts)
+    targets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
+    rows = targets + np.repeat(start + seen, counts)
+    return Cases(users.astype(np.int64), start, start + seen, np.concatenate([[0], ends]), rows)
+
+
+def _by_end(table: Interactions, options: Options) -> np.ndarray:
+    """Users (or sessions) in the order of their last interaction.
+
+    A file ``<dataset>.user_last_order.tsv`` gives the order where times are only ordinal.
+
+    Raises:
+        UserError: times do not compare between users.
+    """
+    users = np.flatnonzero(np.diff(table.offsets) > 0)
+    given = options.get("user_rank")
+    if given is not None:
+        rank = np.array([given.get(str(token), -1) for token in table.user_tokens[users]])
+        if (rank < 0).any():
+            raise UserError(f"the file of user orders lacks {int((rank < 0).sum())} users of this dataset.")
+        return users[np.argsort(rank, kind="stable")]
+    if table.time is None:
+        raise UserError(f"--protocol={options['protocol']} orders sessions by time: load the time column (load_col).")
+    last = np.asarray(table.time)[np.asarray(table.offsets)[users + 1] - 1]
+    if len(users) > 1 and np.all(last == np.diff(table.offsets)[users]):
+        raise UserError(
+            f"--protocol={options['protocol']} orders sessions by time, but the times of this dataset only count "
+            "within each user (1, 2, 3, ...). Use --protocol=loo, or real times."
+        )
+    return users[np.lexsort((token_hashes(table.user_tokens[users]), last))]
+
+
+def session(table: Interactions, options: Options) -> Split:
+    """Sessions by time 90/10; every prefix is a case, in training and in test (LLM-DMsRec).
+
+    The released code selects on test. Here the last tenth of the training pairs, in the same order,
+    validates.
+    """
+    order = _by_end(table, options)
+    test_count = len(order) - int(len(order) * 0.9)
+    train, test = order[: len(order) - test_count], order[len(order) - test_count :]
+    rows = _rows_of_users(table, train)
+    is_pair = _positions(table, rows) > 0
+    pairs = rows[is_pair]
+    valid_rows = pairs[len(pairs) - int(len(pairs) * 0.1) :]
+    held_out = np.zeros(len(table), dtype=bool)
+    held_out[valid_rows] = True
+    # A session whose pairs all validate gives its first item to no one.
+    first_pair = np.minimum(rows + 1, len(table) - 1)
+    alone = ~is_pair & held_out[first_pair] & (np.asarray(table.user)[first_pair] == np.asarray(table.user)[rows])
+    held_out[rows[alone]] = True
+    train_rows = np.sort(rows[~held_out[rows]])
+    targets = train_rows[_positions(table, train_rows) > 0]
+    test_rows = _rows_of_users(table, test)
+    test_rows = test_rows[_positions(table, test_rows) > 0]
+    return Split(train_rows, targets, _one_target(table, valid_rows), _one_target(table, test_rows), unseen_users=True)
+
+
+def temporal(table: Interactions, options: Options) -> Split:
+    """Sessions by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP)."""
+    order = _by_end(table, options)
+    order = order[np.diff(table.offsets)[order] > 1]
+    bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
+    train, valid, test = np.split(order, bounds)
+    offsets = np.asarray(table.offsets)
+    train_rows = np.sort(_rows_of_users(table, train))
+    targets = train_rows[_positions(table, train_rows) > 0]
+    return Split(
+        train_rows,
+        targets,
+        _one_target(table, offsets[valid + 1] - 1),
+        _one_target(table, offsets[test + 1] - 1),
+        unseen_users=True,
+    )
+
+
+SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
+    "loo": leave_one_out,
+    "session": session,
+    "user_split": user_split,
+    "temporal": temporal,
+}
+
+
+def split_interactions(table: Interactions, options: Options) -> Split:
     """The split that a protocol's settings ask for.
 
     Raises:
         UserError: nothing is left to train on or to test.
     """
-    split = SPLITS[values["split"]](table, values)
-    if not len(split.train_rows) or not len(split.test):
+    split = SPLITS[options["split"]](table, options)
+    if not len(split.train_targets) or not len(split.valid) or not len(split.test):
         raise UserError(
-            f"--protocol={values['protocol']} leaves {len(split.train_rows)} training interactions and "
-            f"{len(split.test)} test cases of this dataset: it is too small for it."
+            f"--protocol={options['protocol']} leaves {len(split.train_targets)} training examples, {len(split.valid)} "
+            f"validation and {len(split.test)} test cases of this dataset: it is too small for it."
         )
     return split

@@ -91,10 +91,15 @@ class BenchTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
-        """One epoch; losses are fetched from the device once, at its end."""
+        """One epoch; losses are fetched from the device once, at its end.
+
+        Returns:
+            Mean loss of a batch, or the means of its parts (RecBole returns sums).
+        """
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         total: list[torch.Tensor] = []
+        count = 0
         for batch in self.progress(train_data, f"epoch {epoch_idx + 1}"):
             if not isinstance(batch, LazyInteraction):
                 batch = batch.to(self.device)
@@ -109,7 +114,8 @@ class BenchTrainer(Trainer):
             self.optimizer.step()
             detached = [part.detach() for part in parts]
             total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
-        values = tuple(float(part) for part in total)
+            count += 1
+        values = tuple(float(part) / count for part in total)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values

@@ -174,6 +174,14 @@ def _within(counts: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
 
+def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> None:
+    """Set the scores ``(B, n_items)`` of the items in rows ``start:end`` of each line to ``-inf``, in place."""
+    lengths = end - start
+    rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(scores.device)
+    line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(scores.device)
+    scores[line, item[rows].long()] = -torch.inf
+
+
 def _rank_block(
     scores: torch.Tensor,
     chosen: np.ndarray,
@@ -195,10 +203,7 @@ def _rank_block(
     else:
         scores[:, 0] = -torch.inf
         if mask_history:
-            lengths = (cases.end - cases.start)[chosen]
-            history = np.repeat(cases.start[chosen], lengths) + _within(lengths)
-            seen = table.item[torch.from_numpy(history).to(device)].long()
-            scores[torch.from_numpy(np.repeat(np.arange(len(chosen)), lengths)).to(device), seen] = -torch.inf
+            mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
             scores[rows, items] = own
     higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))
     return higher, same - 1

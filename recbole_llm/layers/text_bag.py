@@ -6,6 +6,26 @@ import torch
 from torch import nn
 
 
+class InteractionKeys(nn.Module):
+    """Rows of features from (user, position): where in the flat interactions a prediction is made.
+
+    Args:
+        offsets: ``(n_users + 1,)`` int64 first row of each user, and the end.
+    """
+
+    offsets: torch.Tensor
+
+    def __init__(self, offsets: torch.Tensor) -> None:
+        super().__init__()
+        self.neutral = int(offsets[-1])
+        self.register_buffer("offsets", offsets, persistent=False)
+
+    def forward(self, user: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """``(B,)`` rows; one past the last row, which has no features, for positions after a user's history."""
+        rows = self.offsets[user] + position
+        return torch.where(rows < self.offsets[user + 1], rows, self.neutral)
+
+
 class TextBag(nn.Module):
     """For each interaction the mean vector of a short list of texts.
 
@@ -14,7 +34,7 @@ class TextBag(nn.Module):
 
     Args:
         vectors: ``(n_texts, d)`` frozen vectors; shared by several bags.
-        offsets: ``(n + 1,)`` int64; interaction ``r`` owns ``ids[offsets[r]:offsets[r + 1]]``.
+        offsets: ``(n + 1,)`` int64; interaction ``r`` owns ``ids[offsets[r]:offsets[r + 1]]``. Row ``n`` has none.
         ids: text ids.
     """
 
@@ -29,7 +49,7 @@ class TextBag(nn.Module):
         longest = max(1, int(counts.max())) if len(counts) else 1
         # Interactions without a list share line 0, so the table is as long as there are lists.
         lists = (counts > 0).nonzero(as_tuple=True)[0]
-        line = torch.zeros(len(counts), dtype=torch.int32)
+        line = torch.zeros(len(counts) + 1, dtype=torch.int32)
         line[lists] = torch.arange(1, len(lists) + 1, dtype=torch.int32)
         table = torch.zeros(len(lists) + 1, longest, dtype=torch.int32)
         weight = torch.zeros(len(lists) + 1, longest)

@@ -33,7 +33,7 @@ from torch import nn
 from recbole_llm.engine.accelerate import accelerated
 from recbole_llm.layers.alignment import kl_alignment
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
-from recbole_llm.layers.text_bag import TextBag
+from recbole_llm.layers.text_bag import InteractionKeys, TextBag
 
 
 class LLMDMsRec(SequentialRecommender):
@@ -67,7 +67,7 @@ class LLMDMsRec(SequentialRecommender):
             self.explicit = TextBag(vectors, bags["explicit_text"].offsets, bags["explicit_text"].ids)
             self.latent = TextBag(vectors, bags["latent_text"].offsets, bags["latent_text"].ids)
             self.latent.vectors = self.explicit.vectors
-            self.register_buffer("user_offsets", torch.as_tensor(features.table.offsets.copy()), persistent=False)
+            self.keys = InteractionKeys(features.user_offsets())
             self.semantic_dropout = nn.Dropout(float(config["semantic_dropout"]))
             self.project = self._initialised(nn.Linear(self.explicit.dim, size), size)
         if self.fusion:
@@ -83,7 +83,7 @@ class LLMDMsRec(SequentialRecommender):
 
     def intents(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """``x'`` and ``y'``, each ``(B, d)``; an empty set takes the other's vector, two empty ones are zero."""
-        rows = self.user_offsets[interaction[self.USER_ID]] + interaction["position"]
+        rows = self.keys(interaction[self.USER_ID], interaction["position"])
         explicit, has_explicit = self.explicit(rows)
         latent, has_latent = self.latent(rows)
         x = torch.where(has_explicit[:, None], explicit, latent)

@@ -54,8 +54,8 @@ def extract_json(text: str) -> tuple[Any, bool]:
         body = fence.group(1).strip()
     try:
         return json.loads(body), False
-    except json.JSONDecodeError:
-        pass
+    except (ValueError, RecursionError):
+        pass  # no JSON, or brackets and digits without end, as a model that has lost the thread writes them
     start = min((place for place in (body.find("{"), body.find("[")) if place >= 0), default=-1)
     if start < 0:
         if body.casefold().startswith(_REFUSALS):
@@ -63,8 +63,12 @@ def extract_json(text: str) -> tuple[Any, bool]:
         raise AnswerError("the answer held no JSON")
     try:
         return json.JSONDecoder().raw_decode(body[start:])[0], False  # prose after the JSON is ignored
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
+        pass
+    try:
         repaired = json_repair.loads(body[start:])
+    except (ValueError, RecursionError) as error:
+        raise AnswerError("the answer was not valid JSON") from error
     if not isinstance(repaired, (dict, list)) or not repaired:
         raise AnswerError("the answer was not valid JSON")
     return repaired, True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ import numpy as np
 
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
+from recbole_llm.files import open_database
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +100,10 @@ class VectorCache:
     """Vectors by encoder and text, in SQLite; shared by all feature folders of a dataset."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(path, timeout=60.0)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute(
+        self._connection = open_database(
+            path,
             "CREATE TABLE IF NOT EXISTS vectors "
-            "(encoder TEXT, text BLOB, vector BLOB, PRIMARY KEY (encoder, text)) WITHOUT ROWID"
+            "(encoder TEXT, text BLOB, vector BLOB, PRIMARY KEY (encoder, text)) WITHOUT ROWID",
         )
 
     def get(self, encoder: str, texts: Sequence[str]) -> dict[int, np.ndarray]:

@@ -56,9 +56,14 @@ def chosen_endpoint(settings: Settings) -> Endpoint | None:
 
 
 def _identity(
-    settings: Settings, location: DatasetLocation, dataset: Any, endpoint: Endpoint | None, stage_one: StageOne | None
+    settings: Settings,
+    location: DatasetLocation,
+    dataset: Any,
+    endpoint: Endpoint | None,
+    stage_one: StageOne | None,
+    encoder: Encoder,
 ) -> dict[str, Any]:
-    """All that the features are made from."""
+    """All that the features are made from; the offline rule looks at sentence vectors too."""
     names = settings.method.features
     keys = sorted({key for name in names for key in FEATURES[name].settings_keys})
     item_file = location.file("item")
@@ -67,6 +72,7 @@ def _identity(
         "dataset": location.name,
         "inter_sha256": dataset.sha256,
         "item_sha256": file_sha256(item_file) if item_file else None,
+        "text": settings.get("text"),
         "protocol": settings["protocol"],
         "split": {
             "train_rows": len(split.train_rows),
@@ -81,7 +87,7 @@ def _identity(
         },
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
         if endpoint
-        else {"name": OFFLINE},
+        else {"name": OFFLINE, "encoder": encoder.id},
         "features": feature_versions(names),
         "settings": {key: settings.get(key) for key in keys},
         "stage_one": stage_one.key if stage_one else None,
@@ -110,12 +116,12 @@ def ensure_features(
         UserError: the source of answers, the encoder or a file cannot be used.
     """
     endpoint = chosen_endpoint(settings)
-    identity = _identity(settings, location, dataset, endpoint, stage_one)
+    encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
+    identity = _identity(settings, location, dataset, endpoint, stage_one, encoder)
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
     home = location.home / "semantics"
     source = endpoint.name if endpoint else OFFLINE
     folder = SemanticFolder(home / f"{settings['protocol']}-{source}-{digest}", location.stem, identity)
-    encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
     items = read_item_texts(location, dataset.table, settings.get("text"))
     if not folder.has("itemtext"):
         _write_item_texts(folder, dataset.table, items)

@@ -54,9 +54,8 @@ def _fill(template: str, row: dict[str, Any]) -> str:
     values = {name: _value(row, name) for name in _columns_of(template)}
     if not any(values.values()):
         return ""
-    text = template
-    for name, value in values.items():
-        text = text.replace("{" + name + "}", value)
+    parts = string.Formatter().parse(template)
+    text = "".join(literal + (values[name] if name else "") for literal, name, _, _ in parts)
     return clean(re.sub(r"\(\s*\)|\[\s*\]", "", text))
 
 

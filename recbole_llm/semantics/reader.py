@@ -75,6 +75,10 @@ class SemanticFeatures:
             vectors = torch.nn.functional.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
         return vectors
 
+    def user_offsets(self) -> torch.Tensor:
+        """``(n_users + 2,)`` int64: first row of each user, and the end."""
+        return torch.from_numpy(np.array(self.table.offsets))
+
     def rows_of(self, users: list[str], positions: np.ndarray) -> np.ndarray:
         """Rows of the interactions for keys of a file; -1 for keys that this dataset does not have."""
         ids = np.array([self._users.get(user, 0) for user in users], dtype=np.int64)

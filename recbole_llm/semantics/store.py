@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +16,8 @@ from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 TEXT_COLUMNS = (Column("text_id", "token"), Column("text", "token_seq"))
@@ -53,6 +57,7 @@ class SemanticFolder:
     def __init__(self, path: Path, stem: str, identity: dict[str, Any]) -> None:
         self.path, self.stem, self.identity = path, stem, identity
         self.manifest = self._read_manifest()
+        self._mend_text()
         self.texts = TextTable()
         if self.has("text"):
             self.texts = TextTable(read_table(self.file("text"), ["text"])["text"].fillna(""))
@@ -68,11 +73,34 @@ class SemanticFolder:
             raise UserError(
                 f"{path} is damaged ({error}); remove the folder and run again, paid answers are kept."
             ) from error
-        if manifest.get("format") != FORMAT or manifest.get("identity") != self.identity:
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("format") != FORMAT
+            or manifest.get("identity") != self.identity
+        ):
             raise UserError(
                 f"{path} belongs to other data, another split or another version; remove the folder or move it away."
             )
         return manifest
+
+    def _mend_text(self) -> None:
+        """Undo an interrupted commit; without the text table, which all files refer to, start anew.
+
+        The table only grows, so what the manifest vouches for is the beginning of a later one.
+        """
+        entry = self.manifest["files"].get("text")
+        if entry is None:
+            return
+        path = self.path / entry["name"]
+        if not path.is_file():
+            logger.warning("%s is gone: the features are made again, from paid answers where there are any", path)
+            self.manifest["features"].clear()
+            self.manifest["files"].clear()
+        elif path.stat().st_size > entry["bytes"]:
+            listed = path.read_bytes()[: entry["bytes"]]
+            if hashlib.sha256(listed).hexdigest() == entry["sha256"]:
+                with whole_file(path) as stream:
+                    stream.write(listed)
 
     def file(self, suffix: str) -> Path:
         """Path of an atomic file of this folder."""

@@ -156,8 +156,8 @@ def match_titles(answer: IntentAnswer, offered: Sequence[str], counts: Counter[s
     for text in answer.intents:
         form = match_form(text)
         number = forms.get(form)
-        if number is None and text.strip().isdigit() and 1 <= int(text) <= len(offered):
-            number = int(text) - 1
+        if number is None and form.isdecimal() and 1 <= int(form) <= len(offered):
+            number = int(form) - 1
         if number is None and form:
             near = difflib.get_close_matches(form, forms, n=1, cutoff=NEAR)
             number = forms[near[0]] if near else None

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.errors import UserError
+from recbole_llm.files import open_database
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -93,16 +92,8 @@ class ResponseCache:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self._connection = sqlite3.connect(path, timeout=60.0, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
-            self._connection.execute(_SCHEMA)
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path} is not a usable response cache ({error}); move it away and start again."
-            ) from error
+        self._connection = open_database(path, _SCHEMA, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA synchronous=NORMAL")
 
     def close(self) -> None:
         """Close the file."""

@@ -225,16 +225,7 @@ class Client:
         elif request.schema is not None and endpoint.response_format == "json_object":
             body["response_format"] = {"type": "json_object"}
         response = await self._api.chat.completions.create(**body, extra_body=endpoint.extra or None)
-        choices = getattr(response, "choices", None)
-        if not choices or choices[0].message is None:
-            raise ValueError("the response has no choices")
-        choice, usage = choices[0], response.usage
-        return ChatAnswer(
-            content=choice.message.content or "",
-            finish_reason=str(choice.finish_reason or ""),
-            tokens_in=int(usage.prompt_tokens) if usage else request.estimated_tokens(),
-            tokens_out=int(usage.completion_tokens) if usage else len(choice.message.content or "") // 4,
-        )
+        return _read_completion(response, request)
 
     def _pause(self, attempt: int, headers: Any, cool_down: bool) -> float:
         """Seconds until the next attempt; after a 429 all requests wait."""
@@ -262,6 +253,30 @@ class Client:
 
     def _count_error(self, kind: str) -> None:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
+
+
+def _read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
+    """The answer in a response; servers that do not count tokens have them estimated.
+
+    Raises:
+        ValueError: the response is no chat completion (proxies answer 200 with all sorts of bodies).
+    """
+    try:
+        choice = response.choices[0]
+        text, reason = choice.message.content or "", str(choice.finish_reason or "")
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("the response is no chat completion") from error
+    if not isinstance(text, str):
+        raise ValueError("the response's content is no text")
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half an emoji cannot be stored
+    tokens = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
+    tokens_in, tokens_out = (count if isinstance(count, int) else None for count in tokens)
+    return ChatAnswer(
+        content=text,
+        finish_reason=reason,
+        tokens_in=request.estimated_tokens() if tokens_in is None else tokens_in,
+        tokens_out=len(text) // 4 if tokens_out is None else tokens_out,
+    )
 
 
 def _retry_after(headers: Any) -> float | None:

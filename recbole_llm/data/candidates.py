@@ -1,0 +1,94 @@
+"""Fixed negatives for sampled rankings, kept on disk so that every model ranks the same candidates.
+
+A sampled metric is not the full one, not even in expectation; tables never mix them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.atomic import Column, read_table, write_table
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Cases
+from recbole_llm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("items", "token_seq"))
+
+
+def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: Path) -> Cases:
+    """Cases that rank their target among ``negatives`` items the user never interacted with.
+
+    The items are drawn uniformly without replacement, from a generator of each case's own (seed, user and
+    position), so that adding a user changes no other user's candidates. They are read from ``path`` where
+    the file exists and written there otherwise.
+
+    Raises:
+        UserError: a user has interacted with almost all items, or the file is of other data.
+    """
+    if path.is_file():
+        return cases.with_candidates(_read(path, table, cases, negatives))
+    offsets = np.asarray(table.offsets)
+    if table.n_items - int(np.diff(offsets).max()) < negatives:
+        raise UserError(f"{negatives} negatives cannot be drawn: some users have interacted with nearly every item.")
+    lines = np.empty((len(cases), negatives + 1), dtype=np.int32)
+    targets = np.asarray(table.item)[cases.target_rows]
+    for case in range(len(cases)):
+        user = int(cases.user[case])
+        own = np.asarray(table.item[offsets[user] : offsets[user + 1]])
+        name = f"{seed}|{table.user_tokens[user]}|{cases.end[case] - offsets[user]}"
+        generator = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
+        lines[case, 0] = targets[case]
+        lines[case, 1:] = _draw(generator, own, table.n_items, negatives)
+    _write(path, table, cases, lines)
+    return cases.with_candidates(lines)
+
+
+def _draw(generator: np.random.Generator, own: np.ndarray, n_items: int, count: int) -> np.ndarray:
+    """``count`` distinct items that are not in ``own``."""
+    taken = np.unique(own)
+    if 3 * (count + len(taken)) > n_items:
+        free = np.setdiff1d(np.arange(1, n_items + 1), taken, assume_unique=True)
+        return generator.choice(free, count, replace=False)
+    found = np.empty(0, dtype=np.int64)
+    while len(found) < count:
+        drawn = generator.integers(1, n_items + 1, size=2 * count)
+        drawn = drawn[~np.isin(drawn, taken)]
+        merged = np.concatenate([found, drawn])
+        _, first = np.unique(merged, return_index=True)
+        found = merged[np.sort(first)][:count]
+    return found
+
+
+def _write(path: Path, table: Interactions, cases: Cases, lines: np.ndarray) -> None:
+    offsets = np.asarray(table.offsets)
+    rows = (
+        (table.user_tokens[user], end - offsets[user], table.item_tokens[line])
+        for user, end, line in zip(cases.user, cases.end, lines, strict=True)
+    )
+    write_table(path, COLUMNS, rows)
+    logger.info("fixed candidates of %d cases written to %s", len(cases), path)
+
+
+def _read(path: Path, table: Interactions, cases: Cases, negatives: int) -> np.ndarray:
+    """The candidates of a file, in the order of the cases, the target first."""
+    frame = read_table(path)
+    items = {token: number for number, token in enumerate(table.item_tokens.tolist())}
+    keys = dict(
+        zip(zip(frame["user_id"].astype(str), frame["position"].astype(int), strict=True), frame["items"], strict=True)
+    )
+    offsets = np.asarray(table.offsets)
+    lines = np.empty((len(cases), negatives + 1), dtype=np.int32)
+    for case in range(len(cases)):
+        user = int(cases.user[case])
+        line = keys.get((str(table.user_tokens[user]), int(cases.end[case] - offsets[user])))
+        numbers = [items.get(token, 0) for token in line.split()] if isinstance(line, str) else []
+        if len(numbers) != negatives + 1 or 0 in numbers or numbers[0] != table.item[cases.target_rows[case]]:
+            raise UserError(f"{path} holds candidates of other data or another split; move it away to have them drawn.")
+        lines[case] = numbers
+    return lines
