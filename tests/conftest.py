@@ -7,11 +7,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
-from tests.helpers import write_tiny
+from tests.helpers import prepare, write_tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
+settings.register_profile("tests", deadline=None)  # nothing is timed
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +41,20 @@ def tiny(workspace: Path, _tiny_files: Path) -> Path:
     target = workspace / "dataset" / "tiny"
     shutil.copytree(_tiny_files, target)
     return target
+
+
+@pytest.fixture(scope="session")
+def _featured(_tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("featured")
+    shutil.copytree(_tiny_files, folder / "dataset" / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare("LLMDMsRec", epochs=1)
+    return folder
+
+
+@pytest.fixture
+def featured(workspace: Path, _featured: Path) -> Path:
+    """A workspace with the small dataset, its offline features and their stage I, all made with ``epochs=1``."""
+    shutil.copytree(_featured, workspace, dirs_exist_ok=True)
+    return workspace

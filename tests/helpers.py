@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings import Settings, layer_settings
@@ -66,3 +68,21 @@ def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
 def runner(results: str | Path = "results", force: bool = False) -> CellRunner:
     """A runner of cells without progress bars."""
     return CellRunner(ResultStore(results), force=force)
+
+
+class StopAt(Bars):
+    """Instead of a bar: Ctrl-C in the loop of a title, after some of its steps."""
+
+    def __init__(self, title: str, steps: int = 0) -> None:
+        super().__init__(False)
+        self.title, self.steps = title, steps
+
+    def __call__(self, items: Iterable[Any], title: str) -> Iterable[Any]:
+        """``items``, interrupted where the title is that of the loop."""
+        return self._some(items) if title == self.title else items
+
+    def _some(self, items: Iterable[Any]) -> Iterable[Any]:
+        for number, item in enumerate(items):
+            if number == self.steps:
+                raise KeyboardInterrupt
+            yield item

@@ -1,0 +1,34 @@
+"""Small files and tables that several tests of data are about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.interactions import Interactions, ReadSpec, read_interactions
+
+HEADER = "user_id:token\titem_id:token\ttimestamp:float"
+
+
+def write_rows(path: Path, rows: Sequence[Sequence[Any]], header: str = HEADER) -> Path:
+    """Write an atomic file, cell by cell as they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [header, *("\t".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def table_of(folder: Path, rows: Sequence[Sequence[Any]], header: str = HEADER, **spec: Any) -> Interactions:
+    """Interactions read from a file of ``rows``."""
+    return read_interactions(write_rows(folder / "x.inter", rows, header), ReadSpec(**spec))
+
+
+def names(table: Interactions) -> list[tuple[str, str]]:
+    """The user and item tokens of all rows, in the order of the table."""
+    return list(zip(table.user_tokens[table.user].tolist(), table.item_tokens[table.item].tolist(), strict=True))
+
+
+def walks(lengths: Sequence[int]) -> list[tuple[str, str, int]]:
+    """Users ``u0, u1, ...`` with so many interactions each, with items of their own, in time order."""
+    return [(f"u{user}", f"i{user}.{step}", 100 * user + step) for user, n in enumerate(lengths) for step in range(n)]

@@ -1,0 +1,108 @@
+"""Who trains, validates, tests: leave-one-out, and what every split must keep."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from recbole_llm.data.split import leave_one_out, split_interactions, user_split
+from recbole_llm.errors import UserError
+from tests.data.build import table_of, walks
+
+
+@pytest.fixture
+def cut(tmp_path):
+    """A table of users with so many interactions each, and its split."""
+
+    def make(*lengths):
+        table = table_of(tmp_path, walks(lengths))
+        return table, leave_one_out(table, {})
+
+    return make
+
+
+def items(table, rows):
+    return table.item_tokens[table.item[rows]].tolist()
+
+
+def test_the_last_item_tests_and_the_one_before_validates(cut):
+    table, split = cut(4)
+    assert items(table, split.train_rows) == ["i0.0", "i0.1"]
+    assert items(table, split.valid.target_rows) == ["i0.2"]
+    assert items(table, split.test.target_rows) == ["i0.3"]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_users_with_fewer_than_three_interactions_only_train(cut, length):
+    table, split = cut(length, 5)
+    assert items(table, split.train_rows)[:length] == [f"i0.{step}" for step in range(length)]
+    assert split.valid.user.tolist() == split.test.user.tolist() == [2]
+
+
+def test_a_user_with_three_interactions_trains_on_one(cut):
+    table, split = cut(3)
+    assert items(table, split.train_rows) == ["i0.0"]
+    assert (items(table, split.valid.target_rows), items(table, split.test.target_rows)) == (["i0.1"], ["i0.2"])
+
+
+def test_the_first_item_of_a_user_is_no_training_target(cut):
+    table, split = cut(1, 2, 3, 5)
+    assert items(table, split.train_targets) == ["i1.1", "i3.1", "i3.2"]
+
+
+def test_the_visible_history_is_everything_before_the_target(cut):
+    table, split = cut(2, 4)
+    for cases, expected in ((split.valid, ["i1.0", "i1.1"]), (split.test, ["i1.0", "i1.1", "i1.2"])):
+        assert items(table, np.arange(cases.start[0], cases.end[0])) == expected
+
+
+def test_a_target_never_trains_and_every_other_row_does(cut):
+    table, split = cut(1, 2, 3, 4, 9, 1, 7)
+    held_out = np.concatenate([split.valid.target_rows, split.test.target_rows])
+    assert sorted([*split.train_rows, *held_out]) == list(range(len(table)))
+
+
+def test_a_history_holds_no_row_of_another_user(cut):
+    table, split = cut(3, 5, 4)
+    for cases in (split.valid, split.test):
+        for user, start, end in zip(cases.user, cases.start, cases.end, strict=True):
+            assert set(table.user[start:end]) == {user}
+
+
+def test_each_case_has_one_target(cut):
+    _, split = cut(3, 5)
+    assert split.valid.single_target
+    assert split.test.single_target
+    assert split.test.candidates is None
+
+
+def test_cases_can_be_chosen(cut):
+    _, split = cut(3, 4, 5)
+    chosen = split.test.select(np.array([2, 0]))
+    assert chosen.user.tolist() == [3, 1]
+    assert chosen.target_rows.tolist() == split.test.target_rows[[2, 0]].tolist()
+    assert chosen.target_offsets.tolist() == [0, 1, 2]
+
+
+def test_equal_times_do_not_follow_the_file_into_the_split(tmp_path):
+    rows = [("u", f"i{k}", 7) for k in range(9)]
+    one = table_of(tmp_path, rows)
+    first = items(one, leave_one_out(one, {}).test.target_rows)
+    other = table_of(tmp_path, rows[::-1])
+    assert items(other, leave_one_out(other, {}).test.target_rows) == first
+
+
+def test_an_item_that_a_user_has_twice_is_one_target_of_a_held_out_user(tmp_path):
+    rows = [(f"u{user}", item, step) for user in range(10) for step, item in enumerate("abcdefghijklmnopxyxz")]
+    table = table_of(tmp_path, rows)
+    test = user_split(table, {}).test
+    assert [items(table, test.target_rows[a:b]) for a, b in pairwise(test.target_offsets)] == [["x", "y", "z"]]
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (1,), (3, 3)])
+def test_a_dataset_that_is_too_small_is_a_user_error(tmp_path, lengths):
+    table = table_of(tmp_path, walks(lengths))
+    with pytest.raises(UserError, match=r"--protocol=loo leaves .* it is too small for it"):
+        split_interactions(table, {"split": "loo", "protocol": "loo"})

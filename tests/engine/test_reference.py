@@ -1,0 +1,89 @@
+"""RecBole's own engine beside ours: two evaluators and two loops that check each other."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers import cell_of, runner
+
+MASKED_AS_IN_RECBOLE = {"SASRec": False, "GRU4Rec": False, "SRGNN": False, "BPR": True, "LightGCN": True, "EASE": True}
+ALL = ["Hit", "NDCG", "MRR", "Recall", "Precision", "MAP"]
+
+
+def run(model, folder="results", **overrides):
+    return runner(folder).run(cell_of(model, checkpoint_dir=f"saved-{folder}", **overrides))
+
+
+def values(record):
+    return {name: metric.value for name, metric in record.metrics.items()}
+
+
+@pytest.mark.parametrize("model", MASKED_AS_IN_RECBOLE)
+def test_recbole_s_metrics_equal_ours(tiny, model):
+    """RecBole masks the history for general models and ranks it for sequential ones."""
+    mask = MASKED_AS_IN_RECBOLE[model]
+    record = run(model, engine="recbole", mask_history=mask, metrics=ALL, topk=[1, 5, 10, 20])
+    assert len(record.recbole_metrics) == 24
+    assert values(record) == pytest.approx(record.recbole_metrics, abs=1e-6)
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_another_masking_gives_other_numbers(tiny, model):
+    """So the agreement above says something."""
+    mask = not MASKED_AS_IN_RECBOLE[model]
+    record = run(model, engine="recbole", mask_history=mask, epochs=5)
+    assert values(record) != pytest.approx(record.recbole_metrics, abs=1e-3)
+
+
+UNSHUFFLED = {
+    "SRGNN": {},
+    "GRU4Rec": {"dropout_prob": 0.0, "hidden_size": 16},
+    "SASRec": {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "hidden_size": 16, "inner_size": 24},
+}
+
+
+@pytest.mark.parametrize("model", UNSHUFFLED)
+def test_without_chance_both_engines_train_to_the_same_numbers(tiny, model):
+    options = {"shuffle": False, "epochs": 4, "mask_history": False, **UNSHUFFLED[model]}
+    fast = run(model, "fast", **options)
+    reference = run(model, "reference", engine="recbole", **options)
+    batches = -(-fast.data.train_interactions // 128)
+    losses = [[entry["loss"] for entry in record.curve] for record in (fast, reference)]
+    ratio = [theirs / ours for ours, theirs in zip(*losses, strict=True)]
+    assert ratio == pytest.approx([ratio[0]] * 4, rel=1e-5)  # RecBole's are sums, ours means
+    assert 1 < round(ratio[0]) <= batches
+    assert values(fast) == pytest.approx(reference.recbole_metrics, abs=0.02)
+    assert fast.best_epoch == reference.best_epoch
+
+
+def test_both_engines_read_the_same_data(tiny):
+    fast, reference = run("BPR", "fast"), run("BPR", "reference", engine="recbole")
+    assert fast.data == reference.data
+    assert fast.key != reference.key
+
+
+def test_the_curve_of_recbole_s_loop_is_kept(tiny):
+    record = run("BPR", engine="recbole", epochs=3)
+    assert [entry["epoch"] for entry in record.curve] == [1, 2, 3]
+    scores = [entry["valid"]["ndcg@10"] for entry in record.curve]
+    assert scores[record.best_epoch - 1] == max(scores)
+    assert record.valid_metrics["ndcg@10"] == pytest.approx(max(scores))
+    assert all(entry["loss"] > 0 for entry in record.curve)
+
+
+def test_recbole_s_best_weights_are_tested(tiny):
+    record = run("BPR", engine="recbole", epochs=12, learning_rate=0.05, metrics=["NDCG"], topk=[10])
+    assert record.best_epoch < 12
+    assert values(record)["ndcg@10"] == pytest.approx(record.recbole_metrics["ndcg@10"], abs=1e-6)
+
+
+def test_checkpoints_of_recbole_s_loop_lie_in_the_cell_s_folder(tiny):
+    cell = cell_of("BPR", engine="recbole")
+    runner().run(cell)
+    assert (cell.folder / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("model", ["MultiVAE", "RecVAE", "BERT4Rec", "FM"])
+def test_recbole_s_special_ways_run(tiny, model):
+    record = run(model, engine="recbole", epochs=1, load_col={"inter": ["user_id", "item_id", "timestamp"]})
+    assert 0 < record.recbole_metrics["hit@20"] <= 1

@@ -1,0 +1,489 @@
+"""Layers of settings: order, types, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.registry import Method, find_method
+from recbole_llm.settings import (
+    check_grid_keys,
+    layer_settings,
+    parse_assignment,
+    properties_folder,
+    property_names,
+    read_yaml,
+    stage_one_settings,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def layered(model="SASRec", dataset="tiny", **overrides):
+    protocol = overrides.pop("protocol", None)
+    return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
+
+
+def from_file(tmp_path, text, model="SASRec", **overrides):
+    (tmp_path / "mine.yaml").write_text(text)
+    return layer_settings(find_method(model), "tiny", config_files=[tmp_path / "mine.yaml"], overrides=overrides)
+
+
+def refused(match, **overrides):
+    with pytest.raises(UserError, match=match):
+        layered(**overrides)
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+
+def test_recbole_s_overall_file_is_the_lowest_layer():
+    settings = layered()
+    assert settings["learning_rate"] == 0.001
+    assert settings.origin["learning_rate"] == "RecBole overall.yaml"
+
+
+def test_recbole_s_model_file_gives_a_model_its_own_keys():
+    settings = layered("SASRec")
+    assert settings["n_layers"] == 2
+    assert settings.origin["n_layers"] == "RecBole model/SASRec.yaml"
+
+
+def test_our_overall_file_wins_over_recbole_s():
+    settings = layered()
+    assert settings["metric_decimal_place"] == 12
+    assert settings.origin["metric_decimal_place"] == "properties/overall.yaml"
+
+
+def test_the_protocol_wins_over_our_overall_file():
+    settings = layered(protocol="loo")
+    assert settings["valid_metric"] == "NDCG@10"
+    assert settings.origin["valid_metric"] == "properties/protocol/loo.yaml"
+
+
+def test_our_dataset_file_reaches_its_dataset_alone():
+    assert layered(dataset="ml-100k").origin["MAX_ITEM_LIST_LENGTH"] == "properties/dataset/ml-100k.yaml"
+    assert layered(dataset="tiny").origin["MAX_ITEM_LIST_LENGTH"].startswith("RecBole")
+
+
+def test_our_model_file_wins_over_recbole_s():
+    assert layered("Pop")["train_neg_sample_args"] is None
+    assert layered("Pop").origin["train_neg_sample_args"] == "properties/model/Pop.yaml"
+
+
+def test_a_config_file_wins_over_all_properties(tmp_path):
+    settings = from_file(tmp_path, "learning_rate: 0.5\n")
+    assert settings["learning_rate"] == 0.5
+    assert settings.origin["learning_rate"] == str(tmp_path / "mine.yaml")
+
+
+def test_a_later_config_file_wins_over_an_earlier_one(tmp_path):
+    (tmp_path / "a.yaml").write_text("epochs: 3\nn_layers: 5\n")
+    (tmp_path / "b.yaml").write_text("epochs: 4\n")
+    files = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
+    settings = layer_settings(find_method("SASRec"), "tiny", config_files=files)
+    assert (settings["epochs"], settings["n_layers"]) == (4, 5)
+
+
+def test_the_command_line_wins_over_config_files(tmp_path):
+    settings = from_file(tmp_path, "epochs: 3\n", epochs=4)
+    assert settings["epochs"] == 4
+    assert settings.origin["epochs"] == "command line"
+
+
+def test_two_runs_do_not_share_nested_values():
+    layered(**{"eval_args.mode": "uni99"})
+    assert layered()["eval_args"]["mode"] == "full"
+
+
+def test_the_command_line_of_the_process_is_not_read(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["program", "--learning_rate=9", "--epochs=1"])
+    settings = layered()
+    assert (settings["learning_rate"], settings["epochs"]) == (0.001, 200)
+
+
+def test_layering_imports_neither_torch_nor_recbole():
+    code = (
+        "import sys; from recbole_llm.registry import find_method; from recbole_llm.settings import layer_settings;"
+        "layer_settings(find_method('SASRec'), 'ml-100k'); print({'torch', 'recbole'} & set(sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_an_unknown_protocol_is_answered_with_the_nearest():
+    refused(r"--protocol=loa: there is no such protocol. Did you mean loo\?", protocol="loa")
+
+
+@pytest.mark.parametrize("section", ["dataset", "llm", "model", "protocol"])
+def test_every_file_of_properties_is_readable(section):
+    assert property_names(section)
+    for name in property_names(section):
+        assert read_yaml(properties_folder() / section / f"{name}.yaml")
+
+
+def test_data_path_is_the_user_s_alone():
+    assert layered().data_path is None
+    assert layered(data_path="/my/data").data_path == "/my/data"
+
+
+def test_repeatable_follows_the_kind_of_model():
+    assert layered("SASRec")["repeatable"] is True
+    assert layered("BPR")["repeatable"] is False
+
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("learning_rate=1e-5", 1e-5),
+        ("learning_rate=1E-5", 1e-5),
+        ("learning_rate=-2.5e+3", -2500.0),
+        ("learning_rate=.5e2", 50.0),
+        ("epochs=30", 30),
+        ("topk=[5, 10]", [5, 10]),
+        ("shuffle=false", False),
+        ("clip_grad_norm={max_norm: 5}", {"max_norm": 5}),
+        ("transform=~", None),
+        ("encoder=my/model", "my/model"),
+        ("encoder=a=b", "a=b"),
+        ("user_inter_num_interval=[5,inf)", "[5,inf)"),
+        (" epochs =3", 3),
+    ],
+)
+def test_values_are_read_as_yaml(text, value):
+    assert parse_assignment(text)[1] == value
+    assert type(parse_assignment(text)[1]) is type(value)
+
+
+def test_the_key_of_an_assignment_stands_before_the_first_equals_sign():
+    assert parse_assignment("encoder=a=b")[0] == "encoder"
+
+
+def test_scientific_notation_in_a_file_is_a_number(tmp_path):
+    assert from_file(tmp_path, "learning_rate: 1e-5\n")["learning_rate"] == 1e-5
+
+
+EXPRESSION = "__import__('os').getcwd()"
+
+
+def test_an_expression_stays_text():
+    assert parse_assignment(f"encoder={EXPRESSION}") == ("encoder", EXPRESSION)
+    assert layered("LLMDMsRec", encoder=EXPRESSION)["encoder"] == EXPRESSION
+
+
+def test_an_expression_is_no_number():
+    refused("learning_rate takes a number", learning_rate=EXPRESSION)
+    refused("epochs takes a whole number", epochs="1+1")
+
+
+def test_a_yaml_tag_runs_no_code(tmp_path):
+    with pytest.raises(UserError, match="not valid YAML"):
+        from_file(tmp_path, "encoder: !!python/object/apply:os.getcwd []\n")
+
+
+@pytest.mark.parametrize(("given", "stored"), [(20, 20), (20.0, 20)])
+def test_a_whole_number_is_stored_as_int(given, stored):
+    value = layered(epochs=given)["epochs"]
+    assert value == stored
+    assert type(value) is int
+
+
+@pytest.mark.parametrize("bad", ["abc", 1.5, True, [1], float("inf")])
+def test_a_whole_number_is_wanted_where_the_default_is_one(bad):
+    refused("epochs takes a whole number", epochs=bad)
+
+
+@pytest.mark.parametrize("bad", ["abc", True, {"a": 1}])
+def test_a_number_is_wanted_where_the_default_is_one(bad):
+    refused("learning_rate takes a number", learning_rate=bad)
+
+
+@pytest.mark.parametrize("bad", ["yes please", 1, 0])
+def test_true_or_false_is_wanted_where_the_default_is_one(bad):
+    refused("shuffle takes true or false", shuffle=bad)
+
+
+def test_a_number_written_whole_is_fine_for_a_real_setting():
+    assert layered(weight_decay=1)["weight_decay"] == 1
+
+
+def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
+    assert layered(topk=10)["topk"] == [10]
+    assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
+
+
+def test_a_mapping_is_wanted_where_the_default_is_one():
+    refused("eval_args takes a mapping", eval_args="full")
+
+
+def test_a_number_is_fine_where_text_is_wanted():
+    assert layered(checkpoint_dir=7)["checkpoint_dir"] == "7"
+
+
+def test_null_is_always_taken():
+    assert layered(learning_rate=None)["learning_rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "message"),
+    [
+        ("engine", "fats", r"engine is one of fast, recbole; got 'fats'. Did you mean fast\?"),
+        ("semantics", "lmm", r"semantics is one of .* Did you mean llm\?"),
+        ("precision", "fp16", "precision is one of fp32, bf16"),
+        ("learner", 3, "learner is one of"),
+    ],
+)
+def test_a_choice_must_be_among_the_choices(key, bad, message):
+    refused(message, model="LLMDMsRec", **{key: bad})
+
+
+def test_keys_that_default_to_null_have_a_type():
+    refused("clip_grad_norm takes a mapping", clip_grad_norm=5)
+
+
+def test_the_message_names_the_file_and_the_key(tmp_path):
+    with pytest.raises(UserError, match=r"mine\.yaml, epochs: epochs takes a whole number \(default 200\), got 'x'"):
+        from_file(tmp_path, "epochs: x\n")
+
+
+# ---- keys ----------------------------------------------------------------------------------------
+
+
+def test_a_dotted_key_reaches_into_a_mapping():
+    settings = layered(**{"eval_args.mode": "uni99"})
+    assert settings["eval_args"]["mode"] == "uni99"
+    assert settings["eval_args"]["order"] == "TO"
+
+
+def test_a_dotted_key_reaches_two_levels_down():
+    assert layered(**{"eval_args.split.LS": "valid_only"})["eval_args"]["split"] == {"LS": "valid_only"}
+
+
+def test_a_dotted_key_opens_a_mapping_that_is_null_by_default():
+    settings = layered(**{"clip_grad_norm.max_norm": 5})
+    assert settings["clip_grad_norm"] == {"max_norm": 5}
+    assert "clip_grad_norm.max_norm" not in settings.values
+
+
+def test_a_filter_is_written_with_a_dotted_key():
+    key, value = parse_assignment("val_interval.rating=[3,inf)")
+    assert layered(**{key: value})["val_interval"] == {"rating": "[3,inf)"}
+
+
+def test_a_dotted_key_below_a_plain_value_is_refused():
+    refused("--learning_rate.x=1: learning_rate is not a mapping and has no 'x'", **{"learning_rate.x": 1})
+
+
+def test_a_key_with_a_model_s_name_reaches_that_model():
+    assert layered("SASRec", **{"SASRec.n_layers": 3})["n_layers"] == 3
+
+
+def test_a_key_with_a_model_s_name_passes_the_others_by():
+    assert layered("SASRec", **{"BERT4Rec.n_layers": 3})["n_layers"] == 2
+    assert layered("SASRec", **{"LLMDMsRec.sigma": 3}).get("sigma") is None
+
+
+def test_a_key_with_a_model_s_name_may_be_dotted_further():
+    settings = layered("SASRec", **{"SASRec.eval_args.mode": "uni99"})
+    assert settings["eval_args"]["mode"] == "uni99"
+
+
+def test_an_unknown_key_is_answered_with_the_nearest():
+    refused(r"--learnin_rate=1: there is no setting 'learnin_rate'. Did you mean learning_rate", learnin_rate=1)
+
+
+def test_a_key_of_other_models_is_answered_with_their_names():
+    refused("SASRec has no setting 'sigma' .it belongs to LLMDMsRec", sigma=1)
+
+
+def test_an_unknown_key_below_a_model_s_name_is_refused():
+    refused("there is no setting 'n_layer'", **{"SASRec.n_layer": 3})
+
+
+def test_keys_of_other_models_are_passed_by_where_the_caller_checks_them():
+    method = find_method("SASRec")
+    assert layer_settings(method, "tiny", overrides={"sigma": 1}, strict=False).get("sigma") is None
+
+
+def test_keys_that_recbole_lists_without_a_default_are_known():
+    assert layered(rm_dup_inter="first")["rm_dup_inter"] == "first"
+
+
+def test_a_model_from_outside_may_have_any_key():
+    method = Method("Mine", "own:Mine", "general")
+    assert layer_settings(method, "tiny", overrides={"my_width": 3})["my_width"] == 3
+
+
+def test_in_a_grid_a_key_must_belong_to_one_of_the_models():
+    methods = [find_method("SASRec"), find_method("LLMDMsRec")]
+    check_grid_keys(methods, "tiny", None, {"sigma": 0.1, "n_layers": 1})
+    with pytest.raises(UserError, match="there is no setting 'sigmaa'"):
+        check_grid_keys(methods, "tiny", None, {"sigmaa": 0.1})
+
+
+# ---- files ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_config_file_changes_nothing(tmp_path):
+    assert from_file(tmp_path, "# only a comment\n").identity() == layered().identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epochs: [1\n", "mine.yaml is not valid YAML"),
+        ("- epochs\n", "mine.yaml: expected `key: value` lines, found a list"),
+        ("just words\n", "mine.yaml: expected `key: value` lines, found a str"),
+        ("epochs: 3\n\tlr: 4\n", "mine.yaml is not valid YAML"),
+        ("1: 2\n", "mine.yaml: the key 1 is not text"),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        from_file(tmp_path, text)
+
+
+def test_a_missing_config_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.yaml: No such file"):
+        layer_settings(find_method("SASRec"), "tiny", config_files=[tmp_path / "nowhere.yaml"])
+
+
+def test_a_config_file_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("encoder: café\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.yaml is not valid YAML"):
+        layer_settings(find_method("SASRec"), "tiny", config_files=[tmp_path / "latin.yaml"])
+
+
+# ---- identity ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data_path", "/elsewhere"),
+        ("dataset_dir", "/elsewhere"),
+        ("checkpoint_dir", "/elsewhere"),
+        ("results_dir", "/elsewhere"),
+        ("device", "cuda:1"),
+        ("gpu_id", "3"),
+        ("eval_batch_size", 17),
+        ("show_progress", False),
+        ("topk", [3]),
+        ("metrics", ["Hit"]),
+    ],
+)
+def test_what_cannot_change_a_number_is_no_part_of_the_identity(key, value):
+    assert layered(**{key: value}).key() == layered().key()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 0.002),
+        ("seed", 5),
+        ("n_layers", 1),
+        ("engine", "recbole"),
+        ("mask_history", False),
+        ("valid_metric", "Hit@5"),
+        ("eval_args.mode", "uni99"),
+        ("precision", "bf16"),
+    ],
+)
+def test_what_can_change_a_number_is_part_of_the_identity(key, value):
+    assert layered(**{key: value}).key() != layered().key()
+
+
+def test_models_and_datasets_differ_in_identity():
+    keys = {layered("SASRec").key(), layered("GRU4Rec").key(), layered("SASRec", dataset="other").key()}
+    assert len(keys) == 3
+
+
+def test_the_order_of_overrides_is_no_part_of_the_identity():
+    assert layered(epochs=3, seed=4).key() == layered(seed=4, epochs=3).key()
+
+
+def test_hashes_of_files_are_part_of_the_key():
+    assert layered().key(files={"inter": "a"}) != layered().key(files={"inter": "b"})
+
+
+def test_an_external_model_is_known_by_its_path():
+    one = layer_settings(Method("Mine", "first:Mine", "general"), "tiny")
+    other = layer_settings(Method("Mine", "second:Mine", "general"), "tiny")
+    assert one.key() != other.key()
+
+
+# ---- what follows from what ----------------------------------------------------------------------
+
+
+def test_a_softmax_over_all_items_samples_no_negatives():
+    assert layered("SASRec")["train_neg_sample_args"] is None
+    assert layered("SASRec", loss_type="BPR")["train_neg_sample_args"]["sample_num"] == 1
+
+
+def test_semantics_offline_and_llm_offline_are_one_thing():
+    keys = {
+        layered("LLMDMsRec", semantics="offline").key(),
+        layered("LLMDMsRec", llm="offline").key(),
+        layered("LLMDMsRec", semantics="llm", llm="offline").key(),
+        layered("LLMDMsRec", semantics="offline", llm="openai").key(),
+    }
+    assert len(keys) == 1
+
+
+def test_semantics_offline_is_its_name():
+    assert layered("LLMDMsRec", llm="offline")["semantics"] == "offline"
+
+
+def test_an_llm_is_not_the_offline_rule():
+    settings = layered("LLMDMsRec", llm="openai")
+    assert (settings["semantics"], settings["llm"]) == ("llm", "openai")
+
+
+def test_a_control_keeps_its_source():
+    settings = layered("LLMDMsRec", semantics="shuffled", llm="openai")
+    assert (settings["semantics"], settings["llm"]) == ("shuffled", "openai")
+
+
+def test_a_model_without_features_has_none_whatever_is_asked():
+    keys = {layered("SASRec").key(), layered("SASRec", semantics="shuffled", llm="openai", encoder="other").key()}
+    assert len(keys) == 1
+    assert layered("SASRec", semantics="llm")["semantics"] == "none"
+
+
+def test_a_prerequisite_has_a_seed_of_its_own():
+    settings = [stage_one_settings(layered("LLMDMsRec", seed=seed)) for seed in (1, 2)]
+    assert settings[0]["seed"] == settings[1]["seed"] == 2020
+    assert settings[0].key() == settings[1].key()
+
+
+def test_the_seed_of_a_prerequisite_can_be_set():
+    assert stage_one_settings(layered("LLMDMsRec", stage_one_seed=7))["seed"] == 7
+
+
+def test_a_prerequisite_is_the_model_that_the_setting_names():
+    assert stage_one_settings(layered("LLMDMsRec")).method.name == "SRGNN"
+    assert stage_one_settings(layered("LLMDMsRec", stage_one_model="GRU4Rec")).method.name == "GRU4Rec"
+
+
+def test_the_user_s_keys_hold_for_a_prerequisite_too():
+    settings = layered("LLMDMsRec", learning_rate=0.01, **{"LLMDMsRec.epochs": 3, "SRGNN.epochs": 5})
+    stage_one = stage_one_settings(settings)
+    assert (stage_one["learning_rate"], stage_one["epochs"]) == (0.01, 5)
+
+
+def test_config_files_hold_for_a_prerequisite_too(tmp_path):
+    assert stage_one_settings(from_file(tmp_path, "epochs: 7\n", "LLMDMsRec"))["epochs"] == 7
+
+
+def test_keys_of_the_method_do_not_tell_prerequisites_apart():
+    one, other = (stage_one_settings(layered("LLMDMsRec", sigma=sigma)) for sigma in (0.1, 0.9))
+    assert one.key() == other.key()
