@@ -35,9 +35,7 @@ class Steps:
         self.device = prepared.config["device"]
         self.trainer = make_trainer(prepared.config, prepared.model)
         if recbole:
-            self.trainer.optimizer = torch.optim.Adam(
-                prepared.model.parameters(), lr=prepared.config["learning_rate"]
-            )
+            self.trainer.optimizer = torch.optim.Adam(prepared.model.parameters(), lr=prepared.config["learning_rate"])
             self.loader: Any = recbole_loaders(prepared.config, prepared.dataset)[0]
         else:
             self.loader = training_loader(prepared)[0]

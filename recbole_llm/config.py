@@ -17,6 +17,7 @@ recbole_llm.compat.apply()
 
 import torch  # noqa: E402
 from recbole.config import Config  # noqa: E402
+from recbole.data.transform import construct_transform  # noqa: E402
 
 
 def resolve_device(name: str, use_gpu: bool = True) -> torch.device:
@@ -51,9 +52,11 @@ class BenchConfig(Config):
 
     def __init__(self, settings: Settings, model_class: type, location: DatasetLocation) -> None:
         self._settings, self._location = settings, location
-        values = {k: v for k, v in settings.values.items() if k not in ("about", "text", "dataset")}
+        values = {k: v for k, v in settings.values.items() if k not in ("about", "raw", "text", "dataset")}
         try:
             super().__init__(model=model_class, dataset=location.stem, config_dict=values)
+            if self["transform"]:
+                construct_transform(self)  # it names the columns that the model's constructor asks for
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"--model={settings.method.name}: {' '.join(str(error).split())}") from error
 

@@ -88,6 +88,10 @@ _OURS = (
         features=("candidates", "intent"),
         stage_one="stage_one_model",
     ),
+    Method("ComiRecDR", "recbole_llm.models.comirecdr:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
+    Method("ComiRecSA", "recbole_llm.models.comirecsa:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
+    Method("MIND", "recbole_llm.models.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
+    Method("REMI", "recbole_llm.models.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
 )
 METHODS: dict[str, Method] = {row.name: row for row in _OURS}
 

@@ -103,7 +103,7 @@ NOT_IDENTITY = frozenset(
             "wandb_project",
             "tensorboard",
         ),
-        *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about"),
+        *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
         *("eval_batch_size", "score_block_mib", "metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
         *("max_cost", "max_requests", "llm_concurrency"),
@@ -392,10 +392,14 @@ def layer_settings(
             values[owner] = {}
         _set(values, origin, key, value, where, source)
 
+    def own_last(layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """A key with the model's name wins over the plain one of the same layer, whichever comes first."""
+        return sorted(layer.items(), key=lambda item: str(item[0]).partition(".")[0] == method.name)
+
     for file in config_files:
-        for key, value in read_yaml(Path(file)).items():
+        for key, value in own_last(read_yaml(Path(file))):
             apply(key, value, f"{file}, {key}", str(file))
-    for key, value in overrides.items():
+    for key, value in own_last(overrides):
         apply(key, value, f"--{key}={value}", "command line")
     if (
         method.kind == SEQUENTIAL

@@ -158,7 +158,7 @@ class Prepared:
         from recbole_llm.engine.accelerate import can_trim
 
         return DeviceTable(
-            self.dataset, self.config["device"], int(self.config["MAX_ITEM_LIST_LENGTH"]), can_trim(type(self.model))
+            self.dataset, self.config["device"], int(self.config["MAX_ITEM_LIST_LENGTH"]), can_trim(self.model)
         )
 
 
@@ -188,9 +188,10 @@ class CellRunner:
         Raises:
             UserError: the cell cannot run; nothing is recorded.
         """
-        found = self.finished(cell)
-        if found is not None:
-            return found
+        return self.finished(cell) or self._make(cell)
+
+    def _make(self, cell: Cell) -> Record:
+        """Train and test, whether there is a record or not."""
         from recbole_llm.engine.accelerate import seams_of
 
         logger.info("running %s", cell.title())
@@ -283,11 +284,7 @@ class CellRunner:
 
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
-            forced, self.force = self.force, True
-            try:
-                self.run(cell)
-            finally:
-                self.force = forced
+            self._make(cell)
         prepared = self.prepare(cell, Stopwatch())
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()

@@ -107,7 +107,7 @@ class Recommender:
         cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))
         n_items = self.prepared.dataset.item_num
         loader = EvalLoader(self._table, cases, len(users), self.prepared.sequential)
-        score = full_scorer(self.prepared.model, n_items, pair_batch=max(n_items, 1 << 16))
+        score = full_scorer(self.prepared.model, self._table, pair_batch=max(n_items, 1 << 16))
         self.prepared.model.eval()
         with torch.no_grad():
             scores = score(loader.batch(np.arange(len(users))))

@@ -17,6 +17,12 @@ from recbole_llm.settings import CHOICES, check_grid_keys, layer_settings
 
 logger = logging.getLogger(__name__)
 
+# What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
+_FAILURES = (
+    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
+    *(ImportError, AssertionError),
+)
+
 
 def as_list(value: Any) -> list[Any]:
     """``"A, B"`` or a sequence to a list of names."""
@@ -155,7 +161,7 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner) -> list[Record]:
             if len(cells) == 1:
                 raise
             records.append(_failed(cell, runner, str(error)))
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError) as error:
+        except _FAILURES as error:
             logger.debug("%s", cell.title(), exc_info=True)
             if len(cells) == 1:
                 raise

@@ -44,7 +44,7 @@ def _top_items(prepared: Prepared, rows: np.ndarray, k: int, runner: CellRunner)
     n_items = prepared.dataset.item_num
     size = max(1, (int(prepared.config["score_block_mib"]) << 20) // (4 * n_items))
     loader = EvalLoader(prepared.device_table(), cases, min(size, 4096), prepared.sequential)
-    score = full_scorer(prepared.model, n_items, pair_batch=max(n_items, 1 << 16))
+    score = full_scorer(prepared.model, loader.table, pair_batch=max(n_items, 1 << 16))
     found = np.zeros((len(rows), min(k, n_items - 1)), dtype=np.int64)
     for chosen, batch in runner.bars(loader, "candidates"):
         scores = score(batch)

@@ -17,14 +17,34 @@ GroupKey = tuple[str, str, str, bool]
 def group(records: Iterable[Record]) -> dict[GroupKey, dict[str, list[Record]]]:
     """Records by (dataset, protocol, dataset hash, history masking), then by label.
 
-    Numbers of different protocols, data or masking never stand in one table.
+    Numbers of different protocols, data or masking never stand in one table. A cell that failed before its
+    data were read stands where its neighbours stand.
     """
+    records = list(records)
+    hashes: dict[tuple[str, str, bool], set[str]] = defaultdict(set)
+    for record in records:
+        if record.data:
+            hashes[_place(record)].add(record.data.sha256[:12])
     groups: dict[GroupKey, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        sha = record.data.sha256[:12] if record.data else ""
-        key = (record.dataset, record.protocol, sha, bool(record.settings.get("mask_history", True)))
-        groups[key][record.label].append(record)
+        dataset, protocol, masked = _place(record)
+        around = hashes[dataset, protocol, masked]
+        sha = record.data.sha256[:12] if record.data else (next(iter(around)) if len(around) == 1 else "")
+        groups[dataset, protocol, sha, masked][record.label].append(record)
     return groups
+
+
+def _place(record: Record) -> tuple[str, str, bool]:
+    return record.dataset, record.protocol, bool(record.settings.get("mask_history", True))
+
+
+def _reason(record: Record) -> str:
+    """Why a cell failed, as one cell of a table."""
+    return " ".join((record.error or "").split())[:60].replace("|", "/")
+
+
+def _seeds(runs: Iterable[Record]) -> str:
+    return ",".join(str(seed) for seed in sorted(run.seed for run in runs))
 
 
 def _columns(records: Iterable[Record], metrics: Sequence[str] | None) -> list[str]:
@@ -65,11 +85,11 @@ def render(records: Iterable[Record], style: str = "text", metrics: Sequence[str
         for label, runs in by_label.items():
             done = [run for run in runs if run.status == "ok"]
             if not done:
-                rows.append([label, "failed: " + (runs[0].error or "")[:60]] + [""] * len(columns))
+                rows.append([label, f"failed: {_reason(runs[0])}"] + [""] * len(columns))
                 continue
             values = [_cell([v for run in done if (v := run.metric(name)) is not None]) for name in columns]
-            seeds = ",".join(str(run.seed) for run in sorted(done, key=lambda run: run.seed))
-            rows.append([label, seeds, *values])
+            lost = [run for run in runs if run.status != "ok"]
+            rows.append([label, _seeds(done) + (f" (failed: {_seeds(lost)})" if lost else ""), *values])
         cases = next((record.data.test_cases for record in everything if record.data), 0)
         head = f"{dataset}, {protocol}: {cases:,} test cases, " + (
             "seen items not ranked" if masked else "seen items ranked too"

@@ -67,6 +67,12 @@ class LazyInteraction(Interaction):
             raise AttributeError(f"'LazyInteraction' object has no attribute {item!r}")
         return self[item]
 
+    def __deepcopy__(self, memo: dict[int, object]) -> LazyInteraction:
+        # The default would copy what the sources hold on to: the whole dataset.
+        copied = LazyInteraction(self._sources, self.length)
+        copied._ready = {name: value.clone() for name, value in self._ready.items()}
+        return copied
+
     @property
     def columns(self) -> list[str]:
         """Names of all columns, built or not."""

@@ -132,9 +132,10 @@ def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "d
         if stem is not None:
             return DatasetLocation(short, stem, folder, dataset_dir / short, about)
     if about:
+        make = f" or make them: recbole-llm prepare {name}" if "raw" in read_yaml(file) else ""
         raise UserError(
             f"--dataset={name}: no atomic files in {' or '.join(str(p) for p in places)}. "
-            f"Give --data_path=FOLDER that holds {stems[0] if stems else name}.inter(.gz)."
+            f"Give --data_path=FOLDER that holds {stems[0] if stems else name}.inter(.gz){make}."
         )
     known = known_datasets(dataset_dir)
     raise UserError(

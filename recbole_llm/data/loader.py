@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
+from recbole.data.transform import construct_transform
 from recbole.utils import InputType
 
 from recbole_llm.data.batch import LazyInteraction
@@ -51,7 +52,13 @@ class DeviceTable:
         self.uid, self.iid = dataset.uid_field, dataset.iid_field
         config = dataset.config
         self.list_suffix, self.length_field = config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]
+        # RecBole transforms the batches of training and of evaluation.
+        self._transform: Transform | None = construct_transform(config) if config["transform"] else None
         self._columns: dict[str, torch.Tensor] = {}
+
+    def transformed(self, batch: LazyInteraction) -> Any:
+        """A batch as the setting ``transform`` wants it."""
+        return self._transform(self.dataset, batch) if self._transform else batch
 
     def column(self, name: str) -> torch.Tensor:
         """A column of all interactions on the device, moved there on first use."""
@@ -144,7 +151,6 @@ class TrainLoader:
         self.table, self.config, self.sequential = table, config, sequential
         self.dataset = self._dataset = train_part
         self.shuffle = bool(config["shuffle"])
-        self.transform: Transform | None = None
         split = table.dataset.split
         self.rows = np.asarray(split.train_targets if sequential else split.train_rows)
         arguments = config["train_neg_sample_args"]
@@ -207,7 +213,7 @@ class TrainLoader:
         if self.negatives:
             self._add_negatives(batch, len(host_rows))
         table.join(batch)
-        return self.transform(self._dataset, batch) if self.transform else batch
+        return table.transformed(batch)
 
     def _add_negatives(self, batch: LazyInteraction, positives: int) -> None:
         assert self.sampler is not None
@@ -287,4 +293,4 @@ class EvalLoader:
             sources |= table.histories(user, on_device(cases.start[chosen]), end, longest)
         batch = LazyInteraction(sources, len(chosen))
         table.join(batch)
-        return batch
+        return table.transformed(batch)

@@ -144,7 +144,12 @@ def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
     ends = np.cumsum(counts)
     targets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
     rows = targets + np.repeat(start + seen, counts)
-    return Cases(users.astype(np.int64), start, start + seen, np.concatenate([[0], ends]), rows)
+    # Targets are a set: an item that stands there twice is to be found once.
+    case = np.repeat(np.arange(len(users)), counts)
+    _, first = np.unique(case * (table.n_items + 1) + np.asarray(table.item)[rows], return_index=True)
+    first.sort()
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(case[first], minlength=len(users)))])
+    return Cases(users.astype(np.int64), start, start + seen, offsets, rows[first])
 
 
 def _by_end(table: Interactions, options: Options) -> np.ndarray:

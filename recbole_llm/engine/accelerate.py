@@ -154,6 +154,6 @@ def accelerated(model_class: type) -> type:
     return type(model_class.__name__, (*seams, model_class), {"__module__": model_class.__module__, "seams": seams})
 
 
-def can_trim(model_class: type) -> bool:
+def can_trim(model: Any) -> bool:
     """Whether a model never looks past a row's length, so that histories need no padding to full length."""
-    return getattr(model_class, "reads_past_length", True) is False
+    return getattr(model, "reads_past_length", True) is False

@@ -31,10 +31,10 @@ def pack(value: Any) -> Any:
         return {key: pack(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [pack(inner) for inner in value]
+    if isinstance(value, np.generic):  # first: numpy's float64 is a float too
+        return value.item()
     if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
     raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
 
 
@@ -69,7 +69,10 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}.") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise UserError(f"{path} is not a readable checkpoint: {' '.join(str(error).split())[:200]}") from error
+        reason = " ".join(str(error).split())[:200]
+        if "Unsupported" in str(error):  # torch's own words advise to run the file's code
+            reason = "it holds objects that are neither tensors nor plain values."
+        raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
     return state
 
 

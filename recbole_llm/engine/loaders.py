@@ -11,7 +11,6 @@ recbole_llm.compat.apply()
 
 from recbole.data.dataloader import TrainDataLoader, UserDataLoader  # noqa: E402
 from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
-from recbole.data.transform import construct_transform  # noqa: E402
 from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
 from recbole.sampler import KGSampler  # noqa: E402
 from recbole.utils import ModelType  # noqa: E402
@@ -31,10 +30,7 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
         if wanted is UserDataLoader:
             return UserLoader(table, prepared.train_part, config), ""
         if wanted is TrainDataLoader:
-            loader = TrainLoader(table, prepared.train_part, config, prepared.sequential)
-            if config["transform"]:
-                loader.transform = construct_transform(config)
-            return loader, ""
+            return TrainLoader(table, prepared.train_part, config, prepared.sequential), ""
     return recbole_loaders(config, dataset)[0], "" if config["engine"] == "recbole" else "RecBole's own training loader"
 
 

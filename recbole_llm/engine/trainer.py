@@ -62,14 +62,11 @@ class BenchTrainer(Trainer):
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
         self.place(Path(config["checkpoint_dir"]))
-        if config["tensorboard"]:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.tensorboard = SummaryWriter(str(Path("log_tensorboard") / self.folder.name))
 
     def place(self, folder: Path) -> None:
         """Choose the folder of the checkpoints."""
         self.folder = folder
+        self.folder.mkdir(parents=True, exist_ok=True)  # RecBole's pretraining saves into it by itself
         self.checkpoint_dir = str(folder)
         self.saved_model_file = str(folder / "best.pt")
 
@@ -135,6 +132,10 @@ class BenchTrainer(Trainer):
             Best validation score and the metrics of that epoch.
         """
         self._loader = train_data
+        if self.config["tensorboard"]:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.tensorboard = SummaryWriter(str(Path("log_tensorboard") / self.folder.name))
         saved_at = time.monotonic()
         for epoch in range(self.start_epoch, self.epochs):
             started = time.monotonic()
@@ -148,7 +149,7 @@ class BenchTrainer(Trainer):
             if valid_data is not None and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
                 stop = self._validate(valid_data, epoch, entry, saved, callback_fn)
                 self.seconds["validate"] += time.monotonic() - trained
-            elif valid_data is None and saved:
+            elif saved and (valid_data is None or self.eval_step <= 0):
                 self._save_checkpoint(epoch)
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
@@ -200,7 +201,8 @@ class BenchTrainer(Trainer):
             {
                 "next_epoch": epoch + 1,
                 "model": checkpoint.model_state(self.model),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": {name: value.state_dict() for name, value in self._optimizers().items()},
+                "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
                 "random": checkpoint.random_state(),
                 "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
                 "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
@@ -210,6 +212,11 @@ class BenchTrainer(Trainer):
             },
         )
 
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Optimisers by attribute; RecVAE's trainer has two of its own and lets ``optimizer`` be one or the other."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
+        return {name: value for name, value in found.items() if name != "optimizer"} or found
+
     def resume(self, train_data: Any) -> bool:
         """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
         path = self.folder / "last.pt"
@@ -217,7 +224,10 @@ class BenchTrainer(Trainer):
             return False
         state = checkpoint.load(path, self.device)
         checkpoint.restore_model(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self._optimizers().items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
+            setattr(self.model, name, value)
         if state["loader"] is not None:
             train_data.load_state_dict(state["loader"])
         self.start_epoch = state["next_epoch"]

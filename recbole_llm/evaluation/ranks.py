@@ -8,6 +8,8 @@ sort does, alone raised one published model by 20 %.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +19,7 @@ import numpy as np
 import torch
 
 from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.loader import EvalLoader
+from recbole_llm.data.loader import DeviceTable, EvalLoader
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 
@@ -36,6 +38,8 @@ class Ranks:
         higher: ``(t,)`` int32, ranked items that score higher than the target.
         tied: ``(t,)`` int32, other ranked items that score the same, other targets included.
         history: ``(m,)`` int32 length of the case's visible history.
+        train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
+        head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
     """
 
     user: np.ndarray
@@ -44,6 +48,8 @@ class Ranks:
     higher: np.ndarray
     tied: np.ndarray
     history: np.ndarray
+    train_count: np.ndarray
+    head: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user)
@@ -65,7 +71,7 @@ class Ranks:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
                 return cls(**{name: data[name] for name in cls.__dataclass_fields__})
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
 
     def select(self, cases: np.ndarray) -> Ranks:
@@ -83,15 +89,35 @@ class Ranks:
             higher=self.higher[targets],
             tied=self.tied[targets],
             history=self.history[cases],
+            train_count=self.train_count[targets],
+            head=self.head[targets],
         )
 
 
-def full_scorer(model: Any, n_items: int, pair_batch: int) -> Scorer:
+def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
+    """The ranks of some targets (``(t,)`` bool); cases that have none of them are left out."""
+    owner = np.repeat(np.arange(len(ranks)), np.diff(ranks.offsets))[wanted]
+    counts = np.bincount(owner, minlength=len(ranks))
+    cases = counts > 0
+    return Ranks(
+        user=ranks.user[cases],
+        offsets=np.concatenate([[0], np.cumsum(counts[cases])]),
+        item=ranks.item[wanted],
+        higher=ranks.higher[wanted],
+        tied=ranks.tied[wanted],
+        history=ranks.history[cases],
+        train_count=ranks.train_count[wanted],
+        head=ranks.head[wanted],
+    )
+
+
+def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
     """A function from a batch to scores ``(B, n_items)``.
 
     Models without ``full_sort_predict`` (RecBole's context-aware ones) score user-item pairs in pieces of
     ``pair_batch``.
     """
+    n_items = table.dataset.item_num
     every_item = torch.arange(n_items, device=model.device)
     pairwise = False
 
@@ -99,15 +125,24 @@ def full_scorer(model: Any, n_items: int, pair_batch: int) -> Scorer:
         nonlocal pairwise
         if not pairwise:
             try:
-                return model.full_sort_predict(batch).view(-1, n_items)
+                return _owned(model, model.full_sort_predict(batch).reshape(-1, n_items))
             except NotImplementedError:
                 pairwise = True
-        return _score_pairs(model, batch, every_item, pair_batch)
+        return _score_pairs(model, batch, every_item, pair_batch, table)
 
     return score
 
 
-def _score_pairs(model: Any, batch: LazyInteraction, items: torch.Tensor, pair_batch: int) -> torch.Tensor:
+def _owned(model: Any, scores: torch.Tensor) -> torch.Tensor:
+    """Scores that may be written to: a copy where rows share memory, or share it with the model."""
+    memory = scores.untyped_storage().data_ptr()
+    shared = any(memory == part.untyped_storage().data_ptr() for part in (*model.parameters(), *model.buffers()))
+    return scores.clone() if shared or 0 in scores.stride() else scores
+
+
+def _score_pairs(
+    model: Any, batch: LazyInteraction, items: torch.Tensor, pair_batch: int, table: DeviceTable
+) -> torch.Tensor:
     per_piece = max(1, pair_batch // len(items))
     rows = []
     for begin in range(0, len(batch), per_piece):
@@ -118,7 +153,8 @@ def _score_pairs(model: Any, batch: LazyInteraction, items: torch.Tensor, pair_b
             for name in batch
         }
         pairs = LazyInteraction(sources, len(owner))
-        pairs[model.ITEM_ID if hasattr(model, "ITEM_ID") else "item_id"] = items.repeat(len(chosen))
+        pairs[table.iid] = items.repeat(len(chosen))
+        table.join(pairs)  # the batch holds the features of its targets
         rows.append(model.predict(pairs).view(len(chosen), len(items)))
     return torch.cat(rows)
 
@@ -146,7 +182,7 @@ def rank_cases(
     cases, table = loader.cases, loader.table
     n_items = table.dataset.item_num
     loader.batch_size = max(1, min(loader.batch_size, (score_block_mib << 20) // (4 * n_items)))
-    score = full_scorer(model, n_items, pair_batch=max(n_items, (score_block_mib << 20) // 1024))
+    score = full_scorer(model, table, pair_batch=max(n_items, (score_block_mib << 20) // 1024))
     higher = np.zeros(len(cases.target_rows), dtype=np.int32)
     tied = np.zeros(len(cases.target_rows), dtype=np.int32)
     counts = np.diff(cases.target_offsets)
@@ -158,14 +194,35 @@ def rank_cases(
         higher[targets], tied[targets] = _rank_block(
             scores, chosen, owner, cases.target_rows[targets], loader, mask_history
         )
+    item = np.asarray(table.dataset.table.item[cases.target_rows], dtype=np.int32)
+    popularity, head = item_popularity(table.dataset.table.item[table.dataset.split.train_rows], n_items)
     return Ranks(
         user=np.asarray(cases.user, dtype=np.int64),
         offsets=np.asarray(cases.target_offsets, dtype=np.int64),
-        item=np.asarray(table.dataset.table.item[cases.target_rows], dtype=np.int32),
+        item=item,
         higher=higher,
         tied=tied,
         history=(cases.end - cases.start).astype(np.int32),
+        train_count=popularity[item],
+        head=head[item],
     )
+
+
+HEAD_SHARE = 0.2
+
+
+def item_popularity(train_items: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Training interactions of each item id, and whether it is in the head.
+
+    The head is the fifth of the items with most training interactions; among equals at its edge all or
+    none belong to it, so that no id decides.
+    """
+    counts = np.bincount(train_items, minlength=n_items).astype(np.int32)
+    ordered = np.sort(counts[1:])[::-1]
+    edge = ordered[min(len(ordered) - 1, max(0, int(HEAD_SHARE * len(ordered)) - 1))] if len(ordered) else 0
+    head = counts > edge if (counts[1:] >= edge).sum() > HEAD_SHARE * len(ordered) + 1 else counts >= edge
+    head[0] = False
+    return counts, head
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
@@ -193,6 +250,8 @@ def _rank_block(
     """Higher and tied counts of one block's targets."""
     table, cases = loader.table, loader.cases
     device = scores.device
+    if scores.element_size() < 4:
+        scores = scores.float()  # numpy, which counts on a CPU, knows no bfloat16
     items = table.item[torch.from_numpy(target_rows).to(device)].long()
     rows = torch.from_numpy(owner).to(device)
     own = scores[rows, items]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
 
 def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
@@ -17,3 +18,21 @@ def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tens
     p = structural.softmax(dim=1) + 1e-8
     q = semantic.softmax(dim=1) + 1e-8
     return (p * (p.log() - q.log())).sum(dim=1).mean()
+
+
+def info_nce(anchor: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
+    """In-batch contrast, one direction: row ``i`` of ``positive`` is the answer for row ``i`` of ``anchor``.
+
+        -(1/B) sum_i log exp(cos(a_i, b_i) / tau) / sum_j exp(cos(a_i, b_j) / tau)
+
+    Args:
+        anchor, positive: ``(B, d)``.
+        temperature: tau.
+    """
+    logits = F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def cosine_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors."""
+    return (1.0 - F.cosine_similarity(first, second, dim=1)).mean()

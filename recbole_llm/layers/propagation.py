@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,9 @@ class SparseGraph:
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         result: torch.Tensor = _Multiply.apply(self._forward, self._backward, x)
         return result
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseGraph:
+        return copy.copy(self)  # the matrix is constant, and torch copies none in compressed rows
 
     def to(self, device: torch.device | str) -> SparseGraph:
         """This graph on another device."""

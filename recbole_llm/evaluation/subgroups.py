@@ -1,0 +1,38 @@
+"""Metrics of parts of the test cases: popular and rare items, short and long histories, cold items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.ranks import Ranks, only_targets
+
+SUBGROUPS = ("head items", "tail items", "cold items", "short histories", "long histories")
+
+
+def subgroup(ranks: Ranks, name: str) -> Ranks:
+    """The part of the ranks that a subgroup names.
+
+    Head items are the fifth with most training interactions; cold items have none and count among the tail;
+    histories are short up to the median of the test cases.
+    """
+    if name == "head items":
+        return only_targets(ranks, ranks.head)
+    if name == "tail items":
+        return only_targets(ranks, ~ranks.head)
+    if name == "cold items":
+        return only_targets(ranks, ranks.train_count == 0)
+    short = ranks.history <= np.median(ranks.history)
+    return ranks.select(np.flatnonzero(short if name == "short histories" else ~short))
+
+
+def subgroup_means(runs: Sequence[Ranks], metric: str) -> dict[str, tuple[int, float]]:
+    """For each subgroup the number of its cases and the metric's mean over the runs (``nan`` without cases)."""
+    found = {}
+    for name in SUBGROUPS:
+        parts = [subgroup(run, name) for run in runs]
+        values = [float(per_case(part, metric).mean()) for part in parts if len(part)]
+        found[name] = (len(parts[0]), float(np.mean(values)) if values else float("nan"))
+    return found

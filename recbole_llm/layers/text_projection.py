@@ -1,0 +1,55 @@
+"""Frozen text vectors made as small as a model needs them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+PROJECTIONS = ("pca", "linear", "random")
+
+
+def pca(vectors: torch.Tensor, size: int) -> torch.Tensor:
+    """The first ``size`` principal components of ``(n, d)`` vectors (fewer where there are fewer)."""
+    centred = vectors - vectors.mean(dim=0)
+    rank = min(size, *centred.shape)
+    _, _, axes = torch.linalg.svd(centred.double(), full_matrices=False)
+    # The sign of a component is arbitrary: the largest entry is made positive, so that runs agree.
+    largest = axes.abs().argmax(dim=1, keepdim=True)
+    axes = axes * axes.gather(1, largest).sign()
+    return (centred.double() @ axes[:rank].T).float()
+
+
+class ProjectedTexts(nn.Module):
+    """A table of text vectors, projected.
+
+    Args:
+        vectors: ``(n, d)`` frozen vectors.
+        size: dimension wanted; ``pca`` gives fewer where the vectors span fewer.
+        projection: ``pca`` fixed, fitted on the table; ``linear`` learned; ``random`` noise in place of the
+            vectors, which is what EIMF's released code trains.
+        trainable: whether the projected table is itself learned.
+    """
+
+    def __init__(self, vectors: torch.Tensor, size: int, projection: str = "pca", trainable: bool = False) -> None:
+        super().__init__()
+        if projection not in PROJECTIONS:
+            raise ValueError(f"text_proj is one of {', '.join(PROJECTIONS)}, not {projection!r}")
+        self.linear: nn.Linear | None = None
+        table = vectors
+        if projection == "linear":
+            self.linear = nn.Linear(vectors.shape[1], size)
+        elif projection == "pca":
+            table = pca(vectors, size)
+        else:
+            bound = size**-0.5
+            table = torch.empty(len(vectors), size).uniform_(-bound, bound)
+        self.size = size if projection != "pca" else table.shape[1]
+        if trainable and projection != "linear":
+            self.table = nn.Parameter(table)
+        else:
+            self.register_buffer("table", table, persistent=projection == "random")
+
+    def forward(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """Projected vectors of some texts, or of all."""
+        chosen = self.table if ids is None else self.table[ids]
+        return self.linear(chosen) if self.linear is not None else chosen

@@ -1,0 +1,116 @@
+"""What the multi-interest models share: readout, loss and scores.
+
+ComiRec (KDD 2020): a user is ``K`` vectors ``V``; in training the one nearest to the target answers for the
+user, in serving the score of an item is the maximum over the interests.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import SequentialRecommender
+from torch import nn
+
+from recbole_llm.layers.cross_entropy import linear_cross_entropy
+
+
+class MultiInterestRecommender(SequentialRecommender):
+    """A sequential model that represents a user by several vectors.
+
+    Subclasses give ``interests(item_seq, item_seq_len) -> (B, K, d)`` and may add losses.
+
+    Settings: ``embedding_size`` ``d``, ``n_interests`` ``K``, ``n_sampled`` negatives of a sampled softmax
+    (0: softmax over all items), ``hard_negative_beta`` (REMI's weight of hard sampled negatives).
+    """
+
+    reads_past_length = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.size = int(config["embedding_size"])
+        self.n_interests = int(config["n_interests"])
+        self.n_sampled = int(config["n_sampled"])
+        self.hard_negative_beta = float(config["hard_negative_beta"])
+        self.item_embedding = nn.Embedding(self.n_items, self.size, padding_idx=0)
+
+    def reset_parameters(self) -> None:
+        """Uniform in ``+-1/sqrt(d)`` for every parameter, as ComiRec's and REMI's releases; row 0 stays zero."""
+        bound = 1.0 / math.sqrt(self.size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+        with torch.no_grad():
+            self.item_embedding.weight[0].zero_()
+
+    def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """``(B, K, d)`` interests of a batch of histories."""
+        raise NotImplementedError
+
+    def embedded(self, item_seq: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Item vectors ``(B, L, d)``, zero at padding, and the mask ``(B, L)``."""
+        mask = item_seq > 0
+        return self.item_embedding(item_seq) * mask[:, :, None], mask
+
+    @staticmethod
+    def readout(interests: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The interest nearest to the target, ``(B, d)``: ``V_{argmax_k V_k . e_t}``.
+
+        Args:
+            interests: ``(B, K, d)``.
+            target: ``(B, d)`` target vectors.
+        """
+        best = torch.einsum("bkd,bd->bk", interests, target).argmax(dim=1)
+        return interests[torch.arange(len(best), device=best.device), best]
+
+    def recommendation_loss(self, user: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Softmax over all items, or over the target and ``n_sampled`` uniform negatives.
+
+        Args:
+            user: ``(B, d)``.
+            target: ``(B,)`` item ids.
+        """
+        weight = self.item_embedding.weight
+        if not self.n_sampled:
+            return linear_cross_entropy(user, weight, target)
+        negatives = torch.randint(1, self.n_items, (self.n_sampled,), device=user.device)
+        positive = (user * weight[target]).sum(dim=1, keepdim=True)
+        others = user @ weight[negatives].T
+        others = others.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
+        if self.hard_negative_beta:
+            # Interest-aware hard negatives (REMI, equation 7): negatives count by exp(beta * score), mean one.
+            share = (self.hard_negative_beta * others).softmax(dim=1).detach()
+            others = others + torch.log(share * self.n_sampled + 1e-12)
+        logits = torch.cat([positive, others], dim=1)
+        return F.cross_entropy(logits, torch.zeros(len(user), dtype=torch.int64, device=user.device))
+
+    def losses(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, the interest that answered ``(B, d)`` and the target vectors ``(B, d)``."""
+        target = interaction[self.POS_ITEM_ID]
+        target_vector = self.item_embedding(target)
+        interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        user = self.readout(interests, target_vector)
+        return self.recommendation_loss(user, target), user, target_vector
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch."""
+        return self.losses(interaction)[0]
+
+    def serving_interests(self, interaction: Any) -> torch.Tensor:
+        """The interests that score items, ``(B, K, d)``."""
+        return self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        items = self.item_embedding(interaction[self.ITEM_ID])
+        return torch.einsum("bkd,bd->bk", self.serving_interests(interaction), items).amax(dim=1)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """``(B, n_items)``: the maximum over interests, one interest at a time, so that memory is two matrices."""
+        interests = self.serving_interests(interaction)
+        items = self.item_embedding.weight.T
+        scores = interests[:, 0] @ items
+        for number in range(1, interests.shape[1]):
+            torch.maximum(scores, interests[:, number] @ items, out=scores)
+        return scores
