@@ -398,6 +398,8 @@ def layer_settings(
 
     for file in config_files:
         for key, value in own_last(read_yaml(Path(file))):
+            if key in ("model", "dataset", "protocol"):
+                raise UserError(f"{file}, {key}: give --{key} on the command line; it decides which files are read.")
             apply(key, value, f"{file}, {key}", str(file))
     for key, value in own_last(overrides):
         apply(key, value, f"--{key}={value}", "command line")

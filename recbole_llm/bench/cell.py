@@ -22,6 +22,7 @@ from recbole_llm.settings import Settings, stage_one_settings
 
 logger = logging.getLogger(__name__)
 
+UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
@@ -223,6 +224,8 @@ class CellRunner:
         method = settings.method
         if method.kind == EXTERNAL_LIBRARY:
             raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
+        if method.name in UNSUPPORTED:
+            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
         if method.protocols and settings["protocol"] not in method.protocols:
             raise UserError(
                 f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."

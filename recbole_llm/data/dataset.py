@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import logging
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ class BenchDatasetMixin(Dataset):
     sha256: str
     semantics: Any = None
     inter_feat: Any
+    training_rows: np.ndarray | None = None  # set on the training part of a sequential dataset
 
     def __init__(self, config: Config, location: DatasetLocation) -> None:
         self.location = location
@@ -269,12 +271,37 @@ class BenchDatasetMixin(Dataset):
     # ---- splitting -----------------------------------------------------------------------------
 
     def training_part(self) -> Dataset:
-        """This dataset with the training interactions alone: what a model's constructor may see."""
+        """This dataset with the training interactions alone: what a model's constructor may see.
+
+        For sequential models the rows are the training prefixes, as RecBole augments them; their padded
+        histories are built only where a model asks for them (FEARec does).
+        """
         self._change_feat_format()
-        train = self.copy(self._rows_of_any(self.split.train_rows))
-        if isinstance(self, SequentialDataset):
-            train._declare_sequences()
+        if not isinstance(self, SequentialDataset):
+            return self.copy(self._rows_of_any(self.split.train_rows))
+        rows = self.split.train_targets
+        train = self.copy(self._rows_of_any(rows))
+        train.training_rows = self.split.train_rows
+        train._declare_sequences()
+        if isinstance(train.inter_feat, LazyInteraction):
+            self._add_histories(train.inter_feat, rows)
         return train
+
+    def _add_histories(self, prefixes: LazyInteraction, rows: np.ndarray) -> None:
+        """Sources of the sequence columns of some prefixes, padded to the full length on the host."""
+        longest, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
+        length = np.minimum(self.positions()[rows], longest)
+        whole = self._rows(None)
+
+        def history(name: str) -> torch.Tensor:
+            place = np.arange(longest)
+            index = torch.from_numpy(np.where(place < length[:, None], (rows - length)[:, None] + place, 0))
+            return whole[name][index] * torch.from_numpy(place < length[:, None])
+
+        for name in list(prefixes):
+            if name != self.uid_field:
+                prefixes.add(name + suffix, partial(history, name))
+        prefixes.add(self.item_list_length_field, lambda: torch.from_numpy(length))
 
     def _rows_of_any(self, rows: np.ndarray) -> Interaction:
         return self._rows(rows) if isinstance(self.inter_feat, LazyInteraction) else self.inter_feat[rows]
@@ -316,6 +343,10 @@ class BenchDatasetMixin(Dataset):
 
     def inter_matrix(self, form: str = "coo", value_field: str | None = None) -> Any:
         """The user-item matrix of the interactions (for sequential models RecBole rebuilds it from prefixes)."""
+        if self.training_rows is not None:
+            whole = self.copy(self._rows_of_any(self.training_rows))
+            whole.training_rows = None
+            return Dataset.inter_matrix(whole, form, value_field)
         if isinstance(self, SequentialDataset) and self.item_list_length_field in self.inter_feat:
             return super().inter_matrix(form, value_field)
         return Dataset.inter_matrix(self, form, value_field)
