@@ -14,12 +14,13 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "recommend", "list", "table", "doctor")
+VERBS = ("run", "recommend", "prepare", "list", "table", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
-recbole-llm list [models|datasets|protocols]                               what there is
+recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
+recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown]                tables of what was run
 recbole-llm doctor                                                         check this machine
 
@@ -38,7 +39,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(verb: str) -> _Parser:
     parser = _Parser(prog=f"recbole-llm {verb}", usage=USAGE, add_help=False, allow_abbrev=False)
-    parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("--quiet", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--results_dir")
@@ -60,8 +60,16 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--topk", type=int, default=10)
         parser.add_argument("--history", default="all")
         parser.add_argument("--output")
+    elif verb == "prepare":
+        parser.add_argument("dataset")
+        parser.add_argument("--raw", help="folder of the raw files; dataset/NAME/raw by default")
+        parser.add_argument("--kcore", type=int)
+        parser.add_argument("--force", action="store_true")
+        parser.add_argument("--dataset_dir", default="dataset")
     elif verb == "list":
         parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols"))
+        parser.add_argument("--stats", action="store_true")
+        parser.add_argument("--data_path")
         parser.add_argument("--dataset_dir", default="dataset")
     elif verb == "table":
         parser.add_argument("--model")
@@ -121,19 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = []  # nobody else reads the command line
     try:
-        if arguments[:1] == ["--version"]:
-            print(recbole_llm.__version__)
-            return 0
-        verb, words = _split_verb(arguments)
-        options, rest = _parser(verb).parse_known_args(words)
-        if options.help or not arguments:
-            print(USAGE)
-            return 0
-        _set_up_logging(options.quiet, options.verbose)
-        if rest and verb not in ("run", "recommend"):
-            raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-        handler = {"run": _run, "recommend": _recommend, "list": _list, "table": _table, "doctor": _doctor}[verb]
-        return handler(options, rest)
+        code = _dispatch(arguments)
+        sys.stdout.flush()  # a reader that went away is noticed here, not when Python ends
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -145,18 +143,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _dispatch(arguments: Sequence[str]) -> int:
+    if arguments[:1] == ["--version"]:
+        print(recbole_llm.__version__)
+        return 0
+    verb, words = _split_verb(arguments)
+    if not arguments or {"-h", "--help"} & set(words):
+        print(USAGE)
+        return 0
+    options, rest = _parser(verb).parse_known_args(words)
+    _set_up_logging(options.quiet, options.verbose)
+    if rest and verb not in ("run", "recommend"):
+        raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
+    handlers = {"run": _run, "recommend": _recommend, "prepare": _prepare}
+    handlers |= {"list": _list, "table": _table, "doctor": _doctor}
+    return handlers[verb](options, rest)
+
+
 def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.bench.cell import CellRunner
     from recbole_llm.bench.progress import Bars
     from recbole_llm.bench.runner import expand, run_cells
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.bench.tables import render
-    from recbole_llm.settings import parse_yaml
+    from recbole_llm.settings import parse_assignment
 
     overrides = _overrides(rest)
     if options.results_dir:
         overrides["results_dir"] = options.results_dir
-    seeds = parse_yaml(options.seeds) if options.seeds else None
+    seeds = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
     cells = expand(
         options.model or "",
         options.dataset or "",
@@ -198,7 +213,11 @@ def _recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
         cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
     )
     lists = recommender.recommend(_users(options.users, recommender), options.topk)
-    lines = (f"{r.user}\t{n}\t{item}\t{s:.6g}\n" for r in lists for n, (item, s) in enumerate(zip(r.items, r.scores), 1))
+    lines = (
+        f"{r.user}\t{n}\t{item}\t{s:.6g}\n"
+        for r in lists
+        for n, (item, s) in enumerate(zip(r.items, r.scores, strict=True), 1)
+    )
     header = "user_id\trank\titem_id\tscore\n"
     if options.output:
         with whole_file(Path(options.output), "w") as stream:
@@ -219,11 +238,26 @@ def _users(text: str, recommender: Any) -> list[str]:
     return [user.strip() for user in text.split(",") if user.strip()]
 
 
+def _prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.data.raw.prepare import prepare
+    from recbole_llm.data.raw.report import render_report
+
+    report = prepare(options.dataset, options.raw, options.dataset_dir, options.force, options.kcore)
+    print(render_report(report))
+    for difference in report.differences():
+        print(f"warning: {difference}", file=sys.stderr)
+    return 0
+
+
 def _list(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.data.catalog import known_datasets
     from recbole_llm.registry import METHODS, recbole_methods
     from recbole_llm.settings import properties_folder, property_names, read_yaml
 
+    if options.stats:
+        if options.what not in (None, "datasets"):
+            raise UserError(f"--stats is for datasets, not for {options.what}.")
+        return _list_statistics(options)
     if options.what in (None, "models"):
         print("models of recbole_llm:")
         for name, row in METHODS.items():
@@ -238,7 +272,7 @@ def _list(options: argparse.Namespace, rest: Sequence[str]) -> int:
         for name in known_datasets(Path(options.dataset_dir)):
             file = properties_folder() / "dataset" / f"{name}.yaml"
             about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
-            print(f"  {name:<14} {about.get('title', '')}")
+            print(f"  {name:<22} {about.get('title', '')}")
     if options.what in (None, "protocols"):
         print("protocols:")
         for name in property_names("protocol"):
@@ -246,10 +280,24 @@ def _list(options: argparse.Namespace, rest: Sequence[str]) -> int:
     return 0
 
 
+def _list_statistics(options: argparse.Namespace) -> int:
+    from recbole_llm.data.statistics import dataset_statistics, render_statistics
+
+    print(render_statistics(dataset_statistics(options.data_path, options.dataset_dir)))
+    return 0
+
+
 def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.bench.tables import render
+    from recbole_llm.files import whole_file
 
+    metrics = options.metrics.split(",") if options.metrics else None
+    if metrics:
+        from recbole_llm.evaluation.metrics import parse_metric
+
+        for name in metrics:
+            parse_metric(name)
     store = ResultStore(options.results_dir or "results")
     chosen = [
         record
@@ -260,9 +308,10 @@ def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     ]
     if not chosen:
         raise UserError(f"{store.folder}/ holds no such results yet; run something first.")
-    text = render(chosen, options.format, options.metrics.split(",") if options.metrics else None)
+    text = render(chosen, options.format, metrics)
     if options.output:
-        Path(options.output).write_text(text + "\n", encoding="utf-8")
+        with whole_file(Path(options.output), "w") as stream:
+            stream.write(text + "\n")
     else:
         print(text)
     return 0

@@ -59,14 +59,22 @@ def _fill(template: str, row: dict[str, Any]) -> str:
     return clean(re.sub(r"\(\s*\)|\[\s*\]", "", text))
 
 
+def _first_template(spec: dict[str, Any], header: list[str]) -> dict[str, Any]:
+    """``title`` and ``source`` of the first template whose columns are there; of the last where none is."""
+    entries = [{"template": entry} if isinstance(entry, str) else entry for entry in spec["title"]]
+    chosen = next((e for e in entries if set(_columns_of(e["template"])) <= set(header)), entries[-1])
+    return {"title": chosen["template"], "source": chosen.get("source", spec.get("source", "metadata"))}
+
+
 def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[str, Any] | None) -> ItemTexts:
     """Read ``.item`` as the dataset's ``text:`` settings say.
 
     Args:
         location: where the files lie.
         table: gives the items and their ids.
-        spec: ``title`` (a template such as ``"{movie_title} ({release_year})"``), ``categories``, ``brand``,
-            ``description`` (column names), ``source``; guessed from the columns where absent.
+        spec: ``title`` (a template such as ``"{movie_title} ({release_year})"``, or a list of them, each alone or
+            as ``{template: ..., source: ...}``: the first whose columns the file has is taken), ``categories``,
+            ``brand``, ``description`` (column names), ``source``; guessed from the columns where absent.
 
     Raises:
         UserError: the spec names a column that the file lacks.
@@ -81,6 +89,8 @@ def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[s
         return ItemTexts([""] + [f"item {t}" for t in tokens[1:]], blank, blank, blank, 0.0, "none")
     header = [column.name for column in read_header(path)]
     spec = dict(spec or {})
+    if isinstance(spec.get("title"), list):
+        spec |= _first_template(spec, header)
     if "title" not in spec:
         guess = next((name for name in _TITLE_COLUMNS if name in header), None)
         if guess is not None:
@@ -96,8 +106,12 @@ def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[s
             raise UserError(
                 f"{path} has no column {name!r} (the dataset's text: settings ask for it); it has {', '.join(header)}."
             )
-    frame = read_table(path, [header[0], *sorted(wanted - {header[0]})])
-    rows = {str(row[header[0]]): row for row in frame.to_dict("records")}
+    key = "item_id" if "item_id" in header else header[0]
+    frame = read_table(path, [key, *sorted(wanted - {key})])
+    first = frame.drop_duplicates(subset=[key], keep="first")
+    if len(first) < len(frame):
+        logger.warning("%s: %d rows repeat an item; the first of each counts", path, len(frame) - len(first))
+    rows = {str(row[key]): row for row in first.to_dict("records")}
     absent = sum(token not in rows for token in tokens[1:])
     if absent:
         logger.warning("%s lacks %d of %d items; they have no text", path, absent, len(tokens) - 1)
