@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
 }
 
+# Words that stand beside numbers.
+ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
+
 _WHOLE_NUMBER = re.compile(
     r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
 )
@@ -194,6 +197,8 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
             hint = did_you_mean(str(value), CHOICES[key])
             raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
         return value
+    if value in ALSO.get(key, ()):
+        return value
     wanted = _wanted_type(key, default)
     if value is None or wanted is None:
         return value
@@ -239,6 +244,10 @@ class Settings:
     def data_path(self) -> str | None:
         """The user's ``data_path``; ``None`` where it is RecBole's default."""
         return None if self.origin.get("data_path", "RecBole").startswith("RecBole") else str(self["data_path"])
+
+    def replaced(self, **changes: Any) -> Settings:
+        """A copy with other values for some keys."""
+        return replace(self, values={**self.values, **changes})
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""

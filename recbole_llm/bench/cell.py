@@ -23,6 +23,7 @@ from recbole_llm.settings import Settings, stage_one_settings
 logger = logging.getLogger(__name__)
 
 UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
+STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
@@ -198,7 +199,9 @@ class CellRunner:
         logger.info("running %s", cell.title())
         watch = Stopwatch()
         record = cell.blank_record()
-        prepared = self.prepare(cell, watch, record)
+        with watch("pretrain"):
+            stage = self._pretrain(cell)
+        prepared = self.prepare(cell, watch, record, stage)
         trainer = self._train(cell, prepared, watch, record)
         with watch("evaluate"):
             ranks = trainer.rank(self._eval_loader(prepared, "test"), "test")
@@ -218,9 +221,18 @@ class CellRunner:
 
     # ---- steps ---------------------------------------------------------------------------------
 
-    def prepare(self, cell: Cell, watch: Stopwatch, record: Record | None = None) -> Prepared:
-        """Read the data, make what the model stands on, build the model."""
-        settings = cell.settings
+    def prepare(
+        self, cell: Cell, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
+    ) -> Prepared:
+        """Read the data, make what the model stands on, build the model.
+
+        Args:
+            cell: what to build.
+            watch: times the phases.
+            record: takes down facts of data and features.
+            stage: settings of one stage of a model that RecBole trains in several.
+        """
+        settings = cell.settings.replaced(**(stage or {}))
         method = settings.method
         if method.kind == EXTERNAL_LIBRARY:
             raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
@@ -288,10 +300,38 @@ class CellRunner:
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
             self._make(cell)
-        prepared = self.prepare(cell, Stopwatch())
+        prepared = self.prepare(cell, Stopwatch(), stage=self._last_stage(cell))
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()
         return prepared
+
+    def _last_stage(self, cell: Cell) -> dict[str, Any]:
+        """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
+        stages = STAGES.get(cell.settings.method.name, ())
+        before = sorted((cell.folder / stages[-2]).glob("*.pth")) if stages else []
+        return {"train_stage": stages[-1], "pre_model_path": str(before[-1])} if before else {}
+
+    def _pretrain(self, cell: Cell) -> dict[str, Any]:
+        """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
+
+        RecBole leaves the stages to its user: a checkpoint of the first one is no result.
+        """
+        stages = STAGES.get(cell.settings.method.name, ())
+        if not stages or cell.settings.get("pre_model_path"):
+            return {}
+        from recbole_llm.engine.loaders import training_loader
+        from recbole_llm.engine.trainer import make_trainer
+
+        changes: dict[str, Any] = {"train_stage": stages[0]}
+        for following in stages[1:]:
+            prepared = self.prepare(cell, Stopwatch(), stage=changes)
+            trainer = make_trainer(prepared.config, prepared.model)
+            trainer.place(cell.folder / changes["train_stage"])
+            trainer.progress = self.bars
+            logger.info("%s: stage %s", cell.title(), changes["train_stage"])
+            trainer.fit(training_loader(prepared)[0])
+            changes = {"train_stage": following, "pre_model_path": trainer.saved_model_file}
+        return changes
 
     def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
         from recbole_llm.engine.loaders import training_loader

@@ -63,8 +63,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _stem_in(folder: Path, wanted: list[str]) -> str | None:
-    """The stem of the ``.inter`` file in ``folder``: one of ``wanted``, or the only one there is."""
+def _stem_in(folder: Path, wanted: list[str], lone: bool = True) -> str | None:
+    """The stem of the ``.inter`` file in ``folder``: one of ``wanted`` or, if ``lone``, the only one there is."""
     if not folder.is_dir():
         return None
     stems = sorted(
@@ -73,7 +73,7 @@ def _stem_in(folder: Path, wanted: list[str]) -> str | None:
     for name in wanted:
         if name in stems:
             return name
-    return stems[0] if len(stems) == 1 else None
+    return stems[0] if lone and len(stems) == 1 else None
 
 
 def _copy_bundled(home: Path) -> None:
@@ -128,7 +128,9 @@ def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "d
     if short == BUNDLED and not data_path and _stem_in(dataset_dir / BUNDLED, [BUNDLED]) is None:
         _copy_bundled(dataset_dir / BUNDLED)
     for folder in places:
-        stem = _stem_in(folder, [short, *stems, folder.name])
+        # A folder given for `toys` that holds other files must not be taken for toys.
+        own = folder.name in (short, *stems)
+        stem = _stem_in(folder, [short, *stems, *([folder.name] if own or not stems else [])], lone=own or not stems)
         if stem is not None:
             return DatasetLocation(short, stem, folder, dataset_dir / short, about)
     if about:
