@@ -107,6 +107,78 @@ class SemanticFeatures:
             found[column] = _to_bags(rows[kept], answers, lists, len(self.table))
         return found
 
+    # ---- features by item, user, interaction and synthesised user ------------------------------------
+
+    def item_text_ids(self, column: str) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none."""
+        frame = read_table(self.folder.file("itemtext"), ["item_id", column])
+        texts = dict(zip(frame["item_id"].astype(str), frame[column].fillna(""), strict=True))
+        cells = [texts.get(token, "") for token in self.table.item_tokens.tolist()]
+        return torch.tensor([int(cell) if cell else -1 for cell in cells])
+
+    def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.
+
+        With ``semantics: shuffled`` the exemplars exchange their answers.
+        """
+        exemplars = read_table(self.folder.file("exemplar"), ["exemplar_id", "interest_text"])
+        offsets, flat = _parse_lists(exemplars["interest_text"].fillna("").tolist())
+        answer = np.arange(len(exemplars))
+        if self.semantics == "shuffled":
+            answer = _shuffle_within(answer, np.zeros(len(answer), dtype=np.int64), self._seed)
+        line_of = dict(zip(exemplars["exemplar_id"].astype(str), answer.tolist(), strict=True))
+        clusters = read_table(self.folder.file("usercluster"), ["user_id", "exemplar_id"])
+        lists: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * (self.table.n_users + 1)
+        for user, exemplar in zip(clusters["user_id"].astype(str), clusters["exemplar_id"].astype(str), strict=True):
+            number, line = self._users.get(user, 0), line_of.get(exemplar)
+            if not number or line is None:
+                self.unknown_keys += 1
+                continue
+            lists[number] = flat[offsets[line] : offsets[line + 1]]
+        counts = np.array([len(one) for one in lists], dtype=np.int64)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        return torch.from_numpy(ends), torch.from_numpy(np.concatenate(lists))
+
+    def row_labels(self, suffix: str, column: str) -> torch.Tensor:
+        """``(n,)`` int64 values of a column of a (user, position) file by interaction; -1 where there is none.
+
+        With ``semantics: shuffled`` a user's interactions exchange their values.
+        """
+        frame = read_table(self.folder.file(suffix), ["user_id", "position", column])
+        positions = frame["position"].astype(np.int64).to_numpy()
+        rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
+        values = frame[column].fillna("-1").astype(np.int64).to_numpy()
+        kept = np.flatnonzero(rows >= 0)
+        answers = kept
+        if self.semantics == "shuffled":
+            answers = _shuffle_within(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
+        labels = np.full(len(self.table), -1, dtype=np.int64)
+        labels[rows[kept]] = values[answers]
+        return torch.from_numpy(labels)
+
+    def synthesised_users(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items ``(p, t)`` (0 padded) and interests ``(p, t)`` (-1 padded) of LDMI's synthesised users.
+
+        With ``semantics: shuffled`` the items of one synthesised user exchange their interests.
+        """
+        frame = read_table(self.folder.file("synuser"), ["synuser_id", "position", "item_id", "interest_id"])
+        index = {token: number for number, token in enumerate(self.table.item_tokens.tolist())}
+        _, owner = np.unique(frame["synuser_id"].astype(np.int64).to_numpy(), return_inverse=True)
+        item = np.array([index.get(token, 0) for token in frame["item_id"].astype(str)], dtype=np.int64)
+        interest = frame["interest_id"].astype(np.int64).to_numpy()
+        if self.semantics == "shuffled":
+            interest = interest[_shuffle_within(np.arange(len(interest)), owner, self._seed)]
+        order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
+        order = order[item[order] > 0]
+        self.unknown_keys += len(item) - len(order)
+        counts = np.bincount(owner[order], minlength=int(owner.max(initial=-1)) + 1)
+        items = np.zeros((len(counts), int(counts.max(initial=1))), dtype=np.int64)
+        labels = np.full(items.shape, -1, dtype=np.int64)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items[owner[order], place] = item[order]
+        labels[owner[order], place] = interest[order]
+        return torch.from_numpy(items), torch.from_numpy(labels)
+
 
 def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
     """A permutation of ``keys`` inside each group."""

@@ -12,7 +12,7 @@ import numpy as np
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.semantics.items import ItemTexts
-from recbole_llm.semantics.llm.cache import ResponseCache
+from recbole_llm.semantics.llm.cache import ChatAnswer, ResponseCache
 from recbole_llm.semantics.llm.client import Client, Script, Usage, replay
 from recbole_llm.semantics.llm.endpoint import Endpoint
 from recbole_llm.semantics.store import SemanticFolder
@@ -86,14 +86,20 @@ class Context:
         )
         bar = iter(self.progress(range(len(keys)), title))
         client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
-        for name, value in vars(client.usage).items():
-            if isinstance(value, (int, float)):
-                setattr(self.usage, name, getattr(self.usage, name) + value)
+        for name in ("requests", "cached", "failed", "attempts"):
+            setattr(self.usage, name, getattr(self.usage, name) + getattr(client.usage, name))
         self.usage.stopped = self.usage.stopped or client.usage.stopped
         counts: Counter[str] = Counter()
+        used: dict[str, ChatAnswer] = {}
         for key in keys:
-            yield key, replay(script(key, counts), self.cache, self.endpoint)
+            yield key, replay(script(key, counts), self.cache, self.endpoint, used)
         self.counts = dict(counts)
+        # What the answers cost, whichever run paid for them: a resumed run would look cheaper than it was.
+        tokens_in = sum(answer.tokens_in for answer in used.values())
+        tokens_out = sum(answer.tokens_out for answer in used.values())
+        self.usage.tokens_in += tokens_in
+        self.usage.tokens_out += tokens_out
+        self.usage.price += self.endpoint.price(tokens_in, tokens_out)
 
     counts: dict[str, int] = field(default_factory=dict)
 

@@ -294,11 +294,22 @@ def _retry_after(headers: Any) -> float | None:
         return None
 
 
-def replay(script: Script, cache: ResponseCache, endpoint: Endpoint) -> Any:
-    """A script's result from the cache alone; questions without an answer are sent ``None``."""
+def replay(script: Script, cache: ResponseCache, endpoint: Endpoint, used: dict[str, ChatAnswer] | None = None) -> Any:
+    """A script's result from the cache alone; questions without an answer are sent ``None``.
+
+    Args:
+        script: as for :meth:`Client.run`.
+        cache: where the answers are.
+        endpoint: that they were asked of.
+        used: takes the answers by key, each once.
+    """
     try:
         request = next(script)
         while True:
-            request = script.send(cache.get(request.key(endpoint.model, endpoint.temperature)))
+            key = request.key(endpoint.model, endpoint.temperature)
+            answer = cache.get(key)
+            if answer is not None and used is not None:
+                used[key] = answer
+            request = script.send(answer)
     except StopIteration as end:
         return end.value

@@ -1,0 +1,111 @@
+"""A process that is stopped in the middle of a training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.bench.record import Record
+from recbole_llm.bench.runner import run
+from recbole_llm.bench.store import ResultStore
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    **{"epochs": 6, "train_batch_size": 128},
+    # A class from outside brings no file of settings.
+    **{"loss_type": "CE", "embedding_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_prob": 0.1},
+}
+
+PAUSING = '''
+import itertools
+import os
+import signal
+
+import recbole_llm.engine.trainer
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
+
+recbole_llm.engine.trainer.SAVE_EVERY_SECONDS = 0.0
+steps = itertools.count(1)  # of this process; what belongs to the model is restored with it
+
+
+class Pausing(GRU4Rec):
+    """Waits for a signal at one step of its training, where the environment says so."""
+
+    def calculate_loss(self, interaction):
+        if str(next(steps)) == os.environ.get("PAUSE_AT"):
+            print("pausing", flush=True)
+            signal.pause()
+        return super().calculate_loss(interaction)
+'''
+
+
+def start(**environment: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, training a model that can pause."""
+    words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items())]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    """Send a signal while the process waits in a step; its messages."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "pausing\n"
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=120)
+    return messages
+
+
+def files_in(folder: str) -> set[str]:
+    return {path.name for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, then by ``kill -9``; results never hold half a file."""
+    Path("pausing_model.py").write_text(PAUSING)
+
+    first = start(PAUSE_AT="10")  # four batches an epoch: in the third
+    messages = stop(first, signal.SIGINT)
+    assert first.returncode == 130
+    assert "Traceback" not in messages
+    assert "the same command goes on" in messages
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best.pt", "last.pt"}
+
+    second = start(PAUSE_AT="10")  # counted from where it goes on: in the fifth
+    messages = stop(second, signal.SIGKILL)
+    assert second.returncode == -signal.SIGKILL
+    assert "continuing after epoch 2" in messages
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best.pt", "last.pt"}
+
+    third = start()
+    _, messages = third.communicate(timeout=120)
+    assert third.returncode == 0
+    assert "continuing after epoch 4" in messages
+    assert files_in("saved") == {"best.pt"}
+    (found,) = ResultStore("results")
+
+    wanted = in_one_go(monkeypatch)
+    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
+    assert found.metrics == wanted.metrics
+
+
+def in_one_go(monkeypatch: pytest.MonkeyPatch) -> Record:
+    """The record of the same training without a stop."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", 30.0)  # the model's module sets it
+    (record,) = run(
+        "pausing_model:Pausing", "tiny", results_dir="other_results", checkpoint_dir="other_saved", **SETTINGS
+    )
+    sys.modules.pop("pausing_model")
+    return record

@@ -1,0 +1,341 @@
+"""LLM-DMsRec (arXiv 2507.20147) on its own; what all models share is in ``test_contracts``."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.bench.cell import Prepared
+from recbole_llm.engine.loaders import recbole_loaders, training_loader
+from recbole_llm.models.llmdmsrec import LLMDMsRec
+from recbole_llm.semantics.features.intent import COLUMNS
+from tests.helpers import cell_of, prepare, runner
+
+SAME_LENGTHS = 200  # a batch that is encoded in one piece, so that sums are added in one order
+
+
+def training_batches(prepared: Prepared, count: int) -> list[Any]:
+    """The first batches of an epoch."""
+    loader, _ = training_loader(prepared)
+    return [batch for _, batch in zip(range(count), loader, strict=False)]
+
+
+def train(prepared: Prepared, steps: int = 6) -> list[float]:
+    """Some steps of Adam; the loss before each."""
+    model = prepared.model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    losses = []
+    for batch in training_batches(prepared, steps):
+        loss = model.calculate_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def scores_of(prepared: Prepared) -> torch.Tensor:
+    """Scores of all test cases."""
+    loader = runner()._eval_loader(prepared, "test")
+    with torch.no_grad():
+        return torch.cat([prepared.model.eval().full_sort_predict(batch) for _, batch in loader])
+
+
+def with_intents(prepared: Prepared, rows: list[tuple[str, int, list[int], list[int]]]) -> Any:
+    """The model built anew over intents written by hand."""
+    features = prepared.dataset.semantics
+    features.folder.write("intent", COLUMNS, rows)
+    torch.manual_seed(1)
+    return LLMDMsRec(prepared.config, prepared.train_part)
+
+
+def first_cases(prepared: Prepared, count: int) -> tuple[Any, list[tuple[str, int]]]:
+    """A batch of test cases and the keys of its rows."""
+    loader = runner()._eval_loader(prepared, "test")
+    chosen = np.arange(count)
+    table, cases = prepared.dataset.table, loader.cases
+    users = cases.user[chosen]
+    keys = zip(table.user_tokens[users].tolist(), (cases.end[chosen] - table.offsets[users]).tolist(), strict=True)
+    return loader.batch(chosen), list(keys)
+
+
+# ---- without its intents it is SR-GNN -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [{"fusion": False, "sigma": 0.0}, {"semantics": "none"}], ids=["switches", "none"])
+def test_with_all_switches_off_it_is_srgnn(featured: Path, off: dict[str, Any]) -> None:
+    """The same losses over several steps from the same seed, and the same scores after them."""
+    ours = prepare("LLMDMsRec", epochs=1, train_batch_size=SAME_LENGTHS, **off)
+    srgnn = prepare("SRGNN", epochs=1, train_batch_size=SAME_LENGTHS)
+    count = sum(parameter.numel() for parameter in srgnn.model.parameters())
+    assert sum(parameter.numel() for parameter in ours.model.parameters()) == count
+    assert torch.equal(scores_of(ours), scores_of(srgnn))
+    assert train(ours) == train(srgnn)
+    assert torch.equal(scores_of(ours), scores_of(srgnn))
+
+
+def test_a_whole_run_without_semantics_gives_srgnns_numbers(tiny: Path) -> None:
+    options = {"epochs": 3, "train_batch_size": SAME_LENGTHS}
+    ours = runner().run(cell_of("LLMDMsRec", semantics="none", **options))
+    srgnn = runner().run(cell_of("SRGNN", **options))
+    assert [entry["loss"] for entry in ours.curve] == [entry["loss"] for entry in srgnn.curve]
+    assert ours.metrics == srgnn.metrics
+
+
+def test_semantics_none_has_no_module_for_them(tiny: Path) -> None:
+    model = prepare("LLMDMsRec", semantics="none").model
+    names = {name.split(".")[0] for name, _ in model.named_modules() if name}
+    assert not names & {"project", "explicit", "latent", "semantic_dropout"}
+
+
+@pytest.mark.parametrize("switch", [{"fusion": False}, {"sigma": 0.0}])
+def test_each_switch_alone_leaves_the_other_part_at_work(featured: Path, switch: dict[str, Any]) -> None:
+    ours = prepare("LLMDMsRec", epochs=1, train_batch_size=SAME_LENGTHS, **switch)
+    srgnn = prepare("SRGNN", epochs=1, train_batch_size=SAME_LENGTHS)
+    assert train(ours) != train(srgnn)
+    assert not torch.equal(scores_of(ours), scores_of(srgnn))
+
+
+@pytest.mark.parametrize("semantics", ["shuffled", "random"])
+def test_controls_have_the_same_parameters_and_other_scores(featured: Path, semantics: str) -> None:
+    real = prepare("LLMDMsRec", epochs=1)
+    control = prepare("LLMDMsRec", epochs=1, semantics=semantics)
+    weights = [dict(p.model.named_parameters()) for p in (real, control)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not torch.allclose(scores_of(real), scores_of(control))
+
+
+# ---- the equations ------------------------------------------------------------------------------
+
+
+def softmax(values: list[float]) -> list[float]:
+    total = sum(math.exp(value) for value in values)
+    return [math.exp(value) / total + 1e-8 for value in values]
+
+
+def divergence(p: list[float], q: list[float]) -> float:
+    """``KL(softmax(p) || softmax(q))`` with the released code's 1e-8."""
+    return sum(a * (math.log(a) - math.log(b)) for a, b in zip(softmax(p), softmax(q), strict=True))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def structural_intent(weights: dict[str, np.ndarray], session: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """``g`` and ``h_t`` of SR-GNN (AAAI 2019) for one session, node by node."""
+    nodes = sorted(set(session))
+    edges = {(nodes.index(a), nodes.index(b)) for a, b in pairwise(session)}
+    h = weights["item_embedding.weight"][nodes]
+    into, out = np.zeros((len(nodes), len(nodes))), np.zeros((len(nodes), len(nodes)))
+    for a, b in edges:
+        into[b, a] = 1 / sum(target == b for _, target in edges)
+        out[a, b] = 1 / sum(source == a for source, _ in edges)
+    edge = {
+        name: (weights[f"gnn.linear_edge_{name}.weight"], weights[f"gnn.linear_edge_{name}.bias"])
+        for name in ("in", "out")
+    }
+    received = np.concatenate(
+        [
+            into @ (h @ edge["in"][0].T + edge["in"][1]) + weights["gnn.b_iah"],
+            out @ (h @ edge["out"][0].T + edge["out"][1]) + weights["gnn.b_ioh"],
+        ],
+        axis=1,
+    )
+    reset_i, update_i, new_i = np.split(received @ weights["gnn.w_ih"].T + weights["gnn.b_ih"], 3, axis=1)
+    reset_h, update_h, new_h = np.split(h @ weights["gnn.w_hh"].T + weights["gnn.b_hh"], 3, axis=1)
+    update = sigmoid(update_i + update_h)
+    h = (1 - update) * h + update * np.tanh(new_i + sigmoid(reset_i + reset_h) * new_h)
+    states = h[[nodes.index(item) for item in session]]
+    last = states[-1]
+    query = last @ weights["linear_one.weight"].T + weights["linear_one.bias"]
+    keys = states @ weights["linear_two.weight"].T + weights["linear_two.bias"]
+    alpha = sigmoid(query + keys) @ weights["linear_three.weight"].T
+    return (alpha * states).sum(axis=0), last
+
+
+class ByHand:
+    """The paper's equations for one row of a batch, from the model's weights."""
+
+    def __init__(self, prepared: Prepared, model: Any, batch: Any, row: int, explicit: list[int], latent: list[int]):
+        weights = {name: value.detach().double().numpy() for name, value in model.named_parameters()}
+        backbone = {name.removeprefix("backbone."): value for name, value in weights.items()}
+        backbone["item_embedding.weight"] = model.item_embedding.weight.detach().double().numpy()
+        session = batch["item_id_list"][row][: int(batch["item_length"][row])].tolist()
+        texts = prepared.dataset.semantics.text_vectors().double().numpy()
+        self.g, self.last = structural_intent(backbone, session)
+        w, b = weights["project.weight"], weights["project.bias"]
+        self.x = texts[explicit or latent].mean(axis=0) @ w.T + b
+        self.y = texts[latent or explicit].mean(axis=0) @ w.T + b
+        joined = np.concatenate([self.g, self.last, self.x, self.y])
+        self.z = weights["readout.weight"] @ joined + weights["readout.bias"]
+        self.scores = backbone["item_embedding.weight"] @ self.z
+        target = int(batch["item_id"][row])
+        self.cross_entropy = math.log(np.exp(self.scores).sum()) - self.scores[target]
+        self.alignment = sum(divergence(self.g.tolist(), v.tolist()) for v in (self.x, self.y))
+
+
+@pytest.fixture
+def small(featured: Path) -> Prepared:
+    """A model of four dimensions whose dropout is off."""
+    return prepare("LLMDMsRec", epochs=1, embedding_size=4, semantic_dropout=0.0, sigma=0.3)
+
+
+LISTS = [([0, 3], [5]), ([1], [2, 7, 9]), ([4], []), ([], [6, 8])]
+
+
+def by_hand(small: Prepared) -> tuple[Any, Any, list[ByHand]]:
+    """A model over hand-made intents, a batch, and the equations worked out for its rows."""
+    batch, keys = first_cases(small, len(LISTS))
+    rows = [(*key, *lists) for key, lists in zip(keys, LISTS, strict=True)]
+    model = with_intents(small, rows)
+    return model, batch, [ByHand(small, model, batch, row, *lists) for row, lists in enumerate(LISTS)]
+
+
+def test_z_is_the_papers(small: Prepared) -> None:
+    model, batch, wanted = by_hand(small)
+    z, _ = model.eval().forward(batch)
+    np.testing.assert_allclose(z.detach().numpy(), [case.z for case in wanted], rtol=1e-4, atol=1e-6)
+
+
+def test_scores_are_z_times_the_item_embeddings(small: Prepared) -> None:
+    model, batch, wanted = by_hand(small)
+    scores = model.eval().full_sort_predict(batch)
+    np.testing.assert_allclose(scores.detach().numpy(), [case.scores for case in wanted], rtol=1e-4, atol=1e-6)
+
+
+def test_the_alignment_is_the_papers(small: Prepared) -> None:
+    model, batch, wanted = by_hand(small)
+    _, alignment = model.train().forward(batch)
+    assert float(alignment) == pytest.approx(np.mean([case.alignment for case in wanted]), rel=1e-3)
+    assert float(alignment) > 0
+
+
+def test_the_loss_is_cross_entropy_plus_sigma_times_the_alignment(small: Prepared) -> None:
+    model, batch, wanted = by_hand(small)
+    loss = model.train().calculate_loss(batch)
+    expected = np.mean([case.cross_entropy + 0.3 * case.alignment for case in wanted])
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_alignment_is_no_part_of_scoring(small: Prepared) -> None:
+    model, batch, _ = by_hand(small)
+    assert float(model.eval().forward(batch)[1]) == 0.0
+
+
+# ---- empty sets ---------------------------------------------------------------------------------
+
+
+def test_an_empty_set_takes_the_others_vector(small: Prepared) -> None:
+    model, batch, _ = by_hand(small)
+    x, y = model.eval().intents(batch)
+    same = [bool(torch.equal(a, b)) for a, b in zip(x, y, strict=True)]
+    assert same == [False, False, True, True]
+
+
+def test_without_any_intent_both_vectors_are_the_projection_of_nothing(small: Prepared) -> None:
+    batch, keys = first_cases(small, 2)
+    model = with_intents(small, [(*keys[0], [1], [2])])
+    x, y = model.eval().intents(batch)
+    assert torch.equal(x[1], model.project.bias)
+    assert torch.equal(y[1], model.project.bias)
+    assert not torch.equal(x[0], model.project.bias)
+
+
+# ---- gradients and state ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("switches", [{}, {"sigma": 0.0}, {"fusion": False}], ids=["both", "fusion", "alignment"])
+def test_gradients_reach_the_projection_and_every_other_parameter(featured: Path, switches: dict[str, Any]) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, **switches)
+    (batch,) = training_batches(prepared, 1)
+    prepared.model.train().calculate_loss(batch).backward()
+    gradients = {name: parameter.grad for name, parameter in prepared.model.named_parameters()}
+    assert all(gradient is not None and float(gradient.abs().sum()) > 0 for gradient in gradients.values())
+    assert "project.weight" in gradients
+
+
+def test_text_vectors_are_frozen_and_no_part_of_a_checkpoint(featured: Path) -> None:
+    model = prepare("LLMDMsRec", epochs=1).model
+    assert not model.explicit.vectors.requires_grad
+    assert not [name for name in model.state_dict() if "explicit" in name or "latent" in name]
+    assert model.latent.vectors is model.explicit.vectors
+
+
+def test_one_projection_serves_both_kinds_of_intent(featured: Path) -> None:
+    model = prepare("LLMDMsRec", epochs=1).model
+    assert [name for name, _ in model.named_parameters() if "project" in name] == ["project.weight", "project.bias"]
+
+
+# ---- the key of the intents ---------------------------------------------------------------------
+
+
+def check_keys(prepared: Prepared, batch: Any, items: torch.Tensor) -> None:
+    """``user`` and ``position`` lead to the interaction of ``items``, and the history is what stands before it."""
+    table = prepared.dataset.table
+    rows = np.asarray(table.offsets)[batch["user_id"].numpy()] + batch["position"].numpy()
+    np.testing.assert_array_equal(np.asarray(table.item)[rows], items.numpy())
+    for row, history, length in zip(rows, batch["item_id_list"], batch["item_length"], strict=True):
+        np.testing.assert_array_equal(history[:length].numpy(), np.asarray(table.item)[row - int(length) : row])
+
+
+def test_positions_are_right_in_training_batches(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1)
+    for batch in training_batches(prepared, 99):
+        check_keys(prepared, batch, batch["item_id"])
+
+
+@pytest.mark.parametrize("phase", ["valid", "test"])
+def test_positions_are_right_in_evaluation_batches(featured: Path, phase: str) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1)
+    for _, batch in runner()._eval_loader(prepared, phase):
+        check_keys(prepared, batch, batch["item_id"])
+
+
+def test_positions_are_right_in_recboles_own_batches(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, engine="recbole")
+    train, *others = recbole_loaders(prepared.config, prepared.dataset)
+    for batch in train:
+        check_keys(prepared, batch, batch["item_id"])
+    for loader in others:
+        for batch, _, _, items in loader:
+            check_keys(prepared, batch, items)
+
+
+def test_histories_longer_than_the_model_sees_have_their_own_positions(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, MAX_ITEM_LIST_LENGTH=3)
+    batches = training_batches(prepared, 99)
+    assert max(int(batch["position"].max()) for batch in batches) > 3
+    for batch in batches:
+        check_keys(prepared, batch, batch["item_id"])
+
+
+def test_both_engines_give_a_case_the_same_intents_and_scores(featured: Path) -> None:
+    fast = prepare("LLMDMsRec", epochs=1)
+    slow = prepare("LLMDMsRec", epochs=1, engine="recbole", **{"SRGNN.engine": "fast"})
+    _, _, loader = recbole_loaders(slow.config, slow.dataset)
+    slow.model.eval()
+    with torch.no_grad():
+        found = {
+            int(u): row
+            for batch, *_ in loader
+            for u, row in zip(batch["user_id"], slow.model.full_sort_predict(batch), strict=True)
+        }
+    users = runner()._eval_loader(fast, "test")
+    order = np.concatenate([chosen for chosen, _ in users])
+    scores = scores_of(fast)
+    for case, row in zip(order, scores, strict=True):
+        torch.testing.assert_close(row, found[int(users.cases.user[case])], rtol=1e-5, atol=1e-6)
+
+
+def test_both_engines_train_and_test_it(featured: Path) -> None:
+    fast = runner().run(cell_of("LLMDMsRec", epochs=1))
+    slow = runner().run(cell_of("LLMDMsRec", epochs=1, engine="recbole", **{"SRGNN.engine": "fast"}))
+    assert slow.status == fast.status == "ok"
+    assert slow.data == fast.data

@@ -1,0 +1,217 @@
+"""The Python API, and models from outside."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import recbole_llm
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.record import Record
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import rank_cases
+from recbole_llm.registry import METHODS, Method, find_method, register
+from recbole_llm.settings import layer_settings
+from tests.helpers import runner
+
+SHORT: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
+
+OWN = '''
+import torch
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.utils import InputType
+
+
+class LastItem(SequentialRecommender):
+    """Scores items by a table of transitions from the last item."""
+
+    input_type = InputType.POINTWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.factor = config["factor"] or 1.0
+        self.table = torch.nn.Embedding(self.n_items, self.n_items)
+
+    def scores(self, interaction):
+        last = self.gather_indexes(interaction[self.ITEM_SEQ][:, :, None], interaction[self.ITEM_SEQ_LEN] - 1)
+        return self.factor * self.table(last[:, 0])
+
+    def calculate_loss(self, interaction):
+        return torch.nn.functional.cross_entropy(self.scores(interaction), interaction[self.POS_ITEM_ID])
+
+    def predict(self, interaction):
+        return self.scores(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+    def full_sort_predict(self, interaction):
+        return self.scores(interaction)
+
+
+class Biased(GeneralRecommender):
+    """One score for each item."""
+
+    input_type = InputType.PAIRWISE
+
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.bias = torch.nn.Embedding(self.n_items, 1)
+
+    def calculate_loss(self, interaction):
+        difference = self.bias(interaction[self.ITEM_ID]) - self.bias(interaction[self.NEG_ITEM_ID])
+        return -torch.nn.functional.logsigmoid(difference).mean()
+
+    def predict(self, interaction):
+        return self.bias(interaction[self.ITEM_ID])[:, 0]
+
+    def full_sort_predict(self, interaction):
+        return self.bias.weight[:, 0].expand(len(interaction), -1)
+
+
+not_a_class = 1
+'''
+
+
+@pytest.fixture
+def own_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A module in the current folder with two models; the registry is put back afterwards."""
+    Path("own_models.py").write_text(OWN)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    known = dict(METHODS)
+    yield "own_models"
+    sys.modules.pop("own_models", None)
+    METHODS.clear()
+    METHODS.update(known)
+
+
+def test_run_returns_a_record_for_each_cell(tiny: Path) -> None:
+    records = recbole_llm.run(model="Pop,GRU4Rec", dataset="tiny", seeds=[1, 2], **SHORT)
+    assert all(isinstance(record, Record) for record in records)
+    assert [(record.model, record.seed) for record in records] == [
+        ("Pop", 1), ("Pop", 2), ("GRU4Rec", 1), ("GRU4Rec", 2),
+    ]  # fmt: skip
+
+
+def test_run_takes_lists_as_well_as_text(tiny: Path) -> None:
+    records = recbole_llm.run(model=["Pop", "GRU4Rec"], dataset=["tiny"], protocol=["loo"], **SHORT)
+    assert [record.model for record in records] == ["Pop", "GRU4Rec"]
+
+
+def test_run_takes_any_setting_by_its_name(tiny: Path) -> None:
+    (record,) = recbole_llm.run(model="GRU4Rec", dataset="tiny", **SHORT | {"learning_rate": 0.005, "topk": [3]})
+    assert record.settings["learning_rate"] == 0.005
+    assert record.metric("hit@3") is not None
+
+
+def test_settings_of_one_model_of_several_are_given_by_a_dictionary(tiny: Path) -> None:
+    records = recbole_llm.run(model="Pop,GRU4Rec", dataset="tiny", **SHORT | {"GRU4Rec.num_layers": 2})
+    assert records[1].settings["num_layers"] == 2
+
+
+def test_run_keeps_its_records_where_it_is_told(tiny: Path, tmp_path: Path) -> None:
+    recbole_llm.run(model="Pop", dataset="tiny", results_dir=tmp_path / "mine", **SHORT)
+    assert len(list(ResultStore(tmp_path / "mine"))) == 1
+
+
+def test_a_mistake_raises_the_error_with_the_hint(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"Did you mean tiny\?"):
+        recbole_llm.run(model="Pop", dataset="tinny")
+
+
+def test_importing_the_package_loads_neither_torch_nor_recbole() -> None:
+    code = "import sys, recbole_llm; sys.exit('torch' in sys.modules or 'recbole' in sys.modules)"
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0
+
+
+# ---- models from outside ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), [("LastItem", "sequential"), ("Biased", "general")])
+def test_a_class_in_the_current_folder_runs_by_its_path(own_models: str, name: str, kind: str) -> None:
+    (record,) = recbole_llm.run(model=f"{own_models}:{name}", dataset="tiny", **SHORT)
+    assert record.status == "ok"
+    assert record.model == f"{own_models}:{name}"
+    assert find_method(f"{own_models}:{name}").kind == kind
+    assert record.metric("ndcg@10") is not None
+
+
+@pytest.mark.parametrize("name", ["LastItem", "Biased"])
+def test_a_class_runs_as_a_class(own_models: str, name: str) -> None:
+    model = find_method(f"{own_models}:{name}").load()
+    (record,) = recbole_llm.run(model=model, dataset="tiny", **SHORT)
+    assert (record.status, record.model) == ("ok", f"{own_models}:{name}")
+
+
+def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
+    """``Biased`` gives the same row of its parameters to every user."""
+    cell = Cell.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
+    cells = runner()
+    cells.run(cell)
+    prepared = cells.trained(cell)
+    before = prepared.model.bias.weight.clone()
+    rank_cases(prepared.model, cells._eval_loader(prepared, "test"), mask_history=True)
+    assert torch.equal(prepared.model.bias.weight, before)
+
+
+def test_a_class_and_its_path_are_one_cell(own_models: str) -> None:
+    (first,) = recbole_llm.run(model=f"{own_models}:LastItem", dataset="tiny", **SHORT)
+    (second,) = recbole_llm.run(model=find_method(f"{own_models}:LastItem").load(), dataset="tiny", **SHORT)
+    assert first == second
+
+
+def test_classes_and_names_stand_in_one_grid(own_models: str) -> None:
+    model = find_method(f"{own_models}:LastItem").load()
+    records = recbole_llm.run(model=["Pop", model, f"{own_models}:Biased"], dataset="tiny", **SHORT)
+    assert [record.status for record in records] == ["ok"] * 3
+
+
+def test_a_class_from_outside_has_settings_of_its_own(own_models: str) -> None:
+    records = [
+        recbole_llm.run(model=f"{own_models}:LastItem", dataset="tiny", factor=f, **SHORT)[0] for f in (1.0, 0.5)
+    ]
+    assert records[0].key != records[1].key
+    assert records[1].settings["factor"] == 0.5
+
+
+def test_a_class_from_outside_runs_in_both_engines(own_models: str) -> None:
+    for engine in ("fast", "recbole"):
+        (record,) = recbole_llm.run(model=f"{own_models}:LastItem", dataset="tiny", engine=engine, **SHORT)
+        assert record.status == "ok"
+
+
+def test_a_registered_model_runs_under_its_name(own_models: str) -> None:
+    sys.path.insert(0, "")
+    register(Method("MyLast", f"{own_models}:LastItem", "sequential"))
+    (record,) = recbole_llm.run(model="MyLast", dataset="tiny", **SHORT)
+    assert record.status == "ok"
+
+
+def test_a_taken_name_is_refused(own_models: str) -> None:
+    with pytest.raises(UserError, match="'SASRec' is taken by"):
+        register(Method("SASRec", f"{own_models}:LastItem", "sequential"))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("own_models:LastItm", r"own_models has no class 'LastItm'.*Did you mean LastItem\?"),
+        ("own_models:not_a_class", "has no class 'not_a_class'"),
+        ("own_modells:LastItem", "there is no module 'own_modells'"),
+        ("own_models.deep:LastItem", "there is no module 'own_models.deep'"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_an_error(own_models: str, model: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        recbole_llm.run(model=model, dataset="tiny")
+
+
+def test_a_package_that_a_model_needs_is_named(own_models: str) -> None:
+    Path("own_models.py").write_text("import no_such_package_at_all\n" + OWN)
+    with pytest.raises(UserError, match="pip install no_such_package_at_all"):
+        recbole_llm.run(model=f"{own_models}:LastItem", dataset="tiny")

@@ -1,0 +1,355 @@
+"""The command line: messages, exit codes, output."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import recbole_llm
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.cli import VERBS, main
+from recbole_llm.registry import METHODS, recbole_methods
+from recbole_llm.settings import property_names
+from tests.bench.records import record_of, run_of
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128"]
+
+Cli = Callable[..., int]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """``main`` in this process; what it changes for the process is put back."""
+    root, own = logging.getLogger(), logging.getLogger("recbole_llm")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    monkeypatch.setattr(sys, "argv", ["recbole-llm"])
+    for name in ("TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "error" if name.startswith("TRANS") else "false")
+    with warnings.catch_warnings():
+        yield lambda *words: main(words)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
+
+
+def process(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+# ---- a user's mistakes --------------------------------------------------------------------------
+
+MISTAKES = {
+    "verb": (["lst"], r"there is no verb 'lst'. Did you mean list\?"),
+    "model": (["--model=LLMDMRec", "--dataset=tiny"], "--model=LLMDMRec: .*Did you mean LLMDMsRec"),
+    "model, letter case": (["--model=srgnn", "--dataset=tiny"], r"Did you mean SRGNN\?"),
+    "module": (["--model=no_such_module:Model", "--dataset=tiny"], "there is no module 'no_such_module'"),
+    "class": (["--model=collections:OrderedDikt", "--dataset=tiny"], "Did you mean OrderedDict"),
+    "dataset": (["--model=Pop", "--dataset=tinny"], r"--dataset=tinny: .*Did you mean tiny\?"),
+    "protocol": (["--model=Pop", "--dataset=tiny", "--protocol=lo"], r"--protocol=lo: .*Did you mean loo\?"),
+    "semantics": (["--model=LLMDMsRec", "--dataset=tiny", "--semantics=nothing"], "--semantics=nothing: use llm, "),
+    "key": (["--model=SRGNN", "--dataset=tiny", "--learnin_rate=1"], r"'learnin_rate'.*Did you mean learning_rate"),
+    "key of another model": (["--model=SRGNN", "--dataset=tiny", "--sigma=1"], "it belongs to .*LLMDMsRec"),
+    "type": (["--model=SRGNN", "--dataset=tiny", "--epochs=many"], "--epochs=many: epochs takes a whole number"),
+    "fraction": (["--model=SRGNN", "--dataset=tiny", "--epochs=1.5"], "epochs takes a whole number"),
+    "choice": (["--model=SRGNN", "--dataset=tiny", "--engine=fats"], r"engine is one of .*Did you mean fast\?"),
+    "seeds": (["--model=Pop", "--dataset=tiny", "--seeds=some"], "--seeds=some: give a number of seeds"),
+    "broken list of seeds": (["--model=Pop", "--dataset=tiny", "--seeds=[1,2"], r"--seeds=\[1,2: give a number"),
+    "twice": (["--model=Pop", "--dataset=tiny", "--epochs=1", "--epochs=2"], "--epochs is given twice"),
+    "no dashes": (["--model=Pop", "--dataset=tiny", "epochs=1"], "settings are written --key=value"),
+    "no value": (["--model=Pop", "--dataset=tiny", "--epochs"], "settings are written --key=value"),
+    "no model": (["--dataset=tiny"], "give --model=NAME"),
+    "no dataset": (["--model=Pop"], "give --model=NAME and --dataset=NAME"),
+    "settings file": (["--model=Pop", "--dataset=tiny", "--config_file=no.yaml"], "no.yaml: No such file"),
+    "device": (["--model=Pop", "--dataset=tiny", "--device=cuda:99"], "--device=cuda:99: "),
+    "list": (["list", "modles"], "modles"),
+    "option of a verb": (["list", "--epochs=1"], "recbole-llm list has no option '--epochs=1'"),
+    "no results": (["table"], "results/ holds no such results yet"),
+    "format": (["table", "--format=html"], "html"),
+    "paid source without a limit": (
+        ["--model=LLMDMsRec", "--dataset=tiny", "--llm=openai"],
+        "--llm=openai costs money .*--max_cost=",
+    ),
+    "source": (["--model=LLMDMsRec", "--dataset=tiny", "--llm=opnai"], r"--llm=opnai: .*Did you mean openai\?"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_answered_in_a_line_or_two_with_code_2(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli(*words) == 2
+    out, err = capsys.readouterr()
+    lines = [line for line in err.splitlines() if not re.match(r"\d\d:\d\d:\d\d running ", line)]
+    assert out == ""
+    assert re.match(f"error: .*{message}", lines[0])
+    assert len(lines) <= 2
+
+
+@pytest.mark.parametrize("name", ["verb", "model", "dataset", "protocol", "key", "type", "no results"])
+def test_a_mistake_ends_the_process_with_code_2_and_no_traceback(tiny: Path, name: str) -> None:
+    words, message = MISTAKES[name]
+    found = process(*words)
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert re.match(f"error: .*{message}", found.stderr)
+    assert "Traceback" not in found.stderr
+
+
+def test_a_settings_file_that_is_no_yaml_is_named(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("epochs: [1\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
+    assert "mine.yaml is not valid YAML" in capsys.readouterr().err
+
+
+def test_a_mistake_in_a_settings_file_names_file_and_key(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text("epochs: many\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
+    assert "mine.yaml, epochs: epochs takes a whole number" in capsys.readouterr().err
+
+
+def test_code_is_never_run_as_a_value(tiny: Path, cli: Cli) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", "--epochs=__import__('os').mkdir('made')") == 2
+    assert not Path("made").exists()
+
+
+# ---- help, version, lists -----------------------------------------------------------------------
+
+
+def test_the_version_is_the_packages() -> None:
+    found = process("--version")
+    assert (found.returncode, found.stdout) == (0, recbole_llm.__version__ + "\n")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"], *([verb, "--help"] for verb in VERBS)], ids=" ".join)
+def test_help_shows_every_verb_with_code_0(cli: Cli, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert cli(*words) == 0
+    out, err = capsys.readouterr()
+    assert all(f"recbole-llm {verb}" in out or f"[{verb}]" in out for verb in VERBS)
+    assert err == ""
+
+
+def test_the_list_holds_models_datasets_and_protocols(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("list") == 0
+    out = capsys.readouterr().out
+    words = set(re.findall(r"[\w.-]+", out))
+    assert {*METHODS, *recbole_methods()} <= words
+    assert {"tiny", *property_names("dataset")} <= words
+    assert set(property_names("protocol")) <= words
+
+
+@pytest.mark.parametrize(("what", "there", "absent"), [
+    ("models", "LLMDMsRec", "leave"),
+    ("datasets", "tiny", "LLMDMsRec"),
+    ("protocols", "loo", "LLMDMsRec"),
+])  # fmt: skip
+def test_a_list_of_one_kind_holds_that_kind_alone(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], what: str, there: str, absent: str
+) -> None:
+    assert cli("list", what) == 0
+    out = capsys.readouterr().out
+    assert there in out
+    assert absent not in out
+
+
+def test_lists_do_not_load_torch() -> None:
+    code = "import sys; from recbole_llm.cli import main; main(['list']); sys.exit('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120)
+    assert found.returncode == 0
+
+
+def test_the_module_can_be_run(tiny: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-m", "recbole_llm", "list", "datasets"]
+    found = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "tiny" in found.stdout
+
+
+@pytest.mark.parametrize("words", [["list"], ["list", "models"], ["--help"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
+    """As in ``recbole-llm list | head -1``: the pipe is closed before anything is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        found = subprocess.run(
+            [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+            stdout=writing, stderr=subprocess.PIPE, text=True, timeout=120,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_doctor_answers_with_code_0_on_a_sound_machine(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("doctor") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line[:4] in ("ok  ", "note") for line in lines)
+    assert any("RecBole imports" in line for line in lines)
+
+
+def test_the_doctor_answers_with_code_1_where_something_is_missing(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 0))
+    assert cli("doctor") == 1
+    assert "FAIL Python" in capsys.readouterr().out
+
+
+# ---- running ------------------------------------------------------------------------------------
+
+
+def test_a_run_prints_its_table_and_where_the_records_are(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("--model=Pop,GRU4Rec", "--dataset=tiny", *SHORT) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^Pop +2020 ", out, flags=re.M)
+    assert re.search(r"^GRU4Rec +2020 ", out, flags=re.M)
+    assert "records: results/ (2 of this command)" in out
+    assert "running GRU4Rec on tiny" in err
+    assert "running" not in out
+
+
+def test_run_is_the_default_verb(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("run", "--model=Pop", "--dataset=tiny", "--quiet") == 0
+    first = capsys.readouterr().out
+    assert cli("--model=Pop", "--dataset=tiny", "--quiet") == 0
+    assert capsys.readouterr().out == first
+
+
+def test_quiet_shows_the_table_alone(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert "records:" not in out
+    assert err == ""
+
+
+def test_the_same_command_again_runs_nothing(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    cli("--model=Pop", "--dataset=tiny")
+    first = capsys.readouterr().out
+    assert cli("--model=Pop", "--dataset=tiny") == 0
+    out, err = capsys.readouterr()
+    assert out == first
+    assert "1 of 1 results are present already" in err
+    assert "running" not in err
+
+
+def test_force_runs_again(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    cli("--model=Pop", "--dataset=tiny")
+    capsys.readouterr()
+    assert cli("--model=Pop", "--dataset=tiny", "--force") == 0
+    assert "running Pop" in capsys.readouterr().err
+
+
+def test_a_failed_cell_gives_code_1_and_stands_in_the_table(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("--model=Pop,GRU4Rec", "--dataset=tiny", "--GRU4Rec.learning_rate=1e30", *SHORT) == 1
+    out, err = capsys.readouterr()
+    assert re.search(r"^GRU4Rec +failed: training diverged", out, flags=re.M)
+    assert "Traceback" not in err
+
+
+def test_settings_files_come_before_the_command_line(tiny: Path, cli: Cli) -> None:
+    Path("a.yaml").write_text("epochs: 9\nlearning_rate: 0.5\n")
+    Path("b.yaml").write_text("learning_rate: 1e-2\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--config_file=a.yaml", "--config_file=b.yaml", "--epochs=1") == 0
+    (record,) = ResultStore()
+    assert (record.settings["epochs"], record.settings["learning_rate"]) == (1, 0.01)
+    assert (record.origin["epochs"], record.origin["learning_rate"]) == ("command line", "b.yaml")
+
+
+def test_several_seeds_make_one_row(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--model=GRU4Rec", "--dataset=tiny", "--seeds=[3,1]", "--quiet", *SHORT) == 0
+    assert re.search(r"^GRU4Rec +1,3 +\d\.\d+ ±", capsys.readouterr().out, flags=re.M)
+
+
+def test_nobody_else_reads_the_command_line(tiny: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["recbole-llm", "--model=Pop", "--dataset=tiny", "--quiet"])
+    assert main() == 0
+    assert sys.argv == ["recbole-llm"]
+
+
+# ---- tables -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored(workspace: Path) -> ResultStore:
+    store = ResultStore("results")
+    store.put(run_of("SASRec", 0.125))
+    store.put(run_of("GRU4Rec", 0.25, dataset="other"))
+    store.put(run_of("BPR", 0.5, protocol="session"))
+    store.put(record_of(key="f", model="Broken", status="failed", error="no luck", settings={"mask_history": True}))
+    return store
+
+
+def test_the_table_shows_what_is_stored(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("SASRec", "GRU4Rec", "BPR", "failed: no luck"))
+
+
+@pytest.mark.parametrize(
+    ("option", "there", "absent"),
+    [("--model=SASRec,BPR", {"SASRec", "BPR"}, {"GRU4Rec"}), ("--dataset=other", {"GRU4Rec"}, {"SASRec", "BPR"}),
+     ("--protocol=session", {"BPR"}, {"SASRec", "GRU4Rec"})],
+)  # fmt: skip
+def test_the_table_can_be_narrowed(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, there: set[str], absent: set[str]
+) -> None:
+    assert cli("table", option) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in there)
+    assert not any(name in out for name in absent)
+
+
+def test_the_table_comes_as_markdown(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--format=markdown", "--model=SASRec") == 0
+    assert re.search(r"^\| SASRec +\| 1 +\| 0\.2500", capsys.readouterr().out, flags=re.M)
+
+
+def test_the_table_goes_to_a_file(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--output=deep/table.txt") == 0
+    assert capsys.readouterr().out == ""
+    assert "SASRec" in Path("deep/table.txt").read_text()
+
+
+def test_the_table_holds_the_metrics_asked_for(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("table", "--metrics=ndcg@10", "--model=SASRec") == 0
+    out = capsys.readouterr().out
+    assert "NDCG@10" in out
+    assert "Hit@10" not in out
+
+
+def test_an_unknown_metric_is_an_error(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--metrics=ndgc@10") == 2
+    assert "Did you mean ndcg" in capsys.readouterr().err
+
+
+def test_results_lie_where_they_are_said_to(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultStore("elsewhere").put(run_of("SASRec", 0.125))
+    assert cli("table", "--results_dir=elsewhere") == 0
+    assert "SASRec" in capsys.readouterr().out
