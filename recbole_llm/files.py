@@ -27,7 +27,7 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         path: the file to be; its folder is made.
         mode: ``wb``, or ``w`` for UTF-8 text with plain line ends.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
     text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
@@ -38,6 +38,20 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that will be written to.
+
+    Raises:
+        UserError: it cannot be made or written to.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the folder {path} cannot be made: {error.strerror}.") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"the folder {path} cannot be written to.")
 
 
 def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection:

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
 from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     METHODS,
@@ -105,8 +106,8 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *("eval_batch_size", "score_block_mib", "metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
-        *("max_cost", "max_requests", "llm_concurrency"),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
+        *("max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
 
@@ -420,6 +421,7 @@ def layer_settings(
         # RecBole refuses negative sampling together with a softmax over all items.
         values["train_neg_sample_args"] = None
     _normalise_semantics(method, values)
+    _normalise_metrics(values)
     return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
 
 
@@ -434,6 +436,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
+    overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )
@@ -459,16 +462,43 @@ def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
         values["semantics"] = "offline"
 
 
+def _normalise_metrics(values: dict[str, Any]) -> None:
+    """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
+
+    Raises:
+        UserError: an unknown metric, or model selection by one that needs lists.
+    """
+    ranked, listed = sort_metrics(values.get("metrics") or ())
+    more, wanted = sort_metrics(values.get("list_metrics") or ())
+    if more:
+        raise UserError(f"list_metrics takes {', '.join(LIST_METRICS.values())}; {more[0]} belongs to metrics.")
+    values["metrics"] = ranked or ["NDCG"]
+    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
+    chosen = str(values.get("valid_metric", "NDCG@10"))
+    if parse_metric(chosen)[1] < 1 or needs_lists(chosen):
+        raise UserError(f"valid_metric={chosen}: choose one of {', '.join(RANK_METRICS.values())} with a cut-off.")
+
+
 def check_grid_keys(
     methods: Iterable[Method], dataset: str, protocol: str | None, overrides: Mapping[str, Any]
 ) -> None:
     """In a grid of several models, each key must be a setting of at least one of them.
+
+    A key with a model's name before it (``SRGNN.epochs``) must be a setting of that model, and that model must
+    be one of the grid or stand under one of it.
 
     Raises:
         UserError: a key that none of the models has.
     """
     methods = list(methods)
     for key, value in overrides.items():
+        owner, dot, _ = key.partition(".")
+        if dot and (owner in METHODS or owner in recbole_methods()):
+            known = {m.name for m in methods} | {m.name for m in _stage_ones(methods, dataset, protocol, overrides)}
+            if owner not in known:
+                raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
+            layer_settings(find_method(owner), dataset, protocol, overrides={key: value})
+            continue
         errors = []
         for method in methods:
             try:
@@ -477,3 +507,15 @@ def check_grid_keys(
                 errors.append(error)
         if len(errors) == len(methods):
             raise errors[0]
+
+
+def _stage_ones(
+    methods: Iterable[Method], dataset: str, protocol: str | None, overrides: Mapping[str, Any]
+) -> list[Method]:
+    """The models that some of the methods stand on, as the run's settings name them."""
+    found = []
+    for method in methods:
+        if method.stage_one is not None:
+            settings = layer_settings(method, dataset, protocol, overrides=overrides, strict=False)
+            found.append(find_method(str(settings[method.stage_one])))
+    return found

@@ -12,6 +12,7 @@ from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError
+from recbole_llm.files import make_folder
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings import CHOICES, check_grid_keys, layer_settings
 
@@ -148,6 +149,7 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner) -> list[Record]:
 
     With a single cell its error is raised instead.
     """
+    make_folder(runner.store.folder)  # before hours are spent
     records: list[Record] = []
     present = sum(runner.finished(cell) is not None for cell in cells)
     if present:
@@ -170,9 +172,11 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner) -> list[Record]:
 
 
 def _failed(cell: Cell, runner: CellRunner, reason: str) -> Record:
-    """Record a failure; the next run tries the cell again."""
+    """Record a failure; the next run tries the cell again. A good record of the cell stays (``--force``)."""
     logger.error("%s failed: %s", cell.title(), reason)
     record = cell.blank_record()
     record.status, record.error = "failed", reason[:2000]
-    runner.store.put(record)
+    older = runner.store.find(cell.key)
+    if older is None or older.status == "failed":
+        runner.store.put(record)
     return record

@@ -1,4 +1,4 @@
-"""REMI: Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems (RecSys 2023, arXiv 2302.14532).
+"""REMI: Rethinking Multi-Interest Learning for Candidate Matching (RecSys 2023, arXiv 2302.14532).
 
 ComiRec-SA with two additions: hard negatives that count more in a sampled softmax (equation 7, only with
 ``n_sampled``), and routing regularisation (equation 9), which keeps an interest from collapsing on one item:
