@@ -36,6 +36,7 @@ class Method:
         stage_one: key of the model's settings that names the model whose trained checkpoint it
             stands on, or ``None``.
         protocols: protocols the method supports; empty means all.
+        settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Method:
     features: tuple[str, ...] = ()
     stage_one: str | None = None
     protocols: tuple[str, ...] = ()
+    settings_of: str = ""
 
     @property
     def is_external(self) -> bool:
@@ -139,6 +141,13 @@ def register(method: Method) -> None:
     METHODS[method.name] = method
 
 
+def _named_base(model_class: type) -> str:
+    """The nearest base class that is a model of the registry; empty where there is none."""
+    known = {row.target: name for name, row in {**recbole_methods(), **METHODS}.items()}
+    targets = (f"{base.__module__}:{base.__name__}" for base in model_class.__mro__[1:])
+    return next((known[target] for target in targets if target in known), "")
+
+
 def find_method(name: str) -> Method:
     """The row for ``--model=name``; ``package.module:Class`` names a class from outside.
 
@@ -153,7 +162,8 @@ def find_method(name: str) -> Method:
         if "" not in sys.path:
             sys.path.insert(0, "")  # the console script does not look in the current folder by itself
         row = Method(name.rpartition(":")[2], name, GENERAL)
-        return replace(row, kind=kind_of(row.load()))
+        model_class = row.load()
+        return replace(row, kind=kind_of(model_class), settings_of=_named_base(model_class))
     known = [*METHODS, *recbole_methods()]
     raise UserError(
         f"--model={name}: there is no such model.{did_you_mean(name, known)} "

@@ -324,14 +324,15 @@ def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, w
 def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
+    name = method.settings_of or method.name
     files = [
         (recbole / "overall.yaml", "RecBole overall.yaml"),
         (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
-        (recbole / "model" / f"{method.name}.yaml", f"RecBole model/{method.name}.yaml"),
+        (recbole / "model" / f"{name}.yaml", f"RecBole model/{name}.yaml"),
         (ours / "overall.yaml", "properties/overall.yaml"),
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
-        (ours / "model" / f"{method.name}.yaml", f"properties/model/{method.name}.yaml"),
+        (ours / "model" / f"{name}.yaml", f"properties/model/{name}.yaml"),
     ]
     return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
 
@@ -466,17 +467,18 @@ def _normalise_metrics(values: dict[str, Any]) -> None:
     """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
 
     Raises:
-        UserError: an unknown metric, or model selection by one that needs lists.
+        UserError: ``list_metrics`` holds something else, or a model is to be selected by such a metric.
     """
-    ranked, listed = sort_metrics(values.get("metrics") or ())
-    more, wanted = sort_metrics(values.get("list_metrics") or ())
-    if more:
-        raise UserError(f"list_metrics takes {', '.join(LIST_METRICS.values())}; {more[0]} belongs to metrics.")
-    values["metrics"] = ranked or ["NDCG"]
-    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
+    others, listed = sort_metrics(values.get("metrics") or ())
+    wrong, wanted = sort_metrics(values.get("list_metrics") or ())
+    if wrong:
+        known = LIST_METRICS.values()
+        raise UserError(f"list_metrics takes {', '.join(known)}; got {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
     chosen = str(values.get("valid_metric", "NDCG@10"))
     if parse_metric(chosen)[1] < 1 or needs_lists(chosen):
         raise UserError(f"valid_metric={chosen}: choose one of {', '.join(RANK_METRICS.values())} with a cut-off.")
+    values["metrics"] = others or [RANK_METRICS[parse_metric(chosen)[0]]]
+    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
 
 
 def check_grid_keys(
