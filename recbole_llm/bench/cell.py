@@ -204,8 +204,9 @@ class CellRunner:
         prepared = self.prepare(cell, watch, record, stage)
         trainer = self._train(cell, prepared, watch, record)
         with watch("evaluate"):
-            ranks = trainer.rank(self._eval_loader(prepared, "test"), "test")
-            self._measure(record, ranks, prepared)
+            lists = self._lists(prepared)
+            ranks = trainer.rank(self._eval_loader(prepared, "test"), "test", lists, count_pools=True)
+            self._measure(record, ranks, lists, prepared)
         record.seconds = watch.report()
         record.memory_mib = peak_memory_mib(prepared.config["device"])
         record.hardware = hardware(prepared.config["device"])
@@ -373,8 +374,24 @@ class CellRunner:
         cases = prepared.dataset.split.valid if phase == "valid" else prepared.dataset.split.test
         return EvalLoader(prepared.device_table(), cases, int(prepared.config["eval_batch_size"]), prepared.sequential)
 
-    def _measure(self, record: Record, ranks: Any, prepared: Prepared) -> None:
-        from recbole_llm.evaluation.metrics import summarise
+    def _lists(self, prepared: Prepared) -> Any:
+        """Counters of the first places of all lists, where a metric needs them."""
+        from recbole_llm.evaluation.lists import TopLists
+        from recbole_llm.evaluation.ranks import item_popularity
 
-        values = summarise(ranks, prepared.config["metrics"], prepared.config["topk"])
-        record.metrics = {name: MetricValue(value=value) for name, value in values.items()}
+        if not prepared.config["list_metrics"]:
+            return None
+        dataset = prepared.dataset
+        counts, _ = item_popularity(dataset.table.item[dataset.split.train_rows], dataset.item_num)
+        return TopLists(prepared.config["topk"], counts, prepared.config["tail_ratio"])
+
+    def _measure(self, record: Record, ranks: Any, lists: Any, prepared: Prepared) -> None:
+        from recbole_llm.evaluation.metrics import summarise
+        from recbole_llm.evaluation.names import higher_is_better
+
+        def with_direction(values: dict[str, float]) -> dict[str, MetricValue]:
+            return {n: MetricValue(value=v, higher_is_better=higher_is_better(n)) for n, v in values.items()}
+
+        record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
+        if lists is not None:
+            record.list_metrics = with_direction(lists.summarise(prepared.config["list_metrics"]))

@@ -74,6 +74,9 @@ class Record(BaseModel):
     trials: int | None = Field(default=None, description="search trials behind the settings of a tuned run")
 
     metrics: dict[str, MetricValue] = Field(default_factory=dict, description="test metrics")
+    list_metrics: dict[str, MetricValue] = Field(
+        default_factory=dict, description="test metrics of the shown lists (coverage, popularity, ...)"
+    )
     valid_metrics: dict[str, float] = Field(default_factory=dict)
     valid_metric: str = ""
     recbole_metrics: dict[str, float] | None = Field(
@@ -117,5 +120,5 @@ class Record(BaseModel):
 
     def metric(self, name: str) -> float | None:
         """A test metric's value, ``None`` where it was not computed."""
-        found = self.metrics.get(name.lower())
+        found = self.metrics.get(name.lower()) or self.list_metrics.get(name.lower())
         return found.value if found else None

@@ -65,6 +65,10 @@ class ResultStore:
         """Where a record's ranks lie or will lie."""
         return self.path(record).with_suffix(".ranks.npz")
 
+    def ranks_of(self, record: Record) -> Path:
+        """Where a record says that its ranks lie; the folder may have been moved or renamed since."""
+        return self.path(record).parent / (record.ranks_file or self.ranks_path(record).name)
+
     def _read(self, path: Path) -> Record | None:
         try:
             record = Record.model_validate_json(path.read_text(encoding="utf-8"))

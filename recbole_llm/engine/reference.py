@@ -12,6 +12,7 @@ from typing import Any
 import recbole_llm.compat
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine.loaders import recbole_loaders
+from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 
 recbole_llm.compat.apply()
@@ -62,11 +63,18 @@ class ReferenceTrainer:
         found = self.trainer.evaluate(self.test, load_best_model=True, show_progress=False)
         self.test_metrics = {name: float(value) for name, value in found.items()}
 
-    def rank(self, eval_data: EvalLoader, title: str = "ranking") -> Ranks:
+    def rank(
+        self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False
+    ) -> Ranks:
         """Ranks of ``eval_data`` by our counting, with RecBole's model."""
         config = self.prepared.config
         self.prepared.model.eval()
         with torch.no_grad():
             return rank_cases(
-                self.prepared.model, eval_data, bool(config["mask_history"]), int(config["score_block_mib"])
+                self.prepared.model,
+                eval_data,
+                bool(config["mask_history"]),
+                int(config["score_block_mib"]),
+                lists=lists,
+                count_pools=count_pools,
             )

@@ -19,6 +19,7 @@ from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 
@@ -244,8 +245,10 @@ class BenchTrainer(Trainer):
 
     # ---- evaluation ----------------------------------------------------------------------------
 
-    def rank(self, eval_data: EvalLoader, title: str = "ranking") -> Ranks:
-        """Ranks of all targets of ``eval_data`` with the model as it is."""
+    def rank(
+        self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False
+    ) -> Ranks:
+        """Ranks of all targets of ``eval_data`` with the model as it is; ``lists`` counts the items of the lists."""
         self.model.eval()
         with self._autocast():
             return rank_cases(
@@ -254,6 +257,8 @@ class BenchTrainer(Trainer):
                 mask_history=bool(self.config["mask_history"]),
                 score_block_mib=int(self.config["score_block_mib"]),
                 progress=lambda items: self.progress(items, title),
+                lists=lists,
+                count_pools=count_pools,
             )
 
     def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> tuple[float, dict[str, float]]:

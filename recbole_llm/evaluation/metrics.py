@@ -15,7 +15,8 @@ from math import comb
 
 import numpy as np
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import UNCUT_METRICS, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 
 Metric = Callable[[Ranks, int], np.ndarray]
@@ -71,30 +72,62 @@ def hit(ranks: Ranks, k: int) -> np.ndarray:
     """Whether any target stands among the first ``k``: ``1 - C(s-m, k-g) / C(s, k-g)`` for the best group."""
     if np.all(_targets(ranks) == 1):
         return _chance(ranks, k)
-    return _per_case(ranks, lambda groups: _hit_of(groups, k))
+    return _per_case(ranks, (_first(ranks) < k).astype(np.float64), lambda groups: _hit_of(groups, k))
 
 
 def mrr(ranks: Ranks, k: int) -> np.ndarray:
     """One over the rank of the first target, zero beyond ``k``."""
     if np.all(_targets(ranks) == 1):
         return _expected_gain(ranks, k, "reciprocal")
-    return _per_case(ranks, lambda groups: _mrr_of(groups, k))
+    first = _first(ranks)
+    return _per_case(ranks, np.where(first < k, 1.0 / (first + 1), 0.0), lambda groups: _mrr_of(groups, k))
 
 
 def average_precision(ranks: Ranks, k: int) -> np.ndarray:
     """Mean over the targets of the precision at their ranks, divided by ``min(targets, k)``."""
     if np.all(_targets(ranks) == 1):
         return _expected_gain(ranks, k, "reciprocal")
-    return _per_case(ranks, lambda groups: _map_of(groups, k))
+    return _per_case(ranks, _untied_precision(ranks, k), lambda groups: _map_of(groups, k))
+
+
+def gauc(ranks: Ranks, k: int = 0) -> np.ndarray:
+    """Chance that a target is ranked above an item that is none; ties count half.
+
+    RecBole weights a case by its targets; so do these values, whose plain mean is RecBole's GAUC. Cases
+    that rank nothing but targets have no such chance and weigh nothing.
+    """
+    if len(ranks.pool) != len(ranks):
+        raise UserError("gauc needs the number of ranked items, which files of an earlier version do not hold.")
+    targets = _targets(ranks)
+    others = ranks.pool - targets
+    place = _sum_by_case(ranks.higher + ranks.tied / 2 + 1, ranks)
+    pairs = (ranks.pool + 1) * targets - targets * (targets + 1) / 2 - place
+    weight = np.where(others > 0, targets, 0)
+    return pairs / np.maximum(others, 1) * (weight > 0) * len(ranks) / max(1, weight.sum())
+
+
+def _first(ranks: Ranks) -> np.ndarray:
+    """``(m,)`` items above the best target of each case."""
+    return np.minimum.reduceat(ranks.higher.astype(np.int64), ranks.offsets[:-1]) if len(ranks) else np.zeros(0)
+
+
+def _untied_precision(ranks: Ranks, k: int) -> np.ndarray:
+    """Average precision of cases as if no target were tied."""
+    case = np.repeat(np.arange(len(ranks)), _targets(ranks))
+    order = np.lexsort((ranks.higher, case))
+    number = np.arange(len(case)) - ranks.offsets[:-1][case] + 1  # of the target among its case's, best first
+    higher = ranks.higher[order].astype(np.int64)
+    values = np.where(higher < k, number / (higher + 1), 0.0)
+    return _sum_by_case(values, ranks) / np.minimum(_targets(ranks), k)
 
 
 Group = tuple[int, int, int]  # items above, size, targets
 
 
-def _per_case(ranks: Ranks, value: Callable[[list[Group]], float]) -> np.ndarray:
-    """Apply a function of a case's groups of ties to every case."""
-    out = np.empty(len(ranks))
-    for case in range(len(ranks)):
+def _per_case(ranks: Ranks, untied: np.ndarray, value: Callable[[list[Group]], float]) -> np.ndarray:
+    """``untied`` where a case has no ties, a function of the groups of ties where it has some."""
+    out = untied.copy()
+    for case in np.flatnonzero(_sum_by_case(ranks.tied, ranks)):
         own = slice(ranks.offsets[case], ranks.offsets[case + 1])
         above, members = np.unique(np.stack([ranks.higher[own], ranks.tied[own] + 1]), axis=1, return_counts=True)
         out[case] = value([(int(g), int(s), int(m)) for (g, s), m in zip(above.T, members, strict=True)])
@@ -135,24 +168,16 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def parse_metric(text: str) -> tuple[str, int]:
-    """``NDCG@10`` to ``("ndcg", 10)``.
+def per_case(ranks: Ranks, metric: str) -> np.ndarray:
+    """``(m,)`` float64 values of one metric, such as ``ndcg@10``, case by case.
 
     Raises:
-        UserError: an unknown metric or no positive cut-off.
+        UserError: an unknown metric, or one that does not follow from ranks.
     """
-    name, _, cut = text.lower().partition("@")
-    if name not in METRICS:
-        raise UserError(f"metric {text!r}: known are {', '.join(METRICS)}.{did_you_mean(name, METRICS)}")
-    if not cut.isdigit() or int(cut) < 1:
-        raise UserError(f"metric {text!r}: write it as {name}@10, with a cut-off of 1 or more.")
-    return name, int(cut)
-
-
-def per_case(ranks: Ranks, metric: str) -> np.ndarray:
-    """``(m,)`` float64 values of one metric, such as ``ndcg@10``, case by case."""
     name, k = parse_metric(metric)
-    return METRICS[name](ranks, k)
+    if needs_lists(name):
+        raise UserError(f"{metric} follows from whole lists, not from ranks: it is computed during a run only.")
+    return gauc(ranks) if name == "gauc" else METRICS[name](ranks, k)
 
 
 def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict[str, float]:
@@ -160,6 +185,6 @@ def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict
     found: dict[str, float] = {}
     for metric in metrics:
         for k in topk:
-            key = f"{metric.lower()}@{k}"
+            key = metric.lower() if metric.lower() in UNCUT_METRICS else f"{metric.lower()}@{k}"
             found[key] = float(per_case(ranks, key).mean())
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import DeviceTable, EvalLoader
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.files import whole_file
 
 FORMAT = 1
@@ -40,6 +41,7 @@ class Ranks:
         history: ``(m,)`` int32 length of the case's visible history.
         train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
         head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
+        pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
     """
 
     user: np.ndarray
@@ -50,6 +52,7 @@ class Ranks:
     history: np.ndarray
     train_count: np.ndarray
     head: np.ndarray
+    pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -70,7 +73,8 @@ class Ranks:
             with np.load(path, allow_pickle=False) as data:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
-                return cls(**{name: data[name] for name in cls.__dataclass_fields__})
+                present = [name for name in cls.__dataclass_fields__ if name != "pool" or name in data]
+                return cls(**{name: data[name] for name in present})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
 
@@ -91,6 +95,7 @@ class Ranks:
             history=self.history[cases],
             train_count=self.train_count[targets],
             head=self.head[targets],
+            pool=self.pool[cases] if len(self.pool) else self.pool,
         )
 
 
@@ -108,6 +113,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         history=ranks.history[cases],
         train_count=ranks.train_count[wanted],
         head=ranks.head[wanted],
+        pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
     )
 
 
@@ -166,6 +172,8 @@ def rank_cases(
     mask_history: bool,
     score_block_mib: int = 256,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    lists: TopLists | None = None,
+    count_pools: bool = False,
 ) -> Ranks:
     """Rank the targets of all cases of ``loader`` with ``model`` (in evaluation mode).
 
@@ -175,6 +183,8 @@ def rank_cases(
         mask_history: do not rank items of the case's visible history (a target itself always is).
         score_block_mib: memory for one block of scores.
         progress: wraps the iteration, for a progress bar.
+        lists: counts the items of the first places, in the same pass.
+        count_pools: note how many items each case ranked (``gauc`` needs it).
 
     Raises:
         UserError: the model's scores of a target are not numbers.
@@ -186,14 +196,17 @@ def rank_cases(
     higher = np.zeros(len(cases.target_rows), dtype=np.int32)
     tied = np.zeros(len(cases.target_rows), dtype=np.int32)
     counts = np.diff(cases.target_offsets)
+    pool = np.zeros(len(cases) if count_pools else 0, dtype=np.int32)
     model.eval()
     for chosen, batch in progress(loader):
         scores = score(batch)
         targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
         owner = np.repeat(np.arange(len(chosen)), counts[chosen])
         higher[targets], tied[targets] = _rank_block(
-            scores, chosen, owner, cases.target_rows[targets], loader, mask_history
+            scores, chosen, owner, cases.target_rows[targets], loader, mask_history, lists
         )
+        if count_pools:
+            pool[chosen] = _pool_sizes(chosen, owner, cases.target_rows[targets], loader, mask_history)
     item = np.asarray(table.dataset.table.item[cases.target_rows], dtype=np.int32)
     popularity, head = item_popularity(table.dataset.table.item[table.dataset.split.train_rows], n_items)
     return Ranks(
@@ -205,6 +218,7 @@ def rank_cases(
         history=(cases.end - cases.start).astype(np.int32),
         train_count=popularity[item],
         head=head[item],
+        pool=pool,
     )
 
 
@@ -246,10 +260,11 @@ def _rank_block(
     target_rows: np.ndarray,
     loader: EvalLoader,
     mask_history: bool,
+    lists: TopLists | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Higher and tied counts of one block's targets."""
     table, cases = loader.table, loader.cases
-    device = scores.device
+    device, candidates = scores.device, None
     if scores.element_size() < 4:
         scores = scores.float()  # numpy, which counts on a CPU, knows no bfloat16
     items = table.item[torch.from_numpy(target_rows).to(device)].long()
@@ -258,14 +273,35 @@ def _rank_block(
     if not bool(torch.isfinite(own).all()):
         raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
     if cases.candidates is not None:
-        scores = scores.gather(1, torch.from_numpy(cases.candidates[chosen]).to(device).long())
+        candidates = torch.from_numpy(cases.candidates[chosen]).to(device).long()
+        scores = scores.gather(1, candidates)
     else:
         scores[:, 0] = -torch.inf
         if mask_history:
             mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
             scores[rows, items] = own
+    if lists is not None:
+        lists.add(scores, candidates)
     higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))
     return higher, same - 1
+
+
+def _pool_sizes(
+    chosen: np.ndarray, owner: np.ndarray, target_rows: np.ndarray, loader: EvalLoader, mask_history: bool
+) -> np.ndarray:
+    """How many items each case of a block ranks: all but the masked ones, its targets always."""
+    cases, n_items = loader.cases, loader.table.dataset.item_num
+    if cases.candidates is not None:
+        return np.full(len(chosen), cases.candidates.shape[1])
+    sizes = np.full(len(chosen), n_items - 1)
+    if mask_history:
+        item = np.asarray(loader.table.dataset.table.item)
+        lengths = cases.end[chosen] - cases.start[chosen]
+        rows = np.repeat(cases.start[chosen], lengths) + _within(lengths)
+        seen = np.unique(np.repeat(np.arange(len(chosen)), lengths) * n_items + item[rows])
+        masked = np.setdiff1d(seen, owner * n_items + item[target_rows], assume_unique=False)
+        sizes -= np.bincount(masked // n_items, minlength=len(chosen))
+    return sizes
 
 
 def _count(pool: torch.Tensor, rows: torch.Tensor, own: torch.Tensor, single: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """Whether one method's advantage over another holds: paired tests over users.
 
-Cases of one user are not independent, nor are runs that differ by the seed alone: a user's values are
-averaged over cases and seeds first, and users are the sample.
+Cases of one user are not independent, nor are runs that differ by the seed alone: a case's values are
+averaged over seeds first, and users, with all their cases, are the sample. What is tested is the number
+that a table shows, the mean over cases; a user with several cases weighs as many.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 
 RESAMPLES = 10_000
+FEWEST_RESAMPLES = 2_000
+MOST_DRAWS = 300_000_000  # users times resamples; some seconds
 LEVEL = 0.05
+
+Methods = Mapping[str, Sequence[Ranks]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Interval:
     """A mean with its spread over seeds.
 
     Attributes:
-        mean: over seeds.
+        mean: over cases and seeds.
         deviation: sample standard deviation over seeds; ``nan`` for one seed.
         low, high: 95 % confidence interval of the mean over users (bootstrap).
         seeds: number of runs.
@@ -45,12 +50,13 @@ class Comparison:
 
     Attributes:
         first, second: labels; differences are ``first - second``.
-        difference: mean over users.
+        difference: of the means over cases.
         low, high: 95 % interval of the difference (paired bootstrap).
         p_bootstrap, p_wilcoxon: two-sided, before correction.
         p_holm: the larger of the two, after Holm's correction over the family.
-        effect: Cohen's d of paired differences (mean over standard deviation).
+        effect: Cohen's d of the users' paired differences (mean over standard deviation).
         users: size of the sample.
+        greater, less: users for whom the first method's value is greater, or less, than the second's.
     """
 
     first: str
@@ -63,11 +69,40 @@ class Comparison:
     p_holm: float
     effect: float
     users: int
+    greater: int = 0
+    less: int = 0
 
     @property
     def holds(self) -> bool:
         """Whether the difference holds at 5 % after correction."""
         return self.p_holm < LEVEL
+
+    def turned(self) -> Comparison:
+        """The same comparison seen from the other side."""
+        return Comparison(
+            self.second,
+            self.first,
+            -self.difference,
+            -self.high,
+            -self.low,
+            self.p_bootstrap,
+            self.p_wilcoxon,
+            self.p_holm,
+            -self.effect,
+            self.users,
+            self.less,
+            self.greater,
+        )
+
+
+def same_cases(a: Ranks, b: Ranks) -> bool:
+    """Whether two results were tested on the same cases in the same order."""
+    return np.array_equal(a.user, b.user) and np.array_equal(a.offsets, b.offsets) and np.array_equal(a.item, b.item)
+
+
+def _check_cases(a: Ranks, b: Ranks) -> None:
+    if not same_cases(a, b):
+        raise UserError("two results were tested on different cases: they cannot be compared pairwise.")
 
 
 def per_user(runs: Sequence[Ranks], metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -76,31 +111,33 @@ def per_user(runs: Sequence[Ranks], metric: str) -> tuple[np.ndarray, np.ndarray
     Raises:
         UserError: the runs were tested on different cases.
     """
-    first = runs[0]
     for other in runs[1:]:
-        _same_cases(first, other)
+        _check_cases(runs[0], other)
     values = np.mean([per_case(run, metric) for run in runs], axis=0)
-    users, place = np.unique(first.user, return_inverse=True)
+    users, place = np.unique(runs[0].user, return_inverse=True)
     return users, np.bincount(place, weights=values) / np.bincount(place)
 
 
-def _same_cases(a: Ranks, b: Ranks) -> None:
-    if not (np.array_equal(a.user, b.user) and np.array_equal(a.offsets, b.offsets) and np.array_equal(a.item, b.item)):
-        raise UserError("two results were tested on different cases: they cannot be compared pairwise.")
+def _resampled_means(values: np.ndarray, cases: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means over cases in bootstrap samples of users, ``(resamples, k)``; all columns share their samples.
 
-
-def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of bootstrap samples of ``(n, k)`` columns, ``(resamples, k)``; all columns share their samples."""
+    Args:
+        values: ``(n, k)`` means over each user's cases.
+        cases: ``(n,)`` number of each user's cases.
+        resamples: bootstrap samples.
+        seed: of the bootstrap.
+    """
     generator = np.random.default_rng(seed)
     count = len(values)
     means = np.empty((resamples, values.shape[1]))
     piece = max(1, 2_000_000 // max(1, count))
+    totals = values * cases[:, None]
     for begin in range(0, resamples, piece):
         size = min(piece, resamples - begin)
         drawn = generator.integers(count, size=(size, count), dtype=np.uint32)
         # How often each user is drawn: the means are one product with these counts.
         often = np.stack([np.bincount(line, minlength=count) for line in drawn]).astype(np.float64)
-        means[begin : begin + size] = often @ values / count
+        means[begin : begin + size] = often @ totals / (often @ cases)[:, None]
     return means
 
 
@@ -110,25 +147,53 @@ class Family:
     Args:
         methods: for each label its runs (one a seed).
         metric: such as ``ndcg@10``.
-        resamples: bootstrap samples of users.
+        resamples: bootstrap samples of users; by default 10,000, fewer where users are many.
         seed: of the bootstrap.
 
     Raises:
         UserError: the methods were tested on different cases.
     """
 
-    def __init__(
-        self, methods: Mapping[str, Sequence[Ranks]], metric: str, resamples: int = RESAMPLES, seed: int = 0
-    ) -> None:
+    def __init__(self, methods: Methods, metric: str, resamples: int | None = None, seed: int = 0) -> None:
         self.labels = list(methods)
         reference = methods[self.labels[0]][0]
         for label in self.labels:
-            _same_cases(reference, methods[label][0])
+            _check_cases(reference, methods[label][0])
         self._by_seed = {
             label: [float(per_case(run, metric).mean()) for run in runs] for label, runs in methods.items()
         }
         self._values = np.stack([per_user(methods[label], metric)[1] for label in self.labels], axis=1)
-        self._means = _resampled_means(self._values, resamples, seed)
+        self._cases = np.unique(reference.user, return_counts=True)[1].astype(np.float64)
+        self._resamples, self._seed = resamples, seed
+        self._drawn: np.ndarray | None = None
+
+    @classmethod
+    def of_metrics(cls, methods: Methods, metrics: Sequence[str], seed: int = 0) -> dict[str, Family]:
+        """A family for each metric, all from the same bootstrap samples, drawn once."""
+        families = {metric: cls(methods, metric, seed=seed) for metric in metrics}
+        if families:
+            first = next(iter(families.values()))
+            together = np.concatenate([family._values for family in families.values()], axis=1)
+            drawn = _resampled_means(together, first._cases, first._count(), seed)
+            for family, means in zip(families.values(), np.split(drawn, len(families), axis=1), strict=True):
+                family._drawn = means
+        return families
+
+    def _count(self) -> int:
+        if self._resamples is not None:
+            return self._resamples
+        return int(np.clip(MOST_DRAWS // max(1, len(self._values)), FEWEST_RESAMPLES, RESAMPLES))
+
+    @property
+    def _means(self) -> np.ndarray:
+        if self._drawn is None:
+            self._drawn = _resampled_means(self._values, self._cases, self._count(), self._seed)
+        return self._drawn
+
+    @property
+    def users(self) -> int:
+        """Size of the sample."""
+        return len(self._values)
 
     def interval(self, label: str) -> Interval:
         """Mean of a method over its seeds, its deviation, and the 95 % interval over users."""
@@ -146,7 +211,7 @@ class Family:
         left, right = ([self.labels.index(pair[side]) for pair in pairs] for side in (0, 1))
         differences = self._values[:, left] - self._values[:, right]
         means = self._means[:, left] - self._means[:, right]
-        observed = differences.mean(axis=0)
+        observed = self._cases @ differences / self._cases.sum()
         # The bootstrap distribution is centred on the difference; moved to zero it is that of the null.
         extreme = (np.abs(means - observed) >= np.abs(observed) - 1e-15).sum(axis=0)
         p_bootstrap = (extreme + 1) / (len(means) + 1)
@@ -154,7 +219,9 @@ class Family:
         p_holm = multipletests(np.maximum(p_bootstrap, p_wilcoxon), method="holm")[1]
         low, high = np.quantile(means, [0.025, 0.975], axis=0)
         deviation = differences.std(axis=0, ddof=1) if len(differences) > 1 else np.zeros(len(pairs))
-        effect = np.divide(observed, deviation, out=np.zeros_like(observed), where=deviation > 0)
+        mean = differences.mean(axis=0)
+        effect = np.divide(mean, deviation, out=np.zeros_like(mean), where=deviation > 0)
+        greater, less = (differences > 0).sum(axis=0), (differences < 0).sum(axis=0)
         return [
             Comparison(
                 first=a,
@@ -167,6 +234,8 @@ class Family:
                 p_holm=float(p_holm[n]),
                 effect=float(effect[n]),
                 users=len(differences),
+                greater=int(greater[n]),
+                less=int(less[n]),
             )
             for n, (a, b) in enumerate(pairs)
         ]
