@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.encode import Encoder, encode_texts
 from recbole_llm.semantics.features.base import Context, Progress, StageOne
-from recbole_llm.semantics.items import ItemTexts, read_item_texts
+from recbole_llm.semantics.items import read_item_texts
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.semantics.reader import SemanticFeatures
@@ -28,13 +28,6 @@ from recbole_llm.settings import Settings
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[str], AbstractContextManager[None]]
-ITEMTEXT = (
-    Column("item_id", "token"),
-    Column("title_text", "token"),
-    Column("categories_text", "token"),
-    Column("brand_text", "token"),
-    Column("description_text", "token"),
-)
 
 
 def chosen_endpoint(settings: Settings) -> Endpoint | None:
@@ -123,25 +116,37 @@ def ensure_features(
     source = endpoint.name if endpoint else OFFLINE
     folder = SemanticFolder(home / f"{settings['protocol']}-{source}-{digest}", location.stem, identity)
     items = read_item_texts(location, dataset.table, settings.get("text"))
-    if not folder.has("itemtext"):
-        _write_item_texts(folder, dataset.table, items)
+
+    def vectors_of(texts: Sequence[str], pooling: str) -> np.ndarray:
+        with watch("encode"):
+            device = str(dataset.config["device"])
+            return encode_texts(texts, replace(encoder, pooling=pooling), home / "vectors.sqlite", device, progress)
 
     def encode() -> np.ndarray:
         known = folder.vectors(encoder.id)
         if known is None:
-            device = str(dataset.config["device"])
-            with watch("encode"):
-                known = encode_texts(folder.texts.texts, encoder, home / "vectors.sqlite", device, progress)
+            known = vectors_of(folder.texts.texts, encoder.pooling)
             folder.write_vectors(encoder.id, known)
             folder.save_manifest()
         return known
 
-    missing = [name for name in settings.method.features if not _is_made(folder, name)]
+    wanted = dict.fromkeys(("itemtext", *settings.method.features))
+    missing = [name for name in wanted if not _is_made(folder, name)]
     if missing:
         cache = ResponseCache(home / "responses.sqlite") if endpoint else None
         try:
             context = Context(
-                settings, dataset.table, dataset.split, items, folder, endpoint, cache, stage_one, progress, encode
+                settings,
+                dataset.table,
+                dataset.split,
+                items,
+                folder,
+                endpoint,
+                cache,
+                stage_one,
+                progress,
+                encode,
+                vectors_of,
             )
             for name in missing:
                 _make(FEATURES[name], context, watch)
@@ -176,21 +181,6 @@ def _make(feature: Any, context: Context, watch: Watch) -> None:
             f"stopped: {context.usage.stopped}. The {usage['requests'] + usage['cached']} answers so far are kept; "
             "run the same command with a higher limit to go on."
         )
-
-
-def _write_item_texts(folder: SemanticFolder, table: Any, items: ItemTexts) -> None:
-    """``.itemtext``: for each item the ids of its texts; a missing one is an empty cell."""
-
-    def cell(text: str) -> str:
-        return str(folder.texts.add(text)) if text else ""
-
-    rows = []
-    for number, token in enumerate(table.item_tokens):
-        if number:
-            parts = (items.title[number], items.categories[number], items.brand[number], items.description[number])
-            rows.append((token, *map(cell, parts)))
-    folder.write("itemtext", ITEMTEXT, rows)
-    folder.commit("itemtext", {"titles_from": items.source, "coverage": round(items.named, 4)})
 
 
 def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:

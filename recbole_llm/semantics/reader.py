@@ -109,12 +109,30 @@ class SemanticFeatures:
 
     # ---- features by item, user, interaction and synthesised user ------------------------------------
 
-    def item_text_ids(self, column: str) -> torch.Tensor:
-        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none."""
-        frame = read_table(self.folder.file("itemtext"), ["item_id", column])
-        texts = dict(zip(frame["item_id"].astype(str), frame[column].fillna(""), strict=True))
-        cells = [texts.get(token, "") for token in self.table.item_tokens.tolist()]
-        return torch.tensor([int(cell) if cell else -1 for cell in cells])
+    def item_text_ids(self, column: str, exchanged: bool = False) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none.
+
+        Args:
+            column: such as ``title_text``.
+            exchanged: with ``semantics: shuffled`` items exchange their texts, all columns alike; for methods
+                whose only feature the texts are.
+        """
+        return self._of_items("itemtext", column, exchanged)
+
+    def item_codes(self) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
+
+        With ``semantics: shuffled`` items exchange their clusters.
+        """
+        return self._of_items("codes", "code", exchanged=True)
+
+    def _of_items(self, suffix: str, column: str, exchanged: bool) -> torch.Tensor:
+        frame = read_table(self.folder.file(suffix), ["item_id", column])
+        cells = dict(zip(frame["item_id"].astype(str), frame[column].fillna(""), strict=True))
+        found = np.array([int(cells.get(token, "") or -1) for token in self.table.item_tokens.tolist()])
+        if exchanged and self.semantics == "shuffled":
+            found[1:] = _shuffle_within(found[1:], np.zeros(len(found) - 1, dtype=np.int64), self._seed)
+        return torch.from_numpy(found)
 
     def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -42,7 +42,8 @@ class Context:
         endpoint: where to ask, ``None`` for the offline rule.
         cache: the response cache, ``None`` offline.
         stage_one: the prerequisite model, where the method has one.
-        vectors: text vectors in the order of ``folder.texts``, made on demand.
+        encode: text vectors in the order of ``folder.texts``, made on demand.
+        vectors_of: vectors of some texts by another pooling (``cls``).
     """
 
     settings: Settings
@@ -55,6 +56,7 @@ class Context:
     stage_one: StageOne | None
     progress: Progress
     encode: Callable[[], np.ndarray]
+    vectors_of: Callable[[Sequence[str], str], np.ndarray]
     usage: Usage = field(default_factory=Usage)
 
     def history(self, row: int) -> np.ndarray:
