@@ -64,7 +64,7 @@ def exemplars(
     rows = np.arange(len(vectors))
     if len(rows) <= exact:
         return _propagate(vectors, np.ones(len(rows)), preference)
-    weight = np.ones(len(rows))
+    weight: np.ndarray = np.ones(len(rows))
     label = rows.copy()
     limit = min(CELL, exact)
     while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,7 +46,7 @@ class Interests:
 def windows(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
     """``begin:end`` cut into parts of nearly equal length, none longer than ``longest``."""
     cuts = np.linspace(begin, end, -(-(end - begin) // longest) + 1).round().astype(int).tolist()
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(pairwise(cuts))
 
 
 def _rows(context: Context, ends: np.ndarray, facts: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
