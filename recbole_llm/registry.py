@@ -39,6 +39,7 @@ class Method:
         settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
         text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
             ``text`` or ``codes``.
+        serves_alone: the features teach the model and play no part in its scores.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Method:
     protocols: tuple[str, ...] = ()
     settings_of: str = ""
     text: str = ""
+    serves_alone: bool = False
 
     @property
     def is_external(self) -> bool:
@@ -98,7 +100,7 @@ _OURS = (
     Method("MIND", "recbole_llm.models.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
     Method("REMI", "recbole_llm.models.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
     Method("LDMI", "recbole_llm.models.ldmi:LDMI", SEQUENTIAL, "arXiv 2507.10917", ("interest", "synuser")),
-    Method("EIMF", "recbole_llm.models.eimf:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",)),
+    Method("EIMF", "recbole_llm.models.eimf:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",), serves_alone=True),
     Method(
         "SASRecText",
         "recbole_llm.models.sasrectext:SASRecText",

@@ -142,6 +142,18 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
+    # The multi-interest family and the text controls
+    "routing_transform": ("position", "interest", "shared"),
+    "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
+    "align_softmax": ("interest", "cluster"),
+    "gate": ("sigmoid", "one", "zero"),
+    "contrast": ("item", "real", "both", "none"),
+    "clique_weighting": ("binary", "idf"),
+    "covering": ("cliques", "items"),
+    "covering_weight": ("frequency", "one"),
+    "cluster_pooling": ("mean", "cls"),
+    "text_proj": ("pca", "linear", "random"),
+    "adaptor": ("linear", "mlp"),
 }
 
 # Words that stand beside numbers.
@@ -379,6 +391,7 @@ def layer_settings(
         UserError: an unknown key, a value of the wrong type, an unreadable file.
     """
     overrides = dict(overrides or {})
+    protocol = overrides.pop("protocol", protocol)
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)

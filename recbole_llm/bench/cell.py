@@ -304,7 +304,10 @@ class CellRunner:
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
             self._make(cell)
-        prepared = self.prepare(cell, Stopwatch(), stage=self._last_stage(cell))
+        stage = self._last_stage(cell)
+        if cell.settings.method.serves_alone:
+            stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
+        prepared = self.prepare(cell, Stopwatch(), stage=stage)
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()
         return prepared

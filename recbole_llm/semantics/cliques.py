@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-WEIGHTINGS = ("binary", "idf")
 PAIRS = 2_000_000_000  # products of a search; beyond it the most popular items are left out of the search
 BLOCK = 5_000_000  # products of one block of rows
 

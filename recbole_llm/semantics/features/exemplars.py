@@ -9,11 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.errors import UserError
 from recbole_llm.semantics import affinity
 from recbole_llm.semantics.answers import OpenInterests
 from recbole_llm.semantics.asking import ask
-from recbole_llm.semantics.encode import POOLINGS
 from recbole_llm.semantics.features.base import Context
 from recbole_llm.semantics.llm.client import Script
 from recbole_llm.semantics.partition import Grouping
@@ -81,14 +79,8 @@ def user_vectors(context: Context, offsets: np.ndarray, items: np.ndarray) -> np
     Args:
         context: gives the titles and their vectors, pooled as ``cluster_pooling`` says.
         offsets, items: items of each user in compressed rows, at least one each.
-
-    Raises:
-        UserError: there is no such pooling.
     """
-    pooling = str(context.settings["cluster_pooling"])
-    if pooling not in POOLINGS:
-        raise UserError(f"cluster_pooling is one of {', '.join(POOLINGS)}; got {pooling!r}.")
-    table = context.vectors_of(context.items.title[1:], pooling)
+    table = context.vectors_of(context.items.title[1:], str(context.settings["cluster_pooling"]))
     found = np.empty((len(offsets) - 1, table.shape[1]), dtype=np.float32)
     step = 4096
     for begin in range(0, len(found), step):

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.errors import UserError
-from recbole_llm.semantics.cliques import WEIGHTINGS, clique_items, disjoint, nearest_users, user_item_matrix
+from recbole_llm.semantics.cliques import clique_items, disjoint, nearest_users, user_item_matrix
 from recbole_llm.semantics.covering import max_coverage
 from recbole_llm.semantics.features.base import Context
 from recbole_llm.semantics.partition import PROMPT, partitions
@@ -56,17 +55,8 @@ class SynthesisedUsers:
 
 
 def synthesised_lists(context: Context, facts: dict[str, Any]) -> list[np.ndarray]:
-    """Items of each synthesised user, oldest first.
-
-    Raises:
-        UserError: a setting has no such value.
-    """
+    """Items of each synthesised user, oldest first; what they cover is added to ``facts``."""
     settings = context.settings
-    for key, known in (("clique_weighting", WEIGHTINGS), ("covering", ("cliques", "items"))):
-        if settings[key] not in known:
-            raise UserError(f"{key} is one of {', '.join(known)}; got {settings[key]!r}.")
-    if settings["covering_weight"] not in ("frequency", "one"):
-        raise UserError(f"covering_weight is frequency or one; got {settings['covering_weight']!r}.")
     users, offsets, items = training_lists(context.table, context.split)
     matrix = user_item_matrix(offsets, items, context.table.n_items, str(settings["clique_weighting"]))
     near = nearest_users(matrix, int(settings["clique_size"]) - 1, context.progress)
