@@ -46,7 +46,7 @@ EXTRAS = {
         "hypothesis>=6",
         "ruff>=0.5",
         "mypy>=1.10",
-        "ranx>=0.3.20",
+        "ir-measures>=0.3.5",
         "build>=1.2",
         "types-PyYAML",
         "types-tabulate",
