@@ -1,12 +1,22 @@
-"""One prompt, one validated answer: what every feature's script is built from."""
+"""One prompt, one validated answer: what every feature's script is built from.
+
+A chain of prompts is a script with one ``ask`` after the other::
+
+    def script(item: int, counts: Counter[str]) -> Script:
+        plus = yield from ask(load_prompt("isrf_item_plus"), basics(item), read, counts)
+        if plus is None:
+            return None
+        return (yield from ask(load_prompt("isrf_item_fusion"), basics(item) | {"plus": plus}, read, counts))
+
+Chains of different keys advance on their own: the second question about one item does not wait for the first
+about another. Nothing more is needed for a dry run, which answers each question with the prompt's example.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
-
-from pydantic import BaseModel
 
 from recbole_llm.semantics.answers import AnswerError, read_answer
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest
@@ -16,7 +26,11 @@ Value = TypeVar("Value")
 
 
 def ask(
-    prompt: Prompt, data: Any, parse: Callable[[BaseModel], Value], counts: Counter[str] | None = None
+    prompt: Prompt,
+    data: Any,
+    parse: Callable[[Any], Value],
+    counts: Counter[str] | None = None,
+    assume: Callable[[], Value] | None = None,
 ) -> Generator[ChatRequest, ChatAnswer | None, Value | None]:
     """Ask, validate, and ask once more where the answer cannot be used.
 
@@ -26,6 +40,8 @@ def ask(
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
         counts: where outcomes are counted: ``valid``, ``repaired``, ``asked_again``, ``length``, ``invalid``,
             ``unanswered``.
+        assume: a result for dry runs, where the prompt's example answer is none for other data and a later
+            question of the chain needs one.
 
     Returns:
         The result, or ``None`` where there is no usable answer.
@@ -39,6 +55,8 @@ def ask(
         if answer is None:
             counts["unanswered"] += 1
             return None
+        if answer.assumed:
+            return _assumed(answer, prompt, parse, assume)
         if answer.finish_reason == "length":
             counts["length"] += 1
         try:
@@ -58,3 +76,15 @@ def ask(
             return result
     counts["invalid"] += 1
     return None
+
+
+def _assumed(
+    answer: ChatAnswer, prompt: Prompt, parse: Callable[[Any], Value], assume: Callable[[], Value] | None
+) -> Value | None:
+    """A result for a dry run: nothing is counted and nothing asked again."""
+    if assume is not None:
+        return assume()
+    try:
+        return parse(read_answer(answer.content, prompt.answer_class)[0])
+    except AnswerError:
+        return None

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.semantics.llm.budget import Budget
 from recbole_llm.semantics.llm.cache import ChatAnswer, ResponseCache
 from recbole_llm.semantics.llm.client import HOPELESS_AFTER, Client, Script, _retry_after, replay
 from tests.semantics.chat import asking, endpoint_at, numbered, question
@@ -430,7 +431,7 @@ def test_a_chain_hands_the_first_answer_to_the_second_question(cache: ResponseCa
 def test_max_requests_stops_and_keeps_every_answer(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, concurrency=4)
-        usage = Client(endpoint, cache, max_requests=10).run(numbered(0, 50))
+        usage = Client(endpoint, cache, Budget(max_requests=10)).run(numbered(0, 50))
         assert usage.requests == len(server.calls) == len(cache) == 10
         assert usage.stopped == "--max_requests=10 is reached"
         rest = Client(endpoint, cache).run(numbered(0, 50))
@@ -440,7 +441,7 @@ def test_max_requests_stops_and_keeps_every_answer(cache: ResponseCache) -> None
 
 def test_max_requests_zero_sends_nothing(cache: ResponseCache) -> None:
     with StubServer() as server:
-        usage = Client(endpoint_at(server.base_url), cache, max_requests=0).run(numbered(0, 5))
+        usage = Client(endpoint_at(server.base_url), cache, Budget(max_requests=0)).run(numbered(0, 5))
     assert server.calls == []
     assert usage.stopped
 
@@ -448,13 +449,13 @@ def test_max_requests_zero_sends_nothing(cache: ResponseCache) -> None:
 def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: ResponseCache) -> None:
     with StubServer(lambda call: Reply(text="x" * 30)) as server:
         endpoint = endpoint_at(server.base_url, concurrency=4, price_in=1000.0, price_out=10_000.0)
-        usage = Client(endpoint, cache, max_cost=2.0).run(numbered(0, 200))
+        usage = Client(endpoint, cache, Budget(max_cost=2.0)).run(numbered(0, 200))
         assert usage.stopped.startswith("--max_cost=2.0 is reached")
         spent = (1000 * server.tokens_in + 10_000 * server.tokens_out) / 1e6
         assert usage.price == pytest.approx(spent)
         assert 1.0 < spent <= 2.0
         assert len(cache) == len(server.answered_calls()) == len(server.calls) == usage.requests
-        rest = Client(endpoint, cache, max_cost=100.0).run(numbered(0, 200))
+        rest = Client(endpoint, cache, Budget(max_cost=100.0)).run(numbered(0, 200))
     assert rest.cached == usage.requests
     assert max(server.times_asked().values()) == 1
 
@@ -462,8 +463,8 @@ def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: Respo
 def test_answers_in_the_cache_cost_nothing_of_a_limit(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, price_in=1.0)
-        Client(endpoint, cache, max_cost=1.0).run(numbered(0, 20))
-        usage = Client(endpoint, cache, max_cost=0.0, max_requests=0).run(numbered(0, 20))
+        Client(endpoint, cache, Budget(max_cost=1.0)).run(numbered(0, 20))
+        usage = Client(endpoint, cache, Budget(max_cost=0.0, max_requests=0)).run(numbered(0, 20))
     assert (usage.cached, usage.price, usage.stopped) == (20, 0.0, "")
 
 

@@ -38,6 +38,8 @@ class Intents:
     prompts: ClassVar[tuple[str, ...]] = ("llmdmsrec_intent",)
     settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride",)
     files: ClassVar[tuple[str, ...]] = ("intent",)
+    needs: ClassVar[tuple[str, ...]] = ("candidates",)
+    visible: ClassVar[str] = "prefix"
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each row that has an answer."""
@@ -123,9 +125,7 @@ def _asked(
     source = asked_rows(context, rows, int(context.settings["intent_stride"]))
     asked = np.unique(source)
     answers = dict(context.answer_all(asked.tolist(), script, "asking for intents"))
-    facts.update(
-        prompt=f"{prompt.id}@{prompt.version}", prompt_sha256=prompt.sha256, asked=len(asked), counts=context.counts
-    )
+    facts["asked"] = len(asked)
     for row, origin in zip(rows.tolist(), source.tolist(), strict=True):
         answer = answers[origin]
         if answer is None:

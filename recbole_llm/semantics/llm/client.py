@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_llm.errors import UserError
+from recbole_llm.semantics.llm.budget import Budget, LimitReached
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
 from recbole_llm.semantics.llm.endpoint import Endpoint, redact
 
@@ -27,10 +28,6 @@ Script = Generator[ChatRequest, "ChatAnswer | None", Any]
 RETRIED = {408, 409, 429}
 LONGEST_PAUSE = 60.0
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
-
-
-class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
-    """No further request may be sent (budget, count); what is under way is finished."""
 
 
 @dataclass
@@ -47,6 +44,14 @@ class Usage:
     stopped: str = ""
     errors: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: Usage) -> None:
+        """Add what another client sent, not what its answers cost: that is counted when they are read."""
+        for name in ("requests", "cached", "failed", "attempts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for kind, count in other.errors.items():
+            self.errors[kind] = self.errors.get(kind, 0) + count
+        self.stopped = self.stopped or other.stopped
+
 
 class Client:
     """Answers chat requests from the cache or from an endpoint.
@@ -54,25 +59,16 @@ class Client:
     Args:
         endpoint: where to ask.
         cache: where answers are kept.
-        max_cost: US dollars that this client may spend; ``None`` for no limit.
-        max_requests: requests that it may send; ``None`` for no limit.
+        budget: what the whole command may spend; no limit where there is none.
         seed: of the jitter in pauses.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        cache: ResponseCache,
-        max_cost: float | None = None,
-        max_requests: int | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, cache: ResponseCache, budget: Budget | None = None, seed: int = 0) -> None:
         self.endpoint, self.cache = endpoint, cache
-        self.max_cost, self.max_requests = max_cost, max_requests
+        self.budget = budget or Budget()
         self.usage = Usage()
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
         self._resume_at = 0.0
-        self._reserved = 0.0
         self._refused_in_a_row = 0
         self._under_way: dict[str, asyncio.Future[ChatAnswer | None]] = {}
         self._key = endpoint.key()
@@ -155,21 +151,12 @@ class Client:
 
     # ---- one request ---------------------------------------------------------------------------
 
-    def _reserve(self, request: ChatRequest) -> float:
-        """Set the likely price of a request aside, or stop."""
-        if self.max_requests is not None and self.usage.requests >= self.max_requests:
-            raise LimitReached(f"--max_requests={self.max_requests} is reached")
-        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
-        if self.max_cost is not None and self.usage.price + self._reserved + likely > self.max_cost:
-            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.usage.price:.4f} US$ spent)")
-        self._reserved += likely
-        return likely
-
     async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
         """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
         import openai
 
-        reserved = self._reserve(request)
+        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
+        self.budget.reserve(likely)
         self.usage.requests += 1
         try:
             for attempt in range(1, self.endpoint.attempts + 1):
@@ -193,14 +180,16 @@ class Client:
                     self._refused_in_a_row = 0
                     self.usage.tokens_in += answer.tokens_in
                     self.usage.tokens_out += answer.tokens_out
-                    self.usage.price += self.endpoint.price(answer.tokens_in, answer.tokens_out)
+                    price = self.endpoint.price(answer.tokens_in, answer.tokens_out)
+                    self.usage.price += price
+                    self.budget.spend(price)
                     return answer
                 if attempt < self.endpoint.attempts:
                     await asyncio.sleep(pause)
             self.usage.failed += 1
             return None
         finally:
-            self._reserved -= reserved
+            self.budget.release(likely)
 
     async def _wait_for_turn(self, request: ChatRequest) -> None:
         while (pause := self._resume_at - time.monotonic()) > 0:
