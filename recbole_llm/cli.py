@@ -14,7 +14,7 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "recommend", "prepare", "list", "table", "doctor")
+VERBS = ("run", "recommend", "prepare", "list", "table", "report", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
@@ -22,6 +22,7 @@ recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   li
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
 recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
+recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
 recbole-llm doctor                                                         check this machine
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
@@ -71,16 +72,17 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--stats", action="store_true")
         parser.add_argument("--data_path")
         parser.add_argument("--dataset_dir", default="dataset")
-    elif verb == "table":
+    elif verb in ("table", "report"):
         parser.add_argument("--model")
         parser.add_argument("--dataset")
         parser.add_argument("--protocol")
+        parser.add_argument("--baseline")
+        parser.add_argument("--output")
+    if verb == "table":
         parser.add_argument("--metrics")
         parser.add_argument("--topk")
-        parser.add_argument("--baseline")
         parser.add_argument("--groups", action="store_true")
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
-        parser.add_argument("--output")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
     return parser
@@ -159,7 +161,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if rest and verb not in ("run", "recommend"):
         raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
     handlers = {"run": _run, "recommend": _recommend, "prepare": _prepare}
-    handlers |= {"list": _list, "table": _table, "doctor": _doctor}
+    handlers |= {"list": _list, "table": _table, "report": _report, "doctor": _doctor}
     return handlers[verb](options, rest)
 
 
@@ -337,6 +339,16 @@ def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
             stream.write(text + "\n")
     else:
         print(text)
+    return 0
+
+
+def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.report import write_report
+
+    store, chosen = _chosen(options)
+    path = Path(options.output or store.folder / "report.html")
+    write_report(chosen, store, path, options.baseline)
+    print(path)
     return 0
 
 
