@@ -82,6 +82,7 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--metrics")
         parser.add_argument("--topk")
         parser.add_argument("--groups", action="store_true")
+        parser.add_argument("--check-reference", "--check_reference", action="store_true")
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
@@ -324,7 +325,7 @@ def _cut_offs(text: str | None) -> list[int] | None:
 
 
 def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    from recbole_llm.bench.tables import render
+    from recbole_llm.bench.tables import render, render_check
     from recbole_llm.evaluation.names import metric_title, parse_metric
     from recbole_llm.files import whole_file
 
@@ -333,13 +334,17 @@ def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
         parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
     topk = _cut_offs(options.topk)
     store, chosen = _chosen(options)
-    text = render(chosen, options.format, metrics, store, topk, options.baseline, options.groups)
+    out_of_band = False
+    if options.check_reference:
+        text, out_of_band = render_check(chosen, options.format, store)
+    else:
+        text = render(chosen, options.format, metrics, store, topk, options.baseline, options.groups)
     if options.output:
         with whole_file(Path(options.output), "w") as stream:
             stream.write(text + "\n")
     else:
         print(text)
-    return 0
+    return 1 if out_of_band else 0
 
 
 def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -11,8 +11,10 @@ from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.bench.tables.costs import cost_sheet
 from recbole_llm.bench.tables.grouping import Place
+from recbole_llm.bench.tables.reference import IN_BAND, check, reference_metrics, reference_sheet
 from recbole_llm.bench.tables.sheet import BEST, SECOND, Cell, Sheet, write
 from recbole_llm.bench.tables.statistics import DIGITS, WORSE, Block, Row, best_and_second, build
+from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
 from recbole_llm.evaluation.significance import LEVEL, Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
@@ -58,6 +60,19 @@ def render(
         if costs is not None:
             sheets.append(costs)
     return write(sheets, style)
+
+
+def render_check(records: Iterable[Record], style: str, store: ResultStore | None) -> tuple[str, bool]:
+    """Baselines held against published numbers, and whether any is out of its band.
+
+    Raises:
+        UserError: ``csv``, which is for numbers.
+    """
+    if style == "csv":
+        raise UserError("--check-reference comes as text, markdown, latex or html.")
+    checked = check(build(records, store, reference_metrics()))
+    sheets = [reference_sheet(heading(block.place, block.cases), verdicts) for block, verdicts in checked]
+    return write(sheets, style), any(v.word != IN_BAND for _, verdicts in checked for v in verdicts)
 
 
 def heading(place: Place, cases: int) -> str:
