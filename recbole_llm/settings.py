@@ -30,6 +30,7 @@ from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     METHODS,
     SEQUENTIAL,
+    TEXT_CODE,
     Method,
     find_method,
     recbole_folder,
@@ -467,16 +468,26 @@ def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
     """One spelling for one thing, so that the same run is never done twice.
 
     ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
-    features has none whatever was asked for.
+    features has none whatever was asked for; one that reads texts alone has those.
     """
-    if not method.features:
+    if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
             values[key] = None
         values["semantics"] = "none"
+    elif method.text and values["semantics"] != "none":
+        values["llm"] = "offline"  # nobody is asked
+        if values["semantics"] in ("llm", "offline"):
+            values["semantics"] = method.text
     elif values["semantics"] == "offline":
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+
+
+def reads_codes(values: Mapping[str, Any]) -> bool:
+    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
+    return TEXT_CODE in named
 
 
 def _normalise_metrics(values: dict[str, Any]) -> None:

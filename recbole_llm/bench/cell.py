@@ -18,7 +18,7 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
-from recbole_llm.settings import Settings, stage_one_settings
+from recbole_llm.settings import Settings, reads_codes, stage_one_settings
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +248,7 @@ class CellRunner:
 
             from recbole_llm.config import BenchConfig
             from recbole_llm.data.dataset import make_dataset
+            from recbole_llm.data.item_codes import add_item_codes
             from recbole_llm.engine.accelerate import accelerated
         model_class = method.load()
         with watch("data"):
@@ -261,6 +262,8 @@ class CellRunner:
             )
         if settings["semantics"] != "none":
             self._add_semantics(cell, dataset, watch, record)
+        if reads_codes(settings.values):
+            add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
         with watch("build"):
             init_seed(config["seed"], config["reproducibility"])
             train_part = dataset.training_part()

@@ -136,9 +136,7 @@ class DUIP(SequentialRecommender):
         labels = [str(number + 1) for number in range(self.n_offered)]
         first = [tokens_of(lm.tokenizer, f" {label}")[-1] for label in labels]
         if len(set(first)) < len(first):
-            raise UserError(
-                f"head: index: {lm.label} has no single token for each of the numbers to {self.n_offered}."
-            )
+            raise UserError(f"head: index: {lm.label} has no single token for each of the numbers to {self.n_offered}.")
         self.register_buffer("label_tokens", torch.tensor(first, dtype=torch.int64), persistent=False)
         self.prompt = TitlePrompt(
             titles,
@@ -281,9 +279,7 @@ class DUIP(SequentialRecommender):
         owner = torch.arange(rows, device=items.device).repeat_interleave(count)
         found = []
         for part, wanted in zip(owner.split(PAIRS), items.reshape(-1).split(PAIRS), strict=True):
-            found.append(
-                self._likelihood(item_seq[part], length[part], None if state is None else state[part], wanted)
-            )
+            found.append(self._likelihood(item_seq[part], length[part], None if state is None else state[part], wanted))
         return torch.cat(found).view(rows, count)
 
     def predict(self, interaction: Any) -> torch.Tensor:
