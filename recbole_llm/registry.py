@@ -95,6 +95,7 @@ _OURS = (
         features=("candidates", "intent"),
         stage_one="stage_one_model",
     ),
+    Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",)),
     Method("ComiRecDR", "recbole_llm.models.comirecdr:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
     Method("ComiRecSA", "recbole_llm.models.comirecsa:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
     Method("MIND", "recbole_llm.models.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),

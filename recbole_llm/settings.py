@@ -3,7 +3,8 @@
 The layers, later ones winning::
 
     RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
-    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml
+    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
+              preset/<Model>-<preset>.yaml where --preset names one
     user      --config_file=FILE (in order), then --key=value
 
 Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
@@ -107,16 +108,9 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *(
-            "eval_batch_size",
-            "score_block_mib",
-            "metrics",
-            "list_metrics",
-            "topk",
-            "metric_decimal_place",
-            "loss_decimal_place",
-        ),
-        *("max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
+        *("metric_decimal_place", "loss_decimal_place"),
+        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
 
@@ -126,6 +120,7 @@ OPTIONAL_TYPES: dict[str, type] = {
     "dataloaders_save_path": str,
     "dataset_save_path": str,
     "max_cost": float,
+    "preset": str,
     "max_requests": int,
     "seq_len": dict,
     "sessions": dict,
@@ -342,7 +337,16 @@ def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, w
     origin[head] = source
 
 
-def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
+def check_preset(preset: str) -> None:
+    """Raise a ``UserError`` when no model has a preset of that name."""
+    known = sorted({name.rpartition("-")[2] for name in property_names("preset")})
+    if preset not in known:
+        raise UserError(
+            f"--preset={preset}: there is no such preset.{did_you_mean(preset, known)} Known: {', '.join(known)}."
+        )
+
+
+def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
     name = method.settings_of or method.name
@@ -354,6 +358,7 @@ def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
         (ours / "model" / f"{name}.yaml", f"properties/model/{name}.yaml"),
+        (ours / "preset" / f"{name}-{preset}.yaml", f"properties/preset/{name}-{preset}.yaml"),
     ]
     return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
 
@@ -395,10 +400,13 @@ def layer_settings(
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
+    preset = overrides.get(f"{method.name}.preset", overrides.get("preset"))
+    if preset is not None:
+        check_preset(str(preset))
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for layer in _base_layers(method, dataset, protocol):
+    for layer in _base_layers(method, dataset, protocol, preset):
         for key, value in layer.values.items():
             values[key] = value
             origin[key] = layer.source

@@ -270,6 +270,8 @@ class CellRunner:
             built = accelerated(model_class) if settings["engine"] == "fast" else model_class
             model = built(config, train_part).to(config["device"])
         if record is not None:
+            record.language_model = getattr(model, "language_model", None)
+            record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.data = DatasetFacts(
                 name=cell.location.stem,

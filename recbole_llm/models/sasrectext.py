@@ -24,7 +24,7 @@ from recbole_llm.layers.text_items import TextItemEmbedding
 def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
     """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing."""
     vectors = features.text_vectors()
-    ids = torch.stack([features.item_text_ids(column, exchanged=True) for column in columns], dim=1)
+    ids = torch.stack([features.item_text_ids(column, exchange=True) for column in columns], dim=1)
     present = ids >= 0
     total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
     return total / present.sum(dim=1, keepdim=True).clamp(min=1)

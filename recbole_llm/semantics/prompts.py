@@ -46,6 +46,18 @@ class Prompt:
         found: type[BaseModel] = getattr(answers, self.answer)
         return found
 
+    def facts(self) -> dict[str, Any]:
+        """The prompt as the manifest keeps it, whole."""
+        return {
+            "version": self.version,
+            "sha256": self.sha256,
+            "system": self.system,
+            "user": self.user,
+            "examples": [{"data": data, "answer": answer} for data, answer in self.examples],
+            "answer": self.answer_class.model_json_schema(),
+            "max_tokens": self.max_tokens,
+        }
+
     def messages(self, data: Any) -> list[dict[str, str]]:
         """The chat messages that ask about ``data`` (passed as JSON: titles cannot end a string or a list)."""
         chat = [{"role": "system", "content": self.system}]

@@ -74,6 +74,7 @@ class ChatAnswer:
         finish_reason: ``stop``, ``length``, ``content_filter``, ...
         tokens_in, tokens_out: as the server counted them.
         cached: it was in the cache before this run.
+        assumed: nobody gave it; a dry run stands it in for an answer that it does not ask for.
     """
 
     content: str
@@ -81,6 +82,16 @@ class ChatAnswer:
     tokens_in: int
     tokens_out: int
     cached: bool = False
+    assumed: bool = False
+
+    def stored(self) -> dict[str, Any]:
+        """What the cache keeps of it."""
+        return {
+            "content": self.content,
+            "finish_reason": self.finish_reason,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+        }
 
 
 class ResponseCache:
@@ -118,7 +129,6 @@ class ResponseCache:
 
     def put(self, key: str, request: dict[str, Any], answer: ChatAnswer) -> None:
         """Keep an answer; the first one of a key stays."""
-        row = {k: v for k, v in vars(answer).items() if k != "cached"}
         self._connection.execute(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -126,10 +136,16 @@ class ResponseCache:
                 request["model"],
                 request["prompt"],
                 json.dumps(request, ensure_ascii=False),
-                json.dumps(row, ensure_ascii=False),
+                json.dumps(answer.stored(), ensure_ascii=False),
                 datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+
+    def sample(self, prompt: str, model: str, count: int) -> list[dict[str, Any]]:
+        """Some rows of a prompt (``id@version``) and a model, the first by key: as good as drawn at random."""
+        query = "SELECT request, answer FROM answers WHERE prompt = ? AND model = ? ORDER BY key LIMIT ?"
+        found = self._connection.execute(query, (prompt, model, count))
+        return [{"request": json.loads(request), "answer": json.loads(answer)} for request, answer in found]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""

@@ -27,6 +27,8 @@ class Endpoint:
         concurrency: requests under way at once.
         timeout: seconds for one attempt.
         attempts: tries of one request, the first included.
+        patience: seconds without one answer after which a server that only fails counts as gone.
+        batch_price: price through the Batch API, as a share of the usual one; 0 where there is no such API.
         response_format: ``json_schema``, ``json_object`` or ``none``.
         temperature: of sampling; 0 for answers that repeat.
         max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for servers that renamed it.
@@ -44,6 +46,8 @@ class Endpoint:
     concurrency: int = 16
     timeout: float = 120.0
     attempts: int = 6
+    patience: float = 120.0
+    batch_price: float = 0.0
     response_format: str = "json_schema"
     temperature: float = 0.0
     max_tokens_field: str = "max_tokens"
