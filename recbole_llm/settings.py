@@ -106,7 +106,8 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
+        *("metric_decimal_place", "loss_decimal_place"),
         *("max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
@@ -116,6 +117,9 @@ OPTIONAL_TYPES: dict[str, type] = {
     "clip_grad_norm": dict,
     "dataloaders_save_path": str,
     "dataset_save_path": str,
+    "llm_base_url": str,
+    "llm_concurrency": int,
+    "llm_model": str,
     "max_cost": float,
     "max_requests": int,
     "seq_len": dict,
@@ -444,7 +448,7 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = ("llm", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+SEMANTIC_KEYS = ("llm", "llm_model", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
 
 
 def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
