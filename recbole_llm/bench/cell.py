@@ -175,6 +175,7 @@ class CellRunner:
 
     def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False) -> None:
         self.store, self.bars, self.force = store, bars or Bars(False), force
+        self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
         self._fresh: set[str] = set()
 
     def finished(self, cell: Cell) -> Record | None:
@@ -286,14 +287,25 @@ class CellRunner:
 
     def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         from recbole_llm.bench.stage_one import TrainedStageOne
+        from recbole_llm.semantics.answering import Asking
         from recbole_llm.semantics.hook import ensure_features
 
+        if self.asking is None:
+            self.asking = Asking.of(cell.settings)
         stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch) if cell.settings.method.stage_one else None
-        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch)
+        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
         if record is not None:
             record.features = SemanticFacts(**features.facts())
             record.stage_one = stage_one.key if stage_one else None
+
+    def read_dataset(self, cell: Cell) -> Any:
+        """The cell's dataset with its split, without a model."""
+        from recbole_llm.config import BenchConfig
+        from recbole_llm.data.dataset import make_dataset
+
+        config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
+        return make_dataset(config, cell.location)
 
     def stage_one_cell(self, cell: Cell) -> Cell:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
