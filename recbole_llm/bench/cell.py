@@ -17,6 +17,7 @@ from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings import Settings, reads_codes, stage_one_settings
 
@@ -191,7 +192,11 @@ class CellRunner:
         Raises:
             UserError: the cell cannot run; nothing is recorded.
         """
-        return self.finished(cell) or self._make(cell)
+        found = self.finished(cell)
+        if found is None:
+            with one_process_at_a_time(cell.folder, cell.title()):
+                found = self.finished(cell) or self._make(cell)
+        return found
 
     def _make(self, cell: Cell) -> Record:
         """Train and test, whether there is a record or not."""
@@ -317,7 +322,9 @@ class CellRunner:
 
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
-            self._make(cell)
+            with one_process_at_a_time(cell.folder, cell.title()):
+                if self.finished(cell) is None or not best.is_file():
+                    self._make(cell)
         stage = self._last_stage(cell)
         if cell.settings.method.serves_alone:
             stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
