@@ -27,6 +27,7 @@ recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one 
 recbole-llm doctor                                                         check this machine
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
+      --workers=N  --executor=serial|processes|ray  --ray_address=auto
       --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
       --MODEL.key=value sets it for one model of several.
 generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
@@ -54,6 +55,7 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--semantics")
         parser.add_argument("--config_file", action="append", default=[])
         parser.add_argument("--force", action="store_true")
+        _add_executor(parser)
     elif verb == "generate":
         parser.add_argument("--model")
         parser.add_argument("--dataset")
@@ -103,6 +105,19 @@ def _parser(verb: str) -> _Parser:
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
     return parser
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, help="cells or trials that run at once")
+    parser.add_argument("--executor", help="serial, processes or ray")
+    parser.add_argument("--ray_address", help="of a running cluster: auto or host:port")
+    parser.add_argument("--gpus", type=float, help="share of a GPU for each, on Ray")
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    from recbole_llm.bench.executors import open_executor
+
+    return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
 
 def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -205,7 +220,8 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         overrides,
     )
     store = ResultStore(cells[0].settings["results_dir"])
-    records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force))
+    with _executor(options) as executor:
+        records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
     print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
+
+
+class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
+    """Raised after an epoch to end a training there."""
 
 
 class Stopwatch:
@@ -66,11 +70,13 @@ class Cell:
     Attributes:
         settings: of the model, its dataset, protocol and seed.
         location: where the dataset lies.
-        key: hash of all that can change the numbers.
+        trials: of the search that found the settings, ``None`` where none did.
+        key: hash of all that can change the numbers, and of ``trials``.
     """
 
     settings: Settings
     location: DatasetLocation
+    trials: int | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,17 +85,18 @@ class Cell:
         reads_items = self.settings.method.features or "item" in (self.settings.get("load_col") or {})
         if side is not None and reads_items:
             files["item"] = file_sha256(side)
-        self.key = self.settings.key(files=files, features=self._feature_versions())
+        search = {} if self.trials is None else {"trials": self.trials}
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **search)
 
     @classmethod
-    def of(cls, settings: Settings) -> Cell:
+    def of(cls, settings: Settings, trials: int | None = None) -> Cell:
         """The cell of some settings; finds the dataset.
 
         Raises:
             UserError: there is no such dataset.
         """
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
-        return cls(settings, location)
+        return cls(settings, location, trials)
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
@@ -109,7 +116,8 @@ class Cell:
         """For messages."""
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
-        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics})"
+        tuned = "" if self.trials is None else ", tuned"
+        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
 
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
@@ -122,6 +130,8 @@ class Cell:
             seed=int(s["seed"]),
             semantics=s["semantics"],
             engine=s["engine"],
+            tuned=self.trials is not None,
+            trials=self.trials,
             settings=_plain(s.values),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -226,6 +236,42 @@ class CellRunner:
         self._fresh.add(cell.key)
         return record
 
+    def validate(self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None]) -> Record:
+        """Train and validate for a search: the test cases are never ranked and the record is not kept.
+
+        Args:
+            cell: what to train.
+            folder: of the checkpoints; a training that was interrupted goes on.
+            on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
+                on; ``StopTraining`` ends it.
+        """
+        watch, record = Stopwatch(), cell.blank_record()
+        prepared = self.prepare(cell, watch, record, self._pretrain(cell))
+        trainer, train_data = self._trainer(prepared, folder, watch, record)
+        trainer.resume(train_data)
+        trainer.on_epoch = lambda epoch, score: on_epoch(epoch + 1, score)
+        try:
+            for entry in trainer.curve:
+                on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
+            trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        except StopTraining:
+            pass  # what was reached counts
+        self._note_training(cell, trainer, record)
+        record.seconds = watch.report()
+        return record
+
+    def make_features(self, cell: Cell) -> Path | None:
+        """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
+
+        Many workers would otherwise make the same at once.
+        """
+        if cell.settings["semantics"] == "none":
+            return None
+        watch = Stopwatch()
+        _, dataset = self._read(cell, cell.settings, watch)
+        self._add_semantics(cell, dataset, watch, None)
+        return Path(dataset.semantics.facts()["folder"])
+
     # ---- steps ---------------------------------------------------------------------------------
 
     def prepare(
@@ -241,26 +287,13 @@ class CellRunner:
         """
         settings = cell.settings.replaced(**(stage or {}))
         method = settings.method
-        if method.kind == EXTERNAL_LIBRARY:
-            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
-        if method.name in UNSUPPORTED:
-            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
-        if method.protocols and settings["protocol"] not in method.protocols:
-            raise UserError(
-                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
-            )
-        with watch("import"):
-            from recbole.utils import init_seed
+        config, dataset = self._read(cell, settings, watch)
+        from recbole.utils import init_seed
 
-            from recbole_llm.config import BenchConfig
-            from recbole_llm.data.dataset import make_dataset
-            from recbole_llm.data.item_codes import add_item_codes
-            from recbole_llm.engine.accelerate import accelerated
+        from recbole_llm.data.item_codes import add_item_codes
+        from recbole_llm.engine.accelerate import accelerated
+
         model_class = method.load()
-        with watch("data"):
-            config = BenchConfig(settings, model_class, cell.location)
-            init_seed(config["seed"], config["reproducibility"])
-            dataset = make_dataset(config, cell.location)
         if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
             raise UserError(
                 f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
@@ -289,6 +322,28 @@ class CellRunner:
                 test_cases=len(dataset.split.test),
             )
         return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
+
+    def _read(self, cell: Cell, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
+        """RecBole's configuration and the dataset with its split."""
+        method = settings.method
+        if method.kind == EXTERNAL_LIBRARY:
+            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
+        if method.name in UNSUPPORTED:
+            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
+        if method.protocols and settings["protocol"] not in method.protocols:
+            raise UserError(
+                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
+            )
+        with watch("import"):
+            from recbole.utils import init_seed
+
+            from recbole_llm.config import BenchConfig
+            from recbole_llm.data.dataset import make_dataset
+        model_class = method.load()
+        with watch("data"):
+            config = BenchConfig(settings, model_class, cell.location)
+            init_seed(config["seed"], config["reproducibility"])
+            return config, make_dataset(config, cell.location)
 
     def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         from recbole_llm.bench.stage_one import TrainedStageOne
@@ -362,23 +417,16 @@ class CellRunner:
         return changes
 
     def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
-        from recbole_llm.engine.loaders import training_loader
         from recbole_llm.engine.reference import ReferenceTrainer
-        from recbole_llm.engine.trainer import make_trainer
 
+        trainer: Any
         if cell.settings["engine"] == "recbole":
             trainer = ReferenceTrainer(prepared, cell.folder)
             with watch("train"):
                 trainer.fit()
             record.recbole_metrics = trainer.test_metrics
             return self._note_training(cell, trainer, record)
-        trainer = make_trainer(prepared.config, prepared.model)
-        trainer.place(cell.folder)
-        trainer.progress = self.bars
-        with watch("build"):
-            train_data, note = training_loader(prepared)
-        if note:
-            record.notes.append(note)
+        trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
         if not self.force:
             trainer.resume(train_data)
         trainer.fit(train_data, self._eval_loader(prepared, "valid"))
@@ -386,6 +434,20 @@ class CellRunner:
         for phase, seconds in trainer.seconds.items():
             watch.add(phase, seconds)
         return self._note_training(cell, trainer, record)
+
+    def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
+        """Our trainer and the batches it trains on."""
+        from recbole_llm.engine.loaders import training_loader
+        from recbole_llm.engine.trainer import make_trainer
+
+        trainer = make_trainer(prepared.config, prepared.model)
+        trainer.place(folder)
+        trainer.progress = self.bars
+        with watch("build"):
+            train_data, note = training_loader(prepared)
+        if note:
+            record.notes.append(note)
+        return trainer, train_data
 
     def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:
         record.curve = trainer.curve
