@@ -20,8 +20,8 @@ from tests.stub_server import Call, Reply, StubServer
 
 @pytest.fixture
 def small(workspace: Path) -> Path:
-    """A workspace with a dataset of 30 users."""
-    return write_tiny(workspace / "dataset" / "tiny", n_users=30)
+    """A workspace with the small dataset, not asked about yet."""
+    return write_tiny(workspace / "dataset" / "tiny")
 
 
 def by_genre(call: Call) -> Reply:
