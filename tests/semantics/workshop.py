@@ -91,7 +91,8 @@ def user_rows(lines: list[str]) -> dict[str, list[int]]:
 def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -> str:
     """Give one user another item at a place counted from the end (1 is the test item); returns the user.
 
-    ``among`` names the users to choose from. The items keep their ids: neither the old nor the new one appears first in the line that is changed.
+    ``among`` names the users to choose from. The items keep their ids: neither the old nor the new one appears first
+    in the line that is changed.
     """
     lines = inter.read_text(encoding="utf-8").splitlines()
     cells = [line.split("\t") for line in lines]
