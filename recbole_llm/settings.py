@@ -119,6 +119,9 @@ OPTIONAL_TYPES: dict[str, type] = {
     "clip_grad_norm": dict,
     "dataloaders_save_path": str,
     "dataset_save_path": str,
+    "llm_base_url": str,
+    "llm_concurrency": int,
+    "llm_model": str,
     "max_cost": float,
     "preset": str,
     "max_requests": int,
@@ -474,7 +477,7 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = ("llm", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+SEMANTIC_KEYS = ("llm", "llm_model", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
 
 
 def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:

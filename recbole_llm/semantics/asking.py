@@ -49,9 +49,8 @@ def ask(
     """
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
-    schema = prompt.answer_class.model_json_schema()
     for again in (False, True):
-        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), schema, prompt.max_tokens)
+        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), prompt.schema, prompt.max_tokens)
         answer = yield request
         if answer is None:
             counts["unanswered"] += 1

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.semantics.answering import Asking
+from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
 from recbole_llm.semantics.features.base import Context, Feature, Progress, StageOne
 from recbole_llm.semantics.items import read_item_texts
-from recbole_llm.semantics.llm.budget import Budget
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.semantics.prompts import load_prompt
@@ -123,14 +124,17 @@ class FeatureShop:
     ) -> None:
         self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
         self.progress, self.watch = progress, watch
-        self.asking = asking or Asking(Budget(settings.get("max_cost"), settings.get("max_requests")))
+        self.asking = asking or Asking.of(settings)
         self.endpoint = chosen_endpoint(settings, self.asking.dry)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self.home = location.home / "semantics"
         source = self.endpoint.name if self.endpoint else OFFLINE
-        self.folder = SemanticFolder(self.home / f"{settings['protocol']}-{source}-{digest}", location.stem, identity)
+        path = self.home / f"{settings['protocol']}-{source}-{digest}"
+        self.name = str(path)
+        self.scratch = _linked_copy(path) if self.asking.dry else None
+        self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
         self.items = read_item_texts(location, dataset.table, settings.get("text"))
         self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
 
@@ -148,22 +152,43 @@ class FeatureShop:
             return False
         return all(self.folder.has(file) for file in FEATURES[name].files)
 
-    def make(self) -> None:
+    def make(self) -> list[str]:
         """Make what is missing.
+
+        Returns:
+            Features that wait for answers, where the command collects questions instead of asking them.
 
         Raises:
             UserError: a limit was reached; what was answered is kept.
         """
         missing = self.missing()
+        waiting: list[str] = []
         if not missing:
-            return
-        cache = ResponseCache(self.home / "responses.sqlite") if self.endpoint else None
+            return waiting
+        cache = self.responses() if self.endpoint else None
         try:
             for name in missing:
-                self._make(FEATURES[name], cache)
+                if set(waiting) & set(self._needs(name)):
+                    waiting.append(name)  # its questions depend on answers that are not there
+                    continue
+                try:
+                    self._make(FEATURES[name], cache)
+                except AnswersPending:
+                    waiting.append(name)
         finally:
             if cache is not None:
                 cache.close()
+        return waiting
+
+    def responses(self) -> ResponseCache:
+        """The answers of the dataset; to be closed."""
+        return ResponseCache(self.home / "responses.sqlite")
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        """Features that a feature reads; all before it where it does not say."""
+        names = tuple(self.stamps)
+        needs: tuple[str, ...] = getattr(FEATURES[name], "needs", names[: names.index(name)])
+        return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
         context = Context(
@@ -231,6 +256,15 @@ class FeatureShop:
             _facts(self.folder, self.encoder),
             int(self.settings["seed"]),
         )
+
+
+def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to be thrown away, with links to the files of another: files are replaced, never changed."""
+    copy = tempfile.TemporaryDirectory(prefix="recbole-llm-dry-")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            Path(copy.name, path.name).symlink_to(path.resolve())
+    return copy
 
 
 def ensure_features(

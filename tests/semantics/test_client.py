@@ -260,8 +260,16 @@ def test_a_missing_key_is_an_error_before_anything_is_asked(
 ) -> None:
     monkeypatch.delenv("STUB_KEY", raising=False)
     with StubServer() as server, pytest.raises(UserError, match=r"--llm=stub needs a key.*STUB_KEY"):
-        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache)
+        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
     assert server.calls == []
+
+
+def test_answers_of_the_cache_need_no_key(cache: ResponseCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    with StubServer() as server:
+        Client(endpoint_at(server.base_url), cache).run(numbered(0, 5))
+        usage = Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
+    assert (usage.cached, len(server.calls)) == (5, 5)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
@@ -314,7 +322,7 @@ def test_faults_between_answers_do_not_stop_the_run(cache: ResponseCache) -> Non
         return Reply() if call.number % 20 == 0 else Reply(status=500, headers=AT_ONCE)
 
     with StubServer(reply) as server:
-        endpoint = endpoint_at(server.base_url, attempts=40, concurrency=2, patience=0.0)
+        endpoint = endpoint_at(server.base_url, attempts=1000, concurrency=2, patience=0.0)
         usage = Client(endpoint, cache).run(numbered(0, 20))
     assert (usage.stopped, usage.failed, len(cache)) == ("", 0, 20)
 

@@ -77,7 +77,8 @@ class Client:
         self._faults_in_a_row = 0
         self._last_success = 0.0
         self._under_way: dict[str, asyncio.Future[ChatAnswer | None]] = {}
-        self._key = endpoint.key()
+        self._key = ""
+        self._api: Any = None
 
     # ---- running scripts -----------------------------------------------------------------------
 
@@ -95,22 +96,35 @@ class Client:
         return self.usage
 
     async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
-        import openai
         from aiolimiter import AsyncLimiter
 
         limits = self.endpoint
         self._requests_limit = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
         self._tokens_limit = AsyncLimiter(limits.tokens_per_minute, 60) if limits.tokens_per_minute else None
-        async with openai.AsyncOpenAI(
-            api_key=self._key, base_url=limits.base_url, max_retries=0, timeout=limits.timeout
-        ) as self._api:
-            workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+        workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            if self._api is not None:
+                await self._api.close()
+                self._api = None
+
+    def _connect(self) -> None:
+        """Look up the key, once there is something to ask: answers of the cache need none.
+
+        Raises:
+            UserError: it is not set.
+        """
+        import openai
+
+        if self._api is None:
+            self._key = self.endpoint.key()
+            self._api = openai.AsyncOpenAI(
+                api_key=self._key, base_url=self.endpoint.base_url, max_retries=0, timeout=self.endpoint.timeout
+            )
 
     async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
         for script in scripts:
@@ -161,6 +175,7 @@ class Client:
         """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
         import openai
 
+        self._connect()
         likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
         self.budget.reserve(likely)
         self.usage.requests += 1

@@ -58,9 +58,10 @@ class Endpoint:
         """Whether answers cost money."""
         return self.price_in > 0 or self.price_out > 0
 
-    def price(self, tokens_in: int, tokens_out: int) -> float:
-        """US dollars for some tokens."""
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+    def price(self, tokens_in: int, tokens_out: int, via: str = "") -> float:
+        """US dollars for some tokens; ``via`` is ``batch`` for answers of the Batch API."""
+        share = self.batch_price if via == "batch" and self.batch_price else 1.0
+        return share * (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
     def key(self) -> str:
         """The API key from the environment.
