@@ -36,6 +36,27 @@ class IntentAnswer(BaseModel):
     intents: list[Phrase] = Field(min_length=1, max_length=20, description="titles copied from the candidates")
 
 
+Paragraph = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=4000)]
+
+
+class SummaryAnswer(BaseModel):
+    """ISRF: who might like or dislike an item, or what a user likes or dislikes, and why."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    summarization: Paragraph = Field(description="the conclusion alone")
+    reasoning: str = Field(default="", max_length=8000, description="what it rests on")
+
+
+class FeatureAnswer(BaseModel):
+    """ISRF: the features of an item that its likers and dislikers point to, and why."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    feature: Paragraph = Field(description="the features alone")
+    reasoning: str = Field(default="", max_length=8000, description="what they rest on")
+
+
 _FENCE = re.compile(r"```(?:json)?\s*(.*?)(?:```|$)", flags=re.S | re.I)
 _REFUSALS = ("i'm sorry", "i am sorry", "i cannot", "i can't", "as an ai")
 
