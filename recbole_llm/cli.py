@@ -14,7 +14,7 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "generate", "recommend", "prepare", "list", "table", "doctor")
+VERBS = ("run", "generate", "recommend", "prepare", "list", "table", "report", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
@@ -22,7 +22,8 @@ recbole-llm generate --model=NAME --dataset=NAME --llm=NAME [--dry-run]    make 
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
 recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
-recbole-llm table [--dataset=NAME] [--format=text|markdown]                tables of what was run
+recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
+recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
 recbole-llm doctor                                                         check this machine
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
@@ -87,13 +88,18 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--stats", action="store_true")
         parser.add_argument("--data_path")
         parser.add_argument("--dataset_dir", default="dataset")
-    elif verb == "table":
+    elif verb in ("table", "report"):
         parser.add_argument("--model")
         parser.add_argument("--dataset")
         parser.add_argument("--protocol")
-        parser.add_argument("--metrics")
-        parser.add_argument("--format", choices=("text", "markdown"), default="text")
+        parser.add_argument("--baseline")
         parser.add_argument("--output")
+    if verb == "table":
+        parser.add_argument("--metrics")
+        parser.add_argument("--topk")
+        parser.add_argument("--groups", action="store_true")
+        parser.add_argument("--check-reference", "--check_reference", action="store_true")
+        parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
     return parser
@@ -173,7 +179,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if rest and verb not in ("run", "generate", "recommend"):
         raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
     handlers = {"run": _run, "generate": _generate, "recommend": _recommend, "prepare": _prepare}
-    handlers |= {"list": _list, "table": _table, "doctor": _doctor}
+    handlers |= {"list": _list, "table": _table, "report": _report, "doctor": _doctor}
     return handlers[verb](options, rest)
 
 
@@ -200,7 +206,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     )
     store = ResultStore(cells[0].settings["results_dir"])
     records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force))
-    print(render(records))
+    print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
     return 1 if any(record.status == "failed" for record in records) else 0
@@ -338,17 +344,14 @@ def _list_statistics(options: argparse.Namespace) -> int:
     return 0
 
 
-def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
+def _chosen(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+    """The store and the records that the options name.
+
+    Raises:
+        UserError: there are none.
+    """
     from recbole_llm.bench.store import ResultStore
-    from recbole_llm.bench.tables import render
-    from recbole_llm.files import whole_file
 
-    metrics = options.metrics.split(",") if options.metrics else None
-    if metrics:
-        from recbole_llm.evaluation.metrics import parse_metric
-
-        for name in metrics:
-            parse_metric(name)
     store = ResultStore(options.results_dir or "results")
     chosen = [
         record
@@ -359,12 +362,49 @@ def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     ]
     if not chosen:
         raise UserError(f"{store.folder}/ holds no such results yet; run something first.")
-    text = render(chosen, options.format, metrics)
+    return store, chosen
+
+
+def _cut_offs(text: str | None) -> list[int] | None:
+    """``--topk``: ``5,10``, or ``all`` that the records have."""
+    if text is None or text == "all":
+        return None if text is None else []
+    words = text.strip("[]").split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"--topk={text}: give cut-offs such as 5,10, or all.")
+    return [int(word) for word in words]
+
+
+def _table(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.tables import render, render_check
+    from recbole_llm.evaluation.names import metric_title, parse_metric
+    from recbole_llm.files import whole_file
+
+    metrics = options.metrics.split(",") if options.metrics else None
+    for name in metrics or ():
+        parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
+    topk = _cut_offs(options.topk)
+    store, chosen = _chosen(options)
+    out_of_band = False
+    if options.check_reference:
+        text, out_of_band = render_check(chosen, options.format, store)
+    else:
+        text = render(chosen, options.format, metrics, store, topk, options.baseline, options.groups)
     if options.output:
         with whole_file(Path(options.output), "w") as stream:
             stream.write(text + "\n")
     else:
         print(text)
+    return 1 if out_of_band else 0
+
+
+def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.report import write_report
+
+    store, chosen = _chosen(options)
+    path = Path(options.output or store.folder / "report.html")
+    write_report(chosen, store, path, options.baseline)
+    print(path)
     return 0
 
 

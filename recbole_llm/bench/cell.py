@@ -18,7 +18,7 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
-from recbole_llm.settings import Settings, stage_one_settings
+from recbole_llm.settings import Settings, reads_codes, stage_one_settings
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +249,7 @@ class CellRunner:
 
             from recbole_llm.config import BenchConfig
             from recbole_llm.data.dataset import make_dataset
+            from recbole_llm.data.item_codes import add_item_codes
             from recbole_llm.engine.accelerate import accelerated
         model_class = method.load()
         with watch("data"):
@@ -262,12 +263,16 @@ class CellRunner:
             )
         if settings["semantics"] != "none":
             self._add_semantics(cell, dataset, watch, record)
+        if reads_codes(settings.values):
+            add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
         with watch("build"):
             init_seed(config["seed"], config["reproducibility"])
             train_part = dataset.training_part()
             built = accelerated(model_class) if settings["engine"] == "fast" else model_class
             model = built(config, train_part).to(config["device"])
         if record is not None:
+            record.language_model = getattr(model, "language_model", None)
+            record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.data = DatasetFacts(
                 name=cell.location.stem,
@@ -313,7 +318,10 @@ class CellRunner:
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
             self._make(cell)
-        prepared = self.prepare(cell, Stopwatch(), stage=self._last_stage(cell))
+        stage = self._last_stage(cell)
+        if cell.settings.method.serves_alone:
+            stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
+        prepared = self.prepare(cell, Stopwatch(), stage=stage)
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()
         return prepared

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import json_repair
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -55,6 +55,40 @@ class IntentAnswer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     intents: list[Phrase] = Field(min_length=1, max_length=20, description="titles copied from the candidates")
+
+
+class InterestGroup(BaseModel):
+    """LDMI: one interest."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Phrase
+    items: list[int] = Field(description="numbers of the items")
+
+
+class InterestGroups(BaseModel):
+    """LDMI: a history divided into interests."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    interests: list[InterestGroup] = Field(min_length=1)
+
+
+class OpenInterests(BaseModel):
+    """EIMF: interests in the model's own words; ``{"1": "...", "2": "..."}``, the released form, is read too."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    interests: list[Phrase] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbered(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value and "interests" not in value:
+            return {"interests": list(value.values())}
+        if isinstance(value, dict) and isinstance(value.get("interests"), dict):
+            return {"interests": list(value["interests"].values())}
+        return value
 
 
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|$)|^.*?</think>", flags=re.S | re.I)

@@ -6,20 +6,20 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
 from recbole_llm.semantics.features.base import Context, Feature, Progress, StageOne
-from recbole_llm.semantics.items import ItemTexts, read_item_texts
+from recbole_llm.semantics.items import read_item_texts
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.semantics.prompts import load_prompt
@@ -32,13 +32,6 @@ from recbole_llm.settings import Settings
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[str], AbstractContextManager[None]]
-ITEMTEXT = (
-    Column("item_id", "token"),
-    Column("title_text", "token"),
-    Column("categories_text", "token"),
-    Column("brand_text", "token"),
-    Column("description_text", "token"),
-)
 
 
 def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
@@ -143,13 +136,14 @@ class FeatureShop:
         self.scratch = _linked_copy(path) if self.asking.dry else None
         self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
         self.items = read_item_texts(location, dataset.table, settings.get("text"))
+        self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
 
     def missing(self) -> list[str]:
         """Features that are not there, not whole or stale, in the order in which they are made."""
-        stamps = feature_stamps(self.settings.method.features)
-        return [name for name in self.settings.method.features if not self._is_made(name, stamps[name])]
+        return [name for name in self.stamps if not self._is_made(name)]
 
-    def _is_made(self, name: str, stamp: str) -> bool:
+    def _is_made(self, name: str) -> bool:
+        stamp = self.stamps[name]
         entry = self.folder.manifest["features"].get(name)
         if entry is None or entry.get("stopped"):
             return False
@@ -167,8 +161,6 @@ class FeatureShop:
         Raises:
             UserError: a limit was reached; what was answered is kept.
         """
-        if not self.folder.has("itemtext"):
-            _write_item_texts(self.folder, self.dataset.table, self.items)
         missing = self.missing()
         waiting: list[str] = []
         if not missing:
@@ -194,7 +186,7 @@ class FeatureShop:
 
     def _needs(self, name: str) -> tuple[str, ...]:
         """Features that a feature reads; all before it where it does not say."""
-        names = self.settings.method.features
+        names = tuple(self.stamps)
         needs: tuple[str, ...] = getattr(FEATURES[name], "needs", names[: names.index(name)])
         return needs
 
@@ -210,6 +202,7 @@ class FeatureShop:
             self.stage_one,
             self.progress,
             self.encode,
+            self.vectors_of,
             asking=self.asking,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
@@ -226,8 +219,8 @@ class FeatureShop:
 
     def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
         entry: dict[str, Any] = {
-            "stamp": feature_stamps(self.settings.method.features)[feature.name],
-            "visible": getattr(feature, "visible", "none"),
+            "stamp": self.stamps[feature.name],
+            "sees": getattr(feature, "visible", "none"),
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
@@ -241,14 +234,16 @@ class FeatureShop:
         """Vectors of all texts of the folder, made now where they are missing."""
         known = self.folder.vectors(self.encoder.id)
         if known is None:
-            device = str(self.dataset.config["device"])
-            with self.watch("encode"):
-                known = encode_texts(
-                    self.folder.texts.texts, self.encoder, self.home / "vectors.sqlite", device, self.progress
-                )
+            known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
             self.folder.write_vectors(self.encoder.id, known)
             self.folder.save_manifest()
         return known
+
+    def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:
+        """``(n, d)`` vectors of some texts by a pooling of the encoder."""
+        device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
+        with self.watch("encode"):
+            return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
 
     def features(self) -> SemanticFeatures:
         """What models read."""
@@ -291,21 +286,6 @@ def ensure_features(
     return shop.features()
 
 
-def _write_item_texts(folder: SemanticFolder, table: Any, items: ItemTexts) -> None:
-    """``.itemtext``: for each item the ids of its texts; a missing one is an empty cell."""
-
-    def cell(text: str) -> str:
-        return str(folder.texts.add(text)) if text else ""
-
-    rows = []
-    for number, token in enumerate(table.item_tokens):
-        if number:
-            parts = (items.title[number], items.categories[number], items.brand[number], items.description[number])
-            rows.append((token, *map(cell, parts)))
-    folder.write("itemtext", ITEMTEXT, rows)
-    folder.commit("itemtext", {"titles_from": items.source, "coverage": round(items.named, 4)})
-
-
 def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
     """What the record says of the features."""
     llm = folder.identity["llm"]
@@ -322,6 +302,7 @@ def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
         "folder": str(folder.path),
         "manifest_sha256": file_sha256(folder.path / "manifest.json"),
         "coverage": {name: entry["coverage"] for name, entry in features.items() if "coverage" in entry},
+        "filled": {name: entry["filled"] for name, entry in features.items() if entry.get("filled")},
         "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
         **total,
     }
