@@ -14,10 +14,11 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "recommend", "prepare", "list", "table", "doctor")
+VERBS = ("run", "tune", "recommend", "prepare", "list", "table", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
+recbole-llm tune --model=NAME[,NAME...] --dataset=NAME [--trials=50] [--key=value ...]   search, then run the best
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
 recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
@@ -28,6 +29,9 @@ run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffl
       --workers=N  --executor=serial|processes|ray  --ray_address=auto
       --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
       --MODEL.key=value sets it for one model of several.
+tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M  --pruner=median|hyperband|none
+      --seeds=5 for the best settings  --storage=FILE or postgresql://...  --space=FILE  --report[=FILE]
+      and the options of run; a setting that is given is not searched.
 """
 
 
@@ -51,6 +55,16 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--semantics")
         parser.add_argument("--config_file", action="append", default=[])
         parser.add_argument("--force", action="store_true")
+        _add_executor(parser)
+    elif verb == "tune":
+        for name in ("model", "dataset", "protocol", "seeds", "semantics", "storage", "space"):
+            parser.add_argument(f"--{name}")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--trials", type=int, default=50)
+        parser.add_argument("--trial_epochs", type=int)
+        parser.add_argument("--trial_minutes", type=float)
+        parser.add_argument("--pruner", default="median")
+        parser.add_argument("--report", nargs="?", const="", help="where the page goes; results/search.html")
         _add_executor(parser)
     elif verb == "recommend":
         parser.add_argument("--model", required=True)
@@ -168,9 +182,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     options, rest = _parser(verb).parse_known_args(words)
     _set_up_logging(options.quiet, options.verbose)
-    if rest and verb not in ("run", "recommend"):
+    if rest and verb not in ("run", "tune", "recommend"):
         raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-    handlers = {"run": _run, "recommend": _recommend, "prepare": _prepare}
+    handlers = {"run": _run, "tune": _tune, "recommend": _recommend, "prepare": _prepare}
     handlers |= {"list": _list, "table": _table, "doctor": _doctor}
     return handlers[verb](options, rest)
 
@@ -202,6 +216,26 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     print(render(records))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.search import summary, tune
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_assignment
+
+    chosen = vars(options).copy()
+    report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
+    chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
+    records, studies = tune(**chosen, **_overrides(rest))
+    print(summary(studies), end="\n\n")
+    print(render(records))
+    if report is not None:
+        from recbole_llm.bench.search_report import write_search_report
+
+        path = Path(report or Path(studies[0].cell.settings["results_dir"]) / "search.html")
+        print(f"\nreport: {write_search_report(studies, path)}")
     return 1 if any(record.status == "failed" for record in records) else 0
 
 

@@ -40,6 +40,17 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into a block; the lock goes with the process that holds it."""
+    import fcntl
+
+    make_folder(path.parent)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that will be written to.
 
