@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +11,14 @@ from typing import Any
 
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
-from recbole_llm.settings import Settings, stage_one_settings
+from recbole_llm.settings import Settings, reads_codes, stage_one_settings
 
 logger = logging.getLogger(__name__)
 
@@ -29,37 +29,6 @@ USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
     """Raised after an epoch to end a training there."""
-
-
-class Stopwatch:
-    """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
-        self._inner = [0.0]
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Time a block as part of a phase."""
-        began = time.monotonic()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.monotonic() - began
-            inner = self._inner.pop()
-            self._inner[-1] += whole
-            self.add(phase, whole - inner)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-
-    def report(self) -> dict[str, float]:
-        """Rounded seconds of all phases and of the whole."""
-        rounded = {phase: round(value, 3) for phase, value in self.seconds.items()}
-        return {**rounded, "total": round(time.monotonic() - self._started, 3)}
 
 
 @dataclass
@@ -185,6 +154,7 @@ class CellRunner:
 
     def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False) -> None:
         self.store, self.bars, self.force = store, bars or Bars(False), force
+        self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
         self._fresh: set[str] = set()
 
     def finished(self, cell: Cell) -> Record | None:
@@ -200,7 +170,11 @@ class CellRunner:
         Raises:
             UserError: the cell cannot run; nothing is recorded.
         """
-        return self.finished(cell) or self._make(cell)
+        found = self.finished(cell)
+        if found is None:
+            with one_process_at_a_time(cell.folder, cell.title()):
+                found = self.finished(cell) or self._make(cell)
+        return found
 
     def _make(self, cell: Cell) -> Record:
         """Train and test, whether there is a record or not."""
@@ -261,9 +235,8 @@ class CellRunner:
         """
         if cell.settings["semantics"] == "none":
             return None
-        watch = Stopwatch()
-        _, dataset = self._read(cell, cell.settings, watch)
-        self._add_semantics(cell, dataset, watch, None)
+        dataset = self.read_dataset(cell)
+        self._add_semantics(cell, dataset, Stopwatch(), None)
         return Path(dataset.semantics.facts()["folder"])
 
     # ---- steps ---------------------------------------------------------------------------------
@@ -284,6 +257,7 @@ class CellRunner:
         config, dataset = self._read(cell, settings, watch)
         from recbole.utils import init_seed
 
+        from recbole_llm.data.item_codes import add_item_codes
         from recbole_llm.engine.accelerate import accelerated
 
         model_class = method.load()
@@ -294,12 +268,16 @@ class CellRunner:
             )
         if settings["semantics"] != "none":
             self._add_semantics(cell, dataset, watch, record)
+        if reads_codes(settings.values):
+            add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
         with watch("build"):
             init_seed(config["seed"], config["reproducibility"])
             train_part = dataset.training_part()
             built = accelerated(model_class) if settings["engine"] == "fast" else model_class
             model = built(config, train_part).to(config["device"])
         if record is not None:
+            record.language_model = getattr(model, "language_model", None)
+            record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.data = DatasetFacts(
                 name=cell.location.stem,
@@ -336,14 +314,21 @@ class CellRunner:
 
     def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         from recbole_llm.bench.stage_one import TrainedStageOne
+        from recbole_llm.semantics.answering import Asking
         from recbole_llm.semantics.hook import ensure_features
 
+        if self.asking is None:
+            self.asking = Asking.of(cell.settings)
         stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch) if cell.settings.method.stage_one else None
-        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch)
+        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
         if record is not None:
             record.features = SemanticFacts(**features.facts())
             record.stage_one = stage_one.key if stage_one else None
+
+    def read_dataset(self, cell: Cell) -> Any:
+        """The cell's dataset with its split, without a model."""
+        return self._read(cell, cell.settings, Stopwatch())[1]
 
     def stage_one_cell(self, cell: Cell) -> Cell:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
@@ -355,8 +340,13 @@ class CellRunner:
 
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
-            self._make(cell)
-        prepared = self.prepare(cell, Stopwatch(), stage=self._last_stage(cell))
+            with one_process_at_a_time(cell.folder, cell.title()):
+                if self.finished(cell) is None or not best.is_file():
+                    self._make(cell)
+        stage = self._last_stage(cell)
+        if cell.settings.method.serves_alone:
+            stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
+        prepared = self.prepare(cell, Stopwatch(), stage=stage)
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()
         return prepared

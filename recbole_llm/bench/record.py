@@ -94,6 +94,8 @@ class Record(BaseModel):
     )
     data: DatasetFacts | None = None
     features: SemanticFacts | None = None
+    language_model: str | None = Field(default=None, description="the language model inside the method")
+    legacy_leaks: bool = Field(default=False, description="prompts and graphs hold what is tested, as a release had it")
     stage_one: str | None = Field(default=None, description="key of the record of the prerequisite model")
 
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -108,8 +110,11 @@ class Record(BaseModel):
 
     @property
     def label(self) -> str:
-        """The model as a table names it: with its semantics where it has any."""
-        return self.model if self.semantics == "none" and self.features is None else f"{self.model} ({self.source})"
+        """The model as a table names it: with its semantics and its language model where it has any."""
+        marks = [] if self.semantics == "none" and self.features is None else [self.source]
+        marks += [self.language_model] if self.language_model else []
+        marks += ["legacy leaks"] if self.legacy_leaks else []
+        return f"{self.model} ({', '.join(marks)})" if marks else self.model
 
     @property
     def source(self) -> str:

@@ -21,7 +21,7 @@ from recbole_llm.bench.store import ResultStore
 from recbole_llm.bench.study import Budget, Heart, Study, open_storage
 from recbole_llm.bench.works import make_features, run_trial, run_trial_away
 from recbole_llm.errors import UserError
-from recbole_llm.files import locked, make_folder
+from recbole_llm.files import make_folder, one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +88,8 @@ def tune(
     runner = CellRunner(store, Bars(not quiet))
     with open_executor(executor, workers, ray_address, gpus) as chosen:
         search(studies, chosen, runner)
-        with locked(store.folder / ".tuned.lock"):  # another process of the search finds the records
-            tuned = [study.tuned_cell(seed) for study, of in zip(studies, seeds_of, strict=True) for seed in of]
-            return run_cells(tuned, runner, chosen), studies
+        tuned = [study.tuned_cell(seed) for study, of in zip(studies, seeds_of, strict=True) for seed in of]
+        return run_cells(tuned, runner, chosen), studies
 
 
 def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> None:
@@ -123,7 +122,7 @@ def _make_features(cells: Iterable[Cell], runner: CellRunner) -> None:
     """Stage one and features once for all trials; another process of the search finds them made."""
     for cell in cells:
         if cell.settings["semantics"] != "none":
-            with locked(cell.location.home / ".features.lock"):
+            with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
                 make_features([cell], runner)
 
 

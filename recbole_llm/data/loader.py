@@ -26,6 +26,16 @@ Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
 
 
+def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """``(B, c)`` item ids, each line in an order that depends on the items and the line's ``key`` ``(B,)`` alone.
+
+    Stored candidates have the target first; a model that reads the list must not see where the target stood.
+    """
+    mixed = (items * 2654435761 + key[:, None] * 40503) % 4294967291  # Knuth's multiplicative hash
+    mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967291
+    return items.gather(1, mixed.argsort(dim=1, stable=True))
+
+
 def _ids(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Some values of an id column, as the int64 that indexing needs."""
     return column[rows].long()
@@ -288,6 +298,9 @@ class EvalLoader:
             table.uid: lambda: user,
             table.iid: lambda: _ids(table.item, on_device(first)),
         }
+        if cases.candidates is not None:
+            candidates = cases.candidates[chosen]
+            sources["candidates"] = lambda: shuffled_lines(on_device(candidates).long(), end)
         if self.sequential:
             longest = int(self.longest[chosen].max(initial=1))
             sources |= table.histories(user, on_device(cases.start[chosen]), end, longest)

@@ -97,26 +97,34 @@ class BenchTrainer(Trainer):
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         total: list[torch.Tensor] = []
-        count = 0
+        count, together = 0, int(self.config["gradient_accumulation_steps"] or 1)
         for batch in self.progress(train_data, f"epoch {epoch_idx + 1}"):
             if not isinstance(batch, LazyInteraction):
                 batch = batch.to(self.device)
-            self.optimizer.zero_grad(set_to_none=True)
+            if count % together == 0:
+                self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
                 losses = loss_func(batch)
             parts = losses if isinstance(losses, tuple) else (losses,)
             loss: Any = sum(parts[1:], parts[0])
-            loss.backward()
-            if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
+            (loss / together if together > 1 else loss).backward()
             detached = [part.detach() for part in parts]
             total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
             count += 1
+            if count % together == 0:
+                self._step()
+        if count % together:
+            self._step()
         values = tuple(float(part) / count for part in total)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
+
+    def _step(self) -> None:
+        """One step of the optimiser over the gradients that were summed."""
+        if self.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.optimizer.step()
 
     def fit(
         self,
@@ -287,6 +295,10 @@ def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
 
 def make_trainer(config: Any, model: Any) -> Any:
     """The trainer for a model: RecBole's special one where it has one, on top of ours."""
+    if hasattr(model, "enter_stage"):
+        from recbole_llm.engine.stages import StagedTrainer
+
+        return StagedTrainer(config, model)
     special = get_trainer(config["MODEL_TYPE"], config["model"])
     if special is Trainer or not issubclass(special, Trainer):
         return BenchTrainer(config, model)

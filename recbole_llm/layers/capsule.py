@@ -117,10 +117,11 @@ class SelfAttentiveInterests(nn.Module):
 def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:
     """REMI's routing regularisation (RecSys 2023, equation 9): the variance of each interest's attention.
 
-        C = (A - mean(A)) (A - mean(A))^T / d,   L = sum_b || diag(C_b) ||^2
+        C = (A - mean(A)) (A - mean(A))^T / d,   L = mean_b || diag(C_b) ||^2
 
-    The release divides by the hidden size and sums over the batch; so does this. Its mean runs over all
-    ``L`` positions; here it runs over the history's own, so that padding plays no part.
+    The release divides by the hidden size, as here, and sums over batches of 128; here the mean over the batch makes
+    the weight independent of its size. Its mean over positions runs over all ``L``; here over the history's own, so
+    that padding plays no part.
 
     Args:
         attention: ``(B, K, L)``, zero at padding.
@@ -131,4 +132,4 @@ def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: in
     real = (place < lengths[:, None])[:, None, :]
     mean = attention.sum(dim=2, keepdim=True) / lengths[:, None, None]
     variance = ((attention - mean) * real).square().sum(dim=2) / size
-    return variance.square().sum()
+    return variance.square().sum(dim=1).mean()

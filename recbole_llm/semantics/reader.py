@@ -109,12 +109,42 @@ class SemanticFeatures:
 
     # ---- features by item, user, interaction and synthesised user ------------------------------------
 
-    def item_text_ids(self, column: str) -> torch.Tensor:
-        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none."""
-        frame = read_table(self.folder.file("itemtext"), ["item_id", column])
-        texts = dict(zip(frame["item_id"].astype(str), frame[column].fillna(""), strict=True))
-        cells = [texts.get(token, "") for token in self.table.item_tokens.tolist()]
-        return torch.tensor([int(cell) if cell else -1 for cell in cells])
+    def item_text_ids(self, column: str, suffix: str = "itemtext", exchange: bool = False) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none.
+
+        Args:
+            column: such as ``title_text``.
+            suffix: another file with one line an item.
+            exchange: with ``semantics: shuffled`` items exchange their texts, all columns alike; for methods
+                whose only feature the texts are.
+        """
+        return self._ids(suffix, "item_id", column, self.table.item_tokens, exchange)
+
+    def item_codes(self) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
+
+        With ``semantics: shuffled`` items exchange their clusters.
+        """
+        return self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
+
+    def user_text_ids(self, column: str) -> torch.Tensor:
+        """``(n_users + 1,)`` int64 text id of each user in one column of ``.usertext``; -1 where there is none.
+
+        With ``semantics: shuffled`` the users exchange their texts.
+        """
+        return self._ids("usertext", "user_id", column, self.table.user_tokens, exchange=True)
+
+    def _ids(self, suffix: str, key: str, column: str, tokens: np.ndarray, exchange: bool) -> torch.Tensor:
+        frame = read_table(self.folder.file(suffix), [key, column])
+        cells = dict(zip(frame[key].astype(str), frame[column].fillna(""), strict=True))
+        ids = np.array([int(cells.get(token, "") or -1) for token in tokens.tolist()], dtype=np.int64)
+        if exchange and self.semantics == "shuffled":
+            ids[1:] = _shuffle_within(ids[1:], np.zeros(len(ids) - 1, dtype=np.int64), self._seed)
+        return torch.from_numpy(ids)
+
+    def texts(self, ids: torch.Tensor) -> list[str]:
+        """The texts of some ids; empty for -1."""
+        return [self.folder.texts.texts[number] if number >= 0 else "" for number in ids.tolist()]
 
     def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.

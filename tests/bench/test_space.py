@@ -21,20 +21,6 @@ BASELINES = [
     *("Pop", "BPR", "LightGCN", "SimpleX", "GRU4Rec", "SASRec", "SRGNN", "GCSAN", "NARM", "BERT4Rec"),
     *("FDSA", "SASRecF", "GRU4RecF"),
 ]
-    "Pop",
-    "BPR",
-    "LightGCN",
-    "GRU4Rec",
-    "SASRec",
-    "SRGNN",
-    "GCSAN",
-    "FDSA",
-    "SASRecF",
-    "GRU4RecF",
-    "SimpleX",
-    "NARM",
-    "BERT4Rec",
-]
 KNOWN = [name for name in property_names("search") if name in METHODS or name in recbole_methods()]
 
 
