@@ -178,6 +178,14 @@ class CellRunner:
 
     def _make(self, cell: Cell) -> Record:
         """Train and test, whether there is a record or not."""
+        if int(cell.settings["nproc"]) > 1:
+            from recbole_llm.bench.nproc import run_together
+
+            return run_together(cell, self)
+        return self.make_here(cell)
+
+    def make_here(self, cell: Cell) -> Record:
+        """Train and test in this process, which may be the first of several."""
         from recbole_llm.engine.accelerate import seams_of
 
         logger.info("running %s", cell.title())
@@ -227,6 +235,11 @@ class CellRunner:
         self._note_training(cell, trainer, record)
         record.seconds = watch.report()
         return record
+
+    def train_along(self, cell: Cell) -> None:
+        """Train as one of several processes, of which the first one makes the record."""
+        watch, record = Stopwatch(), cell.blank_record()
+        self._train(cell, self.prepare(cell, watch, record), watch, record)
 
     def make_features(self, cell: Cell) -> Path | None:
         """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
@@ -400,6 +413,7 @@ class CellRunner:
 
     def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
         """Our trainer and the batches it trains on."""
+        from recbole_llm.engine.distributed import Together, is_joined
         from recbole_llm.engine.loaders import training_loader
         from recbole_llm.engine.trainer import make_trainer
 
@@ -410,6 +424,8 @@ class CellRunner:
             train_data, note = training_loader(prepared)
         if note:
             record.notes.append(note)
+        if is_joined():
+            Together.take_over(trainer, train_data)
         return trainer, train_data
 
     def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:

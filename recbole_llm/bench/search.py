@@ -76,6 +76,8 @@ def tune(
     cells = expand(model, dataset, protocol, None, semantics, config_files, overrides)
     if any(cell.settings["engine"] != "fast" for cell in cells):
         raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
+    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
+        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
     if space is not None and len({cell.settings.method.name for cell in cells}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
     spaces = [space_of(cell.settings, None if space is None else Path(space)) for cell in cells]
