@@ -159,7 +159,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc)$"
 )
 
 
@@ -273,6 +273,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
         kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
+        if kept.get("nproc") == 1:
+            del kept["nproc"]  # what a run is without the setting
         kept["model"] = self.method.target if self.method.is_external else self.method.name
         return dict(sorted(kept.items()))
 
@@ -471,6 +473,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
+    overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False

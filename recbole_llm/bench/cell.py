@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
@@ -30,37 +29,6 @@ USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
     """Raised after an epoch to end a training there."""
-
-
-class Stopwatch:
-    """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
-        self._inner = [0.0]
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Time a block as part of a phase."""
-        began = time.monotonic()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.monotonic() - began
-            inner = self._inner.pop()
-            self._inner[-1] += whole
-            self.add(phase, whole - inner)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-
-    def report(self) -> dict[str, float]:
-        """Rounded seconds of all phases and of the whole."""
-        rounded = {phase: round(value, 3) for phase, value in self.seconds.items()}
-        return {**rounded, "total": round(time.monotonic() - self._started, 3)}
 
 
 @dataclass
@@ -210,6 +178,14 @@ class CellRunner:
 
     def _make(self, cell: Cell) -> Record:
         """Train and test, whether there is a record or not."""
+        if int(cell.settings["nproc"]) > 1:
+            from recbole_llm.bench.nproc import run_together
+
+            return run_together(cell, self)
+        return self.make_here(cell)
+
+    def make_here(self, cell: Cell) -> Record:
+        """Train and test in this process, which may be the first of several."""
         from recbole_llm.engine.accelerate import seams_of
 
         logger.info("running %s", cell.title())
@@ -260,6 +236,11 @@ class CellRunner:
         record.seconds = watch.report()
         return record
 
+    def train_along(self, cell: Cell) -> None:
+        """Train as one of several processes, of which the first one makes the record."""
+        watch, record = Stopwatch(), cell.blank_record()
+        self._train(cell, self.prepare(cell, watch, record), watch, record)
+
     def make_features(self, cell: Cell) -> Path | None:
         """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
 
@@ -267,9 +248,8 @@ class CellRunner:
         """
         if cell.settings["semantics"] == "none":
             return None
-        watch = Stopwatch()
-        _, dataset = self._read(cell, cell.settings, watch)
-        self._add_semantics(cell, dataset, watch, None)
+        dataset = self.read_dataset(cell)
+        self._add_semantics(cell, dataset, Stopwatch(), None)
         return Path(dataset.semantics.facts()["folder"])
 
     # ---- steps ---------------------------------------------------------------------------------
@@ -361,11 +341,7 @@ class CellRunner:
 
     def read_dataset(self, cell: Cell) -> Any:
         """The cell's dataset with its split, without a model."""
-        from recbole_llm.config import BenchConfig
-        from recbole_llm.data.dataset import make_dataset
-
-        config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
-        return make_dataset(config, cell.location)
+        return self._read(cell, cell.settings, Stopwatch())[1]
 
     def stage_one_cell(self, cell: Cell) -> Cell:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
@@ -437,6 +413,7 @@ class CellRunner:
 
     def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
         """Our trainer and the batches it trains on."""
+        from recbole_llm.engine.distributed import Together, is_joined
         from recbole_llm.engine.loaders import training_loader
         from recbole_llm.engine.trainer import make_trainer
 
@@ -447,6 +424,8 @@ class CellRunner:
             train_data, note = training_loader(prepared)
         if note:
             record.notes.append(note)
+        if is_joined():
+            Together.take_over(trainer, train_data)
         return trainer, train_data
 
     def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:

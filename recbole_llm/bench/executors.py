@@ -199,14 +199,17 @@ class ProcessExecutor:
         slots: how many.
         threads: of each; by default the cores are shared out.
         gpus: what ``CUDA_VISIBLE_DEVICES`` may hold; by default what this process sees.
+        retries: how often a work whose worker died is tried again.
     """
 
     shares_files = True
 
-    def __init__(self, slots: int, threads: int | None = None, gpus: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, slots: int, threads: int | None = None, gpus: Sequence[str] | None = None, retries: int = RETRIES
+    ) -> None:
         if slots < 1:
             raise UserError(f"--workers={slots}: give 1 or more.")
-        self.slots = slots
+        self.slots, self._retries = slots, retries
         self._threads = threads or max(1, available_cores() // slots)
         self._gpus = visible_gpus() if gpus is None else list(gpus)
         self._workers: list[_Worker | None] = [None] * slots
@@ -324,7 +327,7 @@ class ProcessExecutor:
         worker.end(at_once=True)
         self._workers[number] = None
         work.losses += 1
-        if work.losses <= RETRIES:
+        if work.losses <= self._retries:
             self.submit(work)
         else:
             self._finished.append(Outcome(work, error=WorkError(f"its worker died ({_ending(worker.process)})")))

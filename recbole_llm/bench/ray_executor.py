@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from recbole_llm.errors import UserError
 
 RETRIES = 3  # of a work whose worker or machine was lost
 POLL_SECONDS = 0.1
+CONNECT_SECONDS = 10.0
 
 
 def _serve(setup: Setup, threads: int, desk: Any, number: int, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -108,6 +110,9 @@ class RayExecutor:
             options |= {"num_cpus": available_cores(), "include_dashboard": False, "address": "local"}
         else:
             options["address"] = address
+            host, _, port = address.rpartition(":")
+            if host and "/" not in address:  # Ray would try for minutes
+                _check_reachable(host, port, address)
         try:
             self._ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -175,3 +180,10 @@ class RayExecutor:
         self._ray.kill(self._desk)
         if self._ours:
             self._ray.shutdown()
+
+
+def _check_reachable(host: str, port: str, address: str) -> None:
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray_address={address}: there is no cluster ({error}).") from error

@@ -68,7 +68,10 @@ def test_a_grid_gives_the_records_of_one_process_without_shared_files(
 
 
 def test_no_cluster_at_the_address_is_an_error() -> None:
-    with pytest.raises(UserError, match="--ray_address=127.0.0.1:1:"), open_executor("ray", 1, "127.0.0.1:1"):
+    with (
+        pytest.raises(UserError, match=r"--ray_address=127\.0\.0\.1:1: there is no cluster"),
+        open_executor("ray", 1, "127.0.0.1:1"),
+    ):
         pass
 
 
