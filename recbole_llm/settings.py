@@ -107,7 +107,15 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk", "metric_decimal_place", "loss_decimal_place"),
+        *(
+            "eval_batch_size",
+            "score_block_mib",
+            "metrics",
+            "list_metrics",
+            "topk",
+            "metric_decimal_place",
+            "loss_decimal_place",
+        ),
         *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )

@@ -61,7 +61,9 @@ def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int) -> S
         k: neighbours of a user.
     """
     size, chosen = len(vectors), known.nonzero()[:, 0]
-    near = chosen[nearest_neighbours(vectors[chosen], k)].numpy() if len(chosen) > 1 else np.zeros((len(chosen), 0), int)
+    near = (
+        chosen[nearest_neighbours(vectors[chosen], k)].numpy() if len(chosen) > 1 else np.zeros((len(chosen), 0), int)
+    )
     row = np.concatenate([np.repeat(chosen.numpy(), near.shape[1]), np.arange(size)])
     column = np.concatenate([near.reshape(-1), np.arange(size)])
     root = np.bincount(row, minlength=size) ** -0.5

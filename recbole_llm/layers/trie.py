@@ -36,7 +36,10 @@ class ItemTrie(nn.Module):
 
     def __init__(self, sequences: Sequence[Sequence[int]], start: int) -> None:
         super().__init__()
-        if any(not sequence for sequence in sequences[1:]) or len({tuple(s) for s in sequences[1:]}) < len(sequences) - 1:
+        if (
+            any(not sequence for sequence in sequences[1:])
+            or len({tuple(s) for s in sequences[1:]}) < len(sequences) - 1
+        ):
             raise ValueError("the items' token sequences must be distinct and not empty")
         longest = max(map(len, sequences))
         number = {(): 0}
@@ -87,7 +90,9 @@ class ItemTrie(nn.Module):
         """``(M, D)`` bool: which entries of ``ancestors`` are real."""
         return torch.arange(self.ancestors.shape[1], device=self.depth.device) <= self.depth[:, None]
 
-    def score_items(self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], block: int) -> torch.Tensor:
+    def score_items(
+        self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], block: int
+    ) -> torch.Tensor:
         """``(B, N)`` log-probability of each item's whole sequence; that of item 0 is ``-inf``.
 
         Args:

@@ -8,4 +8,6 @@ from recbole_llm.semantics.features.intent import Intents
 from recbole_llm.semantics.features.reasoning import ItemReasoning, UserReasoning
 from recbole_llm.semantics.features.titles import Titles
 
-FEATURES: dict[str, Feature] = {feature.name: feature for feature in (Candidates(), Intents(), Titles(), ItemReasoning(), UserReasoning())}
+FEATURES: dict[str, Feature] = {
+    feature.name: feature for feature in (Candidates(), Intents(), Titles(), ItemReasoning(), UserReasoning())
+}

@@ -57,7 +57,7 @@ def brute_force(prepared: Prepared, batch: Any) -> torch.Tensor:
     inputs, mask = core.embedded(prompt, core.words(prompt, False, core.interests()), False)
     found = torch.zeros(len(batch), prepared.dataset.item_num)
     for item in range(1, prepared.dataset.item_num):
-        labels = core.labels[item].expand(len(batch), -1)
+        labels = core.labels[item].repeat(len(batch), 1)
         logits = core.lm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels).logits.log_softmax(-1)
         real = labels >= 0
         found[:, item] = (logits.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0] * real).sum(1)
@@ -76,7 +76,9 @@ def sharpen(prepared: Prepared) -> Prepared:
 def test_exact_scores_equal_brute_force(tiny: Path) -> None:
     prepared = sharpen(isrf())
     batch = cases(prepared)
-    torch.testing.assert_close(scores(prepared, batch)[:, 1:], brute_force(prepared, batch)[:, 1:], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        scores(prepared, batch)[:, 1:], brute_force(prepared, batch)[:, 1:], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_a_restricted_beam_of_full_width_finds_the_exact_scores(tiny: Path) -> None:
@@ -304,7 +306,9 @@ def test_an_ablation_changes_the_losses(featured_isrf: Path, change: dict[str, A
     def losses(**overrides: Any) -> list[float]:
         prepared = isrf(paraphrases=False, **overrides)
         torch.manual_seed(4)
-        return [round(float(part.detach()), 6) for b in first_batches(prepared) for part in prepared.model.calculate_loss(b)]
+        return [
+            round(float(part.detach()), 6) for b in first_batches(prepared) for part in prepared.model.calculate_loss(b)
+        ]
 
     assert losses(**change) != losses()
 
