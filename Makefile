@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-browser lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -19,6 +19,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Checks the report in a real browser: Debian's chromium, installed here where that can be done.
+test-browser: $(READY)
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	    command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
+	    echo "no browser here and none could be installed: the report is not checked in one"
+	$(BIN)/python -m pytest -rs -m browser tests/bench $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

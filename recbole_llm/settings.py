@@ -30,6 +30,7 @@ from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     METHODS,
     SEQUENTIAL,
+    TEXT_CODE,
     Method,
     find_method,
     recbole_folder,
@@ -107,15 +108,8 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *(
-            "eval_batch_size",
-            "score_block_mib",
-            "metrics",
-            "list_metrics",
-            "topk",
-            "metric_decimal_place",
-            "loss_decimal_place",
-        ),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
+        *("metric_decimal_place", "loss_decimal_place"),
         *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
@@ -125,6 +119,9 @@ OPTIONAL_TYPES: dict[str, type] = {
     "clip_grad_norm": dict,
     "dataloaders_save_path": str,
     "dataset_save_path": str,
+    "llm_base_url": str,
+    "llm_concurrency": int,
+    "llm_model": str,
     "max_cost": float,
     "preset": str,
     "max_requests": int,
@@ -141,15 +138,28 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
     "precision": ("fp32", "bf16"),
+    "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
+    # The multi-interest family and the text controls
+    "routing_transform": ("position", "interest", "shared"),
+    "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
+    "align_softmax": ("interest", "cluster"),
+    "gate": ("sigmoid", "one", "zero"),
+    "contrast": ("item", "real", "both", "none"),
+    "clique_weighting": ("binary", "idf"),
+    "covering": ("cliques", "items"),
+    "covering_weight": ("frequency", "one"),
+    "cluster_pooling": ("mean", "cls"),
+    "text_proj": ("pca", "linear", "random"),
+    "adaptor": ("linear", "mlp"),
 }
 
 # Words that stand beside numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc)$"
 )
 
 
@@ -263,6 +273,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
         kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
+        if kept.get("nproc") == 1:
+            del kept["nproc"]  # what a run is without the setting
         kept["model"] = self.method.target if self.method.is_external else self.method.name
         return dict(sorted(kept.items()))
 
@@ -390,6 +402,7 @@ def layer_settings(
         UserError: an unknown key, a value of the wrong type, an unreadable file.
     """
     overrides = dict(overrides or {})
+    protocol = overrides.pop("protocol", protocol)
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
@@ -460,6 +473,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
+    overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
@@ -467,23 +481,33 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = ("llm", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+SEMANTIC_KEYS = ("llm", "llm_model", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
 
 
 def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
     """One spelling for one thing, so that the same run is never done twice.
 
     ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
-    features has none whatever was asked for.
+    features has none whatever was asked for; one that reads texts alone has those.
     """
-    if not method.features:
+    if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
             values[key] = None
         values["semantics"] = "none"
+    elif method.text and values["semantics"] != "none":
+        values["llm"] = "offline"  # nobody is asked
+        if values["semantics"] in ("llm", "offline"):
+            values["semantics"] = method.text
     elif values["semantics"] == "offline":
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+
+
+def reads_codes(values: Mapping[str, Any]) -> bool:
+    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
+    return TEXT_CODE in named
 
 
 def _normalise_metrics(values: dict[str, Any]) -> None:

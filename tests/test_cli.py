@@ -80,7 +80,7 @@ MISTAKES = {
     "list": (["list", "modles"], "modles"),
     "option of a verb": (["list", "--epochs=1"], "recbole-llm list has no option '--epochs=1'"),
     "no results": (["table"], "results/ holds no such results yet"),
-    "format": (["table", "--format=html"], "html"),
+    "format": (["table", "--format=pdf"], "pdf"),
     "paid source without a limit": (
         ["--model=LLMDMsRec", "--dataset=tiny", "--llm=openai"],
         "--llm=openai costs money .*--max_cost=",

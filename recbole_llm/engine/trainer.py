@@ -18,6 +18,7 @@ import recbole_llm.compat
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
+from recbole_llm.engine.compiling import compile_layers
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -59,6 +60,8 @@ class BenchTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
+        if config["compile"] != "none":
+            compile_layers(model, config["compile"])
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
@@ -107,7 +110,7 @@ class BenchTrainer(Trainer):
                 losses = loss_func(batch)
             parts = losses if isinstance(losses, tuple) else (losses,)
             loss: Any = sum(parts[1:], parts[0])
-            (loss / together if together > 1 else loss).backward()
+            self._reduced(loss / together if together > 1 else loss).backward()
             detached = [part.detach() for part in parts]
             total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
             count += 1
@@ -115,10 +118,18 @@ class BenchTrainer(Trainer):
                 self._step()
         if count % together:
             self._step()
-        values = tuple(float(part) / count for part in total)
+        values = self._means(total, count)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
+
+    def _reduced(self, loss: Any) -> Any:
+        """The loss to be differentiated; ``engine.distributed`` averages its gradient over processes."""
+        return loss
+
+    def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
+        """Sums over batches as means."""
+        return tuple(float(part) / count for part in total)
 
     def _step(self) -> None:
         """One step of the optimiser over the gradients that were summed."""

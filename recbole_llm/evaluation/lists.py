@@ -110,7 +110,10 @@ def average_popularity(lists: TopLists, counts: np.ndarray) -> float:
 
 
 def tail_percentage(lists: TopLists, counts: np.ndarray) -> float:
-    """Share of the places that tail items fill: the trained items with fewest interactions (RecBole: smallest id first)."""
+    """Share of the places that tail items fill: the trained items with fewest interactions.
+
+    Among equals at the edge of the tail the smaller id belongs to it, as in RecBole.
+    """
     trained = np.flatnonzero(lists.train_counts)
     if lists.tail_ratio > 1:
         tail = trained[lists.train_counts[trained] <= lists.tail_ratio]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from recbole_llm.semantics.llm.budget import Budget
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest
@@ -13,6 +13,7 @@ from recbole_llm.semantics.planning import FeaturePlan, Plan
 
 if TYPE_CHECKING:
     from recbole_llm.semantics.features.base import Context
+    from recbole_llm.settings import Settings
 
 MakeScript = Callable[[Any, Counter[str]], Script]
 Results = Iterator[tuple[Any, Any]]
@@ -41,6 +42,11 @@ class Asking:
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         self.budget, self.limit = budget or Budget(), limit
+
+    @classmethod
+    def of(cls, settings: Settings, limit: int | None = None) -> Self:
+        """With the limits of a command's settings."""
+        return cls(Budget(settings.get("max_cost"), settings.get("max_requests")), limit)
 
     def begin(self, feature: str, context: Context) -> None:
         """Called before a feature is made."""
@@ -71,11 +77,10 @@ def replayed(context: Context, keys: list[Any], script: MakeScript) -> Results:
         yield key, replay(script(key, counts), context.cache, context.endpoint, used)
     context.counts = dict(Counter(context.counts) + counts)
     # A resumed run would look cheaper than the feature was.
-    tokens_in = sum(answer.tokens_in for answer in used.values())
-    tokens_out = sum(answer.tokens_out for answer in used.values())
-    context.usage.tokens_in += tokens_in
-    context.usage.tokens_out += tokens_out
-    context.usage.price += context.endpoint.price(tokens_in, tokens_out)
+    for answer in used.values():
+        context.usage.tokens_in += answer.tokens_in
+        context.usage.tokens_out += answer.tokens_out
+        context.usage.price += context.endpoint.price(answer.tokens_in, answer.tokens_out, answer.via)
 
 
 class DryRun(Asking):

@@ -38,8 +38,9 @@ def ask(
         prompt: what to ask.
         data: JSON-serialisable data for the prompt.
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
-        counts: where outcomes are counted: ``valid``, ``repaired``, ``asked_again``, ``length``, ``invalid``,
-            ``unanswered``.
+        counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
+            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, and the rules
+            of ``answers``.
         assume: a result for dry runs, where the prompt's example answer is none for other data and a later
             question of the chain needs one.
 
@@ -48,9 +49,8 @@ def ask(
     """
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
-    schema = prompt.answer_class.model_json_schema()
     for again in (False, True):
-        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), schema, prompt.max_tokens)
+        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), prompt.schema, prompt.max_tokens)
         answer = yield request
         if answer is None:
             counts["unanswered"] += 1
@@ -58,24 +58,34 @@ def ask(
         if answer.assumed:
             return _assumed(answer, prompt, parse, assume)
         if answer.finish_reason == "length":
-            counts["length"] += 1
+            counts["truncated"] += 1
+        if answer.finish_reason == "content_filter":
+            counts["filtered"] += 1
+            break  # the same text would be filtered again
         try:
-            value, repaired = read_answer(answer.content, prompt.answer_class)
+            value, repaired = read_answer(answer.content, prompt.answer_class, counts)
             result = parse(value)
         except AnswerError as error:
+            counts[error.rule] += 1
             if again:
                 break
             counts["asked_again"] += 1
             messages = [
                 *messages,
-                {"role": "assistant", "content": answer.content[:4000]},
-                {"role": "user", "content": f"That answer cannot be used: {error}. Answer again, with the JSON alone."},
+                {"role": "assistant", "content": answer.content[:4000] or "(no answer)"},
+                {"role": "user", "content": f"That answer cannot be used: {error}. {_advice(answer)}"},
             ]
         else:
             counts["repaired" if repaired else "valid"] += 1
             return result
     counts["invalid"] += 1
     return None
+
+
+def _advice(answer: ChatAnswer) -> str:
+    if answer.finish_reason == "length":
+        return "It was cut off: answer again, shorter, with the JSON alone."
+    return "Answer again, with the JSON alone."
 
 
 def _assumed(

@@ -79,7 +79,9 @@ class Encoder:
             UserError: there is no such encoder here.
         """
         from sentence_transformers import SentenceTransformer, models
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()  # "Loading weights", in the middle of our own bars
         path = str(minilm_folder()) if self.name == MINILM else self.name
         try:
             with quiet():

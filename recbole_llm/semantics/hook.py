@@ -5,20 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError
-from recbole_llm.semantics.answering import Asking
+from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
 from recbole_llm.semantics.features.base import Context, Feature, Progress, StageOne
-from recbole_llm.semantics.items import ItemTexts, read_item_texts
-from recbole_llm.semantics.llm.budget import Budget
+from recbole_llm.semantics.items import read_item_texts
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.semantics.prompts import load_prompt
@@ -31,13 +33,6 @@ from recbole_llm.settings import Settings
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[str], AbstractContextManager[None]]
-ITEMTEXT = (
-    Column("item_id", "token"),
-    Column("title_text", "token"),
-    Column("categories_text", "token"),
-    Column("brand_text", "token"),
-    Column("description_text", "token"),
-)
 
 
 def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
@@ -58,6 +53,18 @@ def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
     return endpoint
 
 
+def split_identity(split: Split) -> dict[str, Any]:
+    """What tells one split of the same interactions from another."""
+    parts = (split.train_rows, split.valid.end, split.test.end)
+    rows = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
+    return {
+        "train_rows": len(split.train_rows),
+        "valid_cases": len(split.valid),
+        "test_cases": len(split.test),
+        "rows_sha256": hashlib.sha256(rows).hexdigest()[:16],
+    }
+
+
 def _identity(
     settings: Settings,
     location: DatasetLocation,
@@ -73,7 +80,6 @@ def _identity(
     names = settings.method.features
     keys = sorted({key for name in names for key in FEATURES[name].settings_keys})
     item_file = location.file("item")
-    split = dataset.split
     fills = endpoint is not None and settings["fill"] == OFFLINE
     return {
         "dataset": location.name,
@@ -81,17 +87,7 @@ def _identity(
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
         "protocol": settings["protocol"],
-        "split": {
-            "train_rows": len(split.train_rows),
-            "valid_cases": len(split.valid),
-            "test_cases": len(split.test),
-            "rows_sha256": hashlib.sha256(
-                b"".join(
-                    np.ascontiguousarray(part, dtype="<i8").tobytes()
-                    for part in (split.train_rows, split.valid.end, split.test.end)
-                )
-            ).hexdigest()[:16],
-        },
+        "split": split_identity(dataset.split),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},
@@ -130,22 +126,26 @@ class FeatureShop:
     ) -> None:
         self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
         self.progress, self.watch = progress, watch
-        self.asking = asking or Asking(Budget(settings.get("max_cost"), settings.get("max_requests")))
+        self.asking = asking or Asking.of(settings)
         self.endpoint = chosen_endpoint(settings, self.asking.dry)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self.home = location.home / "semantics"
         source = self.endpoint.name if self.endpoint else OFFLINE
-        self.folder = SemanticFolder(self.home / f"{settings['protocol']}-{source}-{digest}", location.stem, identity)
+        path = self.home / f"{settings['protocol']}-{source}-{digest}"
+        self.name = str(path)
+        self.scratch = _linked_copy(path) if self.asking.dry else None
+        self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
         self.items = read_item_texts(location, dataset.table, settings.get("text"))
+        self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
 
     def missing(self) -> list[str]:
         """Features that are not there, not whole or stale, in the order in which they are made."""
-        stamps = feature_stamps(self.settings.method.features)
-        return [name for name in self.settings.method.features if not self._is_made(name, stamps[name])]
+        return [name for name in self.stamps if not self._is_made(name)]
 
-    def _is_made(self, name: str, stamp: str) -> bool:
+    def _is_made(self, name: str) -> bool:
+        stamp = self.stamps[name]
         entry = self.folder.manifest["features"].get(name)
         if entry is None or entry.get("stopped"):
             return False
@@ -154,24 +154,43 @@ class FeatureShop:
             return False
         return all(self.folder.has(file) for file in FEATURES[name].files)
 
-    def make(self) -> None:
+    def make(self) -> list[str]:
         """Make what is missing.
+
+        Returns:
+            Features that wait for answers, where the command collects questions instead of asking them.
 
         Raises:
             UserError: a limit was reached; what was answered is kept.
         """
-        if not self.folder.has("itemtext"):
-            _write_item_texts(self.folder, self.dataset.table, self.items)
         missing = self.missing()
+        waiting: list[str] = []
         if not missing:
-            return
-        cache = ResponseCache(self.home / "responses.sqlite") if self.endpoint else None
+            return waiting
+        cache = self.responses() if self.endpoint else None
         try:
             for name in missing:
-                self._make(FEATURES[name], cache)
+                if set(waiting) & set(self._needs(name)):
+                    waiting.append(name)  # its questions depend on answers that are not there
+                    continue
+                try:
+                    self._make(FEATURES[name], cache)
+                except AnswersPending:
+                    waiting.append(name)
         finally:
             if cache is not None:
                 cache.close()
+        return waiting
+
+    def responses(self) -> ResponseCache:
+        """The answers of the dataset; to be closed."""
+        return ResponseCache(self.home / "responses.sqlite")
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        """Features that a feature reads; all before it where it does not say."""
+        names = tuple(self.stamps)
+        needs: tuple[str, ...] = getattr(FEATURES[name], "needs", names[: names.index(name)])
+        return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
         context = Context(
@@ -185,6 +204,7 @@ class FeatureShop:
             self.stage_one,
             self.progress,
             self.encode,
+            self.vectors_of,
             asking=self.asking,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
@@ -201,8 +221,8 @@ class FeatureShop:
 
     def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
         entry: dict[str, Any] = {
-            "stamp": feature_stamps(self.settings.method.features)[feature.name],
-            "visible": getattr(feature, "visible", "none"),
+            "stamp": self.stamps[feature.name],
+            "sees": getattr(feature, "visible", "none"),
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
@@ -216,14 +236,16 @@ class FeatureShop:
         """Vectors of all texts of the folder, made now where they are missing."""
         known = self.folder.vectors(self.encoder.id)
         if known is None:
-            device = str(self.dataset.config["device"])
-            with self.watch("encode"):
-                known = encode_texts(
-                    self.folder.texts.texts, self.encoder, self.home / "vectors.sqlite", device, self.progress
-                )
+            known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
             self.folder.write_vectors(self.encoder.id, known)
             self.folder.save_manifest()
         return known
+
+    def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:
+        """``(n, d)`` vectors of some texts by a pooling of the encoder."""
+        device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
+        with self.watch("encode"):
+            return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
 
     def features(self) -> SemanticFeatures:
         """What models read."""
@@ -236,6 +258,15 @@ class FeatureShop:
             _facts(self.folder, self.encoder),
             int(self.settings["seed"]),
         )
+
+
+def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to be thrown away, with links to the files of another: files are replaced, never changed."""
+    copy = tempfile.TemporaryDirectory(prefix="recbole-llm-dry-")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            Path(copy.name, path.name).symlink_to(path.resolve())
+    return copy
 
 
 def ensure_features(
@@ -257,21 +288,6 @@ def ensure_features(
     return shop.features()
 
 
-def _write_item_texts(folder: SemanticFolder, table: Any, items: ItemTexts) -> None:
-    """``.itemtext``: for each item the ids of its texts; a missing one is an empty cell."""
-
-    def cell(text: str) -> str:
-        return str(folder.texts.add(text)) if text else ""
-
-    rows = []
-    for number, token in enumerate(table.item_tokens):
-        if number:
-            parts = (items.title[number], items.categories[number], items.brand[number], items.description[number])
-            rows.append((token, *map(cell, parts)))
-    folder.write("itemtext", ITEMTEXT, rows)
-    folder.commit("itemtext", {"titles_from": items.source, "coverage": round(items.named, 4)})
-
-
 def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
     """What the record says of the features."""
     llm = folder.identity["llm"]
@@ -288,6 +304,7 @@ def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
         "folder": str(folder.path),
         "manifest_sha256": file_sha256(folder.path / "manifest.json"),
         "coverage": {name: entry["coverage"] for name, entry in features.items() if "coverage" in entry},
+        "filled": {name: entry["filled"] for name, entry in features.items() if entry.get("filled")},
         "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
         **total,
     }

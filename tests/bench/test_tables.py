@@ -24,7 +24,7 @@ def test_a_row_holds_model_seed_and_metrics() -> None:
 def test_seeds_are_averaged_with_their_deviation() -> None:
     text = render([run_of("SASRec", value, seed=seed) for seed, value in [(3, 0.1), (1, 0.2), (2, 0.3)]])
     line = next(line for line in text.splitlines() if line.startswith("SASRec"))
-    assert "1,2,3" in line
+    assert "1-3" in line
     assert "0.2000 ±0.1000" in line
 
 

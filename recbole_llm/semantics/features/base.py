@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -44,6 +44,7 @@ class Context:
         cache: the response cache, ``None`` offline.
         stage_one: the prerequisite model, where the method has one.
         encode: makes the text vectors in the order of ``folder.texts``.
+        vectors_of: vectors of some texts by another pooling (``cls``).
         usage: what was asked and paid.
         asking: how answers are got.
         counts: outcomes of the answers, for the manifest.
@@ -59,6 +60,7 @@ class Context:
     stage_one: StageOne | None
     progress: Progress
     encode: Callable[[], np.ndarray]
+    vectors_of: Callable[[Sequence[str], str], np.ndarray]
     usage: Usage = field(default_factory=Usage)
     asking: Asking = field(default_factory=Asking)
     counts: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,158 @@
+"""Which records may stand in one table, and which of them are seeds of one row."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from recbole_llm.bench.record import Record
+from recbole_llm.registry import METHODS
+from recbole_llm.settings import NOT_IDENTITY
+
+# Settings that decide what a test case is, besides the protocol's name, the data and the masking.
+_CASE_KEYS = (
+    *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
+    *("user_inter_num_interval", "item_inter_num_interval"),
+)
+_SHOWN_DIFFERENCES = 3
+
+
+class Place(NamedTuple):
+    """What the rows of one table share.
+
+    Attributes:
+        dataset, protocol: their names.
+        data: first digits of the hash of the interactions.
+        masked: items of the history are not ranked.
+        cases: other settings that decide what a test case is, as JSON.
+    """
+
+    dataset: str
+    protocol: str
+    data: str
+    masked: bool
+    cases: str
+
+    @property
+    def case_settings(self) -> dict[str, Any]:
+        """The settings behind ``cases``."""
+        return dict(json.loads(self.cases))
+
+
+def group(records: Iterable[Record]) -> dict[Place, dict[str, list[Record]]]:
+    """Records by place, then by the label of their row.
+
+    Numbers of different protocols, data, masking or candidates never stand in one table. A cell that failed
+    before its data were read stands where its neighbours stand. Runs of one model with different settings are
+    different rows, whose labels name the difference.
+    """
+    records = list(records)
+    hashes: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for record in records:
+        if record.data:
+            hashes[_surroundings(record)].add(record.data.sha256[:12])
+    places: dict[Place, list[Record]] = defaultdict(list)
+    for record in records:
+        around = hashes[_surroundings(record)]
+        data = record.data.sha256[:12] if record.data else (next(iter(around)) if len(around) == 1 else "")
+        dataset, protocol, masked, cases = _surroundings(record)
+        places[Place(dataset, protocol, data, masked, cases)].append(record)
+    return {place: _by_label(found) for place, found in places.items()}
+
+
+def _surroundings(record: Record) -> tuple[str, str, bool, str]:
+    settings = record.settings
+    cases = {key: settings[key] for key in _CASE_KEYS if settings.get(key) is not None}
+    if str(settings.get("candidates", "all")) not in ("all", "None"):
+        cases["candidate_seed"] = settings.get("candidate_seed")
+    masked = bool(settings.get("mask_history", True))
+    return record.dataset, record.protocol, masked, json.dumps(cases, sort_keys=True, default=str)
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    """The settings that tell two rows of one model apart."""
+    kept = {k: v for k, v in record.settings.items() if k not in NOT_IDENTITY and k not in ("seed", "model")}
+    return {**kept, "semantics": record.semantics, "tuned": record.tuned}
+
+
+def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
+    variants: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        identity = json.dumps(_identity(record), sort_keys=True, default=str)
+        variants[record.model, identity].append(record)
+    rows = [part for runs in variants.values() for part in _by_answers(runs)]
+    alike: dict[str, list[list[Record]]] = defaultdict(list)
+    for runs in rows:
+        alike[_plain_label(runs)].append(runs)
+    labels: dict[int, str] = {}
+    for label, found in alike.items():
+        names = _variant_labels(label, [_identity(runs[0]) for runs in found])
+        labels |= {id(runs): name for runs, name in zip(found, names, strict=True)}
+    return {labels[id(runs)]: runs for runs in rows}
+
+
+def _by_answers(runs: Sequence[Record]) -> list[list[Record]]:
+    """Runs of equal settings by the LLM that answered; those that failed before they knew go with the first."""
+    parts: dict[str, list[Record]] = defaultdict(list)
+    for run in runs:
+        if run.features is not None:
+            parts[run.source].append(run)
+    unknown = [run for run in runs if run.features is None]
+    return [part + (unknown if number == 0 else []) for number, part in enumerate(parts.values())] or [unknown]
+
+
+def _plain_label(runs: Sequence[Record]) -> str:
+    """A row's model with its source of semantics, and the trials behind its settings where it was tuned.
+
+    A run that failed before it knew its source has the name of the others.
+    """
+    known = next((run for run in runs if run.features is not None), runs[0])
+    label = f"{known.model} (none)" if known.semantics == "none" and kind_of(known) == "control" else known.label
+    if not known.tuned:
+        return label
+    return f"{label}, tuned ({known.trials} trials)" if known.trials else f"{label}, tuned"
+
+
+def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[str]:
+    """One label for each variant of a model: with the settings that differ among them."""
+    if len(identities) == 1:
+        return [label]
+    keys = [key for key in dict.fromkeys(k for each in identities for k in each) if _differs(key, identities)]
+    named = []
+    for each in identities:
+        shown = [f"{key}={_short(each.get(key))}" for key in keys[:_SHOWN_DIFFERENCES]]
+        more = f", +{len(keys) - len(shown)}" if len(keys) > len(shown) else ""
+        named.append(f"{label} [{', '.join(shown)}{more}]")
+    seen: dict[str, int] = defaultdict(int)
+    for number, name in enumerate(named):
+        seen[name] += 1
+        named[number] = name if seen[name] == 1 else f"{name} #{seen[name]}"
+    return named
+
+
+def _differs(key: str, identities: Sequence[dict[str, Any]]) -> bool:
+    return len({json.dumps(each.get(key), sort_keys=True, default=str) for each in identities}) > 1
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def latest(runs: Iterable[Record]) -> list[Record]:
+    """One record a seed, in the order of seeds: a finished one before a failed one, then the newest."""
+    by_seed: dict[int, Record] = {}
+    for run in sorted(runs, key=lambda run: (run.status == "ok", run.created)):
+        by_seed[run.seed] = run
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def kind_of(record: Record) -> str:
+    """``baseline``, ``method`` (it reads what an LLM said) or ``control`` (a method without an LLM's answers)."""
+    row = METHODS.get(record.model)
+    reads = record.features is not None or record.semantics != "none" or bool(row and row.features)
+    if not reads:
+        return "baseline"
+    return "method" if record.semantics == "llm" else "control"
