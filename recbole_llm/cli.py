@@ -14,20 +14,28 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "recommend", "prepare", "list", "table", "report", "doctor")
+VERBS = ("run", "tune", "generate", "recommend", "prepare", "list", "table", "report", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
+recbole-llm tune --model=NAME[,NAME...] --dataset=NAME [--trials=50]        search settings, then run the best
+recbole-llm generate --model=NAME --dataset=NAME --llm=NAME [--dry-run]    make (or price) the LLM's features alone
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
 recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
 recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
-recbole-llm doctor                                                         check this machine
+recbole-llm doctor [--leaks --dataset=NAME]                                check this machine (semantic files for leaks)
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
+      --workers=N  --executor=serial|processes|ray  --ray_address=auto
       --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
       --MODEL.key=value sets it for one model of several.
+tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M  --pruner=median|hyperband|none
+      --seeds=5 for the best settings  --storage=FILE or postgresql://...  --space=FILE  --report[=FILE]
+      and the options of run; a setting that is given is not searched.
+generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
+      --batch (submit, wait, take in; half the price)  --profiles=FILE (item profiles made elsewhere)
 """
 
 
@@ -51,6 +59,30 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--semantics")
         parser.add_argument("--config_file", action="append", default=[])
         parser.add_argument("--force", action="store_true")
+        _add_executor(parser)
+    elif verb == "tune":
+        for name in ("model", "dataset", "protocol", "seeds", "semantics", "storage", "space"):
+            parser.add_argument(f"--{name}")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--trials", type=int, default=50)
+        parser.add_argument("--trial_epochs", type=int)
+        parser.add_argument("--trial_minutes", type=float)
+        parser.add_argument("--pruner", default="median")
+        parser.add_argument("--report", nargs="?", const="", help="where the page goes; results/search.html")
+        _add_executor(parser)
+    elif verb == "generate":
+        parser.add_argument("--model")
+        parser.add_argument("--dataset")
+        parser.add_argument("--protocol")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--limit", type=int)
+        parser.add_argument("--poll", type=float, default=60.0, help="seconds between two looks at a batch")
+        action = parser.add_mutually_exclusive_group()
+        action.add_argument("--dry-run", action="store_true")
+        action.add_argument("--batch", action="store_true")
+        action.add_argument("--batch-file", type=Path)
+        action.add_argument("--export", type=Path)
+        action.add_argument("--import", type=Path, dest="take_in")
     elif verb == "recommend":
         parser.add_argument("--model", required=True)
         parser.add_argument("--dataset", required=True)
@@ -86,7 +118,23 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
+        parser.add_argument("--leaks", action="store_true")
+        parser.add_argument("--dataset")
+        parser.add_argument("--data_path")
     return parser
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, help="cells or trials that run at once")
+    parser.add_argument("--executor", help="serial, processes or ray")
+    parser.add_argument("--ray_address", help="of a running cluster: auto or host:port")
+    parser.add_argument("--gpus", type=float, help="share of a GPU for each, on Ray")
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    from recbole_llm.bench.executors import open_executor
+
+    return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
 
 def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -109,6 +157,7 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
         if not word.startswith("--") or "=" not in word:
             raise UserError(f"{word!r}: settings are written --key=value.")
         key, value = parse_assignment(word[2:])
+        key = key.replace("-", "_")  # --max-cost, as commands are written, is the setting max_cost
         if key in found and found[key] != value:
             raise UserError(f"--{key} is given twice with different values.")
         found[key] = value
@@ -159,9 +208,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     options, rest = _parser(verb).parse_known_args(words)
     _set_up_logging(options.quiet, options.verbose)
-    if rest and verb not in ("run", "recommend"):
+    if rest and verb not in ("run", "tune", "generate", "recommend"):
         raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-    handlers = {"run": _run, "recommend": _recommend, "prepare": _prepare}
+    handlers = {"run": _run, "tune": _tune, "generate": _generate, "recommend": _recommend, "prepare": _prepare}
     handlers |= {"list": _list, "table": _table, "report": _report, "doctor": _doctor}
     return handlers[verb](options, rest)
 
@@ -188,11 +237,68 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         overrides,
     )
     store = ResultStore(cells[0].settings["results_dir"])
-    records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force))
+    with _executor(options) as executor:
+        records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
     print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
     return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.search import summary, tune
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_assignment
+
+    chosen = vars(options).copy()
+    report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
+    chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
+    records, studies = tune(**chosen, **_overrides(rest))
+    print(summary(studies), end="\n\n")
+    results = studies[0].cell.settings["results_dir"]
+    print(render(records, store=ResultStore(results)))
+    if report is not None:
+        from recbole_llm.bench.search_report import write_search_report
+
+        path = Path(report or Path(results) / "search.html")
+        print(f"\nreport: {write_search_report(studies, path)}")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench import generate
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.runner import expand
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.semantics.answering import Asking
+
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit={options.limit}: give 1 or more.")
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    cells = expand(
+        options.model or "", options.dataset or "", options.protocol, None, None, options.config_file, overrides
+    )
+    runner = CellRunner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
+    if options.take_in:
+        print(f"{options.take_in}: {generate.take_in(cells, options.take_in)}")
+    elif options.export:
+        print(f"{options.export}: {generate.export(cells, options.export)} answers")
+    elif options.dry_run:
+        print(generate.render_plan(generate.plan(cells, runner, options.limit)))
+    elif options.batch_file:
+        count = generate.batch_file(cells, runner, options.batch_file, options.limit)
+        print(f"{options.batch_file}: {count} requests; give their answers to generate --import=FILE")
+    elif options.batch:
+        print(generate.render_made(generate.run_batches(cells, runner, options.poll, options.limit)))
+    else:
+        asking = Asking.of(cells[0].settings, options.limit)
+        print(generate.render_made(generate.make(cells, runner, asking)))
+    return 0
 
 
 def _recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -360,7 +466,14 @@ def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.bench.doctor import examine
 
-    findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
+    if options.leaks:
+        from recbole_llm.bench.leaks import examine_leaks
+
+        if not options.dataset:
+            raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")
+        findings = examine_leaks(options.dataset, options.data_path, options.dataset_dir)
+    else:
+        findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
     for finding in findings:
         print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
     return 1 if any(finding.fatal and not finding.good for finding in findings) else 0

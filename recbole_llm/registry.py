@@ -37,6 +37,9 @@ class Method:
             stands on, or ``None``.
         protocols: protocols the method supports; empty means all.
         settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
+        text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
+            ``text`` or ``codes``.
+        serves_alone: the features teach the model and play no part in its scores.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Method:
     stage_one: str | None = None
     protocols: tuple[str, ...] = ()
     settings_of: str = ""
+    text: str = ""
+    serves_alone: bool = False
 
     @property
     def is_external(self) -> bool:
@@ -90,12 +95,43 @@ _OURS = (
         features=("candidates", "intent"),
         stage_one="stage_one_model",
     ),
+    Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",)),
+    Method(
+        name="ISRF",
+        target="recbole_llm.models.isrf:ISRF",
+        kind=SEQUENTIAL,
+        paper="arXiv 2603.13934",
+        features=("item_reasoning", "user_reasoning"),
+        protocols=("loo", "direct_100"),
+    ),
+    Method(
+        name="ISRFDirect",
+        target="recbole_llm.models.isrf:ISRFDirect",
+        kind=GENERAL,
+        paper="arXiv 2603.13934",
+        features=("item_reasoning", "user_reasoning"),
+        protocols=("direct_100",),
+    ),
     Method("ComiRecDR", "recbole_llm.models.comirecdr:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
     Method("ComiRecSA", "recbole_llm.models.comirecsa:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
     Method("MIND", "recbole_llm.models.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
     Method("REMI", "recbole_llm.models.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
+    Method("LDMI", "recbole_llm.models.ldmi:LDMI", SEQUENTIAL, "arXiv 2507.10917", ("interest", "synuser")),
+    Method("EIMF", "recbole_llm.models.eimf:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",), serves_alone=True),
+    Method(
+        "SASRecText",
+        "recbole_llm.models.sasrectext:SASRecText",
+        SEQUENTIAL,
+        "arXiv 1808.09781",
+        ("itemtext",),
+        text="text",
+    ),
 )
 METHODS: dict[str, Method] = {row.name: row for row in _OURS}
+
+# RecBole's models that read item features get the clusters of the items' texts as a column.
+TEXT_CODE = "text_code"
+CODED = ("SASRecF", "GRU4RecF", "FDSA", "S3Rec")
 
 _RECBOLE_FOLDERS = {
     "general_recommender": GENERAL,
@@ -125,7 +161,8 @@ def recbole_methods() -> dict[str, Method]:
                 continue
             for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), flags=re.M):
                 if name.lower() == file.stem:
-                    rows[name] = Method(name, f"recbole.model.{folder}.{file.stem}:{name}", kind)
+                    row = Method(name, f"recbole.model.{folder}.{file.stem}:{name}", kind)
+                    rows[name] = replace(row, features=("codes",), text="codes") if name in CODED else row
     return rows
 
 

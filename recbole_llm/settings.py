@@ -3,7 +3,8 @@
 The layers, later ones winning::
 
     RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
-    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml
+    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
+              preset/<Model>-<preset>.yaml where --preset names one
     user      --config_file=FILE (in order), then --key=value
 
 Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
@@ -29,6 +30,7 @@ from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     METHODS,
     SEQUENTIAL,
+    TEXT_CODE,
     Method,
     find_method,
     recbole_folder,
@@ -106,16 +108,9 @@ NOT_IDENTITY = frozenset(
         ),
         *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *(
-            "eval_batch_size",
-            "score_block_mib",
-            "metrics",
-            "list_metrics",
-            "topk",
-            "metric_decimal_place",
-            "loss_decimal_place",
-        ),
-        *("max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
+        *("metric_decimal_place", "loss_decimal_place"),
+        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
 
@@ -124,7 +119,11 @@ OPTIONAL_TYPES: dict[str, type] = {
     "clip_grad_norm": dict,
     "dataloaders_save_path": str,
     "dataset_save_path": str,
+    "llm_base_url": str,
+    "llm_concurrency": int,
+    "llm_model": str,
     "max_cost": float,
+    "preset": str,
     "max_requests": int,
     "seq_len": dict,
     "sessions": dict,
@@ -139,15 +138,28 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
     "precision": ("fp32", "bf16"),
+    "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
+    # The multi-interest family and the text controls
+    "routing_transform": ("position", "interest", "shared"),
+    "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
+    "align_softmax": ("interest", "cluster"),
+    "gate": ("sigmoid", "one", "zero"),
+    "contrast": ("item", "real", "both", "none"),
+    "clique_weighting": ("binary", "idf"),
+    "covering": ("cliques", "items"),
+    "covering_weight": ("frequency", "one"),
+    "cluster_pooling": ("mean", "cls"),
+    "text_proj": ("pca", "linear", "random"),
+    "adaptor": ("linear", "mlp"),
 }
 
 # Words that stand beside numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc)$"
 )
 
 
@@ -261,6 +273,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
         kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
+        if kept.get("nproc") == 1:
+            del kept["nproc"]  # what a run is without the setting
         kept["model"] = self.method.target if self.method.is_external else self.method.name
         return dict(sorted(kept.items()))
 
@@ -329,7 +343,16 @@ def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, w
     origin[head] = source
 
 
-def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
+def check_preset(preset: str) -> None:
+    """Raise a ``UserError`` when no model has a preset of that name."""
+    known = sorted({name.rpartition("-")[2] for name in property_names("preset")})
+    if preset not in known:
+        raise UserError(
+            f"--preset={preset}: there is no such preset.{did_you_mean(preset, known)} Known: {', '.join(known)}."
+        )
+
+
+def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
     name = method.settings_of or method.name
@@ -341,6 +364,7 @@ def _base_layers(method: Method, dataset: str, protocol: str) -> list[Layer]:
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
         (ours / "model" / f"{name}.yaml", f"properties/model/{name}.yaml"),
+        (ours / "preset" / f"{name}-{preset}.yaml", f"properties/preset/{name}-{preset}.yaml"),
     ]
     return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
 
@@ -378,13 +402,17 @@ def layer_settings(
         UserError: an unknown key, a value of the wrong type, an unreadable file.
     """
     overrides = dict(overrides or {})
+    protocol = overrides.pop("protocol", protocol)
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
+    preset = overrides.get(f"{method.name}.preset", overrides.get("preset"))
+    if preset is not None:
+        check_preset(str(preset))
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for layer in _base_layers(method, dataset, protocol):
+    for layer in _base_layers(method, dataset, protocol, preset):
         for key, value in layer.values.items():
             values[key] = value
             origin[key] = layer.source
@@ -445,6 +473,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
+    overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
@@ -452,23 +481,33 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = ("llm", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+SEMANTIC_KEYS = ("llm", "llm_model", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
 
 
 def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
     """One spelling for one thing, so that the same run is never done twice.
 
     ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
-    features has none whatever was asked for.
+    features has none whatever was asked for; one that reads texts alone has those.
     """
-    if not method.features:
+    if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
             values[key] = None
         values["semantics"] = "none"
+    elif method.text and values["semantics"] != "none":
+        values["llm"] = "offline"  # nobody is asked
+        if values["semantics"] in ("llm", "offline"):
+            values["semantics"] = method.text
     elif values["semantics"] == "offline":
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+
+
+def reads_codes(values: Mapping[str, Any]) -> bool:
+    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
+    return TEXT_CODE in named
 
 
 def _normalise_metrics(values: dict[str, Any]) -> None:

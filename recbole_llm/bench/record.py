@@ -46,6 +46,10 @@ class SemanticFacts(BaseModel):
     folder: str | None = None
     manifest_sha256: str | None = None
     coverage: dict[str, float] = Field(default_factory=dict, description="share of keys with an answer, by feature")
+    filled: dict[str, int] = Field(
+        default_factory=dict,
+        description="keys without an answer that the offline rule filled, by feature (--fill=offline)",
+    )
     requests: int = 0
     cached: int = 0
     failed: int = 0
@@ -94,6 +98,8 @@ class Record(BaseModel):
     )
     data: DatasetFacts | None = None
     features: SemanticFacts | None = None
+    language_model: str | None = Field(default=None, description="the language model inside the method")
+    legacy_leaks: bool = Field(default=False, description="prompts and graphs hold what is tested, as a release had it")
     stage_one: str | None = Field(default=None, description="key of the record of the prerequisite model")
 
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -108,14 +114,18 @@ class Record(BaseModel):
 
     @property
     def label(self) -> str:
-        """The model as a table names it: with its semantics where it has any."""
-        return self.model if self.semantics == "none" and self.features is None else f"{self.model} ({self.source})"
+        """The model as a table names it: with its semantics and its language model where it has any."""
+        marks = [] if self.semantics == "none" and self.features is None else [self.source]
+        marks += [self.language_model] if self.language_model else []
+        marks += ["legacy leaks"] if self.legacy_leaks else []
+        return f"{self.model} ({', '.join(marks)})" if marks else self.model
 
     @property
     def source(self) -> str:
         """Where the semantics came from: the LLM's name, ``offline``, or the control's name."""
         if self.semantics == "llm" and self.features is not None:
-            return self.features.llm_model or self.features.llm
+            name = self.features.llm_model or self.features.llm
+            return f"{name}, mixed" if self.features.filled else name
         return self.semantics
 
     def metric(self, name: str) -> float | None:

@@ -28,6 +28,7 @@ from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.candidates import sampled
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
+from recbole_llm.data.published import published_split
 from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import Cases, Split, split_interactions
 from recbole_llm.errors import UserError
@@ -106,6 +107,8 @@ class BenchDatasetMixin(Dataset):
         if order is not None:
             frame = pd.read_csv(order, sep="\t", dtype={0: str})
             options["user_rank"] = dict(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
+        if options["split"] == "published":
+            return published_split(self.table, self.location, options)
         split = split_interactions(self.table, options)
         wanted = options.get("candidates", "all")
         if wanted in (None, "all"):

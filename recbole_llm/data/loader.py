@@ -26,6 +26,16 @@ Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
 
 
+def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """``(B, c)`` item ids, each line in an order that depends on the items and the line's ``key`` ``(B,)`` alone.
+
+    Stored candidates have the target first; a model that reads the list must not see where the target stood.
+    """
+    mixed = (items * 2654435761 + key[:, None] * 40503) % 4294967291  # Knuth's multiplicative hash
+    mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967291
+    return items.gather(1, mixed.argsort(dim=1, stable=True))
+
+
 def _ids(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     """Some values of an id column, as the int64 that indexing needs."""
     return column[rows].long()
@@ -159,6 +169,7 @@ class TrainLoader:
         times = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
         self.step = max(int(config["train_batch_size"]) // times, 1)
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
+        self._rank, self._world = 0, 1
         self.sampler: NegativeSampler | None = None
         if self.negatives:
             data = table.dataset.table
@@ -180,7 +191,14 @@ class TrainLoader:
         count = len(self.rows)
         order = torch.randperm(count, generator=self.generator).numpy() if self.shuffle else np.arange(count)
         for begin in range(0, count, self.step):
-            yield self.batch(self.rows[order[begin : begin + self.step]])
+            rows = self.rows[order[begin : begin + self.step]]
+            yield self.batch(rows[self._rank :: self._world] if len(rows) >= self._world else rows)
+
+    def share(self, rank: int, world: int, seed: int) -> None:
+        """Yield the ``rank``-th of ``world`` parts of each batch from now on, with negatives of its own."""
+        self._rank, self._world = rank, world
+        if self.sampler is not None:
+            self.sampler.reseed(seed + rank)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Random states, for a checkpoint that resumes exactly."""
@@ -288,6 +306,9 @@ class EvalLoader:
             table.uid: lambda: user,
             table.iid: lambda: _ids(table.item, on_device(first)),
         }
+        if cases.candidates is not None:
+            candidates = cases.candidates[chosen]
+            sources["candidates"] = lambda: shuffled_lines(on_device(candidates).long(), end)
         if self.sequential:
             longest = int(self.longest[chosen].max(initial=1))
             sources |= table.histories(user, on_device(cases.start[chosen]), end, longest)

@@ -25,7 +25,8 @@ class Cases:
         start, end: ``(m,)`` rows ``start:end`` of the interactions are the visible history.
         target_offsets: ``(m + 1,)``; case ``c`` owns ``target_rows[target_offsets[c]:target_offsets[c + 1]]``.
         target_rows: rows of the interactions that are to be predicted.
-        candidates: ``(m, c)`` item ids that are ranked, or ``None`` for all items.
+        candidates: ``(m, c)`` item ids that are ranked (0: an item that nobody has, always last), or ``None`` for
+            all items.
     """
 
     user: np.ndarray
@@ -222,11 +223,34 @@ def temporal(table: Interactions, options: Options) -> Split:
     )
 
 
+def published(table: Interactions, options: Options) -> Split:
+    """Held-out sessions as a paper published them; sessions that ended before all of these train.
+
+    Options: ``held_out`` gives the users (sessions) of each phase. Sessions that validate never test: PO4ISR's
+    test file repeats its validation sessions. Sessions that end between the held-out ones are not used.
+    """
+    valid, test = options["held_out"]["valid"], options["held_out"]["test"]
+    test = test[~np.isin(test, valid)]
+    order = _by_end(table, options)
+    first = int(np.flatnonzero(np.isin(order, np.concatenate([valid, test])))[0])
+    offsets = np.asarray(table.offsets)
+    train_rows = np.sort(_rows_of_users(table, order[:first]))
+    targets = train_rows[_positions(table, train_rows) > 0]
+    return Split(
+        train_rows,
+        targets,
+        _one_target(table, offsets[valid + 1] - 1),
+        _one_target(table, offsets[test + 1] - 1),
+        unseen_users=True,
+    )
+
+
 SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
     "loo": leave_one_out,
     "session": session,
     "user_split": user_split,
     "temporal": temporal,
+    "published": published,
 }
 
 

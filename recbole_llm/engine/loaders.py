@@ -19,10 +19,14 @@ from recbole.utils import ModelType  # noqa: E402
 def training_loader(prepared: Any) -> tuple[Any, str]:
     """The training batches of a prepared model, and a note where they are RecBole's own.
 
+    A model that learns from batches of its own kind names their loader (``train_loader``).
     Ours serve every model that RecBole feeds by ``TrainDataLoader`` or ``UserDataLoader``; knowledge graphs,
     special datasets (DIEN) and dynamic negative sampling keep RecBole's loaders.
     """
     config, dataset = prepared.config, prepared.dataset
+    own = getattr(prepared.model, "train_loader", None)
+    if own is not None:
+        return own(prepared.device_table(), prepared.train_part, config), ""
     wanted = get_dataloader(config, "train")
     plain = type(dataset).__mro__[2] in (Dataset, SequentialDataset)
     if config["engine"] == "fast" and plain and not config["train_neg_sample_args"].get("dynamic"):

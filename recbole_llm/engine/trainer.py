@@ -18,6 +18,7 @@ import recbole_llm.compat
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
+from recbole_llm.engine.compiling import compile_layers
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -59,6 +60,8 @@ class BenchTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
+        if config["compile"] != "none":
+            compile_layers(model, config["compile"])
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
@@ -97,26 +100,42 @@ class BenchTrainer(Trainer):
         self.model.train()
         loss_func = loss_func or self.model.calculate_loss
         total: list[torch.Tensor] = []
-        count = 0
+        count, together = 0, int(self.config["gradient_accumulation_steps"] or 1)
         for batch in self.progress(train_data, f"epoch {epoch_idx + 1}"):
             if not isinstance(batch, LazyInteraction):
                 batch = batch.to(self.device)
-            self.optimizer.zero_grad(set_to_none=True)
+            if count % together == 0:
+                self.optimizer.zero_grad(set_to_none=True)
             with self._autocast():
                 losses = loss_func(batch)
             parts = losses if isinstance(losses, tuple) else (losses,)
             loss: Any = sum(parts[1:], parts[0])
-            loss.backward()
-            if self.clip_grad_norm:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
-            self.optimizer.step()
+            self._reduced(loss / together if together > 1 else loss).backward()
             detached = [part.detach() for part in parts]
             total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
             count += 1
-        values = tuple(float(part) / count for part in total)
+            if count % together == 0:
+                self._step()
+        if count % together:
+            self._step()
+        values = self._means(total, count)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
+
+    def _reduced(self, loss: Any) -> Any:
+        """The loss to be differentiated; ``engine.distributed`` averages its gradient over processes."""
+        return loss
+
+    def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
+        """Sums over batches as means."""
+        return tuple(float(part) / count for part in total)
+
+    def _step(self) -> None:
+        """One step of the optimiser over the gradients that were summed."""
+        if self.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
+        self.optimizer.step()
 
     def fit(
         self,
@@ -287,6 +306,10 @@ def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
 
 def make_trainer(config: Any, model: Any) -> Any:
     """The trainer for a model: RecBole's special one where it has one, on top of ours."""
+    if hasattr(model, "enter_stage"):
+        from recbole_llm.engine.stages import StagedTrainer
+
+        return StagedTrainer(config, model)
     special = get_trainer(config["MODEL_TYPE"], config["model"])
     if special is Trainer or not issubclass(special, Trainer):
         return BenchTrainer(config, model)

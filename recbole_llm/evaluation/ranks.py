@@ -272,14 +272,13 @@ def _rank_block(
     own = scores[rows, items]
     if not bool(torch.isfinite(own).all()):
         raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
+    scores[:, 0] = -torch.inf
     if cases.candidates is not None:
         candidates = torch.from_numpy(cases.candidates[chosen]).to(device).long()
         scores = scores.gather(1, candidates)
-    else:
-        scores[:, 0] = -torch.inf
-        if mask_history:
-            mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
-            scores[rows, items] = own
+    elif mask_history:
+        mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
+        scores[rows, items] = own
     if lists is not None:
         lists.add(scores, candidates)
     higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))

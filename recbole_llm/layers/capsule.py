@@ -56,14 +56,16 @@ class CapsuleRouting(nn.Module):
             self.linear = nn.Linear(size, size * (interests if transform == "interest" else 1), bias=False)
 
     def _transformed(self, items: torch.Tensor) -> torch.Tensor:
+        """``u`` ``(B, K, L, d)``, or ``(B, L, d)`` where all interests share one map."""
         batch, length, size = items.shape
         if self.transform == "position":
             made = torch.einsum("lod,bld->blo", self.weight[:length], items)
-            return made.view(batch, length, self.interests, size).transpose(1, 2)
-        made = self.linear(items)
-        if self.transform == "interest":
-            return made.view(batch, length, self.interests, size).transpose(1, 2)
-        return made[:, None].expand(-1, self.interests, -1, -1)
+        else:
+            made = self.linear(items)
+        if self.transform == "shared":
+            return made
+        # Every round reads it: laid out once as the products want it.
+        return made.view(batch, length, self.interests, size).transpose(1, 2).contiguous()
 
     def _first_logits(self, items: torch.Tensor) -> torch.Tensor:
         batch, length, _ = items.shape
@@ -86,10 +88,20 @@ class CapsuleRouting(nn.Module):
                 weights = logits.masked_fill(~visible, -torch.inf).softmax(dim=2)
             else:
                 weights = logits.softmax(dim=2) * visible
-            interest = squash(torch.einsum("bkl,bkld->bkd", weights, transformed if last else fixed))
+            interest = squash(_weighted(weights, transformed if last else fixed))
             if not last:
-                logits = logits + torch.einsum("bkld,bkd->bkl", fixed, interest)
+                logits = logits + _agreement(fixed, interest)
         return interest
+
+
+def _weighted(weights: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """``sum_l c_{k,l} u_{k,l}`` ``(B, K, d)``."""
+    return weights @ made if made.dim() == 3 else (weights[:, :, None] @ made).squeeze(2)
+
+
+def _agreement(made: torch.Tensor, interest: torch.Tensor) -> torch.Tensor:
+    """``u_{k,l} . v_k`` ``(B, K, L)``."""
+    return interest @ made.transpose(1, 2) if made.dim() == 3 else (made @ interest[:, :, :, None]).squeeze(3)
 
 
 class SelfAttentiveInterests(nn.Module):
@@ -117,10 +129,11 @@ class SelfAttentiveInterests(nn.Module):
 def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:
     """REMI's routing regularisation (RecSys 2023, equation 9): the variance of each interest's attention.
 
-        C = (A - mean(A)) (A - mean(A))^T / d,   L = sum_b || diag(C_b) ||^2
+        C = (A - mean(A)) (A - mean(A))^T / d,   L = mean_b || diag(C_b) ||^2
 
-    The release divides by the hidden size and sums over the batch; so does this. Its mean runs over all
-    ``L`` positions; here it runs over the history's own, so that padding plays no part.
+    The release divides by the hidden size, as here, and sums over batches of 128; here the mean over the batch makes
+    the weight independent of its size. Its mean over positions runs over all ``L``; here over the history's own, so
+    that padding plays no part.
 
     Args:
         attention: ``(B, K, L)``, zero at padding.
@@ -131,4 +144,4 @@ def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: in
     real = (place < lengths[:, None])[:, None, :]
     mean = attention.sum(dim=2, keepdim=True) / lengths[:, None, None]
     variance = ((attention - mean) * real).square().sum(dim=2) / size
-    return variance.square().sum()
+    return variance.square().sum(dim=1).mean()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,14 @@ class SparseGraph:
 def _compressed(matrix: sp.csr_matrix, device: torch.device | str) -> torch.Tensor:
     matrix.sort_indices()
     with_ids = np.int64
-    return torch.sparse_csr_tensor(
-        torch.from_numpy(matrix.indptr.astype(with_ids)),
-        torch.from_numpy(matrix.indices.astype(with_ids)),
-        torch.from_numpy(matrix.data.astype(np.float32)),
-        size=matrix.shape,
-    ).to(device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)  # "beta state", unchecked invariants
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr.astype(with_ids)),
+            torch.from_numpy(matrix.indices.astype(with_ids)),
+            torch.from_numpy(matrix.data.astype(np.float32)),
+            size=matrix.shape,
+        ).to(device)
 
 
 def bipartite_adjacency(

@@ -31,9 +31,6 @@ from torch import nn
 from recbole_llm.layers.text_bag import InteractionKeys
 from recbole_llm.models.comirecdr import ComiRecDR
 
-CONTRASTS = ("item", "real", "both", "none")
-GATES = ("sigmoid", "one", "zero")
-
 
 def cluster_means(
     items: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
@@ -61,6 +58,10 @@ def cluster_means(
 
 class LDMI(ComiRecDR):
     """Capsule interests aligned with the LLM's clusters, and contrast over synthesised users.
+
+    Settings besides ComiRecDR's: ``align``, ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention),
+    ``gate`` (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``,
+    ``none``), ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
 
     With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR, with the same numbers from
     the same seed.
@@ -114,17 +115,25 @@ class LDMI(ComiRecDR):
         clusters, sizes, _ = cluster_means(items, labels, mask)
         if self.text is not None:
             clusters = clusters + self.cluster_text(rows, labels, mask)
-        real = sizes > 0
-        scores = self.key(clusters) @ self.query(capsules).transpose(1, 2) / self.size**0.5  # (B, M, K)
-        if self.over_clusters:
-            weights = scores.masked_fill(~real[:, :, None], -torch.inf).softmax(dim=1)
-        else:
-            weights = scores.softmax(dim=2) * real[:, :, None]
+        weights = self.assignment(clusters, capsules, sizes > 0)
         assigned = weights.transpose(1, 2) @ self.value(clusters) / (weights.sum(1)[:, :, None] + 1e-9)
         gamma = covered.any(dim=1)[:, None, None].to(capsules.dtype)
         if self.gate == "sigmoid":
             gamma = gamma * torch.sigmoid(self.gate_layer(torch.cat([capsules, assigned], dim=2)))
         return capsules + gamma * self.norm(assigned)
+
+    def assignment(self, clusters: torch.Tensor, capsules: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """``a`` ``(B, M, K)``: how much of each cluster belongs to each interest.
+
+        Args:
+            clusters: ``(B, M, d)``.
+            capsules: ``(B, K, d)``.
+            real: ``(B, M)`` bool, which clusters exist; the others get no weight.
+        """
+        scores = self.key(clusters) @ self.query(capsules).transpose(1, 2) / self.size**0.5
+        if self.over_clusters:
+            return scores.masked_fill(~real[:, :, None], -torch.inf).softmax(dim=1)
+        return scores.softmax(dim=2) * real[:, :, None]
 
     def cluster_text(self, rows: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``W_t t_m`` of each cluster: the vector of the name that the LLM gave it."""

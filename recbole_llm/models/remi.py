@@ -4,6 +4,9 @@ ComiRec-SA with two additions: hard negatives that count more in a sampled softm
 ``n_sampled``), and routing regularisation (equation 9), which keeps an interest from collapsing on one item:
 
      L = L_rec + lambda L_RR,   L_RR = sum_b || diag(C_b) ||^2,   C = (A - mean(A)) (A - mean(A))^T / d
+
+Deviates from the release in: its sum runs over batches of 128; here it is 128 times the mean over the batch, so that
+lambda means the same for batches of any size; padding has no part in ``mean(A)``.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ import torch
 
 from recbole_llm.layers.capsule import routing_regulariser
 from recbole_llm.models.comirecsa import ComiRecSA
+
+RELEASED_BATCH = 128  # what lambda = 100 was chosen with
 
 
 class REMI(ComiRecSA):
@@ -35,5 +40,6 @@ class REMI(ComiRecSA):
         loss = self.recommendation_loss(user, target)
         if self.routing_weight:
             lengths = interaction[self.ITEM_SEQ_LEN]
-            loss = loss + self.routing_weight * routing_regulariser(attention, lengths, self.size)
+            spread = routing_regulariser(attention, lengths, self.size)
+            loss = loss + self.routing_weight * RELEASED_BATCH * spread
         return loss, user, target_vector

@@ -16,6 +16,7 @@ import numpy as np
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.files import open_database
+from recbole_llm.lm.load import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -78,15 +79,18 @@ class Encoder:
             UserError: there is no such encoder here.
         """
         from sentence_transformers import SentenceTransformer, models
+        from transformers.utils import logging as transformers_logging
 
+        transformers_logging.disable_progress_bar()  # "Loading weights", in the middle of our own bars
         path = str(minilm_folder()) if self.name == MINILM else self.name
         try:
-            if self.pooling == "mean":
-                model = SentenceTransformer(path, device=device, trust_remote_code=False)
-            else:
-                words = models.Transformer(path)
-                pool = models.Pooling(words.get_word_embedding_dimension(), pooling_mode="cls")
-                model = SentenceTransformer(modules=[words, pool], device=device)
+            with quiet():
+                if self.pooling == "mean":
+                    model = SentenceTransformer(path, device=device, trust_remote_code=False)
+                else:
+                    words = models.Transformer(path)
+                    pool = models.Pooling(words.get_word_embedding_dimension(), pooling_mode="cls")
+                    model = SentenceTransformer(modules=[words, pool], device=device)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"--encoder={self.name} cannot be loaded ({' '.join(str(error).split())[:160]}). "

@@ -5,40 +5,38 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError
+from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
-from recbole_llm.semantics.features.base import Context, Progress, StageOne
-from recbole_llm.semantics.items import ItemTexts, read_item_texts
+from recbole_llm.semantics.features.base import Context, Feature, Progress, StageOne
+from recbole_llm.semantics.items import read_item_texts
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
+from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.reader import SemanticFeatures
 from recbole_llm.semantics.registry import FEATURES
 from recbole_llm.semantics.store import SemanticFolder
-from recbole_llm.semantics.versions import feature_versions
+from recbole_llm.semantics.versions import feature_stamps
 from recbole_llm.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[str], AbstractContextManager[None]]
-ITEMTEXT = (
-    Column("item_id", "token"),
-    Column("title_text", "token"),
-    Column("categories_text", "token"),
-    Column("brand_text", "token"),
-    Column("description_text", "token"),
-)
 
 
-def chosen_endpoint(settings: Settings) -> Endpoint | None:
-    """The endpoint of ``--llm``, ``None`` for the offline rule.
+def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
+    """The endpoint of ``--llm``, ``None`` for the offline rule; a dry run may name a paid one without a limit.
 
     Raises:
         UserError: an unknown source, or a paid one without ``--max_cost``.
@@ -47,12 +45,24 @@ def chosen_endpoint(settings: Settings) -> Endpoint | None:
         return None
     changes = {key: settings.get(key) for key in ("llm_model", "llm_base_url", "llm_concurrency")}
     endpoint = load_endpoint(settings["llm"], changes)
-    if endpoint.paid and settings.get("max_cost") is None:
+    if endpoint.paid and settings.get("max_cost") is None and not dry:
         raise UserError(
             f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
             "in and out): give --max_cost=5.00 or another limit."
         )
     return endpoint
+
+
+def split_identity(split: Split) -> dict[str, Any]:
+    """What tells one split of the same interactions from another."""
+    parts = (split.train_rows, split.valid.end, split.test.end)
+    rows = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
+    return {
+        "train_rows": len(split.train_rows),
+        "valid_cases": len(split.valid),
+        "test_cases": len(split.test),
+        "rows_sha256": hashlib.sha256(rows).hexdigest()[:16],
+    }
 
 
 def _identity(
@@ -63,35 +73,200 @@ def _identity(
     stage_one: StageOne | None,
     encoder: Encoder,
 ) -> dict[str, Any]:
-    """All that the features are made from; the offline rule looks at sentence vectors too."""
+    """All that the features are made from; the offline rule looks at sentence vectors too.
+
+    Versions of features and prompts are not among it: they make single features of a folder stale.
+    """
     names = settings.method.features
     keys = sorted({key for name in names for key in FEATURES[name].settings_keys})
     item_file = location.file("item")
-    split = dataset.split
+    fills = endpoint is not None and settings["fill"] == OFFLINE
     return {
         "dataset": location.name,
         "inter_sha256": dataset.sha256,
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
         "protocol": settings["protocol"],
-        "split": {
-            "train_rows": len(split.train_rows),
-            "valid_cases": len(split.valid),
-            "test_cases": len(split.test),
-            "rows_sha256": hashlib.sha256(
-                b"".join(
-                    np.ascontiguousarray(part, dtype="<i8").tobytes()
-                    for part in (split.train_rows, split.valid.end, split.test.end)
-                )
-            ).hexdigest()[:16],
-        },
+        "split": split_identity(dataset.split),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},
-        "features": feature_versions(names),
+        "features": list(names),
         "settings": {key: settings.get(key) for key in keys},
         "stage_one": stage_one.key if stage_one else None,
+        **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
     }
+
+
+class FeatureShop:
+    """The features of one cell: which there are, which are missing, and how they are made.
+
+    Args:
+        settings: of the run.
+        location: where the dataset lies; files go to its ``home``.
+        dataset: with ``table``, ``split`` and ``sha256``.
+        stage_one: the prerequisite model, trained only if a missing feature needs it.
+        progress: wraps loops for a progress bar.
+        watch: times the phases ``llm`` and ``encode``.
+        asking: how the command gets its answers.
+
+    Raises:
+        UserError: the source of answers, the encoder or a file cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        location: DatasetLocation,
+        dataset: Any,
+        stage_one: StageOne | None,
+        progress: Progress,
+        watch: Watch,
+        asking: Asking | None = None,
+    ) -> None:
+        self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
+        self.progress, self.watch = progress, watch
+        self.asking = asking or Asking.of(settings)
+        self.endpoint = chosen_endpoint(settings, self.asking.dry)
+        self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
+        identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self.home = location.home / "semantics"
+        source = self.endpoint.name if self.endpoint else OFFLINE
+        path = self.home / f"{settings['protocol']}-{source}-{digest}"
+        self.name = str(path)
+        self.scratch = _linked_copy(path) if self.asking.dry else None
+        self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
+        self.items = read_item_texts(location, dataset.table, settings.get("text"))
+        self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
+
+    def missing(self) -> list[str]:
+        """Features that are not there, not whole or stale, in the order in which they are made."""
+        return [name for name in self.stamps if not self._is_made(name)]
+
+    def _is_made(self, name: str) -> bool:
+        stamp = self.stamps[name]
+        entry = self.folder.manifest["features"].get(name)
+        if entry is None or entry.get("stopped"):
+            return False
+        if entry.get("stamp") != stamp:
+            logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
+            return False
+        return all(self.folder.has(file) for file in FEATURES[name].files)
+
+    def make(self) -> list[str]:
+        """Make what is missing.
+
+        Returns:
+            Features that wait for answers, where the command collects questions instead of asking them.
+
+        Raises:
+            UserError: a limit was reached; what was answered is kept.
+        """
+        missing = self.missing()
+        waiting: list[str] = []
+        if not missing:
+            return waiting
+        cache = self.responses() if self.endpoint else None
+        try:
+            for name in missing:
+                if set(waiting) & set(self._needs(name)):
+                    waiting.append(name)  # its questions depend on answers that are not there
+                    continue
+                try:
+                    self._make(FEATURES[name], cache)
+                except AnswersPending:
+                    waiting.append(name)
+        finally:
+            if cache is not None:
+                cache.close()
+        return waiting
+
+    def responses(self) -> ResponseCache:
+        """The answers of the dataset; to be closed."""
+        return ResponseCache(self.home / "responses.sqlite")
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        """Features that a feature reads; all before it where it does not say."""
+        names = tuple(self.stamps)
+        needs: tuple[str, ...] = getattr(FEATURES[name], "needs", names[: names.index(name)])
+        return needs
+
+    def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        context = Context(
+            self.settings,
+            self.dataset.table,
+            self.dataset.split,
+            self.items,
+            self.folder,
+            self.endpoint,
+            cache,
+            self.stage_one,
+            self.progress,
+            self.encode,
+            self.vectors_of,
+            asking=self.asking,
+        )
+        logger.info("making %s for %s", feature.name, self.folder.path.name)
+        self.asking.begin(feature.name, context)
+        with self.watch("llm" if self.endpoint is not None and feature.prompts else "features"):
+            facts = feature.build(context)
+        self._commit(feature, facts, context)
+        usage = context.usage
+        if usage.stopped and self.asking.limit is None:
+            raise UserError(
+                f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
+                "run the same command with a higher limit to go on."
+            )
+
+    def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
+        entry: dict[str, Any] = {
+            "stamp": self.stamps[feature.name],
+            "sees": getattr(feature, "visible", "none"),
+            "counts": context.counts,
+            **facts,
+            "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
+            "stopped": context.usage.stopped,
+        }
+        if self.endpoint is not None:
+            entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}
+        self.folder.commit(feature.name, entry)
+
+    def encode(self) -> np.ndarray:
+        """Vectors of all texts of the folder, made now where they are missing."""
+        known = self.folder.vectors(self.encoder.id)
+        if known is None:
+            known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
+            self.folder.write_vectors(self.encoder.id, known)
+            self.folder.save_manifest()
+        return known
+
+    def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:
+        """``(n, d)`` vectors of some texts by a pooling of the encoder."""
+        device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
+        with self.watch("encode"):
+            return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
+
+    def features(self) -> SemanticFeatures:
+        """What models read."""
+        self.encode()
+        return SemanticFeatures(
+            self.folder,
+            self.dataset.table,
+            self.encoder.id,
+            self.settings["semantics"],
+            _facts(self.folder, self.encoder),
+            int(self.settings["seed"]),
+        )
+
+
+def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to be thrown away, with links to the files of another: files are replaced, never changed."""
+    copy = tempfile.TemporaryDirectory(prefix="recbole-llm-dry-")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            Path(copy.name, path.name).symlink_to(path.resolve())
+    return copy
 
 
 def ensure_features(
@@ -101,96 +276,16 @@ def ensure_features(
     stage_one: StageOne | None,
     progress: Progress,
     watch: Watch,
+    asking: Asking | None = None,
 ) -> SemanticFeatures:
-    """Make what is missing of the features that the settings' model reads.
-
-    Args:
-        settings: of the run.
-        location: where the dataset lies; files go to its ``home``.
-        dataset: with ``table``, ``split`` and ``sha256``.
-        stage_one: the prerequisite model, trained only if a missing feature needs it.
-        progress: wraps loops for a progress bar.
-        watch: times the phases ``llm`` and ``encode``.
+    """Make what is missing of the features that the settings' model reads; see :class:`FeatureShop`.
 
     Raises:
-        UserError: the source of answers, the encoder or a file cannot be used.
+        UserError: the source of answers, the encoder or a file cannot be used, or a limit was reached.
     """
-    endpoint = chosen_endpoint(settings)
-    encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
-    identity = _identity(settings, location, dataset, endpoint, stage_one, encoder)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
-    home = location.home / "semantics"
-    source = endpoint.name if endpoint else OFFLINE
-    folder = SemanticFolder(home / f"{settings['protocol']}-{source}-{digest}", location.stem, identity)
-    items = read_item_texts(location, dataset.table, settings.get("text"))
-    if not folder.has("itemtext"):
-        _write_item_texts(folder, dataset.table, items)
-
-    def encode() -> np.ndarray:
-        known = folder.vectors(encoder.id)
-        if known is None:
-            device = str(dataset.config["device"])
-            with watch("encode"):
-                known = encode_texts(folder.texts.texts, encoder, home / "vectors.sqlite", device, progress)
-            folder.write_vectors(encoder.id, known)
-            folder.save_manifest()
-        return known
-
-    missing = [name for name in settings.method.features if not _is_made(folder, name)]
-    if missing:
-        cache = ResponseCache(home / "responses.sqlite") if endpoint else None
-        try:
-            context = Context(
-                settings, dataset.table, dataset.split, items, folder, endpoint, cache, stage_one, progress, encode
-            )
-            for name in missing:
-                _make(FEATURES[name], context, watch)
-        finally:
-            if cache is not None:
-                cache.close()
-    encode()
-    return SemanticFeatures(
-        folder, dataset.table, encoder.id, settings["semantics"], _facts(folder, encoder), int(settings["seed"])
-    )
-
-
-def _is_made(folder: SemanticFolder, name: str) -> bool:
-    entry = folder.manifest["features"].get(name)
-    return entry is not None and not entry.get("stopped") and all(folder.has(file) for file in FEATURES[name].files)
-
-
-def _make(feature: Any, context: Context, watch: Watch) -> None:
-    logger.info("making %s for %s", feature.name, context.folder.path.name)
-    before = vars(context.usage).copy()
-    phase = "llm" if context.endpoint is not None and feature.prompts else "features"
-    with watch(phase):
-        facts = feature.build(context)
-    usage = {
-        name: round(value - before[name], 6) if isinstance(value, float) else value - before[name]
-        for name, value in vars(context.usage).items()
-        if isinstance(value, (int, float))
-    }
-    context.folder.commit(feature.name, {**facts, "usage": usage, "stopped": context.usage.stopped})
-    if context.usage.stopped:
-        raise UserError(
-            f"stopped: {context.usage.stopped}. The {usage['requests'] + usage['cached']} answers so far are kept; "
-            "run the same command with a higher limit to go on."
-        )
-
-
-def _write_item_texts(folder: SemanticFolder, table: Any, items: ItemTexts) -> None:
-    """``.itemtext``: for each item the ids of its texts; a missing one is an empty cell."""
-
-    def cell(text: str) -> str:
-        return str(folder.texts.add(text)) if text else ""
-
-    rows = []
-    for number, token in enumerate(table.item_tokens):
-        if number:
-            parts = (items.title[number], items.categories[number], items.brand[number], items.description[number])
-            rows.append((token, *map(cell, parts)))
-    folder.write("itemtext", ITEMTEXT, rows)
-    folder.commit("itemtext", {"titles_from": items.source, "coverage": round(items.named, 4)})
+    shop = FeatureShop(settings, location, dataset, stage_one, progress, watch, asking)
+    shop.make()
+    return shop.features()
 
 
 def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
@@ -209,6 +304,7 @@ def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
         "folder": str(folder.path),
         "manifest_sha256": file_sha256(folder.path / "manifest.json"),
         "coverage": {name: entry["coverage"] for name, entry in features.items() if "coverage" in entry},
+        "filled": {name: entry["filled"] for name, entry in features.items() if entry.get("filled")},
         "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
         **total,
     }

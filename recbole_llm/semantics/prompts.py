@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,35 @@ class Prompt:
         found: type[BaseModel] = getattr(answers, self.answer)
         return found
 
-    def messages(self, data: Any) -> list[dict[str, str]]:
-        """The chat messages that ask about ``data`` (passed as JSON: titles cannot end a string or a list)."""
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the answer; made once, a hundred thousand requests share it."""
+        return self.answer_class.model_json_schema()
+
+    @cached_property
+    def _opening(self) -> tuple[dict[str, str], ...]:
+        """The messages before the question."""
         chat = [{"role": "system", "content": self.system}]
         for question, answer in self.examples:
             chat.append({"role": "user", "content": self._question(question)})
             chat.append({"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)})
-        chat.append({"role": "user", "content": self._question(data)})
-        return chat
+        return tuple(chat)
+
+    def facts(self) -> dict[str, Any]:
+        """The prompt as the manifest keeps it, whole."""
+        return {
+            "version": self.version,
+            "sha256": self.sha256,
+            "system": self.system,
+            "user": self.user,
+            "examples": [{"data": data, "answer": answer} for data, answer in self.examples],
+            "answer": self.schema,
+            "max_tokens": self.max_tokens,
+        }
+
+    def messages(self, data: Any) -> list[dict[str, str]]:
+        """The chat messages that ask about ``data`` (passed as JSON: titles cannot end a string or a list)."""
+        return [*self._opening, {"role": "user", "content": self._question(data)}]
 
     def _question(self, data: Any) -> str:
         return self.user.replace("{data}", json.dumps(data, ensure_ascii=False))

@@ -109,12 +109,42 @@ class SemanticFeatures:
 
     # ---- features by item, user, interaction and synthesised user ------------------------------------
 
-    def item_text_ids(self, column: str) -> torch.Tensor:
-        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none."""
-        frame = read_table(self.folder.file("itemtext"), ["item_id", column])
-        texts = dict(zip(frame["item_id"].astype(str), frame[column].fillna(""), strict=True))
-        cells = [texts.get(token, "") for token in self.table.item_tokens.tolist()]
-        return torch.tensor([int(cell) if cell else -1 for cell in cells])
+    def item_text_ids(self, column: str, suffix: str = "itemtext", exchange: bool = False) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none.
+
+        Args:
+            column: such as ``title_text``.
+            suffix: another file with one line an item.
+            exchange: with ``semantics: shuffled`` items exchange their texts, all columns alike; for methods
+                whose only feature the texts are.
+        """
+        return self._ids(suffix, "item_id", column, self.table.item_tokens, exchange)
+
+    def item_codes(self) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
+
+        With ``semantics: shuffled`` items exchange their clusters.
+        """
+        return self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
+
+    def user_text_ids(self, column: str) -> torch.Tensor:
+        """``(n_users + 1,)`` int64 text id of each user in one column of ``.usertext``; -1 where there is none.
+
+        With ``semantics: shuffled`` the users exchange their texts.
+        """
+        return self._ids("usertext", "user_id", column, self.table.user_tokens, exchange=True)
+
+    def _ids(self, suffix: str, key: str, column: str, tokens: np.ndarray, exchange: bool) -> torch.Tensor:
+        frame = read_table(self.folder.file(suffix), [key, column])
+        cells = dict(zip(frame[key].astype(str), frame[column].fillna(""), strict=True))
+        ids = np.array([int(cells.get(token, "") or -1) for token in tokens.tolist()], dtype=np.int64)
+        if exchange and self.semantics == "shuffled":
+            ids[1:] = _shuffle_within(ids[1:], np.zeros(len(ids) - 1, dtype=np.int64), self._seed)
+        return torch.from_numpy(ids)
+
+    def texts(self, ids: torch.Tensor) -> list[str]:
+        """The texts of some ids; empty for -1."""
+        return [self.folder.texts.texts[number] if number >= 0 else "" for number in ids.tolist()]
 
     def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.
@@ -142,7 +172,8 @@ class SemanticFeatures:
     def row_labels(self, suffix: str, column: str) -> torch.Tensor:
         """``(n,)`` int64 values of a column of a (user, position) file by interaction; -1 where there is none.
 
-        With ``semantics: shuffled`` a user's interactions exchange their values.
+        With ``semantics: shuffled`` a user's interactions exchange their values; with ``random`` each draws one
+        of the user's.
         """
         frame = read_table(self.folder.file(suffix), ["user_id", "position", column])
         positions = frame["position"].astype(np.int64).to_numpy()
@@ -150,8 +181,9 @@ class SemanticFeatures:
         values = frame[column].fillna("-1").astype(np.int64).to_numpy()
         kept = np.flatnonzero(rows >= 0)
         answers = kept
-        if self.semantics == "shuffled":
-            answers = _shuffle_within(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            answers = change(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
         labels = np.full(len(self.table), -1, dtype=np.int64)
         labels[rows[kept]] = values[answers]
         return torch.from_numpy(labels)
@@ -159,15 +191,17 @@ class SemanticFeatures:
     def synthesised_users(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Items ``(p, t)`` (0 padded) and interests ``(p, t)`` (-1 padded) of LDMI's synthesised users.
 
-        With ``semantics: shuffled`` the items of one synthesised user exchange their interests.
+        With ``semantics: shuffled`` the items of one synthesised user exchange their interests; with ``random``
+        each draws one of them.
         """
         frame = read_table(self.folder.file("synuser"), ["synuser_id", "position", "item_id", "interest_id"])
         index = {token: number for number, token in enumerate(self.table.item_tokens.tolist())}
         _, owner = np.unique(frame["synuser_id"].astype(np.int64).to_numpy(), return_inverse=True)
         item = np.array([index.get(token, 0) for token in frame["item_id"].astype(str)], dtype=np.int64)
         interest = frame["interest_id"].astype(np.int64).to_numpy()
-        if self.semantics == "shuffled":
-            interest = interest[_shuffle_within(np.arange(len(interest)), owner, self._seed)]
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            interest = interest[change(np.arange(len(interest)), owner, self._seed)]
         order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
         order = order[item[order] > 0]
         self.unknown_keys += len(item) - len(order)
@@ -188,6 +222,16 @@ def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
     shuffled = np.empty_like(keys)
     shuffled[place] = keys[mixed]
     return shuffled
+
+
+def _draw_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """For each key one of the ``keys`` of its group, with replacement."""
+    generator = np.random.default_rng(seed)
+    order = np.argsort(groups, kind="stable")
+    _, first, place, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    drawn = np.empty_like(keys)
+    drawn[order] = keys[order[first[place] + (generator.random(len(keys)) * size[place]).astype(np.int64)]]
+    return drawn
 
 
 def _parse_lists(cells: list[str]) -> tuple[np.ndarray, np.ndarray]:

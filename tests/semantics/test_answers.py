@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -90,10 +91,26 @@ def test_single_quotes_are_repaired() -> None:
         ("The user may like shampoo.", "no JSON"),
         ("```json\n```", "no JSON"),
         ("{", "not valid JSON"),
+        ('"a"', "no JSON"),
+        ("null", "no JSON"),
+        ("<think>The user likes", "empty"),
         ("[" * 200_000, "not valid JSON"),
         ('{"a":' * 50_000, "not valid JSON"),
     ],
-    ids=["empty", "blank", "refusal", "another refusal", "prose", "empty fence", "bracket", "brackets", "objects"],
+    ids=[
+        "empty",
+        "blank",
+        "refusal",
+        "another refusal",
+        "prose",
+        "empty fence",
+        "bracket",
+        "text",
+        "null",
+        "thought alone",
+        "brackets",
+        "objects",
+    ],
 )
 def test_what_holds_no_json_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(AnswerError, match=reason):
@@ -103,6 +120,63 @@ def test_what_holds_no_json_is_refused_with_the_reason(text: str, reason: str) -
 def test_a_number_longer_than_python_reads_is_refused() -> None:
     with pytest.raises(AnswerError, match="no JSON"):
         extract_json("1" * 5000)
+
+
+TITLES = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=6)
+PROSE = st.text(st.characters(codec="utf-8", exclude_characters="{<`"), max_size=60).map(lambda text: text + "\n")
+WRAPPINGS = {
+    "thought": "<think>{before}</think>\n{json}",
+    "thought without its beginning": "{before}</think>{json}",
+    "fenced": "{before}```json\n{json}\n```{after}",
+    "prose": "{before}{json}{after}",
+    "thought, prose and fence": "<think>{before}</think>{after}```\n{json}\n```",
+}
+
+
+@pytest.mark.parametrize("form", WRAPPINGS.values(), ids=WRAPPINGS)
+@given(titles=TITLES, before=PROSE, after=PROSE)
+def test_an_answer_is_found_whatever_stands_around_it(form: str, titles: list[str], before: str, after: str) -> None:
+    whole = json.dumps({"intents": titles})
+    text = form.replace("{before}", before).replace("{after}", after).replace("{json}", whole)
+    assert intents(text) == titles
+
+
+@pytest.mark.parametrize(
+    ("text", "counted"),
+    [
+        ('{"intents": ["a"]}', {}),
+        ('<think>[1] maybe {"intents": ["b"]}</think>{"intents": ["a"]}', {"thought": 1}),
+        ('<think>hm</think>\n```json\n{"intents": ["a"]}\n```', {"thought": 1, "fenced": 1}),
+        ('Here are [some] ideas: {"intents": ["a"]}', {"prose": 1}),
+        ('See [1] and {"reason": "x"}: {"intents": ["a"]} Good luck {friend}!', {"prose": 1}),
+        ('The best is ["a"].', {"prose": 1}),
+        ('{"intents": ["<think>a</think>"]}', None),
+    ],
+)
+def test_each_rule_that_applies_is_counted(text: str, counted: dict[str, int] | None) -> None:
+    counts: Counter[str] = Counter()
+    answer, repaired = read_answer(text, IntentAnswer, counts)
+    assert not repaired
+    if counted is None:
+        assert (answer.intents, counts) == (["<think>a</think>"], {})
+    else:
+        assert (answer.intents, counts) == (["a"], counted)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("", "empty"),
+        ("I'm sorry, but no.", "refusal"),
+        ("The user may like shampoo.", "no_json"),
+        ("{", "not_json"),
+        ('{"titles": ["a"]}', "schema"),
+    ],
+)
+def test_every_failure_has_a_rule(text: str, rule: str) -> None:
+    with pytest.raises(AnswerError) as caught:
+        read_answer(text, IntentAnswer)
+    assert caught.value.rule == rule
 
 
 # ---- the answer's class -------------------------------------------------------------------------
@@ -132,8 +206,6 @@ def test_further_fields_are_ignored() -> None:
         ('{"intents": ["a", ""]}', r"intents\.1"),
         ('{"titles": ["a"]}', "intents"),
         ("[]", "intents"),
-        ('"a"', "the answer"),
-        ("null", "the answer"),
         (json.dumps({"intents": ["a"] * 21}), "intents"),
         (json.dumps({"intents": ["a" * 401]}), r"intents\.0"),
     ],

@@ -57,13 +57,13 @@ def test_a_repaired_answer_is_counted_as_such() -> None:
 def test_an_answer_cut_at_the_token_limit_is_counted_and_used_where_it_can_be() -> None:
     result, _, counts = drive('{"intents": ["a", "b', finish_reason="length")
     assert result == ["a", "b"]
-    assert counts == {"length": 1, "repaired": 1}
+    assert counts == {"truncated": 1, "repaired": 1}
 
 
 def test_an_unusable_answer_is_asked_again_with_the_reason() -> None:
     result, requests, counts = drive("I like trains.", '{"intents": ["a"]}')
     assert result == ["a"]
-    assert counts == {"asked_again": 1, "valid": 1}
+    assert counts == {"asked_again": 1, "no_json": 1, "valid": 1}
     first, *added = requests[1].messages[len(requests[0].messages) - 1 :]
     assert first == requests[0].messages[-1]
     assert added[0] == {"role": "assistant", "content": "I like trains."}
@@ -72,7 +72,7 @@ def test_an_unusable_answer_is_asked_again_with_the_reason() -> None:
 
 def test_an_answer_that_stays_unusable_gives_nothing() -> None:
     result, requests, counts = drive("no", "no")
-    assert (result, len(requests), counts) == (None, 2, {"asked_again": 1, "invalid": 1})
+    assert (result, len(requests), counts) == (None, 2, {"asked_again": 1, "no_json": 2, "invalid": 1})
 
 
 def test_the_features_own_check_is_a_reason_too() -> None:
@@ -94,6 +94,35 @@ def test_no_answer_gives_nothing_and_is_counted(answers: tuple[str | None, ...])
 def test_a_long_unusable_answer_is_shown_back_in_part() -> None:
     _, requests, _ = drive("x" * 50_000, '["a"]')
     assert len(requests[1].messages[-2]["content"]) == 4000
+
+
+def test_an_answer_that_was_filtered_is_not_asked_again() -> None:
+    result, requests, counts = drive("", finish_reason="content_filter")
+    assert (result, len(requests), counts) == (None, 1, {"filtered": 1, "invalid": 1})
+
+
+def test_a_truncated_answer_that_cannot_be_used_is_asked_again_shorter() -> None:
+    _, requests, counts = drive('{"int', '["a"]', finish_reason="length")
+    assert "It was cut off: answer again, shorter" in requests[1].messages[-1]["content"]
+    assert (counts["truncated"], counts["asked_again"]) == (2, 1)
+
+
+def assumed(text: str, **options: Any) -> tuple[Any, dict[str, int]]:
+    """What a dry run makes of a prompt's example."""
+    counts: Counter[str] = Counter()
+    script = ask(PROMPT, DATA, plain, counts, **options)
+    next(script)
+    try:
+        script.send(ChatAnswer(text, "stop", 0, 0, assumed=True))
+    except StopIteration as end:
+        return end.value, dict(counts)
+    raise AssertionError("a dry run asks nothing twice")
+
+
+def test_a_dry_run_goes_on_with_the_example_and_counts_nothing() -> None:
+    assert assumed('{"intents": ["x"]}') == (["x"], {})
+    assert assumed("no JSON") == (None, {})
+    assert assumed("no JSON", assume=lambda: ["y"]) == (["y"], {})
 
 
 def test_the_second_question_is_another_row_of_the_cache() -> None:

@@ -18,8 +18,17 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.semantics.llm.budget import Budget
 from recbole_llm.semantics.llm.cache import ChatAnswer, ResponseCache
-from recbole_llm.semantics.llm.client import HOPELESS_AFTER, Client, Script, _retry_after, replay
+from recbole_llm.semantics.llm.client import (
+    DEAD_AFTER,
+    HOPELESS_AFTER,
+    THROTTLED_TIMES,
+    Client,
+    Script,
+    _retry_after,
+    replay,
+)
 from tests.semantics.chat import asking, endpoint_at, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 
@@ -179,8 +188,9 @@ def test_faults_that_stay_end_counted_as_failed_and_the_rest_is_answered(cache: 
         usage = Client(endpoint, cache).run(asking(text, answers) for text in [*faults, "hello"])
     assert answers == {**dict.fromkeys(faults), "hello": "fine"}
     assert usage.failed == len(faults)
-    assert usage.attempts == len(server.calls) == 2 * len(faults) + 1
-    assert sum(usage.errors.values()) == 2 * len(faults)
+    throttled = 2 * THROTTLED_TIMES  # a 429 alone says nothing against a request
+    assert usage.attempts == len(server.calls) == 2 * (len(faults) - 1) + throttled + 1
+    assert sum(usage.errors.values()) == usage.attempts - 1
     assert len(cache) == 1
 
 
@@ -250,8 +260,16 @@ def test_a_missing_key_is_an_error_before_anything_is_asked(
 ) -> None:
     monkeypatch.delenv("STUB_KEY", raising=False)
     with StubServer() as server, pytest.raises(UserError, match=r"--llm=stub needs a key.*STUB_KEY"):
-        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache)
+        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
     assert server.calls == []
+
+
+def test_answers_of_the_cache_need_no_key(cache: ResponseCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    with StubServer() as server:
+        Client(endpoint_at(server.base_url), cache).run(numbered(0, 5))
+        usage = Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
+    assert (usage.cached, len(server.calls)) == (5, 5)
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 500])
@@ -274,6 +292,64 @@ def test_the_key_is_in_no_log_error_or_cache(
     assert KEY not in message
     assert KEY not in repr(client.usage)
     assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
+        Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
+    ],
+    ids=["OpenAI", "DeepSeek"],
+)
+def test_an_empty_account_stops_the_run_at_once(cache: ResponseCache, reply: Reply) -> None:
+    with StubServer(lambda call: reply if call.number >= 3 else Reply()) as server:
+        usage = Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 50))
+    assert usage.stopped.startswith("--llm=stub has no credit left")
+    assert (len(server.calls), len(cache)) == (4, 3)
+
+
+def test_a_server_that_is_gone_stops_the_run(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        gone = server.base_url
+    usage = Client(endpoint_at(gone, attempts=2, concurrency=16), cache).run(numbered(0, 10_000))
+    assert "times in a row (broken connection)" in usage.stopped
+    assert usage.attempts < 2 * DEAD_AFTER + 16
+
+
+def test_faults_between_answers_do_not_stop_the_run(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply() if call.number % 20 == 0 else Reply(status=500, headers=AT_ONCE)
+
+    with StubServer(reply) as server:
+        endpoint = endpoint_at(server.base_url, attempts=1000, concurrency=2, patience=0.0)
+        usage = Client(endpoint, cache).run(numbered(0, 20))
+    assert (usage.stopped, usage.failed, len(cache)) == ("", 0, 20)
+
+
+def test_a_server_that_wants_a_longer_pause_than_anyone_waits_stops_the_run(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply(status=429, headers={"Retry-After": "86400"})) as server:
+        usage = Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 50))
+    assert "asks for a pause of 86400 seconds" in usage.stopped
+    assert len(server.calls) == 1
+
+
+def test_a_response_that_cannot_be_used_is_paid_for_all_the_same(cache: ResponseCache) -> None:
+    spoilt = Reply(body={"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 7}})
+    with StubServer(first_only(spoilt)) as server:
+        endpoint = endpoint_at(server.base_url, price_in=1.0)
+        usage = Client(endpoint, cache).run([asking("hello")])
+    assert usage.tokens_in == 50 + server.tokens_in
+    assert usage.tokens_out == 7 + server.tokens_out
+
+
+def test_a_refusal_without_content_is_kept_as_one(cache: ResponseCache) -> None:
+    answers: dict[str, Any] = {}
+    message = {"role": "assistant", "content": None, "refusal": "Not this."}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        Client(endpoint_at(server.base_url), cache).run([asking("hello", answers)])
+    assert answers == {"hello": "I cannot: Not this."}
 
 
 # ---- pauses -------------------------------------------------------------------------------------
@@ -302,6 +378,8 @@ def test_a_503_waits_as_long_as_it_asks_for(cache: ResponseCache) -> None:
 
 def test_retry_after_is_read_in_all_its_forms() -> None:
     assert _retry_after({"retry-after": "7"}) == 7.0
+    assert _retry_after({"retry-after": "0.25"}) == 0.25
+    assert _retry_after({"retry-after": "-3"}) == 0.0
     assert _retry_after({"retry-after-ms": "250", "retry-after": "7"}) == 0.25
     assert _retry_after({"retry-after": "soon"}) is None
     assert _retry_after({}) is None
@@ -430,7 +508,7 @@ def test_a_chain_hands_the_first_answer_to_the_second_question(cache: ResponseCa
 def test_max_requests_stops_and_keeps_every_answer(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, concurrency=4)
-        usage = Client(endpoint, cache, max_requests=10).run(numbered(0, 50))
+        usage = Client(endpoint, cache, Budget(max_requests=10)).run(numbered(0, 50))
         assert usage.requests == len(server.calls) == len(cache) == 10
         assert usage.stopped == "--max_requests=10 is reached"
         rest = Client(endpoint, cache).run(numbered(0, 50))
@@ -440,7 +518,7 @@ def test_max_requests_stops_and_keeps_every_answer(cache: ResponseCache) -> None
 
 def test_max_requests_zero_sends_nothing(cache: ResponseCache) -> None:
     with StubServer() as server:
-        usage = Client(endpoint_at(server.base_url), cache, max_requests=0).run(numbered(0, 5))
+        usage = Client(endpoint_at(server.base_url), cache, Budget(max_requests=0)).run(numbered(0, 5))
     assert server.calls == []
     assert usage.stopped
 
@@ -448,13 +526,13 @@ def test_max_requests_zero_sends_nothing(cache: ResponseCache) -> None:
 def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: ResponseCache) -> None:
     with StubServer(lambda call: Reply(text="x" * 30)) as server:
         endpoint = endpoint_at(server.base_url, concurrency=4, price_in=1000.0, price_out=10_000.0)
-        usage = Client(endpoint, cache, max_cost=2.0).run(numbered(0, 200))
+        usage = Client(endpoint, cache, Budget(max_cost=2.0)).run(numbered(0, 200))
         assert usage.stopped.startswith("--max_cost=2.0 is reached")
         spent = (1000 * server.tokens_in + 10_000 * server.tokens_out) / 1e6
         assert usage.price == pytest.approx(spent)
         assert 1.0 < spent <= 2.0
         assert len(cache) == len(server.answered_calls()) == len(server.calls) == usage.requests
-        rest = Client(endpoint, cache, max_cost=100.0).run(numbered(0, 200))
+        rest = Client(endpoint, cache, Budget(max_cost=100.0)).run(numbered(0, 200))
     assert rest.cached == usage.requests
     assert max(server.times_asked().values()) == 1
 
@@ -462,8 +540,8 @@ def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: Respo
 def test_answers_in_the_cache_cost_nothing_of_a_limit(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, price_in=1.0)
-        Client(endpoint, cache, max_cost=1.0).run(numbered(0, 20))
-        usage = Client(endpoint, cache, max_cost=0.0, max_requests=0).run(numbered(0, 20))
+        Client(endpoint, cache, Budget(max_cost=1.0)).run(numbered(0, 20))
+        usage = Client(endpoint, cache, Budget(max_cost=0.0, max_requests=0)).run(numbered(0, 20))
     assert (usage.cached, usage.price, usage.stopped) == (20, 0.0, "")
 
 

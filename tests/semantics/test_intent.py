@@ -68,8 +68,13 @@ def test_a_title_that_is_a_number_goes_before_the_number() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "6", "999999999999999999999", "²5"])
-def test_a_number_that_no_candidate_has_is_invented(text: str) -> None:
-    assert match(text)[0] == []
+def test_a_number_that_no_candidate_has_is_dropped_and_counted(text: str) -> None:
+    assert match("1", text) == ([0], [], {"out_of_range": 1})
+
+
+@pytest.mark.parametrize("text", ["title", "...", "Matte Red Lipstick"])
+def test_what_is_copied_from_the_prompt_itself_is_dropped_and_counted(text: str) -> None:
+    assert match("1", text) == ([0], [], {"echoed": 1})
 
 
 @pytest.mark.parametrize("text", ["The Matirx (1999)", "The Matrix (1998)", "2001 A Space Odissey"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
+from recbole_llm.semantics.answering import Asking
 from recbole_llm.semantics.items import ItemTexts
-from recbole_llm.semantics.llm.cache import ChatAnswer, ResponseCache
-from recbole_llm.semantics.llm.client import Client, Script, Usage, replay
+from recbole_llm.semantics.llm.cache import ResponseCache
+from recbole_llm.semantics.llm.client import Script, Usage
 from recbole_llm.semantics.llm.endpoint import Endpoint
 from recbole_llm.semantics.store import SemanticFolder
 from recbole_llm.settings import Settings
@@ -42,7 +43,11 @@ class Context:
         endpoint: where to ask, ``None`` for the offline rule.
         cache: the response cache, ``None`` offline.
         stage_one: the prerequisite model, where the method has one.
-        vectors: text vectors in the order of ``folder.texts``, made on demand.
+        encode: makes the text vectors in the order of ``folder.texts``.
+        vectors_of: vectors of some texts by another pooling (``cls``).
+        usage: what was asked and paid.
+        asking: how answers are got.
+        counts: outcomes of the answers, for the manifest.
     """
 
     settings: Settings
@@ -55,7 +60,10 @@ class Context:
     stage_one: StageOne | None
     progress: Progress
     encode: Callable[[], np.ndarray]
+    vectors_of: Callable[[Sequence[str], str], np.ndarray]
     usage: Usage = field(default_factory=Usage)
+    asking: Asking = field(default_factory=Asking)
+    counts: dict[str, int] = field(default_factory=dict)
 
     def history(self, row: int) -> np.ndarray:
         """Item ids before a row of the interactions, as long as the model sees: never the row itself."""
@@ -68,44 +76,45 @@ class Context:
         split = self.split
         return np.unique(np.concatenate([split.train_targets, split.valid.end, split.test.end]))
 
+    def training_rows(self, user: int) -> np.ndarray:
+        """Rows of a user's training segment: what a prompt about the whole user may show."""
+        begin, end = np.asarray(self.table.offsets[user : user + 2])
+        rows = self.split.train_rows
+        return np.asarray(rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)])
+
+    @property
+    def fills(self) -> bool:
+        """Whether gaps among the answers are to be filled by the offline rule (``--fill=offline``)."""
+        return self.endpoint is not None and self.settings["fill"] == "offline"
+
     def answer_all(
         self, keys: Iterable[Any], script: Callable[[Any, Counter[str]], Script], title: str
     ) -> Iterator[tuple[Any, Any]]:
-        """Results of a script for each key, in order; asks for what the cache lacks.
+        """Results of a script for each key, in order, ``None`` where there is no usable answer.
 
-        First all scripts run against the endpoint, each answer going straight into the cache; then they
-        are replayed from it one by one. So memory stays flat, and a second run starts at the second step.
+        How the answers are got is the command's affair (``self.asking``): asked for, collected for a batch,
+        or, in a dry run, stood in for by the prompt's example. A builder has nothing to do for that.
         """
-        assert self.endpoint is not None and self.cache is not None
-        keys = list(keys)
-        client = Client(
-            self.endpoint,
-            self.cache,
-            max_cost=self.settings.get("max_cost"),
-            max_requests=self.settings.get("max_requests"),
-        )
-        bar = iter(self.progress(range(len(keys)), title))
-        client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
-        for name in ("requests", "cached", "failed", "attempts"):
-            setattr(self.usage, name, getattr(self.usage, name) + getattr(client.usage, name))
-        self.usage.stopped = self.usage.stopped or client.usage.stopped
-        counts: Counter[str] = Counter()
-        used: dict[str, ChatAnswer] = {}
-        for key in keys:
-            yield key, replay(script(key, counts), self.cache, self.endpoint, used)
-        self.counts = dict(counts)
-        # What the answers cost, whichever run paid for them: a resumed run would look cheaper than it was.
-        tokens_in = sum(answer.tokens_in for answer in used.values())
-        tokens_out = sum(answer.tokens_out for answer in used.values())
-        self.usage.tokens_in += tokens_in
-        self.usage.tokens_out += tokens_out
-        self.usage.price += self.endpoint.price(tokens_in, tokens_out)
-
-    counts: dict[str, int] = field(default_factory=dict)
+        return self.asking.results(self, list(keys), script, title)
 
 
 class Feature(Protocol):
-    """A builder of one or more files."""
+    """A builder of one or more files.
+
+    Attributes:
+        name: what registry rows call it.
+        version: raise it with any change of the files it writes.
+        prompts: files of ``semantics/prompts/`` that it asks with.
+        settings_keys: settings that its files depend on.
+        files: suffixes of the files it writes.
+
+    Optional attributes, with what is assumed where a feature lacks them:
+
+    - ``needs: tuple[str, ...]``, names of features whose files it reads (``()``): it is stale when they are.
+    - ``visible: str``, what of a user its answers may stand on (``"none"``): ``"none"``, items alone;
+      ``"prefix"``, what stands before the row of ``position``; ``"training"``, the user's training segment.
+      ``doctor --leaks`` holds the files against it.
+    """
 
     name: ClassVar[str]
     version: ClassVar[int]

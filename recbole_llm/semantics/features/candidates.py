@@ -24,6 +24,7 @@ class Candidates:
     prompts: ClassVar[tuple[str, ...]] = ()
     settings_keys: ClassVar[tuple[str, ...]] = ("n_candidates", "MAX_ITEM_LIST_LENGTH")
     files: ClassVar[tuple[str, ...]] = ("candidates",)
+    visible: ClassVar[str] = "prefix"
 
     def build(self, context: Context) -> dict[str, Any]:
         """Rank with the stage-one model and write item tokens, best first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,6 +39,8 @@ class Intents:
     prompts: ClassVar[tuple[str, ...]] = ("llmdmsrec_intent",)
     settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride",)
     files: ClassVar[tuple[str, ...]] = ("intent",)
+    needs: ClassVar[tuple[str, ...]] = ("candidates",)
+    visible: ClassVar[str] = "prefix"
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each row that has an answer."""
@@ -48,8 +51,8 @@ class Intents:
             lines = _offline(context, rows, candidates, title_ids)
         else:
             lines = _asked(context, rows, candidates, title_ids, facts)
-        answered = context.folder.write("intent", COLUMNS, _with_keys(context, lines))
-        return {"coverage": round(answered / max(1, len(rows)), 4), **facts}
+        written = context.folder.write("intent", COLUMNS, _with_keys(context, lines))
+        return {"coverage": round((written - facts.get("filled", 0)) / max(1, len(rows)), 4), **facts}
 
 
 Line = tuple[int, Sequence[int], Sequence[int]]
@@ -123,29 +126,42 @@ def _asked(
     source = asked_rows(context, rows, int(context.settings["intent_stride"]))
     asked = np.unique(source)
     answers = dict(context.answer_all(asked.tolist(), script, "asking for intents"))
-    facts.update(
-        prompt=f"{prompt.id}@{prompt.version}", prompt_sha256=prompt.sha256, asked=len(asked), counts=context.counts
-    )
+    facts["asked"] = len(asked)
+    gaps: list[int] = []
     for row, origin in zip(rows.tolist(), source.tolist(), strict=True):
         answer = answers[origin]
         if answer is None:
+            gaps.append(place[row])
             continue
         chosen, invented = answer
         items = candidates[place[origin]][chosen]
         inside = np.isin(items, context.history(row))
         extra = [context.folder.texts.add(text) for text in invented]
         yield row, title_ids[items[inside]], [*title_ids[items[~inside]], *extra]
+    if context.fills and gaps:
+        facts["filled"] = len(gaps)
+        yield from _offline(context, rows[gaps], candidates[gaps], title_ids)
 
 
 IntentsPrompt = "llmdmsrec_intent"
+
+
+@cache
+def _echoes() -> frozenset[str]:
+    """Texts of the prompt itself, in the form of comparison: small models copy them."""
+    examples = load_prompt(IntentsPrompt).examples
+    shown = [title for data, _ in examples for titles in data.values() for title in titles]
+    return frozenset(map(match_form, ["title", "...", *shown]))
 
 
 def match_titles(answer: IntentAnswer, offered: Sequence[str], counts: Counter[str]) -> tuple[list[int], list[str]]:
     """Which of the offered titles an answer names, and what it names besides.
 
     A title counts if it equals a candidate but for case, punctuation and numbering, if it is a candidate's
-    number (from 1), or if it is nearly a candidate. Other texts stay, as latent intents in the model's own
-    words, and are counted as ``invented``.
+    number (from 1), or if it is nearly a candidate (``near``). A candidate named again (``duplicate``), a number
+    that no candidate has (``out_of_range``) and what is copied from the prompt's format or example instead of
+    the data (``echoed``) are dropped. Other texts stay, as latent intents in the model's own words
+    (``invented``).
 
     Raises:
         AnswerError: the answer names nothing.
@@ -156,7 +172,13 @@ def match_titles(answer: IntentAnswer, offered: Sequence[str], counts: Counter[s
     for text in answer.intents:
         form = match_form(text)
         number = forms.get(form)
-        if number is None and form.isdecimal() and 1 <= int(form) <= len(offered):
+        if number is None and form in _echoes():
+            counts["echoed"] += 1
+            continue
+        if number is None and form.isdecimal():
+            if not (len(form) < 5 and 1 <= int(form) <= len(offered)):
+                counts["out_of_range"] += 1
+                continue
             number = int(form) - 1
         if number is None and form:
             near = difflib.get_close_matches(form, forms, n=1, cutoff=NEAR)

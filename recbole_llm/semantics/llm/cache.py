@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,25 @@ CREATE TABLE IF NOT EXISTS answers (
     created TEXT NOT NULL
 ) WITHOUT ROWID
 """
+
+
+_PENDING = "CREATE TABLE IF NOT EXISTS pending (key TEXT PRIMARY KEY, request TEXT NOT NULL) WITHOUT ROWID"
+_BATCHES = """
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY,
+    base_url TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    likely REAL NOT NULL,
+    status TEXT NOT NULL,
+    created TEXT NOT NULL
+) WITHOUT ROWID
+"""
+
+
+def request_key(body: dict[str, Any]) -> str:
+    """Hash of all that an answer depends on."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -57,8 +76,7 @@ class ChatRequest:
 
     def key(self, model: str, temperature: float) -> str:
         """Hash of :meth:`body`: the row of the cache, and the ``custom_id`` of a batch."""
-        text = json.dumps(self.body(model, temperature), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        return request_key(self.body(model, temperature))
 
     def estimated_tokens(self) -> int:
         """A guess at the tokens of the question: four characters each, and a few for each message."""
@@ -74,6 +92,8 @@ class ChatAnswer:
         finish_reason: ``stop``, ``length``, ``content_filter``, ...
         tokens_in, tokens_out: as the server counted them.
         cached: it was in the cache before this run.
+        via: how it came, where that matters to its price: ``batch``.
+        assumed: nobody gave it; a dry run stands it in for an answer that it does not ask for.
     """
 
     content: str
@@ -81,6 +101,18 @@ class ChatAnswer:
     tokens_in: int
     tokens_out: int
     cached: bool = False
+    via: str = ""
+    assumed: bool = False
+
+    def stored(self) -> dict[str, Any]:
+        """What the cache keeps of it."""
+        kept = {
+            "content": self.content,
+            "finish_reason": self.finish_reason,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+        }
+        return kept | ({"via": self.via} if self.via else {})
 
 
 class ResponseCache:
@@ -94,6 +126,8 @@ class ResponseCache:
         self.path = path
         self._connection = open_database(path, _SCHEMA, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA synchronous=NORMAL")
+        for table in (_PENDING, _BATCHES):
+            self._connection.execute(table)
 
     def close(self) -> None:
         """Close the file."""
@@ -118,7 +152,6 @@ class ResponseCache:
 
     def put(self, key: str, request: dict[str, Any], answer: ChatAnswer) -> None:
         """Keep an answer; the first one of a key stays."""
-        row = {k: v for k, v in vars(answer).items() if k != "cached"}
         self._connection.execute(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -126,13 +159,52 @@ class ResponseCache:
                 request["model"],
                 request["prompt"],
                 json.dumps(request, ensure_ascii=False),
-                json.dumps(row, ensure_ascii=False),
+                json.dumps(answer.stored(), ensure_ascii=False),
                 datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
+
+    def sample(self, prompt: str, model: str, count: int) -> list[dict[str, Any]]:
+        """Some rows of a prompt (``id@version``) and a model, the first by key: as good as drawn at random."""
+        query = "SELECT request, answer FROM answers WHERE prompt = ? AND model = ? ORDER BY key LIMIT ?"
+        found = self._connection.execute(query, (prompt, model, count))
+        return [{"request": json.loads(request), "answer": json.loads(answer)} for request, answer in found]
+
+    def requests(self, prompts: Iterable[str], model: str | None) -> Iterator[dict[str, Any]]:
+        """The requests of some prompts (``id@version``) to a model."""
+        for prompt in prompts:
+            query = "SELECT request FROM answers WHERE prompt = ? AND model = ?"
+            for (request,) in self._connection.execute(query, (prompt, model)):
+                yield json.loads(request)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""
         query = "SELECT key, request, answer, created FROM answers ORDER BY key"
         for key, request, answer, created in self._connection.execute(query):
             yield {"key": key, "request": json.loads(request), "answer": json.loads(answer), "created": created}
+
+    # ---- batches -------------------------------------------------------------------------------
+
+    def put_pending(self, requests: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Remember requests that go into a batch, by their keys."""
+        rows = ((key, json.dumps(request, ensure_ascii=False)) for key, request in requests)
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+    def pending(self, key: str) -> dict[str, Any] | None:
+        """The request of a key that went into a batch."""
+        row = self._connection.execute("SELECT request FROM pending WHERE key = ?", (key,)).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def put_batch(self, batch: str, base_url: str, requests: int, likely: float, status: str) -> None:
+        """Remember a batch, or its new status."""
+        self._connection.execute(
+            "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET status = excluded.status",
+            (batch, base_url, requests, likely, status, datetime.now(UTC).isoformat(timespec="seconds")),
+        )
+
+    def batches(self, base_url: str, status: str) -> list[str]:
+        """Batches of a server that have a status, the oldest first."""
+        query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"
+        return [row[0] for row in self._connection.execute(query, (base_url, status))]

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_llm.errors import UserError
+from recbole_llm.semantics.llm.budget import Budget, LimitReached
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
 from recbole_llm.semantics.llm.endpoint import Endpoint, redact
 
@@ -26,11 +27,11 @@ Script = Generator[ChatRequest, "ChatAnswer | None", Any]
 
 RETRIED = {408, 409, 429}
 LONGEST_PAUSE = 60.0
+LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is left alone
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
-
-
-class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
-    """No further request may be sent (budget, count); what is under way is finished."""
+THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
+DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
+NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
 
 
 @dataclass
@@ -47,6 +48,14 @@ class Usage:
     stopped: str = ""
     errors: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: Usage) -> None:
+        """Add what another client sent, not what its answers cost: that is counted when they are read."""
+        for name in ("requests", "cached", "failed", "attempts"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for kind, count in other.errors.items():
+            self.errors[kind] = self.errors.get(kind, 0) + count
+        self.stopped = self.stopped or other.stopped
+
 
 class Client:
     """Answers chat requests from the cache or from an endpoint.
@@ -54,28 +63,22 @@ class Client:
     Args:
         endpoint: where to ask.
         cache: where answers are kept.
-        max_cost: US dollars that this client may spend; ``None`` for no limit.
-        max_requests: requests that it may send; ``None`` for no limit.
+        budget: what the whole command may spend; no limit where there is none.
         seed: of the jitter in pauses.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        cache: ResponseCache,
-        max_cost: float | None = None,
-        max_requests: int | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, cache: ResponseCache, budget: Budget | None = None, seed: int = 0) -> None:
         self.endpoint, self.cache = endpoint, cache
-        self.max_cost, self.max_requests = max_cost, max_requests
+        self.budget = budget or Budget()
         self.usage = Usage()
         self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
         self._resume_at = 0.0
-        self._reserved = 0.0
         self._refused_in_a_row = 0
+        self._faults_in_a_row = 0
+        self._last_success = 0.0
         self._under_way: dict[str, asyncio.Future[ChatAnswer | None]] = {}
-        self._key = endpoint.key()
+        self._key = ""
+        self._api: Any = None
 
     # ---- running scripts -----------------------------------------------------------------------
 
@@ -93,22 +96,35 @@ class Client:
         return self.usage
 
     async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
-        import openai
         from aiolimiter import AsyncLimiter
 
         limits = self.endpoint
         self._requests_limit = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
         self._tokens_limit = AsyncLimiter(limits.tokens_per_minute, 60) if limits.tokens_per_minute else None
-        async with openai.AsyncOpenAI(
-            api_key=self._key, base_url=limits.base_url, max_retries=0, timeout=limits.timeout
-        ) as self._api:
-            workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
-            try:
-                await asyncio.gather(*workers)
-            finally:
-                for worker in workers:
-                    worker.cancel()
-                await asyncio.gather(*workers, return_exceptions=True)
+        workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            if self._api is not None:
+                await self._api.close()
+                self._api = None
+
+    def _connect(self) -> None:
+        """Look up the key, once there is something to ask: answers of the cache need none.
+
+        Raises:
+            UserError: it is not set.
+        """
+        import openai
+
+        if self._api is None:
+            self._key = self.endpoint.key()
+            self._api = openai.AsyncOpenAI(
+                api_key=self._key, base_url=self.endpoint.base_url, max_retries=0, timeout=self.endpoint.timeout
+            )
 
     async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
         for script in scripts:
@@ -155,34 +171,30 @@ class Client:
 
     # ---- one request ---------------------------------------------------------------------------
 
-    def _reserve(self, request: ChatRequest) -> float:
-        """Set the likely price of a request aside, or stop."""
-        if self.max_requests is not None and self.usage.requests >= self.max_requests:
-            raise LimitReached(f"--max_requests={self.max_requests} is reached")
-        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
-        if self.max_cost is not None and self.usage.price + self._reserved + likely > self.max_cost:
-            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.usage.price:.4f} US$ spent)")
-        self._reserved += likely
-        return likely
-
     async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
         """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
         import openai
 
-        reserved = self._reserve(request)
+        self._connect()
+        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
+        self.budget.reserve(likely)
         self.usage.requests += 1
         try:
-            for attempt in range(1, self.endpoint.attempts + 1):
+            faults = 0
+            for attempt in range(1, self.endpoint.attempts * THROTTLED_TIMES + 1):
                 await self._wait_for_turn(request)
                 self.usage.attempts += 1
+                throttled = False
                 try:
                     answer = await self._send(request)
                 except openai.APIStatusError as error:
                     self._count_error(f"HTTP {error.status_code}")
+                    self._stop_without_credit(error)
                     if error.status_code not in RETRIED and error.status_code < 500:
                         self._refused(error)
                         return None
-                    pause = self._pause(attempt, error.response.headers, error.status_code == 429)
+                    throttled = error.status_code == 429
+                    pause = self._pause(attempt, error.response.headers, throttled)
                 except (openai.APITimeoutError, openai.APIConnectionError, openai.APIResponseValidationError) as error:
                     self._count_error("time-out" if isinstance(error, openai.APITimeoutError) else "broken connection")
                     pause = self._pause(attempt, {}, False)
@@ -190,17 +202,51 @@ class Client:
                     self._count_error("malformed response")
                     pause = self._pause(attempt, {}, False)
                 else:
-                    self._refused_in_a_row = 0
-                    self.usage.tokens_in += answer.tokens_in
-                    self.usage.tokens_out += answer.tokens_out
-                    self.usage.price += self.endpoint.price(answer.tokens_in, answer.tokens_out)
+                    self._refused_in_a_row = self._faults_in_a_row = 0
+                    self._last_success = time.monotonic()
                     return answer
-                if attempt < self.endpoint.attempts:
-                    await asyncio.sleep(pause)
+                faults += not throttled  # a server that throttles is well
+                if faults >= self.endpoint.attempts:
+                    break
+                self._stop_if_dead(throttled)
+                await asyncio.sleep(pause)
             self.usage.failed += 1
             return None
         finally:
-            self._reserved -= reserved
+            self.budget.release(likely)
+
+    def _count_tokens(self, tokens_in: int, tokens_out: int) -> None:
+        """Count what a response says it cost, whether it can be used or not."""
+        price = self.endpoint.price(tokens_in, tokens_out)
+        self.usage.tokens_in += tokens_in
+        self.usage.tokens_out += tokens_out
+        self.usage.price += price
+        self.budget.spend(price)
+
+    def _stop_without_credit(self, error: Any) -> None:
+        """Stop all where the account is empty: no retry mends that.
+
+        Raises:
+            LimitReached: it is.
+        """
+        text = f"{getattr(error, 'code', '')} {getattr(error, 'type', '')} {error}".casefold()
+        if error.status_code == 402 or any(word in text for word in NO_CREDIT):
+            reason = redact(" ".join(str(error).split()), self._key)[:300]
+            raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {reason}")
+
+    def _stop_if_dead(self, throttled: bool) -> None:
+        """Stop all where nothing but faults has come for long: the server is gone.
+
+        Raises:
+            LimitReached: it is.
+        """
+        self._faults_in_a_row += not throttled
+        patient = self._last_success and time.monotonic() - self._last_success < self.endpoint.patience
+        if self._faults_in_a_row >= max(DEAD_AFTER, 2 * self.endpoint.concurrency) and not patient:
+            raise LimitReached(
+                f"{self.endpoint.base_url} failed {self._faults_in_a_row} times in a row "
+                f"({', '.join(sorted(self.usage.errors))})"
+            )
 
     async def _wait_for_turn(self, request: ChatRequest) -> None:
         while (pause := self._resume_at - time.monotonic()) > 0:
@@ -212,24 +258,25 @@ class Client:
             await self._tokens_limit.acquire(min(likely, self.endpoint.tokens_per_minute))
 
     async def _send(self, request: ChatRequest) -> ChatAnswer:
-        endpoint = self.endpoint
-        body: dict[str, Any] = {
-            "model": endpoint.model,
-            "messages": list(request.messages),
-            "temperature": endpoint.temperature,
-            endpoint.max_tokens_field: request.max_tokens,
-        }
-        if request.schema is not None and endpoint.response_format == "json_schema":
-            schema = {"name": "answer", "schema": request.schema}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif request.schema is not None and endpoint.response_format == "json_object":
-            body["response_format"] = {"type": "json_object"}
-        response = await self._api.chat.completions.create(**body, extra_body=endpoint.extra or None)
-        return _read_completion(response, request)
+        body = chat_body(self.endpoint, request)
+        response = await self._api.chat.completions.create(**body, extra_body=self.endpoint.extra or None)
+        try:
+            answer = read_completion(response, request)
+        except ValueError:
+            self._count_tokens(*(count or 0 for count in _usage(response)))
+            raise
+        self._count_tokens(answer.tokens_in, answer.tokens_out)
+        return answer
 
     def _pause(self, attempt: int, headers: Any, cool_down: bool) -> float:
-        """Seconds until the next attempt; after a 429 all requests wait."""
+        """Seconds until the next attempt; after a 429 all requests wait.
+
+        Raises:
+            LimitReached: the server asks for a longer pause than anyone waits for.
+        """
         asked = _retry_after(headers)
+        if asked is not None and asked > LONGEST_WAIT:
+            raise LimitReached(f"{self.endpoint.base_url} asks for a pause of {asked:.0f} seconds")
         backoff = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * (0.5 + self._random.random())
         pause = asked if asked is not None else backoff
         if cool_down:
@@ -255,7 +302,29 @@ class Client:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
 
 
-def _read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
+def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
+    """The body of a chat completion, without the endpoint's ``extra`` fields."""
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": list(request.messages),
+        "temperature": endpoint.temperature,
+        endpoint.max_tokens_field: request.max_tokens,
+    }
+    if request.schema is not None and endpoint.response_format == "json_schema":
+        schema = {"name": "answer", "schema": request.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.schema is not None and endpoint.response_format == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    return body
+
+
+def _usage(response: Any) -> list[int | None]:
+    """Tokens in and out as the server counted them, ``None`` where it did not."""
+    counts = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
+    return [count if isinstance(count, int) and count >= 0 else None for count in counts]
+
+
+def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     """The answer in a response; servers that do not count tokens have them estimated.
 
     Raises:
@@ -263,14 +332,17 @@ def _read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     """
     try:
         choice = response.choices[0]
-        text, reason = choice.message.content or "", str(choice.finish_reason or "")
+        text, reason = choice.message.content, str(choice.finish_reason or "")
+        refusal = getattr(choice.message, "refusal", None)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
+    if not text and isinstance(refusal, str) and refusal:
+        text, reason = f"I cannot: {refusal}", "refusal"
+    text = text or ""
     if not isinstance(text, str):
         raise ValueError("the response's content is no text")
     text = text.encode("utf-8", "replace").decode("utf-8")  # half an emoji cannot be stored
-    tokens = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
-    tokens_in, tokens_out = (count if isinstance(count, int) else None for count in tokens)
+    tokens_in, tokens_out = _usage(response)
     return ChatAnswer(
         content=text,
         finish_reason=reason,
@@ -287,8 +359,10 @@ def _retry_after(headers: Any) -> float | None:
         text = headers.get("retry-after")
         if not text:
             return None
-        if text.strip().isdigit():
-            return float(text)
+        try:
+            return max(0.0, float(text))
+        except ValueError:
+            pass  # a date
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError):
         return None

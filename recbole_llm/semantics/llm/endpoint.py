@@ -27,6 +27,8 @@ class Endpoint:
         concurrency: requests under way at once.
         timeout: seconds for one attempt.
         attempts: tries of one request, the first included.
+        patience: seconds without one answer after which a server that only fails counts as gone.
+        batch_price: price through the Batch API, as a share of the usual one; 0 where there is no such API.
         response_format: ``json_schema``, ``json_object`` or ``none``.
         temperature: of sampling; 0 for answers that repeat.
         max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for servers that renamed it.
@@ -44,6 +46,8 @@ class Endpoint:
     concurrency: int = 16
     timeout: float = 120.0
     attempts: int = 6
+    patience: float = 120.0
+    batch_price: float = 0.0
     response_format: str = "json_schema"
     temperature: float = 0.0
     max_tokens_field: str = "max_tokens"
@@ -54,9 +58,10 @@ class Endpoint:
         """Whether answers cost money."""
         return self.price_in > 0 or self.price_out > 0
 
-    def price(self, tokens_in: int, tokens_out: int) -> float:
-        """US dollars for some tokens."""
-        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+    def price(self, tokens_in: int, tokens_out: int, via: str = "") -> float:
+        """US dollars for some tokens; ``via`` is ``batch`` for answers of the Batch API."""
+        share = self.batch_price if via == "batch" and self.batch_price else 1.0
+        return share * (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
     def key(self) -> str:
         """The API key from the environment.

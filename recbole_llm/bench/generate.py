@@ -1,0 +1,253 @@
+"""Semantic features without a training: made, planned, put into a batch, published, taken in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from recbole_llm.bench.cell import Cell, CellRunner, Stopwatch
+from recbole_llm.bench.stage_one import TrainedStageOne
+from recbole_llm.errors import UserError
+from recbole_llm.semantics.answering import Asking, Collecting, DryRun
+from recbole_llm.semantics.hook import FeatureShop
+from recbole_llm.semantics.llm.batch import BatchClient
+from recbole_llm.semantics.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
+from recbole_llm.semantics.planning import FeaturePlan
+from recbole_llm.semantics.prompts import load_prompt
+from recbole_llm.semantics.registry import FEATURES
+
+logger = logging.getLogger(__name__)
+
+
+class StandIn:
+    """The most popular items in the place of an untrained stage I, for dry runs.
+
+    Attributes:
+        key: of the model it stands in for.
+        used: it was asked, so that what follows is an estimate.
+    """
+
+    def __init__(self, key: str, dataset: Any) -> None:
+        self.key, self._dataset, self.used = key, dataset, False
+
+    def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """``(len(rows), k)`` item ids: the same for all."""
+        self.used = True
+        counts = np.bincount(np.asarray(self._dataset.table.item)[self._dataset.split.train_rows])
+        counts[0] = 0
+        return np.broadcast_to(np.argsort(-counts, kind="stable")[:k], (len(rows), min(k, len(counts)))).astype(
+            np.int64
+        )
+
+
+def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> Iterator[FeatureShop]:
+    """The features of each cell; cells that share a folder of features (seeds, controls) come once.
+
+    Raises:
+        UserError: none of the models reads semantic features.
+    """
+    cells = [cell for cell in cells if cell.settings.method.features and cell.settings["semantics"] != "none"]
+    if not cells:
+        raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
+    seen = set()
+    for cell in cells:
+        watch = Stopwatch()
+        dataset = runner.read_dataset(cell)
+        stage_one = _stage_one(cell, runner, dataset, watch, asking.dry) if cell.settings.method.stage_one else None
+        shop = FeatureShop(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
+        if shop.name not in seen:
+            seen.add(shop.name)
+            yield shop
+
+
+def _stage_one(cell: Cell, runner: CellRunner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
+    below = runner.stage_one_cell(cell)
+    trained = runner.finished(below) is not None and (below.folder / "best.pt").is_file()
+    if dry and not trained:
+        return StandIn(below.key, dataset)
+    return TrainedStageOne(runner, below, watch)
+
+
+def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) -> list[tuple[FeatureShop, FeaturePlan]]:
+    """What each feature would take, without asking, training or writing anything."""
+    rows = []
+    for shop in feature_shops(cells, runner, DryRun()):
+        asking = DryRun(limit=limit)
+        shop.asking = asking
+        missing = set(shop.missing())
+        if shop.endpoint is not None:
+            shop.make()
+        made = {each.feature: each for each in asking.plans}
+        guessing = False
+        for name in shop.settings.method.features:
+            found = made.get(name, FeaturePlan(name, "by rule" if name in missing else "made"))
+            found.estimated = found.state == "asks" and (found.estimated or guessing)
+            guessing = guessing or (name in missing and bool(getattr(shop.stage_one, "used", False)))
+            rows.append((shop, found))
+        if shop.scratch is not None:
+            shop.scratch.cleanup()
+    return rows
+
+
+def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
+    """The table of a dry run."""
+    header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
+    lines: list[list[Any]] = []
+    for shop, row in rows:
+        about = "~ estimate" if row.estimated else row.state
+        asks = row.state == "asks"
+        numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
+        price = f"{row.price:.2f}" if asks else ""
+        names = [shop.settings["dataset"], shop.settings.method.name, row.feature]
+        lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
+    text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
+    total = sum(row.price for _, row in rows)
+    notes = [f"total: {sum(row.requests for _, row in rows):,} requests, {total:.2f} US$"]
+    endpoint = next((shop.endpoint for shop, _ in rows if shop.endpoint is not None), None)
+    if endpoint is None:
+        notes = ["--llm=offline: made by rule, nothing is asked and nothing costs."]
+    elif endpoint.batch_price and total:
+        notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
+    if any(row.estimated for _, row in rows):
+        notes.append(
+            "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
+        )
+    return "\n".join([text, "", *notes])
+
+
+def make(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> list[FeatureShop]:
+    """Make all features of the cells, with their text vectors.
+
+    Raises:
+        UserError: a limit was reached; what was answered is kept.
+    """
+    done = []
+    for shop in feature_shops(cells, runner, asking):
+        shop.make()
+        shop.encode()
+        done.append(shop)
+    return done
+
+
+def render_made(shops: Iterable[FeatureShop]) -> str:
+    """What the manifests say of the features."""
+    header = ["dataset", "feature", "coverage", "filled", "asked", "cached", "failed", "tokens in", "tokens out", "US$"]
+    lines, folders = [], []
+    for shop in shops:
+        folders.append(f"{shop.folder.path}/")
+        for name in shop.settings.method.features:
+            entry = shop.folder.manifest["features"][name]
+            usage = entry["usage"]
+            numbers = [usage[key] for key in ("requests", "cached", "failed", "tokens_in", "tokens_out")]
+            coverage = f"{entry.get('coverage', 1.0):.1%}"
+            filled = entry.get("filled", 0) or ""
+            lines.append([shop.settings["dataset"], name, coverage, filled, *numbers, f"{usage['price']:.4f}"])
+            counts = ", ".join(f"{key} {count}" for key, count in sorted(entry.get("counts", {}).items()))
+            if counts:
+                folders.append(f"  {name}: {counts}")
+            if entry.get("stopped"):
+                folders.append(f"  {name}: {entry['stopped']}")
+    text = tabulate(lines, header, disable_numparse=True, colalign=("left", "left") + ("right",) * 8)
+    return "\n".join([text, "", *folders])
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+
+def collect(cells: Sequence[Cell], runner: CellRunner, asking: Collecting) -> list[FeatureShop]:
+    """Go through all features, keeping the questions that have no answer; shops of features that wait for some."""
+    return [shop for shop in feature_shops(cells, runner, asking) if shop.make()]
+
+
+def batch_file(cells: Sequence[Cell], runner: CellRunner, path: Path, limit: int | None = None) -> int:
+    """Write the pending requests for the Batch API; their number.
+
+    Raises:
+        UserError: nothing is pending, or the models stand on different datasets or endpoints.
+    """
+    asking = Collecting(limit=limit)
+    shops = collect(cells, runner, asking)
+    if not asking.pending:
+        raise UserError("nothing is to be asked: all answers are there.")
+    if any((shop.home, shop.endpoint) != (shops[0].home, shops[0].endpoint) for shop in shops):
+        raise UserError("--batch-file takes one dataset and one --llm.")
+    endpoint = shops[0].endpoint
+    assert endpoint is not None
+    with shops[0].responses() as cache:
+        write_batch_file(cache, endpoint, asking.pending, path)
+    return len(asking.pending)
+
+
+def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: int | None = None) -> list[FeatureShop]:
+    """Submit, wait and take in, until nothing is pending; then make the features.
+
+    Raises:
+        UserError: the API failed, a limit was reached, or a round brought no answer.
+    """
+    budget = Asking.of(cells[0].settings).budget
+    while True:
+        asking = Collecting(budget, limit)
+        shops = collect(cells, runner, asking)
+        if not asking.pending:
+            return make(cells, runner, asking)
+        endpoint = shops[0].endpoint
+        assert endpoint is not None
+        with shops[0].responses() as cache:
+            client = BatchClient(endpoint, cache, budget, pause)
+            try:
+                if client.open_batches():  # of a run that was stopped: what it paid for comes first
+                    client.fetch()
+                    continue
+                stopped = client.submit(asking.pending)
+                report = client.fetch()
+            finally:
+                client.close()
+        if stopped or not report.new:
+            reason = stopped or f"the batch brought no answer ({report})"
+            raise UserError(f"stopped: {reason}. The answers so far are kept; run the same command to go on.")
+
+
+# ---- answers in and out -------------------------------------------------------------------------
+
+
+def _cache_of(cells: Sequence[Cell]) -> Any:
+    from recbole_llm.semantics.llm.cache import ResponseCache
+
+    homes = {cell.location.home / "semantics" / "responses.sqlite" for cell in cells}
+    if len(homes) != 1:
+        raise UserError("answers are kept by dataset: give one.")
+    return ResponseCache(next(iter(homes)))
+
+
+def export(cells: Sequence[Cell], path: Path) -> int:
+    """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
+
+    Raises:
+        UserError: there are none.
+    """
+    from recbole_llm.semantics.hook import chosen_endpoint
+
+    prompts = {
+        f"{prompt.id}@{prompt.version}"
+        for cell in cells
+        for feature in cell.settings.method.features
+        for prompt in map(load_prompt, FEATURES[feature].prompts)
+    }
+    endpoint = chosen_endpoint(cells[0].settings, dry=True)
+    with _cache_of(cells) as cache:
+        count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
+    if not count:
+        path.unlink()
+        raise UserError("there are no such answers to export.")
+    return count
+
+
+def take_in(cells: Sequence[Cell], path: Path) -> ImportReport:
+    """Take answers from a file into the cache of the cells' dataset."""
+    with _cache_of(cells) as cache:
+        return import_answers(cache, path)

@@ -1,0 +1,83 @@
+"""Training in stages: what is frozen first learns later, at rates of its own.
+
+A model takes part by two members::
+
+    stages: tuple[str, ...]                     # names, in order
+    enter_stage(stage: int) -> list[dict]       # freezes and thaws; parameter groups, each with its "lr"
+
+A stage ends like a training does: when validation stops improving, or after its ``stage_epochs``. The next one
+starts from the best weights so far, so that a later stage can only be kept where it is better.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from recbole_llm.engine import checkpoint
+from recbole_llm.engine.trainer import BenchTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class StagedTrainer(BenchTrainer):
+    """One optimiser a stage, each with a linear warm-up of ``warmup_steps``; one record for all of them."""
+
+    def __init__(self, config: Any, model: Any) -> None:
+        self._limits = [int(limit) for limit in config["stage_epochs"]]
+        self._in_stage = 0
+        super().__init__(config, model)
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        groups = self.model.enter_stage(self.model.stage)
+        optimizer = super()._build_optimizer(**{**kwargs, "params": groups})
+        self._warm_up(optimizer)
+        return optimizer
+
+    def _warm_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
+        wanted = int(self.config["warmup_steps"] or 0)
+        for group in optimizer.param_groups:
+            group["full_lr"], group["steps"] = group["lr"], 0
+
+        def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            for group in stepping.param_groups:
+                group["steps"] += 1
+                group["lr"] = group["full_lr"] * min(1.0, group["steps"] / max(1, wanted))
+
+        optimizer.register_step_pre_hook(before_step)
+
+    def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
+        entry["stage"] = self.model.stages[self.model.stage]
+        stop = super()._validate(valid_data, epoch, entry, saved, callback)
+        self._in_stage += 1
+        over = stop or self._in_stage >= self._limits[self.model.stage]
+        if not over:
+            return False
+        if self.model.stage + 1 >= len(self.model.stages):
+            return True
+        if saved:
+            self.restore_best()
+        self.model.stage += 1
+        self._in_stage = self.cur_step = 0
+        self.optimizer = self._build_optimizer()
+        logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
+        return False
+
+    def _save_last(self, epoch: int) -> None:
+        # A plain value of the model travels with the checkpoint; see BenchTrainer._save_last.
+        self.model.epochs_in_stage = self._in_stage
+        super()._save_last(epoch)
+
+    def resume(self, train_data: Any) -> bool:
+        """Continue inside the stage that was under way."""
+        path = self.folder / "last.pt"
+        if path.is_file():
+            self.model.stage = checkpoint.load(path, self.device)["counters"]["stage"]
+            self.optimizer = self._build_optimizer()
+        if not super().resume(train_data):
+            return False
+        self._in_stage = self.model.epochs_in_stage
+        return True

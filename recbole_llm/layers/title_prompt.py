@@ -1,0 +1,103 @@
+"""Hard prompts from item titles, assembled on the device from tokens made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from recbole_llm.layers.packing import Packed, TokenTable, join_pieces
+
+Tokenise = Callable[[list[str]], list[list[int]]]
+BEFORE, AFTER = "Session so far:", " The next item is"
+OFFERED, ASKED = " Candidates:", " The number of the next item is"
+
+
+class TitlePrompt(nn.Module):
+    """``Session so far: {title_1}; ...; {title_t}. The next item is`` as token ids.
+
+    Args:
+        titles: text of each item, that of item 0 first.
+        tokenise: from texts to token ids, without special tokens.
+        title_tokens: tokens of a title that are kept.
+        max_items: titles of a prompt, the last ones of a history.
+        max_tokens: tokens of titles in a prompt; the oldest titles are left out first.
+        end: id of the token that ends a text.
+        labels: what candidates are called (``index`` head); none elsewhere.
+    """
+
+    def __init__(
+        self,
+        titles: Sequence[str],
+        tokenise: Tokenise,
+        title_tokens: int,
+        max_items: int,
+        max_tokens: int,
+        end: int,
+        labels: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.max_items, self.max_tokens = max_items, max_tokens
+        bare = [
+            tokens[:title_tokens] if title else []
+            for tokens, title in zip(tokenise([" " + title for title in titles]), titles, strict=True)
+        ]
+        semicolon, self.full_stop = (tokens[-1] for tokens in tokenise([";", "."]))
+        self.session = TokenTable([[*tokens, semicolon] if tokens else [] for tokens in bare])
+        self.continuation = TokenTable([[*tokens, end] if tokens else [] for tokens in bare])
+        self.fixed = TokenTable(tokenise([BEFORE, AFTER, OFFERED, ASKED]))
+        self.labels = TokenTable(tokenise([f" {label}." for label in labels])) if labels else None
+
+    def history(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens ``(B, S, W)`` and lengths ``(B, S)`` of the last titles of each history, oldest first."""
+        width = min(self.max_items, item_seq.shape[1])
+        place = (item_seq_len - width).clamp(min=0)[:, None] + torch.arange(width, device=item_seq.device)
+        recent = item_seq.gather(1, place.clamp(max=item_seq.shape[1] - 1))
+        recent = recent.masked_fill(place >= item_seq_len[:, None], 0)
+        tokens, lengths = self.session(recent)
+        from_the_end = lengths.flip(1).cumsum(1).flip(1)
+        newest = place == item_seq_len[:, None] - 1
+        lengths = lengths * ((from_the_end <= self.max_tokens) | newest)
+        closing = newest[:, :, None] & (torch.arange(tokens.shape[2], device=tokens.device) == lengths[:, :, None] - 1)
+        return tokens.masked_fill(closing, self.full_stop), lengths
+
+    def _constant(self, number: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens, length = self.fixed(torch.full((rows, 1), number, device=self.fixed.tokens.device))
+        return tokens, length
+
+    def forward(
+        self,
+        item_seq: torch.Tensor,
+        item_seq_len: torch.Tensor,
+        continuation: torch.Tensor | None = None,
+        candidates: torch.Tensor | None = None,
+    ) -> Packed:
+        """The prompts of a batch.
+
+        Args:
+            item_seq: ``(B, L)`` item ids, left-aligned.
+            item_seq_len: ``(B,)``.
+            continuation: ``(B,)`` items whose titles end the prompt; they are its last piece.
+            candidates: ``(B, c)`` items that are listed by their labels.
+        """
+        rows = len(item_seq)
+        parts = [self._constant(0, rows), self.history(item_seq, item_seq_len)]
+        if candidates is None:
+            parts.append(self._constant(1, rows))
+        else:
+            parts += [self._constant(2, rows), self._listed(candidates), self._constant(3, rows)]
+        if continuation is not None:
+            parts.append(self.continuation(continuation[:, None]))
+        return join_pieces(parts)
+
+    def _listed(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`` 1. title;`` of each candidate: labels and titles in turn."""
+        assert self.labels is not None
+        rows, count = candidates.shape
+        numbers = torch.arange(count, device=candidates.device).expand(rows, -1)
+        labels, titles = self.labels(numbers), self.session(candidates)
+        width = max(labels[0].shape[2], titles[0].shape[2])
+        tokens = torch.stack([nn.functional.pad(t, (0, width - t.shape[2])) for t, _ in (labels, titles)], dim=2)
+        lengths = torch.stack([labels[1], titles[1]], dim=2)
+        return tokens.view(rows, 2 * count, width), lengths.view(rows, 2 * count)

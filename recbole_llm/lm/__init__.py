@@ -1,0 +1,1 @@
+"""Language models inside recommenders: found, loaded or made small, never downloaded unasked."""

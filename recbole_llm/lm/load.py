@@ -1,0 +1,168 @@
+"""Language models by path or name (``lm:``), and small ones from scratch.
+
+    lm: scratch            a small model with random weights and a tokenizer of the dataset's own text
+    lm: path/to/folder     a folder as ``save_pretrained`` writes it (config.json, *.safetensors, tokenizer)
+    lm: path/to/file.gguf  a GGUF file that transformers reads
+    lm: org/name           a name of the Hugging Face hub; downloaded, where it is not in the cache, since it is asked for
+
+Weights are read from safetensors or GGUF, never from pickles; code that comes with a model is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.lm.tokenizer import build_tokenizer
+
+logger = logging.getLogger(__name__)
+
+SCRATCH = "scratch"
+CAUSAL = "causal"
+SEQ2SEQ = "seq2seq"
+_SIZES = ("hidden_size", "num_layers", "num_heads", "vocab_size")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model with its tokenizer.
+
+    Attributes:
+        model: ``*ForCausalLM`` or ``*ForConditionalGeneration``, float32, on the CPU.
+        tokenizer: its tokenizer.
+        label: for result rows: the name, and for ``scratch`` what was made.
+    """
+
+    model: Any
+    tokenizer: Any
+    label: str
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of a token's vector."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+
+def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -> LanguageModel:
+    """The language model that the setting ``lm`` names.
+
+    Args:
+        name: ``scratch``, a folder, a GGUF file, or a name of the hub.
+        kind: ``causal`` or ``seq2seq``.
+        texts: for the tokenizer of ``scratch``.
+        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``.
+
+    Raises:
+        UserError: there is no such model here, it is of another kind, or the sizes are incomplete.
+    """
+    if name == SCRATCH:
+        return _from_scratch(kind, texts, scratch)
+    path = Path(name)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"--lm={name}: there is no such file. {_options(kind)}")
+        return _pretrained(name, kind, str(path.parent), {"gguf_file": path.name, "local_files_only": True})
+    if path.is_dir():
+        return _pretrained(name, kind, name, {"local_files_only": True})
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UserError(f"--lm={name}: there is no such folder. {_options(kind)}")
+    return _pretrained(name, kind, name, {})
+
+
+def _options(kind: str) -> str:
+    example = "gpt2" if kind == CAUSAL else "google-t5/t5-small"
+    return (
+        f"Use {SCRATCH} (a small model, untrained), a folder with config.json and *.safetensors, a .gguf file, or a name "
+        f"such as {example} that this machine has in its cache or can download."
+    )
+
+
+def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -> LanguageModel:
+    import transformers
+
+    unknown = sorted(set(scratch) ^ set(_SIZES))
+    if unknown:
+        raise UserError(f"lm_scratch holds {', '.join(_SIZES)}; wrong or missing: {', '.join(unknown)}.")
+    size, layers, heads = (int(scratch[key]) for key in _SIZES[:3])
+    if size % heads:
+        raise UserError(f"lm_scratch: hidden_size {size} is no multiple of num_heads {heads}.")
+    tokenizer = build_tokenizer(texts, int(scratch["vocab_size"]))
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    # At this size drawing dropout masks and GPT-2's own activation would take half of the time on a CPU.
+    if kind == CAUSAL:
+        config = transformers.GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=1024,
+            n_embd=size,
+            n_layer=layers,
+            n_head=heads,
+            bos_token_id=tokenizer.eos_token_id,
+            activation_function="relu",
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+            **ends,
+        )
+        made: Any = transformers.GPT2LMHeadModel(config)
+    else:
+        config = transformers.T5Config(
+            vocab_size=len(tokenizer),
+            d_model=size,
+            d_kv=size // heads,
+            d_ff=4 * size,
+            num_layers=layers,
+            num_heads=heads,
+            dropout_rate=0.0,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            **ends,
+        )
+        config._attn_implementation = "eager"  # the fused kernel takes no position bias on a CPU and is slower
+        made = transformers.T5ForConditionalGeneration(config)
+    architecture = "GPT-2" if kind == CAUSAL else "T5"
+    return LanguageModel(made, tokenizer, f"{SCRATCH} {architecture} {layers}x{size}")
+
+
+def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> LanguageModel:
+    import torch
+    import transformers
+
+    auto = transformers.AutoModelForCausalLM if kind == CAUSAL else transformers.AutoModelForSeq2SeqLM
+    if "local_files_only" not in options:
+        logger.info("looking for the language model %s (it is downloaded where it is not in the cache)", name)
+    try:
+        with quiet():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+            safe = {} if "gguf_file" in options else {"use_safetensors": True}
+            model = auto.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, **safe, **options)
+    except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
+        if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
+            raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
+        raise UserError(f"--lm={name} cannot be loaded ({_first_line(error)}). {_options(kind)}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return LanguageModel(model, tokenizer, Path(name).stem if Path(name).exists() else name)
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Neither progress bars nor loading reports of transformers: the command line owns the screen."""
+    from transformers.utils import logging as hf_logging
+
+    level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        with redirect_stderr(StringIO()):  # the bar over the tensors of a GGUF file asks nobody
+            yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -1,0 +1,130 @@
+"""Readout, losses and scores of the multi-interest models; what all models share is in ``test_contracts``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_llm.bench.cell import Prepared
+from recbole_llm.engine.loaders import training_loader
+from recbole_llm.registry import METHODS
+from tests.helpers import cell_of, prepare, runner
+
+FAMILY = ["ComiRecDR", "ComiRecSA", "MIND", "REMI"]
+
+
+def batch_of(prepared: Prepared) -> Any:
+    return next(iter(training_loader(prepared)[0]))
+
+
+def cases_of(prepared: Prepared) -> Any:
+    return next(iter(runner()._eval_loader(prepared, "test")))[1]
+
+
+def seeded(prepared: Prepared, name: str) -> Any:
+    torch.manual_seed(4)
+    return METHODS[name].load()(prepared.config, prepared.train_part)
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_scores_are_the_best_of_the_interests(tiny: Path, name: str) -> None:
+    model = prepare(name).model.eval()
+    batch = cases_of(prepare(name))
+    with torch.no_grad():
+        interests = model.serving_interests(batch)
+        every = torch.einsum("bkd,nd->bkn", interests, model.item_embedding.weight)
+        torch.testing.assert_close(model.full_sort_predict(batch), every.amax(dim=1))
+    assert interests.shape[1:] == (4, 64)
+
+
+def test_the_interest_nearest_to_the_target_answers(tiny: Path) -> None:
+    model = prepare("ComiRecSA").model
+    interests, target = torch.randn(9, 4, 64), torch.randn(9, 64)
+    best = (interests * target[:, None]).sum(2).argmax(1)
+    torch.testing.assert_close(model.readout(interests, target), interests[range(9), best])
+
+
+def test_the_loss_is_a_softmax_over_all_items(tiny: Path) -> None:
+    prepared = prepare("ComiRecSA")
+    model, batch = prepared.model, batch_of(prepared)
+    target = batch[model.POS_ITEM_ID]
+    user = model.readout(
+        model.interests(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]), model.item_embedding(target)
+    )
+    expected = F.cross_entropy(user @ model.item_embedding.weight.T, target)
+    torch.testing.assert_close(model.calculate_loss(batch), expected)
+
+
+def test_sampled_negatives_are_never_the_target(tiny: Path) -> None:
+    model = prepare("ComiRecSA", n_sampled=40).model
+    user = torch.randn(50, 64)
+    target = torch.full((50,), 3)
+    with torch.no_grad():
+        model.item_embedding.weight.zero_()
+        model.item_embedding.weight[3] = 100.0 * F.normalize(user.mean(0), dim=0)
+        loss = model.recommendation_loss(torch.nn.functional.normalize(model.item_embedding.weight[3:4]), target[:1])
+    assert float(loss) < 1e-6  # a target among the negatives would cost log 2
+
+
+def test_hard_negatives_weigh_more(tiny: Path) -> None:
+    losses = {}
+    for beta in (0.0, 2.0):
+        prepared = prepare("REMI", n_sampled=30, hard_negative_beta=beta, routing_weight=0.0)
+        model, batch = seeded(prepared, "REMI"), batch_of(prepared)
+        torch.manual_seed(0)
+        losses[beta] = float(model.calculate_loss(batch).detach())
+    assert losses[2.0] > losses[0.0]
+
+
+def test_without_its_regulariser_remi_is_comirec_sa(tiny: Path) -> None:
+    without = prepare("REMI", routing_weight=0.0)
+    remi, sa = seeded(without, "REMI"), seeded(prepare("ComiRecSA"), "ComiRecSA")
+    torch.testing.assert_close(remi.calculate_loss(batch_of(without)), sa.calculate_loss(batch_of(without)))
+    whole = seeded(prepare("REMI"), "REMI")
+    assert float(whole.calculate_loss(batch_of(without))) > float(remi.calculate_loss(batch_of(without)))
+
+
+def test_label_aware_attention_is_the_nearest_interest_in_the_limit(tiny: Path) -> None:
+    soft, hard = prepare("MIND", label_power=9.0).model, prepare("MIND", label_power=0.0).model
+    interests, target = 3 * torch.randn(9, 4, 64), torch.randn(9, 64)
+    torch.testing.assert_close(soft.readout(interests, target), hard.readout(interests, target))
+
+
+def test_short_histories_have_fewer_interests_where_asked(tiny: Path) -> None:
+    prepared = prepare("MIND", adaptive_interests=True)
+    model, batch = prepared.model.eval(), cases_of(prepared)
+    interests = model.serving_interests(batch)
+    different = [len(torch.unique(row.round(decimals=5), dim=0)) for row in interests]
+    lengths = batch[model.ITEM_SEQ_LEN].tolist()
+    assert all(
+        count <= max(1, min(4, length.bit_length() - 1)) for count, length in zip(different, lengths, strict=True)
+    )
+    assert max(different) > 1
+
+
+@pytest.mark.parametrize("name", ["ComiRecDR", "REMI", "LDMI", "EIMF"])
+def test_held_out_users_have_several_targets_and_each_counts(tiny: Path, name: str) -> None:
+    """On user_split the share of targets found and the chance to find any are two things."""
+    cell = cell_of(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
+    record = runner().run(cell)
+    prepared = runner().trained(cell)
+    table, cases = prepared.dataset.table, prepared.dataset.split.test
+    recall, hit = [], []
+    for numbers, batch in runner()._eval_loader(prepared, "test"):
+        with torch.no_grad():
+            scores = prepared.model.full_sort_predict(batch)
+        scores[:, 0] = -torch.inf
+        for number, row in zip(numbers.tolist(), scores, strict=True):
+            row[torch.from_numpy(table.item[cases.start[number] : cases.end[number]]).long()] = -torch.inf
+            rows = cases.target_rows[cases.target_offsets[number] : cases.target_offsets[number + 1]]
+            found = len(set(row.topk(2).indices.tolist()) & set(table.item[rows].tolist()))
+            recall.append(found / len(rows))
+            hit.append(found > 0)
+    assert np.diff(cases.target_offsets).max() > 1
+    assert record.metrics["recall@2"].value == pytest.approx(np.mean(recall))
+    assert record.metrics["hit@2"].value == pytest.approx(np.mean(hit))

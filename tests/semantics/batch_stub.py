@@ -1,0 +1,82 @@
+"""The Batch API on the stub server: files, batches, output files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tests.stub_server import Call, Reply
+
+Answering = Callable[[dict[str, Any]], str]
+
+
+class BatchStub:
+    """A reply function of ``StubServer``; a batch is done when it has been looked at a few times.
+
+    Args:
+        answer: the answer's text for a request body.
+        looks: looks at a batch before it is done.
+        status: in which it ends.
+    """
+
+    def __init__(self, answer: Answering, looks: int = 1, status: str = "completed") -> None:
+        self.answer, self.looks, self.status = answer, looks, status
+        self.files: dict[str, list[dict[str, Any]]] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.submitted: list[str] = []
+
+    def __call__(self, call: Call) -> Reply:
+        """Answer by path."""
+        if call.path == "/v1/files":
+            return self._file(call)
+        if call.path == "/v1/batches":
+            return self._batch(call)
+        if found := re.fullmatch(r"/v1/batches/([\w-]+)", call.path):
+            return self._look(found[1])
+        if found := re.fullmatch(r"/v1/files/([\w-]+)/content", call.path):
+            return Reply(body=self._output(found[1].removeprefix("out-")))
+        return Reply(status=500)
+
+    def _file(self, call: Call) -> Reply:
+        name = f"file-{len(self.files)}"
+        lines = [line for line in call.raw.decode().splitlines() if line.startswith('{"custom_id"')]
+        self.files[name] = [json.loads(line) for line in lines]
+        file = {"id": name, "object": "file", "bytes": 1, "created_at": 0, "filename": "f", "purpose": "batch"}
+        return Reply(body={**file, "status": "processed"})
+
+    def _batch(self, call: Call) -> Reply:
+        name = f"batch-{len(self.batches)}"
+        self.batches[name] = {"file": call.body["input_file_id"], "looks": 0}
+        self.submitted += [line["custom_id"] for line in self.files[call.body["input_file_id"]]]
+        return Reply(body=self._state(name, "validating"))
+
+    def _look(self, name: str) -> Reply:
+        self.batches[name]["looks"] += 1
+        done = self.batches[name]["looks"] > self.looks
+        return Reply(body=self._state(name, self.status if done else "in_progress"))
+
+    def _state(self, name: str, status: str) -> dict[str, Any]:
+        file = self.batches[name]["file"]
+        state = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": file}
+        state |= {"completion_window": "24h", "created_at": 0, "status": status}
+        return state | ({"output_file_id": f"out-{file}"} if status == "completed" else {})
+
+    def _output(self, file: str) -> str:
+        return "".join(json.dumps(output_line(line, self.answer(line["body"]))) + "\n" for line in self.files[file])
+
+
+def output_line(line: dict[str, Any], text: str, tokens: tuple[int, int] = (100, 10)) -> dict[str, Any]:
+    """A line of the Batch API's output for a line of its input."""
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    message = {"role": "assistant", "content": text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    body = {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+    return {"id": "r", "custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+
+def three_candidates(body: dict[str, Any]) -> str:
+    """Answer LLM-DMsRec's prompt with the first three candidates offered."""
+    data = json.loads(body["messages"][-1]["content"].rsplit("\n", 1)[-1])
+    return json.dumps({"intents": data["candidates"][:3]})
