@@ -25,7 +25,7 @@ recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw 
 recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
 recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
-recbole-llm doctor                                                         check this machine
+recbole-llm doctor [--leaks --dataset=NAME]                                check this machine (semantic files for leaks)
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
       --workers=N  --executor=serial|processes|ray  --ray_address=auto
@@ -118,6 +118,9 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")
+        parser.add_argument("--leaks", action="store_true")
+        parser.add_argument("--dataset")
+        parser.add_argument("--data_path")
     return parser
 
 
@@ -463,7 +466,14 @@ def _report(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def _doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.bench.doctor import examine
 
-    findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
+    if options.leaks:
+        from recbole_llm.bench.leaks import examine_leaks
+
+        if not options.dataset:
+            raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")
+        findings = examine_leaks(options.dataset, options.data_path, options.dataset_dir)
+    else:
+        findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
     for finding in findings:
         print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
     return 1 if any(finding.fatal and not finding.good for finding in findings) else 0

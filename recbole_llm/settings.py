@@ -138,6 +138,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
     "precision": ("fp32", "bf16"),
+    "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
     # The multi-interest family and the text controls

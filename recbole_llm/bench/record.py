@@ -46,6 +46,10 @@ class SemanticFacts(BaseModel):
     folder: str | None = None
     manifest_sha256: str | None = None
     coverage: dict[str, float] = Field(default_factory=dict, description="share of keys with an answer, by feature")
+    filled: dict[str, int] = Field(
+        default_factory=dict,
+        description="keys without an answer that the offline rule filled, by feature (--fill=offline)",
+    )
     requests: int = 0
     cached: int = 0
     failed: int = 0
@@ -120,7 +124,8 @@ class Record(BaseModel):
     def source(self) -> str:
         """Where the semantics came from: the LLM's name, ``offline``, or the control's name."""
         if self.semantics == "llm" and self.features is not None:
-            return self.features.llm_model or self.features.llm
+            name = self.features.llm_model or self.features.llm
+            return f"{name}, mixed" if self.features.filled else name
         return self.semantics
 
     def metric(self, name: str) -> float | None:

@@ -18,6 +18,7 @@ import recbole_llm.compat
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
+from recbole_llm.engine.compiling import compile_layers
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -59,6 +60,8 @@ class BenchTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
+        if config["compile"] != "none":
+            compile_layers(model, config["compile"])
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1

@@ -109,6 +109,8 @@ class ItemTrie(nn.Module):
             first, last = self._edge_begin[begin], self._edge_begin[min(begin + per, nodes)]
             values[:, first:last] = piece[:, self.edge_node[first:last] - begin, self.edge_token[first:last]]
         values = torch.cat([values, values.new_zeros(rows, 1)], dim=1)
-        scores = values[:, self.steps].sum(dim=2)
+        scores = values[:, self.steps[:, 0]]
+        for place in range(1, self.steps.shape[1]):
+            scores = scores + values[:, self.steps[:, place]]
         scores[:, 0] = -torch.inf
         return scores

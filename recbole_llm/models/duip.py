@@ -134,13 +134,13 @@ class DUIP(SequentialRecommender):
         words = self.lm.get_input_embeddings().weight
         self.n_offered = 0 if self.head != "index" else int(config["candidates"]) + 1
         labels = [str(number + 1) for number in range(self.n_offered)]
-        first = [tokens_of(lm.tokenizer, f" {label}")[-1] for label in labels]
-        if len(set(first)) < len(first):
+        first = [tokens[-1] for tokens in tokens_of(lm.tokenizer, [f" {label}" for label in labels])]
+        if len(set(first)) < len(first):  # numbers of two tokens that end alike, such as 1 and 11
             raise UserError(f"head: index: {lm.label} has no single token for each of the numbers to {self.n_offered}.")
         self.register_buffer("label_tokens", torch.tensor(first, dtype=torch.int64), persistent=False)
         self.prompt = TitlePrompt(
             titles,
-            lambda text: tokens_of(lm.tokenizer, text),
+            lambda texts: tokens_of(lm.tokenizer, texts),
             title_tokens=int(config["title_tokens"]),
             max_items=int(config["prompt_items"]),
             max_tokens=int(config["prompt_tokens"]),

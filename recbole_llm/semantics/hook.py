@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
@@ -52,6 +53,18 @@ def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
     return endpoint
 
 
+def split_identity(split: Split) -> dict[str, Any]:
+    """What tells one split of the same interactions from another."""
+    parts = (split.train_rows, split.valid.end, split.test.end)
+    rows = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
+    return {
+        "train_rows": len(split.train_rows),
+        "valid_cases": len(split.valid),
+        "test_cases": len(split.test),
+        "rows_sha256": hashlib.sha256(rows).hexdigest()[:16],
+    }
+
+
 def _identity(
     settings: Settings,
     location: DatasetLocation,
@@ -67,7 +80,6 @@ def _identity(
     names = settings.method.features
     keys = sorted({key for name in names for key in FEATURES[name].settings_keys})
     item_file = location.file("item")
-    split = dataset.split
     fills = endpoint is not None and settings["fill"] == OFFLINE
     return {
         "dataset": location.name,
@@ -75,17 +87,7 @@ def _identity(
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
         "protocol": settings["protocol"],
-        "split": {
-            "train_rows": len(split.train_rows),
-            "valid_cases": len(split.valid),
-            "test_cases": len(split.test),
-            "rows_sha256": hashlib.sha256(
-                b"".join(
-                    np.ascontiguousarray(part, dtype="<i8").tobytes()
-                    for part in (split.train_rows, split.valid.end, split.test.end)
-                )
-            ).hexdigest()[:16],
-        },
+        "split": split_identity(dataset.split),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},
@@ -220,7 +222,7 @@ class FeatureShop:
     def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
-            "visible": getattr(feature, "visible", "none"),
+            "sees": getattr(feature, "visible", "none"),
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
@@ -302,6 +304,7 @@ def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
         "folder": str(folder.path),
         "manifest_sha256": file_sha256(folder.path / "manifest.json"),
         "coverage": {name: entry["coverage"] for name, entry in features.items() if "coverage" in entry},
+        "filled": {name: entry["filled"] for name, entry in features.items() if entry.get("filled")},
         "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
         **total,
     }

@@ -172,7 +172,8 @@ class SemanticFeatures:
     def row_labels(self, suffix: str, column: str) -> torch.Tensor:
         """``(n,)`` int64 values of a column of a (user, position) file by interaction; -1 where there is none.
 
-        With ``semantics: shuffled`` a user's interactions exchange their values.
+        With ``semantics: shuffled`` a user's interactions exchange their values; with ``random`` each draws one
+        of the user's.
         """
         frame = read_table(self.folder.file(suffix), ["user_id", "position", column])
         positions = frame["position"].astype(np.int64).to_numpy()
@@ -180,8 +181,9 @@ class SemanticFeatures:
         values = frame[column].fillna("-1").astype(np.int64).to_numpy()
         kept = np.flatnonzero(rows >= 0)
         answers = kept
-        if self.semantics == "shuffled":
-            answers = _shuffle_within(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            answers = change(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
         labels = np.full(len(self.table), -1, dtype=np.int64)
         labels[rows[kept]] = values[answers]
         return torch.from_numpy(labels)
@@ -189,15 +191,17 @@ class SemanticFeatures:
     def synthesised_users(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Items ``(p, t)`` (0 padded) and interests ``(p, t)`` (-1 padded) of LDMI's synthesised users.
 
-        With ``semantics: shuffled`` the items of one synthesised user exchange their interests.
+        With ``semantics: shuffled`` the items of one synthesised user exchange their interests; with ``random``
+        each draws one of them.
         """
         frame = read_table(self.folder.file("synuser"), ["synuser_id", "position", "item_id", "interest_id"])
         index = {token: number for number, token in enumerate(self.table.item_tokens.tolist())}
         _, owner = np.unique(frame["synuser_id"].astype(np.int64).to_numpy(), return_inverse=True)
         item = np.array([index.get(token, 0) for token in frame["item_id"].astype(str)], dtype=np.int64)
         interest = frame["interest_id"].astype(np.int64).to_numpy()
-        if self.semantics == "shuffled":
-            interest = interest[_shuffle_within(np.arange(len(interest)), owner, self._seed)]
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            interest = interest[change(np.arange(len(interest)), owner, self._seed)]
         order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
         order = order[item[order] > 0]
         self.unknown_keys += len(item) - len(order)
@@ -218,6 +222,16 @@ def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
     shuffled = np.empty_like(keys)
     shuffled[place] = keys[mixed]
     return shuffled
+
+
+def _draw_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """For each key one of the ``keys`` of its group, with replacement."""
+    generator = np.random.default_rng(seed)
+    order = np.argsort(groups, kind="stable")
+    _, first, place, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    drawn = np.empty_like(keys)
+    drawn[order] = keys[order[first[place] + (generator.random(len(keys)) * size[place]).astype(np.int64)]]
+    return drawn
 
 
 def _parse_lists(cells: list[str]) -> tuple[np.ndarray, np.ndarray]:

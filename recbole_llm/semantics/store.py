@@ -122,6 +122,16 @@ class SemanticFolder:
             raise UserError(f"{path} is not the file that manifest.json describes; remove it to have it made again.")
         return True
 
+    def check(self) -> None:
+        """Look at every file that the manifest lists.
+
+        Raises:
+            UserError: one is gone or was changed.
+        """
+        for suffix, entry in self.manifest["files"].items():
+            if not self.has(suffix):
+                raise UserError(f"{self.path / entry['name']} is gone; run again to have it made.")
+
     def write(self, suffix: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
         """Write an atomic file; it counts once :meth:`commit` lists it."""
         count = write_table(self.file(suffix), columns, rows)

@@ -51,8 +51,8 @@ class Intents:
             lines = _offline(context, rows, candidates, title_ids)
         else:
             lines = _asked(context, rows, candidates, title_ids, facts)
-        answered = context.folder.write("intent", COLUMNS, _with_keys(context, lines))
-        return {"coverage": round(answered / max(1, len(rows)), 4), **facts}
+        written = context.folder.write("intent", COLUMNS, _with_keys(context, lines))
+        return {"coverage": round((written - facts.get("filled", 0)) / max(1, len(rows)), 4), **facts}
 
 
 Line = tuple[int, Sequence[int], Sequence[int]]
@@ -127,15 +127,20 @@ def _asked(
     asked = np.unique(source)
     answers = dict(context.answer_all(asked.tolist(), script, "asking for intents"))
     facts["asked"] = len(asked)
+    gaps: list[int] = []
     for row, origin in zip(rows.tolist(), source.tolist(), strict=True):
         answer = answers[origin]
         if answer is None:
+            gaps.append(place[row])
             continue
         chosen, invented = answer
         items = candidates[place[origin]][chosen]
         inside = np.isin(items, context.history(row))
         extra = [context.folder.texts.add(text) for text in invented]
         yield row, title_ids[items[inside]], [*title_ids[items[~inside]], *extra]
+    if context.fills and gaps:
+        facts["filled"] = len(gaps)
+        yield from _offline(context, rows[gaps], candidates[gaps], title_ids)
 
 
 IntentsPrompt = "llmdmsrec_intent"

@@ -33,6 +33,7 @@ class Interests:
     prompts: ClassVar[tuple[str, ...]] = (PROMPT,)
     settings_keys: ClassVar[tuple[str, ...]] = ("interest_window",)
     files: ClassVar[tuple[str, ...]] = ("interest",)
+    visible: ClassVar[str] = "training"
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each interaction that has an interest."""

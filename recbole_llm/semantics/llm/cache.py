@@ -170,6 +170,13 @@ class ResponseCache:
         found = self._connection.execute(query, (prompt, model, count))
         return [{"request": json.loads(request), "answer": json.loads(answer)} for request, answer in found]
 
+    def requests(self, prompts: Iterable[str], model: str | None) -> Iterator[dict[str, Any]]:
+        """The requests of some prompts (``id@version``) to a model."""
+        for prompt in prompts:
+            query = "SELECT request FROM answers WHERE prompt = ? AND model = ?"
+            for (request,) in self._connection.execute(query, (prompt, model)):
+                yield json.loads(request)
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""
         query = "SELECT key, request, answer, created FROM answers ORDER BY key"

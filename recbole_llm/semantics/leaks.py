@@ -1,0 +1,255 @@
+"""Looking for leaks in finished semantic files: did what is evaluated reach an answer?
+
+Nothing here trusts the code that built the files. Three things are looked at, each against what the manifest says
+that a feature may see (``sees``): which interactions a table speaks about, whether answers about a user name that
+user's held-out items more often than other users' held-out items, and whether a prompt that was sent holds a
+history up to an item that no prompt may show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import fisher_exact
+
+from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Split
+from recbole_llm.semantics.llm.cache import ResponseCache
+from recbole_llm.semantics.visible import visible_ends
+
+TRAINING, PREFIX = "training", "prefix"
+SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
+MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
+CHANCE = 1e-4  # a difference that is less likely by chance is a leak
+RUN = 3  # items in a row that tell one history from all others
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: what was looked at, and what was found.
+
+    Attributes:
+        good: no leak.
+        text: for the report.
+    """
+
+    good: bool
+    text: str
+
+
+@dataclass
+class Files:
+    """A finished folder with the data that it was made from.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        table, split: as they are now.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    table: Interactions
+    split: Split
+
+    def __post_init__(self) -> None:
+        self.texts = read_table(self.file("text"), ["text"])["text"].fillna("").tolist()
+        frame = read_table(self.file("itemtext"), ["item_id", "title_text"])
+        ids = dict(zip(frame["item_id"].astype(str), frame["title_text"].fillna(""), strict=True))
+        cells = [ids.get(token, "") for token in self.table.item_tokens.tolist()]
+        self.titles = [self.texts[int(cell)] if cell else "" for cell in cells]
+        self.users = {token: number for number, token in enumerate(self.table.user_tokens.tolist()) if number}
+
+    def file(self, suffix: str) -> Path:
+        """A file that the manifest lists."""
+        return self.path / self.manifest["files"][suffix]["name"]
+
+    def own(self, user: int) -> slice:
+        """A user's rows."""
+        return slice(int(self.table.offsets[user]), int(self.table.offsets[user + 1]))
+
+
+def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
+    """Everything that is looked at in one folder.
+
+    Args:
+        files: the folder.
+        cache: the answers, to look at the prompts; ``None`` where there are none.
+    """
+    ends = visible_ends(files.table, files.split)
+    features = files.manifest["features"]
+    for name, entry in features.items():
+        sees = entry.get("sees", "none")
+        for suffix in _tables_of(files, name):
+            columns = [column.name for column in read_header(files.file(suffix))]
+            if sees == TRAINING and {"user_id", "position"} <= set(columns):
+                yield _rows_spoken_of(files, suffix, ends)
+            key = next((column for column in ("user_id", "exemplar_id") if column in columns), None)
+            texts = [column for column in columns if column.endswith("_text")]
+            if sees != "none" and key is not None and texts:
+                yield _names_of_held_out(files, suffix, key, texts, ends)
+        prompts = [f"{prompt}@{facts['version']}" for prompt, facts in entry.get("prompts", {}).items()]
+        if cache is not None and prompts and sees != "none":
+            yield _prompts_sent(files, name, prompts, sees, ends, cache)
+
+
+def _tables_of(files: Files, feature: str) -> list[str]:
+    """Suffixes of a feature's tables, as far as its name or its registry row tells."""
+    from recbole_llm.semantics.registry import FEATURES
+
+    suffixes = FEATURES[feature].files if feature in FEATURES else (feature,)
+    return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
+
+
+def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+    frame = read_table(files.file(suffix), ["user_id", "position"])
+    users = np.array([files.users.get(user, 0) for user in frame["user_id"].astype(str)], dtype=np.int64)
+    rows = np.asarray(files.table.offsets)[users] + frame["position"].astype(np.int64).to_numpy()
+    beyond = np.flatnonzero((users > 0) & (rows >= ends[users]))
+    text = f"{suffix}: {len(rows):,} interactions, {len(beyond):,} of them held out"
+    if len(beyond):
+        text += f" (first: user {files.table.user_tokens[users[beyond[0]]]})"
+    return Look(not len(beyond), text)
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], ends: np.ndarray) -> Look:
+    """Whether answers name their own user's held-out items more often than another user's.
+
+    What an answer may know is left out on both sides: items of the visible history, and candidates offered.
+    """
+    frame = read_table(files.file(suffix))
+    chosen = np.unique(np.linspace(0, max(0, len(frame) - 1), min(len(frame), MOST_KEYS)).astype(int))
+    offered = _offered(files) if "position" in frame else {}
+    cases = []
+    for line in frame.iloc[chosen].to_dict("records"):
+        user = files.users.get(str(line[key]), 0)
+        if user:
+            cases.append(_case(files, user, line, columns, ends, offered))
+    named = [0, 0]
+    asked = [0, 0]
+    for number, (said, hidden, known) in enumerate(cases):
+        other = cases[(number + len(cases) // 2 + 1) % len(cases)]
+        for place, (items, also_known) in enumerate(((hidden, known), (other[1], known | other[2]))):
+            names = [files.titles[item].casefold() for item in items if item not in also_known]
+            names = [name for name in names if len(name) >= SHORTEST_NAME]
+            if names:
+                asked[place] += 1
+                named[place] += any(name in said for name in names)
+    table = [[named[0], asked[0] - named[0]], [named[1], asked[1] - named[1]]]
+    chance = float(fisher_exact(table, alternative="greater")[1]) if asked[0] and asked[1] else 1.0
+    good = chance > CHANCE or named[0] < 3
+    share = [f"{100 * count / max(1, total):.2f} %" for count, total in zip(named, asked, strict=True)]
+    return Look(
+        good,
+        f"{suffix}: {asked[0]:,} answers; {share[0]} name an item that their user takes only later, {share[1]} "
+        f"one that another user takes (by chance as far apart: {chance:.2g})",
+    )
+
+
+def _offered(files: Files) -> dict[tuple[str, int], set[str]]:
+    """Candidates by user and position, where the folder has them."""
+    if "candidates" not in files.manifest["files"]:
+        return {}
+    frame = read_table(files.file("candidates"))
+    keys = zip(frame["user_id"].astype(str), frame["position"].astype(int), strict=True)
+    return {key: set(items.split()) for key, items in zip(keys, frame["items"], strict=True)}
+
+
+def _case(
+    files: Files,
+    user: int,
+    line: dict[str, Any],
+    columns: list[str],
+    ends: np.ndarray,
+    offered: dict[tuple[str, int], set[str]],
+) -> tuple[str, list[int], set[int]]:
+    """What was said, the items that nobody could know, and those that could be known."""
+    own = files.own(user)
+    end = own.start + int(line["position"]) if "position" in line and offered else int(ends[user])
+    items = np.asarray(files.table.item)
+    hidden = items[end : end + 1] if "position" in line and offered else items[end : own.stop]
+    known = set(items[own.start : end].tolist())
+    tokens = offered.get((str(line.get("user_id")), int(line.get("position", -1))), set())
+    known |= {item for item in hidden.tolist() if str(files.table.item_tokens[item]) in tokens}
+    cells = [str(line[column]) for column in columns if isinstance(line[column], (str, int))]
+    said = " | ".join(files.texts[int(part)] for cell in cells for part in cell.split() if part.isdecimal())
+    return said.casefold(), hidden.tolist(), known
+
+
+# ---- prompts ------------------------------------------------------------------------------------
+
+
+def _prompts_sent(
+    files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
+) -> Look:
+    """Whether a prompt holds items in a row that end in one that no prompt may show."""
+    forbidden = _forbidden_runs(files, sees, ends)
+    looked, found = 0, ""
+    for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model")):
+        looked += 1
+        for run in _runs_in(body["messages"]):
+            if run in forbidden:
+                found = found or f"; a prompt holds the history of user {forbidden[run]} up to a held-out item"
+    return Look(not found, f"{feature}: {looked:,} prompts, {len(forbidden):,} endings that none may hold{found}")
+
+
+def _forbidden_runs(files: Files, sees: str, ends: np.ndarray) -> dict[tuple[str, ...], str]:
+    """Titles in a row that end in a held-out item, where no other history has the same, by their user."""
+    table = files.table
+    last = np.asarray(table.offsets).copy()
+    for cases in (files.split.valid, files.split.test):
+        np.maximum.at(last, cases.user, cases.end)  # what any case has as its history may be shown for it
+    limit = ends if sees == TRAINING else last
+    titles = [title.casefold() for title in files.titles]
+    items = np.asarray(table.item).tolist()
+    seen: dict[tuple[str, ...], str | None] = {}
+    for user in range(1, table.n_users + 1):
+        own = files.own(user)
+        names = [titles[item] for item in items[own]]
+        for place in range(RUN - 1, len(names)):
+            run = tuple(names[place - RUN + 1 : place + 1])
+            hidden = own.start + place >= limit[user] > own.start
+            seen[run] = str(table.user_tokens[user]) if hidden and run not in seen else None
+    return {run: user for run, user in seen.items() if user is not None and all(run)}
+
+
+def _runs_in(messages: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
+    """Titles in a row, forwards and backwards, of every list in the data of a prompt's questions."""
+    for message in messages:
+        if message["role"] == "user":
+            for names in _lists_in(_data_of(message["content"])):
+                for order in (names, names[::-1]):
+                    yield from zip(*(order[n:] for n in range(RUN)), strict=False)
+
+
+def _data_of(content: str) -> Any:
+    """The JSON of a question: from the first bracket on that begins a value."""
+    decoder = json.JSONDecoder()
+    for place, sign in enumerate(content):
+        if sign in "{[":
+            try:
+                return decoder.raw_decode(content, place)[0]
+            except ValueError:
+                continue
+    return None
+
+
+def _lists_in(value: Any) -> Iterator[list[str]]:
+    if isinstance(value, dict):
+        for inner in value.values():
+            yield from _lists_in(inner)
+    elif isinstance(value, list):
+        names = [item.get("title", "") if isinstance(item, dict) else item for item in value]
+        yield [name.casefold() for name in names if isinstance(name, str)]
+        for inner in value:
+            if isinstance(inner, (dict, list)):
+                yield from _lists_in(inner)

@@ -1,0 +1,136 @@
+"""Planted leaks are found, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.doctor import Finding
+from recbole_llm.bench.leaks import examine_leaks
+from recbole_llm.data.atomic import Column, read_table
+from recbole_llm.errors import UserError
+from recbole_llm.semantics.features.intent import COLUMNS
+from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
+from recbole_llm.semantics.prompts import load_prompt
+from recbole_llm.semantics.store import SemanticFolder
+from tests.helpers import prepare
+from tests.semantics.workshop import SEMANTICS, ask, by_key, only_folder
+from tests.stub_server import StubServer, intents_from_candidates
+
+USERTEXT = (Column("user_id", "token"), Column("preference_text", "token"))
+INTEREST = (Column("user_id", "token"), Column("position", "token"), Column("interest_id", "token"))
+
+
+def bad() -> list[Finding]:
+    """What is found to be wrong."""
+    return [finding for finding in examine_leaks("tiny", None, "dataset") if not finding.good]
+
+
+def opened(prepared: Prepared) -> SemanticFolder:
+    """The folder of features, to plant something in."""
+    folder: SemanticFolder = prepared.dataset.semantics.folder
+    return folder
+
+
+def title_of(prepared: Prepared, row: int) -> str:
+    """Title of a row's item."""
+    folder = opened(prepared)
+    items = read_table(folder.file("itemtext")).set_index("item_id")["title_text"].astype(int)
+    table = prepared.dataset.table
+    return str(folder.texts.texts[items[table.item_tokens[table.item[row]]]])
+
+
+def last_row(prepared: Prepared, user: int) -> int:
+    return int(prepared.dataset.table.offsets[user + 1]) - 1
+
+
+def test_honest_features_have_none(featured: Path) -> None:
+    assert bad() == []
+
+
+def test_honest_answers_and_prompts_have_none(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+    findings = examine_leaks("tiny", None, "dataset")
+    assert [finding for finding in findings if not finding.good] == []
+    assert any("prompts" in finding.text for finding in findings)
+
+
+def test_targets_among_the_answers_are_found(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1)
+    folder, table = opened(prepared), prepared.dataset.table
+    users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
+    lines = []
+    for (user, position), (explicit, latent) in by_key(read_table(folder.file("intent"))).items():
+        target = folder.texts.add(title_of(prepared, int(table.offsets[users[user]]) + position))
+        lines.append((user, position, explicit.split(), [*latent.split(), target]))
+    facts = folder.manifest["features"]["intent"]
+    folder.write("intent", COLUMNS, lines)
+    folder.commit("intent", facts)
+    (found,) = bad()
+    assert "intent" in found.text
+
+
+def test_a_user_text_that_tells_the_test_item_is_found(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1)
+    folder, table = opened(prepared), prepared.dataset.table
+    for leaks in (False, True):
+        rows = []
+        for user in range(1, table.n_users + 1):
+            row = last_row(prepared, user) if leaks else int(table.offsets[user])
+            rows.append((table.user_tokens[user], folder.texts.add(f"Likes {title_of(prepared, row)} most.")))
+        folder.write("usertext", USERTEXT, rows)
+        folder.commit("usertext", {"sees": "training"})
+        assert ["usertext" in finding.text for finding in bad()] == [True] * leaks
+
+
+def test_interactions_held_out_are_found_in_a_table_of_training(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1)
+    folder, table = opened(prepared), prepared.dataset.table
+    position = last_row(prepared, 1) - int(table.offsets[1])
+    for last in (position - 2, position):
+        rows = [(table.user_tokens[1], place, 0) for place in range(last)]
+        folder.write("interest", INTEREST, rows)
+        folder.commit("interest", {"sees": "training"})
+        assert ["1 of them held out" in finding.text for finding in bad()] == [True] * (last == position)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_prompt_that_shows_the_test_item_is_found(few_users: Path, order: int) -> None:
+    with StubServer(intents_from_candidates) as server:
+        prepared = ask(server)
+    user = max(
+        range(1, prepared.dataset.table.n_users + 1), key=lambda u: last_row(prepared, u) - last_row(prepared, u - 1)
+    )
+    begin = int(prepared.dataset.table.offsets[user])
+    history = [title_of(prepared, row) for row in range(begin, last_row(prepared, user) + 1)][::order]
+    prompt = load_prompt("llmdmsrec_intent")
+    messages = tuple(prompt.messages({"session": history, "candidates": history[:2]}))
+    request = ChatRequest(f"{prompt.id}@{prompt.version}", messages, prompt.schema, prompt.max_tokens)
+    model = opened(prepared).identity["llm"]["model"]
+    with ResponseCache(SEMANTICS / "responses.sqlite") as cache:
+        cache.put(request.key(model, 0.0), request.body(model, 0.0), ChatAnswer("{}", "stop", 1, 1))
+    (found,) = bad()
+    assert f"the history of user {prepared.dataset.table.user_tokens[user]} up to a held-out item" in found.text
+
+
+def test_files_of_other_data_are_noted_and_not_looked_at(featured: Path) -> None:
+    with Path("dataset/tiny/tiny.inter").open("a") as stream:
+        stream.write("u0\ti0\t5\t1500000000\n")
+    (found,) = examine_leaks("tiny", None, "dataset")
+    assert "made from other data or another split" in found.text
+    assert not found.fatal
+
+
+def test_a_changed_file_is_found(featured: Path) -> None:
+    path = only_folder("offline") / "tiny.intent"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    (found,) = bad()
+    assert "tiny.intent is not the file" in found.text
+
+
+def test_a_dataset_without_files_is_an_error(tiny: Path) -> None:
+    with pytest.raises(UserError, match="holds no semantic files yet"):
+        examine_leaks("tiny", None, "dataset")
