@@ -68,7 +68,7 @@ class Together(BenchTrainer):
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", FutureWarning
-            )  # torch 2.13 renames broadcast_buffers; 2.4 has no other name
+            )  # torch 2.13 calls it forward_sync_buffers
             trainer.distributed_model = DistributedDataParallel(
                 trainer.model, device_ids=[trainer.device] if cuda else None, broadcast_buffers=False
             )
