@@ -88,11 +88,11 @@ class DUIP(SequentialRecommender):
         self.text_out = nn.Linear(vectors.shape[1], size, bias=False) if vectors is not None else None
 
         if self.soft_tokens or not self.use_lm:
-            text_in = vectors is not None and bool(config["text_in_lstm"])
-            self.text_in = nn.Linear(vectors.shape[1], size, bias=False) if text_in else None
+            text = vectors if config["text_in_lstm"] else None
+            self.text_in = nn.Linear(text.shape[1], size, bias=False) if text is not None else None
             self.dropout = nn.Dropout(float(config["dropout_prob"]))
             layers = int(config["num_layers"])
-            self.lstm = nn.LSTM(size * (2 if text_in else 1), hidden, layers, batch_first=True)
+            self.lstm = nn.LSTM(size * (1 if text is None else 2), hidden, layers, batch_first=True)
         width = hidden
         if self.use_lm:
             width = self._add_language_model(config, titles, hidden)
