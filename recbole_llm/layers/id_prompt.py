@@ -38,7 +38,7 @@ class IdPromptBatch(NamedTuple):
         ids: ``(B, T)`` token ids.
         mask: ``(B, T)`` bool.
         ordinal: ``(B, T)`` 1 for tokens of the user, 2, 3, ... for those of the items in turn, 0 for other tokens.
-        node: ``(B, T)`` graph node of the id that a token belongs to: ``u`` for users, ``n_users + i`` for items, 0 else.
+        node: ``(B, T)`` graph node of a token's id: ``u`` for users, ``n_users + i`` for items, 0 elsewhere.
     """
 
     ids: torch.Tensor

@@ -3,7 +3,7 @@
     lm: scratch            a small model with random weights and a tokenizer of the dataset's own text
     lm: path/to/folder     a folder as ``save_pretrained`` writes it (config.json, *.safetensors, tokenizer)
     lm: path/to/file.gguf  a GGUF file that transformers reads
-    lm: org/name           a name of the Hugging Face hub; downloaded, where it is not in the cache, since it is asked for
+    lm: org/name           a name of the Hugging Face hub; asked for by name, it is downloaded if the cache lacks it
 
 Weights are read from safetensors or GGUF, never from pickles; code that comes with a model is never run.
 """
@@ -78,8 +78,8 @@ def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Map
 def _options(kind: str) -> str:
     example = "gpt2" if kind == CAUSAL else "google-t5/t5-small"
     return (
-        f"Use {SCRATCH} (a small model, untrained), a folder with config.json and *.safetensors, a .gguf file, or a name "
-        f"such as {example} that this machine has in its cache or can download."
+        f"Use {SCRATCH} (a small model, untrained), a folder with config.json and *.safetensors, a .gguf file, or a "
+        f"name such as {example} that this machine has in its cache or can download."
     )
 
 

@@ -143,6 +143,8 @@ def _numbers(tokens: np.ndarray, legacy: bool) -> list[int]:
 class IterativeReasoning(nn.Module):
     """What ``ISRF`` and ``ISRFDirect`` share: the language model, both graphs, both tasks."""
 
+    labels: torch.Tensor
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__()
         for key, known in CHOICES.items():
@@ -189,12 +191,10 @@ class IterativeReasoning(nn.Module):
         def tokenise(texts: list[str]) -> list[list[int]]:
             return tokens_of(self.tokenizer, texts)
 
-        ids = [
-            TokenTable([[], *tokenise([f"{kind}_{number}" for number in numbers[1:]])])
-            for kind, numbers in (("user", users), ("item", items))
-        ]
-        self.sequence_prompt = IdPrompt(tokenise, *ids, SEQUENCE_TEMPLATES)
-        self.direct_prompt = IdPrompt(tokenise, *ids, DIRECT_TEMPLATES)
+        user_ids = TokenTable([[], *tokenise([f"user_{number}" for number in users[1:]])])
+        item_ids = TokenTable([[], *tokenise([f"item_{number}" for number in items[1:]])])
+        self.sequence_prompt = IdPrompt(tokenise, user_ids, item_ids, SEQUENCE_TEMPLATES)
+        self.direct_prompt = IdPrompt(tokenise, user_ids, item_ids, DIRECT_TEMPLATES)
         end = int(self.tokenizer.eos_token_id)
         sequences = [[], *([*tokens, end] for tokens in tokenise([str(number) for number in items[1:]]))]
         self.trie = ItemTrie(sequences, int(self.lm.config.decoder_start_token_id))

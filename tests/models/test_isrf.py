@@ -57,7 +57,7 @@ def brute_force(prepared: Prepared, batch: Any) -> torch.Tensor:
     inputs, mask = core.embedded(prompt, core.words(prompt, False, core.interests()), False)
     found = torch.zeros(len(batch), prepared.dataset.item_num)
     for item in range(1, prepared.dataset.item_num):
-        labels = core.labels[item].expand(len(batch), -1)
+        labels = core.labels[item].repeat(len(batch), 1)
         logits = core.lm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels).logits.log_softmax(-1)
         real = labels >= 0
         found[:, item] = (logits.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0] * real).sum(1)
