@@ -222,6 +222,7 @@ class BenchTrainer(Trainer):
                 "next_epoch": epoch + 1,
                 "model": checkpoint.model_state(self.model),
                 "optimizers": {name: value.state_dict() for name, value in self._optimizers().items()},
+                "schedulers": {name: value.state_dict() for name, value in self._schedulers().items()},
                 "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
                 "random": checkpoint.random_state(),
                 "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
@@ -237,6 +238,12 @@ class BenchTrainer(Trainer):
         found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
         return {name: value for name, value in found.items() if name != "optimizer"} or found
 
+    def _schedulers(self) -> dict[str, torch.optim.lr_scheduler.LRScheduler]:
+        """Learning-rate schedulers that a special trainer or a model has."""
+        kind = torch.optim.lr_scheduler.LRScheduler
+        owners = {"trainer": vars(self), "model": vars(self.model)}
+        return {f"{o}.{name}": v for o, found in owners.items() for name, v in found.items() if isinstance(v, kind)}
+
     def resume(self, train_data: Any) -> bool:
         """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
         path = self.folder / "last.pt"
@@ -246,6 +253,8 @@ class BenchTrainer(Trainer):
         checkpoint.restore_model(self.model, state["model"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
+        for name, scheduler in self._schedulers().items():
+            scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
         if state["loader"] is not None:
