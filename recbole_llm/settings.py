@@ -110,7 +110,7 @@ NOT_IDENTITY = frozenset(
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
         *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
         *("metric_decimal_place", "loss_decimal_place"),
-        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+        *("profiles", "preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
 
@@ -124,6 +124,7 @@ OPTIONAL_TYPES: dict[str, type] = {
     "llm_model": str,
     "max_cost": float,
     "preset": str,
+    "profiles": str,
     "max_requests": int,
     "seq_len": dict,
     "sessions": dict,
@@ -137,6 +138,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("fast", "recbole"),
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
+    "profiles_by": ("title", "item_id"),
     "precision": ("fp32", "bf16"),
     "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
@@ -482,7 +484,10 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = ("llm", "llm_model", "semantics", "fill", "encoder", "encoder_max_length", "stage_one_seed")
+SEMANTIC_KEYS = (
+    *("llm", "llm_model", "semantics", "fill", "profiles", "profiles_by"),
+    *("encoder", "encoder_max_length", "stage_one_seed"),
+)
 
 
 def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:

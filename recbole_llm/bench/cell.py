@@ -53,6 +53,9 @@ class Cell:
         reads_items = self.settings.method.features or "item" in (self.settings.get("load_col") or {})
         if side is not None and reads_items:
             files["item"] = file_sha256(side)
+        profiles = self.settings.get("profiles")
+        if profiles and Path(profiles).is_file():
+            files["profiles"] = file_sha256(Path(profiles))
         search = {} if self.trials is None else {"trials": self.trials}
         self.key = self.settings.key(files=files, features=self._feature_versions(), **search)
 

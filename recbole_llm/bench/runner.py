@@ -165,8 +165,8 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | No
         logger.info("%d of %d results are present already (--force runs them again)", len(records), len(cells))
     missing = [cell for cell in cells if cell.key not in records]
     if not isinstance(executor, SerialExecutor) and missing:
-        for cell, error in make_features(missing, runner).items():
-            records[cell] = _failed(next(c for c in missing if c.key == cell), runner, error)
+        reasons = make_features(missing, runner)
+        records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
         records |= _present(missing, runner)  # a stage one may be a cell of the grid
         missing = [cell for cell in missing if cell.key not in records]
     for number, outcome in enumerate(each_outcome(executor, _works(missing, runner, executor)), start=1):

@@ -36,16 +36,17 @@ from recbole_llm.settings import Settings, layer_settings
 
 logger = logging.getLogger(__name__)
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
+
 HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
+OPEN_ATTEMPTS = 5
 MAX_RETRIES = 5  # of a trial whose process died
 STARTUP_TRIALS = 10  # drawn at random before TPE knows enough
 PRUNERS = ("median", "hyperband", "none")
 RETRY = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
 
 
 @dataclass(frozen=True)
@@ -96,17 +97,25 @@ def open_storage(address: str | None, results: Path) -> BaseStorage:
             raise UserError(f"--storage={address}: give an address (postgresql://...), a .sqlite3 or a .log file.")
         open_database(path, "SELECT 1").close()  # write-ahead logging: readers and writers do not block each other
         address = f"sqlite:///{path}"
+    for attempt in range(OPEN_ATTEMPTS):
+        try:
+            return _database(address)
+        except Exception as error:  # whatever the database's driver raises
+            if attempt + 1 == OPEN_ATTEMPTS:
+                raise UserError(f"--storage={_without_password(address)}: {type(error).__name__}.") from error
+            time.sleep(0.2)  # another process may have been making the same tables
+    raise AssertionError
+
+
+def _database(address: str) -> BaseStorage:
     engine = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(
-            address,
-            engine_kwargs=engine,
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=GRACE_SECONDS,
-            heartbeat_stale_trial_callback=RETRY,
-        )
-    except Exception as error:  # whatever the database's driver raises
-        raise UserError(f"--storage={_without_password(address)}: {type(error).__name__}.") from error
+    return optuna.storages.RDBStorage(
+        address,
+        engine_kwargs=engine,
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=RETRY,
+    )
 
 
 def _without_password(address: str) -> str:

@@ -66,9 +66,7 @@ class Together(BenchTrainer):
         if cuda:
             trainer.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # torch 2.13 renames broadcast_buffers; 2.4 has no other name
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 calls it forward_sync_buffers
             trainer.distributed_model = DistributedDataParallel(
                 trainer.model, device_ids=[trainer.device] if cuda else None, broadcast_buffers=False
             )

@@ -23,6 +23,7 @@ from recbole_llm.semantics.features.base import Context, Feature, Progress, Stag
 from recbole_llm.semantics.items import read_item_texts
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
+from recbole_llm.semantics.profiles import read_profiles
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.reader import SemanticFeatures
 from recbole_llm.semantics.registry import FEATURES
@@ -65,6 +66,15 @@ def split_identity(split: Split) -> dict[str, Any]:
     }
 
 
+def _profiles_identity(settings: Settings) -> dict[str, Any]:
+    path = settings.get("profiles")
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise UserError(f"--profiles={path}: there is no such file.")
+    return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
+
+
 def _identity(
     settings: Settings,
     location: DatasetLocation,
@@ -86,6 +96,7 @@ def _identity(
         "inter_sha256": dataset.sha256,
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
+        **_profiles_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
@@ -138,6 +149,10 @@ class FeatureShop:
         self.scratch = _linked_copy(path) if self.asking.dry else None
         self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
         self.items = read_item_texts(location, dataset.table, settings.get("text"))
+        if settings.get("profiles"):
+            tokens = dataset.table.item_tokens.tolist()
+            profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
+            self.items = replace(self.items, profile=profiles)
         self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
 
     def missing(self) -> list[str]:

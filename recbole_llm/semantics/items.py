@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from recbole_llm.data.atomic import read_header, read_table
@@ -29,6 +29,7 @@ class ItemTexts:
         categories, brand, description: empty strings where there is none.
         named: share of items that have a real title.
         source: where titles come from; ``model`` for text that a model wrote (``idgen_text``).
+        profile: text written elsewhere (``--profiles=FILE``), an empty list where there is no such file.
     """
 
     title: list[str]
@@ -37,6 +38,7 @@ class ItemTexts:
     description: list[str]
     named: float
     source: str
+    profile: list[str] = field(default_factory=list)
 
 
 def _columns_of(template: str) -> list[str]:

@@ -245,8 +245,9 @@ def _data_of(content: str) -> Any:
 
 def _lists_in(value: Any) -> Iterator[list[str]]:
     if isinstance(value, dict):
-        for inner in value.values():
-            yield from _lists_in(inner)
+        for name, inner in value.items():
+            if name != "candidates":  # an offer, which may hold the target; no history
+                yield from _lists_in(inner)
     elif isinstance(value, list):
         names = [item.get("title", "") if isinstance(item, dict) else item for item in value]
         yield [name.casefold() for name in names if isinstance(name, str)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from recbole_llm.bench.runner import run
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError
 from tests.bench import chores
+from tests.bench.test_executors import wait_for
 
 pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
@@ -92,3 +94,21 @@ def test_a_work_of_a_lost_machine_runs_again_on_another(cluster: Any, address: s
                 (tmp_path / "lost").touch()
     assert [outcome.error for outcome in found] == [None] * 6
     assert sorted(str(outcome.value) for outcome in found) == ["0", "1", "2", "3", "a", "b"]
+
+
+def test_a_grid_finishes_after_a_machine_was_killed(cluster: Any, address: str, tiny: Path) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+    store = ResultStore("results")
+
+    def kill_after_the_first_record() -> None:
+        wait_for(lambda: any(True for _ in store), seconds=240)
+        cluster.remove_node(second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_after_the_first_record)
+    killer.start()
+    records = run("GRU4Rec", "tiny", seeds=6, executor="ray", ray_address=address, workers=2, **{**SHORT, "epochs": 10})
+    killer.join()
+    assert [record.status for record in records] == ["ok"] * 6
+    assert len(list(store)) == 6
+    assert not cluster.worker_nodes

@@ -211,6 +211,43 @@ def test_what_failed_is_asked_again_by_the_next_run(cache: ResponseCache) -> Non
     assert len(server.calls) == 2
 
 
+MIXED = [
+    Reply(status=429, headers=AT_ONCE),
+    Reply(status=500, headers=AT_ONCE),
+    Reply(how="close"),
+    Reply(how="cut"),
+    Reply(body='{"choices": [{"mess'),
+    Reply(text='{"intents": ["a', finish_reason="length"),
+]
+
+
+def test_with_three_faults_in_ten_every_request_ends_and_none_is_asked_after_its_success(cache: ResponseCache) -> None:
+    """All kinds of faults in turn, and two requests that hang until they time out."""
+    turns = iter(range(10_000))
+    hung: set[str] = set()
+
+    def reply(call: Call) -> Reply:
+        if call.question in ("question 7", "question 70") and call.question not in hung:
+            hung.add(call.question)
+            return Reply(how="hang")
+        turn = next(turns)
+        return MIXED[turn // 10 % len(MIXED)] if turn % 10 in (1, 4, 7) else Reply(text="word " * (turn % 9))
+
+    with StubServer(reply) as server:
+        endpoint = endpoint_at(server.base_url, timeout=6.0, attempts=8, concurrency=16, price_in=1.0)
+        usage = Client(endpoint, cache).run(numbered(0, 200))
+    succeeded: set[str] = set()
+    for call in server.calls:
+        assert call.question not in succeeded
+        if call.tokens_in:  # the stub gave a completion
+            succeeded.add(call.question)
+    assert len(succeeded) + usage.failed == 200
+    assert len(cache) == len(succeeded)
+    assert (usage.tokens_in, usage.tokens_out) == (server.tokens_in, server.tokens_out)
+    assert usage.attempts == len(server.calls)
+    assert sum(usage.errors.values()) == len(server.calls) - len(succeeded)
+
+
 @pytest.mark.parametrize("status", [400, 413, 422])
 def test_other_refusals_are_not_retried_and_the_rest_goes_on(cache: ResponseCache, status: int) -> None:
     answers: dict[str, Any] = {}

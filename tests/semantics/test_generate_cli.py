@@ -1,0 +1,63 @@
+"""The generate verb and the search for leaks, as typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.stub_server import StubServer, intents_from_candidates
+from tests.test_cli import Cli, cli  # noqa: F401 - a fixture
+
+SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--seed=1", "--quiet"]
+
+
+def test_plan_try_make_publish_and_check(
+    few_users: Path,
+    cli: Cli,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
+    with StubServer(intents_from_candidates) as server:
+        base = ["generate", "--model=LLMDMsRec", "--dataset=tiny", "--llm=openai", f"--llm_base_url={server.base_url}"]
+
+        def said(*words: str) -> str:
+            assert cli(*base, *SHORT, *words) == 0
+            return capsys.readouterr().out
+
+        assert "US$ with --batch" in said("--dry-run")
+        assert cli(*base, *SHORT) == 2
+        assert "give --max_cost=5.00" in capsys.readouterr().err
+        assert "--limit=5 of" in said("--max-cost=2", "--limit=5")
+        assert len(server.calls) == 5
+        assert "100.0%" in said("--max-cost=2")
+        asked = len(server.calls)
+        assert f"{asked} answers" in said("--export=answers.jsonl.gz")
+        assert f"0 answers taken in, {asked} known before" in said("--import=answers.jsonl.gz")
+        assert cli(*base, *SHORT, "--batch-file=requests.jsonl") == 2
+        assert "all answers are there" in capsys.readouterr().err
+        assert len(server.calls) == asked
+    assert cli("doctor", "--leaks", "--dataset=tiny") == 0
+    assert "prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--limit=0"], "--limit=0: give 1 or more"),
+        (["--dry-run", "--batch"], "not allowed with"),
+        (["--profiles=none.jsonl"], "--profiles=none.jsonl: there is no such file"),
+        (["--import=none.jsonl"], "none.jsonl cannot be read"),
+        (["--llm=opena"], r"Did you mean openai"),
+    ],
+)
+def test_mistakes_are_named(
+    few_users: Path,
+    cli: Cli,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    assert cli("generate", "--model=LLMDMsRec", "--dataset=tiny", *SHORT, *words) == 2
+    assert message in capsys.readouterr().err
