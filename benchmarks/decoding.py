@@ -31,9 +31,11 @@ def agreement(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def main() -> None:
     """Train for some epochs, decode the same users in every way."""
-    options = arguments(__doc__ or "", users=64, epochs=2)
+    options = arguments(__doc__ or "", users=64, epochs=2, samples=4)
     runner = CellRunner(ResultStore("results"))
-    prepared = runner.trained(cell("ISRF", options, protocol="loo", epochs=options.epochs))
+    prepared = runner.trained(
+        cell("ISRF", options, protocol="loo", epochs=options.epochs, samples_per_user=options.samples)
+    )
     core = prepared.model.core
     batch = runner._eval_loader(prepared, "test").batch(np.arange(options.users))
     rows, lists = [], {}

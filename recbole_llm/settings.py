@@ -408,7 +408,8 @@ def layer_settings(
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
-    preset = overrides.get(f"{method.name}.preset", overrides.get("preset"))
+    in_files = next((found["preset"] for file in [*config_files][::-1] if "preset" in (found := read_yaml(file))), None)
+    preset = overrides.get(f"{method.name}.preset", overrides.get("preset", in_files))
     if preset is not None:
         check_preset(str(preset))
 

@@ -225,3 +225,18 @@ def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> N
     prepared.model.calculate_loss(first_batch(prepared)).backward()
     assert prepared.model.language_model == "llama"
     assert float(prepared.model.lm.get_input_embeddings().weight.grad.norm()) > 0
+
+
+def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path) -> None:
+    """Two batches of 32 before a step are one of 64: the loss is a mean."""
+    weights = []
+    for size, steps in ((64, 1), (32, 2)):
+        prepared = duip(
+            use_lm=False, dropout_prob=0.0, train_batch_size=size, gradient_accumulation_steps=steps, weight_decay=0.0
+        )
+        trainer = make_trainer(prepared.config, prepared.model)
+        loader, _ = training_loader(prepared)
+        loader.rows = loader.rows[:192]
+        trainer._train_epoch(loader, 0)
+        weights.append(prepared.model.readout.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
