@@ -95,7 +95,7 @@ _OURS = (
         features=("candidates", "intent"),
         stage_one="stage_one_model",
     ),
-    Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",)),
+    Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",), text="text"),
     Method(
         name="ISRF",
         target="recbole_llm.models.isrf:ISRF",

@@ -201,7 +201,7 @@ def test_controls_change_the_prompts(tiny: Path, semantics: str) -> None:
 def test_the_record_names_the_language_model(tiny: Path) -> None:
     record = runner().run(cell_of("DUIP", **SMALL, epochs=1))
     assert record.language_model == "scratch GPT-2 1x16"
-    assert record.label == "DUIP (offline, scratch GPT-2 1x16)"
+    assert record.label == "DUIP (text, scratch GPT-2 1x16)"
 
 
 def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> None:
