@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Cell, CellRunner, Stopwatch
+from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
@@ -197,7 +198,7 @@ def test_a_lost_checkpoint_is_trained_again(tiny: Path) -> None:
 
 def test_an_inner_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 100.0))
-    monkeypatch.setattr("recbole_llm.bench.cell.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("recbole_llm.bench.stopwatch.time.monotonic", lambda: float(next(clock)))
     watch = Stopwatch()  # 0
     with watch("outer"), watch("inner"):  # 1, 2
         pass  # 3, 4
@@ -207,7 +208,7 @@ def test_an_inner_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.Mon
 
 def test_phases_of_one_name_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 100.0))
-    monkeypatch.setattr("recbole_llm.bench.cell.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("recbole_llm.bench.stopwatch.time.monotonic", lambda: float(next(clock)))
     watch = Stopwatch()
     for _ in range(3):
         with watch("phase"):
