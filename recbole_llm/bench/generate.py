@@ -14,7 +14,7 @@ from recbole_llm.bench.cell import Cell, CellRunner, Stopwatch
 from recbole_llm.bench.stage_one import TrainedStageOne
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking, Collecting, DryRun
-from recbole_llm.semantics.hook import FeatureShop
+from recbole_llm.semantics.hook import FeatureShop, chosen_endpoint
 from recbole_llm.semantics.llm.batch import BatchClient
 from recbole_llm.semantics.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.semantics.planning import FeaturePlan
@@ -189,6 +189,8 @@ def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: 
     Raises:
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
+    for cell in cells:
+        chosen_endpoint(cell.settings)  # a paid one wants a limit
     budget = Asking.of(cells[0].settings).budget
     while True:
         asking = Collecting(budget, limit)
@@ -230,15 +232,13 @@ def export(cells: Sequence[Cell], path: Path) -> int:
     Raises:
         UserError: there are none.
     """
-    from recbole_llm.semantics.hook import chosen_endpoint
-
     prompts = {
         f"{prompt.id}@{prompt.version}"
         for cell in cells
         for feature in cell.settings.method.features
         for prompt in map(load_prompt, FEATURES[feature].prompts)
     }
-    endpoint = chosen_endpoint(cells[0].settings, dry=True)
+    endpoint = chosen_endpoint(cells[0].settings, asks=False)
     with _cache_of(cells) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
     if not count:

@@ -38,7 +38,8 @@ class Asking:
         limit: keys of each feature that are asked about; ``None`` for all (``--limit``).
     """
 
-    dry = False
+    dry = False  # features are made in a folder that is thrown away
+    asks = True  # questions are sent, so that a paid endpoint wants a limit
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         self.budget, self.limit = budget or Budget(), limit
@@ -91,6 +92,7 @@ class DryRun(Asking):
     """
 
     dry = True
+    asks = False
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         super().__init__(budget, limit)
@@ -115,6 +117,8 @@ class Collecting(Asking):
     Attributes:
         pending: the questions by their key.
     """
+
+    asks = False
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         super().__init__(budget, limit)

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
-def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
-    """The endpoint of ``--llm``, ``None`` for the offline rule; a dry run may name a paid one without a limit.
+def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
+    """The endpoint of ``--llm``, ``None`` for the offline rule; what asks nothing may name a paid one without a limit.
 
     Raises:
         UserError: an unknown source, or a paid one without ``--max_cost``.
@@ -46,7 +46,7 @@ def chosen_endpoint(settings: Settings, dry: bool = False) -> Endpoint | None:
         return None
     changes = {key: settings.get(key) for key in ("llm_model", "llm_base_url", "llm_concurrency")}
     endpoint = load_endpoint(settings["llm"], changes)
-    if endpoint.paid and settings.get("max_cost") is None and not dry:
+    if endpoint.paid and settings.get("max_cost") is None and asks:
         raise UserError(
             f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
             "in and out): give --max_cost=5.00 or another limit."
@@ -138,7 +138,7 @@ class FeatureShop:
         self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
         self.progress, self.watch = progress, watch
         self.asking = asking or Asking.of(settings)
-        self.endpoint = chosen_endpoint(settings, self.asking.dry)
+        self.endpoint = chosen_endpoint(settings, self.asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -33,6 +33,9 @@ class BatchStub:
             return self._file(call)
         if call.path == "/v1/batches":
             return self._batch(call)
+        if call.path.startswith("/v1/batches?"):
+            states = [self._state(name, "in_progress") for name in self.batches]
+            return Reply(body={"object": "list", "data": states, "has_more": False})
         if found := re.fullmatch(r"/v1/batches/([\w-]+)", call.path):
             return self._look(found[1])
         if found := re.fullmatch(r"/v1/files/([\w-]+)/content", call.path):
@@ -48,7 +51,11 @@ class BatchStub:
 
     def _batch(self, call: Call) -> Reply:
         name = f"batch-{len(self.batches)}"
-        self.batches[name] = {"file": call.body["input_file_id"], "looks": 0}
+        self.batches[name] = {
+            "file": call.body["input_file_id"],
+            "metadata": call.body.get("metadata"),
+            "looks": 0,
+        }
         self.submitted += [line["custom_id"] for line in self.files[call.body["input_file_id"]]]
         return Reply(body=self._state(name, "validating"))
 
@@ -61,6 +68,7 @@ class BatchStub:
         file = self.batches[name]["file"]
         state = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": file}
         state |= {"completion_window": "24h", "created_at": 0, "status": status}
+        state["metadata"] = self.batches[name]["metadata"]
         return state | ({"output_file_id": f"out-{file}"} if status == "completed" else {})
 
     def _output(self, file: str) -> str:

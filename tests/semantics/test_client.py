@@ -359,7 +359,7 @@ def test_faults_between_answers_do_not_stop_the_run(cache: ResponseCache) -> Non
         return Reply() if call.number % 20 == 0 else Reply(status=500, headers=AT_ONCE)
 
     with StubServer(reply) as server:
-        endpoint = endpoint_at(server.base_url, attempts=1000, concurrency=2, patience=0.0)
+        endpoint = endpoint_at(server.base_url, attempts=40, concurrency=1, patience=0.0)
         usage = Client(endpoint, cache).run(numbered(0, 20))
     assert (usage.stopped, usage.failed, len(cache)) == ("", 0, 20)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from recbole_llm.bench.cell import Cell
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking
 from recbole_llm.semantics.llm.budget import Budget
+from recbole_llm.semantics.llm.cache import ResponseCache
 from tests.helpers import cell_of, runner
 from tests.semantics.batch_stub import BatchStub, output_line, three_candidates
 from tests.semantics.workshop import SEMANTICS, asking_cell, contents, only_folder
@@ -205,6 +207,25 @@ def test_a_stopped_run_goes_on_with_the_batch_that_it_paid_for(few_users: Path) 
             generate.run_batches([paid(server, max_requests=10)], runner(), pause=0.0)
         generate.run_batches([paid(server)], runner(), pause=0.0)
     assert len(stub.submitted) == len(set(stub.submitted))
+
+
+def test_a_run_that_ends_before_the_batch_is_named_finds_it_again(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = BatchStub(three_candidates)
+    put = ResponseCache.put_batch
+
+    def ended(self: ResponseCache, batch: str, *rest: Any) -> None:
+        if batch.startswith("batch-"):
+            raise KeyboardInterrupt
+        put(self, batch, *rest)
+
+    with StubServer(stub) as server:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(ResponseCache, "put_batch", ended)
+            generate.run_batches([paid(server)], runner(), pause=0.0)
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.batches) == 1
 
 
 def test_a_batch_that_brings_nothing_stops_the_run(few_users: Path) -> None:

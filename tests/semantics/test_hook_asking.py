@@ -75,6 +75,44 @@ def test_unusable_answers_lower_the_coverage_and_are_counted(few_users: Path) ->
     assert manifest["counts"]["invalid"] == keys - lines
 
 
+def test_gaps_are_filled_by_rule_where_it_is_asked_for_and_the_row_says_mixed(few_users: Path) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(text="no idea") if len(call.data["session"]) == 1 else intents_from_candidates(call)
+
+    with StubServer(reply) as server:
+        record = runner().run(asking_cell(server, fill="offline"))
+    keys = len(read_table(only_folder() / "tiny.candidates"))
+    assert len(read_table(only_folder() / "tiny.intent")) == keys
+    assert record.features is not None
+    filled = record.features.filled["intent"]
+    assert record.features.coverage["intent"] == round((keys - filled) / keys, 4) < 1
+    assert record.source == "Qwen/Qwen2.5-7B-Instruct, mixed"
+
+
+@pytest.mark.parametrize(
+    ("stale", "kept"), [("intent", {"tiny.candidates", "tiny.itemtext"}), ("candidates", {"tiny.itemtext"})]
+)
+def test_a_new_version_makes_a_feature_stale_and_those_that_need_it(
+    few_users: Path, stale: str, kept: set[str]
+) -> None:
+    tables = {"tiny.candidates", "tiny.intent", "tiny.itemtext"}
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        asked, wanted, before = len(server.calls), contents(only_folder()), file_states(only_folder())
+        path = only_folder() / "manifest.json"
+        manifest = json.loads(path.read_text())
+        old = manifest["features"][stale]["stamp"]
+        for entry in manifest["features"].values():
+            if entry["stamp"] == old or entry["stamp"].endswith(f" < {old}"):
+                entry["stamp"] = entry["stamp"].replace(old, "an older version")
+        path.write_text(json.dumps(manifest))
+        ask(server)
+        assert len(server.calls) == asked
+    after = file_states(only_folder())
+    assert {name for name in tables if after[name] == before[name]} == kept
+    assert contents(only_folder()) == wanted
+
+
 def test_max_requests_stops_and_the_next_run_asks_only_the_rest(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         ask(server)

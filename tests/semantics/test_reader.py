@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.data.atomic import Column
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.semantics.features.intent import COLUMNS
 from recbole_llm.semantics.reader import Bags, SemanticFeatures
@@ -170,3 +171,23 @@ def test_random_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
 
 def test_user_offsets_are_those_of_the_interactions(tmp_path: Path) -> None:
     assert features(tmp_path, FULL).user_offsets().tolist() == [0, 0, 5, 9, 14, 15]
+
+
+@pytest.mark.parametrize("semantics", ["shuffled", "random"])
+def test_controls_leave_no_label_where_it_was_said_and_bring_none_of_another_user(
+    tmp_path: Path, semantics: str
+) -> None:
+    """Labels of a (user, position) table, such as LDMI's interests."""
+    many = {f"u{n}": 12 for n in range(6)}
+    found = {}
+    for kind in ("llm", semantics):
+        built = features(tmp_path / kind, [], kind, **many)
+        columns = (Column("user_id", "token"), Column("position", "token"), Column("interest_id", "token"))
+        rows = [(user, place, 100 * n + place) for n, user in enumerate(many) for place in range(12)]
+        built.folder.write("interest", columns, rows)
+        found[kind] = built.row_labels("interest", "interest_id").reshape(6, 12)
+    real, mixed = found["llm"], found[semantics]
+    assert torch.equal(real // 100, mixed // 100)
+    assert (real == mixed).float().mean() < 0.4
+    exchanged = torch.equal(real.sort(dim=1).values, mixed.sort(dim=1).values)
+    assert exchanged == (semantics == "shuffled")

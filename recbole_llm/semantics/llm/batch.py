@@ -1,12 +1,13 @@
 """The Batch API: half the price for answers within a day.
 
-What is submitted is written down before anything else happens, so that a run that is killed goes on waiting for
-its batches instead of paying for them again.
+What is submitted is written down before and after, and carries a mark of ours at the server, so that a run that is
+killed at any moment goes on waiting for its batches instead of paying for them again.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +24,8 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 50_000  # requests of one batch, as OpenAI allows
 LARGEST_BYTES = 150 << 20
-OPEN = "open"
+OPEN, SUBMITTING = "open", "submitting"
+MARK = "recbole_llm"  # name of our mark among a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
 PAUSE = 60.0  # seconds between two looks at a batch
 
@@ -53,6 +55,7 @@ class BatchClient:
             raise UserError(f"--llm={endpoint.name} has no Batch API (batch_price in properties/llm/).")
         self.endpoint, self.cache, self.budget = endpoint, cache, budget
         self._pause, self._sleep = pause, sleep
+        self._likely = 0.0  # set aside of the budget for what is under way
         self._key = endpoint.key()
         self._api = openai.OpenAI(api_key=self._key, base_url=endpoint.base_url, max_retries=5, timeout=600.0)
 
@@ -84,17 +87,31 @@ class BatchClient:
     def _submit(self, part: dict[str, ChatRequest], price: float) -> None:
         remember(self.cache, self.endpoint, part)
         content = "".join(batch_lines(self.endpoint, part)).encode()
+        mark = secrets.token_hex(16)
+        self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
         file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch"))
         batch = self._call(
             lambda: self._api.batches.create(
-                input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={MARK: mark},
             )
         )
         self.cache.put_batch(batch.id, self.endpoint.base_url, len(part), price, OPEN)
+        self.cache.drop_batch(mark)
+        self._likely += price
         logger.info("submitted %d requests as batch %s", len(part), batch.id)
 
     def open_batches(self) -> list[str]:
         """Batches that were submitted and not fetched, by this run or an earlier one."""
+        marks = set(self.cache.batches(self.endpoint.base_url, SUBMITTING))
+        if marks:  # a run ended between asking for a batch and writing its name down
+            for batch in self._call(lambda: list(self._api.batches.list(limit=100))):
+                if (batch.metadata or {}).get(MARK) in marks:
+                    self.cache.put_batch(batch.id, self.endpoint.base_url, 0, 0.0, OPEN)
+            for mark in marks:
+                self.cache.drop_batch(mark)
         return self.cache.batches(self.endpoint.base_url, OPEN)
 
     def fetch(self) -> ImportReport:
@@ -103,9 +120,10 @@ class BatchClient:
         for batch in self.open_batches():
             report = self._fetch(batch)
             logger.info("batch %s: %s", batch, report)
-            total.new += report.new
-            total.known += report.known
-            total.refused.update(report.refused)
+            total.add(report)
+        self.budget.release(self._likely)
+        self._likely = 0.0
+        self.budget.spend(self.endpoint.price(total.tokens_in, total.tokens_out, BATCH))
         return total
 
     def _fetch(self, batch: str) -> ImportReport:

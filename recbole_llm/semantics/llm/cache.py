@@ -204,6 +204,10 @@ class ResponseCache:
             (batch, base_url, requests, likely, status, datetime.now(UTC).isoformat(timespec="seconds")),
         )
 
+    def drop_batch(self, batch: str) -> None:
+        """Forget a batch."""
+        self._connection.execute("DELETE FROM batches WHERE id = ?", (batch,))
+
     def batches(self, base_url: str, status: str) -> list[str]:
         """Batches of a server that have a status, the oldest first."""
         query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"

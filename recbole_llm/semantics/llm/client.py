@@ -258,8 +258,10 @@ class Client:
             await self._tokens_limit.acquire(min(likely, self.endpoint.tokens_per_minute))
 
     async def _send(self, request: ChatRequest) -> ChatAnswer:
-        body = chat_body(self.endpoint, request)
-        response = await self._api.chat.completions.create(**body, extra_body=self.endpoint.extra or None)
+        # By the client's plain post: its typed method walks through every message and the whole schema, and builds
+        # a model of the response, which together cost half of the processor time of a request.
+        body = {**chat_body(self.endpoint, request), **self.endpoint.extra}
+        response = await self._api.post("/chat/completions", cast_to=object, body=body)
         try:
             answer = read_completion(response, request)
         except ValueError:
@@ -320,20 +322,22 @@ def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
 
 def _usage(response: Any) -> list[int | None]:
     """Tokens in and out as the server counted them, ``None`` where it did not."""
-    counts = [getattr(getattr(response, "usage", None), name, None) for name in ("prompt_tokens", "completion_tokens")]
+    usage = response.get("usage") if isinstance(response, dict) else None
+    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
     return [count if isinstance(count, int) and count >= 0 else None for count in counts]
 
 
 def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
-    """The answer in a response; servers that do not count tokens have them estimated.
+    """The answer in the JSON of a response; servers that do not count tokens have them estimated.
 
     Raises:
         ValueError: the response is no chat completion (proxies answer 200 with all sorts of bodies).
     """
     try:
-        choice = response.choices[0]
-        text, reason = choice.message.content, str(choice.finish_reason or "")
-        refusal = getattr(choice.message, "refusal", None)
+        choice = response["choices"][0]
+        message = choice["message"]
+        text, refusal = message.get("content"), message.get("refusal")
+        reason = str(choice.get("finish_reason") or "")
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
     if not text and isinstance(refusal, str) and refusal:

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import IO, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -76,11 +75,22 @@ class ImportReport:
         new: answers that were taken in.
         known: answers that were there already; the first one stays.
         refused: lines that were not taken, by reason.
+        tokens_in, tokens_out: of the new answers.
     """
 
     new: int = 0
     known: int = 0
     refused: Counter[str] = field(default_factory=Counter)
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def add(self, other: ImportReport) -> None:
+        """Add what became of another file's lines."""
+        self.new += other.new
+        self.known += other.known
+        self.refused.update(other.refused)
+        self.tokens_in += other.tokens_in
+        self.tokens_out += other.tokens_out
 
     def __str__(self) -> str:
         refused = "".join(f", {count} refused ({reason})" for reason, count in sorted(self.refused.items()))
@@ -160,7 +170,7 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
     if not isinstance(value, dict):
         raise _Refused("not an answer")
     if "custom_id" in value:
-        key, request, answer = _from_batch(cache, value, line)
+        key, request, answer = _from_batch(cache, value)
     else:
         key, request, answer = _from_export(value)
     if cache.get(key) is not None:
@@ -168,6 +178,8 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
         return
     cache.put(key, request, answer)
     report.new += 1
+    report.tokens_in += answer.tokens_in
+    report.tokens_out += answer.tokens_out
 
 
 def _from_export(value: dict[str, Any]) -> tuple[str, dict[str, Any], ChatAnswer]:
@@ -181,18 +193,17 @@ def _from_export(value: dict[str, Any]) -> tuple[str, dict[str, Any], ChatAnswer
     return found.key, found.request, ChatAnswer(**found.answer.model_dump())
 
 
-def _from_batch(cache: ResponseCache, value: dict[str, Any], line: bytes) -> tuple[str, dict[str, Any], ChatAnswer]:
+def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[str, dict[str, Any], ChatAnswer]:
     key, response = value["custom_id"], value.get("response")
     request = cache.pending(key) if isinstance(key, str) else None
     if request is None:
         raise _Refused("not asked for from here")
     if not isinstance(response, dict) or response.get("status_code") != 200:
         raise _Refused("the request failed")
-    body = json.loads(line, object_hook=lambda fields: SimpleNamespace(**fields)).response.body
     asked = ChatRequest(request["prompt"], tuple(request["messages"]), request["schema"], request["max_tokens"])
     try:
-        answer = read_completion(body, asked)
-    except (ValueError, AttributeError):
+        answer = read_completion(response.get("body"), asked)
+    except ValueError:
         raise _Refused("no chat completion") from None
     return key, request, ChatAnswer(**{**answer.stored(), "via": BATCH})
 
