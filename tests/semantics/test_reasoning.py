@@ -1,0 +1,103 @@
+"""ISRF's chains of prompts, against a real server: what each step is shown, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import prepare
+from tests.semantics.workshop import only_folder
+from tests.stub_server import Call, Reply, StubServer
+
+SMALL: dict[str, Any] = {
+    "lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120},
+    "n_negatives": 5,
+    "similar_users": 5,
+}
+
+
+def step_of(call: Call) -> str:
+    """Which of the six prompts a call is."""
+    data = call.data
+    if isinstance(data, list):
+        return "user 1"
+    if "items" in data:
+        return "user 3" if "dislikes" in data else "user 2"
+    return "item 3" if "pos_summarization" in data else "item 2" if "summarization" in data else "item 1"
+
+
+def reply(call: Call) -> Reply:
+    step, data = step_of(call), call.data
+    name = data["title"] if step.startswith("item") else "user"
+    field = "feature" if step == "item 3" else "summarization"
+    return Reply(text=json.dumps({field: f"{step} of {name}", "reasoning": "because"}))
+
+
+@pytest.fixture
+def asked(few_users: Path) -> tuple[Any, list[Call]]:
+    with StubServer(reply) as server:
+        prepared = prepare("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        return prepared, list(server.calls)
+
+
+def test_every_item_and_user_is_asked_three_times_and_each_step_shows_the_one_before(
+    asked: tuple[Any, list[Call]],
+) -> None:
+    prepared, calls = asked
+    table = prepared.dataset.table
+    by_step: dict[str, list[Call]] = {}
+    for call in calls:
+        by_step.setdefault(step_of(call), []).append(call)
+    assert {len(by_step[f"item {n}"]) for n in (1, 2, 3)} == {table.n_items}
+    assert 0 < len(by_step["user 1"]) <= table.n_users  # users of equal histories are one question
+    for call in by_step["item 2"]:
+        assert call.data["summarization"] == f"item 1 of {call.data['title']}"
+    for call in by_step["item 3"]:
+        assert call.data["neg_summarization"] == f"item 2 of {call.data['title']}"
+    for call in by_step["user 1"]:
+        assert all(item["feature"] == f"item 3 of {item['title']}" for item in call.data)
+    assert all(call.data["preference"] == "user 1 of user" for call in by_step["user 2"])
+
+
+def test_prompts_about_users_show_training_items_newest_first(asked: tuple[Any, list[Call]]) -> None:
+    prepared, calls = asked
+    table, features = prepared.dataset.table, prepared.dataset.semantics
+    titles = features.texts(features.item_text_ids("title_text"))
+    train: dict[int, list[str]] = {}
+    for row in prepared.dataset.split.train_rows:
+        train.setdefault(int(table.user[row]), []).append(titles[table.item[row]])
+    wanted = {tuple(own[::-1][:20]) for own in train.values()}
+    shown = {tuple(item["title"] for item in call.data) for call in calls if step_of(call) == "user 1"}
+    assert shown == wanted
+
+
+def test_the_model_reads_the_last_answers_and_the_variants_the_others(asked: tuple[Any, list[Call]]) -> None:
+    features = asked[0].dataset.semantics
+    assert (only_folder() / "tiny.itemprofile").is_file()
+    for column, step in (("profile_text", 3), ("positive_text", 1), ("negative_text", 2)):
+        texts = features.texts(features.item_text_ids(column, suffix="itemprofile"))[1:]
+        assert all(text.startswith(f"item {step} of ") for text in texts)
+    for column, step in (("preference_text", 3), ("positive_text", 1), ("negative_text", 2)):
+        assert set(features.texts(features.user_text_ids(column))[1:]) == {f"user {step} of user"}
+
+
+@pytest.mark.parametrize(("fill", "covered"), [("none", False), ("offline", True)])
+def test_an_item_without_an_answer_has_no_text_unless_it_is_filled(few_users: Path, fill: str, covered: bool) -> None:
+    def refuse_one(call: Call) -> Reply:
+        if step_of(call) == "item 2" and call.data["title"].startswith("Brush No. 1"):
+            return Reply(text="I cannot say.")
+        return reply(call)
+
+    with StubServer(refuse_one) as server:
+        prepared = prepare("ISRF", llm="vllm", llm_base_url=server.base_url, fill=fill, **SMALL)
+    features = prepared.dataset.semantics
+    titles = features.texts(features.item_text_ids("title_text"))
+    ids = features.item_text_ids("profile_text", suffix="itemprofile")
+    refused = [n for n, title in enumerate(titles) if title.startswith("Brush No. 1")]
+    assert refused
+    assert all((int(ids[number]) >= 0) == covered for number in refused)
+    assert int((ids[1:] < 0).sum()) == (0 if covered else len(refused))
+    assert features.facts()["coverage"]["item_reasoning"] < 1
