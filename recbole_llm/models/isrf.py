@@ -213,7 +213,8 @@ class IterativeReasoning(nn.Module):
     def words(self, prompt: IdPromptBatch, direct: bool, interests: torch.Tensor | None) -> torch.Tensor:
         """``W``, ``(B, T, d)``."""
         if interests is not None and (direct or self.sequence_graph):
-            return interests[prompt.node]
+            # Not an index: its gradient would be summed in the order of the threads.
+            return F.embedding(prompt.node, interests)
         whole: torch.Tensor = self.positions(prompt.ordinal)
         return whole
 
@@ -252,7 +253,7 @@ class IterativeReasoning(nn.Module):
         weight = self.weights["direct" if direct else "sequence"]
         if self.group is None or not weight:
             return text, text.new_zeros(())
-        group = self.group()[user]
+        group = F.embedding(user, self.group())
         if direct:
             assert interests is not None
             other = interests[user].detach()
