@@ -175,9 +175,10 @@ def notes(block: Block) -> list[str]:
     if several:
         found.append("mean ± standard deviation over seeds")
     if block.comparisons:
+        count = len(block.comparisons)
         found.append(
             f"95 % intervals over users (bootstrap); d: Cohen's d; p: paired bootstrap and Wilcoxon on "
-            f"{metric_title(block.primary)}, the larger, after Holm over {len(block.comparisons)} pairs; "
+            f"{metric_title(block.primary)}, the larger, after Holm over {count} pair{'s' * (count > 1)}; "
             f"↑ better, ↓ worse than {block.reference} at {LEVEL:.0%}"
         )
     if any(len(row.runs) == 1 for row in block.rows) and len(block.finished) > 1:
