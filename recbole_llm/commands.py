@@ -1,0 +1,319 @@
+"""What each verb of the command line does, once its options are read."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    from recbole_llm.bench.executors import open_executor
+
+    return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
+
+
+def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+    """``--key=value`` words to settings."""
+    from recbole_llm.settings import parse_assignment
+
+    found: dict[str, Any] = {}
+    for word in rest:
+        if not word.startswith("--") or "=" not in word:
+            raise UserError(f"{word!r}: settings are written --key=value.")
+        key, value = parse_assignment(word[2:])
+        key = key.replace("-", "_")  # --max-cost, as commands are written, is the setting max_cost
+        if key in found and found[key] != value:
+            raise UserError(f"--{key} is given twice with different values.")
+        found[key] = value
+    return found
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train and test a grid, and print its tables; 1 where a cell failed."""
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.runner import expand, run_cells
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_assignment
+
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    seeds = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    cells = expand(
+        options.model or "",
+        options.dataset or "",
+        options.protocol,
+        seeds,
+        options.semantics,
+        options.config_file,
+        overrides,
+    )
+    store = ResultStore(cells[0].settings["results_dir"])
+    with _executor(options) as executor:
+        records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
+    print(render(records, store=store))
+    if not options.quiet:
+        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Search settings with one budget for every model, then run the best ones."""
+    from recbole_llm.bench.search import summary, tune
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_assignment
+
+    chosen = vars(options).copy()
+    report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
+    chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
+    records, studies = tune(**chosen, **_overrides(rest))
+    print(summary(studies), end="\n\n")
+    results = studies[0].cell.settings["results_dir"]
+    print(render(records, store=ResultStore(results)))
+    if report is not None:
+        from recbole_llm.bench.search_report import write_search_report
+
+        path = Path(report or Path(results) / "search.html")
+        print(f"\nreport: {write_search_report(studies, path)}")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Make, price, export or import semantic features."""
+    from recbole_llm.bench import generate
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.runner import expand
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.semantics.answering import Asking
+
+    if options.limit is not None and options.limit < 1:
+        raise UserError(f"--limit={options.limit}: give 1 or more.")
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    cells = expand(
+        options.model or "", options.dataset or "", options.protocol, None, None, options.config_file, overrides
+    )
+    runner = CellRunner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
+    if options.take_in:
+        print(f"{options.take_in}: {generate.take_in(cells, options.take_in)}")
+    elif options.export:
+        print(f"{options.export}: {generate.export(cells, options.export)} answers")
+    elif options.dry_run:
+        print(generate.render_plan(generate.plan(cells, runner, options.limit)))
+    elif options.batch_file:
+        count = generate.batch_file(cells, runner, options.batch_file, options.limit)
+        print(f"{options.batch_file}: {count} requests; give their answers to generate --import=FILE")
+    elif options.batch:
+        print(generate.render_made(generate.run_batches(cells, runner, options.poll, options.limit)))
+    else:
+        asking = Asking.of(cells[0].settings, options.limit)
+        print(generate.render_made(generate.make(cells, runner, asking)))
+    return 0
+
+
+def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Write the first items of chosen users."""
+    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.recommend import Recommender
+    from recbole_llm.bench.runner import expand
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.files import whole_file
+
+    if options.topk < 1:
+        raise UserError(f"--topk={options.topk}: give 1 or more.")
+    overrides = _overrides(rest)
+    if options.results_dir:
+        overrides["results_dir"] = options.results_dir
+    cells = expand(
+        options.model, options.dataset, options.protocol, None, options.semantics, options.config_file, overrides
+    )
+    if len(cells) != 1:
+        raise UserError("recommend takes one model and one dataset.")
+    cell = cells[0]
+    runner = CellRunner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet))
+    recommender = Recommender.trained(
+        cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
+    )
+    lists = recommender.recommend(_users(options.users, recommender), options.topk)
+    lines = (
+        f"{r.user}\t{n}\t{item}\t{s:.6g}\n"
+        for r in lists
+        for n, (item, s) in enumerate(zip(r.items, r.scores, strict=True), 1)
+    )
+    header = "user_id\trank\titem_id\tscore\n"
+    if options.output:
+        with whole_file(Path(options.output), "w") as stream:
+            stream.write(header)
+            stream.writelines(lines)
+    else:
+        sys.stdout.write(header)
+        sys.stdout.writelines(lines)
+    return 0
+
+
+def _users(text: str, recommender: Any) -> list[str]:
+    """``--users``: ``all``, a file with one name a line, or names with commas between them."""
+    if text == "all":
+        return [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
+    if Path(text).is_file():
+        return Path(text).read_text(encoding="utf-8").split()
+    return [user.strip() for user in text.split(",") if user.strip()]
+
+
+def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Make atomic files of raw ones, and show the counts."""
+    from recbole_llm.data.raw.prepare import prepare
+    from recbole_llm.data.raw.report import render_report
+
+    report = prepare(options.dataset, options.raw, options.dataset_dir, options.force, options.kcore)
+    print(render_report(report))
+    for difference in report.differences():
+        print(f"warning: {difference}", file=sys.stderr)
+    return 0
+
+
+def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Show models, datasets and protocols."""
+    from recbole_llm.data.catalog import known_datasets
+    from recbole_llm.registry import METHODS, recbole_methods
+    from recbole_llm.settings import properties_folder, property_names, read_yaml
+
+    if options.stats:
+        if options.what not in (None, "datasets"):
+            raise UserError(f"--stats is for datasets, not for {options.what}.")
+        return _list_statistics(options)
+    if options.what in (None, "models"):
+        print("models of recbole_llm:")
+        for name, row in METHODS.items():
+            print(f"  {name:<14} {row.kind:<11} {row.paper}")
+        by_kind: dict[str, list[str]] = {}
+        for name, row in recbole_methods().items():
+            by_kind.setdefault(row.kind, []).append(name)
+        for kind, names in by_kind.items():
+            print(f"models of RecBole, {kind}:\n  {', '.join(names)}")
+    if options.what in (None, "datasets"):
+        print("datasets:")
+        for name in known_datasets(Path(options.dataset_dir)):
+            file = properties_folder() / "dataset" / f"{name}.yaml"
+            about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
+            print(f"  {name:<22} {about.get('title', '')}")
+    if options.what in (None, "protocols"):
+        print("protocols:")
+        for name in property_names("protocol"):
+            print(f"  {name:<14} {read_yaml(properties_folder() / 'protocol' / f'{name}.yaml').get('about', '')}")
+    return 0
+
+
+def _list_statistics(options: argparse.Namespace) -> int:
+    from recbole_llm.data.statistics import dataset_statistics, render_statistics
+
+    print(render_statistics(dataset_statistics(options.data_path, options.dataset_dir)))
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> tuple[Any, list[Any]]:
+    """The store and the records that the options name.
+
+    Raises:
+        UserError: there are none.
+    """
+    from recbole_llm.bench.store import ResultStore
+
+    store = ResultStore(options.results_dir or "results")
+    chosen = [
+        record
+        for record in store
+        if (not options.model or record.model in options.model.split(","))
+        and (not options.dataset or record.dataset in options.dataset.split(","))
+        and (not options.protocol or record.protocol in options.protocol.split(","))
+    ]
+    if not chosen:
+        raise UserError(f"{store.folder}/ holds no such results yet; run something first.")
+    return store, chosen
+
+
+def _cut_offs(text: str | None) -> list[int] | None:
+    """``--topk``: ``5,10``, or ``all`` that the records have."""
+    if text is None or text == "all":
+        return None if text is None else []
+    words = text.strip("[]").split(",")
+    if not all(word.strip().isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"--topk={text}: give cut-offs such as 5,10, or all.")
+    return [int(word) for word in words]
+
+
+def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Print tables of finished runs; 1 where a baseline is out of its published band."""
+    from recbole_llm.bench.tables import render, render_check
+    from recbole_llm.evaluation.names import metric_title, parse_metric
+    from recbole_llm.files import whole_file
+
+    metrics = options.metrics.split(",") if options.metrics else None
+    for name in metrics or ():
+        parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
+    topk = _cut_offs(options.topk)
+    store, chosen = _chosen(options)
+    out_of_band = False
+    if options.check_reference:
+        text, out_of_band = render_check(chosen, options.format, store)
+    else:
+        text = render(chosen, options.format, metrics, store, topk, options.baseline, options.groups)
+    if options.output:
+        with whole_file(Path(options.output), "w") as stream:
+            stream.write(text + "\n")
+    else:
+        print(text)
+    return 1 if out_of_band else 0
+
+
+def report(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Write the page of tables and charts."""
+    from recbole_llm.bench.report import write_report
+
+    store, chosen = _chosen(options)
+    path = Path(options.output or store.folder / "report.html")
+    write_report(chosen, store, path, options.baseline)
+    print(path)
+    return 0
+
+
+def doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Check this machine, or semantic files for leaks."""
+    from recbole_llm.bench.doctor import examine
+
+    if options.leaks:
+        from recbole_llm.bench.leaks import examine_leaks
+
+        if not options.dataset:
+            raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")
+        findings = examine_leaks(options.dataset, options.data_path, options.dataset_dir)
+    else:
+        findings = examine(Path(options.dataset_dir), Path(options.results_dir or "results"))
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
+    return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace, Sequence[str]], int]] = {
+    "run": run,
+    "tune": tune,
+    "generate": generate,
+    "recommend": recommend,
+    "prepare": prepare,
+    "list": list_,
+    "table": table,
+    "report": report,
+    "doctor": doctor,
+}
