@@ -20,31 +20,26 @@ from benchmarks.common import arguments, cell, median, peak_of_child, report
 
 
 def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One start; prints its seconds and memory as JSON."""
+    """One start, with its seconds and memory."""
     from recbole_llm.bench.cell import CellRunner, Stopwatch
     from recbole_llm.bench.store import ResultStore
-    from recbole_llm.engine.loaders import recbole_loaders, training_loader
+    from recbole_llm.engine.loaders import training_loader
 
-    engine = "recbole" if path == "recbole" else "fast"
-    chosen = cell(options.model, options, engine=engine)
+    runner = CellRunner(ResultStore("results"))
+    chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")
     if path == "fresh":
         shutil.rmtree(chosen.location.home / "cache", ignore_errors=True)
-    CellRunner(ResultStore("results")).prepare(
-        cell("Pop", argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})), Stopwatch()
-    )
+    small = argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})
+    runner.prepare(cell("Pop", small), Stopwatch())  # what is imported on first use is imported now
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     if path == "recbole":
         batch = _recbole_start(chosen)
-        loader = None
     else:
-        prepared = CellRunner(ResultStore("results")).prepare(chosen, Stopwatch())
-        loader = training_loader(prepared)[0]
-        batch = next(iter(loader))
-        batch[prepared.model.ITEM_SEQ]
+        prepared = runner.prepare(chosen, Stopwatch())
+        batch = next(iter(training_loader(prepared)[0]))
+        batch[prepared.model.ITEM_SEQ]  # gathered when it is asked for
     seconds = time.perf_counter() - began
-    assert len(batch) > 0
-    assert recbole_loaders is not None
     return {"seconds": seconds, "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import recbole_llm
 from recbole_llm.errors import UserError, did_you_mean
 
-VERBS = ("run", "generate", "recommend", "prepare", "list", "table", "report", "doctor")
+VERBS = ("run", "tune", "generate", "recommend", "prepare", "list", "table", "report", "doctor")
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
+recbole-llm tune --model=NAME[,NAME...] --dataset=NAME [--trials=50]        search settings, then run the best
 recbole-llm generate --model=NAME --dataset=NAME --llm=NAME [--dry-run]    make (or price) the LLM's features alone
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
@@ -27,8 +28,12 @@ recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one 
 recbole-llm doctor [--leaks --dataset=NAME]                                check this machine (semantic files for leaks)
 
 run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
+      --workers=N  --executor=serial|processes|ray  --ray_address=auto
       --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
       --MODEL.key=value sets it for one model of several.
+tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M  --pruner=median|hyperband|none
+      --seeds=5 for the best settings  --storage=FILE or postgresql://...  --space=FILE  --report[=FILE]
+      and the options of run; a setting that is given is not searched.
 generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
       --batch (submit, wait, take in; half the price)  --profiles=FILE (item profiles made elsewhere)
 """
@@ -54,6 +59,17 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--semantics")
         parser.add_argument("--config_file", action="append", default=[])
         parser.add_argument("--force", action="store_true")
+        _add_executor(parser)
+    elif verb == "tune":
+        for name in ("model", "dataset", "protocol", "seeds", "semantics", "storage", "space"):
+            parser.add_argument(f"--{name}")
+        parser.add_argument("--config_file", action="append", default=[])
+        parser.add_argument("--trials", type=int, default=50)
+        parser.add_argument("--trial_epochs", type=int)
+        parser.add_argument("--trial_minutes", type=float)
+        parser.add_argument("--pruner", default="median")
+        parser.add_argument("--report", nargs="?", const="", help="where the page goes; results/search.html")
+        _add_executor(parser)
     elif verb == "generate":
         parser.add_argument("--model")
         parser.add_argument("--dataset")
@@ -106,6 +122,19 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--dataset")
         parser.add_argument("--data_path")
     return parser
+
+
+def _add_executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workers", type=int, help="cells or trials that run at once")
+    parser.add_argument("--executor", help="serial, processes or ray")
+    parser.add_argument("--ray_address", help="of a running cluster: auto or host:port")
+    parser.add_argument("--gpus", type=float, help="share of a GPU for each, on Ray")
+
+
+def _executor(options: argparse.Namespace) -> Any:
+    from recbole_llm.bench.executors import open_executor
+
+    return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
 
 def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
@@ -179,9 +208,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     options, rest = _parser(verb).parse_known_args(words)
     _set_up_logging(options.quiet, options.verbose)
-    if rest and verb not in ("run", "generate", "recommend"):
+    if rest and verb not in ("run", "tune", "generate", "recommend"):
         raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-    handlers = {"run": _run, "generate": _generate, "recommend": _recommend, "prepare": _prepare}
+    handlers = {"run": _run, "tune": _tune, "generate": _generate, "recommend": _recommend, "prepare": _prepare}
     handlers |= {"list": _list, "table": _table, "report": _report, "doctor": _doctor}
     return handlers[verb](options, rest)
 
@@ -208,10 +237,33 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> int:
         overrides,
     )
     store = ResultStore(cells[0].settings["results_dir"])
-    records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force))
+    with _executor(options) as executor:
+        records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
     print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+    return 1 if any(record.status == "failed" for record in records) else 0
+
+
+def _tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    from recbole_llm.bench.search import summary, tune
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+    from recbole_llm.settings import parse_assignment
+
+    chosen = vars(options).copy()
+    report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
+    chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
+    records, studies = tune(**chosen, **_overrides(rest))
+    print(summary(studies), end="\n\n")
+    results = studies[0].cell.settings["results_dir"]
+    print(render(records, store=ResultStore(results)))
+    if report is not None:
+        from recbole_llm.bench.search_report import write_search_report
+
+        path = Path(report or Path(results) / "search.html")
+        print(f"\nreport: {write_search_report(studies, path)}")
     return 1 if any(record.status == "failed" for record in records) else 0
 
 

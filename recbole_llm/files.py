@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -12,6 +13,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from recbole_llm.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60.0
 
@@ -38,6 +46,35 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_process_at_a_time(folder: Path, what: str) -> Iterator[None]:
+    """A block that only one process enters for a folder; the others wait for it.
+
+    The lock goes with its process, a killed one too. File systems that cannot lock folders (some network
+    ones) get none.
+
+    Args:
+        folder: what is locked; made where it is missing.
+        what: names it in the message to those who wait.
+    """
+    make_folder(folder)
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.info("another process is at %s; waiting for it", what)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.debug("%s cannot be locked: %s", folder, error)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def make_folder(path: Path) -> None:

@@ -140,6 +140,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "fill": ("none", "offline"),
     "profiles_by": ("title", "item_id"),
     "precision": ("fp32", "bf16"),
+    "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
     # The multi-interest family and the text controls
@@ -160,7 +161,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc)$"
 )
 
 
@@ -274,6 +275,8 @@ class Settings:
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
         kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
+        if kept.get("nproc") == 1:
+            del kept["nproc"]  # what a run is without the setting
         kept["model"] = self.method.target if self.method.is_external else self.method.name
         return dict(sorted(kept.items()))
 
@@ -405,7 +408,8 @@ def layer_settings(
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
-    preset = overrides.get(f"{method.name}.preset", overrides.get("preset"))
+    in_files = next((found["preset"] for file in [*config_files][::-1] if "preset" in (found := read_yaml(file))), None)
+    preset = overrides.get(f"{method.name}.preset", overrides.get("preset", in_files))
     if preset is not None:
         check_preset(str(preset))
 
@@ -472,6 +476,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
+    overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False

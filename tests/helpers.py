@@ -51,8 +51,9 @@ def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7
 
 def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings:
     """Layered settings of a model; short histories and small batches unless told."""
+    protocol = overrides.pop("protocol", None)
     defaults = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "seed": 1}
-    return layer_settings(find_method(model), dataset, overrides={**defaults, **overrides})
+    return layer_settings(find_method(model), dataset, protocol, overrides={**defaults, **overrides})
 
 
 def cell_of(model: str, dataset: str = "tiny", **overrides: Any) -> Cell:

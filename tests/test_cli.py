@@ -349,6 +349,50 @@ def test_an_unknown_metric_is_an_error(stored: ResultStore, cli: Cli, capsys: py
     assert "Did you mean ndcg" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--format=latex", "\\toprule"),
+        ("--format=csv", "dataset,protocol,mask_history"),
+        ("--format=html", "<table>"),
+        ("--topk=all", "NDCG@10"),
+        ("--baseline=SASRec", "SASRec"),
+        ("--check-reference", "none of these rows has one"),
+    ],
+)
+def test_the_table_takes_its_options(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    assert cli("table", option) == 0
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("option", "message"), [("--topk=0", "give cut-offs"), ("--baseline=SASRek", "SASRec")])
+def test_a_wrong_option_of_a_table_is_an_error(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    assert cli("table", option) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_out_of_its_band_gives_code_1(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultStore("results").put(run_of("SASRec", 0.01, dataset="beauty", settings={"mask_history": True}))
+    assert cli("table", "--check-reference") == 1
+    out = capsys.readouterr().out
+    assert "**below**" in out
+    assert "mask_history True here, False there" in out
+
+
+def test_the_report_is_written_and_its_path_printed(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("report") == 0
+    assert capsys.readouterr().out == "results/report.html\n"
+    assert "SASRec" in Path("results/report.html").read_text()
+    assert cli("report", "--output=deep/page.html", "--model=SASRec") == 0
+    assert "GRU4Rec" not in Path("deep/page.html").read_text().split("<script>")[0]
+
+
 def test_results_lie_where_they_are_said_to(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     ResultStore("elsewhere").put(run_of("SASRec", 0.125))
     assert cli("table", "--results_dir=elsewhere") == 0

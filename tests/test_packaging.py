@@ -75,10 +75,11 @@ def test_the_wheel_holds_every_file_of_settings(names: set[str]) -> None:
     assert wanted <= names
 
 
-def test_the_wheel_holds_prompts_version_and_type_marker(names: set[str]) -> None:
+def test_the_wheel_holds_prompts_templates_version_and_type_marker(names: set[str]) -> None:
     prompts = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_llm/semantics/prompts").glob("*.yaml")}
     assert prompts
-    assert prompts | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
+    page = {f"recbole_llm/bench/report/templates/page.{suffix}" for suffix in ("html.j2", "css", "js")}
+    assert prompts | page | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
 
 
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:

@@ -42,6 +42,17 @@ def refused(match, **overrides):
 # ---- layers --------------------------------------------------------------------------------------
 
 
+def test_a_preset_stands_over_the_model_s_file_and_under_the_user_s_values(tmp_path):
+    assert layered("DUIP", preset="paper")["lm"] == "gpt2"
+    assert layered("DUIP", preset="paper", lm="scratch")["lm"] == "scratch"
+    assert from_file(tmp_path, "preset: paper", "DUIP")["lm"] == "gpt2"
+    assert layered("SASRec", preset="paper")["learning_rate"] == layered("SASRec")["learning_rate"]
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    refused("there is no such preset.*paper", model="DUIP", preset="papr")
+
+
 def test_recbole_s_overall_file_is_the_lowest_layer():
     settings = layered()
     assert settings["learning_rate"] == 0.001

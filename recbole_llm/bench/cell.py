@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,10 +11,12 @@ from typing import Any
 
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings import Settings, reads_codes, stage_one_settings
 
@@ -27,35 +27,8 @@ STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
-class Stopwatch:
-    """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
-        self._inner = [0.0]
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Time a block as part of a phase."""
-        began = time.monotonic()
-        self._inner.append(0.0)
-        try:
-            yield
-        finally:
-            whole = time.monotonic() - began
-            inner = self._inner.pop()
-            self._inner[-1] += whole
-            self.add(phase, whole - inner)
-
-    def add(self, phase: str, seconds: float) -> None:
-        """Add time to a phase."""
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-
-    def report(self) -> dict[str, float]:
-        """Rounded seconds of all phases and of the whole."""
-        rounded = {phase: round(value, 3) for phase, value in self.seconds.items()}
-        return {**rounded, "total": round(time.monotonic() - self._started, 3)}
+class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
+    """Raised after an epoch to end a training there."""
 
 
 @dataclass
@@ -65,11 +38,13 @@ class Cell:
     Attributes:
         settings: of the model, its dataset, protocol and seed.
         location: where the dataset lies.
-        key: hash of all that can change the numbers.
+        trials: of the search that found the settings, ``None`` where none did.
+        key: hash of all that can change the numbers, and of ``trials``.
     """
 
     settings: Settings
     location: DatasetLocation
+    trials: int | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,17 +56,18 @@ class Cell:
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
-        self.key = self.settings.key(files=files, features=self._feature_versions())
+        search = {} if self.trials is None else {"trials": self.trials}
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **search)
 
     @classmethod
-    def of(cls, settings: Settings) -> Cell:
+    def of(cls, settings: Settings, trials: int | None = None) -> Cell:
         """The cell of some settings; finds the dataset.
 
         Raises:
             UserError: there is no such dataset.
         """
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
-        return cls(settings, location)
+        return cls(settings, location, trials)
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
@@ -111,7 +87,8 @@ class Cell:
         """For messages."""
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
-        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics})"
+        tuned = "" if self.trials is None else ", tuned"
+        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
 
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
@@ -124,6 +101,8 @@ class Cell:
             seed=int(s["seed"]),
             semantics=s["semantics"],
             engine=s["engine"],
+            tuned=self.trials is not None,
+            trials=self.trials,
             settings=_plain(s.values),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -194,10 +173,22 @@ class CellRunner:
         Raises:
             UserError: the cell cannot run; nothing is recorded.
         """
-        return self.finished(cell) or self._make(cell)
+        found = self.finished(cell)
+        if found is None:
+            with one_process_at_a_time(cell.folder, cell.title()):
+                found = self.finished(cell) or self._make(cell)
+        return found
 
     def _make(self, cell: Cell) -> Record:
         """Train and test, whether there is a record or not."""
+        if int(cell.settings["nproc"]) > 1:
+            from recbole_llm.bench.nproc import run_together
+
+            return run_together(cell, self)
+        return self.make_here(cell)
+
+    def make_here(self, cell: Cell) -> Record:
+        """Train and test in this process, which may be the first of several."""
         from recbole_llm.engine.accelerate import seams_of
 
         logger.info("running %s", cell.title())
@@ -224,6 +215,46 @@ class CellRunner:
         self._fresh.add(cell.key)
         return record
 
+    def validate(self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None]) -> Record:
+        """Train and validate for a search: the test cases are never ranked and the record is not kept.
+
+        Args:
+            cell: what to train.
+            folder: of the checkpoints; a training that was interrupted goes on.
+            on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
+                on; ``StopTraining`` ends it.
+        """
+        watch, record = Stopwatch(), cell.blank_record()
+        prepared = self.prepare(cell, watch, record, self._pretrain(cell))
+        trainer, train_data = self._trainer(prepared, folder, watch, record)
+        trainer.resume(train_data)
+        trainer.on_epoch = lambda epoch, score: on_epoch(epoch + 1, score)
+        try:
+            for entry in trainer.curve:
+                on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
+            trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        except StopTraining:
+            pass  # what was reached counts
+        self._note_training(cell, trainer, record)
+        record.seconds = watch.report()
+        return record
+
+    def train_along(self, cell: Cell) -> None:
+        """Train as one of several processes, of which the first one makes the record."""
+        watch, record = Stopwatch(), cell.blank_record()
+        self._train(cell, self.prepare(cell, watch, record), watch, record)
+
+    def make_features(self, cell: Cell) -> Path | None:
+        """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
+
+        Many workers would otherwise make the same at once.
+        """
+        if cell.settings["semantics"] == "none":
+            return None
+        dataset = self.read_dataset(cell)
+        self._add_semantics(cell, dataset, Stopwatch(), None)
+        return Path(dataset.semantics.facts()["folder"])
+
     # ---- steps ---------------------------------------------------------------------------------
 
     def prepare(
@@ -239,26 +270,13 @@ class CellRunner:
         """
         settings = cell.settings.replaced(**(stage or {}))
         method = settings.method
-        if method.kind == EXTERNAL_LIBRARY:
-            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
-        if method.name in UNSUPPORTED:
-            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
-        if method.protocols and settings["protocol"] not in method.protocols:
-            raise UserError(
-                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
-            )
-        with watch("import"):
-            from recbole.utils import init_seed
+        config, dataset = self._read(cell, settings, watch)
+        from recbole.utils import init_seed
 
-            from recbole_llm.config import BenchConfig
-            from recbole_llm.data.dataset import make_dataset
-            from recbole_llm.data.item_codes import add_item_codes
-            from recbole_llm.engine.accelerate import accelerated
+        from recbole_llm.data.item_codes import add_item_codes
+        from recbole_llm.engine.accelerate import accelerated
+
         model_class = method.load()
-        with watch("data"):
-            config = BenchConfig(settings, model_class, cell.location)
-            init_seed(config["seed"], config["reproducibility"])
-            dataset = make_dataset(config, cell.location)
         if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
             raise UserError(
                 f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
@@ -288,6 +306,28 @@ class CellRunner:
             )
         return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
 
+    def _read(self, cell: Cell, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
+        """RecBole's configuration and the dataset with its split."""
+        method = settings.method
+        if method.kind == EXTERNAL_LIBRARY:
+            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
+        if method.name in UNSUPPORTED:
+            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
+        if method.protocols and settings["protocol"] not in method.protocols:
+            raise UserError(
+                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
+            )
+        with watch("import"):
+            from recbole.utils import init_seed
+
+            from recbole_llm.config import BenchConfig
+            from recbole_llm.data.dataset import make_dataset
+        model_class = method.load()
+        with watch("data"):
+            config = BenchConfig(settings, model_class, cell.location)
+            init_seed(config["seed"], config["reproducibility"])
+            return config, make_dataset(config, cell.location)
+
     def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         from recbole_llm.bench.stage_one import TrainedStageOne
         from recbole_llm.semantics.answering import Asking
@@ -304,11 +344,7 @@ class CellRunner:
 
     def read_dataset(self, cell: Cell) -> Any:
         """The cell's dataset with its split, without a model."""
-        from recbole_llm.config import BenchConfig
-        from recbole_llm.data.dataset import make_dataset
-
-        config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
-        return make_dataset(config, cell.location)
+        return self._read(cell, cell.settings, Stopwatch())[1]
 
     def stage_one_cell(self, cell: Cell) -> Cell:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
@@ -320,7 +356,9 @@ class CellRunner:
 
         best = cell.folder / "best.pt"
         if self.finished(cell) is None or not best.is_file():
-            self._make(cell)
+            with one_process_at_a_time(cell.folder, cell.title()):
+                if self.finished(cell) is None or not best.is_file():
+                    self._make(cell)
         stage = self._last_stage(cell)
         if cell.settings.method.serves_alone:
             stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
@@ -358,23 +396,16 @@ class CellRunner:
         return changes
 
     def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
-        from recbole_llm.engine.loaders import training_loader
         from recbole_llm.engine.reference import ReferenceTrainer
-        from recbole_llm.engine.trainer import make_trainer
 
+        trainer: Any
         if cell.settings["engine"] == "recbole":
             trainer = ReferenceTrainer(prepared, cell.folder)
             with watch("train"):
                 trainer.fit()
             record.recbole_metrics = trainer.test_metrics
             return self._note_training(cell, trainer, record)
-        trainer = make_trainer(prepared.config, prepared.model)
-        trainer.place(cell.folder)
-        trainer.progress = self.bars
-        with watch("build"):
-            train_data, note = training_loader(prepared)
-        if note:
-            record.notes.append(note)
+        trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
         if not self.force:
             trainer.resume(train_data)
         trainer.fit(train_data, self._eval_loader(prepared, "valid"))
@@ -382,6 +413,23 @@ class CellRunner:
         for phase, seconds in trainer.seconds.items():
             watch.add(phase, seconds)
         return self._note_training(cell, trainer, record)
+
+    def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
+        """Our trainer and the batches it trains on."""
+        from recbole_llm.engine.distributed import Together, is_joined
+        from recbole_llm.engine.loaders import training_loader
+        from recbole_llm.engine.trainer import make_trainer
+
+        trainer = make_trainer(prepared.config, prepared.model)
+        trainer.place(folder)
+        trainer.progress = self.bars
+        with watch("build"):
+            train_data, note = training_loader(prepared)
+        if note:
+            record.notes.append(note)
+        if is_joined():
+            Together.take_over(trainer, train_data)
+        return trainer, train_data
 
     def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:
         record.curve = trainer.curve

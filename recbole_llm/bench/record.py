@@ -1,15 +1,31 @@
 """The record of one run: everything that a table, a test or a doubt may ask for, years later.
 
-The schema is versioned. ``Record.model_json_schema()`` is the documented form (``docs/results.md``).
+The schema is versioned, and records of older versions are read: each step of ``_UPGRADES`` brings a record
+to the next version. ``Record.model_json_schema()`` is the documented form (``docs/results.md``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-SCHEMA = 1
+from recbole_llm.evaluation.names import higher_is_better
+
+SCHEMA = 2
+
+
+def _from_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 1 called every metric better when it is higher."""
+    metrics = values.get("metrics")
+    if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
+        return values  # validation says what is wrong with it
+    directed = {name: {**metric, "higher_is_better": higher_is_better(name)} for name, metric in metrics.items()}
+    return {**values, "metrics": directed}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
 
 
 class MetricValue(BaseModel):
@@ -111,6 +127,16 @@ class Record(BaseModel):
     commit: str | None = None
     created: str = ""
     notes: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _upgrade(cls, values: Any) -> Any:
+        """Bring what an older version wrote to this one; a record made here has no version yet."""
+        if not isinstance(values, dict):
+            return values
+        while (version := values.get("schema_version")) in _UPGRADES:
+            values = {**_UPGRADES[version](values), "schema_version": version + 1}
+        return values
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""Grids of cells: which are missing, one after the other, whatever fails."""
+"""Grids of cells: which are missing, one after the other or many at once, whatever fails."""
 
 from __future__ import annotations
 
@@ -8,21 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.executors import Executor, Outcome, SerialExecutor, Work, WorkError, each_outcome, open_executor
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
+from recbole_llm.bench.works import make_features, run_cell, run_cell_away
 from recbole_llm.errors import UserError
 from recbole_llm.files import make_folder
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings import CHOICES, check_grid_keys, layer_settings
 
 logger = logging.getLogger(__name__)
-
-# What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
-_FAILURES = (
-    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
-    *(ImportError, AssertionError),
-)
 
 
 def as_list(value: Any) -> list[Any]:
@@ -115,6 +111,9 @@ def run(
     results_dir: str | Path | None = None,
     force: bool = False,
     quiet: bool = True,
+    workers: int | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
     **overrides: Any,
 ) -> list[Record]:
     """Train and evaluate every cell of a grid that has no record yet.
@@ -129,6 +128,7 @@ def run(
         results_dir: where records are kept; default ``results``.
         force: run again what has a record.
         quiet: no progress bars.
+        workers, executor, ray_address: where the cells run, see :func:`~recbole_llm.bench.executors.open_executor`.
         **overrides: any setting, such as ``learning_rate=0.003``.
 
     Returns:
@@ -141,34 +141,77 @@ def run(
         overrides["results_dir"] = str(results_dir)
     cells = expand(model, dataset, protocol, seeds, semantics, config_files, overrides)
     store = ResultStore(cells[0].settings["results_dir"])
-    return run_cells(cells, CellRunner(store, Bars(not quiet), force))
+    with open_executor(executor, workers, ray_address) as chosen:
+        return run_cells(cells, CellRunner(store, Bars(not quiet), force), chosen)
 
 
-def run_cells(cells: Sequence[Cell], runner: CellRunner) -> list[Record]:
+def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | None = None) -> list[Record]:
     """Run the cells that have no record; a failing cell is recorded as failed and the others go on.
 
     With a single cell its error is raised instead.
+
+    Args:
+        cells: what to run.
+        runner: runs them here, or makes what they have in common before others run them.
+        executor: where they run; one after the other in this process by default.
+
+    Returns:
+        One record a cell, in the order of the cells.
     """
     make_folder(runner.store.folder)  # before hours are spent
-    records: list[Record] = []
-    present = sum(runner.finished(cell) is not None for cell in cells)
-    if present:
-        logger.info("%d of %d results are present already (--force runs them again)", present, len(cells))
-    for number, cell in enumerate(cells, start=1):
-        if len(cells) > 1 and runner.finished(cell) is None:
-            logger.info("[%d/%d]", number, len(cells))
-        try:
-            records.append(runner.run(cell))
-        except UserError as error:
-            if len(cells) == 1:
-                raise
-            records.append(_failed(cell, runner, str(error)))
-        except _FAILURES as error:
-            logger.debug("%s", cell.title(), exc_info=True)
-            if len(cells) == 1:
-                raise
-            records.append(_failed(cell, runner, f"{type(error).__name__}: {error}"))
-    return records
+    executor = executor or SerialExecutor()
+    records = _present(cells, runner)
+    if records:
+        logger.info("%d of %d results are present already (--force runs them again)", len(records), len(cells))
+    missing = [cell for cell in cells if cell.key not in records]
+    if not isinstance(executor, SerialExecutor) and missing:
+        reasons = make_features(missing, runner)
+        records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
+        records |= _present(missing, runner)  # a stage one may be a cell of the grid
+        missing = [cell for cell in missing if cell.key not in records]
+    for number, outcome in enumerate(each_outcome(executor, _works(missing, runner, executor)), start=1):
+        cell = outcome.work.tag
+        records[cell.key] = _record(outcome, runner, lone=len(cells) == 1)
+        if not isinstance(executor, SerialExecutor):
+            logger.info("[%d/%d] %s: %s", number, len(missing), cell.title(), records[cell.key].status)
+    return [records[cell.key] for cell in cells]
+
+
+def _present(cells: Sequence[Cell], runner: CellRunner) -> dict[str, Record]:
+    return {cell.key: record for cell in cells if (record := runner.finished(cell)) is not None}
+
+
+def _run_here(ask: Any, runner: CellRunner, cell: Cell, place: str) -> Record:
+    if place and runner.finished(cell) is None:
+        logger.info("%s", place)
+    return runner.run(cell)
+
+
+def _works(cells: Sequence[Cell], runner: CellRunner, executor: Executor) -> list[Work]:
+    """The cells as the executor takes them."""
+    if isinstance(executor, SerialExecutor):
+        places = [f"[{n}/{len(cells)}]" if len(cells) > 1 else "" for n in range(1, len(cells) + 1)]
+        return [Work(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(cells, places, strict=True)]
+    if executor.shares_files:
+        folder = str(runner.store.folder)
+        return [Work(cell.title(), run_cell, (cell, folder, runner.force), tag=cell) for cell in cells]
+    from recbole_llm.bench.shipping import Shipper
+
+    ship = Shipper(executor, runner)
+    return [Work(cell.title(), run_cell_away, (cell, ship(cell)), tag=cell) for cell in cells]
+
+
+def _record(outcome: Outcome, runner: CellRunner, lone: bool) -> Record:
+    """The record of a cell that was run: its own, or one that says why there is none."""
+    cell: Cell = outcome.work.tag
+    if outcome.error is not None:
+        logger.debug("%s", cell.title(), exc_info=outcome.error)
+        if lone and not isinstance(outcome.error, WorkError):
+            raise outcome.error
+        return _failed(cell, runner, outcome.reason)
+    if isinstance(outcome.value, Record):
+        return outcome.value
+    return runner.store.unpack(outcome.value)
 
 
 def _failed(cell: Cell, runner: CellRunner, reason: str) -> Record:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -60,6 +60,18 @@ class ResultStore:
             if other != path:
                 other.unlink(missing_ok=True)
         return path
+
+    def pack(self, record: Record) -> dict[str, bytes]:
+        """A record's files by their paths in the folder, to be sent to another store."""
+        paths = self.path(record).parent.glob(f"*-{record.key}.*")
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
+
+    def unpack(self, files: Mapping[str, bytes]) -> Record:
+        """Write what another store packed, the record last."""
+        for name in sorted(files, key=lambda name: name.endswith(".json")):
+            with whole_file(self.folder / name) as stream:
+                stream.write(files[name])
+        return Record.model_validate_json(files[next(name for name in files if name.endswith(".json"))])
 
     def ranks_path(self, record: Record) -> Path:
         """Where a record's ranks lie or will lie."""

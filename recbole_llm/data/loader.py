@@ -169,6 +169,7 @@ class TrainLoader:
         times = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
         self.step = max(int(config["train_batch_size"]) // times, 1)
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
+        self._rank, self._world = 0, 1
         self.sampler: NegativeSampler | None = None
         if self.negatives:
             data = table.dataset.table
@@ -190,7 +191,14 @@ class TrainLoader:
         count = len(self.rows)
         order = torch.randperm(count, generator=self.generator).numpy() if self.shuffle else np.arange(count)
         for begin in range(0, count, self.step):
-            yield self.batch(self.rows[order[begin : begin + self.step]])
+            rows = self.rows[order[begin : begin + self.step]]
+            yield self.batch(rows[self._rank :: self._world] if len(rows) >= self._world else rows)
+
+    def share(self, rank: int, world: int, seed: int) -> None:
+        """Yield the ``rank``-th of ``world`` parts of each batch from now on, with negatives of its own."""
+        self._rank, self._world = rank, world
+        if self.sampler is not None:
+            self.sampler.reseed(seed + rank)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Random states, for a checkpoint that resumes exactly."""

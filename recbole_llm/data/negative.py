@@ -50,6 +50,10 @@ class NegativeSampler:
             weights[0] = 0.0
             self._cumulative = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
 
+    def reseed(self, seed: int) -> None:
+        """Begin the draws anew."""
+        self._generator.manual_seed(seed)
+
     def state(self) -> torch.Tensor:
         """State of the random generator, for checkpoints."""
         return self._generator.get_state()

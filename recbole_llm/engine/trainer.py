@@ -18,6 +18,7 @@ import recbole_llm.compat
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
+from recbole_llm.engine.compiling import compile_layers
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -59,6 +60,8 @@ class BenchTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
+        if config["compile"] != "none":
+            compile_layers(model, config["compile"])
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
@@ -107,7 +110,7 @@ class BenchTrainer(Trainer):
                 losses = loss_func(batch)
             parts = losses if isinstance(losses, tuple) else (losses,)
             loss: Any = sum(parts[1:], parts[0])
-            (loss / together if together > 1 else loss).backward()
+            self._reduced(loss / together if together > 1 else loss).backward()
             detached = [part.detach() for part in parts]
             total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
             count += 1
@@ -115,10 +118,18 @@ class BenchTrainer(Trainer):
                 self._step()
         if count % together:
             self._step()
-        values = tuple(float(part) / count for part in total)
+        values = self._means(total, count)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
+
+    def _reduced(self, loss: Any) -> Any:
+        """The loss to be differentiated; ``engine.distributed`` averages its gradient over processes."""
+        return loss
+
+    def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
+        """Sums over batches as means."""
+        return tuple(float(part) / count for part in total)
 
     def _step(self) -> None:
         """One step of the optimiser over the gradients that were summed."""
@@ -211,6 +222,7 @@ class BenchTrainer(Trainer):
                 "next_epoch": epoch + 1,
                 "model": checkpoint.model_state(self.model),
                 "optimizers": {name: value.state_dict() for name, value in self._optimizers().items()},
+                "schedulers": {name: value.state_dict() for name, value in self._schedulers().items()},
                 "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
                 "random": checkpoint.random_state(),
                 "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
@@ -226,6 +238,12 @@ class BenchTrainer(Trainer):
         found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
         return {name: value for name, value in found.items() if name != "optimizer"} or found
 
+    def _schedulers(self) -> dict[str, torch.optim.lr_scheduler.LRScheduler]:
+        """Learning-rate schedulers that a special trainer or a model has."""
+        kind = torch.optim.lr_scheduler.LRScheduler
+        owners = {"trainer": vars(self), "model": vars(self.model)}
+        return {f"{o}.{name}": v for o, found in owners.items() for name, v in found.items() if isinstance(v, kind)}
+
     def resume(self, train_data: Any) -> bool:
         """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
         path = self.folder / "last.pt"
@@ -235,6 +253,8 @@ class BenchTrainer(Trainer):
         checkpoint.restore_model(self.model, state["model"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
+        for name, scheduler in self._schedulers().items():
+            scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
         if state["loader"] is not None:

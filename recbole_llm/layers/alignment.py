@@ -36,3 +36,22 @@ def info_nce(anchor: torch.Tensor, positive: torch.Tensor, temperature: float) -
 def cosine_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors."""
     return (1.0 - F.cosine_similarity(first, second, dim=1)).mean()
+
+
+def soft_target_alignment(first: torch.Tensor, second: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """In-batch contrast whose targets are the similarities within both views (ISRF's released code).
+
+        logits = X Y^T / tau,  T = softmax(tau (X X^T + Y Y^T) / 2)
+        mean_b 1/2 [ CE(logits, T) + CE(logits^T, T^T) ],  CE(a, t) = -sum_j t_j log softmax(a)_j
+
+    Without normalisation, and with gradients through the targets, as released.
+
+    Args:
+        first, second: ``(B, d)``, X and Y.
+        temperature: tau.
+    """
+    logits = first @ second.T / temperature
+    targets = (temperature * (first @ first.T + second @ second.T) / 2).softmax(dim=-1)
+    forth = -(targets * logits.log_softmax(dim=-1)).sum(dim=1)
+    back = -(targets.T * logits.T.log_softmax(dim=-1)).sum(dim=1)
+    return ((forth + back) / 2).mean()

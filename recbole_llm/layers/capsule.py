@@ -56,14 +56,16 @@ class CapsuleRouting(nn.Module):
             self.linear = nn.Linear(size, size * (interests if transform == "interest" else 1), bias=False)
 
     def _transformed(self, items: torch.Tensor) -> torch.Tensor:
+        """``u`` ``(B, K, L, d)``, or ``(B, L, d)`` where all interests share one map."""
         batch, length, size = items.shape
         if self.transform == "position":
             made = torch.einsum("lod,bld->blo", self.weight[:length], items)
-            return made.view(batch, length, self.interests, size).transpose(1, 2)
-        made = self.linear(items)
-        if self.transform == "interest":
-            return made.view(batch, length, self.interests, size).transpose(1, 2)
-        return made[:, None].expand(-1, self.interests, -1, -1)
+        else:
+            made = self.linear(items)
+        if self.transform == "shared":
+            return made
+        # Every round reads it: laid out once as the products want it.
+        return made.view(batch, length, self.interests, size).transpose(1, 2).contiguous()
 
     def _first_logits(self, items: torch.Tensor) -> torch.Tensor:
         batch, length, _ = items.shape
@@ -86,10 +88,20 @@ class CapsuleRouting(nn.Module):
                 weights = logits.masked_fill(~visible, -torch.inf).softmax(dim=2)
             else:
                 weights = logits.softmax(dim=2) * visible
-            interest = squash(torch.einsum("bkl,bkld->bkd", weights, transformed if last else fixed))
+            interest = squash(_weighted(weights, transformed if last else fixed))
             if not last:
-                logits = logits + torch.einsum("bkld,bkd->bkl", fixed, interest)
+                logits = logits + _agreement(fixed, interest)
         return interest
+
+
+def _weighted(weights: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
+    """``sum_l c_{k,l} u_{k,l}`` ``(B, K, d)``."""
+    return weights @ made if made.dim() == 3 else (weights[:, :, None] @ made).squeeze(2)
+
+
+def _agreement(made: torch.Tensor, interest: torch.Tensor) -> torch.Tensor:
+    """``u_{k,l} . v_k`` ``(B, K, L)``."""
+    return interest @ made.transpose(1, 2) if made.dim() == 3 else (made @ interest[:, :, :, None]).squeeze(3)
 
 
 class SelfAttentiveInterests(nn.Module):

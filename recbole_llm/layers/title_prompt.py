@@ -9,7 +9,7 @@ from torch import nn
 
 from recbole_llm.layers.packing import Packed, TokenTable, join_pieces
 
-Tokenise = Callable[[str], list[int]]
+Tokenise = Callable[[list[str]], list[list[int]]]
 BEFORE, AFTER = "Session so far:", " The next item is"
 OFFERED, ASKED = " Candidates:", " The number of the next item is"
 
@@ -19,15 +19,13 @@ class TitlePrompt(nn.Module):
 
     Args:
         titles: text of each item, that of item 0 first.
-        tokenise: from text to token ids, without special tokens.
+        tokenise: from texts to token ids, without special tokens.
         title_tokens: tokens of a title that are kept.
         max_items: titles of a prompt, the last ones of a history.
         max_tokens: tokens of titles in a prompt; the oldest titles are left out first.
         end: id of the token that ends a text.
         labels: what candidates are called (``index`` head); none elsewhere.
     """
-
-    semicolon: torch.Tensor
 
     def __init__(
         self,
@@ -41,13 +39,15 @@ class TitlePrompt(nn.Module):
     ) -> None:
         super().__init__()
         self.max_items, self.max_tokens = max_items, max_tokens
-        bare = [tokenise(" " + title)[:title_tokens] if title else [] for title in titles]
-        semicolon, full_stop = tokenise(";")[-1], tokenise(".")[-1]
-        self.full_stop = full_stop
+        bare = [
+            tokens[:title_tokens] if title else []
+            for tokens, title in zip(tokenise([" " + title for title in titles]), titles, strict=True)
+        ]
+        semicolon, self.full_stop = (tokens[-1] for tokens in tokenise([";", "."]))
         self.session = TokenTable([[*tokens, semicolon] if tokens else [] for tokens in bare])
         self.continuation = TokenTable([[*tokens, end] if tokens else [] for tokens in bare])
-        self.fixed = TokenTable([tokenise(text) for text in (BEFORE, AFTER, OFFERED, ASKED)])
-        self.labels = TokenTable([tokenise(f" {label}.") for label in labels]) if labels else None
+        self.fixed = TokenTable(tokenise([BEFORE, AFTER, OFFERED, ASKED]))
+        self.labels = TokenTable(tokenise([f" {label}." for label in labels])) if labels else None
 
     def history(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``(B, S, W)`` and lengths ``(B, S)`` of the last titles of each history, oldest first."""

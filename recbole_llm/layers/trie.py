@@ -42,7 +42,7 @@ class ItemTrie(nn.Module):
         ):
             raise ValueError("the items' token sequences must be distinct and not empty")
         longest = max(map(len, sequences))
-        number = {(): 0}
+        number: dict[tuple[int, ...], int] = {(): 0}
         allowed: list[dict[int, None]] = [{}]
         for sequence in sequences:
             for place, token in enumerate(sequence):
@@ -67,9 +67,9 @@ class ItemTrie(nn.Module):
         for prefix, node in number.items():
             for place in range(len(prefix) + 1):
                 ancestors[node, place] = number[prefix[:place]]
-        token = torch.tensor([prefix[-1] if prefix else start for prefix in number])
         edge_node, edge_token = torch.tensor(edges).T.contiguous()
-        values = {"token": token, "depth": depth, "ancestors": ancestors, "steps": steps}
+        leads = torch.tensor([prefix[-1] if prefix else start for prefix in number])
+        values = {"token": leads, "depth": depth, "ancestors": ancestors, "steps": steps}
         values |= {"edge_node": edge_node, "edge_token": edge_token}
         for name, value in values.items():
             self.register_buffer(name, value, persistent=False)
@@ -109,6 +109,8 @@ class ItemTrie(nn.Module):
             first, last = self._edge_begin[begin], self._edge_begin[min(begin + per, nodes)]
             values[:, first:last] = piece[:, self.edge_node[first:last] - begin, self.edge_token[first:last]]
         values = torch.cat([values, values.new_zeros(rows, 1)], dim=1)
-        scores = values[:, self.steps].sum(dim=2)
+        scores = values[:, self.steps[:, 0]]
+        for place in range(1, self.steps.shape[1]):
+            scores = scores + values[:, self.steps[:, place]]
         scores[:, 0] = -torch.inf
         return scores

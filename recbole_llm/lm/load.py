@@ -3,7 +3,7 @@
     lm: scratch            a small model with random weights and a tokenizer of the dataset's own text
     lm: path/to/folder     a folder as ``save_pretrained`` writes it (config.json, *.safetensors, tokenizer)
     lm: path/to/file.gguf  a GGUF file that transformers reads
-    lm: org/name           a name of the Hugging Face hub; downloaded, where it is not in the cache, since it is asked for
+    lm: org/name           a name of the Hugging Face hub; asked for by name, it is downloaded if the cache lacks it
 
 Weights are read from safetensors or GGUF, never from pickles; code that comes with a model is never run.
 """
@@ -78,8 +78,8 @@ def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Map
 def _options(kind: str) -> str:
     example = "gpt2" if kind == CAUSAL else "google-t5/t5-small"
     return (
-        f"Use {SCRATCH} (a small model, untrained), a folder with config.json and *.safetensors, a .gguf file, or a name "
-        f"such as {example} that this machine has in its cache or can download."
+        f"Use {SCRATCH} (a small model, untrained), a folder with config.json and *.safetensors, a .gguf file, or a "
+        f"name such as {example} that this machine has in its cache or can download."
     )
 
 
@@ -120,6 +120,7 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
             decoder_start_token_id=tokenizer.pad_token_id,
             **ends,
         )
+        config._attn_implementation = "eager"  # the fused kernel takes no position bias on a CPU and is slower
         made = transformers.T5ForConditionalGeneration(config)
     architecture = "GPT-2" if kind == CAUSAL else "T5"
     return LanguageModel(made, tokenizer, f"{SCRATCH} {architecture} {layers}x{size}")
@@ -137,7 +138,7 @@ def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> La
             tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
             safe = {} if "gguf_file" in options else {"use_safetensors": True}
             model = auto.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, **safe, **options)
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as error:
+    except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
         if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
         raise UserError(f"--lm={name} cannot be loaded ({_first_line(error)}). {_options(kind)}") from error

@@ -39,7 +39,7 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
     )
 
 
-def tokens_of(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text without any special token."""
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+def tokens_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """Ids of some texts without any special token."""
+    found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return found

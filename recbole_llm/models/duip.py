@@ -2,7 +2,7 @@
 
 An LSTM reads the session, its last state becomes a soft prompt of a causal language model, a hard prompt lists the
 titles, and the model's last state ranks the items. Symbols: ``t`` session length, ``h_t`` the LSTM's last state, ``f``
-from it to ``n_p`` soft tokens, ``o`` the language model's state at the last token, ``s_i`` frozen vector of title ``i``.
+from it to ``n_p`` soft tokens, ``o`` the language model's last state, ``s_i`` frozen vector of title ``i``.
 
      x_t = [E_id(i_t) ; W_txt s_{i_t}],   h_t = LSTM(x_1 .. x_t)
      P = scale * LayerNorm(f(h_t))                           f: a line, or two with GELU between
@@ -42,7 +42,7 @@ PAIRS = 4096  # prompts with a title that pass the language model at once (head 
 
 
 class SoftPrompt(nn.Module):
-    """``P = scale * LayerNorm(f(h))``, ``(B, d_h)`` to ``(B, n_p, d)``; the scale starts at that of the word vectors."""
+    """``P = scale * LayerNorm(f(h))``, ``(B, d_h)`` to ``(B, n_p, d)``; the scale starts at the words' own."""
 
     def __init__(self, size: int, count: int, dim: int, form: str, scale: float) -> None:
         super().__init__()
@@ -88,11 +88,11 @@ class DUIP(SequentialRecommender):
         self.text_out = nn.Linear(vectors.shape[1], size, bias=False) if vectors is not None else None
 
         if self.soft_tokens or not self.use_lm:
-            text_in = vectors is not None and bool(config["text_in_lstm"])
-            self.text_in = nn.Linear(vectors.shape[1], size, bias=False) if text_in else None
+            text = vectors if config["text_in_lstm"] else None
+            self.text_in = nn.Linear(text.shape[1], size, bias=False) if text is not None else None
             self.dropout = nn.Dropout(float(config["dropout_prob"]))
             layers = int(config["num_layers"])
-            self.lstm = nn.LSTM(size * (2 if text_in else 1), hidden, layers, batch_first=True)
+            self.lstm = nn.LSTM(size * (1 if text is None else 2), hidden, layers, batch_first=True)
         width = hidden
         if self.use_lm:
             width = self._add_language_model(config, titles, hidden)
@@ -134,13 +134,13 @@ class DUIP(SequentialRecommender):
         words = self.lm.get_input_embeddings().weight
         self.n_offered = 0 if self.head != "index" else int(config["candidates"]) + 1
         labels = [str(number + 1) for number in range(self.n_offered)]
-        first = [tokens_of(lm.tokenizer, f" {label}")[-1] for label in labels]
-        if len(set(first)) < len(first):
+        first = [tokens[-1] for tokens in tokens_of(lm.tokenizer, [f" {label}" for label in labels])]
+        if len(set(first)) < len(first):  # numbers of two tokens that end alike, such as 1 and 11
             raise UserError(f"head: index: {lm.label} has no single token for each of the numbers to {self.n_offered}.")
         self.register_buffer("label_tokens", torch.tensor(first, dtype=torch.int64), persistent=False)
         self.prompt = TitlePrompt(
             titles,
-            lambda text: tokens_of(lm.tokenizer, text),
+            lambda texts: tokens_of(lm.tokenizer, texts),
             title_tokens=int(config["title_tokens"]),
             max_items=int(config["prompt_items"]),
             max_tokens=int(config["prompt_tokens"]),
@@ -259,7 +259,7 @@ class DUIP(SequentialRecommender):
         if self.head == "item":
             output, table = self._with_bias(self.forward(item_seq, length))
             return output @ table.T
-        listed = interaction["candidates"] if "candidates" in interaction else None
+        listed = interaction["candidates"] if "candidates" in interaction else None  # noqa: SIM401 - no dict
         state = self._state(item_seq, length)
         if self.head == "index":
             if listed is None or listed.shape[1] != self.n_offered:

@@ -91,6 +91,27 @@ class OpenInterests(BaseModel):
         return value
 
 
+Paragraph = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=4000)]
+
+
+class SummaryAnswer(BaseModel):
+    """ISRF: who might like or dislike an item, or what a user likes or dislikes, and why."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    summarization: Paragraph = Field(description="the conclusion alone")
+    reasoning: str = Field(default="", max_length=8000, description="what it rests on")
+
+
+class FeatureAnswer(BaseModel):
+    """ISRF: the features of an item that its likers and dislikers point to, and why."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    feature: Paragraph = Field(description="the features alone")
+    reasoning: str = Field(default="", max_length=8000, description="what they rest on")
+
+
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|$)|^.*?</think>", flags=re.S | re.I)
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?(.*?)(?:```|$)", flags=re.S)
 _REFUSALS = (

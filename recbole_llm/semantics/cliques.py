@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-PAIRS = 2_000_000_000  # products of a search; beyond it the most popular items are left out of the search
+PAIRS = 200_000_000  # products of a search; beyond it the most popular items are left out of the search
 BLOCK = 5_000_000  # products of one block of rows
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]

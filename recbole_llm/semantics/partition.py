@@ -48,7 +48,7 @@ def partitions(
         context: where to ask, or by which rule.
         lists: keys and item ids; keys are taken one by one.
         title: of the progress bar.
-        facts: what was asked and what came of it is added here.
+        facts: how many lists were asked about, and how many the rule had to fill, is added here.
     """
     if context.endpoint is None:
         groups = Grouping(context)
@@ -121,11 +121,13 @@ def _asked(
 
         return (yield from ask(prompt, data, parse, counts))
 
+    facts["asked"] = len(lists)
+    groups = Grouping(context) if context.fills else None
     for key, found in context.answer_all(lists, script, title):
+        if found is None and groups is not None:
+            found = groups.interests(lists[key])
+            facts["filled"] = facts.get("filled", 0) + 1
         yield key, found or []
-    facts.update(
-        prompt=f"{prompt.id}@{prompt.version}", prompt_sha256=prompt.sha256, asked=len(lists), counts=context.counts
-    )
 
 
 def read_groups(answer: InterestGroups, size: int, counts: Counter[str]) -> list[Interest]:

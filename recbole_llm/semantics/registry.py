@@ -9,6 +9,7 @@ from recbole_llm.semantics.features.exemplars import Exemplars
 from recbole_llm.semantics.features.intent import Intents
 from recbole_llm.semantics.features.interests import Interests
 from recbole_llm.semantics.features.item_texts import ItemTextIds
+from recbole_llm.semantics.features.reasoning import ItemReasoning, UserReasoning
 from recbole_llm.semantics.features.synthesised import SynthesisedUsers
 
 _ALL: tuple[Feature, ...] = (
@@ -19,5 +20,7 @@ _ALL: tuple[Feature, ...] = (
     Interests(),
     SynthesisedUsers(),
     Exemplars(),
+    ItemReasoning(),
+    UserReasoning(),
 )
 FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}

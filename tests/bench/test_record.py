@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from recbole_llm.bench.record import SCHEMA, MetricValue, Record, SemanticFacts
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.bench.tables import render
 from tests.bench.records import record_of
 
 
@@ -65,3 +69,25 @@ def test_the_label_says_where_the_semantics_came_from(
 def test_the_schema_is_documented_as_json() -> None:
     schema = Record.model_json_schema()
     assert {"key", "model", "dataset", "protocol", "seed"} <= set(schema["required"])
+
+
+# ---- older versions --------------------------------------------------------------------------------
+
+
+def test_a_record_of_the_first_version_is_read_and_shown(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    (folder := store.folder / "ml-100k" / "loo").mkdir(parents=True)
+    shutil.copy(Path(__file__).parent / "data" / "record-schema-1.json", folder / "Pop-s2020-10b56554072427e2.json")
+    (record,) = store
+    assert record.schema_version == SCHEMA
+    assert store.find("10b56554072427e2") == record
+    assert record.metric("ndcg@10") == pytest.approx(0.0399, abs=1e-4)
+    assert not record.metrics["giniindex@10"].higher_is_better
+    assert record.metrics["ndcg@10"].higher_is_better
+    assert "0.0399" in render([record], store=store)
+
+
+@pytest.mark.parametrize("metrics", [[], {"hit@10": 0.5}, "x"])
+def test_a_broken_record_of_the_first_version_is_a_broken_record(metrics: object) -> None:
+    with pytest.raises(ValidationError):
+        Record.model_validate({**record_of().model_dump(), "schema_version": 1, "metrics": metrics})

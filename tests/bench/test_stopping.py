@@ -13,6 +13,8 @@ import pytest
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.runner import run
 from recbole_llm.bench.store import ResultStore
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.ranks import Ranks
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {
@@ -44,9 +46,9 @@ class Pausing(GRU4Rec):
 '''
 
 
-def start(**environment: str) -> subprocess.Popen[str]:
+def start(*more: str, **environment: str) -> subprocess.Popen[str]:
     """The command line in a process of its own, training a model that can pause."""
-    words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items())]
+    words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items()), *more]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run_benchmark.py"), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -109,3 +111,49 @@ def in_one_go(monkeypatch: pytest.MonkeyPatch) -> Record:
     )
     sys.modules.pop("pausing_model")
     return record
+
+
+def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
+    """``kill -9`` in the second of three cells: the first is not run again, and every record is whole."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start("--seeds=3", PAUSE_AT="34")  # 24 batches a cell: in the third epoch of the second
+    stop(first, signal.SIGKILL)
+    (done,) = Path("results").rglob("*.json")
+    before = done.stat().st_mtime_ns
+
+    second = start("--seeds=3")
+    _, messages = second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert "1 of 3 results are present already" in messages
+    assert messages.count("running Pausing") == 2
+    assert messages.count("continuing after epoch 2") == 1
+    assert done.stat().st_mtime_ns == before
+    store = ResultStore("results")
+    records = list(store)
+    assert [record.seed for record in records] == [2020, 2021, 2022]
+    for record in records:
+        assert record.status == "ok"
+        assert len(record.curve) == 6
+        assert per_case(Ranks.load(store.ranks_of(record)), "hit@10").mean() == record.metric("hit@10")
+    assert not list(Path("results").rglob(".*"))
+
+
+def test_two_processes_never_train_one_cell_at_once(tiny: Path) -> None:
+    """The second waits for the first; where that one is killed, it goes on from its checkpoint."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start(PAUSE_AT="10")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "pausing\n"
+    second = start()
+    assert second.stderr is not None
+    messages = []
+    while not messages or "another process is at" not in messages[-1]:
+        messages.append(second.stderr.readline())
+        assert messages[-1], "the second process did not wait"
+    first.kill()
+    first.communicate(timeout=120)
+    _, rest = second.communicate(timeout=120)
+    assert second.returncode == 0
+    assert "continuing after epoch 2" in rest
+    (record,) = ResultStore("results")
+    assert len(record.curve) == 6

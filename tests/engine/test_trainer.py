@@ -110,6 +110,30 @@ def test_interrupted_and_resumed_training_equals_uninterrupted(training, saved_e
     assert second.numbers() == whole.numbers()
 
 
+def test_a_learning_rate_schedule_goes_on_where_it_was(training, saved_each_epoch):
+    def scheduled(folder, stop=None):
+        made = training(folder=folder, epochs=5)
+        made.trainer.schedule = torch.optim.lr_scheduler.StepLR(made.trainer.optimizer, step_size=2, gamma=0.1)
+
+        def on_epoch(epoch, score):
+            made.trainer.schedule.step()
+            if epoch + 1 == stop:
+                raise StoppedError
+
+        made.trainer.on_epoch = on_epoch
+        return made
+
+    whole = scheduled("whole").fit()
+    first = scheduled("broken", stop=4)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = scheduled("broken")
+    assert second.trainer.resume(second.train_data)
+    assert second.trainer.schedule.last_epoch == 3
+    assert second.fit().numbers() == whole.numbers()
+    assert second.trainer.optimizer.param_groups[0]["lr"] == whole.trainer.optimizer.param_groups[0]["lr"]
+
+
 def test_training_that_stops_within_an_epoch_resumes_before_it(training, saved_each_epoch):
     whole = training(folder="whole").fit()
     first = training(folder="broken", train_batch_size=128)

@@ -29,7 +29,8 @@ def filled(module: nn.Module) -> nn.Module:
 
 def plain_routing(module: CapsuleRouting, row: torch.Tensor) -> torch.Tensor:
     """Interests ``(K, d)`` of one history ``(n, d)`` without padding, by the loop of the paper."""
-    made = module._transformed(row[None])[0]  # (K, n, d)
+    made = module._transformed(row[None])  # (1, K, n, d), or (1, n, d) for one shared map
+    made = made.expand(K, -1, -1) if module.transform == "shared" else made[0]
     logits = torch.zeros(made.shape[:2])
     for _ in range(module.rounds):
         weights = logits.softmax(dim=1)

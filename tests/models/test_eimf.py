@@ -113,6 +113,18 @@ def test_with_all_off_it_is_its_backbone(workshop: Any, off: dict[str, Any]) -> 
     assert train(eimf, batch_of(prepared)) == train(remi, batch_of(prepared))
 
 
+def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(workshop: Any) -> None:
+    scores = []
+    for switch in ({"alignment_weight": 0.0}, {"esim": False}, {"semantic_weight": 0.0}):
+        prepared = workshop(**switch)
+        model = built(prepared)
+        train(model, batch_of(prepared))
+        with torch.no_grad():
+            scores.append(model.eval().full_sort_predict(test_cases(prepared)))
+    assert torch.equal(scores[0], scores[1])
+    assert not torch.allclose(scores[0], scores[2])
+
+
 @pytest.mark.parametrize(
     "switch",
     [

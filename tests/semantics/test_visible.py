@@ -33,7 +33,8 @@ TABLE = table_of([1, 2, 3, 9, 4, 6, 10, 5, 7, 3, 8, 12, 2, 6, 5, 9, 4, 11, 3, 6]
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_no_target_of_validation_or_test_is_visible(name: str) -> None:
-    split = split_interactions(TABLE, {"split": name, "protocol": name})
+    held_out = {"valid": np.array([TABLE.n_users - 1]), "test": np.array([TABLE.n_users])}
+    split = split_interactions(TABLE, {"split": name, "protocol": name, "held_out": held_out})
     ends = visible_ends(TABLE, split)
     rows = np.arange(len(TABLE))
     visible = rows < ends[TABLE.user]

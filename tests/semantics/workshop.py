@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +88,11 @@ def user_rows(lines: list[str]) -> dict[str, list[int]]:
     return {user: own for user, own in ordered.items() if len({time[n] for n in own}) == len(own)}
 
 
-def plant(inter: Path, from_the_end: int) -> str:
+def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -> str:
     """Give one user another item at a place counted from the end (1 is the test item); returns the user.
 
-    The items keep their ids: neither the old nor the new one appears first in the line that is changed.
+    ``among`` names the users to choose from. The items keep their ids: neither the old nor the new one appears first
+    in the line that is changed.
     """
     lines = inter.read_text(encoding="utf-8").splitlines()
     cells = [line.split("\t") for line in lines]
@@ -98,6 +100,8 @@ def plant(inter: Path, from_the_end: int) -> str:
         number = own[-from_the_end]
         earlier = {cells[n][1] for n in range(1, number)}
         new = sorted(earlier - {cells[n][1] for n in own})
+        if among is not None and user not in among:
+            continue
         if len(own) >= 5 and cells[number][1] in earlier and new:
             cells[number][1] = new[0]
             inter.write_text("".join("\t".join(row) + "\n" for row in cells), encoding="utf-8")

@@ -113,12 +113,16 @@ def _asked(
         titles = [context.items.title[item] for item in histories[row]]
         return (yield from ask(prompt, titles, _texts, counts))
 
+    facts["asked"] = len(histories)
+    gaps = {}
     for row, texts in context.answer_all(histories, script, "interests of exemplars"):
         if texts is not None:
             yield row, texts
-    facts.update(
-        prompt=f"{prompt.id}@{prompt.version}", prompt_sha256=prompt.sha256, asked=len(histories), counts=context.counts
-    )
+        elif context.fills:
+            gaps[row] = histories[row]
+    if gaps:
+        facts["filled"] = len(gaps)
+        yield from _offline(context, gaps)
 
 
 def _texts(answer: Any) -> list[str]:

@@ -45,6 +45,7 @@ class SynthesisedUsers:
         "covering_budget",
     )
     files: ClassVar[tuple[str, ...]] = ("synuser",)
+    visible: ClassVar[str] = "training"
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each item of a synthesised user that has an interest."""

@@ -1,0 +1,179 @@
+"""``tune``: the same search for every model, then the best settings with several seeds.
+
+A search sees training and validation data alone; the test cases are ranked once, by the runs that come after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.executors import Executor, Outcome, Work, open_executor
+from recbole_llm.bench.progress import Bars
+from recbole_llm.bench.record import Record
+from recbole_llm.bench.runner import expand, parse_seeds, run_cells
+from recbole_llm.bench.space import space_of
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.bench.study import Budget, Heart, Study, open_storage
+from recbole_llm.bench.works import make_features, run_trial, run_trial_away
+from recbole_llm.errors import UserError
+from recbole_llm.files import make_folder, one_process_at_a_time
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0  # how often a process looks for trials that others have lost
+
+
+def tune(
+    model: Any,
+    dataset: Any,
+    protocol: Any = None,
+    trials: int = 50,
+    seeds: Any = None,
+    semantics: Any = None,
+    config_files: Sequence[str | Path] = (),
+    results_dir: str | Path | None = None,
+    storage: str | None = None,
+    space: str | Path | None = None,
+    trial_epochs: int | None = None,
+    trial_minutes: float | None = None,
+    pruner: str = "median",
+    quiet: bool = True,
+    workers: int | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    gpus: float | None = None,
+    **overrides: Any,
+) -> tuple[list[Record], list[Study]]:
+    """Search each model's settings with the same budget, then run the best ones.
+
+    Args:
+        model, dataset, protocol, semantics, config_files, results_dir: as :func:`~recbole_llm.bench.runner.run`
+            has them; there is one study for each combination.
+        trials: of each study, the defaults included.
+        seeds: for the runs with the best settings.
+        storage: see :func:`~recbole_llm.bench.study.open_storage`. Processes with the same storage and settings
+            share their studies.
+        space: the user's search space for a single model.
+        trial_epochs, trial_minutes: limits of a trial; training with the best settings has the models' own.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        quiet: no progress bars.
+        workers, executor, ray_address, gpus: see :func:`~recbole_llm.bench.executors.open_executor`.
+        **overrides: any setting; it is fixed and leaves the search space.
+
+    Returns:
+        The records of the tuned runs, and the studies.
+
+    Raises:
+        UserError: an unknown name, key or space, before anything runs.
+    """
+    if results_dir is not None:
+        overrides["results_dir"] = str(results_dir)
+    cells = expand(model, dataset, protocol, None, semantics, config_files, overrides)
+    if any(cell.settings["engine"] != "fast" for cell in cells):
+        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
+    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
+        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
+    if space is not None and len({cell.settings.method.name for cell in cells}) > 1:
+        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
+    spaces = [space_of(cell.settings, None if space is None else Path(space)) for cell in cells]
+    seeds_of = [parse_seeds(seeds, int(cell.settings["seed"])) for cell in cells]
+    budget = Budget(trials, trial_epochs, None if trial_minutes is None else 60 * trial_minutes, pruner)
+    store = ResultStore(cells[0].settings["results_dir"])
+    make_folder(store.folder)
+    kept = open_storage(storage, store.folder)
+    studies = [Study(cell, s, budget, kept) for cell, s in zip(cells, spaces, strict=True)]
+    runner = CellRunner(store, Bars(not quiet))
+    with open_executor(executor, workers, ray_address, gpus) as chosen:
+        search(studies, chosen, runner)
+        tuned = [study.tuned_cell(seed) for study, of in zip(studies, seeds_of, strict=True) for seed in of]
+        return run_cells(tuned, runner, chosen), studies
+
+
+def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> None:
+    """Run the trials of all studies until their budgets are spent, by this process and by any others.
+
+    Raises:
+        UserError: the semantic features of a model cannot be made.
+    """
+    _make_features([study.cell for study in studies if not study.is_done], runner)
+    send = _sender(executor, runner)
+    with Heart(studies):
+        while True:
+            for study in sorted(studies, key=lambda study: len(study.running)):
+                if executor.free and (trial := study.next()) is not None:
+                    executor.submit(_work(study, trial, send))
+                    break
+            else:
+                outcome = executor.next(LOOK_SECONDS)
+                if outcome is not None:
+                    study, trial = outcome.work.tag
+                    study.finish(trial, outcome)
+                    _log(study, trial, outcome)
+                elif not executor.under_way:
+                    if all(study.is_done for study in studies):
+                        return
+                    time.sleep(LOOK_SECONDS)  # the rest runs in other processes
+
+
+def _make_features(cells: Iterable[Cell], runner: CellRunner) -> None:
+    """Stage one and features once for all trials; another process of the search finds them made."""
+    for cell in cells:
+        if cell.settings["semantics"] != "none":
+            with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
+                make_features([cell], runner)
+
+
+def _sender(executor: Executor, runner: CellRunner) -> Any:
+    if executor.shares_files:
+        return None
+    from recbole_llm.bench.shipping import Shipper
+
+    return Shipper(executor, runner)
+
+
+def _work(study: Study, trial: Any, send: Any) -> Work:
+    cell = study.cell_of(trial)
+
+    def answer(message: tuple[int, float]) -> bool:
+        return study.report(trial, *message)
+
+    title = f"trial {trial.number} of {study.name}"
+    if send is None:
+        return Work(title, run_trial, (cell, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
+    return Work(title, run_trial_away, (cell, send(study.cell), study.budget.seconds), answer, (study, trial))
+
+
+def _log(study: Study, trial: Any, outcome: Outcome) -> None:
+    values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
+    if outcome.error is not None:
+        result = f"failed: {outcome.reason}"
+    else:
+        score = "no score" if outcome.value.score is None else f"{outcome.value.score:.4f}"
+        result = score + (f", pruned after {outcome.value.epochs} epochs" if outcome.value.pruned else "")
+    name = study.cell.settings.method.name
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, result, values)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary(studies: Iterable[Study]) -> str:
+    """For each study what was found, as text."""
+    return "\n".join(line for study in studies for line in _lines(study))
+
+
+def _lines(study: Study) -> tuple[str, str]:
+    ended, best = study.ended(), study.best()
+    states = [trial.state.name for trial in ended]
+    counts = [(states.count("PRUNED"), "pruned"), (states.count("FAIL"), "failed")]
+    told = "".join(f", {count} {word}" for count, word in counts if count)
+    default = f" (defaults {ended[0].value:.4f})" if states[0] == "COMPLETE" else ""
+    found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(best).items())
+    score = f"validation {study.cell.settings['valid_metric']} {best.value:.4f}{default}"
+    return f"{study.name}: {len(ended)} trials{told}", f"  {score}: {found or 'nothing to search'}"

@@ -1,0 +1,132 @@
+"""Paired tests over users."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.evaluation.significance import Family, per_user
+
+USERS = 400
+
+
+def ranks_of(higher: np.ndarray, users: np.ndarray | None = None) -> Ranks:
+    """Ranks of cases with one target each."""
+    count = len(higher)
+    return Ranks(
+        user=np.arange(count) if users is None else users,
+        offsets=np.arange(count + 1),
+        item=np.ones(count, dtype=np.int32),
+        higher=higher.astype(np.int32),
+        tied=np.zeros(count, dtype=np.int32),
+        history=np.ones(count, dtype=np.int32),
+        train_count=np.ones(count, dtype=np.int32),
+        head=np.zeros(count, dtype=bool),
+    )
+
+
+def draw(mean: float, seed: int, shared: int = 0) -> Ranks:
+    """Places around a mean; one part is the user's own and the same for all methods."""
+    own = np.random.default_rng(shared).exponential(mean, USERS)
+    return ranks_of(own * np.random.default_rng([seed, 9]).uniform(0.5, 1.5, USERS))
+
+
+def test_a_case_counts_once_however_many_seeds() -> None:
+    runs = [draw(20, seed) for seed in (1, 2)]
+    users, values = per_user(runs, "ndcg@10")
+    assert len(users) == USERS
+    assert values == pytest.approx((per_case(runs[0], "ndcg@10") + per_case(runs[1], "ndcg@10")) / 2)
+
+
+def test_a_user_is_one_draw_and_weighs_by_the_number_of_its_cases() -> None:
+    users = np.array([1, 1, 1, 2])
+    ranks = ranks_of(np.array([0, 0, 0, 50]), users)
+    family = Family({"a": [ranks]}, "hit@10")
+    assert family.users == 2
+    assert family.interval("a").mean == 0.75  # as a table shows it
+    assert family.interval("a").low == 0.0  # both draws may be the second user
+
+
+def test_the_interval_is_about_that_of_the_normal_law() -> None:
+    runs = [draw(20, 1)]
+    values = per_case(runs[0], "ndcg@10")
+    found = Family({"a": runs}, "ndcg@10").interval("a")
+    half = 1.96 * values.std(ddof=1) / np.sqrt(USERS)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_the_deviation_is_over_seeds_and_unknown_for_one() -> None:
+    runs = [draw(20, seed) for seed in (1, 2, 3)]
+    means = [per_case(run, "ndcg@10").mean() for run in runs]
+    assert Family({"a": runs}, "ndcg@10").interval("a").deviation == pytest.approx(np.std(means, ddof=1))
+    assert np.isnan(Family({"a": runs[:1]}, "ndcg@10").interval("a").deviation)
+
+
+def test_p_values_are_those_of_scipy() -> None:
+    a, b = draw(15, 1), draw(20, 2)
+    (found,) = Family({"a": [a], "b": [b]}, "ndcg@10").compare()
+    differences = per_case(a, "ndcg@10") - per_case(b, "ndcg@10")
+    assert found.p_wilcoxon == stats.wilcoxon(differences, zero_method="pratt", method="approx").pvalue
+    assert found.p_bootstrap == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
+    assert found.effect == pytest.approx(differences.mean() / differences.std(ddof=1))
+    assert (found.greater, found.less) == ((differences > 0).sum(), (differences < 0).sum())
+
+
+def test_holm_corrects_over_the_family() -> None:
+    methods = {name: [draw(20 + 4 * n, n)] for n, name in enumerate("abcd")}
+    found = Family(methods, "ndcg@10").compare()
+    assert len(found) == 6
+    raw = np.array([max(c.p_bootstrap, c.p_wilcoxon) for c in found])
+    order = np.argsort(raw)
+    wanted = np.empty(6)
+    wanted[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(6, 0, -1)))
+    assert [c.p_holm for c in found] == pytest.approx(wanted)
+
+
+def test_equal_methods_differ_by_nothing() -> None:
+    run = draw(20, 1)
+    (found,) = Family({"a": [run], "b": [run]}, "ndcg@10").compare()
+    assert (found.difference, found.p_wilcoxon, found.p_bootstrap, found.effect) == (0, 1, 1, 0)
+    assert not found.holds
+
+
+def test_chance_alone_seldom_holds() -> None:
+    """Of 100 families of two equally good methods about five would be wrong at 5 %, with both tests fewer."""
+    wrong = 0
+    for number in range(100):
+        a, b = draw(20, 2 * number, shared=number), draw(20, 2 * number + 1, shared=number)
+        wrong += Family({"a": [a], "b": [b]}, "ndcg@10", resamples=400).compare()[0].holds
+    assert wrong <= 10
+
+
+def test_a_clear_difference_holds_and_turns_with_the_sides() -> None:
+    found = Family({"a": [draw(5, 1)], "b": [draw(40, 2)]}, "ndcg@10").compare()[0]
+    assert found.holds
+    assert found.low > 0
+    turned = found.turned()
+    assert (turned.first, turned.difference, turned.high) == ("b", -found.difference, -found.low)
+    assert (turned.greater, turned.less) == (found.less, found.greater)
+
+
+def test_families_of_several_metrics_share_their_samples() -> None:
+    methods = {"a": [draw(5, 1)], "b": [draw(9, 2)]}
+    together = Family.of_metrics(methods, ["ndcg@10", "hit@5"])
+    for metric, family in together.items():
+        alone = Family(methods, metric)
+        assert family.interval("a").low == pytest.approx(alone.interval("a").low)
+        assert [c.p_holm for c in family.compare()] == pytest.approx([c.p_holm for c in alone.compare()])
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    methods = {"a": [draw(5, 1)], "b": [draw(9, 2)]}
+    assert Family(methods, "mrr@10").compare() == Family(methods, "mrr@10").compare()
+
+
+def test_other_cases_cannot_be_compared() -> None:
+    with pytest.raises(UserError, match="different cases"):
+        Family({"a": [draw(5, 1)], "b": [draw(5, 1).select(np.arange(10))]}, "hit@1")

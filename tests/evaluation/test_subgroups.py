@@ -1,0 +1,61 @@
+"""Parts of the test cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from recbole_llm.evaluation.ranks import Ranks, item_popularity
+from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup, subgroup_means
+
+RANKS = Ranks(
+    user=np.array([1, 2, 3]),
+    offsets=np.array([0, 1, 3, 4]),  # the second case has two targets
+    item=np.array([1, 2, 3, 4], dtype=np.int32),
+    higher=np.array([0, 2, 5, 9], dtype=np.int32),
+    tied=np.zeros(4, dtype=np.int32),
+    history=np.array([2, 5, 9], dtype=np.int32),
+    train_count=np.array([50, 50, 3, 0], dtype=np.int32),
+    head=np.array([True, True, False, False]),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "users", "items"),
+    [
+        ("head items", [1, 2], [1, 2]),
+        ("tail items", [2, 3], [3, 4]),
+        ("cold items", [3], [4]),
+        ("short histories", [1, 2], [1, 2, 3]),
+        ("long histories", [3], [4]),
+    ],
+)
+def test_a_subgroup_holds_its_targets(name: str, users: list[int], items: list[int]) -> None:
+    part = subgroup(RANKS, name)
+    assert part.user.tolist() == users
+    assert part.item.tolist() == items
+
+
+def test_means_are_over_the_cases_of_the_subgroup() -> None:
+    means = subgroup_means([RANKS], "hit@3")
+    assert set(means) == set(SUBGROUPS)
+    assert means["head items"] == (2, 1.0)
+    assert means["tail items"] == (2, 0.0)
+    assert means["short histories"] == (2, 1.0)
+
+
+def test_a_subgroup_without_cases_has_no_mean() -> None:
+    count, mean = subgroup_means([RANKS.select(np.array([0]))], "hit@3")["cold items"]
+    assert count == 0
+    assert np.isnan(mean)
+
+
+def test_the_head_is_the_fifth_with_most_interactions() -> None:
+    counts, head = item_popularity(np.repeat(np.arange(1, 11), np.arange(10, 0, -1)), 11)
+    assert counts.tolist() == [0, *range(10, 0, -1)]
+    assert np.flatnonzero(head).tolist() == [1, 2]
+
+
+def test_equal_items_at_the_edge_are_all_in_or_all_out() -> None:
+    _, head = item_popularity(np.repeat(np.arange(1, 11), [9, 2, 2, 2, 2, 2, 2, 2, 2, 2]), 11)
+    assert np.flatnonzero(head).tolist() == [1]

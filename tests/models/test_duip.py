@@ -1,0 +1,242 @@
+"""DUIP: its prompt, its gradients through a frozen language model, its stages, its heads and its controls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.bench.cell import Prepared
+from recbole_llm.engine.loaders import training_loader
+from recbole_llm.engine.trainer import make_trainer
+from recbole_llm.errors import UserError
+from recbole_llm.models.duip import UNLISTED
+from tests.helpers import cell_of, prepare, runner
+
+SMALL: dict[str, Any] = {
+    "lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120},
+    "embedding_size": 8,
+    "hidden_size": 12,
+    "warmup_steps": 0,
+    "train_batch_size": 64,
+}
+
+
+def duip(**overrides: Any) -> Prepared:
+    return prepare("DUIP", **{**SMALL, **overrides})
+
+
+def first_batch(prepared: Prepared) -> Any:
+    return next(iter(training_loader(prepared)[0]))
+
+
+def cases(prepared: Prepared, count: int = 6) -> Any:
+    return runner()._eval_loader(prepared, "test").batch(np.arange(count))
+
+
+def test_the_prompt_lists_the_last_titles_oldest_first(tiny: Path) -> None:
+    prepared = duip(prompt_items=2, title_tokens=30)
+    model, batch = prepared.model, cases(prepared)
+    features = prepared.dataset.semantics
+    titles = features.texts(features.item_text_ids("title_text"))
+    from recbole_llm.layers.title_prompt import AFTER, ASKED, BEFORE, OFFERED
+    from recbole_llm.lm.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer([*titles, BEFORE, AFTER, OFFERED, ASKED, ".;"], 120)
+    prompt = model.prompt(batch["item_id_list"], batch["item_length"])
+    for row in range(len(batch)):
+        history = batch["item_id_list"][row, : int(batch["item_length"][row])].tolist()[-2:]
+        wanted = f"Session so far: {'; '.join(titles[item] for item in history)}. The next item is"
+        assert tokenizer.decode(prompt.ids[row][prompt.mask[row]]) == tokenizer.decode(
+            tokenizer(wanted, add_special_tokens=False)["input_ids"]
+        )
+
+
+def test_the_oldest_titles_are_left_out_of_a_long_prompt(tiny: Path) -> None:
+    model = (prepared := duip(prompt_items=10, prompt_tokens=25)).model
+    batch = cases(prepared, 40)
+    _, lengths = model.prompt.history(batch["item_id_list"], batch["item_length"])
+    assert int(lengths.sum(1).max()) <= 25
+    kept = lengths > 0
+    assert bool((kept.sum(1) >= 1).all())
+    place = torch.arange(kept.shape[1])
+    oldest_kept = torch.where(kept, place, kept.shape[1]).amin(1)
+    # Nothing is kept before the first kept title, and nothing left out after it.
+    assert torch.equal(kept.sum(1) + oldest_kept, torch.where(kept, place, -1).amax(1) + 1)
+
+
+@pytest.mark.parametrize("form", ["mlp", "linear"])
+def test_gradients_reach_the_lstm_through_a_frozen_language_model(tiny: Path, form: str) -> None:
+    model = (prepared := duip(soft_prompt=form)).model
+    model.enter_stage(0)
+    assert not any(parameter.requires_grad for parameter in model.lm.parameters())
+    model.calculate_loss(first_batch(prepared)).backward()
+    assert all(float(parameter.grad.norm()) > 0 for parameter in model.lstm.parameters())
+    assert all(parameter.grad is None for parameter in model.lm.parameters())
+
+
+def test_stages_have_their_own_rates(tiny: Path) -> None:
+    model = duip(learning_rate=0.1, finetune_learning_rate=0.01, lm_learning_rate=0.001).model
+    assert [group["lr"] for group in model.enter_stage(0)] == [0.1]
+    groups = model.enter_stage(1)
+    assert [group["lr"] for group in groups] == [0.01, 0.001]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_a_run_passes_through_both_stages_and_moves_the_language_model_in_the_second(tiny: Path) -> None:
+    prepared = duip(epochs=4, stage_epochs=[2, 2])
+    trainer = make_trainer(prepared.config, prepared.model)
+    trainer.place(Path("saved"))
+    first = {name: value.clone() for name, value in prepared.model.lm.state_dict().items()}
+    same = []
+    trainer.on_epoch = lambda epoch, score: same.append(
+        all(torch.equal(value, first[name]) for name, value in prepared.model.lm.state_dict().items())
+    )
+    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    assert [entry["stage"] for entry in trainer.curve] == ["frozen", "frozen", "finetuned", "finetuned"]
+    assert same == [True, True, False, False]
+
+
+def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_been(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", 0.0)
+    options = {"epochs": 5, "stage_epochs": [2, 3]}
+    whole = runner("whole").run(cell_of("DUIP", **SMALL, **options, checkpoint_dir="a"))
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    prepared = duip(**options)
+    trainer = make_trainer(prepared.config, prepared.model)
+    cell = cell_of("DUIP", **SMALL, **options, checkpoint_dir="b")
+    trainer.place(cell.folder)
+
+    def stop(epoch: int, score: float) -> None:
+        if epoch == 3:
+            raise Stop
+
+    trainer.on_epoch = stop
+    with pytest.raises(Stop):
+        trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    resumed = runner("parts").run(cell)
+    assert [entry["loss"] for entry in resumed.curve] == [entry["loss"] for entry in whole.curve]
+    assert resumed.metrics == whole.metrics
+
+
+@pytest.mark.parametrize(
+    ("switch", "parts"),
+    [({"use_lm": False}, {"lm", "soft", "prompt"}), ({"soft_tokens": 0}, {"lstm", "soft", "text_in"})],
+    ids=["LSTM alone", "language model alone"],
+)
+def test_an_ablation_has_no_parameters_of_what_it_lacks(tiny: Path, switch: dict[str, Any], parts: set[str]) -> None:
+    prepared = duip(**switch)
+    assert not parts & {name.split(".")[0] for name, _ in prepared.model.named_parameters()}
+    assert bool(torch.isfinite(prepared.model.calculate_loss(first_batch(prepared))))
+
+
+def test_freeze_lm_leaves_one_stage(tiny: Path) -> None:
+    assert duip(freeze_lm=True).model.stages == ("frozen",)
+
+
+def test_items_that_were_never_trained_keep_only_their_text(tiny: Path) -> None:
+    model = duip().model
+    with torch.no_grad():
+        model.seen[7] = 0.0
+        text = model.text_out(model.text_vectors)
+        torch.testing.assert_close(model.item_table()[7], text[7])
+        assert not torch.allclose(model.item_table()[8], text[8])
+
+
+@pytest.mark.parametrize("head", ["lm", "index"])
+def test_heads_over_candidates_learn_and_score_the_listed_items_alone(tiny: Path, head: str) -> None:
+    prepared = duip(head=head, protocol="direct_100", candidates=6)
+    model = prepared.model
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    batch, losses = first_batch(prepared), []
+    for _ in range(6):
+        torch.manual_seed(0)
+        loss = model.calculate_loss(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    tested = cases(prepared)
+    with torch.no_grad():
+        scores = model.eval().full_sort_predict(tested)
+    listed = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, tested["candidates"], True)
+    assert bool((scores[listed] > UNLISTED).all())
+    assert bool((scores[~listed] == UNLISTED).all())
+
+
+def test_the_likelihood_of_a_title_is_that_of_transformers(tiny: Path) -> None:
+    prepared = duip(head="lm", soft_tokens=0)
+    model, batch = prepared.model.eval(), cases(prepared, 3)
+    with torch.no_grad():
+        found = model._likelihood(batch["item_id_list"], batch["item_length"], None, batch["item_id"])
+        for row in range(3):
+            prompt = model.prompt(batch["item_id_list"][row : row + 1], batch["item_length"][row : row + 1])
+            title, length = model.prompt.continuation(batch["item_id"][row])
+            ids = torch.cat([prompt.ids[0], title[:length]])[None]
+            logits = model.lm(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            wanted = logits.gather(1, ids[0, 1:, None])[-int(length) :].mean()
+            torch.testing.assert_close(found[row], wanted)
+
+
+def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
+    with pytest.raises(UserError, match="temporal_20"):
+        duip(head="index")
+
+
+@pytest.mark.parametrize("semantics", ["shuffled", "none"])
+def test_controls_change_the_prompts(tiny: Path, semantics: str) -> None:
+    real, control = duip(), duip(semantics=semantics)
+    assert not torch.equal(real.model.prompt.session.tokens[:, :3], control.model.prompt.session.tokens[:, :3])
+
+
+def test_the_record_names_the_language_model(tiny: Path) -> None:
+    record = runner().run(cell_of("DUIP", **SMALL, epochs=1))
+    assert record.language_model == "scratch GPT-2 1x16"
+    assert record.label == "DUIP (text, scratch GPT-2 1x16)"
+
+
+def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> None:
+    """Any causal language model of transformers takes the prompts; here a Llama."""
+    import transformers
+
+    from recbole_llm.lm.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer(["Lipstick No. 1", "The next item is", ";."], 80)
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained("llama")
+    tokenizer.save_pretrained("llama")
+    prepared = duip(lm="llama")
+    prepared.model.calculate_loss(first_batch(prepared)).backward()
+    assert prepared.model.language_model == "llama"
+    assert float(prepared.model.lm.get_input_embeddings().weight.grad.norm()) > 0
+
+
+def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path) -> None:
+    """Two batches of 32 before a step are one of 64: the loss is a mean."""
+    weights = []
+    for size, steps in ((64, 1), (32, 2)):
+        prepared = duip(
+            use_lm=False, dropout_prob=0.0, train_batch_size=size, gradient_accumulation_steps=steps, weight_decay=0.0
+        )
+        trainer = make_trainer(prepared.config, prepared.model)
+        loader, _ = training_loader(prepared)
+        loader.rows = loader.rows[:192]
+        trainer._train_epoch(loader, 0)
+        weights.append(prepared.model.readout.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
