@@ -33,6 +33,7 @@ def metrics(records: list[Record]) -> list[dict[str, float]]:
     return [{name: metric.value for name, metric in record.metrics.items()} for record in records]
 
 
+@pytest.mark.slow
 def test_workers_find_what_one_process_finds_with_features_made_once(tiny: Path) -> None:
     grid: dict[str, Any] = {"model": "GRU4Rec,LLMDMsRec", "dataset": "tiny", "semantics": "llm,shuffled", **SHORT}
     there = run(**grid, workers=2)

@@ -95,6 +95,7 @@ def test_equal_methods_differ_by_nothing() -> None:
     assert not found.holds
 
 
+@pytest.mark.slow
 def test_chance_alone_seldom_holds() -> None:
     """Of 100 families of two equally good methods about five would be wrong at 5 %, with both tests fewer."""
     wrong = 0
