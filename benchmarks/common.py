@@ -128,7 +128,7 @@ def report(
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {
         "benchmark": name,
-        "options": vars(options),
+        "options": {name: value for name, value in vars(options).items() if name not in ("data_path", "output")},
         "results": facts,
         "hardware": hardware(device),
         "versions": versions(),
