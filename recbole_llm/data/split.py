@@ -205,22 +205,25 @@ def session(table: Interactions, options: Options) -> Split:
     return Split(train_rows, targets, _one_target(table, valid_rows), _one_target(table, test_rows), unseen_users=True)
 
 
+def _last_items(table: Interactions, train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> Split:
+    """Some users train with all they have; of the others the last item is the target."""
+    offsets = np.asarray(table.offsets)
+    train_rows = np.sort(_rows_of_users(table, train))
+    return Split(
+        train_rows,
+        train_rows[_positions(table, train_rows) > 0],
+        _one_target(table, offsets[valid + 1] - 1),
+        _one_target(table, offsets[test + 1] - 1),
+        unseen_users=True,
+    )
+
+
 def temporal(table: Interactions, options: Options) -> Split:
     """Sessions by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP)."""
     order = _by_end(table, options)
     order = order[np.diff(table.offsets)[order] > 1]
     bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
-    train, valid, test = np.split(order, bounds)
-    offsets = np.asarray(table.offsets)
-    train_rows = np.sort(_rows_of_users(table, train))
-    targets = train_rows[_positions(table, train_rows) > 0]
-    return Split(
-        train_rows,
-        targets,
-        _one_target(table, offsets[valid + 1] - 1),
-        _one_target(table, offsets[test + 1] - 1),
-        unseen_users=True,
-    )
+    return _last_items(table, *np.split(order, bounds))
 
 
 def published(table: Interactions, options: Options) -> Split:
@@ -233,16 +236,7 @@ def published(table: Interactions, options: Options) -> Split:
     test = test[~np.isin(test, valid)]
     order = _by_end(table, options)
     first = int(np.flatnonzero(np.isin(order, np.concatenate([valid, test])))[0])
-    offsets = np.asarray(table.offsets)
-    train_rows = np.sort(_rows_of_users(table, order[:first]))
-    targets = train_rows[_positions(table, train_rows) > 0]
-    return Split(
-        train_rows,
-        targets,
-        _one_target(table, offsets[valid + 1] - 1),
-        _one_target(table, offsets[test + 1] - 1),
-        unseen_users=True,
-    )
+    return _last_items(table, order[:first], valid, test)
 
 
 SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
