@@ -117,9 +117,15 @@ def peak_of_child(module: str, words: list[str]) -> dict[str, Any]:
 
 
 def report(
-    name: str, options: argparse.Namespace, rows: list[list[Any]], header: list[str], facts: Any, ratio: float
+    name: str,
+    options: argparse.Namespace,
+    rows: list[list[Any]],
+    header: list[str],
+    facts: Any,
+    ratio: float,
+    unit: str = "x",
 ) -> None:
-    """Print the table, write the JSON, and end with the ratio alone on a line."""
+    """Print the table, write the JSON, and end with the ratio alone on a line (or another figure with its unit)."""
     import torch
 
     print(tabulate(rows, header, floatfmt=".4g"))
@@ -136,4 +142,4 @@ def report(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     path.write_text(json.dumps(document, indent=1, default=str) + "\n", encoding="utf-8")
-    print(f"\n{path}\n{ratio:.1f}x")
+    print(f"\n{path}\n{ratio:.1f}{unit}")

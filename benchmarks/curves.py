@@ -61,7 +61,8 @@ def main() -> None:
         for n, e in enumerate(f["epochs"], 1)
     ]
     header = ["model", "epoch", "RecBole", "ours", "gap", "deviation over seeds"]
-    report("curves", options, rows, header, found, max(f["largest_gap_in_standard_errors"] for f in found))
+    largest = max(f["largest_gap_in_standard_errors"] for f in found)
+    report("curves", options, rows, header, found, largest, unit=" standard errors at most")
 
 
 if __name__ == "__main__":

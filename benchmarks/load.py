@@ -27,10 +27,10 @@ def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
 
     runner = CellRunner(ResultStore("results"))
     chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")
-    if path == "fresh":
-        shutil.rmtree(chosen.location.home / "cache", ignore_errors=True)
     small = argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})
     runner.prepare(cell("Pop", small), Stopwatch())  # what is imported on first use is imported now
+    if path == "fresh":
+        shutil.rmtree(chosen.location.home / "cache", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     if path == "recbole":
