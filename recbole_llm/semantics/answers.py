@@ -49,7 +49,7 @@ def _as_text(value: Any) -> Any:
 Phrase = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=400)]
 
 
-def _at_most(count: int) -> dict[str, int]:
+def _at_most(count: int) -> dict[str, Any]:
     """A limit that the endpoint is told and readers are not: a small model repeats itself until something stops it."""
     return {"maxItems": count}
 
