@@ -96,12 +96,14 @@ def _unwrap(values: pd.Series) -> pd.Series:
     return values
 
 
-def _unwrap_categories(values: pd.Series) -> pd.Series:
-    """The same for a categorical column; the categories are many fewer than the rows."""
-    names = pd.Series(values.cat.categories, dtype=object)
-    if _unwrap(names) is names:
-        return values
-    return _unwrap(values.astype(object)).astype("category")
+def _categories(values: pd.Series) -> pd.Series:
+    """Text as categories in the order of first appearance: sorting them would take longer than reading the file."""
+    codes, found = pd.factorize(values)
+    names = found.tolist()
+    if any(name[:1] == '"' for name in names):
+        places, plain = pd.factorize(_unwrap(pd.Series(names, dtype=object)))
+        codes, names = np.where(codes >= 0, places[codes], -1), plain.tolist()
+    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(names, dtype=object)), index=values.index)
 
 
 def _check_widths(path: Path, width: int) -> None:
@@ -172,7 +174,7 @@ def read_chunks(
             chunk.columns = pd.Index(names)
             for name in names:
                 if name in categorical:
-                    chunk[name] = _unwrap_categories(chunk[name].astype("category"))
+                    chunk[name] = _categories(chunk[name])
                 elif header[name].type != "float":
                     chunk[name] = _unwrap(chunk[name])
             yield chunk

@@ -133,11 +133,11 @@ class _Vocabulary:
     def ids(self, column: pd.Series) -> np.ndarray:
         """Ids of a categorical column, int32; -1 where the token is missing."""
         codes = column.cat.codes.to_numpy()
-        categories = column.cat.categories
+        categories = np.asarray(column.cat.categories, dtype=object)
         mapping = np.full(len(categories) + 1, -1, dtype=np.int32)  # the last entry serves code -1
-        for code in pd.unique(codes):
-            if code >= 0:
-                mapping[code] = self.index.setdefault(str(categories[code]), len(self.index) + 1)
+        order = pd.unique(codes)
+        order = order[order >= 0]
+        mapping[order] = [self.index.setdefault(str(name), len(self.index) + 1) for name in categories[order].tolist()]
         return mapping[codes]
 
     def tokens(self) -> np.ndarray:
