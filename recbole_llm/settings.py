@@ -5,6 +5,7 @@ The layers, later ones winning::
     RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
     ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
               preset/<Model>-<preset>.yaml where --preset names one
+    outside   properties/model/<Model>.yaml beside the module of a class from outside
     user      --config_file=FILE (in order), then --key=value
 
 Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
@@ -13,12 +14,13 @@ mistyped key is answered at once; ``config.py`` turns the result into RecBole's 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +65,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, is not YAML or not a mapping.
     """
     try:
-        value = parse_yaml(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    return copy.deepcopy(_mapping_of(text, path))
+
+
+@lru_cache(maxsize=512)
+def _mapping_of(text: str, path: Path) -> dict[str, Any]:
+    """What a file says; a grid and a search space read the same files for each of their cells."""
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if value is None:
         return {}
@@ -368,6 +380,9 @@ def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None
         (ours / "model" / f"{name}.yaml", f"properties/model/{name}.yaml"),
         (ours / "preset" / f"{name}-{preset}.yaml", f"properties/preset/{name}-{preset}.yaml"),
     ]
+    if method.properties is not None:
+        source = f"properties/model/{method.name}.yaml of {method.target}"
+        files.append((method.properties / "model" / f"{method.name}.yaml", source))
     return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
 
 
@@ -424,7 +439,8 @@ def layer_settings(
     values["repeatable"] = method.kind == SEQUENTIAL
 
     known = set(values) | set(_recbole_argument_names()) | set(OPTIONAL_TYPES)
-    open_ended = method.is_external or method.kind == EXTERNAL_LIBRARY
+    # A class from outside takes any key, unless a file of its own says which.
+    open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
 
     def apply(key: str, value: Any, where: str, source: str) -> None:
         owner, dot, rest = key.partition(".")

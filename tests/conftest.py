@@ -17,6 +17,11 @@ settings.register_profile("tests", deadline=None)  # nothing is timed
 settings.load_profile("tests")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--model``: what the contract tests are held against instead of the registry."""
+    parser.addoption("--model", help="names for tests/models/test_contracts.py, package.module:Class among them")
+
+
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace for what is expensive to make: ml-100k and its features. Tests must not change it."""

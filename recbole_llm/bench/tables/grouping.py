@@ -152,7 +152,9 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 def kind_of(record: Record) -> str:
     """``baseline``, ``method`` (it reads what an LLM said) or ``control`` (a method without an LLM's answers)."""
     row = METHODS.get(record.model)
-    reads = record.features is not None or record.semantics != "none" or bool(row and row.features)
+    # A model from outside has no row here; the encoder is set for those that read features.
+    has_features = bool(row.features) if row else record.settings.get("encoder") is not None
+    reads = record.features is not None or record.semantics != "none" or has_features
     if not reads:
         return "baseline"
     return "method" if record.semantics == "llm" else "control"
