@@ -7,17 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import prepare, write_tiny
+from tests.helpers import make_featured
 
 
 @pytest.fixture(scope="session")
 def _few_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("few_users")
-    write_tiny(folder / "dataset" / "tiny", n_users=14)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prepare("LLMDMsRec", epochs=1)
-    return folder
+    return make_featured(tmp_path_factory.mktemp("few_users"), n_users=14)
 
 
 @pytest.fixture
