@@ -45,7 +45,7 @@ class Stage(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The command as it would be typed."""
-        return [self.verb, *(_word(key, value) for key, value in self.keys.items() if value is not False)]
+        return [self.verb, *(_word(k, v) for k, v in self.keys.items() if k not in _FLAGS or v is not False)]
 
 
 def _word(key: str, value: Any) -> str:
