@@ -15,7 +15,6 @@ from recbole_llm.semantics.llm.client import Client, Script
 from recbole_llm.semantics.llm.endpoint import Endpoint
 from tests.stub_server import Reply
 
-
 KEY = "sk-test-0123456789abcdef"
 AT_ONCE = {"retry-after-ms": "1"}
 

@@ -8,8 +8,9 @@ import pytest
 
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.client import Client
-from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, numbered, question
+from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, numbered
 from tests.stub_server import Call, Reply, StubServer
+
 
 def test_each_script_is_sent_its_own_answer(cache: ResponseCache) -> None:
     answers: dict[str, Any] = {}

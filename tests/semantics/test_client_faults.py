@@ -11,7 +11,7 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.client import DEAD_AFTER, HOPELESS_AFTER, THROTTLED_TIMES, Client
-from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered, question
+from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered
 from tests.stub_server import Call, Reply, StubServer
 
 SPOILT_BODIES: dict[str, Any] = {
