@@ -70,7 +70,10 @@ class Method:
         """``properties/`` beside the module of a class from outside; ``None`` where there is none."""
         if not self.is_external:
             return None
-        folder = module_folder(self.target.partition(":")[0], f"--model={self.target}") / "properties"
+        try:
+            folder = module_folder(self.target.partition(":")[0], f"--model={self.target}") / "properties"
+        except UserError:
+            return None  # load() says why
         return folder if folder.is_dir() else None
 
 
