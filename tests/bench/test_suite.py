@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from recbole_llm.bench.search import _lines  # noqa: F401 - imports Optuna once for all tests of this module
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.bench.study import open_storage
 from recbole_llm.bench.suite import read_suite
@@ -129,7 +128,8 @@ def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pyte
 
 
 def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["suite", written(), "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--quiet"]
+    stages = [{"tune": {"model": "GRU4Rec", "trials": 3, "seeds": 2, "epochs": 1}}, {"run": {"model": "BPR"}}]
+    words = ["suite", written(stages=[*stages, SUITE["stages"][2]]), "--epochs=1", "--train_batch_size=128", "--quiet"]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "run_benchmark.py"), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -137,7 +137,7 @@ def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureF
         start_new_session=True,
     )
     records = Path("results/tiny/loo")
-    wait_for(lambda: any(records.glob("*.json")), 240)  # the searches are done, the first tuned run is too
+    wait_for(lambda: any(records.glob("*.json")), 240)  # the search is done, the first tuned run is too
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
@@ -146,14 +146,16 @@ def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureF
 
     assert main(words) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    found = {record.label: record for record in ResultStore("results")}
-    assert {*found} == {"GRU4Rec", "BPR", "SRGNN"}
-    assert [record.trials for record in found.values() if record.tuned] == [5, 5]
+    found = {(record.model, record.seed): record for record in ResultStore("results")}
+    assert sorted((model, record.trials) for (model, _), record in found.items()) == [
+        *[("BPR", None)],
+        *[("GRU4Rec", 3)] * 2,
+    ]
     storage = open_storage(None, Path("results"))
-    assert [len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()] == [5, 5]
-    assert "GRU4Rec, tuned (5 trials)" in Path("results/table.md").read_text()
+    assert [len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()] == [3]
+    assert "GRU4Rec, tuned (3 trials)" in Path("results/table.md").read_text()
 
     assert main([*words, "--results_dir=whole"]) == 0
-    whole = {record.label: record for record in ResultStore("whole")}
-    assert {label: record.metrics for label, record in whole.items()} == {k: r.metrics for k, r in found.items()}
+    whole = {(record.model, record.seed): record.metrics for record in ResultStore("whole")}
+    assert whole == {key: record.metrics for key, record in found.items()}
     capsys.readouterr()

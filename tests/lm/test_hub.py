@@ -45,9 +45,7 @@ def test_what_is_in_the_cache_needs_no_hub(nobody: str) -> None:
     assert load.asked == [True]
 
 
-def test_what_is_not_is_downloaded_where_the_hub_answers(
-    nobody: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_is_downloaded_where_the_hub_answers(nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
     load = Loader(cached=False)
     with FileServer({}) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url("").rstrip("/"))
