@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo flagship test test-browser lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -16,6 +16,10 @@ $(READY): setup.py pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python run_benchmark.py --model=SRGNN,LLMDMsRec --dataset=ml-100k $(ARGS)
+
+# The large table (docs/flagship.md). Stopped and started again it goes on. ARGS=--budget=small takes minutes.
+flagship: $(READY)
+	$(BIN)/python run_benchmark.py suite flagship $(ARGS)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import recbole_llm
-from recbole_llm.commands import VERBS
+from recbole_llm.commands import VERBS, check, overrides_of
 from recbole_llm.errors import UserError, did_you_mean
 
 USAGE = """\
 recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
 recbole-llm tune --model=NAME[,NAME...] --dataset=NAME [--trials=50]        search settings, then run the best
 recbole-llm generate --model=NAME --dataset=NAME --llm=NAME [--dry-run]    make (or price) the LLM's features alone
+recbole-llm suite NAME [--budget=NAME] [--dry-run] [--key=value ...]        a list of commands, such as flagship
 recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
 recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
-recbole-llm list [models|datasets|protocols] [--stats] [--data_path=FOLDER] what there is
+recbole-llm list [models|datasets|protocols|suites] [--stats]               what there is
 recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
 recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
 recbole-llm doctor [--leaks --dataset=NAME]                                check this machine (semantic files for leaks)
@@ -69,6 +71,11 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--pruner", default="median")
         parser.add_argument("--report", nargs="?", const="", help="where the page goes; results/search.html")
         _add_executor(parser)
+    elif verb == "suite":
+        parser.add_argument("name")
+        parser.add_argument("--budget", default="full")
+        parser.add_argument("--dataset")
+        parser.add_argument("--dry-run", action="store_true")
     elif verb == "generate":
         parser.add_argument("--model")
         parser.add_argument("--dataset")
@@ -99,7 +106,7 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--force", action="store_true")
         parser.add_argument("--dataset_dir", default="dataset")
     elif verb == "list":
-        parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols"))
+        parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols", "suites"))
         parser.add_argument("--stats", action="store_true")
         parser.add_argument("--data_path")
         parser.add_argument("--dataset_dir", default="dataset")
@@ -134,9 +141,10 @@ def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
     """The verb and the rest; ``run`` where the first word is an option."""
     if not arguments or arguments[0].startswith("-"):
         return "run", list(arguments)
-    if arguments[0] not in VERBS:
+    known = (*VERBS, "suite")
+    if arguments[0] not in known:
         raise UserError(
-            f"there is no verb {arguments[0]!r}.{did_you_mean(arguments[0], VERBS)} Known: {', '.join(VERBS)}."
+            f"there is no verb {arguments[0]!r}.{did_you_mean(arguments[0], known)} Known: {', '.join(known)}."
         )
     return arguments[0], list(arguments[1:])
 
@@ -183,8 +191,42 @@ def _dispatch(arguments: Sequence[str]) -> int:
     if not arguments or {"-h", "--help"} & set(words):
         print(USAGE)
         return 0
-    options, rest = _parser(verb).parse_known_args(words)
+    options, rest = _parse(verb, words)
     _set_up_logging(options.quiet, options.verbose)
-    if rest and verb not in ("run", "tune", "generate", "recommend"):
-        raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
+    if verb == "suite":
+        return _suite(options, rest)
     return VERBS[verb](options, rest)
+
+
+def _parse(verb: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    options, rest = _parser(verb).parse_known_args(words)
+    if rest and verb not in ("run", "tune", "generate", "recommend", "suite"):
+        raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
+    return options, rest
+
+
+def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Run the commands of a suite one after the other; one that fails does not keep the others from running.
+
+    All of them are looked through first, so that a mistake in the last one costs no hours.
+    """
+    from recbole_llm.bench.suite import read_suite
+
+    given = overrides_of(rest)
+    given |= {key: value for key in ("dataset", "results_dir") if (value := getattr(options, key))}
+    stages = read_suite(options.name, options.budget, given)
+    parsed = [_parse(stage.verb, stage.words[1:]) for stage in stages]
+    for stage, (chosen, own) in zip(stages, parsed, strict=True):
+        check(stage.verb, chosen, own)
+    code = 0
+    for number, (stage, (chosen, own)) in enumerate(zip(stages, parsed, strict=True), start=1):
+        print(f"[{number}/{len(stages)}] recbole-llm {shlex.join(stage.words)}", flush=True)
+        if options.dry_run:
+            continue
+        chosen.quiet, chosen.verbose = options.quiet, options.verbose
+        try:
+            code = max(code, VERBS[stage.verb](chosen, own))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 2
+    return code

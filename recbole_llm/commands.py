@@ -17,7 +17,7 @@ def _executor(options: argparse.Namespace) -> Any:
     return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
 
-def _overrides(rest: Sequence[str]) -> dict[str, Any]:
+def overrides_of(rest: Sequence[str]) -> dict[str, Any]:
     """``--key=value`` words to settings."""
     from recbole_llm.settings import parse_assignment
 
@@ -33,28 +33,45 @@ def _overrides(rest: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Train and test a grid, and print its tables; 1 where a cell failed."""
-    from recbole_llm.bench.cell import CellRunner
-    from recbole_llm.bench.progress import Bars
-    from recbole_llm.bench.runner import expand, run_cells
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.bench.tables import render
+def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
+    """The cells of a grid that the options name.
+
+    Raises:
+        UserError: an unknown name or key.
+    """
+    from recbole_llm.bench.runner import expand
     from recbole_llm.settings import parse_assignment
 
-    overrides = _overrides(rest)
+    overrides = overrides_of(rest)
     if options.results_dir:
         overrides["results_dir"] = options.results_dir
-    seeds = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
-    cells = expand(
-        options.model or "",
-        options.dataset or "",
-        options.protocol,
-        seeds,
-        options.semantics,
-        options.config_file,
-        overrides,
-    )
+    given = getattr(options, "seeds", None)
+    seeds = parse_assignment(f"seeds={given}")[1] if given else None
+    names = options.model or "", options.dataset or "", options.protocol
+    return expand(*names, seeds, getattr(options, "semantics", None), options.config_file, overrides)
+
+
+def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Raise the ``UserError`` of a mistake in a command that is still to come: a name, a key, a value."""
+    if verb not in ("run", "tune", "generate"):
+        return
+    cells = _cells(options, rest)
+    if verb == "tune":
+        from recbole_llm.bench.space import space_of
+
+        for cell in {cell.settings.method.name: cell for cell in cells}.values():
+            space_of(cell.settings, None if options.space is None else Path(options.space))
+
+
+def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Train and test a grid, and print its tables; 1 where a cell failed."""
+    from recbole_llm.bench.cell_runner import CellRunner
+    from recbole_llm.bench.progress import Bars
+    from recbole_llm.bench.runner import run_cells
+    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.bench.tables import render
+
+    cells = _cells(options, rest)
     store = ResultStore(cells[0].settings["results_dir"])
     with _executor(options) as executor:
         records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
@@ -75,7 +92,7 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
     chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
     chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
-    records, studies = tune(**chosen, **_overrides(rest))
+    records, studies = tune(**chosen, **overrides_of(rest))
     print(summary(studies), end="\n\n")
     results = studies[0].cell.settings["results_dir"]
     print(render(records, store=ResultStore(results)))
@@ -90,20 +107,14 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make, price, export or import semantic features."""
     from recbole_llm.bench import generate
-    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.cell_runner import CellRunner
     from recbole_llm.bench.progress import Bars
-    from recbole_llm.bench.runner import expand
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.semantics.answering import Asking
 
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit={options.limit}: give 1 or more.")
-    overrides = _overrides(rest)
-    if options.results_dir:
-        overrides["results_dir"] = options.results_dir
-    cells = expand(
-        options.model or "", options.dataset or "", options.protocol, None, None, options.config_file, overrides
-    )
+    cells = _cells(options, rest)
     runner = CellRunner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
     if options.take_in:
         print(f"{options.take_in}: {generate.take_in(cells, options.take_in)}")
@@ -124,21 +135,15 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the first items of chosen users."""
-    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.cell_runner import CellRunner
     from recbole_llm.bench.progress import Bars
     from recbole_llm.bench.recommend import Recommender
-    from recbole_llm.bench.runner import expand
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.files import whole_file
 
     if options.topk < 1:
         raise UserError(f"--topk={options.topk}: give 1 or more.")
-    overrides = _overrides(rest)
-    if options.results_dir:
-        overrides["results_dir"] = options.results_dir
-    cells = expand(
-        options.model, options.dataset, options.protocol, None, options.semantics, options.config_file, overrides
-    )
+    cells = _cells(options, rest)
     if len(cells) != 1:
         raise UserError("recommend takes one model and one dataset.")
     cell = cells[0]
@@ -185,10 +190,10 @@ def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Show models, datasets and protocols."""
+    """Show models, datasets, protocols and suites."""
     from recbole_llm.data.catalog import known_datasets
     from recbole_llm.registry import METHODS, recbole_methods
-    from recbole_llm.settings import properties_folder, property_names, read_yaml
+    from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
     if options.stats:
         if options.what not in (None, "datasets"):
@@ -213,6 +218,10 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
         print("protocols:")
         for name in property_names("protocol"):
             print(f"  {name:<14} {read_yaml(properties_folder() / 'protocol' / f'{name}.yaml').get('about', '')}")
+    if options.what in (None, "suites"):
+        print("suites:")
+        for name in property_names("suite"):
+            print(f"  {name:<14} {read_yaml(properties_folder() / 'suite' / f'{name}.yaml').get('about', '')}")
     return 0
 
 

@@ -5,16 +5,15 @@ Nothing here imports torch or RecBole: a row names its class as ``module:Class``
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import re
-import sys
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.outside import load_class, module_folder
 
 SEQUENTIAL = "sequential"
 GENERAL = "general"
@@ -32,7 +31,7 @@ class Method:
         target: lazy class path, ``module:Class``.
         kind: ``sequential``, ``general``, ``context``, ``knowledge`` or ``exlib``.
         paper: where the method comes from; empty for RecBole's models, whose docstrings say it.
-        features: semantic features that the hook must provide (names of ``semantics.features``).
+        features: semantic features that the hook must provide (names of ``semantics.features``, or ``module:Class``).
         stage_one: key of the model's settings that names the model whose trained checkpoint it
             stands on, or ``None``.
         protocols: protocols the method supports; empty means all.
@@ -64,26 +63,18 @@ class Method:
         Raises:
             UserError: the module or class does not exist, or a library that it needs is missing.
         """
-        module_name, _, class_name = self.target.partition(":")
+        return load_class(self.target, f"--model={self.target if self.is_external else self.name}")
+
+    @property
+    def properties(self) -> Path | None:
+        """``properties/`` beside the module of a class from outside; ``None`` where there is none."""
+        if not self.is_external:
+            return None
         try:
-            module = importlib.import_module(module_name)
-        except ModuleNotFoundError as error:
-            if error.name and (module_name + ".").startswith(error.name + "."):
-                raise UserError(
-                    f"--model={self.target}: there is no module {error.name!r}. Give package.module:Class, "
-                    "importable from here."
-                ) from error
-            raise UserError(
-                f"--model={self.name} needs the package {error.name!r}, which is not installed: "
-                f"pip install {error.name}"
-            ) from error
-        found = getattr(module, class_name, None)
-        if not isinstance(found, type):
-            raise UserError(
-                f"--model={self.name}: {module_name} has no class {class_name!r}."
-                + did_you_mean(class_name, [k for k, v in vars(module).items() if isinstance(v, type)])
-            )
-        return found
+            folder = module_folder(self.target.partition(":")[0], f"--model={self.target}") / "properties"
+        except UserError:
+            return None  # load() says why
+        return folder if folder.is_dir() else None
 
 
 _OURS = (
@@ -178,11 +169,37 @@ def register(method: Method) -> None:
     METHODS[method.name] = method
 
 
-def _named_base(model_class: type) -> str:
-    """The nearest base class that is a model of the registry; empty where there is none."""
-    known = {row.target: name for name, row in {**recbole_methods(), **METHODS}.items()}
+# What a class from outside may say of itself in ``registry_row``; the rest follows from the class.
+ROW_KEYS = ("paper", "features", "stage_one", "protocols", "text", "serves_alone")
+
+
+def _named_base(model_class: type) -> Method | None:
+    """The row of the nearest base class that is a model of the registry."""
+    known = {row.target: row for row in {**recbole_methods(), **METHODS}.values()}
     targets = (f"{base.__module__}:{base.__name__}" for base in model_class.__mro__[1:])
-    return next((known[target] for target in targets if target in known), "")
+    return next((known[target] for target in targets if target in known), None)
+
+
+def _outside(target: str) -> Method:
+    """The row of a class from outside: that of the model it extends, and what its ``registry_row`` says.
+
+    Raises:
+        UserError: the class cannot be loaded, or says something else.
+    """
+    row = Method(target.rpartition(":")[2], target, GENERAL)
+    model_class = row.load()
+    base = _named_base(model_class)
+    if base is not None:
+        row = replace(base, name=row.name, target=target, paper="", settings_of=base.settings_of or base.name)
+    said = getattr(model_class, "registry_row", {})
+    for key, value in dict(said).items():
+        if key not in ROW_KEYS:
+            hint = did_you_mean(str(key), ROW_KEYS)
+            raise UserError(f"--model={target}, registry_row: there is no {key!r}.{hint} Known: {', '.join(ROW_KEYS)}.")
+        if key in ("features", "protocols") and isinstance(value, str):
+            raise UserError(f"--model={target}, registry_row: {key} is a list, such as ({value!r},).")
+    lists = {key: tuple(said[key]) for key in ("features", "protocols") if key in said}
+    return replace(row, **{**said, **lists}, kind=kind_of(model_class))
 
 
 def find_method(name: str) -> Method:
@@ -196,11 +213,7 @@ def find_method(name: str) -> Method:
     if name in recbole_methods():
         return recbole_methods()[name]
     if ":" in name:
-        if "" not in sys.path:
-            sys.path.insert(0, "")  # the console script does not look in the current folder by itself
-        row = Method(name.rpartition(":")[2], name, GENERAL)
-        model_class = row.load()
-        return replace(row, kind=kind_of(model_class), settings_of=_named_base(model_class))
+        return _outside(name)
     known = [*METHODS, *recbole_methods()]
     raise UserError(
         f"--model={name}: there is no such model.{did_you_mean(name, known)} "

@@ -10,11 +10,16 @@ import pytest
 from hypothesis import settings
 
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
-from tests.helpers import prepare, write_tiny
+from tests.helpers import make_featured, write_tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
 settings.register_profile("tests", deadline=None)  # nothing is timed
 settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--model``: what the contract tests are held against instead of the registry."""
+    parser.addoption("--model", help="names for tests/models/test_contracts.py, package.module:Class among them")
 
 
 @pytest.fixture(scope="session")
@@ -44,13 +49,8 @@ def tiny(workspace: Path, _tiny_files: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _featured(_tiny_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("featured")
-    shutil.copytree(_tiny_files, folder / "dataset" / "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        prepare("LLMDMsRec", epochs=1)
-    return folder
+def _featured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_featured(tmp_path_factory.mktemp("featured"))
 
 
 @pytest.fixture

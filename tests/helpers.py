@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.bench.progress import Bars
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings import Settings, layer_settings
@@ -69,6 +72,15 @@ def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
 def runner(results: str | Path = "results", force: bool = False) -> CellRunner:
     """A runner of cells without progress bars."""
     return CellRunner(ResultStore(results), force=force)
+
+
+def make_featured(folder: Path, n_users: int = 80) -> Path:
+    """A workspace whose ``dataset/tiny`` has LLM-DMsRec's offline features and their stage I (``epochs=1``)."""
+    write_tiny(folder / "dataset" / "tiny", n_users=n_users)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare("LLMDMsRec", epochs=1)
+    return folder
 
 
 class StopAt(Bars):

@@ -138,3 +138,41 @@ def test_registering_the_same_class_again_is_fine():
 def test_a_taken_name_is_refused(name):
     with pytest.raises(UserError, match=f"the model name '{name}' is taken by recbole"):
         register(Method(name, "own_module:Mine", "general"))
+
+
+def test_a_class_that_extends_a_method_reads_what_it_reads(module_of):
+    module_of("own_extension", "from recbole_llm.models.ldmi import LDMI\nclass Mine(LDMI):\n  pass\n")
+    row, base = find_method("own_extension:Mine"), METHODS["LDMI"]
+    assert (row.features, row.protocols, row.settings_of) == (base.features, base.protocols, "LDMI")
+    assert (row.name, row.paper, row.is_external) == ("Mine", "", True)
+
+
+def test_a_class_says_of_itself_what_the_harness_must_know(module_of):
+    said = {"paper": "arXiv 1", "features": ["own_saying:Feature"], "protocols": ["loo"]}
+    module_of("own_saying", f"class Mine:\n  registry_row = {said}\n")
+    row = find_method("own_saying:Mine")
+    assert (row.paper, row.features, row.protocols) == ("arXiv 1", ("own_saying:Feature",), ("loo",))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ("{'feature': ['a:B']}", r"registry_row: there is no 'feature'. Did you mean features\?"),
+        ("{'target': 'a:B'}", "registry_row: there is no 'target'"),
+        ("{'features': 'a:B'}", r"features is a list, such as \('a:B',\)"),
+    ],
+)
+def test_what_a_class_says_wrong_is_named(module_of, said, message):
+    name = f"own_wrong_{abs(hash(said))}"
+    module_of(name, f"class Mine:\n  registry_row = {said}\n")
+    with pytest.raises(UserError, match=message):
+        find_method(f"{name}:Mine")
+
+
+def test_properties_beside_a_module_belong_to_its_classes(workspace, module_of):
+    module_of("own_properties", "class Mine:\n  pass\n")
+    row = find_method("own_properties:Mine")
+    assert row.properties is None
+    (workspace / "properties").mkdir()
+    assert row.properties == workspace / "properties"
+    assert find_method("SASRec").properties is None

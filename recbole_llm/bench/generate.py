@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from recbole_llm.bench.cell import Cell, CellRunner, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.stage_one import TrainedStageOne
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking, Collecting, DryRun
 from recbole_llm.semantics.hook import FeatureShop, chosen_endpoint
@@ -19,7 +21,7 @@ from recbole_llm.semantics.llm.batch import BatchClient
 from recbole_llm.semantics.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.semantics.planning import FeaturePlan
 from recbole_llm.semantics.prompts import load_prompt
-from recbole_llm.semantics.registry import FEATURES
+from recbole_llm.semantics.registry import find_feature
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +86,7 @@ def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) ->
             shop.make()
         made = {each.feature: each for each in asking.plans}
         guessing = False
-        for name in shop.settings.method.features:
+        for name in shop.wanted:
             found = made.get(name, FeaturePlan(name, "by rule" if name in missing else "made"))
             found.estimated = found.state == "asks" and (found.estimated or guessing)
             guessing = guessing or (name in missing and bool(getattr(shop.stage_one, "used", False)))
@@ -140,7 +142,7 @@ def render_made(shops: Iterable[FeatureShop]) -> str:
     lines, folders = [], []
     for shop in shops:
         folders.append(f"{shop.folder.path}/")
-        for name in shop.settings.method.features:
+        for name in shop.wanted:
             entry = shop.folder.manifest["features"][name]
             usage = entry["usage"]
             numbers = [usage[key] for key in ("requests", "cached", "failed", "tokens_in", "tokens_out")]
@@ -236,7 +238,7 @@ def export(cells: Sequence[Cell], path: Path) -> int:
         f"{prompt.id}@{prompt.version}"
         for cell in cells
         for feature in cell.settings.method.features
-        for prompt in map(load_prompt, FEATURES[feature].prompts)
+        for prompt in map(load_prompt, find_feature(feature).prompts)
     }
     endpoint = chosen_endpoint(cells[0].settings, asks=False)
     with _cache_of(cells) as cache:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.executors import Executor, Outcome, Work, open_executor
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
@@ -66,10 +67,10 @@ def tune(
         **overrides: any setting; it is fixed and leaves the search space.
 
     Returns:
-        The records of the tuned runs, and the studies.
+        The records of the tuned runs and of studies that failed, and the studies that did not.
 
     Raises:
-        UserError: an unknown name, key or space, before anything runs.
+        UserError: an unknown name, key or space, before anything runs; or no study has a result.
     """
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)
@@ -89,18 +90,36 @@ def tune(
     studies = [Study(cell, s, budget, kept) for cell, s in zip(cells, spaces, strict=True)]
     runner = CellRunner(store, Bars(not quiet))
     with open_executor(executor, workers, ray_address, gpus) as chosen:
-        search(studies, chosen, runner)
-        tuned = [study.tuned_cell(seed) for study, of in zip(studies, seeds_of, strict=True) for seed in of]
-        return run_cells(tuned, runner, chosen), studies
+        lost = search(studies, chosen, runner)
+        tuned: list[Cell] = []
+        for study, of in zip(studies, seeds_of, strict=True):
+            if study.name not in lost:
+                try:
+                    tuned += [study.tuned_cell(seed) for seed in of]
+                except UserError as error:  # every trial failed
+                    lost[study.name] = error
+        if len(lost) == len(studies):
+            raise next(iter(lost.values()))
+        failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]
+        return [*run_cells(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
 
 
-def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> None:
+def _failure(study: Study, error: UserError) -> Record:
+    """What a table shows of a study without a result; it is not kept, since the next search may have one."""
+    logger.error("%s failed: %s", study.cell.title(), error)
+    record = Cell.of(study.cell.settings, trials=study.trials).blank_record()
+    record.status, record.error = "failed", str(error)
+    return record
+
+
+def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> dict[str, UserError]:
     """Run the trials of all studies until their budgets are spent, by this process and by any others.
 
-    Raises:
-        UserError: the semantic features of a model cannot be made.
+    Returns:
+        By name, why a study has no trials: its semantic features cannot be made.
     """
-    _make_features([study.cell for study in studies if not study.is_done], runner)
+    lost = _make_features([study for study in studies if not study.is_done], runner)
+    studies = [study for study in studies if study.name not in lost]
     send = _sender(executor, runner)
     with Heart(studies):
         while True:
@@ -116,16 +135,22 @@ def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> 
                     _log(study, trial, outcome)
                 elif not executor.under_way:
                     if all(study.is_done for study in studies):
-                        return
+                        return lost
                     time.sleep(LOOK_SECONDS)  # the rest runs in other processes
 
 
-def _make_features(cells: Iterable[Cell], runner: CellRunner) -> None:
+def _make_features(studies: Iterable[Study], runner: CellRunner) -> dict[str, UserError]:
     """Stage one and features once for all trials; another process of the search finds them made."""
-    for cell in cells:
+    lost = {}
+    for study in studies:
+        cell = study.cell
         if cell.settings["semantics"] != "none":
-            with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
-                make_features([cell], runner)
+            try:
+                with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
+                    make_features([cell], runner)
+            except UserError as error:
+                lost[study.name] = error
+    return lost
 
 
 def _sender(executor: Executor, runner: CellRunner) -> Any:

@@ -28,7 +28,9 @@ from optuna.distributions import (
 )
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.settings import SEMANTIC_KEYS, Settings, layer_settings, parse_yaml, properties_folder, read_yaml
+from recbole_llm.registry import Method
+from recbole_llm.settings import SEMANTIC_KEYS, Settings, layer_settings
+from recbole_llm.yaml_files import parse_yaml, properties_folder, read_yaml
 
 SCALARS = (bool, int, float, str, type(None))
 
@@ -182,6 +184,13 @@ def _from_words(kind: str, values: str) -> Parameter:
     return _range(low, high, step)
 
 
+def _file_of(method: Method) -> Path | None:
+    """The space of a class from outside beside it, else that of the model it extends."""
+    ours = properties_folder() / "search" / f"{method.settings_of or method.name}.yaml"
+    own = [method.properties / "search" / f"{method.name}.yaml"] if method.properties is not None else []
+    return next((file for file in (*own, ours) if file.is_file()), None)
+
+
 def space_of(settings: Settings, file: Path | None = None) -> Space:
     """The space of a model without the settings that the user fixed, each parameter able to take its default.
 
@@ -194,8 +203,8 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
     """
     method = settings.method
     if file is None:
-        file = properties_folder() / "search" / f"{method.settings_of or method.name}.yaml"
-        if not file.is_file():
+        file = _file_of(method)
+        if file is None:
             raise UserError(f"there is no search space for {method.name}: write one and give --space=FILE.")
     space = read_space(file)
     made_from = _keys_of_features(settings)
@@ -217,7 +226,7 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
 def _keys_of_features(settings: Settings) -> set[str]:
     if not settings.method.features:
         return set()
-    from recbole_llm.semantics.registry import FEATURES
+    from recbole_llm.semantics.registry import find_feature
 
-    keys = {key for name in settings.method.features for key in FEATURES[name].settings_keys}
+    keys = {key for feature in map(find_feature, settings.method.features) for key in feature.settings_keys}
     return keys | set(SEMANTIC_KEYS) | {settings.method.stage_one or ""}

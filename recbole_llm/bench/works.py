@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.bench.cell import Cell, CellRunner, StopTraining
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, StopTraining
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError
@@ -91,10 +92,10 @@ def run_trial_away(ask: Ask, cell: Cell, shipment: Shipment, max_seconds: float 
 
 def features_of(cell: Cell, runner: CellRunner) -> tuple[Any, ...]:
     """What tells the semantic features of two cells apart."""
-    from recbole_llm.semantics.registry import FEATURES
+    from recbole_llm.semantics.registry import find_feature
 
     method = cell.settings.method
-    keys = [*SEMANTIC_KEYS, *(key for name in method.features for key in FEATURES[name].settings_keys)]
+    keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
     stage = runner.stage_one_cell(cell).key if method.stage_one else None
     values = [str(cell.settings.get(key)) for key in keys]
     return cell.location.name, cell.settings["protocol"], method.features, stage, *values

@@ -10,7 +10,6 @@ Weights are read from safetensors or GGUF, never from pickles; code that comes w
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
+from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.tokenizer import build_tokenizer
-
-logger = logging.getLogger(__name__)
 
 SCRATCH = "scratch"
 CAUSAL = "causal"
@@ -127,17 +125,12 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
 
 
 def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> LanguageModel:
-    import torch
-    import transformers
-
-    auto = transformers.AutoModelForCausalLM if kind == CAUSAL else transformers.AutoModelForSeq2SeqLM
-    if "local_files_only" not in options:
-        logger.info("looking for the language model %s (it is downloaded where it is not in the cache)", name)
     try:
         with quiet():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
-            safe = {} if "gguf_file" in options else {"use_safetensors": True}
-            model = auto.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, **safe, **options)
+            if "local_files_only" in options:
+                tokenizer, model = _read(place, kind, options)
+            else:
+                tokenizer, model = load_by_name(name, lambda local: _read(place, kind, {"local_files_only": local}))
     except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
         if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
@@ -145,6 +138,17 @@ def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> La
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LanguageModel(model, tokenizer, Path(name).stem if Path(name).exists() else name)
+
+
+def _read(place: str, kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Tokenizer and model."""
+    import torch
+    import transformers
+
+    auto = transformers.AutoModelForCausalLM if kind == CAUSAL else transformers.AutoModelForSeq2SeqLM
+    tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+    safe = {} if "gguf_file" in options else {"use_safetensors": True}
+    return tokenizer, auto.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, **safe, **options)
 
 
 def _first_line(error: Exception) -> str:

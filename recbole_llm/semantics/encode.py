@@ -16,6 +16,7 @@ import numpy as np
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.files import open_database
+from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import quiet
 
 logger = logging.getLogger(__name__)
@@ -78,19 +79,20 @@ class Encoder:
         Raises:
             UserError: there is no such encoder here.
         """
-        from sentence_transformers import SentenceTransformer, models
+        from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
         transformers_logging.disable_progress_bar()  # "Loading weights", in the middle of our own bars
         path = str(minilm_folder()) if self.name == MINILM else self.name
+
+        def read(local_files_only: bool) -> Any:
+            return SentenceTransformer(path, device=device, trust_remote_code=False, local_files_only=local_files_only)
+
         try:
             with quiet():
-                if self.pooling == "mean":
-                    model = SentenceTransformer(path, device=device, trust_remote_code=False)
-                else:
-                    words = models.Transformer(path)
-                    pool = models.Pooling(words.get_word_embedding_dimension(), pooling_mode="cls")
-                    model = SentenceTransformer(modules=[words, pool], device=device)
+                model = read(True) if Path(path).is_dir() else load_by_name(path, read)
+            if self.pooling == "cls":
+                model = _first_piece_of(model, device)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"--encoder={self.name} cannot be loaded ({' '.join(str(error).split())[:160]}). "
@@ -98,6 +100,16 @@ class Encoder:
             ) from error
         model.max_seq_length = min(self.max_length, model.max_seq_length or self.max_length)
         return model
+
+
+def _first_piece_of(model: Any, device: str) -> Any:
+    """The encoder whose vector of a text is that of its first word piece."""
+    from sentence_transformers import SentenceTransformer, models
+
+    words = model[0]
+    # Called get_word_embedding_dimension before sentence-transformers 5.4.
+    dimension = getattr(words, "get_embedding_dimension", None) or words.get_word_embedding_dimension
+    return SentenceTransformer(modules=[words, models.Pooling(dimension(), pooling_mode="cls")], device=device)
 
 
 class VectorCache:

@@ -26,7 +26,7 @@ from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.semantics.profiles import read_profiles
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.reader import SemanticFeatures
-from recbole_llm.semantics.registry import FEATURES
+from recbole_llm.semantics.registry import find_feature
 from recbole_llm.semantics.store import SemanticFolder
 from recbole_llm.semantics.versions import feature_stamps
 from recbole_llm.settings import Settings
@@ -88,7 +88,7 @@ def _identity(
     Versions of features and prompts are not among it: they make single features of a folder stale.
     """
     names = settings.method.features
-    keys = sorted({key for name in names for key in FEATURES[name].settings_keys})
+    keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
     item_file = location.file("item")
     fills = endpoint is not None and settings["fill"] == OFFLINE
     return {
@@ -120,6 +120,10 @@ class FeatureShop:
         progress: wraps loops for a progress bar.
         watch: times the phases ``llm`` and ``encode``.
         asking: how the command gets its answers.
+
+    Attributes:
+        builders: the features that models of this kind read, by name, in the order in which they are made.
+        wanted: names of those that the registry row states.
 
     Raises:
         UserError: the source of answers, the encoder or a file cannot be used.
@@ -153,7 +157,10 @@ class FeatureShop:
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
-        self.stamps = feature_stamps(dict.fromkeys(("itemtext", *settings.method.features)))
+        names = list(dict.fromkeys(("itemtext", *settings.method.features)))
+        self.builders = {feature.name: feature for feature in map(find_feature, names)}
+        self.wanted = [find_feature(name).name for name in settings.method.features]
+        self.stamps = feature_stamps(names)
 
     def missing(self) -> list[str]:
         """Features that are not there, not whole or stale, in the order in which they are made."""
@@ -167,7 +174,7 @@ class FeatureShop:
         if entry.get("stamp") != stamp:
             logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
             return False
-        return all(self.folder.has(file) for file in FEATURES[name].files)
+        return all(self.folder.has(file) for file in self.builders[name].files)
 
     def make(self) -> list[str]:
         """Make what is missing.
@@ -189,7 +196,7 @@ class FeatureShop:
                     waiting.append(name)  # its questions depend on answers that are not there
                     continue
                 try:
-                    self._make(FEATURES[name], cache)
+                    self._make(self.builders[name], cache)
                 except AnswersPending:
                     waiting.append(name)
         finally:
@@ -204,7 +211,7 @@ class FeatureShop:
     def _needs(self, name: str) -> tuple[str, ...]:
         """Features that a feature reads; all before it where it does not say."""
         names = tuple(self.stamps)
-        needs: tuple[str, ...] = getattr(FEATURES[name], "needs", names[: names.index(name)])
+        needs: tuple[str, ...] = getattr(self.builders[name], "needs", names[: names.index(name)])
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
@@ -238,6 +245,7 @@ class FeatureShop:
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", "none"),
+            "files": list(feature.files),
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},

@@ -9,7 +9,7 @@ a prompt that was sent holds a history up to an item that no prompt may show.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
     features = files.manifest["features"]
     for name, entry in features.items():
         sees = entry.get("sees", "none")
-        for suffix in _tables_of(files, name):
+        for suffix in _tables_of(files, name, entry):
             columns = [column.name for column in read_header(files.file(suffix))]
             if sees == TRAINING and {"user_id", "position"} <= set(columns):
                 yield _rows_spoken_of(files, suffix, ends)
@@ -101,11 +101,11 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
             yield _prompts_sent(files, name, prompts, sees, ends, cache)
 
 
-def _tables_of(files: Files, feature: str) -> list[str]:
-    """Suffixes of a feature's tables, as far as its name or its registry row tells."""
+def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str]:
+    """Suffixes of a feature's tables; older manifests leave them to its name or its registry row."""
     from recbole_llm.semantics.registry import FEATURES
 
-    suffixes = FEATURES[feature].files if feature in FEATURES else (feature,)
+    suffixes = entry.get("files") or (FEATURES[feature].files if feature in FEATURES else (feature,))
     return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
 
 

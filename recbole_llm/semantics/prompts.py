@@ -1,4 +1,8 @@
-"""Versioned prompts: YAML files with their texts, decoding parameters and answer schemas."""
+"""Versioned prompts: YAML files with their texts, decoding parameters and answer schemas.
+
+A prompt is named by its file in ``prompts/`` of this folder, or by ``module:name``: ``prompts/name.yaml`` beside a
+module from outside.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.outside import load_class, module_folder
 from recbole_llm.semantics import answers
-from recbole_llm.settings import read_yaml
+from recbole_llm.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "prompts"
+KEYS = {"version": int, "system": str, "user": str, "answer": str, "max_tokens": int}
 
 
 @dataclass(frozen=True)
@@ -22,11 +29,11 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        id: the file's name.
+        id: as it is named.
         version: raise it with any change; features made by another version are stale.
         system, user: texts; ``{data}`` in ``user`` is replaced by the data as JSON.
         examples: worked question-and-answer pairs, shown before the question.
-        answer: name of the answer's class in ``semantics.answers``.
+        answer: name of the answer's class in ``semantics.answers``, or ``module:Class``.
         max_tokens: of the answer.
         sha256: of everything above.
     """
@@ -42,8 +49,15 @@ class Prompt:
 
     @property
     def answer_class(self) -> type[BaseModel]:
-        """The pydantic class that answers must satisfy."""
-        found: type[BaseModel] = getattr(answers, self.answer)
+        """The pydantic class that answers must satisfy.
+
+        Raises:
+            UserError: there is no such class.
+        """
+        target = self.answer if ":" in self.answer else f"{answers.__name__}:{self.answer}"
+        found = load_class(target, f"the prompt {self.id}, answer: {self.answer}")
+        if not issubclass(found, BaseModel):
+            raise UserError(f"the prompt {self.id}, answer: {self.answer} is no pydantic model.")
         return found
 
     @cached_property
@@ -82,16 +96,39 @@ class Prompt:
 
 @cache
 def load_prompt(name: str) -> Prompt:
-    """Read a prompt by the name of its file."""
-    raw = read_yaml(FOLDER / f"{name}.yaml")
+    """Read a prompt by its name.
+
+    Raises:
+        UserError: there is no such file, or it is not a prompt.
+    """
+    module, outside, stem = name.rpartition(":")
+    folder = module_folder(module, f"the prompt {name}") / "prompts" if outside else FOLDER
+    path = folder / f"{stem}.yaml"
+    raw = read_yaml(path)
+    _check(raw, path)
     text = json.dumps(raw, sort_keys=True, ensure_ascii=False)
     return Prompt(
         id=name,
-        version=int(raw["version"]),
-        system=str(raw["system"]).strip(),
-        user=str(raw["user"]).strip(),
+        version=raw["version"],
+        system=raw["system"].strip(),
+        user=raw["user"].strip(),
         examples=tuple((example["data"], example["answer"]) for example in raw.get("examples", [])),
-        answer=str(raw["answer"]),
-        max_tokens=int(raw["max_tokens"]),
+        answer=raw["answer"],
+        max_tokens=raw["max_tokens"],
         sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
     )
+
+
+def _check(raw: dict[str, Any], path: Path) -> None:
+    for key, kind in KEYS.items():
+        if not isinstance(raw.get(key), kind):
+            what = {int: "a whole number", str: "text"}[kind]
+            raise UserError(f"{path}: a prompt has {', '.join(KEYS)}; {key} is {what}, got {raw.get(key)!r}.")
+    for key in raw:
+        if key not in (*KEYS, "examples"):
+            raise UserError(f"{path}: a prompt has no {key!r}.{did_you_mean(key, (*KEYS, 'examples'))}")
+    if raw["user"].count("{data}") != 1:
+        raise UserError(f"{path}: user holds {{data}} once, where the data go as JSON.")
+    examples = raw.get("examples", [])
+    if not isinstance(examples, list) or any(not isinstance(e, dict) or {*e} != {"data", "answer"} for e in examples):
+        raise UserError(f"{path}: examples is a list of pairs, `data` and `answer`.")

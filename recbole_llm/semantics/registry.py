@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.outside import load_class
 from recbole_llm.semantics.features.base import Feature
 from recbole_llm.semantics.features.candidates import Candidates
 from recbole_llm.semantics.features.codes import TextCodes
@@ -24,3 +28,31 @@ _ALL: tuple[Feature, ...] = (
     UserReasoning(),
 )
 FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
+
+
+_STATED = ("name", "version", "prompts", "settings_keys", "files", "build")
+
+
+def find_feature(name: str) -> Feature:
+    """The feature that a registry row names; ``module:Class`` is one from outside.
+
+    Raises:
+        UserError: there is no such feature.
+    """
+    if name in FEATURES:
+        return FEATURES[name]
+    if ":" not in name:
+        hint = did_you_mean(name, FEATURES)
+        raise UserError(f"there is no semantic feature {name!r}.{hint} package.module:Class names one of your own.")
+    return _outside(name)
+
+
+@cache
+def _outside(target: str) -> Feature:
+    found: Feature = load_class(target, f"the feature {target}")()
+    missing = [attribute for attribute in _STATED if not hasattr(found, attribute)]
+    if missing:
+        raise UserError(f"the feature {target} does not say its {', '.join(missing)}.")
+    if found.name in FEATURES:
+        raise UserError(f"the feature {target}: the name {found.name!r} is taken; choose another.")
+    return found

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.search import summary, tune
 from recbole_llm.bench.search_report import write_search_report
 from recbole_llm.bench.space import space_of
@@ -164,3 +164,17 @@ def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
     assert len(ended) == len(study.slots()) == 6
     assert all(trial.value is not None for trial in ended)
     assert ended[0].params["learning_rate"] == 0.001
+
+
+def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) -> None:
+    unanswered: dict[str, Any] = {"llm": "vllm", "llm_base_url": "http://127.0.0.1:1/v1", "max_requests": 0}
+    records, studies = tune("EIMF,BPR", "tiny", trials=2, epochs=1, **unanswered)
+    assert [study.cell.settings.method.name for study in studies] == ["BPR"]
+    assert [(record.model, record.status, record.trials) for record in records] == [
+        ("BPR", "ok", 2),
+        ("EIMF", "failed", 2),
+    ]
+    assert "--max_requests=0 is reached" in (records[1].error or "")
+    assert [record.model for record in ResultStore("results")] == ["BPR"]
+    with pytest.raises(UserError, match="--max_requests=0 is reached"):
+        tune("EIMF", "tiny", trials=2, epochs=1, **unanswered)

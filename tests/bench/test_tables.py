@@ -123,3 +123,9 @@ def test_a_reason_of_any_kind_keeps_the_table_in_shape(error: str) -> None:
     rows = lines[head : lines.index("", head)]
     assert len(rows) == 4
     assert len({line.replace("\\|", "").count("|") for line in rows}) == 1
+
+
+def test_two_budgets_that_found_the_same_settings_are_two_rows() -> None:
+    runs = [run_of("SASRec", 0.1, key=str(n), seed=n, tuned=True, trials=n) for n in (1, 20)]
+    labels = [label for place in group([*runs, run_of("SASRec", 0.1)]).values() for label in place]
+    assert labels == ["SASRec, tuned (1 trial)", "SASRec, tuned (20 trials)", "SASRec"]

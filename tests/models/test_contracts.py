@@ -1,4 +1,7 @@
-"""What every model of the registry keeps to, on ml-100k. A new model gets these tests by being registered."""
+"""What every model of the registry keeps to, on ml-100k. A new model gets these tests by being registered.
+
+``pytest tests/models/test_contracts.py --model=package.module:Class`` holds a class of one's own to it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,17 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_llm.bench.cell import Cell, Prepared, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.bench.runner import as_list
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.data.loader import DeviceTable, EvalLoader
 from recbole_llm.engine import checkpoint
-from recbole_llm.engine.accelerate import accelerated, can_trim
+from recbole_llm.engine.accelerate import can_trim
 from recbole_llm.engine.loaders import training_loader
-from recbole_llm.registry import METHODS
-from recbole_llm.settings import layer_settings, properties_folder, read_yaml
+from recbole_llm.registry import METHODS, Method, find_method
+from recbole_llm.settings import layer_settings
+from recbole_llm.yaml_files import properties_folder, read_yaml
 from tests.helpers import runner
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
@@ -29,15 +36,29 @@ TOLERANCE = {"cpu": {"rtol": 0.0, "atol": 0.0}, "cuda": {"rtol": 1e-3, "atol": 1
 CLOSE = {"cpu": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 1e-2, "atol": 1e-3}}
 BATCH = 256
 
-every_method = pytest.mark.parametrize("name", METHODS)
 every_device = pytest.mark.parametrize("device", DEVICES)
 
 
-def switches() -> list[tuple[str, str, Any]]:
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test with a ``name`` runs for all models of the registry, or for those of ``--model``."""
+    names = as_list(metafunc.config.getoption("--model") or list(METHODS))
+    if "key" in metafunc.fixturenames:
+        cases = [pytest.param(*case, id="-".join(map(str, case))) for case in switches(names)]
+        metafunc.parametrize(("name", "key", "value"), cases)
+    elif "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", names)
+
+
+def settings_file(method: Method) -> dict[str, Any]:
+    """What the model's own YAML file holds."""
+    return read_yaml((method.properties or properties_folder()) / "model" / f"{method.name}.yaml")
+
+
+def switches(names: list[str]) -> list[tuple[str, str, Any]]:
     """Each yes-or-no setting of each model turned the other way, and ``sigma`` at zero."""
     found: list[tuple[str, str, Any]] = []
-    for name in METHODS:
-        for key, value in read_yaml(properties_folder() / "model" / f"{name}.yaml").items():
+    for name in names:
+        for key, value in settings_file(find_method(name)).items():
             if isinstance(value, bool):
                 found.append((name, key, not value))
             elif key == "sigma":
@@ -47,7 +68,7 @@ def switches() -> list[tuple[str, str, Any]]:
 
 def cell_on_ml100k(name: str, **overrides: Any) -> Cell:
     """A cell with the settings of the model's file; what it stands on is trained for one epoch."""
-    method = METHODS[name]
+    method = find_method(name)
     values: dict[str, Any] = {"train_batch_size": BATCH, "eval_batch_size": BATCH, "epochs": 1, "llm": "offline"}
     values["user_inter_num_interval"] = "[20,40]"  # a third of the users, a tenth of the interactions
     protocol = method.protocols[0] if method.protocols else None
@@ -83,8 +104,8 @@ def make(shared_dir: Path, made: dict[Any, Prepared], monkeypatch: pytest.Monkey
 def fresh(prepared: Prepared, seed: int = 1) -> Any:
     """The model built anew from a seed."""
     init_seed(seed, True)
-    model_class = METHODS[prepared.config["model"]].load()
-    return accelerated(model_class)(prepared.config, prepared.train_part).to(prepared.config["device"])
+    model_class = type(prepared.model)
+    return model_class(prepared.config, prepared.train_part).to(prepared.config["device"])
 
 
 def first_batch(prepared: Prepared) -> Any:
@@ -136,17 +157,15 @@ def scores_of(model: Any, batch: Any) -> torch.Tensor:
 # ---- the row ------------------------------------------------------------------------------------
 
 
-@every_method
 def test_it_has_a_file_of_settings_and_names_its_paper(name: str) -> None:
-    method = METHODS[name]
-    assert read_yaml(properties_folder() / "model" / f"{name}.yaml")
+    method = find_method(name)
+    assert settings_file(method)
     assert method.paper
     assert method.load().__name__ == method.target.rpartition(":")[2]
 
 
-@every_method
 def test_the_module_says_which_paper_it_implements(name: str) -> None:
-    method = METHODS[name]
+    method = find_method(name)
     text = sys.modules[method.load().__module__].__doc__ or ""
     assert method.paper.removeprefix("arXiv ") in text
 
@@ -155,7 +174,6 @@ def test_the_module_says_which_paper_it_implements(name: str) -> None:
 
 
 @every_device
-@every_method
 def test_it_is_built_from_its_settings(make: Make, name: str, device: str) -> None:
     model = make(name, device).model
     parameters = list(model.parameters())
@@ -165,7 +183,6 @@ def test_it_is_built_from_its_settings(make: Make, name: str, device: str) -> No
 
 
 @every_device
-@every_method
 def test_one_step_on_a_batch_lowers_its_loss(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     model, batch = fresh(prepared), first_batch(prepared)
@@ -175,7 +192,6 @@ def test_one_step_on_a_batch_lowers_its_loss(make: Make, name: str, device: str)
 
 
 @every_device
-@every_method
 def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     model, batch = copy.deepcopy(prepared.model).eval(), test_cases(prepared)
@@ -192,7 +208,6 @@ def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: 
 
 
 @every_device
-@every_method
 def test_the_same_seed_gives_the_same_numbers(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     batch, cases = first_batch(prepared), test_cases(prepared)
@@ -204,7 +219,6 @@ def test_the_same_seed_gives_the_same_numbers(make: Make, name: str, device: str
 
 
 @every_device
-@every_method
 def test_another_seed_gives_other_numbers(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     cases = test_cases(prepared)
@@ -212,7 +226,6 @@ def test_another_seed_gives_other_numbers(make: Make, name: str, device: str) ->
 
 
 @every_device
-@every_method
 def test_what_is_saved_and_loaded_scores_the_same(make: Make, name: str, device: str, tmp_path: Path) -> None:
     prepared = make(name, device)
     cases = test_cases(prepared)
@@ -225,7 +238,6 @@ def test_what_is_saved_and_loaded_scores_the_same(make: Make, name: str, device:
 
 
 @every_device
-@every_method
 def test_scoring_changes_nothing(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     model, cases = copy.deepcopy(prepared.model), test_cases(prepared)
@@ -236,7 +248,6 @@ def test_scoring_changes_nothing(make: Make, name: str, device: str) -> None:
 
 
 @every_device
-@every_method
 def test_padding_beyond_the_longest_history_changes_no_score(make: Make, name: str, device: str) -> None:
     """What a model that says so never reads may be left out of its batches."""
     prepared = make(name, device)
@@ -246,7 +257,6 @@ def test_padding_beyond_the_longest_history_changes_no_score(make: Make, name: s
 
 
 @every_device
-@every_method
 def test_a_case_scores_the_same_alone_and_among_others(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     model = copy.deepcopy(prepared.model)
@@ -255,9 +265,6 @@ def test_a_case_scores_the_same_alone_and_among_others(make: Make, name: str, de
     torch.testing.assert_close(alone[0], together[0], **CLOSE[device])
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "value"), [pytest.param(*one, id="-".join(map(str, one))) for one in switches()]
-)
 def test_every_switch_runs_a_step(make: Make, name: str, key: str, value: Any) -> None:
     prepared = make(name, **{key: value})
     model, batch = fresh(prepared), first_batch(prepared)
@@ -267,10 +274,9 @@ def test_every_switch_runs_a_step(make: Make, name: str, key: str, value: Any) -
     assert bool(torch.isfinite(scores_of(model, test_cases(prepared))[:, 1:]).all())
 
 
-@every_method
 def test_semantics_are_features_or_none(make: Make, name: str) -> None:
     """A model with features has them from the hook; without ``semantics`` it is built all the same."""
-    method = METHODS[name]
+    method = find_method(name)
     build = partial(make, name)
     assert (build().dataset.semantics is not None) == bool(method.features)
     if method.features:

@@ -13,6 +13,10 @@ from typing import Any
 from recbole_llm.semantics.llm.cache import ChatRequest, ResponseCache
 from recbole_llm.semantics.llm.client import Client, Script
 from recbole_llm.semantics.llm.endpoint import Endpoint
+from tests.stub_server import Reply
+
+KEY = "sk-test-0123456789abcdef"
+AT_ONCE = {"retry-after-ms": "1"}
 
 
 def question(text: str, max_tokens: int = 50, schema: dict[str, Any] | None = None) -> ChatRequest:
@@ -36,6 +40,11 @@ def endpoint_at(base_url: str, **changes: Any) -> Endpoint:
 def numbered(first: int, last: int) -> Iterator[Script]:
     """Scripts of the questions ``first`` to ``last - 1``."""
     return (asking(f"question {number}") for number in range(first, last))
+
+
+def first_only(fault: Reply) -> Any:
+    """Reply with a fault to the first request, with an answer to all others."""
+    return lambda call: fault if call.number == 0 else Reply(text="fine")
 
 
 if __name__ == "__main__":

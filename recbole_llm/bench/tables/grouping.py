@@ -72,9 +72,9 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 
 
 def _identity(record: Record) -> dict[str, Any]:
-    """The settings that tell two rows of one model apart."""
+    """The settings that tell two rows of one model apart; two searches may find the same settings."""
     kept = {k: v for k, v in record.settings.items() if k not in NOT_IDENTITY and k not in ("seed", "model")}
-    return {**kept, "semantics": record.semantics, "tuned": record.tuned}
+    return {**kept, "semantics": record.semantics, "tuned": record.tuned, "trials": record.trials}
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -112,7 +112,7 @@ def _plain_label(runs: Sequence[Record]) -> str:
     label = f"{known.model} (none)" if known.semantics == "none" and kind_of(known) == "control" else known.label
     if not known.tuned:
         return label
-    return f"{label}, tuned ({known.trials} trials)" if known.trials else f"{label}, tuned"
+    return f"{label}, tuned ({known.trials} trial{'s' * (known.trials > 1)})" if known.trials else f"{label}, tuned"
 
 
 def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[str]:
@@ -152,7 +152,9 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 def kind_of(record: Record) -> str:
     """``baseline``, ``method`` (it reads what an LLM said) or ``control`` (a method without an LLM's answers)."""
     row = METHODS.get(record.model)
-    reads = record.features is not None or record.semantics != "none" or bool(row and row.features)
+    # A model from outside has no row here; the encoder is set for those that read features.
+    has_features = bool(row.features) if row else record.settings.get("encoder") is not None
+    reads = record.features is not None or record.semantics != "none" or has_features
     if not reads:
         return "baseline"
     return "method" if record.semantics == "llm" else "control"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, ClassVar
 
 from recbole_llm.data.atomic import Column
@@ -42,14 +42,26 @@ class Amazon2014(Source):
 
     def read(self, rows: Collector) -> None:
         """Add a row for each review; text and summary are parsed over and dropped."""
-        path = self.files["reviews"]
         user, item, rating, time = self.user_key, self.item_key, self.rating_key, self.time_key
-        loads, add, counts = json.loads, rows.add, self.tally.counts
-        for line_number, line in self.each_line(path):
+
+        def parse(line: bytes) -> tuple[str, str, int, float]:
+            review = json.loads(line.decode("utf-8"))
+            return token(review[user]), token(review[item]), int(review[time]), float(review.get(rating, "nan"))
+
+        self.add_each(rows, self.each_line(self.files["reviews"]), parse)
+
+    def add_each(
+        self,
+        rows: Collector,
+        lines: Iterable[tuple[int, bytes]],
+        parse: Callable[[bytes], tuple[str, str, int, float]],
+    ) -> None:
+        """Add what ``parse`` makes of each line of the reviews; lines that it refuses are counted."""
+        path, counts, add = self.files["reviews"], self.tally.counts, rows.add
+        for line_number, line in lines:
             counts["rows_read"] += 1
             try:
-                review = loads(line.decode("utf-8"))
-                add(token(review[user]), token(review[item]), int(review[time]), float(review.get(rating, "nan")))
+                add(*parse(line))
             except BAD_LINE as error:
                 self.tally.bad(path, line_number, error)
 

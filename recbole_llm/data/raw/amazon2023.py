@@ -8,10 +8,11 @@ recommendation, arXiv:2403.03952.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import ClassVar
 
 from recbole_llm.data.raw.amazon2014 import Amazon2014
-from recbole_llm.data.raw.lines import BAD_LINE, decode
+from recbole_llm.data.raw.lines import decode
 from recbole_llm.data.raw.table import Collector
 from recbole_llm.errors import UserError
 
@@ -35,23 +36,30 @@ class Amazon2023(Amazon2014):
         if ".csv" not in path.name:
             super().read(rows)
             return
-        places: list[int] | None = None
-        for line_number, line in self.each_line(path):
-            cells = decode(line, self.tally).rstrip("\r\n").split(",")
-            if places is None:
-                try:
-                    places = [cells.index(name) for name in _COLUMNS]
-                except ValueError:
-                    raise UserError(
-                        f"{path}, line 1: the header must name {', '.join(_COLUMNS)}; it is {','.join(cells)[:120]!r}."
-                    ) from None
-                continue
-            self.tally.counts["rows_read"] += 1
-            try:
-                user, item, rating, time = (cells[place] for place in places)
-                rows.add(user, item, int(time), float(rating))
-            except BAD_LINE as error:
-                self.tally.bad(path, line_number, error)
+        lines = self.each_line(path)
+        header = next(lines, None)
+        if header is None:
+            return
+        places = self._places(self._cells(header[1]), path)
+
+        def parse(line: bytes) -> tuple[str, str, int, float]:
+            cells = self._cells(line)
+            user, item, rating, time = (cells[place] for place in places)
+            return user, item, int(time), float(rating)
+
+        self.add_each(rows, lines, parse)
+
+    def _cells(self, line: bytes) -> list[str]:
+        return decode(line, self.tally).rstrip("\r\n").split(",")
+
+    @staticmethod
+    def _places(header: list[str], path: Path) -> list[int]:
+        try:
+            return [header.index(name) for name in _COLUMNS]
+        except ValueError:
+            raise UserError(
+                f"{path}, line 1: the header must name {', '.join(_COLUMNS)}; it is {','.join(header)[:120]!r}."
+            ) from None
 
     def _filter(self, wanted: Collection[str]) -> Callable[[bytes], bool]:
         return lambda line: True  # JSON parses fast, and variants name other ids

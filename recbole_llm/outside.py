@@ -1,0 +1,56 @@
+"""What a user brings from outside the package: objects named ``module:Name``, and files beside their modules."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+
+
+def _module(name: str, where: str) -> ModuleType:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the console script does not look in the current folder by itself
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name + ".").startswith(error.name + "."):
+            raise UserError(
+                f"{where}: there is no module {error.name!r}. Give package.module:Name, importable from here."
+            ) from error
+        raise UserError(
+            f"{where} needs the package {error.name!r}, which is not installed: pip install {error.name}"
+        ) from error
+
+
+def load_class(target: str, where: str) -> type:
+    """The class that ``module:Class`` names.
+
+    Args:
+        target: the lazy path.
+        where: what to blame in a message, such as ``--model=package.module:Class``.
+
+    Raises:
+        UserError: the module or class does not exist, or a library that it needs is missing.
+    """
+    module_name, _, name = target.partition(":")
+    module = _module(module_name, where)
+    found: Any = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise UserError(f"{where}: {module_name} has no class {name!r}.{did_you_mean(name, classes)}")
+    return found
+
+
+def module_folder(name: str, where: str) -> Path:
+    """The folder that a module's file, or a package, lies in.
+
+    Raises:
+        UserError: there is no such module.
+    """
+    module = _module(name, where)
+    file = getattr(module, "__file__", None)
+    return (Path(file).parent if file else Path(next(iter(module.__path__)))).resolve()
