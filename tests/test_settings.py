@@ -11,8 +11,15 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.registry import Method, find_method
-from recbole_llm.settings import check_grid_keys, layer_settings, parse_assignment, stage_one_settings
-from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
+from recbole_llm.settings import (
+    check_grid_keys,
+    layer_settings,
+    parse_assignment,
+    properties_folder,
+    property_names,
+    read_yaml,
+    stage_one_settings,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,9 +12,7 @@ from recbole_llm.data.split import Cases
 from recbole_llm.evaluation.ranks import full_scorer
 
 if TYPE_CHECKING:
-    from recbole_llm.bench.cell import Cell
-    from recbole_llm.bench.cell_runner import CellRunner, Prepared
-    from recbole_llm.bench.stopwatch import Stopwatch
+    from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
 
 
 class TrainedStageOne:

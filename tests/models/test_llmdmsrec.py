@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.bench.cell import Prepared
 from recbole_llm.engine.loaders import recbole_loaders, training_loader
 from recbole_llm.models.llmdmsrec import LLMDMsRec
 from recbole_llm.semantics.features.intent import COLUMNS

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.bench.cell import Stopwatch
 from recbole_llm.bench.stage_one import TrainedStageOne
-from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.data.atomic import read_table
 from tests.helpers import cell_of, prepare, runner
 from tests.semantics.workshop import by_key, contents, only_folder, plant
