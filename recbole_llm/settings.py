@@ -589,8 +589,8 @@ def check_grid_keys(
     methods, config_files = list(methods), list(config_files)
 
     def check(method: Method, key: str, value: Any) -> None:
-        backbone = _backbone(method, config_files, overrides)
-        base = {} if backbone is None else {backbone_key(method): backbone}
+        named = backbone_key(method)
+        base = {named: _backbone(method, config_files, overrides)} if named else {}
         layer_settings(method, dataset, protocol, overrides={**base, key: value})
 
     for key, value in overrides.items():

@@ -125,9 +125,10 @@ def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
 
 def _trainings(shop: FeatureShop) -> str:
     """What is trained before the first question; empty where nothing is."""
-    count = shop.stage_one.untrained if isinstance(shop.stage_one, StandIn) and "candidates" in shop.missing() else 0
-    stage_one = shop.settings[shop.settings.method.stage_one or "seed"]
-    return f"first, {count} trainings of {stage_one} (stage I)." if count else ""
+    stand_in, key = shop.stage_one, shop.settings.method.stage_one
+    if not isinstance(stand_in, StandIn) or not stand_in.used or key is None:
+        return ""
+    return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
 
 
 def make(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> list[FeatureShop]:

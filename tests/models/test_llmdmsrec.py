@@ -286,7 +286,8 @@ def test_gradients_reach_every_part_of_every_backbone(featured: Path, backbone: 
     prepared.model.train().calculate_loss(batch).backward()
     for name, parameter in prepared.model.named_parameters():
         assert parameter.grad is not None, name
-        assert float(parameter.grad.abs().sum()) > 0, name
+        # A softmax does not see the bias of its keys.
+        assert float(parameter.grad.abs().sum()) > 0 or name.endswith("key.bias"), name
 
 
 def test_settings_of_a_backbone_are_its_own_and_may_be_changed(featured: Path) -> None:
