@@ -362,7 +362,7 @@ def test_a_backbone_may_be_named_in_a_file_and_for_one_model(tmp_path):
 
 
 def test_an_unknown_backbone_is_refused_with_the_nearest():
-    refused(r"backbone=GCEGN: backbone is one of .*Did you mean GCEGNN\?", model="LLMDMsRec", backbone="GCEGN")
+    refused(r"backbone=GCEGN: backbone is one of .*Did you mean GCEGNN", model="LLMDMsRec", backbone="GCEGN")
 
 
 def test_a_key_of_another_backbone_is_refused():
