@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
 
 TESTED_PACKAGES = (
     "recbole-llm",
@@ -112,15 +115,35 @@ def git_commit() -> str | None:
     return head + ("+" if dirty else "")
 
 
-def peak_memory_mib(device: Any = None) -> dict[str, float]:
-    """Peak resident memory of this process and, on CUDA, of the device, in MiB."""
-    import resource
+def forget_peak_memory() -> None:
+    """Count peaks from here on, so that what ran before in this process is not counted with what comes.
 
-    scale = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB elsewhere
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale, 1)}
+    Of the host this works on Linux; elsewhere a process has one peak for all its life.
+    """
+    if _CLEAR_REFS.exists():
+        with contextlib.suppress(OSError):  # a container may forbid it
+            _CLEAR_REFS.write_text("5", encoding="ascii")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for number in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(number)
+
+
+def peak_memory_mib(device: Any = None) -> dict[str, float]:
+    """Peak resident memory of this process and, on CUDA, of the device, in MiB, since :func:`forget_peak_memory`."""
+    peak = {"host": round(_host_peak_kib() / 2**10, 1)}
     if device is not None:
         import torch
 
         if torch.device(device).type == "cuda":
             peak["device"] = round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return peak
+
+
+def _host_peak_kib() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():
+        return float(status.read_text(encoding="ascii", errors="replace").partition("VmHWM:")[2].split()[0])
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if sys.platform == "darwin" else 1)

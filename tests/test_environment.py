@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_llm import environment
@@ -90,6 +91,15 @@ def test_peak_memory_of_the_host_is_in_mib():
     peak = environment.peak_memory_mib("cpu")
     assert set(peak) == {"host"}
     assert 10 < peak["host"] < 1_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="one peak a process elsewhere")
+def test_a_forgotten_peak_is_not_counted_with_what_comes():
+    large = np.ones(2**28, dtype=np.uint8)
+    before = environment.peak_memory_mib()["host"]
+    del large
+    environment.forget_peak_memory()
+    assert environment.peak_memory_mib()["host"] < before - 200
 
 
 @pytest.fixture

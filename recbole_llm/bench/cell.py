@@ -14,7 +14,7 @@ from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, Semantic
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
-from recbole_llm.environment import git_commit, hardware, peak_memory_mib, versions
+from recbole_llm.environment import forget_peak_memory, git_commit, hardware, peak_memory_mib, versions
 from recbole_llm.errors import UserError
 from recbole_llm.files import one_process_at_a_time
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
@@ -194,6 +194,7 @@ class CellRunner:
         from recbole_llm.engine.accelerate import seams_of
 
         logger.info("running %s", cell.title())
+        forget_peak_memory()
         watch = Stopwatch()
         record = cell.blank_record()
         with watch("pretrain"):

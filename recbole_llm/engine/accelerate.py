@@ -14,6 +14,7 @@ import recbole_llm.compat
 from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import encode_last
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
+from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
 from recbole_llm.layers.session_graph import session_graph
 
@@ -21,6 +22,7 @@ recbole_llm.compat.apply()
 
 import torch  # noqa: E402
 from recbole.model.layers import TransformerEncoder  # noqa: E402
+from torch import nn  # noqa: E402
 
 
 class Bucketed:
@@ -31,6 +33,16 @@ class Bucketed:
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """The model's own ``forward``, group by group."""
         return by_length(super().forward, item_seq, item_seq_len)  # type: ignore[misc]
+
+
+class CheapDropout:
+    """Dropout layers draw their masks four elements at a time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():  # type: ignore[attr-defined]
+            if type(module) is nn.Dropout:
+                module.__class__ = Dropout
 
 
 class LastPosition:
@@ -121,19 +133,20 @@ class CompressedGraph:
 
 
 _SEAMS: dict[str, tuple[type, ...]] = {
-    "sequential_recommender.sasrec:SASRec": (FusedLoss, Bucketed, LastPosition),
-    "sequential_recommender.sasrecf:SASRecF": (FusedLoss, Bucketed, LastPosition),
-    "sequential_recommender.fdsa:FDSA": (FusedLoss, Bucketed, LastPosition),
+    "sequential_recommender.sasrec:SASRec": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.sasrecf:SASRecF": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.fdsa:FDSA": (FusedLoss, Bucketed, CheapDropout, LastPosition),
     "sequential_recommender.gcsan:GCSAN": (
         FusedLossWithEmbeddingNorm,
         Bucketed,
+        CheapDropout,
         LastPosition,
         VectorisedGraphWithoutMask,
     ),
     "sequential_recommender.srgnn:SRGNN": (FusedLoss, Bucketed, VectorisedGraph),
-    "sequential_recommender.gru4rec:GRU4Rec": (FusedLoss, Bucketed),
-    "sequential_recommender.gru4recf:GRU4RecF": (FusedLoss, Bucketed),
-    "sequential_recommender.narm:NARM": (FusedLoss, Bucketed),
+    "sequential_recommender.gru4rec:GRU4Rec": (FusedLoss, Bucketed, CheapDropout),
+    "sequential_recommender.gru4recf:GRU4RecF": (FusedLoss, Bucketed, CheapDropout),
+    "sequential_recommender.narm:NARM": (FusedLoss, Bucketed, CheapDropout),
     "general_recommender.lightgcn:LightGCN": (CompressedGraph,),
     "general_recommender.ngcf:NGCF": (CompressedGraph,),
 }

@@ -8,11 +8,31 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_llm.layers.dropout import dropout
+
 
 def _heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
     """``(B, L, H)`` to ``(B, heads, L, H / heads)``."""
     batch, length, size = projected.shape
     return projected.view(batch, length, heads, size // heads).transpose(1, 2)
+
+
+def _attend(
+    module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, visible: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention ``(B, heads, Q, d)`` to the positions that ``visible`` (broadcast) allows; without it, causal.
+
+    With dropout torch has no fused kernel on a CPU, and draws its mask slowly.
+    """
+    p = module.attn_dropout.p if module.training else 0.0
+    if not p or query.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=visible, dropout_p=p, is_causal=visible is None
+        )
+    if visible is None:
+        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return dropout(scores.masked_fill_(~visible, float("-inf")).softmax(-1), p) @ value
 
 
 def _gelu_of(feed_forward: Any) -> Any:
@@ -29,12 +49,11 @@ def _feed_forward(module: Any, hidden: torch.Tensor) -> torch.Tensor:
 def _attention(module: Any, hidden: torch.Tensor) -> torch.Tensor:
     """Causal self-attention of every position."""
     heads = module.num_attention_heads
-    context = F.scaled_dot_product_attention(
+    context = _attend(
+        module,
         _heads(module.query(hidden), heads),
         _heads(module.key(hidden), heads),
         _heads(module.value(hidden), heads),
-        dropout_p=module.attn_dropout.p if module.training else 0.0,
-        is_causal=True,
     )
     context = context.transpose(1, 2).reshape(hidden.shape)
     return module.LayerNorm(module.out_dropout(module.dense(context)) + hidden)
@@ -47,12 +66,8 @@ def _last_attention(module: Any, hidden: torch.Tensor, last: torch.Tensor) -> to
     query_input = hidden[row, last]
     query = module.query(query_input).view(batch, heads, 1, size // heads)
     visible = torch.arange(length, device=hidden.device) <= last[:, None]
-    context = F.scaled_dot_product_attention(
-        query,
-        _heads(module.key(hidden), heads),
-        _heads(module.value(hidden), heads),
-        attn_mask=visible[:, None, None, :],
-        dropout_p=module.attn_dropout.p if module.training else 0.0,
+    context = _attend(
+        module, query, _heads(module.key(hidden), heads), _heads(module.value(hidden), heads), visible[:, None, None, :]
     ).reshape(batch, size)
     return module.LayerNorm(module.out_dropout(module.dense(context)) + query_input)
 

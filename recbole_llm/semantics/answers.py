@@ -49,6 +49,11 @@ def _as_text(value: Any) -> Any:
 Phrase = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=400)]
 
 
+def _at_most(count: int) -> dict[str, Any]:
+    """A limit that the endpoint is told and readers are not: a small model repeats itself until something stops it."""
+    return {"maxItems": count}
+
+
 class IntentAnswer(BaseModel):
     """LLM-DMsRec: the candidates (titles, or their numbers) that the user may intend next."""
 
@@ -63,7 +68,7 @@ class InterestGroup(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     name: Phrase
-    items: list[int] = Field(description="numbers of the items")
+    items: list[int] = Field(description="numbers of the items", json_schema_extra=_at_most(100))
 
 
 class InterestGroups(BaseModel):
@@ -71,7 +76,7 @@ class InterestGroups(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    interests: list[InterestGroup] = Field(min_length=1)
+    interests: list[InterestGroup] = Field(min_length=1, json_schema_extra=_at_most(30))
 
 
 class OpenInterests(BaseModel):
@@ -79,7 +84,7 @@ class OpenInterests(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    interests: list[Phrase] = Field(min_length=1)
+    interests: list[Phrase] = Field(min_length=1, json_schema_extra=_at_most(20))
 
     @model_validator(mode="before")
     @classmethod

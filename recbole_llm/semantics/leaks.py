@@ -1,9 +1,9 @@
 """Looking for leaks in finished semantic files: did what is evaluated reach an answer?
 
-Nothing here trusts the code that built the files. Three things are looked at, each against what the manifest says
-that a feature may see (``sees``): which interactions a table speaks about, whether answers about a user name that
-user's held-out items more often than other users' held-out items, and whether a prompt that was sent holds a
-history up to an item that no prompt may show.
+Nothing here trusts the code that built the files. Four things are looked at, each against what the manifest says
+that a feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
+whether answers about a user name that user's held-out items more often than other users' held-out items; and whether
+a prompt that was sent holds a history up to an item that no prompt may show.
 """
 
 from __future__ import annotations
@@ -93,6 +93,8 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
             columns = [column.name for column in read_header(files.file(suffix))]
             if sees == TRAINING and {"user_id", "position"} <= set(columns):
                 yield _rows_spoken_of(files, suffix, ends)
+            elif sees == TRAINING and "item_id" in columns:
+                yield _items_spoken_of(files, suffix, ends)
             key = next((column for column in ("user_id", "exemplar_id") if column in columns), None)
             texts = [column for column in columns if column.endswith("_text")]
             if sees != "none" and key is not None and texts:
@@ -150,6 +152,20 @@ def _makers_of_candidates(files: Files) -> Look:
         return Look(True, f"{text}; {wanted} models made those of training rows, each of users it had not seen")
     number = honest.index(False) + 1 if False in honest else len(honest) + 1
     return Look(False, f"{text}; model {number} of {wanted} had seen the users whose candidates it made")
+
+
+def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+    """Of a table that mixes users, all that can be told: no item may be one that only held-out rows have."""
+    table = files.table
+    shown = np.zeros(table.n_items + 1, dtype=bool)
+    shown[np.asarray(table.item)[np.arange(len(table)) < ends[np.asarray(table.user)]]] = True
+    hidden = {token for token, seen in zip(table.item_tokens.tolist(), shown.tolist(), strict=True) if not seen}
+    items = read_table(files.file(suffix), ["item_id"])["item_id"].astype(str)
+    beyond = items[items.isin(hidden)]
+    text = f"{suffix}: {items.nunique():,} items, {beyond.nunique():,} of them in no interaction that may be shown"
+    if len(beyond):
+        text += f" (first: item {beyond.iloc[0]})"
+    return Look(not len(beyond), text)
 
 
 # ---- answers ------------------------------------------------------------------------------------

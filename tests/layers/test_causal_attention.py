@@ -82,3 +82,21 @@ def test_evaluation_drops_nothing():
 def test_training_drops_at_random():
     module, (hidden, last) = encoder(dropout=0.5).train(), inputs()
     assert not torch.allclose(ours(module, hidden, last), ours(module, hidden, last))
+
+
+def test_dropout_keeps_the_expectation():
+    torch.manual_seed(6)
+    module = encoder(n_layers=1, dropout=0.0)
+    module.layer[0].multi_head_attention.attn_dropout.p = 0.5
+    hidden, last = inputs()
+    attention = module.layer[0].multi_head_attention
+    attention.LayerNorm = torch.nn.Identity()  # linear in the attention's weights, so that means can be compared
+    from recbole_llm.layers.causal_attention import _attention, _last_attention
+
+    for part in (_attention, lambda m, h: _last_attention(m, h, last)):
+        with torch.no_grad():
+            expected = part(attention.eval(), hidden)
+            drawn = torch.stack([part(attention.train(), hidden) for _ in range(4000)])
+        error = (drawn.mean(0) - expected).abs() / (drawn.std(0) / 4000**0.5 + 1e-9)
+        assert drawn.std(0).max() > 1e-3
+        assert error.max() < 6

@@ -159,6 +159,19 @@ def test_only_exemplars_are_asked_about_with_their_training_items(small: Path) -
     assert 0 < len(exemplars) < len(users)
 
 
+def test_interests_named_again_count_once_and_titles_are_counted(small: Path) -> None:
+    def rambling(call: Call) -> Reply:
+        return Reply(text=json.dumps({"interests": ["Drama", "drama", "Comedy", call.data[0], "DRAMA"]}))
+
+    with StubServer(rambling) as server:
+        prepared = made("EIMF", server)
+        asked = len(server.calls)
+    facts, folder = manifest(prepared)["exemplar"], prepared.dataset.semantics.folder
+    assert (facts["counts"]["duplicate"], facts["counts"]["title"]) == (2 * asked, asked)
+    for _, line in read_table(folder.file("exemplar")).itertuples(index=False):
+        assert [folder.texts.texts[int(text)] for text in line.split()][:2] == ["Drama", "Comedy"]
+
+
 def test_without_usable_answers_eimf_is_its_backbone(small: Path) -> None:
     with StubServer(lambda call: Reply(text="no idea")) as server:
         prepared = made("EIMF", server)

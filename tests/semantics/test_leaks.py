@@ -21,6 +21,7 @@ from tests.semantics.workshop import SEMANTICS, ask, by_key, only_folder
 from tests.stub_server import StubServer, intents_from_candidates
 
 USERTEXT = (Column("user_id", "token"), Column("preference_text", "token"))
+SYNUSER = (Column("synuser_id", "token"), Column("position", "token"), Column("item_id", "token"))
 INTEREST = (Column("user_id", "token"), Column("position", "token"), Column("interest_id", "token"))
 
 
@@ -135,6 +136,18 @@ def test_interactions_held_out_are_found_in_a_table_of_training(featured: Path) 
         folder.write("interest", INTEREST, rows)
         folder.commit("interest", {"sees": "training"})
         assert ["1 of them held out" in finding.text for finding in bad()] == [True] * (last == position)
+
+
+def test_an_item_that_only_held_out_rows_have_is_found_in_a_synthesised_user(tiny: Path) -> None:
+    with (tiny / "tiny.inter").open("a", encoding="utf-8") as stream:
+        stream.write("u0\tnew\t5\t1900000000\n")
+    prepared = prepare("SASRecText", epochs=1)
+    folder, table = opened(prepared), prepared.dataset.table
+    first = table.item_tokens[table.item[table.offsets[1]]]
+    for items in ([first], [first, "new"]):
+        folder.write("synuser", SYNUSER, [("0", place, item) for place, item in enumerate(items)])
+        folder.commit("synuser", {"sees": "training"})
+        assert ["first: item new" in finding.text for finding in bad()] == [True] * (len(items) - 1)
 
 
 @pytest.mark.parametrize("order", [1, -1])

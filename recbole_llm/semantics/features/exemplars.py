@@ -31,7 +31,7 @@ class Exemplars:
     """
 
     name: ClassVar[str] = "exemplar"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     prompts: ClassVar[tuple[str, ...]] = (PROMPT,)
     settings_keys: ClassVar[tuple[str, ...]] = (
         "cluster_pooling",
@@ -111,7 +111,7 @@ def _asked(
 
     def script(row: int, counts: Counter[str]) -> Script:
         titles = [context.items.title[item] for item in histories[row]]
-        return (yield from ask(prompt, titles, _texts, counts))
+        return (yield from ask(prompt, titles, lambda answer: _texts(answer, titles, counts), counts))
 
     facts["asked"] = len(histories)
     gaps = {}
@@ -125,6 +125,10 @@ def _asked(
         yield from _offline(context, gaps)
 
 
-def _texts(answer: Any) -> list[str]:
+def _texts(answer: Any, titles: list[str], counts: Counter[str]) -> list[str]:
+    """An interest named again counts once; one that is only an item's title is kept, and counted."""
     assert isinstance(answer, OpenInterests)
-    return list(dict.fromkeys(answer.interests))
+    found = {interest.casefold(): interest for interest in reversed(answer.interests)}
+    counts["duplicate"] += len(answer.interests) - len(found)
+    counts["title"] += len(found.keys() & {title.casefold() for title in titles})
+    return list(dict.fromkeys(found[interest.casefold()] for interest in answer.interests))

