@@ -34,6 +34,8 @@ class Method:
         features: semantic features that the hook must provide (names of ``semantics.features``, or ``module:Class``).
         stage_one: key of the model's settings that names the model whose trained checkpoint it
             stands on, or ``None``.
+        backbone: key of the model's settings that names the model it is built on, whose settings it has too,
+            or ``None``.
         protocols: protocols the method supports; empty means all.
         settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
         text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
@@ -47,6 +49,7 @@ class Method:
     paper: str = ""
     features: tuple[str, ...] = ()
     stage_one: str | None = None
+    backbone: str | None = None
     protocols: tuple[str, ...] = ()
     settings_of: str = ""
     text: str = ""
@@ -85,7 +88,10 @@ _OURS = (
         paper="arXiv 2507.20147",
         features=("candidates", "intent"),
         stage_one="stage_one_model",
+        backbone="backbone",
     ),
+    Method("TAGNN", "recbole_llm.models.tagnn:TAGNN", SEQUENTIAL, "arXiv 2005.02844"),
+    Method("GCEGNN", "recbole_llm.models.gcegnn:GCEGNN", SEQUENTIAL, "arXiv 2106.05081"),
     Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",), text="text"),
     Method(
         name="ISRF",

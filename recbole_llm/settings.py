@@ -5,6 +5,7 @@ The layers, later ones winning::
     RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
     ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
               preset/<Model>-<preset>.yaml where --preset names one
+              (below a model's own files those of its backbone, where it is built on one)
     outside   properties/model/<Model>.yaml beside the module of a class from outside
     user      --config_file=FILE (in order), then --key=value
 
@@ -126,6 +127,15 @@ NOT_IDENTITY = frozenset(
     ]
 )
 
+# A run with these values is what it was before there was the setting: its key stays.
+_BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
+
+
+def tells_apart(key: str, value: Any) -> bool:
+    """Whether a setting of this value can make a run another one."""
+    return key not in NOT_IDENTITY and not (key in _BEFORE and _BEFORE[key] == value)
+
+
 # Keys that default to null and what they take; the others take the type of their default.
 OPTIONAL_TYPES: dict[str, type] = {
     "clip_grad_norm": dict,
@@ -150,6 +160,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("fast", "recbole"),
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
+    "backbone": ("SRGNN", "GCSAN", "TAGNN", "GCEGNN"),
+    "align": ("kl", "contrastive", "infonce", "directau", "none"),  # LDMI's is a switch
     "profiles_by": ("title", "item_id"),
     "precision": ("fp32", "bf16"),
     "compile": ("none", "default", "reduce-overhead"),
@@ -173,7 +185,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
 )
 
 
@@ -227,7 +239,7 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     Raises:
         UserError: the value is of another type or not among the choices.
     """
-    if key in CHOICES and value is not None:
+    if key in CHOICES and value is not None and not isinstance(default, bool):
         if value not in CHOICES[key]:
             hint = did_you_mean(str(value), CHOICES[key])
             raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
@@ -286,9 +298,7 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
-        kept = {k: v for k, v in self.values.items() if k not in NOT_IDENTITY}
-        if kept.get("nproc") == 1:
-            del kept["nproc"]  # what a run is without the setting
+        kept = {k: v for k, v in self.values.items() if tells_apart(k, v)}
         kept["model"] = self.method.target if self.method.is_external else self.method.name
         return dict(sorted(kept.items()))
 
@@ -366,18 +376,45 @@ def check_preset(preset: str) -> None:
         )
 
 
-def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None) -> list[Layer]:
+def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> Any:
+    """What the user says for a key that decides which files are read; ``None`` where nothing is said."""
+    for layer in (overrides, *(read_yaml(file) for file in [*config_files][::-1])):
+        for name in (f"{method.name}.{key}", key):
+            if name in layer:
+                return layer[name]
+    return None
+
+
+def backbone_key(method: Method) -> str | None:
+    """The key that names the model a method is built on, ``None`` where it is built on none."""
+    return METHODS.get(method.settings_of, method).backbone
+
+
+def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> str | None:
+    """The model whose settings lie below the method's own."""
+    key = backbone_key(method)
+    if key is None:
+        return None
+    default = read_yaml(properties_folder() / "model" / f"{method.settings_of or method.name}.yaml")[key]
+    value = _given(key, method, config_files, overrides)
+    return default if value is None else coerce(key, value, default, f"--{key}={value}")
+
+
+def _base_layers(
+    method: Method, dataset: str, protocol: str, preset: str | None, backbone: str | None = None
+) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
     name = method.settings_of or method.name
+    models = [name] if backbone is None else [backbone, name]
     files = [
         (recbole / "overall.yaml", "RecBole overall.yaml"),
         (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
-        (recbole / "model" / f"{name}.yaml", f"RecBole model/{name}.yaml"),
+        *((recbole / "model" / f"{each}.yaml", f"RecBole model/{each}.yaml") for each in models),
         (ours / "overall.yaml", "properties/overall.yaml"),
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
-        (ours / "model" / f"{name}.yaml", f"properties/model/{name}.yaml"),
+        *((ours / "model" / f"{each}.yaml", f"properties/model/{each}.yaml") for each in models),
         (ours / "preset" / f"{name}-{preset}.yaml", f"properties/preset/{name}-{preset}.yaml"),
     ]
     if method.properties is not None:
@@ -423,14 +460,14 @@ def layer_settings(
     if protocol is None:
         protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
     check_protocol(protocol)
-    in_files = next((found["preset"] for file in [*config_files][::-1] if "preset" in (found := read_yaml(file))), None)
-    preset = overrides.get(f"{method.name}.preset", overrides.get("preset", in_files))
+    config_files = [*config_files]
+    preset = _given("preset", method, config_files, overrides)
     if preset is not None:
         check_preset(str(preset))
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for layer in _base_layers(method, dataset, protocol, preset):
+    for layer in _base_layers(method, dataset, protocol, preset, _backbone(method, config_files, overrides)):
         for key, value in layer.values.items():
             values[key] = value
             origin[key] = layer.source
@@ -551,7 +588,11 @@ def _normalise_metrics(values: dict[str, Any]) -> None:
 
 
 def check_grid_keys(
-    methods: Iterable[Method], dataset: str, protocol: str | None, overrides: Mapping[str, Any]
+    methods: Iterable[Method],
+    dataset: str,
+    protocol: str | None,
+    overrides: Mapping[str, Any],
+    config_files: Iterable[Path] = (),
 ) -> None:
     """In a grid of several models, each key must be a setting of at least one of them.
 
@@ -561,19 +602,25 @@ def check_grid_keys(
     Raises:
         UserError: a key that none of the models has.
     """
-    methods = list(methods)
+    methods, config_files = list(methods), list(config_files)
+
+    def check(method: Method, key: str, value: Any) -> None:
+        named = backbone_key(method)
+        base = {named: _backbone(method, config_files, overrides)} if named else {}
+        layer_settings(method, dataset, protocol, overrides={**base, key: value})
+
     for key, value in overrides.items():
         owner, dot, _ = key.partition(".")
         if dot and (owner in METHODS or owner in recbole_methods()):
             known = {m.name for m in methods} | {m.name for m in _stage_ones(methods, dataset, protocol, overrides)}
             if owner not in known:
                 raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
-            layer_settings(find_method(owner), dataset, protocol, overrides={key: value})
+            check(find_method(owner), key, value)
             continue
         errors = []
         for method in methods:
             try:
-                layer_settings(method, dataset, protocol, overrides={key: value})
+                check(method, key, value)
             except UserError as error:
                 errors.append(error)
         if len(errors) == len(methods):

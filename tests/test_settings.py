@@ -12,6 +12,7 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.registry import Method, find_method
 from recbole_llm.settings import (
+    CHOICES,
     check_grid_keys,
     layer_settings,
     parse_assignment,
@@ -339,6 +340,61 @@ def test_in_a_grid_a_key_must_belong_to_one_of_the_models():
     check_grid_keys(methods, "tiny", None, {"sigma": 0.1, "n_layers": 1})
     with pytest.raises(UserError, match="there is no setting 'sigmaa'"):
         check_grid_keys(methods, "tiny", None, {"sigmaa": 0.1})
+
+
+# ---- backbones -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backbone", CHOICES["backbone"])
+def test_a_method_has_the_settings_of_its_backbone(backbone):
+    ours, plain = layered("LLMDMsRec", backbone=backbone), layered(backbone)
+    own = set(read_yaml(properties_folder() / "model" / "LLMDMsRec.yaml"))
+    shared = {key: value for key, value in plain.values.items() if key not in own and plain.origin.get(key)}
+    shared = {key: value for key, value in shared.items() if "model/" in plain.origin[key]}
+    assert shared
+    assert {key: ours[key] for key in shared} == shared
+
+
+def test_a_backbone_may_be_named_in_a_file_and_for_one_model(tmp_path):
+    assert from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec")["n_hops"] == 1
+    assert from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec", backbone="SRGNN").get("n_hops") is None
+    assert layered("LLMDMsRec", backbone="SRGNN", **{"LLMDMsRec.backbone": "TAGNN"})["backbone"] == "TAGNN"
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest():
+    refused(r"backbone=GCEGN: backbone is one of .*Did you mean GCEGNN", model="LLMDMsRec", backbone="GCEGN")
+
+
+def test_a_key_of_another_backbone_is_refused():
+    refused("LLMDMsRec has no setting 'n_hops' .it belongs to GCEGNN", model="LLMDMsRec", n_hops=2)
+
+
+def test_in_a_grid_keys_of_the_chosen_backbone_are_known(tmp_path):
+    methods = [find_method("SASRec"), find_method("LLMDMsRec")]
+    check_grid_keys(methods, "tiny", None, {"backbone": "GCEGNN", "n_hops": 2})
+    check_grid_keys(methods, "tiny", None, {"LLMDMsRec.backbone": "GCEGNN", "LLMDMsRec.n_hops": 2})
+    (tmp_path / "mine.yaml").write_text("backbone: GCEGNN")
+    check_grid_keys(methods, "tiny", None, {"n_hops": 2}, [tmp_path / "mine.yaml"])
+    with pytest.raises(UserError, match="n_hops"):
+        check_grid_keys(methods, "tiny", None, {"n_hops": 2})
+
+
+def test_words_of_one_model_do_not_bind_the_switch_of_another():
+    assert layered("LDMI", align=False)["align"] is False
+    refused("align takes true or false", model="LDMI", align="kl")
+    refused(r"align is one of kl, .*Did you mean infonce", model="LLMDMsRec", align="infonc")
+
+
+def test_folds_are_a_whole_number():
+    refused("candidate_folds takes a whole number", model="LLMDMsRec", candidate_folds=2.5)
+
+
+def test_a_run_keeps_its_key_when_a_setting_came_later_and_is_not_used():
+    settings = layered("LLMDMsRec")
+    later = {"backbone", "align", "candidate_folds"}
+    assert not later & set(settings.identity())
+    for key, value in (("backbone", "TAGNN"), ("align", "directau"), ("candidate_folds", 2)):
+        assert layered("LLMDMsRec", **{key: value}).identity()[key] == value
 
 
 # ---- files ---------------------------------------------------------------------------------------

@@ -88,6 +88,8 @@ class Cell:
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
         tuned = "" if self.trials is None else ", tuned"
+        if s.get("left_out"):
+            tuned += f", without fold {s['left_out'][0] + 1} of {s['left_out'][1]}"
         return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
 
     def blank_record(self) -> Record:
@@ -336,7 +338,10 @@ class CellRunner:
 
         if self.asking is None:
             self.asking = Asking.of(cell.settings)
-        stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch) if cell.settings.method.stage_one else None
+        stage_one = None
+        if cell.settings.method.stage_one:
+            folds = int(cell.settings["candidate_folds"])
+            stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch, folds)
         features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
         if record is not None:

@@ -29,11 +29,14 @@ class StandIn:
 
     Attributes:
         key: of the model it stands in for.
+        untrained: how many models that would have to be trained.
+        folds: none.
         used: it was asked, so that what follows is an estimate.
     """
 
-    def __init__(self, key: str, dataset: Any) -> None:
-        self.key, self._dataset, self.used = key, dataset, False
+    def __init__(self, stage_one: TrainedStageOne, dataset: Any) -> None:
+        self.key, self.untrained, self.folds = stage_one.key, stage_one.untrained(), list[dict[str, Any]]()
+        self._dataset, self.used = dataset, False
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
         """``(len(rows), k)`` item ids: the same for all."""
@@ -66,11 +69,9 @@ def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> 
 
 
 def _stage_one(cell: Cell, runner: CellRunner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
-    below = runner.stage_one_cell(cell)
-    trained = runner.finished(below) is not None and (below.folder / "best.pt").is_file()
-    if dry and not trained:
-        return StandIn(below.key, dataset)
-    return TrainedStageOne(runner, below, watch)
+    folds = int(cell.settings["candidate_folds"])
+    found = TrainedStageOne(runner, runner.stage_one_cell(cell), watch, folds)
+    return StandIn(found, dataset) if dry and found.untrained() else found
 
 
 def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) -> list[tuple[FeatureShop, FeaturePlan]]:
@@ -113,11 +114,21 @@ def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
         notes = ["--llm=offline: made by rule, nothing is asked and nothing costs."]
     elif endpoint.batch_price and total:
         notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
+    trainings = {shop.name: _trainings(shop) for shop, _ in rows}
+    notes += [text for text in trainings.values() if text]
     if any(row.estimated for _, row in rows):
         notes.append(
             "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
         )
     return "\n".join([text, "", *notes])
+
+
+def _trainings(shop: FeatureShop) -> str:
+    """What is trained before the first question; empty where nothing is."""
+    stand_in, key = shop.stage_one, shop.settings.method.stage_one
+    if not isinstance(stand_in, StandIn) or not stand_in.used or key is None:
+        return ""
+    return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
 
 
 def make(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> list[FeatureShop]:

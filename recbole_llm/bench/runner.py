@@ -86,7 +86,7 @@ def expand(
     cells: dict[str, Cell] = {}
     for name in datasets:
         for each_protocol in as_list(protocol) if protocol is not None else [None]:
-            check_grid_keys(methods, name, each_protocol, overrides)
+            check_grid_keys(methods, name, each_protocol, overrides, files)
             for method in methods:
                 for kind in kinds:
                     extra = {"semantics": kind} if kind is not None else {}

@@ -29,7 +29,15 @@ from optuna.distributions import (
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.registry import Method
-from recbole_llm.settings import SEMANTIC_KEYS, Settings, layer_settings, parse_yaml, properties_folder, read_yaml
+from recbole_llm.settings import (
+    SEMANTIC_KEYS,
+    Settings,
+    backbone_key,
+    layer_settings,
+    parse_yaml,
+    properties_folder,
+    read_yaml,
+)
 
 SCALARS = (bool, int, float, str, type(None))
 
@@ -195,17 +203,22 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
 
     Args:
         settings: of the model without a search.
-        file: the user's space instead of ``properties/search/<Model>.yaml``.
+        file: the user's space instead of ``properties/search/<Model>.yaml`` and, under it, that of its backbone.
 
     Raises:
         UserError: there is no space for the model, or it names what the model has not or what features are made from.
     """
     method = settings.method
+    key = backbone_key(method)
+    backbone = {key: settings[key]} if key is not None else {}
     if file is None:
         file = _file_of(method)
         if file is None:
             raise UserError(f"there is no search space for {method.name}: write one and give --space=FILE.")
-    space = read_space(file)
+        below = [properties_folder() / "search" / f"{name}.yaml" for name in backbone.values()]
+        space = {name: parameter for path in (*below, file) for name, parameter in read_space(path).items()}
+    else:
+        space = read_space(file)
     made_from = _keys_of_features(settings)
     found = {}
     for name, parameter in space.items():
@@ -213,7 +226,7 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
             raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
         for value in parameter.examples():
             try:
-                layer_settings(method, settings["dataset"], settings["protocol"], (), {name: value})
+                layer_settings(method, settings["dataset"], settings["protocol"], (), {**backbone, name: value})
             except UserError as error:
                 raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
         if settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/")):

@@ -1,42 +1,102 @@
-"""The trained model that semantic features stand on."""
+"""The trained model, or models, that semantic features stand on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from recbole_llm.data.folds import fold_of_users, rows_digest
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.data.split import Cases
+from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import full_scorer
+from recbole_llm.registry import SEQUENTIAL
 
 if TYPE_CHECKING:
     from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+
+WHOLE = -1  # in the place of a fold: the model of all training users
 
 
 class TrainedStageOne:
     """A prerequisite, trained (or found) when its items are first asked for.
 
+    With ``candidate_folds: k`` there are ``k`` more models, each without one fold of the users; they speak for the
+    training rows of the users they have not seen. Validation and test rows always get the model of all, as a user
+    would be served. The models of folds are no results: their records lie beside their checkpoints.
+
+    Args:
+        runner: trains and finds models.
+        cell: of the model of all training users.
+        watch: times the phase ``stage_one``.
+        folds: ``k``; 1 for no others.
+
     Attributes:
         key: key of its cell, known without training.
+        folds: after :meth:`top_items`, what each model of a fold was trained on; empty where there is none.
+
+    Raises:
+        UserError: no fold at all, or folds with a model that knows users by their ids alone.
     """
 
-    def __init__(self, runner: CellRunner, cell: Cell, watch: Stopwatch) -> None:
-        self._runner, self._cell, self._watch = runner, cell, watch
-        self.key = cell.key
-        self._prepared: Prepared | None = None
+    def __init__(self, runner: CellRunner, cell: Cell, watch: Stopwatch, folds: int = 1) -> None:
+        from recbole_llm.bench.cell import Cell, CellRunner
+        from recbole_llm.bench.store import ResultStore
+
+        settings = cell.settings
+        if folds < 1:
+            raise UserError(f"candidate_folds={folds}: give 1 for no folds, or more.")
+        if folds > 1 and settings.method.kind != SEQUENTIAL:
+            raise UserError(
+                f"candidate_folds={folds}: {settings.method.name} knows a user only by an id and has nothing to say of "
+                "users that it has not seen; choose a sequential stage_one_model."
+            )
+        self._watch, self.key = watch, cell.key
+        self._models: dict[int, tuple[CellRunner, Cell]] = {WHOLE: (runner, cell)}
+        aside = CellRunner(ResultStore(Path(settings["checkpoint_dir"]) / "folds"), runner.bars)
+        for fold in range(folds if folds > 1 else 0):
+            self._models[fold] = aside, Cell(settings.replaced(left_out=[fold, folds]), cell.location)
+        self._whole: Prepared | None = None
+        self.folds: list[dict[str, Any]] = []
+
+    def untrained(self) -> int:
+        """How many models there are to be trained."""
+        found = [
+            runner.finished(cell) is not None and (cell.folder / "best.pt").is_file()
+            for runner, cell in self._models.values()
+        ]
+        return found.count(False)
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
         """``(len(rows), k)`` int64 item ids, best first, from the histories before ``rows``."""
         with self._watch("stage_one"):
-            if self._prepared is None:
-                self._prepared = self._runner.trained(self._cell)
-            return _top_items(self._prepared, rows, k, self._runner)
+            return self._top_items(rows, k)
+
+    def _top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
+        runner, cell = self._models[WHOLE]
+        if self._whole is None:
+            self._whole = runner.trained(cell)
+        if len(self._models) == 1:
+            return best_items(self._whole, rows, k, runner)
+        table, split = self._whole.dataset.table, self._whole.dataset.split
+        fold = fold_of_users(table, split, len(self._models) - 1)[table.user[rows]]
+        fold[~np.isin(rows, split.train_targets)] = WHOLE
+        found = np.zeros((len(rows), min(k, self._whole.dataset.item_num - 1)), dtype=np.int64)
+        self.folds = []
+        for number, (runner, cell) in self._models.items():
+            prepared = self._whole if number == WHOLE else runner.trained(cell)
+            found[fold == number] = best_items(prepared, rows[fold == number], k, runner)
+            if number != WHOLE:
+                self.folds.append({"key": cell.key, "train_rows": rows_digest(prepared.dataset.split.train_rows)})
+        return found
 
 
 @torch.no_grad()
-def _top_items(prepared: Prepared, rows: np.ndarray, k: int, runner: CellRunner) -> np.ndarray:
+def best_items(prepared: Prepared, rows: np.ndarray, k: int, runner: CellRunner) -> np.ndarray:
+    """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``."""
     table = prepared.dataset.table
     user = np.asarray(table.user[rows], dtype=np.int64)
     starts = np.asarray(table.offsets)[user]

@@ -27,6 +27,7 @@ from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.candidates import sampled
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.folds import without_fold
 from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
 from recbole_llm.data.published import published_split
 from recbole_llm.data.sessions import cut_sessions
@@ -99,6 +100,9 @@ class BenchDatasetMixin(Dataset):
         self.location = location
         super().__init__(config)
         self.split = self._make_split()
+        left_out = config["left_out"]
+        if left_out is not None:
+            self.split = without_fold(self.table, self.split, *left_out)
 
     def _make_split(self) -> Split:
         """The protocol's split, with its fixed candidates."""

@@ -33,6 +33,32 @@ def info_nce(anchor: torch.Tensor, positive: torch.Tensor, temperature: float) -
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
+def uniformity(vectors: torch.Tensor) -> torch.Tensor:
+    """``log mean_{i<j} exp(-2 |u_i - u_j|^2)`` over the normalised rows of ``(B, d)``; zero for a single row.
+
+    Wang and Isola (ICML 2020).
+    """
+    count = len(vectors)
+    if count < 2:
+        return vectors.new_zeros(())
+    unit = F.normalize(vectors, dim=1)
+    near = (4.0 * (unit @ unit.T) - 4.0).exp()  # |u - v|^2 = 2 - 2 u . v
+    return ((near.sum() - near.diagonal().sum()) / (count * (count - 1))).log()
+
+
+def direct_au(first: torch.Tensor, second: torch.Tensor, weight: float = 0.5) -> torch.Tensor:
+    """Alignment and uniformity of two views (DirectAU, KDD 2022, as LLM-DMsRec's released code weighs them).
+
+        mean_i |a_i - b_i|^2 + weight (uniformity(a) + uniformity(b)) / 2,  rows normalised
+
+    Args:
+        first, second: ``(B, d)``.
+        weight: of the uniformity.
+    """
+    apart = (F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum(dim=1).mean()
+    return apart + weight * (uniformity(first) + uniformity(second)) / 2
+
+
 def cosine_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors."""
     return (1.0 - F.cosine_similarity(first, second, dim=1)).mean()

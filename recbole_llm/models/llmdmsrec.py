@@ -5,42 +5,62 @@ arXiv 2507.20147. Three stages:
 I.   A pretrained GNN gives the top 50 candidates of each prefix (``semantics/features/candidates.py``).
 II.  An LLM names intents among them; those in the session are explicit (set X), the others latent (Y)
      (``semantics/features/intent.py``). ``x_s``, ``y_s``: means of their frozen text vectors.
-III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension, ``q`` dropout,
-     ``g`` structural intent, ``h_t`` last item's state, ``E`` item embeddings.
+III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension, ``q`` dropout, ``g`` structural
+     intent, ``h_t`` last item's state, ``E`` item embeddings.
 
      x' = Dropout_q(x_s) W^T + b,  y' = Dropout_q(y_s) W^T + b      one W, b for both
-     z  = W3 [g ; h_t ; x' ; y'] + b3                               (4d -> d)
-     scores = z E^T
+     z  = W3 [g ; h_t ; x' ; y'] + b3                               SR-GNN, TAGNN (4d -> d)
+     z  = W3 [g ; x' ; y']                                          GCE-GNN, GC-SAN (3d -> d)
+     scores = z E^T                                                 TAGNN: (z + beta_i H) . e_i
      L_info = mean_s [ KL(P_g || P_x') + KL(P_g || P_y') ],  P_v = softmax(v) + 1e-8
      L  = CE(scores, target) + sigma L_info
+
+Instead of KL, ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch,
+tau 0.5), ``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
 
 Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before
 they are matched (the released code counts all but the first as latent); padding is left out of the mean of a
 text; model selection is on validation, not on test; the sentence encoder is MiniLM unless ``encoder`` says
-otherwise (the paper: bert-base-uncased).
+otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from recbole.model.abstract_recommender import SequentialRecommender
-from recbole.model.sequential_recommender.srgnn import SRGNN
 from torch import nn
 
-from recbole_llm.engine.accelerate import accelerated
-from recbole_llm.layers.alignment import kl_alignment
-from recbole_llm.layers.cross_entropy import linear_cross_entropy
+from recbole_llm.layers.alignment import direct_au, info_nce, kl_alignment
 from recbole_llm.layers.text_bag import InteractionKeys, TextBag
+from recbole_llm.models.gcegnn import GCEGNN
+from recbole_llm.models.session_encoder import GCSANEncoder, Session, SessionEncoder, SRGNNEncoder
+from recbole_llm.models.tagnn import TAGNN
+
+BACKBONES: dict[str, Callable[[Any, Any], SessionEncoder]] = {
+    "SRGNN": SRGNNEncoder,
+    "GCSAN": GCSANEncoder,
+    "TAGNN": TAGNN,
+    "GCEGNN": GCEGNN,
+}
+Alignment = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+ALIGNMENTS: dict[str, Alignment] = {
+    "kl": kl_alignment,
+    "contrastive": partial(info_nce, temperature=0.5),
+    "infonce": partial(info_nce, temperature=0.07),
+    "directau": direct_au,
+}
 
 
 class LLMDMsRec(SequentialRecommender):
-    """SR-GNN with explicit and latent intents.
+    """A session model (``backbone``) with explicit and latent intents.
 
-    With ``fusion: False`` and ``sigma: 0``, or without semantic features, it is SRGNN: the same parameters in
-    the same order, the same numbers from the same seed.
+    With ``fusion: False`` and ``sigma: 0`` (or ``align: none``), or without semantic features, it is its backbone:
+    the same parameters in the same order, the same numbers from the same seed.
 
     Batches must carry ``position``, the index of the target in the user's whole history: with the user it is
     the key of the intents.
@@ -51,16 +71,16 @@ class LLMDMsRec(SequentialRecommender):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.sigma = float(config["sigma"])
-        size = int(config["embedding_size"])
-        self.backbone = accelerated(SRGNN)(config, dataset)
-        # The backbone ends in W3 [g ; h_t]; without its last layer it gives [g ; h_t].
-        self.readout = self.backbone.linear_transform
-        self.backbone.linear_transform = nn.Identity()
+        self.backbone = BACKBONES[config["backbone"]](config, dataset)
         self.item_embedding = self.backbone.item_embedding
+        self.size = self.item_embedding.embedding_dim
+        self.readout = self.backbone.readout
+        self.backbone.readout = nn.Identity()
 
         features = dataset.semantics
         self.fusion = bool(config["fusion"]) and features is not None
-        self.aligned = self.sigma > 0 and features is not None
+        self.align = ALIGNMENTS.get(config["align"])
+        self.aligned = self.sigma > 0 and self.align is not None and features is not None
         if self.fusion or self.aligned:
             vectors = features.text_vectors()
             bags = features.bags("intent", ["explicit_text", "latent_text"])
@@ -69,14 +89,16 @@ class LLMDMsRec(SequentialRecommender):
             self.latent.vectors = self.explicit.vectors
             self.keys = InteractionKeys(features.user_offsets())
             self.semantic_dropout = nn.Dropout(float(config["semantic_dropout"]))
-            self.project = self._initialised(nn.Linear(self.explicit.dim, size), size)
+            self.project = self._initialised(nn.Linear(self.explicit.dim, self.size))
         if self.fusion:
-            self.readout = self._initialised(nn.Linear(4 * size, size), size)
+            # As wide as the backbone's own last layer and both intents, with a bias where that has one.
+            width = getattr(self.readout, "in_features", self.size)
+            bias = getattr(self.readout, "bias", None) is not None
+            self.readout = self._initialised(nn.Linear(width + 2 * self.size, self.size, bias))
 
-    @staticmethod
-    def _initialised(layer: nn.Linear, size: int) -> nn.Linear:
-        """Uniform in ``+-1/sqrt(d)``, as all parameters of the backbone."""
-        bound = 1.0 / math.sqrt(size)
+    def _initialised(self, layer: nn.Linear) -> nn.Linear:
+        """Uniform in ``+-1/sqrt(d)``, as all parameters of the paper's backbones."""
+        bound = 1.0 / math.sqrt(self.size)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -bound, bound)
         return layer
@@ -90,32 +112,33 @@ class LLMDMsRec(SequentialRecommender):
         y = torch.where(has_latent[:, None], latent, explicit)
         return self.project(self.semantic_dropout(x)), self.project(self.semantic_dropout(y))
 
-    def forward(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The session vector ``z`` ``(B, d)`` and the alignment loss (zero where there is none)."""
-        structural = self.backbone(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        alignment = structural.new_zeros(())
+    def forward(self, interaction: Any) -> tuple[torch.Tensor, Session, torch.Tensor]:
+        """The session vector ``z`` ``(B, d)``, the session, and the alignment loss (zero where there is none)."""
+        session = self.backbone.encode(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        vectors, alignment = session.vectors, session.vectors.new_zeros(())
         if not (self.fusion or self.aligned):
-            return self.readout(structural), alignment
+            return self.readout(vectors), session, alignment
         x, y = self.intents(interaction)
         if self.aligned and self.training:
-            g = structural[:, : structural.shape[1] // 2]
-            alignment = kl_alignment(g, x) + kl_alignment(g, y)
+            assert self.align is not None
+            g = vectors[:, : self.size]
+            alignment = self.align(g, x) + self.align(g, y)
         if self.fusion:
-            structural = torch.cat([structural, x, y], dim=1)
-        return self.readout(structural), alignment
+            vectors = torch.cat([vectors, x, y], dim=1)
+        return self.readout(vectors), session, alignment
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Cross-entropy over all items plus ``sigma`` times the alignment."""
-        session, alignment = self.forward(interaction)
-        loss = linear_cross_entropy(session, self.item_embedding.weight, interaction[self.POS_ITEM_ID])
+        """The backbone's loss plus ``sigma`` times the alignment."""
+        z, session, alignment = self.forward(interaction)
+        loss = self.backbone.loss(z, session, interaction[self.POS_ITEM_ID])
         return loss + self.sigma * alignment if self.aligned else loss
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""
-        session, _ = self.forward(interaction)
-        return (session * self.item_embedding(interaction[self.ITEM_ID])).sum(dim=1)
+        z, session, _ = self.forward(interaction)
+        return self.backbone.score(z, session, interaction[self.ITEM_ID])
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, n_items)`` scores of all items."""
-        session, _ = self.forward(interaction)
-        return session @ self.item_embedding.weight.T
+        z, session, _ = self.forward(interaction)
+        return self.backbone.scores(z, session)

@@ -29,7 +29,7 @@ from recbole_llm.semantics.reader import SemanticFeatures
 from recbole_llm.semantics.registry import find_feature
 from recbole_llm.semantics.store import SemanticFolder
 from recbole_llm.semantics.versions import feature_stamps
-from recbole_llm.settings import Settings
+from recbole_llm.settings import Settings, tells_apart
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _identity(
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
-        "settings": {key: settings.get(key) for key in keys},
+        "settings": {key: settings.get(key) for key in keys if tells_apart(key, settings.get(key))},
         "stage_one": stage_one.key if stage_one else None,
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
     }

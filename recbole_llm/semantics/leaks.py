@@ -18,6 +18,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.folds import rows_digest, without_fold
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.semantics.llm.cache import ResponseCache
@@ -83,6 +84,8 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
         cache: the answers, to look at the prompts; ``None`` where there are none.
     """
     ends = visible_ends(files.table, files.split)
+    if "candidates" in files.manifest["features"] and "candidates" in files.manifest["files"]:
+        yield _makers_of_candidates(files)
     features = files.manifest["features"]
     for name, entry in features.items():
         sees = entry.get("sees", "none")
@@ -118,6 +121,37 @@ def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
     if len(beyond):
         text += f" (first: user {files.table.user_tokens[users[beyond[0]]]})"
     return Look(not len(beyond), text)
+
+
+def _makers_of_candidates(files: Files) -> Look:
+    """How often the target is among the candidates, and whether a model had seen the users it spoke for.
+
+    One model for all is as the paper has it: it was fitted to the training rows it speaks for, so that candidates
+    are better in training than at test. No held-out item is involved, so that is no leak; it is said.
+    """
+    table, split = files.table, files.split
+    hits = {"training": [0, 0], "held-out": [0, 0]}
+    training = set(split.train_targets.tolist())
+    for (user, position), tokens in _offered(files).items():
+        row = int(table.offsets[files.users[user]]) + position if user in files.users else len(table)
+        if row < len(table):
+            count = hits["training" if row in training else "held-out"]
+            count[0] += str(table.item_tokens[table.item[row]]) in tokens
+            count[1] += 1
+    shares = [f"{100 * hit / max(1, total):.1f} % of {total:,} {part} rows" for part, (hit, total) in hits.items()]
+    text = f"candidates: the target is among those of {' and '.join(shares)}"
+    wanted = int(files.manifest["identity"]["settings"].get("candidate_folds", 1))
+    folds = files.manifest["features"]["candidates"].get("folds", [])
+    if wanted == 1:
+        return Look(not folds, f"{text}; one model made all, fitted to the training rows (candidate_folds: 1)")
+    honest = [
+        fold["train_rows"] == rows_digest(without_fold(table, split, number, wanted).train_rows)
+        for number, fold in enumerate(folds)
+    ]
+    if len(honest) == wanted and all(honest):
+        return Look(True, f"{text}; {wanted} models made those of training rows, each of users it had not seen")
+    number = honest.index(False) + 1 if False in honest else len(honest) + 1
+    return Look(False, f"{text}; model {number} of {wanted} had seen the users whose candidates it made")
 
 
 def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:

@@ -45,10 +45,21 @@ def test_every_model_of_ours_and_every_baseline_has_a_space() -> None:
 def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str) -> None:
     settings = settings_of(name, "ml-100k")
     space = space_of(settings)
-    assert set(space) == set(read_space(properties_folder() / "search" / f"{name}.yaml"))
+    below = {"LLMDMsRec": "SRGNN"}.get(name, name)
+    files = [properties_folder() / "search" / f"{each}.yaml" for each in (name, below)]
+    assert set(space) == {key for file in files for key in read_space(file)}
     for key, parameter in space.items():
         stored = parameter.stored(settings[key])
         assert parameter.distribution._contains(parameter.distribution.to_internal_repr(stored)), key
+
+
+def test_the_space_of_a_method_is_its_own_and_that_of_its_backbone() -> None:
+    assert {"sigma", "semantic_dropout", "dropout_global", "learning_rate"} <= set(
+        space_of(settings_of("LLMDMsRec", "ml-100k", backbone="GCEGNN"))
+    )
+    gcsan = space_of(settings_of("LLMDMsRec", "ml-100k", backbone="GCSAN"))
+    assert {"sigma", "hidden_size", "reg_weight"} <= set(gcsan)
+    assert "embedding_size" not in gcsan
 
 
 # ---- YAML -----------------------------------------------------------------------------------------
@@ -177,6 +188,7 @@ def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, defa
         ("GRU4Rec", "num_layer: [1, 2]", r"no setting 'num_layer'.*Did you mean num_layers"),
         ("GRU4Rec", "num_layers: [1, deep]", "num_layers takes a whole number"),
         ("LLMDMsRec", "n_candidates: [10, 50]", "decides what the semantic features are"),
+        ("LLMDMsRec", "candidate_folds: [1, 5]", "decides what the semantic features are"),
         ("LLMDMsRec", "stage_one_model: [SRGNN, GRU4Rec]", "decides what the semantic features are"),
     ],
 )

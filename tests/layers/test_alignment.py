@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.layers.alignment import kl_alignment
+from recbole_llm.layers.alignment import direct_au, info_nce, kl_alignment, uniformity
 
 
 def views(scale=1.0, dtype=torch.float32):
@@ -56,3 +56,58 @@ def test_extreme_features_give_a_finite_loss_and_gradient():
 
 def test_double_passes_gradcheck():
     assert torch.autograd.gradcheck(kl_alignment, views(dtype=torch.float64))
+
+
+# ---- alternatives -------------------------------------------------------------------------------
+
+
+def unit(row):
+    return row / row.norm()
+
+
+def naive_info_nce(one, other, tau):
+    """Row by row, without a softmax of torch's."""
+    total = 0.0
+    for i, anchor in enumerate(one):
+        weights = [torch.exp(unit(anchor) @ unit(row) / tau) for row in other]
+        total -= torch.log(weights[i] / sum(weights))
+    return total / len(one)
+
+
+def naive_uniformity(rows):
+    pairs = [
+        torch.exp(-2 * (unit(one) - unit(other)).square().sum()) for i, one in enumerate(rows) for other in rows[:i]
+    ]
+    return torch.log(sum(pairs) / len(pairs))
+
+
+def naive_direct_au(one, other):
+    apart = [(unit(a) - unit(b)).square().sum() for a, b in zip(one, other, strict=True)]
+    return sum(apart) / len(apart) + 0.5 * (naive_uniformity(one) + naive_uniformity(other)) / 2
+
+
+NAIVE = {
+    "info_nce, tau 0.5": (lambda a, b: info_nce(a, b, 0.5), lambda a, b: naive_info_nce(a, b, 0.5)),
+    "info_nce, tau 0.07": (lambda a, b: info_nce(a, b, 0.07), lambda a, b: naive_info_nce(a, b, 0.07)),
+    "direct_au": (direct_au, naive_direct_au),
+    "uniformity": (lambda a, b: uniformity(a) + uniformity(b), lambda a, b: naive_uniformity(a) + naive_uniformity(b)),
+}
+
+
+@pytest.mark.parametrize(("ours", "naive"), NAIVE.values(), ids=list(NAIVE))
+def test_values_and_gradients_are_those_of_a_loop(ours, naive):
+    found, wanted = views(dtype=torch.float64), views(dtype=torch.float64)
+    one, other = ours(*found), naive(*wanted)
+    torch.testing.assert_close(one, other)
+    one.backward()
+    other.backward()
+    for a, b in zip(found, wanted, strict=True):
+        assert b.grad.abs().max() > 1e-5
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_a_single_row_has_no_uniformity():
+    one, other = (view[:1] for view in views())
+    assert uniformity(one).item() == 0.0
+    wanted = (unit(one[0]) - unit(other[0])).square().sum()
+    torch.testing.assert_close(direct_au(one, other), wanted)

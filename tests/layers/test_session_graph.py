@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.compat import apply
-from recbole_llm.layers.session_graph import session_graph
+from recbole_llm.layers.session_graph import edge_relations, session_edges, session_graph
 
 apply()
 
@@ -80,3 +82,26 @@ def test_the_input_is_left_as_it_is():
     item_seq = CASES["mixed"].clone()
     session_graph(item_seq)
     assert torch.equal(item_seq, CASES["mixed"])
+
+
+def relation_by_hand(session, one, other):
+    steps = set(pairwise(session))
+    if one == other:
+        return 1
+    return {(True, False): 2, (False, True): 3, (True, True): 4, (False, False): 0}[
+        (one, other) in steps, (other, one) in steps
+    ]
+
+
+@settings(max_examples=60)
+@given(st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=8), min_size=1, max_size=5))
+def test_relations_are_self_out_in_and_both(rows):
+    _, edges, items, _ = session_edges(padded(*rows))
+    relations = edge_relations(edges)
+    for session, nodes, found in zip(rows, items.tolist(), relations.tolist(), strict=True):
+        for i, one in enumerate(nodes):
+            for j, other in enumerate(nodes):
+                if one and other:
+                    assert found[i][j] == relation_by_hand(session, one, other)
+                elif i != j:
+                    assert found[i][j] == 0

@@ -13,9 +13,11 @@ import torch
 
 from recbole_llm.bench.cell import Prepared
 from recbole_llm.engine.loaders import recbole_loaders, training_loader
-from recbole_llm.models.llmdmsrec import LLMDMsRec
+from recbole_llm.models.llmdmsrec import ALIGNMENTS, BACKBONES, LLMDMsRec
+from recbole_llm.models.session_encoder import Session
 from recbole_llm.semantics.features.intent import COLUMNS
-from tests.helpers import cell_of, prepare, runner
+from recbole_llm.settings import CHOICES, properties_folder, read_yaml
+from tests.helpers import cell_of, prepare, runner, settings_of
 
 SAME_LENGTHS = 200  # a batch that is encoded in one piece, so that sums are added in one order
 
@@ -28,6 +30,7 @@ def training_batches(prepared: Prepared, count: int) -> list[Any]:
 
 def train(prepared: Prepared, steps: int = 6) -> list[float]:
     """Some steps of Adam; the loss before each."""
+    torch.manual_seed(3)  # dropout
     model = prepared.model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     losses = []
@@ -65,19 +68,32 @@ def first_cases(prepared: Prepared, count: int) -> tuple[Any, list[tuple[str, in
     return loader.batch(chosen), list(keys)
 
 
-# ---- without its intents it is SR-GNN -----------------------------------------------------------
+# ---- without its intents it is its backbone -----------------------------------------------------
+
+OFF: dict[str, dict[str, Any]] = {
+    "sigma": {"fusion": False, "sigma": 0.0},
+    "align": {"fusion": False, "align": "none"},
+    "semantics": {"semantics": "none"},
+}
+every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 
 
-@pytest.mark.parametrize("off", [{"fusion": False, "sigma": 0.0}, {"semantics": "none"}], ids=["switches", "none"])
-def test_with_all_switches_off_it_is_srgnn(featured: Path, off: dict[str, Any]) -> None:
+@pytest.mark.parametrize("off", OFF)
+@every_backbone
+def test_with_all_switches_off_it_is_its_backbone(featured: Path, backbone: str, off: str) -> None:
     """The same losses over several steps from the same seed, and the same scores after them."""
-    ours = prepare("LLMDMsRec", epochs=1, train_batch_size=SAME_LENGTHS, **off)
-    srgnn = prepare("SRGNN", epochs=1, train_batch_size=SAME_LENGTHS)
-    count = sum(parameter.numel() for parameter in srgnn.model.parameters())
+    ours = prepare("LLMDMsRec", epochs=1, train_batch_size=SAME_LENGTHS, backbone=backbone, **OFF[off])
+    plain = prepare(backbone, epochs=1, train_batch_size=SAME_LENGTHS)
+    count = sum(parameter.numel() for parameter in plain.model.parameters())
     assert sum(parameter.numel() for parameter in ours.model.parameters()) == count
-    assert torch.equal(scores_of(ours), scores_of(srgnn))
-    assert train(ours) == train(srgnn)
-    assert torch.equal(scores_of(ours), scores_of(srgnn))
+    assert torch.equal(scores_of(ours), scores_of(plain))
+    assert train(ours) == train(plain)
+    assert torch.equal(scores_of(ours), scores_of(plain))
+
+
+def test_its_backbones_are_those_that_may_be_asked_for() -> None:
+    assert tuple(BACKBONES) == CHOICES["backbone"]
+    assert (*ALIGNMENTS, "none") == CHOICES["align"]
 
 
 def test_a_whole_run_without_semantics_gives_srgnns_numbers(tiny: Path) -> None:
@@ -200,7 +216,7 @@ def by_hand(small: Prepared) -> tuple[Any, Any, list[ByHand]]:
 
 def test_z_is_the_papers(small: Prepared) -> None:
     model, batch, wanted = by_hand(small)
-    z, _ = model.eval().forward(batch)
+    z, *_ = model.eval().forward(batch)
     np.testing.assert_allclose(z.detach().numpy(), [case.z for case in wanted], rtol=1e-4, atol=1e-6)
 
 
@@ -212,7 +228,7 @@ def test_scores_are_z_times_the_item_embeddings(small: Prepared) -> None:
 
 def test_the_alignment_is_the_papers(small: Prepared) -> None:
     model, batch, wanted = by_hand(small)
-    _, alignment = model.train().forward(batch)
+    *_, alignment = model.train().forward(batch)
     assert float(alignment) == pytest.approx(np.mean([case.alignment for case in wanted]), rel=1e-3)
     assert float(alignment) > 0
 
@@ -226,7 +242,99 @@ def test_the_loss_is_cross_entropy_plus_sigma_times_the_alignment(small: Prepare
 
 def test_the_alignment_is_no_part_of_scoring(small: Prepared) -> None:
     model, batch, _ = by_hand(small)
-    assert float(model.eval().forward(batch)[1]) == 0.0
+    assert float(model.eval().forward(batch)[2]) == 0.0
+
+
+# ---- the other backbones ------------------------------------------------------------------------
+
+
+def scores_by_hand(backbone: str, z: torch.Tensor, session: Session, items: torch.Tensor) -> torch.Tensor:
+    """``z E^T``, or TAGNN's target attention, item by item."""
+    if backbone != "TAGNN":
+        return z @ items.T
+    assert session.attended is not None
+    states, keys, lengths = session.attended
+    rows = []
+    for row, length in enumerate(lengths.tolist()):
+        h, k = states[row, :length], keys[row, :length]
+        rows.append(torch.stack([(z[row] + (k @ item).softmax(dim=0) @ h) @ item for item in items]))
+    return torch.stack(rows)
+
+
+@every_backbone
+def test_intents_enter_every_backbone_before_its_scores(featured: Path, backbone: str) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone)
+    model, batch = prepared.model.eval(), first_cases(prepared, 5)[0]
+    size = model.size
+    with torch.no_grad():
+        session = model.backbone.encode(batch["item_id_list"], batch["item_length"])
+        joined = torch.cat([session.vectors, *model.intents(batch)], dim=1)
+        z = joined @ model.readout.weight.T + (0 if model.readout.bias is None else model.readout.bias)
+        wanted = scores_by_hand(backbone, z, session, model.item_embedding.weight)
+        torch.testing.assert_close(model.full_sort_predict(batch), wanted, rtol=1e-4, atol=1e-6)
+        alone = wanted.gather(1, batch["item_id"][:, None])[:, 0]
+        torch.testing.assert_close(model.predict(batch), alone, rtol=1e-4, atol=1e-6)
+    vectors = {"SRGNN": 4, "TAGNN": 4, "GCSAN": 3, "GCEGNN": 3}
+    assert model.readout.in_features == vectors[backbone] * size
+    assert (model.readout.bias is not None) == (vectors[backbone] == 4)
+
+
+@every_backbone
+def test_gradients_reach_every_part_of_every_backbone(featured: Path, backbone: str) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone)
+    (batch,) = training_batches(prepared, 1)
+    prepared.model.train().calculate_loss(batch).backward()
+    for name, parameter in prepared.model.named_parameters():
+        assert parameter.grad is not None, name
+        # A softmax does not see the bias of its keys.
+        assert float(parameter.grad.abs().sum()) > 0 or name.endswith("key.bias"), name
+
+
+def test_settings_of_a_backbone_are_its_own_and_may_be_changed(featured: Path) -> None:
+    plain, ours = settings_of("GCEGNN"), settings_of("LLMDMsRec", backbone="GCEGNN")
+    own = read_yaml(properties_folder() / "model" / "GCEGNN.yaml")
+    assert {key: ours[key] for key in own} == {key: plain[key] for key in own}
+    changed = prepare("LLMDMsRec", epochs=1, backbone="GCEGNN", n_neighbours=2)
+    assert changed.model.backbone.neighbours.shape[1] == 2
+
+
+# ---- alignments ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align", ALIGNMENTS)
+@every_backbone
+def test_the_alignment_draws_structure_and_both_intents_together(featured: Path, backbone: str, align: str) -> None:
+    """Its value is that of the loss between g and x', and g and y'; it teaches both sides and not the last layer."""
+    prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone, align=align, semantic_dropout=0.0, sigma=0.5)
+    (batch,) = training_batches(prepared, 1)
+    model = prepared.model.train()
+    torch.manual_seed(5)
+    _, session, alignment = model.forward(batch)
+    g, (x, y) = session.vectors[:, : model.size], model.intents(batch)
+    torch.testing.assert_close(alignment, ALIGNMENTS[align](g, x) + ALIGNMENTS[align](g, y))
+    alignment.backward()
+    assert float(model.project.weight.grad.abs().sum()) > 0
+    assert float(model.item_embedding.weight.grad.abs().sum()) > 0
+    assert model.readout.weight.grad is None
+
+
+@pytest.mark.parametrize("align", ALIGNMENTS)
+def test_each_alignment_is_part_of_the_loss_by_sigma(featured: Path, align: str) -> None:
+    losses = []
+    for sigma in (0.0, 0.5, 1.0):
+        prepared = prepare("LLMDMsRec", epochs=1, align=align, semantic_dropout=0.0, sigma=sigma)
+        (batch,) = training_batches(prepared, 1)
+        losses.append(float(prepared.model.train().calculate_loss(batch).detach()))
+    assert losses[1] != pytest.approx(losses[0], rel=1e-7)
+    assert losses[2] - losses[0] == pytest.approx(2 * (losses[1] - losses[0]), rel=1e-2, abs=2e-6)
+
+
+def test_without_alignment_intents_are_fused_and_nothing_is_added(featured: Path) -> None:
+    none = prepare("LLMDMsRec", epochs=1, align="none", semantic_dropout=0.0)
+    zero = prepare("LLMDMsRec", epochs=1, sigma=0.0, semantic_dropout=0.0)
+    assert train(none) == train(zero)
+    assert none.model.fusion
+    assert not none.model.aligned
 
 
 # ---- empty sets ---------------------------------------------------------------------------------

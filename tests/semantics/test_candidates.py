@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Stopwatch
-from recbole_llm.bench.stage_one import TrainedStageOne
+from recbole_llm.bench.cell import Prepared, Stopwatch
+from recbole_llm.bench.stage_one import WHOLE, TrainedStageOne, best_items
+from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.atomic import read_table
+from recbole_llm.errors import UserError
 from tests.helpers import cell_of, prepare, runner
 from tests.semantics.workshop import by_key, contents, only_folder, plant
 
@@ -25,12 +27,14 @@ def test_there_is_a_line_for_every_row_that_is_predicted_at(featured: Path) -> N
     assert set(by_key(read_table(only_folder("offline") / "tiny.candidates"))) == wanted
 
 
-def test_candidates_are_the_models_best_items_in_order(featured: Path) -> None:
+@pytest.mark.parametrize("name", ["SRGNN", "GCSAN", "TAGNN", "GCEGNN"])
+def test_candidates_are_the_models_best_items_in_order(featured: Path, name: str) -> None:
     cells = runner()
-    stage_one = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1))
+    stage_one = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1, stage_one_model=name))
     trained = cells.trained(stage_one)
     dataset, model = trained.dataset, trained.model
-    offered = by_key(read_table(only_folder("offline") / "tiny.candidates"))
+    features = prepare("LLMDMsRec", epochs=1, stage_one_model=name, backbone=name).dataset.semantics
+    offered = by_key(read_table(features.folder.file("candidates")))
     batch = cells._eval_loader(trained, "test").batch(np.arange(len(dataset.split.test)))
     with torch.no_grad():
         scores = model.full_sort_predict(batch)
@@ -90,6 +94,78 @@ def test_another_item_to_predict_changes_no_candidates_before_it(featured: Path,
     assert changed == ({(user, last)} if from_the_end == 2 else set())
     if from_the_end == 1:
         assert contents(new) == contents(old)
+
+
+# ---- folds --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folded(featured: Path) -> Prepared:
+    """Candidates of three folds beside those of one model."""
+    return prepare("LLMDMsRec", epochs=1, n_candidates=7, candidate_folds=3)
+
+
+def lists_of(prepared: Prepared) -> dict[int, list[str]]:
+    """Candidates by the row that they stand before."""
+    table = prepared.dataset.table
+    users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
+    lines = by_key(read_table(prepared.dataset.semantics.folder.file("candidates")))
+    return {int(table.offsets[users[user]]) + position: line.split() for (user, position), (line,) in lines.items()}
+
+
+def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded: Prepared) -> None:
+    table, split = folded.dataset.table, folded.dataset.split
+    cells, found = runner(), lists_of(folded)
+    stage_one = TrainedStageOne(cells, cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1)), Stopwatch(), 3)
+    assert stage_one.untrained() == 0
+    held_out = np.unique(np.concatenate([split.valid.end, split.test.end]))
+    names = np.asarray(table.item_tokens)
+    seen = set()
+    for fold, (maker, cell) in stage_one._models.items():
+        trained = maker.trained(cell)
+        users = set(table.user[trained.dataset.split.train_rows].tolist())
+        if fold == WHOLE:
+            rows = held_out
+        else:
+            rows = np.array([row for row in split.train_targets if int(table.user[row]) not in users])
+            assert not users & set(table.user[rows].tolist())
+            seen |= set(rows.tolist())
+        for row, items in zip(rows, best_items(trained, rows, 7, cells), strict=True):
+            assert found[int(row)] == names[items].tolist()
+    assert seen == set(split.train_targets.tolist())
+
+
+def test_held_out_candidates_are_those_of_one_model(folded: Prepared) -> None:
+    plain = prepare("LLMDMsRec", epochs=1, n_candidates=7)
+    one, several = lists_of(plain), lists_of(folded)
+    split = folded.dataset.split
+    same = {row: set(one[row]) == set(several[row]) for row in one}  # sums of other batches may swap neighbours
+    assert np.mean([same[row] for row in [*split.valid.end.tolist(), *split.test.end.tolist()]]) > 0.98
+    assert np.mean([same[row] for row in split.train_targets.tolist()]) < 0.9
+    assert plain.dataset.semantics.folder.path != folded.dataset.semantics.folder.path
+
+
+def test_models_of_folds_are_no_results(folded: Prepared) -> None:
+    assert {record.settings.get("left_out") for record in ResultStore("results")} == {None}
+    assert len(list(ResultStore("saved/folds"))) == 3
+    whole = runner().stage_one_cell(cell_of("LLMDMsRec", epochs=1))
+    assert folded.dataset.semantics.folder.manifest["features"]["candidates"]["stage_one"] == whole.key
+
+
+def test_one_fold_is_what_it_was_before_there_were_folds(featured: Path) -> None:
+    before = only_folder("offline")
+    assert prepare("LLMDMsRec", epochs=1, candidate_folds=1).dataset.semantics.folder.path.name == before.name
+    assert not Path("saved/folds").exists()
+
+
+def test_no_fold_at_all_is_refused(featured: Path) -> None:
+    with pytest.raises(UserError, match="candidate_folds=0: give 1 for no folds, or more"):
+        prepare("LLMDMsRec", epochs=1, candidate_folds=0)
+
+
+def test_folds_want_a_model_that_can_rank_for_strangers(featured: Path) -> None:
+    with pytest.raises(UserError, match="candidate_folds=2: BPR knows a user only by an id"):
+        prepare("LLMDMsRec", epochs=1, stage_one_model="BPR", candidate_folds=2)
 
 
 def test_stage_one_is_trained_when_it_is_first_asked(tiny: Path) -> None:

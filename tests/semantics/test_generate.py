@@ -73,6 +73,18 @@ def test_a_dry_run_trains_nothing_and_says_that_it_estimates(few_users: Path) ->
     assert "~ estimate" in generate.render_plan(rows)
 
 
+def test_a_dry_run_counts_the_trainings_before_the_first_question(few_users: Path) -> None:
+    with StubServer() as server:
+        cell = paid(server, candidate_folds=3)
+        rows = generate.plan([cell], runner())
+        assert "before the first question: 3 trainings of SRGNN (stage I)." in generate.render_plan(rows)
+        assert rows[1][1].estimated
+        shutil.rmtree("saved")
+        assert ": 4 trainings of SRGNN" in generate.render_plan(generate.plan([cell], runner()))
+        assert not Path("saved").exists()
+    assert server.calls == []
+
+
 def test_a_dry_run_sees_what_is_there_already(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         cell = paid(server)

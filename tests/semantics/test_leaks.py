@@ -10,6 +10,7 @@ from recbole_llm.bench.cell import Prepared
 from recbole_llm.bench.doctor import Finding
 from recbole_llm.bench.leaks import examine_leaks
 from recbole_llm.data.atomic import Column, read_table
+from recbole_llm.data.folds import rows_digest
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.features.intent import COLUMNS
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
@@ -73,6 +74,44 @@ def test_targets_among_the_answers_are_found(featured: Path) -> None:
     folder.commit("intent", facts)
     (found,) = bad()
     assert "intent" in found.text
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_it_is_said_who_made_the_candidates(featured: Path, folds: int) -> None:
+    name = prepare("LLMDMsRec", epochs=1, n_candidates=7, candidate_folds=folds).dataset.semantics.folder.path.name
+    wanted = {1: "one model made all", 3: "3 models made those of training rows, each of users it had not seen"}
+    texts = [each.text for each in examine_leaks("tiny", None, "dataset") if each.good and name in each.text]
+    assert any(wanted[folds] in text for text in texts)
+    assert bad() == []
+
+
+def test_a_model_that_had_seen_its_users_is_found(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, n_candidates=7, candidate_folds=3)
+    folder = opened(prepared)
+    facts = folder.manifest["features"]["candidates"]
+    honest = [fold["train_rows"] for fold in facts["folds"]]
+    for number, digest in enumerate(honest):
+        facts["folds"][number]["train_rows"] = rows_digest(prepared.dataset.split.train_rows)
+        folder.commit("candidates", facts)
+        (found,) = bad()
+        assert f"model {number + 1} of 3 had seen the users" in found.text
+        facts["folds"][number]["train_rows"] = digest
+    facts["folds"].pop()
+    folder.commit("candidates", facts)
+    assert "model 3 of 3" in bad()[0].text
+
+
+def test_the_share_of_targets_is_counted_from_the_files(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, n_candidates=7)
+    table, split = prepared.dataset.table, prepared.dataset.split
+    users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
+    hits = []
+    for (user, position), (line,) in by_key(read_table(opened(prepared).file("candidates"))).items():
+        row = int(table.offsets[users[user]]) + position
+        if row in set(split.train_targets.tolist()):
+            hits.append(str(table.item_tokens[table.item[row]]) in line.split())
+    share = f"{100 * sum(hits) / len(hits):.1f} % of {len(hits):,} training rows"
+    assert any(share in finding.text for finding in examine_leaks("tiny", None, "dataset"))
 
 
 def test_a_user_text_that_tells_the_test_item_is_found(featured: Path) -> None:

@@ -23,9 +23,16 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class StageOne(Protocol):
-    """The trained model that a feature stands on, trained when first asked."""
+    """The trained model that a feature stands on, trained when first asked.
+
+    Attributes:
+        key: tells it from others.
+        folds: one entry for each model that speaks for training rows of users it has not seen (``train_rows``:
+            digest of the rows it was trained on); empty where one model speaks for all.
+    """
 
     key: str
+    folds: list[dict[str, Any]]
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
         """``(len(rows), k)`` item ids, best first, for the histories before some rows."""

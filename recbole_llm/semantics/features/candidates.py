@@ -16,13 +16,15 @@ COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("item
 class Candidates:
     """The top ``n_candidates`` items before every row that anything is predicted at.
 
-    The paper does not take the session's own items out: they are what makes explicit intents possible.
+    The paper does not take the session's own items out: they are what makes explicit intents possible. With
+    ``candidate_folds: k`` the candidates of a training row come from a model that has not seen the row's user, so
+    that the target is among them about as often as it will be at test; in the paper it has seen the very row.
     """
 
     name: ClassVar[str] = "candidates"
     version: ClassVar[int] = 1
     prompts: ClassVar[tuple[str, ...]] = ()
-    settings_keys: ClassVar[tuple[str, ...]] = ("n_candidates", "MAX_ITEM_LIST_LENGTH")
+    settings_keys: ClassVar[tuple[str, ...]] = ("n_candidates", "candidate_folds", "MAX_ITEM_LIST_LENGTH")
     files: ClassVar[tuple[str, ...]] = ("candidates",)
     visible: ClassVar[str] = "prefix"
 
@@ -43,7 +45,8 @@ class Candidates:
         hits = (items == np.asarray(context.table.item[rows])[:, None]).any(1)
         parts = {"train": context.split.train_targets, "valid": context.split.valid.end, "test": context.split.test.end}
         share = {name: round(float(hits[np.searchsorted(rows, part)].mean()), 4) for name, part in parts.items()}
-        return {"stage_one": context.stage_one.key, "coverage": 1.0, "target_among_candidates": share}
+        folds = {"folds": context.stage_one.folds} if context.stage_one.folds else {}
+        return {"stage_one": context.stage_one.key, "coverage": 1.0, "target_among_candidates": share, **folds}
 
 
 def read_candidates(context: Context) -> tuple[np.ndarray, np.ndarray]:
