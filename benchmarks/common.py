@@ -18,7 +18,9 @@ import numpy as np
 from tabulate import tabulate
 
 import recbole_llm  # noqa: F401 - thread policy before torch
-from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, Prepared
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import locate
 from recbole_llm.environment import git_commit, hardware, versions

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, cell, report
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.store import ResultStore
 
 WAYS: tuple[tuple[str, dict[str, Any]], ...] = (

@@ -21,7 +21,8 @@ from benchmarks.common import arguments, cell, median, peak_of_child, report
 
 def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     """One start, with its seconds and memory."""
-    from recbole_llm.bench.cell import CellRunner, Stopwatch
+    from recbole_llm.bench.cell_runner import CellRunner
+    from recbole_llm.bench.stopwatch import Stopwatch
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.engine.loaders import training_loader
 

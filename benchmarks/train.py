@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 from benchmarks.common import alternate, arguments, cell, median, prepare, report
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 
 
 class Steps:

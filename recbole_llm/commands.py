@@ -65,7 +65,7 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train and test a grid, and print its tables; 1 where a cell failed."""
-    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.cell_runner import CellRunner
     from recbole_llm.bench.progress import Bars
     from recbole_llm.bench.runner import run_cells
     from recbole_llm.bench.store import ResultStore
@@ -107,7 +107,7 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make, price, export or import semantic features."""
     from recbole_llm.bench import generate
-    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.cell_runner import CellRunner
     from recbole_llm.bench.progress import Bars
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.semantics.answering import Asking
@@ -135,7 +135,7 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the first items of chosen users."""
-    from recbole_llm.bench.cell import CellRunner
+    from recbole_llm.bench.cell_runner import CellRunner
     from recbole_llm.bench.progress import Bars
     from recbole_llm.bench.recommend import Recommender
     from recbole_llm.bench.store import ResultStore
@@ -193,7 +193,7 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Show models, datasets, protocols and suites."""
     from recbole_llm.data.catalog import known_datasets
     from recbole_llm.registry import METHODS, recbole_methods
-    from recbole_llm.settings import properties_folder, property_names, read_yaml
+    from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
     if options.stats:
         if options.what not in (None, "datasets"):

@@ -15,13 +15,12 @@ mistyped key is answered at once; ``config.py`` turns the result into RecBole's 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,71 +38,8 @@ from recbole_llm.registry import (
     recbole_folder,
     recbole_methods,
 )
-
-PACKAGE = Path(__file__).resolve().parent
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that also reads ``1e-5`` as a number, as RecBole's files mean it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str) -> Any:
-    """YAML text to plain values; raises ``yaml.YAMLError``."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; empty files are empty mappings.
-
-    Raises:
-        UserError: the file cannot be read, is not YAML or not a mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
-    return copy.deepcopy(_mapping_of(text, path))
-
-
-@lru_cache(maxsize=512)
-def _mapping_of(text: str, path: Path) -> dict[str, Any]:
-    """What a file says; a grid and a search space read the same files for each of their cells."""
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}.")
-    for key in value:
-        if not isinstance(key, str):
-            raise UserError(f"{path}: the key {key!r} is not text; if it is meant, put it in quotation marks.")
-    return value
-
-
-@cache
-def properties_folder() -> Path:
-    """Our ``properties/``: inside the installed package, or beside it in a checkout."""
-    for folder in (PACKAGE / "properties", PACKAGE.parent / "properties"):
-        if (folder / "overall.yaml").is_file():
-            return folder
-    raise UserError("the properties/ folder of recbole_llm is missing: reinstall the package.")
-
-
-def property_names(section: str) -> list[str]:
-    """Names of the YAML files in one section of ``properties/``, such as ``protocol``."""
-    return sorted(path.stem for path in (properties_folder() / section).glob("*.yaml"))
-
+from recbole_llm.setting_types import OPTIONAL_TYPES, coerce
+from recbole_llm.yaml_files import parse_yaml, properties_folder, property_names, read_yaml
 
 # Keys whose value cannot change a number, so that they do not tell two runs apart.
 NOT_IDENTITY = frozenset(
@@ -134,125 +70,6 @@ _BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
 def tells_apart(key: str, value: Any) -> bool:
     """Whether a setting of this value can make a run another one."""
     return key not in NOT_IDENTITY and not (key in _BEFORE and _BEFORE[key] == value)
-
-
-# Keys that default to null and what they take; the others take the type of their default.
-OPTIONAL_TYPES: dict[str, type] = {
-    "clip_grad_norm": dict,
-    "dataloaders_save_path": str,
-    "dataset_save_path": str,
-    "llm_base_url": str,
-    "llm_concurrency": int,
-    "llm_model": str,
-    "max_cost": float,
-    "preset": str,
-    "profiles": str,
-    "max_requests": int,
-    "seq_len": dict,
-    "sessions": dict,
-    "threshold": dict,
-    "train_neg_sample_args": dict,
-    "transform": str,
-    "val_interval": dict,
-}
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "engine": ("fast", "recbole"),
-    "semantics": ("llm", "offline", "shuffled", "random", "none"),
-    "fill": ("none", "offline"),
-    "backbone": ("SRGNN", "GCSAN", "TAGNN", "GCEGNN"),
-    "align": ("kl", "contrastive", "infonce", "directau", "none"),  # LDMI's is a switch
-    "profiles_by": ("title", "item_id"),
-    "precision": ("fp32", "bf16"),
-    "compile": ("none", "default", "reduce-overhead"),
-    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
-    "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
-    # The multi-interest family and the text controls
-    "routing_transform": ("position", "interest", "shared"),
-    "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
-    "align_softmax": ("interest", "cluster"),
-    "gate": ("sigmoid", "one", "zero"),
-    "contrast": ("item", "real", "both", "none"),
-    "clique_weighting": ("binary", "idf"),
-    "covering": ("cliques", "items"),
-    "covering_weight": ("frequency", "one"),
-    "cluster_pooling": ("mean", "cls"),
-    "text_proj": ("pca", "linear", "random"),
-    "adaptor": ("linear", "mlp"),
-}
-
-# Words that stand beside numbers.
-ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
-
-_WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
-)
-
-
-_TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list such as [5,10]",
-    dict: "a mapping such as {a: 1}",
-}
-
-
-def _wanted_type(key: str, default: Any) -> type | None:
-    """The type that ``key`` takes: that of its default; ``None`` where anything goes."""
-    if default is None:
-        return OPTIONAL_TYPES.get(key)
-    if isinstance(default, bool):
-        return bool
-    if isinstance(default, int):
-        # RecBole writes some real-valued settings as 1 or 0.
-        return int if _WHOLE_NUMBER.search(key) else float
-    return type(default) if type(default) in _TYPE_NAMES else None
-
-
-def _convert(value: Any, wanted: type) -> Any:
-    """``value`` as ``wanted``; raises ``TypeError`` where it is something else."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if wanted is int and number and float(value).is_integer():
-        return int(value)
-    if wanted is float and number:
-        return value
-    if wanted is str and (number or isinstance(value, str)):
-        return str(value)
-    if wanted is list and not isinstance(value, dict):
-        return list(value) if isinstance(value, (list, tuple)) else [value]
-    if isinstance(value, wanted) and wanted in (bool, dict):
-        return value
-    raise TypeError
-
-
-def coerce(key: str, value: Any, default: Any, where: str) -> Any:
-    """``value`` as the type that ``key`` takes.
-
-    Args:
-        key: the setting's name.
-        value: the parsed YAML value.
-        default: the value of the layer below; its type is the type wanted.
-        where: what to blame in the message, such as ``--epochs=abc`` or a file's name.
-
-    Raises:
-        UserError: the value is of another type or not among the choices.
-    """
-    if key in CHOICES and value is not None and not isinstance(default, bool):
-        if value not in CHOICES[key]:
-            hint = did_you_mean(str(value), CHOICES[key])
-            raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
-        return value
-    if value in ALSO.get(key, ()):
-        return value
-    wanted = _wanted_type(key, default)
-    if value is None or wanted is None:
-        return value
-    try:
-        return _convert(value, wanted)
-    except TypeError:
-        raise UserError(f"{where}: {key} takes {_TYPE_NAMES[wanted]} (default {default!r}), got {value!r}.") from None
 
 
 @dataclass(frozen=True)

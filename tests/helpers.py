@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.bench.progress import Bars
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings import Settings, layer_settings

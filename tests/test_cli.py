@@ -17,7 +17,7 @@ import recbole_llm
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.cli import VERBS, main
 from recbole_llm.registry import METHODS, recbole_methods
-from recbole_llm.settings import property_names
+from recbole_llm.yaml_files import property_names
 from tests.bench.records import record_of, run_of
 
 ROOT = Path(__file__).parents[1]

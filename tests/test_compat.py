@@ -38,7 +38,7 @@ def python(code, folder="."):
 
 RUN_POP = """
 import sys, torch
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from tests.helpers import cell_of, runner
 runner().run(cell_of("Pop"))
 import recbole.model.sequential_recommender.sasrec

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import recbole_llm
-from recbole_llm.settings import property_names
+from recbole_llm.yaml_files import property_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "recbole_llm", "properties")

@@ -11,16 +11,9 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.registry import Method, find_method
-from recbole_llm.settings import (
-    CHOICES,
-    check_grid_keys,
-    layer_settings,
-    parse_assignment,
-    properties_folder,
-    property_names,
-    read_yaml,
-    stage_one_settings,
-)
+from recbole_llm.setting_types import CHOICES
+from recbole_llm.settings import check_grid_keys, layer_settings, parse_assignment, stage_one_settings
+from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from recbole_llm.data.catalog import known_datasets
 from recbole_llm.environment import available_cores, versions
 from recbole_llm.errors import UserError
-from recbole_llm.settings import properties_folder, property_names, read_yaml
+from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
 
 @dataclass(frozen=True)

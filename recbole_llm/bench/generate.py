@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from recbole_llm.bench.cell import Cell, CellRunner, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.stage_one import TrainedStageOne
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking, Collecting, DryRun
 from recbole_llm.semantics.hook import FeatureShop, chosen_endpoint

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.doctor import Finding
 from recbole_llm.bench.runner import expand
 from recbole_llm.bench.store import ResultStore

@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import STAGES, Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import STAGES, CellRunner
 from recbole_llm.bench.executors import ProcessExecutor, Work, WorkError, each_outcome
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore

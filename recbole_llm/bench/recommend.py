@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.bench.cell import Cell, CellRunner, Prepared
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)

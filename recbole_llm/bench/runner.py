@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.executors import Executor, Outcome, SerialExecutor, Work, WorkError, each_outcome, open_executor
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
@@ -16,7 +17,8 @@ from recbole_llm.bench.works import make_features, run_cell, run_cell_away
 from recbole_llm.errors import UserError
 from recbole_llm.files import make_folder
 from recbole_llm.registry import Method, find_method, register
-from recbole_llm.settings import CHOICES, check_grid_keys, layer_settings
+from recbole_llm.setting_types import CHOICES
+from recbole_llm.settings import check_grid_keys, layer_settings
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.executors import Executor, Outcome, Work, open_executor
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.executors import Executor
 from recbole_llm.bench.works import features_of
 from recbole_llm.errors import UserError

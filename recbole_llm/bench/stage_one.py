@@ -16,7 +16,9 @@ from recbole_llm.evaluation.ranks import full_scorer
 from recbole_llm.registry import SEQUENTIAL
 
 if TYPE_CHECKING:
-    from recbole_llm.bench.cell import Cell, CellRunner, Prepared, Stopwatch
+    from recbole_llm.bench.cell import Cell
+    from recbole_llm.bench.cell_runner import CellRunner, Prepared
+    from recbole_llm.bench.stopwatch import Stopwatch
 
 WHOLE = -1  # in the place of a fold: the model of all training users
 
@@ -43,7 +45,8 @@ class TrainedStageOne:
     """
 
     def __init__(self, runner: CellRunner, cell: Cell, watch: Stopwatch, folds: int = 1) -> None:
-        from recbole_llm.bench.cell import Cell, CellRunner
+        from recbole_llm.bench.cell import Cell
+        from recbole_llm.bench.cell_runner import CellRunner
         from recbole_llm.bench.store import ResultStore
 
         settings = cell.settings

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.settings import properties_folder, property_names, read_yaml
+from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.bench.cell import Cell, CellRunner, StopTraining
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner, StopTraining
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.outside import load_class, module_folder
 from recbole_llm.semantics import answers
-from recbole_llm.settings import read_yaml
+from recbole_llm.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "prompts"
 KEYS = {"version": int, "system": str, "user": str, "answer": str, "max_tokens": int}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Cell, CellRunner
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import file_sha256

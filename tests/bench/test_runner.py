@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.runner import as_list, expand, parse_seeds, run, run_cells
 from recbole_llm.bench.store import ResultStore

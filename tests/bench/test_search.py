@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.bench.cell import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.search import summary, tune
 from recbole_llm.bench.search_report import write_search_report
 from recbole_llm.bench.space import space_of

@@ -14,7 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from recbole_llm.bench.space import read_space, space_of
 from recbole_llm.errors import UserError
 from recbole_llm.registry import METHODS, recbole_methods
-from recbole_llm.settings import properties_folder, property_names
+from recbole_llm.yaml_files import properties_folder, property_names
 from tests.helpers import settings_of
 
 BASELINES = [

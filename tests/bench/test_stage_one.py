@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.bench.cell import CellRunner, Stopwatch
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.runner import run
 from recbole_llm.bench.stage_one import TrainedStageOne
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.engine import trainer
 from tests.helpers import StopAt, cell_of, runner

@@ -17,7 +17,7 @@ from recbole_llm.bench.study import open_storage
 from recbole_llm.bench.suite import read_suite
 from recbole_llm.cli import main
 from recbole_llm.errors import UserError
-from recbole_llm.settings import property_names
+from recbole_llm.yaml_files import property_names
 from tests.bench.test_executors import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from recbole_llm.bench.cell import Cell, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.cli import main
 from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions, read_interactions

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Cell, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.compat import apply
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.evaluation.lists import TopLists

@@ -17,14 +17,17 @@ import pytest
 import torch
 from recbole.utils import init_seed
 
-from recbole_llm.bench.cell import Cell, Prepared, Stopwatch
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.bench.runner import as_list
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.data.loader import DeviceTable, EvalLoader
 from recbole_llm.engine import checkpoint
 from recbole_llm.engine.accelerate import can_trim
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.registry import METHODS, Method, find_method
-from recbole_llm.settings import layer_settings, properties_folder, read_yaml
+from recbole_llm.settings import layer_settings
+from recbole_llm.yaml_files import properties_folder, read_yaml
 from tests.helpers import runner
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.engine.trainer import make_trainer
 from recbole_llm.errors import UserError

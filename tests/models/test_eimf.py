@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.bench.recommend import Recommender
 from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.errors import UserError

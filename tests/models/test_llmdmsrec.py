@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.engine.loaders import recbole_loaders, training_loader
 from recbole_llm.models.llmdmsrec import ALIGNMENTS, BACKBONES, LLMDMsRec
 from recbole_llm.models.session_encoder import Session
 from recbole_llm.semantics.features.intent import COLUMNS
-from recbole_llm.settings import CHOICES, properties_folder, read_yaml
+from recbole_llm.setting_types import CHOICES
+from recbole_llm.yaml_files import properties_folder, read_yaml
 from tests.helpers import cell_of, prepare, runner, settings_of
 
 SAME_LENGTHS = 200  # a batch that is encoded in one piece, so that sums are added in one order

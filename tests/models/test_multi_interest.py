@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.registry import METHODS
 from tests.helpers import cell_of, prepare, runner

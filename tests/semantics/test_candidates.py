@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Prepared, Stopwatch
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.bench.stage_one import WHOLE, TrainedStageOne, best_items
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.endpoint import OFFLINE, Endpoint, load_endpoint, redact
-from recbole_llm.settings import property_names
+from recbole_llm.yaml_files import property_names
 
 
 @pytest.mark.parametrize("name", property_names("llm"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.bench.cell import CellRunner, Stopwatch
+from recbole_llm.bench.cell_runner import CellRunner
+from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.semantics.visible import training_lists, visible_ends

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.bench.cell import Prepared
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.bench.doctor import Finding
 from recbole_llm.bench.leaks import examine_leaks
 from recbole_llm.data.atomic import Column, read_table

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.bench.cell import Cell, Prepared
+from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.data.atomic import read_table
 from tests.helpers import cell_of, prepare
 from tests.stub_server import Call, StubServer

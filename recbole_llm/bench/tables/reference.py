@@ -14,7 +14,7 @@ from recbole_llm.bench.tables.sheet import Cell, Sheet
 from recbole_llm.bench.tables.statistics import DIGITS, Block, Row
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title, parse_metric
-from recbole_llm.settings import properties_folder, read_yaml
+from recbole_llm.yaml_files import properties_folder, read_yaml
 
 IN_BAND, BELOW, ABOVE = "in band", "below", "above"
 

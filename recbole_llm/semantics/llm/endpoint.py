@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.settings import properties_folder, property_names, read_yaml
+from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
 OFFLINE = "offline"
 

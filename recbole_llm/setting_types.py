@@ -1,0 +1,126 @@
+"""What type a setting takes, and which values: typed by its default, or by the tables here."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+
+# Keys that default to null and what they take; the others take the type of their default.
+OPTIONAL_TYPES: dict[str, type] = {
+    "clip_grad_norm": dict,
+    "dataloaders_save_path": str,
+    "dataset_save_path": str,
+    "llm_base_url": str,
+    "llm_concurrency": int,
+    "llm_model": str,
+    "max_cost": float,
+    "preset": str,
+    "profiles": str,
+    "max_requests": int,
+    "seq_len": dict,
+    "sessions": dict,
+    "threshold": dict,
+    "train_neg_sample_args": dict,
+    "transform": str,
+    "val_interval": dict,
+}
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "engine": ("fast", "recbole"),
+    "semantics": ("llm", "offline", "shuffled", "random", "none"),
+    "fill": ("none", "offline"),
+    "backbone": ("SRGNN", "GCSAN", "TAGNN", "GCEGNN"),
+    "align": ("kl", "contrastive", "infonce", "directau", "none"),  # LDMI's is a switch
+    "profiles_by": ("title", "item_id"),
+    "precision": ("fp32", "bf16"),
+    "compile": ("none", "default", "reduce-overhead"),
+    "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
+    # The multi-interest family and the text controls
+    "routing_transform": ("position", "interest", "shared"),
+    "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
+    "align_softmax": ("interest", "cluster"),
+    "gate": ("sigmoid", "one", "zero"),
+    "contrast": ("item", "real", "both", "none"),
+    "clique_weighting": ("binary", "idf"),
+    "covering": ("cliques", "items"),
+    "covering_weight": ("frequency", "one"),
+    "cluster_pooling": ("mean", "cls"),
+    "text_proj": ("pca", "linear", "random"),
+    "adaptor": ("linear", "mlp"),
+}
+
+# Words that stand beside numbers.
+ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
+
+_WHOLE_NUMBER = re.compile(
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
+)
+
+
+_TYPE_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list such as [5,10]",
+    dict: "a mapping such as {a: 1}",
+}
+
+
+def _wanted_type(key: str, default: Any) -> type | None:
+    """The type that ``key`` takes: that of its default; ``None`` where anything goes."""
+    if default is None:
+        return OPTIONAL_TYPES.get(key)
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, int):
+        # RecBole writes some real-valued settings as 1 or 0.
+        return int if _WHOLE_NUMBER.search(key) else float
+    return type(default) if type(default) in _TYPE_NAMES else None
+
+
+def _convert(value: Any, wanted: type) -> Any:
+    """``value`` as ``wanted``; raises ``TypeError`` where it is something else."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if wanted is int and number and float(value).is_integer():
+        return int(value)
+    if wanted is float and number:
+        return value
+    if wanted is str and (number or isinstance(value, str)):
+        return str(value)
+    if wanted is list and not isinstance(value, dict):
+        return list(value) if isinstance(value, (list, tuple)) else [value]
+    if isinstance(value, wanted) and wanted in (bool, dict):
+        return value
+    raise TypeError
+
+
+def coerce(key: str, value: Any, default: Any, where: str) -> Any:
+    """``value`` as the type that ``key`` takes.
+
+    Args:
+        key: the setting's name.
+        value: the parsed YAML value.
+        default: the value of the layer below; its type is the type wanted.
+        where: what to blame in the message, such as ``--epochs=abc`` or a file's name.
+
+    Raises:
+        UserError: the value is of another type or not among the choices.
+    """
+    if key in CHOICES and value is not None and not isinstance(default, bool):
+        if value not in CHOICES[key]:
+            hint = did_you_mean(str(value), CHOICES[key])
+            raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
+        return value
+    if value in ALSO.get(key, ()):
+        return value
+    wanted = _wanted_type(key, default)
+    if value is None or wanted is None:
+        return value
+    try:
+        return _convert(value, wanted)
+    except TypeError:
+        raise UserError(f"{where}: {key} takes {_TYPE_NAMES[wanted]} (default {default!r}), got {value!r}.") from None
