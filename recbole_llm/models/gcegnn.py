@@ -96,8 +96,8 @@ class GCEGNN(SessionModel):
         size = int(config["embedding_size"])
         self.slope = float(config["leaky_slope"])
         rows = dataset.training_rows
-        table = [np.asarray(column[rows]) for column in (dataset.table.user, dataset.table.item)]
-        graph = nearby_items(*table, self.n_items, int(config["epsilon"]), int(config["n_neighbours"]))
+        user, item = (np.asarray(column[rows]) for column in (dataset.table.user, dataset.table.item))
+        graph = nearby_items(user, item, self.n_items, int(config["epsilon"]), int(config["n_neighbours"]))
         for name, values in zip(("neighbours", "weights"), graph, strict=True):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)

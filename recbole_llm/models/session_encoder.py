@@ -6,6 +6,7 @@ A session model encodes a session to one or more vectors, joins them by its last
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -36,8 +37,10 @@ class SessionEncoder(nn.Module):
     Attributes:
         item_embedding: of ``d`` dimensions, with the padding item in row 0.
         readout: the last layer, from ``Session.vectors`` to ``z`` ``(B, d)``.
+        n_items: ``N``, the padding item counted.
     """
 
+    n_items: int
     item_embedding: nn.Embedding
     readout: nn.Module
 
@@ -62,6 +65,7 @@ class SessionModel(SessionEncoder, SequentialRecommender):
     """A session model that is one in its own right."""
 
     reads_past_length = False
+    gather_indexes: Callable[..., torch.Tensor]  # RecBole's
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> tuple[torch.Tensor, Session]:
         """``z`` ``(B, d)`` and the session it comes from."""
@@ -87,6 +91,8 @@ class SessionModel(SessionEncoder, SequentialRecommender):
 class SRGNNEncoder(SessionEncoder, accelerated(SRGNN)):  # type: ignore[misc]
     """RecBole's SR-GNN: ``z = W3 [g ; h_t] + b3``."""
 
+    linear_transform: nn.Module
+
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         # Without its last layer the model's forward gives [g ; h_t].
@@ -99,6 +105,8 @@ class SRGNNEncoder(SessionEncoder, accelerated(SRGNN)):  # type: ignore[misc]
 
 class GCSANEncoder(SessionEncoder, accelerated(GCSAN)):  # type: ignore[misc]
     """RecBole's GC-SAN: ``z = g = w E_t + (1 - w) h_t``, self-attention and graph at the last item."""
+
+    reg_loss: nn.Module
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
