@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.cache import ChatAnswer, ResponseCache
 from recbole_llm.semantics.llm.exchange import export_answers, import_answers, write_batch_file
+from recbole_llm.semantics.prompts import load_prompt
 from tests.semantics.batch_stub import output_line
 from tests.semantics.chat import endpoint_at, question
 
@@ -148,3 +149,11 @@ def test_lines_of_a_batch_that_failed_or_were_not_asked_for_are_refused(tmp_path
     report = import_answers(other, tmp_path / "out")
     assert report.new == 1
     assert report.refused == {"the request failed": 1, "no chat completion": 1, "not asked for from here": 1}
+
+
+def test_the_answers_that_are_published_here_come_in_whole(other: ResponseCache) -> None:
+    (published,) = (Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers").glob("*.jsonl.gz")
+    report = import_answers(other, published)
+    assert (report.new, dict(report.refused)) == (len(other), {})
+    prompt = load_prompt("eimf_interests")
+    assert len(list(other.requests([f"{prompt.id}@{prompt.version}"], published.name.removesuffix(".jsonl.gz")))) == 35
