@@ -70,11 +70,16 @@ class GlobalAggregator(nn.Module):
             weights: ``(B, n, m)``, 0 where there is no neighbour.
             session: ``(B, d)``, s.
         """
-        alike = torch.cat([near * session[:, None, None], weights[..., None]], dim=3)
-        energy = self.q_1(F.leaky_relu(self.w_1(alike), self.slope))[..., 0]
+        batch, count, width, size = near.shape
+        # W_1 [(s * h_j) || w_ij] with s taken into W_1: neither the product nor the pairs are made.
+        of_session = self.w_1.weight[:, :size] * session[:, None]
+        of_weights = weights.reshape(batch, -1, 1) * self.w_1.weight[:, size]
+        alike = torch.baddbmm(of_weights, near.view(batch, -1, size), of_session.transpose(1, 2))
+        energy = self.q_1(F.leaky_relu(alike, self.slope, inplace=True)).view(batch, count, width)
         # Items without any neighbour: a softmax of equal numbers, then zero.
         share = energy.masked_fill(weights == 0, -1e9).softmax(dim=2) * (weights > 0)
-        joined = torch.cat([own, torch.einsum("bnm,bnmd->bnd", share, near)], dim=2)
+        mean = share.view(-1, 1, width) @ near.view(-1, width, size)
+        joined = torch.cat([own, mean.view(batch, count, size)], dim=2)
         return torch.relu(self.w_2(self.dropout(joined)))
 
 
