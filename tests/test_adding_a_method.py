@@ -96,7 +96,7 @@ def test_it_stands_in_the_table_beside_its_backbone_and_its_controls(place: Path
     assert offline.features.coverage["mood"] == 1.0
     assert offline.metrics != shuffled.metrics
     assert offline.settings["hidden_dropout_prob"] == 0.2  # of its own file
-    assert offline.accelerations == ["FusedLoss", "Bucketed", "LastPosition"]
+    assert offline.accelerations == made["SASRec"].accelerations != []
 
 
 def test_a_mistyped_setting_is_answered_with_the_nearest(place: Path) -> None:

@@ -117,7 +117,8 @@ class CellRunner:
         record.memory_mib = peak_memory_mib(prepared.config["device"])
         record.hardware = hardware(prepared.config["device"])
         record.accelerations = [seam.__name__ for seam in getattr(prepared.model, "seams", ())]
-        if cell.settings["engine"] == "fast" and not seams_of(cell.settings.method.load()):
+        kind = cell.settings.method.load()
+        if cell.settings["engine"] == "fast" and kind.__module__.startswith("recbole.") and not seams_of(kind):
             record.notes.append("RecBole's own forward pass")
         ranks_path = self.store.ranks_path(record)
         ranks.save(ranks_path)
