@@ -42,17 +42,18 @@ from recbole_llm.bench.cell_runner import CellRunner
 from tests.helpers import cell_of, runner
 runner().run(cell_of("Pop"))
 import recbole.model.sequential_recommender.sasrec
-print(torch.is_anomaly_enabled(), *sys.modules)
+product = torch.full((1 << 20,), 1e-30) * 1e-10  # large enough for every thread to have a share
+print(torch.is_anomaly_enabled(), int(product.view(torch.int32).count_nonzero()), *sys.modules)
 """
 
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
-    """A process of its own that ran a cell: whether anomaly detection was on, and its modules."""
+    """A process of its own that ran a cell: whether anomaly detection was on, its denormals, its modules."""
     folder = tmp_path_factory.mktemp("process")
     write_tiny(folder / "dataset" / "tiny")
-    anomaly, *modules = python(RUN_POP, folder)
-    return {"anomaly": anomaly, "modules": set(modules)}
+    anomaly, denormals, *modules = python(RUN_POP, folder)
+    return {"anomaly": anomaly, "denormals": int(denormals), "modules": set(modules)}
 
 
 # ---- numpy, scipy, pandas ------------------------------------------------------------------------
@@ -114,6 +115,13 @@ def test_anomaly_detection_that_the_user_wants_stays_on():
     on = "import torch; torch.autograd.set_detect_anomaly(True)"
     code = f"{on}; from recbole_llm import compat; compat.apply(); print(torch.is_anomaly_enabled())"
     assert python(code) == ["True"]
+
+
+# ---- denormals -----------------------------------------------------------------------------------
+
+
+def test_no_thread_computes_with_numbers_too_small_to_be_fast(process):
+    assert process["denormals"] == 0
 
 
 # ---- reading -------------------------------------------------------------------------------------
