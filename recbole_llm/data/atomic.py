@@ -12,7 +12,7 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -39,11 +39,14 @@ class Column:
         return f"{self.name}:{self.type}"
 
 
+def open_bytes(path: Path) -> IO[bytes]:
+    """Open a plain or gzipped file."""
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # type: ignore[return-value]
+
+
 def open_text(path: Path) -> IO[str]:
     """Open a plain or gzipped file as UTF-8 text."""
-    if path.suffix == ".gz":
-        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8", newline="\n")
-    return path.open(encoding="utf-8", newline="\n")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8", newline="\n")
 
 
 def read_header(path: Path) -> list[Column]:
@@ -96,22 +99,34 @@ def _unwrap(values: pd.Series) -> pd.Series:
     return values
 
 
-def _categories(values: pd.Series) -> pd.Series:
-    """Text as categories in the order of first appearance: sorting them would take longer than reading the file."""
-    codes, found = pd.factorize(values)
-    names = found.tolist()
-    if any(name[:1] == '"' for name in names):
-        places, plain = pd.factorize(_unwrap(pd.Series(names, dtype=object)))
-        codes, names = np.where(codes >= 0, places[codes], -1), plain.tolist()
-    return pd.Series(pd.Categorical.from_codes(codes, pd.Index(names, dtype=object)), index=values.index)
+class Vocabulary(dict[str, int]):
+    """Ids of the tokens of a column, from 1 by first appearance, over all pieces of a file."""
+
+    def __missing__(self, token: str) -> int:
+        self[token] = number = len(self) + 1
+        return number
+
+    def ids(self, values: pd.Series, quoted: bool) -> np.ndarray:
+        """Ids ``(n,)`` int32 of text; -1 where it is missing. Tokens are unwrapped where ``quoted``."""
+        # Each token of the piece is looked up once; sorting them, as categories are, would take longer than reading.
+        places, found = pd.factorize(values)
+        names = (_unwrap(pd.Series(found)) if quoted else found).tolist()
+        ids = np.fromiter(map(self.__getitem__, names), np.int32, len(names))
+        return np.append(ids, np.int32(-1))[places]
 
 
-def _check_widths(path: Path, width: int) -> None:
-    """Raise where a line holds more fields than the header: pandas would drop them without a word."""
+def _check_widths(path: Path, width: int) -> bool:
+    """Raise where a line holds more fields than the header: pandas would drop them without a word.
+
+    Returns:
+        Whether there are quotation marks, so that fields may be wrapped in them.
+    """
     number = 1
     left = b""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+    quoted = False
+    with open_bytes(path) as stream:
         while block := stream.read(1 << 24):
+            quoted = quoted or b'"' in block
             lines, newline, left = (left + block).rpartition(b"\n")
             text = np.frombuffer(lines + newline, dtype=np.uint8)
             ends = np.flatnonzero(text == ord("\n"))
@@ -120,6 +135,7 @@ def _check_widths(path: Path, width: int) -> None:
                 _check_line(path, number + int(line), lines[ends[line - 1] + 1 if line else 0 : ends[line]], width)
             number += len(ends)
     _check_line(path, number, left, width)
+    return quoted
 
 
 def _check_line(path: Path, number: int, line: bytes, width: int) -> None:
@@ -131,19 +147,22 @@ def _check_line(path: Path, number: int, line: bytes, width: int) -> None:
 
 
 def read_chunks(
-    path: Path, names: Sequence[str], categorical: Iterable[str] = (), chunk_rows: int = CHUNK_ROWS
+    path: Path,
+    names: Sequence[str],
+    vocabularies: Mapping[str, Vocabulary] | None = None,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> Iterator[pd.DataFrame]:
     """Read some columns of an atomic file in pieces.
 
     Args:
         path: plain or gzipped atomic file.
         names: columns wanted; each must be in the header.
-        categorical: token columns to return as pandas categories (ids in a few bytes a row).
+        vocabularies: by token column that is returned as ids; tokens not seen before are added.
         chunk_rows: rows of one piece.
 
     Yields:
-        Frames with ``names`` as columns: tokens and sequences as text (missing ones ``NaN``),
-        floats as float64.
+        Frames with ``names`` as columns: tokens and sequences as text (missing ones ``NaN``), or as int32 ids
+        (missing ones -1) where there is a vocabulary; floats as float64.
 
     Raises:
         UserError: a missing column, a number that is none, a line with too many tabs, bad bytes.
@@ -152,11 +171,10 @@ def read_chunks(
     for name in names:
         if name not in header:
             raise UserError(f"{path} has no column {name!r}; it has {', '.join(header)}.")
-    categorical = set(categorical)
-    # Not "category" here: pandas 3.1 reads categories of digits as numbers, and 007 would be 7.
+    vocabularies = vocabularies or {}
     dtypes: dict[str, Any] = {str(header[name]): np.float64 if header[name].type == "float" else str for name in names}
     try:
-        _check_widths(path, len(header))
+        quoted = _check_widths(path, len(header))
         reader = pd.read_csv(
             path,
             sep="\t",
@@ -173,9 +191,9 @@ def read_chunks(
             chunk = chunk[list(dtypes)]
             chunk.columns = pd.Index(names)
             for name in names:
-                if name in categorical:
-                    chunk[name] = _categories(chunk[name])
-                elif header[name].type != "float":
+                if name in vocabularies:
+                    chunk[name] = vocabularies[name].ids(chunk[name], quoted)
+                elif quoted and header[name].type != "float":
                     chunk[name] = _unwrap(chunk[name])
             yield chunk
     except ValueError as error:

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.atomic import read_chunks, read_header
+from recbole_llm.data.atomic import read_header
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.columns import read_columns
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -124,27 +125,6 @@ class Interactions:
         }
 
 
-class _Vocabulary:
-    """Token ids by first appearance, over chunks."""
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-
-    def ids(self, column: pd.Series) -> np.ndarray:
-        """Ids of a categorical column, int32; -1 where the token is missing."""
-        codes = column.cat.codes.to_numpy()
-        categories = np.asarray(column.cat.categories, dtype=object)
-        mapping = np.full(len(categories) + 1, -1, dtype=np.int32)  # the last entry serves code -1
-        order = pd.unique(codes)
-        order = order[order >= 0]
-        mapping[order] = [self.index.setdefault(str(name), len(self.index) + 1) for name in categories[order].tolist()]
-        return mapping[codes]
-
-    def tokens(self) -> np.ndarray:
-        """Names by id, the padding token first."""
-        return np.array([PAD_TOKEN, *self.index], dtype=np.str_)
-
-
 def _bounded(interval: Any) -> str | None:
     """``None`` for intervals that keep everything, such as ``[0,inf)``."""
     text = str(interval).replace(" ", "") if interval is not None else None
@@ -200,8 +180,7 @@ def canonical_order(
     """
     if time is None:
         return np.argsort(user, kind="stable"), 0
-    order = np.argsort(time, kind="stable")
-    order = order[np.argsort(user[order], kind="stable")]
+    order = _by_user_and_time(user, time)
     u, t = user[order], time[order]
     same = (u[1:] == u[:-1]) & (t[1:] == t[:-1])
     tied = np.zeros(len(order), dtype=bool)
@@ -212,8 +191,19 @@ def canonical_order(
         rows = order[tied]
         salt = token_hashes(user_tokens)[user[rows]]
         key = _mix(token_hashes(item_tokens)[item[rows]] ^ _mix(salt))
-        order[tied] = rows[np.lexsort((key, time[rows], user[rows]))]
+        order[tied] = rows[np.lexsort((rows, key, time[rows], user[rows]))]
     return order, count
+
+
+def _by_user_and_time(user: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Rows by user, then time, equal ones in any order: one sort where both fit into 63 bits, two otherwise."""
+    if len(time) and time.dtype.kind == "i":
+        first, last = int(time.min()), int(time.max())
+        span = last - first + 1
+        if (int(user.max()) + 1) * span < 2**63:
+            return np.argsort(user.astype(np.int64) * span + (time - first))
+    order = np.argsort(time, kind="stable")
+    return order[np.argsort(user[order], kind="stable")]
 
 
 def _as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
@@ -280,28 +270,22 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
             raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:float.")
         if kind is not None and kind.endswith("_seq"):
             raise UserError(f"{path}: sequence columns of .inter cannot be loaded (load_col asks for {name}:{kind}).")
-    token_columns = [name for name in columns if header.get(name) == "token"]
-    vocabularies = {name: _Vocabulary() for name in token_columns}
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in columns}
-    rows_read = missing = 0
-    for chunk in read_chunks(path, columns, categorical=token_columns):
-        arrays = {n: vocabularies[n].ids(chunk[n]) if n in vocabularies else chunk[n].to_numpy() for n in columns}
-        rows_read += len(chunk)
-        whole = (arrays[ids[0]] > 0) & (arrays[ids[1]] > 0)
-        missing += int((~whole).sum())
-        for name in columns:
-            parts[name].append(arrays[name] if whole.all() else arrays[name][whole])
+    data, names = read_columns(path, columns)
+    tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
+    rows_read = len(data[ids[0]])
     if not rows_read:
         raise UserError(f"{path} has a header and no rows.")
-    data = {name: np.concatenate(parts.pop(name)) for name in columns}
-    tokens = {name: vocabulary.tokens() for name, vocabulary in vocabularies.items()}
+    whole = (data[ids[0]] > 0) & (data[ids[1]] > 0)
+    missing = rows_read - int(whole.sum())
+    if missing:
+        data = {name: values[whole] for name, values in data.items()}
     user, item = data.pop(ids[0]), data.pop(ids[1])
     time = _as_exact_time(data.pop(spec.time_field), path, spec.time_field) if spec.time_field else None
 
     order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
     keep = np.ones(len(user), dtype=bool)
     for name, interval in spec.value_intervals:
-        if name in vocabularies:
+        if name in tokens:
             keep &= (data[name] > 0) & np.isin(tokens[name][data[name]], list(map(str, interval)))
         else:
             keep &= _inside(data[name], interval, f"val_interval.{name}")
@@ -343,11 +327,11 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         user=user,
         item=item[order],
         time=time[order] if time is not None else None,
-        extra={name: _fill_missing(values[order], name in vocabularies) for name, values in data.items()},
+        extra={name: _fill_missing(values[order], name in tokens) for name, values in data.items()},
         offsets=offsets,
         user_tokens=tokens[ids[0]],
         item_tokens=tokens[ids[1]],
-        extra_tokens={name: tokens[name] for name in token_columns if name not in ids},
+        extra_tokens={name: found for name, found in tokens.items() if name not in ids},
         facts=facts,
     )
 

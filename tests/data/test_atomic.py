@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data import atomic
-from recbole_llm.data.atomic import Column, clean_field, read_chunks, read_header, read_table, write_table
+from recbole_llm.data.atomic import Column, Vocabulary, clean_field, read_chunks, read_header, read_table, write_table
 from recbole_llm.errors import UserError
 
 
@@ -47,7 +47,11 @@ def test_printable_text_is_read_as_it_was_written(tmp_path, rows):
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=5))
+@given(
+    values=st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32, allow_subnormal=False), min_size=1, max_size=5
+    )
+)
 def test_numbers_are_read_as_they_were_written(tmp_path, values):
     path = tmp_path / "x.item"
     write_table(path, [Column("value", "float")], [[value] for value in values])
@@ -150,11 +154,13 @@ def test_chunks_join_to_the_whole(tmp_path):
     assert pd.concat(chunks)["a"].tolist() == read_table(path)["a"].tolist()
 
 
-def test_token_columns_can_be_categories(tmp_path):
-    path = file(tmp_path, "a:token\nx\ny\nx\n\n")
-    (chunk,) = read_chunks(path, ["a"], categorical=["a"])
-    assert chunk["a"].dtype == "category"
-    assert chunk["a"].astype(object).tolist() == ["x", "y", "x"]
+def test_token_columns_can_be_ids_over_all_chunks(tmp_path):
+    path = file(tmp_path, "a:token\tb:token\nx\tv\ny\tv\nx\tv\n\tv\nz\tv\ny\tv\n")
+    tokens = Vocabulary()
+    chunks = list(read_chunks(path, ["a", "b"], {"a": tokens}, chunk_rows=4))
+    assert [chunk["a"].tolist() for chunk in chunks] == [[1, 2, 1, -1], [3, 2]]
+    assert list(tokens) == ["x", "y", "z"]
+    assert [chunk["b"].tolist() for chunk in chunks] == [["v"] * 4, ["v"] * 2]
 
 
 # ---- quotation marks -----------------------------------------------------------------------------
@@ -181,9 +187,10 @@ def test_a_lone_quotation_mark_is_text(tmp_path):
 
 def test_wrapped_ids_are_the_ids_without_their_quotation_marks(tmp_path):
     path = file(tmp_path, 'a:token\n"B1"\nB2\nB1\n')
-    (chunk,) = read_chunks(path, ["a"], categorical=["a"])
-    assert chunk["a"].astype(object).tolist() == ["B1", "B2", "B1"]
-    assert sorted(chunk["a"].cat.categories) == ["B1", "B2"]
+    tokens = Vocabulary()
+    (chunk,) = read_chunks(path, ["a"], {"a": tokens})
+    assert chunk["a"].tolist() == [1, 2, 1]
+    assert list(tokens) == ["B1", "B2"]
 
 
 # ---- mistakes ------------------------------------------------------------------------------------

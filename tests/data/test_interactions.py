@@ -86,7 +86,7 @@ def test_ids_of_digits_are_text(tmp_path):
 def test_ids_are_contiguous_over_chunks(tmp_path, monkeypatch):
     rows = [(f"u{i % 7}", f"i{i % 11}", i) for i in range(100)]
     whole = table_of(tmp_path, rows)
-    monkeypatch.setattr("recbole_llm.data.atomic.read_chunks.__defaults__", ((), 8))
+    monkeypatch.setattr("recbole_llm.data.atomic.read_chunks.__defaults__", (None, 8))
     pieces = table_of(tmp_path, rows)
     assert names(pieces) == names(whole)
     assert pieces.item_tokens.tolist() == whole.item_tokens.tolist()
