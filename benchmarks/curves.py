@@ -28,6 +28,7 @@ def curves(model: str, engine: str, options: argparse.Namespace, folder: str) ->
         engine=engine,
         epochs=options.epochs,
         stopping_step=options.epochs,
+        MAX_ITEM_LIST_LENGTH=options.history,
         results_dir=f"{folder}/results",
         checkpoint_dir=f"{folder}/saved",
         **({"data_path": options.data_path} if options.data_path else {}),
@@ -53,7 +54,7 @@ def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Compare, print, write."""
-    options = arguments(__doc__ or "", models="SASRec,GRU4Rec,SRGNN", epochs=5, seeds=3)
+    options = arguments(__doc__ or "", models="SASRec,GRU4Rec,SRGNN", epochs=5, seeds=3, history=20)
     found = [compare(model, options) for model in options.models.split(",")]
     rows = [
         [f["model"], n, e["recbole"], e["ours"], e["gap"], e["deviation"]]
