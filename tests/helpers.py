@@ -99,3 +99,15 @@ class StopAt(Bars):
             if number == self.steps:
                 raise KeyboardInterrupt
             yield item
+
+
+def layered(model="SASRec", dataset="tiny", **overrides):
+    """Settings of a model with values as on the command line."""
+    protocol = overrides.pop("protocol", None)
+    return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
+
+
+def layered_from_file(tmp_path, text, model="SASRec", **overrides):
+    """Settings of a model with a file of the user's."""
+    (tmp_path / "mine.yaml").write_text(text)
+    return layer_settings(find_method(model), "tiny", config_files=[tmp_path / "mine.yaml"], overrides=overrides)

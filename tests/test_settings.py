@@ -1,4 +1,4 @@
-"""Layers of settings: order, types, and what is said about mistakes."""
+"""Layers of settings: order, keys, identity, and what is said about mistakes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,9 @@ from recbole_llm.registry import Method, find_method
 from recbole_llm.setting_types import CHOICES
 from recbole_llm.settings import check_grid_keys, layer_settings, parse_assignment, stage_one_settings
 from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
+from tests.helpers import layered, layered_from_file
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def layered(model="SASRec", dataset="tiny", **overrides):
-    protocol = overrides.pop("protocol", None)
-    return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
-
-
-def from_file(tmp_path, text, model="SASRec", **overrides):
-    (tmp_path / "mine.yaml").write_text(text)
-    return layer_settings(find_method(model), "tiny", config_files=[tmp_path / "mine.yaml"], overrides=overrides)
 
 
 def refused(match, **overrides):
@@ -39,7 +30,7 @@ def refused(match, **overrides):
 def test_a_preset_stands_over_the_model_s_file_and_under_the_user_s_values(tmp_path):
     assert layered("DUIP", preset="paper")["lm"] == "gpt2"
     assert layered("DUIP", preset="paper", lm="scratch")["lm"] == "scratch"
-    assert from_file(tmp_path, "preset: paper", "DUIP")["lm"] == "gpt2"
+    assert layered_from_file(tmp_path, "preset: paper", "DUIP")["lm"] == "gpt2"
     assert layered("SASRec", preset="paper")["learning_rate"] == layered("SASRec")["learning_rate"]
 
 
@@ -82,7 +73,7 @@ def test_our_model_file_wins_over_recbole_s():
 
 
 def test_a_config_file_wins_over_all_properties(tmp_path):
-    settings = from_file(tmp_path, "learning_rate: 0.5\n")
+    settings = layered_from_file(tmp_path, "learning_rate: 0.5\n")
     assert settings["learning_rate"] == 0.5
     assert settings.origin["learning_rate"] == str(tmp_path / "mine.yaml")
 
@@ -96,7 +87,7 @@ def test_a_later_config_file_wins_over_an_earlier_one(tmp_path):
 
 
 def test_the_command_line_wins_over_config_files(tmp_path):
-    settings = from_file(tmp_path, "epochs: 3\n", epochs=4)
+    settings = layered_from_file(tmp_path, "epochs: 3\n", epochs=4)
     assert settings["epochs"] == 4
     assert settings.origin["epochs"] == "command line"
 
@@ -141,123 +132,6 @@ def test_data_path_is_the_user_s_alone():
 def test_repeatable_follows_the_kind_of_model():
     assert layered("SASRec")["repeatable"] is True
     assert layered("BPR")["repeatable"] is False
-
-
-# ---- types ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("learning_rate=1e-5", 1e-5),
-        ("learning_rate=1E-5", 1e-5),
-        ("learning_rate=-2.5e+3", -2500.0),
-        ("learning_rate=.5e2", 50.0),
-        ("epochs=30", 30),
-        ("topk=[5, 10]", [5, 10]),
-        ("shuffle=false", False),
-        ("clip_grad_norm={max_norm: 5}", {"max_norm": 5}),
-        ("transform=~", None),
-        ("encoder=my/model", "my/model"),
-        ("encoder=a=b", "a=b"),
-        ("user_inter_num_interval=[5,inf)", "[5,inf)"),
-        (" epochs =3", 3),
-    ],
-)
-def test_values_are_read_as_yaml(text, value):
-    assert parse_assignment(text)[1] == value
-    assert type(parse_assignment(text)[1]) is type(value)
-
-
-def test_the_key_of_an_assignment_stands_before_the_first_equals_sign():
-    assert parse_assignment("encoder=a=b")[0] == "encoder"
-
-
-def test_scientific_notation_in_a_file_is_a_number(tmp_path):
-    assert from_file(tmp_path, "learning_rate: 1e-5\n")["learning_rate"] == 1e-5
-
-
-EXPRESSION = "__import__('os').getcwd()"
-
-
-def test_an_expression_stays_text():
-    assert parse_assignment(f"encoder={EXPRESSION}") == ("encoder", EXPRESSION)
-    assert layered("LLMDMsRec", encoder=EXPRESSION)["encoder"] == EXPRESSION
-
-
-def test_an_expression_is_no_number():
-    refused("learning_rate takes a number", learning_rate=EXPRESSION)
-    refused("epochs takes a whole number", epochs="1+1")
-
-
-def test_a_yaml_tag_runs_no_code(tmp_path):
-    with pytest.raises(UserError, match="not valid YAML"):
-        from_file(tmp_path, "encoder: !!python/object/apply:os.getcwd []\n")
-
-
-@pytest.mark.parametrize(("given", "stored"), [(20, 20), (20.0, 20)])
-def test_a_whole_number_is_stored_as_int(given, stored):
-    value = layered(epochs=given)["epochs"]
-    assert value == stored
-    assert type(value) is int
-
-
-@pytest.mark.parametrize("bad", ["abc", 1.5, True, [1], float("inf")])
-def test_a_whole_number_is_wanted_where_the_default_is_one(bad):
-    refused("epochs takes a whole number", epochs=bad)
-
-
-@pytest.mark.parametrize("bad", ["abc", True, {"a": 1}])
-def test_a_number_is_wanted_where_the_default_is_one(bad):
-    refused("learning_rate takes a number", learning_rate=bad)
-
-
-@pytest.mark.parametrize("bad", ["yes please", 1, 0])
-def test_true_or_false_is_wanted_where_the_default_is_one(bad):
-    refused("shuffle takes true or false", shuffle=bad)
-
-
-def test_a_number_written_whole_is_fine_for_a_real_setting():
-    assert layered(weight_decay=1)["weight_decay"] == 1
-
-
-def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
-    assert layered(topk=10)["topk"] == [10]
-    assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
-
-
-def test_a_mapping_is_wanted_where_the_default_is_one():
-    refused("eval_args takes a mapping", eval_args="full")
-
-
-def test_a_number_is_fine_where_text_is_wanted():
-    assert layered(checkpoint_dir=7)["checkpoint_dir"] == "7"
-
-
-def test_null_is_always_taken():
-    assert layered(learning_rate=None)["learning_rate"] is None
-
-
-@pytest.mark.parametrize(
-    ("key", "bad", "message"),
-    [
-        ("engine", "fats", r"engine is one of fast, recbole; got 'fats'. Did you mean fast\?"),
-        ("semantics", "lmm", r"semantics is one of .* Did you mean llm\?"),
-        ("precision", "fp16", "precision is one of fp32, bf16"),
-        ("learner", 3, "learner is one of"),
-    ],
-)
-def test_a_choice_must_be_among_the_choices(key, bad, message):
-    refused(message, model="LLMDMsRec", **{key: bad})
-
-
-def test_keys_that_default_to_null_have_a_type():
-    refused("clip_grad_norm takes a mapping", clip_grad_norm=5)
-
-
-def test_the_message_names_the_file_and_the_key(tmp_path):
-    with pytest.raises(UserError, match=r"mine\.yaml, epochs: epochs takes a whole number \(default 200\), got 'x'"):
-        from_file(tmp_path, "epochs: x\n")
 
 
 # ---- keys ----------------------------------------------------------------------------------------
@@ -349,8 +223,8 @@ def test_a_method_has_the_settings_of_its_backbone(backbone):
 
 
 def test_a_backbone_may_be_named_in_a_file_and_for_one_model(tmp_path):
-    assert from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec")["n_hops"] == 1
-    assert from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec", backbone="SRGNN").get("n_hops") is None
+    assert layered_from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec")["n_hops"] == 1
+    assert layered_from_file(tmp_path, "backbone: GCEGNN", "LLMDMsRec", backbone="SRGNN").get("n_hops") is None
     assert layered("LLMDMsRec", backbone="SRGNN", **{"LLMDMsRec.backbone": "TAGNN"})["backbone"] == "TAGNN"
 
 
@@ -394,7 +268,7 @@ def test_a_run_keeps_its_key_when_a_setting_came_later_and_is_not_used():
 
 
 def test_an_empty_config_file_changes_nothing(tmp_path):
-    assert from_file(tmp_path, "# only a comment\n").identity() == layered().identity()
+    assert layered_from_file(tmp_path, "# only a comment\n").identity() == layered().identity()
 
 
 @pytest.mark.parametrize(
@@ -409,7 +283,7 @@ def test_an_empty_config_file_changes_nothing(tmp_path):
 )
 def test_a_file_that_holds_no_settings_is_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
-        from_file(tmp_path, text)
+        layered_from_file(tmp_path, text)
 
 
 def test_a_missing_config_file_is_named(tmp_path):
@@ -541,7 +415,7 @@ def test_the_user_s_keys_hold_for_a_prerequisite_too():
 
 
 def test_config_files_hold_for_a_prerequisite_too(tmp_path):
-    assert stage_one_settings(from_file(tmp_path, "epochs: 7\n", "LLMDMsRec"))["epochs"] == 7
+    assert stage_one_settings(layered_from_file(tmp_path, "epochs: 7\n", "LLMDMsRec"))["epochs"] == 7
 
 
 def test_keys_of_the_method_do_not_tell_prerequisites_apart():

@@ -37,6 +37,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llm.layers.bucketing import by_length
+from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.item_graph import nearby_items
 from recbole_llm.layers.session_graph import N_RELATIONS, edge_relations, session_edges
 from recbole_llm.models.session_encoder import Session, SessionModel
@@ -57,7 +58,7 @@ class GlobalAggregator(nn.Module):
         self.w_1 = nn.Linear(size + 1, size, bias=False)
         self.q_1 = nn.Linear(size, 1, bias=False)
         self.w_2 = nn.Linear(2 * size, size, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self, own: torch.Tensor, near: torch.Tensor, weights: torch.Tensor, session: torch.Tensor
@@ -111,8 +112,8 @@ class GCEGNN(SessionModel):
             GlobalAggregator(size, self.slope, float(config["dropout_gcn"])) for _ in range(int(config["n_hops"]))
         )
         self.relation = nn.Parameter(torch.empty(N_RELATIONS, size))
-        self.dropout_local = nn.Dropout(float(config["dropout_local"]))
-        self.dropout_global = nn.Dropout(float(config["dropout_global"]))
+        self.dropout_local = Dropout(float(config["dropout_local"]))
+        self.dropout_global = Dropout(float(config["dropout_global"]))
         self.w_3 = nn.Linear(2 * size, size)
         self.w_4 = nn.Linear(size, size)
         self.w_5 = nn.Linear(size, size, bias=False)

@@ -1,0 +1,131 @@
+"""Types of settings: what is taken, how it is converted, and what is said about mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.settings import parse_assignment
+from tests.helpers import layered, layered_from_file
+
+
+def refused(match, **overrides):
+    with pytest.raises(UserError, match=match):
+        layered(**overrides)
+
+
+# ---- types ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("learning_rate=1e-5", 1e-5),
+        ("learning_rate=1E-5", 1e-5),
+        ("learning_rate=-2.5e+3", -2500.0),
+        ("learning_rate=.5e2", 50.0),
+        ("epochs=30", 30),
+        ("topk=[5, 10]", [5, 10]),
+        ("shuffle=false", False),
+        ("clip_grad_norm={max_norm: 5}", {"max_norm": 5}),
+        ("transform=~", None),
+        ("encoder=my/model", "my/model"),
+        ("encoder=a=b", "a=b"),
+        ("user_inter_num_interval=[5,inf)", "[5,inf)"),
+        (" epochs =3", 3),
+    ],
+)
+def test_values_are_read_as_yaml(text, value):
+    assert parse_assignment(text)[1] == value
+    assert type(parse_assignment(text)[1]) is type(value)
+
+
+def test_the_key_of_an_assignment_stands_before_the_first_equals_sign():
+    assert parse_assignment("encoder=a=b")[0] == "encoder"
+
+
+def test_scientific_notation_in_a_file_is_a_number(tmp_path):
+    assert layered_from_file(tmp_path, "learning_rate: 1e-5\n")["learning_rate"] == 1e-5
+
+
+EXPRESSION = "__import__('os').getcwd()"
+
+
+def test_an_expression_stays_text():
+    assert parse_assignment(f"encoder={EXPRESSION}") == ("encoder", EXPRESSION)
+    assert layered("LLMDMsRec", encoder=EXPRESSION)["encoder"] == EXPRESSION
+
+
+def test_an_expression_is_no_number():
+    refused("learning_rate takes a number", learning_rate=EXPRESSION)
+    refused("epochs takes a whole number", epochs="1+1")
+
+
+def test_a_yaml_tag_runs_no_code(tmp_path):
+    with pytest.raises(UserError, match="not valid YAML"):
+        layered_from_file(tmp_path, "encoder: !!python/object/apply:os.getcwd []\n")
+
+
+@pytest.mark.parametrize(("given", "stored"), [(20, 20), (20.0, 20)])
+def test_a_whole_number_is_stored_as_int(given, stored):
+    value = layered(epochs=given)["epochs"]
+    assert value == stored
+    assert type(value) is int
+
+
+@pytest.mark.parametrize("bad", ["abc", 1.5, True, [1], float("inf")])
+def test_a_whole_number_is_wanted_where_the_default_is_one(bad):
+    refused("epochs takes a whole number", epochs=bad)
+
+
+@pytest.mark.parametrize("bad", ["abc", True, {"a": 1}])
+def test_a_number_is_wanted_where_the_default_is_one(bad):
+    refused("learning_rate takes a number", learning_rate=bad)
+
+
+@pytest.mark.parametrize("bad", ["yes please", 1, 0])
+def test_true_or_false_is_wanted_where_the_default_is_one(bad):
+    refused("shuffle takes true or false", shuffle=bad)
+
+
+def test_a_number_written_whole_is_fine_for_a_real_setting():
+    assert layered(weight_decay=1)["weight_decay"] == 1
+
+
+def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
+    assert layered(topk=10)["topk"] == [10]
+    assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
+
+
+def test_a_mapping_is_wanted_where_the_default_is_one():
+    refused("eval_args takes a mapping", eval_args="full")
+
+
+def test_a_number_is_fine_where_text_is_wanted():
+    assert layered(checkpoint_dir=7)["checkpoint_dir"] == "7"
+
+
+def test_null_is_always_taken():
+    assert layered(learning_rate=None)["learning_rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("key", "bad", "message"),
+    [
+        ("engine", "fats", r"engine is one of fast, recbole; got 'fats'. Did you mean fast\?"),
+        ("semantics", "lmm", r"semantics is one of .* Did you mean llm\?"),
+        ("precision", "fp16", "precision is one of fp32, bf16"),
+        ("learner", 3, "learner is one of"),
+    ],
+)
+def test_a_choice_must_be_among_the_choices(key, bad, message):
+    refused(message, model="LLMDMsRec", **{key: bad})
+
+
+def test_keys_that_default_to_null_have_a_type():
+    refused("clip_grad_norm takes a mapping", clip_grad_norm=5)
+
+
+def test_the_message_names_the_file_and_the_key(tmp_path):
+    with pytest.raises(UserError, match=r"mine\.yaml, epochs: epochs takes a whole number \(default 200\), got 'x'"):
+        layered_from_file(tmp_path, "epochs: x\n")
