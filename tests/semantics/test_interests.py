@@ -14,7 +14,7 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.semantics.visible import training_lists, visible_ends
 from tests.helpers import prepare, write_tiny
-from tests.semantics.workshop import plant
+from tests.semantics.workshop import add_lines, plant
 from tests.stub_server import Call, Reply, StubServer
 
 
@@ -107,6 +107,22 @@ def test_answers_stand_at_the_positions_that_they_are_about(small: Path) -> None
         assert texts[int(text)] == titles[item].split()[0]
         numbers.setdefault((user, text), set()).add(interest)
     assert all(len(found) == 1 for found in numbers.values())  # the same name in two windows is one interest
+
+
+def test_a_new_user_costs_one_question(small: Path) -> None:
+    with StubServer(by_genre) as server:
+        made("LDMI", server, covering_budget=0.0)
+        before = len(server.calls)
+        add_lines(small / "tiny.inter", [f"newcomer\ti{item}\t5\t{1_500_000_000 + item}" for item in (1, 5, 9, 2, 6)])
+        prepared = made("LDMI", server, covering_budget=0.0)
+        (call,) = server.calls[before:]
+    table, titles = prepared.dataset.table, titles_of(prepared)
+    (user,) = np.flatnonzero(table.user_tokens == "newcomer")
+    own = table.item[table.offsets[user] : table.offsets[user + 1]]
+    assert list(call.data.values()) == titles[own[:-2]].tolist()  # all but the validation and the test item
+    folders = list((small / "semantics").glob("loo-vllm-*"))
+    assert len(folders) == 2  # other data, another folder; the answers are shared
+    assert prepared.dataset.semantics.facts()["coverage"]["interest"] == 1.0
 
 
 def test_long_histories_are_asked_about_in_parts(small: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import prepare
-from tests.semantics.workshop import only_folder
+from tests.helpers import prepare, write_tiny
+from tests.semantics.workshop import add_lines, only_folder
 from tests.stub_server import Call, Reply, StubServer
 
 SMALL: dict[str, Any] = {
@@ -101,3 +101,19 @@ def test_an_item_without_an_answer_has_no_text_unless_it_is_filled(few_users: Pa
     assert all((int(ids[number]) >= 0) == covered for number in refused)
     assert int((ids[1:] < 0).sum()) == (0 if covered else len(refused))
     assert features.facts()["coverage"]["item_reasoning"] < 1
+
+
+def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) -> None:
+    folder = write_tiny(workspace / "dataset" / "tiny", n_users=14)
+    with StubServer(reply) as server:
+        prepare("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        before = len(server.calls)
+        add_lines(folder / "tiny.item", ["novelty\tNovelty No. 1\tPerfume Beauty\tBrand0"])
+        # In the middle of one history: training shows it to nobody but this user.
+        first = (folder / "tiny.inter").read_text(encoding="utf-8").splitlines()[1].split("\t")
+        add_lines(folder / "tiny.inter", [f"{first[0]}\tnovelty\t5\t1300000000"])
+        prepare("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        new = server.calls[before:]
+    steps = sorted(step_of(call) for call in new)
+    assert steps == ["item 1", "item 2", "item 3", "user 1", "user 2", "user 3"]
+    assert all(call.data["title"] == "Novelty No. 1" for call in new if step_of(call).startswith("item"))

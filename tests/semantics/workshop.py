@@ -76,6 +76,12 @@ def sessions_asked(calls: list[Call]) -> dict[tuple[str, ...], list[list[str]]]:
     return found
 
 
+def add_lines(path: Path, lines: list[str]) -> None:
+    """Append lines to an atomic file."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.writelines(line + "\n" for line in lines)
+
+
 # ---- planted changes ----------------------------------------------------------------------------
 
 
