@@ -29,6 +29,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender import GRU4Rec, SASRec
 from torch import nn
@@ -66,7 +67,8 @@ class ESIM(nn.Module):
         projection, trainable: see :class:`~recbole_llm.layers.text_projection.ProjectedTexts`.
     """
 
-    user_table: torch.Tensor
+    interests: torch.Tensor
+    cluster: torch.Tensor
     item_text: torch.Tensor
 
     def __init__(
@@ -89,7 +91,9 @@ class ESIM(nn.Module):
         place = torch.arange(table.shape[1])
         kept = place < counts[:, None]
         table[kept] = user_texts[(user_offsets[:-1, None] + place)[kept]]
-        self.register_buffer("user_table", table, persistent=False)
+        interests, cluster = table.unique(dim=0, return_inverse=True)
+        self.register_buffer("interests", interests, persistent=False)  # of each cluster
+        self.register_buffer("cluster", cluster, persistent=False)  # of each user
         self.register_buffer("item_text", item_text, persistent=False)
         self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
         self.to_user, self.to_item = nn.Linear(size, item_size), nn.Linear(size, item_size)
@@ -101,16 +105,28 @@ class ESIM(nn.Module):
 
     def readout(self, user: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``r`` ``(B, d_t)`` of users for their targets' vectors ``(B, d_t)``, and which users have interests."""
-        ids = self.user_table[user]
+        place, lists = self.cluster[user], self.interests
+        if len(lists) > len(user):
+            place, lists = torch.arange(len(user), device=user.device), lists[place]
+        # Else all clusters at once: users of one cluster have the same interests, and clusters are few as a rule.
+        attended, visible, known = self._attended(lists)
+        with torch.no_grad():
+            nearness = torch.einsum("bmd,bd->bm", attended[place], target).masked_fill(~visible[place], -torch.inf)
+        best = place * lists.shape[1] + nearness.argmax(dim=1)
+        return F.embedding(best, attended.flatten(0, 1)), known[place]
+
+    def _attended(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of lists of interests ``(n, M)``: what each attends to ``(n, M, d_t)``, which are real, which lists hold any.
+
+        A list without interests attends to zeros and counts as real; who reads it leaves it out.
+        """
         real = ids >= 0
         known = real.any(dim=1)
         interests = self.texts(ids.clamp(min=0)) * real[:, :, None]
-        visible = real | ~known[:, None]  # a user without interests attends to zeros and is left out after
+        visible = real | ~known[:, None]
         scores = self.query(interests) @ self.key(interests).transpose(1, 2) / interests.shape[2] ** 0.5
-        attended = scores.masked_fill(~visible[:, None, :], -torch.inf).softmax(dim=2) @ self.value(interests)
-        nearness = torch.einsum("bmd,bd->bm", attended, target).masked_fill(~visible, -torch.inf)
-        best = nearness.argmax(dim=1)
-        return attended[torch.arange(len(best), device=best.device), best], known
+        weights = scores.masked_fill(~visible[:, None, :], -torch.inf).softmax(dim=2)
+        return weights @ self.value(interests), visible, known
 
 
 class EIMF(SequentialRecommender):

@@ -167,7 +167,7 @@ def test_the_losses_are_the_equations(workshop: Any) -> None:
         items = esim.item_vectors()
         readouts = []
         for user, item in zip(batch[model.USER_ID].tolist(), target.tolist(), strict=True):
-            ids = esim.user_table[user]
+            ids = esim.interests[esim.cluster[user]]
             interests = esim.texts(ids[ids >= 0])
             scores = esim.query(interests) @ esim.key(interests).T / interests.shape[1] ** 0.5
             attended = scores.softmax(1) @ esim.value(interests)
@@ -193,17 +193,29 @@ def test_padded_interests_have_no_part(workshop: Any) -> None:
     user = torch.arange(1, 20)
     target = torch.randn(19, esim.texts.size)
     narrow, _ = esim.readout(user, target)
-    esim.user_table = F.pad(esim.user_table, (0, 5), value=-1)
+    esim.interests = F.pad(esim.interests, (0, 5), value=-1)
     torch.testing.assert_close(esim.readout(user, target)[0], narrow)
+
+
+def test_fewer_users_than_clusters_are_read_as_many(workshop: Any) -> None:
+    esim = built(workshop()).esim
+    user, target = torch.arange(1, 60), torch.randn(59, esim.texts.size)
+    assert 1 < len(esim.interests) < len(user)
+    many, known = esim.readout(user, target)
+    (slope,) = torch.autograd.grad(many[0].square().sum(), esim.value.weight)
+    alone, known_alone = esim.readout(user[:1], target[:1])
+    torch.testing.assert_close(alone, many[:1])
+    torch.testing.assert_close(torch.autograd.grad(alone.square().sum(), esim.value.weight)[0], slope)
+    assert torch.equal(known_alone, known[:1])
 
 
 def test_users_without_a_cluster_learn_from_behaviour_alone(workshop: Any) -> None:
     prepared = workshop()
     model, batch = built(prepared), batch_of(prepared)
-    model.esim.user_table.fill_(-1)
+    model.esim.interests.fill_(-1)
     torch.testing.assert_close(model.calculate_loss(batch), model.ibim.losses(batch)[0])
     with_some = built(prepared)
-    with_some.esim.user_table[batch[model.USER_ID][:5]] = -1
+    with_some.esim.cluster[batch[model.USER_ID][:5]] = int(with_some.esim.cluster[0])  # padding: no interests
     assert math.isfinite(float(with_some.calculate_loss(batch).detach()))
 
 
@@ -231,7 +243,8 @@ def test_every_training_user_has_an_exemplar_and_no_other_user(workshop: Any, pr
 
 
 def test_shuffled_exemplars_exchange_their_interests(workshop: Any) -> None:
-    real, mixed = (workshop(semantics=kind).model.esim.user_table for kind in ("offline", "shuffled"))
+    modules = (workshop(semantics=kind).model.esim for kind in ("offline", "shuffled"))
+    real, mixed = (esim.interests[esim.cluster] for esim in modules)
     assert not torch.equal(real, mixed)
     rows = [sorted({tuple(row.tolist()) for row in table if row.max() >= 0}) for table in (real, mixed)]
     assert rows[0] == rows[1]
