@@ -29,6 +29,7 @@ def curves(model: str, engine: str, options: argparse.Namespace, folder: str) ->
         epochs=options.epochs,
         stopping_step=options.epochs,
         MAX_ITEM_LIST_LENGTH=options.history,
+        mask_history=False,  # RecBole's evaluator ranks seen items for sequential models
         results_dir=f"{folder}/results",
         checkpoint_dir=f"{folder}/saved",
         **({"data_path": options.data_path} if options.data_path else {}),

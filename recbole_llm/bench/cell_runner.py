@@ -319,6 +319,9 @@ class CellRunner:
             with watch("train"):
                 trainer.fit()
             record.recbole_metrics = trainer.test_metrics
+            if prepared.sequential == bool(cell.settings["mask_history"]):
+                # Its evaluator masks what a general model's user has, and ranks it for a sequential one.
+                record.notes.append("chosen by RecBole's validation, which masks otherwise")
             return self._note_training(cell, trainer, record)
         trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
         if not self.force:
