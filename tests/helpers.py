@@ -52,11 +52,16 @@ def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7
     return folder
 
 
+def layered(model: str = "SASRec", dataset: str = "tiny", **overrides: Any) -> Settings:
+    """Settings of a model with values as on the command line."""
+    protocol = overrides.pop("protocol", None)
+    return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
+
+
 def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings:
     """Layered settings of a model; short histories and small batches unless told."""
-    protocol = overrides.pop("protocol", None)
     defaults = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "seed": 1}
-    return layer_settings(find_method(model), dataset, protocol, overrides={**defaults, **overrides})
+    return layered(model, dataset, **{**defaults, **overrides})
 
 
 def cell_of(model: str, dataset: str = "tiny", **overrides: Any) -> Cell:
@@ -101,13 +106,7 @@ class StopAt(Bars):
             yield item
 
 
-def layered(model="SASRec", dataset="tiny", **overrides):
-    """Settings of a model with values as on the command line."""
-    protocol = overrides.pop("protocol", None)
-    return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
-
-
-def layered_from_file(tmp_path, text, model="SASRec", **overrides):
+def layered_from_file(tmp_path: Path, text: str, model: str = "SASRec", **overrides: Any) -> Settings:
     """Settings of a model with a file of the user's."""
     (tmp_path / "mine.yaml").write_text(text)
     return layer_settings(find_method(model), "tiny", config_files=[tmp_path / "mine.yaml"], overrides=overrides)

@@ -25,6 +25,7 @@ from recbole_llm.files import whole_file
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 CHUNK_ROWS = 1_000_000
+BLOCK_BYTES = 1 << 24
 _DAMAGE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -47,6 +48,18 @@ def open_bytes(path: Path) -> IO[bytes]:
 def open_text(path: Path) -> IO[str]:
     """Open a plain or gzipped file as UTF-8 text."""
     return io.TextIOWrapper(open_bytes(path), encoding="utf-8", newline="\n")
+
+
+def line_blocks(path: Path) -> Iterator[bytes]:
+    """Whole lines of a plain or gzipped file, header and all, some megabytes at a time; each ends with a line's end."""
+    with open_bytes(path) as stream:
+        left = b""
+        while block := stream.read(BLOCK_BYTES):
+            lines, newline, left = (left + block).rpartition(b"\n")
+            if newline:
+                yield lines + newline
+    if left:
+        yield left + b"\n"
 
 
 def read_header(path: Path) -> list[Column]:
@@ -122,19 +135,15 @@ def _check_widths(path: Path, width: int) -> bool:
         Whether there are quotation marks, so that fields may be wrapped in them.
     """
     number = 1
-    left = b""
     quoted = False
-    with open_bytes(path) as stream:
-        while block := stream.read(1 << 24):
-            quoted = quoted or b'"' in block
-            lines, newline, left = (left + block).rpartition(b"\n")
-            text = np.frombuffer(lines + newline, dtype=np.uint8)
-            ends = np.flatnonzero(text == ord("\n"))
-            fields = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0) + 1
-            for line in np.flatnonzero(fields > width):
-                _check_line(path, number + int(line), lines[ends[line - 1] + 1 if line else 0 : ends[line]], width)
-            number += len(ends)
-    _check_line(path, number, left, width)
+    for block in line_blocks(path):
+        quoted = quoted or b'"' in block
+        text = np.frombuffer(block, dtype=np.uint8)
+        ends = np.flatnonzero(text == ord("\n"))
+        fields = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0) + 1
+        for line in np.flatnonzero(fields > width):
+            _check_line(path, number + int(line), block[ends[line - 1] + 1 if line else 0 : ends[line]], width)
+        number += len(ends)
     return quoted
 
 

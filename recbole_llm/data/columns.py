@@ -9,15 +9,15 @@ gives the same.
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.atomic import Vocabulary, open_bytes, read_chunks, read_header
+from recbole_llm.data.atomic import Vocabulary, line_blocks, read_chunks, read_header
 
-BLOCK_BYTES = 1 << 24
 WORD = 8  # bytes of an integer
 MAX_WORDS = 4  # of a token
 _MASKS = np.array([2 ** (8 * n) - 1 for n in range(WORD + 1)], dtype=np.uint64)  # the first n bytes of a word
@@ -59,7 +59,7 @@ def _read_regular(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarra
     tokens = [name for name in names if header[position[name]].type == "token"]
     packed: dict[str, list[list[np.ndarray]]] = {name: [] for name in tokens}
     try:
-        for block in _blocks(path):
+        for block in _rows(path):
             fields = _fields(block, len(header))
             if fields is None:
                 return None
@@ -85,17 +85,11 @@ def _read_regular(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarra
     return (values, found) if len({len(column) for column in values.values()}) == 1 else None
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
-    """The lines after the header, some megabytes at a time, each block ending with a line's end."""
-    with open_bytes(path) as stream:
-        stream.readline()
-        left = b""
-        while block := stream.read(BLOCK_BYTES):
-            lines, newline, left = (left + block).rpartition(b"\n")
-            if lines:
-                yield lines + newline
-    if left:
-        yield left + b"\n"
+def _rows(path: Path) -> Iterator[bytes]:
+    """The lines after the header, block by block."""
+    blocks = line_blocks(path)
+    first = next(blocks).partition(b"\n")[2]
+    yield from itertools.chain([first] if first else [], blocks)
 
 
 def _fields(block: bytes, width: int) -> list[tuple[np.ndarray, np.ndarray]] | None:

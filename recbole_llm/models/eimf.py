@@ -105,10 +105,10 @@ class ESIM(nn.Module):
 
     def readout(self, user: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``r`` ``(B, d_t)`` of users for their targets' vectors ``(B, d_t)``, and which users have interests."""
+        # Users of one cluster have the same interests, and clusters are few as a rule: all of them attend at once.
         place, lists = self.cluster[user], self.interests
         if len(lists) > len(user):
             place, lists = torch.arange(len(user), device=user.device), lists[place]
-        # Else all clusters at once: users of one cluster have the same interests, and clusters are few as a rule.
         attended, visible, known = self._attended(lists)
         with torch.no_grad():
             nearness = torch.einsum("bmd,bd->bm", attended[place], target).masked_fill(~visible[place], -torch.inf)

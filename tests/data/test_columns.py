@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.data import columns as module
+from recbole_llm.data import atomic
 from recbole_llm.data.columns import _read_any, _read_regular, read_columns
 from recbole_llm.errors import UserError
 
@@ -39,7 +39,7 @@ def test_regular_files_are_read_as_all_others(tmp_path_factory, rows, block):
     path = file(tmp_path_factory.mktemp("columns"), text)
     names = ["i", "u", "t"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK_BYTES", block)
+        patch.setattr(atomic, "BLOCK_BYTES", block)
         quick = _read_regular(path, names)
     assert quick is not None or any(len(token.encode()) > 32 for row in rows for token in (row[0], row[2]))
     if quick is not None:
