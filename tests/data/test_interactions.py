@@ -13,6 +13,7 @@ from recbole_llm.data.catalog import file_sha256, locate
 from recbole_llm.data.interactions import (
     PAD_TOKEN,
     ReadSpec,
+    canonical_order,
     load_interactions,
     parse_interval,
     read_interactions,
@@ -132,6 +133,14 @@ def test_the_order_does_not_depend_on_the_order_of_the_file(tmp_path):
     first = histories(table_of(tmp_path, rows))
     random.Random(3).shuffle(rows)
     assert histories(table_of(tmp_path, rows)) == first
+
+
+@pytest.mark.parametrize("times", [[1, 2, 3, 4], [1.5, 2.5, 3.5, 4.5], [-(2**62), 0, 1, 2**62]], ids=str)
+def test_the_order_is_by_user_then_time_whatever_the_times_are(times):
+    user, time = np.array([2, 1, 2, 1], dtype=np.int32), np.array([times[n] for n in (3, 2, 1, 0)])
+    names = np.array([PAD_TOKEN, "a", "b", "c", "d"])
+    order, tied = canonical_order(user, np.array([1, 2, 3, 4]), time, names[:3], names)
+    assert (order.tolist(), tied) == ([3, 1, 2, 0], 0)
 
 
 def test_equal_times_are_not_ordered_by_item_name_or_by_file(tmp_path):
