@@ -41,6 +41,7 @@ class Method:
         text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
             ``text`` or ``codes``.
         serves_alone: the features teach the model and play no part in its scores.
+        losses: values of ``loss_type`` that the class knows; empty where it may choose or refuse by itself.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Method:
     settings_of: str = ""
     text: str = ""
     serves_alone: bool = False
+    losses: tuple[str, ...] = ()
 
     @property
     def is_external(self) -> bool:
@@ -124,7 +126,10 @@ _OURS = (
         text="text",
     ),
 )
-METHODS: dict[str, Method] = {row.name: row for row in _OURS}
+# Ours train by a softmax; SASRecText by what its SASRec has.
+METHODS: dict[str, Method] = {
+    row.name: row if row.name == "SASRecText" else replace(row, losses=("CE",)) for row in _OURS
+}
 
 # RecBole's models that read item features get the clusters of the items' texts as a column.
 TEXT_CODE = "text_code"

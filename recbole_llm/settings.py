@@ -27,17 +27,16 @@ from typing import Any
 import yaml
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
 from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     METHODS,
     SEQUENTIAL,
-    TEXT_CODE,
     Method,
     find_method,
     recbole_folder,
     recbole_methods,
 )
+from recbole_llm.setting_rules import leave_negatives_out, settle
 from recbole_llm.setting_types import OPTIONAL_TYPES, coerce
 from recbole_llm.yaml_files import parse_yaml, properties_folder, property_names, read_yaml
 
@@ -323,15 +322,9 @@ def layer_settings(
             apply(key, value, f"{file}, {key}", str(file))
     for key, value in own_last(overrides):
         apply(key, value, f"--{key}={value}", "command line")
-    if (
-        method.kind == SEQUENTIAL
-        and values.get("loss_type") == "CE"
-        and origin["train_neg_sample_args"].startswith("RecBole")
-    ):
-        # RecBole refuses negative sampling together with a softmax over all items.
-        values["train_neg_sample_args"] = None
-    _normalise_semantics(method, values)
-    _normalise_metrics(values)
+    if origin["train_neg_sample_args"].startswith("RecBole"):
+        leave_negatives_out(method, values)
+    settle(method, values)
     return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
 
 
@@ -351,57 +344,6 @@ def stage_one_settings(settings: Settings) -> Settings:
     return layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )
-
-
-# Settings of the text features: they tell two runs apart only for models that read such features.
-SEMANTIC_KEYS = (
-    *("llm", "llm_model", "semantics", "fill", "profiles", "profiles_by"),
-    *("encoder", "encoder_max_length", "stage_one_seed"),
-)
-
-
-def _normalise_semantics(method: Method, values: dict[str, Any]) -> None:
-    """One spelling for one thing, so that the same run is never done twice.
-
-    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
-    features has none whatever was asked for; one that reads texts alone has those.
-    """
-    if not method.features or (method.text == "codes" and not reads_codes(values)):
-        for key in SEMANTIC_KEYS:
-            values[key] = None
-        values["semantics"] = "none"
-    elif method.text and values["semantics"] != "none":
-        values["llm"] = "offline"  # nobody is asked
-        if values["semantics"] in ("llm", "offline"):
-            values["semantics"] = method.text
-    elif values["semantics"] == "offline":
-        values["llm"] = "offline"
-    elif values["semantics"] == "llm" and values["llm"] == "offline":
-        values["semantics"] = "offline"
-
-
-def reads_codes(values: Mapping[str, Any]) -> bool:
-    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
-    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
-    return TEXT_CODE in named
-
-
-def _normalise_metrics(values: dict[str, Any]) -> None:
-    """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
-
-    Raises:
-        UserError: ``list_metrics`` holds something else, or a model is to be selected by such a metric.
-    """
-    others, listed = sort_metrics(values.get("metrics") or ())
-    wrong, wanted = sort_metrics(values.get("list_metrics") or ())
-    if wrong:
-        known = LIST_METRICS.values()
-        raise UserError(f"list_metrics takes {', '.join(known)}; got {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
-    chosen = str(values.get("valid_metric", "NDCG@10"))
-    if parse_metric(chosen)[1] < 1 or needs_lists(chosen):
-        raise UserError(f"valid_metric={chosen}: choose one of {', '.join(RANK_METRICS.values())} with a cut-off.")
-    values["metrics"] = others or [RANK_METRICS[parse_metric(chosen)[0]]]
-    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
 
 
 def check_grid_keys(

@@ -363,6 +363,13 @@ def test_a_softmax_over_all_items_samples_no_negatives():
     assert layered("SASRec", loss_type="BPR")["train_neg_sample_args"]["sample_num"] == 1
 
 
+@pytest.mark.parametrize("model", ["LLMDMsRec", "TAGNN", "GCEGNN", "LDMI", "DUIP", "ISRF"])
+def test_a_model_with_one_loss_refuses_another(model):
+    with pytest.raises(UserError, match=f"loss_type=BPR: {model} trains with CE alone"):
+        layered(model, loss_type="BPR")
+    assert layered(model, **{"loss_type": "CE", "SASRec.loss_type": "BPR"})["loss_type"] == "CE"
+
+
 def test_semantics_offline_and_llm_offline_are_one_thing():
     keys = {
         layered("LLMDMsRec", semantics="offline").key(),

@@ -17,7 +17,8 @@ from recbole_llm.environment import forget_peak_memory, hardware, peak_memory_mi
 from recbole_llm.errors import UserError
 from recbole_llm.files import one_process_at_a_time
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
-from recbole_llm.settings import Settings, reads_codes, stage_one_settings
+from recbole_llm.setting_rules import reads_codes
+from recbole_llm.settings import Settings, stage_one_settings
 
 logger = logging.getLogger(__name__)
 

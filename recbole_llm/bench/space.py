@@ -29,7 +29,8 @@ from optuna.distributions import (
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.registry import Method
-from recbole_llm.settings import SEMANTIC_KEYS, Settings, backbone_key, layer_settings
+from recbole_llm.setting_rules import SEMANTIC_KEYS
+from recbole_llm.settings import Settings, backbone_key, layer_settings
 from recbole_llm.yaml_files import parse_yaml, properties_folder, read_yaml
 
 SCALARS = (bool, int, float, str, type(None))

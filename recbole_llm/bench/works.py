@@ -17,7 +17,7 @@ from recbole_llm.bench.cell_runner import CellRunner, StopTraining
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError
-from recbole_llm.settings import SEMANTIC_KEYS
+from recbole_llm.setting_rules import SEMANTIC_KEYS
 
 if TYPE_CHECKING:
     from recbole_llm.bench.shipping import Shipment

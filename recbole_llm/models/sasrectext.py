@@ -57,7 +57,7 @@ class SASRecText(SequentialRecommender):
             return answer(interaction)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Softmax over all items."""
+        """The loss of its SASRec: a softmax over all items, or BPR."""
         return self._ask("calculate_loss", interaction)
 
     def predict(self, interaction: Any) -> torch.Tensor:

@@ -1,0 +1,86 @@
+"""Rules between settings: one spelling for one thing, and what does not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
+from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method
+
+# Settings of the text features: they tell two runs apart only for models that read such features.
+SEMANTIC_KEYS = (
+    *("llm", "llm_model", "semantics", "fill", "profiles", "profiles_by"),
+    *("encoder", "encoder_max_length", "stage_one_seed"),
+)
+
+
+def settle(method: Method, values: dict[str, Any]) -> None:
+    """Bring the settings of a run to the spelling that its record has, in place.
+
+    Raises:
+        UserError: settings that the method has not, or that contradict each other.
+    """
+    _check_loss(method, values)
+    _one_semantics(method, values)
+    _sort_metrics(values)
+
+
+def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:
+    """RecBole refuses negative sampling together with a softmax over all items; nobody has asked for it."""
+    if method.kind == SEQUENTIAL and values.get("loss_type") == "CE":
+        values["train_neg_sample_args"] = None
+
+
+def _check_loss(method: Method, values: Mapping[str, Any]) -> None:
+    loss = values.get("loss_type")
+    if loss is not None and method.losses and loss not in method.losses:
+        raise UserError(
+            f"loss_type={loss}: {method.name} trains with {', '.join(method.losses)} alone; where it is meant for "
+            f"another model, name that one: --SASRec.loss_type={loss}."
+        )
+
+
+def _one_semantics(method: Method, values: dict[str, Any]) -> None:
+    """One spelling for one thing, so that the same run is never done twice.
+
+    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
+    features has none whatever was asked for; one that reads texts alone has those.
+    """
+    if not method.features or (method.text == "codes" and not reads_codes(values)):
+        for key in SEMANTIC_KEYS:
+            values[key] = None
+        values["semantics"] = "none"
+    elif method.text and values["semantics"] != "none":
+        values["llm"] = "offline"  # nobody is asked
+        if values["semantics"] in ("llm", "offline"):
+            values["semantics"] = method.text
+    elif values["semantics"] == "offline":
+        values["llm"] = "offline"
+    elif values["semantics"] == "llm" and values["llm"] == "offline":
+        values["semantics"] = "offline"
+
+
+def reads_codes(values: Mapping[str, Any]) -> bool:
+    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
+    return TEXT_CODE in named
+
+
+def _sort_metrics(values: dict[str, Any]) -> None:
+    """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
+
+    Raises:
+        UserError: ``list_metrics`` holds something else, or a model is to be selected by such a metric.
+    """
+    others, listed = sort_metrics(values.get("metrics") or ())
+    wrong, wanted = sort_metrics(values.get("list_metrics") or ())
+    if wrong:
+        known = LIST_METRICS.values()
+        raise UserError(f"list_metrics takes {', '.join(known)}; got {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
+    chosen = str(values.get("valid_metric", "NDCG@10"))
+    if parse_metric(chosen)[1] < 1 or needs_lists(chosen):
+        raise UserError(f"valid_metric={chosen}: choose one of {', '.join(RANK_METRICS.values())} with a cut-off.")
+    values["metrics"] = others or [RANK_METRICS[parse_metric(chosen)[0]]]
+    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
