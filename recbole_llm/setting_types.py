@@ -55,6 +55,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Words that stand beside numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
+# Counts and sizes that are of no use below a number; RecBole and torch would say so late, and in other words.
+AT_LEAST: dict[str, int] = {
+    **dict.fromkeys(("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "nproc"), 1),
+    **dict.fromkeys(("embedding_size", "hidden_size", "MAX_ITEM_LIST_LENGTH", "n_interests", "n_candidates"), 1),
+    **dict.fromkeys(("candidate_folds", "n_negatives", "samples_per_user", "beams"), 1),
+    **dict.fromkeys(("epochs", "stopping_step"), 0),
+}
+
 _WHOLE_NUMBER = re.compile(
     r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
 )
@@ -108,7 +116,7 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
         where: what to blame in the message, such as ``--epochs=abc`` or a file's name.
 
     Raises:
-        UserError: the value is of another type or not among the choices.
+        UserError: the value is of another type, too small or not among the choices.
     """
     if key in CHOICES and value is not None and not isinstance(default, bool):
         if value not in CHOICES[key]:
@@ -121,6 +129,9 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     if value is None or wanted is None:
         return value
     try:
-        return _convert(value, wanted)
+        taken = _convert(value, wanted)
     except TypeError:
         raise UserError(f"{where}: {key} takes {_TYPE_NAMES[wanted]} (default {default!r}), got {value!r}.") from None
+    if key in AT_LEAST and isinstance(taken, (int, float)) and taken < AT_LEAST[key]:
+        raise UserError(f"{where}: {key} is at least {AT_LEAST[key]}; got {value!r}.")
+    return taken

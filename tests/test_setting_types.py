@@ -122,6 +122,15 @@ def test_a_choice_must_be_among_the_choices(key, bad, message):
     refused(message, model="LLMDMsRec", **{key: bad})
 
 
+@pytest.mark.parametrize(
+    ("model", "key", "least"),
+    [("SASRec", "train_batch_size", 1), ("LDMI", "n_interests", 1), ("ISRF", "n_negatives", 1), ("BPR", "epochs", 0)],
+)
+def test_a_size_below_its_least_is_refused(model, key, least):
+    refused(f"--{key}={least - 1}: {key} is at least {least}; got {least - 1}", model=model, **{key: least - 1})
+    assert layered(model, **{key: least})[key] == least
+
+
 def test_keys_that_default_to_null_have_a_type():
     refused("clip_grad_norm takes a mapping", clip_grad_norm=5)
 

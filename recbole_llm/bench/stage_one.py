@@ -41,7 +41,7 @@ class TrainedStageOne:
         folds: after :meth:`top_items`, what each model of a fold was trained on; empty where there is none.
 
     Raises:
-        UserError: no fold at all, or folds with a model that knows users by their ids alone.
+        UserError: folds with a model that knows users by their ids alone.
     """
 
     def __init__(self, runner: CellRunner, cell: Cell, watch: Stopwatch, folds: int = 1) -> None:
@@ -50,8 +50,6 @@ class TrainedStageOne:
         from recbole_llm.bench.store import ResultStore
 
         settings = cell.settings
-        if folds < 1:
-            raise UserError(f"candidate_folds={folds}: give 1 for no folds, or more.")
         if folds > 1 and settings.method.kind != SEQUENTIAL:
             raise UserError(
                 f"candidate_folds={folds}: {settings.method.name} knows a user only by an id and has nothing to say of "

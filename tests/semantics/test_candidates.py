@@ -160,7 +160,7 @@ def test_one_fold_is_what_it_was_before_there_were_folds(featured: Path) -> None
 
 
 def test_no_fold_at_all_is_refused(featured: Path) -> None:
-    with pytest.raises(UserError, match="candidate_folds=0: give 1 for no folds, or more"):
+    with pytest.raises(UserError, match="candidate_folds is at least 1; got 0"):
         prepare("LLMDMsRec", epochs=1, candidate_folds=0)
 
 
