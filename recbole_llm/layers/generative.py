@@ -12,7 +12,7 @@ from recbole_llm.layers.trie import ItemTrie
 
 DECODES = ("exact", "restricted", "free")
 UNFOUND = -1e4  # score of items that a beam search did not return
-BLOCK = 1 << 25  # numbers that one block of states or logits may hold
+BLOCK = {"cpu": 1 << 22, "cuda": 1 << 25}  # numbers that one block of states or logits may hold; a CPU's fits its cache
 _NUMBER = re.compile(r"\d+")
 
 
@@ -25,11 +25,12 @@ def exact_scores(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemT
         mask: ``(B, T)`` bool.
         trie: the items' sequences.
     """
-    rows = max(1, BLOCK // (len(trie) * trie.ancestors.shape[1] * encoded.shape[2]))
+    block = BLOCK.get(encoded.device.type, BLOCK["cuda"])
+    rows = max(1, block // (len(trie) * trie.ancestors.shape[1] * encoded.shape[2]))
     found = []
     for part, part_mask in zip(encoded.split(rows), mask.split(rows), strict=True):
         hidden = decode_tree(t5, part, part_mask, trie)
-        found.append(trie.score_items(hidden, t5.lm_head, max(1, BLOCK // t5.config.vocab_size)))
+        found.append(trie.score_items(hidden, t5.lm_head, max(1, block // t5.config.vocab_size)))
     return torch.cat(found)
 
 

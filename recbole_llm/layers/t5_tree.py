@@ -62,12 +62,15 @@ def _heads(values: torch.Tensor, attention: Any) -> torch.Tensor:
 
 
 def _to_ancestors(attention: Any, hidden: torch.Tensor, ancestors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    query = _heads(attention.q(hidden), attention)  # (B, M, h, e)
-    key = _heads(attention.k(hidden), attention)[:, ancestors]  # (B, M, D, h, e)
-    value = _heads(attention.v(hidden), attention)[:, ancestors]
-    scores = torch.einsum("bmhe,bmkhe->bmhk", query, key) + bias
-    weights = scores.float().softmax(dim=-1).to(value.dtype)
-    result: torch.Tensor = attention.o(torch.einsum("bmhk,bmkhe->bmhe", weights, value).flatten(2))
+    query, key, value = (_heads(layer(hidden), attention) for layer in (attention.q, attention.k, attention.v))
+    # One ancestor at a time: products of single rows are no work for a matrix library.
+    places = ancestors.unbind(1)
+    scores = torch.stack([(query * key[:, place]).sum(dim=-1) for place in places], dim=-1) + bias  # (B, M, h, D)
+    weights = scores.float().softmax(dim=-1).to(value.dtype)[..., None, :]
+    mixed = weights[..., 0] * value[:, places[0]]  # (B, M, h, e)
+    for number, place in enumerate(places[1:], start=1):
+        mixed = torch.addcmul(mixed, weights[..., number], value[:, place])
+    result: torch.Tensor = attention.o(mixed.flatten(2))
     return result
 
 

@@ -165,7 +165,8 @@ class IterativeReasoning(nn.Module):
         self.prompt_vectors = nn.Parameter(
             torch.empty(2, int(config["prompt_vectors"]), size).uniform_(-UNIFORM, UNIFORM)
         )
-        longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["n_negatives"]) + 1)
+        listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
+        longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["n_negatives"]) + 1, listed + 1)
         self.positions = nn.Embedding(longest + 2, size)
         nn.init.uniform_(self.positions.weight, -UNIFORM, UNIFORM)
         self.explicit = ExplicitInterests(config, dataset, size) if config["graph_words"] else None

@@ -106,6 +106,13 @@ def test_a_free_beam_ranks_what_it_wrote_and_leaves_the_rest_tied(tiny: Path) ->
     assert bool(torch.isfinite(found).all())
 
 
+def test_a_list_may_be_longer_than_those_of_training(tiny: Path) -> None:
+    prepared = direct(n_negatives=1, MAX_ITEM_LIST_LENGTH=2, graph_words=False)
+    batch = cases(prepared)
+    assert batch["candidates"].shape[1] > 4
+    assert bool(torch.isfinite(scores(prepared, batch)[:, 1:]).all())
+
+
 def test_likelihoods_of_all_items_are_at_most_one_together(tiny: Path) -> None:
     prepared = sharpen(isrf())
     total = scores(prepared, cases(prepared))[:, 1:].exp().sum(1)
