@@ -16,7 +16,9 @@ BLOCK = {"cpu": 1 << 22, "cuda": 1 << 25}  # numbers that one block of states or
 _NUMBER = re.compile(r"\d+")
 
 
-def exact_scores(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemTrie) -> torch.Tensor:
+def exact_scores(
+    t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemTrie, listed: torch.Tensor | None = None
+) -> torch.Tensor:
     """``(B, N)`` log-likelihood of each item's whole token sequence; ``-inf`` for item 0.
 
     Args:
@@ -24,13 +26,25 @@ def exact_scores(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemT
         encoded: ``(B, T, d)`` encoder states.
         mask: ``(B, T)`` bool.
         trie: the items' sequences.
+        listed: ``(B, C)`` the only items that are asked for; all others get :data:`UNFOUND`.
     """
     block = BLOCK.get(encoded.device.type, BLOCK["cuda"])
-    rows = max(1, block // (len(trie) * trie.ancestors.shape[1] * encoded.shape[2]))
+    at_once, longest = max(1, block // t5.config.vocab_size), trie.ancestors.shape[1]
+    prefixes = len(trie) if listed is None else listed.shape[1] * longest
+    rows = max(1, block // (prefixes * longest * encoded.shape[2]))
     found = []
-    for part, part_mask in zip(encoded.split(rows), mask.split(rows), strict=True):
-        hidden = decode_tree(t5, part, part_mask, trie)
-        found.append(trie.score_items(hidden, t5.lm_head, max(1, block // t5.config.vocab_size)))
+    for begin in range(0, len(encoded), rows):
+        part, part_mask = encoded[begin : begin + rows], mask[begin : begin + rows]
+        if listed is None:
+            hidden = decode_tree(t5, part, part_mask, trie.prefixes)
+            found.append(trie.score_items(hidden, t5.lm_head, at_once))
+            continue
+        items = listed[begin : begin + rows]
+        hidden = decode_tree(t5, part, part_mask, trie.chains(items))
+        scores = encoded.new_full((len(items), len(trie.sequences)), UNFOUND, dtype=torch.float32)
+        scores.scatter_(1, items, trie.score_chains(hidden, items, t5.lm_head, at_once))
+        scores[:, 0] = -torch.inf
+        found.append(scores)
     return torch.cat(found)
 
 

@@ -1,6 +1,6 @@
-"""T5's decoder over all prefixes of a trie at once, with the weights of a transformers model.
+"""T5's decoder over many prefixes at once, with the weights of a transformers model.
 
-Every node attends to its ancestors alone, so that prefixes which items share are computed once; cross-attention's
+Every prefix attends to its own beginnings alone, so that in a trie what items share is computed once; cross-attention's
 keys and values are made once a row instead of once a prefix. For scoring: without dropout, in evaluation mode.
 """
 
@@ -11,23 +11,23 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.layers.trie import ItemTrie
+from recbole_llm.layers.trie import Prefixes
 
 
-def decode_tree(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemTrie) -> torch.Tensor:
-    """Decoder states ``(B, M, d)`` at all nodes of a trie, ready for the output layer.
+def decode_tree(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, prefixes: Prefixes) -> torch.Tensor:
+    """Decoder states ``(B, M, d)`` at all prefixes, ready for the output layer.
 
     Args:
         t5: ``T5ForConditionalGeneration``.
         encoded: ``(B, T, d)`` encoder states.
         mask: ``(B, T)`` bool, true at tokens.
-        trie: the prefixes.
+        prefixes: of a trie, or of listed items.
     """
     decoder = t5.decoder
-    hidden = t5.get_input_embeddings()(trie.token)[None].expand(len(encoded), -1, -1).to(encoded.dtype)
-    ancestors, visible = trie.ancestors, trie.visible()
-    bias = _depth_bias(decoder.block[0].layer[0].SelfAttention, trie.depth, ancestors.shape[1])
-    bias = bias.masked_fill(~visible[:, None, :], -torch.inf)
+    hidden = t5.get_input_embeddings()(prefixes.token).expand(len(encoded), -1, -1).to(encoded.dtype)
+    ancestors = prefixes.ancestors
+    bias = _depth_bias(decoder.block[0].layer[0].SelfAttention, prefixes.depth, ancestors.shape[1])
+    bias = bias.masked_fill(~prefixes.visible()[:, None, :], -torch.inf)
     for block in decoder.block:
         attention, cross, feed_forward = block.layer
         normed = attention.layer_norm(hidden)

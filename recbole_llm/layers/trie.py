@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import nn
+
+
+class Prefixes(NamedTuple):
+    """``M`` prefixes of token sequences, each of which sees its own beginnings alone.
+
+    Attributes:
+        token: ``(M,)``, or ``(B, M)`` where rows have their own: the last token of a prefix.
+        depth: ``(M,)`` tokens of a prefix before the last.
+        ancestors: ``(M, D)`` its beginnings, by their places among the ``M``, the shortest first and itself last;
+            anything after ``depth``.
+    """
+
+    token: torch.Tensor
+    depth: torch.Tensor
+    ancestors: torch.Tensor
+
+    def visible(self) -> torch.Tensor:
+        """``(M, D)`` bool: which entries of ``ancestors`` are real."""
+        return torch.arange(self.ancestors.shape[1], device=self.depth.device) <= self.depth[:, None]
 
 
 class ItemTrie(nn.Module):
@@ -20,9 +40,8 @@ class ItemTrie(nn.Module):
         start: token that stands at the empty prefix.
 
     Attributes:
-        token: ``(M,)`` token that leads to a node.
-        depth: ``(M,)``.
-        ancestors: ``(M, D)`` nodes from the root to the node itself; 0 after ``depth``.
+        token, depth, ancestors: of the nodes, see :class:`Prefixes`.
+        sequences: ``(N, D)`` tokens of each item, -1 after its end.
         edge_node, edge_token: ``(E,)`` node at which a token is chosen, and the token, node by node.
         steps: ``(N, D)`` edges of an item; ``E`` after its end.
     """
@@ -30,6 +49,7 @@ class ItemTrie(nn.Module):
     token: torch.Tensor
     depth: torch.Tensor
     ancestors: torch.Tensor
+    sequences: torch.Tensor
     steps: torch.Tensor
     edge_node: torch.Tensor
     edge_token: torch.Tensor
@@ -58,7 +78,9 @@ class ItemTrie(nn.Module):
         self._edge_begin = [0, *counts.cumsum(0).tolist()]
         edge_number = {edge: place for place, edge in enumerate(edges)}
         steps = torch.full((len(sequences), longest), len(edges), dtype=torch.int64)
+        tokens = torch.full_like(steps, -1)
         for item, sequence in enumerate(sequences):
+            tokens[item, : len(sequence)] = torch.tensor(list(sequence), dtype=torch.int64)
             for place, token in enumerate(sequence):
                 steps[item, place] = edge_number[number[tuple(sequence[:place])], token]
         self._items = {tuple(sequence): item for item, sequence in enumerate(sequences) if sequence}
@@ -69,7 +91,7 @@ class ItemTrie(nn.Module):
                 ancestors[node, place] = number[prefix[:place]]
         edge_node, edge_token = torch.tensor(edges).T.contiguous()
         leads = torch.tensor([prefix[-1] if prefix else start for prefix in number])
-        values = {"token": leads, "depth": depth, "ancestors": ancestors, "steps": steps}
+        values = {"token": leads, "depth": depth, "ancestors": ancestors, "sequences": tokens, "steps": steps}
         values |= {"edge_node": edge_node, "edge_token": edge_token}
         for name, value in values.items():
             self.register_buffer(name, value, persistent=False)
@@ -86,9 +108,20 @@ class ItemTrie(nn.Module):
         """The item whose whole sequence some tokens are; 0 where there is none."""
         return self._items.get(tuple(tokens), 0)
 
-    def visible(self) -> torch.Tensor:
-        """``(M, D)`` bool: which entries of ``ancestors`` are real."""
-        return torch.arange(self.ancestors.shape[1], device=self.depth.device) <= self.depth[:, None]
+    @property
+    def prefixes(self) -> Prefixes:
+        """The nodes."""
+        return Prefixes(self.token, self.depth, self.ancestors)
+
+    def chains(self, items: torch.Tensor) -> Prefixes:
+        """The prefixes of a few items ``(B, C)`` a row, each item's by itself: ``M = C D``."""
+        count, longest = items.shape[1], self.ancestors.shape[1]
+        place = torch.arange(longest, device=items.device)
+        start = self.token[:1].expand(len(self.sequences), 1)
+        before = torch.cat([start, self.sequences[:, :-1].clamp(min=0)], dim=1)
+        first = torch.arange(0, count * longest, longest, device=items.device)
+        ancestors = first[:, None, None] + torch.minimum(place[:, None], place)
+        return Prefixes(before[items].flatten(1), place.repeat(count), ancestors.flatten(0, 1))
 
     def score_items(
         self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], block: int
@@ -114,3 +147,19 @@ class ItemTrie(nn.Module):
             scores = scores + values[:, self.steps[:, place]]
         scores[:, 0] = -torch.inf
         return scores
+
+    def score_chains(
+        self, hidden: torch.Tensor, items: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], block: int
+    ) -> torch.Tensor:
+        """``(B, C)`` log-probability of each listed item's whole sequence.
+
+        Args:
+            hidden: ``(B, C D, d)`` decoder states at the prefixes of :meth:`chains`.
+            items: ``(B, C)``, none of them item 0.
+            logits, block: as for :meth:`score_items`.
+        """
+        tokens = self.sequences[items]
+        wanted, states = tokens.flatten(), hidden.flatten(0, 1)
+        parts = zip(states.split(block), wanted.clamp(min=0).split(block), strict=True)
+        found = torch.cat([logits(s).float().log_softmax(dim=-1).gather(1, w[:, None])[:, 0] for s, w in parts])
+        return (found * (wanted >= 0)).view(tokens.shape).sum(dim=2)

@@ -271,14 +271,16 @@ class IterativeReasoning(nn.Module):
 
     # ---- scoring ---------------------------------------------------------------------------------
 
-    def scores(self, user: torch.Tensor, items: torch.Tensor, direct: bool) -> torch.Tensor:
-        """``(B, N)``: log-likelihood of each item's number, or what a beam search found."""
+    def scores(
+        self, user: torch.Tensor, items: torch.Tensor, direct: bool, listed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``(B, N)``: log-likelihood of each item's number (of ``listed`` ones ``(B, C)``), or what a beam found."""
         interests = self.interests()
         prompt = self.prompt_of(user, items, direct)
         inputs, mask = self.embedded(prompt, self.words(prompt, direct, interests), direct)
         encoded = self.lm.encoder(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
         if self.decode == "exact":
-            return exact_scores(self.lm, encoded, mask, self.trie)
+            return exact_scores(self.lm, encoded, mask, self.trie, listed)
         numbers = self.item_of_number if self.decode == "free" else None
         return beam_scores(self.lm, self.tokenizer, encoded, mask, self.trie, self.beams, numbers)
 
@@ -306,7 +308,8 @@ class ISRF(SequentialRecommender):
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, N)`` scores of all items."""
-        return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], direct=False)
+        listed = interaction["candidates"] if "candidates" in interaction else None  # noqa: SIM401 - no dict
+        return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], False, listed)
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""
@@ -339,7 +342,7 @@ class ISRFDirect(GeneralRecommender):
         """
         if "candidates" not in interaction:
             raise UserError("ISRFDirect chooses from lists: use a protocol with candidates (--protocol=direct_100).")
-        return self.core.scores(interaction[self.USER_ID], interaction["candidates"], direct=True)
+        return self.core.scores(interaction[self.USER_ID], interaction["candidates"], True, interaction["candidates"])
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""

@@ -86,6 +86,23 @@ def test_exact_scores_do_not_depend_on_the_block(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("block", [1, 1 << 20])
+def test_listed_items_score_as_among_all(
+    t5: Any, prompts: tuple[torch.Tensor, torch.Tensor], block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trie = ItemTrie(SEQUENCES, start=0)
+    whole = exact_scores(t5, *prompts, trie)
+    listed = torch.stack([torch.randperm(len(SEQUENCES) - 1)[:4] + 1 for _ in whole])
+    monkeypatch.setitem(generative.BLOCK, "cpu", block)
+    scores = exact_scores(t5, *prompts, trie, listed)
+    torch.testing.assert_close(scores.gather(1, listed), whole.gather(1, listed))
+    others = torch.ones_like(scores, dtype=torch.bool).scatter_(1, listed, False)
+    others[:, 0] = False
+    assert bool((scores[others] == UNFOUND).all())
+    assert bool((scores[:, 0] == -torch.inf).all())
+
+
+@torch.no_grad()
 def test_a_restricted_beam_of_full_width_agrees_with_exact_scores(
     t5: Any, prompts: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
@@ -114,7 +131,7 @@ def test_the_trie_holds_every_prefix_once_and_knows_its_ancestors() -> None:
     assert [trie.item_of(sequence) for sequence in SEQUENCES[1:]] == list(range(1, 9))
     assert trie.item_of([5, 6]) == 0
     for node in range(len(trie)):
-        line = trie.ancestors[node][trie.visible()[node]].tolist()
+        line = trie.ancestors[node][trie.prefixes.visible()[node]].tolist()
         assert line[0] == 0
         assert line[-1] == node
         assert [int(trie.depth[a]) for a in line] == list(range(len(line)))
