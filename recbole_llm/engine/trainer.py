@@ -165,16 +165,16 @@ class BenchTrainer(Trainer):
             entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "seconds": round(trained - started, 3)}
             self._add_train_loss_to_tensorboard(epoch, loss)
             self.curve.append(entry)
-            stop = False
-            if valid_data is not None and self.eval_step > 0 and (epoch + 1) % self.eval_step == 0:
+            stop, final = False, epoch + 1 == self.epochs
+            # After the last epoch too, where RecBole would keep nothing of it.
+            if valid_data is not None and self.eval_step > 0 and (final or (epoch + 1) % self.eval_step == 0):
                 stop = self._validate(valid_data, epoch, entry, saved, callback_fn)
                 self.seconds["validate"] += time.monotonic() - trained
             elif saved and (valid_data is None or self.eval_step <= 0):
                 self._save_checkpoint(epoch)
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
-            last = stop or epoch + 1 == self.epochs
-            if saved and not last and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
+            if saved and not (stop or final) and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                 self._save_last(epoch)
                 saved_at = time.monotonic()
             if stop:

@@ -253,9 +253,12 @@ def test_training_stops_when_validation_stops_improving(training, patience):
     assert len(made.trainer.curve) == made.trainer.best_epoch + patience + 1 < 60
 
 
-def test_validation_comes_every_so_many_epochs(training):
-    made = training(epochs=5, eval_step=2).fit()
-    assert ["valid" in entry for entry in made.trainer.curve] == [False, True, False, True, False]
+@pytest.mark.parametrize(
+    ("epochs", "validated"), [(5, [False, True, False, True, True]), (4, [False, True, False, True]), (1, [True])]
+)
+def test_validation_comes_every_so_many_epochs_and_after_the_last(training, epochs, validated):
+    made = training(epochs=epochs, eval_step=2).fit()
+    assert ["valid" in entry for entry in made.trainer.curve] == validated
 
 
 def test_without_validation_the_last_weights_are_kept(training):
