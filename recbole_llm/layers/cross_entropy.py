@@ -17,8 +17,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         rows = max(16, _CACHED_SCORES // weight.shape[0])
-        keep = any(ctx.needs_input_grad)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        for_hidden, for_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if for_hidden else None
+        grad_weight = torch.zeros_like(weight) if for_weight else None  # frozen item vectors want none
         loss = hidden.new_zeros((), dtype=torch.float64)
         for begin in range(0, len(hidden), rows):
             piece, wanted = hidden[begin : begin + rows], target[begin : begin + rows, None]
@@ -28,21 +29,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
             share = scores.sub_(top).exp_()
             total = share.sum(1, keepdim=True)
             loss += (total.log() + top - own).sum(dtype=torch.float64)
-            if keep:
+            if for_hidden or for_weight:
                 share.div_(total)
                 share.scatter_add_(1, wanted, share.new_full((1, 1), -1.0).expand(len(piece), 1))
+            if grad_hidden is not None:
                 torch.mm(share, weight, out=grad_hidden[begin : begin + rows])
+            if grad_weight is not None:
                 grad_weight.addmm_(share.T, piece)
         ctx.count = len(hidden)
-        if keep:
-            ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.save_for_backward(grad_hidden, grad_weight)
         return (loss / len(hidden)).to(hidden.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
-        grad_hidden, grad_weight = ctx.saved_tensors
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         scale = grad / ctx.count
-        return grad_hidden * scale, grad_weight * scale, None
+        return *(None if found is None else found * scale for found in ctx.saved_tensors), None
 
 
 def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
