@@ -23,6 +23,7 @@ MAX_ITERATIONS = 500
 CONVERGENCE = 15  # iterations without a change
 CELL = 1000  # members of a cell beyond the exact limit
 REFINEMENTS = 10
+REFINEMENT_WORK = 1e13  # multiply-adds after which refining ends: at a million users one pass takes minutes
 BLOCK = 16_000_000  # similarities held at once outside of cells
 SAMPLE = 1000  # members that the median similarity is taken from
 
@@ -82,7 +83,7 @@ def exemplars(
 
 def net_similarity(vectors: np.ndarray, label: np.ndarray, preference: float) -> float:
     """What Affinity Propagation maximises: similarity to the own exemplar, and the preference of each exemplar."""
-    distance = np.square(vectors - vectors[label]).sum(axis=1, dtype=np.float64)
+    distance = _squared_distances(vectors, vectors, label).astype(np.float64)
     return float(preference * len(np.unique(label)) - distance.sum())
 
 
@@ -114,11 +115,23 @@ def _cells(vectors: np.ndarray, rows: np.ndarray, limit: int) -> list[np.ndarray
     """The rows halved along their main directions until no part is above the limit."""
     if len(rows) <= limit:
         return [rows]
-    centred = vectors[rows] - vectors[rows].mean(axis=0)
+    centred = vectors[rows]
+    centred -= centred.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     order = np.argsort(centred @ axes[:, -1], kind="stable")
+    del centred  # before the halves make theirs
     half = len(rows) // 2
     return [*_cells(vectors, rows[order[:half]], limit), *_cells(vectors, rows[order[half:]], limit)]
+
+
+def _squared_distances(vectors: np.ndarray, others: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """``(n,)`` squared distance of each vector to its own one of some others ``(m, d)``."""
+    found = np.empty(len(vectors), dtype=np.float32)
+    step = max(1, BLOCK // vectors.shape[1])
+    for begin in range(0, len(vectors), step):
+        part = slice(begin, begin + step)
+        found[part] = np.square(vectors[part] - others[which[part]]).sum(axis=1)
+    return found
 
 
 def _nearest(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -138,12 +151,13 @@ def _refined(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     With squared distances the member nearest to the mean is the one that is nearest to all members together.
     """
     label = _nearest(vectors, chosen)
-    for _ in range(REFINEMENTS):
+    passes = int(REFINEMENT_WORK / (vectors.size * len(chosen)))
+    for _ in range(min(REFINEMENTS, passes)):
         centres, group = np.unique(label, return_inverse=True)
         sums = np.zeros((len(centres), vectors.shape[1]), dtype=np.float64)
         np.add.at(sums, group, vectors)
         means = (sums / np.bincount(group)[:, None]).astype(np.float32)
-        distance = np.square(vectors - means[group]).sum(axis=1)
+        distance = _squared_distances(vectors, means, group)
         order = np.lexsort((distance, group))
         better = np.sort(order[np.searchsorted(group[order], np.arange(len(centres)))])
         if np.array_equal(better, centres):

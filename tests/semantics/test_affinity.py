@@ -27,14 +27,24 @@ def test_small_sets_are_clustered_as_scikit_learn_does() -> None:
     np.testing.assert_array_equal(np.unique(found), np.unique(reference.cluster_centers_indices_))
 
 
-@pytest.mark.parametrize("exact", [EXACT, 40])
-def test_an_exemplar_stands_for_itself_and_is_the_nearest_to_its_members(exact: int) -> None:
+@pytest.mark.parametrize(("exact", "work"), [(EXACT, 1e13), (40, 1e13), (40, 0)])
+def test_an_exemplar_stands_for_itself_and_is_the_nearest_to_its_members(
+    exact: int, work: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(affinity, "REFINEMENT_WORK", work)  # where there are too many members to refine
     points = groups_of_points(7, 20, spread=1.0)
     found = exemplars(points, -20.0, exact)
     chosen = np.unique(found)
     np.testing.assert_array_equal(found[chosen], chosen)
     nearest = chosen[similarities(points, points[chosen]).argmax(axis=1)]
     np.testing.assert_array_equal(found, nearest)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = groups_of_points(7, 20, spread=1.0)
+    whole = exemplars(points, -20.0, 40)
+    monkeypatch.setattr(affinity, "BLOCK", 30)
+    np.testing.assert_array_equal(exemplars(points, -20.0, 40), whole)
 
 
 def test_levels_find_planted_groups() -> None:
