@@ -1,0 +1,67 @@
+"""The tables in README.md and docs/ are those that the records in results/ give."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recbole_llm import cli
+
+ROOT = Path(__file__).parents[1]
+COMMAND = re.compile(r"^    python run_benchmark\.py (table --results_dir=results/\S.*)$", flags=re.M)
+
+
+def cells(line: str) -> list[str]:
+    """The cells of a line of a Markdown table, without marks of emphasis and escapes."""
+    plain = re.sub(r"\*\*|</?u>|`|\\", "", line.strip())
+    return [cell.strip() for cell in plain.strip("|").split("|")]
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The Markdown tables of a text, header first."""
+    found: list[list[list[str]]] = []
+    inside = False
+    for line in text.splitlines():
+        if not line.lstrip().startswith("|"):
+            inside = False
+        elif not inside:
+            found.append([cells(line)])
+            inside = True
+        elif not re.fullmatch(r"[|:\- ]+", line.strip()):
+            found[-1].append(cells(line))
+    return found
+
+
+def quoted() -> list[tuple[str, str, list[list[str]]]]:
+    """File, command and the table under it."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        found += [(path.name, match[1].strip(), tables(text[match.end() :])[0]) for match in COMMAND.finditer(text)]
+    return found
+
+
+QUOTED = quoted()
+
+
+def test_tables_are_quoted() -> None:
+    assert QUOTED
+
+
+@pytest.mark.parametrize(("file", "command", "table"), QUOTED, ids=[f"{f}: {c}" for f, c, _ in QUOTED])
+def test_a_quoted_table_is_what_its_command_prints(
+    file: str, command: str, table: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert cli.main([*command.split(), "--format=markdown"]) == 0
+    printed: dict[str, dict[str, str]] = {}
+    for head, *rows in tables(capsys.readouterr().out):  # metrics, then costs
+        for row in rows:
+            printed.setdefault(row[0], {}).update(zip(head[1:], row[1:], strict=True))
+    head, *rows = table
+    assert rows
+    for label, *values in rows:
+        assert label in printed, f"{file}: no row {label!r} among {sorted(printed)}"
+        assert dict(zip(head[1:], values, strict=True)) == {name: printed[label].get(name) for name in head[1:]}
