@@ -103,7 +103,7 @@ def test_the_key_is_the_same_on_every_machine() -> None:
 def open_many(folder: Path, number: int, together: Barrier) -> None:
     """Open fresh files at the same moment as the other processes, and write to each."""
     for file in range(25):
-        together.wait(60)
+        together.wait(300)
         with ResponseCache(folder / f"{file}.sqlite") as cache:
             cache.put(f"k{number}", body(question("hello")), ANSWER)
 
@@ -115,7 +115,7 @@ def test_processes_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(300)
     assert [child.exitcode for child in children] == [0, 0, 0, 0]
     for file in range(25):
         with ResponseCache(tmp_path / f"{file}.sqlite") as cache:

@@ -56,7 +56,7 @@ def test_processes_share_one_cache(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     with StubServer() as server:
         children = [start_asking(server, path, 10 * n, 10 * n + 60, 4) for n in range(3)]
-        assert [child.wait(60) for child in children] == [0, 0, 0]
+        assert [child.wait(300) for child in children] == [0, 0, 0]
         asked = len(server.calls)
         with ResponseCache(path) as cache:
             usage = Client(endpoint_at(server.base_url), cache).run(numbered(0, 80))
@@ -77,8 +77,8 @@ def test_after_a_kill_nothing_is_asked_twice_but_what_was_under_way(tmp_path: Pa
         child = start_asking(server, path, 0, 60, at_once)
         server.wait_until(lambda _: len(held) == at_once)  # every place of the client waits for an answer
         child.send_signal(signal.SIGKILL)
-        assert child.wait(60) == -signal.SIGKILL
-        assert start_asking(server, path, 0, 60, at_once).wait(60) == 0
+        assert child.wait(300) == -signal.SIGKILL
+        assert start_asking(server, path, 0, 60, at_once).wait(300) == 0
     times = server.times_asked()
     assert len(times) == 60
     assert {body for body, count in times.items() if count > 1} == held
