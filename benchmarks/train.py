@@ -4,7 +4,8 @@
 
 A step is what an epoch repeats: the next batch from the loader, forward, backward, optimiser. RecBole's path
 is its own class, its own loader (one padded row for each prefix) and its own loop's calls. Ours is what
-``run`` uses. Batches are the same size; the three are timed in turns.
+``run`` uses. Batches are the same size; the three are timed in turns. A model that RecBole has not stands beside
+RecBole's SR-GNN where it is built on it, else beside RecBole's SASRec.
 """
 
 from __future__ import annotations
@@ -73,13 +74,16 @@ class Steps:
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds per step of the three paths for one model."""
-    from recbole_llm.registry import SEQUENTIAL, find_method
+    from recbole_llm.registry import SEQUENTIAL, find_method, recbole_methods
 
-    reference = "SRGNN" if find_method(model).features else model
+    method = find_method(model)
+    reference = model
+    if model not in recbole_methods():
+        reference = "SRGNN" if method.backbone else "SASRec"
     ours = Steps(prepare(model, options), recbole=False, anomaly=False)
     plain = Steps(prepare(reference, options, engine="recbole"), recbole=True, anomaly=False)
     # RecBole's import leaves anomaly detection on for every process that loads a sequential model.
-    shipped_on = find_method(model).kind == SEQUENTIAL
+    shipped_on = method.kind == SEQUENTIAL
     actions = {"plain": lambda: plain.run(options.steps), "ours": lambda: ours.run(options.steps)}
     if shipped_on:
         plain_with = plain
