@@ -62,6 +62,9 @@ NOT_IDENTITY = frozenset(
     ]
 )
 
+# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
+FOLDERS = ("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "profiles", "raw")
+
 # A run with these values is what it was before there was the setting: its key stays.
 _BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
 

@@ -10,7 +10,7 @@ from typing import Any
 from recbole_llm.bench.record import Record
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.environment import git_commit, versions
-from recbole_llm.settings import Settings
+from recbole_llm.settings import FOLDERS, Settings
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Cell:
             engine=s["engine"],
             tuned=self.trials is not None,
             trials=self.trials,
-            settings=_plain(s.values),
+            settings=_plain({k: v for k, v in s.values.items() if k not in FOLDERS}),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=versions(),

@@ -233,3 +233,9 @@ def test_cells_are_made_of_settings_alone(tiny: Path) -> None:
     cell = cell_of("SRGNN")
     assert Cell.of(cell.settings).key == cell.key
     assert isinstance(CellRunner(ResultStore("results")).store, ResultStore)
+
+
+def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_path: Path) -> None:
+    cell = cell_of("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
+    assert cell.settings["results_dir"] == str(tmp_path / "mine")
+    assert str(tmp_path) not in cell.blank_record().model_dump_json()
