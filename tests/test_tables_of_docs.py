@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_a_quoted_table_is_what_its_command_prints(
     file: str, command: str, table: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert cli.main([*command.split(), "--format=markdown"]) == 0
+    assert cli.main([*shlex.split(command), "--format=markdown"]) == 0
     printed: dict[str, dict[str, str]] = {}
     for head, *rows in tables(capsys.readouterr().out):  # metrics, then costs
         for row in rows:

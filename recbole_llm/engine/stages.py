@@ -6,7 +6,8 @@ A model takes part by two members::
     enter_stage(stage: int) -> list[dict]       # freezes and thaws; parameter groups, each with its "lr"
 
 A stage ends like a training does: when validation stops improving, or after its ``stage_epochs``. The next one
-starts from the best weights so far, so that a later stage can only be kept where it is better.
+starts from the best weights so far, so that a later stage can only be kept where it is better. A model with one
+stage has the epochs of all of them, so that an ablation without the others trains as long.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class StagedTrainer(BenchTrainer):
     """One optimiser a stage, each with a linear warm-up of ``warmup_steps``; one record for all of them."""
 
     def __init__(self, config: Any, model: Any) -> None:
-        self._limits = [int(limit) for limit in config["stage_epochs"]]
+        limits = [int(limit) for limit in config["stage_epochs"]]
+        self._limits = limits if len(model.stages) > 1 else [sum(limits)]
         self._in_stage = 0
         super().__init__(config, model)
 

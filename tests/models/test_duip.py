@@ -100,6 +100,15 @@ def test_a_run_passes_through_both_stages_and_moves_the_language_model_in_the_se
     assert same == [True, True, False, False]
 
 
+@pytest.mark.parametrize("switch", [{"use_lm": False}, {"freeze_lm": True}], ids=str)
+def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[str, Any]) -> None:
+    prepared = duip(epochs=20, stage_epochs=[1, 2], stopping_step=20, **switch)
+    trainer = make_trainer(prepared.config, prepared.model)
+    trainer.place(Path("saved"))
+    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    assert [entry["stage"] for entry in trainer.curve] == ["frozen"] * 3
+
+
 def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_been(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
