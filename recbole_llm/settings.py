@@ -40,6 +40,9 @@ from recbole_llm.setting_rules import leave_negatives_out, settle
 from recbole_llm.setting_types import OPTIONAL_TYPES, coerce
 from recbole_llm.yaml_files import parse_yaml, properties_folder, property_names, read_yaml
 
+# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
+FOLDERS = ("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "profiles")
+
 # Keys whose value cannot change a number, so that they do not tell two runs apart.
 NOT_IDENTITY = frozenset(
     [
@@ -54,16 +57,13 @@ NOT_IDENTITY = frozenset(
             "wandb_project",
             "tensorboard",
         ),
-        *("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "about", "raw"),
+        *(*FOLDERS, "about", "raw"),
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
         *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
         *("metric_decimal_place", "loss_decimal_place"),
-        *("profiles", "preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
     ]
 )
-
-# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
-FOLDERS = ("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "profiles", "raw")
 
 # A run with these values is what it was before there was the setting: its key stays.
 _BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}

@@ -23,7 +23,7 @@ MAX_ITERATIONS = 500
 CONVERGENCE = 15  # iterations without a change
 CELL = 1000  # members of a cell beyond the exact limit
 REFINEMENTS = 10
-REFINEMENT_WORK = 1e13  # multiply-adds after which refining ends: at a million users one pass takes minutes
+REFINEMENT_WORK = 1e13  # multiply-adds that refining may take; a single pass grows with the square of the members
 BLOCK = 16_000_000  # similarities held at once outside of cells
 SAMPLE = 1000  # members that the median similarity is taken from
 
