@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from recbole_llm.bench.record import MetricValue, SemanticFacts
 from recbole_llm.bench.store import ResultStore
@@ -129,6 +130,25 @@ def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultSt
     assert block.mark("BPR") == "better"
     with pytest.raises(UserError, match="Did you mean"):
         build(list(store), store, baseline="Popp")
+
+
+def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) -> None:
+    """A named reference asks one question a row; one that the results chose could have been any pair."""
+    store_run(store, "NARM", 0.9)
+    (named,), (chosen,) = (build(list(store), store, baseline=baseline) for baseline in ("BPR", None))
+    for family in (list(named.against.values()), chosen.comparisons):
+        raw = [max(test.p_bootstrap, test.p_wilcoxon) for test in family]
+        assert [test.p_holm for test in family] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert (len(named.against), len(chosen.comparisons)) == (3, 6)
+    assert chosen.against["BPR"] == chosen.compared("BPR", str(chosen.reference))
+    assert "Holm over 3 comparisons with BPR" in render(list(store), store=store, baseline="BPR")
+    assert "Holm over 6 pairs" in render(list(store), store=store)
+
+
+def test_the_best_of_several_rows_of_a_model_was_chosen_by_its_result(store: ResultStore) -> None:
+    store_run(store, "BPR", 0.5, key="other", settings={"mask_history": True, "learning_rate": 0.1})
+    text = render(list(store), store=store, baseline="BPR")
+    assert "Holm over 6 pairs" in text
 
 
 def test_methods_are_measured_against_the_best_baseline(store: ResultStore) -> None:

@@ -175,10 +175,9 @@ def notes(block: Block) -> list[str]:
     if several:
         found.append("mean ± standard deviation over seeds")
     if block.comparisons:
-        count = len(block.comparisons)
         found.append(
             f"95 % intervals over users (bootstrap); d: Cohen's d; p: paired bootstrap and Wilcoxon on "
-            f"{metric_title(block.primary)}, the larger, after Holm over {count} pair{'s' * (count > 1)}; "
+            f"{metric_title(block.primary)}, the larger, after Holm over {_family(block)}; "
             f"↑ better, ↓ worse than {block.reference} at {LEVEL:.0%}"
         )
     if any(len(row.runs) == 1 for row in block.rows) and len(block.finished) > 1:
@@ -191,6 +190,15 @@ def notes(block: Block) -> list[str]:
     found += [f"{row.label}, seeds {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
               for row in block.rows if row.failed and row.runs]  # fmt: skip
     return [*found, *dict.fromkeys(block.notes)]
+
+
+def _family(block: Block) -> str:
+    """What the p of a table are corrected over."""
+    if block.named:
+        count = len(block.against)
+        return f"{count} comparison{'s' * (count > 1)} with {block.reference}"
+    count = len(block.comparisons)
+    return f"{count} pair{'s' * (count > 1)}"
 
 
 def group_sheet(block: Block) -> Sheet:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -69,8 +70,9 @@ class Block:
         rows: in the order of the records.
         metrics: the columns.
         primary: the metric that models were selected by; significance is about it alone.
-        comparisons: of every pair of rows that were tested on the same cases.
+        comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
         reference: label of the row that the others are measured against.
+        named: whether the reader named the reference: then the tests against it are a family of their own.
         notes: what a reader must know.
     """
 
@@ -81,6 +83,7 @@ class Block:
     families: dict[str, Family] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     reference: str | None = None
+    named: bool = False
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -116,9 +119,26 @@ class Block:
                 return found.turned()
         return None
 
+    @cached_property
+    def against(self) -> dict[str, Comparison]:
+        """The test of each other row against the reference, row minus reference.
+
+        A reference that was named asks as many questions as there are other rows, and Holm corrects over these
+        (Demsar, JMLR 2006, section 3.2.2: comparisons with a control). The best baseline was chosen by its result:
+        there the correction is over every pair that could have been chosen.
+        """
+        if self.reference is None or not any(self.reference in (c.first, c.second) for c in self.comparisons):
+            return {}
+        family = self.families[self.primary]
+        others = [label for label in family.labels if label != self.reference]
+        if self.named:
+            tests = family.compare([(label, self.reference) for label in others])
+            return {test.first: test for test in tests}
+        return {label: test for label in others if (test := self.compared(label, self.reference)) is not None}
+
     def against_reference(self, label: str) -> Comparison | None:
         """The test of a row against the reference."""
-        return self.compared(label, self.reference) if self.reference else None
+        return self.against.get(label)
 
     def mark(self, label: str) -> str:
         """``better``, ``worse`` or nothing: whether the row's difference to the reference holds."""
@@ -156,7 +176,8 @@ def build(
         metrics: columns such as ``ndcg@10`` or ``ndcg``; default those of the records.
         topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all
             that the records have.
-        baseline: model or label that the others are measured against; default the best baseline.
+        baseline: model or label that the others are measured against, in a family of tests of its own; default the
+            best baseline.
         intervals: compute the interval of every metric, not of the primary one alone.
 
     Raises:
@@ -165,7 +186,7 @@ def build(
     columns = Columns(metrics, topk)
     blocks = [_block(place, rows, store, columns, intervals) for place, rows in sorted(group(records).items())]
     for block in blocks:
-        block.reference = _reference(block, baseline)
+        block.reference, block.named = _reference(block, baseline)
     if baseline and blocks and all(block.reference is None for block in blocks):
         labels = list(dict.fromkeys(name for block in blocks for row in block.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
@@ -209,13 +230,13 @@ def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
     return all(a == b for a, b in pairs) and any(a is not None for a, _ in pairs)
 
 
-def _reference(block: Block, baseline: str | None) -> str | None:
-    """The row that the others are measured against."""
+def _reference(block: Block, baseline: str | None) -> tuple[str | None, bool]:
+    """The row that the others are measured against, and whether it was named: a model's best variant was not."""
     if baseline is None:
         baselines = block.ordered(block.primary, [row for row in block.rows if row.kind == "baseline"])
-        return next((row.label for row in [*baselines, *block.ordered(block.primary)]), None)
+        return next((row.label for row in [*baselines, *block.ordered(block.primary)]), None), False
     named = [row for row in block.rows if baseline in (row.label, row.model)]
-    return next((row.label for row in block.ordered(block.primary, named)), None)
+    return next((row.label for row in block.ordered(block.primary, named)), None), len(named) == 1
 
 
 def _block(
