@@ -96,6 +96,8 @@ class DUIP(SequentialRecommender):
         width = hidden
         if self.use_lm:
             width = self._add_language_model(config, titles, hidden)
+        else:
+            self.language_model = "no language model"
         if self.head == "item":
             self.readout = nn.Linear(width, size)
             self.item_bias = nn.Parameter(torch.zeros(self.n_items))

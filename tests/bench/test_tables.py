@@ -44,6 +44,15 @@ def test_versions_of_the_data_never_stand_in_one_table() -> None:
     assert len(blocks(text)) == 2
 
 
+def test_a_table_says_which_users_were_left_out() -> None:
+    settings = {"mask_history": True, "user_inter_num_interval": "[20,40)", "item_inter_num_interval": "[0,inf)"}
+    text = render([run_of("SASRec", 0.1, settings=settings), run_of("SASRec", 0.2)])
+    first, second = (line for line in text.splitlines() if "test cases" in line)
+    assert "users with [20,40) interactions" in first + second
+    assert "interactions" not in (first if "[20,40)" in second else second)
+    assert "items with" not in text
+
+
 def test_masked_and_unmasked_histories_never_stand_in_one_table() -> None:
     text = render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, settings={"mask_history": False})])
     masked, unmasked = sorted(blocks(text), key=lambda block: "too" in block)

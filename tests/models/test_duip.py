@@ -100,6 +100,11 @@ def test_a_run_passes_through_both_stages_and_moves_the_language_model_in_the_se
     assert same == [True, True, False, False]
 
 
+def test_a_row_names_the_language_model_or_says_that_there_is_none(tiny: Path) -> None:
+    assert duip().model.language_model == "scratch GPT-2 1x16"
+    assert duip(use_lm=False).model.language_model == "no language model"
+
+
 @pytest.mark.parametrize("switch", [{"use_lm": False}, {"freeze_lm": True}], ids=str)
 def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[str, Any]) -> None:
     prepared = duip(epochs=20, stage_epochs=[1, 2], stopping_step=20, **switch)

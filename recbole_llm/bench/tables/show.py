@@ -78,7 +78,13 @@ def render_check(records: Iterable[Record], style: str, store: ResultStore | Non
 def heading(place: Place, cases: int) -> str:
     """One line that says what a table's numbers are of."""
     words = [f"{place.dataset}, {place.protocol}: {cases:,} test cases"]
-    candidates = place.case_settings.get("candidates", "all")
+    cases = place.case_settings
+    words += [
+        f"{sort}s with {cases[key]} interactions"
+        for sort in ("user", "item")
+        if cases.get(key := f"{sort}_inter_num_interval") not in (None, "[0,inf)", "[0,inf]")
+    ]
+    candidates = cases.get("candidates", "all")
     if isinstance(candidates, int):
         words.append(f"1 + {candidates} candidates")
     words.append("seen items not ranked" if place.masked else "seen items ranked too")
