@@ -78,13 +78,12 @@ def render_check(records: Iterable[Record], style: str, store: ResultStore | Non
 def heading(place: Place, cases: int) -> str:
     """One line that says what a table's numbers are of."""
     words = [f"{place.dataset}, {place.protocol}: {cases:,} test cases"]
-    cases = place.case_settings
-    words += [
-        f"{sort}s with {cases[key]} interactions"
-        for sort in ("user", "item")
-        if cases.get(key := f"{sort}_inter_num_interval") not in (None, "[0,inf)", "[0,inf]")
-    ]
-    candidates = cases.get("candidates", "all")
+    settings = place.case_settings
+    for sort in ("user", "item"):
+        interval = settings.get(f"{sort}_inter_num_interval")
+        if interval not in (None, "[0,inf)", "[0,inf]"):
+            words.append(f"{sort}s with {interval} interactions")
+    candidates = settings.get("candidates", "all")
     if isinstance(candidates, int):
         words.append(f"1 + {candidates} candidates")
     words.append("seen items not ranked" if place.masked else "seen items ranked too")
