@@ -5,9 +5,9 @@ A model takes part by two members::
     stages: tuple[str, ...]                     # names, in order
     enter_stage(stage: int) -> list[dict]       # freezes and thaws; parameter groups, each with its "lr"
 
-A stage ends like a training does: when validation stops improving, or after its ``stage_epochs``. The next one
-starts from the best weights so far, so that a later stage can only be kept where it is better. A model with one
-stage has the epochs of all of them, so that an ablation without the others trains as long.
+A stage ends like a training does: when validation stops improving, or with the first validation after its
+``stage_epochs``. The next one starts from the best weights so far, so that a later stage can only be kept where it is
+better. A model with one stage has the epochs of all of them, so that an ablation without the others trains as long.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StagedTrainer(BenchTrainer):
     def __init__(self, config: Any, model: Any) -> None:
         limits = [int(limit) for limit in config["stage_epochs"]]
         self._limits = limits if len(model.stages) > 1 else [sum(limits)]
-        self._in_stage = 0
+        self._began = 0  # epochs before the stage
         super().__init__(config, model)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -54,8 +54,7 @@ class StagedTrainer(BenchTrainer):
     def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         entry["stage"] = self.model.stages[self.model.stage]
         stop = super()._validate(valid_data, epoch, entry, saved, callback)
-        self._in_stage += 1
-        over = stop or self._in_stage >= self._limits[self.model.stage]
+        over = stop or epoch + 1 - self._began >= self._limits[self.model.stage]
         if not over:
             return False
         if self.model.stage + 1 >= len(self.model.stages):
@@ -63,15 +62,10 @@ class StagedTrainer(BenchTrainer):
         if saved:
             self.restore_best()
         self.model.stage += 1
-        self._in_stage = self.cur_step = 0
+        self._began, self.cur_step = epoch + 1, 0
         self.optimizer = self._build_optimizer()
         logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
         return False
-
-    def _save_last(self, epoch: int) -> None:
-        # A plain value of the model travels with the checkpoint; see BenchTrainer._save_last.
-        self.model.epochs_in_stage = self._in_stage
-        super()._save_last(epoch)
 
     def resume(self, train_data: Any) -> bool:
         """Continue inside the stage that was under way."""
@@ -81,5 +75,6 @@ class StagedTrainer(BenchTrainer):
             self.optimizer = self._build_optimizer()
         if not super().resume(train_data):
             return False
-        self._in_stage = self.model.epochs_in_stage
+        stage = self.model.stages[self.model.stage]
+        self._began = max((e["epoch"] for e in self.curve if e.get("stage", stage) != stage), default=0)
         return True

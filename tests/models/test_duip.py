@@ -114,6 +114,15 @@ def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[st
     assert [entry["stage"] for entry in trainer.curve] == ["frozen"] * 3
 
 
+def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
+    prepared = duip(epochs=20, stage_epochs=[2, 3], stopping_step=20, eval_step=2)
+    trainer = make_trainer(prepared.config, prepared.model)
+    trainer.place(Path("saved"))
+    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    # The second stage ends with the first validation after its three epochs.
+    assert [entry.get("stage") for entry in trainer.curve] == [None, "frozen", None, "finetuned", None, "finetuned"]
+
+
 def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_been(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
