@@ -141,7 +141,11 @@ class Record(BaseModel):
     @property
     def label(self) -> str:
         """The model as a table names it: with its semantics and its language model where it has any."""
-        marks = [] if self.semantics == "none" and self.features is None else [self.source]
+        return self.labelled(None if self.semantics == "none" and self.features is None else self.source)
+
+    def labelled(self, source: str | None) -> str:
+        """The model's label with another word, or none, for where its semantics came from."""
+        marks = [source] if source else []
         marks += [self.language_model] if self.language_model else []
         marks += ["legacy leaks"] if self.legacy_leaks else []
         return f"{self.model} ({', '.join(marks)})" if marks else self.model

@@ -71,6 +71,15 @@ def test_sources_of_semantics_have_rows_of_their_own() -> None:
     assert labels == ["LLMDMsRec (g)", "LLMDMsRec (shuffled)", "LLMDMsRec (random)"]
 
 
+def test_a_method_without_semantics_still_names_its_language_model() -> None:
+    runs = [
+        run_of("DUIP", 0.1, semantics="none", key=str(inside), settings={"use_lm": inside}, language_model=name)
+        for inside, name in ((True, "gpt2"), (False, "no language model"))
+    ]
+    (rows,) = group(runs).values()
+    assert list(rows) == ["DUIP (none, gpt2)", "DUIP (none, no language model)"]
+
+
 def test_a_failed_cell_is_shown_with_its_reason_beside_the_others() -> None:
     failed = record_of(model="Broken", status="failed", error="RuntimeError: no luck", settings={"mask_history": True})
     text = render([run_of("SASRec", 0.1), failed])

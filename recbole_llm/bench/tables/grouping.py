@@ -109,7 +109,7 @@ def _plain_label(runs: Sequence[Record]) -> str:
     A run that failed before it knew its source has the name of the others.
     """
     known = next((run for run in runs if run.features is not None), runs[0])
-    label = f"{known.model} (none)" if known.semantics == "none" and kind_of(known) == "control" else known.label
+    label = known.labelled("none") if known.semantics == "none" and kind_of(known) == "control" else known.label
     if not known.tuned:
         return label
     return f"{label}, tuned ({known.trials} trial{'s' * (known.trials > 1)})" if known.trials else f"{label}, tuned"
