@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     # The multi-interest family and the text controls
     "routing_transform": ("position", "interest", "shared"),
     "ibim": ("REMI", "ComiRecSA", "ComiRecDR", "MIND", "SASRec", "GRU4Rec"),
+    "clusters": ("llm", "items", "history"),
     "align_softmax": ("interest", "cluster"),
     "gate": ("sigmoid", "one", "zero"),
     "contrast": ("item", "real", "both", "none"),

@@ -59,9 +59,10 @@ def cluster_means(
 class LDMI(ComiRecDR):
     """Capsule interests aligned with the LLM's clusters, and contrast over synthesised users.
 
-    Settings besides ComiRecDR's: ``align``, ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention),
-    ``gate`` (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``,
-    ``none``), ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
+    Settings besides ComiRecDR's: ``align``, ``clusters`` (``llm``; without it: ``items``, each item its own, or
+    ``history``, one of all), ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention), ``gate``
+    (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``, ``none``),
+    ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
 
     With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR, with the same numbers from
     the same seed.
@@ -70,6 +71,7 @@ class LDMI(ComiRecDR):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.gate, self.contrast = str(config["gate"]), str(config["contrast"])
+        self.divided_by = str(config["clusters"])
         self.over_clusters = config["align_softmax"] == "cluster"
         self.contrast_weight = float(config["contrast_weight"])
         self.temperature = float(config["temperature"])
@@ -111,7 +113,9 @@ class LDMI(ComiRecDR):
         labels = self.labels[rows]
         covered = (labels >= 0) & mask
         alone = -1 - torch.arange(labels.shape[1], device=labels.device)
-        labels = torch.where(covered, labels, alone)
+        if self.divided_by == "history":
+            labels = labels.clamp(max=0)
+        labels = torch.where(covered & (self.divided_by != "items"), labels, alone)
         clusters, sizes, _ = cluster_means(items, labels, mask)
         if self.text is not None:
             clusters = clusters + self.cluster_text(rows, labels, mask)

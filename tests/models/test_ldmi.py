@@ -103,6 +103,8 @@ def test_without_features_it_is_comirec_dr_too(workshop: Any) -> None:
     "switch",
     [
         {"align": False},
+        {"clusters": "items"},
+        {"clusters": "history"},
         {"align_softmax": "cluster"},
         {"gate": "one"},
         {"gate": "zero"},
@@ -129,7 +131,7 @@ def test_each_switch_changes_the_numbers_and_learns(workshop: Any, switch: dict[
     assert losses != train(built(workshop()), batches(workshop(), 1) * 4)
 
 
-@pytest.mark.parametrize("key", ["gate", "contrast", "align_softmax", "covering", "clique_weighting"])
+@pytest.mark.parametrize("key", ["gate", "clusters", "contrast", "align_softmax", "covering", "clique_weighting"])
 def test_a_word_that_a_switch_does_not_know_is_refused(workspace: Path, key: str) -> None:
     with pytest.raises(UserError, match=f"{key} is one of"):
         settings_of("LDMI", **{key: "sideways"})
@@ -188,9 +190,10 @@ def test_each_cluster_is_shared_out_among_the_interests(workshop: Any) -> None:
     assert not shares[~real].any()
 
 
-def test_alignment_is_the_equations(workshop: Any) -> None:
+@pytest.mark.parametrize("clusters", ["llm", "items", "history"])
+def test_alignment_is_the_equations(workshop: Any, clusters: str) -> None:
     """By hand for each case: means of clusters, shares, gate, layer norm."""
-    prepared = workshop()
+    prepared = workshop(clusters=clusters)
     model, batch = built(prepared).eval(), test_cases(prepared)
     sequence, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
     with torch.no_grad():
@@ -201,11 +204,15 @@ def test_alignment_is_the_equations(workshop: Any) -> None:
             groups: dict[int, list[torch.Tensor]] = {}
             for place in range(int(length[case])):
                 label = int(model.labels[rows[case, place]])
+                if clusters == "items":
+                    label = -1
+                elif clusters == "history":
+                    label = min(label, 0)
                 key = label if label >= 0 else -1 - place
                 groups.setdefault(key, []).append(model.item_embedding.weight[sequence[case, place]])
-            clusters = torch.stack([torch.stack(own).mean(0) for own in groups.values()])
-            shares = (model.key(clusters) @ model.query(capsules[case]).T / 8.0).softmax(dim=1)
-            assigned = shares.T @ model.value(clusters) / shares.sum(0)[:, None]
+            means = torch.stack([torch.stack(own).mean(0) for own in groups.values()])
+            shares = (model.key(means) @ model.query(capsules[case]).T / 8.0).softmax(dim=1)
+            assigned = shares.T @ model.value(means) / shares.sum(0)[:, None]
             gate = torch.sigmoid(torch.cat([capsules[case], assigned], dim=1) @ model.gate_layer.weight[0])
             expected = capsules[case] + gate[:, None] * F.layer_norm(assigned, (64,))
             torch.testing.assert_close(found[case], expected, rtol=1e-4, atol=1e-5)
