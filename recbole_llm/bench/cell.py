@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +21,14 @@ class Cell:
     Attributes:
         settings: of the model, its dataset, protocol and seed.
         location: where the dataset lies.
-        trials: of the search that found the settings, ``None`` where none did.
-        key: hash of all that can change the numbers, and of ``trials``.
+        search: what the search had that found the settings (``trials``, ``trial_epochs``, ``trial_minutes``; what it
+            did not limit is left out), ``None`` where none did.
+        key: hash of all that can change the numbers, and of ``search``.
     """
 
     settings: Settings
     location: DatasetLocation
-    trials: int | None = None
+    search: Mapping[str, Any] | None = None
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,18 +40,17 @@ class Cell:
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
-        search = {} if self.trials is None else {"trials": self.trials}
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **search)
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
 
     @classmethod
-    def of(cls, settings: Settings, trials: int | None = None) -> Cell:
+    def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Cell:
         """The cell of some settings; finds the dataset.
 
         Raises:
             UserError: there is no such dataset.
         """
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
-        return cls(settings, location, trials)
+        return cls(settings, location, search)
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
@@ -69,7 +70,7 @@ class Cell:
         """For messages."""
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
-        tuned = "" if self.trials is None else ", tuned"
+        tuned = "" if self.search is None else ", tuned"
         if s.get("left_out"):
             tuned += f", without fold {s['left_out'][0] + 1} of {s['left_out'][1]}"
         return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
@@ -85,8 +86,8 @@ class Cell:
             seed=int(s["seed"]),
             semantics=s["semantics"],
             engine=s["engine"],
-            tuned=self.trials is not None,
-            trials=self.trials,
+            tuned=self.search is not None,
+            **(self.search or {}),
             settings=_plain({k: v for k, v in s.values.items() if k not in FOLDERS}),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),

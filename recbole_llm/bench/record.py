@@ -92,6 +92,8 @@ class Record(BaseModel):
     engine: str = "fast"
     tuned: bool = False
     trials: int | None = Field(default=None, description="search trials behind the settings of a tuned run")
+    trial_epochs: int | None = Field(default=None, description="epochs of such a trial at most; none: as the run's")
+    trial_minutes: float | None = Field(default=None, description="minutes of such a trial at most")
 
     metrics: dict[str, MetricValue] = Field(default_factory=dict, description="test metrics")
     list_metrics: dict[str, MetricValue] = Field(

@@ -107,7 +107,7 @@ def tune(
 def _failure(study: Study, error: UserError) -> Record:
     """What a table shows of a study without a result; it is not kept, since the next search may have one."""
     logger.error("%s failed: %s", study.cell.title(), error)
-    record = Cell.of(study.cell.settings, trials=study.trials).blank_record()
+    record = Cell.of(study.cell.settings, study.spent).blank_record()
     record.status, record.error = "failed", str(error)
     return record
 

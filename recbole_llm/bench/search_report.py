@@ -56,8 +56,8 @@ def _facts(study: Study) -> str:
     limits = [f"{study.trials} trials", f"pruner {budget.pruner}"]
     if budget.epochs:
         limits.append(f"{budget.epochs} epochs a trial")
-    if budget.seconds:
-        limits.append(f"{budget.seconds / 60:g} minutes a trial")
+    if budget.minutes:
+        limits.append(f"{budget.minutes:g} minutes a trial")
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td>"
         f"<td>{html.escape(str(study.cell.settings.get(name)))}</td></tr>"

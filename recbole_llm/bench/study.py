@@ -65,6 +65,11 @@ class Budget:
     seconds: float | None = None
     pruner: str = "median"
 
+    @property
+    def minutes(self) -> float | None:
+        """``seconds`` as they are given on the command line."""
+        return None if self.seconds is None else self.seconds / 60
+
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UserError(f"--trials={self.trials}: give 1 or more.")
@@ -263,6 +268,12 @@ class Study:
         return [trial for trials in self.slots().values() if (trial := _result(trials)) is not None]
 
     @property
+    def spent(self) -> dict[str, Any]:
+        """What a record says of the search; a single configuration without a search had no limits."""
+        limits = {"trial_epochs": self.budget.epochs, "trial_minutes": self.budget.minutes} if self.space else {}
+        return {"trials": self.trials, **{name: limit for name, limit in limits.items() if limit is not None}}
+
+    @property
     def is_done(self) -> bool:
         """Whether all trials of the budget have ended."""
         return len(self.ended()) == self.trials
@@ -390,7 +401,7 @@ class Study:
     def tuned_cell(self, seed: int) -> Cell:
         """The best settings with a seed, to be run and kept."""
         settings = with_own(self.cell.settings, self.settings(self.best()), seed=seed)
-        return Cell.of(settings, trials=self.trials)
+        return Cell.of(settings, self.spent)
 
 
 def _result(trials: list[FrozenTrial]) -> FrozenTrial | None:

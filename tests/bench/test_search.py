@@ -115,7 +115,9 @@ def test_the_report_is_one_page_that_loads_nothing(tiny: Path) -> None:
 
 
 def test_time_that_is_over_ends_a_trial_after_its_epoch(tiny: Path) -> None:
-    _, (study,) = tune("BPR", "tiny", trials=1, trial_minutes=1e-6, epochs=9)
+    (record, pop), (study, _) = tune("BPR,Pop", "tiny", trials=1, trial_minutes=1e-6, trial_epochs=8, epochs=9)
+    assert (record.trials, record.trial_epochs, record.trial_minutes) == (1, 8, 1e-6)
+    assert (pop.trials, pop.trial_epochs, pop.trial_minutes) == (1, None, None)  # it has no search to limit
     (trial,) = study.ended()
     assert trial.user_attrs["epochs"] == 1
     assert trial.value == trial.intermediate_values[1]

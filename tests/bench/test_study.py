@@ -141,7 +141,7 @@ def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
     cell = study.tuned_cell(seed=7)
     found = {name: cell.settings[name] for name in ("learning_rate", "num_layers")}
     assert found == study.settings(study.best())
-    assert (cell.settings["seed"], cell.settings["epochs"], cell.trials) == (7, 2, 4)
+    assert (cell.settings["seed"], cell.settings["epochs"], cell.search) == (7, 2, {"trials": 4})
     plain = cell_of("GRU4Rec", seed=7, **{f"GRU4Rec.{name}": value for name, value in found.items()})
     assert cell.key != plain.key  # beside the plain run in the tables, not in its place
     assert (cell.blank_record().tuned, cell.blank_record().trials) == (True, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from recbole_llm.bench.record import DatasetFacts, MetricValue, SemanticFacts
@@ -144,6 +146,21 @@ def test_a_reason_of_any_kind_keeps_the_table_in_shape(error: str) -> None:
 
 
 def test_two_budgets_that_found_the_same_settings_are_two_rows() -> None:
-    runs = [run_of("SASRec", 0.1, key=str(n), seed=n, tuned=True, trials=n) for n in (1, 20)]
-    labels = [label for place in group([*runs, run_of("SASRec", 0.1)]).values() for label in place]
-    assert labels == ["SASRec, tuned (1 trial)", "SASRec, tuned (20 trials)", "SASRec"]
+    budgets: list[dict[str, Any]] = [
+        {"trials": 1},
+        {"trials": 20},
+        {"trials": 20, "trial_epochs": 3},
+        {"trials": 20, "trial_minutes": 0.5},
+        {"trials": 20, "trial_epochs": 1, "trial_minutes": 0.5},
+    ]
+    runs = [run_of("SASRec", 0.1, key=str(n), tuned=True, **budget) for n, budget in enumerate(budgets)]
+    (rows,) = group([*runs, run_of("SASRec", 0.1, tuned=True, key="old"), run_of("SASRec", 0.1)]).values()
+    assert list(rows) == [
+        "SASRec, tuned (1 trial)",
+        "SASRec, tuned (20 trials)",
+        "SASRec, tuned (20 trials of 3 epochs)",
+        "SASRec, tuned (20 trials of 0.5 min)",
+        "SASRec, tuned (20 trials of 1 epoch or 0.5 min)",
+        "SASRec, tuned",
+        "SASRec",
+    ]

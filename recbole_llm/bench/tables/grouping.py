@@ -74,7 +74,7 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 def _identity(record: Record) -> dict[str, Any]:
     """The settings that tell two rows of one model apart; two searches may find the same settings."""
     kept = {k: v for k, v in record.settings.items() if k not in NOT_IDENTITY and k not in ("seed", "model")}
-    return {**kept, "semantics": record.semantics, "tuned": record.tuned, "trials": record.trials}
+    return {**kept, "semantics": record.semantics, "search": _search(record)}
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -110,9 +110,19 @@ def _plain_label(runs: Sequence[Record]) -> str:
     """
     known = next((run for run in runs if run.features is not None), runs[0])
     label = known.labelled("none") if known.semantics == "none" and kind_of(known) == "control" else known.label
-    if not known.tuned:
-        return label
-    return f"{label}, tuned ({known.trials} trial{'s' * (known.trials > 1)})" if known.trials else f"{label}, tuned"
+    return f"{label}, {_search(known)}" if known.tuned else label
+
+
+def _search(record: Record) -> str | None:
+    """What the search behind a run's settings had; ``None`` where there was none."""
+    if not record.trials:
+        return "tuned" if record.tuned else None
+    limits = [
+        *([f"{record.trial_epochs} epoch{'s' * (record.trial_epochs > 1)}"] if record.trial_epochs else []),
+        *([f"{record.trial_minutes:g} min"] if record.trial_minutes else []),
+    ]
+    each = f" of {' or '.join(limits)}" if limits else ""
+    return f"tuned ({record.trials} trial{'s' * (record.trials > 1)}{each})"
 
 
 def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[str]:
