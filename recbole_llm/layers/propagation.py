@@ -17,11 +17,17 @@ class _Multiply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, forward_matrix: torch.Tensor, backward_matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         ctx.backward_matrix = backward_matrix
-        return forward_matrix @ x
+        return _product(forward_matrix, x)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[None, None, torch.Tensor]:  # type: ignore[override]
-        return None, None, ctx.backward_matrix @ grad
+        return None, None, _product(ctx.backward_matrix, grad)
+
+
+def _product(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``A @ x`` in single precision, autocast or not: sparse products have no half one."""
+    with torch.autocast(x.device.type, enabled=False):
+        return matrix @ x
 
 
 class SparseGraph:
@@ -46,7 +52,7 @@ class SparseGraph:
         self.shape = tuple(matrix.shape)
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = _Multiply.apply(self._forward, self._backward, x)
+        result: torch.Tensor = _Multiply.apply(self._forward, self._backward, x.float())
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseGraph:

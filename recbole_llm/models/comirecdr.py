@@ -21,8 +21,8 @@ from recbole_llm.models.multi_interest import MultiInterestRecommender
 class ComiRecDR(MultiInterestRecommender):
     """Capsules by dynamic routing.
 
-    Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``, ``shared``),
-    ``mask_first``.
+    Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``, ``shared``, which starts
+    from random logits as MIND does), ``mask_first``.
     """
 
     random_logits = False
@@ -37,7 +37,8 @@ class ComiRecDR(MultiInterestRecommender):
             self.max_seq_length,
             str(config["routing_transform"]),
             int(config["routing_rounds"]),
-            self.random_logits,
+            # One map for all and equal logits would keep all interests equal.
+            self.random_logits or config["routing_transform"] == "shared",
             mask_first,
         )
         self.reset_parameters()

@@ -7,7 +7,7 @@ from it to ``n_p`` soft tokens, ``o`` the language model's last state, ``s_i`` f
      x_t = [E_id(i_t) ; W_txt s_{i_t}],   h_t = LSTM(x_1 .. x_t)
      P = scale * LayerNorm(f(h_t))                           f: a line, or two with GELU between
      X = [P ; wte("Session so far: title_1; ...; title_t. The next item is")]
-     o = LM(X)_last,   P(y | P) = softmax_y((W_o o) . E_out[y]),   E_out[i] = W_txt' s_i + E_id(i)
+     o = LM(X)_last,   P(y | P) = softmax_y((W_o o) . E_out[y] + b_y),   E_out[i] = W_txt' s_i + E_id(i)
      L = -log P(target | P)
 
 Two stages: the language model frozen (``learning_rate``), then all of it (``lm_learning_rate``, the rest at
@@ -16,7 +16,8 @@ Two stages: the language model frozen (``learning_rate``), then all of it (``lm_
 The paper leaves f, the prompts, the candidates and all sizes open, and has no code: all but the LSTM's equations,
 ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one pass;
 ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of their
-numbers. Items that no training row has keep their text and lose ``E_id``.
+numbers. Items that no training row has keep their text and lose ``E_id`` and ``b``: a softmax over all items would press
+them down for nothing but their absence.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class DUIP(SequentialRecommender):
         self.head, self.use_lm = str(config["head"]), bool(config["use_lm"])
         self.soft_tokens = int(config["soft_tokens"]) if self.use_lm else 0
         self.rates = [float(config[k]) for k in ("learning_rate", "finetune_learning_rate", "lm_learning_rate")]
-        self.stages = ("frozen",) if config["freeze_lm"] or not self.use_lm else ("frozen", "finetuned")
+        self.stages = self._stages(config)
         self.stage = 0
         size, hidden = int(config["embedding_size"]), int(config["hidden_size"])
 
@@ -111,6 +112,17 @@ class DUIP(SequentialRecommender):
             raise UserError(f"head: {config['head']} reads the language model; use_lm: False takes head: item.")
         if config["head"] == "index" and config["candidates"] in (None, "all"):
             raise UserError("head: index lists candidates: use a protocol that has them (--protocol=temporal_20).")
+
+    def _stages(self, config: Any) -> tuple[str, ...]:
+        """Stages of the training; with nothing beside the language model to learn there is no frozen one."""
+        if self.use_lm and not self.soft_tokens and self.head != "item":
+            if config["freeze_lm"]:
+                raise UserError(
+                    f"freeze_lm: True with soft_tokens: 0 and head: {self.head} leaves nothing to train: "
+                    "take head: item, or soft_tokens above 0."
+                )
+            return ("finetuned",)
+        return ("frozen",) if config["freeze_lm"] or not self.use_lm else ("frozen", "finetuned")
 
     def _texts(self, config: Any, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
         """Prompt text of each item, and the frozen vectors of the titles ``(N, d)`` (row 0 zero)."""
@@ -161,9 +173,10 @@ class DUIP(SequentialRecommender):
         own = [p for name, p in self.named_parameters() if not name.startswith("lm.")]
         if not self.use_lm:
             return [{"params": own, "lr": self.rates[0]}]
+        frozen = self.stages[stage] == "frozen"
         for parameter in self.lm.parameters():
-            parameter.requires_grad_(stage > 0)
-        if stage == 0:
+            parameter.requires_grad_(not frozen)
+        if frozen:
             return [{"params": own, "lr": self.rates[0]}]
         return [{"params": own, "lr": self.rates[1]}, {"params": list(self.lm.parameters()), "lr": self.rates[2]}]
 
@@ -229,9 +242,9 @@ class DUIP(SequentialRecommender):
         return F.cross_entropy(self._choice(item_seq, length, state, offered), place[:, 0])
 
     def _with_bias(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The dot product with a bias an item, as one dimension more."""
-        ones = output.new_ones(len(output), 1)
-        return torch.cat([output, ones], dim=1), torch.cat([self.item_table(), self.item_bias[:, None]], dim=1)
+        """The dot product with a bias for each trained item, as one dimension more."""
+        ones, bias = output.new_ones(len(output), 1), self.item_bias[:, None] * self.seen
+        return torch.cat([output, ones], dim=1), torch.cat([self.item_table(), bias], dim=1)
 
     def _likelihood(
         self, item_seq: torch.Tensor, length: torch.Tensor, state: torch.Tensor | None, items: torch.Tensor

@@ -64,8 +64,8 @@ class LDMI(ComiRecDR):
     (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``, ``none``),
     ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
 
-    With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR, with the same numbers from
-    the same seed.
+    With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR of the same
+    ``routing_transform``, with the same numbers from the same seed.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -174,7 +174,7 @@ class LDMI(ComiRecDR):
         normal = F.normalize(vectors, dim=2)
         scores = normal @ F.normalize(means, dim=2).transpose(1, 2)
         mine = (normal * F.normalize(without, dim=2)).sum(dim=2)
-        scores = scores.scatter(2, number[:, :, None], mine[:, :, None]) / self.temperature
+        scores = scores.float().scatter(2, number[:, :, None], mine.float()[:, :, None]) / self.temperature
         scores = scores.masked_fill((sizes == 0)[:, None, :], -torch.inf)
         several = (sizes > 0).sum(dim=1, keepdim=True) > 1
         counts = (items > 0) & (own_size > 1) & several

@@ -15,7 +15,7 @@ III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension
      L_info = mean_s [ KL(P_g || P_x') + KL(P_g || P_y') ],  P_v = softmax(v) + 1e-8
      L  = CE(scores, target) + sigma L_info
 
-Instead of KL, ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch,
+A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and takes no part in ``L_info``. Instead of KL, ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch,
 tau 0.5), ``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
 
 Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before
@@ -90,6 +90,8 @@ class LLMDMsRec(SequentialRecommender):
             self.keys = InteractionKeys(features.user_offsets())
             self.semantic_dropout = nn.Dropout(float(config["semantic_dropout"]))
             self.project = self._initialised(nn.Linear(self.explicit.dim, self.size))
+            answered = (bags["explicit_text"].offsets.diff() > 0) | (bags["latent_text"].offsets.diff() > 0)
+            self.all_answered = bool(answered[torch.as_tensor(dataset.split.train_targets)].all())
         if self.fusion:
             # As wide as the backbone's own last layer and both intents, with a bias where that has one.
             width = getattr(self.readout, "in_features", self.size)
@@ -103,14 +105,19 @@ class LLMDMsRec(SequentialRecommender):
             nn.init.uniform_(parameter, -bound, bound)
         return layer
 
-    def intents(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """``x'`` and ``y'``, each ``(B, d)``; an empty set takes the other's vector, two empty ones are zero."""
+    def intents(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """``x'`` and ``y'``, each ``(B, d)``, and ``(B,)`` bool: which are known.
+
+        An empty set takes the other's vector; two empty ones are unknown, and zero.
+        """
         rows = self.keys(interaction[self.USER_ID], interaction["position"])
         explicit, has_explicit = self.explicit(rows)
         latent, has_latent = self.latent(rows)
         x = torch.where(has_explicit[:, None], explicit, latent)
         y = torch.where(has_latent[:, None], latent, explicit)
-        return self.project(self.semantic_dropout(x)), self.project(self.semantic_dropout(y))
+        known = has_explicit | has_latent
+        x, y = (self.project(self.semantic_dropout(one)) * known[:, None] for one in (x, y))
+        return x, y, known
 
     def forward(self, interaction: Any) -> tuple[torch.Tensor, Session, torch.Tensor]:
         """The session vector ``z`` ``(B, d)``, the session, and the alignment loss (zero where there is none)."""
@@ -118,11 +125,14 @@ class LLMDMsRec(SequentialRecommender):
         vectors, alignment = session.vectors, session.vectors.new_zeros(())
         if not (self.fusion or self.aligned):
             return self.readout(vectors), session, alignment
-        x, y = self.intents(interaction)
+        x, y, known = self.intents(interaction)
         if self.aligned and self.training:
             assert self.align is not None
-            g = vectors[:, : self.size]
-            alignment = self.align(g, x) + self.align(g, y)
+            g, own_x, own_y = vectors[:, : self.size], x, y
+            if not self.all_answered:  # a choice of rows waits for the device
+                g, own_x, own_y = g[known], x[known], y[known]
+            if len(g):
+                alignment = self.align(g, own_x) + self.align(g, own_y)
         if self.fusion:
             vectors = torch.cat([vectors, x, y], dim=1)
         return self.readout(vectors), session, alignment

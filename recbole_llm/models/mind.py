@@ -56,4 +56,8 @@ class MIND(ComiRecDR):
             return super().readout(interests, target)
         nearness = torch.einsum("bkd,bd->bk", interests, target)
         signed = nearness.sign() * nearness.abs().pow(self.label_power)
+        if self.adaptive:  # the first interest has one vote, not one for each copy
+            copies = (interests == interests[:, :1]).all(dim=2)
+            copies[:, 0] = False
+            signed = signed.masked_fill(copies, -torch.inf)
         return torch.einsum("bk,bkd->bd", signed.softmax(dim=1), interests)

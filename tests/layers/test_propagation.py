@@ -49,6 +49,16 @@ def test_product_and_gradient_are_those_of_the_dense_matrix(multiply, form, symm
     assert torch.allclose(x.grad, y.grad, atol=1e-6)
 
 
+def test_under_autocast_products_stay_in_single_precision():
+    graph = SparseGraph(random_matrix(), symmetric=False)
+    half = torch.randn(12, 5).bfloat16().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        product = graph @ half
+        product.sum().backward()
+    assert torch.equal(product, graph @ half.float())
+    assert half.grad.dtype == torch.bfloat16
+
+
 def test_repeated_entries_of_a_torch_matrix_add_up():
     matrix = torch.sparse_coo_tensor(torch.tensor([[0, 0, 1], [1, 1, 0]]), torch.tensor([1.0, 2.0, 4.0]), (2, 2))
     graph = SparseGraph(matrix, symmetric=False)

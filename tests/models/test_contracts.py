@@ -192,6 +192,21 @@ def test_one_step_on_a_batch_lowers_its_loss(make: Make, name: str, device: str)
 
 
 @every_device
+def test_it_learns_and_scores_in_half_precision(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model, batch = fresh(prepared), first_batch(prepared)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        loss = loss_of(model, batch)
+        loss.backward()
+        scores = scores_of(model, test_cases(prepared, 20))
+    assert bool(torch.isfinite(loss))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert bool(torch.isfinite(scores[:, 1:]).all())
+
+
+@every_device
 def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)
     model, batch = copy.deepcopy(prepared.model).eval(), test_cases(prepared)

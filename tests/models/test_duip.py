@@ -114,6 +114,29 @@ def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[st
     assert [entry["stage"] for entry in trainer.curve] == ["frozen"] * 3
 
 
+@pytest.mark.parametrize("head", ["lm", "index"])
+def test_the_language_model_alone_learns_from_the_first_epoch(tiny: Path, head: str) -> None:
+    """With these heads nothing else is in the loss, so there is no frozen stage."""
+    prepared = duip(head=head, soft_tokens=0, protocol="temporal_20", epochs=2, stage_epochs=[1, 1])
+    trainer = make_trainer(prepared.config, prepared.model)
+    trainer.place(Path("saved"))
+    words = prepared.model.lm.get_input_embeddings().weight
+    first = words.detach().clone()
+    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    assert [entry["stage"] for entry in trainer.curve] == ["finetuned"] * 2
+    assert not torch.equal(words, first)
+    with pytest.raises(UserError, match="nothing to train"):
+        duip(head=head, soft_tokens=0, protocol="temporal_20", freeze_lm=True)
+
+
+def test_items_that_were_never_trained_have_no_bias(tiny: Path) -> None:
+    model = (prepared := duip()).model.eval()
+    model.item_bias.data.fill_(-5.0)
+    _, table = model._with_bias(torch.zeros(1, 8))
+    assert torch.equal(table[:, -1], torch.where(model.seen[:, 0] > 0, -5.0, 0.0))
+    assert prepared.model.n_items > int(model.seen.sum()) > 0
+
+
 def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
     prepared = duip(epochs=20, stage_epochs=[2, 3], stopping_step=20, eval_step=2)
     trainer = make_trainer(prepared.config, prepared.model)

@@ -93,6 +93,14 @@ def test_with_all_off_it_is_comirec_dr(workshop: Any, off: dict[str, Any], silen
         assert torch.equal(ldmi.eval().full_sort_predict(cases), plain.eval().full_sort_predict(cases))
 
 
+def test_with_all_off_it_has_the_numbers_of_comirec_dr_as_that_is_run(workshop: Any) -> None:
+    """Each with its own settings: they differ by the routing's map alone."""
+    off = workshop(align=False, contrast="none")
+    other = prepare("ComiRecDR", routing_transform="interest")
+    found = [train(built(one, kind), batches(one)) for one, kind in ((off, LDMI), (other, ComiRecDR))]
+    assert found[0] == found[1]
+
+
 def test_without_features_it_is_comirec_dr_too(workshop: Any) -> None:
     prepared = workshop(semantics="none")
     some = batches(prepared, 1)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recbole_llm.bench.cell_runner import Prepared
-from recbole_llm.models.llmdmsrec import LLMDMsRec
+from recbole_llm.models.llmdmsrec import ALIGNMENTS, LLMDMsRec
 from recbole_llm.semantics.features.intent import COLUMNS
 from tests.helpers import prepare, runner
 from tests.models.gated_graph import Weights, gated_graph, sigmoid
@@ -129,15 +129,28 @@ def test_the_alignment_is_no_part_of_scoring(small: Prepared) -> None:
 
 def test_an_empty_set_takes_the_others_vector(small: Prepared) -> None:
     model, batch, _ = by_hand(small)
-    x, y = model.eval().intents(batch)
+    x, y, _ = model.eval().intents(batch)
     same = [bool(torch.equal(a, b)) for a, b in zip(x, y, strict=True)]
     assert same == [False, False, True, True]
 
 
-def test_without_any_intent_both_vectors_are_the_projection_of_nothing(small: Prepared) -> None:
+def test_without_any_intent_both_vectors_are_zero(small: Prepared) -> None:
     batch, keys = first_cases(small, 2)
     model = with_intents(small, [(*keys[0], [1], [2])])
-    x, y = model.eval().intents(batch)
-    assert torch.equal(x[1], model.project.bias)
-    assert torch.equal(y[1], model.project.bias)
-    assert not torch.equal(x[0], model.project.bias)
+    x, y, known = model.eval().intents(batch)
+    assert known.tolist() == [True, False]
+    assert not x[1].any() and not y[1].any()
+    assert x[0].any()
+
+
+@pytest.mark.parametrize("align", ["kl", "contrastive", "infonce", "directau"])
+def test_prefixes_without_any_intent_take_no_part_in_the_alignment(small: Prepared, align: str) -> None:
+    batch, keys = first_cases(small, 3)
+    model = with_intents(small, [(*keys[0], [1], [2]), (*keys[2], [3], [4])]).train()
+    model.semantic_dropout.p, model.align = 0.0, ALIGNMENTS[align]
+    _, session, found = model.forward(batch)
+    g, (x, y, _) = session.vectors[:, : model.size], model.intents(batch)
+    of_two = sum(ALIGNMENTS[align](g[[0, 2]], one[[0, 2]]) for one in (x, y))
+    torch.testing.assert_close(found, of_two)
+    nobody = with_intents(small, []).train()
+    assert float(nobody.forward(batch)[2]) == 0.0

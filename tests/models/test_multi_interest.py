@@ -95,6 +95,25 @@ def test_label_aware_attention_is_the_nearest_interest_in_the_limit(tiny: Path) 
     torch.testing.assert_close(soft.readout(interests, target), hard.readout(interests, target))
 
 
+def test_copies_of_the_first_interest_have_no_vote(tiny: Path) -> None:
+    model = prepare("MIND", adaptive_interests=True, label_power=1.0).model
+    interests, target = torch.randn(5, 4, 64), torch.randn(5, 64)
+    interests[:, 2:] = interests[:, :1]
+    weights = torch.einsum("bkd,bd->bk", interests[:, :2], target).softmax(dim=1)
+    wanted = torch.einsum("bk,bkd->bd", weights, interests[:, :2])
+    torch.testing.assert_close(model.readout(interests, target), wanted)
+
+
+@pytest.mark.parametrize("name", ["ComiRecDR", "LDMI"])
+@pytest.mark.parametrize("transform", ["position", "interest", "shared"])
+def test_interests_differ_whatever_maps_they_have(tiny: Path, name: str, transform: str) -> None:
+    prepared = prepare(name, routing_transform=transform)
+    interests = prepared.model.eval().serving_interests(cases_of(prepared))
+    several = cases_of(prepared)[prepared.model.ITEM_SEQ_LEN] > 2
+    assert bool(several.any())
+    assert float((interests[several, 1:] - interests[several, :1]).abs().amax(dim=2).min()) > 1e-4
+
+
 def test_short_histories_have_fewer_interests_where_asked(tiny: Path) -> None:
     prepared = prepare("MIND", adaptive_interests=True)
     model, batch = prepared.model.eval(), cases_of(prepared)
