@@ -21,8 +21,8 @@ from recbole_llm.models.multi_interest import MultiInterestRecommender
 class ComiRecDR(MultiInterestRecommender):
     """Capsules by dynamic routing.
 
-    Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``, ``shared``, which starts
-    from random logits as MIND does), ``mask_first``.
+    Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``; ``shared``, which
+    starts from random logits as MIND does), ``mask_first``.
     """
 
     random_logits = False

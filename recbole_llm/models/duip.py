@@ -16,8 +16,8 @@ Two stages: the language model frozen (``learning_rate``), then all of it (``lm_
 The paper leaves f, the prompts, the candidates and all sizes open, and has no code: all but the LSTM's equations,
 ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one pass;
 ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of their
-numbers. Items that no training row has keep their text and lose ``E_id`` and ``b``: a softmax over all items would press
-them down for nothing but their absence.
+numbers. Items that no training row has keep their text and lose ``E_id`` and ``b``: a softmax over all items would
+press them down for nothing but their absence.
 """
 
 from __future__ import annotations

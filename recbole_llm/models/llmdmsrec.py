@@ -15,13 +15,15 @@ III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension
      L_info = mean_s [ KL(P_g || P_x') + KL(P_g || P_y') ],  P_v = softmax(v) + 1e-8
      L  = CE(scores, target) + sigma L_info
 
-A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and takes no part in ``L_info``. Instead of KL, ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch,
-tau 0.5), ``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
+A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and takes no part in ``L_info``. Instead of KL,
+``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch, tau 0.5),
+``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
 
 Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before
 they are matched (the released code counts all but the first as latent); padding is left out of the mean of a
 text; model selection is on validation, not on test; the sentence encoder is MiniLM unless ``encoder`` says
-otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is.
+otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is. Missing: the
+backbones SHARE and MSGIFSR, and the release's decay of the learning rate (a tenth of it every three epochs).
 """
 
 from __future__ import annotations
