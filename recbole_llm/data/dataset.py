@@ -134,6 +134,7 @@ class BenchDatasetMixin(Dataset):
 
     def _from_scratch(self) -> None:
         if not self._is_plain():
+            self._check_recbole_can_read()
             super()._from_scratch()
             return
         self._get_preset()
@@ -154,6 +155,17 @@ class BenchDatasetMixin(Dataset):
         self._user_item_feat_preparation()
         self._fill_nan()
         self.feat_name_list.insert(0, "inter_feat")
+
+    def _check_recbole_can_read(self) -> None:
+        """Refuse what RecBole's own reader does not do."""
+        model = self.config["model"]
+        if self.config["sessions"]:
+            kinds = [key for key in _RECBOLE_ONLY if self.config[key]]
+            cause = f"with {kinds[0]}" if kinds else f"for {model}"
+            raise UserError(
+                f"--protocol={self.config['protocol']} cuts histories into sessions, and {cause} RecBole reads the files "
+                "itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
+            )
 
     def _declare_columns(self) -> None:
         """Tell RecBole's bookkeeping about the columns of the flat interactions."""

@@ -345,3 +345,24 @@ def test_the_hash_is_that_of_the_interactions(tiny):
     plain = prepare("BPR")
     assert plain.dataset.sha256 == file_sha256(tiny / "tiny.inter")
     assert make_dataset(plain.config, plain.dataset.location).sha256 == plain.dataset.sha256
+
+
+# ---- what RecBole reads itself -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "cause"),
+    [("SASRec", {"normalize_field": ["rating"]}, "with normalize_field"), ("KGAT", {}, "for KGAT")],
+)
+def test_sessions_are_refused_where_recbole_reads(tiny, model, options, cause):
+    load = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+    with pytest.raises(UserError, match=rf"--protocol=temporal_20 cuts histories into sessions, and {cause} RecBole"):
+        prepare(model, protocol="temporal_20", load_col=load, **options)
+
+
+def test_without_sessions_a_protocol_serves_where_recbole_reads(tiny):
+    load = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
+    dataset = prepare(
+        "SASRec", protocol="temporal_20", sessions=None, load_col=load, normalize_field=["rating"]
+    ).dataset
+    assert histories(dataset) == histories(prepare("SASRec").dataset)
