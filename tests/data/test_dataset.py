@@ -366,3 +366,23 @@ def test_without_sessions_a_protocol_serves_where_recbole_reads(tiny):
         "SASRec", protocol="temporal_20", sessions=None, load_col=load, normalize_field=["rating"]
     ).dataset
     assert histories(dataset) == histories(prepare("SASRec").dataset)
+
+
+GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+
+
+@pytest.mark.parametrize(
+    ("load", "state"),
+    [
+        ({}, "load_col lacks kg, load_col lacks link, there is no tiny.link"),
+        ({"kg": GRAPH["kg"]}, "load_col lacks link, there is no tiny.link"),
+        (GRAPH, "there is no tiny.link"),
+        (None, "there is no tiny.link"),
+    ],
+)
+def test_a_model_of_a_graph_says_which_files_and_settings_it_needs(tiny, load, state):
+    write_rows(tiny / "tiny.kg", [("i1", "of", "b")], "head_id:token\trelation_id:token\ttail_id:token")
+    columns = None if load is None else {"inter": ["user_id", "item_id", "timestamp"], **load}
+    with pytest.raises(UserError, match=f"--model=KGAT needs a knowledge graph, and {state}. Put tiny.kg") as error:
+        prepare("KGAT", load_col=columns)
+    assert "--load_col.kg=[head_id,relation_id,tail_id] --load_col.link=[item_id,entity_id]" in str(error.value)
