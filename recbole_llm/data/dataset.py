@@ -30,6 +30,7 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.folds import without_fold
 from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
 from recbole_llm.data.published import published_split
+from recbole_llm.data.reading import contents_digest, name_part, rows_only, unusual_cases, unusual_reading
 from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import Cases, Split, split_interactions
 from recbole_llm.errors import UserError
@@ -122,10 +123,27 @@ class BenchDatasetMixin(Dataset):
 
     def _with_candidates(self, split: Split, phase: str, negatives: int) -> Cases:
         seed, protocol = int(self.config["candidate_seed"]), self.config["protocol"]
-        name = f"{protocol}-{phase}-{negatives}-{seed}-{self.sha256[:8]}.candidates"
+        unusual = self.reading() | unusual_cases(
+            self.config.final_config_dict, self.location.file("user_last_order.tsv")
+        )
+        name = f"{protocol}-{phase}-{negatives}-{seed}-{self.sha256[:8]}{name_part(unusual)}.candidates"
         return sampled(self.table, getattr(split, phase), negatives, seed, self.location.home / "candidates" / name)
 
     # ---- reading -------------------------------------------------------------------------------
+
+    def reading(self) -> dict[str, Any]:
+        """What tells the interactions from those that an ordinary run reads in the same file; empty in such a run.
+
+        Where RecBole reads the files, it may leave out rows or add items: then the interactions' digest is among it.
+        """
+        values = self.config.final_config_dict
+        found = unusual_reading(values, self.location.name)
+        if not self._is_plain():
+            plain, _ = load_interactions(self.location, rows_only(ReadSpec.from_settings(values)))
+            digest = contents_digest(self.table)
+            if digest != contents_digest(plain):
+                found["contents"] = digest
+        return found
 
     def _is_plain(self) -> bool:
         # `type(self)` is our subclass; the next class in line is RecBole's.

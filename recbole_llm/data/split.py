@@ -248,6 +248,9 @@ SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
 }
 
 
+BY_TIME = ("session", "temporal", "published")  # splits that put users in the order of their last interaction
+
+
 def split_interactions(table: Interactions, options: Options) -> Split:
     """The split that a protocol's settings ask for.
 
