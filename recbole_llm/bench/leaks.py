@@ -54,7 +54,8 @@ def _examine(
     overrides = {"dataset_dir": dataset_dir, **({"data_path": data_path} if data_path else {})}
     (cell,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
     found = CellRunner(ResultStore("results")).read_dataset(cell)
-    if found.sha256 != identity["inter_sha256"] or split_identity(found.split) != identity["split"]:
+    told_apart = found.sha256, split_identity(found.split), found.reading()
+    if told_apart != (identity["inter_sha256"], identity["split"], identity.get("reading", {})):
         text = f"{folder.name}: made from other data or another split than today's; no run with these settings reads it"
         return [Finding(False, text, fatal=False)]
     files = Files(folder, manifest, found.table, found.split)

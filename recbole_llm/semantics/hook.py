@@ -91,6 +91,7 @@ def _identity(
     keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
     item_file = location.file("item")
     fills = endpoint is not None and settings["fill"] == OFFLINE
+    reading = dataset.reading()
     return {
         "dataset": location.name,
         "inter_sha256": dataset.sha256,
@@ -106,6 +107,7 @@ def _identity(
         "settings": {key: settings.get(key) for key in keys if tells_apart(key, settings.get(key))},
         "stage_one": stage_one.key if stage_one else None,
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
+        **({"reading": reading} if reading else {}),
     }
 
 
@@ -115,7 +117,7 @@ class FeatureShop:
     Args:
         settings: of the run.
         location: where the dataset lies; files go to its ``home``.
-        dataset: with ``table``, ``split`` and ``sha256``.
+        dataset: with ``table``, ``split``, ``sha256`` and ``reading()``.
         stage_one: the prerequisite model, trained only if a missing feature needs it.
         progress: wraps loops for a progress bar.
         watch: times the phases ``llm`` and ``encode``.

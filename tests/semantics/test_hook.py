@@ -135,3 +135,15 @@ def test_other_item_text_has_a_folder_of_its_own(featured: Path) -> None:
 def test_the_offline_rule_has_a_folder_for_each_encoder_it_looks_through(featured: Path) -> None:
     prepare("LLMDMsRec", epochs=1, encoder=str(minilm_folder()))
     assert len(list(SEMANTICS.glob("loo-offline-*"))) == 2
+
+
+def test_histories_in_another_order_have_features_of_their_own(featured: Path) -> None:
+    """As many rows a user has, so many are held out: only the reading tells them apart."""
+    ordinary = only_folder("offline")
+    assert "reading" not in json.loads((ordinary / "manifest.json").read_text())["identity"]
+    prepared = prepare("LLMDMsRec", epochs=1, load_col={"inter": ["user_id", "item_id"]})
+    folder = prepared.dataset.semantics.folder
+    assert folder.path.name != ordinary.name
+    assert folder.identity["reading"] == {"time_field": None}
+    prepare("LLMDMsRec", epochs=1, load_col={"inter": ["user_id", "item_id"]})
+    assert len(list(SEMANTICS.glob("loo-offline-*"))) == 2
