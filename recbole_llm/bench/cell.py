@@ -10,7 +10,10 @@ from typing import Any
 
 from recbole_llm.bench.record import Record
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.data.published import published_file
+from recbole_llm.data.split import BY_TIME
 from recbole_llm.environment import git_commit, versions
+from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings import FOLDERS, Settings
 
 
@@ -33,10 +36,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         files = {"inter": file_sha256(self.location.interactions)}
-        side = self.location.file("item")
-        reads_items = self.settings.method.features or "item" in (self.settings.get("load_col") or {})
-        if side is not None and reads_items:
-            files["item"] = file_sha256(side)
+        files |= {name: file_sha256(path) for name, path in self._side_files().items()}
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
@@ -51,6 +51,24 @@ class Cell:
         """
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
         return cls(settings, location, search)
+
+    def _side_files(self) -> dict[str, Path]:
+        """What is read of the dataset beside ``.inter``, by the name that it has in the key."""
+        settings, location = self.settings, self.location
+        load, split = settings.get("load_col"), settings["split"]
+        named = ("item", "user", *(("kg", "link") if _reads_graph(settings.method) else ()))
+        suffixes = {suffix: suffix for suffix in named if load is None or suffix in load}
+        if settings.method.features or split == "published":
+            suffixes["item"] = "item"
+        if split in BY_TIME:
+            suffixes["user_last_order"] = "user_last_order.tsv"
+        suffixes |= {str(name): str(name) for name in settings.get("additional_feat_suffix") or ()}
+        suffixes |= {f"{name}.inter": f"{name}.inter" for name in settings.get("benchmark_filename") or ()}
+        found = {name: location.file(suffix) for name, suffix in suffixes.items()}
+        if split == "published":
+            phases = ("valid", "test")
+            found |= {f"published_{phase}": published_file(location, phase, settings.values) for phase in phases}
+        return {name: path for name, path in found.items() if path is not None}
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
@@ -94,6 +112,11 @@ class Cell:
             versions=versions(),
             commit=git_commit(),
         )
+
+
+def _reads_graph(method: Method) -> bool:
+    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``."""
+    return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 
 def _plain(values: Any) -> Any:

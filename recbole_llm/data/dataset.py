@@ -181,8 +181,8 @@ class BenchDatasetMixin(Dataset):
             kinds = [key for key in _RECBOLE_ONLY if self.config[key]]
             cause = f"with {kinds[0]}" if kinds else f"for {model}"
             raise UserError(
-                f"--protocol={self.config['protocol']} cuts histories into sessions, and {cause} RecBole reads the files"
-                " itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
+                f"--protocol={self.config['protocol']} cuts histories into sessions, and {cause} RecBole reads the "
+                "files itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
             )
         if isinstance(self, KnowledgeBasedDataset):
             self._check_graph()

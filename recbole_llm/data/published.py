@@ -180,13 +180,15 @@ def published_split(table: Interactions, location: DatasetLocation, options: Map
     Raises:
         UserError: nothing is published for this dataset, a file is missing, or it is of other data.
     """
-    files = location.about.get("published_cases")
-    if not files:
+    if not location.about.get("published_cases"):
         raise UserError(f"--protocol={options['protocol']}: no cases are published for --dataset={location.name}.")
     titles = _item_titles(location)
     found = {}
     for phase in ("valid", "test"):
-        path = _find(location, str(files["folder"]), str(files[phase]).format(seed=options["candidate_seed"]))
+        path = published_file(location, phase, options)
+        if path is None:
+            name = _name(location, phase, options)
+            raise UserError(f"the published cases are missing: put {name}(.gz) into {_places(location)[-1]}.")
         found[phase] = find_cases(table, titles, read_prompts(path), path.name)
     split = split_interactions(table, {**options, "held_out": {phase: cases.users for phase, cases in found.items()}})
     return replace(
@@ -196,14 +198,28 @@ def published_split(table: Interactions, location: DatasetLocation, options: Map
     )
 
 
-def _find(location: DatasetLocation, folder: str, name: str) -> Path:
-    """Path of a published file or of its gzipped form."""
-    places = [location.folder.parent / folder, location.folder / folder, location.home / folder]
-    for place in places:
-        for path in (place / name, place / f"{name}.gz"):
-            if path.is_file():
-                return path
-    raise UserError(f"the published cases are missing: put {name}(.gz) into {places[-1]}.")
+def published_file(location: DatasetLocation, phase: str, options: Mapping[str, Any]) -> Path | None:
+    """Path of the cases of a phase, plain or gzipped; ``None`` where there are none.
+
+    Args:
+        location: the dataset.
+        phase: ``valid`` or ``test``.
+        options: as :func:`published_split` takes them.
+    """
+    if not location.about.get("published_cases"):
+        return None
+    name = _name(location, phase, options)
+    paths = (place / form for place in _places(location) for form in (name, f"{name}.gz"))
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _name(location: DatasetLocation, phase: str, options: Mapping[str, Any]) -> str:
+    return str(location.about["published_cases"][phase]).format(seed=options.get("candidate_seed"))
+
+
+def _places(location: DatasetLocation) -> list[Path]:
+    folder = str(location.about["published_cases"]["folder"])
+    return [location.folder.parent / folder, location.folder / folder, location.home / folder]
 
 
 def _item_titles(location: DatasetLocation) -> dict[str, str]:

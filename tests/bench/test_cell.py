@@ -18,7 +18,8 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.semantics.registry import FEATURES
-from tests.helpers import cell_of, runner
+from recbole_llm.semantics.versions import feature_versions
+from tests.helpers import cell_of, runner, write_tiny
 
 # ---- the key ------------------------------------------------------------------------------------
 
@@ -65,6 +66,88 @@ def test_other_item_text_is_another_key_for_models_that_read_it(tiny: Path) -> N
         stream.write("i999\tnew\tx\ty\n")
     assert cell_of("SRGNN").key == before["SRGNN"]
     assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+
+
+INTER = ["user_id", "item_id", "timestamp"]
+GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "options"),
+    [
+        ("FM", "user", {"load_col": {"inter": INTER, "user": ["user_id", "group"]}}),
+        ("FM", "user", {"load_col": None}),
+        ("BPR", "item", {"load_col": None}),
+        ("BPR", "item", {"load_col": {"inter": INTER, "item": ["item_id"]}}),
+        ("CKE", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("CKE", "link", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("CKE", "kg", {"load_col": None}),
+        ("KSR", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("KSR", "ent_feature", {"additional_feat_suffix": ["ent_feature"]}),
+        ("BPR", "train.inter", {"benchmark_filename": ["train", "test"]}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "session"}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "temporal_20"}),
+    ],
+)
+def test_another_side_file_is_another_key_where_it_is_read(
+    tiny: Path, model: str, suffix: str, options: dict[str, Any]
+) -> None:
+    (tiny / f"tiny.{suffix}").write_text("one")
+    before = cell_of(model, **options).key
+    (tiny / f"tiny.{suffix}").write_text("other")
+    assert cell_of(model, **options).key != before
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "options"),
+    [
+        ("FM", "user", {}),
+        ("BPR", "item", {}),
+        ("CKE", "kg", {}),
+        ("BPR", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("BPR", "link", {"load_col": None}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "loo"}),
+    ],
+)
+def test_a_side_file_that_is_not_read_leaves_the_key(
+    tiny: Path, model: str, suffix: str, options: dict[str, Any]
+) -> None:
+    before = cell_of(model, **options).key
+    (tiny / f"tiny.{suffix}").write_text("other")
+    assert cell_of(model, **options).key == before
+
+
+@pytest.mark.parametrize("name", ["valid.json", "test_seed_0.json", "bundle.item"])
+def test_other_published_cases_are_another_key(workspace: Path, name: str) -> None:
+    folder = write_tiny(workspace / "dataset" / "bundle")
+    published = folder.parent / "po4isr-bundle"
+    published.mkdir()
+    for file in ("valid.json", "test_seed_0.json", "test_seed_10.json"):
+        (published / file).write_text("[]")
+    before = {protocol: cell_of("SASRec", "bundle", protocol=protocol).key for protocol in ("po4isr", "loo")}
+    path = folder / name if name.endswith(".item") else published / name
+    path.write_text("[1]")
+    (published / "test_seed_10.json").write_text("[1]")
+    assert cell_of("SASRec", "bundle", protocol="po4isr").key != before["po4isr"]
+    assert cell_of("SASRec", "bundle", protocol="loo").key == before["loo"]
+
+
+def test_a_published_draw_that_is_not_read_leaves_the_key(workspace: Path) -> None:
+    published = write_tiny(workspace / "dataset" / "bundle").parent / "po4isr-bundle"
+    published.mkdir()
+    before = cell_of("SASRec", "bundle", protocol="po4isr").key
+    (published / "test_seed_10.json").write_text("[1]")
+    assert cell_of("SASRec", "bundle", protocol="po4isr").key == before
+
+
+def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
+    """Of the settings and the hash of ``.inter`` alone, and of ``.item`` and versions for features."""
+    cell = cell_of("SRGNN")
+    inter, item = (file_sha256(tiny / f"tiny.{suffix}") for suffix in ("inter", "item"))
+    assert cell.key == cell.settings.key(files={"inter": inter}, features={})
+    cell = cell_of("LLMDMsRec")
+    features = feature_versions(cell.settings.method.features)
+    assert cell.key == cell.settings.key(files={"inter": inter, "item": item}, features=features)
 
 
 def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
