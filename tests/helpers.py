@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7
             genre = GENRES[item % 4]
             stream.write(f'i{item}\t{genre} No. {item // 4} &amp; Co, 5" size\t{genre} Beauty\tBrand{item % 5}\n')
     return folder
+
+
+def blank_ids(folder: Path) -> None:
+    """Give a small dataset ids with blanks, and some that look like our spelling of them: ``item%20 5`` for ``i5``."""
+    for path in folder.glob("tiny.*"):
+        header, _, rows = path.read_text(encoding="utf-8").partition("\n")
+        rows = re.sub(r"^u(\d)", r"user \1", rows, flags=re.MULTILINE)
+        path.write_text(header + "\n" + re.sub(r"(^|\t)i(\d+\t)", r"\1item%20 \2", rows, flags=re.MULTILINE), "utf-8")
 
 
 def layered(model: str = "SASRec", dataset: str = "tiny", **overrides: Any) -> Settings:

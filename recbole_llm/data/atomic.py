@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -250,6 +251,16 @@ def read_table(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
 def clean_field(text: str) -> str:
     """Text as one field of an atomic file: tabs, line ends and other control characters become blanks."""
     return " ".join("".join(ch if ch.isprintable() else " " for ch in text).split())
+
+
+def join_ids(tokens: Iterable[str]) -> str:
+    """Ids as one sequence; a blank within an id becomes ``%20``, and a percent sign that would be misread ``%25``."""
+    return " ".join(re.sub("%(?=2[05])", "%25", token).replace(" ", "%20") for token in tokens)
+
+
+def split_ids(text: str) -> list[str]:
+    """The ids of a sequence that :func:`join_ids` wrote."""
+    return [re.sub("%2([05])", lambda found: " " if found[1] == "0" else "%", token) for token in text.split(" ")]
 
 
 def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:

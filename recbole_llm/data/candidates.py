@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column, read_table, write_table
+from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids, write_table
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
@@ -68,7 +68,7 @@ def _draw(generator: np.random.Generator, own: np.ndarray, n_items: int, count: 
 def _write(path: Path, table: Interactions, cases: Cases, lines: np.ndarray) -> None:
     offsets = np.asarray(table.offsets)
     rows = (
-        (table.user_tokens[user], end - offsets[user], table.item_tokens[line])
+        (table.user_tokens[user], end - offsets[user], join_ids(table.item_tokens[line].tolist()))
         for user, end, line in zip(cases.user, cases.end, lines, strict=True)
     )
     write_table(path, COLUMNS, rows)
@@ -87,7 +87,7 @@ def _read(path: Path, table: Interactions, cases: Cases, negatives: int) -> np.n
     for case in range(len(cases)):
         user = int(cases.user[case])
         line = keys.get((str(table.user_tokens[user]), int(cases.end[case] - offsets[user])))
-        numbers = [items.get(token, 0) for token in line.split()] if isinstance(line, str) else []
+        numbers = [items.get(token, 0) for token in split_ids(line)] if isinstance(line, str) else []
         if len(numbers) != negatives + 1 or 0 in numbers or numbers[0] != table.item[cases.target_rows[case]]:
             raise UserError(f"{path} holds candidates of other data or another split; move it away to have them drawn.")
         lines[case] = numbers

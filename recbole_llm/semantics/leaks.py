@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
-from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.atomic import read_header, read_table, split_ids
 from recbole_llm.data.folds import rows_digest, without_fold
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
@@ -211,7 +211,7 @@ def _offered(files: Files) -> dict[tuple[str, int], set[str]]:
         return {}
     frame = read_table(files.file("candidates"))
     keys = zip(frame["user_id"].astype(str), frame["position"].astype(int), strict=True)
-    return {key: set(items.split()) for key, items in zip(keys, frame["items"], strict=True)}
+    return {key: set(split_ids(items)) for key, items in zip(keys, frame["items"], strict=True)}
 
 
 def _case(

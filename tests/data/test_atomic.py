@@ -12,7 +12,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recbole_llm.data import atomic
-from recbole_llm.data.atomic import Column, Vocabulary, clean_field, read_chunks, read_header, read_table, write_table
+from recbole_llm.data.atomic import (
+    Column,
+    Vocabulary,
+    clean_field,
+    join_ids,
+    read_chunks,
+    read_header,
+    read_table,
+    split_ids,
+    write_table,
+)
 from recbole_llm.errors import UserError
 
 
@@ -56,6 +66,15 @@ def test_numbers_are_read_as_they_were_written(tmp_path, values):
     path = tmp_path / "x.item"
     write_table(path, [Column("value", "float")], [[value] for value in values])
     assert read_table(path)["value"].tolist() == pytest.approx(values, rel=1e-15, abs=0)
+
+
+@given(ids=st.lists(st.text(st.one_of(PRINTABLE, st.sampled_from("% 205\u00a0")), min_size=1), min_size=1, max_size=5))
+def test_ids_of_a_sequence_are_read_as_they_were_written(ids):
+    assert split_ids(join_ids(ids)) == ids
+
+
+def test_a_sequence_of_plain_ids_is_blank_separated():
+    assert join_ids(["i1", "50%", "a%2Fb"]) == "i1 50% a%2Fb"
 
 
 @settings(max_examples=100, deadline=None)

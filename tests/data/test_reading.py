@@ -12,7 +12,7 @@ from recbole_llm.data.catalog import file_sha256
 from recbole_llm.data.reading import contents_digest, unusual_reading
 from recbole_llm.yaml_files import property_names
 from tests.data.build import HEADER, table_of, walks, write_rows
-from tests.helpers import layered, prepare
+from tests.helpers import blank_ids, layered, prepare
 
 RATED = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
 UNTIMED = {"inter": ["user_id", "item_id"]}
@@ -108,3 +108,10 @@ def test_the_digest_of_contents_knows_no_ids_and_no_order_of_users(tmp_path: Pat
     assert contents_digest(table_of(tmp_path, rows)) == contents_digest(table_of(tmp_path, other))
     swapped = [rows[0], (*rows[1][:2], 9), (*rows[2][:2], 8), *rows[3:]]
     assert contents_digest(table_of(tmp_path, swapped, HEADER)) != contents_digest(table_of(tmp_path, rows))
+
+
+def test_ids_with_blanks_keep_their_candidates(tiny: Path) -> None:
+    blank_ids(tiny)
+    first = sampled_cases()
+    assert any(" " in token for token in first.ravel())
+    assert (sampled_cases() == first).all()

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.bench.leaks import examine_leaks
 from recbole_llm.bench.stage_one import WHOLE, TrainedStageOne, best_items
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
-from recbole_llm.data.atomic import read_table
+from recbole_llm.data.atomic import read_table, split_ids
 from recbole_llm.errors import UserError
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import blank_ids, cell_of, prepare, runner
 from tests.semantics.workshop import by_key, contents, only_folder, plant
 
 
@@ -177,3 +178,12 @@ def test_stage_one_is_trained_when_it_is_first_asked(tiny: Path) -> None:
     assert not cell.folder.exists()
     stage_one.top_items(np.array([5]), 3)
     assert (cell.folder / "best.pt").is_file()
+
+
+def test_ids_with_blanks_are_ids(tiny: Path) -> None:
+    blank_ids(tiny)
+    features = prepare("LLMDMsRec", epochs=1, n_candidates=7).dataset.semantics
+    lines = [split_ids(line) for line in read_table(features.folder.file("candidates"))["items"]]
+    assert {len(line) for line in lines} == {7}
+    assert {item for line in lines for item in line} <= {f"item%20 {item}" for item in range(48)}
+    assert not [finding for finding in examine_leaks("tiny", None, "dataset") if not finding.good]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from recbole_llm.data.atomic import Column
+from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.features.base import Context
 
@@ -40,7 +40,10 @@ class Candidates:
         context.folder.write(
             "candidates",
             COLUMNS,
-            ((user, position, tokens[line]) for user, position, line in zip(users, positions, items, strict=True)),
+            (
+                (user, position, join_ids(tokens[line].tolist()))
+                for user, position, line in zip(users, positions, items, strict=True)
+            ),
         )
         hits = (items == np.asarray(context.table.item[rows])[:, None]).any(1)
         parts = {"train": context.split.train_targets, "valid": context.split.valid.end, "test": context.split.test.end}
@@ -51,12 +54,10 @@ class Candidates:
 
 def read_candidates(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """The rows and their candidates ``(n, k)`` as item ids, from the file."""
-    from recbole_llm.data.atomic import read_table
-
     frame = read_table(context.folder.file("candidates"))
     index = {token: number for number, token in enumerate(context.table.item_tokens.tolist())}
     user_index = {token: number for number, token in enumerate(context.table.user_tokens.tolist())}
     users = np.array([user_index[user] for user in frame["user_id"].astype(str)])
     rows = np.asarray(context.table.offsets)[users] + frame["position"].astype(np.int64).to_numpy()
-    items = np.array([[index[token] for token in line.split()] for line in frame["items"]], dtype=np.int64)
+    items = np.array([[index[token] for token in split_ids(line)] for line in frame["items"]], dtype=np.int64)
     return rows, items
