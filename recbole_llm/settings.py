@@ -65,13 +65,13 @@ NOT_IDENTITY = frozenset(
     ]
 )
 
-# A run with these values is what it was before there was the setting: its key stays.
-_BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
+# A run with these values is what it was before there was the setting: its key stays, and its row.
+BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
 
 
 def tells_apart(key: str, value: Any) -> bool:
     """Whether a setting of this value can make a run another one."""
-    return key not in NOT_IDENTITY and not (key in _BEFORE and _BEFORE[key] == value)
+    return key not in NOT_IDENTITY and not (key in BEFORE and BEFORE[key] == value)
 
 
 @dataclass(frozen=True)

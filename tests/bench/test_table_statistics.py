@@ -49,6 +49,14 @@ def test_settings_that_change_no_number_make_no_rows() -> None:
     assert labels(*runs) == ["SASRec"]
 
 
+def test_a_run_from_before_a_setting_is_a_seed_of_the_row_that_has_its_earlier_default() -> None:
+    today = {"backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "nproc": 1}
+    runs = [run_of("M", 0.1, seed=s, key=f"{s}", settings=settings) for s, settings in ((1, {}), (2, today))]
+    assert labels(*runs) == ["M"]
+    other = run_of("M", 0.1, key="3", settings={**today, "backbone": "GCSAN"})
+    assert labels(*runs, other) == ["M [backbone=SRGNN]", "M [backbone=GCSAN]"]
+
+
 def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
     runs = [
         run_of("M", 0.1, key=str(v), settings={**dict.fromkeys("abcde", v), "f": w})

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from recbole_llm.bench.record import Record
 from recbole_llm.registry import METHODS
-from recbole_llm.settings import NOT_IDENTITY
+from recbole_llm.settings import BEFORE, tells_apart
 
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
 _CASE_KEYS = (
@@ -73,7 +73,7 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 
 def _identity(record: Record) -> dict[str, Any]:
     """The settings that tell two rows of one model apart; two searches may find the same settings."""
-    kept = {k: v for k, v in record.settings.items() if k not in NOT_IDENTITY and k not in ("seed", "model")}
+    kept = {k: v for k, v in record.settings.items() if tells_apart(k, v) and k not in ("seed", "model")}
     return {**kept, "semantics": record.semantics, "search": _search(record)}
 
 
@@ -132,7 +132,7 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
     keys = [key for key in dict.fromkeys(k for each in identities for k in each) if _differs(key, identities)]
     named = []
     for each in identities:
-        shown = [f"{key}={_short(each.get(key))}" for key in keys[:_SHOWN_DIFFERENCES]]
+        shown = [f"{key}={_short(each.get(key, BEFORE.get(key)))}" for key in keys[:_SHOWN_DIFFERENCES]]
         more = f", +{len(keys) - len(shown)}" if len(keys) > len(shown) else ""
         named.append(f"{label} [{', '.join(shown)}{more}]")
     seen: dict[str, int] = defaultdict(int)
