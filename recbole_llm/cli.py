@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,22 +166,41 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 fine, 1 something failed, 2 a user's error, 130 Ctrl-C)."""
+    """Run one command; returns 0 (fine), 1 (something failed), 2 (a user's error or a lone model's), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = []  # nobody else reads the command line
     try:
         code = _dispatch(arguments)
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python ends
         return code
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped; finished results and checkpoints are kept, the same command goes on.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _told(error, "--verbose" in arguments)
+
+
+def _told(error: Exception, verbose: bool) -> int:
+    """Say what a user or a model did wrong in a line, with ``--verbose`` where a model did; returns the exit code.
+
+    Anything else is a defect of this program and passes through.
+    """
+    from recbole_llm.bench.executors import FAILURES
+
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, FAILURES):
+        if verbose:
+            traceback.print_exception(error)
+        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        if not verbose:
+            print("The same command with --verbose shows where it came from.", file=sys.stderr)
+    else:
+        raise error
+    return 2
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -226,7 +246,6 @@ def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
         chosen.quiet, chosen.verbose = options.quiet, options.verbose
         try:
             code = max(code, VERBS[stage.verb](chosen, own))
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 2
+        except Exception as error:
+            code = _told(error, options.verbose)
     return code

@@ -53,14 +53,17 @@ def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
 
 def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
     """Raise the ``UserError`` of a mistake in a command that is still to come: a name, a key, a value."""
+    if verb == "table":
+        _columns(options)
     if verb not in ("run", "tune", "generate"):
         return
     cells = _cells(options, rest)
     if verb == "tune":
-        from recbole_llm.bench.space import space_of
+        from recbole_llm.bench.search import spaces_of
+        from recbole_llm.bench.study import Budget
 
-        for cell in {cell.settings.method.name: cell for cell in cells}.values():
-            space_of(cell.settings, None if options.space is None else Path(options.space))
+        Budget.given(options.trials, options.trial_epochs, options.trial_minutes, options.pruner)
+        spaces_of(list({cell.settings.method.name: cell for cell in cells}.values()), options.space)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
@@ -263,16 +266,26 @@ def _cut_offs(text: str | None) -> list[int] | None:
     return [int(word) for word in words]
 
 
-def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Print tables of finished runs; 1 where a baseline is out of its published band."""
-    from recbole_llm.bench.tables import render, render_check
+def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] | None]:
+    """``--metrics`` and ``--topk`` of a table.
+
+    Raises:
+        UserError: an unknown metric or no cut-off.
+    """
     from recbole_llm.evaluation.names import metric_title, parse_metric
-    from recbole_llm.files import whole_file
 
     metrics = options.metrics.split(",") if options.metrics else None
     for name in metrics or ():
         parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
-    topk = _cut_offs(options.topk)
+    return metrics, _cut_offs(options.topk)
+
+
+def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
+    """Print tables of finished runs; 1 where a baseline is out of its published band."""
+    from recbole_llm.bench.tables import render, render_check
+    from recbole_llm.files import whole_file
+
+    metrics, topk = _columns(options)
     store, chosen = _chosen(options)
     out_of_band = False
     if options.check_reference:

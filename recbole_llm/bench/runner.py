@@ -150,7 +150,7 @@ def run(
 def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | None = None) -> list[Record]:
     """Run the cells that have no record; a failing cell is recorded as failed and the others go on.
 
-    With a single cell its error is raised instead.
+    With a single cell its error is raised too; a user's mistake is not recorded there.
 
     Args:
         cells: what to run.
@@ -209,6 +209,8 @@ def _record(outcome: Outcome, runner: CellRunner, lone: bool) -> Record:
     if outcome.error is not None:
         logger.debug("%s", cell.title(), exc_info=outcome.error)
         if lone and not isinstance(outcome.error, WorkError):
+            if not isinstance(outcome.error, UserError):
+                _keep_failure(cell, runner, outcome.reason)
             raise outcome.error
         return _failed(cell, runner, outcome.reason)
     if isinstance(outcome.value, Record):
@@ -217,8 +219,13 @@ def _record(outcome: Outcome, runner: CellRunner, lone: bool) -> Record:
 
 
 def _failed(cell: Cell, runner: CellRunner, reason: str) -> Record:
-    """Record a failure; the next run tries the cell again. A good record of the cell stays (``--force``)."""
+    """Log and record a failure."""
     logger.error("%s failed: %s", cell.title(), reason)
+    return _keep_failure(cell, runner, reason)
+
+
+def _keep_failure(cell: Cell, runner: CellRunner, reason: str) -> Record:
+    """Record a failure; the next run tries the cell again. A good record of the cell stays (``--force``)."""
     record = cell.blank_record()
     record.status, record.error = "failed", reason[:2000]
     older = runner.store.find(cell.key)

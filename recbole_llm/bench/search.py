@@ -17,7 +17,7 @@ from recbole_llm.bench.executors import Executor, Outcome, Work, open_executor
 from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.runner import expand, parse_seeds, run_cells
-from recbole_llm.bench.space import space_of
+from recbole_llm.bench.space import Space, space_of
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.bench.study import Budget, Heart, Study, open_storage
 from recbole_llm.bench.works import make_features, run_trial, run_trial_away
@@ -75,15 +75,9 @@ def tune(
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)
     cells = expand(model, dataset, protocol, None, semantics, config_files, overrides)
-    if any(cell.settings["engine"] != "fast" for cell in cells):
-        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
-    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
-        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
-    if space is not None and len({cell.settings.method.name for cell in cells}) > 1:
-        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    spaces = [space_of(cell.settings, None if space is None else Path(space)) for cell in cells]
+    spaces = spaces_of(cells, space)
     seeds_of = [parse_seeds(seeds, int(cell.settings["seed"])) for cell in cells]
-    budget = Budget(trials, trial_epochs, None if trial_minutes is None else 60 * trial_minutes, pruner)
+    budget = Budget.given(trials, trial_epochs, trial_minutes, pruner)
     store = ResultStore(cells[0].settings["results_dir"])
     make_folder(store.folder)
     kept = open_storage(storage, store.folder)
@@ -102,6 +96,25 @@ def tune(
             raise next(iter(lost.values()))
         failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]
         return [*run_cells(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
+
+
+def spaces_of(cells: Sequence[Cell], file: str | Path | None = None) -> list[Space]:
+    """What is searched for each cell.
+
+    Args:
+        cells: one a study.
+        file: the user's space, for a single model.
+
+    Raises:
+        UserError: a cell that cannot be searched, or has no space.
+    """
+    if any(cell.settings["engine"] != "fast" for cell in cells):
+        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
+    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
+        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
+    if file is not None and len({cell.settings.method.name for cell in cells}) > 1:
+        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
+    return [space_of(cell.settings, None if file is None else Path(file)) for cell in cells]
 
 
 def _failure(study: Study, error: UserError) -> Record:

@@ -65,6 +65,11 @@ class Budget:
     seconds: float | None = None
     pruner: str = "median"
 
+    @classmethod
+    def given(cls, trials: int, epochs: int | None, minutes: float | None, pruner: str) -> Budget:
+        """The budget of what the command line has, where time is in minutes."""
+        return cls(trials, epochs, None if minutes is None else 60 * minutes, pruner)
+
     @property
     def minutes(self) -> float | None:
         """``seconds`` as they are given on the command line."""

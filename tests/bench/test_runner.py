@@ -211,10 +211,17 @@ def test_training_that_diverges_is_recorded_with_what_to_do(tiny: Path) -> None:
     assert "try a smaller learning_rate" in (records[1].error or "")
 
 
-def test_the_error_of_a_single_cell_is_raised(own_model: str) -> None:
+def test_the_error_of_a_single_cell_is_raised_and_recorded(own_model: str) -> None:
     Path("broken").touch()
     with pytest.raises(RuntimeError, match="no luck today"):
         flaky(own_model)
+    (record,) = ResultStore("results")
+    assert (record.status, record.error) == ("failed", "RuntimeError: no luck today")
+
+
+def test_a_users_mistake_in_a_single_cell_is_raised_and_not_recorded(tiny: Path) -> None:
+    with pytest.raises(UserError, match="--device=cuda:99"):
+        run("Pop", "tiny", device="cuda:99")
     assert not list(ResultStore("results"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -106,6 +107,13 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"run": {"model": "SRGN"}}, "Did you mean SRGNN"),
         ({"tune": {"model": "SINE"}}, "no search space for SINE"),
         ({"table": {"form": "markdown"}}, "recbole-llm table has no option '--form=markdown'"),
+        ({"tune": {"model": "SRGNN", "pruner": "medain"}}, "--pruner=medain: use median"),
+        ({"tune": {"model": "SRGNN", "trials": 0}}, "--trials=0: give 1 or more"),
+        ({"tune": {"model": "SRGNN", "trial_minutes": -1}}, "--trial_minutes are positive"),
+        ({"tune": {"model": "SRGNN", "engine": "recbole"}}, "tune needs --engine=fast"),
+        ({"tune": {"model": ["SRGNN", "BPR"], "space": "mine.txt"}}, "--space is for one model"),
+        ({"table": {"metrics": "foo"}}, "metric 'foo@10': known are hit"),
+        ({"table": {"topk": 0}}, "--topk=0: give cut-offs"),
     ],
 )
 def test_a_mistake_in_the_last_stage_costs_nothing(
@@ -125,6 +133,20 @@ def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pyte
     assert "error: --device=cuda:99" in err
     assert [record.model for record in ResultStore("results")] == ["Pop"]
     assert out.count(" test cases") == 2  # the table of the second stage, and of the third
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_running(
+    tiny: Path, capsys: pytest.CaptureFixture[str], verbose: bool
+) -> None:
+    """Five heads do not share 64 dimensions: the model raises what it likes, not an error of ours."""
+    stages = [{"run": {"model": "SASRec", "n_heads": 5}}, {"run": {"model": "Pop"}}, {"table": {}}]
+    assert main(["suite", written(stages=stages), "--verbose" if verbose else "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"^error: ValueError: The hidden size \(64\) is not a multiple", err, flags=re.M)
+    assert ("Traceback" in err) == verbose
+    assert {record.model: record.status for record in ResultStore("results")} == {"SASRec": "failed", "Pop": "ok"}
+    assert "failed: ValueError: The hidden size (64)" in out
 
 
 def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
