@@ -245,3 +245,15 @@ def test_cut_offs_are_chosen(store: ResultStore) -> None:
     assert "Hit@5" in text
     assert "NDCG@7" in text
     assert "Hit@10" not in text
+
+
+def test_all_cut_offs_are_those_of_any_metric_of_the_records(tmp_path: Path) -> None:
+    """MAP stands in no record and follows from the ranks; coverage stands among the metrics of lists."""
+    store = ResultStore(tmp_path)
+    store_run(store, "BPR", 0.5, list_metrics={f"itemcoverage@{k}": MetricValue(value=k / 100) for k in (5, 10)})
+    names = ["MAP", "ItemCoverage"]
+    lines = list(csv.DictReader(io.StringIO(render(list(store), "csv", names, store))))
+    assert [line["metric"] for line in lines] == ["map@5", "map@10", "itemcoverage@5", "itemcoverage@10"]
+    assert all(float(line["mean"]) > 0 for line in lines)
+    head = next(line for line in render(list(store), "markdown", names, store, topk=[]).splitlines() if "model" in line)
+    assert all(title in head for title in ("MAP@5", "MAP@10", "ItemCoverage@5", "ItemCoverage@10"))

@@ -218,8 +218,13 @@ class Columns:
             return [name]
         if self.topk is None:
             return [f"{name}@{parse_metric(primary)[1]}"]
-        own = {int(cut) for r in records for n in r.metrics for m, at, cut in [n.partition("@")] if at and m == name}
-        return [f"{name}@{k}" for k in (self.topk or sorted(own))]
+        return [f"{name}@{k}" for k in (self.topk or _cut_offs(records))]
+
+
+def _cut_offs(records: Sequence[Record]) -> list[int]:
+    """All cut-offs of the records; the ranks beside them have every metric at each, whether it was recorded or not."""
+    recorded = {name for record in records for name in (*record.metrics, *record.list_metrics)}
+    return sorted({int(name.partition("@")[2]) for name in recorded if "@" in name})
 
 
 def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
