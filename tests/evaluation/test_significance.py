@@ -88,6 +88,26 @@ def test_holm_corrects_over_the_family() -> None:
     assert [c.p_holm for c in found] == pytest.approx(wanted)
 
 
+def test_a_large_family_can_hold_with_few_resamples() -> None:
+    """With 2,000 resamples Holm's first p of 105 pairs is 105 / 2,001 at least, were resamples only counted."""
+    methods = {"best": [draw(4, 0)], **{f"m{n}": [draw(20, n)] for n in range(1, 15)}}
+    found = Family(methods, "ndcg@10", resamples=2000).compare()
+    assert len(found) == 105
+    assert {c.first for c in found if c.holds} == {"best"}
+    assert sum(c.holds for c in found) == 14
+
+
+def test_below_what_resamples_count_p_is_about_that_of_the_t_test() -> None:
+    a, b = draw(17, 1), draw(20, 2)
+    differences = per_case(a, "ndcg@10") - per_case(b, "ndcg@10")
+    wanted = stats.ttest_1samp(differences, 0).pvalue
+    assert wanted < 1 / 1000  # the smallest p that the resamples count is 1 / 101
+    found = Family({"a": [a], "b": [b], "c": [b]}, "ndcg@10", resamples=100).compare()
+    assert np.log10(found[0].p_bootstrap) == pytest.approx(np.log10(wanted), rel=0.25)
+    assert found[0].p_bootstrap == found[1].p_bootstrap
+    assert found[2].p_bootstrap == 1  # what is as extreme is counted
+
+
 def test_equal_methods_differ_by_nothing() -> None:
     run = draw(20, 1)
     (found,) = Family({"a": [run], "b": [run]}, "ndcg@10").compare()
