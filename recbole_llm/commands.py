@@ -172,12 +172,20 @@ def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _users(text: str, recommender: Any) -> list[str]:
-    """``--users``: ``all``, a file with one name a line, or names with commas between them."""
+    """``--users``: ``all``, a file with one name a line, or names with commas between them.
+
+    Raises:
+        UserError: the file is not UTF-8 text.
+    """
     if text == "all":
         return [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
+    names = text.split(",")
     if Path(text).is_file():
-        return Path(text).read_text(encoding="utf-8").split()
-    return [user.strip() for user in text.split(",") if user.strip()]
+        try:
+            names = Path(text).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(f"--users={text}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
+    return [name.strip() for name in names if name.strip()]
 
 
 def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:

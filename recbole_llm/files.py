@@ -34,7 +34,12 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Args:
         path: the file to be; its folder is made.
         mode: ``wb``, or ``w`` for UTF-8 text with plain line ends.
+
+    Raises:
+        UserError: there is a folder of that name, or its own folder cannot be made.
     """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file.")
     make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
     text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}

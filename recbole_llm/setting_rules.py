@@ -14,6 +14,8 @@ SEMANTIC_KEYS = (
     *("llm", "llm_model", "semantics", "fill", "profiles", "profiles_by"),
     *("encoder", "encoder_max_length", "stage_one_seed"),
 )
+CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
+_CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
 
 def settle(method: Method, values: dict[str, Any]) -> None:
@@ -23,8 +25,12 @@ def settle(method: Method, values: dict[str, Any]) -> None:
         UserError: settings that the method has not, or that contradict each other.
     """
     _check_loss(method, values)
+    _check_layers(method, values)
     _one_semantics(method, values)
     _sort_metrics(values)
+    _check_clipping(values.get("clip_grad_norm") or {})
+    if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
+        values["candidate_seed"] = CANDIDATE_SEED
 
 
 def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:
@@ -40,6 +46,23 @@ def _check_loss(method: Method, values: Mapping[str, Any]) -> None:
             f"loss_type={loss}: {method.name} trains with {', '.join(method.losses)} alone; where it is meant for "
             f"another model, name that one: --SASRec.loss_type={loss}."
         )
+
+
+def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
+    """Graph models may do without layers; RecBole's sequential ones take the output of the last of them."""
+    for key in ("n_layers", "num_layers"):
+        if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
+            raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
+
+
+def _check_clipping(given: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in _CLIPPING:
+            hint = did_you_mean(str(key), _CLIPPING)
+            raise UserError(f"clip_grad_norm: there is no {key!r}.{hint} Known: {', '.join(_CLIPPING)}.")
+    limit = given.get("max_norm")
+    if given and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
+        raise UserError(f"clip_grad_norm: give the largest norm as a number, such as {{max_norm: 5}}; got {limit!r}.")
 
 
 def _one_semantics(method: Method, values: dict[str, Any]) -> None:

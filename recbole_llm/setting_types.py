@@ -9,6 +9,7 @@ from recbole_llm.errors import UserError, did_you_mean
 
 # Keys that default to null and what they take; the others take the type of their default.
 OPTIONAL_TYPES: dict[str, type] = {
+    "candidate_seed": int,
     "clip_grad_norm": dict,
     "dataloaders_save_path": str,
     "dataset_save_path": str,
@@ -29,6 +30,7 @@ OPTIONAL_TYPES: dict[str, type] = {
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "engine": ("fast", "recbole"),
+    "split": ("loo", "session", "user_split", "temporal", "published"),
     "semantics": ("llm", "offline", "shuffled", "random", "none"),
     "fill": ("none", "offline"),
     "backbone": ("SRGNN", "GCSAN", "TAGNN", "GCEGNN"),
@@ -53,19 +55,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "adaptor": ("linear", "mlp"),
 }
 
-# Words that stand beside numbers.
+# Words that stand beside whole numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
-# Counts and sizes that are of no use below a number; RecBole and torch would say so late, and in other words.
+# Numbers that are of no use below or above one; RecBole, numpy and torch would say so late, and in other words.
 AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "nproc"), 1),
     **dict.fromkeys(("embedding_size", "hidden_size", "MAX_ITEM_LIST_LENGTH", "n_interests", "n_candidates"), 1),
-    **dict.fromkeys(("candidate_folds", "n_negatives", "samples_per_user", "beams"), 1),
-    **dict.fromkeys(("epochs", "stopping_step"), 0),
+    **dict.fromkeys(("candidate_folds", "candidates", "n_negatives", "samples_per_user", "beams", "n_heads"), 1),
+    **dict.fromkeys(("epochs", "stopping_step", "seed", "stage_one_seed", "learning_rate", "weight_decay"), 0),
 }
+AT_MOST: dict[str, int] = dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1)
 
 _WHOLE_NUMBER = re.compile(
-    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$|^(epochs|seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
+    r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$"
+    r"|^(epochs|seed|candidate_seed|stage_one_seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
 )
 
 
@@ -83,6 +87,8 @@ def _wanted_type(key: str, default: Any) -> type | None:
     """The type that ``key`` takes: that of its default; ``None`` where anything goes."""
     if default is None:
         return OPTIONAL_TYPES.get(key)
+    if key in ALSO:
+        return int
     if isinstance(default, bool):
         return bool
     if isinstance(default, int):
@@ -117,9 +123,9 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
         where: what to blame in the message, such as ``--epochs=abc`` or a file's name.
 
     Raises:
-        UserError: the value is of another type, too small or not among the choices.
+        UserError: the value is of another type, too small, too large or not among the choices.
     """
-    if key in CHOICES and value is not None and not isinstance(default, bool):
+    if key in CHOICES and value is not None and not isinstance(default, (bool, dict)):
         if value not in CHOICES[key]:
             hint = did_you_mean(str(value), CHOICES[key])
             raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
@@ -132,7 +138,10 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     try:
         taken = _convert(value, wanted)
     except TypeError:
-        raise UserError(f"{where}: {key} takes {_TYPE_NAMES[wanted]} (default {default!r}), got {value!r}.") from None
+        names = " or ".join((_TYPE_NAMES[wanted], *ALSO.get(key, ())))
+        raise UserError(f"{where}: {key} takes {names} (default {default!r}), got {value!r}.") from None
     if key in AT_LEAST and isinstance(taken, (int, float)) and taken < AT_LEAST[key]:
         raise UserError(f"{where}: {key} is at least {AT_LEAST[key]}; got {value!r}.")
+    if key in AT_MOST and isinstance(taken, (int, float)) and taken > AT_MOST[key]:
+        raise UserError(f"{where}: {key} is at most {AT_MOST[key]}; got {value!r}.")
     return taken

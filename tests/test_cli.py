@@ -70,6 +70,29 @@ MISTAKES = {
     "choice": (["--model=SRGNN", "--dataset=tiny", "--engine=fats"], r"engine is one of .*Did you mean fast\?"),
     "seeds": (["--model=Pop", "--dataset=tiny", "--seeds=some"], "--seeds=some: give a number of seeds"),
     "broken list of seeds": (["--model=Pop", "--dataset=tiny", "--seeds=[1,2"], r"--seeds=\[1,2: give a number"),
+    "negative seed": (["--model=Pop", "--dataset=tiny", "--seed=-1"], "--seed=-1: seed is at least 0"),
+    "large seed": (
+        ["--model=Pop", "--dataset=tiny", "--seed=4294967296"],
+        "seed is at most 4294967295; got 4294967296",
+    ),
+    "large seeds": (["--model=Pop", "--dataset=tiny", "--seeds=[5000000000]"], "a seed is at most 4294967295"),
+    "too many candidates": (["--model=Pop", "--dataset=tiny", "--candidates=1000"], "--candidates=1000: so many"),
+    "negative candidates": (["--model=Pop", "--dataset=tiny", "--candidates=-5"], "candidates is at least 1; got -5"),
+    "word of candidates": (
+        ["--model=Pop", "--dataset=tiny", "--candidates=al"],
+        "candidates takes a whole number or all",
+    ),
+    "split": (["--model=Pop", "--dataset=tiny", "--split=foo"], r"split is one of .*Did you mean loo\?"),
+    "learning rate": (
+        ["--model=SASRec", "--dataset=tiny", "--learning_rate=-1"],
+        "learning_rate is at least 0; got -1",
+    ),
+    "heads": (["--model=SASRec", "--dataset=tiny", "--n_heads=3"], "ValueError: The hidden size .* is not a multiple"),
+    "layers": (["--model=SASRec", "--dataset=tiny", "--n_layers=0"], "n_layers=0: SASRec has at least one layer"),
+    "clipping": (
+        ["--model=SASRec", "--dataset=tiny", "--clip_grad_norm={norm: 1}"],
+        "no 'norm'. Did you mean .*max_norm",
+    ),
     "twice": (["--model=Pop", "--dataset=tiny", "--epochs=1", "--epochs=2"], "--epochs is given twice"),
     "no dashes": (["--model=Pop", "--dataset=tiny", "epochs=1"], "settings are written --key=value"),
     "no value": (["--model=Pop", "--dataset=tiny", "--epochs"], "settings are written --key=value"),
@@ -291,6 +314,24 @@ def test_nobody_else_reads_the_command_line(tiny: Path, cli: Cli, monkeypatch: p
     assert sys.argv == ["recbole-llm"]
 
 
+@pytest.mark.parametrize(
+    ("users", "code", "said"),
+    [
+        (b"u1\r\n\n u2 \n", 0, "u2\t1\ti"),
+        (b"u1\nu 2\n", 2, "--users: there is no user 'u 2'"),
+        (b"u1\n\xff\xfe\n", 2, "--users=users.txt: the file is not UTF-8 text"),
+    ],
+)
+def test_a_file_of_users_holds_one_a_line(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], users: bytes, code: int, said: str
+) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", "--quiet") == 0
+    capsys.readouterr()
+    Path("users.txt").write_bytes(users)
+    assert cli("recommend", "--model=Pop", "--dataset=tiny", "--users=users.txt", "--topk=1", "--quiet") == code
+    assert said in "".join(capsys.readouterr())
+
+
 # ---- tables -------------------------------------------------------------------------------------
 
 
@@ -391,6 +432,15 @@ def test_the_report_is_written_and_its_path_printed(
     assert "SASRec" in Path("results/report.html").read_text()
     assert cli("report", "--output=deep/page.html", "--model=SASRec") == 0
     assert "GRU4Rec" not in Path("deep/page.html").read_text().split("<script>")[0]
+
+
+@pytest.mark.parametrize("verb", ["table", "report"])
+def test_a_folder_is_no_file_to_write_to(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    Path("taken").mkdir()
+    assert cli(verb, "--output=taken") == 2
+    assert capsys.readouterr().err == "error: taken is a folder; give the name of a file.\n"
 
 
 def test_results_lie_where_they_are_said_to(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

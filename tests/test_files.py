@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 
 
@@ -51,6 +52,16 @@ def test_an_older_file_is_replaced(tmp_path):
     with whole_file(tmp_path / "a.txt", "w") as stream:
         stream.write("new")
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_folder_of_that_name_is_an_error_before_anything_is_written(tmp_path):
+    def write():
+        with whole_file(tmp_path, "w"):
+            raise AssertionError("the block is entered")
+
+    with pytest.raises(UserError, match="is a folder; give the name of a file"):
+        write()
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_writers_of_one_name_do_not_mix(tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_llm.data.split import SPLITS
 from recbole_llm.errors import UserError
+from recbole_llm.setting_types import CHOICES
 from recbole_llm.settings import parse_assignment
 from tests.helpers import layered, layered_from_file
 
@@ -129,6 +131,31 @@ def test_a_choice_must_be_among_the_choices(key, bad, message):
 def test_a_size_below_its_least_is_refused(model, key, least):
     refused(f"--{key}={least - 1}: {key} is at least {least}; got {least - 1}", model=model, **{key: least - 1})
     assert layered(model, **{key: least})[key] == least
+
+
+def test_any_protocol_takes_a_number_of_candidates_and_a_seed_for_them():
+    for protocol in ("loo", "temporal_20"):
+        settings = layered(protocol=protocol, candidates=99, candidate_seed=7)
+        assert (settings["candidates"], settings["candidate_seed"]) == (99, 7)
+    assert layered(protocol="loo", candidates=99)["candidate_seed"] == 2020
+    assert layered(protocol="loo").get("candidate_seed") is None
+    assert layered(protocol="temporal_20", candidates="all")["candidates"] == "all"
+
+
+def test_every_split_is_a_choice():
+    assert set(CHOICES["split"]) == set(SPLITS)
+    assert layered(**{"eval_args.split": {"LS": "test_only"}})["eval_args"]["split"] == {"LS": "test_only"}
+
+
+def test_a_graph_model_may_do_without_layers():
+    assert layered("LightGCN", n_layers=0)["n_layers"] == 0
+    refused("num_layers=0: GRU4Rec has at least one layer", model="GRU4Rec", num_layers=0)
+
+
+@pytest.mark.parametrize("value", [{"norm_type": 2}, {"max_norm": "much"}, {"max_norm": True}])
+def test_clipping_needs_its_largest_norm(value):
+    refused("clip_grad_norm: give the largest norm as a number", clip_grad_norm=value)
+    assert layered(clip_grad_norm={"max_norm": 5, "norm_type": 2})["clip_grad_norm"] == {"max_norm": 5, "norm_type": 2}
 
 
 def test_keys_that_default_to_null_have_a_type():

@@ -17,7 +17,7 @@ from recbole_llm.bench.works import make_features, run_cell, run_cell_away
 from recbole_llm.errors import UserError
 from recbole_llm.files import make_folder
 from recbole_llm.registry import Method, find_method, register
-from recbole_llm.setting_types import CHOICES
+from recbole_llm.setting_types import AT_MOST, CHOICES
 from recbole_llm.settings import check_grid_keys, layer_settings
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ def parse_seeds(value: Any, default: int) -> list[int]:
         raise UserError(f"--seeds={value}: give a number of seeds (5) or a list of them ([1,2,3]).") from None
     if not seeds or min(seeds) < 0:
         raise UserError(f"--seeds={value}: give at least one seed, none negative.")
+    if max(seeds) > AT_MOST["seed"]:
+        raise UserError(f"--seeds={value}: a seed is at most {AT_MOST['seed']}; got {max(seeds)}.")
     return list(dict.fromkeys(seeds))
 
 

@@ -35,7 +35,10 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
         return cases.with_candidates(_read(path, table, cases, negatives))
     offsets = np.asarray(table.offsets)
     if table.n_items - int(np.diff(offsets).max()) < negatives:
-        raise UserError(f"{negatives} negatives cannot be drawn: some users have interacted with nearly every item.")
+        raise UserError(
+            f"--candidates={negatives}: so many negatives cannot be drawn, since some users have interacted with "
+            "nearly every item; give fewer, or all."
+        )
     lines = np.empty((len(cases), negatives + 1), dtype=np.int32)
     targets = np.asarray(table.item)[cases.target_rows]
     for case in range(len(cases)):
