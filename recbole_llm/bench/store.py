@@ -56,9 +56,7 @@ class ResultStore:
         path = self.path(record)
         with whole_file(path, "w") as stream:
             stream.write(record.model_dump_json(indent=1))
-        for other in path.parent.glob(f"*-{record.key}.json"):
-            if other != path:
-                other.unlink(missing_ok=True)
+        _remove_others(path, record.key)
         return path
 
     def pack(self, record: Record) -> dict[str, bytes]:
@@ -67,11 +65,14 @@ class ResultStore:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
 
     def unpack(self, files: Mapping[str, bytes]) -> Record:
-        """Write what another store packed, the record last."""
-        for name in sorted(files, key=lambda name: name.endswith(".json")):
+        """Write what another store packed, the record last, replacing one of the same key."""
+        *others, last = sorted(files, key=lambda name: name.endswith(".json"))
+        record = Record.model_validate_json(files[last])
+        for name in (*others, last):
             with whole_file(self.folder / name) as stream:
                 stream.write(files[name])
-        return Record.model_validate_json(files[next(name for name in files if name.endswith(".json"))])
+        _remove_others(self.folder / last, record.key)
+        return record
 
     def ranks_path(self, record: Record) -> Path:
         """Where a record's ranks lie or will lie."""
@@ -91,3 +92,10 @@ class ResultStore:
             logger.warning("%s was written by a later version (schema %d) and is skipped.", path, record.schema_version)
             return None
         return record
+
+
+def _remove_others(path: Path, key: str) -> None:
+    """Remove records of a key under other names, such as of a run that failed before it knew its source."""
+    for other in path.parent.glob(f"*-{key}.json"):
+        if other != path:
+            other.unlink(missing_ok=True)

@@ -61,6 +61,19 @@ def test_a_record_replaces_the_one_of_its_key_under_any_name(store: ResultStore)
     assert found.status == "ok"
 
 
+def test_a_record_from_elsewhere_replaces_the_one_of_its_key_under_any_name(store: ResultStore, tmp_path: Path) -> None:
+    failed = record_of(semantics="llm", status="failed", error="no luck")
+    store.put(failed)
+    other = ResultStore(tmp_path / "elsewhere")
+    done = record_of(semantics="llm", features=SemanticFacts(llm="openai", llm_model="gpt"))
+    other.put(done)
+    other.ranks_path(done).write_bytes(b"ranks")
+    assert store.unpack(other.pack(done)) == done
+    assert store.find(done.key) == done
+    assert list(store) == [done]
+    assert store.ranks_path(done).read_bytes() == b"ranks"
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "0123456789abcdef"}', "\x00\x01"])
 def test_a_broken_file_is_skipped_with_a_warning(
     store: ResultStore, caplog: pytest.LogCaptureFixture, text: str
