@@ -144,4 +144,4 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
         raise UserError(f"{where}: {key} is at least {AT_LEAST[key]}; got {value!r}.")
     if key in AT_MOST and isinstance(taken, (int, float)) and taken > AT_MOST[key]:
         raise UserError(f"{where}: {key} is at most {AT_MOST[key]}; got {value!r}.")
-    return taken
+    return default if wanted is float and taken == default else taken  # 0 for 0.0 is the same run

@@ -94,6 +94,13 @@ def test_a_number_written_whole_is_fine_for_a_real_setting():
     assert layered(weight_decay=1)["weight_decay"] == 1
 
 
+@pytest.mark.parametrize(("model", "key"), [("SASRec", "weight_decay"), ("SimpleX", "negative_weight")])
+def test_a_default_written_as_another_kind_of_number_is_the_same_run(model, key):
+    default = layered(model)[key]
+    other = int(default) if isinstance(default, float) else float(default)
+    assert layered(model, **{key: other}).key() == layered(model).key()
+
+
 def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
     assert layered(topk=10)["topk"] == [10]
     assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
