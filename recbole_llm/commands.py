@@ -150,7 +150,7 @@ def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if len(cells) != 1:
         raise UserError("recommend takes one model and one dataset.")
     cell = cells[0]
-    runner = CellRunner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet))
+    runner = CellRunner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet), mends=False)
     recommender = Recommender.trained(
         cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
     )

@@ -64,10 +64,11 @@ class CellRunner:
         store: where records are looked up and written.
         bars: progress bars.
         force: run cells again that have a record.
+        mends: ask again what an earlier command got no answer to; not for a worker, which shares the files with others.
     """
 
-    def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False) -> None:
-        self.store, self.bars, self.force = store, bars or Bars(False), force
+    def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False, mends: bool = True) -> None:
+        self.store, self.bars, self.force, self.mends = store, bars or Bars(False), force, mends
         self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
         self._fresh: set[str] = set()
 
@@ -248,6 +249,7 @@ class CellRunner:
 
         if self.asking is None:
             self.asking = Asking.of(cell.settings)
+            self.asking.mends = self.mends
         stage_one = None
         if cell.settings.method.stage_one:
             folds = int(cell.settings["candidate_folds"])

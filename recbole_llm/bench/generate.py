@@ -88,7 +88,8 @@ def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) ->
         made = {each.feature: each for each in asking.plans}
         guessing = False
         for name in shop.wanted:
-            found = made.get(name, FeaturePlan(name, "by rule" if name in missing else "made"))
+            by_rule = shop.endpoint is None and name in missing
+            found = made.get(name, FeaturePlan(name, "by rule" if by_rule else "made"))
             found.estimated = found.state == "asks" and (found.estimated or guessing)
             guessing = guessing or (name in missing and bool(getattr(shop.stage_one, "used", False)))
             rows.append((shop, found))

@@ -48,7 +48,7 @@ def run_rank(ask: Any, rank: int, world: int, meeting: str, cell: Cell, results:
 
     join(rank, world, Path(meeting))
     try:
-        runner = CellRunner(ResultStore(results), force=force)
+        runner = CellRunner(ResultStore(results), force=force, mends=False)
         if rank == 0:
             return runner.make_here(cell)
         runner.train_along(cell)

@@ -27,14 +27,14 @@ Ask = Callable[[Any], Any]
 
 def run_cell(ask: Ask, cell: Cell, results: str, force: bool) -> Record:
     """Run a cell in a worker that shares the driver's folders."""
-    return CellRunner(ResultStore(results), force=force).run(cell)
+    return CellRunner(ResultStore(results), force=force, mends=False).run(cell)
 
 
 def run_cell_away(ask: Ask, cell: Cell, shipment: Shipment) -> dict[str, bytes]:
     """Run a cell where the driver's files may be missing; gives the files of its record."""
     with shipment.unpacked(cell) as (cell, results):
         store = ResultStore(results)
-        return store.pack(CellRunner(store, force=True).run(cell))
+        return store.pack(CellRunner(store, force=True, mends=False).run(cell))
 
 
 @dataclass
@@ -73,7 +73,7 @@ def run_trial(ask: Ask, cell: Cell, folder: str, max_seconds: float | None) -> T
             raise StopTraining
 
     place = Path(folder)
-    runner = CellRunner(ResultStore(cell.settings["results_dir"]))
+    runner = CellRunner(ResultStore(cell.settings["results_dir"]), mends=False)
     try:
         record = runner.validate(cell, place, after)
     except Exception:

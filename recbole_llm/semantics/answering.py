@@ -13,6 +13,7 @@ from recbole_llm.semantics.planning import FeaturePlan, Plan
 
 if TYPE_CHECKING:
     from recbole_llm.semantics.features.base import Context
+    from recbole_llm.semantics.llm.endpoint import Endpoint
     from recbole_llm.settings import Settings
 
 MakeScript = Callable[[Any, Counter[str]], Script]
@@ -36,6 +37,10 @@ class Asking:
     Args:
         budget: of the command.
         limit: keys of each feature that are asked about; ``None`` for all (``--limit``).
+
+    Attributes:
+        mends: questions that an earlier command got no answer to are asked again.
+        made: what this command has made, by folder and feature: its gaps are left to the next command.
     """
 
     dry = False  # features are made in a folder that is thrown away
@@ -43,11 +48,19 @@ class Asking:
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         self.budget, self.limit = budget or Budget(), limit
+        self.mends = True
+        self.made: set[tuple[str, str]] = set()
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:
         """With the limits of a command's settings."""
         return cls(Budget(settings.get("max_cost"), settings.get("max_requests")), limit)
+
+    def asks_again(self, folder: str, feature: str, endpoint: Endpoint | None) -> bool:
+        """Whether the gaps of a feature are to be asked about, and may be."""
+        if endpoint is None or not self.mends or (folder, feature) in self.made or self.budget.asks_nothing:
+            return False
+        return endpoint.has_key or not self.asks
 
     def begin(self, feature: str, context: Context) -> None:
         """Called before a feature is made."""

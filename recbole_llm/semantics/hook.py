@@ -165,13 +165,23 @@ class FeatureShop:
         self.stamps = feature_stamps(names)
 
     def missing(self) -> list[str]:
-        """Features that are not there, not whole or stale, in the order in which they are made."""
-        return [name for name in self.stamps if not self._is_made(name)]
+        """Features that are not there, not whole or stale, and those that read them, in the order of making."""
+        missing: list[str] = []
+        for name in self.stamps:
+            if self._reads(name) & set(missing) or not self._is_made(name):
+                missing.append(name)
+        return missing
+
+    def _reads(self, name: str) -> set[str]:
+        """Features whose files a feature reads."""
+        return set(getattr(self.builders[name], "needs", ()))
 
     def _is_made(self, name: str) -> bool:
         stamp = self.stamps[name]
         entry = self.folder.manifest["features"].get(name)
         if entry is None or entry.get("stopped"):
+            return False
+        if entry.get("counts", {}).get("unanswered") and self.asking.asks_again(self.name, name, self.endpoint):
             return False
         if entry.get("stamp") != stamp:
             logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
@@ -197,6 +207,8 @@ class FeatureShop:
                 if set(waiting) & set(self._needs(name)):
                     waiting.append(name)  # its questions depend on answers that are not there
                     continue
+                if self._reads(name) & set(missing) and self._is_made(name):
+                    continue  # what it reads was made again and came out the same
                 try:
                     self._make(self.builders[name], cache)
                 except AnswersPending:
@@ -233,9 +245,13 @@ class FeatureShop:
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
         self.asking.begin(feature.name, context)
+        before = self._digests(feature)
         with self.watch("llm" if self.endpoint is not None and feature.prompts else "features"):
             facts = feature.build(context)
+        if self._digests(feature) != before:
+            self._forget_readers(feature.name)
         self._commit(feature, facts, context)
+        self.asking.made.add((self.name, feature.name))
         usage = context.usage
         if usage.stopped and self.asking.limit is None:
             raise UserError(
@@ -243,7 +259,21 @@ class FeatureShop:
                 "run the same command with a higher limit to go on."
             )
 
+    def _digests(self, feature: Feature) -> list[str | None]:
+        """Of a feature's files, as the manifest has them."""
+        return [self.folder.manifest["files"].get(suffix, {}).get("sha256") for suffix in feature.files]
+
+    def _forget_readers(self, name: str) -> None:
+        """Take features off the manifest that were made from files of a feature that are now others."""
+        for other in self.stamps:
+            if name in self._reads(other):
+                self.folder.manifest["features"].pop(other, None)
+                self._forget_readers(other)
+
     def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
+        before = self.folder.manifest["features"].get(feature.name, {})
+        whole = before.get("stamp") == self.stamps[feature.name] and not before.get("stopped")
+        only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", "none"),
@@ -251,7 +281,7 @@ class FeatureShop:
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
-            "stopped": context.usage.stopped,
+            "stopped": "" if only_gaps else context.usage.stopped,
         }
         if self.endpoint is not None:
             entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}

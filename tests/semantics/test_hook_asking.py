@@ -9,9 +9,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from recbole_llm.bench.cell_runner import CellRunner
+from recbole_llm.bench.stopwatch import Stopwatch
+from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.encode import minilm_folder
@@ -111,6 +115,65 @@ def test_a_new_version_makes_a_feature_stale_and_those_that_need_it(
     after = file_states(only_folder())
     assert {name for name in tables if after[name] == before[name]} == kept
     assert contents(only_folder()) == wanted
+
+
+def intent_entry() -> dict[str, Any]:
+    """What the manifest says of the intents."""
+    return dict(json.loads(next(SEMANTICS.glob("loo-*/manifest.json")).read_text())["features"]["intent"])
+
+
+def refusing_one(call: Call) -> Reply:
+    """Answer all questions but the fourth."""
+    return Reply(status=400) if call.number == 3 else intents_from_candidates(call)
+
+
+def test_a_gap_is_asked_again_by_the_next_command(few_users: Path) -> None:
+    with StubServer(refusing_one) as server:
+        ask(server)
+        assert intent_entry()["counts"]["unanswered"] == 1
+        asked = len(server.calls)
+        assert ask(server).dataset.semantics.facts()["coverage"]["intent"] == 1.0
+        assert [call.raw for call in server.calls[asked:]] == [server.calls[3].raw]
+        ask(server)
+        assert len(server.calls) == asked + 1
+
+
+def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None:
+    with StubServer(refusing_one) as server:
+        ask(server)
+        asked, lost = len(server.calls), server.calls[3].raw
+        server.reply = lambda call: Reply(status=400)
+        command = runner()
+        for seed in (1, 2):
+            command.prepare(asking_cell(server, seed=seed), Stopwatch())
+        assert [call.raw for call in server.calls[asked:]] == [lost]
+        CellRunner(ResultStore("results"), mends=False).prepare(asking_cell(server), Stopwatch())
+        assert len(server.calls) == asked + 1
+
+
+def test_a_gap_that_may_not_be_asked_about_stays_one(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubServer(refusing_one) as server:
+        ask(server, llm="openai", max_cost=5.0)
+        before, asked = intent_entry(), len(server.calls)
+        ask(server, llm="openai", max_cost=0.0)
+        ask(server, llm="openai", max_cost=5.0, max_requests=0)
+        monkeypatch.delenv("OPENAI_API_KEY")
+        ask(server, llm="openai", max_cost=5.0)
+        assert (intent_entry(), len(server.calls)) == (before, asked)
+
+
+def test_gaps_that_a_gone_server_leaves_are_gaps_as_before(few_users: Path) -> None:
+    with StubServer(
+        lambda call: Reply(status=400) if call.number % 4 == 3 else intents_from_candidates(call)
+    ) as server:
+        ask(server)
+        before = intent_entry()
+        server.reply = lambda call: Reply(status=402)
+        with pytest.raises(UserError, match="no credit left"):
+            ask(server)
+        assert {**intent_entry(), "made": "", "usage": {}} == {**before, "made": "", "usage": {}}
+        assert ask(server, max_requests=0).dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
 
 
 def test_max_requests_stops_and_the_next_run_asks_only_the_rest(few_users: Path) -> None:

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import prepare, write_tiny
-from tests.semantics.workshop import add_lines, only_folder
+from recbole_llm.bench import generate
+from recbole_llm.data.atomic import read_table
+from recbole_llm.semantics.answering import Asking
+from recbole_llm.semantics.features.reasoning import UserReasoning
+from tests.helpers import cell_of, prepare, runner, write_tiny
+from tests.semantics.workshop import add_lines, file_states, only_folder
 from tests.stub_server import Call, Reply, StubServer
 
 SMALL: dict[str, Any] = {
@@ -117,3 +121,48 @@ def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) 
     steps = sorted(step_of(call) for call in new)
     assert steps == ["item 1", "item 2", "item 3", "user 1", "user 2", "user 3"]
     assert all(call.data["title"] == "Novelty No. 1" for call in new if step_of(call).startswith("item"))
+
+
+def test_users_of_a_trial_are_asked_again_when_the_items_are_whole(few_users: Path) -> None:
+    with StubServer(reply) as server:
+        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), Asking(limit=16))  # all users, some of the items
+        features = json.loads((only_folder() / "manifest.json").read_text())["features"]
+        assert features["item_reasoning"]["stopped"].startswith("--limit=16 of ")
+        assert not features["user_reasoning"]["stopped"]
+        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        assert shop.missing() == ["item_reasoning", "user_reasoning"]
+        before = len(server.calls)
+        generate.make([cell], runner(), Asking())
+        shown = [call.data for call in server.calls[before:] if step_of(call) == "user 1"]
+    assert shown
+    assert not any(item["feature"] == "None" for items in shown for item in items)
+    used = read_table(only_folder() / "tiny.usertext")
+    assert len(used) == json.loads((only_folder() / "manifest.json").read_text())["files"]["usertext"]["rows"]
+
+
+def test_a_killed_run_does_not_take_users_of_a_trial_for_whole(few_users: Path) -> None:
+    with StubServer(reply) as server:
+        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), Asking(limit=16))
+        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(UserReasoning, "build", interrupted)
+            shop.make()
+        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        assert shop.missing() == ["user_reasoning"]
+
+
+def interrupted(*_: Any) -> None:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def test_users_are_not_made_again_for_items_that_came_out_the_same(few_users: Path) -> None:
+    with StubServer(reply) as server:
+        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), Asking())
+        (only_folder() / "tiny.itemprofile").unlink()
+        before = file_states(only_folder())["tiny.usertext"]
+        generate.make([cell], runner(), Asking())
+    assert file_states(only_folder())["tiny.usertext"] == before

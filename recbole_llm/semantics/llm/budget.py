@@ -21,6 +21,11 @@ class Budget:
         self.requests = 0
         self._reserved = 0.0
 
+    @property
+    def asks_nothing(self) -> bool:
+        """Whether the limits allow no request at all."""
+        return self.max_cost == 0 or self.max_requests == 0
+
     def reserve(self, likely: float) -> None:
         """Count a request and set its likely price aside.
 

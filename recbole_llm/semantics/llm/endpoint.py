@@ -63,6 +63,11 @@ class Endpoint:
         share = self.batch_price if via == "batch" and self.batch_price else 1.0
         return share * (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
+    @property
+    def has_key(self) -> bool:
+        """Whether the environment holds the key, where one is wanted."""
+        return not self.key_env or bool(os.environ.get(self.key_env, "").strip())
+
     def key(self) -> str:
         """The API key from the environment.
 
