@@ -78,7 +78,7 @@ class Asking:
         client.run((script(key, Counter()) for key in chosen), done=lambda: next(bar, None))
         context.usage.add(client.usage)
         if len(chosen) < len(keys):
-            context.usage.stopped = context.usage.stopped or f"--limit={self.limit} of {len(keys)} is reached"
+            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
         yield from replayed(context, keys, script)
 
 
@@ -150,7 +150,7 @@ class Collecting(Asking):
         if len(self.pending) > before:
             raise AnswersPending(title)
         if self.limit is not None and self.limit < len(keys):
-            context.usage.stopped = f"--limit={self.limit} of {len(keys)} is reached"
+            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
         yield from replayed(context, keys, script)
 
     def _collect(self, script: Script, context: Context) -> None:

@@ -253,7 +253,7 @@ class FeatureShop:
         self._commit(feature, facts, context)
         self.asking.made.add((self.name, feature.name))
         usage = context.usage
-        if usage.stopped and self.asking.limit is None:
+        if usage.stopped:
             raise UserError(
                 f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
                 "run the same command with a higher limit to go on."
@@ -281,7 +281,7 @@ class FeatureShop:
             "counts": context.counts,
             **facts,
             "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
-            "stopped": "" if only_gaps else context.usage.stopped,
+            "stopped": "" if only_gaps else context.usage.stopped or context.limited,
         }
         if self.endpoint is not None:
             entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}

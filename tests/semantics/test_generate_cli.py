@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stub_server import StubServer, intents_from_candidates
+from tests.stub_server import Reply, StubServer, intents_from_candidates
 from tests.test_cli import Cli, cli  # noqa: F401 - a fixture
 
 SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--seed=1", "--quiet"]
@@ -40,6 +40,21 @@ def test_plan_try_make_publish_and_check(
         assert len(server.calls) == asked
     assert cli("doctor", "--leaks", "--dataset=tiny") == 0
     assert "prompts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop", ["--max-requests=3", "--max-cost=0", "a server without credit"])
+def test_a_trial_that_something_else_stops_is_an_error_too(
+    few_users: Path,
+    cli: Cli,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    stop: str,
+) -> None:
+    words = [stop] if stop.startswith("--") else []
+    with StubServer(intents_from_candidates if words else lambda call: Reply(status=402)) as server:
+        base = ["generate", "--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}"]
+        assert cli(*base, *SHORT, "--limit=5", "--llm_concurrency=1", *words) == 2
+        assert len(server.calls) == {"--max-requests=3": 3, "--max-cost=0": 0}.get(stop, 1)
+    assert "error: stopped: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

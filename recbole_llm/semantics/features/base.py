@@ -55,6 +55,7 @@ class Context:
         usage: what was asked and paid.
         asking: how answers are got.
         counts: outcomes of the answers, for the manifest.
+        limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
     settings: Settings
@@ -71,6 +72,7 @@ class Context:
     usage: Usage = field(default_factory=Usage)
     asking: Asking = field(default_factory=Asking)
     counts: dict[str, int] = field(default_factory=dict)
+    limited: str = ""
 
     def history(self, row: int) -> np.ndarray:
         """Item ids before a row of the interactions, as long as the model sees: never the row itself."""

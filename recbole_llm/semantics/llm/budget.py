@@ -11,7 +11,7 @@ class Budget:
     """Requests and US dollars of one command.
 
     Args:
-        max_cost: US dollars that may be spent; ``None`` for no limit.
+        max_cost: US dollars that may be spent; ``None`` for no limit, 0 for no request, a free one neither.
         max_requests: requests that may be sent; ``None`` for no limit.
     """
 
@@ -34,7 +34,7 @@ class Budget:
         """
         if self.max_requests is not None and self.requests >= self.max_requests:
             raise LimitReached(f"--max_requests={self.max_requests} is reached")
-        if self.max_cost is not None and self.spent + self._reserved + likely > self.max_cost:
+        if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
             raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)")
         self._reserved += likely
         self.requests += 1
