@@ -256,7 +256,6 @@ def export(cells: Sequence[Cell], path: Path) -> int:
     with _cache_of(cells) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
     if not count:
-        path.unlink()
         raise UserError("there are no such answers to export.")
     return count
 

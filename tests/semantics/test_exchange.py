@@ -75,6 +75,15 @@ def test_an_export_may_be_of_one_model_and_some_prompts(tmp_path: Path, cache: R
     assert export_answers(cache, tmp_path / "a", prompts=["test@2"]) == 0
 
 
+def test_an_export_of_nothing_leaves_an_older_file(tmp_path: Path, cache: ResponseCache) -> None:
+    export_answers(cache, tmp_path / "a")
+    before = (tmp_path / "a").read_bytes()
+    assert export_answers(cache, tmp_path / "a", model="other") == 0
+    assert (tmp_path / "a").read_bytes() == before
+    assert export_answers(cache, tmp_path / "b", model="other") == 0
+    assert not (tmp_path / "b").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

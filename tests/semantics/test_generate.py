@@ -165,6 +165,13 @@ def test_published_answers_rebuild_the_features_without_a_key(
     assert contents(only_folder("openai")) == wanted
 
 
+def test_publishing_nothing_is_an_error_and_leaves_an_older_file(few_users: Path) -> None:
+    Path("answers.jsonl").write_text("of another run")
+    with StubServer() as server, pytest.raises(UserError, match="no such answers to export"):
+        generate.export([paid(server)], Path("answers.jsonl"))
+    assert Path("answers.jsonl").read_text() == "of another run"
+
+
 def test_a_batch_file_and_its_output_take_the_place_of_asking(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         cell = paid(server)

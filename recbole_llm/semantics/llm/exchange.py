@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -102,7 +103,7 @@ def export_answers(
 ) -> int:
     """Write answers as JSON lines in the order of their keys, gzipped where the name ends in ``.gz``.
 
-    The same answers give the same bytes.
+    The same answers give the same bytes. Where there are none, nothing is written, and an older file stays.
 
     Args:
         cache: where the answers are.
@@ -114,13 +115,19 @@ def export_answers(
         The number of answers.
     """
     wanted = None if prompts is None else set(prompts)
+    rows = (
+        row
+        for row in cache.rows()
+        if (model is None or row["request"]["model"] == model)
+        and (wanted is None or row["request"]["prompt"] in wanted)
+    )
+    first = next(rows, None)
+    if first is None:
+        return 0
     count = 0
     with whole_file(path) as raw, _writer(path, raw) as stream:
-        for row in cache.rows():
-            request = row["request"]
-            if (model is None or request["model"] == model) and (wanted is None or request["prompt"] in wanted):
-                stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
-                count += 1
+        for count, row in enumerate(chain([first], rows), start=1):  # noqa: B007 - the last one is their number
+            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
     return count
 
 
