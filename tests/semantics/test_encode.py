@@ -163,7 +163,29 @@ def test_an_encoder_that_is_not_here_is_an_error_that_names_it(tmp_path: Path) -
 
 def test_ids_can_be_file_names() -> None:
     assert Encoder("minilm").id == "minilm-mean-128"
-    assert Encoder("org/name", "cls", 64).id == "name-cls-64"
+    assert Encoder("org/name", "cls", 64).id == "org--name-cls-64"
+
+
+def test_encoders_of_one_name_from_two_makers_have_ids_of_their_own() -> None:
+    assert Encoder("BAAI/bge-small-en-v1.5").id != Encoder("me/bge-small-en-v1.5").id
+
+
+def test_a_folder_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    for place, weights in (("a", b"one"), ("b", b"one"), ("c", b"two")):
+        (tmp_path / place / "mine" / "1_Pooling").mkdir(parents=True)
+        (tmp_path / place / "mine" / "model.safetensors").write_bytes(weights)
+        (tmp_path / place / "mine" / "1_Pooling" / "config.json").write_text("{}")
+    ids = [Encoder(str(tmp_path / place / "mine")).id for place in "abc"]
+    assert ids[0] == ids[1] != ids[2]
+    assert ids[0].startswith("mine-")
+    (tmp_path / "a" / "mine" / "1_Pooling" / "config.json").write_text('{"pooling": "cls"}')
+    (tmp_path / "b" / "mine" / "model.safetensors").write_bytes(b"other")
+    assert len({*ids, *(Encoder(str(tmp_path / place / "mine")).id for place in "ab")}) == 4
+
+
+def test_the_shipped_encoder_is_the_wheels_whatever_folder_stands_here(workspace: Path) -> None:
+    (workspace / "minilm").mkdir()
+    assert Encoder("minilm").id == "minilm-mean-128"
 
 
 # ---- the cache ----------------------------------------------------------------------------------
