@@ -123,9 +123,13 @@ class SemanticFeatures:
     def item_codes(self) -> torch.Tensor:
         """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
 
-        With ``semantics: shuffled`` items exchange their clusters.
+        With ``semantics: shuffled`` items exchange their clusters; with ``random`` each draws one of them.
         """
-        return self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
+        codes = self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
+        if self.semantics == "random":
+            together = np.zeros(len(codes) - 1, dtype=np.int64)
+            codes[1:] = torch.from_numpy(_draw_within(codes[1:].numpy(), together, self._seed))
+        return codes
 
     def user_text_ids(self, column: str) -> torch.Tensor:
         """``(n_users + 1,)`` int64 text id of each user in one column of ``.usertext``; -1 where there is none.

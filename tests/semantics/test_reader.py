@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -191,3 +192,21 @@ def test_controls_leave_no_label_where_it_was_said_and_bring_none_of_another_use
     assert (real == mixed).float().mean() < 0.4
     exchanged = torch.equal(real.sort(dim=1).values, mixed.sort(dim=1).values)
     assert exchanged == (semantics == "shuffled")
+
+
+def test_random_codes_are_drawn_from_all_items_and_the_same_for_the_same_seed(tmp_path: Path) -> None:
+    table = replace(table_of({"ann": 1}), item_tokens=np.array(["[PAD]", *(f"i{n}" for n in range(200))]))
+    folder = SemanticFolder(tmp_path / "f", "d", {})
+    columns = (Column("item_id", "token"), Column("code", "token"))
+    folder.write("codes", columns, [(f"i{n}", n % 8) for n in range(200)])
+    folder.commit("codes")
+    real, drawn, again, other = (
+        SemanticFeatures(folder, table, "e", kind, {}, seed).item_codes()
+        for kind, seed in (("llm", 1), ("random", 1), ("random", 1), ("random", 2))
+    )
+    assert (real == drawn)[1:].float().mean() < 0.4
+    assert set(drawn[1:].tolist()) == set(range(8))
+    assert not torch.equal(real.sort().values, drawn.sort().values)
+    assert torch.equal(drawn, again)
+    assert not torch.equal(drawn, other)
+    assert drawn[0] == real[0] == -1
