@@ -108,6 +108,28 @@ def test_a_line_that_was_changed_is_refused_and_counted(
     assert len(other) == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": "\ud800"},
+        {"key": "\ud800", "request": {}, "answer": {}},
+        {
+            "key": "0" * 64,
+            "request": {**question("a").body("m", 0.0), "schema": {"title": "\ud800"}},
+            "answer": ChatAnswer("a", "stop", 1, 1).stored(),
+        },
+    ],
+)
+def test_half_a_character_in_a_line_is_no_answer(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache, line: dict[str, Any]
+) -> None:
+    export_answers(cache, tmp_path / "a")
+    with (tmp_path / "a").open("a") as stream:
+        stream.write(json.dumps(line) + "\n")
+    report = import_answers(other, tmp_path / "a")
+    assert (report.new, dict(report.refused)) == (3, {"not an answer": 1})
+
+
 @given(
     lines=st.lists(st.text(max_size=60) | st.recursive(st.none() | st.text(), st.lists, max_leaves=5).map(json.dumps))
 )

@@ -150,6 +150,8 @@ def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
             _take(cache, line, report)
         except _Refused as reason:
             report.refused[str(reason)] += 1
+        except UnicodeEncodeError:  # half a character, which JSON can name and no key or request of ours holds
+            report.refused["not an answer"] += 1
     if not report.new and not report.known:
         raise UserError(f"{path} holds no answers that can be used: {report}.")
     return report
