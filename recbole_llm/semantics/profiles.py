@@ -79,9 +79,15 @@ def _key_of(record: dict[str, Any], text: str, by: str) -> str:
     if by == "item_id":
         return str(record.get("item_id", ""))
     if isinstance(record.get("title"), str):
-        return title_key(record["title"], str(record.get("year", "")))
+        return title_key(record["title"], _year_of(record.get("year")))
     named = _NAMED.match(text)
     return title_key(named[1].lstrip("\"'“”‘* "), named[2]) if named else ""
+
+
+def _year_of(value: Any) -> str:
+    """The four digits of a year, however JSON writes it; empty where there is none (``null``, ``"unknown"``)."""
+    text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    return text if re.fullmatch(r"[0-9]{4}", text) else ""
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

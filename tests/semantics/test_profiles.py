@@ -45,6 +45,18 @@ def test_a_title_field_wins_over_the_text(tmp_path: Path) -> None:
     assert read_profiles(path, TITLES, TOKENS)[4] == "y"
 
 
+@pytest.mark.parametrize("year", [1995, 1995.0, "1995", " 1995 "])
+def test_a_year_is_one_however_it_is_written(tmp_path: Path, year: Any) -> None:
+    path = written(tmp_path / "p", {"title": "Toy Story", "year": year, "text": "x"})
+    assert read_profiles(path, TITLES, TOKENS)[1] == "x"
+
+
+@pytest.mark.parametrize("year", [None, "", "unknown", 1995.5, float("inf"), True, [1995], "1995-11-22"])
+def test_what_is_no_year_leaves_the_one_of_the_title(tmp_path: Path, year: Any) -> None:
+    path = written(tmp_path / "p", {"title": "Toy Story (1995)", "year": year, "text": "x"})
+    assert read_profiles(path, TITLES, TOKENS)[1] == "x"
+
+
 def test_ids_count_only_where_they_are_said_to(tmp_path: Path) -> None:
     path = written(tmp_path / "p", {"item_id": "3", "text": "Toy Story (1995) rolls."})
     assert read_profiles(path, TITLES, TOKENS)[1]
