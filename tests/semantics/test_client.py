@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import threading
 from typing import Any
 
 import pytest
 
+from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.client import Client
 from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, numbered
-from tests.stub_server import Call, Reply, StubServer
+from tests.stub_server import PATIENCE, Call, Reply, StubServer
 
 
 def test_each_script_is_sent_its_own_answer(cache: ResponseCache) -> None:
@@ -17,6 +21,40 @@ def test_each_script_is_sent_its_own_answer(cache: ResponseCache) -> None:
     with StubServer(lambda call: Reply(text=f"answer to {call.question}")) as server:
         Client(endpoint_at(server.base_url), cache).run(asking(str(n), answers) for n in range(20))
     assert answers == {str(n): f"answer to {n}" for n in range(20)}
+
+
+def test_a_running_event_loop_as_a_notebook_has_is_no_hindrance(cache: ResponseCache) -> None:
+    answers: dict[str, Any] = {}
+
+    async def cell_of_a_notebook(base_url: str) -> None:
+        Client(endpoint_at(base_url), cache).run(asking(str(n), answers) for n in range(20))
+
+    with StubServer(lambda call: Reply(text=f"answer to {call.question}")) as server:
+        asyncio.run(cell_of_a_notebook(server.base_url))
+    assert answers == {str(n): f"answer to {n}" for n in range(20)}
+
+
+def test_errors_come_out_of_a_running_event_loop_too(cache: ResponseCache) -> None:
+    async def cell_of_a_notebook(base_url: str) -> None:
+        Client(endpoint_at(base_url), cache).run(numbered(0, 1))
+
+    with StubServer(lambda call: Reply(status=404)) as server, pytest.raises(UserError, match="knows no model"):
+        asyncio.run(cell_of_a_notebook(server.base_url))
+
+
+def test_ctrl_c_in_a_notebook_ends_what_is_under_way(cache: ResponseCache) -> None:
+    def interrupt(call: Call) -> Reply:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        return Reply(how="hang")
+
+    async def cell_of_a_notebook(base_url: str) -> None:
+        Client(endpoint_at(base_url, timeout=PATIENCE), cache).run(numbered(0, 1))
+
+    loop = asyncio.new_event_loop()  # whose Ctrl-C is Python's own, as a notebook's is
+    with StubServer(interrupt) as server, pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(cell_of_a_notebook(server.base_url))
+    loop.close()
+    assert len(server.calls) == 1
 
 
 def test_the_body_says_what_the_endpoint_and_the_request_say(cache: ResponseCache) -> None:

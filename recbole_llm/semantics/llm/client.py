@@ -12,8 +12,10 @@ import email.utils
 import logging
 import random
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from recbole_llm.errors import UserError
@@ -92,7 +94,7 @@ class Client:
         Raises:
             UserError: the endpoint refuses the key, the model or every request.
         """
-        asyncio.run(self._run(iter(scripts), done))
+        _run_to_the_end(self._run(iter(scripts), done))
         return self.usage
 
     async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
@@ -307,6 +309,30 @@ class Client:
 
     def _count_error(self, kind: str) -> None:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
+
+
+def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine; in a thread of its own where this one has a running loop, as a notebook's has."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    cancel: list[Callable[[], object]] = []
+
+    async def cancellable() -> None:
+        task = asyncio.ensure_future(work)
+        cancel.append(partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel))
+        await task
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(asyncio.run, cancellable())
+        try:
+            running.result()
+        except KeyboardInterrupt:  # it reaches this thread alone
+            for each in cancel:
+                each()
+            raise
 
 
 def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
