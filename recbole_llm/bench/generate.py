@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking, Collecting, DryRun
 from recbole_llm.semantics.hook import FeatureShop, chosen_endpoint
 from recbole_llm.semantics.llm.batch import BatchClient
+from recbole_llm.semantics.llm.client import HOPELESS_AFTER
 from recbole_llm.semantics.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.semantics.planning import FeaturePlan
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.registry import find_feature
 
 logger = logging.getLogger(__name__)
+
+BATCHES = 2  # in which a request may fail before it is given up
 
 
 class StandIn:
@@ -197,35 +202,69 @@ def batch_file(cells: Sequence[Cell], runner: CellRunner, path: Path, limit: int
     return len(asking.pending)
 
 
+class _Batches:
+    """The batches of the cells of one dataset, whose answers go into one cache."""
+
+    def __init__(self, cells: Sequence[Cell], runner: CellRunner, asking: Collecting, pause: float) -> None:
+        self.cells, self.asking = cells, asking
+        self._runner, self._pause = runner, pause
+        self._earlier, self._answered, self._stopped = False, False, ""
+        self._failures: Counter[str] = Counter()
+
+    def submit(self, stack: ExitStack) -> BatchClient | None:
+        """Collect what has no answer and submit it; ``None`` where all is there."""
+        self.asking.pending.clear()
+        shops = collect(self.cells, self._runner, self.asking)
+        if not self.asking.pending:
+            return None
+        endpoint = shops[0].endpoint
+        assert endpoint is not None
+        cache = stack.enter_context(shops[0].responses())
+        client = BatchClient(endpoint, cache, self.asking.budget, self._pause)
+        stack.callback(client.close)
+        self._earlier = bool(client.open_batches())  # of a run that was stopped: what it paid for comes first
+        self._stopped = "" if self._earlier else client.submit(self.asking.pending)
+        return client
+
+    def fetch(self, client: BatchClient) -> None:
+        """Wait for what was submitted and take it in; a request that fails again and again is given up.
+
+        Raises:
+            UserError: a limit was reached, or no request was answered.
+        """
+        report = client.fetch()
+        if self._earlier:
+            return
+        failed = [key for key in self.asking.pending if client.cache.get(key) is None]
+        self._answered = self._answered or report.new > 0
+        nothing_works = client.incomplete or (not self._answered and len(failed) >= HOPELESS_AFTER)
+        if self._stopped or (not report.new and nothing_works):
+            reason = self._stopped or f"the batch brought no answer ({report})"
+            raise UserError(f"stopped: {reason}. The answers so far are kept; run the same command to go on.")
+        if not client.incomplete:
+            self._failures.update(failed)
+        self.asking.lost.update(key for key in failed if self._failures[key] >= BATCHES)
+
+
 def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: int | None = None) -> list[FeatureShop]:
     """Submit, wait and take in, until nothing is pending; then make the features.
 
     Raises:
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
+    by_home: dict[Path, list[Cell]] = {}
     for cell in cells:
         chosen_endpoint(cell.settings)  # a paid one wants a limit
+        by_home.setdefault(cell.location.home, []).append(cell)
     budget = Asking.of(cells[0].settings).budget
+    groups = [_Batches(own, runner, Collecting(budget, limit), pause) for own in by_home.values()]
     while True:
-        asking = Collecting(budget, limit)
-        shops = collect(cells, runner, asking)
-        if not asking.pending:
-            return make(cells, runner, asking)
-        endpoint = shops[0].endpoint
-        assert endpoint is not None
-        with shops[0].responses() as cache:
-            client = BatchClient(endpoint, cache, budget, pause)
-            try:
-                if client.open_batches():  # of a run that was stopped: what it paid for comes first
-                    client.fetch()
-                    continue
-                stopped = client.submit(asking.pending)
-                report = client.fetch()
-            finally:
-                client.close()
-        if stopped or not report.new:
-            reason = stopped or f"the batch brought no answer ({report})"
-            raise UserError(f"stopped: {reason}. The answers so far are kept; run the same command to go on.")
+        with ExitStack() as stack:
+            under_way = [(group, client) for group in groups if (client := group.submit(stack)) is not None]
+            for group, client in under_way:
+                group.fetch(client)
+        if not under_way:
+            return [shop for group in groups for shop in make(group.cells, runner, group.asking)]
 
 
 # ---- answers in and out -------------------------------------------------------------------------

@@ -129,6 +129,7 @@ class Collecting(Asking):
 
     Attributes:
         pending: the questions by their key.
+        lost: keys of questions that are given up; they are gaps.
     """
 
     asks = False
@@ -136,6 +137,7 @@ class Collecting(Asking):
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         super().__init__(budget, limit)
         self.pending: dict[str, ChatRequest] = {}
+        self.lost: set[str] = set()
 
     def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
         """Results from the cache.
@@ -144,27 +146,27 @@ class Collecting(Asking):
             AnswersPending: some are not there; their questions are in ``pending``.
         """
         assert context.endpoint is not None and context.cache is not None
-        before = len(self.pending)
+        waiting = False
         for key in context.progress(spread(keys, self.limit), title):
-            self._collect(script(key, Counter()), context)
-        if len(self.pending) > before:
+            waiting = self._collect(script(key, Counter()), context) or waiting
+        if waiting:
             raise AnswersPending(title)
         if self.limit is not None and self.limit < len(keys):
             context.limited = f"--limit={self.limit} of {len(keys)} is reached"
         yield from replayed(context, keys, script)
 
-    def _collect(self, script: Script, context: Context) -> None:
-        """Go through a script as far as the answers reach; keep the first question without one."""
+    def _collect(self, script: Script, context: Context) -> bool:
+        """Go through a script as far as the answers reach; keep the first question without one, if there is any."""
         assert context.endpoint is not None and context.cache is not None
         try:
             request = next(script)
             while True:
                 key = request.key(context.endpoint.model, context.endpoint.temperature)
                 answer = context.cache.get(key)
-                if answer is None:
+                if answer is None and key not in self.lost:
                     self.pending.setdefault(key, request)
                     script.close()
-                    return
+                    return True
                 request = script.send(answer)
         except StopIteration:
-            return
+            return False

@@ -9,14 +9,14 @@ from typing import Any
 
 from tests.stub_server import Call, Reply
 
-Answering = Callable[[dict[str, Any]], str]
+Answering = Callable[[dict[str, Any]], str | None]
 
 
 class BatchStub:
     """A reply function of ``StubServer``; a batch is done when it has been looked at a few times.
 
     Args:
-        answer: the answer's text for a request body.
+        answer: the answer's text for a request body; ``None`` for a request that fails.
         looks: looks at a batch before it is done.
         status: in which it ends.
     """
@@ -75,8 +75,11 @@ class BatchStub:
         return "".join(json.dumps(output_line(line, self.answer(line["body"]))) + "\n" for line in self.files[file])
 
 
-def output_line(line: dict[str, Any], text: str, tokens: tuple[int, int] = (100, 10)) -> dict[str, Any]:
-    """A line of the Batch API's output for a line of its input."""
+def output_line(line: dict[str, Any], text: str | None, tokens: tuple[int, int] = (100, 10)) -> dict[str, Any]:
+    """A line of the Batch API's output for a line of its input; without a text, of a request that failed."""
+    if text is None:
+        response = {"status_code": 400, "body": {"error": {"message": "stub says 400"}}}
+        return {"id": "r", "custom_id": line["custom_id"], "response": response, "error": None}
     usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
     message = {"role": "assistant", "content": text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}

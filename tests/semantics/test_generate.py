@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.semantics.answering import Asking
 from recbole_llm.semantics.llm.budget import Budget
 from recbole_llm.semantics.llm.cache import ResponseCache
-from tests.helpers import cell_of, runner
+from tests.helpers import cell_of, runner, write_tiny
 from tests.semantics.batch_stub import BatchStub, output_line, three_candidates
 from tests.semantics.workshop import SEMANTICS, asking_cell, contents, only_folder
 from tests.stub_server import StubServer, intents_from_candidates
@@ -252,3 +252,65 @@ def test_a_batch_that_brings_nothing_stops_the_run(few_users: Path) -> None:
     with StubServer(stub) as server, pytest.raises(UserError, match=r"brought no answer.*batch failed"):
         generate.run_batches([paid(server)], runner(), pause=0.0)
     assert len(stub.batches) == 1
+
+
+def intent_entry(dataset: str = "tiny") -> dict[str, Any]:
+    """What the manifest says of a dataset's intents."""
+    (folder,) = Path("dataset", dataset, "semantics").glob("loo-openai-*")
+    return dict(json.loads((folder / "manifest.json").read_text())["features"]["intent"])
+
+
+def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> None:
+    write_tiny(Path("dataset/other"), n_users=14, seed=8)
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "epochs": 1}
+        cells = [cell_of("LLMDMsRec", name, **options) for name in ("tiny", "other")]
+        shops = generate.run_batches(cells, runner(), pause=0.0)
+    assert [shop.settings["dataset"] for shop in shops] == ["tiny", "other"]
+    assert len(stub.batches) == 2
+    asked = [{line["custom_id"] for line in lines} for lines in stub.files.values()]
+    for keys, name in zip(asked, ("tiny", "other"), strict=True):
+        with ResponseCache(Path("dataset", name, "semantics", "responses.sqlite")) as cache:
+            assert {row["key"] for row in cache.rows()} == keys
+        assert intent_entry(name)["coverage"] == 1.0
+
+
+def test_folders_with_the_same_questions_wait_for_the_same_answers(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        shops = generate.run_batches([paid(server), paid(server, fill="offline")], runner(), pause=0.0)
+    assert len(stub.submitted) == len(set(stub.submitted))
+    assert [shop.folder.manifest["features"]["intent"]["coverage"] for shop in shops] == [1.0, 1.0]
+
+
+def test_a_batch_without_a_usable_line_is_over(few_users: Path) -> None:
+    stub = BatchStub(lambda body: None)
+    with StubServer(stub) as server:
+        for count in (1, 2):  # it is not waited for again
+            with pytest.raises(UserError, match=r"brought no answer.*refused \(the request failed\)"):
+                generate.run_batches([paid(server)], runner(), pause=0.0)
+            assert len(stub.batches) == count
+        stub.answer = three_candidates
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert intent_entry()["coverage"] == 1.0
+
+
+def test_a_request_that_fails_in_two_batches_is_a_gap_until_the_next_command(few_users: Path) -> None:
+    refused: list[str] = []
+
+    def all_but_one(body: dict[str, Any]) -> str | None:
+        question = str(body["messages"])
+        refused.extend([question] * (not refused))
+        return None if question in refused else three_candidates(body)
+
+    stub = BatchStub(all_but_one)
+    with StubServer(stub) as server:
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+        assert 0 < intent_entry()["counts"]["unanswered"] < 5  # keys that the question is about
+        assert len(stub.batches) == 2
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+        assert len(stub.submitted) - len(set(stub.submitted)) == 3
+        stub.answer = three_candidates
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert intent_entry()["coverage"] == 1.0

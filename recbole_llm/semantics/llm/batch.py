@@ -18,7 +18,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.budget import Budget, LimitReached
 from recbole_llm.semantics.llm.cache import ChatRequest, ResponseCache
 from recbole_llm.semantics.llm.endpoint import Endpoint, redact
-from recbole_llm.semantics.llm.exchange import BATCH, ImportReport, batch_lines, import_answers, remember
+from recbole_llm.semantics.llm.exchange import BATCH, ImportReport, batch_lines, remember, take_answers
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,9 @@ class BatchClient:
         budget: of the command.
         pause: seconds between two looks.
         sleep: for tests.
+
+    Attributes:
+        incomplete: a batch that was fetched had ended before all of its requests were tried.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class BatchClient:
         if not endpoint.batch_price:
             raise UserError(f"--llm={endpoint.name} has no Batch API (batch_price in properties/llm/).")
         self.endpoint, self.cache, self.budget = endpoint, cache, budget
+        self.incomplete = False
         self._pause, self._sleep = pause, sleep
         self._likely = 0.0  # set aside of the budget for what is under way
         self._key = endpoint.key()
@@ -139,9 +143,10 @@ class BatchClient:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "output.jsonl"
                 path.write_bytes(content)
-                report = import_answers(self.cache, path)
+                report = take_answers(self.cache, path)
         if found.status != "completed":
             report.refused[f"batch {found.status}"] += 1
+            self.incomplete = True
         self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, str(found.status))
         return report
 

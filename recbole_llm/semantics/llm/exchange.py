@@ -144,6 +144,18 @@ def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
     Raises:
         UserError: the file cannot be read, or holds not one usable line.
     """
+    report = take_answers(cache, path)
+    if not report.new and not report.known:
+        raise UserError(f"{path} holds no answers that can be used: {report}.")
+    return report
+
+
+def take_answers(cache: ResponseCache, path: Path) -> ImportReport:
+    """Take in the usable lines of a file, which may be none.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     report = ImportReport()
     for line in _lines(path):
         try:
@@ -152,8 +164,6 @@ def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
             report.refused[str(reason)] += 1
         except UnicodeEncodeError:  # half a character, which JSON can name and no key or request of ours holds
             report.refused["not an answer"] += 1
-    if not report.new and not report.known:
-        raise UserError(f"{path} holds no answers that can be used: {report}.")
     return report
 
 
