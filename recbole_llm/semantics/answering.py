@@ -90,6 +90,7 @@ def replayed(context: Context, keys: list[Any], script: MakeScript) -> Results:
     for key in keys:
         yield key, replay(script(key, counts), context.cache, context.endpoint, used)
     context.counts = dict(Counter(context.counts) + counts)
+    context.used += used
     # A resumed run would look cheaper than the feature was.
     for answer in used.values():
         context.usage.tokens_in += answer.tokens_in

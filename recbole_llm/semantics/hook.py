@@ -27,7 +27,7 @@ from recbole_llm.semantics.profiles import read_profiles
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.reader import SemanticFeatures
 from recbole_llm.semantics.registry import find_feature
-from recbole_llm.semantics.store import SemanticFolder
+from recbole_llm.semantics.store import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.semantics.versions import feature_stamps
 from recbole_llm.settings import Settings, tells_apart
 
@@ -186,7 +186,8 @@ class FeatureShop:
         if entry.get("stamp") != stamp:
             logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
             return False
-        return all(self.folder.has(file) for file in self.builders[name].files)
+        noted = [asked_suffix(name)] if asked_suffix(name) in self.folder.manifest["files"] else []
+        return all(self.folder.has(file) for file in (*self.builders[name].files, *noted))
 
     def make(self) -> list[str]:
         """Make what is missing.
@@ -250,6 +251,8 @@ class FeatureShop:
             facts = feature.build(context)
         if self._digests(feature) != before:
             self._forget_readers(feature.name)
+        if self.endpoint is not None and feature.prompts:
+            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in context.used))
         self._commit(feature, facts, context)
         self.asking.made.add((self.name, feature.name))
         usage = context.usage

@@ -22,6 +22,7 @@ from recbole_llm.data.folds import rows_digest, without_fold
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.semantics.llm.cache import ResponseCache
+from recbole_llm.semantics.store import asked_suffix
 from recbole_llm.semantics.visible import visible_ends
 
 TRAINING, PREFIX = "training", "prefix"
@@ -71,6 +72,12 @@ class Files:
         """A file that the manifest lists."""
         return self.path / self.manifest["files"][suffix]["name"]
 
+    def asked(self, feature: str) -> set[str] | None:
+        """Keys of the requests whose answers a feature was made from; ``None`` where they were not noted."""
+        if asked_suffix(feature) not in self.manifest["files"]:
+            return None
+        return set(read_table(self.file(asked_suffix(feature)))["request_key"])
+
     def own(self, user: int) -> slice:
         """A user's rows."""
         return slice(int(self.table.offsets[user]), int(self.table.offsets[user + 1]))
@@ -88,9 +95,10 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
         yield _makers_of_candidates(files)
     features = files.manifest["features"]
     for name, entry in features.items():
-        sees = entry.get("sees", "none")
+        sees, of_users = entry.get("sees", "none"), False
         for suffix in _tables_of(files, name, entry):
             columns = [column.name for column in read_header(files.file(suffix))]
+            of_users = of_users or bool({"user_id", "exemplar_id"} & set(columns))
             if sees == TRAINING and {"user_id", "position"} <= set(columns):
                 yield _rows_spoken_of(files, suffix, ends)
             elif sees == TRAINING and "item_id" in columns:
@@ -100,7 +108,7 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
             if sees != "none" and key is not None and texts:
                 yield _names_of_held_out(files, suffix, key, texts, ends)
         prompts = [f"{prompt}@{facts['version']}" for prompt, facts in entry.get("prompts", {}).items()]
-        if cache is not None and prompts and sees != "none":
+        if cache is not None and prompts and sees != "none" and of_users:  # a list that mixes users is no history
             yield _prompts_sent(files, name, prompts, sees, ends, cache)
 
 
@@ -241,10 +249,14 @@ def _case(
 def _prompts_sent(
     files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
 ) -> Look:
-    """Whether a prompt holds items in a row that end in one that no prompt may show."""
+    """Whether a prompt holds items in a row that end in one that no prompt may show.
+
+    Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
+    before its prompts were noted cannot tell its own from theirs.
+    """
     forbidden = _forbidden_runs(files, sees, ends)
     looked, found = 0, ""
-    for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model")):
+    for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model"), files.asked(feature)):
         looked += 1
         for run in _runs_in(body["messages"]):
             if run in forbidden:
@@ -295,6 +307,8 @@ def _data_of(content: str) -> Any:
 
 def _lists_in(value: Any) -> Iterator[list[str]]:
     if isinstance(value, dict):
+        numbered = [value.get(str(number)) for number in range(1, len(value) + 1)]
+        yield [name.casefold() for name in numbered if isinstance(name, str)]
         for name, inner in value.items():
             if name != "candidates":  # an offer, which may hold the target; no history
                 yield from _lists_in(inner)

@@ -21,6 +21,12 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 TEXT_COLUMNS = (Column("text_id", "token"), Column("text", "token_seq"))
+ASKED_COLUMNS = (Column("request_key", "token"),)
+
+
+def asked_suffix(feature: str) -> str:
+    """Suffix of the table of requests whose answers a feature was made from."""
+    return f"{feature}.asked"
 
 
 class TextTable:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +17,10 @@ from recbole_llm.errors import UserError
 from recbole_llm.semantics.features.intent import COLUMNS
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
 from recbole_llm.semantics.prompts import load_prompt
-from recbole_llm.semantics.store import SemanticFolder
+from recbole_llm.semantics.store import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from tests.helpers import prepare
-from tests.semantics.workshop import SEMANTICS, ask, by_key, only_folder
+from tests.semantics.test_interests import by_genre, made
+from tests.semantics.workshop import SEMANTICS, ask, by_key, contents, only_folder
 from tests.stub_server import StubServer, intents_from_candidates
 
 USERTEXT = (Column("user_id", "token"), Column("preference_text", "token"))
@@ -150,20 +153,75 @@ def test_an_item_that_only_held_out_rows_have_is_found_in_a_synthesised_user(tin
         assert ["first: item new" in finding.text for finding in bad()] == [True] * (len(items) - 1)
 
 
+def plant_prompts(prepared: Prepared, feature: str, prompt_id: str, data_of: Callable[[list[str]], Any]) -> None:
+    """Put prompts that show whole histories into the cache, and among those that a feature was made from."""
+    folder, prompt = opened(prepared), load_prompt(prompt_id)
+    model, offsets = folder.identity["llm"]["model"], prepared.dataset.table.offsets
+    keys = []
+    with ResponseCache(SEMANTICS / "responses.sqlite") as cache:
+        for user in range(1, prepared.dataset.table.n_users + 1):
+            titles = [title_of(prepared, row) for row in range(int(offsets[user]), last_row(prepared, user) + 1)]
+            messages = tuple(prompt.messages(data_of(titles)))
+            request = ChatRequest(f"{prompt.id}@{prompt.version}", messages, None, 10)
+            keys.append(request.key(model, 0.0))
+            cache.put(keys[-1], request.body(model, 0.0), ChatAnswer("{}", "stop", 1, 1))
+    facts = folder.manifest["features"][feature]
+    folder.write(asked_suffix(feature), ASKED_COLUMNS, [(key,) for key in keys])
+    folder.commit(feature, facts)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_prompt_that_shows_the_test_item_is_found(few_users: Path, order: int) -> None:
     with StubServer(intents_from_candidates) as server:
         prepared = ask(server)
-    prompt, model = load_prompt("llmdmsrec_intent"), opened(prepared).identity["llm"]["model"]
-    offsets = prepared.dataset.table.offsets
-    with ResponseCache(SEMANTICS / "responses.sqlite") as cache:
-        for user in range(1, prepared.dataset.table.n_users + 1):
-            rows = range(int(offsets[user]), last_row(prepared, user) + 1)
-            data = {"session": [title_of(prepared, row) for row in rows][::order], "candidates": []}
-            request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(prompt.messages(data)), None, 10)
-            cache.put(request.key(model, 0.0), request.body(model, 0.0), ChatAnswer("{}", "stop", 1, 1))
+    plant_prompts(prepared, "intent", "llmdmsrec_intent", lambda titles: {"session": titles[::order], "candidates": []})
     (found,) = bad()
     assert "a prompt holds the history of user u" in found.text
+
+
+def test_a_history_by_numbers_is_one_too(few_users: Path) -> None:
+    with StubServer(by_genre) as server:
+        prepared = made("LDMI", server)
+    assert bad() == []
+    plant_prompts(
+        prepared, "interest", "ldmi_interests", lambda titles: {str(n): t for n, t in enumerate(titles, start=1)}
+    )
+    (found,) = bad()
+    assert "interest: " in found.text
+    assert "a prompt holds the history of user u" in found.text
+
+
+def test_prompts_of_another_protocol_are_no_leak_of_this_one(few_users: Path) -> None:
+    with StubServer(by_genre) as server:
+        made("LDMI", server, protocol="loo")
+        folder = opened(made("LDMI", server, protocol="session"))
+    assert bad() == []
+    folder.manifest["files"].pop(asked_suffix("interest"))
+    folder.save_manifest()
+    assert [folder.path.name in finding.text for finding in bad()] == [True]  # where it cannot tell its own
+
+
+def test_folders_whose_prompts_were_not_noted_are_held_against_all(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        prepared = ask(server)
+    plant_prompts(prepared, "intent", "llmdmsrec_intent", lambda titles: {"session": titles, "candidates": []})
+    folder = opened(prepared)
+    folder.manifest["files"].pop(asked_suffix("intent"))
+    folder.save_manifest()
+    (found,) = bad()
+    assert "a prompt holds the history of user u" in found.text
+
+
+def test_a_lost_note_of_the_prompts_is_made_again(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        folder = opened(ask(server)).path
+        before = contents(folder)
+        (folder / "tiny.intent.asked").unlink()
+        assert "tiny.intent.asked is gone" in bad()[0].text
+        ask(server)
+    assert contents(folder) == before
+    with ResponseCache(SEMANTICS / "responses.sqlite") as cache:
+        assert set(read_table(folder / "tiny.intent.asked")["request_key"]) == {row["key"] for row in cache.rows()}
 
 
 def test_files_of_other_data_are_noted_and_not_looked_at(featured: Path) -> None:

@@ -55,6 +55,7 @@ class Context:
         usage: what was asked and paid.
         asking: how answers are got.
         counts: outcomes of the answers, for the manifest.
+        used: keys of the requests whose answers were read, in that order.
         limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
@@ -72,6 +73,7 @@ class Context:
     usage: Usage = field(default_factory=Usage)
     asking: Asking = field(default_factory=Asking)
     counts: dict[str, int] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
     limited: str = ""
 
     def history(self, row: int) -> np.ndarray:

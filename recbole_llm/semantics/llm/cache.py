@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,12 +170,15 @@ class ResponseCache:
         found = self._connection.execute(query, (prompt, model, count))
         return [{"request": json.loads(request), "answer": json.loads(answer)} for request, answer in found]
 
-    def requests(self, prompts: Iterable[str], model: str | None) -> Iterator[dict[str, Any]]:
-        """The requests of some prompts (``id@version``) to a model."""
+    def requests(
+        self, prompts: Iterable[str], model: str | None, keys: Container[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The requests of some prompts (``id@version``) to a model; of some keys alone where they are given."""
         for prompt in prompts:
-            query = "SELECT request FROM answers WHERE prompt = ? AND model = ?"
-            for (request,) in self._connection.execute(query, (prompt, model)):
-                yield json.loads(request)
+            query = "SELECT key, request FROM answers WHERE prompt = ? AND model = ?"
+            for key, request in self._connection.execute(query, (prompt, model)):
+                if keys is None or key in keys:
+                    yield json.loads(request)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""
