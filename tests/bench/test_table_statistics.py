@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 from statsmodels.stats.multitest import multipletests
@@ -60,11 +61,32 @@ def test_a_run_from_before_a_setting_is_a_seed_of_the_row_that_has_its_earlier_d
 def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
     runs = [
         run_of("M", 0.1, key=str(v), settings={**dict.fromkeys("abcde", v), "f": w})
-        for v, w in [(1, 1), (1, 2), (2, 1)]
+        for v, w in [(1, 1), (1, 2), (2, 3)]
     ]
     found = labels(*runs)
-    assert len(set(found)) == 3
-    assert all("+3]" in label for label in found)
+    assert found == ["M [f=1]", "M [f=2]", "M [a=2, b=2, c=2, +3]"]
+    assert labels(*runs[1:]) == ["M [a=1, b=1, c=1, +3]", "M [a=2, b=2, c=2, +3]"]
+
+
+def test_ablations_name_what_they_change() -> None:
+    usual = {"align": True, "gate": "sigmoid", "contrast": "item"}
+    changes: list[dict[str, Any]] = [{}, {"align": False}, {"gate": "one"}, {"gate": "one", "contrast": "none"}]
+    runs = [run_of("M", 0.1, key=str(n), settings=usual | change) for n, change in enumerate(changes)]
+    assert labels(*runs[:3]) == ["M", "M [align=False]", "M [gate=one]"]
+    # Half of them have each gate: then both are named.
+    both = ["M [gate=sigmoid]", "M [align=False, gate=sigmoid]", "M [gate=one]", "M [gate=one, contrast=none]"]
+    assert labels(*runs) == both
+
+
+def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store: ResultStore) -> None:
+    for number in (1, 2):
+        settings = {"mask_history": True, "n_layers": number}
+        store_run(store, "NARM", 0.2 * number, key=f"n{number}", settings=settings)
+        store_run(store, "NARM", 0.1, seed=5 + number, key=f"m{number}", settings={"mask_history": True, "n_layers": 3})
+    (block,) = build(list(store), store, baseline="NARM [n_layers=1]")
+    assert (block.reference, block.named) == ("NARM [n_layers=1]", True)
+    (block,) = build(list(store), store, baseline="NARM")
+    assert (block.reference, block.named) == ("NARM [n_layers=2]", False)
 
 
 def test_a_tuned_row_says_so_with_its_trials() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -126,15 +126,22 @@ def _search(record: Record) -> str | None:
 
 
 def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[str]:
-    """One label for each variant of a model: with the settings that differ among them."""
+    """One label for each variant of a model: with the settings that differ among them.
+
+    A value that most of the variants have goes without saying, so that ablations name what they change.
+    """
     if len(identities) == 1:
         return [label]
-    keys = [key for key in dict.fromkeys(k for each in identities for k in each) if _differs(key, identities)]
+    values = [
+        {key: _text(each, key) for key in dict.fromkeys(k for one in identities for k in one)} for each in identities
+    ]
+    usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
     named = []
-    for each in identities:
-        shown = [f"{key}={_short(each.get(key, BEFORE.get(key)))}" for key in keys[:_SHOWN_DIFFERENCES]]
+    for each in values:
+        keys = [key for key, value in each.items() if value != usual[key]]
+        shown = [f"{key}={_short(each[key])}" for key in keys[:_SHOWN_DIFFERENCES]]
         more = f", +{len(keys) - len(shown)}" if len(keys) > len(shown) else ""
-        named.append(f"{label} [{', '.join(shown)}{more}]")
+        named.append(f"{label} [{', '.join(shown)}{more}]" if shown else label)
     seen: dict[str, int] = defaultdict(int)
     for number, name in enumerate(named):
         seen[name] += 1
@@ -142,12 +149,18 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
     return named
 
 
-def _differs(key: str, identities: Sequence[dict[str, Any]]) -> bool:
-    return len({json.dumps(each.get(key), sort_keys=True, default=str) for each in identities}) > 1
+def _of_most(values: Sequence[str]) -> str | None:
+    """The value that more than half have."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
 
 
-def _short(value: Any) -> str:
-    text = "unset" if value is None else str(value)
+def _text(identity: dict[str, Any], key: str) -> str:
+    value = identity.get(key, BEFORE.get(key))
+    return "unset" if value is None else str(value)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 

@@ -240,7 +240,7 @@ def _reference(block: Block, baseline: str | None) -> tuple[str | None, bool]:
     if baseline is None:
         baselines = block.ordered(block.primary, [row for row in block.rows if row.kind == "baseline"])
         return next((row.label for row in [*baselines, *block.ordered(block.primary)]), None), False
-    named = [row for row in block.rows if baseline in (row.label, row.model)]
+    named = [row for row in block.rows if row.label == baseline] or [r for r in block.rows if r.model == baseline]
     return next((row.label for row in block.ordered(block.primary, named)), None), len(named) == 1
 
 
