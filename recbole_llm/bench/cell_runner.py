@@ -126,6 +126,7 @@ class CellRunner:
         ranks.save(ranks_path)
         record.ranks_file = ranks_path.name
         self.store.put(record)
+        trainer.keep()
         self._fresh.add(cell.key)
         return record
 
@@ -327,7 +328,9 @@ class CellRunner:
                 record.notes.append("chosen by RecBole's validation, which masks otherwise")
             return self._note_training(cell, trainer, record)
         trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
-        if not self.force:
+        if self.force:
+            trainer.discard()
+        else:
             trainer.resume(train_data)
         trainer.fit(train_data, self._eval_loader(prepared, "valid"))
         trainer.restore_best()

@@ -36,7 +36,8 @@ class ReferenceTrainer:
         # One value of history masking for all models of a table; RecBole masks for general models only.
         self.train, self.valid, self.test = recbole_loaders(config, prepared.dataset)
         self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, prepared.model)
-        self.trainer.saved_model_file = str(folder / "best.pt")
+        self.folder = folder
+        self.trainer.saved_model_file = str(folder / "best_so_far.pt")
         self.curve: list[dict[str, Any]] = []
         self.test_metrics: dict[str, float] = {}
         self.best_epoch = -1
@@ -62,6 +63,10 @@ class ReferenceTrainer:
         self.best_valid_result = {k: float(v) for k, v in (result or {}).items()}
         found = self.trainer.evaluate(self.test, load_best_model=True, show_progress=False)
         self.test_metrics = {name: float(value) for name, value in found.items()}
+
+    def keep(self) -> None:
+        """Make the best weights those of the finished model; until then the weights of an older run stay."""
+        Path(self.trainer.saved_model_file).replace(self.folder / "best.pt")
 
     def rank(
         self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False

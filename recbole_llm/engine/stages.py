@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from recbole_llm.engine import checkpoint
 from recbole_llm.engine.trainer import BenchTrainer
 
 logger = logging.getLogger(__name__)
@@ -69,12 +68,12 @@ class StagedTrainer(BenchTrainer):
 
     def resume(self, train_data: Any) -> bool:
         """Continue inside the stage that was under way."""
-        path = self.folder / "last.pt"
-        if path.is_file():
-            self.model.stage = checkpoint.load(path, self.device)["counters"]["stage"]
-            self.optimizer = self._build_optimizer()
-        if not super().resume(train_data):
+        state = self.resumable()
+        if state is None:
             return False
+        self.model.stage = state["counters"]["stage"]
+        self.optimizer = self._build_optimizer()
+        super().resume(train_data)
         stage = self.model.stages[self.model.stage]
         self._began = max((e["epoch"] for e in self.curve if e.get("stage", stage) != stage), default=0)
         return True

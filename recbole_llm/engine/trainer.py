@@ -45,7 +45,8 @@ class BenchTrainer(Trainer):
     """Trains and evaluates one model.
 
     Attributes:
-        folder: where ``best.pt`` (weights by validation) and ``last.pt`` (to resume from) are written.
+        folder: where ``best_so_far.pt`` (weights by validation) and ``last.pt`` (to resume from) are written;
+            ``best.pt`` there is of a finished training.
         curve: one entry an epoch: loss, seconds, validation metrics.
         progress: shows a bar over batches; set by the caller.
         on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
@@ -72,7 +73,7 @@ class BenchTrainer(Trainer):
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)  # RecBole's pretraining saves into it by itself
         self.checkpoint_dir = str(folder)
-        self.saved_model_file = str(folder / "best.pt")
+        self.saved_model_file = str(folder / "best_so_far.pt")
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -146,7 +147,7 @@ class BenchTrainer(Trainer):
         show_progress: bool = False,
         callback_fn: Any = None,
     ) -> tuple[float, dict[str, float] | None]:
-        """Train until validation stops improving; keeps the best weights in ``best.pt``.
+        """Train until validation stops improving; keeps the best weights in ``best_so_far.pt``.
 
         Returns:
             Best validation score and the metrics of that epoch.
@@ -244,12 +245,20 @@ class BenchTrainer(Trainer):
         owners = {"trainer": vars(self), "model": vars(self.model)}
         return {f"{o}.{name}": v for o, found in owners.items() for name, v in found.items() if isinstance(v, kind)}
 
+    def resumable(self) -> dict[str, Any] | None:
+        """The state in ``last.pt``; ``None`` where there is none, or none of the best weights that it counts on."""
+        path = self.folder / "last.pt"
+        state = checkpoint.load(path, self.device) if path.is_file() else None
+        if state is not None and state["stopping"][-1] > 0 and not Path(self.saved_model_file).is_file():
+            logger.warning("%s is without its best_so_far.pt; training begins anew", path)
+            return None
+        return state
+
     def resume(self, train_data: Any) -> bool:
         """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
-        path = self.folder / "last.pt"
-        if not path.is_file():
+        state = self.resumable()
+        if state is None:
             return False
-        state = checkpoint.load(path, self.device)
         checkpoint.restore_model(self.model, state["model"])
         for name, optimizer in self._optimizers().items():
             optimizer.load_state_dict(state["optimizers"][name])
@@ -264,12 +273,20 @@ class BenchTrainer(Trainer):
         self.best_valid_result = state["best_valid_result"] or None
         self.curve, self.seconds = state["curve"], state["seconds"]
         checkpoint.restore_random_state(state["random"])
-        logger.info("continuing after epoch %d (%s)", self.start_epoch, path)
+        logger.info("continuing after epoch %d (%s)", self.start_epoch, self.folder / "last.pt")
         return True
 
     def restore_best(self) -> None:
         """Load the weights of the best validation."""
         checkpoint.restore_model(self.model, checkpoint.load(Path(self.saved_model_file), self.device))
+
+    def discard(self) -> None:
+        """Forget a training that was interrupted: this one's best weights take the place of those it counts on."""
+        (self.folder / "last.pt").unlink(missing_ok=True)
+
+    def keep(self) -> None:
+        """Make the best weights those of the finished model; until then the weights of an older run are served."""
+        Path(self.saved_model_file).replace(self.folder / "best.pt")
 
     # ---- evaluation ----------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole.trainer import Trainer
 
 from recbole_llm.bench.cell import Cell
-from recbole_llm.bench.cell_runner import CellRunner
+from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import file_sha256
@@ -19,7 +20,7 @@ from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.semantics.registry import FEATURES
 from recbole_llm.semantics.versions import feature_versions
-from tests.helpers import cell_of, runner, write_tiny
+from tests.helpers import StopAt, cell_of, runner, write_tiny
 
 # ---- the key ------------------------------------------------------------------------------------
 
@@ -275,6 +276,71 @@ def test_a_lost_checkpoint_is_trained_again(tiny: Path) -> None:
     again = ResultStore("results").find(cell.key)
     assert again is not None
     assert again.metrics == record.metrics
+
+
+def weights(prepared: Prepared) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in prepared.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("results", "force"), [("results", True), ("others", False)])
+def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinished(
+    tiny: Path, results: str, force: bool
+) -> None:
+    """The other one runs with ``--force``, or for another results folder."""
+    cell = cell_of("GRU4Rec", epochs=4)
+    first = runner().run(cell)
+    assert (first.best_epoch or 0) > 1
+    served = weights(runner().trained(cell))
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore(results), StopAt("epoch 2"), force=force).run(cell)
+    assert weights(runner().trained(cell)) == served
+    assert ResultStore("results").find(cell.key) == first
+
+
+def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_finished_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cell_of("GRU4Rec", epochs=3, engine="recbole")
+    runner().run(cell)
+    served = (cell.folder / "best.pt").read_bytes()
+    save = Trainer._save_checkpoint
+
+    def save_and_stop(self: Trainer, *arguments: Any, **named: Any) -> None:
+        save(self, *arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        runner(force=True).run(cell)
+    assert (cell.folder / "best.pt").read_bytes() == served
+
+
+def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights that the older ``last.pt`` counts on are gone: what goes on begins anew."""
+    settings: dict[str, Any] = {"epochs": 25, "learning_rate": 0.05}
+    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", **settings))
+    cell, best = cell_of("GRU4Rec", **settings), whole.best_epoch or 0
+    assert 1 < best < 25 - 2
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            CellRunner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(cell)
+    assert (cell.folder / "last.pt").is_file()
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 2"), force=True).run(cell)
+    assert runner().run(cell).metrics == whole.metrics
+
+
+def test_a_checkpoint_without_its_best_weights_is_not_gone_on_from(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=4))
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+    cell = cell_of("GRU4Rec", epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+    (cell.folder / "best_so_far.pt").unlink()
+    assert runner().run(cell).metrics == whole.metrics
 
 
 # ---- the clock ----------------------------------------------------------------------------------

@@ -84,14 +84,14 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     assert "Traceback" not in messages
     assert "the same command goes on" in messages
     assert files_in("results") == set()
-    assert files_in("saved") == {"best.pt", "last.pt"}
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
     second = start(PAUSE_AT="10")  # counted from where it goes on: in the fifth
     messages = stop(second, signal.SIGKILL)
     assert second.returncode == -signal.SIGKILL
     assert "continuing after epoch 2" in messages
     assert files_in("results") == set()
-    assert files_in("saved") == {"best.pt", "last.pt"}
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
     third = start()
     _, messages = third.communicate(timeout=300)

@@ -176,7 +176,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(training):
 
 def test_finished_training_leaves_no_resumable_checkpoint(training, saved_each_epoch, tmp_path):
     training().fit()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best.pt"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best_so_far.pt"]
 
 
 def test_a_run_that_was_interrupted_goes_on_by_itself(tiny, saved_each_epoch, monkeypatch):
@@ -216,7 +216,7 @@ def test_the_best_epoch_is_the_best_of_the_curve(training):
 
 def test_a_checkpoint_of_the_best_weights_loads_safely(training, tmp_path):
     training().fit()
-    state = torch.load(tmp_path / "run" / "best.pt", weights_only=True)
+    state = torch.load(tmp_path / "run" / "best_so_far.pt", weights_only=True)
     assert set(state) == {"epoch", "score", "state_dict", "other_parameter"}
 
 
@@ -232,13 +232,13 @@ class Foreign:
     """What somebody else's checkpoint may hold."""
 
 
-@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+@pytest.mark.parametrize("name", ["best_so_far.pt", "last.pt"])
 def test_a_checkpoint_with_a_foreign_object_is_refused(training, tmp_path, name):
     made = training()
     (tmp_path / "run").mkdir(exist_ok=True)
     torch.save({"state_dict": Foreign()}, tmp_path / "run" / name)
     with pytest.raises(UserError, match="is not a readable checkpoint"):
-        if name == "best.pt":
+        if name == "best_so_far.pt":
             made.trainer.restore_best()
         else:
             made.trainer.resume(made.train_data)
@@ -403,4 +403,4 @@ def test_a_model_that_only_counts_has_one_epoch(training):
 
 def test_checkpoints_are_those_of_the_place_chosen(training, tmp_path):
     made = training(folder="elsewhere").fit()
-    assert checkpoint.load(tmp_path / "elsewhere" / "best.pt")["epoch"] == made.trainer.best_epoch
+    assert checkpoint.load(tmp_path / "elsewhere" / "best_so_far.pt")["epoch"] == made.trainer.best_epoch
