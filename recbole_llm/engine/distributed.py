@@ -102,9 +102,15 @@ class Together(BenchTrainer):
         if self.is_first:
             super()._save_checkpoint(epoch, verbose, **kwargs)
 
-    def _save_last(self, epoch: int) -> None:
+    def _save_last(self, epoch: int, over: bool) -> None:
         if self.is_first:
-            super()._save_last(epoch)
+            super()._save_last(epoch, over)
+
+    def resume(self, train_data: Any) -> bool:
+        """Continue together; the first one removes the file, and not before the others have read it."""
+        found = super().resume(train_data)
+        distributed.barrier()
+        return found
 
     def restore_best(self) -> None:
         """Load the best weights where they are used."""

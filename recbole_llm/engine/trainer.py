@@ -175,12 +175,12 @@ class BenchTrainer(Trainer):
                 self._save_checkpoint(epoch)
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
-            if saved and not (stop or final) and time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
-                self._save_last(epoch)
+            over = stop or final
+            if saved and (over or time.monotonic() - saved_at > SAVE_EVERY_SECONDS):
+                self._save_last(epoch, over)
                 saved_at = time.monotonic()
             if stop:
                 break
-        (self.folder / "last.pt").unlink(missing_ok=True)
         return self.best_valid_score, self.best_valid_result
 
     def _validate(self, valid_data: EvalLoader, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
@@ -215,24 +215,23 @@ class BenchTrainer(Trainer):
             path, {"epoch": epoch + 1, "score": float(self.best_valid_score), **checkpoint.model_state(self.model)}
         )
 
-    def _save_last(self, epoch: int) -> None:
-        """Everything that the next epoch depends on."""
-        checkpoint.save(
-            self.folder / "last.pt",
-            {
-                "next_epoch": epoch + 1,
-                "model": checkpoint.model_state(self.model),
-                "optimizers": {name: value.state_dict() for name, value in self._optimizers().items()},
-                "schedulers": {name: value.state_dict() for name, value in self._schedulers().items()},
-                "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
-                "random": checkpoint.random_state(),
-                "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
-                "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
-                "best_valid_result": dict(self.best_valid_result or {}),
-                "curve": self.curve,
-                "seconds": self.seconds,
-            },
-        )
+    def _save_last(self, epoch: int, over: bool) -> None:
+        """Everything that the next epoch depends on; after the last one, what the record says of the training."""
+        state = {
+            "next_epoch": self.epochs if over else epoch + 1,
+            "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
+            "random": checkpoint.random_state(),
+            "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
+            "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
+            "best_valid_result": dict(self.best_valid_result or {}),
+            "curve": self.curve,
+            "seconds": self.seconds,
+        }
+        if not over:  # the test has the best weights, which lie in a file of their own
+            state["model"] = checkpoint.model_state(self.model)
+            state["optimizers"] = {name: value.state_dict() for name, value in self._optimizers().items()}
+            state["schedulers"] = {name: value.state_dict() for name, value in self._schedulers().items()}
+        checkpoint.save(self.folder / "last.pt", state)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers by attribute; RecVAE's trainer has two of its own and lets ``optimizer`` be one or the other."""
@@ -249,7 +248,8 @@ class BenchTrainer(Trainer):
         """The state in ``last.pt``; ``None`` where there is none, or none of the best weights that it counts on."""
         path = self.folder / "last.pt"
         state = checkpoint.load(path, self.device) if path.is_file() else None
-        if state is not None and state["stopping"][-1] > 0 and not Path(self.saved_model_file).is_file():
+        counts_on_best = state is not None and (state["stopping"][-1] > 0 or state["next_epoch"] >= self.epochs)
+        if counts_on_best and not Path(self.saved_model_file).is_file():
             logger.warning("%s is without its best_so_far.pt; training begins anew", path)
             return None
         return state
@@ -259,11 +259,12 @@ class BenchTrainer(Trainer):
         state = self.resumable()
         if state is None:
             return False
-        checkpoint.restore_model(self.model, state["model"])
-        for name, optimizer in self._optimizers().items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        for name, scheduler in self._schedulers().items():
-            scheduler.load_state_dict(state["schedulers"][name])
+        if "model" in state:
+            checkpoint.restore_model(self.model, state["model"])
+            for name, optimizer in self._optimizers().items():
+                optimizer.load_state_dict(state["optimizers"][name])
+            for name, scheduler in self._schedulers().items():
+                scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
         if state["loader"] is not None:
@@ -273,7 +274,7 @@ class BenchTrainer(Trainer):
         self.best_valid_result = state["best_valid_result"] or None
         self.curve, self.seconds = state["curve"], state["seconds"]
         checkpoint.restore_random_state(state["random"])
-        logger.info("continuing after epoch %d (%s)", self.start_epoch, self.folder / "last.pt")
+        logger.info("continuing after epoch %d (%s)", len(self.curve), self.folder / "last.pt")
         return True
 
     def restore_best(self) -> None:
@@ -285,8 +286,12 @@ class BenchTrainer(Trainer):
         (self.folder / "last.pt").unlink(missing_ok=True)
 
     def keep(self) -> None:
-        """Make the best weights those of the finished model; until then the weights of an older run are served."""
+        """Make the best weights those of the finished model; until then the weights of an older run are served.
+
+        To be called when the record is stored: before that, a run that goes on needs the training's end.
+        """
         Path(self.saved_model_file).replace(self.folder / "best.pt")
+        (self.folder / "last.pt").unlink(missing_ok=True)
 
     # ---- evaluation ----------------------------------------------------------------------------
 

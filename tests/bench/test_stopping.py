@@ -33,17 +33,27 @@ from recbole.model.sequential_recommender.gru4rec import GRU4Rec
 
 recbole_llm.engine.trainer.SAVE_EVERY_SECONDS = 0.0
 steps = itertools.count(1)  # of this process; what belongs to the model is restored with it
+rankings = itertools.count(1)
+
+
+def pause():
+    print("pausing", flush=True)
+    while True:  # not signal.pause(): a signal that comes just before it would be missed
+        time.sleep(0.05)
 
 
 class Pausing(GRU4Rec):
-    """Waits for a signal at one step of its training, where the environment says so."""
+    """Waits for a signal at one step of its training or in one ranking, where the environment says so."""
 
     def calculate_loss(self, interaction):
         if str(next(steps)) == os.environ.get("PAUSE_AT"):
-            print("pausing", flush=True)
-            while True:  # not signal.pause(): a signal that comes just before it would be missed
-                time.sleep(0.05)
+            pause()
         return super().calculate_loss(interaction)
+
+    def full_sort_predict(self, interaction):
+        if str(next(rankings)) == os.environ.get("PAUSE_AT_RANKING"):
+            pause()
+        return super().full_sort_predict(interaction)
 '''
 
 
@@ -114,6 +124,26 @@ def in_one_go(monkeypatch: pytest.MonkeyPatch) -> Record:
     )
     sys.modules.pop("pausing_model")
     return record
+
+
+def test_a_kill_during_the_test_costs_no_training(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start(PAUSE_AT_RANKING="7")  # after one validation for each epoch
+    stop(first, signal.SIGKILL)
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
+
+    second = start()
+    _, messages = second.communicate(timeout=300)
+    assert second.returncode == 0
+    assert "continuing after epoch 6" in messages
+    assert files_in("saved") == {"best.pt"}
+    (found,) = ResultStore("results")
+
+    wanted = in_one_go(monkeypatch)
+    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
+    assert (found.metrics, found.valid_metrics) == (wanted.metrics, wanted.valid_metrics)
+    assert (found.best_epoch, found.epochs) == (wanted.best_epoch, wanted.epochs)
 
 
 def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:

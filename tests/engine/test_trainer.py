@@ -174,9 +174,23 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(training):
     assert made.trainer.start_epoch == 0
 
 
+def test_a_training_that_is_over_is_not_gone_on_with(training):
+    """Also where early stopping has ended it; what counts are the best weights."""
+    options = {"epochs": 40, "stopping_step": 2, "learning_rate": 0.05}
+    whole = training(**options).fit()
+    assert len(whole.trainer.curve) < 40
+    again = training(**options)
+    assert again.trainer.resume(again.train_data)
+    again.fit()
+    for made in (whole, again):
+        made.trainer.restore_best()
+    assert again.numbers() == whole.numbers()
+    assert again.trainer.seconds == whole.trainer.seconds
+
+
 def test_finished_training_leaves_no_resumable_checkpoint(training, saved_each_epoch, tmp_path):
-    training().fit()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best_so_far.pt"]
+    training().fit().trainer.keep()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best.pt"]
 
 
 def test_a_run_that_was_interrupted_goes_on_by_itself(tiny, saved_each_epoch, monkeypatch):
