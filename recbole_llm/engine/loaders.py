@@ -9,7 +9,9 @@ from recbole_llm.data.loader import TrainLoader, UserLoader
 
 recbole_llm.compat.apply()
 
+import torch  # noqa: E402
 from recbole.data.dataloader import TrainDataLoader, UserDataLoader  # noqa: E402
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader  # noqa: E402
 from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
 from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
 from recbole.sampler import KGSampler  # noqa: E402
@@ -36,6 +38,29 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
         if wanted is TrainDataLoader:
             return TrainLoader(table, prepared.train_part, config, prepared.sequential), ""
     return recbole_loaders(config, dataset)[0], "" if config["engine"] == "recbole" else "RecBole's own training loader"
+
+
+def loader_state(loader: Any) -> dict[str, Any]:
+    """Random states of a training loader, ours or RecBole's, for a checkpoint that resumes exactly."""
+    if hasattr(loader, "state_dict"):
+        return dict(loader.state_dict())
+    return {name: generator.get_state() for name, generator in _generators(loader).items()}
+
+
+def restore_loader(loader: Any, state: dict[str, Any]) -> None:
+    """Put :func:`loader_state` back; a checkpoint is read to the model's device, where no generator's state lies."""
+    state = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    if hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(state)
+        return
+    for name, generator in _generators(loader).items():
+        generator.set_state(state[name])
+
+
+def _generators(loader: Any) -> dict[str, torch.Generator]:
+    """What RecBole's loaders shuffle by; that of knowledge graphs holds two loaders. Negatives come from numpy's."""
+    parts = {"": loader, **getattr(loader, "__dict__", {})}
+    return {name: part.generator for name, part in parts.items() if isinstance(part, AbstractDataLoader)}
 
 
 def recbole_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:

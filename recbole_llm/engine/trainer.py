@@ -19,6 +19,7 @@ from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine import checkpoint
 from recbole_llm.engine.compiling import compile_layers
+from recbole_llm.engine.loaders import loader_state, restore_loader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -221,7 +222,7 @@ class BenchTrainer(Trainer):
             "next_epoch": self.epochs if over else epoch + 1,
             "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
             "random": checkpoint.random_state(),
-            "loader": self._loader.state_dict() if hasattr(self._loader, "state_dict") else None,
+            "loader": loader_state(self._loader),
             "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
             "best_valid_result": dict(self.best_valid_result or {}),
             "curve": self.curve,
@@ -267,8 +268,7 @@ class BenchTrainer(Trainer):
                 scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
-        if state["loader"] is not None:
-            train_data.load_state_dict(state["loader"])
+        restore_loader(train_data, state["loader"])
         self.start_epoch = state["next_epoch"]
         self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
         self.best_valid_result = state["best_valid_result"] or None

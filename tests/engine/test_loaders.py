@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from recbole.data.dataloader import KnowledgeBasedDataLoader, TrainDataLoader
 
+from recbole_llm.bench.cell_runner import CellRunner
+from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.loader import TrainLoader, UserLoader
-from recbole_llm.engine.loaders import recbole_loaders, training_loader
+from recbole_llm.engine.loaders import loader_state, recbole_loaders, restore_loader, training_loader
 from tests.data.build import write_rows
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import StopAt, cell_of, prepare, runner
+
+DYNAMIC = {"distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 3}
 
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR", "LightGCN", "BERT4Rec", "FM", "Pop"])
@@ -24,8 +29,7 @@ def test_autoencoders_get_users(tiny, model):
 
 
 def test_dynamic_negative_sampling_keeps_recbole_s_loader(tiny):
-    dynamic = {"distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 3}
-    loader, note = training_loader(prepare("BPR", train_neg_sample_args=dynamic))
+    loader, note = training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC))
     assert (type(loader), note) == (TrainDataLoader, "RecBole's own training loader")
 
 
@@ -64,3 +68,28 @@ def test_knowledge_aware_models_run(knowledge, model):
     record = runner().run(cell_of(model, epochs=1, **knowledge))
     assert 0 < record.metrics["hit@20"].value <= 1
     assert "RecBole's own training loader" in record.notes
+
+
+@pytest.mark.parametrize("model", ["CFKG", "CKE"])
+def test_a_knowledge_aware_training_that_is_interrupted_ends_as_if_it_never_was(knowledge, monkeypatch, model):
+    whole = runner("whole").run(cell_of(model, epochs=4, checkpoint_dir="whole", **knowledge))
+    cell = cell_of(model, epochs=4, **knowledge)
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+    found = runner().run(cell)
+    losses = [np.array([entry["loss"] for entry in record.curve]) for record in (found, whole)]
+    assert np.array_equal(*losses)
+    assert found.metrics == whole.metrics
+
+
+def test_the_state_of_recbole_s_loader_is_that_of_its_shuffle(tiny):
+    loaders = [training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC))[0] for _ in range(2)]
+    loaders[0].generator.manual_seed(5)
+    restore_loader(loaders[1], loader_state(loaders[0]))
+    assert loaders[0].generator.get_state().equal(loaders[1].generator.get_state())
+
+
+def test_a_loader_without_a_state_has_none(tiny):
+    assert loader_state([]) == {}
+    restore_loader([], {})
