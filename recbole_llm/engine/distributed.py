@@ -63,6 +63,7 @@ class Together(BenchTrainer):
             raise UserError(f"--nproc: {name} is trained by a loop of its own, which one process runs.")
         trainer.__class__ = type(trainer.__class__.__name__, (cls, type(trainer)), {})
         rank, cuda = distributed.get_rank(), trainer.device.type == "cuda"
+        trainer.process = rank
         if cuda:
             trainer.model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(trainer.model)
         with warnings.catch_warnings():
@@ -79,7 +80,7 @@ class Together(BenchTrainer):
     @property
     def is_first(self) -> bool:
         """Whether this process validates and writes."""
-        return distributed.get_rank() == 0
+        return self.process == 0
 
     def _reduced(self, loss: Any) -> Any:
         self.set_reduce_hook()
@@ -98,13 +99,20 @@ class Together(BenchTrainer):
         score, result = found[0]
         return score, result
 
-    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        if self.is_first:
-            super()._save_checkpoint(epoch, verbose, **kwargs)
+    def _is_due(self, saved_at: float) -> bool:
+        said = [super()._is_due(saved_at)]
+        distributed.broadcast_object_list(said)  # all of them save, by the clock of the first one
+        return said[0]
 
-    def _save_last(self, epoch: int, over: bool) -> None:
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
         if self.is_first:
-            super()._save_last(epoch, over)
+            super()._write(path, state)
+
+    def _chances(self) -> list[dict[str, Any]]:
+        own = super()._chances()
+        found: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(found, own[0])
+        return found
 
     def resume(self, train_data: Any) -> bool:
         """Continue together; the first one removes the file, and not before the others have read it."""

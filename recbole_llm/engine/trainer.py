@@ -56,6 +56,7 @@ class BenchTrainer(Trainer):
     folder: Path
     progress: Progress = staticmethod(_no_progress)  # type: ignore[assignment]
     on_epoch: Callable[[int, float], None] | None = None
+    process = 0  # number of this one among those that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
     cur_step: int
@@ -177,7 +178,7 @@ class BenchTrainer(Trainer):
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
             over = stop or final
-            if saved and (over or time.monotonic() - saved_at > SAVE_EVERY_SECONDS):
+            if saved and (over or self._is_due(saved_at)):
                 self._save_last(epoch, over)
                 saved_at = time.monotonic()
             if stop:
@@ -210,9 +211,20 @@ class BenchTrainer(Trainer):
 
     # ---- checkpoints ---------------------------------------------------------------------------
 
+    def _is_due(self, saved_at: float) -> bool:
+        return time.monotonic() - saved_at > SAVE_EVERY_SECONDS
+
+    def _write(self, path: Path, state: dict[str, Any]) -> None:
+        """Write a checkpoint; ``engine.distributed`` leaves it to the first process."""
+        checkpoint.save(path, state)
+
+    def _chances(self) -> list[dict[str, Any]]:
+        """States of all that draws at random, one entry a process."""
+        return [{"generators": checkpoint.random_state(), "loader": loader_state(self._loader)}]
+
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
-        checkpoint.save(
+        self._write(
             path, {"epoch": epoch + 1, "score": float(self.best_valid_score), **checkpoint.model_state(self.model)}
         )
 
@@ -221,8 +233,7 @@ class BenchTrainer(Trainer):
         state = {
             "next_epoch": self.epochs if over else epoch + 1,
             "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
-            "random": checkpoint.random_state(),
-            "loader": loader_state(self._loader),
+            "random": self._chances(),
             "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
             "best_valid_result": dict(self.best_valid_result or {}),
             "curve": self.curve,
@@ -232,7 +243,7 @@ class BenchTrainer(Trainer):
             state["model"] = checkpoint.model_state(self.model)
             state["optimizers"] = {name: value.state_dict() for name, value in self._optimizers().items()}
             state["schedulers"] = {name: value.state_dict() for name, value in self._schedulers().items()}
-        checkpoint.save(self.folder / "last.pt", state)
+        self._write(self.folder / "last.pt", state)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers by attribute; RecVAE's trainer has two of its own and lets ``optimizer`` be one or the other."""
@@ -268,12 +279,13 @@ class BenchTrainer(Trainer):
                 scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
-        restore_loader(train_data, state["loader"])
         self.start_epoch = state["next_epoch"]
         self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
         self.best_valid_result = state["best_valid_result"] or None
         self.curve, self.seconds = state["curve"], state["seconds"]
-        checkpoint.restore_random_state(state["random"])
+        chances = state["random"][self.process]
+        restore_loader(train_data, chances["loader"])
+        checkpoint.restore_random_state(chances["generators"])
         logger.info("continuing after epoch %d (%s)", len(self.curve), self.folder / "last.pt")
         return True
 

@@ -115,12 +115,32 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     assert found.metrics == wanted.metrics
 
 
-def in_one_go(monkeypatch: pytest.MonkeyPatch) -> Record:
+def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout differs between the two; so it does when they go on."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start("--nproc=2", PAUSE_AT="10")
+    assert first.stderr is not None
+    while (line := first.stderr.readline()) != "pausing\n":  # what workers print
+        assert line, "it ended before it could be killed"
+    first.kill()
+    first.communicate(timeout=60)
+    second = start("--nproc=2")
+    _, messages = second.communicate(timeout=300)
+    assert second.returncode == 0, messages
+    assert messages.count("continuing after epoch 2") == 2
+    assert files_in("saved") == {"best.pt"}
+    (found,) = ResultStore("results")
+    wanted = in_one_go(monkeypatch, nproc=2)
+    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
+    assert found.metrics == wanted.metrics
+
+
+def in_one_go(monkeypatch: pytest.MonkeyPatch, **more: int) -> Record:
     """The record of the same training without a stop."""
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", 30.0)  # the model's module sets it
     (record,) = run(
-        "pausing_model:Pausing", "tiny", results_dir="other_results", checkpoint_dir="other_saved", **SETTINGS
+        "pausing_model:Pausing", "tiny", results_dir="other_results", checkpoint_dir="other_saved", **SETTINGS, **more
     )
     sys.modules.pop("pausing_model")
     return record
