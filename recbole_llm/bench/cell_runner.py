@@ -146,7 +146,8 @@ class CellRunner:
         trainer.on_epoch = lambda epoch, score: on_epoch(epoch + 1, score)
         try:
             for entry in trainer.curve:
-                on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
+                if "valid" in entry:  # with eval_step > 1 not every epoch is validated
+                    on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
             trainer.fit(train_data, self._eval_loader(prepared, "valid"))
         except StopTraining:
             pass  # what was reached counts

@@ -58,6 +58,17 @@ def test_a_trial_that_was_interrupted_goes_on_and_reports_anew(tiny: Path, monke
     assert found.score == pytest.approx(wanted.score, abs=1e-6)
 
 
+def test_a_trial_with_epochs_that_are_not_validated_goes_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+    cell = cell_of("GRU4Rec", eval_step=2, **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(Driver(interrupt_at=4), cell, "trial", None)
+    again = Driver()
+    found = run_trial(again, cell, "trial", None)
+    assert [epoch for epoch, _ in again.heard] == [2, 4]
+    assert found.epochs == 4
+
+
 def test_a_trial_that_fails_leaves_nothing(tiny: Path) -> None:
     with pytest.raises(UserError, match="diverged"):
         run_trial(Driver(), cell_of("GRU4Rec", learning_rate=1e30, **SMALL), "trial", None)
