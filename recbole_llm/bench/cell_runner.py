@@ -130,7 +130,9 @@ class CellRunner:
         self._fresh.add(cell.key)
         return record
 
-    def validate(self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None]) -> Record:
+    def validate(
+        self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
+    ) -> Record:
         """Train and validate for a search: the test cases are never ranked and the record is not kept.
 
         Args:
@@ -138,12 +140,20 @@ class CellRunner:
             folder: of the checkpoints; a training that was interrupted goes on.
             on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
                 on; ``StopTraining`` ends it.
+            max_seconds: of training and validation, those before an interruption included; training ends with the
+                epoch in which they are over.
         """
+
+        def after(epoch: int, score: float) -> None:
+            on_epoch(epoch + 1, score)
+            if max_seconds is not None and sum(trainer.seconds.values()) > max_seconds:
+                raise StopTraining
+
         watch, record = Stopwatch(), cell.blank_record()
         prepared = self.prepare(cell, watch, record, self._pretrain(cell))
         trainer, train_data = self._trainer(prepared, folder, watch, record)
         trainer.resume(train_data)
-        trainer.on_epoch = lambda epoch, score: on_epoch(epoch + 1, score)
+        trainer.on_epoch = after
         try:
             for entry in trainer.curve:
                 if "valid" in entry:  # with eval_step > 1 not every epoch is validated

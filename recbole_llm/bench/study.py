@@ -56,7 +56,7 @@ class Budget:
     Attributes:
         trials: how many; the defaults are the first.
         epochs: of a trial at most; ``None`` leaves the models' settings.
-        seconds: of a trial; it ends with the epoch in which they are over.
+        seconds: of a trial's training and validation; it ends with the epoch in which they are over.
         pruner: ``median``, ``hyperband`` or ``none``.
     """
 

@@ -6,7 +6,6 @@ The functions are called as ``function(ask, *arguments)`` in whatever process th
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,20 +61,21 @@ def run_trial(ask: Ask, cell: Cell, folder: str, max_seconds: float | None) -> T
         ask: asks the driver.
         cell: with the settings of the trial.
         folder: of checkpoints, so that a trial that was killed goes on; removed at the end.
-        max_seconds: training ends with the epoch in which they are over.
+        max_seconds: of training and validation, also before the trial was killed; it ends with the epoch in which
+            they are over.
     """
-    began, pruned = time.monotonic(), False
+    pruned = False
 
     def after(epoch: int, score: float) -> None:
         nonlocal pruned
         pruned = bool(ask((epoch, score)))
-        if pruned or (max_seconds is not None and time.monotonic() - began > max_seconds):
+        if pruned:
             raise StopTraining
 
     place = Path(folder)
     runner = CellRunner(ResultStore(cell.settings["results_dir"]), mends=False)
     try:
-        record = runner.validate(cell, place, after)
+        record = runner.validate(cell, place, after, max_seconds)
     except Exception:
         shutil.rmtree(place, ignore_errors=True)
         raise  # Ctrl-C leaves the checkpoints: the trial goes on from them

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.works import make_features, run_trial
+from recbole_llm.engine import checkpoint
 from recbole_llm.errors import UserError
 from tests.helpers import cell_of, runner
 
@@ -67,6 +70,34 @@ def test_a_trial_with_epochs_that_are_not_validated_goes_on(tiny: Path, monkeypa
     found = run_trial(again, cell, "trial", None)
     assert [epoch for epoch, _ in again.heard] == [2, 4]
     assert found.epochs == 4
+
+
+def test_the_time_before_an_interruption_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+    cell = cell_of("GRU4Rec", **SMALL)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(Driver(interrupt_at=3), cell, "trial", 500.0)
+    state = checkpoint.load(Path("trial/last.pt"))
+    state["seconds"]["train"] += 1000.0
+    checkpoint.save(Path("trial/last.pt"), state)
+    again = Driver()
+    found = run_trial(again, cell, "trial", 500.0)
+    assert [epoch for epoch, _ in again.heard] == [1, 2, 3]  # all that is known, and the epoch in which it is over
+    assert (found.epochs, found.pruned) == (3, False)
+
+
+def test_the_time_before_the_training_does_not_count(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports and reading depend on what the process did before."""
+    prepare, clock, late = CellRunner.prepare, time.monotonic, 0.0
+
+    def slowly(*arguments: Any) -> Any:
+        nonlocal late
+        late += 1000.0
+        return prepare(*arguments)
+
+    monkeypatch.setattr(CellRunner, "prepare", slowly)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late)
+    assert run_trial(Driver(), cell_of("GRU4Rec", **SMALL), "trial", 500.0).epochs == 4
 
 
 def test_a_trial_that_fails_leaves_nothing(tiny: Path) -> None:
