@@ -8,6 +8,7 @@ where the process was on this machine, after the heartbeat's grace where it was 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -45,8 +46,19 @@ OPEN_ATTEMPTS = 5
 MAX_RETRIES = 5  # of a trial whose process died
 STARTUP_TRIALS = 10  # drawn at random before TPE knows enough
 PRUNERS = ("median", "hyperband", "none")
-RETRY = RetryHeartbeatStaleTrialCallback(max_retry=MAX_RETRIES)
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+class _Retry(RetryHeartbeatStaleTrialCallback):
+    """Puts a lost trial back into the queue, where it belongs to nobody: its owner is gone."""
+
+    def __call__(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        queued = copy.copy(trial)
+        queued.user_attrs = {name: value for name, value in trial.user_attrs.items() if name != "owner"}
+        super().__call__(study, queued)
+
+
+RETRY = _Retry(max_retry=MAX_RETRIES)
 
 
 @dataclass(frozen=True)

@@ -206,6 +206,21 @@ def test_a_trial_lost_between_failing_and_queueing_is_tried_again(tiny: Path) ->
     assert take_part(study_of("results/s.sqlite3", 2)) == 2
 
 
+def test_a_trial_that_is_tried_again_is_not_taken_for_its_dead_process_s(tiny: Path) -> None:
+    """Between taking a trial and signing it, a third process must not call it lost once more."""
+    storage = "results/s.sqlite3"
+    process = start(storage, 1, hang_at="0")
+    wait_for(Path("mark").exists)
+    process.kill()
+    process.wait()
+    second, third = study_of(storage, 1), study_of(storage, 1)
+    second._recover()
+    taken = second._study.ask(second._distributions)
+    assert third.next() is None
+    assert third._storage.get_trial(taken._trial_id).state == TrialState.RUNNING
+    assert slot_of(third._storage.get_trial(taken._trial_id)) == 0
+
+
 def test_a_trial_beyond_the_budget_gives_way(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 2)
     late = study._study.ask  # what another process does between looking and asking
