@@ -37,7 +37,10 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
             return UserLoader(table, prepared.train_part, config), ""
         if wanted is TrainDataLoader:
             return TrainLoader(table, prepared.train_part, config, prepared.sequential), ""
-    return recbole_loaders(config, dataset)[0], "" if config["engine"] == "recbole" else "RecBole's own training loader"
+    loader = recbole_loaders(config, dataset)[0]
+    if config["train_neg_sample_args"].get("dynamic") and hasattr(loader, "get_model"):
+        loader.get_model(prepared.model)  # which says what is hard; RecBole's own loop does it (trainer/trainer.py:432)
+    return loader, "" if config["engine"] == "recbole" else "RecBole's own training loader"
 
 
 def loader_state(loader: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from recbole.data.dataloader import KnowledgeBasedDataLoader, TrainDataLoader
 
 from recbole_llm.bench.cell_runner import CellRunner
@@ -93,3 +94,23 @@ def test_the_state_of_recbole_s_loader_is_that_of_its_shuffle(tiny):
 def test_a_loader_without_a_state_has_none(tiny):
     assert loader_state([]) == {}
     restore_loader([], {})
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "GRU4Rec"])
+def test_dynamic_negatives_train(tiny, model):
+    options = {"train_neg_sample_args": DYNAMIC, **({"loss_type": "BPR"} if model == "GRU4Rec" else {})}
+    record = runner().run(cell_of(model, epochs=2, **options))
+    assert record.status == "ok"
+    assert all(entry["loss"] > 0 for entry in record.curve)
+
+
+def test_dynamic_negatives_are_the_candidates_that_the_model_scores_best(tiny):
+    prepared = prepare("BPR", train_neg_sample_args={**DYNAMIC, "candidate_num": 40})
+    prepared.model.predict = lambda interaction: interaction["item_id"].float()
+    negatives = torch.cat([batch["neg_item_id"] for batch in training_loader(prepared)[0]])
+    assert negatives.min() > 48 / 2  # of 40 draws among 48 items
+
+
+def test_dynamic_negatives_serve_models_with_a_loop_of_recbole_s(knowledge):
+    record = runner().run(cell_of("CKE", epochs=1, train_neg_sample_args=DYNAMIC, **knowledge))
+    assert record.status == "ok"
