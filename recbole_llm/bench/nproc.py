@@ -21,7 +21,9 @@ def run_together(cell: Cell, runner: CellRunner) -> Record:
         UserError: the cell cannot be trained this way, or one of the processes failed.
     """
     world = int(cell.settings["nproc"])
-    if cell.settings["engine"] != "fast" or cell.settings.method.name in STAGES:
+    # DistributedDataParallel knows what learns when it is built: what a later stage thaws it would not share.
+    in_stages = cell.settings.method.name in STAGES or cell.settings.get("stage_epochs")
+    if cell.settings["engine"] != "fast" or in_stages:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
     runner.make_features(cell)
     with tempfile.TemporaryDirectory() as folder, ProcessExecutor(world, retries=0) as executor:

@@ -44,9 +44,10 @@ def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
     )
 
 
-def test_a_model_of_several_stages_is_refused(tiny: Path) -> None:
+@pytest.mark.parametrize("model", ["S3Rec", "DUIP"])
+def test_a_model_of_several_stages_is_refused(tiny: Path, model: str) -> None:
     with pytest.raises(UserError, match="--nproc=2 is for models of one stage"):
-        runner().run(cell_of("S3Rec", nproc=2))
+        runner().run(cell_of(model, nproc=2))
 
 
 def test_a_model_with_a_loop_of_its_own_is_refused(tiny: Path) -> None:
