@@ -260,8 +260,13 @@ class BenchTrainer(Trainer):
     def resumable(self) -> dict[str, Any] | None:
         """The state in ``last.pt``; ``None`` where there is none, or none of the best weights that it counts on."""
         path = self.folder / "last.pt"
-        state = checkpoint.load(path, self.device) if path.is_file() else None
-        counts_on_best = state is not None and (state["stopping"][-1] > 0 or state["next_epoch"] >= self.epochs)
+        if not path.is_file():
+            return None
+        state = checkpoint.load(path, self.device)
+        if not isinstance(state["random"], list):
+            logger.warning("%s was written by an older version; training begins anew", path)
+            return None
+        counts_on_best = state["stopping"][-1] > 0 or state["next_epoch"] >= self.epochs
         if counts_on_best and not Path(self.saved_model_file).is_file():
             logger.warning("%s is without its best_so_far.pt; training begins anew", path)
             return None

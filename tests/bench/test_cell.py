@@ -15,6 +15,7 @@ from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import file_sha256
+from recbole_llm.engine import checkpoint
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
@@ -340,6 +341,18 @@ def test_a_checkpoint_without_its_best_weights_is_not_gone_on_from(tiny: Path, m
     with pytest.raises(KeyboardInterrupt):
         CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
     (cell.folder / "best_so_far.pt").unlink()
+    assert runner().run(cell).metrics == whole.metrics
+
+
+def test_a_checkpoint_of_an_older_version_is_not_gone_on_from(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has a single random state, not one a process."""
+    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=3))
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
+    cell = cell_of("GRU4Rec", epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 2")).run(cell)
+    state = checkpoint.load(cell.folder / "last.pt", "cpu")
+    checkpoint.save(cell.folder / "last.pt", {**state, "random": state["random"][0]["generators"]})
     assert runner().run(cell).metrics == whole.metrics
 
 
