@@ -51,9 +51,13 @@ def test_ctrl_c_in_a_notebook_ends_what_is_under_way(cache: ResponseCache) -> No
         Client(endpoint_at(base_url, timeout=PATIENCE), cache).run(numbered(0, 1))
 
     loop = asyncio.new_event_loop()  # whose Ctrl-C is Python's own, as a notebook's is
-    with StubServer(interrupt) as server, pytest.raises(KeyboardInterrupt):
-        loop.run_until_complete(cell_of_a_notebook(server.base_url))
-    loop.close()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    try:
+        with StubServer(interrupt) as server, pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(cell_of_a_notebook(server.base_url))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        loop.close()
     assert len(server.calls) == 1
 
 
