@@ -18,8 +18,9 @@ from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.runner import expand, parse_seeds, run_cells
 from recbole_llm.bench.space import Space, space_of
+from recbole_llm.bench.storage import open_storage
 from recbole_llm.bench.store import ResultStore
-from recbole_llm.bench.study import Budget, Heart, Study, open_storage
+from recbole_llm.bench.study import Budget, Heart, Study
 from recbole_llm.bench.works import make_features, run_trial, run_trial_away
 from recbole_llm.errors import UserError
 from recbole_llm.files import make_folder, one_process_at_a_time

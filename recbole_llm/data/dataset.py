@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from recbole.config import Config
-from recbole.data.dataset import Dataset, KnowledgeBasedDataset, SequentialDataset
+from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
@@ -31,6 +31,7 @@ from recbole_llm.data.folds import without_fold
 from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
 from recbole_llm.data.published import published_split
 from recbole_llm.data.reading import contents_digest, name_part, rows_only, unusual_cases, unusual_reading
+from recbole_llm.data.recbole_reader import check_recbole_can_read
 from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import Cases, Split, split_interactions
 from recbole_llm.errors import UserError
@@ -152,7 +153,7 @@ class BenchDatasetMixin(Dataset):
 
     def _from_scratch(self) -> None:
         if not self._is_plain():
-            self._check_recbole_can_read()
+            check_recbole_can_read(self, [key for key in _RECBOLE_ONLY if self.config[key]])
             super()._from_scratch()
             return
         self._get_preset()
@@ -173,36 +174,6 @@ class BenchDatasetMixin(Dataset):
         self._user_item_feat_preparation()
         self._fill_nan()
         self.feat_name_list.insert(0, "inter_feat")
-
-    def _check_recbole_can_read(self) -> None:
-        """Refuse what RecBole's own reader does not do, or answers with a traceback."""
-        model = self.config["model"]
-        if self.config["sessions"]:
-            kinds = [key for key in _RECBOLE_ONLY if self.config[key]]
-            cause = f"with {kinds[0]}" if kinds else f"for {model}"
-            raise UserError(
-                f"--protocol={self.config['protocol']} cuts histories into sessions, and {cause} RecBole reads the "
-                "files itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
-            )
-        if isinstance(self, KnowledgeBasedDataset):
-            self._check_graph()
-
-    def _check_graph(self) -> None:
-        """Whether the knowledge graph's two files are there and are to be loaded."""
-        config, stem, load = self.config, self.location.stem, self.config["load_col"]
-        graph = [config[f"{name}_ID_FIELD"] for name in ("HEAD_ENTITY", "RELATION", "TAIL_ENTITY")]
-        columns = {"kg": graph, "link": [config["ITEM_ID_FIELD"], config["ENTITY_ID_FIELD"]]}
-        unnamed = [suffix for suffix in columns if load is not None and suffix not in load]
-        absent = [suffix for suffix in columns if not (self.location.folder / f"{stem}.{suffix}").is_file()]
-        if unnamed or absent:
-            keys = " ".join(f"--load_col.{suffix}=[{','.join(names)}]" for suffix, names in columns.items())
-            state = ", ".join(
-                [*(f"load_col lacks {suffix}" for suffix in unnamed), *(f"there is no {stem}.{s}" for s in absent)]
-            )
-            raise UserError(
-                f"--model={config['model']} needs a knowledge graph, and {state}. Put {stem}.kg and {stem}.link into "
-                f"{self.location.folder} and give {keys}."
-            )
 
     def _declare_columns(self) -> None:
         """Tell RecBole's bookkeeping about the columns of the flat interactions."""

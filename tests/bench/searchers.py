@@ -9,7 +9,8 @@ from pathlib import Path
 from recbole_llm.bench.cell import Cell
 from recbole_llm.bench.executors import Outcome, Work
 from recbole_llm.bench.space import read_space
-from recbole_llm.bench.study import Budget, Study, open_storage
+from recbole_llm.bench.storage import open_storage
+from recbole_llm.bench.study import Budget, Study
 from recbole_llm.bench.works import Trained
 from tests.bench import chores
 from tests.helpers import cell_of

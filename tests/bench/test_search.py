@@ -16,8 +16,9 @@ from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.search import summary, tune
 from recbole_llm.bench.search_report import write_search_report
 from recbole_llm.bench.space import space_of
+from recbole_llm.bench.storage import open_storage
 from recbole_llm.bench.store import ResultStore
-from recbole_llm.bench.study import Budget, Study, open_storage
+from recbole_llm.bench.study import Budget, Study
 from recbole_llm.bench.tables import render
 from recbole_llm.errors import UserError
 from tests.helpers import cell_of

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from recbole_llm.bench.study import Budget, Study, is_orphan, open_storage, slot_of
+from recbole_llm.bench.storage import open_storage
+from recbole_llm.bench.study import Budget, Study, is_orphan, slot_of
 from recbole_llm.errors import UserError
 from tests.bench.searchers import outcome, score_of, study_of, take_part
 from tests.bench.test_executors import wait_for

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_llm.bench.storage import open_storage
 from recbole_llm.bench.store import ResultStore
-from recbole_llm.bench.study import open_storage
 from recbole_llm.bench.suite import read_suite
 from recbole_llm.cli import main
 from recbole_llm.errors import UserError
