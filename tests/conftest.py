@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import sys
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
-from tests.helpers import make_featured, write_tiny
+from recbole_llm.cli import main
+from tests.helpers import Cli, make_featured, write_tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
 settings.register_profile("tests", deadline=None)  # nothing is timed
@@ -58,3 +63,18 @@ def featured(workspace: Path, _featured: Path) -> Path:
     """A workspace with the small dataset, its offline features and their stage I, all made with ``epochs=1``."""
     shutil.copytree(_featured, workspace, dirs_exist_ok=True)
     return workspace
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """``main`` in this process; what it changes for the process is put back."""
+    root, own = logging.getLogger(), logging.getLogger("recbole_llm")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    monkeypatch.setattr(sys, "argv", ["recbole-llm"])
+    for name in ("TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM"):
+        monkeypatch.setenv(name, "error" if name.startswith("TRANS") else "false")
+    with warnings.catch_warnings():
+        yield lambda *words: main(words)
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])

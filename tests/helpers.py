@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from recbole_llm.bench.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings import Settings, layer_settings
 
+Cli = Callable[..., int]  # the command line as a test calls it: words in, exit code out
 GENRES = ("Lipstick", "Shampoo", "Perfume", "Brush")
 
 

@@ -34,6 +34,7 @@ from recbole_llm.data.reading import contents_digest, name_part, rows_only, unus
 from recbole_llm.data.recbole_reader import check_recbole_can_read
 from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import Cases, Split, split_interactions
+from recbole_llm.data.token_index import TokenIndex
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -51,33 +52,6 @@ _RECBOLE_ONLY = (
     "preload_weight",
     "numerical_features",
 )
-
-
-class _TokenIndex(dict):
-    """Token to id, filled on first use: most runs never look a token up."""
-
-    def __init__(self, tokens: np.ndarray) -> None:
-        super().__init__()
-        self._tokens: np.ndarray | None = tokens
-
-    def _fill(self) -> None:
-        if self._tokens is not None:
-            tokens, self._tokens = self._tokens, None
-            self.update(zip(tokens.tolist(), range(len(tokens)), strict=True))
-
-    def __missing__(self, token: str) -> int:
-        if self._tokens is None:
-            raise KeyError(token)
-        self._fill()
-        return self[token]
-
-    def __contains__(self, token: object) -> bool:
-        self._fill()
-        return super().__contains__(token)
-
-    def get(self, token: str, default: Any = None) -> Any:
-        self._fill()
-        return super().get(token, default)
 
 
 class BenchDatasetMixin(Dataset):
@@ -184,7 +158,7 @@ class BenchDatasetMixin(Dataset):
         for name, (tokens, source) in columns.items():
             self.set_field_property(name, FeatureType.TOKEN, source, 1)
             self.field2id_token[name] = tokens
-            self.field2token_id[name] = _TokenIndex(tokens)
+            self.field2token_id[name] = TokenIndex(tokens)
         floats = [name for name in table.extra if name not in table.extra_tokens]
         if table.time is not None:
             floats.append(self.time_field)

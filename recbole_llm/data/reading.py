@@ -20,7 +20,8 @@ from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.yaml_files import properties_folder, read_yaml
 
-# What a protocol or a dataset reads by default where that is not ReadSpec's; their names say nothing of it.
+# What a protocol or a dataset reads by default where that is not ReadSpec's. Written down and not looked up in their
+# files, so that whoever edits those gets other names: under the old ones lies what was made before.
 _ORDINARY: dict[str, dict[str, Any]] = {
     "temporal_20": {"sessions": {"by": "day", "window": 20, "min_length": 2}},
     "bundle": {"user_field": "session_id"},

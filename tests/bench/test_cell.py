@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -334,26 +335,28 @@ def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
     assert runner().run(cell).metrics == whole.metrics
 
 
-def test_a_checkpoint_without_its_best_weights_is_not_gone_on_from(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def without_best_weights(folder: Path) -> None:
+    (folder / "best_so_far.pt").unlink()
+
+
+def of_an_older_version(folder: Path) -> None:
+    """One that has a single random state, not one a process."""
+    state = checkpoint.load(folder / "last.pt", "cpu")
+    checkpoint.save(folder / "last.pt", {**state, "random": state["random"][0]["generators"]})
+
+
+@pytest.mark.parametrize("spoil", [without_best_weights, of_an_older_version])
+def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
+) -> None:
     whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=4))
     monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
     cell = cell_of("GRU4Rec", epochs=4)
     with pytest.raises(KeyboardInterrupt):
         CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
-    (cell.folder / "best_so_far.pt").unlink()
+    spoil(cell.folder)
     assert runner().run(cell).metrics == whole.metrics
-
-
-def test_a_checkpoint_of_an_older_version_is_not_gone_on_from(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that has a single random state, not one a process."""
-    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=3))
-    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", -1.0)
-    cell = cell_of("GRU4Rec", epochs=3)
-    with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore("results"), StopAt("epoch 2")).run(cell)
-    state = checkpoint.load(cell.folder / "last.pt", "cpu")
-    checkpoint.save(cell.folder / "last.pt", {**state, "random": state["random"][0]["generators"]})
-    assert runner().run(cell).metrics == whole.metrics
+    assert "training begins anew" in caplog.text
 
 
 # ---- the clock ----------------------------------------------------------------------------------

@@ -103,16 +103,7 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     assert files_in("results") == set()
     assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
-    third = start()
-    _, messages = third.communicate(timeout=300)
-    assert third.returncode == 0
-    assert "continuing after epoch 4" in messages
-    assert files_in("saved") == {"best.pt"}
-    (found,) = ResultStore("results")
-
-    wanted = in_one_go(monkeypatch)
-    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
-    assert found.metrics == wanted.metrics
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=4)
 
 
 def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,15 +115,21 @@ def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monk
         assert line, "it ended before it could be killed"
     first.kill()
     first.communicate(timeout=60)
-    second = start("--nproc=2")
-    _, messages = second.communicate(timeout=300)
-    assert second.returncode == 0, messages
-    assert messages.count("continuing after epoch 2") == 2
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=2, nproc=2)
+
+
+def goes_on_as_if_it_had_not_stopped(monkeypatch: pytest.MonkeyPatch, after: int, nproc: int = 1) -> None:
+    """Start once more; the record is that of a training without a stop."""
+    last = start(*([f"--nproc={nproc}"] if nproc > 1 else []))
+    _, messages = last.communicate(timeout=300)
+    assert last.returncode == 0, messages
+    assert messages.count(f"continuing after epoch {after}") == nproc
     assert files_in("saved") == {"best.pt"}
     (found,) = ResultStore("results")
-    wanted = in_one_go(monkeypatch, nproc=2)
+    wanted = in_one_go(monkeypatch, **({"nproc": nproc} if nproc > 1 else {}))
     assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
-    assert found.metrics == wanted.metrics
+    assert (found.metrics, found.valid_metrics) == (wanted.metrics, wanted.valid_metrics)
+    assert (found.best_epoch, found.epochs) == (wanted.best_epoch, wanted.epochs)
 
 
 def in_one_go(monkeypatch: pytest.MonkeyPatch, **more: int) -> Record:
@@ -153,17 +150,7 @@ def test_a_kill_during_the_test_costs_no_training(tiny: Path, monkeypatch: pytes
     assert files_in("results") == set()
     assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
-    second = start()
-    _, messages = second.communicate(timeout=300)
-    assert second.returncode == 0
-    assert "continuing after epoch 6" in messages
-    assert files_in("saved") == {"best.pt"}
-    (found,) = ResultStore("results")
-
-    wanted = in_one_go(monkeypatch)
-    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
-    assert (found.metrics, found.valid_metrics) == (wanted.metrics, wanted.valid_metrics)
-    assert (found.best_epoch, found.epochs) == (wanted.best_epoch, wanted.epochs)
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=6)
 
 
 def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:

@@ -1,0 +1,126 @@
+"""Tables and the report from the command line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.bench.store import ResultStore
+from tests.bench.records import record_of, run_of
+from tests.helpers import Cli
+
+
+@pytest.fixture
+def stored(workspace: Path) -> ResultStore:
+    store = ResultStore("results")
+    store.put(run_of("SASRec", 0.125))
+    store.put(run_of("GRU4Rec", 0.25, dataset="other"))
+    store.put(run_of("BPR", 0.5, protocol="session"))
+    store.put(record_of(key="f", model="Broken", status="failed", error="no luck", settings={"mask_history": True}))
+    return store
+
+
+def test_the_table_shows_what_is_stored(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("SASRec", "GRU4Rec", "BPR", "failed: no luck"))
+
+
+@pytest.mark.parametrize(
+    ("option", "there", "absent"),
+    [("--model=SASRec,BPR", {"SASRec", "BPR"}, {"GRU4Rec"}), ("--dataset=other", {"GRU4Rec"}, {"SASRec", "BPR"}),
+     ("--protocol=session", {"BPR"}, {"SASRec", "GRU4Rec"})],
+)  # fmt: skip
+def test_the_table_can_be_narrowed(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, there: set[str], absent: set[str]
+) -> None:
+    assert cli("table", option) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in there)
+    assert not any(name in out for name in absent)
+
+
+def test_the_table_comes_as_markdown(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--format=markdown", "--model=SASRec") == 0
+    assert re.search(r"^\| SASRec +\| 1 +\| 0\.2500", capsys.readouterr().out, flags=re.M)
+
+
+def test_the_table_goes_to_a_file(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--output=deep/table.txt") == 0
+    assert capsys.readouterr().out == ""
+    assert "SASRec" in Path("deep/table.txt").read_text()
+
+
+def test_the_table_holds_the_metrics_asked_for(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("table", "--metrics=ndcg@10", "--model=SASRec") == 0
+    out = capsys.readouterr().out
+    assert "NDCG@10" in out
+    assert "Hit@10" not in out
+
+
+def test_an_unknown_metric_is_an_error(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--metrics=ndgc@10") == 2
+    assert "Did you mean ndcg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--format=latex", "\\toprule"),
+        ("--format=csv", "dataset,protocol,mask_history"),
+        ("--format=html", "<table>"),
+        ("--topk=all", "NDCG@10"),
+        ("--baseline=SASRec", "SASRec"),
+        ("--check-reference", "none of these rows has one"),
+    ],
+)
+def test_the_table_takes_its_options(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, text: str
+) -> None:
+    assert cli("table", option) == 0
+    assert text in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("option", "message"), [("--topk=0", "give cut-offs"), ("--baseline=SASRek", "SASRec")])
+def test_a_wrong_option_of_a_table_is_an_error(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    assert cli("table", option) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_run_out_of_its_band_gives_code_1(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultStore("results").put(run_of("SASRec", 0.01, dataset="beauty", settings={"mask_history": True}))
+    assert cli("table", "--check-reference") == 1
+    out = capsys.readouterr().out
+    assert "**below**" in out
+    assert "mask_history True here, False there" in out
+
+
+def test_the_report_is_written_and_its_path_printed(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("report") == 0
+    assert capsys.readouterr().out == "results/report.html\n"
+    assert "SASRec" in Path("results/report.html").read_text()
+    assert cli("report", "--output=deep/page.html", "--model=SASRec") == 0
+    assert "GRU4Rec" not in Path("deep/page.html").read_text().split("<script>")[0]
+
+
+@pytest.mark.parametrize("verb", ["table", "report"])
+def test_a_folder_is_no_file_to_write_to(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    Path("taken").mkdir()
+    assert cli(verb, "--output=taken") == 2
+    assert capsys.readouterr().err == "error: taken is a folder; give the name of a file.\n"
+
+
+def test_results_lie_where_they_are_said_to(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultStore("elsewhere").put(run_of("SASRec", 0.125))
+    assert cli("table", "--results_dir=elsewhere") == 0
+    assert "SASRec" in capsys.readouterr().out
