@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import Cli
 from tests.stub_server import Reply, StubServer, intents_from_candidates
-from tests.test_cli import Cli, cli  # noqa: F401 - a fixture
 
 SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--seed=1", "--quiet"]
 
 
 def test_plan_try_make_publish_and_check(
     few_users: Path,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -45,7 +45,7 @@ def test_plan_try_make_publish_and_check(
 @pytest.mark.parametrize("stop", ["--max-requests=3", "--max-cost=0", "a server without credit"])
 def test_a_trial_that_something_else_stops_is_an_error_too(
     few_users: Path,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     capsys: pytest.CaptureFixture[str],
     stop: str,
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_trial_that_something_else_stops_is_an_error_too(
 )
 def test_mistakes_are_named(
     few_users: Path,
-    cli: Cli,  # noqa: F811
+    cli: Cli,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
     message: str,
