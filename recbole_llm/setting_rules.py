@@ -15,6 +15,8 @@ SEMANTIC_KEYS = (
     *("encoder", "encoder_max_length", "stage_one_seed"),
 )
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
+# What our loop does beyond RecBole's, and the value that leaves it out.
+OF_OUR_LOOP = {"precision": "fp32", "compile": "none", "gradient_accumulation_steps": 1, "lr_decay_epochs": 0}
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
 
@@ -27,6 +29,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     _check_loss(method, values)
     _check_layers(method, values)
     _one_semantics(method, values)
+    _check_engine(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
@@ -53,6 +56,15 @@ def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
     for key in ("n_layers", "num_layers"):
         if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
+
+
+def _check_engine(values: Mapping[str, Any]) -> None:
+    """RecBole's own loop would pass over what it does not know, and the record would say otherwise."""
+    if values.get("engine") != "recbole":
+        return
+    for key, plain in OF_OUR_LOOP.items():
+        if values.get(key) not in (plain, None):
+            raise UserError(f"{key}={values[key]}: RecBole's own loop (engine: recbole) does not know it.")
 
 
 def _check_clipping(given: Mapping[str, Any]) -> None:

@@ -64,6 +64,7 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("embedding_size", "hidden_size", "MAX_ITEM_LIST_LENGTH", "n_interests", "n_candidates"), 1),
     **dict.fromkeys(("candidate_folds", "candidates", "n_negatives", "samples_per_user", "beams", "n_heads"), 1),
     **dict.fromkeys(("epochs", "stopping_step", "seed", "stage_one_seed", "learning_rate", "weight_decay"), 0),
+    **dict.fromkeys(("lr_decay_epochs", "lr_decay"), 0),
 }
 AT_MOST: dict[str, int] = dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1)
 

@@ -66,7 +66,7 @@ NOT_IDENTITY = frozenset(
 )
 
 # A run with these values is what it was before there was the setting: its key stays, and its row.
-BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1}
+BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "lr_decay_epochs": 0, "lr_decay": 0.1}
 
 
 def tells_apart(key: str, value: Any) -> bool:
@@ -234,7 +234,7 @@ def _base_layers(
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
         *((ours / "model" / f"{each}.yaml", f"properties/model/{each}.yaml") for each in models),
-        (ours / "preset" / f"{name}-{preset}.yaml", f"properties/preset/{name}-{preset}.yaml"),
+        *((ours / "preset" / f"{each}-{preset}.yaml", f"properties/preset/{each}-{preset}.yaml") for each in models),
     ]
     if method.properties is not None:
         source = f"properties/model/{method.name}.yaml of {method.target}"

@@ -34,6 +34,22 @@ def test_a_preset_stands_over_the_model_s_file_and_under_the_user_s_values(tmp_p
     assert layered("SASRec", preset="paper")["learning_rate"] == layered("SASRec")["learning_rate"]
 
 
+def test_the_preset_of_a_backbone_lies_below_the_method_s_own_and_reaches_stage_one():
+    settings = layered("LLMDMsRec", preset="paper", backbone="TAGNN", embedding_size=50)
+    assert (settings["lr_decay_epochs"], settings["train_batch_size"], settings["embedding_size"]) == (3, 100, 50)
+    stage_one = stage_one_settings(settings)
+    assert (stage_one.method.name, stage_one["lr_decay_epochs"], stage_one["epochs"]) == ("GCEGNN", 3, 20)
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [{"lr_decay_epochs": 3}, {"precision": "bf16"}, {"compile": "default"}, {"gradient_accumulation_steps": 4}],
+)
+def test_recbole_s_own_loop_is_not_asked_for_what_it_does_not_know(wanted):
+    assert layered("DUIP", engine="recbole")["engine"] == "recbole"
+    refused("RecBole's own loop", model="DUIP", engine="recbole", **wanted)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     refused("there is no such preset.*paper", model="DUIP", preset="papr")
 

@@ -41,14 +41,17 @@ class StagedTrainer(BenchTrainer):
         """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
         wanted = int(self.config["warmup_steps"] or 0)
         for group in optimizer.param_groups:
-            group["full_lr"], group["steps"] = group["lr"], 0
+            group["full_lr"], group["decay"], group["steps"] = group["lr"], 1.0, 0
 
         def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
             for group in stepping.param_groups:
                 group["steps"] += 1
-                group["lr"] = group["full_lr"] * min(1.0, group["steps"] / max(1, wanted))
+                group["lr"] = group["full_lr"] * group["decay"] * min(1.0, group["steps"] / max(1, wanted))
 
         optimizer.register_step_pre_hook(before_step)
+
+    def _decay(self, epoch: int) -> None:
+        super()._decay(epoch - self._began)  # a stage has rates of its own, and counts its own epochs
 
     def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         entry["stage"] = self.model.stages[self.model.stage]

@@ -126,6 +126,16 @@ class BenchTrainer(Trainer):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
 
+    def _decay(self, epoch: int) -> None:
+        """Set the learning rates of an epoch: multiplied by ``lr_decay`` every ``lr_decay_epochs``."""
+        every = int(self.config["lr_decay_epochs"] or 0)
+        if not every:
+            return
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                group["decay"] = float(self.config["lr_decay"]) ** (epoch // every)
+                group["lr"] = group.setdefault("full_lr", group["lr"]) * group["decay"]
+
     def _reduced(self, loss: Any) -> Any:
         """The loss to be differentiated; ``engine.distributed`` averages its gradient over processes."""
         return loss
@@ -162,6 +172,7 @@ class BenchTrainer(Trainer):
         saved_at = time.monotonic()
         for epoch in range(self.start_epoch, self.epochs):
             started = time.monotonic()
+            self._decay(epoch)
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
             trained = time.monotonic()
             self.seconds["train"] += trained - started

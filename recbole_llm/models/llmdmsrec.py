@@ -23,7 +23,7 @@ Deviates from the paper in: intents come as a JSON list, not joined by semicolon
 they are matched (the released code counts all but the first as latent); padding is left out of the mean of a
 text; model selection is on validation, not on test; the sentence encoder is MiniLM unless ``encoder`` says
 otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is. Missing: the
-backbones SHARE and MSGIFSR, and the release's decay of the learning rate (a tenth of it every three epochs).
+backbones SHARE and MSGIFSR. ``--preset=paper`` has the release's sizes and its decay of the learning rate.
 """
 
 from __future__ import annotations

@@ -134,6 +134,29 @@ def test_a_learning_rate_schedule_goes_on_where_it_was(training, saved_each_epoc
     assert second.trainer.optimizer.param_groups[0]["lr"] == whole.trainer.optimizer.param_groups[0]["lr"]
 
 
+@pytest.mark.parametrize("model", ["SASRec", "RecVAE"])
+def test_learning_rates_fall_by_the_epoch_and_go_on_falling_after_a_resume(training, saved_each_epoch, model):
+    options = {"epochs": 5, "lr_decay_epochs": 2, "lr_decay": 0.5, "learning_rate": 0.01}
+
+    def rates(made):
+        return {group["lr"] for one in made.trainer._optimizers().values() for group in one.param_groups}
+
+    whole = training(model, "whole", **options)
+    seen = []
+    whole.trainer.on_epoch = lambda epoch, score: seen.append(rates(whole))
+    whole.fit()
+    assert seen == [{0.01}, {0.01}, {0.005}, {0.005}, {0.0025}]
+    first = training(model, "broken", **options)
+    first.trainer.on_epoch = stop_after(4)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training(model, "broken", **options)
+    assert second.trainer.resume(second.train_data)
+    assert second.fit().numbers() == whole.numbers()
+    assert rates(second) == {0.0025}
+    assert training(model, "plain", epochs=5, learning_rate=0.01).fit().numbers() != whole.numbers()
+
+
 def test_training_that_stops_within_an_epoch_resumes_before_it(training, saved_each_epoch):
     whole = training(folder="whole").fit()
     first = training(folder="broken", train_batch_size=128)

@@ -146,6 +146,16 @@ def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
     assert [entry.get("stage") for entry in trainer.curve] == [None, "frozen", None, "finetuned", None, "finetuned"]
 
 
+def test_rates_that_fall_do_so_from_the_start_of_each_stage(tiny: Path) -> None:
+    options = {"lr_decay_epochs": 2, "lr_decay": 0.5, "learning_rate": 0.01, "warmup_steps": 1}
+    prepared = duip(epochs=6, stage_epochs=[3, 3], finetune_learning_rate=0.02, lm_learning_rate=0.03, **options)
+    trainer = make_trainer(prepared.config, prepared.model)
+    rates = []
+    trainer.on_epoch = lambda epoch, score: rates.append([group["lr"] for group in trainer.optimizer.param_groups])
+    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    assert rates == [[0.01], [0.01], [0.005], [0.02, 0.03], [0.02, 0.03], [0.01, 0.015]]
+
+
 def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_been(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
