@@ -310,3 +310,23 @@ def test_a_file_of_users_holds_one_a_line(
     Path("users.txt").write_bytes(users)
     assert cli("recommend", "--model=Pop", "--dataset=tiny", "--users=users.txt", "--topk=1", "--quiet") == code
     assert said in "".join(capsys.readouterr())
+
+
+def test_a_model_whose_weights_are_elsewhere_is_trained_again_and_an_unknown_one_is_not(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model=GRU4Rec", "--dataset=tiny", *SHORT]
+    lists = ["recommend", *words, "--users=u1,u2", "--topk=3"]
+    assert cli(*lists) == 2
+    assert "run it first" in capsys.readouterr().err
+    assert cli(*words) == 0
+    capsys.readouterr()
+    assert cli(*lists) == 0
+    there = capsys.readouterr()
+    assert "training again" not in there.err
+    (weights,) = Path("saved").rglob("best.pt")
+    weights.unlink()
+    assert cli(*lists) == 0
+    again = capsys.readouterr()
+    assert "training again" in again.err
+    assert again.out == there.out

@@ -115,7 +115,7 @@ class Cell:
 
 
 def _reads_graph(method: Method) -> bool:
-    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``."""
+    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
     return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 

@@ -59,13 +59,17 @@ class Recommender:
 
     @classmethod
     def trained(cls, cell: Cell, runner: CellRunner, **options: Any) -> Recommender:
-        """The recommender of a cell that was run before.
+        """The recommender of a cell that was run before; where its weights are elsewhere, it is trained again.
 
         Raises:
-            UserError: there is no checkpoint of these settings.
+            UserError: nobody has run these settings.
         """
         if not (cell.folder / "best.pt").is_file():
-            raise UserError(f"{cell.title()} has no checkpoint ({cell.folder}); run it first with the same settings.")
+            if runner.finished(cell) is None:
+                raise UserError(
+                    f"{cell.title()} has no checkpoint ({cell.folder}); run it first with the same settings."
+                )
+            logger.warning("%s: the record is here, its weights are not: training again", cell.title())
         return cls(runner.trained(cell), **options)
 
     def ids(self, users: Sequence[str]) -> np.ndarray:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import recbole.data.dataset
 import torch
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.trainer import Trainer
 
-from recbole_llm.bench.cell import Cell
+from recbole_llm.bench.cell import Cell, _reads_graph
 from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
@@ -20,6 +22,7 @@ from recbole_llm.engine import checkpoint
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.semantics.registry import FEATURES
 from recbole_llm.semantics.versions import feature_versions
 from tests.helpers import StopAt, cell_of, runner, write_tiny
@@ -387,6 +390,16 @@ def test_a_phase_that_fails_is_timed_all_the_same() -> None:
     with pytest.raises(RuntimeError), watch("phase"):
         raise RuntimeError
     assert watch.seconds["phase"] >= 0
+
+
+def test_the_models_that_read_a_graph_are_those_whose_dataset_does_in_recbole() -> None:
+    models = [row for row in recbole_methods().values() if row.kind != EXTERNAL_LIBRARY]
+    by_kind = {KNOWLEDGE: KnowledgeBasedDataset}
+    of_its_own = {row.name: getattr(recbole.data.dataset, f"{row.name}Dataset", None) for row in models}
+    kinds = {row.name: of_its_own[row.name] or by_kind.get(row.kind, Dataset) for row in models}
+    reading = {name for name, kind in kinds.items() if issubclass(kind, KnowledgeBasedDataset)}
+    assert len(reading) > 2
+    assert {row.name for row in models if _reads_graph(row)} == reading
 
 
 def test_a_cell_is_named_for_people(tiny: Path) -> None:
