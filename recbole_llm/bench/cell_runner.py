@@ -300,8 +300,9 @@ class CellRunner:
     def _last_stage(self, cell: Cell) -> dict[str, Any]:
         """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
         stages = STAGES.get(cell.settings.method.name, ())
-        before = sorted((cell.folder / stages[-2]).glob("*.pth")) if stages else []
-        return {"train_stage": stages[-1], "pre_model_path": str(before[-1])} if before else {}
+        if not stages or cell.settings.get("pre_model_path"):
+            return {}
+        return {"train_stage": stages[-1], "pre_model_path": str(cell.folder / stages[-2] / "best_so_far.pt")}
 
     def _pretrain(self, cell: Cell) -> dict[str, Any]:
         """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
@@ -321,6 +322,8 @@ class CellRunner:
             trainer.place(cell.folder / changes["train_stage"])
             trainer.progress = self.bars
             logger.info("%s: stage %s", cell.title(), changes["train_stage"])
+            if self.force:
+                trainer.discard()
             trainer.fit(training_loader(prepared)[0])
             changes = {"train_stage": following, "pre_model_path": trainer.saved_model_file}
         return changes

@@ -28,7 +28,7 @@ from recbole_llm.evaluation.ranks import Ranks, rank_cases
 recbole_llm.compat.apply()
 
 import torch  # noqa: E402
-from recbole.trainer import Trainer  # noqa: E402
+from recbole.trainer import PretrainTrainer, Trainer  # noqa: E402
 from recbole.utils import calculate_valid_score, early_stopping, get_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class BenchTrainer(Trainer):
             # After the last epoch too, where RecBole would keep nothing of it.
             if valid_data is not None and self.eval_step > 0 and (final or (epoch + 1) % self.eval_step == 0):
                 stop = self._validate(valid_data, epoch, entry, saved, callback_fn)
-            elif saved and (valid_data is None or self.eval_step <= 0):
+            elif saved and final:  # nothing is chosen: the last weights are the model's
                 self._save_checkpoint(epoch)
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
@@ -359,6 +359,21 @@ class BenchTrainer(Trainer):
         return OrderedDict(summarise(self.rank(eval_data, "validation"), metrics, topk))
 
 
+class Pretraining(BenchTrainer):
+    """Stages of RecBole's models before their last one: no validation, and a killed one goes on from ``last.pt``.
+
+    RecBole writes a file every ``save_step`` epochs, which may be none, and begins anew.
+    """
+
+    def pretrain(
+        self, train_data: Any, verbose: bool = True, show_progress: bool = False
+    ) -> tuple[float, dict[str, float] | None]:
+        """Train ``pretrain_epochs``; the weights lie in ``best_so_far.pt`` then."""
+        self.epochs = int(self.config["pretrain_epochs"])
+        self.resume(train_data)
+        return BenchTrainer.fit(self, train_data, None, verbose, True, show_progress)
+
+
 def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(p.is_floating_point() and not p.is_sparse and p.device.type in ("cpu", "cuda") for p in parameters)
@@ -373,4 +388,5 @@ def make_trainer(config: Any, model: Any) -> Any:
     special = get_trainer(config["MODEL_TYPE"], config["model"])
     if special is Trainer or not issubclass(special, Trainer):
         return BenchTrainer(config, model)
-    return type(special.__name__, (special, BenchTrainer), {})(config, model)
+    first = (Pretraining,) if issubclass(special, PretrainTrainer) else ()
+    return type(special.__name__, (*first, special, BenchTrainer), {})(config, model)

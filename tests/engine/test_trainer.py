@@ -415,17 +415,48 @@ PRETRAINED = {
         "inner_size": 24,
         "n_layers": 1,
     },
-    "RaCT": {},
+    "RaCT": {"metrics_k": 20},
 }
 
 
 @pytest.mark.parametrize("model", PRETRAINED)
-def test_pretraining_runs_and_keeps_what_it_learnt(training, tmp_path, model):
-    made = training(model, pretrain_epochs=2, save_step=1, **PRETRAINED[model]).fit()
+def test_pretraining_runs_and_keeps_what_it_learnt(training, model):
+    made = training(model, pretrain_epochs=2, **PRETRAINED[model]).fit()
     last = {name: value.clone() for name, value in made.prepared.model.state_dict().items()}
     made.trainer.restore_best()
     assert all(torch.equal(value, last[name]) for name, value in made.prepared.model.state_dict().items())
-    assert len(list((tmp_path / "run").glob("*.pth"))) == 2
+
+
+@pytest.mark.parametrize("stopped_in", [2, 4, 6])  # of 3 epochs a stage
+@pytest.mark.parametrize("model", PRETRAINED)
+def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model, stopped_in):
+    def cell(folder):
+        return cell_of(model, pretrain_epochs=3, epochs=3, checkpoint_dir=folder, **PRETRAINED[model])
+
+    epoch = trainer.BenchTrainer._train_epoch
+    begun = []
+
+    def counted(self, *args, **kwargs):
+        begun.append(1)
+        if len(begun) == stop:
+            raise StoppedError
+        return epoch(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.BenchTrainer, "_train_epoch", counted)
+    stop = 0
+    whole = runner("whole").run(cell("whole"))
+    needed = len(begun)
+    begun.clear()
+    stop = stopped_in
+    with pytest.raises(StoppedError):
+        runner("broken").run(cell("broken"))
+    stop = 0
+    again = runner("broken").run(cell("broken"))
+    assert len(begun) == needed + 1  # none but the one that was stopped is done twice
+    assert again.metrics == whole.metrics
+    begun.clear()
+    runner("broken", force=True).run(cell("broken"))
+    assert len(begun) == needed
 
 
 def test_the_special_trainer_of_a_model_stands_on_ours(training):
