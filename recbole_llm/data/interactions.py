@@ -57,9 +57,10 @@ class ReadSpec:
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> ReadSpec:
-        """The spec that RecBole's settings ask for."""
+        """The spec that RecBole's settings ask for; where ``load_col`` names no columns of ``.inter``, times are read."""
         user, item, time = values["USER_ID_FIELD"], values["ITEM_ID_FIELD"], values["TIME_FIELD"]
-        wanted = list((values.get("load_col") or {}).get("inter", []))
+        named = (values.get("load_col") or {}).get("inter")
+        wanted = [user, item, time] if named is None else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
         extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, time)))
         return cls(

@@ -307,6 +307,12 @@ def test_times_that_are_not_asked_for_are_not_read():
     assert ReadSpec.from_settings(cell_values(load_col={"inter": ["user_id", "item_id"]})).time_field is None
 
 
+@pytest.mark.parametrize("load_col", [None, {"item": ["item_id", "title"]}])
+def test_times_are_read_where_no_columns_are_named(load_col):
+    spec = ReadSpec.from_settings(cell_values(load_col=load_col))
+    assert (spec.time_field, spec.extra) == ("timestamp", ())
+
+
 # ---- further columns -----------------------------------------------------------------------------
 
 
