@@ -214,6 +214,12 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
         print("models of recbole_llm:")
         for name, row in METHODS.items():
             print(f"  {name:<14} {row.kind:<11} {row.paper}")
+        presets: dict[str, list[str]] = {}
+        for file in property_names("preset"):
+            name, _, preset = file.rpartition("-")
+            presets.setdefault(preset, []).append(name)
+        for preset, names in presets.items():
+            print(f"with settings for --preset={preset}:\n  {', '.join(names)}")
         by_kind: dict[str, list[str]] = {}
         for name, row in recbole_methods().items():
             by_kind.setdefault(row.kind, []).append(name)

@@ -152,6 +152,7 @@ def test_help_shows_every_verb_with_code_0(cli: Cli, capsys: pytest.CaptureFixtu
 def test_the_list_holds_models_datasets_and_protocols(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("list") == 0
     out = capsys.readouterr().out
+    assert re.search(r"--preset=paper:\n.*DUIP.*GCEGNN", out)
     words = set(re.findall(r"[\w.-]+", out))
     assert {*METHODS, *recbole_methods()} <= words
     assert {"tiny", *property_names("dataset")} <= words
