@@ -57,7 +57,7 @@ class ReadSpec:
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> ReadSpec:
-        """The spec that RecBole's settings ask for; where ``load_col`` names no columns of ``.inter``, times are read."""
+        """The spec that RecBole's settings ask for; times are read where ``load_col`` names no column of ``.inter``."""
         user, item, time = values["USER_ID_FIELD"], values["ITEM_ID_FIELD"], values["TIME_FIELD"]
         named = (values.get("load_col") or {}).get("inter")
         wanted = [user, item, time] if named is None else list(named)
