@@ -65,6 +65,8 @@ NOT_IDENTITY = frozenset(
     ]
 )
 
+_OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
+
 # A run with these values is what it was before there was the setting: its key stays, and its row.
 BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "lr_decay_epochs": 0, "lr_decay": 0.1}
 
@@ -320,7 +322,7 @@ def layer_settings(
 
     for file in config_files:
         for key, value in own_last(read_yaml(Path(file))):
-            if key in ("model", "dataset", "protocol"):
+            if key in _OF_COMMAND:
                 raise UserError(f"{file}, {key}: give --{key} on the command line; it decides which files are read.")
             apply(key, value, f"{file}, {key}", str(file))
     for key, value in own_last(overrides):
@@ -356,10 +358,10 @@ def check_grid_keys(
     overrides: Mapping[str, Any],
     config_files: Iterable[Path] = (),
 ) -> None:
-    """In a grid of several models, each key must be a setting of at least one of them.
+    """In a grid of several models, each key must be a setting of at least one of them, in the user's files too.
 
-    A key with a model's name before it (``SRGNN.epochs``) must be a setting of that model, and that model must
-    be one of the grid or stand under one of it.
+    A key with a model's name before it (``SRGNN.epochs``) must be a setting of that model. On the command line that
+    model must be one of the grid or stand under one of it; a file may serve several commands.
 
     Raises:
         UserError: a key that none of the models has.
@@ -371,14 +373,11 @@ def check_grid_keys(
         base = {named: _backbone(method, config_files, overrides)} if named else {}
         layer_settings(method, dataset, protocol, overrides={**base, key: value})
 
-    for key, value in overrides.items():
+    def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")
         if dot and (owner in METHODS or owner in recbole_methods()):
-            known = {m.name for m in methods} | {m.name for m in _stage_ones(methods, dataset, protocol, overrides)}
-            if owner not in known:
-                raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
             check(find_method(owner), key, value)
-            continue
+            return
         errors = []
         for method in methods:
             try:
@@ -387,6 +386,22 @@ def check_grid_keys(
                 errors.append(error)
         if len(errors) == len(methods):
             raise errors[0]
+
+    for file in config_files:
+        for key, value in read_yaml(file).items():
+            if key in _OF_COMMAND:
+                continue  # layer_settings says why it cannot stand there
+            try:
+                check_any(key, value)
+            except UserError as error:
+                raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
+    for key, value in overrides.items():
+        owner, dot, _ = key.partition(".")
+        if dot and (owner in METHODS or owner in recbole_methods()):
+            known = {m.name for m in methods} | {m.name for m in _stage_ones(methods, dataset, protocol, overrides)}
+            if owner not in known:
+                raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
+        check_any(key, value)
 
 
 def _stage_ones(

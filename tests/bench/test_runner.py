@@ -151,6 +151,32 @@ def test_a_mistake_anywhere_is_an_error_before_anything_runs(
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "learning_rte: 0.5",
+            r"mine.yaml, learning_rte: there is no setting .*Did you mean learning_rate",
+        ),
+        ("SASRec.n_layer: 3", r"mine.yaml, SASRec.n_layer: there is no setting 'n_layer'"),
+        ("sigma: 0.1", r"mine.yaml, sigma: .* has no setting 'sigma' .it belongs to LLMDMsRec"),
+        ("list_metrics: [NDCG]", "mine.yaml, list_metrics: list_metrics takes ItemCoverage"),
+        ("model: SASRec", "mine.yaml, model: give --model on the command line"),
+    ],
+)
+def test_a_key_that_no_model_has_is_an_error_in_a_file_too(tiny: Path, line: str, message: str) -> None:
+    Path("mine.yaml").write_text(f"epochs: 3\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        expand("Pop,SASRec", "tiny", config_files=["mine.yaml"])
+
+
+def test_a_file_may_serve_commands_with_other_models(tiny: Path) -> None:
+    Path("mine.yaml").write_text("n_layers: 3\nGRU4Rec.num_layers: 2\n")
+    by_name = {cell.settings.method.name: cell for cell in expand("Pop,SASRec", "tiny", config_files=["mine.yaml"])}
+    assert by_name["SASRec"].settings["n_layers"] == 3
+    assert by_name["Pop"].settings.get("n_layers") is None
+
+
 # ---- running ------------------------------------------------------------------------------------
 
 
