@@ -78,6 +78,8 @@ class Budget:
 class SlotSampler(optuna.samplers.BaseSampler):
     """TPE with a seed for each slot, so that a search that goes on draws as if it had never stopped.
 
+    The seed follows from the slot's place among the slots: its number is larger where a trial was tried again before.
+
     Slot 0 gets the model's defaults: a search never does worse on validation than no search.
     """
 
@@ -85,10 +87,13 @@ class SlotSampler(optuna.samplers.BaseSampler):
         self._seed, self._defaults = seed, defaults
         self._samplers: dict[int, optuna.samplers.TPESampler] = {}
 
-    def _of(self, trial: FrozenTrial) -> optuna.samplers.TPESampler:
+    def _of(self, study: Any, trial: FrozenTrial) -> optuna.samplers.TPESampler:
         slot = slot_of(trial)
         if slot not in self._samplers:
-            digest = hashlib.sha256(f"{self._seed}-{slot}".encode()).digest()
+            # Not study.get_trials: hyperband's studies hold the trials of one bracket.
+            trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+            before = {slot_of(other) for other in trials if "surplus" not in other.user_attrs and slot_of(other) < slot}
+            digest = hashlib.sha256(f"{self._seed}-{len(before)}".encode()).digest()
             self._samplers[slot] = optuna.samplers.TPESampler(
                 n_startup_trials=STARTUP_TRIALS, constant_liar=True, seed=int.from_bytes(digest[:4], "big")
             )
@@ -96,17 +101,17 @@ class SlotSampler(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: Any, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """TPE's."""
-        return self._of(trial).infer_relative_search_space(study, trial)
+        return self._of(study, trial).infer_relative_search_space(study, trial)
 
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
         """TPE's."""
-        return self._of(trial).sample_relative(study, trial, search_space)
+        return self._of(study, trial).sample_relative(study, trial, search_space)
 
     def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
         """The default for slot 0, TPE's value for others."""
         if slot_of(trial) == 0 and param_name in self._defaults:
             return self._defaults[param_name]
-        return self._of(trial).sample_independent(study, trial, param_name, param_distribution)
+        return self._of(study, trial).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Any, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Forget the slot's random state."""

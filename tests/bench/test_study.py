@@ -179,6 +179,18 @@ def test_the_trial_of_a_process_that_was_killed_is_tried_again(tiny: Path, stora
     assert by_slot[2].number != 2
 
 
+def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path) -> None:
+    whole = study_of("results/whole.sqlite3", 13)
+    take_part(whole)
+    process = start("results/parts.sqlite3", 13, hang_at="2")
+    wait_for(Path("mark").exists)
+    process.kill()
+    process.wait()
+    parts = study_of("results/parts.sqlite3", 13)
+    assert take_part(parts) == 11
+    assert values(parts) == values(whole)
+
+
 def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     lost = study_of("results/s.sqlite3", 3)
     trial = lost.next()
