@@ -231,6 +231,7 @@ def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
     All of them are looked through first, so that a mistake in the last one costs no hours.
     """
     from recbole_llm.bench.suite import read_suite
+    from recbole_llm.semantics.llm.endpoint import redact
 
     given = overrides_of(rest)
     given |= {key: value for key in ("dataset", "results_dir") if (value := getattr(options, key))}
@@ -240,7 +241,7 @@ def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
         check(stage.verb, chosen, own)
     code = 0
     for number, (stage, (chosen, own)) in enumerate(zip(stages, parsed, strict=True), start=1):
-        print(f"[{number}/{len(stages)}] recbole-llm {shlex.join(stage.words)}", flush=True)
+        print(f"[{number}/{len(stages)}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
         if options.dry_run:
             continue
         chosen.quiet, chosen.verbose = options.quiet, options.verbose

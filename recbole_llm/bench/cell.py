@@ -95,7 +95,12 @@ class Cell:
 
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
+        from recbole_llm.semantics.llm.endpoint import redact
+
         s = self.settings
+        shown = {k: v for k, v in s.values.items() if k not in FOLDERS}
+        if shown.get("llm_base_url"):
+            shown["llm_base_url"] = redact(shown["llm_base_url"])  # records are made to be shown
         return Record(
             key=self.key,
             model=s.method.target if s.method.is_external else s.method.name,
@@ -106,7 +111,7 @@ class Cell:
             engine=s["engine"],
             tuned=self.search is not None,
             **(self.search or {}),
-            settings=_plain({k: v for k, v in s.values.items() if k not in FOLDERS}),
+            settings=_plain(shown),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=versions(),

@@ -192,6 +192,14 @@ def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
     assert record.memory_mib["host"] > 0
 
 
+def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None:
+    cell = cell_of("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
+    record = cell.blank_record()
+    assert record.settings["llm_base_url"] == "http://***@host:8000/v1"
+    assert "secret" not in record.model_dump_json()
+    assert cell.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # what is asked
+
+
 def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -> None:
     record = runner().run(cell_of("GRU4Rec"))
     store = ResultStore("results")

@@ -126,6 +126,12 @@ def test_a_mistake_in_the_last_stage_costs_nothing(
     assert not Path("results").exists()
 
 
+def test_a_command_is_shown_without_the_password_of_an_address(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"tune": {"model": "Pop", "storage": "postgresql://me:secret@host/x"}}]
+    assert main(["suite", written(stages=stages), "--dry-run"]) == 0
+    assert "--storage=postgresql://***@host/x" in capsys.readouterr().out
+
+
 def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [{"run": {"model": "Pop", "device": "cuda:99"}}, {"run": {"model": "Pop"}}, {"table": {}}]
     assert main(["suite", written(stages=stages), "--quiet"]) == 2

@@ -69,5 +69,11 @@ def test_what_looks_like_a_key_is_blotted_out(text: str) -> None:
     assert "abcdef0123456789" not in redact(text, "abcdef0123456789")
 
 
+def test_a_password_in_an_address_is_blotted_out() -> None:
+    assert redact("--storage=postgresql://me:sec@ret@host/x --quiet") == "--storage=postgresql://***@host/x --quiet"
+    assert Endpoint("e", "https://me:secret@host:8000/v1", "m").address == "https://***@host:8000/v1"
+    assert Endpoint("e", "http://host/v1", "m").address == "http://host/v1"
+
+
 def test_other_text_is_left_as_it_is() -> None:
     assert redact("no model m", "abcdef0123456789") == "no model m"

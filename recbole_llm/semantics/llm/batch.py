@@ -163,6 +163,6 @@ class BatchClient:
         except openai.OpenAIError as error:
             reason = redact(" ".join(str(error).split()), self._key)[:300]
             raise UserError(
-                f"the Batch API at {self.endpoint.base_url} failed: {reason}. Batches that were submitted are kept; "
+                f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "
                 "run the same command to go on."
             ) from error

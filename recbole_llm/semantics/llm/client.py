@@ -251,7 +251,7 @@ class Client:
         patient = self._last_success and time.monotonic() - self._last_success < self.endpoint.patience
         if self._faults_in_a_row >= max(DEAD_AFTER, 2 * self.endpoint.concurrency) and not patient:
             raise LimitReached(
-                f"{self.endpoint.base_url} failed {self._faults_in_a_row} times in a row "
+                f"{self.endpoint.address} failed {self._faults_in_a_row} times in a row "
                 f"({', '.join(sorted(self.usage.errors))})"
             )
 
@@ -285,7 +285,7 @@ class Client:
         """
         asked = _retry_after(headers)
         if asked is not None and asked > LONGEST_WAIT:
-            raise LimitReached(f"{self.endpoint.base_url} asks for a pause of {asked:.0f} seconds")
+            raise LimitReached(f"{self.endpoint.address} asks for a pause of {asked:.0f} seconds")
         backoff = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * (0.5 + self._random.random())
         pause = asked if asked is not None else backoff
         if cool_down:
@@ -302,9 +302,9 @@ class Client:
                 f"--llm={self.endpoint.name} refuses the key in {self.endpoint.key_env or '(none)'}: {reason}"
             )
         if error.status_code == 404:
-            raise UserError(f"{self.endpoint.base_url} knows no model {self.endpoint.model!r}: {reason}")
+            raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {reason}")
         if self._refused_in_a_row >= HOPELESS_AFTER:
-            raise UserError(f"{self.endpoint.base_url} refuses every request: {reason}")
+            raise UserError(f"{self.endpoint.address} refuses every request: {reason}")
         logger.warning("a request was refused: %s", reason)
 
     def _count_error(self, kind: str) -> None:

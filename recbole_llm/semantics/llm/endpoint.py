@@ -54,6 +54,11 @@ class Endpoint:
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def address(self) -> str:
+        """``base_url`` for messages, without a name and a password that it may hold."""
+        return redact(self.base_url)
+
+    @property
     def paid(self) -> bool:
         """Whether answers cost money."""
         return self.price_in > 0 or self.price_out > 0
@@ -83,9 +88,10 @@ class Endpoint:
 
 
 def redact(text: str, key: str = "") -> str:
-    """Text without anything that looks like a key."""
+    """Text without anything that looks like a key, and without names and passwords in addresses."""
     if len(key) > 5:
         text = text.replace(key, "***")
+    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
 
 
