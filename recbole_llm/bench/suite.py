@@ -25,6 +25,13 @@ from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings
+# Options that not all of them have; what else the command line gives is a setting.
+_OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("seeds", "workers", "executor", "ray_address", "gpus"), ("tune", "run")),
+    **dict.fromkeys(("trials", "trial_epochs", "trial_minutes", "pruner", "storage", "space", "report"), ("tune",)),
+    **dict.fromkeys(("limit", "poll"), ("generate",)),
+    "force": ("run",),
+}
 FULL = "full"  # the budget of the stages themselves
 _SECTIONS = ("about", "common", "stages", "budgets")
 _NAMES = ("model", "dataset", "protocol", "semantics", "metrics")  # written A,B
@@ -62,11 +69,11 @@ def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = 
     Args:
         name: of a file in ``properties/suite/``, or the path of a ``.yaml`` file.
         budget: ``full``, or one that the suite names.
-        given: keys from the command line, which win over all; settings go to the stages that run something,
-            ``dataset`` and ``results_dir`` to every stage.
+        given: keys from the command line, which win over all; settings go to the stages that run something, options
+            of some verbs to their stages, ``dataset`` and ``results_dir`` to every stage.
 
     Raises:
-        UserError: there is no such suite or budget, or the file says something else.
+        UserError: there is no such suite or budget, the file says something else, or no stage has a given option.
     """
     path = _path_of(name)
     suite = read_yaml(path)
@@ -90,11 +97,15 @@ def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = 
         _known(stage, STAGE_VERBS, where)
         of_budget = (_mapping(chosen.get(part, {}), f"{path}, budgets, {budget}") for part in ("common", verb))
         found.append(_stage(str(verb), (common, _mapping(keys or {}, where), *of_budget), given or {}))
+    for key in given or ():
+        takers = _OPTIONS.get(key, STAGE_VERBS)
+        if not any(stage.verb in takers for stage in found):
+            raise UserError(f"--{key} is an option of {' and '.join(takers)}, and {path} has no such stage.")
     return found
 
 
 def _stage(verb: str, layers: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Stage:
-    mine = {k: v for k, v in given.items() if verb in RUNNING or k in ("dataset", "results_dir")}
+    mine = {k: v for k, v in given.items() if verb in _OPTIONS.get(k, RUNNING) or k in ("dataset", "results_dir")}
     keys = {key: value for layer in (*layers, mine) for key, value in layer.items()}
     if "output" in keys:
         keys["output"] = str(Path(keys.get("results_dir", "results")) / str(keys["output"]))

@@ -62,6 +62,25 @@ def test_a_budget_wins_over_the_stage_and_the_command_line_over_both(workspace: 
     assert not any(word.startswith(("--epochs", "--topk")) for word in table)
 
 
+def test_an_option_of_one_verb_goes_to_its_stages_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"generate": {"model": "SASRecText"}}, *SUITE["stages"]]
+    options = ["--seeds=2", "--workers=2", "--trials=3", "--force=true", "--limit=5", "--learning_rate=0.01"]
+    assert main(["suite", written(stages=stages), *options, "--dry-run"]) == 0
+    generate, tune, run, table = (
+        [f"--{word}" for word in line.split(" --")[1:]] for line in capsys.readouterr().out.splitlines()
+    )
+    assert set(generate) & set(options) == {"--limit=5", "--learning_rate=0.01"}
+    assert set(tune) & set(options) == {"--seeds=2", "--workers=2", "--trials=3", "--learning_rate=0.01"}
+    assert set(run) & set(options) == {"--seeds=2", "--workers=2", "--learning_rate=0.01"}
+    assert "--force" in run
+    assert not set(table) & set(options)
+
+
+def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"--trials is an option of tune, and mine.yaml has no such stage"):
+        read_suite(written(stages=[{"run": {"model": "Pop"}}]), given={"trials": 3})
+
+
 @pytest.mark.parametrize("name", property_names("suite"))
 @pytest.mark.parametrize("budget", ["full", "small", "short"])
 def test_every_command_of_our_suites_is_one(
