@@ -22,17 +22,19 @@ from recbole_llm.files import whole_file
 
 @dataclass(frozen=True)
 class Shipment:
-    """Dataset, semantic features and the user's settings files.
+    """Dataset, semantic features and the user's settings files and item profiles.
 
     Attributes:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
+        profiles: which of them holds item profiles, if any does.
     """
 
     digest: str
     files: dict[str, bytes]
     config_files: tuple[str, ...]
+    profiles: str | None = None
 
     @contextmanager
     def unpacked(self, cell: Cell) -> Iterator[tuple[Cell, Path]]:
@@ -62,6 +64,7 @@ class Shipment:
             "data_path": str(place / "data" / location.stem),
             "dataset_dir": str(home),
             "checkpoint_dir": str(place / "saved"),
+            **({"profiles": str(place / self.profiles)} if self.profiles is not None else {}),
         }
         settings = replace(
             cell.settings,
@@ -112,8 +115,12 @@ def pack(cell: Cell, features: Path | None) -> Shipment:
             files[f"dataset/{location.name}/semantics/{features.name}/{path.name}"] = path.read_bytes()
     given = {f"config/{number}-{file.name}": file for number, file in enumerate(cell.settings.config_files)}
     files |= {name: file.read_bytes() for name, file in given.items()}
+    profiles = Path(cell.settings.get("profiles") or "")
+    shipped = f"profiles/{profiles.name}" if profiles.is_file() else None
+    if shipped is not None:
+        files[shipped] = profiles.read_bytes()
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Shipment(digest.hexdigest()[:16], files, tuple(given))
+    return Shipment(digest.hexdigest()[:16], files, tuple(given), shipped)

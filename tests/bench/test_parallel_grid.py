@@ -10,7 +10,10 @@ import pytest
 
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.runner import run
+from recbole_llm.bench.shipping import pack
 from recbole_llm.bench.store import ResultStore
+from recbole_llm.settings import stage_one_settings
+from tests.helpers import cell_of
 
 SHORT: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
@@ -64,3 +67,17 @@ def test_a_record_packed_and_unpacked_is_whole(tiny: Path) -> None:
     assert there.unpack(here.pack(record)) == record
     assert there.find(record.key) == record
     assert there.ranks_of(record).read_bytes() == here.ranks_of(record).read_bytes()
+
+
+def test_item_profiles_travel_with_a_cell(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other machine has no such file, and the key is a hash of it."""
+    monkeypatch.setattr("tempfile.tempdir", str(Path.cwd() / "there"))
+    Path("mine.jsonl").write_text('{"title": "a", "profile": "b"}\n')
+    cell = cell_of("LLMDMsRec", profiles="mine.jsonl")
+    shipment = pack(cell, None)
+    Path("mine.jsonl").unlink()
+    with shipment.unpacked(cell) as (moved, _):
+        assert moved.key == cell.key
+        assert Path(moved.settings["profiles"]).read_text() == '{"title": "a", "profile": "b"}\n'
+        assert stage_one_settings(moved.settings).key() == stage_one_settings(cell.settings).key()
+        assert moved.blank_record().settings == cell.blank_record().settings
