@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,7 +181,7 @@ def _users(text: str, recommender: Any) -> list[str]:
     if text == "all":
         return [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
     names = text.split(",")
-    if Path(text).is_file():
+    if os.path.isfile(text):  # noqa: PTH113 - Path.is_file fails where many names are too long for that of a file
         try:
             names = Path(text).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError as error:

@@ -295,6 +295,15 @@ def test_nobody_else_reads_the_command_line(tiny: Path, cli: Cli, monkeypatch: p
     assert sys.argv == ["recbole-llm"]
 
 
+def test_many_users_are_no_file_s_name(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", "--epochs=1", "--quiet") == 0
+    capsys.readouterr()
+    users = [f"u{number}" for number in range(80)] * 2
+    words = ["--model=Pop", "--dataset=tiny", "--epochs=1", f"--users={','.join(users)}", "--topk=1", "--quiet"]
+    assert cli("recommend", *words) == 0
+    assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()[1:]] == users
+
+
 @pytest.mark.parametrize(
     ("users", "code", "said"),
     [
