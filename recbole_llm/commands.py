@@ -216,8 +216,8 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
         for name, row in METHODS.items():
             print(f"  {name:<14} {row.kind:<11} {row.paper}")
         presets: dict[str, list[str]] = {}
-        for file in property_names("preset"):
-            name, _, preset = file.rpartition("-")
+        for stem in property_names("preset"):
+            name, _, preset = stem.rpartition("-")
             presets.setdefault(preset, []).append(name)
         for preset, names in presets.items():
             print(f"with settings for --preset={preset}:\n  {', '.join(names)}")
