@@ -29,8 +29,14 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
     the file exists and written there otherwise.
 
     Raises:
-        UserError: a user has interacted with almost all items, or the file is of other data.
+        UserError: cases have several targets, a user has interacted with almost all items, or the file is of other
+            data.
     """
+    if not cases.single_target:  # a line holds one target, and a target that is not in it has no rank
+        raise UserError(
+            f"--candidates={negatives}: cases of this protocol have several targets, and a sampled ranking knows one; "
+            "give --candidates=all."
+        )
     if path.is_file():
         return cases.with_candidates(_read(path, table, cases, negatives))
     offsets = np.asarray(table.offsets)

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from recbole_llm.data.candidates import sampled
 from recbole_llm.data.split import leave_one_out, split_interactions, user_split
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
@@ -99,6 +100,14 @@ def test_an_item_that_a_user_has_twice_is_one_target_of_a_held_out_user(tmp_path
     table = table_of(tmp_path, rows)
     test = user_split(table, {}).test
     assert [items(table, test.target_rows[a:b]) for a, b in pairwise(test.target_offsets)] == [["x", "y", "z"]]
+
+
+def test_cases_of_several_targets_are_not_ranked_among_candidates(tmp_path):
+    table = table_of(tmp_path, walks([10] * 20))
+    path = tmp_path / "cases.candidates"
+    with pytest.raises(UserError, match=r"--candidates=5: cases of this protocol have several targets"):
+        sampled(table, user_split(table, {}).test, 5, 1, path)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("lengths", [(1, 2, 2), (1,), (3, 3)])
