@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.candidates import sampled
-from recbole_llm.data.split import leave_one_out, split_interactions, user_split
+from recbole_llm.data.sessions import cut_sessions
+from recbole_llm.data.split import leave_one_out, split_interactions, temporal, user_split
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
 
@@ -100,6 +101,33 @@ def test_an_item_that_a_user_has_twice_is_one_target_of_a_held_out_user(tmp_path
     table = table_of(tmp_path, rows)
     test = user_split(table, {}).test
     assert [items(table, test.target_rows[a:b]) for a, b in pairwise(test.target_offsets)] == [["x", "y", "z"]]
+
+
+WINDOWS = {"by": "day", "window": 4, "min_length": 2}
+
+
+@pytest.mark.parametrize(
+    ("sessions", "spec"),
+    [
+        (None, {}),
+        (None, {"item_interval": "[2,inf)"}),
+        (None, {"duplicates": "first"}),
+        (WINDOWS, {}),
+    ],
+)
+def test_times_that_count_within_users_order_no_users_whatever_is_left_out(tmp_path, sessions, spec):
+    lonely = [("u0", "alone", 1), *((f"u{user}", "again", 1) for user in range(1, 20))]
+    rows = lonely + [(f"u{user}", f"i{(user * step * step) % 7}", step) for user in range(20) for step in range(2, 9)]
+    table = table_of(tmp_path, rows, **spec)
+    table = cut_sessions(table, sessions) if sessions else table
+    with pytest.raises(UserError, match=r"the times of this dataset only count within each user"):
+        temporal(table, {"protocol": "temporal_20"})
+
+
+def test_times_that_count_over_the_whole_file_order_users(tmp_path):
+    rows = [(f"u{user}", f"i{step}", 1 + 5 * user + step) for user in range(20) for step in range(5)]
+    split = temporal(table_of(tmp_path, rows), {"protocol": "temporal_20"})
+    assert (len(split.valid), len(split.test)) == (2, 2)
 
 
 def test_cases_of_several_targets_are_not_ranked_among_candidates(tmp_path):
