@@ -225,7 +225,28 @@ def temporal(table: Interactions, options: Options) -> Split:
     order = _by_end(table, options)
     order = order[np.diff(table.offsets)[order] > 1]
     bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
-    return _last_items(table, *np.split(order, bounds))
+    return _last_items(table, *np.split(_earlier_windows_first(table, order, bounds[0]), bounds))
+
+
+def _earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -> np.ndarray:
+    """The order, where later windows of a session do not stand before a bound that earlier ones stand behind.
+
+    Windows overlap, so a later one that trains holds the target of an earlier one. Windows that end in one second
+    are in the order of their hash.
+    """
+    if table.time is None or "sessions" not in table.facts or not 0 < bound < len(order):
+        return order
+    last = np.asarray(table.time)[np.asarray(table.offsets)[order + 1] - 1]
+    tied = np.flatnonzero(last == last[bound])
+    people = np.array([str(name).rpartition("#")[0] for name in table.user_tokens[order[tied]]])
+    order = order.copy()
+    for person in np.unique(people[tied < bound]):
+        places = tied[people == person]
+        before = int((places < bound).sum())
+        own = np.sort(order[places])  # numbers follow the session
+        if set(order[places[:before]]) != set(own[:before]):
+            order[places] = own
+    return order
 
 
 def published(table: Interactions, options: Options) -> Split:
@@ -257,8 +278,14 @@ def split_interactions(table: Interactions, options: Options) -> Split:
     """The split that a protocol's settings ask for.
 
     Raises:
-        UserError: nothing is left to train on or to test.
+        UserError: nothing is left to train on or to test, or windows that overlap would train on what is tested.
     """
+    window = (options.get("sessions") or {}).get("window")
+    if window and options["split"] != "temporal":
+        raise UserError(
+            f"--protocol={options['protocol']}: sliding windows (sessions: window: {window}) overlap, and under split: "
+            f"{options['split']} what one is tested on trains in another. They are for split: temporal."
+        )
     split = SPLITS[options["split"]](table, options)
     if not len(split.train_targets) or not len(split.valid) or not len(split.test):
         raise UserError(

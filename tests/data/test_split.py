@@ -130,6 +130,31 @@ def test_times_that_count_over_the_whole_file_order_users(tmp_path):
     assert (len(split.valid), len(split.test)) == (2, 2)
 
 
+def windows(folder, lengths):
+    """Sliding windows of users who have all their items in one second."""
+    rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
+    return cut_sessions(table_of(folder, rows), WINDOWS)
+
+
+@pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6)])
+def test_no_target_of_a_held_out_window_trains_in_a_later_one(tmp_path, lengths):
+    table = windows(tmp_path, lengths)
+    split = temporal(table, {"protocol": "temporal_20"})
+    trained = set(items(table, split.train_rows))
+    assert not trained & set(items(table, split.valid.target_rows))
+    assert not trained & set(items(table, split.test.target_rows))
+    order = [*np.unique(table.user[split.train_rows]), *split.valid.user, *split.test.user]
+    assert sorted(order) == list(range(1, table.n_users + 1))
+
+
+@pytest.mark.parametrize("split", ["loo", "session", "user_split"])
+def test_windows_are_refused_where_more_than_their_last_item_is_held_out(tmp_path, split):
+    table = windows(tmp_path, (9, 14, 11))
+    options = {"split": split, "protocol": "mine", "sessions": WINDOWS}
+    with pytest.raises(UserError, match=rf"--protocol=mine: sliding windows .* under split: {split} "):
+        split_interactions(table, options)
+
+
 def test_cases_of_several_targets_are_not_ranked_among_candidates(tmp_path):
     table = table_of(tmp_path, walks([10] * 20))
     path = tmp_path / "cases.candidates"
