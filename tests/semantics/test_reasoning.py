@@ -105,6 +105,7 @@ def test_an_item_without_an_answer_has_no_text_unless_it_is_filled(few_users: Pa
     assert all((int(ids[number]) >= 0) == covered for number in refused)
     assert int((ids[1:] < 0).sum()) == (0 if covered else len(refused))
     assert features.facts()["coverage"]["item_reasoning"] < 1
+    assert features.facts()["filled"] == ({"item_reasoning": len(refused)} if covered else {})  # the row says `mixed`
 
 
 def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) -> None:

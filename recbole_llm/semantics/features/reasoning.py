@@ -62,10 +62,10 @@ class _Reasoning:
         script: Callable[[int, Counter[str]], Script],
         title: str,
     ) -> dict[str, Any]:
-        answered = 0
+        answered = filled = 0
 
         def lines() -> Iterator[tuple[str, ...]]:
-            nonlocal answered
+            nonlocal answered, filled
             if context.endpoint is None:
                 found: Iterator[tuple[int, Texts | None]] = ((key, rule(key)) for key in context.progress(keys, title))
             else:
@@ -74,11 +74,13 @@ class _Reasoning:
                 answered += texts is not None
                 if texts is None and context.fills:
                     texts = rule(key)
+                    filled += 1
                 if texts is not None:
                     yield token_of(key), *(str(context.folder.texts.add(text)) for text in texts)
 
         context.folder.write(suffix, columns, lines())
-        return {"coverage": round(answered / max(1, len(keys)), 4)}
+        facts = {"filled": filled} if filled else {}
+        return {"coverage": round(answered / max(1, len(keys)), 4), **facts}
 
 
 class ItemReasoning(_Reasoning):
