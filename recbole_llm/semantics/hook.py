@@ -17,6 +17,7 @@ import numpy as np
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
 from recbole_llm.semantics.answering import AnswersPending, Asking
 from recbole_llm.semantics.encode import Encoder, encode_texts
 from recbole_llm.semantics.features.base import Context, Feature, Progress, StageOne
@@ -198,6 +199,16 @@ class FeatureShop:
         Raises:
             UserError: a limit was reached; what was answered is kept.
         """
+        if not self.missing():
+            return []
+        if self.asking.dry:
+            return self._make_missing()
+        with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
+            # Whoever was at it has made some, or all; two at once would pay for every question twice.
+            self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
+            return self._make_missing()
+
+    def _make_missing(self) -> list[str]:
         missing = self.missing()
         waiting: list[str] = []
         if not missing:

@@ -8,20 +8,25 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recbole_llm.bench.cell_runner import CellRunner
+from recbole_llm.bench.generate import feature_shops
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
+from recbole_llm.semantics.answering import Asking
 from recbole_llm.semantics.encode import minilm_folder
 from tests.helpers import runner
 from tests.semantics.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
-from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
+from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
 
 ROOT = Path(__file__).parents[2]
 KEY = "sk-test-0123456789abcdef"
@@ -37,6 +42,27 @@ def test_every_key_is_asked_about_once_and_never_again(few_users: Path) -> None:
         assert (facts["tokens_in"], facts["tokens_out"]) == (server.tokens_in, server.tokens_out)
         assert facts["coverage"]["intent"] == 1.0
         ask(server)
+        assert len(server.calls) == asked
+    assert file_states(only_folder()) == before
+
+
+def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = threading.Event()
+    monkeypatch.setattr("recbole_llm.files.logger.info", lambda *_: came.set())
+    with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(1) as pool:
+        cells = [asking_cell(server, seed=seed) for seed in (1, 2)]
+        first, second = (next(feature_shops([cell], runner(), Asking.of(cell.settings))) for cell in cells)
+        with one_process_at_a_time(first.folder.path, "a test"):
+            made = pool.submit(second.make)
+            made.add_done_callback(lambda _: came.set())
+            assert came.wait(PATIENCE)
+            assert not server.calls
+        made.result()
+        before, asked = file_states(only_folder()), len(server.calls)
+        assert set(server.times_asked().values()) == {1}
+        first.make()
         assert len(server.calls) == asked
     assert file_states(only_folder()) == before
 
