@@ -42,7 +42,7 @@ class ReadSpec:
         user_field, item_field, time_field: column names; ``time_field`` may be ``None``.
         extra: further columns (tokens or floats).
         user_interval, item_interval: RecBole's ``*_inter_num_interval``, e.g. ``[5,inf)``.
-        value_intervals: ``val_interval`` for float columns.
+        value_intervals: ``val_interval``: an interval of a float column, a list of a token column's values.
         duplicates: ``rm_dup_inter``: ``first``, ``last`` or ``None``.
     """
 
@@ -62,7 +62,8 @@ class ReadSpec:
         named = (values.get("load_col") or {}).get("inter")
         wanted = [user, item, time] if named is None else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
-        extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, time)))
+        own = (user, item, *([time] if time in wanted else []))
+        extra = tuple(dict.fromkeys(name for name in used if name not in own))
         return cls(
             user_field=user,
             item_field=item,
@@ -226,6 +227,18 @@ def _as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
     return time
 
 
+def _keep_by_values(columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray], spec: ReadSpec) -> np.ndarray:
+    """Rows that ``val_interval`` keeps; ``columns`` are all that were read, users, items and times too."""
+    keep = np.ones(len(columns[spec.user_field]), dtype=bool)
+    for name, interval in spec.value_intervals:
+        values = columns[name]
+        if name in tokens:
+            keep &= (values > 0) & np.isin(tokens[name][values], list(map(str, interval)))
+        else:
+            keep &= _inside(values, interval, f"val_interval.{name}")
+    return keep
+
+
 def _keep_by_counts(user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> np.ndarray:
     """Rows left when users and items outside their intervals go, repeated until nothing changes."""
     keep = np.ones(len(user), dtype=bool)
@@ -295,12 +308,9 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
     # Told before filters leave gaps in the counting.
     ordinal = time is not None and _counts_within_users(user, time, order)
-    keep = np.ones(len(user), dtype=bool)
-    for name, interval in spec.value_intervals:
-        if name in tokens:
-            keep &= (data[name] > 0) & np.isin(tokens[name][data[name]], list(map(str, interval)))
-        else:
-            keep &= _inside(data[name], interval, f"val_interval.{name}")
+    own = {ids[0]: user, ids[1]: item} | ({} if time is None else {str(spec.time_field): time})
+    keep = _keep_by_values(data | own, tokens, spec)
+    del own  # the rows as they were in the file would stay in memory beside the ordered ones
     if spec.duplicates:
         frame = pd.DataFrame({"u": user[order], "i": item[order]})
         keep[order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False

@@ -67,7 +67,7 @@ def unusual_cases(values: Mapping[str, Any], user_order: Path | None) -> dict[st
 
 def rows_only(spec: ReadSpec) -> ReadSpec:
     """A spec without the columns that change no row."""
-    return replace(spec, extra=tuple(name for name, _ in spec.value_intervals))
+    return replace(spec, extra=tuple(name for name, _ in spec.value_intervals if name in spec.extra))
 
 
 def contents_digest(table: Interactions) -> str:

@@ -259,6 +259,24 @@ def test_tokens_are_filtered_by_list(tmp_path):
     assert "".join(table.item_tokens[table.item]) == "ad"
 
 
+@pytest.mark.parametrize(
+    ("name", "interval", "kept"),
+    [("timestamp", "[2,4)", "bc"), ("user_id", ["u", "x"], "abcd"), ("item_id", ["a", "d"], "ad")],
+)
+def test_times_users_and_items_are_filtered_too(tmp_path, name, interval, kept):
+    rows = [*(("u", item, time) for time, item in enumerate("abcd", start=1)), ("v", "e", 9)]
+    table = table_of(tmp_path, rows, value_intervals=((name, interval),))
+    assert "".join(table.item_tokens[table.item]) == kept
+
+
+def test_times_that_only_a_filter_asks_for_are_read(tmp_path):
+    values = cell_values(val_interval={"timestamp": "[2,inf)"}, load_col={"inter": ["user_id", "item_id"]})
+    spec = ReadSpec.from_settings(values)
+    table = read_interactions(write_rows(tmp_path / "x.inter", [("u", "a", 1), ("u", "b", 2)]), spec)
+    assert names(table) == [("u", "b")]
+    assert table.time is None
+
+
 @pytest.mark.parametrize(("which", "times"), [("first", [1, 2]), ("last", [2, 9])])
 def test_of_repeated_pairs_one_is_kept(tmp_path, which, times):
     table = table_of(tmp_path, [("u", "a", 9), ("u", "a", 1), ("u", "b", 2), ("u", "a", 5)], duplicates=which)

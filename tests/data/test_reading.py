@@ -41,6 +41,7 @@ def test_an_ordinary_run_s_candidates_keep_their_names(tiny: Path) -> None:
         {"user_inter_num_interval": "[6,10)"},
         {"item_inter_num_interval": "[12,inf)"},
         {"load_col": RATED, "val_interval": {"rating": "[2,inf)"}},
+        {"val_interval": {"timestamp": "[1402000000,inf)"}},
         {"load_col": UNTIMED},
         {"sessions": {"gap": 4000, "min_length": 3}},
     ],
