@@ -87,7 +87,8 @@ class Together(BenchTrainer):
         return loss + self.sync_grad_loss()
 
     def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
-        means = torch.stack([part / count for part in total])
+        # RecBole's regularisers make losses of one element instead of none.
+        means = torch.stack([part.reshape(()) / count for part in total])
         distributed.all_reduce(means)
         return tuple((means / distributed.get_world_size()).tolist())
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import distributed
 
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
-from recbole_llm.engine.distributed import Together
+from recbole_llm.engine.distributed import Together, join
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.engine.trainer import BenchTrainer, make_trainer
 from recbole_llm.errors import UserError
@@ -35,6 +37,26 @@ def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
     assert together.valid_metrics == pytest.approx(alone.valid_metrics, abs=0.005)
     assert ResultStore("results").find(cell.key) == together
     assert {path.name for path in cell.folder.iterdir()} == {"best.pt"}
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """This process as a group of one, which is what a process of several does, without the others' time."""
+    join(0, 1, tmp_path / "meeting")
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("model", ["LightGCN", "GCSAN"])
+def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: None, model: str) -> None:
+    """RecBole's ``EmbLoss`` has the shape ``(1,)``, and so has the loss that it is added to."""
+    prepared = prepare(model, epochs=1)
+    trainer = make_trainer(prepared.config, prepared.model)
+    data, _ = training_loader(prepared)
+    assert prepared.model.calculate_loss(next(iter(data))).shape == (1,)
+    Together.take_over(trainer, data)
+    trainer.fit(data, verbose=False, saved=False)
+    assert isinstance(trainer.curve[0]["loss"], float)
 
 
 def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
