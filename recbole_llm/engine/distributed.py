@@ -21,6 +21,7 @@ from recbole_llm.errors import UserError
 recbole_llm.compat.apply()
 
 import torch  # noqa: E402
+from recbole.trainer import TraditionalTrainer  # noqa: E402
 from recbole.utils import init_seed  # noqa: E402
 from torch import distributed  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
@@ -55,11 +56,13 @@ class Together(BenchTrainer):
         """Make a trainer one of the group, and its batches its share of the batches.
 
         Raises:
-            UserError: the model's trainer or batches are not ours.
+            UserError: the model's trainer or batches are not ours, or it has no gradients.
         """
         plain = type(trainer)._train_epoch is BenchTrainer._train_epoch
+        name = trainer.config["model"]
+        if isinstance(trainer, TraditionalTrainer):  # what each process counts of its share would not be shared
+            raise UserError(f"--nproc: {name} learns without gradients, and gradients are what processes share.")
         if not plain or not isinstance(train_data, TrainLoader):
-            name = trainer.config["model"]
             raise UserError(f"--nproc: {name} is trained by a loop of its own, which one process runs.")
         trainer.__class__ = type(trainer.__class__.__name__, (cls, type(trainer)), {})
         rank, cuda = distributed.get_rank(), trainer.device.type == "cuda"

@@ -81,6 +81,13 @@ def test_a_model_with_a_loop_of_its_own_is_refused(tiny: Path) -> None:
         Together.take_over(trainer, data)
 
 
+def test_a_model_that_only_counts_is_refused(tiny: Path) -> None:
+    """The first process would rank by the counts of its share of the interactions."""
+    prepared = prepare("Pop")
+    with pytest.raises(UserError, match="--nproc: Pop learns without gradients"):
+        Together.take_over(make_trainer(prepared.config, prepared.model), training_loader(prepared)[0])
+
+
 def test_the_parts_of_a_batch_are_the_batch(tiny: Path) -> None:
     prepared = prepare("GRU4Rec")
 
