@@ -122,11 +122,17 @@ class FusedLossWithEmbeddingNorm(FusedLoss):
 
 
 class CompressedGraph:
-    """Propagation over compressed rows, and an adjacency matrix built without a dictionary of edges."""
+    """Propagation over compressed rows, and an adjacency matrix built without a dictionary of edges.
+
+    NGCF with ``node_dropout`` runs as RecBole has it: it leaves out edges of the matrix anew in each pass.
+    """
 
     def get_norm_adj_mat(self) -> Any:
         """The normalised adjacency matrix, where RecBole's constructor asks for it."""
         model: Any = self
+        if getattr(model, "node_dropout", 0):
+            model.seams = ()  # none of them ran, says the record
+            return super().get_norm_adj_mat()  # type: ignore[misc]
         pairs = model.interaction_matrix
         matrix = bipartite_adjacency(pairs.row, pairs.col, model.n_users, model.n_items)
         return SparseGraph(matrix, symmetric=True)

@@ -118,6 +118,18 @@ def test_the_propagation_is_recbole_s(pair, name):
     assert all(close(one, other) for one, other in zip(plain(), fast(), strict=True))
 
 
+def test_edges_that_are_left_out_are_recbole_s(pair):
+    (plain, _), (fast, batches) = pair("NGCF", node_dropout=0.3)
+    batch = next(iter(batches))
+    losses = []
+    for model in (plain, fast):
+        torch.manual_seed(0)
+        losses.append(gradients(model, batch)[0])
+    assert torch.equal(*losses)
+    assert not torch.equal(gradients(fast, batch)[0], losses[1])
+    assert fast.seams == ()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_loss_and_all_gradients_are_recbole_s(pair, name):
     (plain, wide), (fast, narrow) = pair(name)
