@@ -33,6 +33,9 @@ from recbole.utils import calculate_valid_score, early_stopping, get_trainer  # 
 
 logger = logging.getLogger(__name__)
 
+# What RecBole's models change in training beside their parameters and name nowhere: DiffRec's history of losses, by
+# which it draws its steps, the order in which LINE takes users, and KGAT's attention.
+_NAMELESS = ("Lt_history", "Lt_count", "random_list", "A_in")
 SAVE_EVERY_SECONDS = 30.0  # a resumable checkpoint is written at most this often, and after the last epoch
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -244,7 +247,7 @@ class BenchTrainer(Trainer):
         """Everything that the next epoch depends on; after the last one, what the record says of the training."""
         state = {
             "next_epoch": self.epochs if over else epoch + 1,
-            "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float)},
+            "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float) or k in _NAMELESS},
             "random": self._chances(),
             "stopping": [float(self.best_valid_score), self.cur_step, self.best_epoch],
             "best_valid_result": dict(self.best_valid_result or {}),

@@ -17,6 +17,7 @@ SMALL = {
     "BERT4Rec": {"hidden_size": 16, "inner_size": 24, "n_layers": 1},
     "GRU4Rec": {"hidden_size": 16, "embedding_size": 16},
     "RecVAE": {"hidden_dimension": 16, "latent_dimension": 8},
+    "DiffRec": {"dims_dnn": [16], "history_num_per_term": 2, "train_batch_size": 16},
     "MultiVAE": {"mlp_hidden_size": [16], "latent_dimension": 8, "total_anneal_steps": 10},
 }
 
@@ -88,7 +89,7 @@ def stop_after(epochs):
     return on_epoch
 
 
-RESUMED = ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "LightGCN", "SGL", "MultiVAE", "RecVAE"]
+RESUMED = ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "LightGCN", "SGL", "MultiVAE", "RecVAE", "DiffRec", "LINE"]
 
 
 @pytest.fixture
