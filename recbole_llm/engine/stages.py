@@ -18,15 +18,32 @@ from typing import Any
 import torch
 
 from recbole_llm.engine.trainer import BenchTrainer
+from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+
+def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
+    """``stage_epochs``, checked before the first stage is trained.
+
+    Raises:
+        UserError: it does not fit the stages, or they would never end.
+    """
+    limits = list(config["stage_epochs"])
+    if not limits or any(type(limit) is not int or limit < 1 for limit in limits):
+        raise UserError(f"stage_epochs: give whole numbers from 1 on, one for each stage; got {limits}.")
+    if len(stages) > 1 and len(limits) != len(stages):
+        raise UserError(f"stage_epochs: {limits} is not one number for each of the stages {', '.join(stages)}.")
+    if len(stages) > 1 and int(config["eval_step"]) < 1:
+        raise UserError(f"eval_step={config['eval_step']}: stages end with a validation; give a number from 1 on.")
+    return limits
 
 
 class StagedTrainer(BenchTrainer):
     """One optimiser a stage, each with a linear warm-up of ``warmup_steps``; one record for all of them."""
 
     def __init__(self, config: Any, model: Any) -> None:
-        limits = [int(limit) for limit in config["stage_epochs"]]
+        limits = _limits(config, model.stages)
         self._limits = limits if len(model.stages) > 1 else [sum(limits)]
         self._began = 0  # epochs before the stage
         super().__init__(config, model)

@@ -146,6 +146,25 @@ def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
     assert [entry.get("stage") for entry in trainer.curve] == [None, "frozen", None, "finetuned", None, "finetuned"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"stage_epochs": [3]}, r"stage_epochs: \[3\] is not one number for each of the stages frozen, finetuned"),
+        ({"stage_epochs": [1, 2, 3]}, "is not one number for each of the stages"),
+        ({"stage_epochs": []}, "stage_epochs: give whole numbers from 1 on"),
+        ({"stage_epochs": [2, 0]}, r"stage_epochs: give whole numbers from 1 on.*\[2, 0\]"),
+        ({"eval_step": 0}, "eval_step=0: stages end with a validation"),
+    ],
+    ids=str,
+)
+def test_stages_that_would_not_come_to_their_end_are_refused_before_the_first(
+    tiny: Path, wrong: dict[str, Any], message: str
+) -> None:
+    prepared = duip(**wrong)
+    with pytest.raises(UserError, match=message):
+        make_trainer(prepared.config, prepared.model)
+
+
 def test_rates_that_fall_do_so_from_the_start_of_each_stage(tiny: Path) -> None:
     options = {"lr_decay_epochs": 2, "lr_decay": 0.5, "learning_rate": 0.01, "warmup_steps": 1}
     prepared = duip(epochs=6, stage_epochs=[3, 3], finetune_learning_rate=0.02, lm_learning_rate=0.03, **options)
