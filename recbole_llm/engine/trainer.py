@@ -164,6 +164,8 @@ class BenchTrainer(Trainer):
     ) -> tuple[float, dict[str, float] | None]:
         """Train until validation stops improving; keeps the best weights in ``best_so_far.pt``.
 
+        With ``epochs: 0`` those that the model began with, as RecBole has it.
+
         Returns:
             Best validation score and the metrics of that epoch.
         """
@@ -172,6 +174,8 @@ class BenchTrainer(Trainer):
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(str(Path("log_tensorboard") / self.folder.name))
+        if saved and self.epochs < 1:  # such as S3Rec without its pretraining
+            self._save_checkpoint(-1)
         saved_at = time.monotonic()
         for epoch in range(self.start_epoch, self.epochs):
             started = time.monotonic()

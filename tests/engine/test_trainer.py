@@ -306,6 +306,15 @@ def test_without_validation_the_last_weights_are_kept(training):
     assert all(torch.equal(value, last[name]) for name, value in made.prepared.model.state_dict().items())
 
 
+def test_without_epochs_the_model_is_tested_as_it_began(tiny):
+    cell = cell_of("SASRec", epochs=0, **SMALL["SASRec"])
+    record = runner().run(cell)
+    assert (record.status, record.epochs, record.curve) == ("ok", 0, [])
+    began = prepare("SASRec", epochs=0, **SMALL["SASRec"]).model.state_dict()
+    kept = checkpoint.load(cell.folder / "best.pt")["state_dict"]
+    assert all(torch.equal(kept[name], value) for name, value in began.items())
+
+
 def test_each_validation_is_reported(training):
     made = training(epochs=3)
     seen = []
@@ -418,6 +427,12 @@ PRETRAINED = {
     },
     "RaCT": {"metrics_k": 20},
 }
+
+
+@pytest.mark.parametrize("model", PRETRAINED)
+def test_pretraining_can_be_left_out(tiny, model):
+    record = runner().run(cell_of(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
+    assert (record.status, record.epochs) == ("ok", 1)
 
 
 @pytest.mark.parametrize("model", PRETRAINED)
