@@ -42,7 +42,12 @@ generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors as ``UserError``, so that all messages look alike."""
+    """Errors as ``UserError``, so that all messages look alike; options may be spelt with ``-`` and with ``_``."""
+
+    def add_argument(self, *names: str, **kwargs: Any) -> Any:
+        options = [name[2:] for name in names if name.startswith("--")]
+        spelt = [f"--{form}" for name in options for form in (name.replace("_", "-"), name.replace("-", "_"))]
+        return super().add_argument(*dict.fromkeys([*names, *spelt]), **kwargs)
 
     def error(self, message: str) -> Any:
         raise UserError(f"{message}. See recbole-llm --help.")
@@ -121,7 +126,7 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--metrics")
         parser.add_argument("--topk")
         parser.add_argument("--groups", action="store_true")
-        parser.add_argument("--check-reference", "--check_reference", action="store_true")
+        parser.add_argument("--check-reference", action="store_true")
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
     elif verb == "doctor":
         parser.add_argument("--dataset_dir", default="dataset")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.errors import UserError
+from recbole_llm.errors import UserError, did_you_mean
 
 
 def _executor(options: argparse.Namespace) -> Any:
@@ -59,6 +59,10 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
     if verb not in ("run", "tune", "generate"):
         return
     cells = _cells(options, rest)
+    if verb in ("run", "tune"):
+        from recbole_llm.bench.executors import check_executor
+
+        check_executor(options.executor, options.workers, options.ray_address, options.gpus)
     if verb == "tune":
         from recbole_llm.bench.search import spaces_of
         from recbole_llm.bench.study import Budget
@@ -259,16 +263,25 @@ def _chosen(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     from recbole_llm.bench.store import ResultStore
 
     store = ResultStore(options.results_dir or "results")
-    chosen = [
-        record
-        for record in store
-        if (not options.model or record.model in options.model.split(","))
-        and (not options.dataset or record.dataset in options.dataset.split(","))
-        and (not options.protocol or record.protocol in options.protocol.split(","))
-    ]
+    chosen = list(store)
     if not chosen:
-        raise UserError(f"{store.folder}/ holds no such results yet; run something first.")
+        raise UserError(f"{store.folder}/ holds no results yet; run something first.")
+    for key in ("dataset", "protocol", "model"):
+        wanted = _names(getattr(options, key))
+        there = sorted({getattr(record, key) for record in chosen})
+        for name in wanted:
+            if name not in there:
+                hint = did_you_mean(name, there)
+                raise UserError(
+                    f"--{key}={name}: {store.folder}/ holds no such results.{hint} It has {', '.join(there)}."
+                )
+        chosen = [record for record in chosen if not wanted or getattr(record, key) in wanted]
     return store, chosen
+
+
+def _names(text: str | None) -> list[str]:
+    """``A, B`` to its names."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _cut_offs(text: str | None) -> list[int] | None:
@@ -289,7 +302,7 @@ def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] |
     """
     from recbole_llm.evaluation.names import metric_title, parse_metric
 
-    metrics = options.metrics.split(",") if options.metrics else None
+    metrics = _names(options.metrics) or None
     for name in metrics or ():
         parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
     return metrics, _cut_offs(options.topk)

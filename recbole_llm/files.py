@@ -110,7 +110,7 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
     Raises:
         UserError: the file is no database, or stays locked.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     give_up = time.monotonic() + BUSY_SECONDS
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, **options)

@@ -398,19 +398,25 @@ def check_grid_keys(
     for key, value in overrides.items():
         owner, dot, _ = key.partition(".")
         if dot and (owner in METHODS or owner in recbole_methods()):
-            known = {m.name for m in methods} | {m.name for m in _stage_ones(methods, dataset, protocol, overrides)}
+            known = {m.name for m in methods} | {
+                m.name for m in _stage_ones(methods, dataset, protocol, overrides, config_files)
+            }
             if owner not in known:
                 raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
         check_any(key, value)
 
 
 def _stage_ones(
-    methods: Iterable[Method], dataset: str, protocol: str | None, overrides: Mapping[str, Any]
+    methods: Iterable[Method],
+    dataset: str,
+    protocol: str | None,
+    overrides: Mapping[str, Any],
+    config_files: Iterable[Path],
 ) -> list[Method]:
     """The models that some of the methods stand on, as the run's settings name them."""
     found = []
     for method in methods:
         if method.stage_one is not None:
-            settings = layer_settings(method, dataset, protocol, overrides=overrides, strict=False)
+            settings = layer_settings(method, dataset, protocol, config_files, overrides, strict=False)
             found.append(find_method(str(settings[method.stage_one])))
     return found

@@ -82,7 +82,7 @@ MISTAKES = {
     "device": (["--model=Pop", "--dataset=tiny", "--device=cuda:99"], "--device=cuda:99: "),
     "list": (["list", "modles"], "modles"),
     "option of a verb": (["list", "--epochs=1"], "recbole-llm list has no option '--epochs=1'"),
-    "no results": (["table"], "results/ holds no such results yet"),
+    "no results": (["table"], "results/ holds no results yet"),
     "format": (["table", "--format=pdf"], "pdf"),
     "paid source without a limit": (
         ["--model=LLMDMsRec", "--dataset=tiny", "--llm=openai"],
@@ -102,6 +102,12 @@ def test_a_mistake_is_answered_in_a_line_or_two_with_code_2(
     assert out == ""
     assert re.match(f"error: .*{message}", lines[0])
     assert len(lines) <= 2
+
+
+@pytest.mark.parametrize("option", ["--trial-epochs=0", "--trial_epochs=0"])
+def test_options_are_spelt_either_way(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert cli("tune", "--model=GRU4Rec", "--dataset=tiny", "--trials=1", option) == 2
+    assert "--trial_epochs and --trial_minutes are positive" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["verb", "model", "dataset", "protocol", "key", "type", "no results"])

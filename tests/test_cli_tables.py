@@ -42,6 +42,27 @@ def test_the_table_can_be_narrowed(
     assert not any(name in out for name in absent)
 
 
+def test_names_may_have_blanks_between_them(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("table", "--model=SASRec, BPR", "--metrics=ndcg@10, hit@10", "--check_reference") == 0
+    assert cli("table", "--model=SASRec, BPR", "--metrics=ndcg@10, hit@10") == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("SASRec", "BPR", "NDCG@10", "Hit@10"))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--model=SASRecc,BPR", r"--model=SASRecc: results/ holds no such results. Did you mean SASRec\?"),
+        ("--dataset=beauty", "--dataset=beauty: results/ holds no such results. It has other, tiny"),
+    ],
+)
+def test_a_name_without_results_is_an_error(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    assert cli("table", option) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_the_table_comes_as_markdown(stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("table", "--format=markdown", "--model=SASRec") == 0
     assert re.search(r"^\| SASRec +\| 1 +\| 0\.2500", capsys.readouterr().out, flags=re.M)

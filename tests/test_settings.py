@@ -262,6 +262,13 @@ def test_in_a_grid_keys_of_the_chosen_backbone_are_known(tmp_path):
         check_grid_keys(methods, "tiny", None, {"n_hops": 2})
 
 
+def test_the_prerequisite_that_a_file_names_takes_part(tmp_path):
+    (tmp_path / "mine.yaml").write_text("stage_one_model: GRU4Rec")
+    check_grid_keys([find_method("LLMDMsRec")], "tiny", None, {"GRU4Rec.epochs": 2}, [tmp_path / "mine.yaml"])
+    with pytest.raises(UserError, match="GRU4Rec takes no part"):
+        check_grid_keys([find_method("LLMDMsRec")], "tiny", None, {"GRU4Rec.epochs": 2})
+
+
 def test_words_of_one_model_do_not_bind_the_switch_of_another():
     assert layered("LDMI", align=False)["align"] is False
     refused("align takes true or false", model="LDMI", align="kl")

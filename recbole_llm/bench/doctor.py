@@ -91,5 +91,5 @@ def _writable(folder: Path) -> Finding:
     place = folder
     while not place.exists():
         place = place.parent
-    good = os.access(place, os.W_OK)
+    good = place.is_dir() and os.access(place, os.W_OK)
     return Finding(good, f"{folder}/ is {'writable' if good else 'not writable'}")

@@ -348,6 +348,25 @@ def visible_gpus() -> list[str]:
     return listed or [str(number) for number in range(torch.cuda.device_count())]
 
 
+def check_executor(kind: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> str:
+    """The kind of the executor that these ask for; see :func:`open_executor`.
+
+    Raises:
+        UserError: there is no such executor, or the arguments do not go together.
+    """
+    if kind is None:
+        kind = "ray" if ray_address is not None else "processes" if (workers or 1) > 1 else "serial"
+    if kind not in EXECUTORS:
+        raise UserError(f"--executor={kind}: use {', '.join(EXECUTORS)}.{did_you_mean(kind, EXECUTORS)}")
+    if kind != "ray" and (ray_address is not None or gpus is not None):
+        raise UserError("--ray_address and --gpus are for --executor=ray.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers}: give 1 or more.")
+    if kind == "serial" and workers not in (None, 1):
+        raise UserError(f"--executor=serial has one worker, not {workers}; use processes.")
+    return kind
+
+
 @contextmanager
 def open_executor(
     kind: str | None = None, workers: int | None = None, ray_address: str | None = None, gpus: float | None = None
@@ -363,18 +382,9 @@ def open_executor(
     Raises:
         UserError: there is no such executor, or the arguments do not go together.
     """
-    if kind is None:
-        kind = "ray" if ray_address is not None else "processes" if (workers or 1) > 1 else "serial"
-    if kind not in EXECUTORS:
-        raise UserError(f"--executor={kind}: use {', '.join(EXECUTORS)}.{did_you_mean(kind, EXECUTORS)}")
-    if kind != "ray" and (ray_address is not None or gpus is not None):
-        raise UserError("--ray_address and --gpus are for --executor=ray.")
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers={workers}: give 1 or more.")
+    kind = check_executor(kind, workers, ray_address, gpus)
     executor: Executor
     if kind == "serial":
-        if workers not in (None, 1):
-            raise UserError(f"--executor=serial has one worker, not {workers}; use processes.")
         executor = SerialExecutor()
     elif kind == "processes":
         executor = ProcessExecutor(workers or 1)

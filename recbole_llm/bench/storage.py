@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial
 
 from recbole_llm.errors import UserError
-from recbole_llm.files import open_database
+from recbole_llm.files import make_folder, open_database
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -52,7 +52,7 @@ def open_storage(address: str | None, results: Path) -> BaseStorage:
         if path.suffix in (".log", ".journal"):
             from optuna.storages.journal import JournalFileBackend
 
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         if path.suffix not in (".sqlite3", ".db"):
             raise UserError(f"--storage={address}: give an address (postgresql://...), a .sqlite3 or a .log file.")

@@ -193,8 +193,12 @@ class Study:
             return optuna.pruners.NopPruner()
         if self.budget.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # a first epoch says little
-        most = self.budget.epochs or int(self.cell.settings["epochs"])
-        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=most)
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=self._epochs())
+
+    def _epochs(self) -> int:
+        """Of a trial at most: its limit, or what a run has where that is less."""
+        own = int(self.cell.settings["epochs"])
+        return own if self.budget.epochs is None else min(own, self.budget.epochs)
 
     # ---- trials --------------------------------------------------------------------------------
 
@@ -281,7 +285,7 @@ class Study:
 
     def cell_of(self, trial: optuna.Trial) -> Cell:
         """The cell that a trial trains."""
-        limits = {} if self.budget.epochs is None else {"epochs": self.budget.epochs}
+        limits = {} if self.budget.epochs is None else {"epochs": self._epochs()}
         settings = with_own(self.cell.settings, {**self.settings(trial), **limits})
         return Cell.of(settings.replaced(checkpoint_dir=str(self.folder(trial))))
 

@@ -240,20 +240,24 @@ def _keep_by_values(columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray
 
 
 def _keep_by_counts(user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> np.ndarray:
-    """Rows left when users and items outside their intervals go, repeated until nothing changes."""
+    """Rows left when users and items outside their intervals go, repeated until nothing changes.
+
+    Users and items of a round go together, as in RecBole: with upper bounds the order would matter.
+    """
     keep = np.ones(len(user), dtype=bool)
     rules = [
         (user, spec.user_interval, "user_inter_num_interval"),
         (item, spec.item_interval, "item_inter_num_interval"),
     ]
     while True:
-        before = int(keep.sum())
+        left = keep.copy()
         for ids, interval, name in rules:
             if interval is not None:
                 counts = np.bincount(ids[keep], minlength=int(ids.max(initial=0)) + 1)
-                keep &= _inside(counts, interval, name)[ids]
-        if int(keep.sum()) == before:
+                left &= _inside(counts, interval, name)[ids]
+        if np.array_equal(left, keep):
             return keep
+        keep = left
 
 
 def _compact(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

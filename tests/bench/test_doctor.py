@@ -65,6 +65,12 @@ def test_a_python_that_is_too_old_is_fatal(workspace: Path, monkeypatch: pytest.
     assert any(finding.fatal and not finding.good for finding in doctor._python())
 
 
+def test_a_file_in_the_place_of_a_folder_is_fatal(workspace: Path) -> None:
+    (workspace / "results").write_text("")
+    (finding,) = [f for f in examine(workspace / "dataset", workspace / "results") if "not writable" in f.text]
+    assert finding.fatal
+
+
 def test_a_folder_that_cannot_be_written_is_fatal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != workspace)  # root may write everywhere
     (finding,) = [f for f in examine(workspace / "deep" / "dataset", Path("/")) if "not writable" in f.text]

@@ -247,15 +247,27 @@ def test_a_trial_beyond_the_budget_gives_way(tiny: Path) -> None:
 # ---- storages and budgets -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("most", "epochs"), [(1, 1), (10, 2)])
+def test_the_limit_of_a_trial_raises_nothing(tiny: Path, most: int, epochs: int) -> None:
+    study = study_of("results/s.sqlite3", 1, epochs=most)
+    trial = study.next()
+    assert trial is not None
+    assert study.cell_of(trial).settings["epochs"] == epochs
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
+        ("results/file/x.sqlite3", "cannot be made"),
+        ("results/file/x.log", "cannot be made"),
         ("results/search.txt", "give an address .postgresql"),
         ("nosuchdb://me:secret@host/x", "NoSuchModuleError"),
         ("sqlite:////no/such/folder/x.sqlite3", "OperationalError"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_an_error_without_its_password(tiny: Path, address: str, message: str) -> None:
+    Path("results").mkdir()
+    Path("results/file").write_text("")
     with pytest.raises(UserError, match=message) as caught:
         open_storage(address, Path("results"))
     assert "secret" not in str(caught.value)

@@ -133,6 +133,8 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"tune": {"model": ["SRGNN", "BPR"], "space": "mine.txt"}}, "--space is for one model"),
         ({"table": {"metrics": "foo"}}, "metric 'foo@10': known are hit"),
         ({"table": {"topk": 0}}, "--topk=0: give cut-offs"),
+        ({"run": {"model": "SRGNN", "executor": "proceses"}}, "Did you mean processes"),
+        ({"tune": {"model": "SRGNN", "workers": 0}}, "--workers=0: give 1 or more"),
     ],
 )
 def test_a_mistake_in_the_last_stage_costs_nothing(

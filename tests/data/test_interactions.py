@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from dataclasses import replace
 
@@ -201,12 +202,12 @@ def test_without_times_the_order_of_the_file_stands(tmp_path):
 # ---- filters -------------------------------------------------------------------------------------
 
 
-def k_core(rows, k):
-    """Brute force: drop what has too few until nothing changes."""
+def k_core(rows, k, most=math.inf):
+    """Brute force, users and items at once as in RecBole: drop what has too few or too many until nothing changes."""
     rows = set(rows)
     while True:
         users, items = ([row[i] for row in rows] for i in (0, 1))
-        kept = {row for row in rows if users.count(row[0]) >= k and items.count(row[1]) >= k}
+        kept = {row for row in rows if k <= users.count(row[0]) <= most and k <= items.count(row[1]) <= most}
         if kept == rows:
             return sorted(row[:2] for row in rows)
         rows = kept
@@ -221,6 +222,14 @@ def test_counts_are_filtered_to_a_fixed_point(tmp_path, seed):
     assert sorted(names(table)) == expected
     assert 0 < len(expected) < len(rows)
     assert table.facts["rows_filtered_by_count"] == len(rows) - len(expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_upper_bounds_ban_users_and_items_at_once(tmp_path, seed):
+    generator = random.Random(seed)
+    rows = list({(f"u{generator.randrange(25)}", f"i{generator.randrange(25)}", 0) for _ in range(200)})
+    table = table_of(tmp_path, rows, user_interval="[3,8]", item_interval="[3,8]")
+    assert sorted(names(table)) == k_core(rows, 3, 8)
 
 
 def test_ids_have_no_gaps_after_filtering(tmp_path):

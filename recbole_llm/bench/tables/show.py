@@ -179,7 +179,7 @@ def notes(block: Block) -> list[str]:
     several = any(len(row.runs) > 1 for row in block.rows)
     if several:
         found.append("mean ± standard deviation over seeds")
-    if block.comparisons:
+    if block.comparisons and (block.against or not block.named):
         found.append(
             f"95 % intervals over users (bootstrap); d: Cohen's d; p: paired bootstrap and Wilcoxon on "
             f"{metric_title(block.primary)}, the larger, after Holm over {_family(block)}; "
