@@ -13,6 +13,7 @@ from recbole_llm.bench.progress import Bars
 from recbole_llm.bench.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.bench.store import ResultStore
+from recbole_llm.data.candidates import rarity
 from recbole_llm.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.errors import UserError
 from recbole_llm.files import one_process_at_a_time
@@ -229,6 +230,7 @@ class CellRunner:
                 train_interactions=len(dataset.split.train_rows),
                 valid_cases=len(dataset.split.valid),
                 test_cases=len(dataset.split.test),
+                rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
             )
         return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
 

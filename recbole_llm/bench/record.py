@@ -49,6 +49,9 @@ class DatasetFacts(BaseModel):
     train_interactions: int = 0
     valid_cases: int = 0
     test_cases: int = 0
+    rarity: dict[str, float] = Field(
+        default_factory=dict, description="sampled rankings: what rarity in training alone says of the test targets"
+    )
 
 
 class SemanticFacts(BaseModel):

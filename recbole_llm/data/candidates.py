@@ -21,6 +21,30 @@ logger = logging.getLogger(__name__)
 COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("items", "token_seq"))
 
 
+def rarity(table: Interactions, train_rows: np.ndarray, cases: Cases) -> dict[str, float]:
+    """What rarity alone says of the targets among their candidates; empty where all items are ranked.
+
+    Cold targets among candidates that trained can be told apart without a look at any history.
+
+    Returns:
+        ``untrained_targets`` and ``untrained_others``, the shares of targets and of other candidates in no training
+        row, and ``rarer_target``, how often a target is rarer in training than another candidate (a tie is a half).
+    """
+    if cases.candidates is None:
+        return {}
+    items = np.asarray(table.item)
+    counts = np.bincount(items[train_rows], minlength=table.n_items + 1)
+    targets = items[cases.target_rows]
+    other = cases.candidates != targets[:, None]
+    of_target, of_others = counts[targets], counts[cases.candidates]
+    rarer = np.sign(of_others - of_target[:, None])[other]
+    return {
+        "untrained_targets": round(float((of_target == 0).mean()), 4),
+        "untrained_others": round(float((of_others == 0)[other].mean()), 4),
+        "rarer_target": round(float((1 + rarer).mean()) / 2, 4),
+    }
+
+
 def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: Path) -> Cases:
     """Cases that rank their target among ``negatives`` items the user never interacted with.
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from recbole_llm.bench.record import MetricValue, SemanticFacts
+from recbole_llm.bench.record import DatasetFacts, MetricValue, SemanticFacts
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.bench.tables import build, group, render
 from recbole_llm.bench.tables.show import seeds_text
@@ -173,6 +173,17 @@ def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) 
     assert chosen.against["BPR"] == chosen.compared("BPR", str(chosen.reference))
     assert "Holm over 3 comparisons with BPR" in render(list(store), store=store, baseline="BPR")
     assert "Holm over 6 pairs" in render(list(store), store=store)
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.76, True), (0.2, False)])
+def test_candidates_that_give_their_target_away_by_rarity_are_warned_of(
+    store: ResultStore, share: float, warns: bool
+) -> None:
+    facts = {"untrained_targets": share, "untrained_others": 0.18, "rarer_target": 0.83}
+    data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=200, rarity=facts)
+    store_run(store, "NARM", 0.9, data=data)
+    text = render(list(store), store=store)
+    assert ("the rarer is the target in 83% of the pairs" in text) == warns
 
 
 def test_the_best_of_several_rows_of_a_model_was_chosen_by_its_result(store: ResultStore) -> None:

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from recbole_llm.data.candidates import sampled
+from recbole_llm.data.candidates import rarity, sampled
 from recbole_llm.data.sessions import cut_sessions
-from recbole_llm.data.split import leave_one_out, split_interactions, temporal, user_split
+from recbole_llm.data.split import Cases, leave_one_out, split_interactions, temporal, user_split
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
 
@@ -153,6 +153,22 @@ def test_windows_are_refused_where_more_than_their_last_item_is_held_out(tmp_pat
     options = {"split": split, "protocol": "mine", "sessions": WINDOWS}
     with pytest.raises(UserError, match=rf"--protocol=mine: sliding windows .* under split: {split} "):
         split_interactions(table, options)
+
+
+def test_what_rarity_says_of_targets_is_counted(tmp_path):
+    table = table_of(
+        tmp_path, [("u1", "a", 1), ("u1", "b", 2), ("u1", "new", 3), ("u2", "b", 1), ("u2", "c", 2), ("u2", "a", 3)]
+    )
+    number = {str(token): place for place, token in enumerate(table.item_tokens)}
+    rows = np.arange(len(table))
+    last = table.offsets[2:] - 1
+    cases = Cases(np.array([1, 2]), table.offsets[1:3], last, np.arange(3), last)
+    assert rarity(table, rows, cases) == {}
+    lists = [["new", "b", "c"], ["b", "a", "new"]]  # b trains twice, a and c once, new never
+    cases = cases.with_candidates(np.array([[number[item] for item in line] for line in lists]))
+    found = rarity(table, np.setdiff1d(rows, last), cases)
+    # new is rarer than b and c; a is rarer than b, and not than new.
+    assert found == {"untrained_targets": 0.5, "untrained_others": 0.25, "rarer_target": 0.75}
 
 
 def test_cases_of_several_targets_are_not_ranked_among_candidates(tmp_path):

@@ -21,6 +21,7 @@ from recbole_llm.evaluation.significance import Comparison, Family, same_cases
 
 logger = logging.getLogger(__name__)
 
+TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
 DIGITS = 4  # what a table shows; values that are equal there are equally good
 BETTER, WORSE = "better", "worse"
 
@@ -259,6 +260,7 @@ def _block(
         done = [run for run in kept if run.status == "ok"]
         rows.append(Row(label, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
+    notes += _rarity(everything)
     primary = _primary(everything or [run for row in rows for run in row.failed])
     block = Block(place, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
@@ -270,6 +272,19 @@ def _block(
         block.metrics = [name for name in block.metrics if any(name in row.values for row in rows)]
     _test(block, intervals)
     return block
+
+
+def _rarity(records: Sequence[Record]) -> list[str]:
+    """A warning where candidates give their target away by what is in no training row."""
+    known = (record.data.rarity for record in records if record.data and record.data.rarity)
+    found = next(known, None)
+    if found is None or found["untrained_targets"] - found["untrained_others"] < TELLING:
+        return []
+    return [
+        f"{found['untrained_targets']:.0%} of the targets and {found['untrained_others']:.0%} of the other candidates "
+        f"stand in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
+        "which says nothing of a session"
+    ]
 
 
 def _primary(records: Sequence[Record]) -> str:
