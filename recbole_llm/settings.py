@@ -68,7 +68,10 @@ NOT_IDENTITY = frozenset(
 _OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
 
 # A run with these values is what it was before there was the setting: its key stays, and its row.
-BEFORE = {"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "lr_decay_epochs": 0, "lr_decay": 0.1}
+BEFORE: dict[str, Any] = {
+    **{"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1},
+    **{"lr_decay_epochs": 0, "lr_decay": 0.1, "cold_in_softmax": True},
+}
 
 
 def tells_apart(key: str, value: Any) -> bool:

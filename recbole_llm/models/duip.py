@@ -16,8 +16,8 @@ Two stages: the language model frozen (``learning_rate``), then all of it (``lm_
 The paper leaves f, the prompts, the candidates and all sizes open, and has no code: all but the LSTM's equations,
 ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one pass;
 ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of their
-numbers. Items that no training row has keep their text and lose ``E_id`` and ``b``: a softmax over all items would
-press them down for nothing but their absence.
+numbers. Items that no training row has keep their text, lose ``E_id`` and ``b`` and take no part in the softmax, which
+would press them down for nothing but their absence (``cold_in_softmax: True`` lets it).
 """
 
 from __future__ import annotations
@@ -85,6 +85,10 @@ class DUIP(SequentialRecommender):
         seen = torch.zeros(self.n_items, 1)
         seen[dataset.table.item[dataset.split.train_rows]] = 1.0
         self.register_buffer("seen", seen, persistent=False)
+        trained = seen[:, 0] > 0
+        self.leaves_cold_out = not config["cold_in_softmax"]
+        self.register_buffer("trained_items", trained.nonzero()[:, 0], persistent=False)
+        self.register_buffer("trained_place", trained.cumsum(0) - 1, persistent=False)
         self.register_buffer("text_vectors", vectors, persistent=False)
         self.text_out = nn.Linear(vectors.shape[1], size, bias=False) if vectors is not None else None
 
@@ -226,11 +230,13 @@ class DUIP(SequentialRecommender):
     # ---- heads -----------------------------------------------------------------------------------
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Cross-entropy over all items, over the title's tokens, or over the listed candidates."""
+        """Cross-entropy over the trained items, over the title's tokens, or over the listed candidates."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         target = interaction[self.POS_ITEM_ID]
         if self.head == "item":
             output, table = self._with_bias(self.forward(item_seq, length))
+            if self.leaves_cold_out:
+                table, target = table[self.trained_items], self.trained_place[target]
             return linear_cross_entropy(output, table, target)
         state = self._state(item_seq, length)
         if self.head == "lm":

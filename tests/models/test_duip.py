@@ -14,7 +14,7 @@ from recbole_llm.engine.loaders import training_loader
 from recbole_llm.engine.trainer import make_trainer
 from recbole_llm.errors import UserError
 from recbole_llm.models.duip import UNLISTED
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import cell_of, prepare, runner, write_tiny
 
 SMALL: dict[str, Any] = {
     "lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120},
@@ -135,6 +135,23 @@ def test_items_that_were_never_trained_have_no_bias(tiny: Path) -> None:
     _, table = model._with_bias(torch.zeros(1, 8))
     assert torch.equal(table[:, -1], torch.where(model.seen[:, 0] > 0, -5.0, 0.0))
     assert prepared.model.n_items > int(model.seen.sum()) > 0
+
+
+def test_items_of_no_training_row_take_no_part_in_the_softmax_unless_asked_for(tiny: Path) -> None:
+    write_tiny(tiny, n_users=10)
+    for inside in (False, True):
+        prepared = duip(cold_in_softmax=inside)
+        model, batch = prepared.model.eval(), first_batch(prepared)
+        cold = torch.nonzero(model.seen[1:, 0] == 0)[:, 0] + 1
+        assert len(cold)
+        before = model.calculate_loss(batch)
+        output, table = model._with_bias(model.forward(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]))
+        scores = output @ table.T
+        if not inside:
+            scores = scores.masked_fill(model.seen[:, 0] == 0, -torch.inf)
+        torch.testing.assert_close(before, torch.nn.functional.cross_entropy(scores, batch[model.POS_ITEM_ID]))
+        model.text_vectors[cold] += 5.0
+        assert torch.equal(model.calculate_loss(batch), before) != inside
 
 
 def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
