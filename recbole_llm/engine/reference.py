@@ -12,6 +12,7 @@ from typing import Any
 import recbole_llm.compat
 from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine.loaders import recbole_loaders
+from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 
@@ -24,12 +25,20 @@ from recbole.utils import get_trainer  # noqa: E402
 class ReferenceTrainer:
     """RecBole's trainer with the results that a record needs.
 
+    Raises:
+        UserError: the model learns in stages, or from batches of its own, which RecBole's loop would pass over.
+
     Attributes:
         test_metrics: of RecBole's evaluator on the test part, after :meth:`fit`.
         curve: validation score by epoch.
     """
 
     def __init__(self, prepared: Any, folder: Path) -> None:
+        if hasattr(prepared.model, "enter_stage") or hasattr(prepared.model, "train_loader"):
+            raise UserError(
+                f"--engine=recbole: {prepared.config['model']} learns in stages or from batches of its own, which "
+                "RecBole's loop does not know; take --engine=fast."
+            )
         self.prepared = prepared
         config = prepared.config
         config["checkpoint_dir"] = str(folder)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from recbole_llm.bench.store import ResultStore
+from recbole_llm.errors import UserError
 from tests.helpers import cell_of, runner
 
 MASKED_AS_IN_RECBOLE = {"SASRec": False, "GRU4Rec": False, "SRGNN": False, "BPR": True, "LightGCN": True, "EASE": True}
+TINY_LM = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120}
 ALL = ["Hit", "NDCG", "MRR", "Recall", "Precision", "MAP"]
 
 
@@ -35,6 +38,13 @@ def test_another_masking_gives_other_numbers(tiny, model):
     record = run(model, engine="recbole", mask_history=mask, epochs=5)
     assert values(record) != pytest.approx(record.recbole_metrics, abs=1e-3)
     assert record.notes == ["chosen by RecBole's validation, which masks otherwise"]
+
+
+@pytest.mark.parametrize("model", ["DUIP", "ISRF"])
+def test_a_model_that_recbole_s_loop_would_train_another_way_is_refused(tiny, model):
+    with pytest.raises(UserError, match=r"learns in stages or from batches of its own.*--engine=fast"):
+        run(model, engine="recbole", epochs=1, lm_scratch=TINY_LM)
+    assert not list(ResultStore("results"))
 
 
 UNSHUFFLED = {
