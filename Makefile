@@ -21,8 +21,9 @@ demo: $(READY)
 flagship: $(READY)
 	$(BIN)/python run_benchmark.py suite flagship $(ARGS)
 
+# A process for each core, each with one thread. ARGS=-n0 runs all tests in one.
 test: $(READY)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=loadfile $(ARGS)
 
 # Checks the report in a real browser: Debian's chromium, installed here where that can be done.
 test-browser: $(READY)

@@ -46,6 +46,7 @@ EXTRAS = {
     "cluster": ["ray>=2.40"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist[psutil]>=3.6",
         "hypothesis>=6",
         "ruff>=0.5",
         "mypy>=1.10",

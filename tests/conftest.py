@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
 from recbole_llm.cli import main
 from tests.helpers import Cli, make_featured, write_tiny

@@ -120,3 +120,7 @@ def test_processes_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
     for file in range(25):
         with ResponseCache(tmp_path / f"{file}.sqlite") as cache:
             assert len(cache) == 4
+
+
+def test_chinese_is_guessed_at_more_tokens_a_character_than_english() -> None:
+    assert question("推荐系统" * 10).estimated_tokens() == question("a" * 120).estimated_tokens() == 34

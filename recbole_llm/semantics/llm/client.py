@@ -20,7 +20,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.budget import Budget, LimitReached
-from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache
+from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache, guess_tokens
 from recbole_llm.semantics.llm.endpoint import Endpoint, redact
 
 logger = logging.getLogger(__name__)
@@ -382,7 +382,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         content=text,
         finish_reason=reason,
         tokens_in=request.estimated_tokens() if tokens_in is None else tokens_in,
-        tokens_out=len(text) // 4 if tokens_out is None else tokens_out,
+        tokens_out=guess_tokens(text) if tokens_out is None else tokens_out,
     )
 
 
