@@ -117,7 +117,7 @@ class Plan:
         """From the answers that are there; else from the prompt's examples; else half of what is allowed."""
         examples = load_prompt(request.prompt.partition("@")[0]).examples
         contents = [json.dumps(answer, ensure_ascii=False) for _, answer in examples]
-        out = sum(map(guess_tokens, contents)) / len(contents) if contents else request.max_tokens / 2
+        out = guess_tokens("".join(contents)) / len(contents) if contents else request.max_tokens / 2
         ratio = 1.0
         rows = self.cache.sample(request.prompt, self.endpoint.model, SAMPLE)
         if len(rows) >= ENOUGH:

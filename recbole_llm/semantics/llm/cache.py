@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -49,7 +50,7 @@ def request_key(body: dict[str, Any]) -> str:
 
 def guess_tokens(text: str) -> int:
     """A guess at the tokens of a text: four bytes of UTF-8 each, so that Chinese counts more than English."""
-    return len(text.encode("utf-8", "replace")) // 4
+    return math.ceil(len(text.encode("utf-8", "replace")) / 4)
 
 
 @dataclass(frozen=True)
