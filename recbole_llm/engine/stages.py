@@ -46,6 +46,7 @@ class StagedTrainer(BenchTrainer):
         limits = _limits(config, model.stages)
         self._limits = limits if len(model.stages) > 1 else [sum(limits)]
         self._began = 0  # epochs before the stage
+        self._entered = False  # in this epoch
         super().__init__(config, model)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -81,10 +82,15 @@ class StagedTrainer(BenchTrainer):
         if saved:
             self.restore_best()
         self.model.stage += 1
-        self._began, self.cur_step = epoch + 1, 0
+        self._began, self.cur_step, self._entered = epoch + 1, 0, True
         self.optimizer = self._build_optimizer()
         logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
         return False
+
+    def _is_due(self, saved_at: float) -> bool:
+        # Best weights of the new stage take the place of those that it began with, which are then nowhere else.
+        entered, self._entered = self._entered, False
+        return entered or super()._is_due(saved_at)
 
     def resume(self, train_data: Any) -> bool:
         """Continue inside the stage that was under way."""

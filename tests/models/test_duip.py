@@ -219,6 +219,46 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
     assert resumed.metrics == whole.metrics
 
 
+def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first epochs are better than all before, and no checkpoint was due since the first stage."""
+    scores = [0.5, 0.4, 0.6, 0.7, 0.65]
+    prepared = duip(epochs=5, stage_epochs=[2, 3])
+
+    def trainer_in(folder: str) -> Any:
+        trainer = make_trainer(duip(epochs=5, stage_epochs=[2, 3]).config, prepared.model)
+        trainer.place(Path(folder))
+        monkeypatch.setattr(trainer, "_valid_epoch", lambda *_: (s := scores[len(trainer.curve) - 1], {"ndcg@10": s}))
+        return trainer
+
+    def fit(trainer: Any) -> list[float]:
+        loader = training_loader(prepared)[0]
+        trainer.resume(loader)
+        trainer.fit(loader, runner()._eval_loader(prepared, "valid"))
+        return [entry["loss"] for entry in trainer.curve]
+
+    class Stop(Exception):  # noqa: N818
+        pass
+
+    def stop(epoch: int, score: float) -> None:
+        if epoch == 1:  # what the first epoch left is on disk
+            monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", 1e9)
+        if epoch == 3:
+            raise Stop
+
+    monkeypatch.setattr("recbole_llm.engine.trainer.SAVE_EVERY_SECONDS", 0.0)
+    prepared = duip(epochs=5, stage_epochs=[2, 3])
+    whole = fit(trainer_in("whole"))
+    prepared = duip(epochs=5, stage_epochs=[2, 3])
+    killed = trainer_in("parts")
+    killed.on_epoch = stop
+    with pytest.raises(Stop):
+        fit(killed)
+    prepared = duip(epochs=5, stage_epochs=[2, 3])
+    assert fit(trainer_in("parts")) == whole
+
+
 @pytest.mark.parametrize(
     ("switch", "parts"),
     [({"use_lm": False}, {"lm", "soft", "prompt"}), ({"soft_tokens": 0}, {"lstm", "soft", "text_in"})],
