@@ -49,6 +49,21 @@ class TitlePrompt(nn.Module):
         self.fixed = TokenTable(tokenise([BEFORE, AFTER, OFFERED, ASKED]))
         self.labels = TokenTable(tokenise([f" {label}." for label in labels])) if labels else None
 
+    def longest(self, history: int, offered: int = 0, continued: bool = False) -> int:
+        """Most tokens that a prompt can have.
+
+        Args:
+            history: items of the longest history.
+            offered: candidates that are listed.
+            continued: a title ends the prompt.
+        """
+        title = self.session.width
+        titles = min(min(self.max_items, history) * title, max(self.max_tokens, title))
+        labels = int(self.labels.lengths[:offered].sum()) if self.labels is not None else 0
+        before, after, listing, asked = self.fixed.lengths.tolist()
+        around = before + (listing + asked if offered else after)
+        return around + titles + labels + offered * title + (self.continuation.width if continued else 0)
+
     def history(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens ``(B, S, W)`` and lengths ``(B, S)`` of the last titles of each history, oldest first."""
         width = min(self.max_items, item_seq.shape[1])

@@ -165,10 +165,21 @@ class DUIP(SequentialRecommender):
             end=int(lm.tokenizer.eos_token_id),
             labels=labels,
         )
+        self._check_length(lm.label)
         if self.soft_tokens:
             scale = float(words.detach().float().std())
             self.soft = SoftPrompt(hidden, self.soft_tokens, lm.hidden_size, str(config["soft_prompt"]), scale)
         return lm.hidden_size
+
+    def _check_length(self, label: str) -> None:
+        """Refuse prompts that the language model has no positions for; it would say so in the middle of an epoch."""
+        limit = getattr(self.lm.config, "max_position_embeddings", None)
+        longest = self.soft_tokens + self.prompt.longest(self.max_seq_length, self.n_offered, self.head == "lm")
+        if limit is not None and longest > limit:
+            raise UserError(
+                f"prompts of up to {longest} tokens, and {label} reads {limit}: lower title_tokens, prompt_items, "
+                "prompt_tokens or, with head: index, the protocol's candidates."
+            )
 
     # ---- stages ----------------------------------------------------------------------------------
 
