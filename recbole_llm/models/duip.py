@@ -134,9 +134,9 @@ class DUIP(SequentialRecommender):
         if features is None:
             return [""] + [f"item {number}" for number in range(1, self.n_items)], None
         ids = features.item_text_ids("title_text", exchange=True)
-        titles = features.texts(ids)
+        titles = features.shown_texts("title_text")
         if config["prompt_categories"]:
-            categories = features.texts(features.item_text_ids("categories_text", exchange=True))
+            categories = features.shown_texts("categories_text")
             titles = [f"{t} ({c})" if c else t for t, c in zip(titles, categories, strict=True)]
         vectors = features.text_vectors()
         table = torch.where(ids[:, None] >= 0, vectors[ids.clamp(min=0)], torch.zeros(1, vectors.shape[1]))

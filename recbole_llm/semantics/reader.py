@@ -150,6 +150,18 @@ class SemanticFeatures:
         """The texts of some ids; empty for -1."""
         return [self.folder.texts.texts[number] if number >= 0 else "" for number in ids.tolist()]
 
+    def shown_texts(self, column: str) -> list[str]:
+        """The text of each item in one column of ``.itemtext``, for prompts that are no vectors; empty for padding.
+
+        With ``semantics: shuffled`` items exchange their texts, with ``random`` each draws one of them, in all columns
+        that of the same item.
+        """
+        ids = self.item_text_ids(column, exchange=True)
+        if self.semantics == "random":
+            together = np.zeros(len(ids) - 1, dtype=np.int64)
+            ids[1:] = torch.from_numpy(_draw_within(ids[1:].numpy(), together, self._seed))
+        return self.texts(ids)
+
     def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.
 

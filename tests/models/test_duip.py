@@ -324,7 +324,23 @@ def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
         duip(head="index")
 
 
-@pytest.mark.parametrize("semantics", ["shuffled", "none"])
+def test_prompts_that_are_longer_than_the_language_model_reads_are_refused(tiny: Path) -> None:
+    write_tiny(tiny, n_items=160)
+    with pytest.raises(UserError, match=r"prompts of up to \d+ tokens, and scratch GPT-2 1x16 reads 1024"):
+        duip(head="index", protocol="direct_100")
+    assert duip(head="index", protocol="direct_100", title_tokens=4).model.n_offered == 100
+
+
+@pytest.mark.parametrize("head", ["item", "lm", "index"])
+def test_no_prompt_is_longer_than_is_said(tiny: Path, head: str) -> None:
+    prepared = duip(head=head, protocol="direct_100", candidates=6, prompt_items=9, prompt_tokens=20)
+    prompt, batch = prepared.model.prompt, cases(prepared, 60)
+    extra = {"lm": {"continuation": batch["item_id"]}, "index": {"candidates": batch["candidates"]}}.get(head, {})
+    found = prompt(batch["item_id_list"], batch["item_length"], **extra).ids.shape[1]
+    assert found <= prompt.longest(10, prepared.model.n_offered, head == "lm") <= found + 20
+
+
+@pytest.mark.parametrize("semantics", ["shuffled", "random", "none"])
 def test_controls_change_the_prompts(tiny: Path, semantics: str) -> None:
     real, control = duip(), duip(semantics=semantics)
     assert not torch.equal(real.model.prompt.session.tokens[:, :3], control.model.prompt.session.tokens[:, :3])
