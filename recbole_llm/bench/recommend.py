@@ -12,6 +12,7 @@ import numpy as np
 from recbole_llm.bench.cell import Cell
 from recbole_llm.bench.cell_runner import CellRunner, Prepared
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.semantics.registry import find_feature
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,14 @@ class Recommendation:
     user: str
     items: list[str]
     scores: list[float]
+
+
+def _reads_prefixes(cell: Cell) -> bool:
+    """Whether the model reads features of single places, as LLM-DMsRec's intents are."""
+    if cell.settings["semantics"] == "none":
+        return False
+    features = map(find_feature, cell.settings.method.features)
+    return any(getattr(feature, "visible", "none") == "prefix" for feature in features)
 
 
 class Recommender:
@@ -70,6 +79,12 @@ class Recommender:
                     f"{cell.title()} has no checkpoint ({cell.folder}); run it first with the same settings."
                 )
             logger.warning("%s: the record is here, its weights are not: training again", cell.title())
+        if options.get("history", "all") == "all" and _reads_prefixes(cell):
+            logger.warning(
+                "%s: what it reads was made for the places of histories, and there is nothing for what comes after "
+                "them: it recommends without. --history=test has it.",
+                cell.title(),
+            )
         return cls(runner.trained(cell), **options)
 
     def ids(self, users: Sequence[str]) -> np.ndarray:

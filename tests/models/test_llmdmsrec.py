@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.bench.recommend import Recommender
 from recbole_llm.engine.loaders import recbole_loaders, training_loader
 from recbole_llm.models.llmdmsrec import ALIGNMENTS, BACKBONES
 from recbole_llm.models.session_encoder import Session
@@ -290,3 +291,17 @@ def test_both_engines_train_and_test_it(featured: Path) -> None:
     slow = runner().run(cell_of("LLMDMsRec", epochs=1, engine="recbole", **{"SRGNN.engine": "fast"}))
     assert slow.status == fast.status == "ok"
     assert slow.data == fast.data
+
+
+def test_lists_for_whole_histories_say_that_they_stand_on_no_intents(
+    featured: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {}
+    for history in ("all", "test"):
+        for semantics in ("llm", "none"):
+            cell = cell_of("LLMDMsRec", epochs=1, semantics=semantics)
+            runner().run(cell)
+            caplog.clear()
+            Recommender.trained(cell, runner(), history=history)
+            said[history, semantics] = "--history=test has it" in caplog.text
+    assert said == {("all", "llm"): True, ("all", "none"): False, ("test", "llm"): False, ("test", "none"): False}
