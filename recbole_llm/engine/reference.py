@@ -14,6 +14,7 @@ from recbole_llm.data.loader import EvalLoader
 from recbole_llm.engine.loaders import recbole_loaders
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
+from recbole_llm.evaluation.names import parse_metric
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 
 recbole_llm.compat.apply()
@@ -44,13 +45,25 @@ class ReferenceTrainer:
         config["checkpoint_dir"] = str(folder)
         # One value of history masking for all models of a table; RecBole masks for general models only.
         self.train, self.valid, self.test = recbole_loaders(config, prepared.dataset)
-        self.trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, prepared.model)
+        self.trainer = self._recbole_trainer()
         self.folder = folder
         self.trainer.saved_model_file = str(folder / "best_so_far.pt")
         self.curve: list[dict[str, Any]] = []
         self.test_metrics: dict[str, float] = {}
         self.best_epoch = -1
         self.best_valid_result: dict[str, float] | None = None
+
+    def _recbole_trainer(self) -> Any:
+        """RecBole's trainer, whose evaluator finds the metric that chooses the epoch among its own or nowhere."""
+        config = self.prepared.config
+        name, cut = parse_metric(config["valid_metric"])
+        given = {key: config[key] for key in ("metrics", "topk")}
+        config["metrics"] = [*given["metrics"], *({name} - {metric.lower() for metric in given["metrics"]})]
+        config["topk"] = sorted({*given["topk"], cut})
+        trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, self.prepared.model)
+        for key, value in given.items():
+            config[key] = value
+        return trainer
 
     def fit(self) -> None:
         """Train with RecBole's loop, load its best weights, evaluate with its evaluator."""

@@ -23,6 +23,7 @@ from recbole_llm.engine.loaders import loader_state, restore_loader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
+from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 
 recbole_llm.compat.apply()
@@ -363,7 +364,8 @@ class BenchTrainer(Trainer):
             self.restore_best()
         metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
         topk = sorted({*self.config["topk"], int(self.valid_metric.split("@")[1])})
-        return OrderedDict(summarise(self.rank(eval_data, "validation"), metrics, topk))
+        pools = any(metric.lower() in UNCUT_METRICS for metric in metrics)
+        return OrderedDict(summarise(self.rank(eval_data, "validation", count_pools=pools), metrics, topk))
 
 
 class Pretraining(BenchTrainer):

@@ -31,6 +31,13 @@ def test_recbole_s_metrics_equal_ours(tiny, model):
     assert record.notes == []
 
 
+def test_recbole_s_evaluator_chooses_by_a_metric_that_is_not_reported(tiny):
+    record = run("SASRec", engine="recbole", mask_history=False, metrics=["GAUC", "Hit"], topk=[3])
+    assert values(record).keys() == {"gauc", "hit@3"}
+    assert values(record) == pytest.approx({key: record.recbole_metrics[key] for key in values(record)}, abs=1e-6)
+    assert [*record.curve[0]["valid"]] == ["ndcg@10"]
+
+
 @pytest.mark.parametrize("model", ["SASRec", "BPR"])
 def test_another_masking_gives_other_numbers(tiny, model):
     """So the agreement above says something."""

@@ -329,6 +329,11 @@ def test_the_metric_of_validation_need_not_be_reported(training):
     assert made.trainer.best_valid_score == made.trainer.best_valid_result["mrr@7"]
 
 
+def test_validation_counts_what_gauc_needs(training):
+    made = training(metrics=["GAUC"], topk=[5]).fit()
+    assert 0 < made.trainer.best_valid_result["gauc"] < 1
+
+
 # ---- steps ---------------------------------------------------------------------------------------
 
 
