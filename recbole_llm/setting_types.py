@@ -39,6 +39,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("fp32", "bf16"),
     "compile": ("none", "default", "reduce-overhead"),
     "learner": ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"),
+    "rm_dup_inter": ("first", "last"),
     "loss_type": ("BPR", "CE", "BCE", "NLL", "SoftmaxLoss"),
     # The multi-interest family and the text controls
     "routing_transform": ("position", "interest", "shared"),
@@ -136,6 +137,8 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     wanted = _wanted_type(key, default)
     if value is None or wanted is None:
         return value
+    if key.endswith("_inter_num_interval") and isinstance(value, list):
+        value = f"[{','.join(map(str, value))}]"  # what YAML makes of a closed interval
     try:
         taken = _convert(value, wanted)
     except TypeError:

@@ -106,6 +106,15 @@ def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
     assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
 
 
+def test_a_closed_interval_may_be_written_as_the_list_that_yaml_reads():
+    assert layered(user_inter_num_interval=[5, 20])["user_inter_num_interval"] == "[5,20]"
+
+
+@pytest.mark.parametrize("value", ["both", False])
+def test_repeats_are_kept_by_one_of_two_rules(value):
+    refused("rm_dup_inter is one of first, last", rm_dup_inter=value)
+
+
 def test_a_mapping_is_wanted_where_the_default_is_one():
     refused("eval_args takes a mapping", eval_args="full")
 

@@ -51,6 +51,7 @@ _RECBOLE_ONLY = (
     "alias_of_item_id",
     "preload_weight",
     "numerical_features",
+    "filter_inter_by_user_or_item",
 )
 
 
@@ -224,9 +225,11 @@ class BenchDatasetMixin(Dataset):
         return frame
 
     def _sequences(self, texts: Any, name: str, kind: FeatureType) -> list[np.ndarray]:
-        """Blank-separated cells as arrays, cut to ``seq_len`` as RecBole does."""
+        """Cells as arrays, parted at ``seq_separator`` and cut to ``seq_len`` as RecBole does."""
         dtype = np.str_ if kind == FeatureType.TOKEN_SEQ else np.float64
-        rows = [np.array(text.split(), dtype=dtype) for text in texts]
+        blank, mark = " ", self.config["seq_separator"]
+        parts = [text.split() if mark == blank else [part for part in text.split(mark) if part] for text in texts]
+        rows = [np.array(row, dtype=dtype) for row in parts]
         limit = (self.config["seq_len"] or {}).get(name)
         rows = [row[:limit] for row in rows] if limit else rows
         self.field2seqlen[name] = max((len(row) for row in rows), default=1)

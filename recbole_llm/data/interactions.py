@@ -150,10 +150,13 @@ def parse_interval(text: str, name: str) -> tuple[float, float, bool, bool]:
 
 
 def _inside(values: np.ndarray, text: str, name: str) -> np.ndarray:
-    low, high, closed_low, closed_high = parse_interval(text, name)
-    above = values >= low if closed_low else values > low
-    below = values <= high if closed_high else values < high
-    return above & below
+    """Which values lie in an interval, or in one of several (``[1,2];[4,5]``)."""
+    inside = np.zeros(len(values), dtype=bool)
+    for part in str(text).split(";"):
+        low, high, closed_low, closed_high = parse_interval(part, name)
+        above = values >= low if closed_low else values > low
+        inside |= above & (values <= high if closed_high else values < high)
+    return inside
 
 
 def token_hashes(tokens: np.ndarray) -> np.ndarray:

@@ -245,6 +245,21 @@ def test_sequences_are_cut_as_asked(tiny):
     assert dataset.item_feat["title"].shape == (49, 2)
 
 
+def test_sequences_are_parted_at_the_mark_asked_for(tiny):
+    write_rows(tiny / "tiny.item", [(f"i{i}", "big red|blue") for i in range(48)], "item_id:token\tcolours:token_seq")
+    columns = {**ITEM_COLUMNS, "item": ["item_id", "colours"]}
+    dataset = prepare("SASRec", load_col=columns, seq_separator="|").dataset
+    assert sorted(dataset.field2id_token["colours"]) == ["[PAD]", "big red", "blue"]
+
+
+def test_items_without_a_row_go_with_their_interactions_where_it_is_asked_for(tiny):
+    text = (tiny / "tiny.item").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tiny / "tiny.item").write_text("".join(text[:30]), encoding="utf-8")
+    assert prepare("SASRec", load_col=ITEM_COLUMNS).dataset.item_num == 49
+    dataset = prepare("SASRec", load_col=ITEM_COLUMNS, filter_inter_by_user_or_item=True).dataset
+    assert dataset.item_num == dataset.table.n_items + 1 == 30
+
+
 def test_user_features_are_loaded(tiny):
     write_rows(tiny / "tiny.user", [(f"u{u}", "ab"[u % 2]) for u in range(200)], "user_id:token\tgroup:token")
     columns = {"inter": ["user_id", "item_id", "timestamp"], "user": ["user_id", "group"]}

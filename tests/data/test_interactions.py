@@ -65,8 +65,9 @@ def test_ids_are_recbole_s_after_filtering(tiny):
     assert table.item_tokens.tolist() == theirs.field2id_token["item_id"].tolist()
 
 
-def test_the_rows_are_recbole_s_after_filtering(tiny):
-    overrides = {"load_col": LOAD, "val_interval": {"rating": "(1,4]"}, "user_inter_num_interval": "[3,9]"}
+@pytest.mark.parametrize("interval", ["(1,4]", "[1,2);[4,5]", [2, 4]])
+def test_the_rows_are_recbole_s_after_filtering(tiny, interval):
+    overrides = {"load_col": LOAD, "val_interval": {"rating": interval}, "user_inter_num_interval": "[3,9]"}
     theirs, table = recbole_dataset(**overrides), ours(**overrides)
     frame = theirs.inter_feat
     users, items = (
