@@ -67,6 +67,35 @@ def _check_engine(values: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={values[key]}: RecBole's own loop (engine: recbole) does not know it.")
 
 
+def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse what RecBole follows and this harness would pass over: the record would say that it was followed.
+
+    Args:
+        values: the settings of a run.
+        own: those of the same run without what the user gave.
+
+    Raises:
+        UserError: such a setting.
+    """
+    theirs = values["engine"] == "recbole"
+    ours = own.get("eval_args") or {}
+    for key, value in (values.get("eval_args") or {}).items():
+        if key == "mode" and isinstance(value, dict) and len({*map(str, value.values())}) == 1:
+            value = next(iter(value.values()))  # the same for validation and test
+        if value != ours.get(key) and not (theirs and key in ("mode", "group_by")):
+            raise UserError(
+                f"eval_args.{key}={value}: the protocol says what trains, what tests and what is ranked. Choose "
+                "another (recbole-llm list protocols), give --candidates=99 for sampled candidates, or write a file "
+                "of your own into properties/protocol/."
+            )
+    if values.get("benchmark_filename"):
+        raise UserError("benchmark_filename: ready parts are not read; the protocol splits one .inter file.")
+    if (values.get("unload_col") or {}).get("inter"):
+        raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
+    if values.get("enable_amp") and not theirs:
+        raise UserError("enable_amp: our loop takes --precision=bf16 instead.")
+
+
 def _check_clipping(given: Mapping[str, Any]) -> None:
     for key in given:
         if key not in _CLIPPING:

@@ -17,6 +17,7 @@ from recbole_llm.bench.works import make_features, run_cell, run_cell_away
 from recbole_llm.errors import UserError
 from recbole_llm.files import make_folder
 from recbole_llm.registry import Method, find_method, register
+from recbole_llm.setting_rules import check_followed
 from recbole_llm.setting_types import AT_MOST, CHOICES
 from recbole_llm.settings import check_grid_keys, layer_settings
 
@@ -96,6 +97,7 @@ def expand(
                     extra = {"semantics": kind} if kind is not None else {}
                     base = {**overrides, **extra}
                     default = layer_settings(method, name, each_protocol, files, base, strict=False)
+                    check_followed(default.values, layer_settings(method, name, each_protocol).values)
                     for seed in parse_seeds(seeds, int(default["seed"])):
                         settings = layer_settings(
                             method, name, each_protocol, files, {**base, "seed": seed}, strict=False

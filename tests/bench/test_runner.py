@@ -141,6 +141,13 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"model": ""}, "give --model=NAME"),
         ({"dataset": ""}, "give --model=NAME and --dataset=NAME"),
         ({"config_files": ["missing.yaml"]}, "missing.yaml: No such file"),
+        ({"overrides": {"eval_args.mode": "uni100"}}, r"eval_args.mode=uni100: the protocol says.*--candidates"),
+        ({"overrides": {"eval_args.split": {"RS": [8, 1, 1]}}}, r"eval_args.split=.*list protocols"),
+        ({"overrides": {"eval_args": {"group_by": "none"}}}, r"eval_args.group_by=none: the protocol says"),
+        ({"overrides": {"eval_args.order": "RO", "engine": "recbole"}}, r"eval_args.order=RO: the protocol says"),
+        ({"overrides": {"benchmark_filename": ["train", "valid", "test"]}}, "ready parts are not read"),
+        ({"overrides": {"unload_col": {"inter": ["timestamp"]}}}, "leave these columns out of load_col.inter"),
+        ({"overrides": {"enable_amp": True}}, "enable_amp: our loop takes --precision=bf16"),
     ],
 )
 def test_a_mistake_anywhere_is_an_error_before_anything_runs(
@@ -149,6 +156,17 @@ def test_a_mistake_anywhere_is_an_error_before_anything_runs(
     with pytest.raises(UserError, match=message):
         expand(**{"model": "Pop,SASRec", "dataset": "tiny"} | arguments)
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"eval_args": {"mode": {"valid": "full", "test": "full"}, "order": "TO", "split": {"LS": "valid_and_test"}}},
+        {"eval_args.mode": "uni50", "engine": "recbole"},
+    ],
+)
+def test_recbole_s_way_of_evaluating_may_be_given_where_it_is_followed(tiny: Path, given: dict[str, Any]) -> None:
+    assert len(expand("Pop", "tiny", overrides=given)) == 1
 
 
 @pytest.mark.parametrize(
