@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recbole_llm.bench.record import SCHEMA, Record
+from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,18 @@ class ResultStore:
         return self.folder / record.dataset / record.protocol / name
 
     def find(self, key: str) -> Record | None:
-        """The record of a key, if it is there and readable."""
+        """The record of a key, if it is there and readable.
+
+        Raises:
+            UserError: a later version wrote it; what does not find it would run the cell again and replace it.
+        """
         for path in self.folder.glob(f"*/*/*-{key}.json"):
-            record = self._read(path)
+            record = self._parsed(path)
+            if record is not None and record.schema_version > SCHEMA:
+                raise UserError(
+                    f"{path} was written by a later version (schema {record.schema_version}), and this one would "
+                    "replace it: update this package, or give another --results_dir."
+                )
             if record is not None:
                 return record
         return None
@@ -82,13 +92,17 @@ class ResultStore:
         """Where a record says that its ranks lie; the folder may have been moved or renamed since."""
         return self.path(record).parent / (record.ranks_file or self.ranks_path(record).name)
 
-    def _read(self, path: Path) -> Record | None:
+    def _parsed(self, path: Path) -> Record | None:
+        """The record of any version in a file."""
         try:
-            record = Record.model_validate_json(path.read_text(encoding="utf-8"))
+            return Record.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError, json.JSONDecodeError) as error:
             logger.warning("%s is not a readable record and is skipped: %s", path, str(error).splitlines()[0])
             return None
-        if record.schema_version > SCHEMA:
+
+    def _read(self, path: Path) -> Record | None:
+        record = self._parsed(path)
+        if record is not None and record.schema_version > SCHEMA:
             logger.warning("%s was written by a later version (schema %d) and is skipped.", path, record.schema_version)
             return None
         return record

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from recbole_llm.bench.record import SCHEMA, SemanticFacts
+from recbole_llm.bench.runner import run
 from recbole_llm.bench.store import ResultStore
+from recbole_llm.errors import UserError
 from tests.bench.records import record_of
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +104,17 @@ def test_a_record_of_a_later_schema_is_skipped_with_a_warning(
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA + 1}))
     assert list(store) == []
     assert f"{path} was written by a later version (schema {SCHEMA + 1})" in caplog.text
+
+
+def test_a_record_of_a_later_schema_is_not_replaced(tiny: Path) -> None:
+    store = ResultStore("results")
+    (record,) = run("Pop", "tiny", epochs=1)
+    path = store.path(record)
+    text = json.dumps({**json.loads(path.read_text()), "schema_version": SCHEMA + 1})
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"was written by a later version.*another --results_dir"):
+        run("Pop", "tiny", epochs=1)
+    assert path.read_text() == text
 
 
 def test_other_files_in_the_folder_are_left_alone(store: ResultStore, caplog: pytest.LogCaptureFixture) -> None:
