@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import shlex
@@ -39,6 +40,9 @@ tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M 
 generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
       --batch (submit, wait, take in; half the price)  --profiles=FILE (item profiles made elsewhere)
 """
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 
 
 class _Parser(argparse.ArgumentParser):
@@ -203,6 +207,9 @@ def _told(error: Exception, verbose: bool) -> int:
         print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         if not verbose:
             print("The same command with --verbose shows where it came from.", file=sys.stderr)
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        name = f" ({error.filename})" if error.filename else ""
+        print(f"error: {error.strerror}{name}; what is finished is kept, the same command goes on.", file=sys.stderr)
     else:
         raise error
     return 2

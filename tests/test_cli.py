@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,18 @@ def test_a_mistake_in_a_settings_file_names_file_and_key(
     Path("mine.yaml").write_text("epochs: many\n")
     assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
     assert "mine.yaml, epochs: epochs takes a whole number" in capsys.readouterr().err
+
+
+def test_a_disk_without_room_is_told_in_a_line(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", *SHORT) == 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        assert cli("report") == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "error: File too large; what is finished is kept" in capsys.readouterr().err
+    assert [path.name for path in Path("results").glob("*.*")] == []
 
 
 def test_code_is_never_run_as_a_value(tiny: Path, cli: Cli) -> None:
