@@ -97,7 +97,7 @@ def expand(
                     extra = {"semantics": kind} if kind is not None else {}
                     base = {**overrides, **extra}
                     default = layer_settings(method, name, each_protocol, files, base, strict=False)
-                    check_followed(default.values, layer_settings(method, name, each_protocol).values)
+                    check_followed(default.values, layer_settings(method, name, default["protocol"]).values)
                     for seed in parse_seeds(seeds, int(default["seed"])):
                         settings = layer_settings(
                             method, name, each_protocol, files, {**base, "seed": seed}, strict=False
