@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.bench.generate import collect
 from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader
+from recbole_llm.semantics.answering import Collecting
 from recbole_llm.semantics.visible import training_lists, visible_ends
-from tests.helpers import prepare, write_tiny
+from tests.helpers import cell_of, prepare, runner, write_tiny
 from tests.semantics.workshop import add_lines, plant
 from tests.stub_server import Call, Reply, StubServer
 
@@ -151,6 +153,17 @@ def test_gaps_are_filled_by_the_rule_where_asked(small: Path, model: str) -> Non
         entry = manifest(prepared)[name]
         assert entry["coverage"] == 1.0
         assert entry["filled"] == entry["asked"]
+
+
+def test_one_batch_asks_about_real_and_synthesised_users(small: Path) -> None:
+    """What is synthesised needs no answer about anybody: in a second batch it came a day later."""
+    with StubServer(by_genre) as server:
+        cell = cell_of("LDMI", epochs=1, llm="vllm", llm_base_url=server.base_url)
+        asking = Collecting()
+        assert [shop.folder.manifest["features"].keys() for shop in collect([cell], runner(), asking)] == [{"itemtext"}]
+        asked = {request.messages[-1]["content"] for request in asking.pending.values()}
+        made("LDMI", server)
+        assert {call.question for call in server.calls} == asked
 
 
 # ---- EIMF ---------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ class SynthesisedUsers:
         "covering_budget",
     )
     files: ClassVar[tuple[str, ...]] = ("synuser",)
+    needs: ClassVar[tuple[str, ...]] = ()  # stated, so that one batch asks for it and for what stands before it
     visible: ClassVar[str] = "training"
 
     def build(self, context: Context) -> dict[str, Any]:
