@@ -64,14 +64,17 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "nproc"), 1),
     **dict.fromkeys(("embedding_size", "hidden_size", "MAX_ITEM_LIST_LENGTH", "n_interests", "n_candidates"), 1),
     **dict.fromkeys(("candidate_folds", "candidates", "n_negatives", "samples_per_user", "beams", "n_heads"), 1),
-    **dict.fromkeys(("epochs", "stopping_step", "seed", "stage_one_seed", "learning_rate", "weight_decay"), 0),
-    **dict.fromkeys(("lr_decay_epochs", "lr_decay"), 0),
+    **dict.fromkeys(("routing_rounds", "interest_window", "clique_size", "synthesised_items", "exact_users"), 1),
+    **dict.fromkeys(("synthesised_per_step", "exemplar_items", "max_text_interests", "text_size", "n_codes"), 1),
+    **dict.fromkeys(("n_sampled", "epochs", "stopping_step", "seed", "stage_one_seed", "learning_rate"), 0),
+    **dict.fromkeys(("weight_decay", "lr_decay_epochs", "lr_decay"), 0),
 }
 AT_MOST: dict[str, int] = dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1)
 
 _WHOLE_NUMBER = re.compile(
     r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$"
     r"|^(epochs|seed|candidate_seed|stage_one_seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
+    r"|^(routing_rounds|interest_window|synthesised_items|exemplar_items|exact_users|max_text_interests)$"
 )
 
 

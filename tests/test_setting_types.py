@@ -149,6 +149,20 @@ def test_a_size_below_its_least_is_refused(model, key, least):
     assert layered(model, **{key: least})[key] == least
 
 
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        *[("LDMI", key) for key in ("interest_window", "clique_size", "synthesised_items", "synthesised_per_step")],
+        *[("EIMF", key) for key in ("exemplar_items", "exact_users", "max_text_interests", "text_size")],
+        *[("ComiRecDR", "routing_rounds"), ("SASRecF", "n_codes")],
+    ],
+)
+def test_sizes_of_features_are_whole_and_at_least_one(model, key):
+    """An ``interest_window`` of 0 asked about every item alone, ``exemplar_items`` of 0 about empty histories."""
+    refused(f"{key} is at least 1; got 0", model=model, **{key: 0})
+    refused(f"{key} takes a whole number", model=model, **{key: 2.5})
+
+
 def test_any_protocol_takes_a_number_of_candidates_and_a_seed_for_them():
     for protocol in ("loo", "temporal_20"):
         settings = layered(protocol=protocol, candidates=99, candidate_seed=7)
