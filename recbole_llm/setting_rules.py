@@ -28,6 +28,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     """
     _check_loss(method, values)
     _check_layers(method, values)
+    _check_negatives(values)
     _one_semantics(method, values)
     _check_engine(values)
     _sort_metrics(values)
@@ -56,6 +57,15 @@ def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
     for key in ("n_layers", "num_layers"):
         if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
+
+
+def _check_negatives(values: Mapping[str, Any]) -> None:
+    """A softmax over all items would pass over the weight, and the record would say otherwise."""
+    if values.get("hard_negative_beta") and not values.get("n_sampled"):
+        raise UserError(
+            f"hard_negative_beta={values['hard_negative_beta']} weighs sampled negatives: give n_sampled too "
+            "(REMI's release: 1280)."
+        )
 
 
 def _check_engine(values: Mapping[str, Any]) -> None:

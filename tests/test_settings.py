@@ -386,6 +386,13 @@ def test_a_softmax_over_all_items_samples_no_negatives():
     assert layered("SASRec", loss_type="BPR")["train_neg_sample_args"]["sample_num"] == 1
 
 
+@pytest.mark.parametrize("model", ["REMI", "EIMF"])
+def test_hard_negatives_want_sampled_ones(model):
+    with pytest.raises(UserError, match=r"hard_negative_beta=2\.0 weighs sampled negatives: give n_sampled"):
+        layered(model, hard_negative_beta=2.0)
+    assert layered(model, hard_negative_beta=2.0, n_sampled=10)["hard_negative_beta"] == 2.0
+
+
 @pytest.mark.parametrize("model", ["LLMDMsRec", "TAGNN", "GCEGNN", "LDMI", "DUIP", "ISRF"])
 def test_a_model_with_one_loss_refuses_another(model):
     with pytest.raises(UserError, match=f"loss_type=BPR: {model} trains with CE alone"):
