@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recbole_llm.errors import UserError
 from recbole_llm.layers.text_bag import InteractionKeys
 from recbole_llm.models.comirecdr import ComiRecDR
 
@@ -79,6 +80,11 @@ class LDMI(ComiRecDR):
         features = dataset.semantics
         self.aligned = bool(config["align"]) and self.gate != "zero" and features is not None
         self.contrasts = self.contrast_weight > 0 and self.contrast != "none" and features is not None
+        if self.aligned and config["transform"]:
+            raise UserError(
+                f"transform={config['transform']}: LDMI finds the clusters of a history by its places, which a "
+                "transform moves; leave it out, or the clusters (--align=False)."
+            )
         if self.aligned:
             self.keys = InteractionKeys(features.user_offsets())
             self.register_buffer("labels", features.row_labels("interest", "interest_id"), persistent=False)

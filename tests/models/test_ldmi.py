@@ -226,6 +226,14 @@ def test_alignment_is_the_equations(workshop: Any, clusters: str) -> None:
             torch.testing.assert_close(found[case], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(workspace: Path) -> None:
+    """Labels stayed at the places that the items had before: each item read another one's cluster."""
+    write_tiny(workspace / "dataset" / "tiny")
+    with pytest.raises(UserError, match="transform=inverse_itemseq: LDMI finds the clusters"):
+        prepare("LDMI", transform="inverse_itemseq")
+    prepare("LDMI", transform="inverse_itemseq", align=False)
+
+
 def test_a_history_without_clusters_keeps_its_capsules(workshop: Any) -> None:
     prepared = workshop()
     model, batch = built(prepared).eval(), test_cases(prepared)
