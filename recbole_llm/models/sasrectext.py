@@ -18,13 +18,24 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.model.sequential_recommender import SASRec
 
 from recbole_llm.engine.accelerate import accelerated
+from recbole_llm.errors import UserError
 from recbole_llm.layers.text_items import TextItemEmbedding
 
 
 def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
-    """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing."""
+    """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing.
+
+    Raises:
+        UserError: no item has a text in them, or profiles are asked for that nobody gave.
+    """
     vectors = features.text_vectors()
-    ids = torch.stack([features.item_text_ids(column, exchange=True) for column in columns], dim=1)
+    found = {column: features.item_text_ids(column, exchange=True) for column in columns}
+    filled = {column for column, ids in found.items() if bool((ids >= 0).any())}
+    if "profile_text" in set(columns) - filled:
+        raise UserError("text_columns: no item has a profile_text; --profiles=FILE gives them.")
+    if not filled:
+        raise UserError(f"text_columns={columns}: no item has a text there, and a model of no text learns nothing.")
+    ids = torch.stack([found[column] for column in columns], dim=1)
     present = ids >= 0
     total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
     return total / present.sum(dim=1, keepdim=True).clamp(min=1)

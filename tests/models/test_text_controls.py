@@ -12,6 +12,7 @@ from recbole.model.sequential_recommender import SASRec
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.engine.loaders import training_loader
+from recbole_llm.errors import UserError
 from recbole_llm.models.sasrectext import SASRecText
 from recbole_llm.registry import CODED, TEXT_CODE
 from tests.helpers import cell_of, prepare, runner, settings_of
@@ -105,6 +106,19 @@ def test_it_reads_the_mean_of_the_texts_that_an_item_has(tiny: Path) -> None:
     for item in (1, 7, 30):
         torch.testing.assert_close(table[item], torch.stack([vectors[c[item]] for c in columns]).mean(0))
     assert not table[0].any()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["title_text", "profile_text"], "no item has a profile_text; --profiles=FILE"),
+        (["description_text"], "no item has a text there"),
+        ([], "no item has a text there"),
+    ],
+)
+def test_columns_without_any_text_are_refused(tiny: Path, columns: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare("SASRecText", text_columns=columns)
 
 
 def test_rows_say_text_and_nobody_is_asked(workspace: Path) -> None:
