@@ -148,17 +148,18 @@ class EIMF(SequentialRecommender):
         features = dataset.semantics
         if features is not None and config["esim"] and (self.alignment_weight or self.semantic_weight):
             offsets, texts = features.user_interests()
-            self.esim = ESIM(
-                features.text_vectors(),
-                features.item_text_ids("title_text"),
-                offsets,
-                texts,
-                int(config["text_size"]),
-                self.item_embedding.embedding_dim,
-                int(config["max_text_interests"]),
-                str(config["text_proj"]),
-                bool(config["text_trainable"]),
-            )
+            with torch.random.fork_rng(devices=[]):  # what the IBIM draws in training is what it draws without ESIM
+                self.esim = ESIM(
+                    features.text_vectors(),
+                    features.item_text_ids("title_text"),
+                    offsets,
+                    texts,
+                    int(config["text_size"]),
+                    self.item_embedding.embedding_dim,
+                    int(config["max_text_interests"]),
+                    str(config["text_proj"]),
+                    bool(config["text_trainable"]),
+                )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:  # type: ignore[override]
         """Load weights; those of ESIM are not needed where it is absent, since serving does not use it."""

@@ -125,6 +125,16 @@ def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(works
     assert not torch.allclose(scores[0], scores[2])
 
 
+@pytest.mark.parametrize("ibim", [{"ibim": "SASRec"}, {"ibim": "MIND"}, {"n_sampled": 10}], ids=str)
+def test_the_backbone_draws_in_training_what_it_draws_alone(workshop: Any, ibim: dict[str, Any]) -> None:
+    """Dropout, first logits and sampled negatives, so that without the alignment the numbers are the backbone's."""
+    losses = []
+    for switch in ({"alignment_weight": 0.0}, {"esim": False}):
+        prepared = workshop(**ibim, **switch)
+        losses.append(float(built(prepared).behavioural(batch_of(prepared))[0].detach()))
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.parametrize(
     "switch",
     [
