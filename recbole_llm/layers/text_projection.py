@@ -27,7 +27,7 @@ class ProjectedTexts(nn.Module):
         size: dimension wanted; ``pca`` gives fewer where the vectors span fewer.
         projection: ``pca`` fixed, fitted on the table; ``linear`` learned; ``random`` noise in place of the
             vectors, which is what EIMF's released code trains.
-        trainable: whether the projected table is itself learned.
+        trainable: whether the table is itself learned: the projected one, or with ``linear`` the vectors.
     """
 
     def __init__(self, vectors: torch.Tensor, size: int, projection: str = "pca", trainable: bool = False) -> None:
@@ -44,7 +44,7 @@ class ProjectedTexts(nn.Module):
             bound = size**-0.5
             table = torch.empty(len(vectors), size).uniform_(-bound, bound)
         self.size = size if projection != "pca" else table.shape[1]
-        if trainable and projection != "linear":
+        if trainable:
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table, persistent=projection == "random")

@@ -25,7 +25,13 @@ def test_fewer_texts_than_components_give_fewer() -> None:
 
 @pytest.mark.parametrize(
     ("projection", "trainable", "learned"),
-    [("pca", False, 0), ("pca", True, 30 * 5), ("linear", False, 12 * 5 + 5), ("random", True, 30 * 5)],
+    [
+        ("pca", False, 0),
+        ("pca", True, 30 * 5),
+        ("linear", False, 12 * 5 + 5),
+        ("linear", True, 30 * 12 + 12 * 5 + 5),
+        ("random", True, 30 * 5),
+    ],
 )
 def test_what_is_learned_is_what_is_said(projection: str, trainable: bool, learned: int) -> None:
     module = ProjectedTexts(VECTORS, 5, projection, trainable)
