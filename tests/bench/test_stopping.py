@@ -26,6 +26,7 @@ SETTINGS = {
 PAUSING = '''
 import itertools
 import os
+import sys
 import time
 
 import recbole_llm.engine.trainer
@@ -37,7 +38,7 @@ rankings = itertools.count(1)
 
 
 def pause():
-    print("pausing", flush=True)
+    os.write(sys.stdout.fileno(), b"pausing\\n")  # at once: processes that share a pipe do not mix their lines
     while True:  # not signal.pause(): a signal that comes just before it would be missed
         time.sleep(0.05)
 
@@ -111,7 +112,7 @@ def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monk
     Path("pausing_model.py").write_text(PAUSING)
     first = start("--nproc=2", PAUSE_AT="10")
     assert first.stderr is not None
-    while (line := first.stderr.readline()) != "pausing\n":  # what workers print
+    while not (line := first.stderr.readline()).endswith("pausing\n"):  # what workers print
         assert line, "it ended before it could be killed"
     first.kill()
     first.communicate(timeout=60)
