@@ -66,6 +66,11 @@ def test_training_that_was_cut_short_is_said() -> None:
     assert verdicts_of(record)[0].differences == ["training ended after 5 epochs, still improving"]
 
 
+def test_a_source_that_has_seen_the_test_is_said_to_have() -> None:
+    popular = beauty_run(0.0115, 0.0054, mask_history=True).model_copy(update={"model": "Pop"})
+    assert verdicts_of(popular)[0].differences == ["tested interactions are counted there"]
+
+
 def test_another_loss_is_not_what_the_source_had() -> None:
     assert verdicts_of(beauty_run(0.083, 0.0416, loss_type="BPR")) == []
 

@@ -29,6 +29,7 @@ class Reference(BaseModel):
         data: counts of the source's dataset.
         settings: keys that the source had and that can move the numbers.
         when: settings without which it says nothing about a run.
+        leak: what of the tested interactions the source's models have seen; empty for none that is known.
         models: for each model its metrics, as a number or a band.
     """
 
@@ -42,6 +43,7 @@ class Reference(BaseModel):
     data: dict[str, int] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     when: dict[str, Any] = Field(default_factory=dict)
+    leak: str = ""
     models: dict[str, dict[str, float | tuple[float, float]]]
 
     def applies(self, record: Record) -> bool:
@@ -53,7 +55,8 @@ class Reference(BaseModel):
     def differences(self, record: Record) -> list[str]:
         """What was different here from the source."""
         masked = bool(record.settings.get("mask_history", True))
-        found = [] if masked == self.mask_history else [f"mask_history {masked} here, {self.mask_history} there"]
+        found = [f"{self.leak} there"] if self.leak else []
+        found += [] if masked == self.mask_history else [f"mask_history {masked} here, {self.mask_history} there"]
         statistics = record.data.statistics if record.data else {}
         found += [
             f"{name} {statistics[name]:,.0f} here, {count:,} there"
