@@ -66,7 +66,7 @@ class ResultStore:
         path = self.path(record)
         with whole_file(path, "w") as stream:
             stream.write(record.model_dump_json(indent=1))
-        _remove_others(path, record.key)
+        _remove_others(path.parent, record.key, {path.name, self.ranks_of(record).name})
         return path
 
     def pack(self, record: Record) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ class ResultStore:
         for name in (*others, last):
             with whole_file(self.folder / name) as stream:
                 stream.write(files[name])
-        _remove_others(self.folder / last, record.key)
+        _remove_others((self.folder / last).parent, record.key, {Path(name).name for name in files})
         return record
 
     def ranks_path(self, record: Record) -> Path:
@@ -108,8 +108,9 @@ class ResultStore:
         return record
 
 
-def _remove_others(path: Path, key: str) -> None:
-    """Remove records of a key under other names, such as of a run that failed before it knew its source."""
-    for other in path.parent.glob(f"*-{key}.json"):
-        if other != path:
-            other.unlink(missing_ok=True)
+def _remove_others(folder: Path, key: str, kept: set[str]) -> None:
+    """Remove records and ranks of a key under other names, such as of a run that failed before it knew its source."""
+    for suffix in (".json", ".ranks.npz"):
+        for other in folder.glob(f"*-{key}{suffix}"):
+            if other.name not in kept:
+                other.unlink(missing_ok=True)

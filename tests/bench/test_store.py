@@ -63,6 +63,18 @@ def test_a_record_replaces_the_one_of_its_key_under_any_name(store: ResultStore)
     assert found.status == "ok"
 
 
+def test_ranks_of_a_name_that_a_record_no_longer_has_are_removed(store: ResultStore) -> None:
+    first = record_of(semantics="llm", features=SemanticFacts(llm="openai", llm_model="gpt"))
+    again = record_of(semantics="llm", features=SemanticFacts(llm="openai", llm_model="gpt-later"))
+    other = record_of(key="fedcba9876543210")
+    for record in (first, other, again):
+        store.ranks_path(record).parent.mkdir(parents=True, exist_ok=True)
+        store.ranks_path(record).write_bytes(b"ranks")
+        store.put(record)
+    kept = {store.ranks_path(record) for record in (again, other)}
+    assert set(store.folder.glob("*/*/*.npz")) == kept
+
+
 def test_a_record_from_elsewhere_replaces_the_one_of_its_key_under_any_name(store: ResultStore, tmp_path: Path) -> None:
     failed = record_of(semantics="llm", status="failed", error="no luck")
     store.put(failed)
