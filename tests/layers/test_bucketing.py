@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from recbole_llm.layers.bucketing import MAX_GROUPS, MIN_ROWS, by_length
+from recbole_llm.layers.bucketing import FEW_ROWS, MAX_GROUPS, MIN_ROWS, by_length
 
 
 def batch(rows, width, shortest=1, longest=None, seed=0):
@@ -39,6 +39,7 @@ SHAPES = {
     "all long": (600, 10, 9, 10),
     "all one length": (600, 10, 7, 7),
     "all of length one": (600, 10, 1, 1),
+    "a small batch": (100, 50, 1, 20),
     "few rows": (50, 10, 1, 10),
     "one row": (1, 10, 3, 3),
 }
@@ -76,10 +77,18 @@ def test_there_are_at_most_so_many_groups():
     assert len(encoder.shapes) == MAX_GROUPS
 
 
-def test_few_rows_are_encoded_at_once():
+def test_a_small_batch_makes_smaller_groups():
     encoder = Encoder()
-    by_length(encoder, *batch(2 * MIN_ROWS - 1, 20))
-    assert encoder.shapes == [(2 * MIN_ROWS - 1, 20)]
+    by_length(encoder, *batch(100, 50, 1, 20))
+    assert [rows for rows, _ in encoder.shapes] == [34, 34, 32]
+    assert encoder.shapes[0][1] < encoder.shapes[-1][1] == 20
+
+
+def test_few_rows_are_encoded_at_once_without_common_padding():
+    encoder = Encoder()
+    item_seq, lengths = batch(2 * FEW_ROWS - 1, 20, 1, 12)
+    by_length(encoder, item_seq, lengths)
+    assert encoder.shapes == [(2 * FEW_ROWS - 1, 12)]
 
 
 def test_rows_of_nearly_one_length_are_encoded_at_once_without_common_padding():
