@@ -184,22 +184,21 @@ def register(method: Method) -> None:
 ROW_KEYS = ("paper", "features", "stage_one", "protocols", "text", "serves_alone")
 
 
-def _named_base(model_class: type) -> Method | None:
-    """The row of the nearest base class that is a model of the registry."""
-    known = {row.target: row for row in {**recbole_methods(), **METHODS}.values()}
-    targets = (f"{base.__module__}:{base.__name__}" for base in model_class.__mro__[1:])
-    return next((known[target] for target in targets if target in known), None)
+def _by_path(target: str) -> Method:
+    """The row of the model that a path leads to: one of ours, one of RecBole's, or a class from outside.
 
-
-def _outside(target: str) -> Method:
-    """The row of a class from outside: that of the model it extends, and what its ``registry_row`` says.
+    A class from outside has the row of the nearest base class that is a model, and what its ``registry_row`` says.
 
     Raises:
         UserError: the class cannot be loaded, or says something else.
     """
     row = Method(target.rpartition(":")[2], target, GENERAL)
     model_class = row.load()
-    base = _named_base(model_class)
+    known = {row.target: row for row in {**recbole_methods(), **METHODS}.values()}
+    itself, *bases = (known.get(f"{one.__module__}:{one.__name__}") for one in model_class.__mro__)
+    if itself is not None and not itself.is_external:
+        return itself
+    base = next(filter(None, bases), None)
     if base is not None:
         row = replace(base, name=row.name, target=target, paper="", settings_of=base.settings_of or base.name)
     said = getattr(model_class, "registry_row", {})
@@ -224,7 +223,7 @@ def find_method(name: str) -> Method:
     if name in recbole_methods():
         return recbole_methods()[name]
     if ":" in name:
-        return _outside(name)
+        return _by_path(name)
     known = [*METHODS, *recbole_methods()]
     raise UserError(
         f"--model={name}: there is no such model.{did_you_mean(name, known)} "

@@ -147,6 +147,16 @@ def test_a_class_that_extends_a_method_reads_what_it_reads(module_of):
     assert (row.name, row.paper, row.is_external) == ("Mine", "", True)
 
 
+@pytest.mark.parametrize("name", ["LLMDMsRec", "FDSA"])
+def test_the_path_of_a_known_model_is_that_model(name, module_of):
+    """Without its row it would run without the features that the row names."""
+    row = find_method(name)
+    assert find_method(row.target) is row
+    module, _, class_name = row.target.partition(":")
+    module_of(f"own_imports_{name}", f"from {module} import {class_name}\n")
+    assert find_method(f"own_imports_{name}:{class_name}") is row
+
+
 def test_a_class_says_of_itself_what_the_harness_must_know(module_of):
     said = {"paper": "arXiv 1", "features": ["own_saying:Feature"], "protocols": ["loo"]}
     module_of("own_saying", f"class Mine:\n  registry_row = {said}\n")
