@@ -46,11 +46,11 @@ def load_class(target: str, where: str) -> type:
 
 
 def module_folder(name: str, where: str) -> Path:
-    """The folder that a module's file, or a package, lies in.
+    """The folder that a module's file, or a package, lies in; the current one for an interactive session.
 
     Raises:
         UserError: there is no such module.
     """
     module = _module(name, where)
     file = getattr(module, "__file__", None)
-    return (Path(file).parent if file else Path(next(iter(module.__path__)))).resolve()
+    return (Path(file).parent if file else Path(next(iter(getattr(module, "__path__", ["."]))))).resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,21 @@ def test_a_class_runs_as_a_class(own_models: str, name: str) -> None:
     model = find_method(f"{own_models}:{name}").load()
     (record,) = recbole_llm.run(model=model, dataset="tiny", **SHORT)
     assert (record.status, record.model) == ("ok", f"{own_models}:{name}")
+
+
+def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
+    """Its module has no file."""
+    typed = f"import recbole_llm, {own_models}\nclass Mine({own_models}.Biased): pass\n"
+    code = f"{typed}print(recbole_llm.run(Mine, 'tiny', **{SHORT})[0].label)"
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), "."])
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert found.stdout == "__main__:Mine\n", found.stderr
 
 
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
