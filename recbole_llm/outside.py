@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +45,18 @@ def load_class(target: str, where: str) -> type:
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise UserError(f"{where}: {module_name} has no class {name!r}.{did_you_mean(name, classes)}")
     return found
+
+
+@cache  # as it was when the class was first asked for, which may be edited while it runs
+def code_of(model_class: type) -> dict[str, str]:
+    """SHA-256 of the files that a class and those of its bases that belong to its package are written in, by module.
+
+    What has no file (a class of an interactive session) is left out.
+    """
+    package = model_class.__module__.partition(".")[0]
+    modules = {one.__module__ for one in model_class.__mro__ if one.__module__.partition(".")[0] == package}
+    files = {name: Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in sorted(modules)}
+    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
 
 
 def module_folder(name: str, where: str) -> Path:

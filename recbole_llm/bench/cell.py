@@ -13,6 +13,7 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.environment import git_commit, versions
+from recbole_llm.outside import code_of
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings import FOLDERS, Settings
 
@@ -40,6 +41,8 @@ class Cell:
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
+        if self.settings.method.is_external:
+            files |= code_of(self.settings.method.load())
         self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
 
     @classmethod

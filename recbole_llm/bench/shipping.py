@@ -51,7 +51,9 @@ class Shipment:
                     stream.write(content)
         moved = self._moved(cell, place)
         if moved.key != cell.key:
-            raise UserError("the machines of the cluster run other versions of recbole_llm; install one everywhere.")
+            raise UserError(
+                "the machines of the cluster run other versions of recbole_llm or of your model; put one everywhere."
+            )
         results = Path(tempfile.mkdtemp(prefix="results-", dir=place))
         try:
             yield moved, results

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +164,33 @@ def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: py
     monkeypatch.setattr(type(FEATURES["intent"]), "version", 99)
     assert cell_of("SRGNN").key == before["SRGNN"]
     assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+
+
+def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
+    """Asked for by a process each, as while a model is worked at."""
+    folder = tiny.parents[1] / "own_code"
+    folder.mkdir()
+    show = "from tests.helpers import cell_of; print(cell_of('own_code.model:Mine').key)"
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), "."])
+
+    def key(file: str, text: str) -> str:
+        (folder / file).write_text(text)
+        return subprocess.run(
+            [sys.executable, "-c", show],
+            cwd=folder.parent,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    base = "from recbole.model.sequential_recommender import SRGNN\nclass Base(SRGNN):\n  pass\n"
+    (folder / "base.py").write_text(base)
+    first = key("model.py", "from own_code.base import Base\nclass Mine(Base):\n  pass\n")
+    assert key("other.py", "is_read = False\n") == first
+    second = key("model.py", "from own_code.base import Base\nclass Mine(Base):\n  wide = True\n")
+    assert second != first
+    assert key("base.py", base + "  deep = True\n") not in (first, second)
 
 
 def test_an_unknown_dataset_is_an_error_with_the_nearest_name(tiny: Path) -> None:
