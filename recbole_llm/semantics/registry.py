@@ -31,6 +31,8 @@ FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
 
 
 _STATED = ("name", "version", "prompts", "settings_keys", "files", "build")
+_LISTS = ("prompts", "settings_keys", "files", "needs")
+_VISIBLE = ("none", "prefix", "training")
 
 
 def find_feature(name: str) -> Feature:
@@ -53,6 +55,13 @@ def _outside(target: str) -> Feature:
     missing = [attribute for attribute in _STATED if not hasattr(found, attribute)]
     if missing:
         raise UserError(f"the feature {target} does not say its {', '.join(missing)}.")
+    for attribute in _LISTS:
+        if isinstance(value := getattr(found, attribute, ()), str):
+            raise UserError(f"the feature {target}: {attribute} is a list, such as ({value!r},).")
+    sees = str(getattr(found, "visible", "none"))
+    if sees not in _VISIBLE:
+        hint = did_you_mean(sees, _VISIBLE)
+        raise UserError(f"the feature {target}: visible is one of {', '.join(_VISIBLE)}, not {sees!r}.{hint}")
     if found.name in FEATURES:
         raise UserError(f"the feature {target}: the name {found.name!r} is taken; choose another.")
     return found

@@ -90,6 +90,9 @@ def test_a_feature_is_found_by_its_path(workspace: Path) -> None:
         ("intents", "", r"there is no semantic feature 'intents'. Did you mean intent or interest\?"),
         ("feature_taken:Mine", FEATURE.format(name="intent"), "the name 'intent' is taken"),
         ("feature_silent:Mine", "class Mine:\n  name = 'mine'\n", "does not say its version, prompts, "),
+        ("feature_keys:Mine", FEATURE.format(name="mine") + "  settings_keys=('n_words')\n", r"such as \('n_words',\)"),
+        ("feature_needs:Mine", FEATURE.format(name="mine") + "  needs='intent'\n", "needs is a list"),
+        ("feature_sees:Mine", FEATURE.format(name="mine") + "  visible='train'\n", r"'train'. Did you mean training\?"),
         ("feature_missing:Mien", FEATURE.format(name="mine"), r"has no class 'Mien'. Did you mean Mine\?"),
     ],
 )
