@@ -84,13 +84,13 @@ class Comparison:
         return Comparison(
             self.second,
             self.first,
-            -self.difference,
-            -self.high,
-            -self.low,
+            0.0 - self.difference,  # zero stays without a sign
+            0.0 - self.high,
+            0.0 - self.low,
             self.p_bootstrap,
             self.p_wilcoxon,
             self.p_holm,
-            -self.effect,
+            0.0 - self.effect,
             self.users,
             self.less,
             self.greater,

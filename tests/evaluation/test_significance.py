@@ -121,6 +121,10 @@ def test_equal_methods_differ_by_nothing() -> None:
     (found,) = Family({"a": [run], "b": [run]}, "ndcg@10").compare()
     assert (found.difference, found.p_wilcoxon, found.p_bootstrap, found.effect) == (0, 1, 1, 0)
     assert not found.holds
+    shown = found.turned()
+    assert f"{shown.difference:+.4f} [{shown.low:+.4f}, {shown.high:+.4f}] {shown.effect:+.2f}" == (
+        "+0.0000 [+0.0000, +0.0000] +0.00"
+    )
 
 
 @pytest.mark.slow
