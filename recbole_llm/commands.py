@@ -298,13 +298,16 @@ def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] |
     """``--metrics`` and ``--topk`` of a table.
 
     Raises:
-        UserError: an unknown metric or no cut-off.
+        UserError: an unknown metric, no cut-off, or subgroups where there is no place for them.
     """
     from recbole_llm.evaluation.names import metric_title, parse_metric
 
     metrics = _names(options.metrics) or None
     for name in metrics or ():
         parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
+    if options.groups and (options.format == "csv" or options.check_reference):
+        other = "--check-reference" if options.check_reference else "--format=csv"
+        raise UserError(f"--groups: {other} shows no subgroups; leave one of them out.")
     return metrics, _cut_offs(options.topk)
 
 

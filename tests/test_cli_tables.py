@@ -106,11 +106,19 @@ def test_the_table_takes_its_options(
     assert text in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("option", "message"), [("--topk=0", "give cut-offs"), ("--baseline=SASRek", "SASRec")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--topk=0"], "give cut-offs"),
+        (["--baseline=SASRek"], "SASRec"),
+        (["--groups", "--format=csv"], "--format=csv shows no subgroups"),
+        (["--groups", "--check-reference"], "--check-reference shows no subgroups"),
+    ],
+)
 def test_a_wrong_option_of_a_table_is_an_error(
-    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], option: str, message: str
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], options: list[str], message: str
 ) -> None:
-    assert cli("table", option) == 2
+    assert cli("table", *options) == 2
     assert message in capsys.readouterr().err
 
 
