@@ -342,8 +342,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
     ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again.
     """
-    assert settings.method.stage_one is not None
-    method = find_method(str(settings[settings.method.stage_one]))
+    method = _stage_one(settings)
     own = settings.method.name + "."
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
     overrides["seed"] = settings["stage_one_seed"]
@@ -421,5 +420,22 @@ def _stage_ones(
     for method in methods:
         if method.stage_one is not None:
             settings = layer_settings(method, dataset, protocol, config_files, overrides, strict=False)
-            found.append(find_method(str(settings[method.stage_one])))
+            found.append(_stage_one(settings))
+    return found
+
+
+def _stage_one(settings: Settings) -> Method:
+    """The model that ``settings``' model stands on.
+
+    Raises:
+        UserError: there is none of that name, or it stands on another one, perhaps on itself.
+    """
+    key = settings.method.stage_one
+    assert key is not None
+    try:
+        found = find_method(str(settings[key]))
+    except UserError as error:
+        raise UserError(str(error).replace("--model=", f"--{key}=", 1)) from error
+    if found.stage_one is not None:
+        raise UserError(f"--{key}={found.name}: it stands on such a model itself; name one that does not, as SRGNN.")
     return found

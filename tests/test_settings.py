@@ -42,6 +42,16 @@ def test_the_preset_of_a_backbone_lies_below_the_method_s_own_and_reaches_stage_
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [("SRGN", r"there is no such model. Did you mean SRGNN\?"), ("LLMDMsRec", "it stands on such a model itself")],
+)
+def test_a_model_of_stage_one_is_there_and_stands_alone(name, message):
+    """One that stood on itself was looked for without end."""
+    with pytest.raises(UserError, match=f"--stage_one_model={name}: {message}"):
+        stage_one_settings(layered("LLMDMsRec", stage_one_model=name))
+
+
+@pytest.mark.parametrize(
     "wanted",
     [{"lr_decay_epochs": 3}, {"precision": "bf16"}, {"compile": "default"}, {"gradient_accumulation_steps": 4}],
 )
