@@ -31,6 +31,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     _check_negatives(values)
     _one_semantics(method, values)
     _check_engine(values)
+    _check_cut_offs(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
@@ -104,6 +105,12 @@ def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
     if values.get("enable_amp") and not theirs:
         raise UserError("enable_amp: our loop takes --precision=bf16 instead.")
+
+
+def _check_cut_offs(values: Mapping[str, Any]) -> None:
+    cut_offs = values.get("topk", [10])
+    if not cut_offs or any(type(cut_off) is not int or cut_off < 1 for cut_off in cut_offs):
+        raise UserError(f"topk={cut_offs}: give cut-offs, whole numbers from 1 on, such as [5,10].")
 
 
 def _check_clipping(given: Mapping[str, Any]) -> None:

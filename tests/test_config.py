@@ -11,7 +11,7 @@ import torch
 
 from recbole_llm.config import BenchConfig, resolve_device
 from recbole_llm.errors import UserError
-from tests.helpers import cell_of
+from tests.helpers import cell_of, layered
 
 
 @pytest.fixture
@@ -127,12 +127,18 @@ def test_a_class_from_outside_has_its_own_settings(tiny, monkeypatch):
     assert (config["model"], config["my_width"]) == ("Mine", 7)
 
 
+@pytest.mark.parametrize("value", ["abc", 0, 1.5, [5, -1], [], [True]])
+def test_cut_offs_are_whole_numbers_from_one_on(value):
+    with pytest.raises(UserError, match=r"topk=.*: give cut-offs, whole numbers from 1 on"):
+        layered(topk=value)
+    assert layered(topk=3)["topk"] == [3]
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"metrics": ["Hit", "Nonsense"]}, "--model=SASRec: There is no metric named 'Nonsense'"),
         ({"metrics": ["Hit", "AUC"]}, "Ranking metrics and value metrics can not be used at the same time"),
-        ({"topk": [0]}, "topk must be a positive integer"),
         ({"repeatable": False}, "Sequential models currently only support repeatable"),
         ({"train_neg_sample_args": {"sample_num": 1}}, "should be None when the loss_type is CE"),
         ({"eval_args.mode": "fulll"}, r"the mode \[fulll\] in eval_args is not supported"),
