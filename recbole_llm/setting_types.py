@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -56,6 +57,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "adaptor": ("linear", "mlp"),
 }
 
+# Lists and mappings that nothing works without; others may be null, as RecBole has it.
+NEVER_NULL = ("lm_scratch", "stage_epochs", "topk")
+
 # Words that stand beside whole numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
@@ -67,14 +71,29 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("routing_rounds", "interest_window", "clique_size", "synthesised_items", "exact_users"), 1),
     **dict.fromkeys(("synthesised_per_step", "exemplar_items", "max_text_interests", "text_size", "n_codes"), 1),
     **dict.fromkeys(("n_sampled", "epochs", "stopping_step", "seed", "stage_one_seed", "learning_rate"), 0),
-    **dict.fromkeys(("weight_decay", "lr_decay_epochs", "lr_decay"), 0),
+    **dict.fromkeys(("weight_decay", "lr_decay_epochs", "lr_decay", "max_cost", "max_requests"), 0),
+    # The five methods
+    **dict.fromkeys(("profile_items", "pca_size", "intent_stride", "llm_concurrency", "encoder_max_length"), 1),
+    **dict.fromkeys(("soft_tokens", "prompt_items", "title_tokens", "prompt_tokens", "prompt_vectors"), 0),
+    **dict.fromkeys(("graph_layers", "user_graph_layers", "similar_users", "graph_init_std", "warmup_steps"), 0),
+    **dict.fromkeys(("finetune_learning_rate", "lm_learning_rate", "label_power", "hard_negative_beta"), 0),
+    **dict.fromkeys(("alignment_weight", "semantic_weight", "contrast_weight", "routing_weight", "sigma"), 0),
+    **dict.fromkeys(("sequential_alignment", "direct_alignment"), 0),
+    **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 0),
 }
-AT_MOST: dict[str, int] = dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1)
+AT_MOST: dict[str, int] = {
+    **dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1),
+    **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 1),
+    **dict.fromkeys(("covering_share", "covering_budget"), 1),
+}
+ABOVE_ZERO = ("temperature", "alignment_temperature", "covering_share", "covering_budget")
 
 _WHOLE_NUMBER = re.compile(
     r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$"
     r"|^(epochs|seed|candidate_seed|stage_one_seed|step|k|topk|worker|nproc|epsilon|candidate_folds)$"
     r"|^(routing_rounds|interest_window|synthesised_items|exemplar_items|exact_users|max_text_interests)$"
+    r"|^(soft_tokens|prompt_items|title_tokens|prompt_tokens|prompt_vectors|beams|profile_items)$"
+    r"|^(similar_users|samples_per_user|intent_stride)$"
 )
 
 
@@ -107,15 +126,22 @@ def _convert(value: Any, wanted: type) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if wanted is int and number and float(value).is_integer():
         return int(value)
-    if wanted is float and number:
+    if wanted is float and number and math.isfinite(value):
         return value
     if wanted is str and (number or isinstance(value, str)):
         return str(value)
-    if wanted is list and not isinstance(value, dict):
+    if wanted is list and not isinstance(value, (dict, type(None))):
         return list(value) if isinstance(value, (list, tuple)) else [value]
     if isinstance(value, wanted) and wanted in (bool, dict):
         return value
     raise TypeError
+
+
+def _may_be_null(key: str, default: Any) -> bool:
+    """Whether ``key: ~`` says something: not where a number, a switch or a choice is wanted."""
+    if default is None or key in OPTIONAL_TYPES or key in ALSO or key == "rm_dup_inter":
+        return True
+    return not (key in CHOICES or key in NEVER_NULL or isinstance(default, (bool, int, float)))
 
 
 def coerce(key: str, value: Any, default: Any, where: str) -> Any:
@@ -130,7 +156,7 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     Raises:
         UserError: the value is of another type, too small, too large or not among the choices.
     """
-    if key in CHOICES and value is not None and not isinstance(default, (bool, dict)):
+    if key in CHOICES and not isinstance(default, (bool, dict)) and not (value is None and _may_be_null(key, default)):
         if value not in CHOICES[key]:
             hint = did_you_mean(str(value), CHOICES[key])
             raise UserError(f"{where}: {key} is one of {', '.join(CHOICES[key])}; got {value!r}.{hint}")
@@ -138,7 +164,7 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
     if value in ALSO.get(key, ()):
         return value
     wanted = _wanted_type(key, default)
-    if value is None or wanted is None:
+    if wanted is None or (value is None and _may_be_null(key, default)):
         return value
     if key.endswith("_inter_num_interval") and isinstance(value, list):
         value = f"[{','.join(map(str, value))}]"  # what YAML makes of a closed interval
@@ -151,4 +177,6 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
         raise UserError(f"{where}: {key} is at least {AT_LEAST[key]}; got {value!r}.")
     if key in AT_MOST and isinstance(taken, (int, float)) and taken > AT_MOST[key]:
         raise UserError(f"{where}: {key} is at most {AT_MOST[key]}; got {value!r}.")
+    if key in ABOVE_ZERO and isinstance(taken, (int, float)) and taken <= 0:
+        raise UserError(f"{where}: {key} is above 0; got {value!r}.")
     return default if wanted is float and taken == default else taken  # 0 for 0.0 is the same run

@@ -123,8 +123,12 @@ def test_a_number_is_fine_where_text_is_wanted():
     assert layered(checkpoint_dir=7)["checkpoint_dir"] == "7"
 
 
-def test_null_is_always_taken():
-    assert layered(learning_rate=None)["learning_rate"] is None
+def test_null_is_taken_where_it_says_something():
+    assert layered("DUIP", clip_grad_norm=None)["clip_grad_norm"] is None
+    assert layered("Pop", load_col=None)["load_col"] is None
+    refused("learning_rate takes a number", learning_rate=None)
+    refused("gate is one of sigmoid, one, zero; got None", model="LDMI", gate=None)
+    refused("stage_epochs takes a list", model="DUIP", stage_epochs=None)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +158,58 @@ def test_a_size_below_its_least_is_refused(model, key, least):
     [
         *[("LDMI", key) for key in ("interest_window", "clique_size", "synthesised_items", "synthesised_per_step")],
         *[("EIMF", key) for key in ("exemplar_items", "exact_users", "max_text_interests", "text_size")],
-        *[("ComiRecDR", "routing_rounds"), ("SASRecF", "n_codes")],
+        *[("ISRF", key) for key in ("profile_items", "pca_size", "beams", "samples_per_user")],
+        *[("ComiRecDR", "routing_rounds"), ("SASRecF", "n_codes"), ("LLMDMsRec", "intent_stride")],
     ],
 )
 def test_sizes_of_features_are_whole_and_at_least_one(model, key):
     """An ``interest_window`` of 0 asked about every item alone, ``exemplar_items`` of 0 about empty histories."""
     refused(f"{key} is at least 1; got 0", model=model, **{key: 0})
     refused(f"{key} takes a whole number", model=model, **{key: 2.5})
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        *[("DUIP", key) for key in ("soft_tokens", "prompt_items", "title_tokens", "prompt_tokens", "warmup_steps")],
+        *[("ISRF", key) for key in ("graph_layers", "user_graph_layers", "similar_users", "prompt_vectors")],
+        ("LDMI", "max_requests"),
+    ],
+)
+def test_counts_are_whole_and_not_negative(model, key):
+    refused(f"{key} is at least 0; got -1", model=model, **{key: -1})
+    refused(f"{key} takes a whole number", model=model, **{key: 1.5})
+    assert layered(model, **{key: 0})[key] == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        *[("DUIP", key) for key in ("finetune_learning_rate", "lm_learning_rate")],
+        *[("EIMF", key) for key in ("alignment_weight", "semantic_weight", "routing_weight")],
+        *[("ISRF", key) for key in ("sequential_alignment", "direct_alignment", "graph_init_std")],
+        *[("LDMI", "contrast_weight"), ("LDMI", "max_cost"), ("LLMDMsRec", "sigma")],
+    ],
+)
+def test_weights_and_rates_are_not_negative(model, key):
+    """A negative weight turned its loss off, or around, and the record had a row of its own."""
+    refused(f"{key} is at least 0; got -1", model=model, **{key: -1})
+    refused(f"{key} takes a number .*, got nan", model=model, **{key: float("nan")})
+
+
+@pytest.mark.parametrize(("model", "key"), [("EIMF", "temperature"), ("ISRF", "alignment_temperature")])
+def test_a_temperature_is_above_zero(model, key):
+    """Scores were divided by it, and the loss was no number."""
+    for value in (0, -1):
+        refused(f"--{key}={value}: {key} is above 0; got {value}", model=model, **{key: value})
+    refused(f"{key} takes a number", model=model, **{key: float("inf")})
+
+
+@pytest.mark.parametrize(("model", "key"), [("DUIP", "dropout_prob"), ("LLMDMsRec", "semantic_dropout")])
+def test_a_share_is_between_zero_and_one(model, key):
+    refused(f"{key} is at most 1; got 1.5", model=model, **{key: 1.5})
+    refused(f"{key} is at least 0; got -1", model=model, **{key: -1})
+    refused("covering_share is above 0; got 0", model="LDMI", covering_share=0)
 
 
 def test_any_protocol_takes_a_number_of_candidates_and_a_seed_for_them():
