@@ -177,20 +177,26 @@ def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 
 def _users(text: str, recommender: Any) -> list[str]:
-    """``--users``: ``all``, a file with one name a line, or names with commas between them.
+    """``--users``: ``all``, a name, a file with one name a line, or names with commas between them.
 
     Raises:
-        UserError: the file is not UTF-8 text.
+        UserError: the file is not UTF-8 text, or nobody is named.
     """
+    known = [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
     if text == "all":
-        return [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
-    names = text.split(",")
+        return known
+    there = set(known)
+    names = [text] if text in there else text.split(",")
     if os.path.isfile(text):  # noqa: PTH113 - Path.is_file fails where many names are too long for that of a file
         try:
-            names = Path(text).read_text(encoding="utf-8").splitlines()
+            names = Path(text).read_text(encoding="utf-8").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"--users={text}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
-    return [name.strip() for name in names if name.strip()]
+    # Blanks and commas may belong to a name; what is no name is tried without the blanks around it.
+    named = [name if name in there else name.strip() for name in names]
+    if not any(named):
+        raise UserError(f"--users={text}: it names nobody; give names, a file with one a line, or all.")
+    return [name for name in named if name]
 
 
 def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:

@@ -341,6 +341,31 @@ def test_a_file_of_users_holds_one_a_line(
     assert said in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("user", [" u1", "u2 ", "u,3"])
+def test_a_name_keeps_its_blanks_and_its_comma(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], user: str
+) -> None:
+    """They are part of an id for the reader; names were cut and stripped, and then nobody's."""
+    path = tiny / "tiny.inter"
+    path.write_text(path.read_text().replace(f"{user.replace(',', '').strip()}\t", f"{user}\t"))
+    Path("users.txt").write_text(f"{user}\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--quiet") == 0
+    capsys.readouterr()
+    for users in (user, "users.txt"):
+        words = ["--model=Pop", "--dataset=tiny", f"--users={users}", "--topk=1", "--quiet"]
+        assert cli("recommend", *words) == 0
+        assert capsys.readouterr().out.splitlines()[1].startswith(f"{user}\t1\ti")
+
+
+@pytest.mark.parametrize("users", ["", " ", ","])
+def test_recommending_to_nobody_is_a_mistake(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], users: str
+) -> None:
+    assert cli("--model=Pop", "--dataset=tiny", "--quiet") == 0
+    assert cli("recommend", "--model=Pop", "--dataset=tiny", f"--users={users}", "--quiet") == 2
+    assert "it names nobody" in capsys.readouterr().err
+
+
 def test_a_model_whose_weights_are_elsewhere_is_trained_again_and_an_unknown_one_is_not(
     tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
