@@ -62,8 +62,12 @@ class Together(BenchTrainer):
         name = trainer.config["model"]
         if isinstance(trainer, TraditionalTrainer):  # what each process counts of its share would not be shared
             raise UserError(f"--nproc: {name} learns without gradients, and gradients are what processes share.")
-        if not plain or not isinstance(train_data, TrainLoader):
+        if not plain:
             raise UserError(f"--nproc: {name} is trained by a loop of its own, which one process runs.")
+        if not isinstance(train_data, TrainLoader):
+            raise UserError(
+                f"--nproc: {name} learns from batches of its own, which are not shared out among processes."
+            )
         trainer.__class__ = type(trainer.__class__.__name__, (cls, type(trainer)), {})
         rank, cuda = distributed.get_rank(), trainer.device.type == "cuda"
         trainer.process = rank

@@ -81,6 +81,12 @@ def test_a_model_with_a_loop_of_its_own_is_refused(tiny: Path) -> None:
         Together.take_over(trainer, data)
 
 
+def test_a_model_with_batches_of_its_own_is_refused(tiny: Path) -> None:
+    prepared = prepare("ISRF", semantics="none")
+    with pytest.raises(UserError, match="--nproc: ISRF learns from batches of its own"):
+        Together.take_over(make_trainer(prepared.config, prepared.model), training_loader(prepared)[0])
+
+
 def test_a_model_that_only_counts_is_refused(tiny: Path) -> None:
     """The first process would rank by the counts of its share of the interactions."""
     prepared = prepare("Pop")
