@@ -18,6 +18,7 @@ recbole_llm.compat.apply()
 import torch  # noqa: E402
 from recbole.config import Config  # noqa: E402
 from recbole.data.transform import construct_transform  # noqa: E402
+from recbole.utils import InputType  # noqa: E402
 
 
 def resolve_device(name: str, use_gpu: bool = True) -> torch.device:
@@ -59,6 +60,12 @@ class BenchConfig(Config):
                 construct_transform(self)  # it names the columns that the model's constructor asks for
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"--model={settings.method.name}: {' '.join(str(error).split())}") from error
+        sampled = self["train_neg_sample_args"]["distribution"] != "none"
+        if self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and not sampled:
+            raise UserError(
+                f"--model={settings.method.name} learns from an item that a user has beside one that the user has not: "
+                "give train_neg_sample_args, such as {distribution: uniform, sample_num: 1}."
+            )
 
     def _load_config_files(self, file_list: Any) -> dict[str, Any]:
         return {}

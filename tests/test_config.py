@@ -134,6 +134,12 @@ def test_cut_offs_are_whole_numbers_from_one_on(value):
     assert layered(topk=3)["topk"] == [3]
 
 
+@pytest.mark.parametrize(("model", "more"), [("BPR", {}), ("SASRec", {"loss_type": "BPR"})])
+def test_a_model_of_pairs_is_not_left_without_negatives(config_of, model, more):
+    with pytest.raises(UserError, match=f"--model={model} learns from .*: give train_neg_sample_args, such as"):
+        config_of(model, train_neg_sample_args=None, **more)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
