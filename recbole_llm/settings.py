@@ -277,8 +277,24 @@ def layer_settings(
             checks that each key belongs to one of them and passes ``False``.
 
     Raises:
-        UserError: an unknown key, a value of the wrong type, an unreadable file.
+        UserError: an unknown key, a value of the wrong type, an unreadable file, settings that contradict each other.
     """
+    settings = _layered(method, dataset, protocol, config_files, overrides, strict)
+    if settings.origin["train_neg_sample_args"].startswith("RecBole"):
+        leave_negatives_out(method, settings.values)
+    settle(method, settings.values)
+    return settings
+
+
+def _layered(
+    method: Method,
+    dataset: str,
+    protocol: str | None,
+    config_files: Iterable[Path],
+    overrides: Mapping[str, Any] | None,
+    strict: bool = True,
+) -> Settings:
+    """The layers, before the settings are held against each other: a lone key is checked without those it goes with."""
     overrides = dict(overrides or {})
     protocol = overrides.pop("protocol", protocol)
     if protocol is None:
@@ -330,9 +346,6 @@ def layer_settings(
             apply(key, value, f"{file}, {key}", str(file))
     for key, value in own_last(overrides):
         apply(key, value, f"--{key}={value}", "command line")
-    if origin["train_neg_sample_args"].startswith("RecBole"):
-        leave_negatives_out(method, values)
-    settle(method, values)
     return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
 
 
@@ -373,7 +386,7 @@ def check_grid_keys(
     def check(method: Method, key: str, value: Any) -> None:
         named = backbone_key(method)
         base = {named: _backbone(method, config_files, overrides)} if named else {}
-        layer_settings(method, dataset, protocol, overrides={**base, key: value})
+        _layered(method, dataset, protocol, (), {**base, key: value})
 
     def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")

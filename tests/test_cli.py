@@ -303,6 +303,16 @@ def test_settings_files_come_before_the_command_line(tiny: Path, cli: Cli) -> No
     assert (record.origin["epochs"], record.origin["learning_rate"]) == ("command line", "b.yaml")
 
 
+def test_settings_that_go_together_are_checked_together(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each was looked at without the other, and the weight was refused whatever stood beside it."""
+    words = ["--model=REMI", "--dataset=tiny", "--hard_negative_beta=1", "--quiet", *SHORT]
+    assert cli(*words) == 2
+    assert "give n_sampled too" in capsys.readouterr().err
+    assert cli(*words, "--n_sampled=5") == 0
+
+
 def test_several_seeds_make_one_row(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--model=GRU4Rec", "--dataset=tiny", "--seeds=[3,1]", "--quiet", *SHORT) == 0
     assert re.search(r"^GRU4Rec +1,3 +\d\.\d+ ±", capsys.readouterr().out, flags=re.M)
