@@ -389,6 +389,10 @@ def test_a_model_whose_weights_are_elsewhere_is_trained_again_and_an_unknown_one
     there = capsys.readouterr()
     assert "training again" not in there.err
     (weights,) = Path("saved").rglob("best.pt")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert cli(*lists) == 2
+    assert "best.pt is not a readable checkpoint" in (err := capsys.readouterr().err)
+    assert "Delete it; the same command then trains anew." in err
     weights.unlink()
     assert cli(*lists) == 0
     again = capsys.readouterr()

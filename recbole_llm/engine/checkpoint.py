@@ -72,7 +72,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         reason = " ".join(str(error).split())[:200]
         if "Unsupported" in str(error):  # torch's own words advise to run the file's code
             reason = "it holds objects that are neither tensors nor plain values."
-        raise UserError(f"{path} is not a readable checkpoint: {reason}") from error
+        raise UserError(
+            f"{path} is not a readable checkpoint: {reason.rstrip('.')}. Delete it; the same command then trains anew."
+        ) from error
     return state
 
 
