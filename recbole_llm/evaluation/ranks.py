@@ -187,7 +187,7 @@ def rank_cases(
         count_pools: note how many items each case ranked (``gauc`` needs it).
 
     Raises:
-        UserError: the model's scores of a target are not numbers.
+        UserError: a score of a target, or of an item that it is ranked among, is not a number.
     """
     cases, table = loader.cases, loader.table
     n_items = table.dataset.item_num
@@ -270,8 +270,6 @@ def _rank_block(
     items = table.item[torch.from_numpy(target_rows).to(device)].long()
     rows = torch.from_numpy(owner).to(device)
     own = scores[rows, items]
-    if not bool(torch.isfinite(own).all()):
-        raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
     scores[:, 0] = -torch.inf
     if cases.candidates is not None:
         candidates = torch.from_numpy(cases.candidates[chosen]).to(device).long()
@@ -279,6 +277,9 @@ def _rank_block(
     elif mask_history:
         mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
         scores[rows, items] = own
+    # What is no number is not higher than a target, and would count as beaten. (Masked items make the sum -inf.)
+    if not bool(torch.isfinite(own).all()) or bool(scores.sum().isnan()):
+        raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
     if lists is not None:
         lists.add(scores, candidates)
     higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))

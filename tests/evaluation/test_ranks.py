@@ -161,6 +161,16 @@ def test_scores_that_are_no_numbers_are_a_user_error(prepared, bad):
         rank(prepared, single(prepared.dataset), scores, mask_history=True)
 
 
+@pytest.mark.parametrize("mask_history", [True, False])
+def test_another_item_s_score_that_is_no_number_is_not_beaten(prepared, mask_history):
+    cases, scores = single(prepared.dataset), random_scores(prepared.dataset)
+    start, end = int(cases.start[3]), int(cases.end[3])
+    known = prepared.dataset.table.item[start : end + 1]
+    scores[end, next(item for item in range(1, prepared.dataset.item_num) if item not in known)] = float("nan")
+    with pytest.raises(UserError, match="not finite numbers"):
+        rank(prepared, cases, scores, mask_history=mask_history)
+
+
 def test_half_precision_scores_are_ranked(prepared):
     cases, scores = single(prepared.dataset), random_scores(prepared.dataset, 5)
     found = rank(prepared, cases, scores.bfloat16(), mask_history=True)
