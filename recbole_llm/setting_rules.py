@@ -119,8 +119,10 @@ def _check_clipping(given: Mapping[str, Any]) -> None:
             hint = did_you_mean(str(key), _CLIPPING)
             raise UserError(f"clip_grad_norm: there is no {key!r}.{hint} Known: {', '.join(_CLIPPING)}.")
     limit = given.get("max_norm")
-    if given and (isinstance(limit, bool) or not isinstance(limit, (int, float))):
-        raise UserError(f"clip_grad_norm: give the largest norm as a number, such as {{max_norm: 5}}; got {limit!r}.")
+    if given and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+        raise UserError(
+            f"clip_grad_norm: give the largest norm as a number above 0, such as {{max_norm: 5}}; got {limit!r}."
+        )
 
 
 def _one_semantics(method: Method, values: dict[str, Any]) -> None:

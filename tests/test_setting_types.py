@@ -231,7 +231,9 @@ def test_a_graph_model_may_do_without_layers():
     refused("num_layers=0: GRU4Rec has at least one layer", model="GRU4Rec", num_layers=0)
 
 
-@pytest.mark.parametrize("value", [{"norm_type": 2}, {"max_norm": "much"}, {"max_norm": True}])
+@pytest.mark.parametrize(
+    "value", [{"norm_type": 2}, {"max_norm": "much"}, {"max_norm": True}, {"max_norm": -1}, {"max_norm": 0}]
+)
 def test_clipping_needs_its_largest_norm(value):
     refused("clip_grad_norm: give the largest norm as a number", clip_grad_norm=value)
     assert layered(clip_grad_norm={"max_norm": 5, "norm_type": 2})["clip_grad_norm"] == {"max_norm": 5, "norm_type": 2}

@@ -87,10 +87,13 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
     unknown = sorted(set(scratch) ^ set(_SIZES))
     if unknown:
         raise UserError(f"lm_scratch holds {', '.join(_SIZES)}; wrong or missing: {', '.join(unknown)}.")
-    size, layers, heads = (int(scratch[key]) for key in _SIZES[:3])
+    for key in _SIZES:
+        if type(scratch[key]) is not int or scratch[key] < 1:
+            raise UserError(f"lm_scratch: {key} takes a whole number from 1 on, got {scratch[key]!r}.")
+    size, layers, heads = (scratch[key] for key in _SIZES[:3])
     if size % heads:
         raise UserError(f"lm_scratch: hidden_size {size} is no multiple of num_heads {heads}.")
-    tokenizer = build_tokenizer(texts, int(scratch["vocab_size"]))
+    tokenizer = build_tokenizer(texts, scratch["vocab_size"])
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     # At this size drawing dropout masks and GPT-2's own activation would take half of the time on a CPU.
     if kind == CAUSAL:

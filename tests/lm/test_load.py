@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,8 +70,14 @@ def test_a_broken_gguf_file_is_one_clear_message(tmp_path: Path) -> None:
         load_language_model(str(tmp_path / "broken.gguf"), CAUSAL, [], {})
 
 
-@pytest.mark.parametrize("sizes", [{"hidden_size": 16}, {**SIZES, "layers": 2}, {**SIZES, "num_heads": 3}])
-def test_sizes_of_scratch_are_checked(sizes: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *[{"hidden_size": 16}, {**SIZES, "layers": 2}, {**SIZES, "num_heads": 3}],
+        *[{**SIZES, "hidden_size": 0}, {**SIZES, "num_layers": -1}, {**SIZES, "vocab_size": "many"}],
+    ],
+)
+def test_sizes_of_scratch_are_checked(sizes: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="lm_scratch"):
         load_language_model("scratch", CAUSAL, TEXTS, sizes)
 
