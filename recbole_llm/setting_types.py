@@ -78,7 +78,7 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("graph_layers", "user_graph_layers", "similar_users", "graph_init_std", "warmup_steps"), 0),
     **dict.fromkeys(("finetune_learning_rate", "lm_learning_rate", "label_power", "hard_negative_beta"), 0),
     **dict.fromkeys(("alignment_weight", "semantic_weight", "contrast_weight", "routing_weight", "sigma"), 0),
-    **dict.fromkeys(("sequential_alignment", "direct_alignment"), 0),
+    **dict.fromkeys(("sequential_alignment", "direct_alignment", "covering_budget"), 0),
     **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 0),
 }
 AT_MOST: dict[str, int] = {
@@ -86,7 +86,7 @@ AT_MOST: dict[str, int] = {
     **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 1),
     **dict.fromkeys(("covering_share", "covering_budget"), 1),
 }
-ABOVE_ZERO = ("temperature", "alignment_temperature", "covering_share", "covering_budget")
+ABOVE_ZERO = ("temperature", "alignment_temperature", "covering_share")
 
 _WHOLE_NUMBER = re.compile(
     r"(_size|_num|_step|_steps|_layers|_layer|_heads|_head|_epochs|_length|_LENGTH|^n_.*|^num_.*)$"

@@ -12,13 +12,14 @@ import torch
 from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.bench.recommend import Recommender
 from recbole_llm.engine.loaders import recbole_loaders, training_loader
+from recbole_llm.layers.bucketing import FEW_ROWS
 from recbole_llm.models.llmdmsrec import ALIGNMENTS, BACKBONES
 from recbole_llm.models.session_encoder import Session
 from recbole_llm.setting_types import CHOICES
 from recbole_llm.yaml_files import properties_folder, read_yaml
 from tests.helpers import cell_of, prepare, runner, settings_of
 
-SAME_LENGTHS = 200  # a batch that is encoded in one piece, so that sums are added in one order
+SAME_LENGTHS = 2 * FEW_ROWS - 1  # a batch that is encoded in one piece, so that sums are added in one order
 
 
 def training_batches(prepared: Prepared, count: int) -> list[Any]:
