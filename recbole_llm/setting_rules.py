@@ -26,16 +26,25 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     Raises:
         UserError: settings that the method has not, or that contradict each other.
     """
-    _check_loss(method, values)
-    _check_layers(method, values)
+    settle_each(method, values)
     _check_negatives(values)
     _one_semantics(method, values)
     _check_engine(values)
+    if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
+        values["candidate_seed"] = CANDIDATE_SEED
+
+
+def settle_each(method: Method, values: dict[str, Any]) -> None:
+    """The part of :func:`settle` that looks at one setting at a time, whatever stands beside it, in place.
+
+    Raises:
+        UserError: a setting that is wrong by itself.
+    """
+    _check_loss(method, values)
+    _check_layers(method, values)
     _check_cut_offs(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
-    if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
-        values["candidate_seed"] = CANDIDATE_SEED
 
 
 def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:

@@ -36,7 +36,7 @@ from recbole_llm.registry import (
     recbole_folder,
     recbole_methods,
 )
-from recbole_llm.setting_rules import leave_negatives_out, settle
+from recbole_llm.setting_rules import leave_negatives_out, settle, settle_each
 from recbole_llm.setting_types import OPTIONAL_TYPES, coerce
 from recbole_llm.yaml_files import parse_yaml, properties_folder, property_names, read_yaml
 
@@ -169,14 +169,18 @@ def _recbole_argument_names() -> frozenset[str]:
     return frozenset(re.findall(r"'(\w+)'", text))
 
 
-def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> UserError:
+class _UnknownKey(UserError):
+    """A model has no such setting; another one of the grid may have it."""
+
+
+def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> _UnknownKey:
     owners = sorted(
         {n for n, keys in {**_recbole_model_keys(), **_our_model_keys()}.items() if key in keys and n != method.name}
     )
     if owners:
         shown = ", ".join(owners[:4]) + (", ..." if len(owners) > 4 else "")
-        return UserError(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
-    return UserError(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
+        return _UnknownKey(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
+    return _UnknownKey(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
 
 
 def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, where: str, source: str) -> None:
@@ -386,7 +390,8 @@ def check_grid_keys(
     def check(method: Method, key: str, value: Any) -> None:
         named = backbone_key(method)
         base = {named: _backbone(method, config_files, overrides)} if named else {}
-        _layered(method, dataset, protocol, (), {**base, key: value})
+        alone = _layered(method, dataset, protocol, (), {**base, key: value})
+        settle_each(method, alone.values)  # what goes together with others is seen with them, by layer_settings
 
     def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")
@@ -400,7 +405,7 @@ def check_grid_keys(
             except UserError as error:
                 errors.append(error)
         if len(errors) == len(methods):
-            raise errors[0]
+            raise next((error for error in errors if not isinstance(error, _UnknownKey)), errors[0])
 
     for file in config_files:
         for key, value in read_yaml(file).items():

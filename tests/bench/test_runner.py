@@ -178,7 +178,10 @@ def test_recbole_s_way_of_evaluating_may_be_given_where_it_is_followed(tiny: Pat
         ),
         ("SASRec.n_layer: 3", r"mine.yaml, SASRec.n_layer: there is no setting 'n_layer'"),
         ("sigma: 0.1", r"mine.yaml, sigma: .* has no setting 'sigma' .it belongs to LLMDMsRec"),
-        ("list_metrics: [NDCG]", "list_metrics takes ItemCoverage"),
+        ("list_metrics: [NDCG]", "mine.yaml, list_metrics: list_metrics takes ItemCoverage"),
+        ("n_layers: 0", "mine.yaml, n_layers: .*SASRec has at least one layer"),
+        ("topk: [0]", "mine.yaml, topk: .*give cut-offs"),
+        ("clip_grad_norm: {max_norm: 0}", "mine.yaml, clip_grad_norm: .*above 0"),
         ("model: SASRec", "mine.yaml, model: give --model on the command line"),
     ],
 )
