@@ -30,6 +30,7 @@ from recbole_llm.semantics.reader import SemanticFeatures
 from recbole_llm.semantics.registry import find_feature
 from recbole_llm.semantics.store import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.semantics.versions import feature_stamps
+from recbole_llm.semantics.visible import ITEMS_ALONE
 from recbole_llm.settings import Settings, tells_apart
 
 logger = logging.getLogger(__name__)
@@ -290,7 +291,7 @@ class FeatureShop:
         only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
-            "sees": getattr(feature, "visible", "none"),
+            "sees": getattr(feature, "visible", ITEMS_ALONE),
             "files": list(feature.files),
             "counts": context.counts,
             **facts,

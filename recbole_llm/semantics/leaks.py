@@ -23,9 +23,8 @@ from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.store import asked_suffix
-from recbole_llm.semantics.visible import visible_ends
+from recbole_llm.semantics.visible import TRAINING, visible_ends
 
-TRAINING, PREFIX = "training", "prefix"
 SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
 MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
 CHANCE = 1e-4  # a difference that is less likely by chance is a leak

@@ -15,6 +15,7 @@ from recbole_llm.semantics.features.interests import Interests
 from recbole_llm.semantics.features.item_texts import ItemTextIds
 from recbole_llm.semantics.features.reasoning import ItemReasoning, UserReasoning
 from recbole_llm.semantics.features.synthesised import SynthesisedUsers
+from recbole_llm.semantics.visible import ITEMS_ALONE, VISIBLE
 
 _ALL: tuple[Feature, ...] = (
     ItemTextIds(),
@@ -32,7 +33,6 @@ FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
 
 _STATED = ("name", "version", "prompts", "settings_keys", "files", "build")
 _LISTS = ("prompts", "settings_keys", "files", "needs")
-_VISIBLE = ("none", "prefix", "training")
 
 
 def find_feature(name: str) -> Feature:
@@ -58,10 +58,10 @@ def _outside(target: str) -> Feature:
     for attribute in _LISTS:
         if isinstance(value := getattr(found, attribute, ()), str):
             raise UserError(f"the feature {target}: {attribute} is a list, such as ({value!r},).")
-    sees = str(getattr(found, "visible", "none"))
-    if sees not in _VISIBLE:
-        hint = did_you_mean(sees, _VISIBLE)
-        raise UserError(f"the feature {target}: visible is one of {', '.join(_VISIBLE)}, not {sees!r}.{hint}")
+    sees = str(getattr(found, "visible", ITEMS_ALONE))
+    if sees not in VISIBLE:
+        hint = did_you_mean(sees, VISIBLE)
+        raise UserError(f"the feature {target}: visible is one of {', '.join(VISIBLE)}, not {sees!r}.{hint}")
     if found.name in FEATURES:
         raise UserError(f"the feature {target}: the name {found.name!r} is taken; choose another.")
     return found

@@ -7,6 +7,9 @@ import numpy as np
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 
+# What of a user a feature's answers may stand on: nothing, what precedes the asked row, all that may be shown.
+ITEMS_ALONE, PREFIX, TRAINING = VISIBLE = ("none", "prefix", "training")
+
 
 def visible_ends(table: Interactions, split: Split) -> np.ndarray:
     """``(n_users + 2,)`` int64: a user's rows ``offsets[u]:ends[u]`` may be shown, whatever they are used for.

@@ -9,6 +9,7 @@ import numpy as np
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.features.base import Context
+from recbole_llm.semantics.visible import PREFIX
 
 COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("items", "token_seq"))
 
@@ -26,7 +27,7 @@ class Candidates:
     prompts: ClassVar[tuple[str, ...]] = ()
     settings_keys: ClassVar[tuple[str, ...]] = ("n_candidates", "candidate_folds", "MAX_ITEM_LIST_LENGTH")
     files: ClassVar[tuple[str, ...]] = ("candidates",)
-    visible: ClassVar[str] = "prefix"
+    visible: ClassVar[str] = PREFIX
 
     def build(self, context: Context) -> dict[str, Any]:
         """Rank with the stage-one model and write item tokens, best first."""

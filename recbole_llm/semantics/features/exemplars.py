@@ -16,7 +16,7 @@ from recbole_llm.semantics.features.base import Context
 from recbole_llm.semantics.llm.client import Script
 from recbole_llm.semantics.partition import Grouping
 from recbole_llm.semantics.prompts import load_prompt
-from recbole_llm.semantics.visible import training_lists
+from recbole_llm.semantics.visible import TRAINING, training_lists
 
 PROMPT = "eimf_interests"
 CLUSTERS = (Column("user_id", "token"), Column("exemplar_id", "token"))
@@ -40,7 +40,7 @@ class Exemplars:
         "exemplar_items",
     )
     files: ClassVar[tuple[str, ...]] = ("usercluster", "exemplar")
-    visible: ClassVar[str] = "training"
+    visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
         """Cluster, ask about exemplars alone, write both files."""

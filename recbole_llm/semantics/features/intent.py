@@ -18,6 +18,7 @@ from recbole_llm.semantics.features.candidates import read_candidates
 from recbole_llm.semantics.llm.client import Script
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.text import clean, match_form
+from recbole_llm.semantics.visible import PREFIX
 
 COLUMNS = (
     Column("user_id", "token"),
@@ -40,7 +41,7 @@ class Intents:
     settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride",)
     files: ClassVar[tuple[str, ...]] = ("intent",)
     needs: ClassVar[tuple[str, ...]] = ("candidates",)
-    visible: ClassVar[str] = "prefix"
+    visible: ClassVar[str] = PREFIX
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each row that has an answer."""

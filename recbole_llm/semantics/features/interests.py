@@ -12,7 +12,7 @@ from recbole_llm.data.atomic import Column
 from recbole_llm.semantics.features.base import Context
 from recbole_llm.semantics.partition import PROMPT, partitions
 from recbole_llm.semantics.text import match_form
-from recbole_llm.semantics.visible import visible_ends
+from recbole_llm.semantics.visible import TRAINING, visible_ends
 
 COLUMNS = (
     Column("user_id", "token"),
@@ -33,7 +33,7 @@ class Interests:
     prompts: ClassVar[tuple[str, ...]] = (PROMPT,)
     settings_keys: ClassVar[tuple[str, ...]] = ("interest_window",)
     files: ClassVar[tuple[str, ...]] = ("interest",)
-    visible: ClassVar[str] = "training"
+    visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each interaction that has an interest."""

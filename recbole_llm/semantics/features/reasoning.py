@@ -20,6 +20,7 @@ from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest
 from recbole_llm.semantics.llm.client import Script
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.text import clean
+from recbole_llm.semantics.visible import ITEMS_ALONE, TRAINING
 
 ITEM_COLUMNS = (
     Column("item_id", "token"),
@@ -90,7 +91,7 @@ class ItemReasoning(_Reasoning):
     prompts: ClassVar[tuple[str, ...]] = ("isrf_item_positive", "isrf_item_negative", "isrf_item_feature")
     settings_keys: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ("itemprofile",)
-    visible: ClassVar[str] = "none"
+    visible: ClassVar[str] = ITEMS_ALONE
 
     def build(self, context: Context) -> dict[str, Any]:
         """Ask three questions an item, or apply the rule."""
@@ -135,7 +136,7 @@ class UserReasoning(_Reasoning):
     settings_keys: ClassVar[tuple[str, ...]] = ("profile_items", "legacy_leaks")
     files: ClassVar[tuple[str, ...]] = ("usertext",)
     needs: ClassVar[tuple[str, ...]] = ("item_reasoning",)
-    visible: ClassVar[str] = "training"
+    visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
         """Ask three questions a user, or apply the rule."""

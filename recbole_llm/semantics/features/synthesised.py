@@ -12,7 +12,7 @@ from recbole_llm.semantics.cliques import clique_items, disjoint, nearest_users,
 from recbole_llm.semantics.covering import max_coverage
 from recbole_llm.semantics.features.base import Context
 from recbole_llm.semantics.partition import PROMPT, partitions
-from recbole_llm.semantics.visible import training_lists
+from recbole_llm.semantics.visible import TRAINING, training_lists
 
 COLUMNS = (
     Column("synuser_id", "token"),
@@ -46,7 +46,7 @@ class SynthesisedUsers:
     )
     files: ClassVar[tuple[str, ...]] = ("synuser",)
     needs: ClassVar[tuple[str, ...]] = ()  # stated, so that one batch asks for it and for what stands before it
-    visible: ClassVar[str] = "training"
+    visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
         """Write one line for each item of a synthesised user that has an interest."""
