@@ -17,6 +17,7 @@ SEMANTIC_KEYS = (
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
 # What our loop does beyond RecBole's, and the value that leaves it out.
 OF_OUR_LOOP = {"precision": "fp32", "compile": "none", "gradient_accumulation_steps": 1, "lr_decay_epochs": 0}
+_ACTIVATIONS = ("gelu", "relu", "swish", "tanh", "sigmoid")  # recbole/model/layers.py, FeedForward.get_hidden_act
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
 
@@ -42,6 +43,7 @@ def settle_each(method: Method, values: dict[str, Any]) -> None:
     """
     _check_loss(method, values)
     _check_layers(method, values)
+    _check_activation(method, values)
     _check_cut_offs(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
@@ -67,6 +69,14 @@ def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
     for key in ("n_layers", "num_layers"):
         if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
+
+
+def _check_activation(method: Method, values: Mapping[str, Any]) -> None:
+    """RecBole's Transformer layers look it up among these, and say nothing else of another one."""
+    given = values.get("hidden_act")
+    if not (method.is_external or given is None or given in _ACTIVATIONS):
+        hint = did_you_mean(str(given), _ACTIVATIONS)
+        raise UserError(f"hidden_act={given}: use one of {', '.join(_ACTIVATIONS)}.{hint}")
 
 
 def _check_negatives(values: Mapping[str, Any]) -> None:

@@ -169,18 +169,18 @@ def _recbole_argument_names() -> frozenset[str]:
     return frozenset(re.findall(r"'(\w+)'", text))
 
 
-class _UnknownKey(UserError):
+class _UnknownKeyError(UserError):
     """A model has no such setting; another one of the grid may have it."""
 
 
-def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> _UnknownKey:
+def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> _UnknownKeyError:
     owners = sorted(
         {n for n, keys in {**_recbole_model_keys(), **_our_model_keys()}.items() if key in keys and n != method.name}
     )
     if owners:
         shown = ", ".join(owners[:4]) + (", ..." if len(owners) > 4 else "")
-        return _UnknownKey(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
-    return _UnknownKey(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
+        return _UnknownKeyError(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
+    return _UnknownKeyError(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
 
 
 def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, where: str, source: str) -> None:
@@ -405,7 +405,7 @@ def check_grid_keys(
             except UserError as error:
                 errors.append(error)
         if len(errors) == len(methods):
-            raise next((error for error in errors if not isinstance(error, _UnknownKey)), errors[0])
+            raise next((error for error in errors if not isinstance(error, _UnknownKeyError)), errors[0])
 
     for file in config_files:
         for key, value in read_yaml(file).items():

@@ -348,7 +348,9 @@ def test_a_file_of_users_holds_one_a_line(
     capsys.readouterr()
     Path("users.txt").write_bytes(users)
     assert cli("recommend", "--model=Pop", "--dataset=tiny", "--users=users.txt", "--topk=1", "--quiet") == code
-    assert said in "".join(capsys.readouterr())
+    there = capsys.readouterr()
+    assert said in there.out + there.err
+    assert bool(there.out) == (code == 0)
 
 
 @pytest.mark.parametrize("user", [" u1", "u2 ", "u,3"])

@@ -231,6 +231,12 @@ def test_a_graph_model_may_do_without_layers():
     refused("num_layers=0: GRU4Rec has at least one layer", model="GRU4Rec", num_layers=0)
 
 
+@pytest.mark.parametrize("model", ["SASRec", "EIMF"])
+def test_an_activation_is_one_that_recbole_s_layers_have(model):
+    refused(r"hidden_act=silu: use one of gelu, relu, swish, tanh, sigmoid", model=model, hidden_act="silu")
+    assert layered(model, hidden_act="swish")["hidden_act"] == "swish"
+
+
 @pytest.mark.parametrize(
     "value", [{"norm_type": 2}, {"max_norm": "much"}, {"max_norm": True}, {"max_norm": -1}, {"max_norm": 0}]
 )

@@ -99,8 +99,19 @@ class Recommender:
         return np.array([self._index[user] for user in users], dtype=np.int64)
 
     def recommend(self, users: Sequence[str], k: int = 10, batch_size: int = 1024) -> Iterator[Recommendation]:
-        """Top ``k`` for each user, in the order given."""
+        """Top ``k`` for each user, in the order given.
+
+        Raises:
+            UserError: a user whom the dataset does not have, or one without a history where the model needs one.
+        """
         ids = self.ids(users)
+        empty = ids[self._start[ids] == self._end[ids]] if self.prepared.sequential else ids[:0]
+        if len(empty):
+            lone = self.prepared.dataset.table.user_tokens[empty[0]]
+            raise UserError(f"user {lone!r} has no history that the model could start from.")
+        return self._lists(ids, k, batch_size)
+
+    def _lists(self, ids: np.ndarray, k: int, batch_size: int) -> Iterator[Recommendation]:
         for begin in range(0, len(ids), batch_size):
             part = ids[begin : begin + batch_size]
             items, scores = self.top_items(part, k)
@@ -121,9 +132,6 @@ class Recommender:
         from recbole_llm.evaluation.ranks import full_scorer, mask_seen
 
         start, end = self._start[users], self._end[users]
-        if self.prepared.sequential and (start == end).any():
-            lone = self.prepared.dataset.table.user_tokens[users[start == end][0]]
-            raise UserError(f"user {lone!r} has no history that the model could start from.")
         cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))
         n_items = self.prepared.dataset.item_num
         loader = EvalLoader(self._table, cases, len(users), self.prepared.sequential)

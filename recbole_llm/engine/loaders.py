@@ -6,6 +6,7 @@ from typing import Any
 
 import recbole_llm.compat
 from recbole_llm.data.loader import TrainLoader, UserLoader
+from recbole_llm.errors import UserError
 
 recbole_llm.compat.apply()
 
@@ -26,6 +27,12 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
     special datasets (DIEN) and dynamic negative sampling keep RecBole's loaders.
     """
     config, dataset = prepared.config, prepared.dataset
+    label = getattr(prepared.model, "LABEL", None) or getattr(prepared.model, "LABEL_FIELD", None)
+    if label and label not in dataset.field2type and config["train_neg_sample_args"]["distribution"] == "none":
+        raise UserError(
+            f"train_neg_sample_args: {type(prepared.model).__name__} learns to tell what a user has from what the user "
+            "has not, and there are no labels: give it, such as {distribution: uniform, sample_num: 1}."
+        )
     own = getattr(prepared.model, "train_loader", None)
     if own is not None:
         return own(prepared.device_table(), prepared.train_part, config), ""

@@ -11,6 +11,7 @@ from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.loader import TrainLoader, UserLoader
 from recbole_llm.engine.loaders import loader_state, recbole_loaders, restore_loader, training_loader
+from recbole_llm.errors import UserError
 from tests.data.build import write_rows
 from tests.helpers import StopAt, cell_of, prepare, runner
 
@@ -32,6 +33,18 @@ def test_autoencoders_get_users(tiny, model):
 def test_dynamic_negative_sampling_keeps_recbole_s_loader(tiny):
     loader, note = training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC))
     assert (type(loader), note) == (TrainDataLoader, "RecBole's own training loader")
+
+
+@pytest.mark.parametrize("model", ["NeuMF", "DIN"])
+@pytest.mark.parametrize("engine", ["fast", "recbole"])
+def test_a_model_of_labels_is_not_left_without_them(tiny, model, engine):
+    prepared = prepare(model, train_neg_sample_args=None, engine=engine)
+    with pytest.raises(UserError, match=f"{model} learns to tell what a user has .* give it, such as"):
+        training_loader(prepared)
+
+
+def test_a_model_that_counts_needs_no_labels(tiny):
+    assert training_loader(prepare("Pop", train_neg_sample_args=None))[0].negatives == 0
 
 
 def test_recbole_s_engine_gets_recbole_s_loader(tiny):
