@@ -101,6 +101,16 @@ def test_attention_of_each_interest_sums_to_one_over_the_history() -> None:
     torch.testing.assert_close(interests, attention @ items())
 
 
+def test_attention_is_the_equation_history_by_history() -> None:
+    """``softmax_L(W2 tanh(W1 (X + P)))``, positions counted from the first item."""
+    module = filled(SelfAttentiveInterests(D, K, L))
+    _, attention = module(items(), MASK)
+    for row, length in enumerate(LENGTHS.tolist()):
+        x = items()[row, :length] + module.position[0, :length]
+        wanted = (torch.tanh(x @ module.inner.weight.T) @ module.outer.weight.T).softmax(dim=0).T
+        torch.testing.assert_close(attention[row, :, :length], wanted)
+
+
 def test_the_regulariser_is_the_variance_of_each_interest() -> None:
     _, attention = filled(SelfAttentiveInterests(D, K, L))(items(), MASK)
     expected = 0.0

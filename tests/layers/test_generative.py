@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +121,21 @@ def test_a_free_beam_reads_numbers_and_leaves_the_rest_tied(
     numbers = {int("".join(map(str, s[:-1]))): item for item, s in enumerate(SEQUENCES) if item}
     scores = beam_scores(t5, Tokenizer(), *prompts, trie, 3, numbers)
     assert set(scores.unique().tolist()) <= {UNFOUND, 0.0, -1.0, -2.0}
+
+
+def test_a_free_beam_s_scores_are_places_in_the_list_and_the_first_of_two_counts(
+    prompts: tuple[torch.Tensor, torch.Tensor],
+) -> None:
+    """Two rows of three lines: an item twice, and a number that no item has."""
+    lines = [[0, 5, END, 0], [0, 6, 5, END], [0, 5, END, 0], [0, 9, END, 0], [0, 7, END, 0], [0, 8, END, 0]]
+    writer = SimpleNamespace(generate=lambda **_: SimpleNamespace(sequences=torch.tensor(lines)))
+    numbers = {int("".join(map(str, s[:-1]))): item for item, s in enumerate(SEQUENCES) if item}
+    encoded, mask = prompts
+    scores = beam_scores(writer, Tokenizer(), encoded[:2], mask[:2], ItemTrie(SEQUENCES, start=0), 3, numbers)
+    wanted = torch.full((2, len(SEQUENCES)), UNFOUND)
+    wanted[0, numbers[5]], wanted[0, numbers[65]] = 0.0, -1.0
+    wanted[1, numbers[7]], wanted[1, numbers[8]] = -1.0, -2.0
+    assert torch.equal(scores, wanted)
 
 
 def test_the_trie_holds_every_prefix_once_and_knows_its_ancestors() -> None:

@@ -19,6 +19,14 @@ def test_principal_components_are_those_of_scikit_learn() -> None:
     torch.testing.assert_close(found.abs(), expected.abs(), rtol=1e-3, atol=1e-4)
 
 
+def test_the_largest_entry_of_each_axis_is_positive() -> None:
+    """The sign of a component is arbitrary, and libraries differ in it."""
+    centred = VECTORS - VECTORS.mean(dim=0)
+    axes = torch.linalg.lstsq(centred, pca(VECTORS, 12)).solution.T
+    torch.testing.assert_close(axes @ axes.T, torch.eye(12), rtol=1e-3, atol=1e-3)
+    assert bool((axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)) > 0).all())
+
+
 def test_fewer_texts_than_components_give_fewer() -> None:
     assert pca(VECTORS[:4], 10).shape == (4, 4)
 
