@@ -207,6 +207,19 @@ def test_padded_interests_have_no_part(workshop: Any) -> None:
     torch.testing.assert_close(esim.readout(user, target)[0], narrow)
 
 
+def test_a_padded_interest_never_answers(workshop: Any) -> None:
+    """With attention so sharp that interests differ, padding would be nearest to some of the targets."""
+    esim = built(workshop()).esim
+    with torch.no_grad():
+        for parameter in esim.query.parameters():
+            parameter.mul_(1000.0)
+    user = torch.arange(1, 20).repeat(20)
+    target = torch.randn(len(user), esim.texts.size)
+    narrow, _ = esim.readout(user, target)
+    esim.interests = F.pad(esim.interests, (0, 5), value=-1)
+    torch.testing.assert_close(esim.readout(user, target)[0], narrow)
+
+
 def test_fewer_users_than_clusters_are_read_as_many(workshop: Any) -> None:
     esim = built(workshop()).esim
     user, target = torch.arange(1, 60), torch.randn(59, esim.texts.size)
@@ -227,6 +240,24 @@ def test_users_without_a_cluster_learn_from_behaviour_alone(workshop: Any) -> No
     with_some = built(prepared)
     with_some.esim.cluster[batch[model.USER_ID][:5]] = int(with_some.esim.cluster[0])  # padding: no interests
     assert math.isfinite(float(with_some.calculate_loss(batch).detach()))
+
+
+def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(workshop: Any) -> None:
+    prepared = workshop()
+    model, batch = built(prepared), batch_of(prepared)
+    esim, target = model.esim, batch[model.POS_ITEM_ID]
+    alone = batch[model.USER_ID].unique()[:20]
+    esim.cluster[alone] = int(esim.cluster[0])  # padding: no interests
+    kept = ~torch.isin(batch[model.USER_ID], alone)
+    assert 0 < int(kept.sum()) < len(kept)
+    with torch.no_grad():
+        wanted, v, e_t = model.ibim.losses(batch)
+        items = esim.item_vectors()
+        t = items[target[kept]]
+        r, _ = esim.readout(batch[model.USER_ID][kept], t)
+        wanted = wanted + 0.1 * model.alignment(v[kept], e_t[kept], r, t)
+        wanted = wanted + 0.1 * F.cross_entropy(r @ items.T, target[kept])
+        torch.testing.assert_close(model.calculate_loss(batch), wanted)
 
 
 def test_items_without_a_title_have_no_text(workshop: Any) -> None:

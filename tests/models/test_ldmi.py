@@ -234,6 +234,15 @@ def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(worksp
     prepare("LDMI", transform="inverse_itemseq", align=False)
 
 
+def test_the_text_of_a_cluster_is_its_name_and_nothing_where_it_has_none(workshop: Any) -> None:
+    model = built(workshop(cluster_text=True))
+    model.text_of_row = torch.tensor([2, 2, -1, 4])
+    labels, mask = torch.tensor([[0, 0, -3, 5]]), torch.tensor([[True, True, True, True]])
+    found = model.cluster_text(torch.arange(4)[None], labels, mask)[0]
+    named = model.text(model.vectors)
+    torch.testing.assert_close(found, torch.stack([torch.zeros(64), named[2], named[4], torch.zeros(64)]))
+
+
 def test_a_history_without_clusters_keeps_its_capsules(workshop: Any) -> None:
     prepared = workshop()
     model, batch = built(prepared).eval(), test_cases(prepared)
@@ -308,6 +317,25 @@ def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: 
         terms.append(-(cosines / model.temperature).log_softmax(0)[kept.index(holding[0])])
     loss = model.real_contrast(user, target, made[0], made[2], made[3])
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("contrast", ["item", "real", "both"])
+def test_the_loss_is_that_of_z_and_a_tenth_of_the_contrasts(workshop: Any, contrast: str) -> None:
+    prepared = workshop(contrast=contrast)
+    model, (batch,) = built(prepared), batches(prepared, 1)
+    target, table = batch[model.POS_ITEM_ID], model.item_embedding.weight
+    with torch.no_grad():
+        z = model.align(model.interests(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]), batch)
+        user = z[range(len(z)), (z * table[target][:, None]).sum(2).argmax(1)]
+        wanted = F.cross_entropy(user @ table.T, target)
+        torch.manual_seed(7)
+        items, vectors, clusters, number = model.prototypes()
+        if contrast != "real":
+            wanted = wanted + 0.1 * model.item_contrast(items, vectors, clusters, number)
+        if contrast != "item":
+            wanted = wanted + 0.1 * model.real_contrast(user, target, items, clusters, number)
+        torch.manual_seed(7)
+        torch.testing.assert_close(model.calculate_loss(batch), wanted)
 
 
 def test_contrast_is_part_of_training_and_not_of_scores(workshop: Any) -> None:
