@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.engine.loaders import training_loader
@@ -37,15 +38,29 @@ def cases(prepared: Prepared, count: int = 6) -> Any:
     return runner()._eval_loader(prepared, "test").batch(np.arange(count))
 
 
-def test_the_prompt_lists_the_last_titles_oldest_first(tiny: Path) -> None:
-    prepared = duip(prompt_items=2, title_tokens=30)
-    model, batch = prepared.model, cases(prepared)
-    features = prepared.dataset.semantics
-    titles = features.texts(features.item_text_ids("title_text"))
+def sharpened(prepared: Prepared) -> Any:
+    """The model with weights far from their start, where the intent would hardly be seen in the scores."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in prepared.model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return prepared.model.eval()
+
+
+def titles_and_tokenizer(prepared: Prepared) -> tuple[list[str], Any]:
+    """Titles by item, and the tokenizer that a model from scratch makes of them."""
     from recbole_llm.layers.title_prompt import AFTER, ASKED, BEFORE, OFFERED
     from recbole_llm.lm.tokenizer import build_tokenizer
 
-    tokenizer = build_tokenizer([*titles, BEFORE, AFTER, OFFERED, ASKED, ".;"], 120)
+    features = prepared.dataset.semantics
+    titles = features.texts(features.item_text_ids("title_text"))
+    return titles, build_tokenizer([*titles, BEFORE, AFTER, OFFERED, ASKED, ".;"], 120)
+
+
+def test_the_prompt_lists_the_last_titles_oldest_first(tiny: Path) -> None:
+    prepared = duip(prompt_items=2, title_tokens=30)
+    model, batch = prepared.model, cases(prepared)
+    titles, tokenizer = titles_and_tokenizer(prepared)
     prompt = model.prompt(batch["item_id_list"], batch["item_length"])
     for row in range(len(batch)):
         history = batch["item_id_list"][row, : int(batch["item_length"][row])].tolist()[-2:]
@@ -66,6 +81,25 @@ def test_the_oldest_titles_are_left_out_of_a_long_prompt(tiny: Path) -> None:
     oldest_kept = torch.where(kept, place, kept.shape[1]).amin(1)
     # Nothing is kept before the first kept title, and nothing left out after it.
     assert torch.equal(kept.sum(1) + oldest_kept, torch.where(kept, place, -1).amax(1) + 1)
+
+
+def test_scores_are_the_equations_case_by_case(tiny: Path) -> None:
+    """LSTM, soft prompt before the hard one, the language model's last state, items by text, id and bias."""
+    model = sharpened(prepared := duip(prompt_items=2))
+    batch, wanted = cases(prepared), []
+    with torch.no_grad():
+        e_id, words = model.item_embedding.weight * model.seen, model.lm.get_input_embeddings().weight
+        e_out = model.text_vectors @ model.text_out.weight.T + e_id
+        for row, length in enumerate(batch["item_length"].tolist()):
+            history = batch["item_id_list"][row, :length]
+            x = torch.cat([e_id[history], model.text_vectors[history] @ model.text_in.weight.T], dim=1)
+            h = model.lstm(x[None])[0][0, -1]
+            tokens = F.layer_norm(model.soft.f(h).view(4, 16), (16,), model.soft.norm.weight, model.soft.norm.bias)
+            soft = model.soft.scale * tokens
+            hard = words[model.prompt(history[None], torch.tensor([length])).ids[0]]
+            o = model.lm.transformer(inputs_embeds=torch.cat([soft, hard])[None]).last_hidden_state[0, -1]
+            wanted.append(e_out @ model.readout(o) + model.item_bias * model.seen[:, 0])
+        torch.testing.assert_close(model.full_sort_predict(batch), torch.stack(wanted), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", ["mlp", "linear"])
@@ -317,6 +351,55 @@ def test_the_likelihood_of_a_title_is_that_of_transformers(tiny: Path) -> None:
             logits = model.lm(input_ids=ids).logits[0, :-1].log_softmax(-1)
             wanted = logits.gather(1, ids[0, 1:, None])[-int(length) :].mean()
             torch.testing.assert_close(found[row], wanted)
+
+
+def test_titles_score_the_same_alone_and_in_passes_of_several(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recbole_llm.models.duip.PAIRS", 5)
+    model = sharpened(prepared := duip(head="lm", protocol="direct_100", candidates=6))
+    batch = cases(prepared)
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch)
+        for items in batch["candidates"].T:
+            batch["item_id"] = items
+            alone = scores.gather(1, items[:, None])[:, 0]
+            torch.testing.assert_close(model.predict(batch), alone, rtol=1e-4, atol=1e-4)
+
+
+def test_candidates_are_scored_by_the_logits_of_their_numbers(tiny: Path) -> None:
+    prepared = duip(head="index", soft_tokens=0, protocol="direct_100", candidates=6, prompt_items=2, title_tokens=30)
+    model, batch = prepared.model.eval(), cases(prepared, 3)
+    titles, tokenizer = titles_and_tokenizer(prepared)
+    numbers = [tokenizer(f" {number}", add_special_tokens=False)["input_ids"][-1] for number in range(1, 8)]
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch)
+        for row, offered in enumerate(batch["candidates"]):
+            history, length = batch["item_id_list"][row : row + 1], batch["item_length"][row : row + 1]
+            ids = model.prompt(history, length, candidates=offered[None]).ids
+            named = "; ".join(titles[item] for item in history[0, : int(length)].tolist()[-2:])
+            listed = "".join(f" {number}. {titles[item]};" for number, item in enumerate(offered.tolist(), start=1))
+            wanted = f"Session so far: {named}. Candidates:{listed} The number of the next item is"
+            assert tokenizer.decode(ids[0]) == tokenizer.decode(
+                tokenizer(wanted, add_special_tokens=False)["input_ids"]
+            )
+            torch.testing.assert_close(scores[row, offered], model.lm(input_ids=ids).logits[0, -1, numbers])
+
+
+def test_a_training_prompt_lists_its_target_once_anywhere(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = duip(head="index", protocol="direct_100", candidates=6)
+    model, batch, drawn = prepared.model, first_batch(prepared), []
+    target = batch["item_id"][:, None]
+
+    def choice(item_seq: Any, length: Any, state: Any, offered: torch.Tensor) -> torch.Tensor:
+        drawn.append(offered)
+        return 50.0 * (offered == target)
+
+    monkeypatch.setattr(model, "_choice", choice)
+    assert float(model.calculate_loss(batch)) < 1e-6  # a target that stood there twice would cost log 2
+    (offered,) = drawn
+    assert offered.shape == (len(target), 7)
+    assert int(offered.min()) >= 1
+    assert int(offered.max()) < model.n_items
+    assert len((offered == target).int().argmax(1).unique()) == 7
 
 
 def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
