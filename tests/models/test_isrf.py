@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from recbole_llm.bench.cell_runner import Prepared
 from recbole_llm.data.joint import AlternatingLoader
 from recbole_llm.engine.loaders import training_loader
 from recbole_llm.errors import UserError
+from recbole_llm.layers.alignment import soft_target_alignment
 from recbole_llm.layers.generative import UNFOUND
 from recbole_llm.layers.id_prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES
 from tests.helpers import cell_of, prepare, runner
@@ -134,6 +136,28 @@ def test_prompts_hold_the_ids_in_order_with_their_nodes(tiny: Path) -> None:
     assert nodes == [5, n_users + 2, n_users + 7, n_users + 8]
     assert set(prompt.ordinal[0][prompt.mask[0]].tolist()) == {1, 2, 3}
     assert not prompt.node[0][~prompt.mask[0]].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("words", ["graph", "position"])
+def test_inputs_are_prompt_vectors_and_tokens_with_words(
+    tiny: Path, direct: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equations 1 and 4: ``[P ; E_tok + alpha W]``, W the graph's vectors or, in sequential prompts, positions."""
+    core = _core(tiny).eval()
+    monkeypatch.setattr(core, "sequence_graph", words == "graph")
+    user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 0], [2, 7, 8]])
+    prompt = core.prompt_of(user, items, direct)
+    inputs, mask = core.embedded(prompt, core.words(prompt, direct, core.interests()), direct)
+    step, current = core.explicit.graph._forward.to_dense(), torch.cat([core.explicit.users, core.explicit.items])
+    layers = [current, *(current := step @ current for _ in range(4))]
+    graph = torch.stack(layers).mean(0)[prompt.node]
+    word = graph if direct or words == "graph" else core.positions.weight[prompt.ordinal]
+    expected = core.lm.get_input_embeddings().weight[prompt.ids] + 9.0 * word
+    torch.testing.assert_close(inputs[:, 3:], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(inputs[:, :3], core.prompt_vectors[int(direct)].expand(2, -1, -1))
+    assert torch.equal(mask, torch.cat([torch.ones(2, 3, dtype=torch.bool), prompt.mask], dim=1))
 
 
 @pytest.mark.parametrize("number", range(len(SEQUENCE_TEMPLATES)))
@@ -279,6 +303,31 @@ def test_each_alignment_is_turned_off_alone(tiny: Path, key: str, number: int) -
     values = [float(prepared.model.calculate_loss(batch)[1].detach()) for batch in first_batches(prepared)]
     assert values[number] == 0.0
     assert values[1 - number] > 0.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["infonce", "soft_targets"])
+def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form: str) -> None:
+    """A sequential batch aligns with the mean of W over the tokens of its items, a direct one with H of its users."""
+    weights = {"sequential_alignment": 0.5, "direct_alignment": 2.0}
+    prepared = isrf(alignment=form, alignment_temperature=0.3, **weights)
+    core = prepared.model.core
+    group, explicit, n_users = core.group(), core.interests(), prepared.dataset.user_num
+    sequential, direct = first_batches(prepared)
+    means = []
+    for history in sequential["item_id_list"]:
+        tokens = core.sequence_prompt.items.lengths[history]
+        means.append((tokens[:, None] * explicit[n_users + history]).sum(0) / tokens.sum())
+    for batch, other, weight in (
+        (sequential, torch.stack(means), 0.5),
+        (direct, explicit[direct["user_id"]], 2.0),
+    ):
+        own = group[batch["user_id"]]
+        cosines = F.cosine_similarity(own[:, None], other[None], dim=2)
+        wanted = -(cosines / 0.3).log_softmax(1).diagonal().mean()
+        if form == "soft_targets":
+            wanted = soft_target_alignment(own, other)
+        torch.testing.assert_close(prepared.model.calculate_loss(batch)[1], weight * wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_without_both_alignments_there_is_no_group(tiny: Path) -> None:
