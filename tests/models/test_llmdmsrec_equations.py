@@ -124,6 +124,13 @@ def test_the_alignment_is_no_part_of_scoring(small: Prepared) -> None:
     assert float(model.eval().forward(batch)[2]) == 0.0
 
 
+def test_dropout_is_on_the_texts_before_their_projection(small: Prepared) -> None:
+    model, batch, _ = by_hand(small)
+    model.train().semantic_dropout.p = 1.0
+    for projected in model.intents(batch)[:2]:
+        torch.testing.assert_close(projected, model.project.bias.expand(len(LISTS), -1))
+
+
 # ---- empty sets ---------------------------------------------------------------------------------
 
 

@@ -169,6 +169,20 @@ def test_gcegnn_is_its_papers_equations(tiny: Path, hops: int, neighbours: int) 
     check(prepared, GCEGNNByHand(prepared.model, hops))
 
 
+@pytest.mark.parametrize(
+    ("dropout", "level"), [("dropout_gcn", "far"), ("dropout_global", "far"), ("dropout_local", "near")]
+)
+def test_dropout_of_everything_leaves_the_other_level(tiny: Path, dropout: str, level: str) -> None:
+    none = {"dropout_gcn": 0.0, "dropout_local": 0.0, "dropout_global": 0.0}
+    prepared = prepare("GCEGNN", **SIZE, **{**none, dropout: 1.0})
+    model, batch = prepared.model.double().train(), cases(prepared)
+    by_hand = GCEGNNByHand(model, 1)
+    setattr(by_hand, level, lambda w, *_: np.zeros(4))
+    wanted = np.array([by_hand(weights_of(model), session) for session in sessions_of(batch)])
+    with torch.no_grad():
+        np.testing.assert_allclose(model.full_sort_predict(batch).numpy(), wanted, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("epsilon", [1, 3])
 def test_the_global_graph_counts_training_sessions_alone(tiny: Path, epsilon: int) -> None:
     prepared = prepare("GCEGNN", epsilon=epsilon, n_neighbours=64, **SIZE)

@@ -108,6 +108,16 @@ def test_it_reads_the_mean_of_the_texts_that_an_item_has(tiny: Path) -> None:
     assert not table[0].any()
 
 
+def test_a_text_that_an_item_lacks_is_no_part_of_its_mean(tiny: Path) -> None:
+    path = tiny / "tiny.item"
+    path.write_text(path.read_text(encoding="utf-8").replace("\tBrand2\n", "\t\n"), encoding="utf-8")
+    prepared = prepare("SASRecText", text_columns=["title_text", "brand_text"])
+    features, table = prepared.dataset.semantics, prepared.model.backbone.item_embedding.texts
+    lacking = (features.item_text_ids("brand_text") < 0).nonzero()[1:, 0]
+    assert len(lacking) > 5
+    torch.testing.assert_close(table[lacking], features.text_vectors()[features.item_text_ids("title_text")[lacking]])
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
