@@ -63,6 +63,11 @@ NEVER_NULL = ("lm_scratch", "stage_epochs", "topk")
 # Words that stand beside whole numbers.
 ALSO: dict[str, tuple[str, ...]] = {"candidates": ("all",)}
 
+_DROPOUTS = (
+    *("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"),
+    *("dropout_gcn", "dropout_local", "dropout_global"),
+)
+
 # Numbers that are of no use below or above one; RecBole, numpy and torch would say so late, and in other words.
 AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("train_batch_size", "eval_batch_size", "gradient_accumulation_steps", "nproc"), 1),
@@ -79,11 +84,14 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("finetune_learning_rate", "lm_learning_rate", "label_power", "hard_negative_beta"), 0),
     **dict.fromkeys(("alignment_weight", "semantic_weight", "contrast_weight", "routing_weight", "sigma"), 0),
     **dict.fromkeys(("sequential_alignment", "direct_alignment", "covering_budget"), 0),
-    **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 0),
+    # Session models and RecBole's Transformer
+    **dict.fromkeys(("n_neighbours", "inner_size"), 1),
+    **dict.fromkeys(("epsilon", "n_hops", "step", "initializer_range", "layer_norm_eps"), 0),
+    **dict.fromkeys(_DROPOUTS, 0),
 }
 AT_MOST: dict[str, int] = {
     **dict.fromkeys(("seed", "stage_one_seed"), 2**32 - 1),
-    **dict.fromkeys(("semantic_dropout", "dropout_prob", "hidden_dropout_prob", "attn_dropout_prob"), 1),
+    **dict.fromkeys(_DROPOUTS, 1),
     **dict.fromkeys(("covering_share", "covering_budget"), 1),
 }
 ABOVE_ZERO = ("temperature", "alignment_temperature", "covering_share")

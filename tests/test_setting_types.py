@@ -160,6 +160,7 @@ def test_a_size_below_its_least_is_refused(model, key, least):
         *[("EIMF", key) for key in ("exemplar_items", "exact_users", "max_text_interests", "text_size")],
         *[("ISRF", key) for key in ("profile_items", "pca_size", "beams", "samples_per_user")],
         *[("ComiRecDR", "routing_rounds"), ("SASRecF", "n_codes"), ("LLMDMsRec", "intent_stride")],
+        *[("GCEGNN", "n_neighbours"), ("SASRecText", "inner_size")],
     ],
 )
 def test_sizes_of_features_are_whole_and_at_least_one(model, key):
@@ -173,7 +174,7 @@ def test_sizes_of_features_are_whole_and_at_least_one(model, key):
     [
         *[("DUIP", key) for key in ("soft_tokens", "prompt_items", "title_tokens", "prompt_tokens", "warmup_steps")],
         *[("ISRF", key) for key in ("graph_layers", "user_graph_layers", "similar_users", "prompt_vectors")],
-        ("LDMI", "max_requests"),
+        *[("LDMI", "max_requests"), ("GCEGNN", "epsilon"), ("GCEGNN", "n_hops"), ("TAGNN", "step")],
     ],
 )
 def test_counts_are_whole_and_not_negative(model, key):
@@ -189,6 +190,7 @@ def test_counts_are_whole_and_not_negative(model, key):
         *[("EIMF", key) for key in ("alignment_weight", "semantic_weight", "routing_weight")],
         *[("ISRF", key) for key in ("sequential_alignment", "direct_alignment", "graph_init_std")],
         *[("LDMI", "contrast_weight"), ("LDMI", "max_cost"), ("LLMDMsRec", "sigma")],
+        *[("SASRecText", key) for key in ("initializer_range", "layer_norm_eps")],
     ],
 )
 def test_weights_and_rates_are_not_negative(model, key):
@@ -205,7 +207,13 @@ def test_a_temperature_is_above_zero(model, key):
     refused(f"{key} takes a number", model=model, **{key: float("inf")})
 
 
-@pytest.mark.parametrize(("model", "key"), [("DUIP", "dropout_prob"), ("LLMDMsRec", "semantic_dropout")])
+@pytest.mark.parametrize(
+    ("model", "key"),
+    [
+        *[("DUIP", "dropout_prob"), ("LLMDMsRec", "semantic_dropout")],
+        *[("GCEGNN", key) for key in ("dropout_gcn", "dropout_local", "dropout_global")],
+    ],
+)
 def test_a_share_is_between_zero_and_one(model, key):
     refused(f"{key} is at most 1; got 1.5", model=model, **{key: 1.5})
     refused(f"{key} is at least 0; got -1", model=model, **{key: -1})
