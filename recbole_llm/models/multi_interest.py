@@ -81,6 +81,7 @@ class MultiInterestRecommender(SequentialRecommender):
         if self.hard_negative_beta:
             # Interest-aware hard negatives (REMI, equation 7): negatives count by exp(beta * score), mean one.
             share = (self.hard_negative_beta * others).softmax(dim=1).detach()
+            share = share.nan_to_num()  # a row of whose negatives each is its target
             others = others + torch.log(share * self.n_sampled + 1e-12)
         logits = torch.cat([positive, others], dim=1)
         return F.cross_entropy(logits, torch.zeros(len(user), dtype=torch.int64, device=user.device))

@@ -81,6 +81,55 @@ def test_hard_negatives_weigh_more(tiny: Path) -> None:
     assert losses[2.0] > losses[0.0]
 
 
+def test_hard_negatives_count_by_their_scores_which_get_no_gradient(tiny: Path) -> None:
+    """REMI, equation 7: weights ``exp(beta s)`` of mean one before the negatives' terms of the softmax."""
+    model = prepare("REMI", n_sampled=5, hard_negative_beta=2.0).model
+    table = model.item_embedding.weight.detach()
+    torch.manual_seed(0)
+    negatives = torch.randint(1, model.n_items, (5,))
+    target = torch.tensor(sorted({*range(1, model.n_items)} - {*negatives.tolist()})[:3])
+    user = torch.randn(3, 64, requires_grad=True)
+    scores = user @ table[negatives].T
+    weights = (2.0 * scores.detach()).exp()
+    weights = weights / weights.mean(dim=1, keepdim=True)
+    own = (user * table[target]).sum(1).exp()
+    wanted = -torch.log(own / (own + (weights * scores.exp()).sum(1))).mean()
+    torch.manual_seed(0)
+    found = model.recommendation_loss(user, target)
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(*(torch.autograd.grad(loss, user) for loss in (found, wanted)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_row_whose_negatives_are_all_its_target_costs_nothing(tiny: Path) -> None:
+    model = prepare("REMI", n_sampled=1, hard_negative_beta=2.0).model
+    torch.manual_seed(0)
+    (negative,) = torch.randint(1, model.n_items, (1,)).tolist()
+    user = torch.randn(1, 64, requires_grad=True)
+    torch.manual_seed(0)
+    loss = model.recommendation_loss(user, torch.tensor([negative]))
+    assert float(loss) == 0.0
+    loss.backward()
+    assert not user.grad.any()
+
+
+def test_the_loss_of_remi_has_its_regulariser_as_often_as_a_released_batch_has_rows(tiny: Path) -> None:
+    prepared = prepare("REMI", routing_weight=3.0)
+    model, batch = prepared.model, batch_of(prepared)
+    with torch.no_grad():
+        model.attention.outer.weight.mul_(100.0)  # attention that is even costs nothing
+    lengths, target = batch[model.ITEM_SEQ_LEN], batch[model.POS_ITEM_ID]
+    interests, attention = model.attention(*model.embedded(batch[model.ITEM_SEQ]))
+    terms = []
+    for row, length in zip(attention, lengths.tolist(), strict=True):
+        own = row[:, :length]
+        variance = (own - own.mean(dim=1, keepdim=True)).square().sum(dim=1) / 64
+        terms.append(variance.square().sum())
+    user = model.readout(interests, model.item_embedding(target))
+    wanted = F.cross_entropy(user @ model.item_embedding.weight.T, target) + 3.0 * 128 * torch.stack(terms).mean()
+    torch.testing.assert_close(model.calculate_loss(batch), wanted)
+
+
 def test_without_its_regulariser_remi_is_comirec_sa(tiny: Path) -> None:
     without = prepare("REMI", routing_weight=0.0)
     remi, sa = seeded(without, "REMI"), seeded(prepare("ComiRecSA"), "ComiRecSA")
@@ -124,6 +173,19 @@ def test_short_histories_have_fewer_interests_where_asked(tiny: Path) -> None:
         count <= max(1, min(4, length.bit_length() - 1)) for count, length in zip(different, lengths, strict=True)
     )
     assert max(different) > 1
+
+
+@pytest.mark.parametrize("most", [4, 2])
+def test_the_number_of_interests_is_that_of_equation_9(tiny: Path, most: int) -> None:
+    """``max(1, min(K, log2 n))``; the others are copies of the first."""
+    prepared = prepare("MIND", adaptive_interests=True, n_interests=most)
+    batch = cases_of(prepared)
+    with torch.no_grad():
+        interests = prepared.model.eval().serving_interests(batch)
+    copies = (interests == interests[:, :1]).all(dim=2).sum(dim=1) - 1
+    wanted = [max(1, min(most, length.bit_length() - 1)) for length in batch[prepared.model.ITEM_SEQ_LEN].tolist()]
+    assert (most - copies).tolist() == wanted
+    assert max(wanted) == min(most, 3)
 
 
 @pytest.mark.parametrize("name", ["ComiRecDR", "REMI", "LDMI", "EIMF"])
