@@ -114,6 +114,8 @@ class DUIP(SequentialRecommender):
                 raise UserError(f"{key} is one of {', '.join(known)}; got {config[key]!r}.")
         if not config["use_lm"] and config["head"] != "item":
             raise UserError(f"head: {config['head']} reads the language model; use_lm: False takes head: item.")
+        if config["head"] != "item" and int(config["title_tokens"]) < 1:
+            raise UserError(f"head: {config['head']} tells items apart by their titles: give title_tokens: 1 or more.")
         if config["head"] == "index" and config["candidates"] in (None, "all"):
             raise UserError("head: index lists candidates: use a protocol that has them (--protocol=temporal_20).")
 

@@ -150,6 +150,8 @@ class IterativeReasoning(nn.Module):
         for key, known in CHOICES.items():
             if config[key] not in known:
                 raise UserError(f"{key} is one of {', '.join(known)}; got {config[key]!r}.")
+        if config["decode"] == "restricted" and int(config["beams"]) < 2:
+            raise UserError(f"decode: restricted searches with beams: 2 or more; got {config['beams']}.")
         lm = load_language_model(
             str(config["lm"]), SEQ2SEQ, [*SEQUENCE_TEMPLATES, *DIRECT_TEMPLATES], config["lm_scratch"]
         )

@@ -407,6 +407,13 @@ def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
         duip(head="index")
 
 
+@pytest.mark.parametrize("head", ["lm", "index"])
+def test_a_head_that_reads_titles_needs_some_of_them(tiny: Path, head: str) -> None:
+    """All items would score alike."""
+    with pytest.raises(UserError, match=f"head: {head} tells items apart by their titles"):
+        duip(head=head, title_tokens=0, protocol="direct_100", candidates=6)
+
+
 def test_prompts_that_are_longer_than_the_language_model_reads_are_refused(tiny: Path) -> None:
     write_tiny(tiny, n_items=160)
     with pytest.raises(UserError, match=r"prompts of up to \d+ tokens, and scratch GPT-2 1x16 reads 1024"):

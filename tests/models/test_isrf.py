@@ -405,6 +405,12 @@ def test_legacy_leaks_are_marked_in_the_result(tiny: Path) -> None:
     assert "legacy leaks" in record.label
 
 
+def test_a_restricted_search_of_one_beam_is_refused(tiny: Path) -> None:
+    """Greedy decoding has no score of what it wrote."""
+    with pytest.raises(UserError, match="decode: restricted searches with beams: 2 or more; got 1"):
+        isrf(semantics="none", decode="restricted", beams=1)
+
+
 @pytest.mark.parametrize("wrong", [{"decode": "greedy"}, {"item_text": "both"}])
 def test_a_wrong_choice_is_one_clear_message(tiny: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="is one of"):
