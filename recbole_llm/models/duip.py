@@ -16,8 +16,9 @@ Two stages: the language model frozen (``learning_rate``), then all of it (``lm_
 The paper leaves f, the prompts, the candidates and all sizes open, and has no code: all but the LSTM's equations,
 ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one pass;
 ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of their
-numbers. Items that no training row has keep their text, lose ``E_id`` and ``b`` and take no part in the softmax, which
-would press them down for nothing but their absence (``cold_in_softmax: True`` lets it).
+numbers. Dropout is on ``x_t`` and ``h_t``. Items that no training row has keep their text, lose ``E_id`` and ``b`` and
+take no part in the softmax, which would press them down for nothing but their absence (``cold_in_softmax: True`` lets
+it).
 """
 
 from __future__ import annotations

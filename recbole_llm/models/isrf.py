@@ -11,7 +11,7 @@ arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential t
      S[u, v] = 1 for the k users with the most similar LLM profiles                   (6)
      G = mean_l (normalised S)^l Q'                                                   (7)
      direct batch:      L_align = InfoNCE(G[u], sg(H[u]))                             (8)
-     sequential batch:  L_align = InfoNCE(G[u], m_u), m_u the mean of W over the items (9)
+     sequential batch:  L_align = InfoNCE(G[u], m_u), m_u the mean of W over the items' tokens (9)
      L = L_text + weight * L_align
 
 The reasoning of items and users (three prompts each) is ``semantics/features/reasoning.py``.
@@ -19,9 +19,10 @@ The reasoning of items and users (three prompts each) is ``semantics/features/re
 Deviates from the released code in: the prompts, profiles and graph hold training interactions alone and ids are
 numbered at random (``legacy_leaks: True``: the test items in profiles, a random 80 % of all interactions as the graph,
 numbers in order of appearance); every valid item is scored exactly (``decode``); no explanation task (it needs
-reviews); models are selected by the metric of their own task; padding is left out of ``m_u`` and of the loss; in
-sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position`` gives the release's
-learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives the release's form).
+reviews); models are selected by the metric of their own task; padding is left out of the loss, and all but items out of
+``m_u``; in sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position`` gives the
+release's learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives the
+release's form).
 """
 
 from __future__ import annotations
