@@ -85,6 +85,11 @@ class LDMI(ComiRecDR):
                 f"transform={config['transform']}: LDMI finds the clusters of a history by its places, which a "
                 "transform moves; leave it out, or the clusters (--align=False)."
             )
+        if config["cluster_text"] and self.divided_by != "llm":
+            raise UserError(
+                f"cluster_text: clusters: {self.divided_by} have no names, and those of the LLM's would make them no "
+                "control; leave one of the two out."
+            )
         if self.aligned:
             self.keys = InteractionKeys(features.user_offsets())
             self.register_buffer("labels", features.row_labels("interest", "interest_id"), persistent=False)

@@ -234,6 +234,13 @@ def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(worksp
     prepare("LDMI", transform="inverse_itemseq", align=False)
 
 
+@pytest.mark.parametrize("clusters", ["items", "history"])
+def test_clusters_that_nobody_named_have_no_text(workshop: Any, clusters: str) -> None:
+    """They read the LLM's names, and were called a control."""
+    with pytest.raises(UserError, match=f"cluster_text: clusters: {clusters} have no names"):
+        workshop(clusters=clusters, cluster_text=True)
+
+
 def test_the_text_of_a_cluster_is_its_name_and_nothing_where_it_has_none(workshop: Any) -> None:
     model = built(workshop(cluster_text=True))
     model.text_of_row = torch.tensor([2, 2, -1, 4])
