@@ -164,6 +164,36 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["semantics"] = "offline"
 
 
+def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of a method's features that its model reads under these settings; nobody is asked for the others.
+
+    A class from outside may read whatever its row states.
+    """
+    unread = set() if method.is_external else _unread(method.name, values)
+    return tuple(name for name in method.features if name not in unread)
+
+
+def _unread(name: str, values: Mapping[str, Any]) -> set[str]:
+    """Features of a model whose parts that read them are switched off."""
+    if name == "LDMI":
+        aligns = values["align"] and values["gate"] != "zero"
+        contrasts = values["contrast_weight"] and values["contrast"] != "none"
+        return {*(() if aligns else ("interest",)), *(() if contrasts else ("synuser",))}
+    if name == "EIMF":
+        taught = values["esim"] and (values["alignment_weight"] or values["semantic_weight"])
+        return set() if taught else {"exemplar"}
+    if name == "LLMDMsRec":
+        aligned = values["sigma"] and values["align"] != "none"
+        return set() if values["fusion"] or aligned else {"candidates", "intent"}
+    if name in ("ISRF", "ISRFDirect"):
+        direct = values["direct_alignment"] and values["graph_words"]  # which aligns with the graph's vectors
+        if values["sequential_alignment"] or direct:
+            return set()  # a question about a user shows what the answers say of the items
+        graph = values["graph_words"] and values["item_semantics"]
+        return {"user_reasoning"} if graph else {"user_reasoning", "item_reasoning"}
+    return set()
+
+
 def reads_codes(values: Mapping[str, Any]) -> bool:
     """Whether a model of RecBole is to read the clusters of item texts among its item features."""
     named = [*(values.get("selected_features") or []), values.get("item_attribute")]

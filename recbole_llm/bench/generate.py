@@ -25,6 +25,7 @@ from recbole_llm.semantics.llm.exchange import ImportReport, export_answers, imp
 from recbole_llm.semantics.planning import FeaturePlan
 from recbole_llm.semantics.prompts import load_prompt
 from recbole_llm.semantics.registry import find_feature
+from recbole_llm.setting_rules import features_read
 
 logger = logging.getLogger(__name__)
 
@@ -56,12 +57,12 @@ class StandIn:
 
 
 def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> Iterator[FeatureShop]:
-    """The features of each cell; cells that share a folder of features (seeds, controls) come once.
+    """The features of each cell; cells that read the same of one folder (seeds, controls) come once.
 
     Raises:
         UserError: none of the models reads semantic features.
     """
-    cells = [cell for cell in cells if cell.settings.method.features and cell.settings["semantics"] != "none"]
+    cells = [cell for cell in cells if _reads_any(cell) and cell.settings["semantics"] != "none"]
     if not cells:
         raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
     seen = set()
@@ -70,9 +71,13 @@ def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> 
         dataset = runner.read_dataset(cell)
         stage_one = _stage_one(cell, runner, dataset, watch, asking.dry) if cell.settings.method.stage_one else None
         shop = FeatureShop(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
-        if shop.name not in seen:
-            seen.add(shop.name)
+        if (shop.name, *shop.wanted) not in seen:
+            seen.add((shop.name, *shop.wanted))
             yield shop
+
+
+def _reads_any(cell: Cell) -> bool:
+    return bool(features_read(cell.settings.method, cell.settings.values))
 
 
 def _stage_one(cell: Cell, runner: CellRunner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:

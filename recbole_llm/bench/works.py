@@ -16,7 +16,7 @@ from recbole_llm.bench.cell_runner import CellRunner, StopTraining
 from recbole_llm.bench.record import Record
 from recbole_llm.bench.store import ResultStore
 from recbole_llm.errors import UserError
-from recbole_llm.setting_rules import SEMANTIC_KEYS
+from recbole_llm.setting_rules import SEMANTIC_KEYS, features_read
 
 if TYPE_CHECKING:
     from recbole_llm.bench.shipping import Shipment
@@ -98,7 +98,8 @@ def features_of(cell: Cell, runner: CellRunner) -> tuple[Any, ...]:
     keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
     stage = runner.stage_one_cell(cell).key if method.stage_one else None
     values = [str(cell.settings.get(key)) for key in keys]
-    return cell.location.name, cell.settings["protocol"], method.features, stage, *values
+    read = features_read(method, cell.settings.values)
+    return cell.location.name, cell.settings["protocol"], method.features, read, stage, *values
 
 
 def make_features(cells: Sequence[Cell], runner: CellRunner) -> dict[str, str]:

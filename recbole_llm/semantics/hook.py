@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from recbole_llm.semantics.registry import find_feature
 from recbole_llm.semantics.store import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.semantics.versions import feature_stamps
 from recbole_llm.semantics.visible import ITEMS_ALONE
+from recbole_llm.setting_rules import features_read
 from recbole_llm.settings import Settings, tells_apart
 
 logger = logging.getLogger(__name__)
@@ -126,8 +127,9 @@ class FeatureShop:
         asking: how the command gets its answers.
 
     Attributes:
-        builders: the features that models of this kind read, by name, in the order in which they are made.
-        wanted: names of those that the registry row states.
+        builders: the features that the model reads under these settings, by name, in the order in which they are
+            made. The folder is that of all its features: models with some parts off share it with the whole one.
+        wanted: names of those of them that the registry row states.
 
     Raises:
         UserError: the source of answers, the encoder or a file cannot be used.
@@ -161,9 +163,10 @@ class FeatureShop:
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
-        names = list(dict.fromkeys(("itemtext", *settings.method.features)))
+        read = features_read(settings.method, settings.values)
+        names = list(dict.fromkeys(("itemtext", *read)))
         self.builders = {feature.name: feature for feature in map(find_feature, names)}
-        self.wanted = [find_feature(name).name for name in settings.method.features]
+        self.wanted = [find_feature(name).name for name in read]
         self.stamps = feature_stamps(names)
 
     def missing(self) -> list[str]:
@@ -325,7 +328,7 @@ class FeatureShop:
             self.dataset.table,
             self.encoder.id,
             self.settings["semantics"],
-            _facts(self.folder, self.encoder),
+            _facts(self.folder, self.builders, self.encoder),
             int(self.settings["seed"]),
         )
 
@@ -358,10 +361,10 @@ def ensure_features(
     return shop.features()
 
 
-def _facts(folder: SemanticFolder, encoder: Encoder) -> dict[str, Any]:
-    """What the record says of the features."""
+def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> dict[str, Any]:
+    """What the record says of the features that the model reads."""
     llm = folder.identity["llm"]
-    features = folder.manifest["features"]
+    features = {name: entry for name, entry in folder.manifest["features"].items() if name in names}
     usages = [entry["usage"] for entry in features.values() if "usage" in entry]
     total = {
         name: sum(usage.get(name, 0) for usage in usages)
