@@ -17,6 +17,7 @@ from recbole_llm.bench.cell_runner import CellRunner
 from recbole_llm.bench.stage_one import TrainedStageOne
 from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.errors import UserError
+from recbole_llm.files import one_process_at_a_time
 from recbole_llm.semantics.answering import Asking, Collecting, DryRun
 from recbole_llm.semantics.hook import FeatureShop, chosen_endpoint
 from recbole_llm.semantics.llm.batch import BatchClient
@@ -227,8 +228,10 @@ class _Batches:
         cache = stack.enter_context(shops[0].responses())
         client = BatchClient(endpoint, cache, self.asking.budget, self._pause)
         stack.callback(client.close)
-        self._earlier = bool(client.open_batches())  # of a run that was stopped: what it paid for comes first
-        self._stopped = "" if self._earlier else client.submit(self.asking.pending)
+        with one_process_at_a_time(shops[0].home, f"the batches of {shops[0].home.parent.name}"):
+            # Of a run that was stopped, or of another command: what is paid for comes first.
+            self._earlier = bool(client.open_batches())
+            self._stopped = "" if self._earlier else client.submit(self.asking.pending)
         return client
 
     def fetch(self, client: BatchClient) -> None:

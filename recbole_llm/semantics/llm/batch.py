@@ -68,10 +68,12 @@ class BatchClient:
         self._api.close()
 
     def submit(self, pending: dict[str, ChatRequest]) -> str:
-        """Submit requests, as many as the budget allows; why not all, or an empty string."""
+        """Submit requests without an answer, as many as the budget allows; why not all, or an empty string."""
         part: dict[str, ChatRequest] = {}
         size, price, stopped = 0, 0.0, ""
         for key, request in pending.items():
+            if self.cache.get(key) is not None:
+                continue  # another command has fetched it since
             likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
             try:
                 self.budget.reserve(likely)
@@ -94,8 +96,10 @@ class BatchClient:
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
         file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch"))
+        # A reply that is lost may be of a batch that is there: asked for again it is paid for twice. The mark finds it.
+        once = self._api.with_options(max_retries=0)
         batch = self._call(
-            lambda: self._api.batches.create(
+            lambda: once.batches.create(
                 input_file_id=file.id,
                 endpoint="/v1/chat/completions",
                 completion_window="24h",
