@@ -201,6 +201,16 @@ def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: Respo
     assert max(server.times_asked().values()) == 1
 
 
+def test_an_unusable_response_is_not_asked_for_again_beyond_the_limit(cache: ResponseCache) -> None:
+    spoilt = {"choices": [], "usage": {"prompt_tokens": 100_000, "completion_tokens": 100_000}}
+    with StubServer(lambda call: Reply(body=spoilt)) as server:
+        endpoint = endpoint_at(server.base_url, price_in=1.0, price_out=1.0)
+        script = asking("hello", max_tokens=100_000)  # 0.1 US$ set aside, 0.2 spent
+        usage = Client(endpoint, cache, Budget(max_cost=0.25)).run([script])
+    assert usage.stopped == "--max_cost=0.25 is reached (0.2000 US$ spent)"
+    assert len(server.calls) == 1
+
+
 def test_answers_in_the_cache_cost_nothing_of_a_limit(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, price_in=1.0)

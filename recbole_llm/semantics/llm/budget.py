@@ -34,10 +34,18 @@ class Budget:
         """
         if self.max_requests is not None and self.requests >= self.max_requests:
             raise LimitReached(f"--max_requests={self.max_requests} is reached")
-        if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
-            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)")
+        self.check(likely)
         self._reserved += likely
         self.requests += 1
+
+    def check(self, likely: float = 0.0) -> None:
+        """Hold what is spent, what is set aside and a further price against the limit.
+
+        Raises:
+            LimitReached: they could exceed it.
+        """
+        if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
+            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)")
 
     def spend(self, price: float) -> None:
         """Count what an answer really cost."""

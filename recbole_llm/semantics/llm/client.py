@@ -208,6 +208,7 @@ class Client:
                 except ValueError:
                     self._count_error("malformed response")
                     pause = self._pause(attempt, {}, False)
+                    self.budget.check()  # it was paid for, and what was set aside is for one answer
                 else:
                     self._refused_in_a_row = self._faults_in_a_row = 0
                     self._last_success = time.monotonic()
