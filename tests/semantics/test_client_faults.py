@@ -11,7 +11,7 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.semantics.llm.cache import ResponseCache
 from recbole_llm.semantics.llm.client import DEAD_AFTER, HOPELESS_AFTER, THROTTLED_TIMES, Client
-from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered
+from tests.semantics.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 
 SPOILT_BODIES: dict[str, Any] = {
@@ -250,6 +250,15 @@ def test_a_response_that_cannot_be_used_is_paid_for_all_the_same(cache: Response
         usage = Client(endpoint, cache).run([asking("hello")])
     assert usage.tokens_in == 50 + server.tokens_in
     assert usage.tokens_out == 7 + server.tokens_out
+
+
+@pytest.mark.parametrize("count", [10**400, -1, True, 1.5, "7", None])
+def test_tokens_that_are_no_count_are_estimated(cache: ResponseCache, count: Any) -> None:
+    choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": {"prompt_tokens": count, "completion_tokens": 3}}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        usage = Client(endpoint_at(server.base_url, price_in=1.0), cache).run([asking("hello")])
+    assert (usage.tokens_in, usage.tokens_out) == (question("hello").estimated_tokens(), 3)
 
 
 def test_a_refusal_without_content_is_kept_as_one(cache: ResponseCache) -> None:

@@ -33,6 +33,7 @@ LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
 DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
+MOST_TOKENS = 2**40  # that an answer may say it took; more is no count
 NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
 
 
@@ -207,8 +208,8 @@ class Client:
                     pause = self._pause(attempt, {}, False)
                 except ValueError:
                     self._count_error("malformed response")
-                    pause = self._pause(attempt, {}, False)
                     self.budget.check()  # it was paid for, and what was set aside is for one answer
+                    pause = self._pause(attempt, {}, False)
                 else:
                     self._refused_in_a_row = self._faults_in_a_row = 0
                     self._last_success = time.monotonic()
@@ -356,7 +357,7 @@ def _usage(response: Any) -> list[int | None]:
     """Tokens in and out as the server counted them, ``None`` where it did not."""
     usage = response.get("usage") if isinstance(response, dict) else None
     counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    return [count if isinstance(count, int) and count >= 0 else None for count in counts]
+    return [count if type(count) is int and 0 <= count < MOST_TOKENS else None for count in counts]
 
 
 def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:

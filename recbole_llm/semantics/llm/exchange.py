@@ -23,13 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recbole_llm.errors import UserError
 from recbole_llm.files import whole_file
 from recbole_llm.semantics.llm.cache import ChatAnswer, ChatRequest, ResponseCache, request_key
-from recbole_llm.semantics.llm.client import chat_body, read_completion
+from recbole_llm.semantics.llm.client import MOST_TOKENS, chat_body, read_completion
 from recbole_llm.semantics.llm.endpoint import Endpoint
 
 LONGEST_LINE = 8 << 20  # characters; a real answer has thousands
 BATCH = "batch"
 
-Count = Annotated[int, Field(ge=0, lt=2**40)]
+Count = Annotated[int, Field(ge=0, lt=MOST_TOKENS)]
 
 
 class _Message(BaseModel):
