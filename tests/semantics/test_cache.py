@@ -73,6 +73,15 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         cache.get("k")
 
 
+def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put("k", body(question("hello")), ANSWER)
+        cache._connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
+        with pytest.raises(UserError, match=r"c\.sqlite: database or disk is full\. Make room"):
+            cache.put("l", body(question("longer")), ChatAnswer("x" * 100_000, "stop", 1, 1))
+        assert cache.get("k") is not None
+
+
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     path.write_text("this is not SQLite, whatever its name says; " * 100)

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sqlite3
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.errors import UserError
 from recbole_llm.files import open_database
 
 _SCHEMA = """
@@ -149,16 +151,30 @@ class ResponseCache:
         count: int = self._connection.execute("SELECT count(*) FROM answers").fetchone()[0]
         return count
 
+    def _run(self, statement: str, values: tuple[str, ...]) -> sqlite3.Cursor:
+        """Run a statement.
+
+        Raises:
+            UserError: the disk is full, or the file is damaged.
+        """
+        try:
+            return self._connection.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path}: {error}. Make room on the disk, or mend the file (sqlite3's .recover); the answers in "
+                "it are kept, the same command goes on."
+            ) from error
+
     def get(self, key: str) -> ChatAnswer | None:
         """The answer of a key, if there is one."""
-        row = self._connection.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        row = self._run("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         return ChatAnswer(**{**json.loads(row[0]), "cached": True})
 
     def put(self, key: str, request: dict[str, Any], answer: ChatAnswer) -> None:
         """Keep an answer; the first one of a key stays."""
-        self._connection.execute(
+        self._run(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
             (
                 key,
