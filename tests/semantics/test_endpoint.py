@@ -23,6 +23,14 @@ def test_settings_of_the_run_win_over_the_file() -> None:
     assert endpoint.concurrency == load_endpoint("openai").concurrency
 
 
+def test_another_model_at_the_prices_of_the_file_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    for model in ("dear-1", "dear-1", None):
+        load_endpoint("openai", {"llm_model": model})
+    load_endpoint("vllm", {"llm_model": "free"})
+    (said,) = caplog.messages
+    assert said.startswith("--llm_model=dear-1: prices and --max_cost count with those of gpt-4o-mini (openai.yaml)")
+
+
 def test_an_unknown_source_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=rf"--llm=opnai: .*Did you mean openai\?.*Known: {OFFLINE}, "):
         load_endpoint("opnai")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
+
+logger = logging.getLogger(__name__)
 
 OFFLINE = "offline"
 
@@ -106,6 +110,7 @@ def load_endpoint(name: str, changes: dict[str, Any] | None = None) -> Endpoint:
         raise UserError(f"--llm={name}: there is no such source.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     path = properties_folder() / "llm" / f"{name}.yaml"
     values = {key: value for key, value in read_yaml(path).items() if key != "about"}
+    priced = values.get("model")
     values |= {key.removeprefix("llm_"): value for key, value in (changes or {}).items() if value is not None}
     allowed = {item.name for item in fields(Endpoint)} - {"name"}
     for key in values:
@@ -114,4 +119,18 @@ def load_endpoint(name: str, changes: dict[str, Any] | None = None) -> Endpoint:
     for key in ("base_url", "model"):
         if not values.get(key):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    return Endpoint(name=name, **values)
+    found = Endpoint(name=name, **values)
+    if found.paid and found.model != priced:
+        _say_whose_prices(found.model, path.name, str(priced))
+    return found
+
+
+@cache  # said once, not for each cell of a grid
+def _say_whose_prices(model: str, file: str, priced: str) -> None:
+    logger.warning(
+        "--llm_model=%s: prices and --max_cost count with those of %s (%s); a dearer model spends more than the limit. "
+        "A file of its own in properties/llm/ gives it its prices.",
+        model,
+        priced,
+        file,
+    )
