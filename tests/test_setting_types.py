@@ -63,6 +63,11 @@ def test_an_expression_is_no_number():
     refused("epochs takes a whole number", epochs="1+1")
 
 
+@pytest.mark.parametrize("text", ["2024-13-45", "0b_", "[" * 10_000])
+def test_what_yaml_stumbles_over_is_text(text):
+    assert parse_assignment(f"encoder={text}") == ("encoder", text)
+
+
 def test_a_yaml_tag_runs_no_code(tmp_path):
     with pytest.raises(UserError, match="not valid YAML"):
         layered_from_file(tmp_path, "encoder: !!python/object/apply:os.getcwd []\n")

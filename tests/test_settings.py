@@ -312,6 +312,10 @@ def test_an_empty_config_file_changes_nothing(tmp_path):
         ("just words\n", "mine.yaml: expected `key: value` lines, found a str"),
         ("epochs: 3\n\tlr: 4\n", "mine.yaml is not valid YAML"),
         ("1: 2\n", "mine.yaml: the key 1 is not text"),
+        ("encoder: 2024-13-45\n", "mine.yaml is not valid YAML: month must be in"),
+        ("encoder: !!int ''\n", "mine.yaml is not valid YAML"),
+        (f"epochs: {'9' * 10_000}\n", "mine.yaml is not valid YAML"),
+        (f"topk: {'[' * 10_000}\n", "mine.yaml is not valid YAML"),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(tmp_path, text, message):
