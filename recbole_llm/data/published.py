@@ -13,6 +13,7 @@ import gzip
 import html
 import json
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, split_interactions
 from recbole_llm.errors import UserError
 
+_DAMAGE = (OSError, EOFError, zlib.error)
 _FORM = re.compile(r"\s*Current session interactions: \[(.*)\]\s*Candidate set: \[(.*)\]\s*", re.DOTALL)
 
 
@@ -89,7 +91,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         data = path.read_bytes()
         lines = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
         return [_prompt(line) for line in lines]
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, EOFError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, *_DAMAGE) as error:
         raise UserError(f"{path} is no file of PO4ISR's form ({type(error).__name__}: {error}).") from None
 
 
@@ -144,6 +146,9 @@ def find_cases(
         own = sessions.get(tuple(_key(title) for title in (*prompt.history, prompt.target)), [])
         if len(own) != 1 or own[0] in users:
             raise UserError(f"{source}: case {case + 1} is the session of {len(own)} users here; it is of other data.")
+        if len(prompt.candidates) != lines.shape[1]:
+            count = len(prompt.candidates)
+            raise UserError(f"{source}: case {case + 1} ranks {count} items and the first case {lines.shape[1]}.")
         users.append(own[0])
         target = int(table.item[offsets[own[0] + 1] - 1])
         lines[case] = _candidates(prompt, target, items, known_titles, f"{source}: case {case + 1}")

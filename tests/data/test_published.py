@@ -119,3 +119,19 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, content: bytes) -> No
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"test\.json is no file of PO4ISR's form"):
         read_prompts(path)
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 4, b"", b"[" * 100_000])
+def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes) -> None:
+    whole = gzip.compress(json.dumps(TEST).encode())
+    path = tmp_path / "test_0.json.gz"
+    path.write_bytes(gzip.compress(damage) if damage[:1] == b"[" else whole[:20] + damage + whole[30:])
+    with pytest.raises(UserError, match=r"test_0\.json\.gz is no file of PO4ISR's form"):
+        read_prompts(path)
+
+
+def test_lists_of_different_lengths_are_an_error(tmp_path: Path) -> None:
+    longer = prompt("ac", ["Rice", "Plain", "Cold", "Salt & Pepper"], "Rice")
+    table, location = dataset(tmp_path, [TEST[0], longer])
+    with pytest.raises(UserError, match=r"test_0\.json\.gz: case 2 ranks 4 items and the first case 3\."):
+        published_split(table, location, options())
