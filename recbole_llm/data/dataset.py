@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from recbole.config import Config
 from recbole.data.dataset import Dataset, SequentialDataset
@@ -33,7 +32,7 @@ from recbole_llm.data.published import published_split
 from recbole_llm.data.reading import contents_digest, name_part, rows_only, unusual_cases, unusual_reading
 from recbole_llm.data.recbole_reader import check_recbole_can_read
 from recbole_llm.data.sessions import cut_sessions
-from recbole_llm.data.split import Cases, Split, split_interactions
+from recbole_llm.data.split import Cases, Split, read_user_ranks, split_interactions
 from recbole_llm.data.token_index import TokenIndex
 from recbole_llm.errors import UserError
 
@@ -86,8 +85,7 @@ class BenchDatasetMixin(Dataset):
         options = dict(self.config.final_config_dict)
         order = self.location.file("user_last_order.tsv")
         if order is not None:
-            frame = pd.read_csv(order, sep="\t", dtype={0: str})
-            options["user_rank"] = dict(zip(frame.iloc[:, 0], frame.iloc[:, 1], strict=True))
+            options["user_rank"] = read_user_ranks(order)
         if options["split"] == "published":
             return published_split(self.table, self.location, options)
         split = split_interactions(self.table, options)

@@ -6,11 +6,14 @@ A protocol's ``split`` key names one of the functions here. All of them work on 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from recbole_llm.data.interactions import Interactions, token_hashes
 from recbole_llm.errors import UserError
@@ -151,6 +154,24 @@ def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
     first.sort()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(case[first], minlength=len(users)))])
     return Cases(users.astype(np.int64), start, start + seen, offsets, rows[first])
+
+
+def read_user_ranks(path: Path) -> dict[str, float]:
+    """The order of users (or sessions) by their last interaction: a header, then a user and a number a line.
+
+    Raises:
+        UserError: the file is damaged, or has another form.
+    """
+    try:
+        frame = pd.read_csv(path, sep="\t", dtype={0: str}, keep_default_na=False)
+        places = pd.to_numeric(frame.iloc[:, 1])
+        if places.isna().any():
+            raise ValueError("a user without a number")
+        return dict(zip(frame.iloc[:, 0], places, strict=True))
+    except (ValueError, IndexError, EOFError, OSError, zlib.error) as error:
+        raise UserError(
+            f"{path}: each line has a user and a number, parted by a tab, below a header ({error})."
+        ) from error
 
 
 def _by_end(table: Interactions, options: Options) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 
 from recbole_llm.data.candidates import rarity, sampled
 from recbole_llm.data.sessions import cut_sessions
-from recbole_llm.data.split import Cases, leave_one_out, split_interactions, temporal, user_split
+from recbole_llm.data.split import Cases, leave_one_out, read_user_ranks, split_interactions, temporal, user_split
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
 
@@ -184,3 +184,19 @@ def test_a_dataset_that_is_too_small_is_a_user_error(tmp_path, lengths):
     table = table_of(tmp_path, walks(lengths))
     with pytest.raises(UserError, match=r"--protocol=loo leaves .* it is too small for it"):
         split_interactions(table, {"split": "loo", "protocol": "loo"})
+
+
+def test_the_order_of_users_is_read_by_their_names(tmp_path):
+    path = tmp_path / "x.user_last_order.tsv"
+    path.write_text("user\torder\n007\t2\nNA\t1\n", encoding="utf-8")
+    assert read_user_ranks(path) == {"007": 2, "NA": 1}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"user\torder\nu1\tlate\n", b"user\torder\nu1\t\n", b"user\nu1\n", b"user\torder\n\xff\t1\n"]
+)
+def test_an_order_of_users_that_is_none_is_named(tmp_path, content):
+    path = tmp_path / "x.user_last_order.tsv"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"x\.user_last_order\.tsv: each line has a user and a number"):
+        read_user_ranks(path)
