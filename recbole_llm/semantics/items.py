@@ -41,8 +41,14 @@ class ItemTexts:
     profile: list[str] = field(default_factory=list)
 
 
-def _columns_of(template: str) -> list[str]:
-    return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+def _columns_of(template: Any) -> list[str]:
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(template) if name]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"the dataset's text: settings: {template!r} is no template ({error}); write text with columns in braces, "
+            "such as {title}."
+        ) from error
 
 
 def _value(row: dict[str, Any], name: str) -> str:

@@ -92,7 +92,8 @@ def _year_of(value: Any) -> str:
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+        code = "utf-8-sig"  # some editors put a byte order mark first
+        with gzip.open(path, "rt", encoding=code) if path.suffix == ".gz" else path.open(encoding=code) as stream:
             for number, line in enumerate(stream, 1):
                 if not line.strip():
                     continue

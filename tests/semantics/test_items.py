@@ -90,3 +90,9 @@ def test_item_ids_that_look_like_numbers_are_text(tmp_path: Path) -> None:
     tokens = np.array(["[PAD]", "7", "007"])
     table = Interactions(NONE, NONE, None, {}, NONE, tokens[:1], tokens)
     assert read_item_texts(DatasetLocation("d", "d", tmp_path, tmp_path), table, None).title == ["", "Seven", "Bond"]
+
+
+@pytest.mark.parametrize("template", ["{name", "{}}", 7])
+def test_a_template_that_is_none_is_an_error(tmp_path: Path, template: Any) -> None:
+    with pytest.raises(UserError, match=r"is no template .* columns in braces"):
+        read(tmp_path, ["item_id:token\tname:token_seq", "a\tAir"], {"title": template})

@@ -97,3 +97,8 @@ def test_a_file_that_is_of_no_use_is_named(tmp_path: Path, record: Any, message:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_profiles(tmp_path / "none", TITLES, TOKENS)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_profile(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.jsonl", "\ufeff", {"title": "Cosi (1996)", "text": "An opera."})
+    assert read_profiles(path, TITLES, TOKENS)[3] == "An opera."
