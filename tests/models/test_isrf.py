@@ -253,6 +253,19 @@ def test_the_graph_holds_no_test_pair_unless_told(tiny: Path) -> None:
     assert held_out_edges(isrf(legacy_leaks=True)) > 0
 
 
+def test_held_out_items_may_be_negatives_unless_told(tiny: Path) -> None:
+    """A sampler that avoided them would tell the model what is tested."""
+
+    def tests_among_draws(prepared: Prepared) -> bool:
+        table, test = prepared.dataset.table, prepared.dataset.split.test
+        users = torch.from_numpy(test.user)
+        drawn = training_loader(prepared)[0].sampler.for_users(users, 500).view(500, -1)
+        return bool((drawn == torch.from_numpy(table.item[test.end])).any())
+
+    assert tests_among_draws(isrf())
+    assert not tests_among_draws(isrf(legacy_leaks=True))
+
+
 def profiles(prepared: Prepared) -> dict[str, str]:
     features = prepared.dataset.semantics
     texts = features.texts(features.user_text_ids("preference_text"))

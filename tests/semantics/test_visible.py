@@ -66,6 +66,14 @@ def test_a_session_that_is_evaluated_at_each_place_shows_only_its_first_item() -
     np.testing.assert_array_equal(ends[users], offsets[users] + 1)
 
 
+@pytest.mark.parametrize("name", ["loo", "session", "user_split", "temporal"])
+def test_training_lists_hold_training_rows_and_no_other(name: str) -> None:
+    split, _, _ = visible_of(name)
+    users, ends, items = training_lists(TABLE, split)
+    np.testing.assert_array_equal(items, TABLE.item[split.train_rows])
+    np.testing.assert_array_equal(np.repeat(users, np.diff(ends)), TABLE.user[split.train_rows])
+
+
 def test_training_lists_are_the_training_items_user_by_user() -> None:
     split, _, offsets = visible_of("user_split")
     users, ends, items = training_lists(TABLE, split)
