@@ -67,6 +67,25 @@ def test_the_deviation_is_over_seeds_and_unknown_for_one() -> None:
     assert np.isnan(Family({"a": runs[:1]}, "ndcg@10").interval("a").deviation)
 
 
+def test_a_comparison_weighs_a_user_by_its_cases_too() -> None:
+    """Of two users one has three cases. Samples with one of them twice are as far off as what was found, or farther."""
+    users = np.array([1, 1, 1, 2])
+    a, b = ranks_of(np.array([0, 0, 0, 50]), users), ranks_of(np.array([50, 50, 50, 0]), users)
+    (found,) = Family({"a": [a], "b": [b]}, "hit@10").compare()
+    assert (found.difference, found.low, found.high, found.users) == (0.5, -1.0, 1.0, 2)
+    assert found.p_bootstrap == pytest.approx(0.5, abs=0.03)
+    assert (found.effect, found.greater, found.less) == (0.0, 1, 1)  # a user is one, whatever its cases
+
+
+def test_the_interval_of_a_difference_to_nothing_is_that_of_the_method() -> None:
+    nothing = ranks_of(np.full(USERS, 99))
+    family = Family({"a": [draw(20, 1)], "nothing": [nothing]}, "ndcg@10")
+    (found,), alone = family.compare(), family.interval("a")
+    assert (found.low, found.high) == (alone.low, alone.high)
+    assert found.p_bootstrap == 1 / 10_001  # one pair: no p below one in so many samples
+    assert found.turned().turned() == found
+
+
 def test_p_values_are_those_of_scipy() -> None:
     a, b = draw(15, 1), draw(20, 2)
     (found,) = Family({"a": [a], "b": [b]}, "ndcg@10").compare()
@@ -75,6 +94,19 @@ def test_p_values_are_those_of_scipy() -> None:
     assert found.p_bootstrap == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
     assert found.effect == pytest.approx(differences.mean() / differences.std(ddof=1))
     assert (found.greater, found.less) == ((differences > 0).sum(), (differences < 0).sum())
+
+
+def test_tests_that_speak_for_opposite_sides_speak_for_neither() -> None:
+    """A tenth of the users has all of the gain, the others lose a little each."""
+    few = np.arange(USERS) < USERS // 10
+    gains, steady = ranks_of(np.where(few, 0, 9)), ranks_of(np.where(few, 50, 8))
+    (found,) = Family({"gains": [gains], "steady": [steady]}, "ndcg@10").compare()
+    assert max(found.p_bootstrap, found.p_wilcoxon) < 0.001
+    assert (found.difference > 0, found.greater < found.less) == (True, True)
+    assert (found.p_holm, found.holds) == (1.0, False)
+    clear = ranks_of(np.full(USERS, 60))  # the correction of the other pairs stays that of two tests that agree
+    pairs = Family({"gains": [gains], "steady": [steady], "clear": [clear]}, "ndcg@10").compare()
+    assert [pair.holds for pair in pairs] == [False, True, True]
 
 
 def test_seeds_in_another_order_are_no_difference_of_a_user() -> None:
