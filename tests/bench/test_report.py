@@ -53,6 +53,14 @@ def test_the_page_needs_nothing_from_elsewhere(store: ResultStore) -> None:
     assert "Plotly.react" in page
 
 
+def test_a_table_without_the_baseline_has_no_differences(store: ResultStore) -> None:
+    store_run(store, "SASRec", 1.0, key="s", protocol="session")
+    store_run(store, "NARM", 0.5, key="n", protocol="session")
+    page = own_part(page_of(store, baseline="Pop"))
+    assert page.count("− Pop</button>") == 1
+    assert "None</button>" not in page
+
+
 def test_numbers_intervals_and_tests_are_on_the_page(store: ResultStore) -> None:
     records = {(record.model, record.seed): record for record in store}
     mean = sum(records["SASRec", seed].metrics["ndcg@10"].value for seed in (1, 2)) / 2

@@ -160,6 +160,18 @@ def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultSt
     assert block.mark("BPR") == "better"
     with pytest.raises(UserError, match="Did you mean"):
         build(list(store), store, baseline="Popp")
+    with pytest.raises(UserError, match="--baseline=: no such row with numbers"):
+        build(list(store), store, baseline="")
+
+
+def test_a_table_without_the_baseline_says_so_and_marks_nothing(store: ResultStore) -> None:
+    for model, skill in (("BPR", 0.5), ("NARM", 0.9)):
+        store_run(store, model, skill, key=f"{model}-session", protocol="session")
+    with_pop, without = render(list(store), store=store, baseline="Pop").split("tiny, session:")
+    assert "worse than Pop at 5%" in with_pop
+    assert "Pop has no numbers here, so nothing is measured against it" in without
+    assert "after Holm over 1 pair\n" in without  # the p of the best to the second
+    assert not any(word in without for word in ("worse than", "None", "Δ"))
 
 
 def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) -> None:

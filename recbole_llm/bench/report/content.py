@@ -40,7 +40,7 @@ def block_content(block: Block, name: str) -> dict[str, Any]:
         "cut_offs": sorted({int(cut) for cut in (m.partition("@")[2] for m in block.metrics) if cut}),
         "columns": [{"title": metric_title(m), "cut": m.partition("@")[2]} for m in block.metrics],
         "rows": [_row(block, row) for row in rows],
-        "compared": bool(block.comparisons),
+        "compared": block.reference is not None and bool(block.comparisons),
         "pairs": [_pair(block, found) for found in block.comparisons],
         "notes": notes(block),
         "costs": costs,

@@ -179,12 +179,8 @@ def notes(block: Block) -> list[str]:
     several = any(len(row.runs) > 1 for row in block.rows)
     if several:
         found.append("mean ± standard deviation over seeds")
-    if block.comparisons and (block.against or not block.named):
-        found.append(
-            f"95 % intervals over users (bootstrap); d: Cohen's d; p: paired bootstrap and Wilcoxon on "
-            f"{metric_title(block.primary)}, the larger, after Holm over {_family(block)}; "
-            f"↑ better, ↓ worse than {block.reference} at {LEVEL:.0%}"
-        )
+    if block.comparisons:
+        found.append(_tests(block))
     if any(len(row.runs) == 1 for row in block.rows) and len(block.finished) > 1:
         found.append("one seed says nothing about the spread over seeds")
     ordered = block.ordered(block.primary)
@@ -197,9 +193,19 @@ def notes(block: Block) -> list[str]:
     return [*found, *dict.fromkeys(block.notes)]
 
 
+def _tests(block: Block) -> str:
+    """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
+    effect = "d: Cohen's d; " if block.against else ""
+    marks = f"; ↑ better, ↓ worse than {block.reference} at {LEVEL:.0%}" if block.against else ""
+    return (
+        f"95 % intervals over users (bootstrap); {effect}p: paired bootstrap and Wilcoxon on "
+        f"{metric_title(block.primary)}, the larger, after Holm over {_family(block)}{marks}"
+    )
+
+
 def _family(block: Block) -> str:
     """What the p of a table are corrected over."""
-    if block.named:
+    if block.named and block.against:
         count = len(block.against)
         return f"{count} comparison{'s' * (count > 1)} with {block.reference}"
     count = len(block.comparisons)

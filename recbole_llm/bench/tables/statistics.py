@@ -188,7 +188,9 @@ def build(
     blocks = [_block(place, rows, store, columns, intervals) for place, rows in sorted(group(records).items())]
     for block in blocks:
         block.reference, block.named = _reference(block, baseline)
-    if baseline and blocks and all(block.reference is None for block in blocks):
+        if baseline is not None and block.reference is None:
+            block.notes.append(f"{baseline} has no numbers here, so nothing is measured against it")
+    if baseline is not None and blocks and all(block.reference is None for block in blocks):
         labels = list(dict.fromkeys(name for block in blocks for row in block.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
     return blocks
