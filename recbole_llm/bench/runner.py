@@ -164,12 +164,14 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | No
     Returns:
         One record a cell, in the order of the cells.
     """
-    make_folder(runner.store.folder)  # before hours are spent
+    make_folder(runner.store.folder)
     executor = executor or SerialExecutor()
     records = _present(cells, runner)
     if records:
         logger.info("%d of %d results are present already (--force runs them again)", len(records), len(cells))
     missing = [cell for cell in cells if cell.key not in records]
+    for place in sorted({runner.store.place(cell.location.name, cell.settings["protocol"]) for cell in missing}):
+        make_folder(place)  # one that cannot be written to is known before hours are spent
     if not isinstance(executor, SerialExecutor) and missing:
         reasons = make_features(missing, runner)
         records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}

@@ -35,7 +35,11 @@ class ResultStore:
         """Where a record belongs."""
         parts = [record.model] if record.semantics == "none" else [record.model, record.source]
         name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts) + f"-s{record.seed}-{record.key}.json"
-        return self.folder / record.dataset / record.protocol / name
+        return self.place(record.dataset, record.protocol) / name
+
+    def place(self, dataset: str, protocol: str) -> Path:
+        """The folder of the records of a dataset under a protocol."""
+        return self.folder / dataset / protocol
 
     def find(self, key: str) -> Record | None:
         """The record of a key, if it is there and readable.

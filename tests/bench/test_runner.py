@@ -232,6 +232,16 @@ def test_results_go_where_they_are_asked_to(tiny: Path) -> None:
     assert not Path("results").exists()
 
 
+def test_a_place_for_records_that_cannot_be_made_is_known_before_anything_runs(
+    tiny: Path, log: pytest.LogCaptureFixture
+) -> None:
+    Path("results").mkdir()
+    Path("results/tiny").write_text("mine")
+    with pytest.raises(UserError, match="the folder results/tiny/loo cannot be made"):
+        run("Pop,BPR", "tiny", **SHORT)
+    assert started(log) == []
+
+
 def test_a_failing_cell_is_recorded_and_the_others_go_on(own_model: str) -> None:
     Path("broken").touch()
     records = flaky(f"Pop,{own_model},GRU4Rec")
