@@ -45,10 +45,20 @@ generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 
 
+class _Once(argparse.Action):
+    """Keeps a value; of two that differ argparse would keep the last one, and ``--model=A --model=B`` run B alone."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
+        if getattr(namespace, self.dest, self.default) not in (self.default, values):
+            raise UserError(f"{option} is given twice with different values.")
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
     """Errors as ``UserError``, so that all messages look alike; options may be spelt with ``-`` and with ``_``."""
 
     def add_argument(self, *names: str, **kwargs: Any) -> Any:
+        kwargs.setdefault("action", _Once)
         options = [name[2:] for name in names if name.startswith("--")]
         spelt = [f"--{form}" for name in options for form in (name.replace("_", "-"), name.replace("-", "_"))]
         return super().add_argument(*dict.fromkeys([*names, *spelt]), **kwargs)

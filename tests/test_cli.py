@@ -75,6 +75,7 @@ MISTAKES = {
         "no 'norm'. Did you mean .*max_norm",
     ),
     "twice": (["--model=Pop", "--dataset=tiny", "--epochs=1", "--epochs=2"], "--epochs is given twice"),
+    "model twice": (["--model=Pop", "--dataset=tiny", "--model=BPR"], "--model is given twice with different values"),
     "no dashes": (["--model=Pop", "--dataset=tiny", "epochs=1"], "settings are written --key=value"),
     "no value": (["--model=Pop", "--dataset=tiny", "--epochs"], "settings are written --key=value"),
     "no model": (["--dataset=tiny"], "give --model=NAME"),
