@@ -41,15 +41,22 @@ def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
         UserError: an unknown name or key.
     """
     from recbole_llm.bench.runner import expand
-    from recbole_llm.settings import parse_assignment
 
     overrides = overrides_of(rest)
     if options.results_dir:
         overrides["results_dir"] = options.results_dir
-    given = getattr(options, "seeds", None)
-    seeds = parse_assignment(f"seeds={given}")[1] if given else None
     names = options.model or "", options.dataset or "", options.protocol
-    return expand(*names, seeds, getattr(options, "semantics", None), options.config_file, overrides)
+    return expand(*names, _seeds(options), getattr(options, "semantics", None), options.config_file, overrides)
+
+
+def _seeds(options: argparse.Namespace) -> Any:
+    """``--seeds`` as YAML has it; ``None`` where it is not given."""
+    from recbole_llm.settings import parse_assignment
+
+    given = getattr(options, "seeds", None)
+    if given is None:
+        return None
+    return parse_assignment(f"seeds={given}")[1] if given.strip() else []  # an empty shell variable is no seed
 
 
 def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -94,11 +101,10 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.bench.search import summary, tune
     from recbole_llm.bench.store import ResultStore
     from recbole_llm.bench.tables import render
-    from recbole_llm.settings import parse_assignment
 
     chosen = vars(options).copy()
     report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
-    chosen["seeds"] = parse_assignment(f"seeds={options.seeds}")[1] if options.seeds else None
+    chosen["seeds"] = _seeds(options)
     chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
     records, studies = tune(**chosen, **overrides_of(rest))
     print(summary(studies), end="\n\n")

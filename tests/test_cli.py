@@ -51,6 +51,7 @@ MISTAKES = {
     "choice": (["--model=SRGNN", "--dataset=tiny", "--engine=fats"], r"engine is one of .*Did you mean fast\?"),
     "seeds": (["--model=Pop", "--dataset=tiny", "--seeds=some"], "--seeds=some: give a number of seeds"),
     "broken list of seeds": (["--model=Pop", "--dataset=tiny", "--seeds=[1,2"], r"--seeds=\[1,2: give a number"),
+    "no seeds": (["--model=Pop", "--dataset=tiny", "--seeds="], r"--seeds=\[\]: give at least one seed"),
     "negative seed": (["--model=Pop", "--dataset=tiny", "--seed=-1"], "--seed=-1: seed is at least 0"),
     "large seed": (
         ["--model=Pop", "--dataset=tiny", "--seed=4294967296"],

@@ -41,11 +41,11 @@ def parse_seeds(value: Any, default: int) -> list[int]:
         return [default]
     try:
         if isinstance(value, (list, tuple)):
-            seeds = [int(seed) for seed in value]
+            seeds = [_whole(seed) for seed in value]
         elif isinstance(value, str) and "," in value:
-            seeds = [int(seed) for seed in value.split(",")]
+            seeds = [_whole(seed) for seed in value.split(",")]
         else:
-            seeds = list(range(default, default + int(value)))
+            seeds = list(range(default, default + _whole(value)))
     except (TypeError, ValueError):
         raise UserError(f"--seeds={value}: give a number of seeds (5) or a list of them ([1,2,3]).") from None
     if not seeds or min(seeds) < 0:
@@ -53,6 +53,13 @@ def parse_seeds(value: Any, default: int) -> list[int]:
     if max(seeds) > AT_MOST["seed"]:
         raise UserError(f"--seeds={value}: a seed is at most {AT_MOST['seed']}; got {max(seeds)}.")
     return list(dict.fromkeys(seeds))
+
+
+def _whole(value: Any) -> int:
+    """A whole number or its digits; ``ValueError`` for what ``int`` would cut off or take for one (1.5, true)."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError
+    return int(value)
 
 
 def _method(model: Any) -> Method:
@@ -85,12 +92,15 @@ def expand(
     if not methods or not datasets:
         raise UserError("give --model=NAME and --dataset=NAME; `recbole-llm list` shows what there is.")
     kinds = as_list(semantics) if semantics is not None else [None]
+    protocols = as_list(protocol) if protocol is not None else [None]
+    if not kinds or not protocols:
+        raise UserError(f"--{'protocol' if kinds else 'semantics'}=: it names nothing; leave it out for the default.")
     for kind in kinds:
         if kind is not None and kind not in CHOICES["semantics"]:
             raise UserError(f"--semantics={kind}: use {', '.join(CHOICES['semantics'])}.")
     cells: dict[str, Cell] = {}
     for name in datasets:
-        for each_protocol in as_list(protocol) if protocol is not None else [None]:
+        for each_protocol in protocols:
             check_grid_keys(methods, name, each_protocol, overrides, files)
             for method in methods:
                 for kind in kinds:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import socket
 import threading
@@ -71,8 +72,10 @@ class Budget:
             raise UserError(f"--trials={self.trials}: give 1 or more.")
         if self.pruner not in PRUNERS:
             raise UserError(f"--pruner={self.pruner}: use {', '.join(PRUNERS)}.{did_you_mean(self.pruner, PRUNERS)}")
-        if (self.epochs is not None and self.epochs < 1) or (self.seconds is not None and self.seconds <= 0):
-            raise UserError("--trial_epochs and --trial_minutes are positive.")
+        # Neither nan nor inf limits anything, and JSON, which records are, has none of them.
+        no_time = self.seconds is not None and not 0 < self.seconds < math.inf
+        if no_time or (self.epochs is not None and self.epochs < 1):
+            raise UserError("--trial_epochs and --trial_minutes are positive and finite.")
 
 
 class SlotSampler(optuna.samplers.BaseSampler):

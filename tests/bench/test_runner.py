@@ -91,7 +91,9 @@ def test_seeds_are_a_number_or_a_list(value: Any, seeds: list[int]) -> None:
     assert parse_seeds(value, 2020) == seeds
 
 
-@pytest.mark.parametrize("value", ["many", [], 0, -1, [-1], "1,x", {"a": 1}, [None]])
+@pytest.mark.parametrize(
+    "value", ["many", [], 0, -1, [-1], "1,x", {"a": 1}, [None], 2.7, [1.5], "1.5,2", True, [True], float("nan")]
+)
 def test_other_seeds_are_an_error(value: Any) -> None:
     with pytest.raises(UserError, match="--seeds="):
         parse_seeds(value, 2020)
@@ -136,6 +138,8 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"dataset": "tinny"}, r"--dataset=tinny.*Did you mean tiny\?"),
         ({"protocol": "lou"}, r"--protocol=lou.*Did you mean loo\?"),
         ({"semantics": "shufled"}, "--semantics=shufled"),
+        ({"semantics": ""}, "--semantics=: it names nothing"),
+        ({"protocol": ","}, "--protocol=: it names nothing"),
         ({"overrides": {"learning_rat": 1.0}}, r"learning_rat.*Did you mean learning_rate or"),
         ({"overrides": {"epochs": "many"}}, "epochs takes a whole number"),
         ({"model": ""}, "give --model=NAME"),

@@ -280,6 +280,8 @@ def test_a_storage_that_cannot_be_used_is_an_error_without_its_password(tiny: Pa
         ({"trials": 5, "pruner": "medain"}, r"--pruner=medain.*Did you mean median\?"),
         ({"trials": 5, "epochs": 0}, "are positive"),
         ({"trials": 5, "seconds": -1.0}, "are positive"),
+        ({"trials": 5, "seconds": float("nan")}, "are positive and finite"),
+        ({"trials": 5, "seconds": float("inf")}, "are positive and finite"),
     ],
 )
 def test_a_mistaken_budget_is_an_error(arguments: dict[str, Any], message: str) -> None:
