@@ -128,6 +128,15 @@ def test_of_two_records_of_one_seed_the_newer_counts_and_a_note_says_so() -> Non
     assert "1 older records" in block.notes[0]
 
 
+def test_a_finished_record_counts_before_a_newer_one_that_failed() -> None:
+    done = run_of("M", 0.1, key="1", created="2026-01-01")
+    lost = record_of(
+        model="M", key="2", created="2026-01-02", status="failed", error="no luck", settings={"mask_history": True}
+    )
+    (block,) = build([done, lost])
+    assert (block.row("M").runs, block.row("M").failed) == ([done], [])
+
+
 # ---- numbers --------------------------------------------------------------------------------------
 
 
