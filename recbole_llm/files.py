@@ -124,5 +124,7 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
                 time.sleep(0.01)
         connection.execute(schema)
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{path} cannot be used ({error}); move it away and start again.") from error
+        raise UserError(
+            f"{path} cannot be used ({error}); mend it (sqlite3's .recover), or move it away and start again."
+        ) from error
     return connection

@@ -75,7 +75,7 @@ class ResultStore:
 
     def pack(self, record: Record) -> dict[str, bytes]:
         """A record's files by their paths in the folder, to be sent to another store."""
-        paths = self.path(record).parent.glob(f"*-{record.key}.*")
+        paths = self.path(record).parent.glob(f"[!.]*-{record.key}.*")  # not what a killed process left unfinished
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
 
     def unpack(self, files: Mapping[str, bytes]) -> Record:

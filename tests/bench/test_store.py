@@ -88,6 +88,12 @@ def test_a_record_from_elsewhere_replaces_the_one_of_its_key_under_any_name(stor
     assert store.ranks_path(done).read_bytes() == b"ranks"
 
 
+def test_what_a_killed_process_left_unfinished_is_not_packed(store: ResultStore) -> None:
+    path = store.put(record_of())
+    path.with_name(f".{path.name}.7-abcdef").write_text("{")
+    assert list(store.pack(record_of())) == [str(path.relative_to(store.folder))]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "0123456789abcdef"}', "\x00\x01"])
 def test_a_broken_file_is_skipped_with_a_warning(
     store: ResultStore, caplog: pytest.LogCaptureFixture, text: str

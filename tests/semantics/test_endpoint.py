@@ -83,5 +83,10 @@ def test_a_password_in_an_address_is_blotted_out() -> None:
     assert Endpoint("e", "http://host/v1", "m").address == "http://host/v1"
 
 
+def test_a_query_in_an_address_is_blotted_out() -> None:
+    assert Endpoint("e", "https://host/v1?key=abcdef0123&v=2", "m").address == "https://host/v1?***"
+    assert redact("suite 'https://host/v1?key=abcdef0123' --quiet?") == "suite 'https://host/v1?***' --quiet?"
+
+
 def test_other_text_is_left_as_it_is() -> None:
     assert redact("no model m", "abcdef0123456789") == "no model m"

@@ -92,10 +92,11 @@ class Endpoint:
 
 
 def redact(text: str, key: str = "") -> str:
-    """Text without anything that looks like a key, and without names and passwords in addresses."""
+    """Text without anything that looks like a key, and without names, passwords and queries in addresses."""
     if len(key) > 5:
         text = text.replace(key, "***")
     text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+    text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key there
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
 
 
