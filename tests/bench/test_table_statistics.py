@@ -68,6 +68,25 @@ def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
     assert labels(*runs[1:]) == ["M [a=1, b=1, c=1, +3]", "M [a=2, b=2, c=2, +3]"]
 
 
+def test_what_comes_with_the_model_underneath_is_named_by_it() -> None:
+    """Its own settings filled the label, and its name was among those that were only counted."""
+    first = {"step": 1, "weight": 0.5, "lr": 0.1, "backbone": "GCSAN"}
+    other = {"n_hops": 1, "epsilon": 3, "lr": 0.1, "backbone": "GCEGNN"}
+    runs = [run_of("M", 0.1, key=str(n), settings=settings) for n, settings in enumerate([first, other])]
+    assert labels(*runs) == ["M [backbone=GCSAN]", "M [backbone=GCEGNN]"]
+    faster = run_of("M", 0.1, key="2", settings=other | {"lr": 0.2})
+    assert labels(runs[0], faster) == ["M [backbone=GCSAN, lr=0.1]", "M [backbone=GCEGNN, lr=0.2]"]
+    wider = run_of("M", 0.1, key="3", settings=other | {"n_hops": 2})
+    assert labels(*runs, wider) == [
+        "M [backbone=GCSAN, n_hops=unset]",
+        "M [n_hops=1]",
+        "M [n_hops=2]",
+    ]
+    old = run_of("M", 0.1, key="4", settings={"lr": 0.1})
+    aligned = run_of("M", 0.1, key="5", settings=other | {"align": "directau"})
+    assert labels(old, aligned) == ["M [backbone=SRGNN, align=kl]", "M [backbone=GCEGNN, align=directau]"]
+
+
 def test_ablations_name_what_they_change() -> None:
     usual = {"align": True, "gate": "sigmoid", "contrast": "item"}
     changes: list[dict[str, Any]] = [{}, {"align": False}, {"gate": "one"}, {"gate": "one", "contrast": "none"}]

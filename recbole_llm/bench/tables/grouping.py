@@ -16,6 +16,7 @@ _CASE_KEYS = (
     *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
     *("user_inter_num_interval", "item_inter_num_interval"),
 )
+_UNDERNEATH = ("backbone", "ibim")  # name the model that a method is built on, whose own settings come with it
 _SHOWN_DIFFERENCES = 3
 
 
@@ -135,6 +136,7 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
     values = [
         {key: _text(each, key) for key in dict.fromkeys(k for one in identities for k in one)} for each in identities
     ]
+    values = _without_what_comes_along(values, identities)
     usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
     named = []
     for each in values:
@@ -147,6 +149,30 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
         seen[name] += 1
         named[number] = name if seen[name] == 1 else f"{name} #{seen[name]}"
     return named
+
+
+def _without_what_comes_along(
+    values: Sequence[dict[str, str]], identities: Sequence[dict[str, Any]]
+) -> list[dict[str, str]]:
+    """The variants' values, first the model underneath; settings that another one does not have follow from its name.
+
+    They stay where variants of one model underneath differ by them.
+    """
+    first = [key for key in _UNDERNEATH if len({each.get(key) for each in values}) > 1]
+    if not first:
+        return list(values)
+    kinds: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for each in values:
+        kinds[tuple(each[key] for key in first)].append(each)
+    along = {
+        key
+        for key in values[0]
+        if key not in BEFORE
+        and any(key not in one for one in identities)
+        and all(len({each[key] for each in alike}) == 1 for alike in kinds.values())
+    }
+    kept = [*first, *(key for key in values[0] if key not in first and key not in along)]
+    return [{key: each[key] for key in kept} for each in values]
 
 
 def _of_most(values: Sequence[str]) -> str | None:
