@@ -33,10 +33,10 @@ def lists_of(options: argparse.Namespace) -> tuple[Any, Any, int, Any]:
         popular = np.minimum(generator.pareto(0.8, lengths.sum()) * 10, n_items - 1).astype(np.int64)
         items = np.where(generator.random(lengths.sum()) < 0.7, own, popular) + 1
         return np.concatenate([[0], np.cumsum(lengths)]), items, n_items, None
-    from recbole_llm.config import BenchConfig
+    from recbole_llm.compat.config import BenchConfig
     from recbole_llm.data.dataset import make_dataset
-    from recbole_llm.semantics.items import read_item_texts
-    from recbole_llm.semantics.visible import training_lists
+    from recbole_llm.features.items import read_item_texts
+    from recbole_llm.features.visible import training_lists
 
     chosen = cell("EIMF", options, protocol=options.protocol)
     config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
@@ -56,7 +56,7 @@ def user_vectors(options: argparse.Namespace) -> Any:
         noise = np.random.default_rng(2).normal(size=(n_items + 1, 384)).astype(np.float32)
         table = table[np.arange(n_items + 1) // 50] * 0.2 + noise * 0.2
     else:
-        from recbole_llm.semantics.encode import Encoder, encode_texts
+        from recbole_llm.features.encoder import Encoder, encode_texts
 
         titles, chosen = source
         encoder = Encoder(str(chosen.settings["encoder"]), str(chosen.settings["cluster_pooling"]))
@@ -74,7 +74,7 @@ def propagate(options: argparse.Namespace) -> dict[str, Any]:
     """Affinity Propagation, exact or in levels, on a sample or on all."""
     import numpy as np
 
-    from recbole_llm.semantics import affinity
+    from recbole_llm.methods.eimf import affinity
 
     vectors = user_vectors(options)
     if options.task != "all" and len(vectors) > options.sample:
@@ -96,8 +96,8 @@ def cover(options: argparse.Namespace) -> dict[str, Any]:
     """Cliques, their items, and the choice of those that cover most."""
     import numpy as np
 
-    from recbole_llm.semantics.cliques import clique_items, nearest_users, user_item_matrix
-    from recbole_llm.semantics.covering import max_coverage
+    from recbole_llm.methods.ldmi.cliques import clique_items, nearest_users, user_item_matrix
+    from recbole_llm.methods.ldmi.covering import max_coverage
 
     offsets, items, n_items, _ = lists_of(options)
     began = time.perf_counter()
@@ -123,7 +123,7 @@ def main() -> None:
         __doc__ or "", protocol="user_split", users=100_000, sample=5000, preference=1.0, task="", tasks=",".join(TASKS)
     )
     if options.task:
-        from recbole_llm.environment import peak_memory_mib
+        from recbole_llm.utils.environment import peak_memory_mib
 
         found = cover(options) if options.task == "cliques" else propagate(options)
         print(json.dumps({"task": options.task, **found, "mib": peak_memory_mib()["host"]}))

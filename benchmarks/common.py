@@ -18,15 +18,15 @@ import numpy as np
 from tabulate import tabulate
 
 import recbole_llm  # noqa: F401 - thread policy before torch
-from recbole_llm.bench.cell import Cell
-from recbole_llm.bench.cell_runner import CellRunner, Prepared
-from recbole_llm.bench.stopwatch import Stopwatch
-from recbole_llm.bench.store import ResultStore
 from recbole_llm.data.catalog import locate
-from recbole_llm.environment import git_commit, hardware, versions
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
-from recbole_llm.settings import layer_settings
+from recbole_llm.settings.layers import layer_settings
+from recbole_llm.utils.environment import git_commit, hardware, versions
+from recbole_llm.utils.stopwatch import Stopwatch
 
 RESULTS = Path(__file__).parent / "results"
 GENERATED = {"gen-1m": 1_000_000, "gen-10m": 10_000_000}

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, cell, report
-from recbole_llm.bench.cell_runner import CellRunner
-from recbole_llm.bench.store import ResultStore
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
 
 WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("exact", {}),

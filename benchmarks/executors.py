@@ -15,7 +15,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_llm.bench.executors import Executor, Work, each_outcome, open_executor
+from recbole_llm.execution.executors import Executor, Work, each_outcome, open_executor
 
 ROUNDS = 5
 

@@ -23,11 +23,11 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from recbole_llm.semantics.asking import ask
-from recbole_llm.semantics.llm.cache import ResponseCache
-from recbole_llm.semantics.llm.client import Client, Script
-from recbole_llm.semantics.llm.endpoint import Endpoint
-from recbole_llm.semantics.prompts import load_prompt
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import ask
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.client import Client, Script
+from recbole_llm.llm.endpoint import Endpoint
 
 PIECES = 10  # memory is looked at this many times
 

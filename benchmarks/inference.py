@@ -20,7 +20,7 @@ from benchmarks.common import arguments, prepare, report
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
     """Latencies in milliseconds and users per second of both paths."""
-    from recbole_llm.bench.recommend import Recommender
+    from recbole_llm.experiments.recommend import Recommender
 
     ours = Recommender(prepare(model, options))
     users = np.arange(1, ours.prepared.dataset.user_num)
@@ -60,7 +60,7 @@ class RecBoleTopk:
     """RecBole's way to top-k lists (utils/case_study.py), from its own test loader."""
 
     def __init__(self, prepared: Any) -> None:
-        from recbole_llm.engine.loaders import recbole_loaders
+        from recbole_llm.training.loaders import recbole_loaders
 
         self.prepared = prepared
         _, _, self.test = recbole_loaders(prepared.config, prepared.dataset)

@@ -21,10 +21,10 @@ from benchmarks.common import arguments, cell, median, peak_of_child, report
 
 def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     """One start, with its seconds and memory."""
-    from recbole_llm.bench.cell_runner import CellRunner
-    from recbole_llm.bench.stopwatch import Stopwatch
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.engine.loaders import training_loader
+    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.training.loaders import training_loader
+    from recbole_llm.utils.stopwatch import Stopwatch
 
     runner = CellRunner(ResultStore("results"))
     chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")
@@ -48,7 +48,7 @@ def _recbole_start(chosen: Any) -> Any:
     """RecBole's own reading, augmentation, splitting and loader, as its quick start does them."""
     from recbole.data import create_dataset, data_preparation
 
-    from recbole_llm.config import BenchConfig
+    from recbole_llm.compat.config import BenchConfig
 
     config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
     if chosen.location.interactions.suffix == ".gz":

@@ -19,7 +19,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Hit@10 and NDCG@10 of each way of counting."""
     import torch
 
-    from recbole_llm.data.loader import EvalLoader
+    from recbole_llm.data.loaders import EvalLoader
     from recbole_llm.evaluation.metrics import summarise
     from recbole_llm.evaluation.ranks import rank_cases
 

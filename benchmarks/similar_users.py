@@ -12,7 +12,7 @@ import time
 import torch
 
 import recbole_llm  # noqa: F401 - thread policy
-from recbole_llm.layers.interest_graph import similar_users_graph
+from recbole_llm.methods.isrf.graphs import similar_users_graph
 
 
 def main() -> None:

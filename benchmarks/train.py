@@ -14,7 +14,7 @@ import argparse
 from typing import Any
 
 from benchmarks.common import alternate, arguments, cell, median, prepare, report
-from recbole_llm.bench.cell_runner import Prepared
+from recbole_llm.experiments.runner import Prepared
 
 
 class Steps:
@@ -29,8 +29,8 @@ class Steps:
     def __init__(self, prepared: Prepared, recbole: bool, anomaly: bool) -> None:
         import torch
 
-        from recbole_llm.engine.loaders import recbole_loaders, training_loader
-        from recbole_llm.engine.trainer import make_trainer
+        from recbole_llm.training.loaders import recbole_loaders, training_loader
+        from recbole_llm.training.trainer import make_trainer
 
         self.model, self.recbole, self.anomaly = prepared.model, recbole, anomaly
         self.device = prepared.config["device"]

@@ -12,19 +12,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.environment import prepare_threads
+from recbole_llm.utils.environment import prepare_threads
 
 prepare_threads()  # before anything imports torch
 
 if TYPE_CHECKING:
-    from recbole_llm.bench.record import Record
+    from recbole_llm.experiments.record import Record
 
 __version__ = (Path(__file__).parent / "VERSION").read_text(encoding="utf-8").strip()
 __all__ = ["__version__", "run"]
 
 
 def run(model: Any, dataset: str, **settings: Any) -> list[Record]:
-    """Train and evaluate; see :func:`recbole_llm.bench.runner.run`."""
-    from recbole_llm.bench.runner import run as run_grid
+    """Train and evaluate; see :func:`recbole_llm.experiments.grid.run`."""
+    from recbole_llm.experiments.grid import run as run_grid
 
     return run_grid(model=model, dataset=dataset, **settings)

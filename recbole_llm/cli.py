@@ -170,7 +170,7 @@ def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _set_up_logging(quiet: bool, verbose: bool) -> None:
-    from recbole_llm.bench.progress import TqdmHandler
+    from recbole_llm.utils.progress import TqdmHandler
 
     root = logging.getLogger()
     root.handlers[:] = [TqdmHandler()]
@@ -207,7 +207,7 @@ def _told(error: Exception, verbose: bool) -> int:
 
     Anything else is a defect of this program and passes through.
     """
-    from recbole_llm.bench.executors import FAILURES
+    from recbole_llm.execution.executors import FAILURES
 
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
@@ -252,8 +252,8 @@ def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     All of them are looked through first, so that a mistake in the last one costs no hours.
     """
-    from recbole_llm.bench.suite import read_suite
-    from recbole_llm.semantics.llm.endpoint import redact
+    from recbole_llm.experiments.suite import read_suite
+    from recbole_llm.llm.endpoint import redact
 
     given = overrides_of(rest)
     given |= {key: value for key in ("dataset", "results_dir") if (value := getattr(options, key))}

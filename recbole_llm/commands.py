@@ -13,14 +13,14 @@ from recbole_llm.errors import UserError, did_you_mean
 
 
 def _executor(options: argparse.Namespace) -> Any:
-    from recbole_llm.bench.executors import open_executor
+    from recbole_llm.execution.executors import open_executor
 
     return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
 
 def overrides_of(rest: Sequence[str]) -> dict[str, Any]:
     """``--key=value`` words to settings."""
-    from recbole_llm.settings import parse_assignment
+    from recbole_llm.settings.layers import parse_assignment
 
     found: dict[str, Any] = {}
     for word in rest:
@@ -40,7 +40,7 @@ def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
     Raises:
         UserError: an unknown name or key.
     """
-    from recbole_llm.bench.runner import expand
+    from recbole_llm.experiments.grid import expand
 
     overrides = overrides_of(rest)
     if options.results_dir:
@@ -51,7 +51,7 @@ def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
 
 def _seeds(options: argparse.Namespace) -> Any:
     """``--seeds`` as YAML has it; ``None`` where it is not given."""
-    from recbole_llm.settings import parse_assignment
+    from recbole_llm.settings.layers import parse_assignment
 
     given = getattr(options, "seeds", None)
     if given is None:
@@ -67,12 +67,12 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     cells = _cells(options, rest)
     if verb in ("run", "tune"):
-        from recbole_llm.bench.executors import check_executor
+        from recbole_llm.execution.executors import check_executor
 
         check_executor(options.executor, options.workers, options.ray_address, options.gpus)
     if verb == "tune":
-        from recbole_llm.bench.search import spaces_of
-        from recbole_llm.bench.study import Budget
+        from recbole_llm.tuning.search import spaces_of
+        from recbole_llm.tuning.study import Budget
 
         Budget.given(options.trials, options.trial_epochs, options.trial_minutes, options.pruner)
         spaces_of(list({cell.settings.method.name: cell for cell in cells}.values()), options.space)
@@ -80,11 +80,11 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train and test a grid, and print its tables; 1 where a cell failed."""
-    from recbole_llm.bench.cell_runner import CellRunner
-    from recbole_llm.bench.progress import Bars
-    from recbole_llm.bench.runner import run_cells
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.bench.tables import render
+    from recbole_llm.experiments.grid import run_cells
+    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.reporting.show import render
+    from recbole_llm.utils.progress import Bars
 
     cells = _cells(options, rest)
     store = ResultStore(cells[0].settings["results_dir"])
@@ -98,9 +98,9 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Search settings with one budget for every model, then run the best ones."""
-    from recbole_llm.bench.search import summary, tune
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.bench.tables import render
+    from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.reporting.show import render
+    from recbole_llm.tuning.search import summary, tune
 
     chosen = vars(options).copy()
     report, _, files = chosen.pop("report"), chosen.pop("verbose"), chosen.pop("config_file")
@@ -111,7 +111,7 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     results = studies[0].cell.settings["results_dir"]
     print(render(records, store=ResultStore(results)))
     if report is not None:
-        from recbole_llm.bench.search_report import write_search_report
+        from recbole_llm.tuning.report import write_search_report
 
         path = Path(report or Path(results) / "search.html")
         print(f"\nreport: {write_search_report(studies, path)}")
@@ -120,11 +120,11 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make, price, export or import semantic features."""
-    from recbole_llm.bench import generate
-    from recbole_llm.bench.cell_runner import CellRunner
-    from recbole_llm.bench.progress import Bars
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.semantics.answering import Asking
+    from recbole_llm.experiments import generate
+    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.features.sources import Asking
+    from recbole_llm.utils.progress import Bars
 
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit={options.limit}: give 1 or more.")
@@ -149,11 +149,11 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the first items of chosen users."""
-    from recbole_llm.bench.cell_runner import CellRunner
-    from recbole_llm.bench.progress import Bars
-    from recbole_llm.bench.recommend import Recommender
-    from recbole_llm.bench.store import ResultStore
-    from recbole_llm.files import whole_file
+    from recbole_llm.experiments.recommend import Recommender
+    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.utils.files import whole_file
+    from recbole_llm.utils.progress import Bars
 
     if options.topk < 1:
         raise UserError(f"--topk={options.topk}: give 1 or more.")
@@ -207,8 +207,8 @@ def _users(text: str, recommender: Any) -> list[str]:
 
 def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make atomic files of raw ones, and show the counts."""
-    from recbole_llm.data.raw.prepare import prepare
-    from recbole_llm.data.raw.report import render_report
+    from recbole_llm.prepare.prepare import prepare
+    from recbole_llm.prepare.report import render_report
 
     report = prepare(options.dataset, options.raw, options.dataset_dir, options.force, options.kcore)
     print(render_report(report))
@@ -221,7 +221,7 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Show models, datasets, protocols and suites."""
     from recbole_llm.data.catalog import known_datasets
     from recbole_llm.registry import METHODS, recbole_methods
-    from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
+    from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
     if options.stats:
         if options.what not in (None, "datasets"):
@@ -272,7 +272,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     Raises:
         UserError: there are none.
     """
-    from recbole_llm.bench.store import ResultStore
+    from recbole_llm.experiments.store import ResultStore
 
     store = ResultStore(options.results_dir or "results")
     chosen = list(store)
@@ -325,8 +325,8 @@ def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] |
 
 def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Print tables of finished runs; 1 where a baseline is out of its published band."""
-    from recbole_llm.bench.tables import render, render_check
-    from recbole_llm.files import whole_file
+    from recbole_llm.reporting.show import render, render_check
+    from recbole_llm.utils.files import whole_file
 
     metrics, topk = _columns(options)
     store, chosen = _chosen(options)
@@ -345,7 +345,7 @@ def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def report(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the page of tables and charts."""
-    from recbole_llm.bench.report import write_report
+    from recbole_llm.reporting.page import write_report
 
     store, chosen = _chosen(options)
     path = Path(options.output or store.folder / "report.html")
@@ -356,10 +356,10 @@ def report(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
 def doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Check this machine, or semantic files for leaks."""
-    from recbole_llm.bench.doctor import examine
+    from recbole_llm.experiments.doctor import examine
 
     if options.leaks:
-        from recbole_llm.bench.leaks import examine_leaks
+        from recbole_llm.experiments.leaks import examine_leaks
 
         if not options.dataset:
             raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")

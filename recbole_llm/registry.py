@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.outside import load_class, module_folder
+from recbole_llm.utils.plugins import load_class, module_folder
 
 SEQUENTIAL = "sequential"
 GENERAL = "general"
@@ -31,7 +31,7 @@ class Method:
         target: lazy class path, ``module:Class``.
         kind: ``sequential``, ``general``, ``context``, ``knowledge`` or ``exlib``.
         paper: where the method comes from; empty for RecBole's models, whose docstrings say it.
-        features: semantic features that the hook must provide (names of ``semantics.features``, or ``module:Class``).
+        features: semantic features that the hook must provide (their names, or ``module:Class``).
         stage_one: key of the model's settings that names the model whose trained checkpoint it
             stands on, or ``None``.
         backbone: key of the model's settings that names the model it is built on, whose settings it has too,
@@ -85,19 +85,26 @@ class Method:
 _OURS = (
     Method(
         name="LLMDMsRec",
-        target="recbole_llm.models.llmdmsrec:LLMDMsRec",
+        target="recbole_llm.methods.llmdmsrec.model:LLMDMsRec",
         kind=SEQUENTIAL,
         paper="arXiv 2507.20147",
         features=("candidates", "intent"),
         stage_one="stage_one_model",
         backbone="backbone",
     ),
-    Method("TAGNN", "recbole_llm.models.tagnn:TAGNN", SEQUENTIAL, "arXiv 2005.02844"),
-    Method("GCEGNN", "recbole_llm.models.gcegnn:GCEGNN", SEQUENTIAL, "arXiv 2106.05081"),
-    Method("DUIP", "recbole_llm.models.duip:DUIP", SEQUENTIAL, "arXiv 2501.10871", features=("itemtext",), text="text"),
+    Method("TAGNN", "recbole_llm.methods.baselines.tagnn:TAGNN", SEQUENTIAL, "arXiv 2005.02844"),
+    Method("GCEGNN", "recbole_llm.methods.baselines.gcegnn:GCEGNN", SEQUENTIAL, "arXiv 2106.05081"),
+    Method(
+        "DUIP",
+        "recbole_llm.methods.duip.model:DUIP",
+        SEQUENTIAL,
+        "arXiv 2501.10871",
+        features=("itemtext",),
+        text="text",
+    ),
     Method(
         name="ISRF",
-        target="recbole_llm.models.isrf:ISRF",
+        target="recbole_llm.methods.isrf.model:ISRF",
         kind=SEQUENTIAL,
         paper="arXiv 2603.13934",
         features=("item_reasoning", "user_reasoning"),
@@ -105,21 +112,23 @@ _OURS = (
     ),
     Method(
         name="ISRFDirect",
-        target="recbole_llm.models.isrf:ISRFDirect",
+        target="recbole_llm.methods.isrf.model:ISRFDirect",
         kind=GENERAL,
         paper="arXiv 2603.13934",
         features=("item_reasoning", "user_reasoning"),
         protocols=("direct_100",),
     ),
-    Method("ComiRecDR", "recbole_llm.models.comirecdr:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
-    Method("ComiRecSA", "recbole_llm.models.comirecsa:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
-    Method("MIND", "recbole_llm.models.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
-    Method("REMI", "recbole_llm.models.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
-    Method("LDMI", "recbole_llm.models.ldmi:LDMI", SEQUENTIAL, "arXiv 2507.10917", ("interest", "synuser")),
-    Method("EIMF", "recbole_llm.models.eimf:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",), serves_alone=True),
+    Method("ComiRecDR", "recbole_llm.methods.baselines.comirecdr:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
+    Method("ComiRecSA", "recbole_llm.methods.baselines.comirecsa:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
+    Method("MIND", "recbole_llm.methods.baselines.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
+    Method("REMI", "recbole_llm.methods.baselines.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
+    Method("LDMI", "recbole_llm.methods.ldmi.model:LDMI", SEQUENTIAL, "arXiv 2507.10917", ("interest", "synuser")),
+    Method(
+        "EIMF", "recbole_llm.methods.eimf.model:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",), serves_alone=True
+    ),
     Method(
         "SASRecText",
-        "recbole_llm.models.sasrectext:SASRecText",
+        "recbole_llm.methods.baselines.sasrectext:SASRecText",
         SEQUENTIAL,
         "arXiv 1808.09781",
         ("itemtext",),

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.bench.cell import Cell
-from recbole_llm.bench.cell_runner import CellRunner, Prepared
-from recbole_llm.bench.progress import Bars
-from recbole_llm.bench.stopwatch import Stopwatch
-from recbole_llm.bench.store import ResultStore
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
-from recbole_llm.settings import Settings, layer_settings
+from recbole_llm.settings.layers import Settings, layer_settings
+from recbole_llm.utils.progress import Bars
+from recbole_llm.utils.stopwatch import Stopwatch
 
 Cli = Callable[..., int]  # the command line as a test calls it: words in, exit code out
 GENRES = ("Lipstick", "Shampoo", "Perfume", "Brush")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.bench.record import Record
-from recbole_llm.bench.store import ResultStore
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
 from tests.helpers import write_tiny
 from tests.stub_server import Call, Reply, StubServer
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import recbole_llm
-from recbole_llm.bench.store import ResultStore
 from recbole_llm.cli import VERBS, main
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import METHODS, recbole_methods
-from recbole_llm.yaml_files import property_names
+from recbole_llm.utils.yaml import property_names
 from tests.helpers import Cli
 
 ROOT = Path(__file__).parents[1]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.bench.store import ResultStore
-from tests.bench.records import record_of, run_of
+from recbole_llm.experiments.store import ResultStore
 from tests.helpers import Cli
+from tests.reporting.records import record_of, run_of
 
 
 @pytest.fixture

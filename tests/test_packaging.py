@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import recbole_llm
-from recbole_llm.yaml_files import property_names
+from recbole_llm.utils.yaml import property_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "recbole_llm", "properties")
@@ -76,9 +76,9 @@ def test_the_wheel_holds_every_file_of_settings(names: set[str]) -> None:
 
 
 def test_the_wheel_holds_prompts_templates_version_and_type_marker(names: set[str]) -> None:
-    prompts = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_llm/semantics/prompts").glob("*.yaml")}
+    prompts = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_llm/methods").glob("*/prompts/*.yaml")}
     assert prompts
-    page = {f"recbole_llm/bench/report/templates/page.{suffix}" for suffix in ("html.j2", "css", "js")}
+    page = {f"recbole_llm/reporting/templates/page.{suffix}" for suffix in ("html.j2", "css", "js")}
     assert prompts | page | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
 
 
@@ -114,7 +114,7 @@ def test_the_installed_package_runs_a_model(installed: Path, tmp_path: Path, tin
 
 
 def test_the_installed_package_has_its_prompts(installed: Path, tmp_path: Path) -> None:
-    code = "from recbole_llm.semantics.prompts import load_prompt; print(load_prompt('llmdmsrec_intent').id)"
+    code = "from recbole_llm.features.prompts import load_prompt; print(load_prompt('llmdmsrec_intent').id)"
     assert run(installed, tmp_path, "-c", code).stdout == "llmdmsrec_intent\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_llm import registry
-from recbole_llm.compat import apply
+from recbole_llm.compat.mends import apply
 from recbole_llm.errors import UserError
 from recbole_llm.registry import METHODS, Method, find_method, recbole_methods, register
 
@@ -141,7 +141,7 @@ def test_a_taken_name_is_refused(name):
 
 
 def test_a_class_that_extends_a_method_reads_what_it_reads(module_of):
-    module_of("own_extension", "from recbole_llm.models.ldmi import LDMI\nclass Mine(LDMI):\n  pass\n")
+    module_of("own_extension", "from recbole_llm.methods.ldmi.model import LDMI\nclass Mine(LDMI):\n  pass\n")
     row, base = find_method("own_extension:Mine"), METHODS["LDMI"]
     assert (row.features, row.protocols, row.settings_of) == (base.features, base.protocols, "LDMI")
     assert (row.name, row.paper, row.is_external) == ("Mine", "", True)

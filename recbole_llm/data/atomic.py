@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.errors import UserError
-from recbole_llm.files import whole_file
+from recbole_llm.utils.files import whole_file
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 CHUNK_ROWS = 1_000_000

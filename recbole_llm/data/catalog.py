@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.files import whole_file
 from recbole_llm.registry import recbole_folder
-from recbole_llm.yaml_files import properties_folder, property_names, read_yaml
+from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
 from recbole_llm.data.split import BY_TIME
-from recbole_llm.yaml_files import properties_folder, read_yaml
+from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 # What a protocol or a dataset reads by default where that is not ReadSpec's. Written down and not looked up in their
 # files, so that whoever edits those gets other names: under the old ones lies what was made before.

@@ -13,7 +13,7 @@ from recbole_llm.data.catalog import DatasetLocation, known_datasets, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.registry import find_method
-from recbole_llm.settings import layer_settings
+from recbole_llm.settings.layers import layer_settings
 
 
 @dataclass(frozen=True)

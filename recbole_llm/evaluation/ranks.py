@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.loader import DeviceTable, EvalLoader
+from recbole_llm.data.loaders import DeviceTable, EvalLoader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
-from recbole_llm.files import whole_file
+from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
 Scorer = Callable[[LazyInteraction], torch.Tensor]

@@ -15,7 +15,7 @@ from recbole_llm.cli import main
 from recbole_llm.data.catalog import locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.errors import UserError
-from recbole_llm.semantics.items import read_item_texts
+from recbole_llm.features.items import read_item_texts
 from tests.data.build import HEADER, names, table_of, walks, write_rows
 from tests.helpers import prepare
 

@@ -9,9 +9,9 @@ import torch
 from recbole.data.dataset import Dataset
 
 from recbole_llm.data.dataset import dataset_class, make_dataset
-from recbole_llm.data.loader import EvalLoader, TrainLoader
-from recbole_llm.engine.loaders import recbole_loaders
+from recbole_llm.data.loaders import EvalLoader, TrainLoader
 from recbole_llm.errors import UserError
+from recbole_llm.training.loaders import recbole_loaders
 from tests.data.build import walks, write_rows
 from tests.helpers import prepare
 

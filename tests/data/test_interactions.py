@@ -27,7 +27,7 @@ def recbole_dataset(**overrides):
     """RecBole's own ``Dataset`` on the same file, its own reader and filters."""
     from recbole.data.dataset import Dataset
 
-    from recbole_llm.config import BenchConfig
+    from recbole_llm.compat.config import BenchConfig
 
     cell = cell_of("BPR", **overrides)
     return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location))

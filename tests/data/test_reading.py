@@ -10,7 +10,7 @@ import pytest
 
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.data.reading import contents_digest, unusual_reading
-from recbole_llm.yaml_files import property_names
+from recbole_llm.utils.yaml import property_names
 from tests.data.build import HEADER, table_of, walks, write_rows
 from tests.helpers import blank_ids, layered, prepare
 

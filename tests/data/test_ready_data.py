@@ -7,16 +7,16 @@ import gzip
 import numpy as np
 import pytest
 
-from recbole_llm.bench.cell import Cell
-from recbole_llm.bench.stopwatch import Stopwatch
 from recbole_llm.cli import main
 from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions, read_interactions
 from recbole_llm.data.statistics import dataset_statistics, render_statistics
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.run import Cell
+from recbole_llm.features.items import read_item_texts
 from recbole_llm.registry import find_method
-from recbole_llm.semantics.items import read_item_texts
-from recbole_llm.settings import layer_settings
+from recbole_llm.settings.layers import layer_settings
+from recbole_llm.utils.stopwatch import Stopwatch
 from tests.data.build import write_rows
 from tests.helpers import runner
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.compat import apply
+from recbole_llm.compat.mends import apply
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import METRICS, parse_metric, per_case, summarise
 from recbole_llm.evaluation.ranks import Ranks

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.data.loader import EvalLoader
+from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks, rank_cases

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.bench.cell import Cell
-from recbole_llm.bench.stopwatch import Stopwatch
-from recbole_llm.compat import apply
-from recbole_llm.data.loader import EvalLoader
+from recbole_llm.compat.mends import apply
+from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS
 from recbole_llm.evaluation.ranks import full_scorer, item_popularity, mask_seen, rank_cases
+from recbole_llm.experiments.run import Cell
 from recbole_llm.registry import find_method
-from recbole_llm.settings import layer_settings
+from recbole_llm.settings.layers import layer_settings
+from recbole_llm.utils.stopwatch import Stopwatch
 from tests.helpers import runner
 
 apply()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from recbole_llm.compat import apply
+from recbole_llm.compat.mends import apply
 from recbole_llm.layers.causal_attention import encode_last
 
 apply()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.compat import apply
+from recbole_llm.compat.mends import apply
 from recbole_llm.layers.session_graph import edge_relations, session_edges, session_graph
 
 apply()

@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub import constants
 
 from recbole_llm.errors import UserError
+from recbole_llm.features.encoder import Encoder
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import CAUSAL, load_language_model
-from recbole_llm.semantics.encode import Encoder
 from tests.file_server import FileServer
 
 

@@ -1,1 +1,0 @@
-"""Running grids, keeping results, making tables."""

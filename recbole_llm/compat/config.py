@@ -1,0 +1,98 @@
+"""RecBole's ``Config`` made from our settings.
+
+RecBole's class reads ``sys.argv``, evaluates strings, changes ``CUDA_VISIBLE_DEVICES`` and hard-wires the
+path of ml-100k. The subclass replaces exactly those steps and keeps the checks that follow them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import recbole_llm.compat.mends
+from recbole_llm.data.catalog import DatasetLocation
+from recbole_llm.errors import UserError
+from recbole_llm.settings.layers import Settings
+
+recbole_llm.compat.mends.apply()
+
+import torch  # noqa: E402
+from recbole.config import Config  # noqa: E402
+from recbole.data.transform import construct_transform  # noqa: E402
+from recbole.utils import InputType  # noqa: E402
+
+
+def resolve_device(name: str, use_gpu: bool = True) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to a device.
+
+    Raises:
+        UserError: a CUDA device was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device={name}: use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if not count:
+            raise UserError(f"--device={name}: torch sees no CUDA device here; use --device=cpu or auto.")
+        if (device.index or 0) >= count:
+            raise UserError(f"--device={name}: there are {count} CUDA devices, numbered from 0.")
+    return device
+
+
+class BenchConfig(Config):
+    """RecBole's configuration, fed from :class:`~recbole_llm.settings.layers.Settings` alone.
+
+    Args:
+        settings: the layered settings.
+        model_class: the model's class.
+        location: where the dataset lies.
+    """
+
+    def __init__(self, settings: Settings, model_class: type, location: DatasetLocation) -> None:
+        self._settings, self._location = settings, location
+        values = {k: v for k, v in settings.values.items() if k not in ("about", "raw", "text", "dataset")}
+        try:
+            super().__init__(model=model_class, dataset=location.stem, config_dict=values)
+            if self["transform"]:
+                construct_transform(self)  # it names the columns that the model's constructor asks for
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
+            raise UserError(f"--model={settings.method.name}: {' '.join(str(error).split())}") from error
+        sampled = self["train_neg_sample_args"]["distribution"] != "none"
+        if self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and not sampled:
+            raise UserError(
+                f"--model={settings.method.name} learns from an item that a user has beside one that the user has not: "
+                "give train_neg_sample_args, such as {distribution: uniform, sample_num: 1}."
+            )
+
+    def _load_config_files(self, file_list: Any) -> dict[str, Any]:
+        return {}
+
+    def _build_yaml_loader(self) -> None:
+        return None
+
+    def _load_variable_config_dict(self, config_dict: dict[str, Any]) -> dict[str, Any]:
+        return dict(config_dict)  # typed already; RecBole would eval() the strings
+
+    def _load_cmd_line(self) -> dict[str, Any]:
+        return {}
+
+    def _load_internal_config_dict(self, model: str, model_class: Any, dataset: str) -> None:
+        # The settings hold RecBole's own defaults as their lowest layers.
+        self.internal_config_dict = {"MODEL_TYPE": model_class.type}
+
+    def _set_default_parameters(self) -> None:
+        super()._set_default_parameters()
+        self.final_config_dict["data_path"] = str(self._location.folder)
+        self.final_config_dict["valid_metric_bigger"] = True
+
+    def _init_device(self) -> None:
+        values = self.final_config_dict
+        device = resolve_device(str(values["device"]), bool(values["use_gpu"]))
+        values["device"] = device
+        values["use_gpu"] = device.type == "cuda"
+        values["gpu_id"] = str(device.index or 0) if device.type == "cuda" else ""
+        values["single_spec"] = True
+        values["local_rank"] = 0

@@ -1,0 +1,178 @@
+"""Faster subclasses of RecBole's models: the same parameters, the same numbers, less work.
+
+``accelerated(SASRec)`` returns a subclass that overrides single methods (the seams); RecBole's files are
+neither copied nor changed. Models that are not listed run as RecBole has them. Which form ran stands in
+the result record.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import recbole_llm.compat.mends
+from recbole_llm.layers.bucketing import by_length
+from recbole_llm.layers.causal_attention import encode_last
+from recbole_llm.layers.cross_entropy import linear_cross_entropy
+from recbole_llm.layers.dropout import Dropout
+from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
+from recbole_llm.layers.session_graph import session_graph
+
+recbole_llm.compat.mends.apply()
+
+import torch  # noqa: E402
+from recbole.model.layers import TransformerEncoder  # noqa: E402
+from torch import nn  # noqa: E402
+
+
+class Bucketed:
+    """Encodes a batch in groups of similar length; for models whose rows are independent."""
+
+    reads_past_length = False
+
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """The model's own ``forward``, group by group."""
+        return by_length(super().forward, item_seq, item_seq_len)  # type: ignore[misc]
+
+
+class CheapDropout:
+    """Dropout layers draw their masks four elements at a time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():  # type: ignore[attr-defined]
+            if type(module) is nn.Dropout:
+                module.__class__ = Dropout
+
+
+class LastPosition:
+    """Transformer encoders compute their last layer at the one position that is read.
+
+    The encoder learns that position from the model's ``forward``; its output is that row seen at every
+    position, which the model's own ``gather_indexes`` then picks from.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():  # type: ignore[attr-defined]
+            if type(module) is TransformerEncoder:
+                module.__class__ = _LastPositionEncoder
+
+    def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """The model's own ``forward`` with its encoders told which position is read."""
+        encoders = [m for m in self.modules() if isinstance(m, _LastPositionEncoder)]  # type: ignore[attr-defined]
+        for encoder in encoders:
+            encoder.last = item_seq_len - 1
+        try:
+            return super().forward(item_seq, item_seq_len)  # type: ignore[misc]
+        finally:
+            for encoder in encoders:
+                encoder.last = None
+
+
+class _LastPositionEncoder(TransformerEncoder):
+    """RecBole's encoder with the position to compute, set while a model's ``forward`` runs."""
+
+    last: torch.Tensor | None = None
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, output_all_encoded_layers: bool = True
+    ) -> list[torch.Tensor]:
+        if self.last is None:
+            return super().forward(hidden_states, attention_mask, output_all_encoded_layers)
+        output = encode_last(self.layer, hidden_states, self.last)
+        return [output[:, None].expand_as(hidden_states)]
+
+
+class VectorisedGraph:
+    """Session graphs in tensor code instead of a Python loop (SRGNN: four tensors)."""
+
+    def _get_slice(self, item_seq: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return session_graph(item_seq)
+
+
+class VectorisedGraphWithoutMask:
+    """The same for GCSAN, which takes no mask."""
+
+    def _get_slice(self, item_seq: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return session_graph(item_seq)[:3]
+
+
+class FusedLoss:
+    """Softmax loss over all items without the matrix of scores; for models whose score is a dot product."""
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch; other losses than the softmax are the model's own."""
+        model: Any = self
+        if model.loss_type != "CE":
+            return super().calculate_loss(interaction)  # type: ignore[misc]
+        output = model.forward(interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN])
+        return linear_cross_entropy(output, model.item_embedding.weight, interaction[model.POS_ITEM_ID])
+
+
+class FusedLossWithEmbeddingNorm(FusedLoss):
+    """The same for GCSAN, which adds the norm of the item embeddings."""
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch."""
+        model: Any = self
+        if model.loss_type != "CE":
+            return super().calculate_loss(interaction)
+        return super().calculate_loss(interaction) + model.reg_weight * model.reg_loss(model.item_embedding.weight)
+
+
+class CompressedGraph:
+    """Propagation over compressed rows, and an adjacency matrix built without a dictionary of edges.
+
+    NGCF with ``node_dropout`` runs as RecBole has it: it leaves out edges of the matrix anew in each pass.
+    """
+
+    def get_norm_adj_mat(self) -> Any:
+        """The normalised adjacency matrix, where RecBole's constructor asks for it."""
+        model: Any = self
+        if getattr(model, "node_dropout", 0):
+            model.seams = ()  # none of them ran, says the record
+            return super().get_norm_adj_mat()  # type: ignore[misc]
+        pairs = model.interaction_matrix
+        matrix = bipartite_adjacency(pairs.row, pairs.col, model.n_users, model.n_items)
+        return SparseGraph(matrix, symmetric=True)
+
+
+_SEAMS: dict[str, tuple[type, ...]] = {
+    "sequential_recommender.sasrec:SASRec": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.sasrecf:SASRecF": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.fdsa:FDSA": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.gcsan:GCSAN": (
+        FusedLossWithEmbeddingNorm,
+        Bucketed,
+        CheapDropout,
+        LastPosition,
+        VectorisedGraphWithoutMask,
+    ),
+    "sequential_recommender.srgnn:SRGNN": (FusedLoss, Bucketed, VectorisedGraph),
+    "sequential_recommender.gru4rec:GRU4Rec": (FusedLoss, Bucketed, CheapDropout),
+    "sequential_recommender.gru4recf:GRU4RecF": (FusedLoss, Bucketed, CheapDropout),
+    "sequential_recommender.narm:NARM": (FusedLoss, Bucketed, CheapDropout),
+    "general_recommender.lightgcn:LightGCN": (CompressedGraph,),
+    "general_recommender.ngcf:NGCF": (CompressedGraph,),
+}
+
+
+def seams_of(model_class: type) -> tuple[type, ...]:
+    """The overrides for a RecBole class; empty for classes that run as they are."""
+    module = model_class.__module__.removeprefix("recbole.model.")
+    return _SEAMS.get(f"{module}:{model_class.__name__}", ())
+
+
+@cache
+def accelerated(model_class: type) -> type:
+    """The faster subclass of a RecBole model class, or the class itself."""
+    seams = seams_of(model_class)
+    if not seams:
+        return model_class
+    return type(model_class.__name__, (*seams, model_class), {"__module__": model_class.__module__, "seams": seams})
+
+
+def can_trim(model: Any) -> bool:
+    """Whether a model never looks past a row's length, so that histories need no padding to full length."""
+    return getattr(model, "reads_past_length", True) is False

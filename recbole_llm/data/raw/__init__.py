@@ -1,1 +1,0 @@
-"""Raw files of the sources to atomic files: what ``recbole-llm prepare`` runs."""

@@ -1,1 +1,0 @@
-"""Training loop and fast forms of RecBole's models."""

@@ -1,0 +1,313 @@
+"""Semantic features without a training: made, planned, put into a batch, published, taken in."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.candidate_model import TrainedStageOne
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.features.builder import FeatureShop, chosen_endpoint
+from recbole_llm.features.planning import FeaturePlan
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.registry import find_feature
+from recbole_llm.features.sources import Asking, Collecting, DryRun
+from recbole_llm.llm.batch import BatchClient
+from recbole_llm.llm.client import HOPELESS_AFTER
+from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
+from recbole_llm.settings.rules import features_read
+from recbole_llm.utils.files import one_process_at_a_time
+from recbole_llm.utils.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+BATCHES = 2  # in which a request may fail before it is given up
+
+
+class StandIn:
+    """The most popular items in the place of an untrained stage I, for dry runs.
+
+    Attributes:
+        key: of the model it stands in for.
+        untrained: how many models that would have to be trained.
+        folds: none.
+        used: it was asked, so that what follows is an estimate.
+    """
+
+    def __init__(self, stage_one: TrainedStageOne, dataset: Any) -> None:
+        self.key, self.untrained, self.folds = stage_one.key, stage_one.untrained(), list[dict[str, Any]]()
+        self._dataset, self.used = dataset, False
+
+    def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """``(len(rows), k)`` item ids: the same for all."""
+        self.used = True
+        counts = np.bincount(np.asarray(self._dataset.table.item)[self._dataset.split.train_rows])
+        counts[0] = 0
+        return np.broadcast_to(np.argsort(-counts, kind="stable")[:k], (len(rows), min(k, len(counts)))).astype(
+            np.int64
+        )
+
+
+def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> Iterator[FeatureShop]:
+    """The features of each cell; cells that read the same of one folder (seeds, controls) come once.
+
+    Raises:
+        UserError: none of the models reads semantic features.
+    """
+    cells = [cell for cell in cells if _reads_any(cell) and cell.settings["semantics"] != "none"]
+    if not cells:
+        raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
+    seen = set()
+    for cell in cells:
+        watch = Stopwatch()
+        dataset = runner.read_dataset(cell)
+        stage_one = _stage_one(cell, runner, dataset, watch, asking.dry) if cell.settings.method.stage_one else None
+        shop = FeatureShop(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
+        if (shop.name, *shop.wanted) not in seen:
+            seen.add((shop.name, *shop.wanted))
+            yield shop
+
+
+def _reads_any(cell: Cell) -> bool:
+    return bool(features_read(cell.settings.method, cell.settings.values))
+
+
+def _stage_one(cell: Cell, runner: CellRunner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
+    folds = int(cell.settings["candidate_folds"])
+    found = TrainedStageOne(runner, runner.stage_one_cell(cell), watch, folds)
+    return StandIn(found, dataset) if dry and found.untrained() else found
+
+
+def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) -> list[tuple[FeatureShop, FeaturePlan]]:
+    """What each feature would take, without asking, training or writing anything."""
+    rows = []
+    for shop in feature_shops(cells, runner, DryRun()):
+        asking = DryRun(limit=limit)
+        shop.asking = asking
+        missing = set(shop.missing())
+        if shop.endpoint is not None:
+            shop.make()
+        made = {each.feature: each for each in asking.plans}
+        guessing = False
+        for name in shop.wanted:
+            by_rule = shop.endpoint is None and name in missing
+            found = made.get(name, FeaturePlan(name, "by rule" if by_rule else "made"))
+            found.estimated = found.state == "asks" and (found.estimated or guessing)
+            guessing = guessing or (name in missing and bool(getattr(shop.stage_one, "used", False)))
+            rows.append((shop, found))
+        if shop.scratch is not None:
+            shop.scratch.cleanup()
+    return rows
+
+
+def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
+    """The table of a dry run."""
+    header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
+    lines: list[list[Any]] = []
+    for shop, row in rows:
+        about = "~ estimate" if row.estimated else row.state
+        asks = row.state == "asks"
+        numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
+        price = f"{row.price:.2f}" if asks else ""
+        names = [shop.settings["dataset"], shop.settings.method.name, row.feature]
+        lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
+    text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
+    total = sum(row.price for _, row in rows)
+    notes = [f"total: {sum(row.requests for _, row in rows):,} requests, {total:.2f} US$"]
+    endpoint = next((shop.endpoint for shop, _ in rows if shop.endpoint is not None), None)
+    if endpoint is None:
+        notes = ["--llm=offline: made by rule, nothing is asked and nothing costs."]
+    elif endpoint.batch_price and total:
+        notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
+    trainings = {shop.name: _trainings(shop) for shop, _ in rows}
+    notes += [text for text in trainings.values() if text]
+    if any(row.estimated for _, row in rows):
+        notes.append(
+            "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
+        )
+    return "\n".join([text, "", *notes])
+
+
+def _trainings(shop: FeatureShop) -> str:
+    """What is trained before the first question; empty where nothing is."""
+    stand_in, key = shop.stage_one, shop.settings.method.stage_one
+    if not isinstance(stand_in, StandIn) or not stand_in.used or key is None:
+        return ""
+    return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
+
+
+def make(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> list[FeatureShop]:
+    """Make all features of the cells, with their text vectors.
+
+    Raises:
+        UserError: a limit was reached; what was answered is kept.
+    """
+    done = []
+    for shop in feature_shops(cells, runner, asking):
+        shop.make()
+        shop.encode()
+        done.append(shop)
+    return done
+
+
+def render_made(shops: Iterable[FeatureShop]) -> str:
+    """What the manifests say of the features."""
+    header = ["dataset", "feature", "coverage", "filled", "asked", "cached", "failed", "tokens in", "tokens out", "US$"]
+    lines, folders = [], []
+    for shop in shops:
+        folders.append(f"{shop.folder.path}/")
+        for name in shop.wanted:
+            entry = shop.folder.manifest["features"][name]
+            usage = entry["usage"]
+            numbers = [usage[key] for key in ("requests", "cached", "failed", "tokens_in", "tokens_out")]
+            coverage = f"{entry.get('coverage', 1.0):.1%}"
+            filled = entry.get("filled", 0) or ""
+            lines.append([shop.settings["dataset"], name, coverage, filled, *numbers, f"{usage['price']:.4f}"])
+            counts = ", ".join(f"{key} {count}" for key, count in sorted(entry.get("counts", {}).items()))
+            if counts:
+                folders.append(f"  {name}: {counts}")
+            if entry.get("stopped"):
+                folders.append(f"  {name}: {entry['stopped']}")
+    text = tabulate(lines, header, disable_numparse=True, colalign=("left", "left") + ("right",) * 8)
+    return "\n".join([text, "", *folders])
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+
+def collect(cells: Sequence[Cell], runner: CellRunner, asking: Collecting) -> list[FeatureShop]:
+    """Go through all features, keeping the questions that have no answer; shops of features that wait for some."""
+    return [shop for shop in feature_shops(cells, runner, asking) if shop.make()]
+
+
+def batch_file(cells: Sequence[Cell], runner: CellRunner, path: Path, limit: int | None = None) -> int:
+    """Write the pending requests for the Batch API; their number.
+
+    Raises:
+        UserError: nothing is pending, or the models stand on different datasets or endpoints.
+    """
+    asking = Collecting(limit=limit)
+    shops = collect(cells, runner, asking)
+    if not asking.pending:
+        raise UserError("nothing is to be asked: all answers are there.")
+    if any((shop.home, shop.endpoint) != (shops[0].home, shops[0].endpoint) for shop in shops):
+        raise UserError("--batch-file takes one dataset and one --llm.")
+    endpoint = shops[0].endpoint
+    assert endpoint is not None
+    with shops[0].responses() as cache:
+        write_batch_file(cache, endpoint, asking.pending, path)
+    return len(asking.pending)
+
+
+class _Batches:
+    """The batches of the cells of one dataset, whose answers go into one cache."""
+
+    def __init__(self, cells: Sequence[Cell], runner: CellRunner, asking: Collecting, pause: float) -> None:
+        self.cells, self.asking = cells, asking
+        self._runner, self._pause = runner, pause
+        self._earlier, self._answered, self._stopped = False, False, ""
+        self._failures: Counter[str] = Counter()
+
+    def submit(self, stack: ExitStack) -> BatchClient | None:
+        """Collect what has no answer and submit it; ``None`` where all is there."""
+        self.asking.pending.clear()
+        shops = collect(self.cells, self._runner, self.asking)
+        if not self.asking.pending:
+            return None
+        endpoint = shops[0].endpoint
+        assert endpoint is not None
+        cache = stack.enter_context(shops[0].responses())
+        client = BatchClient(endpoint, cache, self.asking.budget, self._pause)
+        stack.callback(client.close)
+        with one_process_at_a_time(shops[0].home, f"the batches of {shops[0].home.parent.name}"):
+            # Of a run that was stopped, or of another command: what is paid for comes first.
+            self._earlier = bool(client.open_batches())
+            self._stopped = "" if self._earlier else client.submit(self.asking.pending)
+        return client
+
+    def fetch(self, client: BatchClient) -> None:
+        """Wait for what was submitted and take it in; a request that fails again and again is given up.
+
+        Raises:
+            UserError: a limit was reached, or no request was answered.
+        """
+        report = client.fetch()
+        if self._earlier:
+            return
+        failed = [key for key in self.asking.pending if client.cache.get(key) is None]
+        self._answered = self._answered or report.new > 0
+        nothing_works = client.incomplete or (not self._answered and len(failed) >= HOPELESS_AFTER)
+        if self._stopped or (not report.new and nothing_works):
+            reason = self._stopped or f"the batch brought no answer ({report})"
+            raise UserError(f"stopped: {reason}. The answers so far are kept; run the same command to go on.")
+        if not client.incomplete:
+            self._failures.update(failed)
+        self.asking.lost.update(key for key in failed if self._failures[key] >= BATCHES)
+
+
+def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: int | None = None) -> list[FeatureShop]:
+    """Submit, wait and take in, until nothing is pending; then make the features.
+
+    Raises:
+        UserError: the API failed, a limit was reached, or a round brought no answer.
+    """
+    by_home: dict[Path, list[Cell]] = {}
+    for cell in cells:
+        chosen_endpoint(cell.settings)  # a paid one wants a limit
+        by_home.setdefault(cell.location.home, []).append(cell)
+    budget = Asking.of(cells[0].settings).budget
+    groups = [_Batches(own, runner, Collecting(budget, limit), pause) for own in by_home.values()]
+    while True:
+        with ExitStack() as stack:
+            under_way = [(group, client) for group in groups if (client := group.submit(stack)) is not None]
+            for group, client in under_way:
+                group.fetch(client)
+        if not under_way:
+            return [shop for group in groups for shop in make(group.cells, runner, group.asking)]
+
+
+# ---- answers in and out -------------------------------------------------------------------------
+
+
+def _cache_of(cells: Sequence[Cell]) -> Any:
+    from recbole_llm.llm.cache import ResponseCache
+
+    homes = {cell.location.home / "semantics" / "responses.sqlite" for cell in cells}
+    if len(homes) != 1:
+        raise UserError("answers are kept by dataset: give one.")
+    return ResponseCache(next(iter(homes)))
+
+
+def export(cells: Sequence[Cell], path: Path) -> int:
+    """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
+
+    Raises:
+        UserError: there are none.
+    """
+    prompts = {
+        f"{prompt.id}@{prompt.version}"
+        for cell in cells
+        for feature in cell.settings.method.features
+        for prompt in map(load_prompt, find_feature(feature).prompts)
+    }
+    endpoint = chosen_endpoint(cells[0].settings, asks=False)
+    with _cache_of(cells) as cache:
+        count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
+    if not count:
+        raise UserError("there are no such answers to export.")
+    return count
+
+
+def take_in(cells: Sequence[Cell], path: Path) -> ImportReport:
+    """Take answers from a file into the cache of the cells' dataset."""
+    with _cache_of(cells) as cache:
+        return import_answers(cache, path)

@@ -1,0 +1,146 @@
+"""Top-N lists for users from a trained model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.features.registry import find_feature
+
+logger = logging.getLogger(__name__)
+
+HISTORIES = ("all", "test", "valid")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One user's list.
+
+    Attributes:
+        user: the user's token.
+        items: tokens, best first.
+        scores: the model's scores of them.
+    """
+
+    user: str
+    items: list[str]
+    scores: list[float]
+
+
+def _reads_prefixes(cell: Cell) -> bool:
+    """Whether the model reads features of single places, as LLM-DMsRec's intents are."""
+    if cell.settings["semantics"] == "none":
+        return False
+    features = map(find_feature, cell.settings.method.features)
+    return any(getattr(feature, "visible", "none") == "prefix" for feature in features)
+
+
+class Recommender:
+    """Answers for users from a model in memory.
+
+    Args:
+        prepared: a trained model with its data.
+        mask_history: leave out what a user already has.
+        history: what the model sees of a user: ``all`` that is known, or what stood before the ``test`` or
+            ``valid`` target.
+    """
+
+    def __init__(self, prepared: Prepared, mask_history: bool = True, history: str = "all") -> None:
+        if history not in HISTORIES:
+            raise UserError(f"--history={history}: use {', '.join(HISTORIES)}.")
+        self.prepared, self.mask_history = prepared, mask_history
+        self._table = prepared.device_table()
+        data = prepared.dataset.table
+        self._index = {token: number for number, token in enumerate(data.user_tokens.tolist()) if number}
+        self._tokens = data.item_tokens
+        self._start = np.asarray(data.offsets)[:-1]
+        self._end = np.asarray(data.offsets)[1:].copy()
+        if history != "all":
+            cases = getattr(prepared.dataset.split, history)
+            self._end[cases.user] = cases.end
+
+    @classmethod
+    def trained(cls, cell: Cell, runner: CellRunner, **options: Any) -> Recommender:
+        """The recommender of a cell that was run before; where its weights are elsewhere, it is trained again.
+
+        Raises:
+            UserError: nobody has run these settings.
+        """
+        if not (cell.folder / "best.pt").is_file():
+            if runner.finished(cell) is None:
+                raise UserError(
+                    f"{cell.title()} has no checkpoint ({cell.folder}); run it first with the same settings."
+                )
+            logger.warning("%s: the record is here, its weights are not: training again", cell.title())
+        if options.get("history", "all") == "all" and _reads_prefixes(cell):
+            logger.warning(
+                "%s: what it reads was made for the places of histories, and there is nothing for what comes after "
+                "them: it recommends without. --history=test has it.",
+                cell.title(),
+            )
+        return cls(runner.trained(cell), **options)
+
+    def ids(self, users: Sequence[str]) -> np.ndarray:
+        """Ids of user tokens.
+
+        Raises:
+            UserError: a token that the dataset does not have.
+        """
+        for user in users:
+            if user not in self._index:
+                raise UserError(f"--users: there is no user {user!r}.{did_you_mean(user, list(self._index)[:100_000])}")
+        return np.array([self._index[user] for user in users], dtype=np.int64)
+
+    def recommend(self, users: Sequence[str], k: int = 10, batch_size: int = 1024) -> Iterator[Recommendation]:
+        """Top ``k`` for each user, in the order given.
+
+        Raises:
+            UserError: a user whom the dataset does not have, or one without a history where the model needs one.
+        """
+        ids = self.ids(users)
+        empty = ids[self._start[ids] == self._end[ids]] if self.prepared.sequential else ids[:0]
+        if len(empty):
+            lone = self.prepared.dataset.table.user_tokens[empty[0]]
+            raise UserError(f"user {lone!r} has no history that the model could start from.")
+        return self._lists(ids, k, batch_size)
+
+    def _lists(self, ids: np.ndarray, k: int, batch_size: int) -> Iterator[Recommendation]:
+        for begin in range(0, len(ids), batch_size):
+            part = ids[begin : begin + batch_size]
+            items, scores = self.top_items(part, k)
+            for user, line, values in zip(part, items, scores, strict=True):
+                listed = values > -np.inf
+                yield Recommendation(
+                    str(self.prepared.dataset.table.user_tokens[user]),
+                    self._tokens[line[listed]].tolist(),
+                    values[listed].tolist(),
+                )
+
+    def top_items(self, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """``(len(users), k)`` item ids and scores, best first; ``-inf`` where fewer items are left."""
+        import torch
+
+        from recbole_llm.data.loaders import EvalLoader
+        from recbole_llm.data.split import Cases
+        from recbole_llm.evaluation.ranks import full_scorer, mask_seen
+
+        start, end = self._start[users], self._end[users]
+        cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))
+        n_items = self.prepared.dataset.item_num
+        loader = EvalLoader(self._table, cases, len(users), self.prepared.sequential)
+        score = full_scorer(self.prepared.model, self._table, pair_batch=max(n_items, 1 << 16))
+        self.prepared.model.eval()
+        with torch.no_grad():
+            scores = score(loader.batch(np.arange(len(users))))
+            scores[:, 0] = -torch.inf
+            if self.mask_history:
+                mask_seen(scores, self._table.item, start, end)
+            best = scores.topk(min(k, n_items - 1), dim=1)
+        return best.indices.cpu().numpy(), best.values.float().cpu().numpy()

@@ -1,0 +1,136 @@
+"""One cell of a grid before it runs: its settings, its data, its key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.data.published import published_file
+from recbole_llm.data.split import BY_TIME
+from recbole_llm.experiments.record import Record
+from recbole_llm.registry import KNOWLEDGE, Method
+from recbole_llm.settings.layers import FOLDERS, Settings
+from recbole_llm.utils.environment import git_commit, versions
+from recbole_llm.utils.plugins import code_of
+
+
+@dataclass
+class Cell:
+    """A cell before it runs.
+
+    Attributes:
+        settings: of the model, its dataset, protocol and seed.
+        location: where the dataset lies.
+        search: what the search had that found the settings (``trials``, ``trial_epochs``, ``trial_minutes``; what it
+            did not limit is left out), ``None`` where none did.
+        key: hash of all that can change the numbers, and of ``search``.
+    """
+
+    settings: Settings
+    location: DatasetLocation
+    search: Mapping[str, Any] | None = None
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        files = {"inter": file_sha256(self.location.interactions)}
+        files |= {name: file_sha256(path) for name, path in self._side_files().items()}
+        profiles = self.settings.get("profiles")
+        if profiles and Path(profiles).is_file():
+            files["profiles"] = file_sha256(Path(profiles))
+        if self.settings.method.is_external:
+            files |= code_of(self.settings.method.load())
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
+
+    @classmethod
+    def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Cell:
+        """The cell of some settings; finds the dataset.
+
+        Raises:
+            UserError: there is no such dataset.
+        """
+        location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
+        return cls(settings, location, search)
+
+    def _side_files(self) -> dict[str, Path]:
+        """What is read of the dataset beside ``.inter``, by the name that it has in the key."""
+        settings, location = self.settings, self.location
+        load, split = settings.get("load_col"), settings["split"]
+        named = ("item", "user", *(("kg", "link") if _reads_graph(settings.method) else ()))
+        suffixes = {suffix: suffix for suffix in named if load is None or suffix in load}
+        if settings.method.features or split == "published":
+            suffixes["item"] = "item"
+        if split in BY_TIME:
+            suffixes["user_last_order"] = "user_last_order.tsv"
+        suffixes |= {str(name): str(name) for name in settings.get("additional_feat_suffix") or ()}
+        suffixes |= {f"{name}.inter": f"{name}.inter" for name in settings.get("benchmark_filename") or ()}
+        found = {name: location.file(suffix) for name, suffix in suffixes.items()}
+        if split == "published":
+            phases = ("valid", "test")
+            found |= {f"published_{phase}": published_file(location, phase, settings.values) for phase in phases}
+        return {name: path for name, path in found.items() if path is not None}
+
+    def _feature_versions(self) -> dict[str, str]:
+        if not self.settings.method.features:
+            return {}
+        from recbole_llm.features.versions import feature_versions
+
+        return feature_versions(self.settings.method.features)
+
+    @property
+    def folder(self) -> Path:
+        """Where the cell's checkpoints are kept."""
+        s = self.settings
+        name = f"{s.method.name}-s{s['seed']}-{self.key}"
+        return Path(s["checkpoint_dir"]) / self.location.name / s["protocol"] / name
+
+    def title(self) -> str:
+        """For messages."""
+        s = self.settings
+        semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
+        tuned = "" if self.search is None else ", tuned"
+        if s.get("left_out"):
+            tuned += f", without fold {s['left_out'][0] + 1} of {s['left_out'][1]}"
+        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
+
+    def blank_record(self) -> Record:
+        """A record with what is known before the run."""
+        from recbole_llm.llm.endpoint import redact
+
+        s = self.settings
+        shown = {k: v for k, v in s.values.items() if k not in FOLDERS}
+        if shown.get("llm_base_url"):
+            shown["llm_base_url"] = redact(shown["llm_base_url"])  # records are made to be shown
+        return Record(
+            key=self.key,
+            model=s.method.target if s.method.is_external else s.method.name,
+            dataset=self.location.name,
+            protocol=s["protocol"],
+            seed=int(s["seed"]),
+            semantics=s["semantics"],
+            engine=s["engine"],
+            tuned=self.search is not None,
+            **(self.search or {}),
+            settings=_plain(shown),
+            origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=versions(),
+            commit=git_commit(),
+        )
+
+
+def _reads_graph(method: Method) -> bool:
+    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
+    return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
+
+
+def _plain(values: Any) -> Any:
+    """Values as JSON has them."""
+    if isinstance(values, dict):
+        return {str(key): _plain(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_plain(value) for value in values]
+    return values if values is None or isinstance(values, (bool, int, float, str)) else str(values)

@@ -1,0 +1,408 @@
+"""From a cell to its record: data, features, model, training, test."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.candidates import rarity
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
+from recbole_llm.settings.layers import Settings, stage_one_settings
+from recbole_llm.settings.rules import reads_codes
+from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
+from recbole_llm.utils.files import one_process_at_a_time
+from recbole_llm.utils.progress import Bars
+from recbole_llm.utils.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
+STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
+USERLESS = ("Pop", "Random")  # general models that recommend the same to all
+
+
+class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
+    """Raised after an epoch to end a training there."""
+
+
+@dataclass
+class Prepared:
+    """A model ready to be trained or asked.
+
+    Attributes:
+        config, dataset, model: RecBole's objects; ``dataset`` holds all interactions and the split.
+        train_part: the dataset with training rows alone.
+        sequential: whether batches carry histories.
+    """
+
+    config: Any
+    dataset: Any
+    train_part: Any
+    model: Any
+    sequential: bool
+
+    def device_table(self) -> Any:
+        """The interactions on the model's device."""
+        from recbole_llm.compat.fast import can_trim
+        from recbole_llm.data.loaders import DeviceTable
+
+        return DeviceTable(
+            self.dataset, self.config["device"], int(self.config["MAX_ITEM_LIST_LENGTH"]), can_trim(self.model)
+        )
+
+
+class CellRunner:
+    """Runs cells; keeps nothing between them but the store.
+
+    Args:
+        store: where records are looked up and written.
+        bars: progress bars.
+        force: run cells again that have a record.
+        mends: ask again what an earlier command got no answer to; not for a worker, which shares the files with others.
+    """
+
+    def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False, mends: bool = True) -> None:
+        self.store, self.bars, self.force, self.mends = store, bars or Bars(False), force, mends
+        self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
+        self._fresh: set[str] = set()
+
+    def finished(self, cell: Cell) -> Record | None:
+        """The record of a cell that is done and need not run again."""
+        if self.force and cell.key not in self._fresh:
+            return None
+        record = self.store.find(cell.key)
+        return record if record is not None and record.status == "ok" else None
+
+    def run(self, cell: Cell) -> Record:
+        """The cell's record: found, or made by training and testing the model.
+
+        Raises:
+            UserError: the cell cannot run; nothing is recorded.
+        """
+        found = self.finished(cell)
+        if found is None:
+            with one_process_at_a_time(cell.folder, cell.title()):
+                found = self.finished(cell) or self._make(cell)
+        return found
+
+    def _make(self, cell: Cell) -> Record:
+        """Train and test, whether there is a record or not."""
+        if int(cell.settings["nproc"]) > 1:
+            from recbole_llm.experiments.parallel import run_together
+
+            return run_together(cell, self)
+        return self.make_here(cell)
+
+    def make_here(self, cell: Cell) -> Record:
+        """Train and test in this process, which may be the first of several."""
+        from recbole_llm.compat.fast import seams_of
+
+        logger.info("running %s", cell.title())
+        forget_peak_memory()
+        watch = Stopwatch()
+        record = cell.blank_record()
+        with watch("pretrain"):
+            stage = self._pretrain(cell)
+        prepared = self.prepare(cell, watch, record, stage)
+        trainer = self._train(cell, prepared, watch, record)
+        with watch("evaluate"):
+            lists = self._lists(prepared)
+            ranks = trainer.rank(self._eval_loader(prepared, "test"), "test", lists, count_pools=True)
+            self._measure(record, ranks, lists, prepared)
+        record.seconds = watch.report()
+        record.memory_mib = peak_memory_mib(prepared.config["device"])
+        record.hardware = hardware(prepared.config["device"])
+        record.accelerations = [seam.__name__ for seam in getattr(prepared.model, "seams", ())]
+        kind = cell.settings.method.load()
+        if cell.settings["engine"] == "fast" and kind.__module__.startswith("recbole.") and not seams_of(kind):
+            record.notes.append("RecBole's own forward pass")
+        ranks_path = self.store.ranks_path(record)
+        ranks.save(ranks_path)
+        record.ranks_file = ranks_path.name
+        self.store.put(record)
+        trainer.keep()
+        self._fresh.add(cell.key)
+        return record
+
+    def validate(
+        self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
+    ) -> Record:
+        """Train and validate for a search: the test cases are never ranked and the record is not kept.
+
+        Args:
+            cell: what to train.
+            folder: of the checkpoints; a training that was interrupted goes on.
+            on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
+                on; ``StopTraining`` ends it.
+            max_seconds: of training and validation, those before an interruption included; training ends with the
+                epoch in which they are over.
+        """
+
+        def after(epoch: int, score: float) -> None:
+            on_epoch(epoch + 1, score)
+            if max_seconds is not None and sum(trainer.seconds.values()) > max_seconds:
+                raise StopTraining
+
+        watch, record = Stopwatch(), cell.blank_record()
+        prepared = self.prepare(cell, watch, record, self._pretrain(cell))
+        trainer, train_data = self._trainer(prepared, folder, watch, record)
+        trainer.resume(train_data)
+        trainer.on_epoch = after
+        try:
+            for entry in trainer.curve:
+                if "valid" in entry:  # with eval_step > 1 not every epoch is validated
+                    on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
+            trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        except StopTraining:
+            pass  # what was reached counts
+        self._note_training(cell, trainer, record)
+        record.seconds = watch.report()
+        return record
+
+    def train_along(self, cell: Cell) -> None:
+        """Train as one of several processes, of which the first one makes the record."""
+        watch, record = Stopwatch(), cell.blank_record()
+        self._train(cell, self.prepare(cell, watch, record), watch, record)
+
+    def make_features(self, cell: Cell) -> Path | None:
+        """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
+
+        Many workers would otherwise make the same at once.
+        """
+        if cell.settings["semantics"] == "none":
+            return None
+        dataset = self.read_dataset(cell)
+        self._add_semantics(cell, dataset, Stopwatch(), None)
+        return Path(dataset.semantics.facts()["folder"])
+
+    # ---- steps ---------------------------------------------------------------------------------
+
+    def prepare(
+        self, cell: Cell, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
+    ) -> Prepared:
+        """Read the data, make what the model stands on, build the model.
+
+        Args:
+            cell: what to build.
+            watch: times the phases.
+            record: takes down facts of data and features.
+            stage: settings of one stage of a model that RecBole trains in several.
+        """
+        settings = cell.settings.replaced(**(stage or {}))
+        method = settings.method
+        config, dataset = self._read(cell, settings, watch)
+        from recbole.utils import init_seed
+
+        from recbole_llm.compat.fast import accelerated
+        from recbole_llm.compat.item_codes import add_item_codes
+
+        model_class = method.load()
+        if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
+            raise UserError(
+                f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
+                "that it has not seen; use a sequential model or another protocol."
+            )
+        if settings["semantics"] != "none":
+            self._add_semantics(cell, dataset, watch, record)
+        if reads_codes(settings.values):
+            add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
+        with watch("build"):
+            init_seed(config["seed"], config["reproducibility"])
+            train_part = dataset.training_part()
+            built = accelerated(model_class) if settings["engine"] == "fast" else model_class
+            model = built(config, train_part).to(config["device"])
+        if record is not None:
+            record.language_model = getattr(model, "language_model", None)
+            record.legacy_leaks = bool(settings.get("legacy_leaks"))
+            record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            record.data = DatasetFacts(
+                name=cell.location.stem,
+                sha256=dataset.sha256,
+                statistics=dataset.table.statistics(),
+                reading={k: int(v) for k, v in dataset.table.facts.items()},
+                train_interactions=len(dataset.split.train_rows),
+                valid_cases=len(dataset.split.valid),
+                test_cases=len(dataset.split.test),
+                rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
+            )
+        return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
+
+    def _read(self, cell: Cell, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
+        """RecBole's configuration and the dataset with its split."""
+        method = settings.method
+        if method.kind == EXTERNAL_LIBRARY:
+            raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
+        if method.name in UNSUPPORTED:
+            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
+        if method.protocols and settings["protocol"] not in method.protocols:
+            raise UserError(
+                f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
+            )
+        with watch("import"):
+            from recbole.utils import init_seed
+
+            from recbole_llm.compat.config import BenchConfig
+            from recbole_llm.data.dataset import make_dataset
+        model_class = method.load()
+        with watch("data"):
+            config = BenchConfig(settings, model_class, cell.location)
+            init_seed(config["seed"], config["reproducibility"])
+            return config, make_dataset(config, cell.location)
+
+    def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
+        from recbole_llm.experiments.candidate_model import TrainedStageOne
+        from recbole_llm.features.builder import ensure_features
+        from recbole_llm.features.sources import Asking
+
+        if self.asking is None:
+            self.asking = Asking.of(cell.settings)
+            self.asking.mends = self.mends
+        stage_one = None
+        if cell.settings.method.stage_one:
+            folds = int(cell.settings["candidate_folds"])
+            stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch, folds)
+        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
+        dataset.semantics = features
+        if record is not None:
+            record.features = SemanticFacts(**features.facts())
+            record.stage_one = stage_one.key if stage_one else None
+
+    def read_dataset(self, cell: Cell) -> Any:
+        """The cell's dataset with its split, without a model."""
+        return self._read(cell, cell.settings, Stopwatch())[1]
+
+    def stage_one_cell(self, cell: Cell) -> Cell:
+        """The cell of the model that this one stands on: same data and settings, a seed of its own."""
+        return Cell.of(stage_one_settings(cell.settings))
+
+    def trained(self, cell: Cell) -> Prepared:
+        """The cell's model with its best weights, trained now where there is no checkpoint."""
+        from recbole_llm.training import checkpoint
+
+        best = cell.folder / "best.pt"
+        if self.finished(cell) is None or not best.is_file():
+            with one_process_at_a_time(cell.folder, cell.title()):
+                if self.finished(cell) is None or not best.is_file():
+                    self._make(cell)
+        stage = self._last_stage(cell)
+        if cell.settings.method.serves_alone:
+            stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
+        prepared = self.prepare(cell, Stopwatch(), stage=stage)
+        checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
+        prepared.model.eval()
+        return prepared
+
+    def _last_stage(self, cell: Cell) -> dict[str, Any]:
+        """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
+        stages = STAGES.get(cell.settings.method.name, ())
+        if not stages or cell.settings.get("pre_model_path"):
+            return {}
+        return {"train_stage": stages[-1], "pre_model_path": str(cell.folder / stages[-2] / "best_so_far.pt")}
+
+    def _pretrain(self, cell: Cell) -> dict[str, Any]:
+        """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
+
+        RecBole leaves the stages to its user: a checkpoint of the first one is no result.
+        """
+        stages = STAGES.get(cell.settings.method.name, ())
+        if not stages or cell.settings.get("pre_model_path"):
+            return {}
+        from recbole_llm.training.loaders import training_loader
+        from recbole_llm.training.trainer import make_trainer
+
+        changes: dict[str, Any] = {"train_stage": stages[0]}
+        for following in stages[1:]:
+            prepared = self.prepare(cell, Stopwatch(), stage=changes)
+            trainer = make_trainer(prepared.config, prepared.model)
+            trainer.place(cell.folder / changes["train_stage"])
+            trainer.progress = self.bars
+            logger.info("%s: stage %s", cell.title(), changes["train_stage"])
+            if self.force:
+                trainer.discard()
+            trainer.fit(training_loader(prepared)[0])
+            changes = {"train_stage": following, "pre_model_path": trainer.saved_model_file}
+        return changes
+
+    def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
+        from recbole_llm.compat.reference import ReferenceTrainer
+
+        trainer: Any
+        if cell.settings["engine"] == "recbole":
+            trainer = ReferenceTrainer(prepared, cell.folder)
+            with watch("train"):
+                trainer.fit()
+            record.recbole_metrics = trainer.test_metrics
+            if prepared.sequential == bool(cell.settings["mask_history"]):
+                # Its evaluator masks what a general model's user has, and ranks it for a sequential one.
+                record.notes.append("chosen by RecBole's validation, which masks otherwise")
+            return self._note_training(cell, trainer, record)
+        trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
+        if self.force:
+            trainer.discard()
+        else:
+            trainer.resume(train_data)
+        trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        trainer.restore_best()
+        for phase, seconds in trainer.seconds.items():
+            watch.add(phase, seconds)
+        return self._note_training(cell, trainer, record)
+
+    def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
+        """Our trainer and the batches it trains on."""
+        from recbole_llm.training.distributed import Together, is_joined
+        from recbole_llm.training.loaders import training_loader
+        from recbole_llm.training.trainer import make_trainer
+
+        trainer = make_trainer(prepared.config, prepared.model)
+        trainer.place(folder)
+        trainer.progress = self.bars
+        with watch("build"):
+            train_data, note = training_loader(prepared)
+        if note:
+            record.notes.append(note)
+        if is_joined():
+            Together.take_over(trainer, train_data)
+        return trainer, train_data
+
+    def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:
+        record.curve = trainer.curve
+        record.epochs = len(trainer.curve)
+        record.best_epoch = trainer.best_epoch if trainer.best_epoch > 0 else None
+        record.valid_metric = str(cell.settings["valid_metric"]).lower()
+        record.valid_metrics = dict(trainer.best_valid_result or {})
+        return trainer
+
+    def _eval_loader(self, prepared: Prepared, phase: str) -> Any:
+        from recbole_llm.data.loaders import EvalLoader
+
+        cases = prepared.dataset.split.valid if phase == "valid" else prepared.dataset.split.test
+        return EvalLoader(prepared.device_table(), cases, int(prepared.config["eval_batch_size"]), prepared.sequential)
+
+    def _lists(self, prepared: Prepared) -> Any:
+        """Counters of the first places of all lists, where a metric needs them."""
+        from recbole_llm.evaluation.lists import TopLists
+        from recbole_llm.evaluation.ranks import item_popularity
+
+        if not prepared.config["list_metrics"]:
+            return None
+        dataset = prepared.dataset
+        counts, _ = item_popularity(dataset.table.item[dataset.split.train_rows], dataset.item_num)
+        return TopLists(prepared.config["topk"], counts, prepared.config["tail_ratio"])
+
+    def _measure(self, record: Record, ranks: Any, lists: Any, prepared: Prepared) -> None:
+        from recbole_llm.evaluation.metrics import summarise
+        from recbole_llm.evaluation.names import higher_is_better
+
+        def with_direction(values: dict[str, float]) -> dict[str, MetricValue]:
+            return {n: MetricValue(value=v, higher_is_better=higher_is_better(n)) for n, v in values.items()}
+
+        record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
+        if lists is not None:
+            record.list_metrics = with_direction(lists.summarise(prepared.config["list_metrics"]))

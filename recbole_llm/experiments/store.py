@@ -1,0 +1,120 @@
+"""The results folder. This class alone reads and writes it.
+
+One JSON file a run, one file of ranks beside it, under ``<dataset>/<protocol>/``. Files appear whole or
+not at all, so processes may write at once; a broken file is reported and skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.record import SCHEMA, Record
+from recbole_llm.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+class ResultStore:
+    """Records of finished runs.
+
+    Args:
+        folder: the results folder; made on first write.
+    """
+
+    def __init__(self, folder: str | Path = "results") -> None:
+        self.folder = Path(folder)
+
+    def path(self, record: Record) -> Path:
+        """Where a record belongs."""
+        parts = [record.model] if record.semantics == "none" else [record.model, record.source]
+        name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts) + f"-s{record.seed}-{record.key}.json"
+        return self.place(record.dataset, record.protocol) / name
+
+    def place(self, dataset: str, protocol: str) -> Path:
+        """The folder of the records of a dataset under a protocol."""
+        return self.folder / dataset / protocol
+
+    def find(self, key: str) -> Record | None:
+        """The record of a key, if it is there and readable.
+
+        Raises:
+            UserError: a later version wrote it; what does not find it would run the cell again and replace it.
+        """
+        for path in self.folder.glob(f"*/*/*-{key}.json"):
+            record = self._parsed(path)
+            if record is not None and record.schema_version > SCHEMA:
+                raise UserError(
+                    f"{path} was written by a later version (schema {record.schema_version}), and this one would "
+                    "replace it: update this package, or give another --results_dir."
+                )
+            if record is not None:
+                return record
+        return None
+
+    def __iter__(self) -> Iterator[Record]:
+        """All readable records, in the order of their paths."""
+        for path in sorted(self.folder.glob("*/*/*.json")):
+            record = self._read(path)
+            if record is not None:
+                yield record
+
+    def put(self, record: Record) -> Path:
+        """Write a record, replacing one of the same key."""
+        path = self.path(record)
+        with whole_file(path, "w") as stream:
+            stream.write(record.model_dump_json(indent=1))
+        _remove_others(path.parent, record.key, {path.name, self.ranks_of(record).name})
+        return path
+
+    def pack(self, record: Record) -> dict[str, bytes]:
+        """A record's files by their paths in the folder, to be sent to another store."""
+        paths = self.path(record).parent.glob(f"[!.]*-{record.key}.*")  # not what a killed process left unfinished
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
+
+    def unpack(self, files: Mapping[str, bytes]) -> Record:
+        """Write what another store packed, the record last, replacing one of the same key."""
+        *others, last = sorted(files, key=lambda name: name.endswith(".json"))
+        record = Record.model_validate_json(files[last])
+        for name in (*others, last):
+            with whole_file(self.folder / name) as stream:
+                stream.write(files[name])
+        _remove_others((self.folder / last).parent, record.key, {Path(name).name for name in files})
+        return record
+
+    def ranks_path(self, record: Record) -> Path:
+        """Where a record's ranks lie or will lie."""
+        return self.path(record).with_suffix(".ranks.npz")
+
+    def ranks_of(self, record: Record) -> Path:
+        """Where a record says that its ranks lie; the folder may have been moved or renamed since."""
+        return self.path(record).parent / (record.ranks_file or self.ranks_path(record).name)
+
+    def _parsed(self, path: Path) -> Record | None:
+        """The record of any version in a file."""
+        try:
+            return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, ValidationError, json.JSONDecodeError) as error:
+            logger.warning("%s is not a readable record and is skipped: %s", path, str(error).splitlines()[0])
+            return None
+
+    def _read(self, path: Path) -> Record | None:
+        record = self._parsed(path)
+        if record is not None and record.schema_version > SCHEMA:
+            logger.warning("%s was written by a later version (schema %d) and is skipped.", path, record.schema_version)
+            return None
+        return record
+
+
+def _remove_others(folder: Path, key: str, kept: set[str]) -> None:
+    """Remove records and ranks of a key under other names, such as of a run that failed before it knew its source."""
+    for suffix in (".json", ".ranks.npz"):
+        for other in folder.glob(f"*-{key}{suffix}"):
+            if other.name not in kept:
+                other.unlink(missing_ok=True)

@@ -1,0 +1,383 @@
+"""The hook: make sure that the features a model reads exist, making only what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.split import Split
+from recbole_llm.errors import UserError
+from recbole_llm.features.encoder import Encoder, encode_texts
+from recbole_llm.features.feature import Context, Feature, Progress, StageOne
+from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
+from recbole_llm.features.items import read_item_texts
+from recbole_llm.features.profiles import read_profiles
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.reader import SemanticFeatures
+from recbole_llm.features.registry import find_feature
+from recbole_llm.features.sources import AnswersPending, Asking
+from recbole_llm.features.versions import feature_stamps
+from recbole_llm.features.visible import ITEMS_ALONE
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
+from recbole_llm.settings.layers import Settings, tells_apart
+from recbole_llm.settings.rules import features_read
+from recbole_llm.utils.files import one_process_at_a_time
+
+logger = logging.getLogger(__name__)
+
+Watch = Callable[[str], AbstractContextManager[None]]
+
+
+def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
+    """The endpoint of ``--llm``, ``None`` for the offline rule; what asks nothing may name a paid one without a limit.
+
+    Raises:
+        UserError: an unknown source, or a paid one without ``--max_cost``.
+    """
+    if settings["llm"] == OFFLINE:
+        return None
+    changes = {key: settings.get(key) for key in ("llm_model", "llm_base_url", "llm_concurrency")}
+    endpoint = load_endpoint(settings["llm"], changes)
+    if endpoint.paid and settings.get("max_cost") is None and asks:
+        raise UserError(
+            f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
+            "in and out): give --max_cost=5.00 or another limit."
+        )
+    return endpoint
+
+
+def split_identity(split: Split) -> dict[str, Any]:
+    """What tells one split of the same interactions from another."""
+    parts = (split.train_rows, split.valid.end, split.test.end)
+    rows = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
+    return {
+        "train_rows": len(split.train_rows),
+        "valid_cases": len(split.valid),
+        "test_cases": len(split.test),
+        "rows_sha256": hashlib.sha256(rows).hexdigest()[:16],
+    }
+
+
+def _profiles_identity(settings: Settings) -> dict[str, Any]:
+    path = settings.get("profiles")
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise UserError(f"--profiles={path}: there is no such file.")
+    return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
+
+
+def _identity(
+    settings: Settings,
+    location: DatasetLocation,
+    dataset: Any,
+    endpoint: Endpoint | None,
+    stage_one: StageOne | None,
+    encoder: Encoder,
+) -> dict[str, Any]:
+    """All that the features are made from; the offline rule looks at sentence vectors too.
+
+    Versions of features and prompts are not among it: they make single features of a folder stale.
+    """
+    names = settings.method.features
+    keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
+    item_file = location.file("item")
+    fills = endpoint is not None and settings["fill"] == OFFLINE
+    reading = dataset.reading()
+    return {
+        "dataset": location.name,
+        "inter_sha256": dataset.sha256,
+        "item_sha256": file_sha256(item_file) if item_file else None,
+        "text": settings.get("text"),
+        **_profiles_identity(settings),
+        "protocol": settings["protocol"],
+        "split": split_identity(dataset.split),
+        "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
+        if endpoint
+        else {"name": OFFLINE, "encoder": encoder.id},
+        "features": list(names),
+        "settings": {key: settings.get(key) for key in keys if tells_apart(key, settings.get(key))},
+        "stage_one": stage_one.key if stage_one else None,
+        **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
+        **({"reading": reading} if reading else {}),
+    }
+
+
+class FeatureShop:
+    """The features of one cell: which there are, which are missing, and how they are made.
+
+    Args:
+        settings: of the run.
+        location: where the dataset lies; files go to its ``home``.
+        dataset: with ``table``, ``split``, ``sha256`` and ``reading()``.
+        stage_one: the prerequisite model, trained only if a missing feature needs it.
+        progress: wraps loops for a progress bar.
+        watch: times the phases ``llm`` and ``encode``.
+        asking: how the command gets its answers.
+
+    Attributes:
+        builders: the features that the model reads under these settings, by name, in the order in which they are
+            made. The folder is that of all its features: models with some parts off share it with the whole one.
+        wanted: names of those of them that the registry row states.
+
+    Raises:
+        UserError: the source of answers, the encoder or a file cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        location: DatasetLocation,
+        dataset: Any,
+        stage_one: StageOne | None,
+        progress: Progress,
+        watch: Watch,
+        asking: Asking | None = None,
+    ) -> None:
+        self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
+        self.progress, self.watch = progress, watch
+        self.asking = asking or Asking.of(settings)
+        self.endpoint = chosen_endpoint(settings, self.asking.asks)
+        self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
+        identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        self.home = location.home / "semantics"
+        source = self.endpoint.name if self.endpoint else OFFLINE
+        path = self.home / f"{settings['protocol']}-{source}-{digest}"
+        self.name = str(path)
+        self.scratch = _linked_copy(path) if self.asking.dry else None
+        self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
+        self.items = read_item_texts(location, dataset.table, settings.get("text"))
+        if settings.get("profiles"):
+            tokens = dataset.table.item_tokens.tolist()
+            profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
+            self.items = replace(self.items, profile=profiles)
+        read = features_read(settings.method, settings.values)
+        names = list(dict.fromkeys(("itemtext", *read)))
+        self.builders = {feature.name: feature for feature in map(find_feature, names)}
+        self.wanted = [find_feature(name).name for name in read]
+        self.stamps = feature_stamps(names)
+
+    def missing(self) -> list[str]:
+        """Features that are not there, not whole or stale, and those that read them, in the order of making."""
+        missing: list[str] = []
+        for name in self.stamps:
+            if self._reads(name) & set(missing) or not self._is_made(name):
+                missing.append(name)
+        return missing
+
+    def _reads(self, name: str) -> set[str]:
+        """Features whose files a feature reads."""
+        return set(getattr(self.builders[name], "needs", ()))
+
+    def _is_made(self, name: str) -> bool:
+        stamp = self.stamps[name]
+        entry = self.folder.manifest["features"].get(name)
+        if entry is None or entry.get("stopped"):
+            return False
+        if entry.get("counts", {}).get("unanswered") and self.asking.asks_again(self.name, name, self.endpoint):
+            return False
+        if entry.get("stamp") != stamp:
+            logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
+            return False
+        noted = [asked_suffix(name)] if asked_suffix(name) in self.folder.manifest["files"] else []
+        return all(self.folder.has(file) for file in (*self.builders[name].files, *noted))
+
+    def make(self) -> list[str]:
+        """Make what is missing.
+
+        Returns:
+            Features that wait for answers, where the command collects questions instead of asking them.
+
+        Raises:
+            UserError: a limit was reached; what was answered is kept.
+        """
+        if not self.missing():
+            return []
+        if self.asking.dry:
+            return self._make_missing()
+        with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
+            # Whoever was at it has made some, or all; two at once would pay for every question twice.
+            self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
+            return self._make_missing()
+
+    def _make_missing(self) -> list[str]:
+        missing = self.missing()
+        waiting: list[str] = []
+        if not missing:
+            return waiting
+        cache = self.responses() if self.endpoint else None
+        try:
+            for name in missing:
+                if set(waiting) & set(self._needs(name)):
+                    waiting.append(name)  # its questions depend on answers that are not there
+                    continue
+                if self._reads(name) & set(missing) and self._is_made(name):
+                    continue  # what it reads was made again and came out the same
+                try:
+                    self._make(self.builders[name], cache)
+                except AnswersPending:
+                    waiting.append(name)
+        finally:
+            if cache is not None:
+                cache.close()
+        return waiting
+
+    def responses(self) -> ResponseCache:
+        """The answers of the dataset; to be closed."""
+        return ResponseCache(self.home / "responses.sqlite")
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        """Features that a feature reads; all before it where it does not say."""
+        names = tuple(self.stamps)
+        needs: tuple[str, ...] = getattr(self.builders[name], "needs", names[: names.index(name)])
+        return needs
+
+    def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        context = Context(
+            self.settings,
+            self.dataset.table,
+            self.dataset.split,
+            self.items,
+            self.folder,
+            self.endpoint,
+            cache,
+            self.stage_one,
+            self.progress,
+            self.encode,
+            self.vectors_of,
+            asking=self.asking,
+        )
+        logger.info("making %s for %s", feature.name, self.folder.path.name)
+        self.asking.begin(feature.name, context)
+        before = self._digests(feature)
+        with self.watch("llm" if self.endpoint is not None and feature.prompts else "features"):
+            facts = feature.build(context)
+        if self._digests(feature) != before:
+            self._forget_readers(feature.name)
+        if self.endpoint is not None and feature.prompts:
+            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in context.used))
+        self._commit(feature, facts, context)
+        self.asking.made.add((self.name, feature.name))
+        usage = context.usage
+        if usage.stopped:
+            raise UserError(
+                f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
+                "run the same command with a higher limit to go on."
+            )
+
+    def _digests(self, feature: Feature) -> list[str | None]:
+        """Of a feature's files, as the manifest has them."""
+        return [self.folder.manifest["files"].get(suffix, {}).get("sha256") for suffix in feature.files]
+
+    def _forget_readers(self, name: str) -> None:
+        """Take features off the manifest that were made from files of a feature that are now others."""
+        for other in self.stamps:
+            if name in self._reads(other):
+                self.folder.manifest["features"].pop(other, None)
+                self._forget_readers(other)
+
+    def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
+        before = self.folder.manifest["features"].get(feature.name, {})
+        whole = before.get("stamp") == self.stamps[feature.name] and not before.get("stopped")
+        only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
+        entry: dict[str, Any] = {
+            "stamp": self.stamps[feature.name],
+            "sees": getattr(feature, "visible", ITEMS_ALONE),
+            "files": list(feature.files),
+            "counts": context.counts,
+            **facts,
+            "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
+            "stopped": "" if only_gaps else context.usage.stopped or context.limited,
+        }
+        if self.endpoint is not None:
+            entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}
+        self.folder.commit(feature.name, entry)
+
+    def encode(self) -> np.ndarray:
+        """Vectors of all texts of the folder, made now where they are missing."""
+        known = self.folder.vectors(self.encoder.id)
+        if known is None:
+            known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
+            self.folder.write_vectors(self.encoder.id, known)
+            self.folder.save_manifest()
+        return known
+
+    def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:
+        """``(n, d)`` vectors of some texts by a pooling of the encoder."""
+        device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
+        with self.watch("encode"):
+            return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
+
+    def features(self) -> SemanticFeatures:
+        """What models read."""
+        self.encode()
+        return SemanticFeatures(
+            self.folder,
+            self.dataset.table,
+            self.encoder.id,
+            self.settings["semantics"],
+            _facts(self.folder, self.builders, self.encoder),
+            int(self.settings["seed"]),
+        )
+
+
+def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder to be thrown away, with links to the files of another: files are replaced, never changed."""
+    copy = tempfile.TemporaryDirectory(prefix="recbole-llm-dry-")
+    if folder.is_dir():
+        for path in folder.iterdir():
+            Path(copy.name, path.name).symlink_to(path.resolve())
+    return copy
+
+
+def ensure_features(
+    settings: Settings,
+    location: DatasetLocation,
+    dataset: Any,
+    stage_one: StageOne | None,
+    progress: Progress,
+    watch: Watch,
+    asking: Asking | None = None,
+) -> SemanticFeatures:
+    """Make what is missing of the features that the settings' model reads; see :class:`FeatureShop`.
+
+    Raises:
+        UserError: the source of answers, the encoder or a file cannot be used, or a limit was reached.
+    """
+    shop = FeatureShop(settings, location, dataset, stage_one, progress, watch, asking)
+    shop.make()
+    return shop.features()
+
+
+def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> dict[str, Any]:
+    """What the record says of the features that the model reads."""
+    llm = folder.identity["llm"]
+    features = {name: entry for name, entry in folder.manifest["features"].items() if name in names}
+    usages = [entry["usage"] for entry in features.values() if "usage" in entry]
+    total = {
+        name: sum(usage.get(name, 0) for usage in usages)
+        for name in ("requests", "cached", "failed", "tokens_in", "tokens_out")
+    }
+    return {
+        "llm": llm["name"],
+        "llm_model": llm.get("model"),
+        "encoder": encoder.id,
+        "folder": str(folder.path),
+        "manifest_sha256": file_sha256(folder.path / "manifest.json"),
+        "coverage": {name: entry["coverage"] for name, entry in features.items() if "coverage" in entry},
+        "filled": {name: entry["filled"] for name, entry in features.items() if entry.get("filled")},
+        "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
+        **total,
+    }

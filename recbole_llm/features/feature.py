@@ -1,0 +1,137 @@
+"""What a feature's builder works with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Split
+from recbole_llm.features.folder import SemanticFolder
+from recbole_llm.features.items import ItemTexts
+from recbole_llm.features.sources import Asking
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.client import Script, Usage
+from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.settings.layers import Settings
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+class StageOne(Protocol):
+    """The trained model that a feature stands on, trained when first asked.
+
+    Attributes:
+        key: tells it from others.
+        folds: one entry for each model that speaks for training rows of users it has not seen (``train_rows``:
+            digest of the rows it was trained on); empty where one model speaks for all.
+    """
+
+    key: str
+    folds: list[dict[str, Any]]
+
+    def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """``(len(rows), k)`` item ids, best first, for the histories before some rows."""
+
+
+@dataclass
+class Context:
+    """Everything a builder may look at.
+
+    Attributes:
+        settings: of the run.
+        table, split: interactions and what of them trains and tests.
+        items: the items' texts.
+        folder: where files are written.
+        endpoint: where to ask, ``None`` for the offline rule.
+        cache: the response cache, ``None`` offline.
+        stage_one: the prerequisite model, where the method has one.
+        encode: makes the text vectors in the order of ``folder.texts``.
+        vectors_of: vectors of some texts by another pooling (``cls``).
+        usage: what was asked and paid.
+        asking: how answers are got.
+        counts: outcomes of the answers, for the manifest.
+        used: keys of the requests whose answers were read, in that order.
+        limited: that only some keys were asked about, as the command wanted; empty where all were.
+    """
+
+    settings: Settings
+    table: Interactions
+    split: Split
+    items: ItemTexts
+    folder: SemanticFolder
+    endpoint: Endpoint | None
+    cache: ResponseCache | None
+    stage_one: StageOne | None
+    progress: Progress
+    encode: Callable[[], np.ndarray]
+    vectors_of: Callable[[Sequence[str], str], np.ndarray]
+    usage: Usage = field(default_factory=Usage)
+    asking: Asking = field(default_factory=Asking)
+    counts: dict[str, int] = field(default_factory=dict)
+    used: list[str] = field(default_factory=list)
+    limited: str = ""
+
+    def history(self, row: int) -> np.ndarray:
+        """Item ids before a row of the interactions, as long as the model sees: never the row itself."""
+        begin = int(self.table.offsets[self.table.user[row]])
+        first = max(begin, row - int(self.settings["MAX_ITEM_LIST_LENGTH"]))
+        return np.asarray(self.table.item[first:row])
+
+    def target_rows(self) -> np.ndarray:
+        """Rows that anything is predicted at, ascending: training targets, validation, test."""
+        split = self.split
+        return np.unique(np.concatenate([split.train_targets, split.valid.end, split.test.end]))
+
+    def training_rows(self, user: int) -> np.ndarray:
+        """Rows of a user's training segment: what a prompt about the whole user may show."""
+        begin, end = np.asarray(self.table.offsets[user : user + 2])
+        rows = self.split.train_rows
+        return np.asarray(rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)])
+
+    @property
+    def fills(self) -> bool:
+        """Whether gaps among the answers are to be filled by the offline rule (``--fill=offline``)."""
+        return self.endpoint is not None and self.settings["fill"] == "offline"
+
+    def answer_all(
+        self, keys: Iterable[Any], script: Callable[[Any, Counter[str]], Script], title: str
+    ) -> Iterator[tuple[Any, Any]]:
+        """Results of a script for each key, in order, ``None`` where there is no usable answer.
+
+        How the answers are got is the command's affair (``self.asking``): asked for, collected for a batch,
+        or, in a dry run, stood in for by the prompt's example. A builder has nothing to do for that.
+        """
+        return self.asking.results(self, list(keys), script, title)
+
+
+class Feature(Protocol):
+    """A builder of one or more files.
+
+    Attributes:
+        name: what registry rows call it.
+        version: raise it with any change of the files it writes.
+        prompts: files of ``semantics/prompts/`` that it asks with.
+        settings_keys: settings that its files depend on.
+        files: suffixes of the files it writes.
+
+    Optional attributes, with what is assumed where a feature lacks them:
+
+    - ``needs: tuple[str, ...]``, names of features whose files it reads (``()``): it is stale when they are.
+    - ``visible: str``, what of a user its answers may stand on (``"none"``): ``"none"``, items alone;
+      ``"prefix"``, what stands before the row of ``position``; ``"training"``, the user's training segment.
+      ``doctor --leaks`` holds the files against it.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    prompts: ClassVar[tuple[str, ...]]
+    settings_keys: ClassVar[tuple[str, ...]]
+    files: ClassVar[tuple[str, ...]]
+
+    def build(self, context: Context) -> dict[str, Any]:
+        """Write the files; returns facts for the manifest, ``coverage`` among them."""

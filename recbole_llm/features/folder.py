@@ -1,0 +1,183 @@
+"""One folder of semantic files: text table, feature tables, vectors, and the manifest over them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+TEXT_COLUMNS = (Column("text_id", "token"), Column("text", "token_seq"))
+ASKED_COLUMNS = (Column("request_key", "token"),)
+
+
+def asked_suffix(feature: str) -> str:
+    """Suffix of the table of requests whose answers a feature was made from."""
+    return f"{feature}.asked"
+
+
+class TextTable:
+    """Every distinct text once; its place is its id in all other files."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self.texts: list[str] = []
+        self._ids: dict[str, int] = {}
+        for text in texts:
+            self.add(text)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str) -> int:
+        """The id of a text, new or known."""
+        text = clean_field(text)
+        found = self._ids.get(text)
+        if found is None:
+            found = self._ids[text] = len(self.texts)
+            self.texts.append(text)
+        return found
+
+
+class SemanticFolder:
+    """The files of one feature set, ``dataset/<ds>/semantics/<protocol>-<llm>-<hash>/``.
+
+    Args:
+        path: the folder.
+        stem: name of the dataset's files.
+        identity: what the features were made from; a folder with another identity is refused.
+    """
+
+    def __init__(self, path: Path, stem: str, identity: dict[str, Any]) -> None:
+        self.path, self.stem, self.identity = path, stem, identity
+        self.manifest = self._read_manifest()
+        self._mend_text()
+        self.texts = TextTable()
+        if self.has("text"):
+            self.texts = TextTable(read_table(self.file("text"), ["text"])["text"].fillna(""))
+
+    def _read_manifest(self) -> dict[str, Any]:
+        fresh = {"format": FORMAT, "identity": self.identity, "features": {}, "files": {}}
+        path = self.path / "manifest.json"
+        if not path.is_file():
+            return fresh
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}); remove the folder and run again, paid answers are kept."
+            ) from error
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("format") != FORMAT
+            or manifest.get("identity") != self.identity
+        ):
+            raise UserError(
+                f"{path} belongs to other data, another split or another version; remove the folder or move it away."
+            )
+        return manifest
+
+    def _mend_text(self) -> None:
+        """Undo an interrupted commit; without the text table, which all files refer to, start anew.
+
+        The table only grows, so what the manifest vouches for is the beginning of a later one.
+        """
+        entry = self.manifest["files"].get("text")
+        if entry is None:
+            return
+        path = self.path / entry["name"]
+        if not path.is_file():
+            logger.warning("%s is gone: the features are made again, from paid answers where there are any", path)
+            self.manifest["features"].clear()
+            self.manifest["files"].clear()
+        elif path.stat().st_size > entry["bytes"]:
+            listed = path.read_bytes()[: entry["bytes"]]
+            if hashlib.sha256(listed).hexdigest() == entry["sha256"]:
+                with whole_file(path) as stream:
+                    stream.write(listed)
+
+    def file(self, suffix: str) -> Path:
+        """Path of an atomic file of this folder."""
+        return self.path / f"{self.stem}.{suffix}"
+
+    def has(self, suffix: str) -> bool:
+        """Whether a file is listed in the manifest and unchanged since.
+
+        Raises:
+            UserError: the file was changed by someone else.
+        """
+        entry = self.manifest["files"].get(suffix)
+        if entry is None:
+            return False
+        path = self.path / entry["name"]
+        if not path.is_file():
+            return False
+        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+            raise UserError(f"{path} is not the file that manifest.json describes; remove it to have it made again.")
+        return True
+
+    def check(self) -> None:
+        """Look at every file that the manifest lists.
+
+        Raises:
+            UserError: one is gone or was changed.
+        """
+        for suffix, entry in self.manifest["files"].items():
+            if not self.has(suffix):
+                raise UserError(f"{self.path / entry['name']} is gone; run again to have it made.")
+
+    def write(self, suffix: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
+        """Write an atomic file; it counts once :meth:`commit` lists it."""
+        count = write_table(self.file(suffix), columns, rows)
+        self._list(suffix, self.file(suffix), rows=count)
+        return count
+
+    def write_vectors(self, name: str, vectors: np.ndarray) -> None:
+        """Write a matrix in the row order of the text table."""
+        path = self.path / f"text.{name}.npy"
+        with whole_file(path) as stream:
+            np.save(stream, vectors, allow_pickle=False)
+        self._list(f"text.{name}.npy", path, rows=len(vectors))
+
+    def vectors(self, name: str) -> np.ndarray | None:
+        """The memory-mapped matrix of an encoder, ``None`` where it has to be made."""
+        if not self.has(f"text.{name}.npy"):
+            return None
+        matrix: np.ndarray = np.load(self.path / f"text.{name}.npy", mmap_mode="r", allow_pickle=False)
+        return matrix if len(matrix) == len(self.texts) else None
+
+    def _list(self, key: str, path: Path, rows: int) -> None:
+        self.manifest["files"][key] = {
+            "name": path.name,
+            "rows": rows,
+            "bytes": path.stat().st_size,
+            "sha256": file_sha256(path),
+        }
+
+    def commit(self, feature: str | None = None, facts: dict[str, Any] | None = None) -> None:
+        """Write the text table and then the manifest that vouches for the files."""
+        rows = ((str(number), text) for number, text in enumerate(self.texts.texts))
+        self.write("text", TEXT_COLUMNS, rows)
+        if feature is not None:
+            self.manifest["features"][feature] = {
+                **(facts or {}),
+                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        self.save_manifest()
+
+    def save_manifest(self) -> None:
+        """Write the manifest in one step."""
+        with whole_file(self.path / "manifest.json", "w") as stream:
+            json.dump(self.manifest, stream, indent=1, ensure_ascii=False)

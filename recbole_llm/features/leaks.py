@@ -1,0 +1,319 @@
+"""Looking for leaks in finished semantic files: did what is evaluated reach an answer?
+
+Nothing here trusts the code that built the files. Four things are looked at, each against what the manifest says
+that a feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
+whether answers about a user name that user's held-out items more often than other users' held-out items; and whether
+a prompt that was sent holds a history up to an item that no prompt may show.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import fisher_exact
+
+from recbole_llm.data.atomic import read_header, read_table, split_ids
+from recbole_llm.data.folds import rows_digest, without_fold
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Split
+from recbole_llm.features.folder import asked_suffix
+from recbole_llm.features.visible import TRAINING, visible_ends
+from recbole_llm.llm.cache import ResponseCache
+
+SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
+MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
+CHANCE = 1e-4  # a difference that is less likely by chance is a leak
+RUN = 3  # items in a row that tell one history from all others
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look: what was looked at, and what was found.
+
+    Attributes:
+        good: no leak.
+        text: for the report.
+    """
+
+    good: bool
+    text: str
+
+
+@dataclass
+class Files:
+    """A finished folder with the data that it was made from.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        table, split: as they are now.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    table: Interactions
+    split: Split
+
+    def __post_init__(self) -> None:
+        self.texts = read_table(self.file("text"), ["text"])["text"].fillna("").tolist()
+        frame = read_table(self.file("itemtext"), ["item_id", "title_text"])
+        ids = dict(zip(frame["item_id"].astype(str), frame["title_text"].fillna(""), strict=True))
+        cells = [ids.get(token, "") for token in self.table.item_tokens.tolist()]
+        self.titles = [self.texts[int(cell)] if cell else "" for cell in cells]
+        self.users = {token: number for number, token in enumerate(self.table.user_tokens.tolist()) if number}
+
+    def file(self, suffix: str) -> Path:
+        """A file that the manifest lists."""
+        return self.path / self.manifest["files"][suffix]["name"]
+
+    def asked(self, feature: str) -> set[str] | None:
+        """Keys of the requests whose answers a feature was made from; ``None`` where they were not noted."""
+        if asked_suffix(feature) not in self.manifest["files"]:
+            return None
+        return set(read_table(self.file(asked_suffix(feature)))["request_key"])
+
+    def own(self, user: int) -> slice:
+        """A user's rows."""
+        return slice(int(self.table.offsets[user]), int(self.table.offsets[user + 1]))
+
+
+def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
+    """Everything that is looked at in one folder.
+
+    Args:
+        files: the folder.
+        cache: the answers, to look at the prompts; ``None`` where there are none.
+    """
+    ends = visible_ends(files.table, files.split)
+    if "candidates" in files.manifest["features"] and "candidates" in files.manifest["files"]:
+        yield _makers_of_candidates(files)
+    features = files.manifest["features"]
+    for name, entry in features.items():
+        sees, of_users = entry.get("sees", "none"), False
+        for suffix in _tables_of(files, name, entry):
+            columns = [column.name for column in read_header(files.file(suffix))]
+            of_users = of_users or bool({"user_id", "exemplar_id"} & set(columns))
+            if sees == TRAINING and {"user_id", "position"} <= set(columns):
+                yield _rows_spoken_of(files, suffix, ends)
+            elif sees == TRAINING and "item_id" in columns:
+                yield _items_spoken_of(files, suffix, ends)
+            key = next((column for column in ("user_id", "exemplar_id") if column in columns), None)
+            texts = [column for column in columns if column.endswith("_text")]
+            if sees != "none" and key is not None and texts:
+                yield _names_of_held_out(files, suffix, key, texts, ends)
+        prompts = [f"{prompt}@{facts['version']}" for prompt, facts in entry.get("prompts", {}).items()]
+        if cache is not None and prompts and sees != "none" and of_users:  # a list that mixes users is no history
+            yield _prompts_sent(files, name, prompts, sees, ends, cache)
+
+
+def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str]:
+    """Suffixes of a feature's tables; older manifests leave them to its name or its registry row."""
+    from recbole_llm.features.registry import FEATURES
+
+    suffixes = entry.get("files") or (FEATURES[feature].files if feature in FEATURES else (feature,))
+    return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
+
+
+def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+    frame = read_table(files.file(suffix), ["user_id", "position"])
+    users = np.array([files.users.get(user, 0) for user in frame["user_id"].astype(str)], dtype=np.int64)
+    rows = np.asarray(files.table.offsets)[users] + frame["position"].astype(np.int64).to_numpy()
+    beyond = np.flatnonzero((users > 0) & (rows >= ends[users]))
+    text = f"{suffix}: {len(rows):,} interactions, {len(beyond):,} of them held out"
+    if len(beyond):
+        text += f" (first: user {files.table.user_tokens[users[beyond[0]]]})"
+    return Look(not len(beyond), text)
+
+
+def _makers_of_candidates(files: Files) -> Look:
+    """How often the target is among the candidates, and whether a model had seen the users it spoke for.
+
+    One model for all is as the paper has it: it was fitted to the training rows it speaks for, so that candidates
+    are better in training than at test. No held-out item is involved, so that is no leak; it is said.
+    """
+    table, split = files.table, files.split
+    hits = {"training": [0, 0], "held-out": [0, 0]}
+    training = set(split.train_targets.tolist())
+    for (user, position), tokens in _offered(files).items():
+        row = int(table.offsets[files.users[user]]) + position if user in files.users else len(table)
+        if row < len(table):
+            count = hits["training" if row in training else "held-out"]
+            count[0] += str(table.item_tokens[table.item[row]]) in tokens
+            count[1] += 1
+    shares = [f"{100 * hit / max(1, total):.1f} % of {total:,} {part} rows" for part, (hit, total) in hits.items()]
+    text = f"candidates: the target is among those of {' and '.join(shares)}"
+    wanted = int(files.manifest["identity"]["settings"].get("candidate_folds", 1))
+    folds = files.manifest["features"]["candidates"].get("folds", [])
+    if wanted == 1:
+        return Look(not folds, f"{text}; one model made all, fitted to the training rows (candidate_folds: 1)")
+    honest = [
+        fold["train_rows"] == rows_digest(without_fold(table, split, number, wanted).train_rows)
+        for number, fold in enumerate(folds)
+    ]
+    if len(honest) == wanted and all(honest):
+        return Look(True, f"{text}; {wanted} models made those of training rows, each of users it had not seen")
+    number = honest.index(False) + 1 if False in honest else len(honest) + 1
+    return Look(False, f"{text}; model {number} of {wanted} had seen the users whose candidates it made")
+
+
+def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+    """Of a table that mixes users, all that can be told: no item may be one that only held-out rows have."""
+    table = files.table
+    shown = np.zeros(table.n_items + 1, dtype=bool)
+    shown[np.asarray(table.item)[np.arange(len(table)) < ends[np.asarray(table.user)]]] = True
+    hidden = {token for token, seen in zip(table.item_tokens.tolist(), shown.tolist(), strict=True) if not seen}
+    items = read_table(files.file(suffix), ["item_id"])["item_id"].astype(str)
+    beyond = items[items.isin(hidden)]
+    text = f"{suffix}: {items.nunique():,} items, {beyond.nunique():,} of them in no interaction that may be shown"
+    if len(beyond):
+        text += f" (first: item {beyond.iloc[0]})"
+    return Look(not len(beyond), text)
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], ends: np.ndarray) -> Look:
+    """Whether answers name their own user's held-out items more often than another user's.
+
+    What an answer may know is left out on both sides: items of the visible history, and candidates offered.
+    """
+    frame = read_table(files.file(suffix))
+    chosen = np.unique(np.linspace(0, max(0, len(frame) - 1), min(len(frame), MOST_KEYS)).astype(int))
+    offered = _offered(files) if "position" in frame else {}
+    cases = []
+    for line in frame.iloc[chosen].to_dict("records"):
+        user = files.users.get(str(line[key]), 0)
+        if user:
+            cases.append(_case(files, user, line, columns, ends, offered))
+    named = [0, 0]
+    asked = [0, 0]
+    for number, (said, hidden, known) in enumerate(cases):
+        other = cases[(number + len(cases) // 2 + 1) % len(cases)]
+        for place, (items, also_known) in enumerate(((hidden, known), (other[1], known | other[2]))):
+            names = [files.titles[item].casefold() for item in items if item not in also_known]
+            names = [name for name in names if len(name) >= SHORTEST_NAME]
+            if names:
+                asked[place] += 1
+                named[place] += any(name in said for name in names)
+    table = [[named[0], asked[0] - named[0]], [named[1], asked[1] - named[1]]]
+    chance = float(fisher_exact(table, alternative="greater")[1]) if asked[0] and asked[1] else 1.0
+    good = chance > CHANCE or named[0] < 3
+    share = [f"{100 * count / max(1, total):.2f} %" for count, total in zip(named, asked, strict=True)]
+    return Look(
+        good,
+        f"{suffix}: {asked[0]:,} answers; {share[0]} name an item that their user takes only later, {share[1]} "
+        f"one that another user takes (by chance as far apart: {chance:.2g})",
+    )
+
+
+def _offered(files: Files) -> dict[tuple[str, int], set[str]]:
+    """Candidates by user and position, where the folder has them."""
+    if "candidates" not in files.manifest["files"]:
+        return {}
+    frame = read_table(files.file("candidates"))
+    keys = zip(frame["user_id"].astype(str), frame["position"].astype(int), strict=True)
+    return {key: set(split_ids(items)) for key, items in zip(keys, frame["items"], strict=True)}
+
+
+def _case(
+    files: Files,
+    user: int,
+    line: dict[str, Any],
+    columns: list[str],
+    ends: np.ndarray,
+    offered: dict[tuple[str, int], set[str]],
+) -> tuple[str, list[int], set[int]]:
+    """What was said, the items that nobody could know, and those that could be known."""
+    own = files.own(user)
+    end = own.start + int(line["position"]) if "position" in line and offered else int(ends[user])
+    items = np.asarray(files.table.item)
+    hidden = items[end : end + 1] if "position" in line and offered else items[end : own.stop]
+    known = set(items[own.start : end].tolist())
+    tokens = offered.get((str(line.get("user_id")), int(line.get("position", -1))), set())
+    known |= {item for item in hidden.tolist() if str(files.table.item_tokens[item]) in tokens}
+    cells = [str(line[column]) for column in columns if isinstance(line[column], (str, int))]
+    said = " | ".join(files.texts[int(part)] for cell in cells for part in cell.split() if part.isdecimal())
+    return said.casefold(), hidden.tolist(), known
+
+
+# ---- prompts ------------------------------------------------------------------------------------
+
+
+def _prompts_sent(
+    files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
+) -> Look:
+    """Whether a prompt holds items in a row that end in one that no prompt may show.
+
+    Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
+    before its prompts were noted cannot tell its own from theirs.
+    """
+    forbidden = _forbidden_runs(files, sees, ends)
+    looked, found = 0, ""
+    for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model"), files.asked(feature)):
+        looked += 1
+        for run in _runs_in(body["messages"]):
+            if run in forbidden:
+                found = found or f"; a prompt holds the history of user {forbidden[run]} up to a held-out item"
+    return Look(not found, f"{feature}: {looked:,} prompts, {len(forbidden):,} endings that none may hold{found}")
+
+
+def _forbidden_runs(files: Files, sees: str, ends: np.ndarray) -> dict[tuple[str, ...], str]:
+    """Titles in a row that end in a held-out item, where no other history has the same, by their user."""
+    table = files.table
+    last = np.asarray(table.offsets).copy()
+    for cases in (files.split.valid, files.split.test):
+        np.maximum.at(last, cases.user, cases.end)  # what any case has as its history may be shown for it
+    limit = ends if sees == TRAINING else last
+    titles = [title.casefold() for title in files.titles]
+    items = np.asarray(table.item).tolist()
+    seen: dict[tuple[str, ...], str | None] = {}
+    for user in range(1, table.n_users + 1):
+        own = files.own(user)
+        names = [titles[item] for item in items[own]]
+        for place in range(RUN - 1, len(names)):
+            run = tuple(names[place - RUN + 1 : place + 1])
+            hidden = own.start + place >= limit[user] > own.start
+            seen[run] = str(table.user_tokens[user]) if hidden and run not in seen else None
+    return {run: user for run, user in seen.items() if user is not None and all(run)}
+
+
+def _runs_in(messages: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
+    """Titles in a row, forwards and backwards, of every list in the data of a prompt's questions."""
+    for message in messages:
+        if message["role"] == "user":
+            for names in _lists_in(_data_of(message["content"])):
+                for order in (names, names[::-1]):
+                    yield from zip(*(order[n:] for n in range(RUN)), strict=False)
+
+
+def _data_of(content: str) -> Any:
+    """The JSON of a question: from the first bracket on that begins a value."""
+    decoder = json.JSONDecoder()
+    for place, sign in enumerate(content):
+        if sign in "{[":
+            try:
+                return decoder.raw_decode(content, place)[0]
+            except ValueError:
+                continue
+    return None
+
+
+def _lists_in(value: Any) -> Iterator[list[str]]:
+    if isinstance(value, dict):
+        numbered = [value.get(str(number)) for number in range(1, len(value) + 1)]
+        yield [name.casefold() for name in numbered if isinstance(name, str)]
+        for name, inner in value.items():
+            if name != "candidates":  # an offer, which may hold the target; no history
+                yield from _lists_in(inner)
+    elif isinstance(value, list):
+        names = [item.get("title", "") if isinstance(item, dict) else item for item in value]
+        yield [name.casefold() for name in names if isinstance(name, str)]
+        for inner in value:
+            if isinstance(inner, (dict, list)):
+                yield from _lists_in(inner)

@@ -1,0 +1,100 @@
+"""One prompt, one validated answer: what every feature's script is built from.
+
+A chain of prompts is a script with one ``ask`` after the other::
+
+    def script(item: int, counts: Counter[str]) -> Script:
+        plus = yield from ask(load_prompt("isrf_item_plus"), basics(item), read, counts)
+        if plus is None:
+            return None
+        return (yield from ask(load_prompt("isrf_item_fusion"), basics(item) | {"plus": plus}, read, counts))
+
+Chains of different keys advance on their own: the second question about one item does not wait for the first
+about another. Nothing more is needed for a dry run, which answers each question with the prompt's example.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from recbole_llm.features.answers import AnswerError, read_answer
+from recbole_llm.features.prompts import Prompt
+from recbole_llm.llm.cache import ChatAnswer, ChatRequest
+
+Value = TypeVar("Value")
+
+
+def ask(
+    prompt: Prompt,
+    data: Any,
+    parse: Callable[[Any], Value],
+    counts: Counter[str] | None = None,
+    assume: Callable[[], Value] | None = None,
+) -> Generator[ChatRequest, ChatAnswer | None, Value | None]:
+    """Ask, validate, and ask once more where the answer cannot be used.
+
+    Args:
+        prompt: what to ask.
+        data: JSON-serialisable data for the prompt.
+        parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
+        counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
+            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, and the rules
+            of ``answers``.
+        assume: a result for dry runs, where the prompt's example answer is none for other data and a later
+            question of the chain needs one.
+
+    Returns:
+        The result, or ``None`` where there is no usable answer.
+    """
+    counts = counts if counts is not None else Counter()
+    messages = prompt.messages(data)
+    for again in (False, True):
+        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), prompt.schema, prompt.max_tokens)
+        answer = yield request
+        if answer is None:
+            counts["unanswered"] += 1
+            return None
+        if answer.assumed:
+            return _assumed(answer, prompt, parse, assume)
+        if answer.finish_reason == "length":
+            counts["truncated"] += 1
+        if answer.finish_reason == "content_filter":
+            counts["filtered"] += 1
+            break  # the same text would be filtered again
+        try:
+            value, repaired = read_answer(answer.content, prompt.answer_class, counts)
+            result = parse(value)
+        except AnswerError as error:
+            counts[error.rule] += 1
+            if again:
+                break
+            counts["asked_again"] += 1
+            messages = [
+                *messages,
+                {"role": "assistant", "content": answer.content[:4000] or "(no answer)"},
+                {"role": "user", "content": f"That answer cannot be used: {error}. {_advice(answer)}"},
+            ]
+        else:
+            counts["repaired" if repaired else "valid"] += 1
+            return result
+    counts["invalid"] += 1
+    return None
+
+
+def _advice(answer: ChatAnswer) -> str:
+    if answer.finish_reason == "length":
+        return "It was cut off: answer again, shorter, with the JSON alone."
+    return "Answer again, with the JSON alone."
+
+
+def _assumed(
+    answer: ChatAnswer, prompt: Prompt, parse: Callable[[Any], Value], assume: Callable[[], Value] | None
+) -> Value | None:
+    """A result for a dry run: nothing is counted and nothing asked again."""
+    if assume is not None:
+        return assume()
+    try:
+        return parse(read_answer(answer.content, prompt.answer_class)[0])
+    except AnswerError:
+        return None

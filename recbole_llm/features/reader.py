@@ -1,0 +1,270 @@
+"""Semantic features as models read them: tensors aligned with the interactions of this run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.features.folder import SemanticFolder
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Bags:
+    """A list of text ids for each interaction (key: user and position), in compressed rows.
+
+    Attributes:
+        offsets: ``(n + 1,)`` int64.
+        ids: text ids.
+    """
+
+    offsets: torch.Tensor
+    ids: torch.Tensor
+
+
+class SemanticFeatures:
+    """What a model gets as ``dataset.semantics``.
+
+    Keys of the files (user, position) are mapped to rows of the interactions through the dataset's own
+    tokens, after filtering. Keys that filtering removed are counted; no user and no item is added.
+
+    Args:
+        folder: the files.
+        table: the interactions.
+        encoder: id of the text encoder.
+        semantics: ``llm``, ``offline``, ``shuffled`` or ``random``.
+        seed: of the controls.
+    """
+
+    def __init__(
+        self,
+        folder: SemanticFolder,
+        table: Interactions,
+        encoder: str,
+        semantics: str,
+        facts: dict[str, Any],
+        seed: int,
+    ) -> None:
+        self.folder, self.table, self.encoder, self.semantics = folder, table, encoder, semantics
+        self._facts, self._seed = facts, seed
+        self.unknown_keys = 0
+        self._users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
+
+    def facts(self) -> dict[str, Any]:
+        """For the record: source, cost, coverage."""
+        return self._facts
+
+    def text_vectors(self) -> torch.Tensor:
+        """``(n_texts, d)`` float32 in the order of the text ids.
+
+        With ``semantics: random`` the vectors are Gaussian directions with the norms of the real ones.
+        """
+        matrix = self.folder.vectors(self.encoder)
+        assert matrix is not None
+        vectors = torch.from_numpy(np.array(matrix))
+        if self.semantics == "random":
+            generator = torch.Generator().manual_seed(self._seed)
+            noise = torch.randn(vectors.shape, generator=generator)
+            vectors = torch.nn.functional.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
+        return vectors
+
+    def user_offsets(self) -> torch.Tensor:
+        """``(n_users + 2,)`` int64: first row of each user, and the end."""
+        return torch.from_numpy(np.array(self.table.offsets))
+
+    def rows_of(self, users: list[str], positions: np.ndarray) -> np.ndarray:
+        """Rows of the interactions for keys of a file; -1 for keys that this dataset does not have."""
+        ids = np.array([self._users.get(user, 0) for user in users], dtype=np.int64)
+        offsets = np.asarray(self.table.offsets)
+        rows = offsets[ids] + positions
+        known = (ids > 0) & (positions >= 0) & (rows < offsets[ids + 1])
+        self.unknown_keys += int((~known).sum())
+        return np.where(known, rows, -1)
+
+    def bags(self, suffix: str, columns: list[str]) -> dict[str, Bags]:
+        """The text-id lists of some columns of a (user, position) file.
+
+        With ``semantics: shuffled`` the answers are permuted among keys of equal position, all columns of an
+        answer together: what is said stays, to whom it is said does not.
+        """
+        frame = read_table(self.folder.file(suffix), ["user_id", "position", *columns])
+        positions = frame["position"].astype(np.int64).to_numpy()
+        rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
+        kept = np.flatnonzero(rows >= 0)
+        answers = kept
+        if self.semantics == "shuffled":
+            answers = _shuffle_within(kept, positions[kept], self._seed)
+        found = {}
+        for column in columns:
+            lists = _parse_lists(frame[column].fillna("").tolist())
+            found[column] = _to_bags(rows[kept], answers, lists, len(self.table))
+        return found
+
+    # ---- features by item, user, interaction and synthesised user ------------------------------------
+
+    def item_text_ids(self, column: str, suffix: str = "itemtext", exchange: bool = False) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text id of each item in one column of ``.itemtext``; -1 where there is none.
+
+        Args:
+            column: such as ``title_text``.
+            suffix: another file with one line an item.
+            exchange: with ``semantics: shuffled`` items exchange their texts, all columns alike; for methods
+                whose only feature the texts are.
+        """
+        return self._ids(suffix, "item_id", column, self.table.item_tokens, exchange)
+
+    def item_codes(self) -> torch.Tensor:
+        """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
+
+        With ``semantics: shuffled`` items exchange their clusters; with ``random`` each draws one of them.
+        """
+        codes = self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
+        if self.semantics == "random":
+            together = np.zeros(len(codes) - 1, dtype=np.int64)
+            codes[1:] = torch.from_numpy(_draw_within(codes[1:].numpy(), together, self._seed))
+        return codes
+
+    def user_text_ids(self, column: str) -> torch.Tensor:
+        """``(n_users + 1,)`` int64 text id of each user in one column of ``.usertext``; -1 where there is none.
+
+        With ``semantics: shuffled`` the users exchange their texts.
+        """
+        return self._ids("usertext", "user_id", column, self.table.user_tokens, exchange=True)
+
+    def _ids(self, suffix: str, key: str, column: str, tokens: np.ndarray, exchange: bool) -> torch.Tensor:
+        frame = read_table(self.folder.file(suffix), [key, column])
+        cells = dict(zip(frame[key].astype(str), frame[column].fillna(""), strict=True))
+        ids = np.array([int(cells.get(token, "") or -1) for token in tokens.tolist()], dtype=np.int64)
+        if exchange and self.semantics == "shuffled":
+            ids[1:] = _shuffle_within(ids[1:], np.zeros(len(ids) - 1, dtype=np.int64), self._seed)
+        return torch.from_numpy(ids)
+
+    def texts(self, ids: torch.Tensor) -> list[str]:
+        """The texts of some ids; empty for -1."""
+        return [self.folder.texts.texts[number] if number >= 0 else "" for number in ids.tolist()]
+
+    def shown_texts(self, column: str) -> list[str]:
+        """The text of each item in one column of ``.itemtext``, for prompts that are no vectors; empty for padding.
+
+        With ``semantics: shuffled`` items exchange their texts, with ``random`` each draws one of them, in all columns
+        that of the same item.
+        """
+        ids = self.item_text_ids(column, exchange=True)
+        if self.semantics == "random":
+            together = np.zeros(len(ids) - 1, dtype=np.int64)
+            ids[1:] = torch.from_numpy(_draw_within(ids[1:].numpy(), together, self._seed))
+        return self.texts(ids)
+
+    def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Interest texts of each user's cluster (EIMF), in compressed rows by user id: offsets and text ids.
+
+        With ``semantics: shuffled`` the exemplars exchange their answers.
+        """
+        exemplars = read_table(self.folder.file("exemplar"), ["exemplar_id", "interest_text"])
+        offsets, flat = _parse_lists(exemplars["interest_text"].fillna("").tolist())
+        answer = np.arange(len(exemplars))
+        if self.semantics == "shuffled":
+            answer = _shuffle_within(answer, np.zeros(len(answer), dtype=np.int64), self._seed)
+        line_of = dict(zip(exemplars["exemplar_id"].astype(str), answer.tolist(), strict=True))
+        clusters = read_table(self.folder.file("usercluster"), ["user_id", "exemplar_id"])
+        lists: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * (self.table.n_users + 1)
+        for user, exemplar in zip(clusters["user_id"].astype(str), clusters["exemplar_id"].astype(str), strict=True):
+            number, line = self._users.get(user, 0), line_of.get(exemplar)
+            if not number or line is None:
+                self.unknown_keys += 1
+                continue
+            lists[number] = flat[offsets[line] : offsets[line + 1]]
+        counts = np.array([len(one) for one in lists], dtype=np.int64)
+        ends = np.concatenate([[0], np.cumsum(counts)])
+        return torch.from_numpy(ends), torch.from_numpy(np.concatenate(lists))
+
+    def row_labels(self, suffix: str, column: str) -> torch.Tensor:
+        """``(n,)`` int64 values of a column of a (user, position) file by interaction; -1 where there is none.
+
+        With ``semantics: shuffled`` a user's interactions exchange their values; with ``random`` each draws one
+        of the user's.
+        """
+        frame = read_table(self.folder.file(suffix), ["user_id", "position", column])
+        positions = frame["position"].astype(np.int64).to_numpy()
+        rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
+        values = frame[column].fillna("-1").astype(np.int64).to_numpy()
+        kept = np.flatnonzero(rows >= 0)
+        answers = kept
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            answers = change(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
+        labels = np.full(len(self.table), -1, dtype=np.int64)
+        labels[rows[kept]] = values[answers]
+        return torch.from_numpy(labels)
+
+    def synthesised_users(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Items ``(p, t)`` (0 padded) and interests ``(p, t)`` (-1 padded) of LDMI's synthesised users.
+
+        With ``semantics: shuffled`` the items of one synthesised user exchange their interests; with ``random``
+        each draws one of them.
+        """
+        frame = read_table(self.folder.file("synuser"), ["synuser_id", "position", "item_id", "interest_id"])
+        index = {token: number for number, token in enumerate(self.table.item_tokens.tolist())}
+        _, owner = np.unique(frame["synuser_id"].astype(np.int64).to_numpy(), return_inverse=True)
+        item = np.array([index.get(token, 0) for token in frame["item_id"].astype(str)], dtype=np.int64)
+        interest = frame["interest_id"].astype(np.int64).to_numpy()
+        if self.semantics in ("shuffled", "random"):
+            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
+            interest = interest[change(np.arange(len(interest)), owner, self._seed)]
+        order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
+        order = order[item[order] > 0]
+        self.unknown_keys += len(item) - len(order)
+        counts = np.bincount(owner[order], minlength=int(owner.max(initial=-1)) + 1)
+        items = np.zeros((len(counts), int(counts.max(initial=1))), dtype=np.int64)
+        labels = np.full(items.shape, -1, dtype=np.int64)
+        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        items[owner[order], place] = item[order]
+        labels[owner[order], place] = interest[order]
+        return torch.from_numpy(items), torch.from_numpy(labels)
+
+
+def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """A permutation of ``keys`` inside each group."""
+    generator = np.random.default_rng(seed)
+    place = np.lexsort((np.arange(len(keys)), groups))
+    mixed = np.lexsort((generator.random(len(keys)), groups))
+    shuffled = np.empty_like(keys)
+    shuffled[place] = keys[mixed]
+    return shuffled
+
+
+def _draw_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
+    """For each key one of the ``keys`` of its group, with replacement."""
+    generator = np.random.default_rng(seed)
+    order = np.argsort(groups, kind="stable")
+    _, first, place, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
+    drawn = np.empty_like(keys)
+    drawn[order] = keys[order[first[place] + (generator.random(len(keys)) * size[place]).astype(np.int64)]]
+    return drawn
+
+
+def _parse_lists(cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Blank-separated numbers to compressed rows."""
+    counts = np.array([cell.count(" ") + 1 if cell else 0 for cell in cells], dtype=np.int64)
+    flat = np.fromstring(" ".join(cell for cell in cells if cell), dtype=np.int64, sep=" ")
+    return np.concatenate([[0], np.cumsum(counts)]), flat
+
+
+def _to_bags(rows: np.ndarray, answers: np.ndarray, lists: tuple[np.ndarray, np.ndarray], size: int) -> Bags:
+    """Lists of some answers, laid out by row."""
+    offsets, flat = lists
+    length = np.zeros(size, dtype=np.int64)
+    counts = np.diff(offsets)[answers]
+    length[rows] = counts
+    ends = np.concatenate([[0], np.cumsum(length)])
+    ids = np.empty(int(ends[-1]), dtype=np.int64)
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    ids[np.repeat(ends[rows], counts) + within] = flat[np.repeat(offsets[answers], counts) + within]
+    return Bags(torch.from_numpy(ends), torch.from_numpy(ids))

@@ -1,0 +1,173 @@
+"""How one command gets its answers: by asking, by asking nothing (a dry run), or by collecting for a batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Self
+
+from recbole_llm.features.planning import FeaturePlan, Plan
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ChatAnswer, ChatRequest
+from recbole_llm.llm.client import Client, Script, replay
+
+if TYPE_CHECKING:
+    from recbole_llm.features.feature import Context
+    from recbole_llm.llm.endpoint import Endpoint
+    from recbole_llm.settings.layers import Settings
+
+MakeScript = Callable[[Any, Counter[str]], Script]
+Results = Iterator[tuple[Any, Any]]
+
+
+class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
+    """A feature's questions were collected; it can be made when they are answered."""
+
+
+def spread(keys: list[Any], limit: int | None) -> list[Any]:
+    """At most ``limit`` of the keys, evenly spaced: a trial sees the whole range, not one user's prefixes."""
+    if limit is None or limit >= len(keys):
+        return keys
+    return [keys[number * len(keys) // limit] for number in range(limit)]
+
+
+class Asking:
+    """Asks the endpoint for what the cache lacks. One object serves all features and cells of a command.
+
+    Args:
+        budget: of the command.
+        limit: keys of each feature that are asked about; ``None`` for all (``--limit``).
+
+    Attributes:
+        mends: questions that an earlier command got no answer to are asked again.
+        made: what this command has made, by folder and feature: its gaps are left to the next command.
+    """
+
+    dry = False  # features are made in a folder that is thrown away
+    asks = True  # questions are sent, so that a paid endpoint wants a limit
+
+    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
+        self.budget, self.limit = budget or Budget(), limit
+        self.mends = True
+        self.made: set[tuple[str, str]] = set()
+
+    @classmethod
+    def of(cls, settings: Settings, limit: int | None = None) -> Self:
+        """With the limits of a command's settings."""
+        return cls(Budget(settings.get("max_cost"), settings.get("max_requests")), limit)
+
+    def asks_again(self, folder: str, feature: str, endpoint: Endpoint | None) -> bool:
+        """Whether the gaps of a feature are to be asked about, and may be."""
+        if endpoint is None or not self.mends or (folder, feature) in self.made or self.budget.asks_nothing:
+            return False
+        return endpoint.has_key or not self.asks
+
+    def begin(self, feature: str, context: Context) -> None:
+        """Called before a feature is made."""
+
+    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
+        """The result of each key's script, in order.
+
+        First all scripts run against the endpoint, each answer going straight into the cache; then they
+        are replayed from it one by one. So memory stays flat, and a second run starts at the second step.
+        """
+        assert context.endpoint is not None and context.cache is not None
+        chosen = spread(keys, self.limit)
+        client = Client(context.endpoint, context.cache, self.budget)
+        bar = iter(context.progress(range(len(chosen)), title))
+        client.run((script(key, Counter()) for key in chosen), done=lambda: next(bar, None))
+        context.usage.add(client.usage)
+        if len(chosen) < len(keys):
+            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
+        yield from replayed(context, keys, script)
+
+
+def replayed(context: Context, keys: list[Any], script: MakeScript) -> Results:
+    """Results from the cache alone; adds up what the answers cost, whichever run paid for them."""
+    assert context.endpoint is not None and context.cache is not None
+    counts: Counter[str] = Counter()
+    used: dict[str, ChatAnswer] = {}
+    for key in keys:
+        yield key, replay(script(key, counts), context.cache, context.endpoint, used)
+    context.counts = dict(Counter(context.counts) + counts)
+    context.used += used
+    # A resumed run would look cheaper than the feature was.
+    for answer in used.values():
+        context.usage.tokens_in += answer.tokens_in
+        context.usage.tokens_out += answer.tokens_out
+        context.usage.price += context.endpoint.price(answer.tokens_in, answer.tokens_out, answer.via)
+
+
+class DryRun(Asking):
+    """Asks nothing: counts what would be asked. Features are made in a folder that is thrown away.
+
+    Attributes:
+        plans: what each feature would take, by its name.
+    """
+
+    dry = True
+    asks = False
+
+    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
+        super().__init__(budget, limit)
+        self.plans: list[FeaturePlan] = []
+
+    def begin(self, feature: str, context: Context) -> None:
+        """Start a new line of the plan."""
+        self.plans.append(FeaturePlan(feature))
+
+    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
+        """Results of the prompts' example answers where there is no answer yet."""
+        assert context.endpoint is not None and context.cache is not None
+        plan = Plan(context.endpoint, context.cache, self.plans[-1])
+        chosen = set(spread(list(range(len(keys))), self.limit))
+        for number in context.progress(range(len(keys)), title):
+            yield keys[number], plan.drive(script(keys[number], Counter())) if number in chosen else None
+
+
+class Collecting(Asking):
+    """Asks nothing: collects the questions that have no answer, for a batch.
+
+    Attributes:
+        pending: the questions by their key.
+        lost: keys of questions that are given up; they are gaps.
+    """
+
+    asks = False
+
+    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
+        super().__init__(budget, limit)
+        self.pending: dict[str, ChatRequest] = {}
+        self.lost: set[str] = set()
+
+    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
+        """Results from the cache.
+
+        Raises:
+            AnswersPending: some are not there; their questions are in ``pending``.
+        """
+        assert context.endpoint is not None and context.cache is not None
+        waiting = False
+        for key in context.progress(spread(keys, self.limit), title):
+            waiting = self._collect(script(key, Counter()), context) or waiting
+        if waiting:
+            raise AnswersPending(title)
+        if self.limit is not None and self.limit < len(keys):
+            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
+        yield from replayed(context, keys, script)
+
+    def _collect(self, script: Script, context: Context) -> bool:
+        """Go through a script as far as the answers reach; keep the first question without one, if there is any."""
+        assert context.endpoint is not None and context.cache is not None
+        try:
+            request = next(script)
+            while True:
+                key = request.key(context.endpoint.model, context.endpoint.temperature)
+                answer = context.cache.get(key)
+                if answer is None and key not in self.lost:
+                    self.pending.setdefault(key, request)
+                    script.close()
+                    return True
+                request = script.send(answer)
+        except StopIteration:
+            return False

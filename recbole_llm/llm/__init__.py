@@ -1,0 +1,1 @@
+"""Chat endpoints: limits, retries, prices, and a cache that forgets nothing. Knows no recommender."""

@@ -1,0 +1,172 @@
+"""The Batch API: half the price for answers within a day.
+
+What is submitted is written down before and after, and carries a mark of ours at the server, so that a run that is
+killed at any moment goes on waiting for its batches instead of paying for them again.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.llm.budget import Budget, LimitReached
+from recbole_llm.llm.cache import ChatRequest, ResponseCache
+from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, remember, take_answers
+
+logger = logging.getLogger(__name__)
+
+LARGEST = 50_000  # requests of one batch, as OpenAI allows
+LARGEST_BYTES = 150 << 20
+OPEN, SUBMITTING = "open", "submitting"
+MARK = "recbole_llm"  # name of our mark among a batch's metadata
+ENDED = ("completed", "failed", "expired", "cancelled")
+PAUSE = 60.0  # seconds between two looks at a batch
+
+
+class BatchClient:
+    """Submits requests and fetches their answers.
+
+    Args:
+        endpoint: with ``batch_price``.
+        cache: where answers, and batches under way, are kept.
+        budget: of the command.
+        pause: seconds between two looks.
+        sleep: for tests.
+
+    Attributes:
+        incomplete: a batch that was fetched had ended before all of its requests were tried.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: ResponseCache,
+        budget: Budget,
+        pause: float = PAUSE,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        import openai
+
+        if not endpoint.batch_price:
+            raise UserError(f"--llm={endpoint.name} has no Batch API (batch_price in properties/llm/).")
+        self.endpoint, self.cache, self.budget = endpoint, cache, budget
+        self.incomplete = False
+        self._pause, self._sleep = pause, sleep
+        self._likely = 0.0  # set aside of the budget for what is under way
+        self._key = endpoint.key()
+        self._api = openai.OpenAI(api_key=self._key, base_url=endpoint.base_url, max_retries=5, timeout=600.0)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+    def submit(self, pending: dict[str, ChatRequest]) -> str:
+        """Submit requests without an answer, as many as the budget allows; why not all, or an empty string."""
+        part: dict[str, ChatRequest] = {}
+        size, price, stopped = 0, 0.0, ""
+        for key, request in pending.items():
+            if self.cache.get(key) is not None:
+                continue  # another command has fetched it since
+            likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
+            try:
+                self.budget.reserve(likely)
+            except LimitReached as reason:
+                stopped = str(reason)
+                break
+            if len(part) >= LARGEST or size > LARGEST_BYTES:
+                self._submit(part, price)
+                part, size, price = {}, 0, 0.0
+            part[key] = request
+            size += 2 * sum(len(message["content"]) for message in request.messages) + 1000
+            price += likely
+        if part:
+            self._submit(part, price)
+        return stopped
+
+    def _submit(self, part: dict[str, ChatRequest], price: float) -> None:
+        remember(self.cache, self.endpoint, part)
+        content = "".join(batch_lines(self.endpoint, part)).encode()
+        mark = secrets.token_hex(16)
+        self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
+        file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch"))
+        # A reply that is lost may be of a batch that is there: asked for again it is paid for twice. The mark finds it.
+        once = self._api.with_options(max_retries=0)
+        batch = self._call(
+            lambda: once.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={MARK: mark},
+            )
+        )
+        self.cache.put_batch(batch.id, self.endpoint.base_url, len(part), price, OPEN)
+        self.cache.drop_batch(mark)
+        self._likely += price
+        logger.info("submitted %d requests as batch %s", len(part), batch.id)
+
+    def open_batches(self) -> list[str]:
+        """Batches that were submitted and not fetched, by this run or an earlier one."""
+        marks = set(self.cache.batches(self.endpoint.base_url, SUBMITTING))
+        if marks:  # a run ended between asking for a batch and writing its name down
+            for batch in self._call(lambda: list(self._api.batches.list(limit=100))):
+                if (batch.metadata or {}).get(MARK) in marks:
+                    self.cache.put_batch(batch.id, self.endpoint.base_url, 0, 0.0, OPEN)
+            for mark in marks:
+                self.cache.drop_batch(mark)
+        return self.cache.batches(self.endpoint.base_url, OPEN)
+
+    def fetch(self) -> ImportReport:
+        """Wait for all open batches and take in their answers."""
+        total = ImportReport()
+        for batch in self.open_batches():
+            report = self._fetch(batch)
+            logger.info("batch %s: %s", batch, report)
+            total.add(report)
+        self.budget.release(self._likely)
+        self._likely = 0.0
+        self.budget.spend(self.endpoint.price(total.tokens_in, total.tokens_out, BATCH))
+        return total
+
+    def _fetch(self, batch: str) -> ImportReport:
+        while True:
+            found = self._call(lambda: self._api.batches.retrieve(batch))
+            if found.status in ENDED:
+                break
+            logger.info("batch %s is %s; looking again in %.0f s", batch, found.status, self._pause)
+            self._sleep(self._pause)
+        report = ImportReport()
+        if found.output_file_id:
+            content = self._call(lambda: self._api.files.content(found.output_file_id)).read()
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "output.jsonl"
+                path.write_bytes(content)
+                report = take_answers(self.cache, path)
+        if found.status != "completed":
+            report.refused[f"batch {found.status}"] += 1
+            self.incomplete = True
+        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, str(found.status))
+        return report
+
+    def _call(self, action: Callable[[], Any]) -> Any:
+        """One call of the API; its errors as the user's.
+
+        Raises:
+            UserError: it failed.
+        """
+        import openai
+
+        try:
+            return action()
+        except openai.OpenAIError as error:
+            reason = redact(" ".join(str(error).split()), self._key)[:300]
+            raise UserError(
+                f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "
+                "run the same command to go on."
+            ) from error

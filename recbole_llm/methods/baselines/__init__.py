@@ -1,0 +1,1 @@
+"""Models that the five methods are compared with and that RecBole lacks."""

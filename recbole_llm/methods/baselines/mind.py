@@ -1,0 +1,63 @@
+"""MIND: Multi-Interest Network with Dynamic Routing for Recommendation at Tmall (CIKM 2019, arXiv 1904.08030).
+
+Behaviour-to-interest routing with one bilinear map ``S`` for all interests and random first logits
+(section 4.2), ``H``: two ReLU layers on each capsule (section 4.3), label-aware attention in training
+(section 4.4):
+
+     u_l = S e_l,  b ~ N(0, 1),  v_k by routing,  V = softmax_k((V_k . e_t)^p)
+
+Deviates from the paper in: no user profile enters ``H`` (the datasets have none); the number of interests is
+``K`` for all unless ``adaptive_interests`` (equation 9: ``max(1, min(K, log2 n))``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from recbole_llm.methods.baselines.comirecdr import ComiRecDR
+
+
+class MIND(ComiRecDR):
+    """Capsules with shared routing and label-aware attention.
+
+    Settings besides ComiRecDR's: ``relu_layers``, ``label_power`` (``p``; 0 picks the nearest interest),
+    ``adaptive_interests``.
+    """
+
+    random_logits = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.label_power = float(config["label_power"])
+        self.adaptive = bool(config["adaptive_interests"])
+        self.project: nn.Module = nn.Identity()
+        if config["relu_layers"]:
+            self.project = nn.Sequential(
+                nn.Linear(self.size, 4 * self.size), nn.ReLU(), nn.Linear(4 * self.size, self.size)
+            )
+        self.reset_parameters()
+
+    def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """``(B, K, d)``; with ``adaptive_interests`` the surplus ones repeat the first."""
+        interests = self.project(self.routing(*self.embedded(item_seq)))
+        if self.adaptive:
+            allowed = torch.log2(item_seq_len.float()).long().clamp(min=1, max=self.n_interests)
+            number = torch.arange(self.n_interests, device=interests.device)
+            keep = (number < allowed[:, None])[:, :, None]
+            interests = torch.where(keep, interests, interests[:, :1])
+        return interests
+
+    def readout(self, interests: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """Label-aware attention, ``(B, d)``."""
+        if not self.label_power:
+            return super().readout(interests, target)
+        nearness = torch.einsum("bkd,bd->bk", interests, target)
+        signed = nearness.sign() * nearness.abs().pow(self.label_power)
+        if self.adaptive:  # the first interest has one vote, not one for each copy
+            copies = (interests == interests[:, :1]).all(dim=2)
+            copies[:, 0] = False
+            signed = signed.masked_fill(copies, -torch.inf)
+        return torch.einsum("bk,bkd->bd", signed.softmax(dim=1), interests)

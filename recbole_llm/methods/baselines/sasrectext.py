@@ -1,0 +1,80 @@
+"""SASRecText: SASRec over frozen text vectors, the control that every LLM method must be seen beside.
+
+SASRec (ICDM 2018, arXiv 1808.09781) whose item embeddings are made from text:
+
+     e_i = adaptor(t_i) [+ id_i],   score(u, i) = SASRec(e_1 .. e_n) . e_i
+
+``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them. It reads the
+same texts through the same encoder as the LLM methods and asks no LLM: a method's gain over SASRec that is no gain over
+SASRecText did not need one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.sequential_recommender import SASRec
+
+from recbole_llm.compat.fast import accelerated
+from recbole_llm.errors import UserError
+from recbole_llm.methods.baselines.text_items import TextItemEmbedding
+
+
+def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
+    """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing.
+
+    Raises:
+        UserError: no item has a text in them, or profiles are asked for that nobody gave.
+    """
+    vectors = features.text_vectors()
+    found = {column: features.item_text_ids(column, exchange=True) for column in columns}
+    filled = {column for column, ids in found.items() if bool((ids >= 0).any())}
+    if "profile_text" in set(columns) - filled:
+        raise UserError("text_columns: no item has a profile_text; --profiles=FILE gives them.")
+    if not filled:
+        raise UserError(f"text_columns={columns}: no item has a text there, and a model of no text learns nothing.")
+    ids = torch.stack([found[column] for column in columns], dim=1)
+    present = ids >= 0
+    total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
+    return total / present.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+class SASRecText(SequentialRecommender):
+    """SASRec with text embeddings; ``with_ids`` adds id embeddings. Without semantic features it is SASRec."""
+
+    reads_past_length = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.backbone: Any = accelerated(SASRec)(config, dataset)
+        features = dataset.semantics
+        self.has_texts = features is not None
+        if features is not None:
+            self.backbone.item_embedding = TextItemEmbedding(
+                mean_item_texts(features, list(config["text_columns"])),
+                int(config["hidden_size"]),
+                str(config["adaptor"]),
+                bool(config["with_ids"]),
+                float(config["initializer_range"]),
+            )
+
+    def _ask(self, question: str, interaction: Any) -> torch.Tensor:
+        answer = getattr(self.backbone, question)
+        if not self.has_texts:
+            return answer(interaction)
+        with self.backbone.item_embedding.made_once():
+            return answer(interaction)
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of its SASRec: a softmax over all items, or BPR."""
+        return self._ask("calculate_loss", interaction)
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        return self._ask("predict", interaction)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """``(B, n_items)`` scores of all items."""
+        return self._ask("full_sort_predict", interaction)

@@ -1,0 +1,352 @@
+"""ISRF: Iterative Semantic Reasoning from Individual to Group Interests for Generative Recommendation with LLMs.
+
+arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential task) or of one of 100 candidates
+(direct task); both tasks train one model in alternating batches. Symbols: ``d`` T5's dimension, ``Z`` item semantics,
+``H`` explicit interests, ``G`` group interests, ``S`` similar users, ``P`` prompt vectors, ``W`` whole-word vectors.
+
+     X = [P_task ; E_tok(x) + alpha W]                                                (1)
+     A(z) = W2 (W1 z + b1) + b2,  Z = PCA(encoder(LLM features)), frozen              (2)
+     H = mean_l (D^-1/2 A D^-1/2)^l [Q ; A(Z)]  on the user-item graph                (3, 4)
+     W = H at the user or item that a token belongs to, a shared vector elsewhere     (5)
+     S[u, v] = 1 for the k users with the most similar LLM profiles                   (6)
+     G = mean_l (normalised S)^l Q'                                                   (7)
+     direct batch:      L_align = InfoNCE(G[u], sg(H[u]))                             (8)
+     sequential batch:  L_align = InfoNCE(G[u], m_u), m_u the mean of W over the items' tokens (9)
+     L = L_text + weight * L_align
+
+The reasoning of items and users (three prompts each) is ``semantics/features/reasoning.py``.
+
+Deviates from the released code in: the prompts, profiles and graph hold training interactions alone and ids are
+numbered at random (``legacy_leaks: True``: the test items in profiles, a random 80 % of all interactions as the graph,
+numbers in order of appearance); every valid item is scored exactly (``decode``); no explanation task (it needs
+reviews); models are selected by the metric of their own task; padding is left out of the loss, and all but items out of
+``m_u``; in sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position`` gives the
+release's learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives the
+release's form).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.utils import InputType
+from torch import nn
+
+from recbole_llm.data.interactions import token_hashes
+from recbole_llm.errors import UserError
+from recbole_llm.layers.alignment import info_nce, soft_target_alignment
+from recbole_llm.layers.packing import TokenTable
+from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
+from recbole_llm.layers.text_projection import pca
+from recbole_llm.lm.load import SEQ2SEQ, load_language_model
+from recbole_llm.lm.tokenizer import tokens_of
+from recbole_llm.methods.isrf.decoding import DECODES, beam_scores, exact_scores
+from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
+from recbole_llm.methods.isrf.loader import AlternatingLoader
+from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES, IdPrompt, IdPromptBatch
+from recbole_llm.methods.isrf.trie import ItemTrie
+
+ITEM_COLUMNS = {"fused": "profile_text", "positive": "positive_text", "negative": "negative_text"}
+USER_COLUMNS = {"fused": "preference_text", "positive": "positive_text", "negative": "negative_text"}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "item_text": tuple(ITEM_COLUMNS),
+    "user_text": tuple(USER_COLUMNS),
+    "decode": DECODES,
+    "alignment": ("infonce", "soft_targets"),
+    "sequence_words": ("graph", "position"),
+    "adapter_activation": ("none", "relu"),
+}
+UNIFORM = 0.1  # bound of the initial prompt and position vectors, as in POD
+LEGACY_GRAPH_SHARE = 0.8  # of all interactions, as the release splits its reviews
+
+
+class ExplicitInterests(nn.Module):
+    """``H``: LightGCN over the user-item graph, with adapted item semantics as item vectors (equations 2 to 4)."""
+
+    def __init__(self, config: Any, dataset: Any, size: int) -> None:
+        super().__init__()
+        self.layers = int(config["graph_layers"])
+        n_users, n_items = dataset.user_num, dataset.item_num
+        std = float(config["graph_init_std"])
+        self.users = nn.Parameter(torch.randn(n_users, size) * std)
+        table = dataset.table
+        rows = _graph_rows(config, dataset)
+        pairs = np.asarray(table.user)[rows], np.asarray(table.item)[rows]
+        adjacency = bipartite_adjacency(*pairs, n_users, n_items)
+        self.graph = SparseGraph(adjacency, symmetric=True, device=config["device"])
+        semantics = _item_semantics(config, dataset) if config["item_semantics"] else None
+        self.adapter: Adapter | None = None
+        if semantics is None:
+            self.items = nn.Parameter(torch.randn(n_items, size) * std)
+            return
+        if config["adapter"]:
+            self.adapter = Adapter(semantics.shape[1], size, str(config["adapter_activation"]))
+        else:
+            semantics = F.pad(semantics[:, :size], (0, max(0, size - semantics.shape[1])))
+        self.register_buffer("items", semantics, persistent=False)
+
+    def forward(self) -> torch.Tensor:
+        """``(n_users + n_items, d)``; row 0, which has no neighbours, is the vector of tokens outside ids."""
+        items = self.adapter(self.items) if self.adapter is not None else self.items
+        return mean_of_layers(self.graph, torch.cat([self.users, items]), self.layers)
+
+
+class GroupInterests(nn.Module):
+    """``G``: LightGCN over the graph of users with similar profiles (equations 6 and 7)."""
+
+    def __init__(self, config: Any, dataset: Any, size: int) -> None:
+        super().__init__()
+        self.layers = int(config["user_graph_layers"])
+        self.users = nn.Parameter(torch.randn(dataset.user_num, size) * float(config["graph_init_std"]))
+        features = dataset.semantics
+        ids = features.user_text_ids(USER_COLUMNS[config["user_text"]])
+        vectors = features.text_vectors()[ids.clamp(min=0)]
+        self.graph = similar_users_graph(vectors, ids >= 0, int(config["similar_users"])).to(config["device"])
+
+    def forward(self) -> torch.Tensor:
+        """``(n_users, d)``."""
+        return mean_of_layers(self.graph, self.users, self.layers)
+
+
+def _item_semantics(config: Any, dataset: Any) -> torch.Tensor | None:
+    """``Z``, ``(N, min(pca_size, d_encoder, n))``: principal components of the items' texts; zero without a text."""
+    features = dataset.semantics
+    if features is None:
+        return None
+    ids = features.item_text_ids(ITEM_COLUMNS[config["item_text"]], suffix="itemprofile", exchange=True)
+    known = ids >= 0
+    reduced = pca(F.normalize(features.text_vectors()[ids[known]], dim=1), int(config["pca_size"]))
+    table = torch.zeros(len(ids), reduced.shape[1])
+    table[known] = reduced
+    return table
+
+
+def _graph_rows(config: Any, dataset: Any) -> np.ndarray:
+    """Rows of the interactions that make the graph: those that train."""
+    if not config["legacy_leaks"]:
+        return np.asarray(dataset.split.train_rows)
+    generator = np.random.default_rng(int(config["seed"]))
+    return np.flatnonzero(generator.random(len(dataset.table)) < LEGACY_GRAPH_SHARE)
+
+
+def _numbers(tokens: np.ndarray, legacy: bool) -> list[int]:
+    """By which number each id is written: the rank of a hash, so that numbers say nothing of order or popularity."""
+    if legacy:
+        return list(range(len(tokens)))
+    ranks = np.argsort(np.argsort(token_hashes(tokens[1:]), kind="stable"), kind="stable")
+    return [0, *(ranks + 1).tolist()]
+
+
+class IterativeReasoning(nn.Module):
+    """What ``ISRF`` and ``ISRFDirect`` share: the language model, both graphs, both tasks."""
+
+    labels: torch.Tensor
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__()
+        for key, known in CHOICES.items():
+            if config[key] not in known:
+                raise UserError(f"{key} is one of {', '.join(known)}; got {config[key]!r}.")
+        if config["decode"] == "restricted" and int(config["beams"]) < 2:
+            raise UserError(f"decode: restricted searches with beams: 2 or more; got {config['beams']}.")
+        lm = load_language_model(
+            str(config["lm"]), SEQ2SEQ, [*SEQUENCE_TEMPLATES, *DIRECT_TEMPLATES], config["lm_scratch"]
+        )
+        self.label, self.lm, self.tokenizer = lm.label, lm.model, lm.tokenizer
+        if not hasattr(self.lm, "encoder") or self.lm.config.model_type not in ("t5", "mt5"):
+            raise UserError(f"--lm={config['lm']}: ISRF takes T5 models, not {self.lm.config.model_type}.")
+        if config["gradient_checkpointing"]:
+            self.lm.gradient_checkpointing_enable()
+        size = lm.hidden_size
+        self._add_words(config, dataset)
+
+        self.scale = float(config["whole_word_scale"])
+        self.prompt_vectors = nn.Parameter(
+            torch.empty(2, int(config["prompt_vectors"]), size).uniform_(-UNIFORM, UNIFORM)
+        )
+        listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
+        longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["n_negatives"]) + 1, listed + 1)
+        self.positions = nn.Embedding(longest + 2, size)
+        nn.init.uniform_(self.positions.weight, -UNIFORM, UNIFORM)
+        self.explicit = ExplicitInterests(config, dataset, size) if config["graph_words"] else None
+        self.sequence_graph = self.explicit is not None and config["sequence_words"] == "graph"
+
+        self.alignment, self.temperature = str(config["alignment"]), float(config["alignment_temperature"])
+        weights = {"sequence": float(config["sequential_alignment"]), "direct": float(config["direct_alignment"])}
+        if dataset.semantics is None:
+            weights = dict.fromkeys(weights, 0.0)
+        if self.explicit is None:
+            weights["direct"] = 0.0
+        self.weights = weights
+        self.group = GroupInterests(config, dataset, size) if any(weights.values()) else None
+
+        self.decode, self.beams = str(config["decode"]), int(config["beams"])
+        self.paraphrases = bool(config["paraphrases"])
+
+    def _add_words(self, config: Any, dataset: Any) -> None:
+        """Prompts, the trie of item numbers, and the labels of the decoder."""
+        legacy = bool(config["legacy_leaks"])
+        users, items = (_numbers(np.asarray(t), legacy) for t in (dataset.table.user_tokens, dataset.table.item_tokens))
+
+        def tokenise(texts: list[str]) -> list[list[int]]:
+            return tokens_of(self.tokenizer, texts)
+
+        user_ids = TokenTable([[], *tokenise([f"user_{number}" for number in users[1:]])])
+        item_ids = TokenTable([[], *tokenise([f"item_{number}" for number in items[1:]])])
+        self.sequence_prompt = IdPrompt(tokenise, user_ids, item_ids, SEQUENCE_TEMPLATES)
+        self.direct_prompt = IdPrompt(tokenise, user_ids, item_ids, DIRECT_TEMPLATES)
+        end = int(self.tokenizer.eos_token_id)
+        sequences = [[], *([*tokens, end] for tokens in tokenise([str(number) for number in items[1:]]))]
+        self.trie = ItemTrie(sequences, int(self.lm.config.decoder_start_token_id))
+        self.item_of_number = {number: item for item, number in enumerate(items) if item}
+        labels = torch.full((len(sequences), max(map(len, sequences))), -100)
+        for item, sequence in enumerate(sequences):
+            labels[item, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
+        self.register_buffer("labels", labels, persistent=False)
+
+    # ---- prompts ---------------------------------------------------------------------------------
+
+    def interests(self) -> torch.Tensor | None:
+        """``H``, or ``None`` without the graph."""
+        return self.explicit() if self.explicit is not None else None
+
+    def words(self, prompt: IdPromptBatch, direct: bool, interests: torch.Tensor | None) -> torch.Tensor:
+        """``W``, ``(B, T, d)``."""
+        if interests is not None and (direct or self.sequence_graph):
+            # Not an index: its gradient would be summed in the order of the threads.
+            return F.embedding(prompt.node, interests)
+        whole: torch.Tensor = self.positions(prompt.ordinal)
+        return whole
+
+    def embedded(self, prompt: IdPromptBatch, words: torch.Tensor, direct: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """``X`` ``(B, p + T, d)`` and its mask."""
+        tokens = self.lm.get_input_embeddings()(prompt.ids) + self.scale * words
+        vectors = self.prompt_vectors[int(direct)].expand(len(tokens), -1, -1).to(tokens.dtype)
+        mask = torch.cat([prompt.mask.new_ones(vectors.shape[:2]), prompt.mask], dim=1)
+        return torch.cat([vectors, tokens], dim=1), mask
+
+    def prompt_of(self, user: torch.Tensor, items: torch.Tensor, direct: bool) -> IdPromptBatch:
+        """The plain template, or a random one of its paraphrases in training."""
+        prompt = self.direct_prompt if direct else self.sequence_prompt
+        template = int(torch.randint(len(prompt), (1,))) if self.training and self.paraphrases else 0
+        batch: IdPromptBatch = prompt(user, items, template)
+        return batch
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def loss(
+        self, user: torch.Tensor, items: torch.Tensor, target: torch.Tensor, direct: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Text loss and weighted alignment loss of a batch.
+
+        Args:
+            user: ``(B,)``.
+            items: ``(B, S)`` history (0 padded) or candidates.
+            target: ``(B,)``.
+            direct: which task.
+        """
+        interests = self.interests()
+        prompt = self.prompt_of(user, items, direct)
+        words = self.words(prompt, direct, interests)
+        inputs, mask = self.embedded(prompt, words, direct)
+        text = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), labels=self.labels[target]).loss
+        weight = self.weights["direct" if direct else "sequence"]
+        if self.group is None or not weight:
+            return text, text.new_zeros(())
+        group = F.embedding(user, self.group())
+        if direct:
+            assert interests is not None
+            other = interests[user].detach()
+        else:
+            member = (prompt.ordinal > 1)[:, :, None].to(words.dtype)
+            other = (words * member).sum(dim=1) / member.sum(dim=1)
+        return text, weight * self.align(group.float(), other.float())
+
+    def align(self, group: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Equations 8 and 9, or the release's form."""
+        if self.alignment == "infonce":
+            return info_nce(group, other, self.temperature)
+        return soft_target_alignment(group, other)
+
+    # ---- scoring ---------------------------------------------------------------------------------
+
+    def scores(
+        self, user: torch.Tensor, items: torch.Tensor, direct: bool, listed: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """``(B, N)``: log-likelihood of each item's number (of ``listed`` ones ``(B, C)``), or what a beam found."""
+        interests = self.interests()
+        prompt = self.prompt_of(user, items, direct)
+        inputs, mask = self.embedded(prompt, self.words(prompt, direct, interests), direct)
+        encoded = self.lm.encoder(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
+        if self.decode == "exact":
+            return exact_scores(self.lm, encoded, mask, self.trie, listed)
+        numbers = self.item_of_number if self.decode == "free" else None
+        return beam_scores(self.lm, self.tokenizer, encoded, mask, self.trie, self.beams, numbers)
+
+
+class ISRF(SequentialRecommender):
+    """ISRF for the next item of a sequence; selected by the sequential task.
+
+    Without ``graph_words`` and without alignments it is the T5 of POD, trained on both tasks.
+    """
+
+    input_type = InputType.POINTWISE
+    reads_past_length = False
+    train_loader = AlternatingLoader
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.core = IterativeReasoning(config, dataset)
+        self.language_model = self.core.label
+
+    def calculate_loss(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch of either task: text and alignment."""
+        direct = "candidates" in interaction
+        items = interaction["candidates" if direct else self.ITEM_SEQ]
+        return self.core.loss(interaction[self.USER_ID], items, interaction[self.ITEM_ID], direct)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """``(B, N)`` scores of all items."""
+        listed = interaction["candidates"] if "candidates" in interaction else None  # noqa: SIM401 - no dict
+        return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], False, listed)
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
+
+class ISRFDirect(GeneralRecommender):
+    """ISRF for the choice among 1 + 99 candidates; selected by the direct task. The prompt lists the candidates."""
+
+    input_type = InputType.POINTWISE
+    train_loader = AlternatingLoader
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.core = IterativeReasoning(config, dataset)
+        self.language_model = self.core.label
+        self.sequence_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
+
+    def calculate_loss(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch of either task: text and alignment."""
+        direct = "candidates" in interaction
+        items = interaction["candidates" if direct else self.sequence_field]
+        return self.core.loss(interaction[self.USER_ID], items, interaction[self.ITEM_ID], direct)
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """``(B, N)`` scores of all items, for a prompt that lists the batch's candidates.
+
+        Raises:
+            UserError: the batch has no candidates.
+        """
+        if "candidates" not in interaction:
+            raise UserError("ISRFDirect chooses from lists: use a protocol with candidates (--protocol=direct_100).")
+        return self.core.scores(interaction[self.USER_ID], interaction["candidates"], True, interaction["candidates"])
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]

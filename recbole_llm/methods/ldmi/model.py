@@ -1,0 +1,238 @@
+"""LDMI: LLM-Driven Dual-Level Multi-Interest Modeling for Recommendation (arXiv 2507.10917; ACL Findings 2026).
+
+User-individual level. Collaborative interests ``V = {v_k}`` by capsule routing; the LLM's free partition of the
+history (``.interest``) gives semantic clusters ``g_m``, means of the item vectors at their positions. The alignment
+module assigns clusters to interests, so that granularity adjusts itself to behaviour:
+
+     a_{m,k} = softmax_k(W_k g_m . W_q v_k / sqrt(d)),   h_k = sum_m a_{m,k} W_v g_m / sum_m a_{m,k}
+     z_k = v_k + gamma_k LayerNorm(h_k),   gamma_k = sigmoid(w . [v_k ; h_k])
+
+User-crowd level. Cliques of similar users, chosen by maximum coverage, become synthesised users whose items the LLM
+partitions too (``.synuser``). With ``p_{g,m}`` the mean vector of cluster ``m`` of synthesised user ``g``:
+
+     L_A: each item is nearer to its own cluster (without itself) than to the same user's other clusters
+     L_B: the interest that answers for target ``t`` is nearer to a cluster that holds ``t`` than to others
+     L = L_rec + lambda (L_A [+ L_B])
+
+Known from the sources: the partition, the alignment, synthesised users by a max covering problem, contrast among
+interests, capsules with a fixed K. Reconstructed (no code and no equations could be found): the forms of the
+alignment, the gate, the cliques, L_A and L_B; each has a switch. Positions without a cluster form one of their own;
+a history without any gives ``z = v``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from recbole_llm.errors import UserError
+from recbole_llm.layers.text_bag import InteractionKeys
+from recbole_llm.methods.baselines.comirecdr import ComiRecDR
+
+
+def cluster_means(
+    items: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Mean vectors of the clusters of each row.
+
+    Args:
+        items: ``(B, L, d)``.
+        labels: ``(B, L)`` any integers; equal ones of a row form a cluster.
+        mask: ``(B, L)`` bool, true at items.
+
+    Returns:
+        Means ``(B, L, d)`` (at most ``L`` clusters), their sizes ``(B, L)``, and the cluster of each position.
+    """
+    keyed = labels.masked_fill(~mask, torch.iinfo(labels.dtype).max)
+    ascending, order = keyed.sort(dim=1)
+    new = torch.zeros_like(ascending)
+    new[:, 1:] = (ascending[:, 1:] != ascending[:, :-1]).long()
+    number = torch.empty_like(labels).scatter_(1, order, new.cumsum(1))
+    member = mask.to(items.dtype)
+    sizes = torch.zeros_like(member).scatter_add_(1, number, member)
+    sums = torch.zeros_like(items).scatter_add_(1, number[:, :, None].expand_as(items), items * member[:, :, None])
+    return sums / sizes.clamp(min=1.0)[:, :, None], sizes, number
+
+
+class LDMI(ComiRecDR):
+    """Capsule interests aligned with the LLM's clusters, and contrast over synthesised users.
+
+    Settings besides ComiRecDR's: ``align``, ``clusters`` (``llm``; without it: ``items``, each item its own, or
+    ``history``, one of all), ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention), ``gate``
+    (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``, ``none``),
+    ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
+
+    With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR of the same
+    ``routing_transform``, with the same numbers from the same seed.
+    """
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.gate, self.contrast = str(config["gate"]), str(config["contrast"])
+        self.divided_by = str(config["clusters"])
+        self.over_clusters = config["align_softmax"] == "cluster"
+        self.contrast_weight = float(config["contrast_weight"])
+        self.temperature = float(config["temperature"])
+        self.n_synthesised = int(config["synthesised_per_step"])
+        features = dataset.semantics
+        self.aligned = bool(config["align"]) and self.gate != "zero" and features is not None
+        self.contrasts = self.contrast_weight > 0 and self.contrast != "none" and features is not None
+        if self.aligned and config["transform"]:
+            raise UserError(
+                f"transform={config['transform']}: LDMI finds the clusters of a history by its places, which a "
+                "transform moves; leave it out, or the clusters (--align=False)."
+            )
+        if config["cluster_text"] and self.divided_by != "llm":
+            raise UserError(
+                f"cluster_text: clusters: {self.divided_by} have no names, and those of the LLM's would make them no "
+                "control; leave one of the two out."
+            )
+        if self.aligned:
+            self.keys = InteractionKeys(features.user_offsets())
+            self.register_buffer("labels", features.row_labels("interest", "interest_id"), persistent=False)
+            self.query, self.key, self.value = (nn.Linear(self.size, self.size, bias=False) for _ in range(3))
+            self.norm = nn.LayerNorm(self.size)
+            self.gate_layer = nn.Linear(2 * self.size, 1, bias=False)
+            self.text: nn.Linear | None = None
+            if config["cluster_text"]:
+                vectors = features.text_vectors()
+                self.register_buffer("vectors", vectors, persistent=False)
+                self.register_buffer("text_of_row", features.row_labels("interest", "interest_text"), persistent=False)
+                self.text = nn.Linear(vectors.shape[1], self.size, bias=False)
+        if self.contrasts:
+            items, labels = features.synthesised_users()
+            self.register_buffer("synthesised_items", items, persistent=False)
+            self.register_buffer("synthesised_labels", labels, persistent=False)
+
+    # ---- user-individual level -----------------------------------------------------------------
+
+    def history_rows(self, interaction: Any, width: int) -> torch.Tensor:
+        """``(B, width)`` rows of the interactions that stand in the batch's histories (padding: any row)."""
+        user, position = interaction[self.USER_ID], interaction["position"]
+        length = interaction[self.ITEM_SEQ_LEN]
+        first = self.keys.offsets[user] + position - length
+        return (first[:, None] + torch.arange(width, device=first.device)).clamp(max=len(self.labels) - 1)
+
+    def align(self, capsules: torch.Tensor, interaction: Any) -> torch.Tensor:
+        """``Z`` ``(B, K, d)`` from the capsules ``V`` ``(B, K, d)``."""
+        item_seq = interaction[self.ITEM_SEQ]
+        items, mask = self.embedded(item_seq)
+        rows = self.history_rows(interaction, item_seq.shape[1])
+        labels = self.labels[rows]
+        covered = (labels >= 0) & mask
+        alone = -1 - torch.arange(labels.shape[1], device=labels.device)
+        if self.divided_by == "history":
+            labels = labels.clamp(max=0)
+        labels = torch.where(covered & (self.divided_by != "items"), labels, alone)
+        clusters, sizes, _ = cluster_means(items, labels, mask)
+        if self.text is not None:
+            clusters = clusters + self.cluster_text(rows, labels, mask)
+        weights = self.assignment(clusters, capsules, sizes > 0)
+        assigned = weights.transpose(1, 2) @ self.value(clusters) / (weights.sum(1)[:, :, None] + 1e-9)
+        gamma = covered.any(dim=1)[:, None, None].to(capsules.dtype)
+        if self.gate == "sigmoid":
+            gamma = gamma * torch.sigmoid(self.gate_layer(torch.cat([capsules, assigned], dim=2)))
+        return capsules + gamma * self.norm(assigned)
+
+    def assignment(self, clusters: torch.Tensor, capsules: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """``a`` ``(B, M, K)``: how much of each cluster belongs to each interest.
+
+        Args:
+            clusters: ``(B, M, d)``.
+            capsules: ``(B, K, d)``.
+            real: ``(B, M)`` bool, which clusters exist; the others get no weight.
+        """
+        scores = self.key(clusters) @ self.query(capsules).transpose(1, 2) / self.size**0.5
+        if self.over_clusters:
+            return scores.masked_fill(~real[:, :, None], -torch.inf).softmax(dim=1)
+        return scores.softmax(dim=2) * real[:, :, None]
+
+    def cluster_text(self, rows: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``W_t t_m`` of each cluster: the vector of the name that the LLM gave it."""
+        assert self.text is not None
+        texts = self.text_of_row[rows]
+        vectors = self.vectors[texts.clamp(min=0)] * (texts >= 0)[:, :, None]
+        means, _, _ = cluster_means(vectors, labels, mask)
+        return self.text(means)
+
+    def serving_interests(self, interaction: Any) -> torch.Tensor:
+        """``Z`` where there are clusters, ``V`` otherwise; ``(B, K, d)``."""
+        capsules = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
+        return self.align(capsules, interaction) if self.aligned else capsules
+
+    # ---- user-crowd level ----------------------------------------------------------------------
+
+    def prototypes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A sample of synthesised users: items ``(G, T)``, their vectors, cluster means and cluster numbers."""
+        count = len(self.synthesised_items)
+        chosen = torch.randperm(count, device=self.synthesised_items.device)[: self.n_synthesised]
+        items, labels = self.synthesised_items[chosen], self.synthesised_labels[chosen]
+        vectors, mask = self.embedded(items)
+        means, sizes, number = cluster_means(vectors, labels, mask)
+        return items, vectors, torch.cat([means, sizes[:, :, None]], dim=2), number
+
+    def item_contrast(
+        self, items: torch.Tensor, vectors: torch.Tensor, clusters: torch.Tensor, number: torch.Tensor
+    ) -> torch.Tensor:
+        """``L_A``: an item against the clusters of its own synthesised user, its own cluster without itself."""
+        means, sizes = clusters[:, :, :-1], clusters[:, :, -1]
+        own_size = sizes.gather(1, number)
+        own = means.gather(1, number[:, :, None].expand_as(vectors))
+        without = (own * own_size[:, :, None] - vectors) / (own_size - 1).clamp(min=1.0)[:, :, None]
+        normal = F.normalize(vectors, dim=2)
+        scores = normal @ F.normalize(means, dim=2).transpose(1, 2)
+        mine = (normal * F.normalize(without, dim=2)).sum(dim=2)
+        scores = scores.float().scatter(2, number[:, :, None], mine.float()[:, :, None]) / self.temperature
+        scores = scores.masked_fill((sizes == 0)[:, None, :], -torch.inf)
+        several = (sizes > 0).sum(dim=1, keepdim=True) > 1
+        counts = (items > 0) & (own_size > 1) & several
+        if not bool(counts.any()):
+            return vectors.new_zeros(())
+        return F.cross_entropy(scores[counts], number[counts])
+
+    def real_contrast(
+        self,
+        user: torch.Tensor,
+        target: torch.Tensor,
+        items: torch.Tensor,
+        clusters: torch.Tensor,
+        number: torch.Tensor,
+    ) -> torch.Tensor:
+        """``L_B``: the answering interest against the clusters of the sample; one that holds the target is right."""
+        means, sizes = clusters[:, :, :-1], clusters[:, :, -1]
+        group, slots = items.shape
+        flat = (torch.arange(group, device=items.device)[:, None] * slots + number).flatten()
+        real = (sizes > 0).flatten()
+        holds = torch.zeros(len(target), group * slots, dtype=torch.bool, device=items.device)
+        found = target[:, None] == items.flatten()[None, :]
+        row, place = found.nonzero(as_tuple=True)
+        holds[row, flat[place]] = True
+        answered = holds.any(dim=1)
+        if not bool(answered.any()):
+            return user.new_zeros(())
+        holds, anchor = holds[answered], F.normalize(user[answered], dim=1)
+        scores = anchor @ F.normalize(means.reshape(group * slots, -1), dim=1).T / self.temperature
+        right = holds.float().argmax(dim=1)
+        others = holds.clone()
+        others[torch.arange(len(right), device=right.device), right] = False
+        scores = scores.masked_fill(others | ~real, -torch.inf)
+        return F.cross_entropy(scores, right)
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """Recommendation loss of ``Z``, and the contrast."""
+        target = interaction[self.POS_ITEM_ID]
+        interests = self.serving_interests(interaction)
+        user = self.readout(interests, self.item_embedding(target))
+        loss = self.recommendation_loss(user, target)
+        if not self.contrasts:
+            return loss
+        items, vectors, clusters, number = self.prototypes()
+        contrast = loss.new_zeros(())
+        if self.contrast in ("item", "both"):
+            contrast = contrast + self.item_contrast(items, vectors, clusters, number)
+        if self.contrast in ("real", "both"):
+            contrast = contrast + self.real_contrast(user, target, items, clusters, number)
+        return loss + self.contrast_weight * contrast

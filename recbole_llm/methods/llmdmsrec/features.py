@@ -1,0 +1,206 @@
+"""``.intent``: what a user may want next, chosen among candidates (LLM-DMsRec, stage II)."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from recbole_llm.data.atomic import Column
+from recbole_llm.features.answers import AnswerError, IntentAnswer
+from recbole_llm.features.feature import Context
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import ask
+from recbole_llm.features.visible import PREFIX
+from recbole_llm.llm.client import Script
+from recbole_llm.methods.llmdmsrec.candidates import read_candidates
+from recbole_llm.utils.text import clean, match_form
+
+COLUMNS = (
+    Column("user_id", "token"),
+    Column("position", "token"),
+    Column("explicit_text", "token_seq"),
+    Column("latent_text", "token_seq"),
+)
+NEAR = 0.9  # similarity from which a title counts as a misspelt candidate
+OFFLINE_EXPLICIT = 3
+OFFLINE_LATENT = 3
+PIECE = 2048
+
+
+class Intents:
+    """Explicit intents (candidates that are in the session) and latent ones (the others)."""
+
+    name: ClassVar[str] = "intent"
+    version: ClassVar[int] = 1
+    prompts: ClassVar[tuple[str, ...]] = ("llmdmsrec_intent",)
+    settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride",)
+    files: ClassVar[tuple[str, ...]] = ("intent",)
+    needs: ClassVar[tuple[str, ...]] = ("candidates",)
+    visible: ClassVar[str] = PREFIX
+
+    def build(self, context: Context) -> dict[str, Any]:
+        """Write one line for each row that has an answer."""
+        rows, candidates = read_candidates(context)
+        title_ids = np.array([-1] + [context.folder.texts.add(title) for title in context.items.title[1:]])
+        facts: dict[str, Any] = {}
+        if context.endpoint is None:
+            lines = _offline(context, rows, candidates, title_ids)
+        else:
+            lines = _asked(context, rows, candidates, title_ids, facts)
+        written = context.folder.write("intent", COLUMNS, _with_keys(context, lines))
+        return {"coverage": round((written - facts.get("filled", 0)) / max(1, len(rows)), 4), **facts}
+
+
+Line = tuple[int, Sequence[int], Sequence[int]]
+
+
+def _with_keys(context: Context, lines: Iterator[Line]) -> Iterator[tuple[Any, ...]]:
+    table = context.table
+    for row, explicit, latent in lines:
+        user = int(table.user[row])
+        yield table.user_tokens[user], row - int(table.offsets[user]), list(explicit), list(latent)
+
+
+# ---- the offline rule ---------------------------------------------------------------------------
+
+
+def _offline(context: Context, rows: np.ndarray, candidates: np.ndarray, title_ids: np.ndarray) -> Iterator[Line]:
+    """Intents without a language model; the target is not looked at.
+
+    Explicit are the session's own items among the candidates, nearest in meaning to the last item first;
+    latent are the best candidates that are not in the session.
+    """
+    vectors = context.encode()[title_ids[1:]]
+    vectors = np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+    starts = range(0, len(rows), PIECE)
+    for begin in context.progress(starts, "intents by rule"):
+        part = slice(begin, begin + PIECE)
+        for row, wanted in zip(rows[part], candidates[part], strict=True):
+            session = context.history(int(row))
+            inside = np.isin(wanted, session)
+            own, others = wanted[inside], wanted[~inside][:OFFLINE_LATENT]
+            nearness = vectors[own] @ vectors[session[-1]]
+            explicit = own[np.argsort(-nearness, kind="stable")][:OFFLINE_EXPLICIT]
+            yield int(row), title_ids[explicit], title_ids[others]
+
+
+# ---- asking -------------------------------------------------------------------------------------
+
+
+def asked_rows(context: Context, rows: np.ndarray, stride: int) -> np.ndarray:
+    """For each row the row whose answer it uses: with a stride of ``k`` only every ``k``-th prefix is asked.
+
+    A prefix takes the answer of the last shorter prefix that was asked, never of a longer one.
+    """
+    if stride <= 1:
+        return rows
+    offsets = np.asarray(context.table.offsets)[context.table.user[rows]]
+    asked = offsets + 1 + (rows - offsets - 1) // stride * stride
+    # With filtered rows the grid point may not be a row; the next shorter row of the user is.
+    place = np.searchsorted(rows, asked, side="right") - 1
+    before = rows[np.maximum(place, 0)]
+    return np.where((place >= 0) & (before >= offsets), before, rows)
+
+
+def _asked(
+    context: Context, rows: np.ndarray, candidates: np.ndarray, title_ids: np.ndarray, facts: dict[str, Any]
+) -> Iterator[Line]:
+    prompt = load_prompt(IntentsPrompt)
+    titles = context.items.title
+    place = {int(row): number for number, row in enumerate(rows)}
+
+    def script(row: int, counts: Counter[str]) -> Script:
+        session = [titles[item] for item in context.history(row)]
+        offered = [titles[item] for item in candidates[place[row]]]
+
+        def parse(answer: Any) -> tuple[list[int], list[str]]:
+            return match_titles(answer, offered, counts)
+
+        return (yield from ask(prompt, {"session": session, "candidates": offered}, parse, counts))
+
+    source = asked_rows(context, rows, int(context.settings["intent_stride"]))
+    asked = np.unique(source)
+    answers = dict(context.answer_all(asked.tolist(), script, "asking for intents"))
+    facts["asked"] = len(asked)
+    gaps: list[int] = []
+    for row, origin in zip(rows.tolist(), source.tolist(), strict=True):
+        answer = answers[origin]
+        if answer is None:
+            gaps.append(place[row])
+            continue
+        chosen, invented = answer
+        items = candidates[place[origin]][chosen]
+        inside = np.isin(items, context.history(row))
+        extra = [context.folder.texts.add(text) for text in invented]
+        yield row, title_ids[items[inside]], [*title_ids[items[~inside]], *extra]
+    if context.fills and gaps:
+        facts["filled"] = len(gaps)
+        yield from _offline(context, rows[gaps], candidates[gaps], title_ids)
+
+
+IntentsPrompt = "llmdmsrec_intent"
+
+
+@cache
+def _echoes() -> frozenset[str]:
+    """Texts of the prompt itself, in the form of comparison: small models copy them."""
+    examples = load_prompt(IntentsPrompt).examples
+    shown = [title for data, _ in examples for titles in data.values() for title in titles]
+    return frozenset(map(match_form, ["title", "...", *shown]))
+
+
+def match_titles(answer: IntentAnswer, offered: Sequence[str], counts: Counter[str]) -> tuple[list[int], list[str]]:
+    """Which of the offered titles an answer names, and what it names besides.
+
+    A title counts if it equals a candidate but for case, punctuation and numbering, if it is a candidate's
+    number (from 1), or if it is nearly a candidate (``near``). A candidate named again (``duplicate``), a number
+    that no candidate has (``out_of_range``) and what is copied from the prompt's format or example instead of
+    the data (``echoed``) are dropped. Other texts stay, as latent intents in the model's own words
+    (``invented``).
+
+    Raises:
+        AnswerError: the answer names nothing.
+    """
+    forms = {match_form(title): number for number, title in reversed(list(enumerate(offered)))}
+    chosen: dict[int, None] = {}
+    invented: dict[str, None] = {}
+    for text in answer.intents:
+        form = match_form(text)
+        number = forms.get(form)
+        if number is None and form in _echoes():
+            counts["echoed"] += 1
+            continue
+        if number is None and form.isdecimal():
+            if not (len(form) < 5 and 1 <= int(form) <= len(offered)):
+                counts["out_of_range"] += 1
+                continue
+            number = int(form) - 1
+        if number is None and form:
+            near = difflib.get_close_matches(form, forms, n=1, cutoff=NEAR)
+            number = forms[near[0]] if near else None
+            counts["near"] += number is not None
+        if number is not None:
+            counts["duplicate"] += number in chosen
+            chosen[number] = None
+        elif form:
+            counts["invented"] += 1
+            invented[clean(text)] = None
+    if not chosen and not invented:
+        raise AnswerError("intents: name at least one candidate")
+    return list(chosen), list(invented)
+
+
+class IntentAnswer(BaseModel):
+    """LLM-DMsRec: the candidates (titles, or their numbers) that the user may intend next."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    intents: list[Phrase] = Field(min_length=1, max_length=20, description="titles copied from the candidates")
+
+

@@ -1,1 +1,0 @@
-"""One file a paper. Classes are loaded through ``recbole_llm.registry``."""

@@ -1,0 +1,1 @@
+"""Raw files of the published datasets to atomic files."""

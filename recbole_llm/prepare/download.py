@@ -1,0 +1,167 @@
+"""Downloads that go on where they broke off.
+
+What has arrived lies beside the file as ``<name>.part``; a second start, or a broken connection, asks the
+server for the rest (HTTP Range), provided that the server's file is still the same (If-Range). The file gets
+its name only when it is whole and its checksum is right.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import re
+import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 30.0
+ATTEMPTS = 6  # in a row without a new byte
+_BLOCK = 1 << 20
+_REPORT_SECONDS = 5.0
+_PASSING = {408, 425, 429, 500, 502, 503, 504}
+
+
+class _BrokenConnectionError(Exception):
+    """The connection broke; what arrived is kept."""
+
+
+def download(url: str, target: Path, sha256: str = "", pause: float = 2.0) -> Path:
+    """Fetch a file.
+
+    Args:
+        url: http or https address.
+        target: the file to be; its folder is made.
+        sha256: refuse other contents; not checked where empty.
+        pause: seconds before the second attempt; doubled each time.
+
+    Raises:
+        UserError: the address cannot be reached or refuses, the checksum is wrong, the disk is full.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(f"{url}: only http and https addresses are downloaded.")
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _fetch(url, part, pause)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    if sha256 and (found := file_sha256(part)) != sha256:
+        part.unlink()
+        raise UserError(f"{url}: the sha256 is {found}, not {sha256} as published; the download was thrown away.")
+    part.replace(target)
+    _validator(part).unlink(missing_ok=True)
+    logger.info("%s: %s bytes%s", target, f"{target.stat().st_size:,}", ", sha256 as published" if sha256 else "")
+    return target
+
+
+def _validator(part: Path) -> Path:
+    """Where the server's ETag or date of a partial file is kept."""
+    return part.with_name(part.name + ".tag")
+
+
+def _fetch(url: str, part: Path, pause: float) -> None:
+    failures = 0
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _attempt(url, part, before)
+            return
+        except _BrokenConnectionError as error:
+            now = part.stat().st_size if part.exists() else 0
+            failures = 1 if now > before else failures + 1
+            if failures >= ATTEMPTS:
+                raise UserError(
+                    f"{url}: the connection keeps breaking ({error}); {now:,} bytes are kept, the same command goes on."
+                ) from error
+            logger.warning("%s: %s; going on at byte %s", part.stem, error, f"{now:,}")
+            time.sleep(pause * 2 ** (failures - 1))
+
+
+def _attempt(url: str, part: Path, offset: int) -> None:
+    """One request for what is missing.
+
+    Raises:
+        _BrokenConnectionError: it may help to ask again.
+        UserError: it will not.
+    """
+    tag = _validator(part)
+    headers = {"User-Agent": "recbole-llm", "Accept-Encoding": "identity"}
+    if offset and tag.exists():
+        headers |= {"Range": f"bytes={offset}-", "If-Range": tag.read_text(encoding="utf-8")}
+    request = urllib.request.Request(quote(url, safe=":/?&=%#+~@,;"), headers=headers)  # noqa: S310 - scheme checked
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+            _receive(response, part, offset)
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            if error.headers.get("Content-Range") == f"bytes */{offset}":
+                return  # all had arrived
+            part.unlink(missing_ok=True)
+            raise _BrokenConnectionError("the server has no such range") from error
+        if error.code in _PASSING:
+            raise _BrokenConnectionError(f"the server answers {error.code} {error.reason}") from error
+        raise UserError(f"{url}: the server answers {error.code} {error.reason}.") from error
+    except urllib.error.URLError as error:
+        if offset and not isinstance(error.reason, socket.gaierror):
+            raise _BrokenConnectionError(str(error.reason)) from error
+        raise UserError(f"{url} cannot be reached ({error.reason}).") from error
+    except (TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException) as error:
+        raise _BrokenConnectionError(str(error) or type(error).__name__) from error
+
+
+def _receive(response: http.client.HTTPResponse, part: Path, offset: int) -> None:
+    """Append the answer's body; start over where the server sends all of it."""
+    total = None
+    resumed = False
+    if response.status == 206:
+        match = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
+        resumed = match is not None and int(match[1]) == offset
+        if not resumed:
+            part.unlink(missing_ok=True)
+            raise _BrokenConnectionError("the server sent another range than was asked for")
+        total = int(match[2]) if match is not None and match[2] != "*" else None
+    elif response.headers.get("Content-Length", "").isdecimal():
+        total = int(response.headers["Content-Length"])
+    if not resumed:
+        offset = 0
+        _remember(response, part)
+    name = part.stem
+    logger.info("%s: %s %s", name, f"going on at byte {offset:,} of" if resumed else "fetching", _size(total))
+    with part.open("ab" if resumed else "wb") as stream:
+        reported = time.monotonic()
+        while block := response.read(_BLOCK):
+            stream.write(block)
+            if time.monotonic() - reported > _REPORT_SECONDS:
+                reported = time.monotonic()
+                logger.info("%s: %s of %s", name, f"{stream.tell():,}", _size(total))
+        size = stream.tell()
+    if total is not None and size != total:
+        if size > total:
+            part.unlink()
+        raise _BrokenConnectionError(f"{size:,} of {total:,} bytes arrived")
+
+
+def _remember(response: http.client.HTTPResponse, part: Path) -> None:
+    """Keep what tells this version of the file; without it, a partial file is never gone on with."""
+    tag = response.headers.get("ETag", "")
+    if not tag or tag.startswith("W/"):  # a weak tag does not promise equal bytes
+        tag = response.headers.get("Last-Modified", "")
+    if tag:
+        with whole_file(_validator(part), "w") as stream:
+            stream.write(tag)
+    else:
+        _validator(part).unlink(missing_ok=True)
+
+
+def _size(total: int | None) -> str:
+    return "an unknown number of bytes" if total is None else f"{total:,} bytes"

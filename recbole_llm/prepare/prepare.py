@@ -1,0 +1,254 @@
+"""Raw files to ``<name>.inter`` and ``<name>.item``, with a record of what was done (``prepare.json``).
+
+Two passes: interactions first, as integer codes, then the metadata of the items that are left, line by line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.atomic import write_table
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.prepare.amazon import Amazon2014
+from recbole_llm.prepare.amazon2018 import Amazon2018
+from recbole_llm.prepare.amazon2023 import Amazon2023
+from recbole_llm.prepare.bundle import Bundle
+from recbole_llm.prepare.download import download
+from recbole_llm.prepare.lines import Tally
+from recbole_llm.prepare.movielens import MovieLens1M, MovieLens20M, MovieLens100K
+from recbole_llm.prepare.source import Source
+from recbole_llm.prepare.spec import RawFile, RawSpec, read_spec
+from recbole_llm.prepare.table import Collector, RawTable
+from recbole_llm.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # raise when the rules change, so that older files are seen to be older
+RECORD = "prepare.json"
+FAMILIES: dict[str, type[Source]] = {
+    "amazon2014": Amazon2014,
+    "amazon2018": Amazon2018,
+    "amazon2023": Amazon2023,
+    "bundle": Bundle,
+    "ml-100k": MovieLens100K,
+    "ml-1m": MovieLens1M,
+    "ml-20m": MovieLens20M,
+}
+RULES = {
+    "repeats": "of several rows of one user and item (in bundle: session and item) the first in time is kept",
+    "order": "by user, time and a stable hash; never by item id",
+    "text": "metadata only, no reviews; entities decoded, tags and line ends gone, double quotes as two single ones",
+}
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """What ``prepare`` did, or found done.
+
+    Attributes:
+        folder: where the atomic files lie.
+        record: the contents of ``prepare.json``.
+        fresh: whether this call made the files.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    fresh: bool
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Users, items, interactions and what was left out."""
+        found: dict[str, int] = self.record["counts"]
+        return found
+
+    def compared(self) -> list[tuple[str, int, int | None]]:
+        """Name, count here, published count (``None`` where none is known)."""
+        published = self.record["published"]
+        names = ("users", "sessions", "items", "interactions")
+        found = [(name, self.counts[name], published.get(name)) for name in names if name in self.counts]
+        reviews = [("reviews", self.counts["rows_read"], published["reviews"])] if "reviews" in published else []
+        return reviews + found
+
+    def differences(self) -> list[str]:
+        """Counts that are not the published ones, in words."""
+        return [
+            f"{name}: {here:,} here, {known:,} published ({here - known:+,})"
+            for name, here, known in self.compared()
+            if known is not None and here != known
+        ]
+
+
+def prepare(
+    name: str,
+    raw_dir: str | Path | None = None,
+    dataset_dir: str | Path = "dataset",
+    force: bool = False,
+    kcore: int | None = None,
+) -> PrepareReport:
+    """Make a dataset's atomic files from its raw files.
+
+    Args:
+        name: alias in ``properties/dataset/``.
+        raw_dir: where the raw files lie or are to be downloaded; ``<dataset_dir>/<name>/raw`` by default.
+        dataset_dir: the files go to ``<dataset_dir>/<name>/``.
+        force: make them again where they are there.
+        kcore: fewest interactions of a user and of an item; the source's usual rule by default.
+
+    Raises:
+        UserError: a file is missing and cannot be fetched, or is damaged; files of another rule are there.
+    """
+    return prepare_from(read_spec(name), raw_dir, dataset_dir, force, kcore)
+
+
+def prepare_from(
+    spec: RawSpec,
+    raw_dir: str | Path | None = None,
+    dataset_dir: str | Path = "dataset",
+    force: bool = False,
+    kcore: int | None = None,
+) -> PrepareReport:
+    """The same for a spec that does not come from ``properties/dataset/``."""
+    folder = Path(dataset_dir) / spec.name
+    kcore = spec.kcore if kcore is None else kcore
+    if kcore < 0:
+        raise UserError(f"--kcore={kcore}: give 0 (keep all) or more.")
+    rules = {"format": FORMAT, "kcore": kcore, **RULES}
+    if not force and (done := _done(folder, spec, rules)) is not None:
+        return done
+    files = gather(spec, Path(raw_dir) if raw_dir is not None else folder / "raw")
+    tally = Tally()
+    source = FAMILIES[spec.family]({role: path for role, (path, _) in files.items()}, tally)
+    table = _read(source, spec, kcore)
+    counts = {**source.counts(table), **_write(source, table, folder, spec.name), **tally.counts}
+    record = {
+        "dataset": spec.name,
+        "sources": [_fingerprint(path, file) for path, file in files.values()],
+        "rules": rules,
+        "counts": counts,
+        "published": dict(spec.published),
+        "malformed_examples": tally.examples,
+        "outputs": {path.name: file_sha256(path) for path in _outputs(folder, spec.name)},
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with whole_file(folder / RECORD, "w") as stream:
+        stream.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return PrepareReport(folder, record, fresh=True)
+
+
+def _outputs(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}.inter", folder / f"{name}.item"]
+
+
+def _done(folder: Path, spec: RawSpec, rules: dict[str, Any]) -> PrepareReport | None:
+    """The report of an earlier call with the same rules; ``None`` where nothing is there.
+
+    Raises:
+        UserError: there are files of other rules, or files that ``prepare`` did not make.
+    """
+    outputs = _outputs(folder, spec.name)
+    if not any(path.exists() for path in outputs):
+        return None
+    again = "--force makes them anew."
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        known, made = record["rules"], record["outputs"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} holds atomic files that prepare did not make; {again}") from None
+    if not all(path.is_file() and made.get(path.name) == file_sha256(path) for path in outputs):
+        raise UserError(f"{folder}: the atomic files are not those that prepare made; {again}")
+    if known != rules:
+        changed = [f"{key}={known.get(key)}" for key in rules if known.get(key) != rules[key]]
+        raise UserError(f"{folder} was prepared by other rules ({', '.join(changed)}); {again}")
+    return PrepareReport(folder, record, fresh=False)
+
+
+def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
+    """The path of each raw file; what is missing is downloaded.
+
+    Raises:
+        UserError: some files are neither there nor to be had; it names them all, and where to put them.
+    """
+    found: dict[str, tuple[Path, RawFile]] = {}
+    missing: list[RawFile] = []
+    failures: list[str] = []
+    for role, alternatives in spec.files.items():
+        here = next(((path, file) for file in alternatives if (path := file.find(folder)) is not None), None)
+        if here is None:
+            file = alternatives[0]
+            try:
+                if failures or not file.url:  # one failure is enough to tell that it does not work here
+                    raise UserError(f"no address of {file.name} is known" if not file.url else "")
+                here = download(file.url, folder / file.name, file.sha256), file
+            except UserError as error:
+                failures += [str(error).rstrip(".")] if str(error) else []
+                missing.append(file)
+                continue
+        found[role] = here
+    if missing:
+        where = f", from {spec.page}" if spec.page else ""
+        raise UserError(
+            f"prepare {spec.name}: put {', '.join(file.name for file in missing)} into {folder}/{where} "
+            f"(or give --raw=FOLDER). Downloading failed: {failures[0]}."
+        )
+    return found
+
+
+def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:
+    """Interactions, tidied.
+
+    Raises:
+        UserError: nothing is left.
+    """
+    logger.info("%s: reading interactions", spec.name)
+    rows = Collector()
+    source.read(rows)
+    tally = source.tally
+    if not len(rows):
+        first = tally.examples[0] if tally.examples else "the file is empty"
+        raise UserError(
+            f"prepare {spec.name}: not one of {tally.counts['rows_read']:,} lines is an interaction ({first}). "
+            "Is it the right file, or an error page that a browser saved?"
+        )
+    logger.info("%s: %s rows read; ordering and filtering", spec.name, f"{len(rows):,}")
+    table = source.tidy(rows.table(), kcore)
+    if not len(table):
+        raise UserError(f"prepare {spec.name}: --kcore={kcore} leaves no interaction; give a smaller one.")
+    return table
+
+
+def _write(source: Source, table: RawTable, folder: Path, name: str) -> dict[str, int]:
+    """Write both files, each whole or not at all; returns counts of the text."""
+    wanted = table.used_items()
+    inter, item = _outputs(folder, name)
+    logger.info("%s: reading the metadata of %s items", name, f"{len(wanted):,}")
+    without: dict[str, int] = {"items_without_record": 0, "items_without_title": 0}
+
+    def described() -> Iterator[tuple[str, ...]]:
+        left = set(wanted)
+        for row in source.items(wanted):
+            left.discard(row[0])
+            without["items_without_title"] += not row[1]
+            yield row
+        without["items_without_record"] = len(left)
+        empty = ("",) * (len(source.item_columns) - 1)
+        yield from ((name, *empty) for name in sorted(left))
+
+    write_table(item, source.item_columns, described())
+    logger.info("%s: writing %s interactions", name, f"{len(table):,}")
+    write_table(inter, source.inter_columns, source.rows(table))
+    return without
+
+
+def _fingerprint(path: Path, file: RawFile) -> dict[str, Any]:
+    """What tells a raw file from others; a wrong checksum of a file that was put there by hand is warned of."""
+    sha256 = file_sha256(path)
+    if file.sha256 and sha256 != file.sha256 and path.name == Path(file.name).name:
+        logger.warning("%s has sha256 %s, not %s as published", path, sha256, file.sha256)
+    return {"file": file.name, "bytes": path.stat().st_size, "sha256": sha256, "url": file.url}

@@ -1,0 +1,1 @@
+"""Records to tables, reference checks and the report page."""

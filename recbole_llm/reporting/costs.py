@@ -1,0 +1,76 @@
+"""What a row cost: seconds of each phase, memory, parameters, requests, tokens, price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from recbole_llm.experiments.record import Record, SemanticFacts
+from recbole_llm.reporting.sheet import Cell, Sheet
+from recbole_llm.reporting.statistics import Row
+
+PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train", "validate", "evaluate")
+
+
+def seconds(row: Row, phase: str) -> float:
+    """Mean seconds of a phase over the runs that spent any.
+
+    Runs that found something made (features, a trained prerequisite) spend none; a first run does.
+    """
+    spent = [run.seconds.get(phase, 0.0) for run in row.runs]
+    return float(np.mean([value for value in spent if value > 0] or [0.0]))
+
+
+def memory_mib(row: Row) -> float:
+    """Peak memory of the device, or of the process where there is none."""
+    return max(run.memory_mib.get("device", run.memory_mib.get("host", 0.0)) for run in row.runs)
+
+
+def _most(row: Row, value: Callable[[SemanticFacts], float]) -> float:
+    """Seeds share their features, so the largest number is that of all."""
+    return max((value(run.features) for run in row.runs if run.features), default=0)
+
+
+def price(row: Row) -> float:
+    """US dollars that the answers behind a row cost."""
+    return _most(row, lambda facts: facts.price)
+
+
+def requests(row: Row) -> int:
+    """Requests behind a row's features."""
+    return int(_most(row, lambda facts: facts.requests))
+
+
+def tokens(row: Row) -> int:
+    """Tokens of these requests and their answers."""
+    return int(_most(row, lambda facts: facts.tokens_in + facts.tokens_out))
+
+
+def _epochs(run: Record) -> int:
+    return run.epochs or 0
+
+
+def cost_sheet(rows: Sequence[Row]) -> Sheet | None:
+    """A table of costs; columns that are empty everywhere are left out. ``None`` where nothing ran."""
+    rows = [row for row in rows if row.runs]
+    if not rows:
+        return None
+    columns: list[tuple[str, list[str]]] = [
+        (f"{phase} s", [_text(seconds(row, phase), ".1f", 0.05) for row in rows]) for phase in PHASES
+    ]
+    columns += [
+        ("epochs", [_text(float(np.mean([_epochs(run) for run in row.runs])), ".0f", 0.5) for row in rows]),
+        ("MiB", [_text(memory_mib(row), ",.0f", 0.5) for row in rows]),
+        ("parameters", [f"{row.runs[0].parameters:,}" if row.runs[0].parameters else "" for row in rows]),
+        ("LLM requests", [_text(requests(row), ",.0f", 1) for row in rows]),
+        ("tokens", [_text(tokens(row), ",.0f", 1) for row in rows]),
+        ("US$", [_text(price(row), ",.2f", 0.005) for row in rows]),
+    ]
+    kept = [(name, values) for name, values in columns if any(values)]
+    table = [[Cell(row.label), *(Cell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
+    return Sheet("", ["cost", *(name for name, _ in kept)], table)
+
+
+def _text(value: float, form: str, least: float) -> str:
+    return f"{value:{form}}" if value >= least else ""

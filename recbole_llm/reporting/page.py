@@ -1,0 +1,53 @@
+"""Writes the report: a template filled with plain values, with styles, scripts and plotly.js inside the page.
+
+Everything that comes from results is untrusted. The template escapes it, the data for the charts travel as
+JSON that cannot close its element, and a content security policy forbids the page any request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import plotly.offline
+
+import recbole_llm
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.content import block_content
+from recbole_llm.reporting.statistics import build
+from recbole_llm.utils.files import whole_file
+
+
+def render_report(records: Iterable[Record], store: ResultStore, baseline: str | None = None) -> str:
+    """The page as text; see :func:`write_report`."""
+    blocks = build(records, store, topk=[], baseline=baseline, intervals=True)
+    loader = jinja2.PackageLoader("recbole_llm.reporting", "templates")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        blocks=[block_content(block, f"t{number}") for number, block in enumerate(blocks, start=1)],
+        version=recbole_llm.__version__,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        plotly=plotly.offline.get_plotlyjs(),
+    )
+
+
+def write_report(records: Iterable[Record], store: ResultStore, path: Path, baseline: str | None = None) -> None:
+    """Write one HTML page that opens without a server or a network.
+
+    Args:
+        records: what to show.
+        store: where their ranks lie.
+        path: the page.
+        baseline: model or label that the others are measured against; default the best baseline of each table.
+
+    Raises:
+        UserError: a baseline that no table has.
+    """
+    page = render_report(records, store, baseline)
+    with whole_file(path, "w") as stream:
+        stream.write(page)

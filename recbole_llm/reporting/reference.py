@@ -1,0 +1,176 @@
+"""Baselines held against published numbers: in the band or not, and what could explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import metric_title, parse_metric
+from recbole_llm.experiments.record import Record
+from recbole_llm.reporting.sheet import Cell, Sheet
+from recbole_llm.reporting.statistics import DIGITS, Block, Row
+from recbole_llm.utils.yaml import properties_folder, read_yaml
+
+IN_BAND, BELOW, ABOVE = "in band", "below", "above"
+
+
+class Reference(BaseModel):
+    """Numbers of one source under one protocol.
+
+    Attributes:
+        title, source: what it is and who reports it.
+        dataset, protocol: as ``--dataset`` and ``--protocol`` name them.
+        mask_history: whether the source left items of the history out.
+        data: counts of the source's dataset.
+        settings: keys that the source had and that can move the numbers.
+        when: settings without which it says nothing about a run.
+        leak: what of the tested interactions the source's models have seen; empty for none that is known.
+        models: for each model its metrics, as a number or a band.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str
+    source: str
+    dataset: str
+    protocol: str
+    mask_history: bool
+    data: dict[str, int] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    when: dict[str, Any] = Field(default_factory=dict)
+    leak: str = ""
+    models: dict[str, dict[str, float | tuple[float, float]]]
+
+    def applies(self, record: Record) -> bool:
+        """Whether it says something about a run; models that lack a key of ``when`` (Pop) need not have it."""
+        if (record.dataset, record.protocol) != (self.dataset, self.protocol) or record.model not in self.models:
+            return False
+        return all(record.settings.get(key, value) == value for key, value in self.when.items())
+
+    def differences(self, record: Record) -> list[str]:
+        """What was different here from the source."""
+        masked = bool(record.settings.get("mask_history", True))
+        found = [f"{self.leak} there"] if self.leak else []
+        found += [] if masked == self.mask_history else [f"mask_history {masked} here, {self.mask_history} there"]
+        statistics = record.data.statistics if record.data else {}
+        found += [
+            f"{name} {statistics[name]:,.0f} here, {count:,} there"
+            for name, count in self.data.items()
+            if name in statistics and statistics[name] != count
+        ]
+        found += [
+            f"{key} {record.settings[key]} here, {value} there"
+            for key, value in self.settings.items()
+            if key in record.settings and record.settings[key] != value
+        ]
+        epochs = record.epochs or 0
+        if epochs and epochs == record.settings.get("epochs") and record.best_epoch == epochs > 1:
+            found.append(f"training ended after {epochs} epochs, still improving")
+        return found
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    tolerance: float = Field(ge=0, lt=1)
+    references: list[Reference]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One metric of one row against one reference.
+
+    Attributes:
+        label, metric, value: what was measured.
+        low, high: the band.
+        differences: between the run and the source.
+        reference: the source.
+    """
+
+    label: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    differences: list[str]
+    reference: Reference
+
+    @property
+    def word(self) -> str:
+        """``in band``, ``below`` or ``above``."""
+        return BELOW if self.value < self.low else ABOVE if self.value > self.high else IN_BAND
+
+
+def load_references(path: Path | None = None) -> tuple[float, list[Reference]]:
+    """Tolerance of single numbers, and all references of a file; ours by default.
+
+    Raises:
+        UserError: the file does not have the form that it should have.
+    """
+    path = path or properties_folder() / "reference.yaml"
+    try:
+        file = _File.model_validate(read_yaml(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}: {where}: {first['msg']}") from error
+    for reference in file.references:
+        for metrics in reference.models.values():
+            for name in metrics:
+                parse_metric(name)
+    return file.tolerance, file.references
+
+
+def check(blocks: Iterable[Block], path: Path | None = None) -> list[tuple[Block, list[Verdict]]]:
+    """Verdicts on all rows that a reference says something about, by block.
+
+    Where one source had the same data as the run, sources with other data say nothing.
+    """
+    tolerance, references = load_references(path)
+    return [(block, [v for row in block.finished for v in _verdicts(row, references, tolerance)]) for block in blocks]
+
+
+def _verdicts(row: Row, references: Sequence[Reference], tolerance: float) -> list[Verdict]:
+    run = row.runs[0]
+    applying = [reference for reference in references if reference.applies(run)]
+    statistics = run.data.statistics if run.data else {}
+    same_data = [r for r in applying if all(statistics.get(name) == count for name, count in r.data.items())]
+    found = []
+    for reference in same_data or applying:
+        for metric, band in reference.models[run.model].items():
+            low, high = band if isinstance(band, tuple) else (band * (1 - tolerance), band * (1 + tolerance))
+            value = row.values.get(metric)
+            if value is not None:
+                differences = reference.differences(run)
+                found.append(Verdict(row.label, metric, value.mean, low, high, differences, reference))
+    return found
+
+
+def reference_metrics(path: Path | None = None) -> list[str]:
+    """All metrics that references are about."""
+    _, references = load_references(path)
+    return list(dict.fromkeys(name for r in references for metrics in r.models.values() for name in metrics))
+
+
+def reference_sheet(title: str, verdicts: Sequence[Verdict]) -> Sheet:
+    """Verdicts as a table, with the sources below it."""
+    if not verdicts:
+        return Sheet(title, ["model", "reference"], [[Cell("-"), Cell("none of these rows has one")]])
+    rows = [
+        [
+            Cell(verdict.label),
+            Cell(metric_title(verdict.metric)),
+            Cell(f"{verdict.value:.{DIGITS}f}"),
+            Cell(f"{verdict.low:.{DIGITS}f} - {verdict.high:.{DIGITS}f}"),
+            Cell(verdict.word, "" if verdict.word == IN_BAND else "best"),
+            Cell("; ".join(verdict.differences) or "-"),
+        ]
+        for verdict in verdicts
+    ]
+    sources = dict.fromkeys(f"{v.reference.title}: {v.reference.source}" for v in verdicts)
+    return Sheet(title, ["model", "metric", "here", "band", "verdict", "what differs"], rows, list(sources))

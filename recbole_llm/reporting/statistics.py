@@ -1,0 +1,368 @@
+"""What the runs of one place say: means, intervals, the best, and which differences hold."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.evaluation.significance import Comparison, Family, same_cases
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.grouping import Place, group, kind_of, latest
+
+logger = logging.getLogger(__name__)
+
+TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
+DIGITS = 4  # what a table shows; values that are equal there are equally good
+BETTER, WORSE = "better", "worse"
+
+
+@dataclass(frozen=True)
+class Value:
+    """One metric of one row: mean and deviation over seeds, 95 % interval over users where it is known."""
+
+    mean: float
+    deviation: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass
+class Row:
+    """The runs of one model with one set of settings.
+
+    Attributes:
+        label: as a table names it.
+        kind: ``baseline``, ``method`` or ``control``.
+        runs: finished runs, one a seed.
+        failed: runs that failed.
+        values: metrics of the finished runs.
+        ranks: of the finished runs; empty where a file is missing.
+    """
+
+    label: str
+    kind: str
+    runs: list[Record]
+    failed: list[Record]
+    values: dict[str, Value] = field(default_factory=dict)
+    ranks: list[Ranks] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return (self.runs or self.failed)[0].model
+
+
+@dataclass
+class Block:
+    """One table's worth of results.
+
+    Attributes:
+        place: what the rows share.
+        rows: in the order of the records.
+        metrics: the columns.
+        primary: the metric that models were selected by; significance is about it alone.
+        comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
+        reference: label of the row that the others are measured against.
+        named: whether the reader named the reference: then the tests against it are a family of their own.
+        notes: what a reader must know.
+    """
+
+    place: Place
+    rows: list[Row]
+    metrics: list[str]
+    primary: str
+    families: dict[str, Family] = field(default_factory=dict)
+    comparisons: list[Comparison] = field(default_factory=list)
+    reference: str | None = None
+    named: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def finished(self) -> list[Row]:
+        """Rows with numbers."""
+        return [row for row in self.rows if row.runs]
+
+    @property
+    def cases(self) -> int:
+        """Test cases."""
+        return next((run.data.test_cases for row in self.rows for run in row.runs if run.data), 0)
+
+    def row(self, label: str) -> Row:
+        """The row of a label."""
+        return next(row for row in self.rows if row.label == label)
+
+    def ordered(self, metric: str, rows: Iterable[Row] | None = None) -> list[Row]:
+        """Rows that have the metric, best first."""
+        sign = -1 if higher_is_better(metric) else 1
+        having = [row for row in (self.rows if rows is None else rows) if metric in row.values]
+        return sorted(having, key=lambda row: sign * row.values[metric].mean)
+
+    def best_and_second(self, metric: str) -> tuple[set[str], set[str]]:
+        """Labels of the best and of the second best rows, as far as the shown digits tell them apart."""
+        return best_and_second({row.label: row.values[metric].mean for row in self.ordered(metric)})
+
+    def compared(self, first: str, second: str) -> Comparison | None:
+        """The test of two rows on the primary metric, ``first`` minus ``second``."""
+        for found in self.comparisons:
+            if (found.first, found.second) == (first, second):
+                return found
+            if (found.first, found.second) == (second, first):
+                return found.turned()
+        return None
+
+    @cached_property
+    def against(self) -> dict[str, Comparison]:
+        """The test of each other row against the reference, row minus reference.
+
+        A reference that was named asks as many questions as there are other rows, and Holm corrects over these
+        (Demsar, JMLR 2006, section 3.2.2: comparisons with a control). The best baseline was chosen by its result:
+        there the correction is over every pair that could have been chosen.
+        """
+        if self.reference is None or not any(self.reference in (c.first, c.second) for c in self.comparisons):
+            return {}
+        family = self.families[self.primary]
+        others = [label for label in family.labels if label != self.reference]
+        if self.named:
+            tests = family.compare([(label, self.reference) for label in others])
+            return {test.first: test for test in tests}
+        return {label: test for label in others if (test := self.compared(label, self.reference)) is not None}
+
+    def against_reference(self, label: str) -> Comparison | None:
+        """The test of a row against the reference."""
+        return self.against.get(label)
+
+    def mark(self, label: str) -> str:
+        """``better``, ``worse`` or nothing: whether the row's difference to the reference holds."""
+        return self.verdict(self.against_reference(label))
+
+    def verdict(self, found: Comparison | None) -> str:
+        """``better`` or ``worse`` where a difference holds, else nothing."""
+        if found is None or not found.holds:
+            return ""
+        return BETTER if (found.difference > 0) == higher_is_better(self.primary) else WORSE
+
+
+def best_and_second(values: Mapping[str, float]) -> tuple[set[str], set[str]]:
+    """Labels of the best and of the second best of values that come best first; none where all are equal."""
+    shown = list(dict.fromkeys(round(value, DIGITS) for value in values.values()))
+    if len(shown) < 2:
+        return set(), set()
+    best, second = ({label for label, v in values.items() if round(v, DIGITS) == one} for one in shown[:2])
+    return best, second
+
+
+def build(
+    records: Iterable[Record],
+    store: ResultStore | None = None,
+    metrics: Sequence[str] | None = None,
+    topk: Sequence[int] | None = None,
+    baseline: str | None = None,
+    intervals: bool = False,
+) -> list[Block]:
+    """Blocks of all places that the records come from.
+
+    Args:
+        records: what to show.
+        store: where their ranks lie; without it nothing is tested.
+        metrics: columns such as ``ndcg@10`` or ``ndcg``; default those of the records.
+        topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all
+            that the records have.
+        baseline: model or label that the others are measured against, in a family of tests of its own; default the
+            best baseline.
+        intervals: compute the interval of every metric, not of the primary one alone.
+
+    Raises:
+        UserError: an unknown metric, or a baseline that no table has.
+    """
+    columns = Columns(metrics, topk)
+    blocks = [_block(place, rows, store, columns, intervals) for place, rows in sorted(group(records).items())]
+    for block in blocks:
+        block.reference, block.named = _reference(block, baseline)
+        if baseline is not None and block.reference is None:
+            block.notes.append(f"{baseline} has no numbers here, so nothing is measured against it")
+    if baseline is not None and blocks and all(block.reference is None for block in blocks):
+        labels = list(dict.fromkeys(name for block in blocks for row in block.rows for name in (row.model, row.label)))
+        raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
+    return blocks
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that were asked for; see :func:`build`."""
+
+    metrics: Sequence[str] | None = None
+    topk: Sequence[int] | None = None
+
+    def of(self, records: Sequence[Record], primary: str) -> list[str]:
+        """Names of the columns for some records."""
+        if self.metrics:
+            asked = [name.strip().lower() for name in self.metrics]
+        else:
+            asked = list(dict.fromkeys(name.partition("@")[0] for record in records for name in record.metrics))
+        found = dict.fromkeys(full for name in asked for full in self._cut(name, records, primary))
+        for name in found:
+            parse_metric(name)
+        if self.metrics:
+            return list(found)
+        return [name for name in found if not _repeats_hit(name, records)]
+
+    def _cut(self, name: str, records: Sequence[Record], primary: str) -> list[str]:
+        if "@" in name or name in UNCUT_METRICS:
+            return [name]
+        if self.topk is None:
+            return [f"{name}@{parse_metric(primary)[1]}"]
+        return [f"{name}@{k}" for k in (self.topk or _cut_offs(records))]
+
+
+def _cut_offs(records: Sequence[Record]) -> list[int]:
+    """All cut-offs of the records; the ranks beside them have every metric at each, whether it was recorded or not."""
+    recorded = {name for record in records for name in (*record.metrics, *record.list_metrics)}
+    return sorted({int(name.partition("@")[2]) for name in recorded if "@" in name})
+
+
+def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
+    """Whether a column is Recall where every case has one target, which makes it Hit."""
+    if not name.startswith("recall"):
+        return False
+    pairs = [(record.metric(name), record.metric(name.replace("recall", "hit"))) for record in records]
+    return all(a == b for a, b in pairs) and any(a is not None for a, _ in pairs)
+
+
+def _reference(block: Block, baseline: str | None) -> tuple[str | None, bool]:
+    """The row that the others are measured against, and whether it was named: a model's best variant was not."""
+    if baseline is None:
+        baselines = block.ordered(block.primary, [row for row in block.rows if row.kind == "baseline"])
+        return next((row.label for row in [*baselines, *block.ordered(block.primary)]), None), False
+    named = [row for row in block.rows if row.label == baseline] or [r for r in block.rows if r.model == baseline]
+    return next((row.label for row in block.ordered(block.primary, named)), None), len(named) == 1
+
+
+def _block(
+    place: Place,
+    labelled: Mapping[str, Sequence[Record]],
+    store: ResultStore | None,
+    columns: Columns,
+    intervals: bool,
+) -> Block:
+    rows, notes = [], []
+    for label, runs in labelled.items():
+        kept = latest(runs)
+        if len(kept) < len(runs):
+            notes.append(f"{label}: {len(runs) - len(kept)} older records of the same seeds are left out.")
+        done = [run for run in kept if run.status == "ok"]
+        rows.append(Row(label, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
+    everything = [run for row in rows for run in row.runs]
+    notes += _rarity(everything)
+    primary = _primary(everything or [run for row in rows for run in row.failed])
+    block = Block(place, rows, columns.of(everything, primary), primary, notes=notes)
+    if store is not None:
+        for row in rows:
+            row.ranks = _ranks(row, store, block.notes)
+    for row in rows:
+        _fill(row, [*block.metrics, primary], block.notes)
+    if not columns.metrics:
+        block.metrics = [name for name in block.metrics if any(name in row.values for row in rows)]
+    _test(block, intervals)
+    return block
+
+
+def _rarity(records: Sequence[Record]) -> list[str]:
+    """A warning where candidates give their target away by what is in no training row."""
+    known = (record.data.rarity for record in records if record.data and record.data.rarity)
+    found = next(known, None)
+    if found is None or found["untrained_targets"] - found["untrained_others"] < TELLING:
+        return []
+    return [
+        f"{found['untrained_targets']:.0%} of the targets and {found['untrained_others']:.0%} of the other candidates "
+        f"stand in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
+        "which says nothing of a session"
+    ]
+
+
+def _primary(records: Sequence[Record]) -> str:
+    """The metric that most of the records were selected by."""
+    chosen = [record.valid_metric or str(record.settings.get("valid_metric", "")).lower() for record in records]
+    named = Counter(name for name in chosen if name)
+    if named:
+        return named.most_common(1)[0][0]
+    return next((name for record in records for name in record.metrics if name.startswith("ndcg")), "ndcg@10")
+
+
+def _ranks(row: Row, store: ResultStore, notes: list[str]) -> list[Ranks]:
+    """Ranks of all runs of a row, or none at all with a note that says why."""
+    found = []
+    for run in row.runs:
+        try:
+            found.append(Ranks.load(store.ranks_of(run)))
+        except UserError as error:
+            notes.append(f"{row.label}, seed {run.seed}: no ranks, so it is not tested ({error})")
+            return []
+    if any(not same_cases(found[0], other) for other in found[1:]):
+        notes.append(f"{row.label}: its seeds were tested on different cases, so it is not tested.")
+        return []
+    return found
+
+
+def _fill(row: Row, metrics: Sequence[str], notes: list[str]) -> None:
+    """Means and deviations over seeds; from the ranks where the record lacks a metric."""
+    for metric in dict.fromkeys(metrics):
+        values = [run.metric(metric) for run in row.runs]
+        if any(value is None for value in values) and row.ranks and not needs_lists(metric):
+            try:
+                values = [float(per_case(ranks, metric).mean()) for ranks in row.ranks]
+            except UserError as error:
+                notes.append(f"{row.label}: {error}")
+        known = [value for value in values if value is not None]
+        if known and len(known) == len(values):
+            spread = float(np.std(known, ddof=1)) if len(known) > 1 else None
+            row.values[metric] = Value(float(np.mean(known)), spread)
+        elif row.runs and needs_lists(metric):
+            notes.append(f"{row.label} has no {metric}: it is counted during a run (list_metrics, topk) only.")
+
+
+def _test(block: Block, intervals: bool) -> None:
+    """Intervals, comparisons and marks of the rows that were tested on the same cases."""
+    rows = _on_common_cases(block)
+    if not rows or not (rows[0].ranks and len(rows[0].ranks[0])):
+        return
+    wanted = [block.primary, *(block.metrics if intervals else ())]
+    wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]
+    block.families = Family.of_metrics({row.label: row.ranks for row in rows}, wanted)
+    for metric, family in block.families.items():
+        for row in rows:
+            found = family.interval(row.label)
+            own = row.values.get(metric, Value(found.mean))
+            row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
+    block.comparisons = block.families[block.primary].compare()
+
+
+def _on_common_cases(block: Block) -> list[Row]:
+    """The rows with ranks of the same cases; the others get a note."""
+    alike: list[list[Row]] = []
+    for row in block.rows:
+        if not row.ranks:
+            continue
+        for rows in alike:
+            if same_cases(rows[0].ranks[0], row.ranks[0]):
+                rows.append(row)
+                break
+        else:
+            alike.append([row])
+    alike.sort(key=len, reverse=True)
+    for rows in alike[1:]:
+        for row in rows:
+            block.notes.append(
+                f"{row.label} was tested on other cases ({len(row.ranks[0]):,} of them, not those "
+                f"{len(alike[0][0].ranks[0]):,}): its numbers compare loosely, and it takes no part in the tests."
+            )
+    return alike[0] if alike else []

@@ -1,1 +1,0 @@
-"""One file a feature: its files, its prompts, its offline rule."""

@@ -1,1 +1,0 @@
-"""Chat endpoints: limits, retries, prices, and a cache that forgets nothing."""

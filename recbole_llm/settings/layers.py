@@ -1,0 +1,459 @@
+"""Settings of one run: YAML files in layers, then the command line, typed and checked.
+
+The layers, later ones winning::
+
+    RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
+    ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
+              preset/<Model>-<preset>.yaml where --preset names one
+              (below a model's own files those of its backbone, where it is built on one)
+    outside   properties/model/<Model>.yaml beside the module of a class from outside
+    user      --config_file=FILE (in order), then --key=value
+
+Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
+mistyped key is answered at once; ``config.py`` turns the result into RecBole's ``Config``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.registry import (
+    EXTERNAL_LIBRARY,
+    METHODS,
+    SEQUENTIAL,
+    Method,
+    find_method,
+    recbole_folder,
+    recbole_methods,
+)
+from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each
+from recbole_llm.settings.schema import OPTIONAL_TYPES, coerce
+from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
+
+# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
+FOLDERS = ("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "profiles")
+
+# Keys whose value cannot change a number, so that they do not tell two runs apart.
+NOT_IDENTITY = frozenset(
+    [
+        *(
+            "gpu_id",
+            "use_gpu",
+            "device",
+            "worker",
+            "state",
+            "show_progress",
+            "log_wandb",
+            "wandb_project",
+            "tensorboard",
+        ),
+        *(*FOLDERS, "about", "raw"),
+        *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
+        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
+        *("metric_decimal_place", "loss_decimal_place"),
+        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+    ]
+)
+
+_OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
+
+# A run with these values is what it was before there was the setting: its key stays, and its row.
+BEFORE: dict[str, Any] = {
+    **{"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1},
+    **{"lr_decay_epochs": 0, "lr_decay": 0.1, "cold_in_softmax": True},
+}
+
+
+def tells_apart(key: str, value: Any) -> bool:
+    """Whether a setting of this value can make a run another one."""
+    return key not in NOT_IDENTITY and not (key in BEFORE and BEFORE[key] == value)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One source of settings: where it comes from (for messages) and its values."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass
+class Settings:
+    """The settings of one cell of a grid: one model, dataset, protocol and seed.
+
+    Attributes:
+        method: the model's registry row.
+        values: every setting after layering.
+        origin: for each key, the layer that set it.
+        config_files, overrides: the user's layers as they were given.
+    """
+
+    method: Method
+    values: dict[str, Any]
+    origin: dict[str, str] = field(default_factory=dict)
+    config_files: tuple[Path, ...] = ()
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.values[key]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, or ``default`` where no layer sets it."""
+        return self.values.get(key, default)
+
+    @property
+    def data_path(self) -> str | None:
+        """The user's ``data_path``; ``None`` where it is RecBole's default."""
+        return None if self.origin.get("data_path", "RecBole").startswith("RecBole") else str(self["data_path"])
+
+    def replaced(self, **changes: Any) -> Settings:
+        """A copy with other values for some keys."""
+        return replace(self, values={**self.values, **changes})
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a number, in a canonical order."""
+        kept = {k: v for k, v in self.values.items() if tells_apart(k, v)}
+        kept["model"] = self.method.target if self.method.is_external else self.method.name
+        return dict(sorted(kept.items()))
+
+    def key(self, **more: Any) -> str:
+        """Hash of the identity and of ``more`` (dataset hash, versions of features, ...): 16 hex digits."""
+        text = json.dumps([self.identity(), more], sort_keys=True, default=str, ensure_ascii=False)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """``key=value`` to a key and its YAML value; text that YAML refuses stays text.
+
+    >>> parse_assignment("learning_rate=1e-3")
+    ('learning_rate', 0.001)
+    """
+    key, _, raw = text.partition("=")
+    try:
+        value = parse_yaml(raw)
+    except yaml.YAMLError:
+        value = raw
+    return key.strip(), value
+
+
+@cache
+def _recbole_model_keys() -> dict[str, frozenset[str]]:
+    """Keys of each RecBole model's own YAML file."""
+    found = {}
+    for path in (recbole_folder() / "properties" / "model").glob("*.yaml"):
+        found[path.stem] = frozenset(read_yaml(path))
+    return found
+
+
+@cache
+def _our_model_keys() -> dict[str, frozenset[str]]:
+    return {
+        name: frozenset(read_yaml(properties_folder() / "model" / f"{name}.yaml")) for name in property_names("model")
+    }
+
+
+@cache
+def _recbole_argument_names() -> frozenset[str]:
+    """Argument names that RecBole lists but gives no default for."""
+    text = (recbole_folder() / "utils" / "argument_list.py").read_text(encoding="utf-8")
+    return frozenset(re.findall(r"'(\w+)'", text))
+
+
+class _UnknownKeyError(UserError):
+    """A model has no such setting; another one of the grid may have it."""
+
+
+def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> _UnknownKeyError:
+    owners = sorted(
+        {n for n, keys in {**_recbole_model_keys(), **_our_model_keys()}.items() if key in keys and n != method.name}
+    )
+    if owners:
+        shown = ", ".join(owners[:4]) + (", ..." if len(owners) > 4 else "")
+        return _UnknownKeyError(f"{where}: {method.name} has no setting {key!r} (it belongs to {shown}).")
+    return _UnknownKeyError(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
+
+
+def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, where: str, source: str) -> None:
+    """Set one key; a dotted key reaches into a mapping (``eval_args.mode=uni99``)."""
+    head, dot, rest = key.partition(".")
+    if dot and isinstance(values.get(head), dict):
+        inner = dict(values[head])
+        _set(inner, {}, rest, value, where, source)
+        values[head] = inner
+    else:
+        values[head if not dot else key] = coerce(key, value, values.get(key), where)
+    origin[head] = source
+
+
+def check_preset(preset: str) -> None:
+    """Raise a ``UserError`` when no model has a preset of that name."""
+    known = sorted({name.rpartition("-")[2] for name in property_names("preset")})
+    if preset not in known:
+        raise UserError(
+            f"--preset={preset}: there is no such preset.{did_you_mean(preset, known)} Known: {', '.join(known)}."
+        )
+
+
+def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> Any:
+    """What the user says for a key that decides which files are read; ``None`` where nothing is said."""
+    for layer in (overrides, *(read_yaml(file) for file in [*config_files][::-1])):
+        for name in (f"{method.name}.{key}", key):
+            if name in layer:
+                return layer[name]
+    return None
+
+
+def backbone_key(method: Method) -> str | None:
+    """The key that names the model a method is built on, ``None`` where it is built on none."""
+    return METHODS.get(method.settings_of, method).backbone
+
+
+def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> str | None:
+    """The model whose settings lie below the method's own."""
+    key = backbone_key(method)
+    if key is None:
+        return None
+    default = read_yaml(properties_folder() / "model" / f"{method.settings_of or method.name}.yaml")[key]
+    value = _given(key, method, config_files, overrides)
+    return default if value is None else coerce(key, value, default, f"--{key}={value}")
+
+
+def _base_layers(
+    method: Method, dataset: str, protocol: str, preset: str | None, backbone: str | None = None
+) -> list[Layer]:
+    recbole = recbole_folder() / "properties"
+    ours = properties_folder()
+    name = method.settings_of or method.name
+    models = [name] if backbone is None else [backbone, name]
+    files = [
+        (recbole / "overall.yaml", "RecBole overall.yaml"),
+        (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
+        *((recbole / "model" / f"{each}.yaml", f"RecBole model/{each}.yaml") for each in models),
+        (ours / "overall.yaml", "properties/overall.yaml"),
+        (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
+        (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
+        *((ours / "model" / f"{each}.yaml", f"properties/model/{each}.yaml") for each in models),
+        *((ours / "preset" / f"{each}-{preset}.yaml", f"properties/preset/{each}-{preset}.yaml") for each in models),
+    ]
+    if method.properties is not None:
+        source = f"properties/model/{method.name}.yaml of {method.target}"
+        files.append((method.properties / "model" / f"{method.name}.yaml", source))
+    return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
+
+
+def check_protocol(name: str) -> None:
+    """Raise a ``UserError`` when there is no protocol of that name."""
+    known = property_names("protocol")
+    if name not in known:
+        raise UserError(
+            f"--protocol={name}: there is no such protocol.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        )
+
+
+def layer_settings(
+    method: Method,
+    dataset: str,
+    protocol: str | None = None,
+    config_files: Iterable[Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+    strict: bool = True,
+) -> Settings:
+    """Layer the files and the user's values for one model on one dataset.
+
+    Args:
+        method: the model's registry row.
+        dataset: dataset alias or folder name, as ``--dataset`` gives it.
+        protocol: name of the protocol; the default of ``properties/overall.yaml`` when ``None``.
+        config_files: the user's YAML files, in order.
+        overrides: ``key -> value`` from the command line or the Python API; a key may be dotted,
+            or be prefixed by a model's name (``SASRec.n_layers``) to reach that model alone.
+        strict: refuse keys that this model does not have. In a grid of several models the caller
+            checks that each key belongs to one of them and passes ``False``.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, an unreadable file, settings that contradict each other.
+    """
+    settings = _layered(method, dataset, protocol, config_files, overrides, strict)
+    if settings.origin["train_neg_sample_args"].startswith("RecBole"):
+        leave_negatives_out(method, settings.values)
+    settle(method, settings.values)
+    return settings
+
+
+def _layered(
+    method: Method,
+    dataset: str,
+    protocol: str | None,
+    config_files: Iterable[Path],
+    overrides: Mapping[str, Any] | None,
+    strict: bool = True,
+) -> Settings:
+    """The layers, before the settings are held against each other: a lone key is checked without those it goes with."""
+    overrides = dict(overrides or {})
+    protocol = overrides.pop("protocol", protocol)
+    if protocol is None:
+        protocol = str(read_yaml(properties_folder() / "overall.yaml").get("protocol", "loo"))
+    check_protocol(protocol)
+    config_files = [*config_files]
+    preset = _given("preset", method, config_files, overrides)
+    if preset is not None:
+        check_preset(str(preset))
+
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer in _base_layers(method, dataset, protocol, preset, _backbone(method, config_files, overrides)):
+        for key, value in layer.values.items():
+            values[key] = value
+            origin[key] = layer.source
+    values["protocol"], origin["protocol"] = protocol, "--protocol"
+    values["dataset"], origin["dataset"] = dataset, "--dataset"
+    values["repeatable"] = method.kind == SEQUENTIAL
+
+    known = set(values) | set(_recbole_argument_names()) | set(OPTIONAL_TYPES)
+    # A class from outside takes any key, unless a file of its own says which.
+    open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
+
+    def apply(key: str, value: Any, where: str, source: str) -> None:
+        owner, dot, rest = key.partition(".")
+        if dot and owner not in values and (owner in METHODS or owner in recbole_methods() or owner == method.name):
+            if owner == method.name:
+                apply(rest, value, where, source)
+            return
+        if owner not in known and not open_ended:
+            if strict:
+                raise _unknown_key(owner, where, known, method)
+            return
+        if dot and owner in known and not isinstance(values.get(owner), dict):
+            if values.get(owner) is not None or OPTIONAL_TYPES.get(owner) is not dict:
+                raise UserError(f"{where}: {owner} is not a mapping and has no {rest!r}.")
+            values[owner] = {}
+        _set(values, origin, key, value, where, source)
+
+    def own_last(layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """A key with the model's name wins over the plain one of the same layer, whichever comes first."""
+        return sorted(layer.items(), key=lambda item: str(item[0]).partition(".")[0] == method.name)
+
+    for file in config_files:
+        for key, value in own_last(read_yaml(Path(file))):
+            if key in _OF_COMMAND:
+                raise UserError(f"{file}, {key}: give --{key} on the command line; it decides which files are read.")
+            apply(key, value, f"{file}, {key}", str(file))
+    for key, value in own_last(overrides):
+        apply(key, value, f"--{key}={value}", "command line")
+    return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
+
+
+def stage_one_settings(settings: Settings) -> Settings:
+    """Settings of the model that ``settings``' model stands on.
+
+    The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
+    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again.
+    """
+    method = _stage_one(settings)
+    own = settings.method.name + "."
+    overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
+    overrides["seed"] = settings["stage_one_seed"]
+    overrides["nproc"] = 1
+    overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
+    return layer_settings(
+        method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
+    )
+
+
+def check_grid_keys(
+    methods: Iterable[Method],
+    dataset: str,
+    protocol: str | None,
+    overrides: Mapping[str, Any],
+    config_files: Iterable[Path] = (),
+) -> None:
+    """In a grid of several models, each key must be a setting of at least one of them, in the user's files too.
+
+    A key with a model's name before it (``SRGNN.epochs``) must be a setting of that model. On the command line that
+    model must be one of the grid or stand under one of it; a file may serve several commands.
+
+    Raises:
+        UserError: a key that none of the models has.
+    """
+    methods, config_files = list(methods), list(config_files)
+
+    def check(method: Method, key: str, value: Any) -> None:
+        named = backbone_key(method)
+        base = {named: _backbone(method, config_files, overrides)} if named else {}
+        alone = _layered(method, dataset, protocol, (), {**base, key: value})
+        settle_each(method, alone.values)  # what goes together with others is seen with them, by layer_settings
+
+    def check_any(key: str, value: Any) -> None:
+        owner, dot, _ = key.partition(".")
+        if dot and (owner in METHODS or owner in recbole_methods()):
+            check(find_method(owner), key, value)
+            return
+        errors = []
+        for method in methods:
+            try:
+                check(method, key, value)
+            except UserError as error:
+                errors.append(error)
+        if len(errors) == len(methods):
+            raise next((error for error in errors if not isinstance(error, _UnknownKeyError)), errors[0])
+
+    for file in config_files:
+        for key, value in read_yaml(file).items():
+            if key in _OF_COMMAND:
+                continue  # layer_settings says why it cannot stand there
+            try:
+                check_any(key, value)
+            except UserError as error:
+                raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
+    for key, value in overrides.items():
+        owner, dot, _ = key.partition(".")
+        if dot and (owner in METHODS or owner in recbole_methods()):
+            known = {m.name for m in methods} | {
+                m.name for m in _stage_ones(methods, dataset, protocol, overrides, config_files)
+            }
+            if owner not in known:
+                raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
+        check_any(key, value)
+
+
+def _stage_ones(
+    methods: Iterable[Method],
+    dataset: str,
+    protocol: str | None,
+    overrides: Mapping[str, Any],
+    config_files: Iterable[Path],
+) -> list[Method]:
+    """The models that some of the methods stand on, as the run's settings name them."""
+    found = []
+    for method in methods:
+        if method.stage_one is not None:
+            settings = layer_settings(method, dataset, protocol, config_files, overrides, strict=False)
+            found.append(_stage_one(settings))
+    return found
+
+
+def _stage_one(settings: Settings) -> Method:
+    """The model that ``settings``' model stands on.
+
+    Raises:
+        UserError: there is none of that name, or it stands on another one, perhaps on itself.
+    """
+    key = settings.method.stage_one
+    assert key is not None
+    try:
+        found = find_method(str(settings[key]))
+    except UserError as error:
+        raise UserError(str(error).replace("--model=", f"--{key}=", 1)) from error
+    if found.stage_one is not None:
+        raise UserError(f"--{key}={found.name}: it stands on such a model itself; name one that does not, as SRGNN.")
+    return found

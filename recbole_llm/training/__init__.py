@@ -1,0 +1,1 @@
+"""Training loop, checkpoints, ranking on the device."""

@@ -1,0 +1,124 @@
+"""Checkpoints: tensors and plain values, written whole or not at all, loaded with ``weights_only=True``."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+
+from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_file
+
+
+def pack(value: Any) -> Any:
+    """A value in a form that ``torch.load(weights_only=True)`` reads back; see :func:`unpack`.
+
+    Modules become ``None``: their parameters are in the state dict already.
+    """
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return {"__kind__": "numpy", "data": torch.from_numpy(np.ascontiguousarray(value))}
+    if sp.issparse(value):
+        matrix = value.tocsr()
+        parts = {name: torch.from_numpy(getattr(matrix, name).copy()) for name in ("data", "indices", "indptr")}
+        return {"__kind__": "csr", "shape": list(matrix.shape), **parts}
+    if isinstance(value, torch.nn.Module):
+        return None
+    if isinstance(value, dict):
+        return {key: pack(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [pack(inner) for inner in value]
+    if isinstance(value, np.generic):  # first: numpy's float64 is a float too
+        return value.item()
+    if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def unpack(value: Any) -> Any:
+    """The inverse of :func:`pack`."""
+    if isinstance(value, dict):
+        if value.get("__kind__") == "numpy":
+            return value["data"].cpu().numpy()
+        if value.get("__kind__") == "csr":
+            parts = tuple(value[name].cpu().numpy() for name in ("data", "indices", "indptr"))
+            return sp.csr_matrix(parts, shape=tuple(value["shape"]))
+        return {key: unpack(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [unpack(inner) for inner in value]
+    return value
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint under its name only when it is complete."""
+    with whole_file(path) as stream:
+        torch.save(pack(state), stream)
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds more than tensors and plain values.
+    """
+    try:
+        state: dict[str, Any] = unpack(torch.load(path, map_location=device, weights_only=True))
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}.") from None
+    except Exception as error:  # torch raises half a dozen types for a damaged file
+        reason = " ".join(str(error).split())[:200]
+        if "Unsupported" in str(error):  # torch's own words advise to run the file's code
+            reason = "it holds objects that are neither tensors nor plain values."
+        raise UserError(
+            f"{path} is not a readable checkpoint: {reason.rstrip('.')}. Delete it; the same command then trains anew."
+        ) from error
+    return state
+
+
+def model_state(model: Any) -> dict[str, Any]:
+    """Everything a RecBole model needs to score: parameters and its ``other_parameter`` values."""
+    other = {k: v for k, v in model.other_parameter().items() if not isinstance(v, torch.nn.Module)}
+    return {"state_dict": dict(model.state_dict()), "other_parameter": other}
+
+
+def restore_model(model: Any, state: dict[str, Any]) -> None:
+    """Put :func:`model_state` back into a model of the same settings.
+
+    Raises:
+        UserError: the parameters do not fit the model.
+    """
+    try:
+        model.load_state_dict(state["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        raise UserError(f"the checkpoint does not fit the model: {' '.join(str(error).split())[:300]}") from error
+    model.load_other_parameter(state.get("other_parameter"))
+
+
+def random_state() -> dict[str, Any]:
+    """States of the random generators of Python, numpy and torch."""
+    state_of_numpy: Any = np.random.get_state()
+    name, keys, position, has_gauss, gauss = state_of_numpy
+    version, internal, gauss_next = random.getstate()
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": {"name": name, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": [position, has_gauss, gauss]},
+        "python": {"version": version, "internal": list(internal), "gauss": gauss_next},
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put :func:`random_state` back."""
+    torch.set_rng_state(state["torch"].cpu())
+    numpy_state = state["numpy"]
+    keys = numpy_state["keys"].cpu().numpy().astype(np.uint32)
+    np.random.set_state((numpy_state["name"], keys, *numpy_state["rest"]))
+    python = state["python"]
+    random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])

@@ -1,0 +1,88 @@
+"""Which training loader a model gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import recbole_llm.compat.mends
+from recbole_llm.data.loaders import TrainLoader, UserLoader
+from recbole_llm.errors import UserError
+
+recbole_llm.compat.mends.apply()
+
+import torch  # noqa: E402
+from recbole.data.dataloader import TrainDataLoader, UserDataLoader  # noqa: E402
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader  # noqa: E402
+from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
+from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
+from recbole.sampler import KGSampler  # noqa: E402
+from recbole.utils import ModelType  # noqa: E402
+
+
+def training_loader(prepared: Any) -> tuple[Any, str]:
+    """The training batches of a prepared model, and a note where they are RecBole's own.
+
+    A model that learns from batches of its own kind names their loader (``train_loader``).
+    Ours serve every model that RecBole feeds by ``TrainDataLoader`` or ``UserDataLoader``; knowledge graphs,
+    special datasets (DIEN) and dynamic negative sampling keep RecBole's loaders.
+    """
+    config, dataset = prepared.config, prepared.dataset
+    label = getattr(prepared.model, "LABEL", None) or getattr(prepared.model, "LABEL_FIELD", None)
+    if label and label not in dataset.field2type and config["train_neg_sample_args"]["distribution"] == "none":
+        raise UserError(
+            f"train_neg_sample_args: {type(prepared.model).__name__} learns to tell what a user has from what the user "
+            "has not, and there are no labels: give it, such as {distribution: uniform, sample_num: 1}."
+        )
+    own = getattr(prepared.model, "train_loader", None)
+    if own is not None:
+        return own(prepared.device_table(), prepared.train_part, config), ""
+    wanted = get_dataloader(config, "train")
+    plain = type(dataset).__mro__[2] in (Dataset, SequentialDataset)
+    if config["engine"] == "fast" and plain and not config["train_neg_sample_args"].get("dynamic"):
+        table = prepared.device_table()
+        if wanted is UserDataLoader:
+            return UserLoader(table, prepared.train_part, config), ""
+        if wanted is TrainDataLoader:
+            return TrainLoader(table, prepared.train_part, config, prepared.sequential), ""
+    loader = recbole_loaders(config, dataset)[0]
+    if config["train_neg_sample_args"].get("dynamic") and hasattr(loader, "get_model"):
+        loader.get_model(prepared.model)  # which says what is hard; RecBole's own loop does it (trainer/trainer.py:432)
+    return loader, "" if config["engine"] == "recbole" else "RecBole's own training loader"
+
+
+def loader_state(loader: Any) -> dict[str, Any]:
+    """Random states of a training loader, ours or RecBole's, for a checkpoint that resumes exactly."""
+    if hasattr(loader, "state_dict"):
+        return dict(loader.state_dict())
+    return {name: generator.get_state() for name, generator in _generators(loader).items()}
+
+
+def restore_loader(loader: Any, state: dict[str, Any]) -> None:
+    """Put :func:`loader_state` back; a checkpoint is read to the model's device, where no generator's state lies."""
+    state = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
+    if hasattr(loader, "load_state_dict"):
+        loader.load_state_dict(state)
+        return
+    for name, generator in _generators(loader).items():
+        generator.set_state(state[name])
+
+
+def _generators(loader: Any) -> dict[str, torch.Generator]:
+    """What RecBole's loaders shuffle by; that of knowledge graphs holds two loaders. Negatives come from numpy's."""
+    parts = {"": loader, **getattr(loader, "__dict__", {})}
+    return {name: part.generator for name, part in parts.items() if isinstance(part, AbstractDataLoader)}
+
+
+def recbole_loaders(config: Any, dataset: Any) -> tuple[Any, Any, Any]:
+    """RecBole's training, validation and test loaders over our split (data/utils.py:140)."""
+    parts = dataset.build()
+    samplers = create_samplers(config, dataset, parts)
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        arguments = config["train_neg_sample_args"]
+        kg_sampler = KGSampler(dataset, arguments["distribution"], arguments["alpha"])
+        train = get_dataloader(config, "train")(config, parts[0], samplers[0], kg_sampler, shuffle=True)
+    else:
+        train = get_dataloader(config, "train")(config, parts[0], samplers[0], shuffle=config["shuffle"])
+    valid = get_dataloader(config, "valid")(config, parts[1], samplers[1], shuffle=False)
+    test = get_dataloader(config, "test")(config, parts[2], samplers[2], shuffle=False)
+    return train, valid, test

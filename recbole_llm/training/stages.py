@@ -1,0 +1,105 @@
+"""Training in stages: what is frozen first learns later, at rates of its own.
+
+A model takes part by two members::
+
+    stages: tuple[str, ...]                     # names, in order
+    enter_stage(stage: int) -> list[dict]       # freezes and thaws; parameter groups, each with its "lr"
+
+A stage ends like a training does: when validation stops improving, or with the first validation after its
+``stage_epochs``. The next one starts from the best weights so far, so that a later stage can only be kept where it is
+better. A model with one stage has the epochs of all of them, so that an ablation without the others trains as long.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+
+from recbole_llm.errors import UserError
+from recbole_llm.training.trainer import BenchTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
+    """``stage_epochs``, checked before the first stage is trained.
+
+    Raises:
+        UserError: it does not fit the stages, or they would never end.
+    """
+    limits = list(config["stage_epochs"])
+    if not limits or any(type(limit) is not int or limit < 1 for limit in limits):
+        raise UserError(f"stage_epochs: give whole numbers from 1 on, one for each stage; got {limits}.")
+    if len(stages) > 1 and len(limits) != len(stages):
+        raise UserError(f"stage_epochs: {limits} is not one number for each of the stages {', '.join(stages)}.")
+    if len(stages) > 1 and int(config["eval_step"]) < 1:
+        raise UserError(f"eval_step={config['eval_step']}: stages end with a validation; give a number from 1 on.")
+    return limits
+
+
+class StagedTrainer(BenchTrainer):
+    """One optimiser a stage, each with a linear warm-up of ``warmup_steps``; one record for all of them."""
+
+    def __init__(self, config: Any, model: Any) -> None:
+        limits = _limits(config, model.stages)
+        self._limits = limits if len(model.stages) > 1 else [sum(limits)]
+        self._began = 0  # epochs before the stage
+        self._entered = False  # in this epoch
+        super().__init__(config, model)
+
+    def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
+        groups = self.model.enter_stage(self.model.stage)
+        optimizer = super()._build_optimizer(**{**kwargs, "params": groups})
+        self._warm_up(optimizer)
+        return optimizer
+
+    def _warm_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
+        wanted = int(self.config["warmup_steps"] or 0)
+        for group in optimizer.param_groups:
+            group["full_lr"], group["decay"], group["steps"] = group["lr"], 1.0, 0
+
+        def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            for group in stepping.param_groups:
+                group["steps"] += 1
+                group["lr"] = group["full_lr"] * group["decay"] * min(1.0, group["steps"] / max(1, wanted))
+
+        optimizer.register_step_pre_hook(before_step)
+
+    def _decay(self, epoch: int) -> None:
+        super()._decay(epoch - self._began)  # a stage has rates of its own, and counts its own epochs
+
+    def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
+        entry["stage"] = self.model.stages[self.model.stage]
+        stop = super()._validate(valid_data, epoch, entry, saved, callback)
+        over = stop or epoch + 1 - self._began >= self._limits[self.model.stage]
+        if not over:
+            return False
+        if self.model.stage + 1 >= len(self.model.stages):
+            return True
+        if saved:
+            self.restore_best()
+        self.model.stage += 1
+        self._began, self.cur_step, self._entered = epoch + 1, 0, True
+        self.optimizer = self._build_optimizer()
+        logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
+        return False
+
+    def _is_due(self, saved_at: float) -> bool:
+        # Best weights of the new stage take the place of those that it began with, which are then nowhere else.
+        entered, self._entered = self._entered, False
+        return entered or super()._is_due(saved_at)
+
+    def resume(self, train_data: Any) -> bool:
+        """Continue inside the stage that was under way."""
+        state = self.resumable()
+        if state is None:
+            return False
+        self.model.stage = state["counters"]["stage"]
+        self.optimizer = self._build_optimizer()
+        super().resume(train_data)
+        stage = self.model.stages[self.model.stage]
+        self._began = max((e["epoch"] for e in self.curve if e.get("stage", stage) != stage), default=0)
+        return True

@@ -1,0 +1,1 @@
+"""Hyper-parameter search with Optuna: the same budget for every model."""

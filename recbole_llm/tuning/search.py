@@ -1,0 +1,218 @@
+"""``tune``: the same search for every model, then the best settings with several seeds.
+
+A search sees training and validation data alone; the test cases are ranked once, by the runs that come after it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import UserError
+from recbole_llm.execution.executors import Executor, Outcome, Work, open_executor
+from recbole_llm.experiments.grid import expand, parse_seeds, run_cells
+from recbole_llm.experiments.jobs import make_features, run_trial, run_trial_away
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.tuning.space import Space, space_of
+from recbole_llm.tuning.storage import open_storage
+from recbole_llm.tuning.study import Budget, Heart, Study
+from recbole_llm.utils.files import make_folder, one_process_at_a_time
+from recbole_llm.utils.progress import Bars
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 5.0  # how often a process looks for trials that others have lost
+
+
+def tune(
+    model: Any,
+    dataset: Any,
+    protocol: Any = None,
+    trials: int = 50,
+    seeds: Any = None,
+    semantics: Any = None,
+    config_files: Sequence[str | Path] = (),
+    results_dir: str | Path | None = None,
+    storage: str | None = None,
+    space: str | Path | None = None,
+    trial_epochs: int | None = None,
+    trial_minutes: float | None = None,
+    pruner: str = "median",
+    quiet: bool = True,
+    workers: int | None = None,
+    executor: str | None = None,
+    ray_address: str | None = None,
+    gpus: float | None = None,
+    **overrides: Any,
+) -> tuple[list[Record], list[Study]]:
+    """Search each model's settings with the same budget, then run the best ones.
+
+    Args:
+        model, dataset, protocol, semantics, config_files, results_dir: as :func:`~recbole_llm.experiments.grid.run`
+            has them; there is one study for each combination.
+        trials: of each study, the defaults included.
+        seeds: for the runs with the best settings.
+        storage: see :func:`~recbole_llm.tuning.study.open_storage`. Processes with the same storage and settings
+            share their studies.
+        space: the user's search space for a single model.
+        trial_epochs, trial_minutes: limits of a trial; training with the best settings has the models' own.
+        pruner: ``median``, ``hyperband`` or ``none``.
+        quiet: no progress bars.
+        workers, executor, ray_address, gpus: see :func:`~recbole_llm.execution.executors.open_executor`.
+        **overrides: any setting; it is fixed and leaves the search space.
+
+    Returns:
+        The records of the tuned runs and of studies that failed, and the studies that did not.
+
+    Raises:
+        UserError: an unknown name, key or space, before anything runs; or no study has a result.
+    """
+    if results_dir is not None:
+        overrides["results_dir"] = str(results_dir)
+    cells = expand(model, dataset, protocol, None, semantics, config_files, overrides)
+    spaces = spaces_of(cells, space)
+    seeds_of = [parse_seeds(seeds, int(cell.settings["seed"])) for cell in cells]
+    budget = Budget.given(trials, trial_epochs, trial_minutes, pruner)
+    store = ResultStore(cells[0].settings["results_dir"])
+    make_folder(store.folder)
+    kept = open_storage(storage, store.folder)
+    studies = [Study(cell, s, budget, kept) for cell, s in zip(cells, spaces, strict=True)]
+    runner = CellRunner(store, Bars(not quiet))
+    with open_executor(executor, workers, ray_address, gpus) as chosen:
+        lost = search(studies, chosen, runner)
+        tuned: list[Cell] = []
+        for study, of in zip(studies, seeds_of, strict=True):
+            if study.name not in lost:
+                try:
+                    tuned += [study.tuned_cell(seed) for seed in of]
+                except UserError as error:  # every trial failed
+                    lost[study.name] = error
+        if len(lost) == len(studies):
+            raise next(iter(lost.values()))
+        failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]
+        return [*run_cells(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
+
+
+def spaces_of(cells: Sequence[Cell], file: str | Path | None = None) -> list[Space]:
+    """What is searched for each cell.
+
+    Args:
+        cells: one a study.
+        file: the user's space, for a single model.
+
+    Raises:
+        UserError: a cell that cannot be searched, or has no space.
+    """
+    if any(cell.settings["engine"] != "fast" for cell in cells):
+        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
+    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
+        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
+    if file is not None and len({cell.settings.method.name for cell in cells}) > 1:
+        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
+    return [space_of(cell.settings, None if file is None else Path(file)) for cell in cells]
+
+
+def _failure(study: Study, error: UserError) -> Record:
+    """What a table shows of a study without a result; it is not kept, since the next search may have one."""
+    logger.error("%s failed: %s", study.cell.title(), error)
+    record = Cell.of(study.cell.settings, study.spent).blank_record()
+    record.status, record.error = "failed", str(error)
+    return record
+
+
+def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> dict[str, UserError]:
+    """Run the trials of all studies until their budgets are spent, by this process and by any others.
+
+    Returns:
+        By name, why a study has no trials: its semantic features cannot be made.
+    """
+    lost = _make_features([study for study in studies if not study.is_done], runner)
+    studies = [study for study in studies if study.name not in lost]
+    send = _sender(executor, runner)
+    with Heart(studies):
+        while True:
+            for study in sorted(studies, key=lambda study: len(study.running)):
+                if executor.free and (trial := study.next()) is not None:
+                    executor.submit(_work(study, trial, send))
+                    break
+            else:
+                outcome = executor.next(LOOK_SECONDS)
+                if outcome is not None:
+                    study, trial = outcome.work.tag
+                    study.finish(trial, outcome)
+                    _log(study, trial, outcome)
+                elif not executor.under_way:
+                    if all(study.is_done for study in studies):
+                        return lost
+                    time.sleep(LOOK_SECONDS)  # the rest runs in other processes
+
+
+def _make_features(studies: Iterable[Study], runner: CellRunner) -> dict[str, UserError]:
+    """Stage one and features once for all trials; another process of the search finds them made."""
+    lost = {}
+    for study in studies:
+        cell = study.cell
+        if cell.settings["semantics"] != "none":
+            try:
+                with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
+                    make_features([cell], runner)
+            except UserError as error:
+                lost[study.name] = error
+    return lost
+
+
+def _sender(executor: Executor, runner: CellRunner) -> Any:
+    if executor.shares_files:
+        return None
+    from recbole_llm.experiments.payload import Shipper
+
+    return Shipper(executor, runner)
+
+
+def _work(study: Study, trial: Any, send: Any) -> Work:
+    cell = study.cell_of(trial)
+
+    def answer(message: tuple[int, float]) -> bool:
+        return study.report(trial, *message)
+
+    title = f"trial {trial.number} of {study.name}"
+    if send is None:
+        return Work(title, run_trial, (cell, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
+    return Work(title, run_trial_away, (cell, send(study.cell), study.budget.seconds), answer, (study, trial))
+
+
+def _log(study: Study, trial: Any, outcome: Outcome) -> None:
+    values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
+    if outcome.error is not None:
+        result = f"failed: {outcome.reason}"
+    else:
+        score = "no score" if outcome.value.score is None else f"{outcome.value.score:.4f}"
+        result = score + (f", pruned after {outcome.value.epochs} epochs" if outcome.value.pruned else "")
+    name = study.cell.settings.method.name
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, result, values)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def summary(studies: Iterable[Study]) -> str:
+    """For each study what was found, as text."""
+    return "\n".join(line for study in studies for line in _lines(study))
+
+
+def _lines(study: Study) -> tuple[str, str]:
+    ended, best = study.ended(), study.best()
+    states = [trial.state.name for trial in ended]
+    counts = [(states.count("PRUNED"), "pruned"), (states.count("FAIL"), "failed")]
+    told = "".join(f", {count} {word}" for count, word in counts if count)
+    default = f" (defaults {ended[0].value:.4f})" if states[0] == "COMPLETE" else ""
+    found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(best).items())
+    score = f"validation {study.cell.settings['valid_metric']} {best.value:.4f}{default}"
+    return f"{study.name}: {len(ended)} trials{told}", f"  {score}: {found or 'nothing to search'}"

@@ -1,0 +1,238 @@
+"""Search spaces: which settings of a model a search varies, and between what.
+
+A space is a YAML file of ``properties/search/`` or of the user::
+
+    learning_rate: {low: 0.0003, high: 0.01, log: true}   # real; whole numbers where both ends are whole
+    dropout_prob: {low: 0.0, high: 0.6, step: 0.1}
+    n_layers: [1, 2, 3]                                   # one of these
+
+or a ``.hyper`` file as RecBole has them (``learning_rate loguniform -8,0``). Nothing is evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.registry import Method
+from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
+from recbole_llm.settings.rules import SEMANTIC_KEYS
+from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
+
+SCALARS = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that is searched.
+
+    Attributes:
+        distribution: Optuna's.
+        coded: choices that storages cannot hold (lists) stand there as JSON.
+    """
+
+    distribution: BaseDistribution
+    coded: bool = False
+
+    def value(self, stored: Any) -> Any:
+        """What the setting gets for a value of the distribution."""
+        return json.loads(stored) if self.coded else stored
+
+    def stored(self, value: Any) -> Any:
+        """The inverse of :meth:`value`."""
+        return json.dumps(value) if self.coded else value
+
+    def examples(self) -> list[Any]:
+        """All choices, or both ends, as the setting gets them."""
+        d = self.distribution
+        found = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
+        return [self.value(value) for value in found]
+
+    def including(self, value: Any) -> Parameter:
+        """A parameter that can take ``value`` too, so that the model's default can be tried."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            stored = self.stored(value)
+            same = [c for c in d.choices if type(c) is type(stored) and c == stored]
+            if same or any(c == stored for c in d.choices if not isinstance(c, bool)):
+                return self
+            return replace(self, distribution=CategoricalDistribution([*d.choices, stored]))
+        low, high = min(d.low, value), max(d.high, value)  # type: ignore[attr-defined]
+        log = d.log and low > 0  # type: ignore[attr-defined]
+        if log == d.log and d._contains(d.to_internal_repr(value)):  # type: ignore[attr-defined]
+            return self
+        whole = isinstance(d, IntDistribution) and float(value).is_integer()
+        widened = IntDistribution(int(low), int(high), log) if whole else FloatDistribution(low, high, log)
+        return replace(self, distribution=widened)
+
+
+Space = dict[str, Parameter]
+
+
+def space_json(space: Mapping[str, Parameter]) -> dict[str, Any]:
+    """A space as plain values, for names and reports."""
+    return {name: json.loads(distribution_to_json(p.distribution)) for name, p in sorted(space.items())}
+
+
+def read_space(path: Path) -> Space:
+    """A space from a YAML or ``.hyper`` file.
+
+    Raises:
+        UserError: the file cannot be read or says something else.
+    """
+    if path.suffix == ".hyper":
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: {error}") from error
+        return _from_hyper(lines, path)
+    space = {}
+    for name, entry in read_yaml(path).items():
+        try:
+            space[name] = _from_yaml(entry)
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}, {name}: give a list of choices or {{low: ..., high: ..., log: true, step: ...}} ({error})."
+            ) from error
+    return space
+
+
+def _from_yaml(entry: Any) -> Parameter:
+    if isinstance(entry, list):
+        return _choice(entry)
+    if not isinstance(entry, dict):
+        raise TypeError(f"got {entry!r}")
+    unknown = set(entry) - {"low", "high", "log", "step"}
+    if unknown:
+        raise ValueError(f"unknown word {min(unknown)!r}{did_you_mean(min(unknown), ('low', 'high', 'log', 'step'))}")
+    return _range(entry["low"], entry["high"], entry.get("step"), bool(entry.get("log", False)))
+
+
+def _choice(values: Iterable[Any]) -> Parameter:
+    values = list(values)
+    if not values:
+        raise ValueError("no choices")
+    coded = not all(isinstance(value, SCALARS) for value in values)
+    return Parameter(CategoricalDistribution([json.dumps(v) for v in values] if coded else values), coded)
+
+
+def _range(low: Any, high: Any, step: Any = None, log: bool = False) -> Parameter:
+    numbers = [value for value in (low, high, step) if value is not None]
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers):
+        raise TypeError("low, high and step are numbers")
+    if not all(math.isfinite(value) for value in numbers) or low > high:
+        raise ValueError(f"from {low} to {high}")
+    if all(isinstance(value, int) for value in numbers):
+        return Parameter(IntDistribution(low, high, log=log, step=step or 1))
+    return Parameter(FloatDistribution(float(low), float(high), log=log, step=step))
+
+
+def _from_hyper(lines: Iterable[str], path: Path) -> Space:
+    """RecBole's format (trainer/hyper_tuning.py:210): name, type, values; the rest of a line is one value."""
+    space = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#")[0].split()
+        if not words:
+            continue
+        try:
+            if len(words) < 3:
+                raise ValueError("a line holds name, type and values")
+            space[words[0]] = _from_words(words[1], "".join(words[2:]))
+        except (TypeError, ValueError, OverflowError, yaml.YAMLError) as error:
+            message = " ".join(str(error).split())
+            raise UserError(
+                f"{path}, line {number}: {message}. An example: learning_rate choice [0.001,0.01]"
+            ) from error
+    return space
+
+
+def _from_words(kind: str, values: str) -> Parameter:
+    if kind == "choice":
+        parsed = parse_yaml(values.replace("(", "[").replace(")", "]"))
+        if not isinstance(parsed, list):
+            raise ValueError(f"choices are a list, got {values}")
+        return _choice(None if value == "None" else value for value in parsed)
+    wanted = {"uniform": 2, "loguniform": 2, "quniform": 3}
+    if kind not in wanted:
+        raise ValueError(f"the type {kind} is none of choice, {', '.join(wanted)}")
+    numbers = [float(value) for value in values.split(",")]
+    if len(numbers) != wanted[kind]:
+        raise ValueError(f"{kind} takes {wanted[kind]} numbers")
+    if kind == "loguniform":  # hyperopt's: the ends are logarithms
+        return _range(math.exp(numbers[0]), math.exp(numbers[1]), log=True)
+    if kind == "uniform":
+        return _range(numbers[0], numbers[1])
+    low, high, step = numbers
+    if step <= 0:
+        raise ValueError("the step of quniform is positive")
+    low, high = round(low / step) * step, round(high / step) * step
+    if all(value.is_integer() for value in (low, high, step)):
+        return _range(int(low), int(high), int(step))
+    return _range(low, high, step)
+
+
+def _file_of(method: Method) -> Path | None:
+    """The space of a class from outside beside it, else that of the model it extends."""
+    ours = properties_folder() / "search" / f"{method.settings_of or method.name}.yaml"
+    own = [method.properties / "search" / f"{method.name}.yaml"] if method.properties is not None else []
+    return next((file for file in (*own, ours) if file.is_file()), None)
+
+
+def space_of(settings: Settings, file: Path | None = None) -> Space:
+    """The space of a model without the settings that the user fixed, each parameter able to take its default.
+
+    Args:
+        settings: of the model without a search.
+        file: the user's space instead of ``properties/search/<Model>.yaml`` and, under it, that of its backbone.
+
+    Raises:
+        UserError: there is no space for the model, or it names what the model has not or what features are made from.
+    """
+    method = settings.method
+    key = backbone_key(method)
+    backbone = {key: settings[key]} if key is not None else {}
+    if file is None:
+        file = _file_of(method)
+        if file is None:
+            raise UserError(f"there is no search space for {method.name}: write one and give --space=FILE.")
+        below = [properties_folder() / "search" / f"{name}.yaml" for name in backbone.values()]
+        space = {name: parameter for path in (*below, file) for name, parameter in read_space(path).items()}
+    else:
+        space = read_space(file)
+    made_from = _keys_of_features(settings)
+    found = {}
+    for name, parameter in space.items():
+        if name in made_from:
+            raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
+        for value in parameter.examples():
+            try:
+                layer_settings(method, settings["dataset"], settings["protocol"], (), {**backbone, name: value})
+            except UserError as error:
+                raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
+        if settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/")):
+            default = settings.get(name)
+            found[name] = parameter if default is None else parameter.including(default)
+    return found
+
+
+def _keys_of_features(settings: Settings) -> set[str]:
+    if not settings.method.features:
+        return set()
+    from recbole_llm.features.registry import find_feature
+
+    keys = {key for feature in map(find_feature, settings.method.features) for key in feature.settings_keys}
+    return keys | set(SEMANTIC_KEYS) | {settings.method.stage_one or ""}

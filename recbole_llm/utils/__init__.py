@@ -1,0 +1,1 @@
+"""Helpers that know nothing of recommenders: files, environment, YAML, plug-ins, text, progress."""

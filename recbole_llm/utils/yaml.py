@@ -1,0 +1,81 @@
+"""YAML files: ours in ``properties/`` and the user's. Values are read, never evaluated."""
+
+from __future__ import annotations
+
+import copy
+import re
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recbole_llm.errors import UserError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads ``1e-5`` as a number, as RecBole's files mean it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML text to plain values; raises ``yaml.YAMLError``."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+    except (ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        # 2024-13-45 looks like a date and is none; !!int "", ten thousand digits and as many brackets end here too.
+        raise yaml.YAMLError(str(error)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; empty files are empty mappings.
+
+    Raises:
+        UserError: the file cannot be read, is not YAML or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from error
+    return copy.deepcopy(_mapping_of(text, path))
+
+
+@lru_cache(maxsize=512)
+def _mapping_of(text: str, path: Path) -> dict[str, Any]:
+    """What a file says; a grid and a search space read the same files for each of their cells."""
+    try:
+        value = parse_yaml(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: expected `key: value` lines, found a {type(value).__name__}.")
+    for key in value:
+        if not isinstance(key, str):
+            raise UserError(f"{path}: the key {key!r} is not text; if it is meant, put it in quotation marks.")
+    return value
+
+
+@cache
+def properties_folder() -> Path:
+    """Our ``properties/``: inside the installed package, or beside it in a checkout."""
+    for folder in (PACKAGE / "properties", PACKAGE.parent / "properties"):
+        if (folder / "overall.yaml").is_file():
+            return folder
+    raise UserError("the properties/ folder of recbole_llm is missing: reinstall the package.")
+
+
+def property_names(section: str) -> list[str]:
+    """Names of the YAML files in one section of ``properties/``, such as ``protocol``."""
+    return sorted(path.stem for path in (properties_folder() / section).glob("*.yaml"))

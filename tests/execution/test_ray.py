@@ -1,0 +1,114 @@
+"""Works on a Ray cluster of two logical machines, one of which is lost."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.execution.executors import Work, WorkError, each_outcome, open_executor
+from recbole_llm.experiments.grid import run
+from recbole_llm.experiments.store import ResultStore
+from tests.execution import chores
+from tests.execution.test_executors import wait_for
+
+pytestmark = pytest.mark.cluster
+ray = pytest.importorskip("ray")
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 100 << 20})
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def address(cluster: Any) -> Iterator[str]:
+    yield cluster.address
+    ray.shutdown()
+
+
+def test_works_give_values_ask_and_fail_alone(address: str) -> None:
+    works = [
+        Work("double", chores.double, (4,)),
+        Work("ask", chores.ask_twice, (3,), lambda message: 10 * message),
+        Work("fail", chores.refuse, (ValueError("no"),)),
+        Work("refuse", chores.refuse, (UserError("mistyped"),)),
+    ]
+    with open_executor("ray", 2, address) as executor:
+        found = {outcome.work.title: outcome for outcome in each_outcome(executor, works)}
+    assert (found["double"].value, found["ask"].value) == (8, [30, 40])
+    assert isinstance(found["fail"].error, WorkError)
+    assert found["fail"].reason == "ValueError: no"
+    assert isinstance(found["refuse"].error, UserError)
+
+
+def test_a_grid_gives_the_records_of_one_process_without_shared_files(
+    address: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tiny.parent))
+    there = run("Pop,LLMDMsRec", "tiny", executor="ray", ray_address=address, **SHORT)
+    here = run("Pop,LLMDMsRec", "tiny", results_dir="serial", checkpoint_dir="other", **SHORT)
+    assert [record.error for record in there] == [None, None]
+    assert [record.metrics for record in there] == [record.metrics for record in here]
+    assert [record.key for record in there] == [record.key for record in here]
+    store = ResultStore("results")
+    assert all(store.ranks_of(record).is_file() for record in there)
+
+
+def test_no_cluster_at_the_address_is_an_error() -> None:
+    with (
+        pytest.raises(UserError, match=r"--ray_address=127\.0\.0\.1:1: there is no cluster"),
+        open_executor("ray", 1, "127.0.0.1:1"),
+    ):
+        pass
+
+
+def test_a_work_of_a_lost_machine_runs_again_on_another(cluster: Any, address: str, tmp_path: Path) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+    works = [
+        Work("a", chores.meet, (str(tmp_path), "a", "b")),
+        Work("b", chores.meet, (str(tmp_path), "b", "a")),
+        *[Work(str(n), chores.stay_until, (str(tmp_path / "lost"), n)) for n in range(4)],
+    ]
+    with open_executor("ray", 2, address) as executor:
+        found = []
+        for outcome in each_outcome(executor, works):
+            found.append(outcome)
+            if len(found) == 2:  # both machines had a work; the next ones are under way
+                cluster.remove_node(second, allow_graceful=False)
+                (tmp_path / "lost").touch()
+    assert [outcome.error for outcome in found] == [None] * 6
+    assert sorted(str(outcome.value) for outcome in found) == ["0", "1", "2", "3", "a", "b"]
+
+
+def test_a_grid_finishes_after_a_machine_was_killed(cluster: Any, address: str, tiny: Path) -> None:
+    second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
+    cluster.wait_for_nodes()
+    store = ResultStore("results")
+
+    def kill_after_the_first_record() -> None:
+        wait_for(lambda: any(True for _ in store), seconds=240)
+        cluster.remove_node(second, allow_graceful=False)
+
+    killer = threading.Thread(target=kill_after_the_first_record)
+    killer.start()
+    records = run("GRU4Rec", "tiny", seeds=6, executor="ray", ray_address=address, workers=2, **{**SHORT, "epochs": 10})
+    killer.join()
+    assert [record.status for record in records] == ["ok"] * 6
+    assert len(list(store)) == 6
+    assert not cluster.worker_nodes

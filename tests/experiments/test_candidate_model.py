@@ -1,0 +1,93 @@
+"""The model that semantic features stand on."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.experiments.candidate_model import TrainedStageOne
+from recbole_llm.experiments.grid import run
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.training import trainer
+from recbole_llm.utils.stopwatch import Stopwatch
+from tests.helpers import StopAt, cell_of, runner
+
+SHORT = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
+
+
+def trained(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Which models the log says were trained."""
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("running ")]
+    return [line.split()[1] for line in lines]
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "recbole_llm")
+    return caplog
+
+
+def test_its_cell_has_the_users_settings_and_a_seed_of_its_own(tiny: Path) -> None:
+    cell = cell_of("LLMDMsRec", seed=7, learning_rate=0.005, sigma=0.5)
+    below = runner().stage_one_cell(cell)
+    assert below.settings.method.name == "SRGNN"
+    assert below.settings["seed"] == 2020
+    assert below.settings["learning_rate"] == 0.005
+    assert "sigma" not in below.settings.values
+
+
+def test_a_new_seed_of_the_benchmark_stands_on_the_same_model(tiny: Path) -> None:
+    keys = {runner().stage_one_cell(cell_of("LLMDMsRec", seed=seed)).key for seed in range(3)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize("models", ["SRGNN,LLMDMsRec", "LLMDMsRec,SRGNN"])
+def test_the_benchmarks_own_run_of_srgnn_doubles_as_stage_one(
+    tiny: Path, log: pytest.LogCaptureFixture, models: str
+) -> None:
+    records = {record.model: record for record in run(models, "tiny", **SHORT)}
+    assert records["LLMDMsRec"].stage_one == records["SRGNN"].key
+    assert sorted(trained(log)) == ["LLMDMsRec", "SRGNN"]
+    assert len(list(Path("saved/tiny/loo").glob("SRGNN-*/best.pt"))) == 1
+
+
+def test_several_seeds_train_it_once(tiny: Path, log: pytest.LogCaptureFixture) -> None:
+    records = run("LLMDMsRec", "tiny", seeds=[1, 2], **SHORT)
+    assert trained(log).count("SRGNN") == 1
+    assert len({record.stage_one for record in records}) == 1
+    assert len({record.features.folder for record in records if record.features}) == 1
+
+
+def test_force_trains_it_once_in_a_command(tiny: Path, log: pytest.LogCaptureFixture) -> None:
+    run("SRGNN,LLMDMsRec", "tiny", **SHORT)
+    log.clear()
+    run("SRGNN,LLMDMsRec", "tiny", force=True, **SHORT)
+    assert sorted(trained(log)) == ["LLMDMsRec", "SRGNN"]
+
+
+def test_its_record_stands_among_the_results(tiny: Path) -> None:
+    run("LLMDMsRec", "tiny", **SHORT)
+    assert {record.model for record in ResultStore("results")} == {"LLMDMsRec", "SRGNN"}
+
+
+def test_top_items_never_hold_the_padding_and_never_repeat(tiny: Path) -> None:
+    cells = runner()
+    cell = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1))
+    rows = cells.prepare(cell, Stopwatch()).dataset.split.test.end[:3]
+    found = TrainedStageOne(cells, cell, Stopwatch()).top_items(rows, 10)
+    assert found.shape == (3, 10)
+    assert all(len(set(line)) == 10 and 0 not in line for line in found.tolist())
+
+
+def test_an_interrupted_training_of_it_is_resumed(
+    tiny: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
+    cell = cell_of("LLMDMsRec", epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore(), StopAt("epoch 3")).run(cell)
+    runner().run(cell)
+    assert "continuing after epoch 2" in log.text

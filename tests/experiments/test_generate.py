@@ -1,0 +1,317 @@
+"""The generate verb: plans, limits, batches, answers in and out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.errors import UserError
+from recbole_llm.experiments import generate
+from recbole_llm.experiments.run import Cell
+from recbole_llm.features.sources import Asking
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ResponseCache
+from tests.features.workshop import SEMANTICS, asking_cell, contents, only_folder
+from tests.helpers import cell_of, runner, write_tiny
+from tests.llm.batch_stub import BatchStub, output_line, three_candidates
+from tests.stub_server import StubServer, intents_from_candidates
+
+KEY = "sk-test-0123456789abcdef"
+
+
+def made(cell: Cell, limit: int | None = None, budget: Budget | None = None) -> None:
+    generate.make([cell], runner(), Asking(budget, limit))
+
+
+def paid(server: StubServer, **overrides: object) -> Cell:
+    return asking_cell(server, **{"llm": "openai", "max_cost": 5.0} | overrides)
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+# ---- dry runs -----------------------------------------------------------------------------------
+
+
+def test_a_dry_run_counts_what_a_run_then_asks(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = paid(server)
+        (_, (_, planned)) = generate.plan([cell], runner())
+        assert server.calls == []
+        made(cell)
+        assert (planned.requests, planned.cached) == (len(server.calls), 0)
+        assert planned.tokens_in == pytest.approx(
+            server.tokens_in, rel=0.35
+        )  # the stub counts three characters a token
+        assert 0 < planned.price < 5
+        assert not planned.estimated
+
+
+def test_a_dry_run_writes_nothing_and_wants_neither_key_nor_limit(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    before = sorted(path for path in few_users.rglob("*") if "responses" not in path.name)
+    with StubServer() as server:
+        rows = generate.plan([paid(server, max_cost=None)], runner())
+    assert sorted(path for path in few_users.rglob("*") if "responses" not in path.name) == before
+    assert "--batch" in generate.render_plan(rows)
+
+
+def test_a_dry_run_trains_nothing_and_says_that_it_estimates(few_users: Path) -> None:
+    shutil.rmtree("saved")
+    with StubServer() as server:
+        rows = generate.plan([paid(server)], runner())
+    assert not Path("saved").exists()
+    assert rows[1][1].estimated
+    assert "~ estimate" in generate.render_plan(rows)
+
+
+def test_a_dry_run_counts_the_trainings_before_the_first_question(few_users: Path) -> None:
+    with StubServer() as server:
+        cell = paid(server, candidate_folds=3)
+        rows = generate.plan([cell], runner())
+        assert "before the first question: 3 trainings of SRGNN (stage I)." in generate.render_plan(rows)
+        assert rows[1][1].estimated
+        shutil.rmtree("saved")
+        assert ": 4 trainings of SRGNN" in generate.render_plan(generate.plan([cell], runner()))
+        assert not Path("saved").exists()
+    assert server.calls == []
+
+
+def test_a_dry_run_sees_what_is_there_already(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = paid(server)
+        made(cell, limit=20)
+        asked = len(server.calls)
+        planned = generate.plan([cell], runner())[1][1]
+        assert planned.cached == asked
+        made(cell)
+        assert planned.requests == len(server.calls) - asked
+        assert [row.state for _, row in generate.plan([cell], runner())] == ["made", "made"]
+
+
+def test_the_offline_rule_has_nothing_to_plan(few_users: Path) -> None:
+    rows = generate.plan([cell_of("LLMDMsRec", epochs=1, encoder_max_length=64)], runner())
+    assert [row.state for _, row in rows] == ["by rule", "by rule"]
+    assert "nothing costs" in generate.render_plan(rows)
+
+
+def test_models_without_features_have_nothing_to_generate(few_users: Path) -> None:
+    with pytest.raises(UserError, match="none of these models reads semantic features"):
+        generate.plan([cell_of("SRGNN")], runner())
+
+
+# ---- limits -------------------------------------------------------------------------------------
+
+
+def test_one_budget_holds_for_all_cells_of_a_command(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cells = [asking_cell(server, intent_stride=stride) for stride in (4, 1)]
+        with pytest.raises(UserError, match="--max_requests=40 is reached"):
+            generate.make(cells, runner(), Asking(Budget(max_requests=40)))
+        assert len(server.calls) == 40
+        first = len(json.loads(only_manifest("loo-vllm-*", 4).read_text())["features"])
+    assert first == 3  # itemtext, candidates and intents of the first cell are whole
+
+
+def only_manifest(pattern: str, stride: int) -> Path:
+    (found,) = [
+        path / "manifest.json"
+        for path in SEMANTICS.glob(pattern)
+        if json.loads((path / "manifest.json").read_text())["identity"]["settings"]["intent_stride"] == stride
+    ]
+    return found
+
+
+def test_a_trial_asks_a_few_and_the_rest_later(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = asking_cell(server)
+        made(cell, limit=7)
+        assert len(server.calls) == 7
+        entry = json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]
+        assert entry["stopped"].startswith("--limit=7 of ")
+        assert 0 < entry["coverage"] < 0.5
+        made(cell)
+        assert max(server.times_asked().values()) == 1
+    assert json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]["coverage"] == 1.0
+
+
+# ---- answers in and out -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers.jsonl.gz"])
+def test_published_answers_rebuild_the_features_without_a_key(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = paid(server)
+        made(cell)
+        count = generate.export([cell], Path(name))
+        asked, wanted = len(server.calls), contents(only_folder("openai"))
+        assert count == asked
+        shutil.rmtree(only_folder("openai"))
+        (SEMANTICS / "responses.sqlite").unlink()
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert generate.take_in([cell], Path(name)).new == count
+        made(paid(server, max_cost=0.0))
+        assert len(server.calls) == asked
+    assert contents(only_folder("openai")) == wanted
+
+
+def test_publishing_nothing_is_an_error_and_leaves_an_older_file(few_users: Path) -> None:
+    Path("answers.jsonl").write_text("of another run")
+    with StubServer() as server, pytest.raises(UserError, match="no such answers to export"):
+        generate.export([paid(server)], Path("answers.jsonl"))
+    assert Path("answers.jsonl").read_text() == "of another run"
+
+
+def test_a_batch_file_and_its_output_take_the_place_of_asking(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = paid(server)
+        count = generate.batch_file([cell], runner(), Path("batch.jsonl"))
+        lines = [json.loads(line) for line in Path("batch.jsonl").read_text().splitlines()]
+        assert len(lines) == count
+        assert {line["url"] for line in lines} == {"/v1/chat/completions"}
+        assert lines[0]["body"]["response_format"]["type"] == "json_schema"
+        output = [json.dumps(output_line(line, three_candidates(line["body"]))) for line in lines]
+        Path("output.jsonl").write_text("\n".join(output))
+        assert generate.take_in([cell], Path("output.jsonl")).new == count
+        made(cell)
+        assert server.calls == []
+    entry = json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]
+    assert entry["coverage"] == 1.0
+    assert entry["usage"]["price"] == pytest.approx(count * 0.5 * (100 * 0.15 + 10 * 0.6) / 1e6)
+
+
+def test_nothing_pending_is_no_batch(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        made(asking_cell(server))
+        with pytest.raises(UserError, match="all answers are there"):
+            generate.batch_file([asking_cell(server)], runner(), Path("batch.jsonl"))
+
+
+def test_batches_are_submitted_awaited_and_taken_in(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.submitted) == len(set(stub.submitted))
+    assert json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]["coverage"] == 1.0
+
+
+def test_unusable_answers_of_a_batch_are_asked_again_in_the_next(few_users: Path) -> None:
+    def answer(body: dict[str, object]) -> str:
+        return "no idea" if len(body["messages"]) == 4 else three_candidates_of_the_first(body)  # type: ignore[arg-type]
+
+    def three_candidates_of_the_first(body: dict[str, list[dict[str, str]]]) -> str:
+        return three_candidates({"messages": body["messages"][:4]})
+
+    stub = BatchStub(answer)
+    with StubServer(stub) as server:
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.batches) == 2
+    assert json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]["coverage"] == 1.0
+
+
+def test_a_stopped_run_goes_on_with_the_batch_that_it_paid_for(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        with pytest.raises(UserError, match="--max_requests=10 is reached"):
+            generate.run_batches([paid(server, max_requests=10)], runner(), pause=0.0)
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.submitted) == len(set(stub.submitted))
+
+
+def test_a_run_that_ends_before_the_batch_is_named_finds_it_again(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = BatchStub(three_candidates)
+    put = ResponseCache.put_batch
+
+    def ended(self: ResponseCache, batch: str, *rest: Any) -> None:
+        if batch.startswith("batch-"):
+            raise KeyboardInterrupt
+        put(self, batch, *rest)
+
+    with StubServer(stub) as server:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(ResponseCache, "put_batch", ended)
+            generate.run_batches([paid(server)], runner(), pause=0.0)
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.batches) == 1
+
+
+def test_a_batch_that_brings_nothing_stops_the_run(few_users: Path) -> None:
+    stub = BatchStub(three_candidates, status="failed")
+    with StubServer(stub) as server, pytest.raises(UserError, match=r"brought no answer.*batch failed"):
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert len(stub.batches) == 1
+
+
+def intent_entry(dataset: str = "tiny") -> dict[str, Any]:
+    """What the manifest says of a dataset's intents."""
+    (folder,) = Path("dataset", dataset, "semantics").glob("loo-openai-*")
+    return dict(json.loads((folder / "manifest.json").read_text())["features"]["intent"])
+
+
+def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> None:
+    write_tiny(Path("dataset/other"), n_users=14, seed=8)
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "epochs": 1}
+        cells = [cell_of("LLMDMsRec", name, **options) for name in ("tiny", "other")]
+        shops = generate.run_batches(cells, runner(), pause=0.0)
+    assert [shop.settings["dataset"] for shop in shops] == ["tiny", "other"]
+    keys = [set(read_table(shop.folder.file("intent.asked"))["request_key"]) for shop in shops]
+    assert [{line["custom_id"] for line in lines} for lines in stub.files.values()] == keys
+    for name, own in zip(("tiny", "other"), keys, strict=True):
+        with ResponseCache(Path("dataset", name, "semantics", "responses.sqlite")) as cache:
+            assert {row["key"] for row in cache.rows()} == own
+        assert intent_entry(name)["coverage"] == 1.0
+
+
+def test_folders_with_the_same_questions_wait_for_the_same_answers(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        shops = generate.run_batches([paid(server), paid(server, fill="offline")], runner(), pause=0.0)
+    assert len(stub.submitted) == len(set(stub.submitted))
+    assert [shop.folder.manifest["features"]["intent"]["coverage"] for shop in shops] == [1.0, 1.0]
+
+
+def test_a_batch_without_a_usable_line_is_over(few_users: Path) -> None:
+    stub = BatchStub(lambda body: None)
+    with StubServer(stub) as server:
+        for count in (1, 2):  # it is not waited for again
+            with pytest.raises(UserError, match=r"brought no answer.*refused \(the request failed\)"):
+                generate.run_batches([paid(server)], runner(), pause=0.0)
+            assert len(stub.batches) == count
+        stub.answer = three_candidates
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert intent_entry()["coverage"] == 1.0
+
+
+def test_a_request_that_fails_in_two_batches_is_a_gap_until_the_next_command(few_users: Path) -> None:
+    refused: list[str] = []
+
+    def all_but_one(body: dict[str, Any]) -> str | None:
+        question = str(body["messages"])
+        refused.extend([question] * (not refused))
+        return None if question in refused else three_candidates(body)
+
+    stub = BatchStub(all_but_one)
+    with StubServer(stub) as server:
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+        assert 0 < intent_entry()["counts"]["unanswered"] < 5  # keys that the question is about
+        assert len(stub.batches) == 2
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+        assert len(stub.submitted) - len(set(stub.submitted)) == 3
+        stub.answer = three_candidates
+        generate.run_batches([paid(server)], runner(), pause=0.0)
+    assert intent_entry()["coverage"] == 1.0

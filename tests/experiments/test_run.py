@@ -1,0 +1,457 @@
+"""From settings to a record."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import recbole.data.dataset
+import torch
+from recbole.data.dataset import Dataset, KnowledgeBasedDataset
+from recbole.trainer import Trainer
+
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import summarise
+from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.experiments.run import Cell, _reads_graph
+from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.registry import FEATURES
+from recbole_llm.features.versions import feature_versions
+from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
+from recbole_llm.training import checkpoint
+from recbole_llm.utils.stopwatch import Stopwatch
+from tests.helpers import StopAt, cell_of, runner, write_tiny
+
+# ---- the key ------------------------------------------------------------------------------------
+
+
+def test_the_same_settings_have_the_same_key(tiny: Path) -> None:
+    assert cell_of("SRGNN").key == cell_of("SRGNN").key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 2}, {"learning_rate": 0.01}, {"epochs": 3}, {"mask_history": False}, {"engine": "recbole"}, {"step": 2}],
+)
+def test_what_can_change_a_number_changes_the_key(tiny: Path, changes: dict[str, Any]) -> None:
+    assert cell_of("SRGNN", **changes).key != cell_of("SRGNN").key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"device": "cpu"},
+        {"eval_batch_size": 7},
+        {"score_block_mib": 1},
+        {"results_dir": "elsewhere"},
+        {"checkpoint_dir": "elsewhere"},
+        {"topk": [1]},
+        {"metrics": ["Hit"]},
+        {"max_cost": 3.0},
+    ],
+)
+def test_what_cannot_change_a_number_does_not(tiny: Path, changes: dict[str, Any]) -> None:
+    assert cell_of("SRGNN", **changes).key == cell_of("SRGNN").key
+
+
+def test_other_interactions_are_another_key(tiny: Path) -> None:
+    before = cell_of("SRGNN").key
+    with (tiny / "tiny.inter").open("a") as stream:
+        stream.write("u0\ti0\t1\t1\n")
+    assert cell_of("SRGNN").key != before
+
+
+def test_other_item_text_is_another_key_for_models_that_read_it(tiny: Path) -> None:
+    before = {model: cell_of(model).key for model in ("SRGNN", "LLMDMsRec")}
+    with (tiny / "tiny.item").open("a") as stream:
+        stream.write("i999\tnew\tx\ty\n")
+    assert cell_of("SRGNN").key == before["SRGNN"]
+    assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+
+
+INTER = ["user_id", "item_id", "timestamp"]
+GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "options"),
+    [
+        ("FM", "user", {"load_col": {"inter": INTER, "user": ["user_id", "group"]}}),
+        ("FM", "user", {"load_col": None}),
+        ("BPR", "item", {"load_col": None}),
+        ("BPR", "item", {"load_col": {"inter": INTER, "item": ["item_id"]}}),
+        ("CKE", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("CKE", "link", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("CKE", "kg", {"load_col": None}),
+        ("KSR", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("KSR", "ent_feature", {"additional_feat_suffix": ["ent_feature"]}),
+        ("BPR", "train.inter", {"benchmark_filename": ["train", "test"]}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "session"}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "temporal_20"}),
+    ],
+)
+def test_another_side_file_is_another_key_where_it_is_read(
+    tiny: Path, model: str, suffix: str, options: dict[str, Any]
+) -> None:
+    (tiny / f"tiny.{suffix}").write_text("one")
+    before = cell_of(model, **options).key
+    (tiny / f"tiny.{suffix}").write_text("other")
+    assert cell_of(model, **options).key != before
+
+
+@pytest.mark.parametrize(
+    ("model", "suffix", "options"),
+    [
+        ("FM", "user", {}),
+        ("BPR", "item", {}),
+        ("CKE", "kg", {}),
+        ("BPR", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
+        ("BPR", "link", {"load_col": None}),
+        ("SASRec", "user_last_order.tsv", {"protocol": "loo"}),
+    ],
+)
+def test_a_side_file_that_is_not_read_leaves_the_key(
+    tiny: Path, model: str, suffix: str, options: dict[str, Any]
+) -> None:
+    before = cell_of(model, **options).key
+    (tiny / f"tiny.{suffix}").write_text("other")
+    assert cell_of(model, **options).key == before
+
+
+@pytest.mark.parametrize("name", ["valid.json", "test_seed_0.json", "bundle.item"])
+def test_other_published_cases_are_another_key(workspace: Path, name: str) -> None:
+    folder = write_tiny(workspace / "dataset" / "bundle")
+    published = folder.parent / "po4isr-bundle"
+    published.mkdir()
+    for file in ("valid.json", "test_seed_0.json", "test_seed_10.json"):
+        (published / file).write_text("[]")
+    before = {protocol: cell_of("SASRec", "bundle", protocol=protocol).key for protocol in ("po4isr", "loo")}
+    path = folder / name if name.endswith(".item") else published / name
+    path.write_text("[1]")
+    (published / "test_seed_10.json").write_text("[1]")
+    assert cell_of("SASRec", "bundle", protocol="po4isr").key != before["po4isr"]
+    assert cell_of("SASRec", "bundle", protocol="loo").key == before["loo"]
+
+
+def test_a_published_draw_that_is_not_read_leaves_the_key(workspace: Path) -> None:
+    published = write_tiny(workspace / "dataset" / "bundle").parent / "po4isr-bundle"
+    published.mkdir()
+    before = cell_of("SASRec", "bundle", protocol="po4isr").key
+    (published / "test_seed_10.json").write_text("[1]")
+    assert cell_of("SASRec", "bundle", protocol="po4isr").key == before
+
+
+def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
+    """Of the settings and the hash of ``.inter`` alone, and of ``.item`` and versions for features."""
+    cell = cell_of("SRGNN")
+    inter, item = (file_sha256(tiny / f"tiny.{suffix}") for suffix in ("inter", "item"))
+    assert cell.key == cell.settings.key(files={"inter": inter}, features={})
+    cell = cell_of("LLMDMsRec")
+    features = feature_versions(cell.settings.method.features)
+    assert cell.key == cell.settings.key(files={"inter": inter, "item": item}, features=features)
+
+
+def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {model: cell_of(model).key for model in ("SRGNN", "LLMDMsRec")}
+    monkeypatch.setattr(type(FEATURES["intent"]), "version", 99)
+    assert cell_of("SRGNN").key == before["SRGNN"]
+    assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+
+
+def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
+    """Asked for by a process each, as while a model is worked at."""
+    folder = tiny.parents[1] / "own_code"
+    folder.mkdir()
+    show = "from tests.helpers import cell_of; print(cell_of('own_code.model:Mine').key)"
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), "."])
+
+    def key(file: str, text: str) -> str:
+        (folder / file).write_text(text)
+        return subprocess.run(
+            [sys.executable, "-c", show],
+            cwd=folder.parent,
+            env={**os.environ, "PYTHONPATH": paths},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+    base = "from recbole.model.sequential_recommender import SRGNN\nclass Base(SRGNN):\n  pass\n"
+    (folder / "base.py").write_text(base)
+    first = key("model.py", "from own_code.base import Base\nclass Mine(Base):\n  pass\n")
+    assert key("other.py", "is_read = False\n") == first
+    second = key("model.py", "from own_code.base import Base\nclass Mine(Base):\n  wide = True\n")
+    assert second != first
+    assert key("base.py", base + "  deep = True\n") not in (first, second)
+
+
+def test_an_unknown_dataset_is_an_error_with_the_nearest_name(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"--dataset=tinny.*Did you mean tiny\?"):
+        cell_of("SRGNN", "tinny")
+
+
+# ---- the record ---------------------------------------------------------------------------------
+
+
+def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
+    cell = cell_of("GRU4Rec")
+    record = runner().run(cell)
+    assert (record.key, record.status, record.model, record.dataset, record.protocol) == (
+        cell.key, "ok", "GRU4Rec", "tiny", "loo",
+    )  # fmt: skip
+    assert (record.seed, record.semantics, record.features) == (1, "none", None)
+    assert record.data is not None
+    assert record.data.sha256 == file_sha256(tiny / "tiny.inter")
+    assert record.data.test_cases == record.data.valid_cases == 80
+    assert record.settings["epochs"] == 2
+    assert record.origin["epochs"] == "command line"
+    assert {"data", "build", "train", "validate", "evaluate", "total"} <= set(record.seconds)
+    assert record.epochs == len(record.curve) == 2
+    assert record.best_epoch in (1, 2)
+    assert (record.parameters or 0) > 0
+    assert record.versions["recbole"]
+    assert record.hardware["cores"] >= 1
+    assert record.memory_mib["host"] > 0
+
+
+def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None:
+    cell = cell_of("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
+    record = cell.blank_record()
+    assert record.settings["llm_base_url"] == "http://***@host:8000/v1"
+    assert "secret" not in record.model_dump_json()
+    assert cell.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # what is asked
+
+
+def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -> None:
+    record = runner().run(cell_of("GRU4Rec"))
+    store = ResultStore("results")
+    assert store.find(record.key) == record
+    path = store.ranks_path(record)
+    assert path.name == record.ranks_file
+    found = summarise(Ranks.load(path), ["Hit", "NDCG", "MRR", "Recall"], [5, 10, 20])
+    assert found == {name: metric.value for name, metric in record.metrics.items()}
+
+
+def test_a_record_with_features_says_where_they_came_from(featured: Path) -> None:
+    cell = cell_of("LLMDMsRec", epochs=1)
+    record = runner().run(cell)
+    assert record.features is not None
+    assert (record.features.llm, record.features.encoder) == ("offline", "minilm-mean-128")
+    assert record.semantics == record.source == "offline"
+    assert record.stage_one == runner().stage_one_cell(cell).key
+    assert record.features.manifest_sha256 == file_sha256(Path(record.features.folder or "") / "manifest.json")
+
+
+def test_a_finished_cell_is_not_run_again(tiny: Path) -> None:
+    cell = cell_of("Pop")
+    first = runner().run(cell)
+    path = ResultStore("results").path(first)
+    changed = path.stat().st_mtime_ns
+    assert runner().run(cell) == first
+    assert path.stat().st_mtime_ns == changed
+
+
+def test_force_runs_a_finished_cell_again_with_equal_numbers(tiny: Path) -> None:
+    cell = cell_of("GRU4Rec")
+    first = runner().run(cell)
+    second = runner(force=True).run(cell)
+    assert second.seconds != first.seconds
+    assert second.metrics == first.metrics
+
+
+def test_force_runs_a_cell_once_in_a_command(tiny: Path) -> None:
+    cell, forced = cell_of("Pop"), runner(force=True)
+    assert forced.run(cell) is not None
+    assert forced.finished(cell) is not None
+
+
+def test_a_failed_record_does_not_count_as_finished(tiny: Path) -> None:
+    cell, cells = cell_of("Pop"), runner()
+    record = cell.blank_record()
+    record.status = "failed"
+    cells.store.put(record)
+    assert cells.finished(cell) is None
+    assert cells.run(cell).status == "ok"
+
+
+def test_the_reference_engine_keeps_recboles_own_metrics_beside_ours(tiny: Path) -> None:
+    record = runner().run(cell_of("GRU4Rec", engine="recbole", mask_history=False))
+    assert record.recbole_metrics is not None
+    for name, value in record.recbole_metrics.items():
+        assert record.metric(name) == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["fast", "recbole"])
+def test_a_model_that_ranks_nothing_is_refused(tiny: Path, engine: str) -> None:
+    with pytest.raises(UserError, match="predicts labels, not rankings"):
+        runner().run(cell_of("XGBoost", engine=engine))
+
+
+# ---- trained models -----------------------------------------------------------------------------
+
+
+def test_a_trained_model_has_the_best_weights(tiny: Path) -> None:
+    cell, cells = cell_of("GRU4Rec"), runner()
+    record = cells.run(cell)
+    prepared = cells.trained(cell)
+    loader = cells._eval_loader(prepared, "test")
+    scores = torch.cat([prepared.model.full_sort_predict(batch) for _, batch in loader])
+    assert bool(torch.isfinite(scores).all())
+    assert not prepared.model.training
+    again = summarise(rank_cases(prepared.model, loader, True), ["NDCG"], [10])
+    assert again["ndcg@10"] == record.metric("ndcg@10")
+
+
+def test_a_lost_checkpoint_is_trained_again(tiny: Path) -> None:
+    cell, cells = cell_of("GRU4Rec"), runner()
+    record = cells.run(cell)
+    (cell.folder / "best.pt").unlink()
+    cells.trained(cell)
+    assert (cell.folder / "best.pt").is_file()
+    again = ResultStore("results").find(cell.key)
+    assert again is not None
+    assert again.metrics == record.metrics
+
+
+def weights(prepared: Prepared) -> dict[str, bytes]:
+    return {name: value.numpy().tobytes() for name, value in prepared.model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("results", "force"), [("results", True), ("others", False)])
+def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinished(
+    tiny: Path, results: str, force: bool
+) -> None:
+    """The other one runs with ``--force``, or for another results folder."""
+    cell = cell_of("GRU4Rec", epochs=4)
+    first = runner().run(cell)
+    assert (first.best_epoch or 0) > 1
+    served = weights(runner().trained(cell))
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore(results), StopAt("epoch 2"), force=force).run(cell)
+    assert weights(runner().trained(cell)) == served
+    assert ResultStore("results").find(cell.key) == first
+
+
+def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_finished_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = cell_of("GRU4Rec", epochs=3, engine="recbole")
+    runner().run(cell)
+    served = (cell.folder / "best.pt").read_bytes()
+    save = Trainer._save_checkpoint
+
+    def save_and_stop(self: Trainer, *arguments: Any, **named: Any) -> None:
+        save(self, *arguments, **named)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        runner(force=True).run(cell)
+    assert (cell.folder / "best.pt").read_bytes() == served
+
+
+def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights that the older ``last.pt`` counts on are gone: what goes on begins anew."""
+    settings: dict[str, Any] = {"epochs": 25, "learning_rate": 0.05}
+    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", **settings))
+    cell, best = cell_of("GRU4Rec", **settings), whole.best_epoch or 0
+    assert 1 < best < 25 - 2
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+        with pytest.raises(KeyboardInterrupt):
+            CellRunner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(cell)
+    assert (cell.folder / "last.pt").is_file()
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 2"), force=True).run(cell)
+    assert runner().run(cell).metrics == whole.metrics
+
+
+def without_best_weights(folder: Path) -> None:
+    (folder / "best_so_far.pt").unlink()
+
+
+def of_an_older_version(folder: Path) -> None:
+    """One that has a single random state, not one a process."""
+    state = checkpoint.load(folder / "last.pt", "cpu")
+    checkpoint.save(folder / "last.pt", {**state, "random": state["random"][0]["generators"]})
+
+
+@pytest.mark.parametrize("spoil", [without_best_weights, of_an_older_version])
+def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
+) -> None:
+    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=4))
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+    cell = cell_of("GRU4Rec", epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+    spoil(cell.folder)
+    assert runner().run(cell).metrics == whole.metrics
+    assert "training begins anew" in caplog.text
+
+
+# ---- the clock ----------------------------------------------------------------------------------
+
+
+def test_an_inner_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(0.0, 100.0))
+    monkeypatch.setattr("recbole_llm.utils.stopwatch.time.monotonic", lambda: float(next(clock)))
+    watch = Stopwatch()  # 0
+    with watch("outer"), watch("inner"):  # 1, 2
+        pass  # 3, 4
+    assert watch.seconds == {"inner": 1.0, "outer": 2.0}
+    assert watch.report() == {"inner": 1.0, "outer": 2.0, "total": 5.0}
+
+
+def test_phases_of_one_name_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(np.arange(0.0, 100.0))
+    monkeypatch.setattr("recbole_llm.utils.stopwatch.time.monotonic", lambda: float(next(clock)))
+    watch = Stopwatch()
+    for _ in range(3):
+        with watch("phase"):
+            pass
+    assert watch.seconds == {"phase": 3.0}
+
+
+def test_a_phase_that_fails_is_timed_all_the_same() -> None:
+    watch = Stopwatch()
+    with pytest.raises(RuntimeError), watch("phase"):
+        raise RuntimeError
+    assert watch.seconds["phase"] >= 0
+
+
+def test_the_models_that_read_a_graph_are_those_whose_dataset_does_in_recbole() -> None:
+    models = [row for row in recbole_methods().values() if row.kind != EXTERNAL_LIBRARY]
+    by_kind = {KNOWLEDGE: KnowledgeBasedDataset}
+    of_its_own = {row.name: getattr(recbole.data.dataset, f"{row.name}Dataset", None) for row in models}
+    kinds = {row.name: of_its_own[row.name] or by_kind.get(row.kind, Dataset) for row in models}
+    reading = {name for name, kind in kinds.items() if issubclass(kind, KnowledgeBasedDataset)}
+    assert len(reading) > 2
+    assert {row.name for row in models if _reads_graph(row)} == reading
+
+
+def test_a_cell_is_named_for_people(tiny: Path) -> None:
+    assert cell_of("SRGNN", seed=3).title() == "SRGNN on tiny (loo, seed 3)"
+    assert cell_of("LLMDMsRec", semantics="shuffled").title() == "LLMDMsRec on tiny (loo, seed 1, shuffled)"
+
+
+def test_cells_are_made_of_settings_alone(tiny: Path) -> None:
+    cell = cell_of("SRGNN")
+    assert Cell.of(cell.settings).key == cell.key
+    assert isinstance(CellRunner(ResultStore("results")).store, ResultStore)
+
+
+def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_path: Path) -> None:
+    cell = cell_of("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
+    assert cell.settings["results_dir"] == str(tmp_path / "mine")
+    assert str(tmp_path) not in cell.blank_record().model_dump_json()

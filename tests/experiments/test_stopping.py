@@ -1,0 +1,200 @@
+"""A process that is stopped in the middle of a training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.experiments.grid import run
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    **{"epochs": 6, "train_batch_size": 128},
+    # A class from outside brings no file of settings.
+    **{"loss_type": "CE", "embedding_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_prob": 0.1},
+}
+
+PAUSING = '''
+import itertools
+import os
+import sys
+import time
+
+import recbole_llm.training.trainer
+from recbole.model.sequential_recommender.gru4rec import GRU4Rec
+
+recbole_llm.training.trainer.SAVE_EVERY_SECONDS = 0.0
+steps = itertools.count(1)  # of this process; what belongs to the model is restored with it
+rankings = itertools.count(1)
+
+
+def pause():
+    os.write(sys.stdout.fileno(), b"pausing\\n")  # at once: processes that share a pipe do not mix their lines
+    while True:  # not signal.pause(): a signal that comes just before it would be missed
+        time.sleep(0.05)
+
+
+class Pausing(GRU4Rec):
+    """Waits for a signal at one step of its training or in one ranking, where the environment says so."""
+
+    def calculate_loss(self, interaction):
+        if str(next(steps)) == os.environ.get("PAUSE_AT"):
+            pause()
+        return super().calculate_loss(interaction)
+
+    def full_sort_predict(self, interaction):
+        if str(next(rankings)) == os.environ.get("PAUSE_AT_RANKING"):
+            pause()
+        return super().full_sort_predict(interaction)
+'''
+
+
+def start(*more: str, **environment: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own, training a model that can pause."""
+    words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items()), *more]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start what runs in the background deaf to Ctrl-C, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    """Send a signal while the process waits in a step; its messages."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "pausing\n"
+    process.send_signal(number)
+    _, messages = process.communicate(timeout=300)
+    return messages
+
+
+def files_in(folder: str) -> set[str]:
+    return {path.name for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ctrl-C, then by ``kill -9``; results never hold half a file."""
+    Path("pausing_model.py").write_text(PAUSING)
+
+    first = start(PAUSE_AT="10")  # four batches an epoch: in the third
+    messages = stop(first, signal.SIGINT)
+    assert first.returncode == 130
+    assert "Traceback" not in messages
+    assert "the same command goes on" in messages
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
+
+    second = start(PAUSE_AT="10")  # counted from where it goes on: in the fifth
+    messages = stop(second, signal.SIGKILL)
+    assert second.returncode == -signal.SIGKILL
+    assert "continuing after epoch 2" in messages
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
+
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=4)
+
+
+def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropout differs between the two; so it does when they go on."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start("--nproc=2", PAUSE_AT="10")
+    assert first.stderr is not None
+    while not (line := first.stderr.readline()).endswith("pausing\n"):  # what workers print
+        assert line, "it ended before it could be killed"
+    first.kill()
+    first.communicate(timeout=60)
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=2, nproc=2)
+
+
+def goes_on_as_if_it_had_not_stopped(monkeypatch: pytest.MonkeyPatch, after: int, nproc: int = 1) -> None:
+    """Start once more; the record is that of a training without a stop."""
+    last = start(*([f"--nproc={nproc}"] if nproc > 1 else []))
+    _, messages = last.communicate(timeout=300)
+    assert last.returncode == 0, messages
+    assert messages.count(f"continuing after epoch {after}") == nproc
+    assert files_in("saved") == {"best.pt"}
+    (found,) = ResultStore("results")
+    wanted = in_one_go(monkeypatch, **({"nproc": nproc} if nproc > 1 else {}))
+    assert [entry["loss"] for entry in found.curve] == [entry["loss"] for entry in wanted.curve]
+    assert (found.metrics, found.valid_metrics) == (wanted.metrics, wanted.valid_metrics)
+    assert (found.best_epoch, found.epochs) == (wanted.best_epoch, wanted.epochs)
+
+
+def in_one_go(monkeypatch: pytest.MonkeyPatch, **more: int) -> Record:
+    """The record of the same training without a stop."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", 30.0)  # the model's module sets it
+    (record,) = run(
+        "pausing_model:Pausing", "tiny", results_dir="other_results", checkpoint_dir="other_saved", **SETTINGS, **more
+    )
+    sys.modules.pop("pausing_model")
+    return record
+
+
+def test_a_kill_during_the_test_costs_no_training(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start(PAUSE_AT_RANKING="7")  # after one validation for each epoch
+    stop(first, signal.SIGKILL)
+    assert files_in("results") == set()
+    assert files_in("saved") == {"best_so_far.pt", "last.pt"}
+
+    goes_on_as_if_it_had_not_stopped(monkeypatch, after=6)
+
+
+def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
+    """``kill -9`` in the second of three cells: the first is not run again, and every record is whole."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start("--seeds=3", PAUSE_AT="34")  # 24 batches a cell: in the third epoch of the second
+    stop(first, signal.SIGKILL)
+    (done,) = Path("results").rglob("*.json")
+    before = done.stat().st_mtime_ns
+
+    second = start("--seeds=3")
+    _, messages = second.communicate(timeout=300)
+    assert second.returncode == 0
+    assert "1 of 3 results are present already" in messages
+    assert messages.count("running Pausing") == 2
+    assert messages.count("continuing after epoch 2") == 1
+    assert done.stat().st_mtime_ns == before
+    store = ResultStore("results")
+    records = list(store)
+    assert [record.seed for record in records] == [2020, 2021, 2022]
+    for record in records:
+        assert record.status == "ok"
+        assert len(record.curve) == 6
+        assert per_case(Ranks.load(store.ranks_of(record)), "hit@10").mean() == record.metric("hit@10")
+    assert not list(Path("results").rglob(".*"))
+
+
+def test_two_processes_never_train_one_cell_at_once(tiny: Path) -> None:
+    """The second waits for the first; where that one is killed, it goes on from its checkpoint."""
+    Path("pausing_model.py").write_text(PAUSING)
+    first = start(PAUSE_AT="10")
+    assert first.stdout is not None
+    assert first.stdout.readline() == "pausing\n"
+    second = start()
+    assert second.stderr is not None
+    messages = []
+    while not messages or "another process is at" not in messages[-1]:
+        messages.append(second.stderr.readline())
+        assert messages[-1], "the second process did not wait"
+    first.kill()
+    first.communicate(timeout=300)
+    _, rest = second.communicate(timeout=300)
+    assert second.returncode == 0
+    assert "continuing after epoch 2" in rest
+    (record,) = ResultStore("results")
+    assert len(record.curve) == 6

@@ -1,0 +1,210 @@
+"""Suites: what a file means, what is wrong with it, and that a killed one goes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recbole_llm.cli import main
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.suite import read_suite
+from recbole_llm.tuning.storage import open_storage
+from recbole_llm.utils.yaml import property_names
+from tests.execution.test_executors import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+SUITE: dict[str, Any] = {
+    "common": {"dataset": "tiny"},
+    "stages": [
+        {"tune": {"model": ["GRU4Rec", "BPR"], "trials": 5, "epochs": 3}},
+        {"run": {"model": "SRGNN", "semantics": ["offline", "none"], "epochs": 2, "tensorboard": False}},
+        {"table": {"format": "markdown", "output": "table.md", "groups": True, "check_reference": False}},
+    ],
+    "budgets": {"small": {"common": {"results_dir": "few"}, "tune": {"trials": 2, "epochs": 1}}},
+}
+
+
+def written(**changes: Any) -> str:
+    Path("mine.yaml").write_text(yaml.safe_dump({**SUITE, **changes}, sort_keys=False), encoding="utf-8")
+    return "mine.yaml"
+
+
+# ---- what a file means --------------------------------------------------------------------------
+
+
+def test_stages_are_commands_with_the_common_keys_first(workspace: Path) -> None:
+    assert [stage.words for stage in read_suite(written())] == [
+        ["tune", "--dataset=tiny", "--model=GRU4Rec,BPR", "--trials=5", "--epochs=3"],
+        ["run", "--dataset=tiny", "--model=SRGNN", "--semantics=offline,none", "--epochs=2", "--tensorboard=false"],
+        ["table", "--dataset=tiny", "--format=markdown", "--output=results/table.md", "--groups"],
+    ]
+
+
+def test_a_budget_wins_over_the_stage_and_the_command_line_over_both(workspace: Path) -> None:
+    tune, run, table = (stage.words for stage in read_suite(written(), "small"))
+    assert {"--trials=2", "--epochs=1", "--results_dir=few"} < set(tune)
+    assert {"--epochs=2", "--results_dir=few"} < set(run)
+    assert {"--output=few/table.md", "--results_dir=few"} < set(table)
+    given = {"epochs": 7, "topk": [5, 10], "results_dir": "elsewhere"}
+    tune, run, table = (stage.words for stage in read_suite(written(), "small", given))
+    assert {"--trials=2", "--epochs=7", "--topk=[5, 10]", "--results_dir=elsewhere"} < set(tune)
+    assert {"--epochs=7", "--tensorboard=false"} < set(run)
+    assert {"--output=elsewhere/table.md", "--results_dir=elsewhere"} < set(table)
+    assert not any(word.startswith(("--epochs", "--topk")) for word in table)
+
+
+def test_an_option_of_one_verb_goes_to_its_stages_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"generate": {"model": "SASRecText"}}, *SUITE["stages"]]
+    options = ["--seeds=2", "--workers=2", "--trials=3", "--force=true", "--limit=5", "--learning_rate=0.01"]
+    assert main(["suite", written(stages=stages), *options, "--dry-run"]) == 0
+    generate, tune, run, table = (
+        [f"--{word}" for word in line.split(" --")[1:]] for line in capsys.readouterr().out.splitlines()
+    )
+    assert set(generate) & set(options) == {"--limit=5", "--learning_rate=0.01"}
+    assert set(tune) & set(options) == {"--seeds=2", "--workers=2", "--trials=3", "--learning_rate=0.01"}
+    assert set(run) & set(options) == {"--seeds=2", "--workers=2", "--learning_rate=0.01"}
+    assert "--force" in run
+    assert not set(table) & set(options)
+
+
+def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"--trials is an option of tune, and mine.yaml has no such stage"):
+        read_suite(written(stages=[{"run": {"model": "Pop"}}]), given={"trials": 3})
+
+
+@pytest.mark.parametrize("name", property_names("suite"))
+@pytest.mark.parametrize("budget", ["full", "small", "short"])
+def test_every_command_of_our_suites_is_one(
+    tiny: Path, capsys: pytest.CaptureFixture[str], name: str, budget: str
+) -> None:
+    """``--dry-run`` looks up every model, key, value and search space."""
+    assert main(["suite", name, f"--budget={budget}", "--dry-run", "--dataset=tiny", "--llm=vllm"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(read_suite(name))
+    assert all("--dataset=tiny" in line for line in lines)
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stage": []}, r"mine\.yaml: there is no 'stage'. Did you mean stages\?"),
+        ({"stages": []}, "stages is a list"),
+        ({"stages": [{"tun": {}}]}, r"mine\.yaml, stage 1: there is no 'tun'. Did you mean "),
+        ({"stages": ["run"]}, "stage 1: a stage is one verb with its keys"),
+        ({"stages": [{"run": "Pop"}]}, "stage 1: expected `key: value`"),
+        ({"budgets": {"small": {"runs": {}}}}, r"mine\.yaml, budgets, small: there is no 'runs'. Did you mean run"),
+        ({"budgets": {"smal": {}}}, r"--budget=small: mine\.yaml has no such budget. Did you mean smal\?"),
+    ],
+)
+def test_a_file_that_is_no_suite_says_what_is_wrong(workspace: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_suite(written(**changes), "small")
+
+
+def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"there is no suite 'flagshp'. Did you mean flagship\?"):
+        read_suite("flagshp")
+
+
+# ---- running ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ({"run": {"model": "SRGNN", "learnin_rate": 1}}, "Did you mean learning_rate"),
+        ({"run": {"model": "SRGN"}}, "Did you mean SRGNN"),
+        ({"tune": {"model": "SINE"}}, "no search space for SINE"),
+        ({"table": {"form": "markdown"}}, "recbole-llm table has no option '--form=markdown'"),
+        ({"tune": {"model": "SRGNN", "pruner": "medain"}}, "--pruner=medain: use median"),
+        ({"tune": {"model": "SRGNN", "trials": 0}}, "--trials=0: give 1 or more"),
+        ({"tune": {"model": "SRGNN", "trial_minutes": -1}}, "--trial_minutes are positive"),
+        ({"tune": {"model": "SRGNN", "engine": "recbole"}}, "tune needs --engine=fast"),
+        ({"tune": {"model": ["SRGNN", "BPR"], "space": "mine.txt"}}, "--space is for one model"),
+        ({"table": {"metrics": "foo"}}, "metric 'foo@10': known are hit"),
+        ({"table": {"topk": 0}}, "--topk=0: give cut-offs"),
+        ({"run": {"model": "SRGNN", "executor": "proceses"}}, "Did you mean processes"),
+        ({"tune": {"model": "SRGNN", "workers": 0}}, "--workers=0: give 1 or more"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_costs_nothing(
+    tiny: Path, capsys: pytest.CaptureFixture[str], stage: dict[str, Any], message: str
+) -> None:
+    assert main(["suite", written(stages=[{"run": {"model": "Pop"}}, stage])]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert not Path("results").exists()
+
+
+def test_a_command_is_shown_without_the_password_of_an_address(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"tune": {"model": "Pop", "storage": "postgresql://me:secret@host/x"}}]
+    assert main(["suite", written(stages=stages), "--dry-run"]) == 0
+    assert "--storage=postgresql://***@host/x" in capsys.readouterr().out
+
+
+def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"run": {"model": "Pop", "device": "cuda:99"}}, {"run": {"model": "Pop"}}, {"table": {}}]
+    assert main(["suite", written(stages=stages), "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert "error: --device=cuda:99" in err
+    assert [record.model for record in ResultStore("results")] == ["Pop"]
+    assert out.count(" test cases") == 2  # the table of the second stage, and of the third
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_running(
+    tiny: Path, capsys: pytest.CaptureFixture[str], verbose: bool
+) -> None:
+    """Five heads do not share 64 dimensions: the model raises what it likes, not an error of ours."""
+    stages = [{"run": {"model": "SASRec", "n_heads": 5}}, {"run": {"model": "Pop"}}, {"table": {}}]
+    assert main(["suite", written(stages=stages), "--verbose" if verbose else "--quiet"]) == 2
+    out, err = capsys.readouterr()
+    assert re.search(r"^error: ValueError: The hidden size \(64\) is not a multiple", err, flags=re.M)
+    assert ("Traceback" in err) == verbose
+    assert {record.model: record.status for record in ResultStore("results")} == {"SASRec": "failed", "Pop": "ok"}
+    assert "failed: ValueError: The hidden size (64)" in out
+
+
+def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = [{"tune": {"model": "GRU4Rec", "trials": 3, "seeds": 2, "epochs": 1}}, {"run": {"model": "BPR"}}]
+    words = ["suite", written(stages=[*stages, SUITE["stages"][2]]), "--epochs=1", "--train_batch_size=128", "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    records = Path("results/tiny/loo")
+    wait_for(lambda: any(records.glob("*.json")), 240)  # the search is done, the first tuned run is too
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
+    assert len(before) < 3
+    assert not Path("results/table.md").exists()
+
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = {(record.model, record.seed): record for record in ResultStore("results")}
+    assert sorted((model, record.trials) for (model, _), record in found.items()) == [
+        *[("BPR", None)],
+        *[("GRU4Rec", 3)] * 2,
+    ]
+    storage = open_storage(None, Path("results"))
+    assert [len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()] == [3]
+    assert "GRU4Rec, tuned (3 trials)" in Path("results/table.md").read_text()
+
+    assert main([*words, "--results_dir=whole"]) == 0
+    whole = {(record.model, record.seed): record.metrics for record in ResultStore("whole")}
+    assert whole == {key: record.metrics for key, record in found.items()}
+    capsys.readouterr()

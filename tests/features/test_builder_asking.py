@@ -1,0 +1,293 @@
+"""The hook with an endpoint: every question is paid for once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.generate import feature_shops
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.encoder import minilm_folder
+from recbole_llm.features.sources import Asking
+from recbole_llm.utils.files import one_process_at_a_time
+from recbole_llm.utils.stopwatch import Stopwatch
+from tests.features.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
+from tests.helpers import runner
+from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
+
+ROOT = Path(__file__).parents[2]
+KEY = "sk-test-0123456789abcdef"
+
+
+def test_every_key_is_asked_about_once_and_never_again(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        facts = ask(server).dataset.semantics.facts()
+        before = file_states(only_folder())
+        asked = len(server.calls)
+        assert set(server.times_asked().values()) == {1}
+        assert facts["requests"] == asked
+        assert (facts["tokens_in"], facts["tokens_out"]) == (server.tokens_in, server.tokens_out)
+        assert facts["coverage"]["intent"] == 1.0
+        ask(server)
+        assert len(server.calls) == asked
+    assert file_states(only_folder()) == before
+
+
+def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = threading.Event()
+    monkeypatch.setattr("recbole_llm.utils.files.logger.info", lambda *_: came.set())
+    with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(1) as pool:
+        cells = [asking_cell(server, seed=seed) for seed in (1, 2)]
+        first, second = (next(feature_shops([cell], runner(), Asking.of(cell.settings))) for cell in cells)
+        with one_process_at_a_time(first.folder.path, "a test"):
+            made = pool.submit(second.make)
+            made.add_done_callback(lambda _: came.set())
+            assert came.wait(PATIENCE)
+            assert not server.calls
+        made.result()
+        before, asked = file_states(only_folder()), len(server.calls)
+        assert set(server.times_asked().values()) == {1}
+        first.make()
+        assert len(server.calls) == asked
+    assert file_states(only_folder()) == before
+
+
+def test_another_encoder_asks_nothing(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        asked = len(server.calls)
+        ask(server, encoder=str(minilm_folder()))
+    assert len(server.calls) == asked
+    assert len(list(only_folder().glob("text.*.npy"))) == 2
+
+
+def test_a_removed_feature_is_made_from_the_cache(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        asked, before = len(server.calls), contents(only_folder())
+        shutil.rmtree(only_folder())
+        facts = ask(server).dataset.semantics.facts()
+        assert len(server.calls) == asked
+    assert contents(only_folder()) == before
+    assert facts["requests"] == 0
+    assert facts["cached"] == len(read_table(only_folder() / "tiny.candidates"))
+
+
+def test_unusable_answers_lower_the_coverage_and_are_counted(few_users: Path) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(text="no idea") if len(call.data["session"]) == 1 else intents_from_candidates(call)
+
+    with StubServer(reply) as server:
+        prepared = ask(server)
+    keys = len(read_table(only_folder() / "tiny.candidates"))
+    short = sum(len(call.data["session"]) == 1 for call in server.calls) // 2
+    manifest = json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]
+    assert 0 < short < keys
+    assert manifest["asked"] == keys
+    lines = len(read_table(only_folder() / "tiny.intent"))
+    assert manifest["coverage"] == round(lines / keys, 4) == prepared.dataset.semantics.facts()["coverage"]["intent"]
+    assert lines < keys
+    assert manifest["counts"]["invalid"] == keys - lines
+
+
+def test_gaps_are_filled_by_rule_where_it_is_asked_for_and_the_row_says_mixed(few_users: Path) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(text="no idea") if len(call.data["session"]) == 1 else intents_from_candidates(call)
+
+    with StubServer(reply) as server:
+        record = runner().run(asking_cell(server, fill="offline"))
+    keys = len(read_table(only_folder() / "tiny.candidates"))
+    assert len(read_table(only_folder() / "tiny.intent")) == keys
+    assert record.features is not None
+    filled = record.features.filled["intent"]
+    assert record.features.coverage["intent"] == round((keys - filled) / keys, 4) < 1
+    assert record.source == "Qwen/Qwen2.5-7B-Instruct, mixed"
+
+
+@pytest.mark.parametrize(
+    ("stale", "kept"), [("intent", {"tiny.candidates", "tiny.itemtext"}), ("candidates", {"tiny.itemtext"})]
+)
+def test_a_new_version_makes_a_feature_stale_and_those_that_need_it(
+    few_users: Path, stale: str, kept: set[str]
+) -> None:
+    tables = {"tiny.candidates", "tiny.intent", "tiny.itemtext"}
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        asked, wanted, before = len(server.calls), contents(only_folder()), file_states(only_folder())
+        path = only_folder() / "manifest.json"
+        manifest = json.loads(path.read_text())
+        old = manifest["features"][stale]["stamp"]
+        for entry in manifest["features"].values():
+            if entry["stamp"] == old or entry["stamp"].endswith(f" < {old}"):
+                entry["stamp"] = entry["stamp"].replace(old, "an older version")
+        path.write_text(json.dumps(manifest))
+        ask(server)
+        assert len(server.calls) == asked
+    after = file_states(only_folder())
+    assert {name for name in tables if after[name] == before[name]} == kept
+    assert contents(only_folder()) == wanted
+
+
+def intent_entry() -> dict[str, Any]:
+    """What the manifest says of the intents."""
+    return dict(json.loads(next(SEMANTICS.glob("loo-*/manifest.json")).read_text())["features"]["intent"])
+
+
+def refusing_one(call: Call) -> Reply:
+    """Answer all questions but the fourth."""
+    return Reply(status=400) if call.number == 3 else intents_from_candidates(call)
+
+
+def test_a_gap_is_asked_again_by_the_next_command(few_users: Path) -> None:
+    with StubServer(refusing_one) as server:
+        ask(server)
+        assert intent_entry()["counts"]["unanswered"] == 1
+        asked = len(server.calls)
+        assert ask(server).dataset.semantics.facts()["coverage"]["intent"] == 1.0
+        assert [call.raw for call in server.calls[asked:]] == [server.calls[3].raw]
+        ask(server)
+        assert len(server.calls) == asked + 1
+
+
+def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None:
+    with StubServer(refusing_one) as server:
+        ask(server)
+        asked, lost = len(server.calls), server.calls[3].raw
+        server.reply = lambda call: Reply(status=400)
+        command = runner()
+        for seed in (1, 2):
+            command.prepare(asking_cell(server, seed=seed), Stopwatch())
+        assert [call.raw for call in server.calls[asked:]] == [lost]
+        CellRunner(ResultStore("results"), mends=False).prepare(asking_cell(server), Stopwatch())
+        assert len(server.calls) == asked + 1
+
+
+def test_a_gap_that_may_not_be_asked_about_stays_one(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubServer(refusing_one) as server:
+        ask(server, llm="openai", max_cost=5.0)
+        before, asked = intent_entry(), len(server.calls)
+        ask(server, llm="openai", max_cost=0.0)
+        ask(server, llm="openai", max_cost=5.0, max_requests=0)
+        monkeypatch.delenv("OPENAI_API_KEY")
+        ask(server, llm="openai", max_cost=5.0)
+        assert (intent_entry(), len(server.calls)) == (before, asked)
+
+
+def test_gaps_that_a_gone_server_leaves_are_gaps_as_before(few_users: Path) -> None:
+    with StubServer(
+        lambda call: Reply(status=400) if call.number % 4 == 3 else intents_from_candidates(call)
+    ) as server:
+        ask(server)
+        before = intent_entry()
+        server.reply = lambda call: Reply(status=402)
+        with pytest.raises(UserError, match="no credit left"):
+            ask(server)
+        assert {**intent_entry(), "made": "", "usage": {}} == {**before, "made": "", "usage": {}}
+        assert ask(server, max_requests=0).dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
+
+
+def test_max_requests_stops_and_the_next_run_asks_only_the_rest(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        wanted, all_calls = contents(only_folder()), server.times_asked()
+    shutil.rmtree(only_folder())
+    Path(SEMANTICS / "responses.sqlite").unlink()
+    with StubServer(intents_from_candidates) as server:
+        with pytest.raises(UserError, match=r"stopped: --max_requests=30 is reached.*answers so far are kept"):
+            ask(server, max_requests=30)
+        assert len(server.calls) == 30
+        ask(server)
+        assert server.times_asked() == all_calls
+    assert contents(only_folder()) == wanted
+
+
+def test_tokens_and_price_are_those_of_all_answers_whichever_run_paid(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubServer(intents_from_candidates) as server:
+        with pytest.raises(UserError, match="stopped"):
+            ask(server, llm="openai", max_cost=5.0, max_requests=30)
+        facts = ask(server, llm="openai", max_cost=5.0).dataset.semantics.facts()
+    assert facts["requests"] == len(server.calls) - 30
+    assert (facts["tokens_in"], facts["tokens_out"]) == (server.tokens_in, server.tokens_out)
+    assert facts["price"] == pytest.approx((0.15 * server.tokens_in + 0.6 * server.tokens_out) / 1e6, abs=1e-6)
+
+
+def test_the_limits_do_not_name_another_folder(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server, max_requests=10_000)
+        before = file_states(only_folder())
+        ask(server, max_requests=5, llm_concurrency=2)
+    assert file_states(only_folder()) == before
+
+
+def test_a_paid_source_wants_a_limit_first(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubServer(intents_from_candidates) as server:
+        with pytest.raises(UserError, match=r"--llm=openai costs money .*--max_cost="):
+            ask(server, llm="openai")
+        assert server.calls == []
+
+
+def test_the_key_is_in_no_file(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with StubServer(intents_from_candidates) as server:
+        cell = asking_cell(server, llm="openai", max_cost=5.0, max_requests=500)
+        record = runner().run(cell)
+    assert server.calls[0].headers["authorization"] == f"Bearer {KEY}"
+    assert record.features is not None
+    assert record.features.llm_model == "gpt-4o-mini"
+    assert record.features.price > 0
+    files = [path for path in few_users.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+def test_an_endpoint_that_fails_for_good_leaves_no_feature_behind(few_users: Path) -> None:
+    with StubServer(lambda call: Reply(status=404)) as server, pytest.raises(UserError, match="knows no model"):
+        ask(server)
+    manifest = json.loads((only_folder() / "manifest.json").read_text())
+    assert "intent" not in manifest["features"]
+    with StubServer(intents_from_candidates) as server:
+        assert ask(server).dataset.semantics.facts()["coverage"]["intent"] == 1.0
+
+
+def start(server: StubServer) -> subprocess.Popen[bytes]:
+    """The command line in a process of its own, asking one question at a time."""
+    words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}"]
+    words += ["--llm_concurrency=1", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, str(ROOT / "run_benchmark.py"), *words], env=environment)
+
+
+def test_a_killed_run_goes_on_and_asks_nothing_twice_but_what_was_under_way(few_users: Path) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(how="hang") if call.number == 25 else intents_from_candidates(call)
+
+    with StubServer(reply) as server:
+        child = start(server)
+        server.wait_until(lambda found: len(found.calls) == 26)
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(300) == -signal.SIGKILL
+        assert start(server).wait(120) == 0
+        times = server.times_asked()
+    assert {body for body, count in times.items() if count > 1} == {server.calls[25].raw}
+    assert times[server.calls[25].raw] == 2
+    assert len(read_table(only_folder() / "tiny.intent")) == len(read_table(only_folder() / "tiny.candidates"))

@@ -1,0 +1,102 @@
+"""Features and prompts of the user's own: found beside their modules, or answered with one clear message.
+
+That they are asked for, read and used is shown by tests/test_adding_a_method.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recbole_llm.errors import UserError
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.registry import find_feature
+
+PROMPT = {"version": 3, "answer": "OpenInterests", "max_tokens": 9, "system": "Answer.", "user": "Of {data}"}
+FEATURE = (
+    "class Mine:\n  name='{name}'\n  version=1\n  prompts=settings_keys=files=()\n  def build(self, context): ...\n"
+)
+
+
+def write_prompt(folder: Path, module: str, **changes: object) -> None:
+    """A module with a prompt beside it; names of modules must differ between tests."""
+    (folder / f"{module}.py").touch()
+    (folder / "prompts").mkdir()
+    (folder / "prompts" / "own.yaml").write_text(yaml.safe_dump({**PROMPT, **changes}), encoding="utf-8")
+
+
+def test_a_prompt_is_found_beside_its_module(workspace: Path) -> None:
+    write_prompt(workspace, "prompt_found")
+    prompt = load_prompt("prompt_found:own")
+    assert (prompt.id, prompt.version, prompt.max_tokens) == ("prompt_found:own", 3, 9)
+    assert prompt.messages([1])[-1]["content"] == "Of [1]"
+    assert prompt.answer_class.__name__ == "OpenInterests"
+
+
+def test_its_answer_may_be_a_class_of_its_own(workspace: Path) -> None:
+    write_prompt(workspace, "prompt_own_answer", answer="prompt_own_answer:Word")
+    (workspace / "prompt_own_answer.py").write_text("import pydantic\nclass Word(pydantic.BaseModel):\n  word: str\n")
+    assert load_prompt("prompt_own_answer:own").schema["required"] == ["word"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"version": "two"}, r"own\.yaml: a prompt has version, .*; version is a whole number, got 'two'"),
+        ({"system": None}, "system is text, got None"),
+        ({"max_token": 5}, r"a prompt has no 'max_token'. Did you mean max_tokens\?"),
+        ({"user": "Of what?"}, r"user holds \{data\} once"),
+        ({"examples": [{"question": 1}]}, "examples is a list of pairs"),
+    ],
+)
+def test_a_file_that_is_no_prompt_says_what_is_wrong(
+    workspace: Path, request: pytest.FixtureRequest, changes: dict[str, object], message: str
+) -> None:
+    module = f"prompt_wrong_{abs(hash(request.node.name))}"
+    write_prompt(workspace, module, **changes)
+    with pytest.raises(UserError, match=message):
+        load_prompt(f"{module}:own")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"), [("OpenIntrests", "Did you mean OpenInterests"), ("pathlib:Path", "is no pydantic model")]
+)
+def test_an_answer_that_is_none_is_named(
+    workspace: Path, request: pytest.FixtureRequest, answer: str, message: str
+) -> None:
+    module = f"prompt_answer_{abs(hash(request.node.name))}"
+    write_prompt(workspace, module, answer=answer)
+    with pytest.raises(UserError, match=message):
+        _ = load_prompt(f"{module}:own").answer_class
+
+
+def test_a_prompt_that_is_not_there_is_named_with_its_path(workspace: Path) -> None:
+    (workspace / "prompt_missing.py").touch()
+    with pytest.raises(UserError, match=r"prompts/own\.yaml: No such file"):
+        load_prompt("prompt_missing:own")
+
+
+def test_a_feature_is_found_by_its_path(workspace: Path) -> None:
+    (workspace / "feature_found.py").write_text(FEATURE.format(name="mine"))
+    assert find_feature("feature_found:Mine").name == "mine"
+    assert find_feature("intent").name == "intent"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("intents", "", r"there is no semantic feature 'intents'. Did you mean intent or interest\?"),
+        ("feature_taken:Mine", FEATURE.format(name="intent"), "the name 'intent' is taken"),
+        ("feature_silent:Mine", "class Mine:\n  name = 'mine'\n", "does not say its version, prompts, "),
+        ("feature_keys:Mine", FEATURE.format(name="mine") + "  settings_keys=('n_words')\n", r"such as \('n_words',\)"),
+        ("feature_needs:Mine", FEATURE.format(name="mine") + "  needs='intent'\n", "needs is a list"),
+        ("feature_sees:Mine", FEATURE.format(name="mine") + "  visible='train'\n", r"'train'. Did you mean training\?"),
+        ("feature_missing:Mien", FEATURE.format(name="mine"), r"has no class 'Mien'. Did you mean Mine\?"),
+    ],
+)
+def test_a_feature_that_cannot_be_used_says_why(workspace: Path, name: str, text: str, message: str) -> None:
+    (workspace / f"{name.partition(':')[0]}.py").write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_feature(name)

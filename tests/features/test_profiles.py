@@ -1,0 +1,104 @@
+"""Item profiles made elsewhere find their items."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.features.profiles import read_profiles, title_key
+
+TITLES = ["", "Toy Story (1995)", "Godfather, The (1972)", "Cosi (1996)", "Seven (Se7en) (1995)"]
+TOKENS = ["", "1", "2", "3", "4"]
+
+
+def written(path: Path, *records: Any) -> Path:
+    lines = "".join(record if isinstance(record, str) else json.dumps(record) + "\n" for record in records)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    else:
+        path.write_text(lines)
+    return path
+
+
+@pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz"])
+def test_profiles_find_their_items_by_the_title_in_their_text(tmp_path: Path, name: str) -> None:
+    path = written(
+        tmp_path / name,
+        {"item_id": "3", "text": '"Toy Story (1995)" is a film. Like A Bug\'s Life (1998).'},
+        {"item_id": "1", "text": "The Godfather (1972) is a drama."},
+        {"item_id": "2", "text": "Cosi (1997) is another one."},
+    )
+    found = read_profiles(path, TITLES, TOKENS)
+    assert [bool(text) for text in found] == [False, True, True, False, False]
+    assert found[2] == "The Godfather (1972) is a drama."
+
+
+def test_a_title_field_wins_over_the_text(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "p", {"title": "Se7en", "year": 1995, "text": "x"}, {"title": "Seven (1995)", "text": "y"}
+    )
+    assert read_profiles(path, TITLES, TOKENS)[4] == "y"
+
+
+@pytest.mark.parametrize("year", [1995, 1995.0, "1995", " 1995 "])
+def test_a_year_is_one_however_it_is_written(tmp_path: Path, year: Any) -> None:
+    path = written(tmp_path / "p", {"title": "Toy Story", "year": year, "text": "x"})
+    assert read_profiles(path, TITLES, TOKENS)[1] == "x"
+
+
+@pytest.mark.parametrize("year", [None, "", "unknown", 1995.5, float("inf"), True, [1995], "1995-11-22"])
+def test_what_is_no_year_leaves_the_one_of_the_title(tmp_path: Path, year: Any) -> None:
+    path = written(tmp_path / "p", {"title": "Toy Story (1995)", "year": year, "text": "x"})
+    assert read_profiles(path, TITLES, TOKENS)[1] == "x"
+
+
+def test_ids_count_only_where_they_are_said_to(tmp_path: Path) -> None:
+    path = written(tmp_path / "p", {"item_id": "3", "text": "Toy Story (1995) rolls."})
+    assert read_profiles(path, TITLES, TOKENS)[1]
+    assert read_profiles(path, TITLES, TOKENS, "item_id")[3]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Godfather, The (1972)", "The Godfather (1972)"),
+        ("Haine, La (1995)", "La Haine (1995)"),
+        ("Seven (Se7en) (1995)", "SEVEN (1995)"),
+        ("Sense &amp; Sensibility (1995)", "Sense & Sensibility (1995)"),
+    ],
+)
+def test_spellings_of_one_title_are_one(one: str, other: str) -> None:
+    assert title_key(one) == title_key(other)
+
+
+def test_years_tell_titles_apart() -> None:
+    assert title_key("Sabrina (1954)") != title_key("Sabrina (1995)")
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ("{", "line 1 is not a JSON object"),
+        ("[1]\n", "line 1 is not a JSON object"),
+        ({"title": "Toy Story (1995)"}, "line 1: a profile is"),
+        ({"text": "Nothing known (2001)"}, "none of its 1 profiles belongs to an item"),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_named(tmp_path: Path, record: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_profiles(written(tmp_path / "p", record), TITLES, TOKENS)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        read_profiles(tmp_path / "none", TITLES, TOKENS)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_profile(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.jsonl", "\ufeff", {"title": "Cosi (1996)", "text": "An opera."})
+    assert read_profiles(path, TITLES, TOKENS)[3] == "An opera."

@@ -1,0 +1,27 @@
+"""Versions that make stored features stale."""
+
+from __future__ import annotations
+
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.registry import FEATURES
+from recbole_llm.features.versions import feature_versions
+from recbole_llm.registry import METHODS
+
+
+def test_every_feature_of_every_method_has_a_version() -> None:
+    for method in METHODS.values():
+        assert set(feature_versions(method.features)) == set(method.features)
+
+
+def test_features_are_registered_under_their_names() -> None:
+    assert all(feature.name == name for name, feature in FEATURES.items())
+
+
+def test_a_version_holds_those_of_the_prompts() -> None:
+    prompt = load_prompt("llmdmsrec_intent")
+    version = feature_versions(["intent"])["intent"]
+    assert version == f"{FEATURES['intent'].version}+llmdmsrec_intent@{prompt.version}:{prompt.sha256[:8]}"
+
+
+def test_a_feature_without_prompts_is_its_number() -> None:
+    assert feature_versions(["candidates"]) == {"candidates": str(FEATURES["candidates"].version)}

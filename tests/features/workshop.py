@@ -1,0 +1,116 @@
+"""What tests of features share: cells that ask the stub server, and a look into the folders they make."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import Prepared
+from tests.helpers import cell_of, prepare
+from tests.stub_server import Call, StubServer
+
+SEMANTICS = Path("dataset/tiny/semantics")
+
+
+def asking_cell(server: StubServer, **overrides: Any) -> Cell:
+    """A cell of LLM-DMsRec on the small dataset whose intents the stub server gives."""
+    return cell_of("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
+
+
+def ask(server: StubServer, **overrides: Any) -> Prepared:
+    """The same, prepared."""
+    return prepare("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
+
+
+def only_folder(source: str = "vllm", home: Path = SEMANTICS) -> Path:
+    """The one folder of features from a source of answers."""
+    (found,) = home.glob(f"loo-{source}-*")
+    return found
+
+
+def file_states(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Name to (time of change, contents) of each file."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.iterdir())}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Name to contents of each file but the manifest, which holds times."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
+
+
+def history_titles(prepared: Prepared, folder: Path) -> dict[tuple[str, int], list[str]]:
+    """For each user and position the titles of all items before it, as long as the model sees."""
+    table = prepared.dataset.table
+    texts = read_table(folder / "tiny.text")["text"].tolist()
+    items = read_table(folder / "tiny.itemtext").set_index("item_id")["title_text"].astype(int)
+    title = [""] + [texts[items[token]] for token in table.item_tokens[1:].tolist()]
+    longest = int(prepared.config["MAX_ITEM_LIST_LENGTH"])
+    found = {}
+    for user in range(1, table.n_users + 1):
+        own = np.asarray(table.item[table.offsets[user] : table.offsets[user + 1]])
+        for position in range(1, len(own)):
+            before = own[max(0, position - longest) : position]
+            found[str(table.user_tokens[user]), position] = [title[item] for item in before]
+    return found
+
+
+def by_key(frame: pd.DataFrame) -> dict[tuple[str, int], tuple[str, ...]]:
+    """A feature table by user and position."""
+    rest = [name for name in frame if name not in ("user_id", "position")]
+    values = frame[rest].fillna("").itertuples(index=False, name=None)
+    return dict(zip(zip(frame["user_id"], frame["position"].astype(int), strict=True), values, strict=True))
+
+
+def sessions_asked(calls: list[Call]) -> dict[tuple[str, ...], list[list[str]]]:
+    """For each session asked about the candidates that were offered."""
+    found: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
+    for call in calls:
+        found[tuple(call.data["session"])].append(call.data["candidates"])
+    return found
+
+
+def add_lines(path: Path, lines: list[str]) -> None:
+    """Append lines to an atomic file."""
+    with path.open("a", encoding="utf-8") as stream:
+        stream.writelines(line + "\n" for line in lines)
+
+
+# ---- planted changes ----------------------------------------------------------------------------
+
+
+def user_rows(lines: list[str]) -> dict[str, list[int]]:
+    """Line numbers of each user, in time order; users with equal times are left out."""
+    rows: dict[str, list[int]] = defaultdict(list)
+    for number, line in enumerate(lines[1:], start=1):
+        rows[line.split("\t")[0]].append(number)
+    time = [0] + [int(line.split("\t")[3]) for line in lines[1:]]
+    ordered = {user: sorted(own, key=lambda n: time[n]) for user, own in rows.items()}
+    return {user: own for user, own in ordered.items() if len({time[n] for n in own}) == len(own)}
+
+
+def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -> str:
+    """Give one user another item at a place counted from the end (1 is the test item); returns the user.
+
+    ``among`` names the users to choose from. The items keep their ids: neither the old nor the new one appears first
+    in the line that is changed.
+    """
+    lines = inter.read_text(encoding="utf-8").splitlines()
+    cells = [line.split("\t") for line in lines]
+    for user, own in user_rows(lines).items():
+        number = own[-from_the_end]
+        earlier = {cells[n][1] for n in range(1, number)}
+        new = sorted(earlier - {cells[n][1] for n in own})
+        if among is not None and user not in among:
+            continue
+        if len(own) >= 5 and cells[number][1] in earlier and new:
+            cells[number][1] = new[0]
+            inter.write_text("".join("\t".join(row) + "\n" for row in cells), encoding="utf-8")
+            return user
+    raise AssertionError("no user of the dataset serves")

@@ -1,0 +1,53 @@
+"""What tests of asking share: questions, scripts, an endpoint at the stub. Also run as a process of its own.
+
+``python -m tests.llm.chat BASE_URL CACHE FIRST LAST CONCURRENCY`` asks the questions FIRST to LAST - 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.llm.cache import ChatRequest, ResponseCache
+from recbole_llm.llm.client import Client, Script
+from recbole_llm.llm.endpoint import Endpoint
+from tests.stub_server import Reply
+
+KEY = "sk-test-0123456789abcdef"
+AT_ONCE = {"retry-after-ms": "1"}
+
+
+def question(text: str, max_tokens: int = 50, schema: dict[str, Any] | None = None) -> ChatRequest:
+    """A request of one message."""
+    return ChatRequest("test@1", ({"role": "user", "content": text},), schema, max_tokens)
+
+
+def asking(text: str, answers: dict[str, Any] | None = None, **options: Any) -> Script:
+    """A script of one question; its answer's text (or ``None``) goes into ``answers``."""
+    answer = yield question(text, **options)
+    if answers is not None:
+        answers[text] = answer.content if answer is not None else None
+    return answer
+
+
+def endpoint_at(base_url: str, **changes: Any) -> Endpoint:
+    """An endpoint of the stub server: few attempts, short time-out unless told."""
+    return Endpoint(**{"name": "stub", "base_url": base_url, "model": "m", "timeout": 20.0, "attempts": 3} | changes)
+
+
+def numbered(first: int, last: int) -> Iterator[Script]:
+    """Scripts of the questions ``first`` to ``last - 1``."""
+    return (asking(f"question {number}") for number in range(first, last))
+
+
+def first_only(fault: Reply) -> Any:
+    """Reply with a fault to the first request, with an answer to all others."""
+    return lambda call: fault if call.number == 0 else Reply(text="fine")
+
+
+if __name__ == "__main__":
+    base_url, path, first, last, concurrency = sys.argv[1:]
+    with ResponseCache(Path(path)) as cache:
+        Client(endpoint_at(base_url, concurrency=int(concurrency)), cache).run(numbered(int(first), int(last)))

@@ -1,0 +1,135 @@
+"""The cache of answers."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import sqlite3
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache
+from tests.llm.chat import question
+
+ANSWER = ChatAnswer('{"a": "café; 日本"}', "stop", 12, 3)
+
+
+def body(request: ChatRequest) -> dict[str, object]:
+    return request.body("m", 0.0)
+
+
+def test_an_answer_comes_back_as_it_was_and_says_that_it_was_cached(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put("k", body(question("hello")), ANSWER)
+        found = cache.get("k")
+    assert found == ChatAnswer(ANSWER.content, "stop", 12, 3, cached=True)
+
+
+def test_an_unknown_key_has_no_answer(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        assert cache.get("k") is None
+
+
+def test_answers_outlive_the_process(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "deep" / "c.sqlite") as cache:
+        cache.put("k", body(question("hello")), ANSWER)
+    with ResponseCache(tmp_path / "deep" / "c.sqlite") as cache:
+        assert len(cache) == 1
+        assert cache.get("k") is not None
+
+
+def test_the_first_answer_of_a_key_stays(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put("k", body(question("hello")), ANSWER)
+        cache.put("k", body(question("hello")), ChatAnswer("later", "stop", 1, 1))
+        found = cache.get("k")
+    assert found is not None
+    assert found.content == ANSWER.content
+
+
+def test_rows_are_plain_json_with_the_whole_request(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    request = question("hello", schema={"type": "object"})
+    with ResponseCache(path) as cache:
+        cache.put("k", body(request), ANSWER)
+        row = next(cache.rows())
+    assert row["request"] == body(request) | {"messages": list(request.messages)}
+    assert row["answer"] == {"content": ANSWER.content, "finish_reason": "stop", "tokens_in": 12, "tokens_out": 3}
+    stored = sqlite3.connect(path).execute("SELECT request, answer FROM answers").fetchone()
+    assert [type(json.loads(text)) for text in stored] == [dict, dict]
+
+
+def test_nothing_is_unpickled(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    ResponseCache(path).close()
+    with sqlite3.connect(path) as connection:
+        row = ("k", "m", "p", "{}", pickle.dumps(ANSWER), "now")
+        connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
+    with ResponseCache(path) as cache, pytest.raises(ValueError):
+        cache.get("k")
+
+
+def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put("k", body(question("hello")), ANSWER)
+        cache._connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
+        with pytest.raises(UserError, match=r"c\.sqlite: database or disk is full\. Make room"):
+            cache.put("l", body(question("longer")), ChatAnswer("x" * 100_000, "stop", 1, 1))
+        assert cache.get("k") is not None
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.sqlite"
+    path.write_text("this is not SQLite, whatever its name says; " * 100)
+    with pytest.raises(UserError, match=r"c\.sqlite cannot be used .*mend it .*move it away"):
+        ResponseCache(path)
+
+
+def test_the_key_depends_on_all_that_an_answer_depends_on() -> None:
+    request = question("hello")
+    keys = {
+        request.key("m", 0.0),
+        request.key("other", 0.0),
+        request.key("m", 0.5),
+        question("hello!").key("m", 0.0),
+        question("hello", max_tokens=51).key("m", 0.0),
+        question("hello", schema={"type": "object"}).key("m", 0.0),
+        ChatRequest("test@2", request.messages, None, 50).key("m", 0.0),
+    }
+    assert len(keys) == 7
+
+
+def test_the_key_is_the_same_on_every_machine() -> None:
+    key = ChatRequest("p@1", ({"role": "user", "content": "é"},), None, 5).key("m", 0.0)
+    assert key == ChatRequest("p@1", ({"content": "é", "role": "user"},), None, 5).key("m", 0.0)
+    assert key == "c67185ba8d0e56390dbb311ba776f325650a35fee088dc1fd315cb946ec47007"
+
+
+def open_many(folder: Path, number: int, together: Barrier) -> None:
+    """Open fresh files at the same moment as the other processes, and write to each."""
+    for file in range(25):
+        together.wait(300)
+        with ResponseCache(folder / f"{file}.sqlite") as cache:
+            cache.put(f"k{number}", body(question("hello")), ANSWER)
+
+
+def test_processes_open_a_new_file_at_the_same_moment(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together = context.Barrier(4)
+    children = [context.Process(target=open_many, args=(tmp_path, n, together)) for n in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(300)
+    assert [child.exitcode for child in children] == [0, 0, 0, 0]
+    for file in range(25):
+        with ResponseCache(tmp_path / f"{file}.sqlite") as cache:
+            assert len(cache) == 4
+
+
+def test_chinese_is_guessed_at_more_tokens_a_character_than_english() -> None:
+    assert question("推荐系统" * 10).estimated_tokens() == question("a" * 120).estimated_tokens() == 34

@@ -1,0 +1,92 @@
+"""The cache under the client: what was answered is never asked again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from recbole_llm.llm.cache import ChatAnswer, ResponseCache
+from recbole_llm.llm.client import Client, replay
+from tests.llm.chat import asking, endpoint_at, numbered
+from tests.stub_server import Call, Reply, StubServer
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_second_run_asks_nothing(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        endpoint = endpoint_at(server.base_url)
+        Client(endpoint, cache).run(numbered(0, 30))
+        usage = Client(endpoint, cache).run(numbered(0, 30))
+    assert len(server.calls) == 30
+    assert (usage.cached, usage.requests, usage.tokens_in, usage.price) == (30, 0, 0, 0.0)
+
+
+def test_another_model_or_temperature_is_asked_anew(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        for changes in ({}, {"model": "other"}, {"temperature": 0.7}):
+            Client(endpoint_at(server.base_url, **changes), cache).run([asking("hello")])
+    assert len(server.calls) == 3
+
+
+def test_replay_sends_none_where_there_is_no_answer(cache: ResponseCache) -> None:
+    assert replay(asking("never asked"), cache, endpoint_at("http://127.0.0.1:1/v1")) is None
+
+
+def test_replay_gives_what_the_run_gave(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply(text="kept", finish_reason="length")) as server:
+        endpoint = endpoint_at(server.base_url)
+        Client(endpoint, cache).run([asking("hello")])
+    found = replay(asking("hello"), cache, endpoint)
+    assert found == ChatAnswer("kept", "length", server.tokens_in, server.tokens_out, cached=True)
+
+
+def start_asking(server: StubServer, cache: Path, first: int, last: int, concurrency: int) -> subprocess.Popen[bytes]:
+    """A process of its own that asks numbered questions."""
+    words = [server.base_url, cache, first, last, concurrency]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, "-m", "tests.llm.chat", *map(str, words)], cwd=ROOT, env=environment)
+
+
+def test_processes_share_one_cache(tmp_path: Path) -> None:
+    path = tmp_path / "responses.sqlite"
+    with StubServer() as server:
+        children = [start_asking(server, path, 10 * n, 10 * n + 60, 4) for n in range(3)]
+        assert [child.wait(300) for child in children] == [0, 0, 0]
+        asked = len(server.calls)
+        with ResponseCache(path) as cache:
+            usage = Client(endpoint_at(server.base_url), cache).run(numbered(0, 80))
+        assert (len(server.calls), usage.cached) == (asked, 80)
+
+
+def test_after_a_kill_nothing_is_asked_twice_but_what_was_under_way(tmp_path: Path) -> None:
+    path, at_once = tmp_path / "responses.sqlite", 4
+    held: set[bytes] = set()
+
+    def reply(call: Call) -> Reply:
+        if 25 <= call.number < 25 + at_once:
+            held.add(call.raw)
+            return Reply(how="hang")
+        return Reply()
+
+    with StubServer(reply) as server:
+        child = start_asking(server, path, 0, 60, at_once)
+        server.wait_until(lambda _: len(held) == at_once)  # every place of the client waits for an answer
+        child.send_signal(signal.SIGKILL)
+        assert child.wait(300) == -signal.SIGKILL
+        assert start_asking(server, path, 0, 60, at_once).wait(300) == 0
+    times = server.times_asked()
+    assert len(times) == 60
+    assert {body for body, count in times.items() if count > 1} == held
+    assert max(times.values()) == 2
+
+
+def test_what_is_sent_is_valid_unicode_json(cache: ResponseCache) -> None:
+    text = 'café "quoted" {braces} \\ 日本'
+    with StubServer() as server:
+        Client(endpoint_at(server.base_url), cache).run([asking(text)])
+    assert json.loads(server.calls[0].raw)["messages"][0]["content"] == text

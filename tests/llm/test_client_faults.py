@@ -1,0 +1,270 @@
+"""Faults of an endpoint: what is retried, what is counted, what stops the run."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.client import DEAD_AFTER, HOPELESS_AFTER, THROTTLED_TIMES, Client
+from tests.llm.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered, question
+from tests.stub_server import Call, Reply, StubServer
+
+SPOILT_BODIES: dict[str, Any] = {
+    "a web page": "<html>busy</html>",
+    "half of a JSON text": '{"choices": [{"mess',
+    "a list": [],
+    "choices as text": {"choices": "none"},
+    "a choice that is null": {"choices": [None]},
+    "a message that is text": {"choices": [{"message": "hello"}]},
+    "content that is a list": {"choices": [{"message": {"content": ["a"]}}]},
+}
+FAULTS = {
+    **{f"HTTP {status}": Reply(status=status, headers=AT_ONCE) for status in (408, 409, 429, 500, 502, 503, 529)},
+    "time-out": Reply(how="hang"),
+    "closed connection": Reply(how="close"),
+    "body cut off": Reply(how="cut"),
+    "no completion": Reply(body={"choices": []}),
+}
+
+
+def echo_of_the_key(status: int) -> Any:
+    """Servers tell which key they refuse."""
+    return lambda call: Reply(
+        status=status,
+        headers=AT_ONCE,
+        body={"error": {"message": f"Incorrect API key provided: {call.headers['authorization']}"}},
+    )
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_retried_and_ends_answered(cache: ResponseCache, fault: Reply) -> None:
+    answers: dict[str, Any] = {}
+    with StubServer(first_only(fault)) as server:
+        timeout = 0.4 if fault.how == "hang" else 20.0
+        usage = Client(endpoint_at(server.base_url, timeout=timeout), cache).run([asking("hello", answers)])
+    assert answers == {"hello": "fine"}
+    assert (usage.requests, usage.attempts, usage.failed) == (1, 2, 0)
+    assert sum(usage.errors.values()) == 1
+
+
+def test_faults_that_stay_end_counted_as_failed_and_the_rest_is_answered(cache: ResponseCache) -> None:
+    answers: dict[str, Any] = {}
+    faults = FAULTS | {name: Reply(body=body) for name, body in SPOILT_BODIES.items()}
+    with StubServer(lambda call: faults.get(call.question, Reply(text="fine"))) as server:
+        endpoint = endpoint_at(server.base_url, timeout=2.0, attempts=2, concurrency=100)
+        usage = Client(endpoint, cache).run(asking(text, answers) for text in [*faults, "hello"])
+    assert answers == {**dict.fromkeys(faults), "hello": "fine"}
+    assert usage.failed == len(faults)
+    throttled = 2 * THROTTLED_TIMES  # a 429 alone says nothing against a request
+    assert usage.attempts == len(server.calls) == 2 * (len(faults) - 1) + throttled + 1
+    assert sum(usage.errors.values()) == usage.attempts - 1
+    assert len(cache) == 1
+
+
+def test_a_server_that_is_not_there_ends_counted_as_failed(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        gone = server.base_url
+    usage = Client(endpoint_at(gone, attempts=2), cache).run([asking("hello")])
+    assert usage.failed == 1
+    assert usage.errors == {"broken connection": 2}
+
+
+def test_what_failed_is_asked_again_by_the_next_run(cache: ResponseCache) -> None:
+    with StubServer(first_only(Reply(status=500))) as server:
+        endpoint = endpoint_at(server.base_url, attempts=1)
+        first = Client(endpoint, cache).run([asking("hello")])
+        second = Client(endpoint, cache).run([asking("hello")])
+    assert (first.failed, second.failed) == (1, 0)
+    assert len(server.calls) == 2
+
+
+MIXED = [
+    Reply(status=429, headers=AT_ONCE),
+    Reply(status=500, headers=AT_ONCE),
+    Reply(how="close"),
+    Reply(how="cut"),
+    Reply(body='{"choices": [{"mess'),
+    Reply(text='{"intents": ["a', finish_reason="length"),
+]
+
+
+def test_with_three_faults_in_ten_every_request_ends_and_none_is_asked_after_its_success(cache: ResponseCache) -> None:
+    """All kinds of faults in turn, and two requests that hang until they time out."""
+    turns = iter(range(10_000))
+    hung: set[str] = set()
+
+    def reply(call: Call) -> Reply:
+        if call.question in ("question 7", "question 70") and call.question not in hung:
+            hung.add(call.question)
+            return Reply(how="hang")
+        turn = next(turns)
+        return MIXED[turn // 10 % len(MIXED)] if turn % 10 in (1, 4, 7) else Reply(text="word " * (turn % 9))
+
+    with StubServer(reply) as server:
+        endpoint = endpoint_at(server.base_url, timeout=6.0, attempts=8, concurrency=16, price_in=1.0)
+        usage = Client(endpoint, cache).run(numbered(0, 200))
+    succeeded: set[str] = set()
+    for call in server.calls:
+        assert call.question not in succeeded
+        if call.tokens_in:  # the stub gave a completion
+            succeeded.add(call.question)
+    assert len(succeeded) + usage.failed == 200
+    assert len(cache) == len(succeeded)
+    assert (usage.tokens_in, usage.tokens_out) == (server.tokens_in, server.tokens_out)
+    assert usage.attempts == len(server.calls)
+    assert sum(usage.errors.values()) == len(server.calls) - len(succeeded)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_other_refusals_are_not_retried_and_the_rest_goes_on(cache: ResponseCache, status: int) -> None:
+    answers: dict[str, Any] = {}
+    with StubServer(first_only(Reply(status=status))) as server:
+        endpoint = endpoint_at(server.base_url, concurrency=1)
+        usage = Client(endpoint, cache).run(asking(text, answers) for text in "abc")
+    assert answers == {"a": None, "b": "fine", "c": "fine"}
+    assert (usage.attempts, usage.failed) == (3, 1)
+
+
+def test_a_server_that_refuses_every_request_stops_the_run(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply(status=400)) as server:
+        client = Client(endpoint_at(server.base_url, concurrency=1), cache)
+        with pytest.raises(UserError, match=r"refuses every request.*stub says 400"):
+            client.run(numbered(0, 100))
+    assert len(server.calls) == HOPELESS_AFTER
+
+
+def test_refusals_between_answers_do_not_stop_the_run(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply() if call.number % 4 == 3 else Reply(status=400)) as server:
+        usage = Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 40))
+    assert (usage.requests, usage.failed) == (40, 30)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_the_run_and_names_the_variable(
+    cache: ResponseCache, with_key: dict[str, Any], status: int
+) -> None:
+    with StubServer(echo_of_the_key(status)) as server:
+        client = Client(endpoint_at(server.base_url, concurrency=2, **with_key), cache)
+        with pytest.raises(UserError, match=r"--llm=stub refuses the key in STUB_KEY") as caught:
+            client.run(numbered(0, 50))
+    assert KEY not in str(caught.value)
+    assert len(server.calls) <= 2
+
+
+def test_an_unknown_model_stops_the_run_and_is_named(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply(status=404)) as server:
+        client = Client(endpoint_at(server.base_url, model="gpt-99", concurrency=2), cache)
+        with pytest.raises(UserError, match=r"knows no model 'gpt-99'.*stub says 404"):
+            client.run(numbered(0, 50))
+    assert len(server.calls) <= 2
+
+
+def test_a_missing_key_is_an_error_before_anything_is_asked(
+    cache: ResponseCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    with StubServer() as server, pytest.raises(UserError, match=r"--llm=stub needs a key.*STUB_KEY"):
+        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
+    assert server.calls == []
+
+
+def test_answers_of_the_cache_need_no_key(cache: ResponseCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STUB_KEY", raising=False)
+    with StubServer() as server:
+        Client(endpoint_at(server.base_url), cache).run(numbered(0, 5))
+        usage = Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run(numbered(0, 5))
+    assert (usage.cached, len(server.calls)) == (5, 5)
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500])
+def test_the_key_is_in_no_log_error_or_cache(
+    tmp_path: Path, with_key: dict[str, Any], caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    path = tmp_path / "responses.sqlite"
+    message = ""
+    with StubServer(lambda call: Reply() if call.number == 0 else echo_of_the_key(status)(call)) as server:
+        endpoint = endpoint_at(server.base_url, concurrency=1, attempts=2, **with_key)
+        with ResponseCache(path) as cache:
+            client = Client(endpoint, cache)
+            try:
+                client.run(numbered(0, 3))
+            except UserError as error:
+                message = str(error)
+    assert len(server.calls) >= 2
+    assert KEY not in caplog.text
+    assert KEY not in message
+    assert KEY not in repr(client.usage)
+    assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
+        Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
+    ],
+    ids=["OpenAI", "DeepSeek"],
+)
+def test_an_empty_account_stops_the_run_at_once(cache: ResponseCache, reply: Reply) -> None:
+    with StubServer(lambda call: reply if call.number >= 3 else Reply()) as server:
+        usage = Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 50))
+    assert usage.stopped.startswith("--llm=stub has no credit left")
+    assert (len(server.calls), len(cache)) == (4, 3)
+
+
+def test_a_server_that_is_gone_stops_the_run(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        gone = server.base_url
+    usage = Client(endpoint_at(gone, attempts=2, concurrency=16), cache).run(numbered(0, 10_000))
+    assert "times in a row (broken connection)" in usage.stopped
+    assert usage.attempts < 2 * DEAD_AFTER + 16
+
+
+def test_faults_between_answers_do_not_stop_the_run(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply() if call.number % 20 == 0 else Reply(status=500, headers=AT_ONCE)
+
+    with StubServer(reply) as server:
+        endpoint = endpoint_at(server.base_url, attempts=40, concurrency=1, patience=0.0)
+        usage = Client(endpoint, cache).run(numbered(0, 20))
+    assert (usage.stopped, usage.failed, len(cache)) == ("", 0, 20)
+
+
+def test_a_server_that_wants_a_longer_pause_than_anyone_waits_stops_the_run(cache: ResponseCache) -> None:
+    with StubServer(lambda call: Reply(status=429, headers={"Retry-After": "86400"})) as server:
+        usage = Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 50))
+    assert "asks for a pause of 86400 seconds" in usage.stopped
+    assert len(server.calls) == 1
+
+
+def test_a_response_that_cannot_be_used_is_paid_for_all_the_same(cache: ResponseCache) -> None:
+    spoilt = Reply(body={"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 7}})
+    with StubServer(first_only(spoilt)) as server:
+        endpoint = endpoint_at(server.base_url, price_in=1.0)
+        usage = Client(endpoint, cache).run([asking("hello")])
+    assert usage.tokens_in == 50 + server.tokens_in
+    assert usage.tokens_out == 7 + server.tokens_out
+
+
+@pytest.mark.parametrize("count", [10**400, -1, True, 1.5, "7", None])
+def test_tokens_that_are_no_count_are_estimated(cache: ResponseCache, count: Any) -> None:
+    choice = {"message": {"content": "fine"}, "finish_reason": "stop"}
+    body = {"choices": [choice], "usage": {"prompt_tokens": count, "completion_tokens": 3}}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        usage = Client(endpoint_at(server.base_url, price_in=1.0), cache).run([asking("hello")])
+    assert (usage.tokens_in, usage.tokens_out) == (question("hello").estimated_tokens(), 3)
+
+
+def test_a_refusal_without_content_is_kept_as_one(cache: ResponseCache) -> None:
+    answers: dict[str, Any] = {}
+    message = {"role": "assistant", "content": None, "refusal": "Not this."}
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        Client(endpoint_at(server.base_url), cache).run([asking("hello", answers)])
+    assert answers == {"hello": "I cannot: Not this."}

@@ -1,0 +1,20 @@
+"""DUIP at a size that trains in seconds, for the files that test it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recbole_llm.experiments.runner import Prepared
+from tests.helpers import prepare
+
+SMALL: dict[str, Any] = {
+    "lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120},
+    "embedding_size": 8,
+    "hidden_size": 12,
+    "warmup_steps": 0,
+    "train_batch_size": 64,
+}
+
+
+def duip(**overrides: Any) -> Prepared:
+    return prepare("DUIP", **{**SMALL, **overrides})

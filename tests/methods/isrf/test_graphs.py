@@ -1,0 +1,53 @@
+"""Similar users in blocks, and propagation over their graph."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_llm.layers.alignment import soft_target_alignment
+from recbole_llm.methods.isrf.graphs import mean_of_layers, nearest_neighbours, similar_users_graph
+
+
+@pytest.mark.parametrize("block_mib", [0, 1, 256])
+def test_neighbours_equal_those_of_the_whole_matrix(block_mib: int) -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(301, 8)
+    unit = F.normalize(vectors, dim=1)
+    whole = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(7, dim=1).indices
+    assert torch.equal(nearest_neighbours(vectors, 7, block_mib), whole)
+
+
+def test_there_are_never_more_neighbours_than_others() -> None:
+    assert nearest_neighbours(torch.randn(4, 3), 100).shape == (4, 3)
+
+
+def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(30, 6)
+    known = torch.ones(30, dtype=torch.bool)
+    known[0] = known[17] = False
+    graph = similar_users_graph(vectors, known, 5)
+    start = torch.randn(30, 4, requires_grad=True)
+    dense = torch.eye(30)
+    chosen = known.nonzero()[:, 0]
+    dense[chosen[:, None], chosen[nearest_neighbours(vectors[chosen], 5)]] = 1.0
+    root = dense.sum(1) ** -0.5
+    operator = root[:, None] * dense * root
+    wanted = (start + operator @ start + operator @ operator @ start) / 3
+    found = mean_of_layers(graph, start, 2)
+    torch.testing.assert_close(found, wanted)
+    (expected,) = torch.autograd.grad(wanted.square().sum(), start, retain_graph=True)
+    (gradient,) = torch.autograd.grad(found.square().sum(), start)
+    torch.testing.assert_close(gradient, expected)
+    torch.testing.assert_close(found[17], start[17])  # without a profile a user stands alone
+
+
+def test_soft_targets_follow_the_released_formula() -> None:
+    first, second = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[0.5, 0.5], [1.0, 1.0]])
+    logits = first @ second.T
+    targets = ((first @ first.T + second @ second.T) / 2).softmax(1)
+    rows = -(targets * F.log_softmax(logits, 1)).sum(1)
+    columns = -(targets.T * F.log_softmax(logits.T, 1)).sum(1)
+    torch.testing.assert_close(soft_target_alignment(first, second), (rows / 2 + columns / 2).mean())

@@ -1,0 +1,430 @@
+"""ISRF: exact decoding, its graphs, its losses, its switches, and no test item anywhere it should not be."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.runner import Prepared
+from recbole_llm.layers.alignment import soft_target_alignment
+from recbole_llm.methods.isrf.decoding import UNFOUND
+from recbole_llm.methods.isrf.loader import AlternatingLoader
+from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES
+from recbole_llm.training.loaders import training_loader
+from tests.helpers import cell_of, prepare, runner
+
+SMALL: dict[str, Any] = {
+    "lm_scratch": {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 120},
+    "n_negatives": 5,
+    "similar_users": 5,
+    "train_batch_size": 32,
+    "samples_per_user": 1,
+    "epochs": 2,
+}
+
+
+def isrf(**overrides: Any) -> Prepared:
+    return prepare("ISRF", **{**SMALL, **overrides})
+
+
+def direct(**overrides: Any) -> Prepared:
+    return prepare("ISRFDirect", **{**SMALL, "candidates": 5, "protocol": "direct_100", **overrides})
+
+
+def cases(prepared: Prepared, count: int = 6) -> Any:
+    return runner()._eval_loader(prepared, "test").batch(np.arange(count))
+
+
+@torch.no_grad()
+def scores(prepared: Prepared, batch: Any) -> torch.Tensor:
+    found: torch.Tensor = prepared.model.eval().full_sort_predict(batch)
+    return found
+
+
+# ---- decoding -----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def brute_force(prepared: Prepared, batch: Any) -> torch.Tensor:
+    """Log-likelihood of each item's number by transformers' own forward pass, one item at a time."""
+    core = prepared.model.eval().core
+    prompt = core.prompt_of(batch["user_id"], batch["item_id_list"], False)
+    inputs, mask = core.embedded(prompt, core.words(prompt, False, core.interests()), False)
+    found = torch.zeros(len(batch), prepared.dataset.item_num)
+    for item in range(1, prepared.dataset.item_num):
+        labels = core.labels[item].repeat(len(batch), 1)
+        logits = core.lm(inputs_embeds=inputs, attention_mask=mask.long(), labels=labels).logits.log_softmax(-1)
+        real = labels >= 0
+        found[:, item] = (logits.gather(2, labels.clamp(min=0)[:, :, None])[:, :, 0] * real).sum(1)
+    return found
+
+
+def sharpen(prepared: Prepared) -> Prepared:
+    """Weights far from their start, so that items differ clearly."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in prepared.model.core.lm.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return prepared
+
+
+def test_exact_scores_equal_brute_force(tiny: Path) -> None:
+    prepared = sharpen(isrf())
+    batch = cases(prepared)
+    torch.testing.assert_close(
+        scores(prepared, batch)[:, 1:], brute_force(prepared, batch)[:, 1:], rtol=1e-4, atol=1e-4
+    )
+
+
+def test_a_restricted_beam_of_full_width_finds_the_exact_scores(tiny: Path) -> None:
+    prepared = sharpen(isrf())
+    batch = cases(prepared, 3)
+    exact = scores(prepared, batch)[:, 1:]
+    prepared.model.core.decode, prepared.model.core.beams = "restricted", prepared.dataset.item_num - 1
+    beam = scores(prepared, batch)[:, 1:]
+    assert bool((beam > UNFOUND).all())
+    torch.testing.assert_close(beam, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_a_narrow_beam_finds_valid_items_best_first(tiny: Path) -> None:
+    prepared = sharpen(isrf(decode="restricted", beams=5))
+    found = scores(prepared, cases(prepared, 3))
+    assert bool(((found > UNFOUND).sum(1) <= 5).all())
+    assert bool((found > UNFOUND).any(1).all())
+
+
+def test_a_free_beam_ranks_what_it_wrote_and_leaves_the_rest_tied(tiny: Path) -> None:
+    prepared = isrf(decode="free", beams=4)
+    found = scores(prepared, cases(prepared, 3))
+    listed = found[found > UNFOUND]
+    assert set(listed.tolist()) <= {-0.0, -1.0, -2.0, -3.0}
+    assert bool(torch.isfinite(found).all())
+
+
+def test_a_list_may_be_longer_than_those_of_training(tiny: Path) -> None:
+    prepared = direct(n_negatives=1, MAX_ITEM_LIST_LENGTH=2, graph_words=False)
+    batch = cases(prepared)
+    assert batch["candidates"].shape[1] > 4
+    assert bool(torch.isfinite(scores(prepared, batch)[:, 1:]).all())
+
+
+def test_likelihoods_of_all_items_are_at_most_one_together(tiny: Path) -> None:
+    prepared = sharpen(isrf())
+    total = scores(prepared, cases(prepared))[:, 1:].exp().sum(1)
+    assert bool((total <= 1 + 1e-5).all())
+
+
+# ---- prompts ------------------------------------------------------------------------------------
+
+
+def test_prompts_hold_the_ids_in_order_with_their_nodes(tiny: Path) -> None:
+    core = isrf().model.core
+    user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 0], [2, 7, 8]])
+    prompt = core.sequence_prompt(user, items)
+    number = {item: number for number, item in core.item_of_number.items()}
+    text = core.tokenizer.decode(prompt.ids[1][prompt.mask[1]])
+    assert text.endswith("".join(f"item_{number[item]}" for item in (2, 7, 8)))
+    nodes = list(dict.fromkeys(prompt.node[1][prompt.mask[1]].tolist()))
+    n_users = core.sequence_prompt.n_users
+    assert nodes == [5, n_users + 2, n_users + 7, n_users + 8]
+    assert set(prompt.ordinal[0][prompt.mask[0]].tolist()) == {1, 2, 3}
+    assert not prompt.node[0][~prompt.mask[0]].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("words", ["graph", "position"])
+def test_inputs_are_prompt_vectors_and_tokens_with_words(
+    tiny: Path, direct: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equations 1 and 4: ``[P ; E_tok + alpha W]``, W the graph's vectors or, in sequential prompts, positions."""
+    core = _core(tiny).eval()
+    monkeypatch.setattr(core, "sequence_graph", words == "graph")
+    user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 0], [2, 7, 8]])
+    prompt = core.prompt_of(user, items, direct)
+    inputs, mask = core.embedded(prompt, core.words(prompt, direct, core.interests()), direct)
+    step, current = core.explicit.graph._forward.to_dense(), torch.cat([core.explicit.users, core.explicit.items])
+    layers = [current, *(current := step @ current for _ in range(4))]
+    graph = torch.stack(layers).mean(0)[prompt.node]
+    word = graph if direct or words == "graph" else core.positions.weight[prompt.ordinal]
+    expected = core.lm.get_input_embeddings().weight[prompt.ids] + 9.0 * word
+    torch.testing.assert_close(inputs[:, 3:], expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(inputs[:, :3], core.prompt_vectors[int(direct)].expand(2, -1, -1))
+    assert torch.equal(mask, torch.cat([torch.ones(2, 3, dtype=torch.bool), prompt.mask], dim=1))
+
+
+@pytest.mark.parametrize("number", range(len(SEQUENCE_TEMPLATES)))
+def test_every_paraphrase_names_user_and_items(tiny: Path, number: int) -> None:
+    core = _core(tiny)
+    prompt = core.sequence_prompt(torch.tensor([3]), torch.tensor([[4, 9]]), number)
+    assert set(prompt.ordinal[0].tolist()) - {0} == {1, 2, 3}
+    assert len(SEQUENCE_TEMPLATES) == 8
+    assert len(DIRECT_TEMPLATES) == 5
+
+
+_CORES: dict[str, Any] = {}
+
+
+def _core(tiny: Path) -> Any:
+    if "core" not in _CORES:
+        _CORES["core"] = isrf(semantics="none").model.core
+    return _CORES["core"]
+
+
+def test_numbers_do_not_follow_the_order_of_appearance(tiny: Path) -> None:
+    fixed, legacy = (isrf(semantics="none", legacy_leaks=on).model.core.item_of_number for on in (False, True))
+    assert sorted(fixed) == sorted(legacy) == list(range(1, len(fixed) + 1))
+    assert all(number == item for number, item in legacy.items())
+    order = [fixed[number] for number in sorted(fixed)]
+    assert abs(np.corrcoef(order, range(len(order)))[0, 1]) < 0.5
+
+
+# ---- batches ------------------------------------------------------------------------------------
+
+
+def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Path) -> None:
+    prepared = isrf()
+    loader, _ = training_loader(prepared)
+    assert isinstance(loader, AlternatingLoader)
+    table, rows = prepared.dataset.table, prepared.dataset.split.train_rows
+    train: dict[int, list[int]] = {}
+    for user, item in zip(table.user[rows].tolist(), table.item[rows].tolist(), strict=True):
+        train.setdefault(user, []).append(item)
+    kinds = []
+    for batch in loader:
+        kinds.append("candidates" in batch)
+        for line in range(len(batch)):
+            user, target = int(batch["user_id"][line]), int(batch["item_id"][line])
+            assert target in train[user]
+            if kinds[-1]:
+                offered = batch["candidates"][line].tolist()
+                assert [item for item in offered if item in train[user]] == [target]
+            else:
+                history = [item for item in batch["item_id_list"][line].tolist() if item]
+                text = ",".join(map(str, train[user]))
+                assert ",".join(map(str, [*history, target])) in text
+    assert kinds[:4] == [False, True, False, True]
+    assert len(kinds) == len(loader)
+
+
+def test_the_place_of_the_target_among_candidates_is_not_told(tiny: Path) -> None:
+    prepared = direct()
+    loader = runner()._eval_loader(prepared, "test")
+    places = []
+    for _, batch in loader:
+        places += (batch["candidates"] == batch["item_id"][:, None]).nonzero()[:, 1].tolist()
+    counts = np.bincount(places, minlength=6)
+    assert counts.max() < 0.4 * len(places)
+    assert counts.min() > 0
+
+
+def test_stopping_and_going_on_draws_the_same_batches(tiny: Path) -> None:
+    prepared = isrf()
+    first, second = (training_loader(prepared)[0] for _ in range(2))
+    list(first)
+    second.load_state_dict(first.state_dict())
+    for one, other in zip(first, second, strict=True):
+        assert torch.equal(one["item_id"], other["item_id"])
+
+
+# ---- graphs, alignment, switches ----------------------------------------------------------------
+
+
+def held_out_edges(prepared: Prepared) -> int:
+    """Test pairs that are edges of the user-item graph and no training pair."""
+    table, split = prepared.dataset.table, prepared.dataset.split
+    train = set(zip(table.user[split.train_rows].tolist(), table.item[split.train_rows].tolist(), strict=True))
+    matrix = prepared.model.core.explicit.graph._forward.to_dense()
+    pairs = zip(table.user[split.test.end].tolist(), table.item[split.test.end].tolist(), strict=True)
+    return sum(
+        bool(matrix[user, prepared.dataset.user_num + item] > 0) for user, item in pairs if (user, item) not in train
+    )
+
+
+def test_the_graph_holds_no_test_pair_unless_told(tiny: Path) -> None:
+    assert held_out_edges(isrf()) == 0
+    assert held_out_edges(isrf(legacy_leaks=True)) > 0
+
+
+def test_held_out_items_may_be_negatives_unless_told(tiny: Path) -> None:
+    """A sampler that avoided them would tell the model what is tested."""
+
+    def tests_among_draws(prepared: Prepared) -> bool:
+        table, test = prepared.dataset.table, prepared.dataset.split.test
+        users = torch.from_numpy(test.user)
+        drawn = training_loader(prepared)[0].sampler.for_users(users, 500).view(500, -1)
+        return bool((drawn == torch.from_numpy(table.item[test.end])).any())
+
+    assert tests_among_draws(isrf())
+    assert not tests_among_draws(isrf(legacy_leaks=True))
+
+
+def profiles(prepared: Prepared) -> dict[str, str]:
+    features = prepared.dataset.semantics
+    texts = features.texts(features.user_text_ids("preference_text"))
+    return dict(zip(prepared.dataset.table.user_tokens.tolist(), texts, strict=True))
+
+
+def test_profiles_hold_no_test_item_unless_told(tiny: Path) -> None:
+    fixed, legacy = isrf(), isrf(legacy_leaks=True)
+    table, split = fixed.dataset.table, fixed.dataset.split
+    features = fixed.dataset.semantics
+    titles = features.texts(features.item_text_ids("title_text"))
+    said = {"fixed": profiles(fixed), "legacy": profiles(legacy)}
+    found = dict.fromkeys(said, 0)
+    for user, row in zip(split.test.user, split.test.end, strict=True):
+        title = titles[table.item[row]]
+        for name, by_user in said.items():
+            found[name] += f"{title};" in f"{by_user[str(table.user_tokens[user])]};"
+    assert found["fixed"] == 0
+    assert found["legacy"] > 0.9 * len(split.test)
+
+
+def first_batches(prepared: Prepared) -> list[Any]:
+    loader = iter(training_loader(prepared)[0])
+    return [next(loader), next(loader)]
+
+
+def test_teacher_gets_no_gradient_and_group_does(tiny: Path) -> None:
+    """Equation 8: the explicit interests guide the group's, not the other way."""
+    core = (prepared := isrf()).model.core
+    batch = first_batches(prepared)[1]
+    _, alignment = prepared.model.calculate_loss(batch)
+    alignment.backward()
+    assert core.explicit.users.grad is None
+    assert float(core.group.users.grad.norm()) > 0
+
+
+def test_sequential_alignment_reaches_both_sides(tiny: Path) -> None:
+    core = (prepared := isrf()).model.core
+    _, alignment = prepared.model.calculate_loss(first_batches(prepared)[0])
+    alignment.backward()
+    assert float(core.group.users.grad.norm()) > 0
+    assert float(core.explicit.adapter.layers[0].weight.grad.norm()) > 0
+
+
+@pytest.mark.parametrize(("key", "number"), [("sequential_alignment", 0), ("direct_alignment", 1)])
+def test_each_alignment_is_turned_off_alone(tiny: Path, key: str, number: int) -> None:
+    prepared = isrf(**{key: 0.0})
+    values = [float(prepared.model.calculate_loss(batch)[1].detach()) for batch in first_batches(prepared)]
+    assert values[number] == 0.0
+    assert values[1 - number] > 0.0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["infonce", "soft_targets"])
+def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form: str) -> None:
+    """A sequential batch aligns with the mean of W over the tokens of its items, a direct one with H of its users."""
+    weights = {"sequential_alignment": 0.5, "direct_alignment": 2.0}
+    prepared = isrf(alignment=form, alignment_temperature=0.3, **weights)
+    core = prepared.model.core
+    group, explicit, n_users = core.group(), core.interests(), prepared.dataset.user_num
+    sequential, direct = first_batches(prepared)
+    means = []
+    for history in sequential["item_id_list"]:
+        tokens = core.sequence_prompt.items.lengths[history]
+        means.append((tokens[:, None] * explicit[n_users + history]).sum(0) / tokens.sum())
+    for batch, other, weight in (
+        (sequential, torch.stack(means), 0.5),
+        (direct, explicit[direct["user_id"]], 2.0),
+    ):
+        own = group[batch["user_id"]]
+        cosines = F.cosine_similarity(own[:, None], other[None], dim=2)
+        wanted = -(cosines / 0.3).log_softmax(1).diagonal().mean()
+        if form == "soft_targets":
+            wanted = soft_target_alignment(own, other)
+        torch.testing.assert_close(prepared.model.calculate_loss(batch)[1], weight * wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_without_both_alignments_there_is_no_group(tiny: Path) -> None:
+    assert isrf(sequential_alignment=0.0, direct_alignment=0.0).model.core.group is None
+
+
+def test_with_all_switches_off_only_the_language_model_and_its_prompts_are_left(tiny: Path) -> None:
+    prepared = isrf(semantics="none", graph_words=False)
+    names = {name.split(".")[1] for name, _ in prepared.model.named_parameters()}
+    assert names == {"lm", "prompt_vectors", "positions"}
+    assert all(math.isfinite(float(sum(prepared.model.calculate_loss(b)).detach())) for b in first_batches(prepared))
+
+
+ABLATIONS: list[dict[str, Any]] = [
+    {"item_semantics": False},
+    {"adapter": False},
+    {"adapter_activation": "relu"},
+    {"user_text": "positive"},
+    {"user_text": "negative"},
+    {"item_text": "positive"},
+    {"item_text": "negative"},
+    {"alignment": "soft_targets"},
+    {"sequence_words": "position"},
+    {"graph_words": False},
+    {"semantics": "shuffled"},
+    {"semantics": "random"},
+]
+
+
+@pytest.mark.parametrize("change", ABLATIONS, ids=["-".join(map(str, *one.items())) for one in ABLATIONS])
+def test_an_ablation_changes_the_losses(featured_isrf: Path, change: dict[str, Any]) -> None:
+    def losses(**overrides: Any) -> list[float]:
+        prepared = isrf(paraphrases=False, **overrides)
+        torch.manual_seed(4)
+        return [
+            round(float(part.detach()), 6) for b in first_batches(prepared) for part in prepared.model.calculate_loss(b)
+        ]
+
+    assert losses(**change) != losses()
+
+
+@pytest.fixture(scope="module")
+def _featured_isrf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.helpers import write_tiny
+
+    folder = tmp_path_factory.mktemp("isrf")
+    write_tiny(folder / "dataset" / "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        isrf()
+    return folder
+
+
+@pytest.fixture
+def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(_featured_isrf)
+    return _featured_isrf
+
+
+# ---- whole runs ---------------------------------------------------------------------------------
+
+
+def test_each_task_leaves_its_own_record(tiny: Path) -> None:
+    sequential = runner().run(cell_of("ISRF", **SMALL))
+    chosen = runner().run(cell_of("ISRFDirect", **{**SMALL, "candidates": 5, "protocol": "direct_100"}))
+    assert (sequential.protocol, chosen.protocol) == ("loo", "direct_100")
+    assert sequential.label == "ISRF (offline, scratch T5 2x16)"
+    assert len(chosen.curve) == 2
+    assert 0 <= chosen.metrics["hit@5"].value <= 1
+
+
+def test_legacy_leaks_are_marked_in_the_result(tiny: Path) -> None:
+    record = runner().run(cell_of("ISRF", **{**SMALL, "epochs": 1, "legacy_leaks": True}))
+    assert record.legacy_leaks
+    assert "legacy leaks" in record.label
+
+
+def test_a_restricted_search_of_one_beam_is_refused(tiny: Path) -> None:
+    """Greedy decoding has no score of what it wrote."""
+    with pytest.raises(UserError, match="decode: restricted searches with beams: 2 or more; got 1"):
+        isrf(semantics="none", decode="restricted", beams=1)
+
+
+@pytest.mark.parametrize("wrong", [{"decode": "greedy"}, {"item_text": "both"}])
+def test_a_wrong_choice_is_one_clear_message(tiny: Path, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="is one of"):
+        isrf(semantics="none", **wrong)

@@ -1,0 +1,300 @@
+"""What every model of the registry keeps to, on ml-100k. A new model gets these tests by being registered.
+
+``pytest tests/models/test_contracts.py --model=package.module:Class`` holds a class of one's own to it.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from recbole.utils import init_seed
+
+from recbole_llm.compat.fast import can_trim
+from recbole_llm.data.loaders import DeviceTable, EvalLoader
+from recbole_llm.experiments.grid import as_list
+from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.runner import Prepared
+from recbole_llm.registry import METHODS, Method, find_method
+from recbole_llm.settings.layers import layer_settings
+from recbole_llm.training import checkpoint
+from recbole_llm.training.loaders import training_loader
+from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.yaml import properties_folder, read_yaml
+from tests.helpers import runner
+
+DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
+# Sums on a GPU are added in any order (atomics), and its matrix products round differently by shape.
+TOLERANCE = {"cpu": {"rtol": 0.0, "atol": 0.0}, "cuda": {"rtol": 1e-3, "atol": 1e-4}}
+CLOSE = {"cpu": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 1e-2, "atol": 1e-3}}
+BATCH = 256
+
+every_device = pytest.mark.parametrize("device", DEVICES)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test with a ``name`` runs for all models of the registry, or for those of ``--model``."""
+    names = as_list(metafunc.config.getoption("--model") or list(METHODS))
+    if "key" in metafunc.fixturenames:
+        cases = [pytest.param(*case, id="-".join(map(str, case))) for case in switches(names)]
+        metafunc.parametrize(("name", "key", "value"), cases)
+    elif "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", names)
+
+
+def settings_file(method: Method) -> dict[str, Any]:
+    """What the model's own YAML file holds."""
+    return read_yaml((method.properties or properties_folder()) / "model" / f"{method.name}.yaml")
+
+
+def switches(names: list[str]) -> list[tuple[str, str, Any]]:
+    """Each yes-or-no setting of each model turned the other way, and ``sigma`` at zero."""
+    found: list[tuple[str, str, Any]] = []
+    for name in names:
+        for key, value in settings_file(find_method(name)).items():
+            if isinstance(value, bool):
+                found.append((name, key, not value))
+            elif key == "sigma":
+                found.append((name, key, 0.0))
+    return found
+
+
+def cell_on_ml100k(name: str, **overrides: Any) -> Cell:
+    """A cell with the settings of the model's file; what it stands on is trained for one epoch."""
+    method = find_method(name)
+    values: dict[str, Any] = {"train_batch_size": BATCH, "eval_batch_size": BATCH, "epochs": 1, "llm": "offline"}
+    values["user_inter_num_interval"] = "[20,40]"  # a third of the users, a tenth of the interactions
+    protocol = method.protocols[0] if method.protocols else None
+    if method.stage_one:
+        below = layer_settings(method, "ml-100k", protocol)[method.stage_one]
+        values |= {f"{below}.epochs": 1, f"{below}.train_batch_size": 2048, "stage_one_seed": 1}
+    return Cell.of(layer_settings(method, "ml-100k", protocol, overrides={**values, **overrides}))
+
+
+Make = Callable[..., Prepared]
+
+
+@pytest.fixture(scope="module")
+def made(shared_dir: Path) -> dict[Any, Prepared]:
+    """Models that were built once; tests work on copies."""
+    return {}
+
+
+@pytest.fixture
+def make(shared_dir: Path, made: dict[Any, Prepared], monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Build a model on ml-100k in the session's shared folder, with its features."""
+    monkeypatch.chdir(shared_dir)
+
+    def build(name: str, device: str = "cpu", **overrides: Any) -> Prepared:
+        key = (name, device, tuple(overrides.items()))
+        if key not in made:
+            made[key] = runner().prepare(cell_on_ml100k(name, device=device, **overrides), Stopwatch())
+        return made[key]
+
+    return build
+
+
+def fresh(prepared: Prepared, seed: int = 1) -> Any:
+    """The model built anew from a seed."""
+    init_seed(seed, True)
+    model_class = type(prepared.model)
+    return model_class(prepared.config, prepared.train_part).to(prepared.config["device"])
+
+
+def first_batch(prepared: Prepared) -> Any:
+    """The first training batch of an epoch; the same each time."""
+    loader, _ = training_loader(prepared)
+    return next(iter(loader))
+
+
+def loss_of(model: Any, batch: Any) -> torch.Tensor:
+    """The loss in training mode, with the same dropout each time."""
+    model.train()
+    init_seed(3, True)
+    losses = model.calculate_loss(batch)
+    return sum(losses[1:], losses[0]) if isinstance(losses, tuple) else losses
+
+
+def step(model: Any, batch: Any, learning_rate: float = 1e-3) -> float:
+    """One step of Adam; the loss before it."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    loss = loss_of(model, batch)
+    loss.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def test_cases(prepared: Prepared, count: int = 100, trim: bool | None = None) -> Any:
+    """A batch of test cases, the first of an even draw over all."""
+    model = prepared.model
+    table = DeviceTable(
+        prepared.dataset,
+        prepared.config["device"],
+        int(prepared.config["MAX_ITEM_LIST_LENGTH"]),
+        can_trim(model) if trim is None else trim,
+    )
+    loader = EvalLoader(table, prepared.dataset.split.test, count, prepared.sequential)
+    return loader.batch(np.linspace(0, len(loader.cases) - 1, count).astype(np.int64))
+
+
+test_cases.__test__ = False  # type: ignore[attr-defined]
+
+
+@torch.no_grad()
+def scores_of(model: Any, batch: Any) -> torch.Tensor:
+    found: torch.Tensor = model.eval().full_sort_predict(batch).view(len(batch), -1)
+    return found
+
+
+# ---- the row ------------------------------------------------------------------------------------
+
+
+def test_it_has_a_file_of_settings_and_names_its_paper(name: str) -> None:
+    method = find_method(name)
+    assert settings_file(method)
+    assert method.paper
+    assert method.load().__name__ == method.target.rpartition(":")[2]
+
+
+def test_the_module_says_which_paper_it_implements(name: str) -> None:
+    method = find_method(name)
+    text = sys.modules[method.load().__module__].__doc__ or ""
+    assert method.paper.removeprefix("arXiv ") in text
+
+
+# ---- the model ----------------------------------------------------------------------------------
+
+
+@every_device
+def test_it_is_built_from_its_settings(make: Make, name: str, device: str) -> None:
+    model = make(name, device).model
+    parameters = list(model.parameters())
+    assert parameters
+    assert all(parameter.device.type == device for parameter in parameters)
+    assert all(bool(torch.isfinite(parameter).all()) for parameter in parameters)
+
+
+@every_device
+def test_one_step_on_a_batch_lowers_its_loss(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model, batch = fresh(prepared), first_batch(prepared)
+    before = step(model, batch)
+    assert np.isfinite(before)
+    assert float(loss_of(model, batch).detach()) < before
+
+
+@every_device
+def test_it_learns_and_scores_in_half_precision(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model, batch = fresh(prepared), first_batch(prepared)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        loss = loss_of(model, batch)
+        loss.backward()
+        scores = scores_of(model, test_cases(prepared, 20))
+    assert bool(torch.isfinite(loss))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert bool(torch.isfinite(scores[:, 1:]).all())
+
+
+@every_device
+def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model, batch = copy.deepcopy(prepared.model).eval(), test_cases(prepared)
+    scores = scores_of(model, batch)
+    assert scores.shape == (len(batch), prepared.dataset.item_num)
+    assert bool(torch.isfinite(scores[:, 1:]).all())
+    generator = np.random.default_rng(0)
+    for _ in range(5):
+        items = torch.from_numpy(generator.integers(1, scores.shape[1], len(batch))).to(scores.device)
+        batch[model.ITEM_ID] = items
+        with torch.no_grad():
+            alone = model.predict(batch)
+        torch.testing.assert_close(alone.view(-1), scores.gather(1, items[:, None])[:, 0], **CLOSE[device])
+
+
+@every_device
+def test_the_same_seed_gives_the_same_numbers(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    batch, cases = first_batch(prepared), test_cases(prepared)
+    models = [fresh(prepared, seed=5) for _ in range(2)]
+    losses = [[step(model, batch) for _ in range(3)] for model in models]
+    first, second = (scores_of(model, cases) for model in models)
+    np.testing.assert_allclose(losses[0], losses[1], **TOLERANCE[device])
+    torch.testing.assert_close(first, second, **TOLERANCE[device])
+
+
+@every_device
+def test_another_seed_gives_other_numbers(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    cases = test_cases(prepared)
+    assert not torch.allclose(scores_of(fresh(prepared, seed=5), cases), scores_of(fresh(prepared, seed=6), cases))
+
+
+@every_device
+def test_what_is_saved_and_loaded_scores_the_same(make: Make, name: str, device: str, tmp_path: Path) -> None:
+    prepared = make(name, device)
+    cases = test_cases(prepared)
+    trained = fresh(prepared, seed=5)
+    step(trained, first_batch(prepared))
+    checkpoint.save(tmp_path / "model.pt", checkpoint.model_state(trained))
+    other = fresh(prepared, seed=6)
+    checkpoint.restore_model(other, checkpoint.load(tmp_path / "model.pt", prepared.config["device"]))
+    torch.testing.assert_close(scores_of(other, cases), scores_of(trained, cases), **TOLERANCE[device])
+
+
+@every_device
+def test_scoring_changes_nothing(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model, cases = copy.deepcopy(prepared.model), test_cases(prepared)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    first = scores_of(model, cases)
+    torch.testing.assert_close(scores_of(model, cases), first, **TOLERANCE[device])
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@every_device
+def test_padding_beyond_the_longest_history_changes_no_score(make: Make, name: str, device: str) -> None:
+    """What a model that says so never reads may be left out of its batches."""
+    prepared = make(name, device)
+    trimmed, padded = (test_cases(prepared, trim=trim) for trim in (can_trim(prepared.model), False))
+    model = copy.deepcopy(prepared.model)
+    torch.testing.assert_close(scores_of(model, trimmed), scores_of(model, padded), **CLOSE[device])
+
+
+@every_device
+def test_a_case_scores_the_same_alone_and_among_others(make: Make, name: str, device: str) -> None:
+    prepared = make(name, device)
+    model = copy.deepcopy(prepared.model)
+    together = scores_of(model, test_cases(prepared))
+    alone = scores_of(model, test_cases(prepared, count=1))
+    torch.testing.assert_close(alone[0], together[0], **CLOSE[device])
+
+
+def test_every_switch_runs_a_step(make: Make, name: str, key: str, value: Any) -> None:
+    prepared = make(name, **{key: value})
+    model, batch = fresh(prepared), first_batch(prepared)
+    before = step(model, batch)
+    assert np.isfinite(before)
+    assert float(loss_of(model, batch).detach()) < before
+    assert bool(torch.isfinite(scores_of(model, test_cases(prepared))[:, 1:]).all())
+
+
+def test_semantics_are_features_or_none(make: Make, name: str) -> None:
+    """A model with features has them from the hook; without ``semantics`` it is built all the same."""
+    method = find_method(name)
+    build = partial(make, name)
+    assert (build().dataset.semantics is not None) == bool(method.features)
+    if method.features:
+        prepared = build(semantics="none")
+        assert prepared.dataset.semantics is None
+        step(fresh(prepared), first_batch(prepared))

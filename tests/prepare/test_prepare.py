@@ -1,0 +1,248 @@
+"""``prepare``: what it makes, what it finds done, what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from recbole_llm.cli import main
+from recbole_llm.data.catalog import BUNDLED, locate
+from recbole_llm.data.interactions import ReadSpec, read_interactions
+from recbole_llm.errors import UserError
+from recbole_llm.prepare import prepare as module
+from recbole_llm.prepare.prepare import FAMILIES, prepare, prepare_from
+from recbole_llm.prepare.report import render_report
+from recbole_llm.prepare.spec import RawFile, RawSpec, preparable, read_spec
+from tests.file_server import FileServer
+from tests.prepare.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
+
+# Three users and items of a 2-core, and a fourth user and item that hang on to it.
+CORE = [(f"A{u}", f"B{i}", 1 + (u * 2 + i) % 5) for u in range(3) for i in range(3)]
+ROWS = [*CORE, ("A9", "B9", 1), ("A9", "B0", 2), ("A8", "B9", 3)]
+RECORDS = [meta(f"B{i}", f"Item {i}") for i in (0, 1, 2, 9)]
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return write_amazon(tmp_path / "raw", ROWS, RECORDS)
+
+
+def test_the_k_core_is_taken_and_what_goes_is_counted(raw):
+    report = run(amazon_spec(kcore=3), raw)
+    assert sorted(row[:2] for row in inter(report)) == sorted([u, i] for u, i, _ in CORE)
+    assert report.counts["rows_below_kcore"] == 3
+    assert set(items(report)) == {"B0", "B1", "B2"}
+
+
+def test_kcore_can_be_set(raw):
+    assert run(amazon_spec(kcore=3), raw, kcore=0).counts["interactions"] == len(ROWS)
+
+
+def test_a_k_core_that_leaves_nothing_is_a_user_error(raw):
+    with pytest.raises(UserError, match="--kcore=50 leaves no interaction"):
+        run(amazon_spec(), raw, kcore=50)
+    with pytest.raises(UserError, match="--kcore=-1"):
+        run(amazon_spec(), raw, kcore=-1)
+
+
+def test_the_files_read_back_as_they_were_counted(raw):
+    report = run(amazon_spec(kcore=2), raw)
+    table = read_interactions(report.folder / "toy.inter", ReadSpec(extra=("rating",)))
+    assert table.statistics()["users"] == report.counts["users"]
+    assert (table.n_items, len(table)) == (report.counts["items"], report.counts["interactions"])
+    assert table.time.min() >= DAY
+    # The canonical order of the reader is the order of the file.
+    assert [row[1] for row in inter(report)] == table.item_tokens[table.item].tolist()
+
+
+def test_the_record_tells_sources_rules_and_counts(raw):
+    report = run(amazon_spec(kcore=2), raw)
+    record = json.loads((report.folder / "prepare.json").read_text(encoding="utf-8"))
+    assert record == report.record
+    reviews = record["sources"][0]
+    assert reviews["file"] == "reviews.json.gz"
+    assert reviews["sha256"] == hashlib.sha256((raw / "reviews.json.gz").read_bytes()).hexdigest()
+    assert record["rules"]["kcore"] == 2
+    assert record["counts"]["rows_read"] == len(ROWS)
+    assert set(record["outputs"]) == {"toy.inter", "toy.item"}
+
+
+def test_the_same_raw_files_give_the_same_bytes(raw, tmp_path):
+    first = prepare_from(amazon_spec(), raw, tmp_path / "one").record["outputs"]
+    assert prepare_from(amazon_spec(), raw, tmp_path / "two").record["outputs"] == first
+
+
+def test_a_second_call_finds_it_done_even_without_the_raw_files(raw):
+    made = run(amazon_spec(), raw)
+    (raw / "reviews.json.gz").unlink()
+    again = run(amazon_spec(), raw)
+    assert made.fresh
+    assert not again.fresh
+    assert again.counts == made.counts
+    assert "was prepared before; nothing to do" in render_report(again)
+
+
+def test_force_makes_the_files_anew(raw):
+    run(amazon_spec(), raw)
+    write_amazon(raw, CORE, RECORDS)
+    assert run(amazon_spec(), raw, force=True).counts["interactions"] == len(CORE)
+
+
+def test_files_of_other_rules_are_not_passed_off(raw):
+    run(amazon_spec(), raw, kcore=2)
+    with pytest.raises(UserError, match=r"prepared by other rules \(kcore=2\); --force"):
+        run(amazon_spec(), raw, kcore=3)
+
+
+def test_files_that_prepare_did_not_make_are_not_replaced(raw):
+    folder = raw.parent / "dataset" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "toy.inter").write_text("user_id:token\titem_id:token\nu\ti\n")
+    with pytest.raises(UserError, match="that prepare did not make"):
+        run(amazon_spec(), raw)
+    assert (folder / "toy.inter").read_text().endswith("u\ti\n")
+
+
+def test_files_that_were_changed_since_are_noticed(raw):
+    report = run(amazon_spec(), raw)
+    (report.folder / "toy.item").write_text("item_id:token\n")
+    with pytest.raises(UserError, match="are not those that prepare made"):
+        run(amazon_spec(), raw)
+
+
+def test_an_interrupted_call_leaves_no_dataset_behind(raw, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_table", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(amazon_spec(), raw)
+    assert not list((raw.parent / "dataset").rglob("*.inter"))
+
+
+def test_a_failure_while_forcing_keeps_what_was_there(raw):
+    made = run(amazon_spec(), raw)
+    path = raw / "meta.json.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="truncated"):
+        run(amazon_spec(), raw, force=True)
+    assert not run(amazon_spec(), raw).fresh
+    assert len(inter(made)) == len(ROWS)
+
+
+def test_counts_stand_beside_the_published_ones(raw):
+    report = run(amazon_spec(published={"users": 5, "items": 4, "interactions": 99, "reviews": len(ROWS)}), raw)
+    assert report.differences() == ["interactions: 12 here, 99 published (-87)"]
+    text = render_report(report)
+    assert "-87" in text
+    assert text.count("equal") == 3
+
+
+def test_all_missing_files_are_named_with_their_place(tmp_path):
+    with pytest.raises(UserError) as caught:
+        prepare_from(amazon_spec(page="https://example.org/data"), None, tmp_path / "dataset")
+    message = str(caught.value)
+    assert "put reviews.json.gz, meta.json.gz into" in message
+    assert str(tmp_path / "dataset" / "toy" / "raw") in message
+    assert "from https://example.org/data" in message
+    assert "\n" not in message
+
+
+def test_missing_files_are_downloaded_and_resumed(raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr("recbole_llm.prepare.download.time.sleep", lambda _: None)
+    files = {f"/{path.name}": path.read_bytes() for path in raw.iterdir()}
+    with FileServer(files) as server:
+        server.cuts = [100]
+        sources = {
+            role: (RawFile(name, server.url(f"/{name}"), hashlib.sha256(files[f"/{name}"]).hexdigest()),)
+            for role, name in (("reviews", "reviews.json.gz"), ("items", "meta.json.gz"))
+        }
+        report = prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
+    assert server.seen == [None, "bytes=100-", None]
+    assert report.counts["interactions"] == len(ROWS)
+    assert {p.name for p in (tmp_path / "fresh" / "toy" / "raw").iterdir()} == {"reviews.json.gz", "meta.json.gz"}
+
+
+def test_only_what_is_missing_is_downloaded(raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with FileServer({"/meta.json.gz": (raw / "meta.json.gz").read_bytes()}) as server:
+        (raw / "meta.json.gz").unlink()
+        sources = {
+            "reviews": (RawFile("reviews.json.gz", server.url("/reviews.json.gz")),),
+            "items": (RawFile("meta.json.gz", server.url("/meta.json.gz")),),
+        }
+        prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, tmp_path / "fresh")
+    assert len(server.seen) == 1
+
+
+def test_a_hand_placed_file_of_another_checksum_is_warned_of(raw, caplog):
+    sources = {"reviews": (RawFile("reviews.json.gz", "", "0" * 64),), "items": (RawFile("meta.json.gz"),)}
+    prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, raw.parent / "dataset")
+    assert "as published" in caplog.text
+
+
+# ---- properties/dataset ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", preparable())
+def test_every_yaml_file_describes_its_raw_files(name):
+    spec = read_spec(name)
+    assert spec.family in FAMILIES
+    assert spec.page.startswith("https://")
+    assert spec.published
+    for alternatives in spec.files.values():
+        for file in alternatives:
+            assert file.url.startswith("https://")
+            assert file.url.endswith(file.name)
+            assert len(file.sha256) in (0, 64)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(workspace):
+    with pytest.raises(UserError, match="Did you mean beauty"):
+        prepare("baeuty")
+    with pytest.raises(UserError, match="no raw files are known for it"):
+        prepare("office")
+    with pytest.raises(UserError, match="there is no such dataset"):
+        prepare("../overall")
+
+
+# ---- the command line --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def beauty(workspace):
+    """A workspace with raw files under the names of Amazon Beauty 2014."""
+    raw = write_amazon(workspace / "downloads", CORE * 1, RECORDS)
+    (raw / "reviews.json.gz").rename(raw / "reviews_Beauty_5.json.gz")
+    (raw / "meta.json.gz").rename(raw / "meta_Beauty.json.gz")
+    return workspace
+
+
+def test_the_verb_makes_a_dataset_that_others_find(beauty, capsys):
+    assert main(["prepare", "beauty", "--raw=downloads", "--kcore=3"]) == 0
+    out, err = capsys.readouterr()
+    assert "22,363" in out
+    assert "warning: users: 3 here, 22,363 published (-22,360)" in err
+    location = locate("beauty")
+    assert location.interactions.name == "beauty.inter"
+    assert main(["prepare", "beauty", "--raw=downloads", "--kcore=3"]) == 0
+    assert "was prepared before" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line_and_exit_code_2(beauty, capsys):
+    assert main(["prepare", "beauty", "--raw=downloads", "--kcore=9"]) == 2
+    assert main(["prepare"]) == 2
+    assert main(["prepare", "beauty", "--kcor=9"]) == 2
+    err = capsys.readouterr().err.splitlines()
+    assert [line for line in err if line.startswith("error: ")] == [line for line in err if "error" in line]
+    assert sum(line.startswith("error: ") for line in err) == 3
+
+
+def test_the_bundled_dataset_works_without_prepare_and_is_not_replaced_by_it(workspace, capsys):
+    location = locate(BUNDLED)
+    assert main(["prepare", BUNDLED]) == 2
+    assert "did not make" in capsys.readouterr().err
+    assert locate(BUNDLED).interactions == location.interactions

@@ -1,0 +1,124 @@
+"""The report as text, without a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.page import write_report
+from tests.reporting.records import record_of, store_run
+
+EVIL = '</script><img src=x onerror="alert(1)">'
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    store = ResultStore(tmp_path / "results")
+    for model, skill in (("Pop", 0.0), ("SASRec", 1.0)):
+        for seed in (1, 2):
+            store_run(store, model, skill, seed)
+    return store
+
+
+def page_of(store: ResultStore, **options: Any) -> str:
+    path = store.folder / "report.html"
+    write_report(list(store), store, path, **options)
+    return path.read_text(encoding="utf-8")
+
+
+def own_part(page: str) -> str:
+    """The page without plotly.js, which is full of everything."""
+    begin = page.index("<script>", page.index("</main>"))
+    end = page.index("</script>", begin)
+    return page[:begin] + page[end:]
+
+
+def charts(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" class="data">(.*?)</script>', page, flags=re.S)
+    assert found is not None
+    return dict(json.loads(found[1]))
+
+
+def test_the_page_needs_nothing_from_elsewhere(store: ResultStore) -> None:
+    page = own_part(page_of(store))
+    assert not re.findall(r"<link|<script[^>]+src|<img|@import|url\(", page)
+    assert "default-src 'none'" in page
+    assert "Plotly.react" in page
+
+
+def test_a_table_without_the_baseline_has_no_differences(store: ResultStore) -> None:
+    store_run(store, "SASRec", 1.0, key="s", protocol="session")
+    store_run(store, "NARM", 0.5, key="n", protocol="session")
+    page = own_part(page_of(store, baseline="Pop"))
+    assert page.count("− Pop</button>") == 1
+    assert "None</button>" not in page
+
+
+def test_numbers_intervals_and_tests_are_on_the_page(store: ResultStore) -> None:
+    records = {(record.model, record.seed): record for record in store}
+    mean = sum(records["SASRec", seed].metrics["ndcg@10"].value for seed in (1, 2)) / 2
+    page = page_of(store)
+    assert f'<span class="mean">{mean:.4f}</span>' in page
+    assert "&lt;0.001" in page
+    (gain,) = charts(page)["gains"]
+    assert gain["label"] == "Pop"
+    assert gain["verdict"] == "worse"
+    assert gain["low"] < gain["difference"] < gain["high"] < 0
+
+
+def test_the_curve_over_cut_offs_holds_the_records_metrics(store: ResultStore) -> None:
+    cuts = charts(page_of(store))["cuts"]
+    values = [record.metrics["hit@10"].value for record in store if record.model == "Pop"]
+    assert cuts["lines"]["hit"]["Pop"][cuts["k"].index(10)] == pytest.approx(sum(values) / 2)
+    assert cuts["k"][-1] == 100
+    assert cuts["names"][0] == ["ndcg", "NDCG"]
+
+
+def test_training_has_a_line_a_run(store: ResultStore) -> None:
+    runs = charts(page_of(store))["training"]
+    assert [(run["label"], run["seed"]) for run in runs] == [("Pop", 1), ("Pop", 2), ("SASRec", 1), ("SASRec", 2)]
+    assert runs[0]["epoch"] == [1, 2, 3]
+
+
+def test_text_from_results_never_becomes_markup(store: ResultStore) -> None:
+    store_run(store, f"M{EVIL}", 0.5, settings={"mask_history": True, "note": EVIL}, notes=[EVIL])
+    store.put(record_of(key="f" * 16, model="Broken", status="failed", error=EVIL, settings={"mask_history": True}))
+    page = own_part(page_of(store))
+    assert "<img" not in page
+    assert EVIL in unescape(page)
+    assert any(label.endswith(EVIL) for label in charts(page)["rows"])
+
+
+def test_failed_cells_stand_with_their_reason(store: ResultStore) -> None:
+    store.put(
+        record_of(key="f" * 16, model="Broken", status="failed", error="no luck", settings={"mask_history": True})
+    )
+    assert "no luck" in page_of(store)
+
+
+def test_protocols_have_sections_of_their_own(store: ResultStore) -> None:
+    store_run(store, "Pop", 0.0, protocol="session")
+    page = page_of(store)
+    assert page.count('<section id="t') == 2
+    assert '<a href="#t2">' in page
+
+
+def test_an_unknown_baseline_is_an_error(store: ResultStore) -> None:
+    with pytest.raises(UserError, match="SASRec"):
+        page_of(store, baseline="SASRek")
+
+
+def test_records_without_ranks_make_a_page_too(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    record = store_run(store, "Pop", 0.0)
+    store.ranks_of(record).unlink()
+    page = page_of(store)
+    assert "no ranks" in page
+    assert charts(page)["cuts"]["lines"]["ndcg"] == {}

@@ -1,0 +1,105 @@
+"""The report in a real browser (``make test-browser``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.page import write_report
+from tests.browser import Page, find_browser
+from tests.reporting.records import store_run
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium"),
+]
+SKILLS = {"Pop": 0.0, "SASRec": 1.0, "BPR": 0.4, '<img src=x onerror="document.title=1">': 0.7}
+MODELS = "[...document.querySelectorAll('table.main tbody tr')].map(row => row.cells[0].textContent)"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = ResultStore(tmp_path_factory.mktemp("results"))
+    for model, skill in SKILLS.items():
+        for seed in (1, 2):
+            store_run(store, model, skill, seed)
+    path = store.folder / "report.html"
+    write_report(list(store), store, path)
+    return path
+
+
+@pytest.fixture
+def page(report: Path) -> Iterator[Page]:
+    program = find_browser()
+    assert program is not None
+    with Page(program) as page:
+        page.open(report)
+        yield page
+        assert page.errors == []
+
+
+def test_it_opens_without_errors_and_asks_for_nothing_else(page: Page, report: Path) -> None:
+    assert page.run("document.title") == "Benchmark report"
+    assert page.run("document.querySelectorAll('.js-plotly-plot').length") == 5
+    assert page.requests == [report.resolve().as_uri()]
+
+
+def test_a_click_sorts_by_the_column_and_a_second_one_turns_it(page: Page) -> None:
+    by_skill = sorted(SKILLS, key=lambda name: SKILLS[name])
+    column = "document.querySelectorAll('table.main thead th')[{}].querySelector('button').click()"
+    titles = page.run("[...document.querySelectorAll('table.main thead th')].map(th => th.textContent.trim())")
+    page.run(column.format(titles.index("NDCG@10")))
+    assert page.run(MODELS) == by_skill[::-1]
+    page.run(column.format(titles.index("NDCG@10")))
+    assert page.run(MODELS) == by_skill
+    page.run(column.format(0))
+    assert page.run(MODELS) == sorted(SKILLS, key=str.lower)
+
+
+def test_rows_without_a_number_stay_last(page: Page) -> None:
+    titles = page.run("[...document.querySelectorAll('table.main thead th')].map(th => th.textContent.trim())")
+    click = f"document.querySelectorAll('table.main thead button')[{titles.index('p')}].click()"
+    for _ in range(2):
+        page.run(click)
+        assert page.run(MODELS)[-1] == "SASRec"  # the reference has no difference to itself
+
+
+def test_the_cut_off_chooses_the_columns(page: Page) -> None:
+    shown = "[...document.querySelectorAll('table.main thead th')].filter(th => !th.hidden).map(th => th.textContent)"
+    assert any("@10" in title for title in page.run(shown))
+    assert not any("Hit@5" in title for title in page.run(shown))
+    page.run("document.querySelector('input[type=radio][value=\"5\"]').click()")
+    assert any("Hit@5" in title for title in page.run(shown))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_follows_the_readers_theme_and_the_button_turns_it(report: Path, theme: str) -> None:
+    program = find_browser()
+    assert program is not None
+    with Page(program) as page:
+        page.prefer(theme)
+        page.open(report)
+        back = "getComputedStyle(document.body).backgroundColor"
+        before = page.run(back)
+        assert (before == "rgb(255, 255, 255)") == (theme == "light")
+        page.run("document.getElementById('theme').click()")
+        assert page.run(back) != before
+        assert page.errors == []
+
+
+def test_another_metric_is_drawn_when_chosen(page: Page) -> None:
+    figure = "document.querySelector('figure[data-chart=cuts]')"
+    axis = f"{figure}.querySelector('.chart').layout.yaxis.title.text"
+    assert page.run(axis) == "NDCG@K"
+    page.run(f"{figure}.querySelector('select').value = 'hit'")
+    page.run(f"{figure}.querySelector('select').dispatchEvent(new Event('change'))")
+    assert page.run(axis) == "Hit@K"
+
+
+def test_settings_lie_behind_a_click(page: Page) -> None:
+    assert page.run("document.querySelectorAll('details.run[open]').length") == 0
+    page.run("document.querySelector('details.run summary').click()")
+    assert "mask_history" in page.run("document.querySelector('details.run[open]').textContent")

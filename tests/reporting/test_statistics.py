@@ -1,0 +1,333 @@
+"""What tables say about runs: rows, intervals, tests, subgroups, formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from statsmodels.stats.multitest import multipletests
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.grouping import group
+from recbole_llm.reporting.show import render, seeds_text
+from recbole_llm.reporting.statistics import build
+from tests.reporting.records import record_of, run_of, store_run
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ResultStore:
+    store = ResultStore(tmp_path / "results")
+    for model, skill in (("Pop", 0.0), ("BPR", 1.0), ("SASRec", 1.01)):
+        for seed in (1, 2, 3):
+            store_run(store, model, skill, seed)
+    return store
+
+
+def labels(*records: object) -> list[str]:
+    ((by_label),) = group(records).values()  # type: ignore[arg-type]
+    return list(by_label)
+
+
+def line_of(text: str, label: str) -> str:
+    return next(line for line in text.splitlines() if line.lstrip("| ").startswith(label))
+
+
+# ---- rows -----------------------------------------------------------------------------------------
+
+
+def test_runs_with_different_settings_are_never_seeds_of_one_row() -> None:
+    runs = [run_of("SASRec", 0.1, seed=s, key=f"{s}", settings={"learning_rate": s / 10, "seed": s}) for s in (1, 2)]
+    assert labels(*runs) == ["SASRec [learning_rate=0.1]", "SASRec [learning_rate=0.2]"]
+
+
+def test_settings_that_change_no_number_make_no_rows() -> None:
+    runs = [run_of("SASRec", 0.1, seed=s, key=f"{s}", settings={"device": f"cuda:{s}", "topk": [s]}) for s in (1, 2)]
+    assert labels(*runs) == ["SASRec"]
+
+
+def test_a_run_from_before_a_setting_is_a_seed_of_the_row_that_has_its_earlier_default() -> None:
+    today = {"backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "nproc": 1}
+    runs = [run_of("M", 0.1, seed=s, key=f"{s}", settings=settings) for s, settings in ((1, {}), (2, today))]
+    assert labels(*runs) == ["M"]
+    other = run_of("M", 0.1, key="3", settings={**today, "backbone": "GCSAN"})
+    assert labels(*runs, other) == ["M [backbone=SRGNN]", "M [backbone=GCSAN]"]
+
+
+def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
+    runs = [
+        run_of("M", 0.1, key=str(v), settings={**dict.fromkeys("abcde", v), "f": w})
+        for v, w in [(1, 1), (1, 2), (2, 3)]
+    ]
+    found = labels(*runs)
+    assert found == ["M [f=1]", "M [f=2]", "M [a=2, b=2, c=2, +3]"]
+    assert labels(*runs[1:]) == ["M [a=1, b=1, c=1, +3]", "M [a=2, b=2, c=2, +3]"]
+
+
+def test_what_comes_with_the_model_underneath_is_named_by_it() -> None:
+    """Its own settings filled the label, and its name was among those that were only counted."""
+    first = {"step": 1, "weight": 0.5, "lr": 0.1, "backbone": "GCSAN"}
+    other = {"n_hops": 1, "epsilon": 3, "lr": 0.1, "backbone": "GCEGNN"}
+    runs = [run_of("M", 0.1, key=str(n), settings=settings) for n, settings in enumerate([first, other])]
+    assert labels(*runs) == ["M [backbone=GCSAN]", "M [backbone=GCEGNN]"]
+    faster = run_of("M", 0.1, key="2", settings=other | {"lr": 0.2})
+    assert labels(runs[0], faster) == ["M [backbone=GCSAN, lr=0.1]", "M [backbone=GCEGNN, lr=0.2]"]
+    wider = run_of("M", 0.1, key="3", settings=other | {"n_hops": 2})
+    assert labels(*runs, wider) == [
+        "M [backbone=GCSAN, n_hops=unset]",
+        "M [n_hops=1]",
+        "M [n_hops=2]",
+    ]
+    old = run_of("M", 0.1, key="4", settings={"lr": 0.1})
+    aligned = run_of("M", 0.1, key="5", settings=other | {"align": "directau"})
+    assert labels(old, aligned) == ["M [backbone=SRGNN, align=kl]", "M [backbone=GCEGNN, align=directau]"]
+
+
+def test_ablations_name_what_they_change() -> None:
+    usual = {"align": True, "gate": "sigmoid", "contrast": "item"}
+    changes: list[dict[str, Any]] = [{}, {"align": False}, {"gate": "one"}, {"gate": "one", "contrast": "none"}]
+    runs = [run_of("M", 0.1, key=str(n), settings=usual | change) for n, change in enumerate(changes)]
+    assert labels(*runs[:3]) == ["M", "M [align=False]", "M [gate=one]"]
+    # Half of them have each gate: then both are named.
+    both = ["M [gate=sigmoid]", "M [align=False, gate=sigmoid]", "M [gate=one]", "M [gate=one, contrast=none]"]
+    assert labels(*runs) == both
+
+
+def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store: ResultStore) -> None:
+    for number in (1, 2):
+        settings = {"mask_history": True, "n_layers": number}
+        store_run(store, "NARM", 0.2 * number, key=f"n{number}", settings=settings)
+        store_run(store, "NARM", 0.1, seed=5 + number, key=f"m{number}", settings={"mask_history": True, "n_layers": 3})
+    (block,) = build(list(store), store, baseline="NARM [n_layers=1]")
+    assert (block.reference, block.named) == ("NARM [n_layers=1]", True)
+    (block,) = build(list(store), store, baseline="NARM")
+    assert (block.reference, block.named) == ("NARM [n_layers=2]", False)
+
+
+def test_a_tuned_row_says_so_with_its_trials() -> None:
+    plain, tuned = run_of("SASRec", 0.1), run_of("SASRec", 0.2, key="t", tuned=True, trials=30)
+    assert labels(plain, tuned) == ["SASRec", "SASRec, tuned (30 trials)"]
+
+
+def test_answers_of_two_llms_are_two_rows() -> None:
+    runs = [
+        run_of("M", 0.1, key=name, semantics="llm", features=SemanticFacts(llm="openai", llm_model=name))
+        for name in ("small", "large")
+    ]
+    assert labels(*runs) == ["M (small)", "M (large)"]
+
+
+def test_a_seed_that_failed_before_its_features_stays_in_its_row() -> None:
+    good = run_of("M", 0.1, semantics="llm", features=SemanticFacts(llm="openai", llm_model="small"))
+    lost = record_of(model="M", key="x", seed=2, semantics="llm", status="failed", settings={"mask_history": True})
+    assert labels(good, lost) == ["M (small)"]
+
+
+def test_candidates_and_full_rankings_never_share_a_table() -> None:
+    sampled = {"mask_history": True, "candidates": 99, "candidate_seed": 1}
+    other = {**sampled, "candidate_seed": 2}
+    full = {"mask_history": True, "candidates": "all"}
+    runs = [run_of("M", 0.1, key=str(n), settings=settings) for n, settings in enumerate((sampled, other, full))]
+    assert len(group(runs)) == 3
+
+
+@pytest.mark.parametrize(("seeds", "text"), [([3], "3"), ([2, 1], "1,2"), ([1, 2, 3, 7], "1-3,7"), ([], "")])
+def test_seeds_are_written_short(seeds: list[int], text: str) -> None:
+    assert seeds_text(seeds) == text
+
+
+def test_of_two_records_of_one_seed_the_newer_counts_and_a_note_says_so() -> None:
+    runs = [run_of("M", v, key=str(v), created=f"2026-01-0{n}") for n, v in ((1, 0.1), (2, 0.3))]
+    (block,) = build(runs)
+    assert block.row("M").values["ndcg@10"].mean == 0.3
+    assert "1 older records" in block.notes[0]
+
+
+def test_a_finished_record_counts_before_a_newer_one_that_failed() -> None:
+    done = run_of("M", 0.1, key="1", created="2026-01-01")
+    lost = record_of(
+        model="M", key="2", created="2026-01-02", status="failed", error="no luck", settings={"mask_history": True}
+    )
+    (block,) = build([done, lost])
+    assert (block.row("M").runs, block.row("M").failed) == ([done], [])
+
+
+# ---- numbers --------------------------------------------------------------------------------------
+
+
+def test_a_metric_that_the_record_lacks_comes_from_its_ranks(store: ResultStore) -> None:
+    (block,) = build(list(store), store, metrics=["hit", "map@7"], topk=[3])
+    assert block.metrics == ["hit@3", "map@7"]
+    runs = [record for record in store if record.model == "BPR"]
+    hits = [float((Ranks.load(store.ranks_of(run)).higher < 3).mean()) for run in runs]
+    assert block.row("BPR").values["hit@3"].mean == pytest.approx(sum(hits) / 3)
+
+
+def test_ranks_are_found_after_the_folder_was_moved(store: ResultStore) -> None:
+    moved = ResultStore(store.folder.rename(store.folder.with_name("elsewhere")))
+    (block,) = build(list(moved), moved)
+    assert len(block.comparisons) == 3
+
+
+def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultStore) -> None:
+    (block,) = build(list(store), store)
+    value = block.row("Pop").values["ndcg@10"]
+    assert value.low is not None and value.high is not None
+    assert value.low < value.mean < value.high
+    assert block.reference == "SASRec"
+    assert block.mark("Pop") == "worse"
+    assert block.mark("BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
+
+
+def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultStore) -> None:
+    (block,) = build(list(store), store, baseline="Pop")
+    assert block.mark("BPR") == "better"
+    with pytest.raises(UserError, match="Did you mean"):
+        build(list(store), store, baseline="Popp")
+    with pytest.raises(UserError, match="--baseline=: no such row with numbers"):
+        build(list(store), store, baseline="")
+
+
+def test_a_table_without_the_baseline_says_so_and_marks_nothing(store: ResultStore) -> None:
+    for model, skill in (("BPR", 0.5), ("NARM", 0.9)):
+        store_run(store, model, skill, key=f"{model}-session", protocol="session")
+    with_pop, without = render(list(store), store=store, baseline="Pop").split("tiny, session:")
+    assert "worse than Pop at 5%" in with_pop
+    assert "Pop has no numbers here, so nothing is measured against it" in without
+    assert "after Holm over 1 pair\n" in without  # the p of the best to the second
+    assert not any(word in without for word in ("worse than", "None", "Δ"))
+
+
+def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) -> None:
+    """A named reference asks one question a row; one that the results chose could have been any pair."""
+    store_run(store, "NARM", 0.9)
+    (named,), (chosen,) = (build(list(store), store, baseline=baseline) for baseline in ("BPR", None))
+    for family in (list(named.against.values()), chosen.comparisons):
+        raw = [max(test.p_bootstrap, test.p_wilcoxon) for test in family]
+        assert [test.p_holm for test in family] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert (len(named.against), len(chosen.comparisons)) == (3, 6)
+    assert chosen.against["BPR"] == chosen.compared("BPR", str(chosen.reference))
+    assert "Holm over 3 comparisons with BPR" in render(list(store), store=store, baseline="BPR")
+    assert "Holm over 6 pairs" in render(list(store), store=store)
+
+
+@pytest.mark.parametrize(("share", "warns"), [(0.76, True), (0.2, False)])
+def test_candidates_that_give_their_target_away_by_rarity_are_warned_of(
+    store: ResultStore, share: float, warns: bool
+) -> None:
+    facts = {"untrained_targets": share, "untrained_others": 0.18, "rarer_target": 0.83}
+    data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=200, rarity=facts)
+    store_run(store, "NARM", 0.9, data=data)
+    text = render(list(store), store=store)
+    assert ("the rarer is the target in 83% of the pairs" in text) == warns
+
+
+def test_the_best_of_several_rows_of_a_model_was_chosen_by_its_result(store: ResultStore) -> None:
+    store_run(store, "BPR", 0.5, key="other", settings={"mask_history": True, "learning_rate": 0.1})
+    text = render(list(store), store=store, baseline="BPR")
+    assert "Holm over 6 pairs" in text
+
+
+def test_methods_are_measured_against_the_best_baseline(store: ResultStore) -> None:
+    features = SemanticFacts(llm="openai", llm_model="g")
+    store_run(store, "LLMDMsRec", 3.0, semantics="llm", features=features)
+    (block,) = build(list(store), store)
+    assert block.reference == "SASRec"
+    assert block.mark("LLMDMsRec (g)") == "better"
+    assert block.row("LLMDMsRec (g)").kind == "method"
+
+
+def test_a_row_tested_on_other_cases_takes_no_part_and_a_note_says_so(store: ResultStore) -> None:
+    store_run(store, "Narrow", 0.5, cases=150)
+    (block,) = build(list(store), store)
+    assert block.against_reference("Narrow") is None
+    assert any("Narrow was tested on other cases (150" in note for note in block.notes)
+
+
+def test_a_metric_where_less_is_better_is_marked_the_other_way() -> None:
+    listed = {
+        name: {"giniindex@10": MetricValue(value=v, higher_is_better=False)} for name, v in (("A", 0.2), ("B", 0.4))
+    }
+    (block,) = build(
+        [run_of(name, 0.1, list_metrics=values) for name, values in listed.items()], metrics=["giniindex@10"]
+    )
+    assert block.best_and_second("giniindex@10") == ({"A"}, {"B"})
+
+
+def test_equal_rows_have_no_best() -> None:
+    (block,) = build([run_of("A", 0.1), run_of("B", 0.1)])
+    assert block.best_and_second("ndcg@10") == (set(), set())
+
+
+# ---- formats --------------------------------------------------------------------------------------
+
+
+def test_best_is_bold_and_second_underlined(store: ResultStore) -> None:
+    markdown = render(list(store), "markdown", store=store)
+    assert "**0." in line_of(markdown, "SASRec")
+    assert "<u>0." in line_of(markdown, "BPR")
+    latex = render(list(store), "latex", store=store)
+    assert "\\textbf{0." in line_of(latex, "SASRec")
+    assert "\\underline{0." in line_of(latex, "BPR")
+
+
+def test_latex_has_booktabs_and_escaped_names() -> None:
+    text = render([run_of("my_model & 50% {x} \\ #1 $y^2~", 0.1)], "latex")
+    assert "my\\_model \\& 50\\% \\{x\\} \\textbackslash{} \\#1 \\$y\\textasciicircum{}2\\textasciitilde{}" in text
+    for rule in ("\\toprule", "\\midrule", "\\bottomrule"):
+        assert rule in text
+    assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 2
+
+
+def test_html_escapes_names() -> None:
+    text = render([run_of("<script>alert(1)</script>", 0.1)], "html")
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_csv_has_a_line_a_row_and_metric(store: ResultStore) -> None:
+    store.put(
+        record_of(key="f" * 16, model="Broken", status="failed", error='a "b", c', settings={"mask_history": True})
+    )
+    lines = list(csv.DictReader(io.StringIO(render(list(store), "csv", store=store))))
+    assert {(line["model"], line["metric"]) for line in lines if line["status"] == "ok"} == {
+        (model, f"{metric}@{k}")
+        for model in ("Pop", "BPR", "SASRec")
+        for metric in ("hit", "ndcg", "mrr")
+        for k in (5, 10)
+    }
+    assert all(float(line["ci_low"]) <= float(line["mean"]) <= float(line["ci_high"]) for line in lines if line["mean"])
+    assert next(line for line in lines if line["status"] == "failed")["reason"] == 'a "b", c'
+
+
+def test_subgroups_stand_in_a_table_of_their_own(store: ResultStore) -> None:
+    text = render(list(store), store=store, groups=True)
+    head = next(line for line in text.splitlines() if "head items" in line)
+    assert "tail items (160)" in head
+    assert "cold items (20)" in head
+    assert "short histories" in head
+
+
+def test_cut_offs_are_chosen(store: ResultStore) -> None:
+    assert "Hit@5" not in render(list(store))
+    text = render(list(store), topk=[5, 7], store=store)
+    assert "Hit@5" in text
+    assert "NDCG@7" in text
+    assert "Hit@10" not in text
+
+
+def test_all_cut_offs_are_those_of_any_metric_of_the_records(tmp_path: Path) -> None:
+    """MAP stands in no record and follows from the ranks; coverage stands among the metrics of lists."""
+    store = ResultStore(tmp_path)
+    store_run(store, "BPR", 0.5, list_metrics={f"itemcoverage@{k}": MetricValue(value=k / 100) for k in (5, 10)})
+    names = ["MAP", "ItemCoverage"]
+    lines = list(csv.DictReader(io.StringIO(render(list(store), "csv", names, store))))
+    assert [line["metric"] for line in lines] == ["map@5", "map@10", "itemcoverage@5", "itemcoverage@10"]
+    assert all(float(line["mean"]) > 0 for line in lines)
+    head = next(line for line in render(list(store), "markdown", names, store, topk=[]).splitlines() if "model" in line)
+    assert all(title in head for title in ("MAP@5", "MAP@10", "ItemCoverage@5", "ItemCoverage@10"))

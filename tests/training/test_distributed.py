@@ -1,0 +1,106 @@
+"""Two processes that train one model find what one process finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import distributed
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.training.distributed import Together, join
+from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.trainer import BenchTrainer, make_trainer
+from tests.helpers import cell_of, prepare, runner
+
+EXACT: dict[str, Any] = {"dropout_prob": 0.0, "hidden_size": 16, "embedding_size": 16, "epochs": 3}
+
+
+def values(record: Record) -> dict[str, float]:
+    return {name: metric.value for name, metric in record.metrics.items()}
+
+
+def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
+    """Without dropout only the order of sums differs: losses and metrics agree."""
+    alone = runner("alone").run(cell_of("GRU4Rec", checkpoint_dir="other", **EXACT))
+    cell = cell_of("GRU4Rec", nproc=2, **EXACT)
+    together = runner().run(cell)
+    assert together.key != alone.key
+    assert together.settings["nproc"] == 2
+    assert [e["loss"] for e in together.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-4)
+    assert together.epochs == alone.epochs == 3
+    assert values(together) == pytest.approx(values(alone), abs=0.005)
+    assert together.valid_metrics == pytest.approx(alone.valid_metrics, abs=0.005)
+    assert ResultStore("results").find(cell.key) == together
+    assert {path.name for path in cell.folder.iterdir()} == {"best.pt"}
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[None]:
+    """This process as a group of one, which is what a process of several does, without the others' time."""
+    join(0, 1, tmp_path / "meeting")
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("model", ["LightGCN", "GCSAN"])
+def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: None, model: str) -> None:
+    """RecBole's ``EmbLoss`` has the shape ``(1,)``, and so has the loss that it is added to."""
+    prepared = prepare(model, epochs=1)
+    trainer = make_trainer(prepared.config, prepared.model)
+    data, _ = training_loader(prepared)
+    assert prepared.model.calculate_loss(next(iter(data))).shape == (1,)
+    Together.take_over(trainer, data)
+    trainer.fit(data, verbose=False, saved=False)
+    assert isinstance(trainer.curve[0]["loss"], float)
+
+
+def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
+    assert cell_of("GRU4Rec", nproc=1).key == cell_of("GRU4Rec").key
+    assert (
+        runner().stage_one_cell(cell_of("LLMDMsRec", nproc=2)).key == runner().stage_one_cell(cell_of("LLMDMsRec")).key
+    )
+
+
+@pytest.mark.parametrize("model", ["S3Rec", "DUIP"])
+def test_a_model_of_several_stages_is_refused(tiny: Path, model: str) -> None:
+    with pytest.raises(UserError, match="--nproc=2 is for models of one stage"):
+        runner().run(cell_of(model, nproc=2))
+
+
+def test_a_model_with_a_loop_of_its_own_is_refused(tiny: Path) -> None:
+    prepared = prepare("BPR")
+    trainer = make_trainer(prepared.config, prepared.model)
+    data, _ = training_loader(prepared)
+    trainer.__class__ = type("OwnLoop", (BenchTrainer,), {"_train_epoch": lambda self, *arguments: 0.0})
+    with pytest.raises(UserError, match="--nproc: BPR is trained by a loop of its own"):
+        Together.take_over(trainer, data)
+
+
+def test_a_model_with_batches_of_its_own_is_refused(tiny: Path) -> None:
+    prepared = prepare("ISRF", semantics="none")
+    with pytest.raises(UserError, match="--nproc: ISRF learns from batches of its own"):
+        Together.take_over(make_trainer(prepared.config, prepared.model), training_loader(prepared)[0])
+
+
+def test_a_model_that_only_counts_is_refused(tiny: Path) -> None:
+    """The first process would rank by the counts of its share of the interactions."""
+    prepared = prepare("Pop")
+    with pytest.raises(UserError, match="--nproc: Pop learns without gradients"):
+        Together.take_over(make_trainer(prepared.config, prepared.model), training_loader(prepared)[0])
+
+
+def test_the_parts_of_a_batch_are_the_batch(tiny: Path) -> None:
+    prepared = prepare("GRU4Rec")
+
+    def targets(rank: int, world: int) -> list[list[int]]:
+        data, _ = training_loader(prepared)
+        data.share(rank, world, 1)
+        return [sorted(batch["item_id"].tolist()) for batch in data]
+
+    whole, first, second = targets(0, 1), targets(0, 2), targets(1, 2)
+    assert [sorted(a + b) for a, b in zip(first, second, strict=True)] == whole

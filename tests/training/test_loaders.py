@@ -1,0 +1,129 @@
+"""Which training loader a model gets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from recbole.data.dataloader import KnowledgeBasedDataLoader, TrainDataLoader
+
+from recbole_llm.data.loaders import TrainLoader, UserLoader
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.training.loaders import loader_state, recbole_loaders, restore_loader, training_loader
+from tests.data.build import write_rows
+from tests.helpers import StopAt, cell_of, prepare, runner
+
+DYNAMIC = {"distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 3}
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR", "LightGCN", "BERT4Rec", "FM", "Pop"])
+def test_most_models_get_our_loader(tiny, model):
+    loader, note = training_loader(prepare(model))
+    assert (type(loader), note) == (TrainLoader, "")
+
+
+@pytest.mark.parametrize("model", ["MultiVAE", "MultiDAE", "RecVAE"])
+def test_autoencoders_get_users(tiny, model):
+    loader, note = training_loader(prepare(model))
+    assert (type(loader), note) == (UserLoader, "")
+
+
+def test_dynamic_negative_sampling_keeps_recbole_s_loader(tiny):
+    loader, note = training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC))
+    assert (type(loader), note) == (TrainDataLoader, "RecBole's own training loader")
+
+
+@pytest.mark.parametrize("model", ["NeuMF", "DIN"])
+@pytest.mark.parametrize("engine", ["fast", "recbole"])
+def test_a_model_of_labels_is_not_left_without_them(tiny, model, engine):
+    prepared = prepare(model, train_neg_sample_args=None, engine=engine)
+    with pytest.raises(UserError, match=f"{model} learns to tell what a user has .* give it, such as"):
+        training_loader(prepared)
+
+
+def test_a_model_that_counts_needs_no_labels(tiny):
+    assert training_loader(prepare("Pop", train_neg_sample_args=None))[0].negatives == 0
+
+
+def test_recbole_s_engine_gets_recbole_s_loader(tiny):
+    loader, note = training_loader(prepare("SASRec", engine="recbole"))
+    assert (type(loader), note) == (TrainDataLoader, "")
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_recbole_s_loaders_hold_our_split(tiny, model):
+    prepared = prepare(model, engine="recbole")
+    split = prepared.dataset.split
+    parts = recbole_loaders(prepared.config, prepared.dataset)
+    sizes = [len(part._dataset.inter_feat) for part in parts]
+    trained = len(split.train_targets) if prepared.sequential else len(split.train_rows)
+    assert sizes == [trained, len(split.valid), len(split.test)]
+
+
+@pytest.fixture
+def knowledge(tiny):
+    """The dataset with a small knowledge graph: each item and its brand."""
+    rows = [(f"e{item}", "made_by", f"brand{item % 5}") for item in range(48)]
+    write_rows(tiny / "tiny.kg", rows, "head_id:token\trelation_id:token\ttail_id:token")
+    write_rows(tiny / "tiny.link", [(f"i{item}", f"e{item}") for item in range(48)], "item_id:token\tentity_id:token")
+    columns = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entity_id"]}
+    return {"load_col": {"inter": ["user_id", "item_id", "timestamp"], **columns}}
+
+
+def test_knowledge_graphs_keep_recbole_s_loader(knowledge):
+    loader, note = training_loader(prepare("CFKG", **knowledge))
+    assert (type(loader), note) == (KnowledgeBasedDataLoader, "RecBole's own training loader")
+
+
+@pytest.mark.parametrize("model", ["CFKG", "CKE", "MKR"])
+def test_knowledge_aware_models_run(knowledge, model):
+    record = runner().run(cell_of(model, epochs=1, **knowledge))
+    assert 0 < record.metrics["hit@20"].value <= 1
+    assert "RecBole's own training loader" in record.notes
+
+
+@pytest.mark.parametrize("model", ["CFKG", "CKE"])
+def test_a_knowledge_aware_training_that_is_interrupted_ends_as_if_it_never_was(knowledge, monkeypatch, model):
+    whole = runner("whole").run(cell_of(model, epochs=4, checkpoint_dir="whole", **knowledge))
+    cell = cell_of(model, epochs=4, **knowledge)
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+    found = runner().run(cell)
+    losses = [np.array([entry["loss"] for entry in record.curve]) for record in (found, whole)]
+    assert np.array_equal(*losses)
+    assert found.metrics == whole.metrics
+
+
+def test_the_state_of_recbole_s_loader_is_that_of_its_shuffle(tiny):
+    loaders = [training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC))[0] for _ in range(2)]
+    loaders[0].generator.manual_seed(5)
+    restore_loader(loaders[1], loader_state(loaders[0]))
+    assert loaders[0].generator.get_state().equal(loaders[1].generator.get_state())
+
+
+def test_a_loader_without_a_state_has_none(tiny):
+    assert loader_state([]) == {}
+    restore_loader([], {})
+
+
+@pytest.mark.parametrize("model", ["BPR", "LightGCN", "GRU4Rec"])
+def test_dynamic_negatives_train(tiny, model):
+    options = {"train_neg_sample_args": DYNAMIC, **({"loss_type": "BPR"} if model == "GRU4Rec" else {})}
+    record = runner().run(cell_of(model, epochs=2, **options))
+    assert record.status == "ok"
+    assert all(entry["loss"] > 0 for entry in record.curve)
+
+
+def test_dynamic_negatives_are_the_candidates_that_the_model_scores_best(tiny):
+    prepared = prepare("BPR", train_neg_sample_args={**DYNAMIC, "candidate_num": 40})
+    prepared.model.predict = lambda interaction: interaction["item_id"].float()
+    negatives = torch.cat([batch["neg_item_id"] for batch in training_loader(prepared)[0]])
+    assert negatives.min() > 48 / 2  # of 40 draws among 48 items
+
+
+def test_dynamic_negatives_serve_models_with_a_loop_of_recbole_s(knowledge):
+    record = runner().run(cell_of("CKE", epochs=1, train_neg_sample_args=DYNAMIC, **knowledge))
+    assert record.status == "ok"

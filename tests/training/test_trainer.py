@@ -1,0 +1,495 @@
+"""The training loop: repeatable, resumable, and honest about what it kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from recbole_llm.data.loaders import EvalLoader
+from recbole_llm.errors import UserError
+from recbole_llm.training import checkpoint, trainer
+from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.trainer import make_trainer
+from tests.helpers import cell_of, prepare, runner
+
+SMALL = {
+    "SASRec": {"hidden_size": 16, "inner_size": 24, "n_layers": 1},
+    "BERT4Rec": {"hidden_size": 16, "inner_size": 24, "n_layers": 1},
+    "GRU4Rec": {"hidden_size": 16, "embedding_size": 16},
+    "RecVAE": {"hidden_dimension": 16, "latent_dimension": 8},
+    "DiffRec": {"dims_dnn": [16], "history_num_per_term": 2, "train_batch_size": 16},
+    "MultiVAE": {"mlp_hidden_size": [16], "latent_dimension": 8, "total_anneal_steps": 10},
+}
+
+
+class Training:
+    """A model, its trainer and its loaders, in a folder of checkpoints."""
+
+    def __init__(self, model, folder, **overrides):
+        self.prepared = prepare(model, **{"epochs": 4, **SMALL.get(model, {}), **overrides})
+        self.trainer = make_trainer(self.prepared.config, self.prepared.model)
+        self.trainer.place(folder)
+        self.train_data, _ = training_loader(self.prepared)
+        self.valid_data = self.loader("valid")
+
+    def loader(self, phase):
+        cases = getattr(self.prepared.dataset.split, phase)
+        return EvalLoader(self.prepared.device_table(), cases, 1024, self.prepared.sequential)
+
+    def fit(self):
+        self.trainer.fit(self.train_data, self.valid_data, verbose=False)
+        return self
+
+    def numbers(self):
+        """Everything that should repeat: losses, validation, weights."""
+        curve = [{key: value for key, value in entry.items() if key != "seconds"} for entry in self.trainer.curve]
+        weights = {name: value.numpy().tobytes() for name, value in self.prepared.model.state_dict().items()}
+        return curve, self.trainer.best_epoch, self.trainer.best_valid_score, weights
+
+
+@pytest.fixture
+def training(tiny, tmp_path):
+    def make(model="SASRec", folder="run", **overrides):
+        return Training(model, tmp_path / folder, **overrides)
+
+    return make
+
+
+# ---- repeatable ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["SASRec", "BPR"])
+def test_the_same_seed_gives_the_same_numbers(training, model):
+    one, two = (training(model, folder).fit().numbers() for folder in ("a", "b"))
+    assert one == two
+
+
+def test_another_seed_gives_other_numbers(training):
+    one, two = (training(folder=str(seed), seed=seed).fit().numbers() for seed in (1, 2))
+    assert one != two
+
+
+def test_training_lowers_the_loss(training):
+    curve = training(epochs=6).fit().trainer.curve
+    assert curve[-1]["loss"] < curve[0]["loss"]
+
+
+# ---- interrupted and resumed ---------------------------------------------------------------------
+
+
+class StoppedError(Exception):
+    """The training was interrupted."""
+
+
+def stop_after(epochs):
+    def on_epoch(epoch, score):
+        if epoch + 1 == epochs:
+            raise StoppedError
+
+    return on_epoch
+
+
+RESUMED = ["SASRec", "BERT4Rec", "GRU4Rec", "BPR", "LightGCN", "SGL", "MultiVAE", "RecVAE", "DiffRec", "LINE"]
+
+
+@pytest.fixture
+def saved_each_epoch(monkeypatch):
+    monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0)
+
+
+@pytest.mark.parametrize("model", RESUMED)
+def test_interrupted_and_resumed_training_equals_uninterrupted(training, saved_each_epoch, model):
+    whole = training(model, "whole", epochs=5).fit()
+    first = training(model, "broken", epochs=5)
+    first.trainer.on_epoch = stop_after(4)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training(model, "broken", epochs=5)
+    assert second.trainer.resume(second.train_data)
+    assert second.trainer.start_epoch == 3
+    second.fit()
+    assert second.numbers() == whole.numbers()
+
+
+def test_a_learning_rate_schedule_goes_on_where_it_was(training, saved_each_epoch):
+    def scheduled(folder, stop=None):
+        made = training(folder=folder, epochs=5)
+        made.trainer.schedule = torch.optim.lr_scheduler.StepLR(made.trainer.optimizer, step_size=2, gamma=0.1)
+
+        def on_epoch(epoch, score):
+            made.trainer.schedule.step()
+            if epoch + 1 == stop:
+                raise StoppedError
+
+        made.trainer.on_epoch = on_epoch
+        return made
+
+    whole = scheduled("whole").fit()
+    first = scheduled("broken", stop=4)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = scheduled("broken")
+    assert second.trainer.resume(second.train_data)
+    assert second.trainer.schedule.last_epoch == 3
+    assert second.fit().numbers() == whole.numbers()
+    assert second.trainer.optimizer.param_groups[0]["lr"] == whole.trainer.optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("model", ["SASRec", "RecVAE"])
+def test_learning_rates_fall_by_the_epoch_and_go_on_falling_after_a_resume(training, saved_each_epoch, model):
+    options = {"epochs": 5, "lr_decay_epochs": 2, "lr_decay": 0.5, "learning_rate": 0.01}
+
+    def rates(made):
+        return {group["lr"] for one in made.trainer._optimizers().values() for group in one.param_groups}
+
+    whole = training(model, "whole", **options)
+    seen = []
+    whole.trainer.on_epoch = lambda epoch, score: seen.append(rates(whole))
+    whole.fit()
+    assert seen == [{0.01}, {0.01}, {0.005}, {0.005}, {0.0025}]
+    first = training(model, "broken", **options)
+    first.trainer.on_epoch = stop_after(4)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training(model, "broken", **options)
+    assert second.trainer.resume(second.train_data)
+    assert second.fit().numbers() == whole.numbers()
+    assert rates(second) == {0.0025}
+    assert training(model, "plain", epochs=5, learning_rate=0.01).fit().numbers() != whole.numbers()
+
+
+def test_training_that_stops_within_an_epoch_resumes_before_it(training, saved_each_epoch):
+    whole = training(folder="whole").fit()
+    first = training(folder="broken", train_batch_size=128)
+    batches = 0
+
+    def until(items, title):
+        nonlocal batches
+        for item in items:
+            batches += 1
+            if batches > 3 * len(first.train_data):
+                raise KeyboardInterrupt
+            yield item
+
+    first.trainer.progress = until
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    second = training(folder="broken")
+    assert second.trainer.resume(second.train_data)
+    assert 0 < second.trainer.start_epoch < 4
+    assert second.fit().numbers() == whole.numbers()
+
+
+def test_early_stopping_goes_on_counting_after_a_resume(training, saved_each_epoch):
+    options = {"epochs": 40, "stopping_step": 2, "learning_rate": 0.05}
+    whole = training(folder="whole", **options).fit()
+    first = training(folder="broken", **options)
+    first.trainer.on_epoch = stop_after(len(whole.trainer.curve) - 1)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training(folder="broken", **options)
+    second.trainer.resume(second.train_data)
+    assert second.fit().numbers() == whole.numbers()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(training):
+    made = training()
+    assert made.trainer.resume(made.train_data) is False
+    assert made.trainer.start_epoch == 0
+
+
+def test_a_training_that_is_over_is_not_gone_on_with(training):
+    """Also where early stopping has ended it; what counts are the best weights."""
+    options = {"epochs": 40, "stopping_step": 2, "learning_rate": 0.05}
+    whole = training(**options).fit()
+    assert len(whole.trainer.curve) < 40
+    again = training(**options)
+    assert again.trainer.resume(again.train_data)
+    again.fit()
+    for made in (whole, again):
+        made.trainer.restore_best()
+    assert again.numbers() == whole.numbers()
+    assert again.trainer.seconds == whole.trainer.seconds
+
+
+def test_finished_training_leaves_no_resumable_checkpoint(training, saved_each_epoch, tmp_path):
+    training().fit().trainer.keep()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best.pt"]
+
+
+def test_a_run_that_was_interrupted_goes_on_by_itself(tiny, saved_each_epoch, monkeypatch):
+    whole = runner("whole").run(cell_of("SASRec", epochs=4, checkpoint_dir="whole"))
+    cell = cell_of("SASRec", epochs=4, checkpoint_dir="broken")
+    monkeypatch.setattr(trainer.BenchTrainer, "on_epoch", staticmethod(stop_after(3)))
+    with pytest.raises(StoppedError):
+        runner("broken").run(cell)
+    monkeypatch.undo()
+    monkeypatch.chdir(tiny.parent.parent)
+    again = runner("broken").run(cell)
+    assert {name: metric.value for name, metric in again.metrics.items()} == {
+        name: metric.value for name, metric in whole.metrics.items()
+    }
+    assert len(again.curve) == 4
+
+
+# ---- the best weights ----------------------------------------------------------------------------
+
+
+def test_the_best_weights_by_validation_are_restored(training):
+    made = training(epochs=25, learning_rate=0.05).fit()
+    assert made.trainer.best_epoch < len(made.trainer.curve)
+    last = made.trainer.evaluate(made.valid_data, load_best_model=False)
+    made.trainer.restore_best()
+    best = made.trainer.evaluate(made.valid_data, load_best_model=False)
+    assert best == made.trainer.best_valid_result
+    assert best["ndcg@10"] > last["ndcg@10"]
+
+
+def test_the_best_epoch_is_the_best_of_the_curve(training):
+    made = training(epochs=12, learning_rate=0.02).fit()
+    scores = [entry["valid"]["ndcg@10"] for entry in made.trainer.curve]
+    assert scores[made.trainer.best_epoch - 1] == max(scores)
+    assert made.trainer.best_valid_score == pytest.approx(max(scores), abs=1e-6)
+
+
+def test_a_checkpoint_of_the_best_weights_loads_safely(training, tmp_path):
+    training().fit()
+    state = torch.load(tmp_path / "run" / "best_so_far.pt", weights_only=True)
+    assert set(state) == {"epoch", "score", "state_dict", "other_parameter"}
+
+
+def test_a_resumable_checkpoint_loads_safely(training, saved_each_epoch, tmp_path):
+    made = training()
+    made.trainer.on_epoch = stop_after(3)
+    with pytest.raises(StoppedError):
+        made.fit()
+    assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["next_epoch"] == 2
+
+
+class Foreign:
+    """What somebody else's checkpoint may hold."""
+
+
+@pytest.mark.parametrize("name", ["best_so_far.pt", "last.pt"])
+def test_a_checkpoint_with_a_foreign_object_is_refused(training, tmp_path, name):
+    made = training()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    torch.save({"state_dict": Foreign()}, tmp_path / "run" / name)
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
+        if name == "best_so_far.pt":
+            made.trainer.restore_best()
+        else:
+            made.trainer.resume(made.train_data)
+
+
+# ---- when to stop and to validate ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_training_stops_when_validation_stops_improving(training, patience):
+    made = training(epochs=60, stopping_step=patience, learning_rate=0.05).fit()
+    assert len(made.trainer.curve) == made.trainer.best_epoch + patience + 1 < 60
+
+
+@pytest.mark.parametrize(
+    ("epochs", "validated"), [(5, [False, True, False, True, True]), (4, [False, True, False, True]), (1, [True])]
+)
+def test_validation_comes_every_so_many_epochs_and_after_the_last(training, epochs, validated):
+    made = training(epochs=epochs, eval_step=2).fit()
+    assert ["valid" in entry for entry in made.trainer.curve] == validated
+
+
+def test_without_validation_the_last_weights_are_kept(training):
+    made = training(epochs=3, eval_step=0).fit()
+    last = {name: value.clone() for name, value in made.prepared.model.state_dict().items()}
+    made.trainer.restore_best()
+    assert all(torch.equal(value, last[name]) for name, value in made.prepared.model.state_dict().items())
+
+
+def test_without_epochs_the_model_is_tested_as_it_began(tiny):
+    cell = cell_of("SASRec", epochs=0, **SMALL["SASRec"])
+    record = runner().run(cell)
+    assert (record.status, record.epochs, record.curve) == ("ok", 0, [])
+    began = prepare("SASRec", epochs=0, **SMALL["SASRec"]).model.state_dict()
+    kept = checkpoint.load(cell.folder / "best.pt")["state_dict"]
+    assert all(torch.equal(kept[name], value) for name, value in began.items())
+
+
+def test_each_validation_is_reported(training):
+    made = training(epochs=3)
+    seen = []
+    made.trainer.on_epoch = lambda epoch, score: seen.append((epoch, score))
+    made.fit()
+    assert seen == [(n, pytest.approx(e["valid"]["ndcg@10"], abs=1e-6)) for n, e in enumerate(made.trainer.curve)]
+
+
+def test_the_metric_of_validation_need_not_be_reported(training):
+    made = training(metrics=["Hit"], topk=[5], valid_metric="MRR@7").fit()
+    assert set(made.trainer.best_valid_result) == {"hit@5", "hit@7", "mrr@5", "mrr@7"}
+    assert made.trainer.best_valid_score == made.trainer.best_valid_result["mrr@7"]
+
+
+def test_validation_counts_what_gauc_needs(training):
+    made = training(metrics=["GAUC"], topk=[5]).fit()
+    assert 0 < made.trainer.best_valid_result["gauc"] < 1
+
+
+# ---- steps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "SRGNN"])
+def test_divergence_is_a_user_error(training, model):
+    with pytest.raises(UserError, match="try a smaller learning_rate"):
+        training(model, learning_rate=1e30).fit()
+
+
+def test_gradients_are_clipped(training):
+    made = training("BPR", learner="sgd", learning_rate=1.0, clip_grad_norm={"max_norm": 1e-9})
+    before = [parameter.detach().clone() for parameter in made.prepared.model.parameters()]
+    made.fit()
+    for old, new in zip(before, made.prepared.model.parameters(), strict=True):
+        assert torch.allclose(old, new, atol=1e-6)
+
+
+@pytest.mark.parametrize("learner", ["adam", "adamw", "sgd", "adagrad", "rmsprop"])
+def test_every_optimiser_trains(training, learner):
+    made = training("BPR", learner=learner, learning_rate=0.05, epochs=3).fit()
+    assert made.trainer.curve[-1]["loss"] < made.trainer.curve[0]["loss"]
+
+
+def test_adam_in_one_kernel_steps_as_torch_s_adam(training):
+    made = training()
+    model, optimizer = made.prepared.model.eval(), made.trainer.optimizer
+    assert optimizer.param_groups[0]["fused"] is True
+    twin = prepare("SASRec", **SMALL["SASRec"]).model.eval()
+    plain = torch.optim.Adam(twin.parameters(), lr=made.trainer.learning_rate)
+    for _ in range(3):
+        for batch in made.train_data:
+            losses = []
+            for one, step in ((model, optimizer), (twin, plain)):
+                step.zero_grad()
+                loss = one.calculate_loss(batch)
+                loss.backward()
+                step.step()
+                losses.append(loss.item())
+            assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_batches(training):
+    made = training()
+    values = iter(range(1000))
+    loss = made.trainer._train_epoch(
+        made.train_data, 0, loss_func=lambda batch: made.prepared.model.calculate_loss(batch) * 0 + next(values)
+    )
+    assert loss == pytest.approx((len(made.train_data) - 1) / 2)
+
+
+def test_the_parts_of_a_loss_are_kept_apart(training):
+    made = training()
+
+    def parts(batch):
+        loss = made.prepared.model.calculate_loss(batch)
+        return loss * 0 + 2.0, loss * 0 + 3.0
+
+    assert made.trainer._train_epoch(made.train_data, 0, loss_func=parts) == pytest.approx((2.0, 3.0))
+
+
+def test_half_precision_trains_and_ranks(training):
+    made = training(precision="bf16").fit()
+    assert 0 < made.trainer.best_valid_score <= 1
+
+
+def test_curves_go_to_tensorboard_when_asked_for(training, tmp_path):
+    training(tensorboard=True).fit()
+    assert list((tmp_path / "log_tensorboard").glob("run/events*"))
+
+
+def test_nothing_is_logged_to_tensorboard_otherwise(training, tmp_path):
+    training().fit()
+    assert not (tmp_path / "log_tensorboard").exists()
+
+
+# ---- RecBole's special trainers ------------------------------------------------------------------
+
+SPECIAL = ["RecVAE", "MultiVAE", "EASE", "ItemKNN", "Pop", "BERT4Rec", "SLIMElastic", "ENMF", "LINE", "SGL", "SHAN"]
+
+
+@pytest.mark.parametrize("model", SPECIAL)
+def test_a_model_with_ways_of_its_own_runs(tiny, model):
+    record = runner().run(cell_of(model, epochs=1, **SMALL.get(model, {})))
+    assert record.status == "ok"
+    assert record.epochs == 1
+    assert 0 < record.metrics["hit@20"].value <= 1
+
+
+PRETRAINED = {
+    "S3Rec": {
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "categories"]},
+        "item_attribute": "categories",
+        "hidden_size": 16,
+        "inner_size": 24,
+        "n_layers": 1,
+    },
+    "RaCT": {"metrics_k": 20},
+}
+
+
+@pytest.mark.parametrize("model", PRETRAINED)
+def test_pretraining_can_be_left_out(tiny, model):
+    record = runner().run(cell_of(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
+    assert (record.status, record.epochs) == ("ok", 1)
+
+
+@pytest.mark.parametrize("model", PRETRAINED)
+def test_pretraining_runs_and_keeps_what_it_learnt(training, model):
+    made = training(model, pretrain_epochs=2, **PRETRAINED[model]).fit()
+    last = {name: value.clone() for name, value in made.prepared.model.state_dict().items()}
+    made.trainer.restore_best()
+    assert all(torch.equal(value, last[name]) for name, value in made.prepared.model.state_dict().items())
+
+
+@pytest.mark.parametrize("stopped_in", [2, 4, 6])  # of 3 epochs a stage
+@pytest.mark.parametrize("model", PRETRAINED)
+def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model, stopped_in):
+    def cell(folder):
+        return cell_of(model, pretrain_epochs=3, epochs=3, checkpoint_dir=folder, **PRETRAINED[model])
+
+    epoch = trainer.BenchTrainer._train_epoch
+    begun = []
+
+    def counted(self, *args, **kwargs):
+        begun.append(1)
+        if len(begun) == stop:
+            raise StoppedError
+        return epoch(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.BenchTrainer, "_train_epoch", counted)
+    stop = 0
+    whole = runner("whole").run(cell("whole"))
+    needed = len(begun)
+    begun.clear()
+    stop = stopped_in
+    with pytest.raises(StoppedError):
+        runner("broken").run(cell("broken"))
+    stop = 0
+    again = runner("broken").run(cell("broken"))
+    assert len(begun) == needed + 1  # none but the one that was stopped is done twice
+    assert again.metrics == whole.metrics
+    begun.clear()
+    runner("broken", force=True).run(cell("broken"))
+    assert len(begun) == needed
+
+
+def test_the_special_trainer_of_a_model_stands_on_ours(training):
+    made = training("RecVAE")
+    assert type(made.trainer).__name__ == "RecVAETrainer"
+    assert isinstance(made.trainer, trainer.BenchTrainer)
+
+
+def test_a_model_that_only_counts_has_one_epoch(training):
+    assert len(training("ItemKNN", epochs=9).fit().trainer.curve) == 1
+
+
+def test_checkpoints_are_those_of_the_place_chosen(training, tmp_path):
+    made = training(folder="elsewhere").fit()
+    assert checkpoint.load(tmp_path / "elsewhere" / "best_so_far.pt")["epoch"] == made.trainer.best_epoch

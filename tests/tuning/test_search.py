@@ -1,0 +1,183 @@
+"""``tune`` from the command line to the table: test data unseen, kills survived."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.show import render
+from recbole_llm.tuning.report import write_search_report
+from recbole_llm.tuning.search import summary, tune
+from recbole_llm.tuning.space import space_of
+from recbole_llm.tuning.storage import open_storage
+from recbole_llm.tuning.study import Budget, Study
+from tests.helpers import cell_of
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL: dict[str, Any] = {
+    "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "embedding_size": 16, "GRU4Rec.hidden_size": 16,
+}  # fmt: skip
+
+
+def scores(studies: list[Study]) -> list[list[tuple[Any, float | None]]]:
+    return [[(study.settings(trial), trial.value) for trial in study.ended()] for study in studies]
+
+
+def move_test_items(folder: Path) -> None:
+    """Change the last item of every user but the first to the same item."""
+    path = folder / "tiny.inter"
+    header, *lines = path.read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    last: dict[str, int] = {}
+    for number, (user, _, _, time) in enumerate(rows):
+        if user != "first" and (user not in last or float(time) > float(rows[last[user]][3])):
+            last[user] = number
+    for number in last.values():
+        rows[number][1] = "i7"
+    path.write_text("\n".join([header, *map("\t".join, rows)]) + "\n")
+
+
+@pytest.fixture
+def plain(tiny: Path) -> Path:
+    """The small dataset without equal times; a first user has all items, so that they are numbered the same."""
+    path = tiny / "tiny.inter"
+    header, *lines = path.read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    rows = [["first", f"i{n}", "3", str(n)] for n in range(48)] + rows
+    rows = [
+        [user, item, rating, str(int(time) * 1000 + number)] for number, (user, item, rating, time) in enumerate(rows)
+    ]
+    path.write_text("\n".join([header, *map("\t".join, rows)]) + "\n")
+    return tiny
+
+
+def test_the_test_items_change_no_trial(plain: Path) -> None:
+    _, before = tune("GRU4Rec", "tiny", trials=3, **SMALL)
+    shutil.rmtree("results")
+    move_test_items(plain)
+    records, after = tune("GRU4Rec", "tiny", trials=3, **SMALL)
+    assert scores(after) == scores(before)
+    assert after[0].name != before[0].name  # other data, another study
+    assert records[0].metrics
+
+
+def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    loader = CellRunner._eval_loader
+    monkeypatch.setattr(
+        CellRunner, "_eval_loader", lambda self, prepared, phase: asked.append(phase) or loader(self, prepared, phase)
+    )
+    (record,), _ = tune("BPR", "tiny", trials=2, epochs=1)
+    assert asked == ["valid", "valid", "valid", "test"]  # two trials; then the tuned run
+    assert [found.key for found in ResultStore("results")] == [record.key]
+
+
+def test_each_model_has_one_study_and_the_best_enters_the_table_as_tuned(tiny: Path) -> None:
+    records, studies = tune("GRU4Rec,LLMDMsRec,Pop", "tiny", trials=2, seeds=2, **SMALL)
+    assert [len(study.ended()) for study in studies] == [2, 2, 1]
+    assert [(record.label, record.tuned, record.trials) for record in records] == [
+        *[("GRU4Rec", True, 2)] * 2,
+        *[("LLMDMsRec (offline)", True, 2)] * 2,
+        *[("Pop", True, 1)] * 2,
+    ]
+    for study, record in zip(studies, records[::2], strict=True):
+        best = study.best()
+        assert best.value >= study.ended()[0].value
+        assert {name: record.settings[name] for name in study.space} == study.settings(best)
+        assert record.valid_metrics["ndcg@10"] == best.value  # the same seed and budget, the same number
+    stage_ones = [record for record in ResultStore("results") if not record.tuned]
+    assert [record.model for record in stage_ones] == ["SRGNN"]  # once, not for each trial
+    assert len(list(Path("dataset/tiny/semantics").glob("loo-*"))) == 1
+    assert not list(Path("saved/search").rglob("*.pt"))
+    assert "LLMDMsRec (offline), tuned (2 trials)" in render(records)
+    assert "GRU4Rec-tiny-loo" in summary(studies)
+    again, _ = tune("GRU4Rec,LLMDMsRec,Pop", "tiny", trials=2, seeds=2, **SMALL)
+    assert again == records
+
+
+def test_the_report_is_one_page_that_loads_nothing(tiny: Path) -> None:
+    _, studies = tune("BPR", "tiny", trials=4, epochs=2, pruner="none")
+    page = write_search_report(studies, Path("search.html")).read_text()
+    for title in ("Optimisation history", "Importance of settings", "Settings and scores"):
+        assert title in page
+    assert page.count("Plotly.newPlot") == 3
+    assert "<script src" not in page
+    assert studies[0].name in page
+
+
+def test_time_that_is_over_ends_a_trial_after_its_epoch(tiny: Path) -> None:
+    (record, pop), (study, _) = tune("BPR,Pop", "tiny", trials=1, trial_minutes=1e-6, trial_epochs=8, epochs=9)
+    assert (record.trials, record.trial_epochs, record.trial_minutes) == (1, 8, 1e-6)
+    assert (pop.trials, pop.trial_epochs, pop.trial_minutes) == (1, None, None)  # it has no search to limit
+    (trial,) = study.ended()
+    assert trial.user_attrs["epochs"] == 1
+    assert trial.value == trial.intermediate_values[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"engine": "recbole"}, "tune needs --engine=fast"),
+        ({"model": "BPR,GRU4Rec", "space": "space.yaml"}, "--space is for one model"),
+        ({"trials": 0}, "--trials=0"),
+        ({"seeds": 0}, "--seeds=0"),
+        ({"learning_rat": 1.0}, "learning_rat"),
+    ],
+)
+def test_a_mistake_is_an_error_before_anything_runs(tiny: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tune(**{"model": "BPR", "dataset": "tiny"} | arguments)
+    assert not Path("results").exists()
+
+
+def command(*words: str) -> list[str]:
+    given = [f"--{key}={value}" for key, value in SMALL.items()]
+    return [sys.executable, str(ROOT / "run_benchmark.py"), "tune", "--model=GRU4Rec", "--dataset=tiny", *given, *words]
+
+
+def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
+    """``kill -9`` of the driver in the middle; its workers end with it, the next command does what is missing."""
+    words = command("--trials=6", "--workers=2", "--report")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    first = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert first.stderr is not None
+    while "GRU4Rec [2/6]" not in (line := first.stderr.readline()):
+        assert line, "it ended before it could be killed"
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0, second.stderr
+    assert "GRU4Rec, tuned (6 trials)" in second.stdout
+    assert Path("results/search.html").is_file()
+    settings = {key: value for key, value in SMALL.items() if key != "seed"}
+    cell = cell_of("GRU4Rec", **{"seed": 2020, **settings})
+    study = Study(cell, space_of(cell.settings), Budget(6), open_storage(None, Path("results")))
+    assert study.is_done
+    ended = study.ended()
+    assert len(ended) == len(study.slots()) == 6
+    assert all(trial.value is not None for trial in ended)
+    assert ended[0].params["learning_rate"] == 0.001
+
+
+def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) -> None:
+    unanswered: dict[str, Any] = {"llm": "vllm", "llm_base_url": "http://127.0.0.1:1/v1", "max_requests": 0}
+    records, studies = tune("EIMF,BPR", "tiny", trials=2, epochs=1, **unanswered)
+    assert [study.cell.settings.method.name for study in studies] == ["BPR"]
+    assert [(record.model, record.status, record.trials) for record in records] == [
+        ("BPR", "ok", 2),
+        ("EIMF", "failed", 2),
+    ]
+    assert "--max_requests=0 is reached" in (records[1].error or "")
+    assert [record.model for record in ResultStore("results")] == ["BPR"]
+    with pytest.raises(UserError, match="--max_requests=0 is reached"):
+        tune("EIMF", "tiny", trials=2, epochs=1, **unanswered)

@@ -1,0 +1,202 @@
+"""Search spaces: what files say, RecBole's format, defaults."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from recbole_llm.errors import UserError
+from recbole_llm.registry import METHODS, recbole_methods
+from recbole_llm.tuning.space import read_space, space_of
+from recbole_llm.utils.yaml import properties_folder, property_names
+from tests.helpers import settings_of
+
+BASELINES = [
+    *("Pop", "BPR", "LightGCN", "SimpleX", "GRU4Rec", "SASRec", "SRGNN", "GCSAN", "NARM", "BERT4Rec"),
+    *("FDSA", "SASRecF", "GRU4RecF"),
+]
+KNOWN = [name for name in property_names("search") if name in METHODS or name in recbole_methods()]
+
+
+def written(folder: Path, text: str, name: str = "space.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def distributions(path: Path) -> dict[str, Any]:
+    return {name: parameter.distribution for name, parameter in read_space(path).items()}
+
+
+# ---- our files ------------------------------------------------------------------------------------
+
+
+def test_every_model_of_ours_and_every_baseline_has_a_space() -> None:
+    assert {*BASELINES, *METHODS} - {"ISRFDirect"} <= set(property_names("search"))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str) -> None:
+    settings = settings_of(name, "ml-100k")
+    space = space_of(settings)
+    below = {"LLMDMsRec": "SRGNN"}.get(name, name)
+    files = [properties_folder() / "search" / f"{each}.yaml" for each in (name, below)]
+    assert set(space) == {key for file in files for key in read_space(file)}
+    for key, parameter in space.items():
+        stored = parameter.stored(settings[key])
+        assert parameter.distribution._contains(parameter.distribution.to_internal_repr(stored)), key
+
+
+def test_the_space_of_a_method_is_its_own_and_that_of_its_backbone() -> None:
+    assert {"sigma", "semantic_dropout", "dropout_global", "learning_rate"} <= set(
+        space_of(settings_of("LLMDMsRec", "ml-100k", backbone="GCEGNN"))
+    )
+    gcsan = space_of(settings_of("LLMDMsRec", "ml-100k", backbone="GCSAN"))
+    assert {"sigma", "hidden_size", "reg_weight"} <= set(gcsan)
+    assert "embedding_size" not in gcsan
+
+
+# ---- YAML -----------------------------------------------------------------------------------------
+
+
+def test_yaml_gives_choices_and_ranges(tmp_path: Path) -> None:
+    text = (
+        "a: [1, 2]\nb: {low: 1, high: 9, step: 2}\nc: {low: 1.0e-4, high: 0.1, log: true}\nd: {low: 0.0, high: 1.0}\n"
+    )
+    assert distributions(written(tmp_path, text)) == {
+        "a": CategoricalDistribution([1, 2]),
+        "b": IntDistribution(1, 9, step=2),
+        "c": FloatDistribution(1e-4, 0.1, log=True),
+        "d": FloatDistribution(0.0, 1.0),
+    }
+
+
+def test_choices_that_are_lists_come_back_as_lists(tmp_path: Path) -> None:
+    parameter = read_space(written(tmp_path, "a: [[0.1, 0.2], [0.3, 0.4]]"))["a"]
+    assert parameter.examples() == [[0.1, 0.2], [0.3, 0.4]]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "3",
+        "[]",
+        "{low: 1}",
+        "{low: 2, high: 1}",
+        "{low: a, high: b}",
+        "{low: 0.0, high: 1.0, log: true}",
+        "{lo: 1, high: 2}",
+    ],
+)
+def test_a_mistake_in_a_yaml_space_is_an_error_with_file_and_setting(tmp_path: Path, entry: str) -> None:
+    with pytest.raises(UserError, match=r"space\.yaml, a: give a list of choices or"):
+        read_space(written(tmp_path, f"a: {entry}"))
+
+
+# ---- RecBole's format -----------------------------------------------------------------------------
+
+
+def test_recboles_format_is_read_as_recbole_reads_it(tmp_path: Path) -> None:
+    """Lines of the .hyper files in RecBole's documentation."""
+    text = (
+        "learning_rate loguniform -8,0\n"
+        "embedding_size choice [64, 96, 128]\n"
+        "train_batch_size quniform 512,2048,512\n"
+        "dropout uniform 0.0, 0.5\n"
+        "mlp_hidden_size choice ['[64, 64, 64]','[128, 128]']\n"
+        "aggregator choice ['mean', None]  # a comment\n"
+        "\n"
+    )
+    found = distributions(written(tmp_path, text, "model.hyper"))
+    assert found == {
+        "learning_rate": FloatDistribution(math.exp(-8), 1.0, log=True),
+        "embedding_size": CategoricalDistribution([64, 96, 128]),
+        "train_batch_size": IntDistribution(512, 2048, step=512),
+        "dropout": FloatDistribution(0.0, 0.5),
+        "mlp_hidden_size": CategoricalDistribution(["[64,64,64]", "[128,128]"]),
+        "aggregator": CategoricalDistribution(["mean", None]),
+    }
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a choice",
+        "a normal 0,1",
+        "a choice 3",
+        "a uniform 1",
+        "a quniform 0,1,0",
+        "a uniform x,y",
+        "a loguniform 0,9999",
+    ],
+)
+def test_a_mistake_in_recboles_format_is_an_error_with_file_and_line(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UserError, match=r"model\.hyper, line 2: "):
+        read_space(written(tmp_path, f"b choice [1,2]\n{line}\n", "model.hyper"))
+
+
+def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(UserError, match="line 1"):
+        read_space(written(tmp_path, f"a choice open({str(mark)!r},'w')", "model.hyper"))
+    assert not mark.exists()
+
+
+@given(text=st.text(max_size=200))
+def test_any_text_gives_a_space_or_a_users_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    path = tmp_path_factory.mktemp("hyper") / "model.hyper"
+    path.write_text(text, encoding="utf-8", errors="replace")
+    try:
+        read_space(path)
+    except UserError as error:
+        assert "model.hyper" in str(error)
+
+
+# ---- a model's space ------------------------------------------------------------------------------
+
+
+def test_what_the_user_gives_is_not_searched(tiny: Path) -> None:
+    assert "num_layers" in space_of(settings_of("GRU4Rec"))
+    assert "num_layers" not in space_of(settings_of("GRU4Rec", num_layers=2))
+    assert "num_layers" not in space_of(settings_of("GRU4Rec", **{"GRU4Rec.num_layers": 1}))
+
+
+@pytest.mark.parametrize(
+    ("entry", "default", "wanted"),
+    [
+        ("[1, 2]", 3, CategoricalDistribution([1, 2, 3])),
+        ("{low: 1, high: 2}", 5, IntDistribution(1, 5)),
+        ("{low: 0.1, high: 0.5, step: 0.1}", 0.25, FloatDistribution(0.1, 0.5)),
+        ("{low: 0.01, high: 0.5, log: true}", 0.0, FloatDistribution(0.0, 0.5)),
+        ("{low: 0.0, high: 0.5, step: 0.1}", 0.3, FloatDistribution(0.0, 0.5, step=0.1)),
+    ],
+)
+def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, default: Any, wanted: Any) -> None:
+    parameter = read_space(written(tmp_path, f"a: {entry}"))["a"]
+    assert parameter.including(default).distribution == wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "message"),
+    [
+        ("GRU4Rec", "num_layer: [1, 2]", r"no setting 'num_layer'.*Did you mean num_layers"),
+        ("GRU4Rec", "num_layers: [1, deep]", "num_layers takes a whole number"),
+        ("LLMDMsRec", "n_candidates: [10, 50]", "decides what the semantic features are"),
+        ("LLMDMsRec", "candidate_folds: [1, 5]", "decides what the semantic features are"),
+        ("LLMDMsRec", "stage_one_model: [SRGNN, GRU4Rec]", "decides what the semantic features are"),
+    ],
+)
+def test_a_space_that_does_not_fit_its_model_is_an_error(tiny: Path, model: str, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        space_of(settings_of(model), written(tiny, text))
+
+
+def test_a_model_without_a_space_is_an_error_with_what_to_do(tiny: Path) -> None:
+    with pytest.raises(UserError, match="no search space for EASE: write one and give --space=FILE"):
+        space_of(settings_of("EASE"))

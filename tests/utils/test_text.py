@@ -1,0 +1,90 @@
+"""Titles and answers as clean text."""
+
+from __future__ import annotations
+
+import html
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recbole_llm.utils.text import TITLE_LENGTH, clean, match_form
+
+
+def test_entities_are_decoded() -> None:
+    assert clean("Salt &amp; Pepper &lt;3 &#39;n&#x27; caf&eacute;") == "Salt & Pepper <3 'n' café"
+
+
+def test_entities_escaped_twice_are_decoded() -> None:
+    assert clean("Salt &amp;amp; Pepper") == "Salt & Pepper"
+    assert clean("5&amp;quot; brush") == '5" brush'
+
+
+def test_line_ends_and_control_characters_become_blanks() -> None:
+    assert clean("one\r\ntwo\tthree\x00four\x1bfive\u2028six\u0085seven") == "one two three four five six seven"
+
+
+def test_control_characters_hidden_in_entities_become_blanks() -> None:
+    assert clean("one&#10;two&#0;three&#x202e;four") == "one two\ufffdthree four"
+
+
+def test_invisible_and_bidirectional_characters_are_stripped() -> None:
+    assert clean("ad\u200bmin \u202eevil\u202c \ufeffend\u2066") == "ad min evil end"
+
+
+def test_blanks_are_single_and_none_at_the_ends() -> None:
+    assert clean("  a \u00a0\u3000 b  ") == "a b"
+
+
+def test_letters_are_composed() -> None:
+    assert clean("cafe\u0301") == "caf\u00e9"
+
+
+def test_short_text_is_left_as_it_is() -> None:
+    text = "x" * TITLE_LENGTH
+    assert clean(text) == text
+
+
+def test_long_text_is_cut_between_words_and_says_so() -> None:
+    cut = clean("word " * 100, 23)
+    assert cut == "word word word word…"
+
+
+def test_long_text_without_blanks_is_cut_anyway() -> None:
+    assert clean("x" * 500, 10) == "x" * 9 + "…"
+
+
+@given(st.text(), st.integers(min_value=1, max_value=60))
+def test_any_text_becomes_one_printable_line_within_the_limit(text: str, limit: int) -> None:
+    found = clean(text, limit)
+    assert len(found) <= limit
+    assert found.isprintable()
+    assert found == found.strip()
+    assert len(found.splitlines()) <= 1
+    found.encode("utf-8")
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=100))
+def test_escaping_a_text_twice_changes_nothing(text: str) -> None:
+    plain = clean(text, 1000)
+    if html.unescape(plain) == plain:
+        assert clean(html.escape(html.escape(plain)), 1000) == plain
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["the matrix (1999)", "The Matrix, 1999", "3. The Matrix (1999)", "12) The Matrix (1999)", "- The  Matrix (1999)"],
+)
+def test_case_punctuation_and_numbering_do_not_tell_titles_apart(other: str) -> None:
+    assert match_form(other) == match_form("The Matrix (1999)")
+
+
+@pytest.mark.parametrize("title", ["2001: A Space Odyssey", "10 Things I Hate About You", "12 Angry Men"])
+def test_numbers_that_belong_to_a_title_stay(title: str) -> None:
+    assert match_form(title).startswith(title.split(":")[0].split(" ")[0])
+
+
+@given(st.text(max_size=80))
+def test_the_form_of_any_text_is_letters_and_digits(text: str) -> None:
+    form = match_form(text)
+    assert form == "" or form.isalnum()
