@@ -35,8 +35,8 @@ def lists_of(options: argparse.Namespace) -> tuple[Any, Any, int, Any]:
         return np.concatenate([[0], np.cumsum(lengths)]), items, n_items, None
     from recbole_llm.compat.config import BenchConfig
     from recbole_llm.data.dataset import make_dataset
+    from recbole_llm.features.feature import training_lists
     from recbole_llm.features.items import read_item_texts
-    from recbole_llm.features.visible import training_lists
 
     chosen = cell("EIMF", options, protocol=options.protocol)
     config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
@@ -96,8 +96,7 @@ def cover(options: argparse.Namespace) -> dict[str, Any]:
     """Cliques, their items, and the choice of those that cover most."""
     import numpy as np
 
-    from recbole_llm.methods.ldmi.cliques import clique_items, nearest_users, user_item_matrix
-    from recbole_llm.methods.ldmi.covering import max_coverage
+    from recbole_llm.methods.ldmi.cliques import clique_items, max_coverage, nearest_users, user_item_matrix
 
     offsets, items, n_items, _ = lists_of(options)
     began = time.perf_counter()

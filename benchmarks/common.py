@@ -26,7 +26,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.utils.environment import git_commit, hardware, versions
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 
 RESULTS = Path(__file__).parent / "results"
 GENERATED = {"gen-1m": 1_000_000, "gen-10m": 10_000_000}

@@ -24,7 +24,7 @@ def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     from recbole_llm.experiments.runner import CellRunner
     from recbole_llm.experiments.store import ResultStore
     from recbole_llm.training.loaders import training_loader
-    from recbole_llm.utils.stopwatch import Stopwatch
+    from recbole_llm.utils.progress import Stopwatch
 
     runner = CellRunner(ResultStore("results"))
     chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")

@@ -207,8 +207,7 @@ def _users(text: str, recommender: Any) -> list[str]:
 
 def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make atomic files of raw ones, and show the counts."""
-    from recbole_llm.prepare.prepare import prepare
-    from recbole_llm.prepare.report import render_report
+    from recbole_llm.prepare.prepare import prepare, render_report
 
     report = prepare(options.dataset, options.raw, options.dataset_dir, options.force, options.kcore)
     print(render_report(report))
@@ -359,7 +358,7 @@ def doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.experiments.doctor import examine
 
     if options.leaks:
-        from recbole_llm.experiments.leaks import examine_leaks
+        from recbole_llm.experiments.doctor import examine_leaks
 
         if not options.dataset:
             raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")

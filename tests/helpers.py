@@ -15,8 +15,7 @@ from recbole_llm.experiments.runner import CellRunner, Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import Settings, layer_settings
-from recbole_llm.utils.progress import Bars
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Bars, Stopwatch
 
 Cli = Callable[..., int]  # the command line as a test calls it: words in, exit code out
 GENRES = ("Lipstick", "Shampoo", "Perfume", "Brush")

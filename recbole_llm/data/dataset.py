@@ -24,16 +24,12 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_llm.compat.reader import check_recbole_can_read
 from recbole_llm.data.atomic import read_header, read_table
-from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.candidates import sampled
+from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
-from recbole_llm.data.folds import without_fold
-from recbole_llm.data.interactions import Interactions, ReadSpec, canonical_order, load_interactions
+from recbole_llm.data.interactions import Interactions, ReadSpec, TokenIndex, canonical_order, load_interactions
+from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.published import published_split
-from recbole_llm.data.reading import contents_digest, name_part, rows_only, unusual_cases, unusual_reading
-from recbole_llm.data.sessions import cut_sessions
-from recbole_llm.data.split import Cases, Split, read_user_ranks, split_interactions
-from recbole_llm.data.token_index import TokenIndex
+from recbole_llm.data.split import Cases, Split, cut_sessions, read_user_ranks, split_interactions, without_fold
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)

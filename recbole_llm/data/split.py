@@ -6,6 +6,7 @@ A protocol's ``split`` key names one of the functions here. All of them work on 
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.interactions import Interactions, token_hashes
+from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
 from recbole_llm.errors import UserError
 
 
@@ -314,3 +315,117 @@ def split_interactions(table: Interactions, options: Options) -> Split:
             f"validation and {len(split.test)} test cases of this dataset: it is too small for it."
         )
     return split
+
+
+def fold_of_users(table: Interactions, split: Split, folds: int) -> np.ndarray:
+    """The fold of each user id, ``(n_users + 1,)`` int64; -1 for users without training interactions.
+
+    Folds differ in size by one user at most; a stable hash of the name decides. Where histories are cut into
+    sessions, all sessions of a person are in one fold.
+    """
+    users = np.unique(np.asarray(table.user)[split.train_rows])
+    names = table.user_tokens[users]
+    if "sessions" in table.facts:
+        names = np.array([str(name).rpartition("#")[0] for name in names], dtype=np.str_)
+    people, person = np.unique(names, return_inverse=True)
+    place = np.empty(len(people), dtype=np.int64)
+    place[np.argsort(token_hashes(people), kind="stable")] = np.arange(len(people))
+    found = np.full(len(table.user_tokens), -1, dtype=np.int64)
+    found[users] = place[person] % folds
+    return found
+
+
+def without_fold(table: Interactions, split: Split, fold: int, folds: int) -> Split:
+    """The split whose training and validation know nothing of one fold's users."""
+    left_out = fold_of_users(table, split, folds) == fold
+
+    def kept(rows: np.ndarray) -> np.ndarray:
+        return rows[~left_out[table.user[rows]]]
+
+    return replace(
+        split,
+        train_rows=kept(split.train_rows),
+        train_targets=kept(split.train_targets),
+        valid=_of_others(split.valid, left_out),
+    )
+
+
+def _of_others(cases: Cases, left_out: np.ndarray) -> Cases:
+    others = ~left_out[cases.user]
+    return cases if others.all() else cases.select(np.flatnonzero(others))
+
+
+def rows_digest(rows: np.ndarray) -> str:
+    """A short hash of row numbers."""
+    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest()[:16]
+
+
+DAY = 86_400
+
+
+def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
+    """Cut histories by a rule.
+
+    Args:
+        table: interactions in canonical order, times in seconds.
+        rule: ``by: day`` starts a session with each UTC day; ``gap`` (seconds) starts one where that much
+            has passed since the *first* item of the running session, as LLM-DMsRec's released code has it;
+            ``window`` cuts sessions longer than that many items into sliding windows of that length, as
+            PO4ISR does; ``min_length`` drops shorter ones.
+
+    Raises:
+        UserError: the rule needs times that the dataset does not have, or leaves nothing.
+    """
+    if table.time is None:
+        raise UserError("sessions are cut by time: load the time column (load_col).")
+    user, time = np.asarray(table.user), np.asarray(table.time)
+    new = np.ones(len(table), dtype=bool)
+    new[1:] = user[1:] != user[:-1]
+    if rule.get("by") == "day":
+        new[1:] |= time[1:] // DAY != time[:-1] // DAY
+    if rule.get("gap"):
+        _cut_by_gap(new, time, float(rule["gap"]))
+    begin = np.flatnonzero(new)
+    length = np.diff(np.append(begin, len(table)))
+    if rule.get("window"):
+        begin, length = _windows(begin, length, int(rule["window"]))
+    kept = length >= int(rule.get("min_length", 1))
+    begin, length = begin[kept], length[kept]
+    if not len(begin):
+        raise UserError("the session rule leaves no session; loosen min_length.")
+    rows = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
+    return _renamed(table, rows, begin, length)
+
+
+def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
+    """Mark a new session wherever ``gap`` has passed since the session's first item."""
+    for begin, end in zip(np.flatnonzero(new), np.append(np.flatnonzero(new)[1:], len(new)), strict=True):
+        first = begin
+        while True:
+            first = first + int(np.searchsorted(time[first:end], time[first] + gap, side="right"))
+            if first >= end:
+                break
+            new[first] = True
+
+
+def _windows(begin: np.ndarray, length: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    count = np.maximum(length - window + 1, 1)
+    starts = np.repeat(begin, count) + np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    return starts, np.minimum(np.repeat(length, count), window)
+
+
+def _renamed(table: Interactions, rows: np.ndarray, begin: np.ndarray, length: np.ndarray) -> Interactions:
+    owner = np.asarray(table.user)[begin]
+    number = np.arange(len(begin)) - np.searchsorted(owner, owner, side="left") + 1
+    names = [f"{token}#{n}" for token, n in zip(table.user_tokens[owner], number, strict=True)]
+    session = np.repeat(np.arange(1, len(begin) + 1, dtype=np.int32), length)
+    return replace(
+        table,
+        user=session,
+        item=np.asarray(table.item)[rows],
+        time=None if table.time is None else np.asarray(table.time)[rows],
+        extra={name: np.asarray(values)[rows] for name, values in table.extra.items()},
+        offsets=np.concatenate([[0, 0], np.cumsum(length)]).astype(np.int64),
+        user_tokens=np.array([PAD_TOKEN, *names], dtype=np.str_),
+        facts={**table.facts, "sessions": len(begin)},
+    )

@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.loaders import DeviceTable, EvalLoader
+from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.utils.files import whole_file

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from recbole_llm.data.folds import fold_of_users, rows_digest
 from recbole_llm.data.loaders import EvalLoader
-from recbole_llm.data.split import Cases
+from recbole_llm.data.split import Cases, fold_of_users, rows_digest
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import full_scorer
 from recbole_llm.registry import SEQUENTIAL
@@ -18,7 +17,7 @@ from recbole_llm.registry import SEQUENTIAL
 if TYPE_CHECKING:
     from recbole_llm.experiments.run import Cell
     from recbole_llm.experiments.runner import CellRunner, Prepared
-    from recbole_llm.utils.stopwatch import Stopwatch
+    from recbole_llm.utils.progress import Stopwatch
 
 WHOLE = -1  # in the place of a fold: the model of all training users
 

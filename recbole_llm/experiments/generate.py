@@ -16,17 +16,15 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import TrainedStageOne
 from recbole_llm.experiments.run import Cell
 from recbole_llm.experiments.runner import CellRunner
-from recbole_llm.features.builder import FeatureShop, chosen_endpoint
-from recbole_llm.features.planning import FeaturePlan
+from recbole_llm.features.builder import FeatureShop, chosen_endpoint, find_feature
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.registry import find_feature
-from recbole_llm.features.sources import Asking, Collecting, DryRun
+from recbole_llm.features.sources import Asking, Collecting, DryRun, FeaturePlan
 from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.client import HOPELESS_AFTER
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
-from recbole_llm.settings.rules import features_read
+from recbole_llm.settings.schema import features_read
 from recbole_llm.utils.files import one_process_at_a_time
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 
 logger = logging.getLogger(__name__)
 

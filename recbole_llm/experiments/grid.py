@@ -24,8 +24,7 @@ from recbole_llm.experiments.runner import CellRunner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.layers import check_grid_keys, layer_settings
-from recbole_llm.settings.rules import check_followed
-from recbole_llm.settings.schema import AT_MOST, CHOICES
+from recbole_llm.settings.schema import AT_MOST, CHOICES, check_followed
 from recbole_llm.utils.files import make_folder
 from recbole_llm.utils.progress import Bars
 
@@ -221,7 +220,7 @@ def _works(cells: Sequence[Cell], runner: CellRunner, executor: Executor) -> lis
     if executor.shares_files:
         folder = str(runner.store.folder)
         return [Work(cell.title(), run_cell, (cell, folder, runner.force), tag=cell) for cell in cells]
-    from recbole_llm.experiments.payload import Shipper
+    from recbole_llm.experiments.jobs import Shipper
 
     ship = Shipper(executor, runner)
     return [Work(cell.title(), run_cell_away, (cell, ship(cell)), tag=cell) for cell in cells]

@@ -12,7 +12,7 @@ import numpy as np
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.experiments.run import Cell
 from recbole_llm.experiments.runner import CellRunner, Prepared
-from recbole_llm.features.registry import find_feature
+from recbole_llm.features.builder import find_feature
 
 logger = logging.getLogger(__name__)
 

@@ -76,7 +76,7 @@ class Cell:
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
             return {}
-        from recbole_llm.features.versions import feature_versions
+        from recbole_llm.features.builder import feature_versions
 
         return feature_versions(self.settings.method.features)
 

@@ -15,11 +15,10 @@ from recbole_llm.experiments.run import Cell
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings.layers import Settings, stage_one_settings
-from recbole_llm.settings.rules import reads_codes
+from recbole_llm.settings.schema import reads_codes
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.utils.files import one_process_at_a_time
-from recbole_llm.utils.progress import Bars
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Bars, Stopwatch
 
 logger = logging.getLogger(__name__)
 

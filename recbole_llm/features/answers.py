@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, TypeVar
 
 import json_repair
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 Answer = TypeVar("Answer", bound=BaseModel)
 

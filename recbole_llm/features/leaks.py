@@ -18,11 +18,10 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from recbole_llm.data.atomic import read_header, read_table, split_ids
-from recbole_llm.data.folds import rows_digest, without_fold
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import Split
+from recbole_llm.data.split import Split, rows_digest, without_fold
+from recbole_llm.features.feature import TRAINING, visible_ends
 from recbole_llm.features.folder import asked_suffix
-from recbole_llm.features.visible import TRAINING, visible_ends
 from recbole_llm.llm.cache import ResponseCache
 
 SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
@@ -113,7 +112,7 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
 
 def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str]:
     """Suffixes of a feature's tables; older manifests leave them to its name or its registry row."""
-    from recbole_llm.features.registry import FEATURES
+    from recbole_llm.features.builder import FEATURES
 
     suffixes = entry.get("files") or (FEATURES[feature].files if feature in FEATURES else (feature,))
     return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.llm.cache import ChatRequest, ResponseCache
-from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, remember, take_answers
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,8 @@ from functools import partial
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache, guess_tokens
-from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
 
 logger = logging.getLogger(__name__)
 

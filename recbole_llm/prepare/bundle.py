@@ -21,10 +21,18 @@ import numpy as np
 
 from recbole_llm.data.atomic import Column
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.lines import text_stream
-from recbole_llm.prepare.source import Source
-from recbole_llm.prepare.table import Collector, RawTable, k_core, without_repeats
-from recbole_llm.prepare.text import CATEGORIES_LIMIT, NAME_LIMIT, TITLE_LIMIT, plain
+from recbole_llm.prepare.source import (
+    CATEGORIES_LIMIT,
+    NAME_LIMIT,
+    TITLE_LIMIT,
+    Collector,
+    RawTable,
+    Source,
+    k_core,
+    plain,
+    text_stream,
+    without_repeats,
+)
 
 DOMAINS = ("electronic", "clothing", "food")
 

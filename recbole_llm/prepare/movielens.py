@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.prepare.lines import BAD_LINE, decode, read_member
-from recbole_llm.prepare.source import Source
-from recbole_llm.prepare.table import Collector
-from recbole_llm.prepare.text import NAME_LIMIT, TITLE_LIMIT, plain
+from recbole_llm.prepare.source import BAD_LINE, NAME_LIMIT, TITLE_LIMIT, Collector, Source, decode, plain, read_member
 
 # Genres of u.item's last columns, in the order of u.genre.
 GENRES_100K = (

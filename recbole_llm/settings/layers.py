@@ -36,8 +36,7 @@ from recbole_llm.registry import (
     recbole_folder,
     recbole_methods,
 )
-from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each
-from recbole_llm.settings.schema import OPTIONAL_TYPES, coerce
+from recbole_llm.settings.schema import OPTIONAL_TYPES, coerce, leave_negatives_out, settle, settle_each
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
 
 # Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.

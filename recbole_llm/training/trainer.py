@@ -14,16 +14,16 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 import recbole_llm.compat.mends
-from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.loaders import EvalLoader
+from recbole_llm.data.loaders import EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.training import checkpoint
-from recbole_llm.training.compiling import compile_layers
 from recbole_llm.training.loaders import loader_state, restore_loader
 
 recbole_llm.compat.mends.apply()
@@ -399,3 +399,30 @@ def make_trainer(config: Any, model: Any) -> Any:
         return BenchTrainer(config, model)
     first = (Pretraining,) if issubclass(special, PretrainTrainer) else ()
     return type(special.__name__, (*first, special, BenchTrainer), {})(config, model)
+
+
+# A look-up gains nothing, and torch does not trace recurrent layers.
+_LEFT_OUT = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.Dropout, nn.LayerNorm)
+
+
+def compile_layers(model: nn.Module, mode: str) -> list[str]:
+    """Compile the layers that stand directly in ``model``, in place; parameters and their names stay.
+
+    Whole models are not compiled: between their layers they group rows by length and read sizes back, which
+    would break the graph. Shapes vary from batch to batch, so they are dynamic.
+
+    Args:
+        model: whose children are compiled, those with parameters of their own.
+        mode: ``default``, or ``reduce-overhead`` (CUDA graphs on a GPU).
+
+    Returns:
+        Names of the compiled layers.
+    """
+    chosen = {
+        name: layer
+        for name, layer in model.named_children()
+        if not isinstance(layer, _LEFT_OUT) and any(True for _ in layer.parameters())
+    }
+    for layer in chosen.values():
+        layer.compile(dynamic=True, mode=mode)
+    return list(chosen)

@@ -20,8 +20,7 @@ from recbole_llm.experiments.run import Cell
 from recbole_llm.experiments.runner import CellRunner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.space import Space, space_of
-from recbole_llm.tuning.storage import open_storage
-from recbole_llm.tuning.study import Budget, Heart, Study
+from recbole_llm.tuning.study import Budget, Heart, Study, open_storage
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
 
@@ -170,7 +169,7 @@ def _make_features(studies: Iterable[Study], runner: CellRunner) -> dict[str, Us
 def _sender(executor: Executor, runner: CellRunner) -> Any:
     if executor.shares_files:
         return None
-    from recbole_llm.experiments.payload import Shipper
+    from recbole_llm.experiments.jobs import Shipper
 
     return Shipper(executor, runner)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data import atomic
-from recbole_llm.data.columns import _read_any, _read_regular, read_columns
+from recbole_llm.data.atomic import _read_any, _read_regular, read_columns
 from recbole_llm.errors import UserError
 
 HEADER = "u:token\tt:float\ti:token\n"

@@ -16,7 +16,7 @@ from recbole_llm.experiments.run import Cell
 from recbole_llm.features.items import read_item_texts
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.data.build import write_rows
 from tests.helpers import runner
 

@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.candidates import rarity, sampled
-from recbole_llm.data.sessions import cut_sessions
-from recbole_llm.data.split import Cases, leave_one_out, read_user_ranks, split_interactions, temporal, user_split
+from recbole_llm.data.split import (
+    Cases,
+    cut_sessions,
+    leave_one_out,
+    read_user_ranks,
+    split_interactions,
+    temporal,
+    user_split,
+)
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
 

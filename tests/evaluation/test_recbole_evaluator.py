@@ -19,7 +19,7 @@ from recbole_llm.evaluation.ranks import full_scorer, item_popularity, mask_seen
 from recbole_llm.experiments.run import Cell
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import runner
 
 apply()

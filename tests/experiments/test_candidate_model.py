@@ -12,7 +12,7 @@ from recbole_llm.experiments.grid import run
 from recbole_llm.experiments.runner import CellRunner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import trainer
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import StopAt, cell_of, runner
 
 SHORT = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.experiments.grid import run
-from recbole_llm.experiments.payload import pack
+from recbole_llm.experiments.jobs import pack
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.settings.layers import stage_one_settings

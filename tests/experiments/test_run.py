@@ -23,11 +23,10 @@ from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.experiments.run import Cell, _reads_graph
 from recbole_llm.experiments.runner import CellRunner, Prepared
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.features.registry import FEATURES
-from recbole_llm.features.versions import feature_versions
+from recbole_llm.features.builder import FEATURES, feature_versions
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import StopAt, cell_of, runner, write_tiny
 
 # ---- the key ------------------------------------------------------------------------------------
@@ -405,7 +404,7 @@ def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(
 
 def test_an_inner_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 100.0))
-    monkeypatch.setattr("recbole_llm.utils.stopwatch.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("recbole_llm.utils.progress.time.monotonic", lambda: float(next(clock)))
     watch = Stopwatch()  # 0
     with watch("outer"), watch("inner"):  # 1, 2
         pass  # 3, 4
@@ -415,7 +414,7 @@ def test_an_inner_phase_does_not_count_for_the_outer_one(monkeypatch: pytest.Mon
 
 def test_phases_of_one_name_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(np.arange(0.0, 100.0))
-    monkeypatch.setattr("recbole_llm.utils.stopwatch.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("recbole_llm.utils.progress.time.monotonic", lambda: float(next(clock)))
     watch = Stopwatch()
     for _ in range(3):
         with watch("phase"):

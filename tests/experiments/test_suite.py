@@ -17,7 +17,7 @@ from recbole_llm.cli import main
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import read_suite
-from recbole_llm.tuning.storage import open_storage
+from recbole_llm.tuning.study import open_storage
 from recbole_llm.utils.yaml import property_names
 from tests.execution.test_executors import wait_for
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.features.answers import AnswerError, IntentAnswer, extract_json, read_answer
+from recbole_llm.features.answers import AnswerError, extract_json, read_answer
+from recbole_llm.methods.llmdmsrec.features import IntentAnswer
 
 JSON_VALUES = st.recursive(
     st.none()

@@ -13,7 +13,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.runner import CellRunner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.encoder import Encoder, minilm_folder
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import SEMANTICS, contents, file_states, only_folder
 from tests.helpers import StopAt, cell_of, prepare, runner
 

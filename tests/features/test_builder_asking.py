@@ -23,7 +23,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.encoder import minilm_folder
 from recbole_llm.features.sources import Asking
 from recbole_llm.utils.files import one_process_at_a_time
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
 from tests.helpers import runner
 from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates

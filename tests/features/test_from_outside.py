@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from recbole_llm.errors import UserError
+from recbole_llm.features.builder import find_feature
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.registry import find_feature
 
 PROMPT = {"version": 3, "answer": "OpenInterests", "max_tokens": 9, "system": "Answer.", "user": "Of {data}"}
 FEATURE = (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.features.profiles import read_profiles, title_key
+from recbole_llm.features.items import read_profiles, title_key
 
 TITLES = ["", "Toy Story (1995)", "Godfather, The (1972)", "Cosi (1996)", "Seven (Se7en) (1995)"]
 TOKENS = ["", "1", "2", "3", "4"]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from recbole_llm.features.builder import FEATURES, feature_versions
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.registry import FEATURES
-from recbole_llm.features.versions import feature_versions
 from recbole_llm.registry import METHODS
 
 

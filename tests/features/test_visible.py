@@ -9,7 +9,7 @@ import pytest
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import SPLITS, split_interactions
-from recbole_llm.features.visible import training_lists, visible_ends
+from recbole_llm.features.feature import training_lists, visible_ends
 
 
 def table_of(lengths: list[int]) -> Interactions:

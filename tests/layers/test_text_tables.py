@@ -8,7 +8,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from recbole_llm.layers.text_projection import ProjectedTexts, pca
-from recbole_llm.methods.baselines.text_items import TextItemEmbedding
+from recbole_llm.methods.baselines.sasrectext import TextItemEmbedding
 
 VECTORS = torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
 

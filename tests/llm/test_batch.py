@@ -9,8 +9,8 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.batch import BatchClient
-from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ChatAnswer, ResponseCache
+from recbole_llm.llm.endpoint import Budget
 from tests.llm.batch_stub import BatchStub
 from tests.llm.chat import endpoint_at, question
 from tests.stub_server import Call, Reply, StubServer

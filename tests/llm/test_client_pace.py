@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import Client, Script, _retry_after, replay
+from recbole_llm.llm.endpoint import Budget
 from tests.llm.chat import asking, endpoint_at, first_only, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 

@@ -26,7 +26,7 @@ from recbole_llm.registry import METHODS, Method, find_method
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.training import checkpoint
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 from tests.helpers import runner
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.prepare.prepare import PrepareReport, prepare_from
-from recbole_llm.prepare.spec import RawFile, RawSpec
+from recbole_llm.prepare.source import RawFile, RawSpec
 
 DAY = 86_400
 SECRET = "I adore this, I will buy its sequel"  # stands in every review, must stand in no output

@@ -12,9 +12,8 @@ from recbole_llm.data.catalog import BUNDLED, locate
 from recbole_llm.data.interactions import ReadSpec, read_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.prepare import prepare as module
-from recbole_llm.prepare.prepare import FAMILIES, prepare, prepare_from
-from recbole_llm.prepare.report import render_report
-from recbole_llm.prepare.spec import RawFile, RawSpec, preparable, read_spec
+from recbole_llm.prepare.prepare import FAMILIES, prepare, prepare_from, render_report
+from recbole_llm.prepare.source import RawFile, RawSpec, preparable, read_spec
 from tests.file_server import FileServer
 from tests.prepare.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from recbole_llm.training.compiling import compile_layers
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import make_trainer
+from recbole_llm.training.trainer import compile_layers, make_trainer
 from tests.helpers import prepare
 
 

@@ -10,8 +10,7 @@ from recbole_llm.execution.executors import Outcome, Work
 from recbole_llm.experiments.jobs import Trained
 from recbole_llm.experiments.run import Cell
 from recbole_llm.tuning.space import read_space
-from recbole_llm.tuning.storage import open_storage
-from recbole_llm.tuning.study import Budget, Study
+from recbole_llm.tuning.study import Budget, Study, open_storage
 from tests.execution import chores
 from tests.helpers import cell_of
 

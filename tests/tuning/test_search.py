@@ -19,8 +19,7 @@ from recbole_llm.reporting.show import render
 from recbole_llm.tuning.report import write_search_report
 from recbole_llm.tuning.search import summary, tune
 from recbole_llm.tuning.space import space_of
-from recbole_llm.tuning.storage import open_storage
-from recbole_llm.tuning.study import Budget, Study
+from recbole_llm.tuning.study import Budget, Study, open_storage
 from tests.helpers import cell_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,8 +14,7 @@ import pytest
 from optuna.trial import TrialState
 
 from recbole_llm.errors import UserError
-from recbole_llm.tuning.storage import open_storage
-from recbole_llm.tuning.study import Budget, Study, is_orphan, slot_of
+from recbole_llm.tuning.study import Budget, Study, is_orphan, open_storage, slot_of
 from tests.execution.test_executors import wait_for
 from tests.helpers import cell_of
 from tests.tuning.searchers import outcome, score_of, study_of, take_part

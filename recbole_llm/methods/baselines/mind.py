@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recbole_llm.methods.baselines.comirecdr import ComiRecDR
+from recbole_llm.methods.baselines.comirec import ComiRecDR
 
 
 class MIND(ComiRecDR):

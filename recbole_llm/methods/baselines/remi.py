@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from recbole_llm.layers.capsule import routing_regulariser
-from recbole_llm.methods.baselines.comirecsa import ComiRecSA
+from recbole_llm.methods.baselines.comirec import ComiRecSA
 
 RELEASED_BATCH = 128  # what lambda = 100 was chosen with
 

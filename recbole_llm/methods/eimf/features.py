@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.features.answers import OpenInterests
-from recbole_llm.features.feature import Context
+from recbole_llm.features.answers import Phrase, at_most
+from recbole_llm.features.feature import TRAINING, Context, training_lists
 from recbole_llm.features.offline import Grouping
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.features.visible import TRAINING, training_lists
 from recbole_llm.llm.client import Script
 from recbole_llm.methods.eimf import affinity
 
@@ -149,5 +149,3 @@ class OpenInterests(BaseModel):
         if isinstance(value, dict) and isinstance(value.get("interests"), dict):
             return {"interests": list(value["interests"].values())}
         return value
-
-

@@ -38,10 +38,8 @@ from recbole_llm.compat.fast import accelerated
 from recbole_llm.layers.alignment import cosine_distance, info_nce
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.text_projection import ProjectedTexts
-from recbole_llm.methods.baselines.comirecdr import ComiRecDR
-from recbole_llm.methods.baselines.comirecsa import ComiRecSA
+from recbole_llm.methods.baselines.comirec import ComiRecDR, ComiRecSA, MultiInterestRecommender
 from recbole_llm.methods.baselines.mind import MIND
-from recbole_llm.methods.baselines.multi_interest import MultiInterestRecommender
 from recbole_llm.methods.baselines.remi import REMI
 
 IBIMS: dict[str, Any] = {

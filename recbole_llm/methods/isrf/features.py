@@ -12,12 +12,13 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.data.atomic import Column, read_table
-from recbole_llm.features.feature import Context
+from recbole_llm.features.answers import Paragraph
+from recbole_llm.features.feature import ITEMS_ALONE, TRAINING, Context
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.features.visible import ITEMS_ALONE, TRAINING
 from recbole_llm.llm.cache import ChatAnswer, ChatRequest
 from recbole_llm.llm.client import Script
 from recbole_llm.utils.text import clean
@@ -224,5 +225,3 @@ class FeatureAnswer(BaseModel):
 
     feature: Paragraph = Field(description="the features alone")
     reasoning: str = Field(default="", max_length=8000, description="what they rest on")
-
-

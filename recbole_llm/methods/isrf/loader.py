@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.data.batch import LazyInteraction
-from recbole_llm.data.loaders import DeviceTable
-from recbole_llm.data.negative import NegativeSampler
+from recbole_llm.data.loaders import DeviceTable, LazyInteraction, NegativeSampler
 
 
 class AlternatingLoader:

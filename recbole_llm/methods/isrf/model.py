@@ -44,11 +44,10 @@ from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
 from recbole_llm.layers.text_projection import pca
 from recbole_llm.lm.load import SEQ2SEQ, load_language_model
 from recbole_llm.lm.tokenizer import tokens_of
-from recbole_llm.methods.isrf.decoding import DECODES, beam_scores, exact_scores
+from recbole_llm.methods.isrf.decoding import DECODES, ItemTrie, beam_scores, exact_scores
 from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES, IdPrompt, IdPromptBatch
-from recbole_llm.methods.isrf.trie import ItemTrie
 
 ITEM_COLUMNS = {"fused": "profile_text", "positive": "positive_text", "negative": "negative_text"}
 USER_COLUMNS = {"fused": "preference_text", "positive": "positive_text", "negative": "negative_text"}

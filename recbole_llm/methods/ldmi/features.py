@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.features.feature import Context
-from recbole_llm.features.offline import PROMPT, partitions
-from recbole_llm.features.visible import TRAINING, visible_ends
+from recbole_llm.features.answers import AnswerError, Phrase, at_most
+from recbole_llm.features.feature import TRAINING, Context, training_lists, visible_ends
+from recbole_llm.features.offline import Grouping, Interest
+from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import ask
+from recbole_llm.llm.client import Script
+from recbole_llm.methods.ldmi.cliques import clique_items, disjoint, max_coverage, nearest_users, user_item_matrix
 from recbole_llm.utils.text import match_form
 
-COLUMNS = (
+PROMPT = "ldmi_interests"
+INTEREST_COLUMNS = (
     Column("user_id", "token"),
     Column("position", "token"),
     Column("interest_id", "token"),
@@ -39,7 +46,7 @@ class Interests:
         """Write one line for each interaction that has an interest."""
         facts: dict[str, Any] = {}
         ends = visible_ends(context.table, context.split)
-        written = context.folder.write("interest", COLUMNS, _rows(context, ends, facts))
+        written = context.folder.write("interest", INTEREST_COLUMNS, _interest_rows(context, ends, facts))
         visible = int((ends - np.asarray(context.table.offsets)).sum())
         return {"coverage": round(written / max(1, visible), 4), "visible": visible, **facts}
 
@@ -50,7 +57,7 @@ def windows(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
     return list(pairwise(cuts))
 
 
-def _rows(context: Context, ends: np.ndarray, facts: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+def _interest_rows(context: Context, ends: np.ndarray, facts: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
     table, texts = context.table, context.folder.texts
     offsets, items = np.asarray(table.offsets), np.asarray(table.item)
     longest = max(1, int(context.settings["interest_window"]))
@@ -71,6 +78,9 @@ def _rows(context: Context, ends: np.ndarray, facts: dict[str, Any]) -> Iterator
                 yield table.user_tokens[user], first + place - int(offsets[user]), number, text
 
 
+# ---- the division of a list of items ---------------------------------------------------------------
+
+
 class InterestGroup(BaseModel):
     """LDMI: one interest."""
 
@@ -88,3 +98,149 @@ class InterestGroups(BaseModel):
     interests: list[InterestGroup] = Field(min_length=1, json_schema_extra=at_most(30))
 
 
+Lists = Iterable[tuple[Any, np.ndarray]]
+
+
+def partitions(
+    context: Context, lists: Lists, title: str, facts: dict[str, Any]
+) -> Iterator[tuple[Any, list[Interest]]]:
+    """Interests of each list of items, in order; a list without a usable answer has none.
+
+    Args:
+        context: where to ask, or by which rule.
+        lists: keys and item ids; keys are taken one by one.
+        title: of the progress bar.
+        facts: how many lists were asked about, and how many the rule had to fill, is added here.
+    """
+    if context.endpoint is None:
+        groups = Grouping(context)
+        for key, items in context.progress(list(lists), title):
+            yield key, groups.interests(items)
+        return
+    yield from _asked(context, dict(lists), title, facts)
+
+
+def _asked(
+    context: Context, lists: dict[Any, np.ndarray], title: str, facts: dict[str, Any]
+) -> Iterator[tuple[Any, list[Interest]]]:
+    prompt = load_prompt(PROMPT)
+
+    def script(key: Any, counts: Counter[str]) -> Script:
+        items = lists[key]
+        data = {str(number): context.items.title[item] for number, item in enumerate(items.tolist(), start=1)}
+
+        def parse(answer: Any) -> list[Interest]:
+            return read_groups(answer, len(items), counts)
+
+        return (yield from ask(prompt, data, parse, counts))
+
+    facts["asked"] = len(lists)
+    groups = Grouping(context) if context.fills else None
+    for key, found in context.answer_all(lists, script, title):
+        if found is None and groups is not None:
+            found = groups.interests(lists[key])
+            facts["filled"] = facts.get("filled", 0) + 1
+        yield key, found or []
+
+
+def read_groups(answer: InterestGroups, size: int, counts: Counter[str]) -> list[Interest]:
+    """The interests of an answer about ``size`` numbered items.
+
+    An item that is listed twice stays in its first group; numbers that no item has are left out and counted;
+    items that no group has belong to no interest.
+
+    Raises:
+        AnswerError: no group holds an item.
+    """
+    taken: set[int] = set()
+    found = []
+    for group in answer.interests:
+        places = []
+        for number in group.items:
+            if not 1 <= number <= size:
+                counts["no_such_item"] += 1
+            elif number in taken:
+                counts["listed_twice"] += 1
+            else:
+                taken.add(number)
+                places.append(number - 1)
+        if places:
+            found.append(Interest(group.name, sorted(places)))
+    counts["omitted"] += size - len(taken)
+    if not found:
+        raise AnswerError(f"interests: put the items 1 to {size} into groups, by their numbers")
+    return found
+
+
+SYNUSER_COLUMNS = (
+    Column("synuser_id", "token"),
+    Column("position", "token"),
+    Column("item_id", "token"),
+    Column("interest_id", "token"),
+)
+
+
+class SynthesisedUsers:
+    """Cliques of users as one user each, chosen so that few of them hold most of what all users do.
+
+    A clique is a user and the ``clique_size - 1`` nearest others by their training items. With
+    ``covering: cliques`` the fewest cliques are chosen greedily whose items reach ``covering_share`` of the training
+    interactions (``covering_weight: frequency``) or of the items (``one``), but at most ``covering_budget`` of the
+    users. With ``covering: items``, the other reading of the paper, cliques are disjoint, all of them count, and
+    coverage is what chooses the items inside each.
+    """
+
+    name: ClassVar[str] = "synuser"
+    version: ClassVar[int] = 1
+    prompts: ClassVar[tuple[str, ...]] = (PROMPT,)
+    settings_keys: ClassVar[tuple[str, ...]] = (
+        "clique_size",
+        "clique_weighting",
+        "synthesised_items",
+        "covering",
+        "covering_weight",
+        "covering_share",
+        "covering_budget",
+    )
+    files: ClassVar[tuple[str, ...]] = ("synuser",)
+    needs: ClassVar[tuple[str, ...]] = ()  # stated, so that one batch asks for it and for what stands before it
+    visible: ClassVar[str] = TRAINING
+
+    def build(self, context: Context) -> dict[str, Any]:
+        """Write one line for each item of a synthesised user that has an interest."""
+        facts: dict[str, Any] = {}
+        lists = synthesised_lists(context, facts)
+        written = context.folder.write("synuser", SYNUSER_COLUMNS, _synuser_rows(context, lists, facts))
+        return {"coverage": round(written / max(1, sum(map(len, lists))), 4), "synthesised": len(lists), **facts}
+
+
+def synthesised_lists(context: Context, facts: dict[str, Any]) -> list[np.ndarray]:
+    """Items of each synthesised user, oldest first; what they cover is added to ``facts``."""
+    settings = context.settings
+    users, offsets, items = training_lists(context.table, context.split)
+    matrix = user_item_matrix(offsets, items, context.table.n_items, str(settings["clique_weighting"]))
+    near = nearest_users(matrix, int(settings["clique_size"]) - 1, context.progress)
+    cliques = np.concatenate([np.arange(len(users))[:, None], near], axis=1)
+    if settings["covering"] == "items":
+        cliques = disjoint(cliques)
+    ends, flat = clique_items(cliques, offsets, items, int(settings["synthesised_items"]))
+    chosen = list(range(len(cliques)))
+    frequency = np.bincount(items, minlength=context.table.n_items + 1).astype(np.float64)
+    if settings["covering"] == "cliques":
+        weights = frequency if settings["covering_weight"] == "frequency" else (frequency > 0).astype(np.float64)
+        budget = max(1, int(len(users) * float(settings["covering_budget"])))
+        chosen = max_coverage(ends, flat, weights, budget, float(settings["covering_share"]))
+    lists = [flat[ends[number] : ends[number + 1]] for number in chosen]
+    held = np.unique(np.concatenate(lists))
+    facts["items_covered"] = round(len(held) / max(1, int((frequency > 0).sum())), 4)
+    facts["interactions_covered"] = round(float(frequency[held].sum() / frequency.sum()), 4)
+    return lists
+
+
+def _synuser_rows(context: Context, lists: list[np.ndarray], facts: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
+    tokens = context.table.item_tokens
+    found = partitions(context, enumerate(lists), "interests of synthesised users", facts)
+    for number, interests in found:
+        for label, interest in enumerate(interests):
+            for place in interest.places:
+                yield number, place, tokens[lists[number][place]], label

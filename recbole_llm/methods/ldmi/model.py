@@ -30,7 +30,7 @@ from torch import nn
 
 from recbole_llm.errors import UserError
 from recbole_llm.layers.text_bag import InteractionKeys
-from recbole_llm.methods.baselines.comirecdr import ComiRecDR
+from recbole_llm.methods.baselines.comirec import ComiRecDR
 
 
 def cluster_means(

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.methods.baselines.item_graph import nearby_items
+from recbole_llm.methods.baselines.gcegnn import nearby_items
 
 SESSIONS = st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=9), max_size=6)
 

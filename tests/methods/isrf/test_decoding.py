@@ -10,8 +10,7 @@ import torch
 import transformers
 
 from recbole_llm.methods.isrf import decoding as generative
-from recbole_llm.methods.isrf.decoding import UNFOUND, beam_scores, exact_scores
-from recbole_llm.methods.isrf.trie import ItemTrie
+from recbole_llm.methods.isrf.decoding import UNFOUND, ItemTrie, beam_scores, exact_scores
 
 END = 1
 # Numbers that share beginnings, one the beginning of others, of one to four tokens.

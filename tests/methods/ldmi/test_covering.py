@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.methods.ldmi.covering import max_coverage
+from recbole_llm.methods.ldmi.cliques import max_coverage
 
 Sets = list[list[int]]
 N_ELEMENTS = 12

@@ -12,8 +12,8 @@ import pytest
 from recbole_llm.data.atomic import read_table
 from recbole_llm.experiments.generate import collect
 from recbole_llm.experiments.runner import Prepared
+from recbole_llm.features.feature import training_lists, visible_ends
 from recbole_llm.features.sources import Collecting
-from recbole_llm.features.visible import training_lists, visible_ends
 from recbole_llm.training.loaders import training_loader
 from tests.features.workshop import add_lines, plant
 from tests.helpers import cell_of, prepare, runner, write_tiny

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.runner import Prepared
-from recbole_llm.methods.baselines.comirecdr import ComiRecDR
+from recbole_llm.methods.baselines.comirec import ComiRecDR
 from recbole_llm.methods.ldmi.model import LDMI, cluster_means
 from recbole_llm.training.loaders import training_loader
 from tests.helpers import prepare, runner, settings_of, write_tiny

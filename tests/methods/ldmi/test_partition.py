@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.features.answers import AnswerError, InterestGroups, OpenInterests, read_answer
-from recbole_llm.features.offline import read_groups
-from recbole_llm.methods.ldmi.features import windows
+from recbole_llm.features.answers import AnswerError, read_answer
+from recbole_llm.methods.eimf.features import OpenInterests
+from recbole_llm.methods.ldmi.features import InterestGroups, read_groups, windows
 
 
 def groups(*pairs: tuple[str, list[int]]) -> InterestGroups:

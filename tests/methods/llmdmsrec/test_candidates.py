@@ -12,10 +12,10 @@ import torch
 from recbole_llm.data.atomic import read_table, split_ids
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import WHOLE, TrainedStageOne, best_items
-from recbole_llm.experiments.leaks import examine_leaks
+from recbole_llm.experiments.doctor import examine_leaks
 from recbole_llm.experiments.runner import Prepared
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.utils.stopwatch import Stopwatch
+from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import by_key, contents, only_folder, plant
 from tests.helpers import blank_ids, cell_of, prepare, runner
 

@@ -15,8 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import read_table
-from recbole_llm.features.answers import AnswerError, IntentAnswer
-from recbole_llm.methods.llmdmsrec.features import OFFLINE_EXPLICIT, OFFLINE_LATENT, asked_rows, match_titles
+from recbole_llm.features.answers import AnswerError
+from recbole_llm.methods.llmdmsrec.features import (
+    OFFLINE_EXPLICIT,
+    OFFLINE_LATENT,
+    IntentAnswer,
+    asked_rows,
+    match_titles,
+)
 from tests.features.workshop import ask, by_key, contents, history_titles, only_folder, plant, sessions_asked
 from tests.helpers import prepare
 from tests.stub_server import Call, Reply, StubServer, intents_from_candidates

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
+from recbole_llm.layers.capsule import CapsuleRouting, SelfAttentiveInterests
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 
 
@@ -115,3 +116,47 @@ class MultiInterestRecommender(SequentialRecommender):
         for number in range(1, interests.shape[1]):
             torch.maximum(scores, interests[:, number] @ items, out=scores)
         return scores
+
+
+class ComiRecDR(MultiInterestRecommender):
+    """Capsules by dynamic routing.
+
+    Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``; ``shared``, which
+    starts from random logits as MIND does), ``mask_first``.
+    """
+
+    random_logits = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        mask_first = bool(config["mask_first"])
+        self.reads_past_length = not mask_first
+        self.routing = CapsuleRouting(
+            self.size,
+            self.n_interests,
+            self.max_seq_length,
+            str(config["routing_transform"]),
+            int(config["routing_rounds"]),
+            # One map for all and equal logits would keep all interests equal.
+            self.random_logits or config["routing_transform"] == "shared",
+            mask_first,
+        )
+        self.reset_parameters()
+
+    def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """``(B, K, d)`` capsules."""
+        return self.routing(*self.embedded(item_seq))
+
+
+class ComiRecSA(MultiInterestRecommender):
+    """Self-attentive interests."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.attention = SelfAttentiveInterests(self.size, self.n_interests, self.max_seq_length)
+        self.reset_parameters()
+
+    def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """``(B, K, d)`` attended histories."""
+        interests, _ = self.attention(*self.embedded(item_seq))
+        return interests
