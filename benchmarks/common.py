@@ -20,8 +20,8 @@ from tabulate import tabulate
 import recbole_llm  # noqa: F401 - thread policy before torch
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Prepared, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
@@ -67,7 +67,7 @@ def generate_interactions(name: str, folder: Path) -> Path:
     return path
 
 
-def cell(model: str, options: argparse.Namespace, **overrides: Any) -> Cell:
+def cell(model: str, options: argparse.Namespace, **overrides: Any) -> Run:
     """The cell of a model on the dataset of the options."""
     if options.dataset in GENERATED:
         generate_interactions(options.dataset, Path("dataset") / options.dataset)
@@ -77,12 +77,12 @@ def cell(model: str, options: argparse.Namespace, **overrides: Any) -> Cell:
         method, options.dataset, overrides={**extra, "device": options.device, **overrides}, strict=False
     )
     locate(options.dataset, options.data_path)
-    return Cell.of(settings)
+    return Run.of(settings)
 
 
 def prepare(model: str, options: argparse.Namespace, **overrides: Any) -> Prepared:
     """A model with its data, built as a run would build it."""
-    runner = CellRunner(ResultStore(Path("results")))
+    runner = Runner(ResultStore(Path("results")))
     return runner.prepare(cell(model, options, **overrides), Stopwatch())
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import arguments, cell, report
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 
 WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -32,7 +32,7 @@ def agreement(first: torch.Tensor, second: torch.Tensor) -> float:
 def main() -> None:
     """Train for some epochs, decode the same users in every way."""
     options = arguments(__doc__ or "", users=64, epochs=2, samples=4)
-    runner = CellRunner(ResultStore("results"))
+    runner = Runner(ResultStore("results"))
     prepared = runner.trained(
         cell("ISRF", options, protocol="loo", epochs=options.epochs, samples_per_user=options.samples)
     )

@@ -15,7 +15,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_llm.execution.executors import Executor, Work, each_outcome, open_executor
+from recbole_llm.execution.executors import Executor, Job, each_result, open_executor
 
 ROUNDS = 5
 
@@ -31,7 +31,7 @@ def once(ask: Any) -> Any:
 
 def run_all(executor: Executor, works: int, function: Callable[..., Any], answer: Callable[..., Any] | None) -> None:
     """Run so many works; none may fail."""
-    for outcome in each_outcome(executor, [Work("", function, (), answer) for _ in range(works)]):
+    for outcome in each_result(executor, [Job("", function, (), answer) for _ in range(works)]):
         if outcome.error is not None:
             raise outcome.error
 

@@ -21,12 +21,12 @@ from benchmarks.common import arguments, cell, median, peak_of_child, report
 
 def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     """One start, with its seconds and memory."""
-    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
     from recbole_llm.training.loaders import training_loader
     from recbole_llm.utils.progress import Stopwatch
 
-    runner = CellRunner(ResultStore("results"))
+    runner = Runner(ResultStore("results"))
     chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")
     small = argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})
     runner.prepare(cell("Pop", small), Stopwatch())  # what is imported on first use is imported now

@@ -80,16 +80,16 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train and test a grid, and print its tables; 1 where a cell failed."""
-    from recbole_llm.experiments.grid import run_cells
-    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.grid import run_all
+    from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
-    from recbole_llm.reporting.show import render
+    from recbole_llm.reporting.tables import render
     from recbole_llm.utils.progress import Bars
 
     cells = _cells(options, rest)
     store = ResultStore(cells[0].settings["results_dir"])
     with _executor(options) as executor:
-        records = run_cells(cells, CellRunner(store, Bars(not options.quiet), options.force), executor)
+        records = run_all(cells, Runner(store, Bars(not options.quiet), options.force), executor)
     print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Search settings with one budget for every model, then run the best ones."""
     from recbole_llm.experiments.store import ResultStore
-    from recbole_llm.reporting.show import render
+    from recbole_llm.reporting.tables import render
     from recbole_llm.tuning.search import summary, tune
 
     chosen = vars(options).copy()
@@ -121,15 +121,15 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Make, price, export or import semantic features."""
     from recbole_llm.experiments import generate
-    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
-    from recbole_llm.features.sources import Asking
+    from recbole_llm.features.sources import AnswerSource
     from recbole_llm.utils.progress import Bars
 
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit={options.limit}: give 1 or more.")
     cells = _cells(options, rest)
-    runner = CellRunner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
+    runner = Runner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
     if options.take_in:
         print(f"{options.take_in}: {generate.take_in(cells, options.take_in)}")
     elif options.export:
@@ -142,7 +142,7 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
     elif options.batch:
         print(generate.render_made(generate.run_batches(cells, runner, options.poll, options.limit)))
     else:
-        asking = Asking.of(cells[0].settings, options.limit)
+        asking = AnswerSource.of(cells[0].settings, options.limit)
         print(generate.render_made(generate.make(cells, runner, asking)))
     return 0
 
@@ -150,7 +150,7 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Write the first items of chosen users."""
     from recbole_llm.experiments.recommend import Recommender
-    from recbole_llm.experiments.runner import CellRunner
+    from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
     from recbole_llm.utils.files import whole_file
     from recbole_llm.utils.progress import Bars
@@ -161,7 +161,7 @@ def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if len(cells) != 1:
         raise UserError("recommend takes one model and one dataset.")
     cell = cells[0]
-    runner = CellRunner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet), mends=False)
+    runner = Runner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet), mends=False)
     recommender = Recommender.trained(
         cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
     )
@@ -324,7 +324,7 @@ def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] |
 
 def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Print tables of finished runs; 1 where a baseline is out of its published band."""
-    from recbole_llm.reporting.show import render, render_check
+    from recbole_llm.reporting.tables import render, render_check
     from recbole_llm.utils.files import whole_file
 
     metrics, topk = _columns(options)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Prepared, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import Settings, layer_settings
@@ -73,19 +73,19 @@ def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings
     return layered(model, dataset, **{**defaults, **overrides})
 
 
-def cell_of(model: str, dataset: str = "tiny", **overrides: Any) -> Cell:
+def make_run(model: str, dataset: str = "tiny", **overrides: Any) -> Run:
     """A cell of a grid."""
-    return Cell.of(settings_of(model, dataset, **overrides))
+    return Run.of(settings_of(model, dataset, **overrides))
 
 
 def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
     """A model ready to be trained, with its data."""
-    return runner().prepare(cell_of(model, dataset, **overrides), Stopwatch())
+    return runner().prepare(make_run(model, dataset, **overrides), Stopwatch())
 
 
-def runner(results: str | Path = "results", force: bool = False) -> CellRunner:
+def runner(results: str | Path = "results", force: bool = False) -> Runner:
     """A runner of cells without progress bars."""
-    return CellRunner(ResultStore(results), force=force)
+    return Runner(ResultStore(results), force=force)
 
 
 def make_featured(folder: Path, n_users: int = 80) -> Path:

@@ -16,7 +16,7 @@ import recbole_llm
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import rank_cases
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import METHODS, Method, find_method, register
 from recbole_llm.settings.layers import layer_settings
@@ -166,7 +166,7 @@ def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
 
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
     """``Biased`` gives the same row of its parameters to every user."""
-    cell = Cell.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
+    cell = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
     cells = runner()
     cells.run(cell)
     prepared = cells.trained(cell)

@@ -38,12 +38,12 @@ FAILURES = (
 Ask = Callable[[Any], Any]
 
 
-class WorkError(Exception):
+class JobError(Exception):
     """A work failed elsewhere: type and message of its error, or how its worker was lost."""
 
 
 @dataclass
-class Work:
+class Job:
     """A call to be made somewhere.
 
     Attributes:
@@ -68,17 +68,17 @@ class Work:
 
 
 @dataclass
-class Outcome:
+class JobResult:
     """How a work ended: with a value, or with the error that it raised."""
 
-    work: Work
+    work: Job
     value: Any = None
     error: Exception | None = None
 
     @property
     def reason(self) -> str:
         """The error in one line."""
-        if isinstance(self.error, (UserError, WorkError)):
+        if isinstance(self.error, (UserError, JobError)):
             return str(self.error)
         return f"{type(self.error).__name__}: {self.error}"
 
@@ -97,10 +97,10 @@ class Executor(Protocol):
     def under_way(self) -> int:
         """How many works were taken and are not finished."""
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Job) -> None:
         """Take a work; call it only while ``free``."""
 
-    def next(self, timeout: float | None = None) -> Outcome | None:
+    def next(self, timeout: float | None = None) -> JobResult | None:
         """Wait for a work to finish; ``None`` after ``timeout`` seconds or where none is under way."""
 
     def put(self, value: Any) -> Any:
@@ -110,7 +110,7 @@ class Executor(Protocol):
         """End all workers; ``at_once`` does not let them finish."""
 
 
-def each_outcome(executor: Executor, works: Sequence[Work]) -> Iterator[Outcome]:
+def each_result(executor: Executor, works: Sequence[Job]) -> Iterator[JobResult]:
     """Run all works; yields each outcome as it is there."""
     waiting = deque(works)
     while waiting or executor.under_way:
@@ -128,7 +128,7 @@ class SerialExecutor:
     shares_files = True
 
     def __init__(self) -> None:
-        self._taken: deque[Work] = deque()
+        self._taken: deque[Job] = deque()
 
     @property
     def free(self) -> int:
@@ -140,19 +140,19 @@ class SerialExecutor:
         """How many works were taken and are not finished."""
         return len(self._taken)
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Job) -> None:
         """Take a work; it runs in ``next``."""
         self._taken.append(work)
 
-    def next(self, timeout: float | None = None) -> Outcome | None:
+    def next(self, timeout: float | None = None) -> JobResult | None:
         """Run the work that was taken; errors that are no model's pass through."""
         if not self._taken:
             return None
         work = self._taken.popleft()
         try:
-            return Outcome(work, work.function(work.answered, *work.arguments))
+            return JobResult(work, work.function(work.answered, *work.arguments))
         except (UserError, *FAILURES) as error:
-            return Outcome(work, error=error)
+            return JobResult(work, error=error)
 
     def put(self, value: Any) -> Any:
         """The value itself."""
@@ -175,7 +175,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     channel: Connection
     lifeline: socket.socket
-    work: Work | None = None
+    work: Job | None = None
 
     def end(self, at_once: bool) -> None:
         """Close the channel, which ends an idle worker; then wait, or kill."""
@@ -213,7 +213,7 @@ class ProcessExecutor:
         self._threads = threads or max(1, available_cores() // slots)
         self._gpus = visible_gpus() if gpus is None else list(gpus)
         self._workers: list[_Worker | None] = [None] * slots
-        self._finished: deque[Outcome] = deque()
+        self._finished: deque[JobResult] = deque()
 
     @property
     def free(self) -> int:
@@ -236,7 +236,7 @@ class ProcessExecutor:
             changed["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         return {**os.environ, **changed}
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Job) -> None:
         """Hand a work to a worker that is free; one is started where it is needed."""
         order = sorted(range(self.slots), key=lambda number: self._workers[number] is None)
         number = next(n for n in order if (worker := self._workers[n]) is None or worker.work is None)
@@ -250,9 +250,9 @@ class ProcessExecutor:
             self._lost(number)
         except Exception as error:  # whatever pickle raises
             worker.work = None
-            self._finished.append(Outcome(work, error=WorkError(f"cannot be sent to a worker: {error}")))
+            self._finished.append(JobResult(work, error=JobError(f"cannot be sent to a worker: {error}")))
 
-    def next(self, timeout: float | None = None) -> Outcome | None:
+    def next(self, timeout: float | None = None) -> JobResult | None:
         """Wait for a work to finish, answering what the others ask meanwhile."""
         give_up = None if timeout is None else time.monotonic() + timeout
         while not self._finished:
@@ -314,9 +314,9 @@ class ProcessExecutor:
             return
         work, worker.work = worker.work, None
         if kind == "done":
-            self._finished.append(Outcome(work, content))
+            self._finished.append(JobResult(work, content))
         else:
-            self._finished.append(Outcome(work, error=(UserError if kind == "refused" else WorkError)(content)))
+            self._finished.append(JobResult(work, error=(UserError if kind == "refused" else JobError)(content)))
 
     def _lost(self, number: int) -> None:
         """Replace a worker that died; its work is tried again or given up."""
@@ -330,7 +330,7 @@ class ProcessExecutor:
         if work.losses <= self._retries:
             self.submit(work)
         else:
-            self._finished.append(Outcome(work, error=WorkError(f"its worker died ({_ending(worker.process)})")))
+            self._finished.append(JobResult(work, error=JobError(f"its worker died ({_ending(worker.process)})")))
 
 
 def _ending(process: subprocess.Popen[bytes]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Outcome, Work, WorkError
+from recbole_llm.execution.executors import Job, JobError, JobResult
 from recbole_llm.execution.worker import Setup, call
 from recbole_llm.utils.environment import available_cores
 
@@ -101,7 +101,7 @@ class RayExecutor:
         self._desk = ray.remote(_Desk).options(num_cpus=0, scheduling_strategy=here).remote()
         self._setup = ray.put(Setup.here())
         self._numbers = itertools.count()
-        self._running: dict[Any, tuple[int, Work]] = {}
+        self._running: dict[Any, tuple[int, Job]] = {}
 
     def _connect(self, address: str | None) -> None:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default
@@ -128,13 +128,13 @@ class RayExecutor:
         """How many works were taken and are not finished."""
         return len(self._running)
 
-    def submit(self, work: Work) -> None:
+    def submit(self, work: Job) -> None:
         """Hand a work to the cluster."""
         number = next(self._numbers)
         reference = self._task.remote(self._setup, self._threads, self._desk, number, work.function, *work.arguments)
         self._running[reference] = number, work
 
-    def next(self, timeout: float | None = None) -> Outcome | None:
+    def next(self, timeout: float | None = None) -> JobResult | None:
         """Wait for a work to finish, answering what the others ask meanwhile."""
         give_up = None if timeout is None else time.monotonic() + timeout
         while self._running:
@@ -157,16 +157,16 @@ class RayExecutor:
             answer = works[number].answered(message) if number in works else None
             self._desk.answer.remote(token, answer)
 
-    def _outcome(self, reference: Any) -> Outcome:
+    def _outcome(self, reference: Any) -> JobResult:
         _, work = self._running.pop(reference)
         try:
             kind, content = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             lost = " ".join(str(error).split())[:300]
-            return Outcome(work, error=WorkError(f"lost on the cluster ({type(error).__name__}): {lost}"))
+            return JobResult(work, error=JobError(f"lost on the cluster ({type(error).__name__}): {lost}"))
         if kind == "done":
-            return Outcome(work, content)
-        return Outcome(work, error=(UserError if kind == "refused" else WorkError)(content))
+            return JobResult(work, content)
+        return JobResult(work, error=(UserError if kind == "refused" else JobError)(content))
 
     def put(self, value: Any) -> Any:
         """Keep a value in the cluster's object store; works get it by reference."""

@@ -15,14 +15,14 @@ from recbole_llm.evaluation.ranks import full_scorer
 from recbole_llm.registry import SEQUENTIAL
 
 if TYPE_CHECKING:
-    from recbole_llm.experiments.run import Cell
-    from recbole_llm.experiments.runner import CellRunner, Prepared
+    from recbole_llm.experiments.run import Run
+    from recbole_llm.experiments.runner import Prepared, Runner
     from recbole_llm.utils.progress import Stopwatch
 
 WHOLE = -1  # in the place of a fold: the model of all training users
 
 
-class TrainedStageOne:
+class CandidateModel:
     """A prerequisite, trained (or found) when its items are first asked for.
 
     With ``candidate_folds: k`` there are ``k`` more models, each without one fold of the users; they speak for the
@@ -43,9 +43,9 @@ class TrainedStageOne:
         UserError: folds with a model that knows users by their ids alone.
     """
 
-    def __init__(self, runner: CellRunner, cell: Cell, watch: Stopwatch, folds: int = 1) -> None:
-        from recbole_llm.experiments.run import Cell
-        from recbole_llm.experiments.runner import CellRunner
+    def __init__(self, runner: Runner, cell: Run, watch: Stopwatch, folds: int = 1) -> None:
+        from recbole_llm.experiments.run import Run
+        from recbole_llm.experiments.runner import Runner
         from recbole_llm.experiments.store import ResultStore
 
         settings = cell.settings
@@ -55,10 +55,10 @@ class TrainedStageOne:
                 "users that it has not seen; choose a sequential stage_one_model."
             )
         self._watch, self.key = watch, cell.key
-        self._models: dict[int, tuple[CellRunner, Cell]] = {WHOLE: (runner, cell)}
-        aside = CellRunner(ResultStore(Path(settings["checkpoint_dir"]) / "folds"), runner.bars)
+        self._models: dict[int, tuple[Runner, Run]] = {WHOLE: (runner, cell)}
+        aside = Runner(ResultStore(Path(settings["checkpoint_dir"]) / "folds"), runner.bars)
         for fold in range(folds if folds > 1 else 0):
-            self._models[fold] = aside, Cell(settings.replaced(left_out=[fold, folds]), cell.location)
+            self._models[fold] = aside, Run(settings.replaced(left_out=[fold, folds]), cell.location)
         self._whole: Prepared | None = None
         self.folds: list[dict[str, Any]] = []
 
@@ -95,7 +95,7 @@ class TrainedStageOne:
 
 
 @torch.no_grad()
-def best_items(prepared: Prepared, rows: np.ndarray, k: int, runner: CellRunner) -> np.ndarray:
+def best_items(prepared: Prepared, rows: np.ndarray, k: int, runner: Runner) -> np.ndarray:
     """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``."""
     table = prepared.dataset.table
     user = np.asarray(table.user[rows], dtype=np.int64)

@@ -12,7 +12,7 @@ from typing import Any
 from recbole_llm.data.catalog import known_datasets, locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.grid import expand
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import split_identity
 from recbole_llm.features.folder import SemanticFolder
@@ -139,7 +139,7 @@ def _examine(
         return [Finding(False, f"{folder}/manifest.json is damaged; remove the folder.")]
     overrides = {"dataset_dir": dataset_dir, **({"data_path": data_path} if data_path else {})}
     (cell,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
-    found = CellRunner(ResultStore("results")).read_dataset(cell)
+    found = Runner(ResultStore("results")).read_dataset(cell)
     told_apart = found.sha256, split_identity(found.split), found.reading()
     if told_apart != (identity["inter_sha256"], identity["split"], identity.get("reading", {})):
         text = f"{folder.name}: made from other data or another split than today's; no run with these settings reads it"

@@ -13,12 +13,12 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.candidate_model import TrainedStageOne
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner
-from recbole_llm.features.builder import FeatureShop, chosen_endpoint, find_feature
+from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.features.builder import FeatureBuilder, chosen_endpoint, find_feature
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.sources import Asking, Collecting, DryRun, FeaturePlan
+from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, FeaturePlan
 from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.client import HOPELESS_AFTER
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 BATCHES = 2  # in which a request may fail before it is given up
 
 
-class StandIn:
+class PopularityPlaceholder:
     """The most popular items in the place of an untrained stage I, for dry runs.
 
     Attributes:
@@ -41,7 +41,7 @@ class StandIn:
         used: it was asked, so that what follows is an estimate.
     """
 
-    def __init__(self, stage_one: TrainedStageOne, dataset: Any) -> None:
+    def __init__(self, stage_one: CandidateModel, dataset: Any) -> None:
         self.key, self.untrained, self.folds = stage_one.key, stage_one.untrained(), list[dict[str, Any]]()
         self._dataset, self.used = dataset, False
 
@@ -55,7 +55,7 @@ class StandIn:
         )
 
 
-def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> Iterator[FeatureShop]:
+def feature_builders(cells: Sequence[Run], runner: Runner, asking: AnswerSource) -> Iterator[FeatureBuilder]:
     """The features of each cell; cells that read the same of one folder (seeds, controls) come once.
 
     Raises:
@@ -69,26 +69,26 @@ def feature_shops(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> 
         watch = Stopwatch()
         dataset = runner.read_dataset(cell)
         stage_one = _stage_one(cell, runner, dataset, watch, asking.dry) if cell.settings.method.stage_one else None
-        shop = FeatureShop(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
+        shop = FeatureBuilder(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
         if (shop.name, *shop.wanted) not in seen:
             seen.add((shop.name, *shop.wanted))
             yield shop
 
 
-def _reads_any(cell: Cell) -> bool:
+def _reads_any(cell: Run) -> bool:
     return bool(features_read(cell.settings.method, cell.settings.values))
 
 
-def _stage_one(cell: Cell, runner: CellRunner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
+def _stage_one(cell: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
     folds = int(cell.settings["candidate_folds"])
-    found = TrainedStageOne(runner, runner.stage_one_cell(cell), watch, folds)
-    return StandIn(found, dataset) if dry and found.untrained() else found
+    found = CandidateModel(runner, runner.candidate_run(cell), watch, folds)
+    return PopularityPlaceholder(found, dataset) if dry and found.untrained() else found
 
 
-def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) -> list[tuple[FeatureShop, FeaturePlan]]:
+def plan(cells: Sequence[Run], runner: Runner, limit: int | None = None) -> list[tuple[FeatureBuilder, FeaturePlan]]:
     """What each feature would take, without asking, training or writing anything."""
     rows = []
-    for shop in feature_shops(cells, runner, DryRun()):
+    for shop in feature_builders(cells, runner, DryRun()):
         asking = DryRun(limit=limit)
         shop.asking = asking
         missing = set(shop.missing())
@@ -107,7 +107,7 @@ def plan(cells: Sequence[Cell], runner: CellRunner, limit: int | None = None) ->
     return rows
 
 
-def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
+def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
     """The table of a dry run."""
     header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
     lines: list[list[Any]] = []
@@ -135,29 +135,29 @@ def render_plan(rows: Sequence[tuple[FeatureShop, FeaturePlan]]) -> str:
     return "\n".join([text, "", *notes])
 
 
-def _trainings(shop: FeatureShop) -> str:
+def _trainings(shop: FeatureBuilder) -> str:
     """What is trained before the first question; empty where nothing is."""
     stand_in, key = shop.stage_one, shop.settings.method.stage_one
-    if not isinstance(stand_in, StandIn) or not stand_in.used or key is None:
+    if not isinstance(stand_in, PopularityPlaceholder) or not stand_in.used or key is None:
         return ""
     return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
 
 
-def make(cells: Sequence[Cell], runner: CellRunner, asking: Asking) -> list[FeatureShop]:
+def make(cells: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:
     """Make all features of the cells, with their text vectors.
 
     Raises:
         UserError: a limit was reached; what was answered is kept.
     """
     done = []
-    for shop in feature_shops(cells, runner, asking):
+    for shop in feature_builders(cells, runner, asking):
         shop.make()
         shop.encode()
         done.append(shop)
     return done
 
 
-def render_made(shops: Iterable[FeatureShop]) -> str:
+def render_made(shops: Iterable[FeatureBuilder]) -> str:
     """What the manifests say of the features."""
     header = ["dataset", "feature", "coverage", "filled", "asked", "cached", "failed", "tokens in", "tokens out", "US$"]
     lines, folders = [], []
@@ -182,18 +182,18 @@ def render_made(shops: Iterable[FeatureShop]) -> str:
 # ---- batches ------------------------------------------------------------------------------------
 
 
-def collect(cells: Sequence[Cell], runner: CellRunner, asking: Collecting) -> list[FeatureShop]:
+def collect(cells: Sequence[Run], runner: Runner, asking: BatchCollector) -> list[FeatureBuilder]:
     """Go through all features, keeping the questions that have no answer; shops of features that wait for some."""
-    return [shop for shop in feature_shops(cells, runner, asking) if shop.make()]
+    return [shop for shop in feature_builders(cells, runner, asking) if shop.make()]
 
 
-def batch_file(cells: Sequence[Cell], runner: CellRunner, path: Path, limit: int | None = None) -> int:
+def batch_file(cells: Sequence[Run], runner: Runner, path: Path, limit: int | None = None) -> int:
     """Write the pending requests for the Batch API; their number.
 
     Raises:
         UserError: nothing is pending, or the models stand on different datasets or endpoints.
     """
-    asking = Collecting(limit=limit)
+    asking = BatchCollector(limit=limit)
     shops = collect(cells, runner, asking)
     if not asking.pending:
         raise UserError("nothing is to be asked: all answers are there.")
@@ -209,7 +209,7 @@ def batch_file(cells: Sequence[Cell], runner: CellRunner, path: Path, limit: int
 class _Batches:
     """The batches of the cells of one dataset, whose answers go into one cache."""
 
-    def __init__(self, cells: Sequence[Cell], runner: CellRunner, asking: Collecting, pause: float) -> None:
+    def __init__(self, cells: Sequence[Run], runner: Runner, asking: BatchCollector, pause: float) -> None:
         self.cells, self.asking = cells, asking
         self._runner, self._pause = runner, pause
         self._earlier, self._answered, self._stopped = False, False, ""
@@ -252,18 +252,18 @@ class _Batches:
         self.asking.lost.update(key for key in failed if self._failures[key] >= BATCHES)
 
 
-def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: int | None = None) -> list[FeatureShop]:
+def run_batches(cells: Sequence[Run], runner: Runner, pause: float, limit: int | None = None) -> list[FeatureBuilder]:
     """Submit, wait and take in, until nothing is pending; then make the features.
 
     Raises:
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
-    by_home: dict[Path, list[Cell]] = {}
+    by_home: dict[Path, list[Run]] = {}
     for cell in cells:
         chosen_endpoint(cell.settings)  # a paid one wants a limit
         by_home.setdefault(cell.location.home, []).append(cell)
-    budget = Asking.of(cells[0].settings).budget
-    groups = [_Batches(own, runner, Collecting(budget, limit), pause) for own in by_home.values()]
+    budget = AnswerSource.of(cells[0].settings).budget
+    groups = [_Batches(own, runner, BatchCollector(budget, limit), pause) for own in by_home.values()]
     while True:
         with ExitStack() as stack:
             under_way = [(group, client) for group in groups if (client := group.submit(stack)) is not None]
@@ -276,7 +276,7 @@ def run_batches(cells: Sequence[Cell], runner: CellRunner, pause: float, limit: 
 # ---- answers in and out -------------------------------------------------------------------------
 
 
-def _cache_of(cells: Sequence[Cell]) -> Any:
+def _cache_of(cells: Sequence[Run]) -> Any:
     from recbole_llm.llm.cache import ResponseCache
 
     homes = {cell.location.home / "semantics" / "responses.sqlite" for cell in cells}
@@ -285,7 +285,7 @@ def _cache_of(cells: Sequence[Cell]) -> Any:
     return ResponseCache(next(iter(homes)))
 
 
-def export(cells: Sequence[Cell], path: Path) -> int:
+def export(cells: Sequence[Run], path: Path) -> int:
     """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
 
     Raises:
@@ -305,7 +305,7 @@ def export(cells: Sequence[Cell], path: Path) -> int:
     return count
 
 
-def take_in(cells: Sequence[Cell], path: Path) -> ImportReport:
+def take_in(cells: Sequence[Run], path: Path) -> ImportReport:
     """Take answers from a file into the cache of the cells' dataset."""
     with _cache_of(cells) as cache:
         return import_answers(cache, path)

@@ -10,17 +10,17 @@ from typing import Any
 from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import (
     Executor,
-    Outcome,
+    Job,
+    JobError,
+    JobResult,
     SerialExecutor,
-    Work,
-    WorkError,
-    each_outcome,
+    each_result,
     open_executor,
 )
-from recbole_llm.experiments.jobs import make_features, run_cell, run_cell_away
+from recbole_llm.experiments.jobs import make_features, run_job, run_job_away
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.layers import check_grid_keys, layer_settings
@@ -86,7 +86,7 @@ def expand(
     semantics: Any = None,
     config_files: Iterable[str | Path] = (),
     overrides: dict[str, Any] | None = None,
-) -> list[Cell]:
+) -> list[Run]:
     """All cells of a grid, each once, in the order they should run.
 
     Raises:
@@ -105,7 +105,7 @@ def expand(
     for kind in kinds:
         if kind is not None and kind not in CHOICES["semantics"]:
             raise UserError(f"--semantics={kind}: use {', '.join(CHOICES['semantics'])}.")
-    cells: dict[str, Cell] = {}
+    cells: dict[str, Run] = {}
     for name in datasets:
         for each_protocol in protocols:
             check_grid_keys(methods, name, each_protocol, overrides, files)
@@ -119,7 +119,7 @@ def expand(
                         settings = layer_settings(
                             method, name, each_protocol, files, {**base, "seed": seed}, strict=False
                         )
-                        cell = Cell.of(settings)
+                        cell = Run.of(settings)
                         cells.setdefault(cell.key, cell)
     return list(cells.values())
 
@@ -165,10 +165,10 @@ def run(
     cells = expand(model, dataset, protocol, seeds, semantics, config_files, overrides)
     store = ResultStore(cells[0].settings["results_dir"])
     with open_executor(executor, workers, ray_address) as chosen:
-        return run_cells(cells, CellRunner(store, Bars(not quiet), force), chosen)
+        return run_all(cells, Runner(store, Bars(not quiet), force), chosen)
 
 
-def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | None = None) -> list[Record]:
+def run_all(cells: Sequence[Run], runner: Runner, executor: Executor | None = None) -> list[Record]:
     """Run the cells that have no record; a failing cell is recorded as failed and the others go on.
 
     With a single cell its error is raised too; a user's mistake is not recorded there.
@@ -194,7 +194,7 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | No
         records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
         records |= _present(missing, runner)  # a stage one may be a cell of the grid
         missing = [cell for cell in missing if cell.key not in records]
-    for number, outcome in enumerate(each_outcome(executor, _works(missing, runner, executor)), start=1):
+    for number, outcome in enumerate(each_result(executor, _works(missing, runner, executor)), start=1):
         cell = outcome.work.tag
         records[cell.key] = _record(outcome, runner, lone=len(cells) == 1)
         if not isinstance(executor, SerialExecutor):
@@ -202,36 +202,36 @@ def run_cells(cells: Sequence[Cell], runner: CellRunner, executor: Executor | No
     return [records[cell.key] for cell in cells]
 
 
-def _present(cells: Sequence[Cell], runner: CellRunner) -> dict[str, Record]:
+def _present(cells: Sequence[Run], runner: Runner) -> dict[str, Record]:
     return {cell.key: record for cell in cells if (record := runner.finished(cell)) is not None}
 
 
-def _run_here(ask: Any, runner: CellRunner, cell: Cell, place: str) -> Record:
+def _run_here(ask: Any, runner: Runner, cell: Run, place: str) -> Record:
     if place and runner.finished(cell) is None:
         logger.info("%s", place)
     return runner.run(cell)
 
 
-def _works(cells: Sequence[Cell], runner: CellRunner, executor: Executor) -> list[Work]:
+def _works(cells: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]:
     """The cells as the executor takes them."""
     if isinstance(executor, SerialExecutor):
         places = [f"[{n}/{len(cells)}]" if len(cells) > 1 else "" for n in range(1, len(cells) + 1)]
-        return [Work(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(cells, places, strict=True)]
+        return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(cells, places, strict=True)]
     if executor.shares_files:
         folder = str(runner.store.folder)
-        return [Work(cell.title(), run_cell, (cell, folder, runner.force), tag=cell) for cell in cells]
-    from recbole_llm.experiments.jobs import Shipper
+        return [Job(cell.title(), run_job, (cell, folder, runner.force), tag=cell) for cell in cells]
+    from recbole_llm.experiments.jobs import PayloadSender
 
-    ship = Shipper(executor, runner)
-    return [Work(cell.title(), run_cell_away, (cell, ship(cell)), tag=cell) for cell in cells]
+    ship = PayloadSender(executor, runner)
+    return [Job(cell.title(), run_job_away, (cell, ship(cell)), tag=cell) for cell in cells]
 
 
-def _record(outcome: Outcome, runner: CellRunner, lone: bool) -> Record:
+def _record(outcome: JobResult, runner: Runner, lone: bool) -> Record:
     """The record of a cell that was run: its own, or one that says why there is none."""
-    cell: Cell = outcome.work.tag
+    cell: Run = outcome.work.tag
     if outcome.error is not None:
         logger.debug("%s", cell.title(), exc_info=outcome.error)
-        if lone and not isinstance(outcome.error, WorkError):
+        if lone and not isinstance(outcome.error, JobError):
             if not isinstance(outcome.error, UserError):
                 _keep_failure(cell, runner, outcome.reason)
             raise outcome.error
@@ -241,13 +241,13 @@ def _record(outcome: Outcome, runner: CellRunner, lone: bool) -> Record:
     return runner.store.unpack(outcome.value)
 
 
-def _failed(cell: Cell, runner: CellRunner, reason: str) -> Record:
+def _failed(cell: Run, runner: Runner, reason: str) -> Record:
     """Log and record a failure."""
     logger.error("%s failed: %s", cell.title(), reason)
     return _keep_failure(cell, runner, reason)
 
 
-def _keep_failure(cell: Cell, runner: CellRunner, reason: str) -> Record:
+def _keep_failure(cell: Run, runner: Runner, reason: str) -> Record:
     """Record a failure; the next run tries the cell again. A good record of the cell stays (``--force``)."""
     record = cell.blank_record()
     record.status, record.error = "failed", reason[:2000]

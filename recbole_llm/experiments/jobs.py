@@ -5,44 +5,38 @@ The functions are called as ``function(ask, *arguments)`` in whatever process th
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from recbole_llm.errors import UserError
-from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner, StopTraining
-from recbole_llm.experiments.store import ResultStore
-from recbole_llm.settings.schema import SEMANTIC_KEYS, features_read
-
-if TYPE_CHECKING:
-    from recbole_llm.experiments.jobs import Shipment
 import getpass
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
+from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import Executor
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner, StopTraining
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.settings.schema import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
 Ask = Callable[[Any], Any]
 
 
-def run_cell(ask: Ask, cell: Cell, results: str, force: bool) -> Record:
+def run_job(ask: Ask, cell: Run, results: str, force: bool) -> Record:
     """Run a cell in a worker that shares the driver's folders."""
-    return CellRunner(ResultStore(results), force=force, mends=False).run(cell)
+    return Runner(ResultStore(results), force=force, mends=False).run(cell)
 
 
-def run_cell_away(ask: Ask, cell: Cell, shipment: Shipment) -> dict[str, bytes]:
+def run_job_away(ask: Ask, cell: Run, shipment: Payload) -> dict[str, bytes]:
     """Run a cell where the driver's files may be missing; gives the files of its record."""
     with shipment.unpacked(cell) as (cell, results):
         store = ResultStore(results)
-        return store.pack(CellRunner(store, force=True, mends=False).run(cell))
+        return store.pack(Runner(store, force=True, mends=False).run(cell))
 
 
 @dataclass
@@ -63,7 +57,7 @@ class Trained:
     seconds: float
 
 
-def run_trial(ask: Ask, cell: Cell, folder: str, max_seconds: float | None) -> Trained:
+def run_trial(ask: Ask, cell: Run, folder: str, max_seconds: float | None) -> Trained:
     """Train a cell and validate it; after each epoch ``ask((epoch, score))`` says whether to stop.
 
     Args:
@@ -82,7 +76,7 @@ def run_trial(ask: Ask, cell: Cell, folder: str, max_seconds: float | None) -> T
             raise StopTraining
 
     place = Path(folder)
-    runner = CellRunner(ResultStore(cell.settings["results_dir"]), mends=False)
+    runner = Runner(ResultStore(cell.settings["results_dir"]), mends=False)
     try:
         record = runner.validate(cell, place, after, max_seconds)
     except Exception:
@@ -93,25 +87,25 @@ def run_trial(ask: Ask, cell: Cell, folder: str, max_seconds: float | None) -> T
     return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"])
 
 
-def run_trial_away(ask: Ask, cell: Cell, shipment: Shipment, max_seconds: float | None) -> Trained:
+def run_trial_away(ask: Ask, cell: Run, shipment: Payload, max_seconds: float | None) -> Trained:
     """Run a trial where the driver's files may be missing."""
     with shipment.unpacked(cell) as (cell, _):
         return run_trial(ask, cell, str(Path(cell.settings["checkpoint_dir"]) / cell.key), max_seconds)
 
 
-def features_of(cell: Cell, runner: CellRunner) -> tuple[Any, ...]:
+def features_of(cell: Run, runner: Runner) -> tuple[Any, ...]:
     """What tells the semantic features of two cells apart."""
     from recbole_llm.features.builder import find_feature
 
     method = cell.settings.method
     keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
-    stage = runner.stage_one_cell(cell).key if method.stage_one else None
+    stage = runner.candidate_run(cell).key if method.stage_one else None
     values = [str(cell.settings.get(key)) for key in keys]
     read = features_read(method, cell.settings.values)
     return cell.location.name, cell.settings["protocol"], method.features, read, stage, *values
 
 
-def make_features(cells: Sequence[Cell], runner: CellRunner) -> dict[str, str]:
+def make_features(cells: Sequence[Run], runner: Runner) -> dict[str, str]:
     """Make the semantic features of all cells, each once, before the cells are spread over workers.
 
     Returns:
@@ -135,7 +129,7 @@ def make_features(cells: Sequence[Cell], runner: CellRunner) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Shipment:
+class Payload:
     """Dataset, semantic features and the user's settings files and item profiles.
 
     Attributes:
@@ -151,7 +145,7 @@ class Shipment:
     profiles: str | None = None
 
     @contextmanager
-    def unpacked(self, cell: Cell) -> Iterator[tuple[Cell, Path]]:
+    def unpacked(self, cell: Run) -> Iterator[tuple[Run, Path]]:
         """The cell over the unpacked files, and a folder for its results that goes when the block ends.
 
         Raises:
@@ -174,7 +168,7 @@ class Shipment:
         finally:
             shutil.rmtree(results, ignore_errors=True)
 
-    def _moved(self, cell: Cell, place: Path) -> Cell:
+    def _moved(self, cell: Run, place: Path) -> Run:
         location, home = cell.location, place / "dataset"
         paths = {
             "data_path": str(place / "data" / location.stem),
@@ -193,7 +187,7 @@ class Shipment:
         return replace(cell, settings=settings, location=moved)
 
 
-class Shipper:
+class PayloadSender:
     """Packs what cells read, each dataset with its features once.
 
     Args:
@@ -201,11 +195,11 @@ class Shipper:
         runner: knows where the features lie.
     """
 
-    def __init__(self, executor: Executor, runner: CellRunner) -> None:
+    def __init__(self, executor: Executor, runner: Runner) -> None:
         self._executor, self._runner = executor, runner
         self._sent: dict[Any, Any] = {}
 
-    def __call__(self, cell: Cell) -> Any:
+    def __call__(self, cell: Run) -> Any:
         """The shipment of a cell, as an argument of a work."""
         key = (cell.location.folder, cell.settings.config_files, features_of(cell, self._runner))
         if key not in self._sent:
@@ -213,7 +207,7 @@ class Shipper:
         return self._sent[key]
 
 
-def pack(cell: Cell, features: Path | None) -> Shipment:
+def pack(cell: Run, features: Path | None) -> Payload:
     """Everything a cell reads.
 
     Args:
@@ -239,4 +233,4 @@ def pack(cell: Cell, features: Path | None) -> Shipment:
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Shipment(digest.hexdigest()[:16], files, tuple(given), shipped)
+    return Payload(digest.hexdigest()[:16], files, tuple(given), shipped)

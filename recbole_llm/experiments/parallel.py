@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import ProcessExecutor, Work, WorkError, each_outcome
+from recbole_llm.execution.executors import Job, JobError, ProcessExecutor, each_result
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import STAGES, CellRunner
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import STAGES, Runner
 from recbole_llm.experiments.store import ResultStore
 
 
-def run_together(cell: Cell, runner: CellRunner) -> Record:
+def run_together(cell: Run, runner: Runner) -> Record:
     """Train a cell by as many processes as its setting ``nproc`` says; the first one tests and stores.
 
     Raises:
@@ -28,12 +28,10 @@ def run_together(cell: Cell, runner: CellRunner) -> Record:
     runner.make_features(cell)
     with tempfile.TemporaryDirectory() as folder, ProcessExecutor(world, retries=0) as executor:
         shared = (world, str(Path(folder) / "meeting"), cell, str(runner.store.folder), runner.force)
-        works = [
-            Work(f"process {rank} of {cell.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)
-        ]
+        works = [Job(f"process {rank} of {cell.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)]
         found = None
-        for outcome in each_outcome(executor, works):
-            if isinstance(outcome.error, WorkError):
+        for outcome in each_result(executor, works):
+            if isinstance(outcome.error, JobError):
                 raise UserError(f"--nproc={world}: process {outcome.work.tag} failed: {outcome.reason}")
             if outcome.error is not None:
                 raise outcome.error
@@ -42,7 +40,7 @@ def run_together(cell: Cell, runner: CellRunner) -> Record:
     return found
 
 
-def run_rank(ask: Any, rank: int, world: int, meeting: str, cell: Cell, results: str, force: bool) -> Record | None:
+def run_rank(ask: Any, rank: int, world: int, meeting: str, cell: Run, results: str, force: bool) -> Record | None:
     """In one of the processes: train; the first one has the record."""
     from torch import distributed
 
@@ -50,7 +48,7 @@ def run_rank(ask: Any, rank: int, world: int, meeting: str, cell: Cell, results:
 
     join(rank, world, Path(meeting))
     try:
-        runner = CellRunner(ResultStore(results), force=force, mends=False)
+        runner = Runner(ResultStore(results), force=force, mends=False)
         if rank == 0:
             return runner.make_here(cell)
         runner.train_along(cell)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Prepared, Runner
 from recbole_llm.features.builder import find_feature
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Recommendation:
     scores: list[float]
 
 
-def _reads_prefixes(cell: Cell) -> bool:
+def _reads_prefixes(cell: Run) -> bool:
     """Whether the model reads features of single places, as LLM-DMsRec's intents are."""
     if cell.settings["semantics"] == "none":
         return False
@@ -67,7 +67,7 @@ class Recommender:
             self._end[cases.user] = cases.end
 
     @classmethod
-    def trained(cls, cell: Cell, runner: CellRunner, **options: Any) -> Recommender:
+    def trained(cls, cell: Run, runner: Runner, **options: Any) -> Recommender:
         """The recommender of a cell that was run before; where its weights are elsewhere, it is trained again.
 
         Raises:

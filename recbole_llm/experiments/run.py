@@ -19,7 +19,7 @@ from recbole_llm.utils.plugins import code_of
 
 
 @dataclass
-class Cell:
+class Run:
     """A cell before it runs.
 
     Attributes:
@@ -46,7 +46,7 @@ class Cell:
         self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
 
     @classmethod
-    def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Cell:
+    def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
         """The cell of some settings; finds the dataset.
 
         Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from recbole_llm.data.candidates import rarity
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings.layers import Settings, stage_one_settings
@@ -57,7 +57,7 @@ class Prepared:
         )
 
 
-class CellRunner:
+class Runner:
     """Runs cells; keeps nothing between them but the store.
 
     Args:
@@ -72,14 +72,14 @@ class CellRunner:
         self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
         self._fresh: set[str] = set()
 
-    def finished(self, cell: Cell) -> Record | None:
+    def finished(self, cell: Run) -> Record | None:
         """The record of a cell that is done and need not run again."""
         if self.force and cell.key not in self._fresh:
             return None
         record = self.store.find(cell.key)
         return record if record is not None and record.status == "ok" else None
 
-    def run(self, cell: Cell) -> Record:
+    def run(self, cell: Run) -> Record:
         """The cell's record: found, or made by training and testing the model.
 
         Raises:
@@ -91,7 +91,7 @@ class CellRunner:
                 found = self.finished(cell) or self._make(cell)
         return found
 
-    def _make(self, cell: Cell) -> Record:
+    def _make(self, cell: Run) -> Record:
         """Train and test, whether there is a record or not."""
         if int(cell.settings["nproc"]) > 1:
             from recbole_llm.experiments.parallel import run_together
@@ -99,7 +99,7 @@ class CellRunner:
             return run_together(cell, self)
         return self.make_here(cell)
 
-    def make_here(self, cell: Cell) -> Record:
+    def make_here(self, cell: Run) -> Record:
         """Train and test in this process, which may be the first of several."""
         from recbole_llm.compat.fast import seams_of
 
@@ -131,7 +131,7 @@ class CellRunner:
         return record
 
     def validate(
-        self, cell: Cell, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
+        self, cell: Run, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
     ) -> Record:
         """Train and validate for a search: the test cases are never ranked and the record is not kept.
 
@@ -165,12 +165,12 @@ class CellRunner:
         record.seconds = watch.report()
         return record
 
-    def train_along(self, cell: Cell) -> None:
+    def train_along(self, cell: Run) -> None:
         """Train as one of several processes, of which the first one makes the record."""
         watch, record = Stopwatch(), cell.blank_record()
         self._train(cell, self.prepare(cell, watch, record), watch, record)
 
-    def make_features(self, cell: Cell) -> Path | None:
+    def make_features(self, cell: Run) -> Path | None:
         """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
 
         Many workers would otherwise make the same at once.
@@ -184,7 +184,7 @@ class CellRunner:
     # ---- steps ---------------------------------------------------------------------------------
 
     def prepare(
-        self, cell: Cell, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
+        self, cell: Run, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
     ) -> Prepared:
         """Read the data, make what the model stands on, build the model.
 
@@ -233,7 +233,7 @@ class CellRunner:
             )
         return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
 
-    def _read(self, cell: Cell, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
+    def _read(self, cell: Run, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
         """RecBole's configuration and the dataset with its split."""
         method = settings.method
         if method.kind == EXTERNAL_LIBRARY:
@@ -255,33 +255,33 @@ class CellRunner:
             init_seed(config["seed"], config["reproducibility"])
             return config, make_dataset(config, cell.location)
 
-    def _add_semantics(self, cell: Cell, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
-        from recbole_llm.experiments.candidate_model import TrainedStageOne
+    def _add_semantics(self, cell: Run, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
+        from recbole_llm.experiments.candidate_model import CandidateModel
         from recbole_llm.features.builder import ensure_features
-        from recbole_llm.features.sources import Asking
+        from recbole_llm.features.sources import AnswerSource
 
         if self.asking is None:
-            self.asking = Asking.of(cell.settings)
+            self.asking = AnswerSource.of(cell.settings)
             self.asking.mends = self.mends
         stage_one = None
         if cell.settings.method.stage_one:
             folds = int(cell.settings["candidate_folds"])
-            stage_one = TrainedStageOne(self, self.stage_one_cell(cell), watch, folds)
+            stage_one = CandidateModel(self, self.candidate_run(cell), watch, folds)
         features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
         if record is not None:
             record.features = SemanticFacts(**features.facts())
             record.stage_one = stage_one.key if stage_one else None
 
-    def read_dataset(self, cell: Cell) -> Any:
+    def read_dataset(self, cell: Run) -> Any:
         """The cell's dataset with its split, without a model."""
         return self._read(cell, cell.settings, Stopwatch())[1]
 
-    def stage_one_cell(self, cell: Cell) -> Cell:
+    def candidate_run(self, cell: Run) -> Run:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
-        return Cell.of(stage_one_settings(cell.settings))
+        return Run.of(stage_one_settings(cell.settings))
 
-    def trained(self, cell: Cell) -> Prepared:
+    def trained(self, cell: Run) -> Prepared:
         """The cell's model with its best weights, trained now where there is no checkpoint."""
         from recbole_llm.training import checkpoint
 
@@ -298,14 +298,14 @@ class CellRunner:
         prepared.model.eval()
         return prepared
 
-    def _last_stage(self, cell: Cell) -> dict[str, Any]:
+    def _last_stage(self, cell: Run) -> dict[str, Any]:
         """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
         stages = STAGES.get(cell.settings.method.name, ())
         if not stages or cell.settings.get("pre_model_path"):
             return {}
         return {"train_stage": stages[-1], "pre_model_path": str(cell.folder / stages[-2] / "best_so_far.pt")}
 
-    def _pretrain(self, cell: Cell) -> dict[str, Any]:
+    def _pretrain(self, cell: Run) -> dict[str, Any]:
         """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
 
         RecBole leaves the stages to its user: a checkpoint of the first one is no result.
@@ -329,7 +329,7 @@ class CellRunner:
             changes = {"train_stage": following, "pre_model_path": trainer.saved_model_file}
         return changes
 
-    def _train(self, cell: Cell, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
+    def _train(self, cell: Run, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
         from recbole_llm.compat.reference import ReferenceTrainer
 
         trainer: Any
@@ -370,7 +370,7 @@ class CellRunner:
             Together.take_over(trainer, train_data)
         return trainer, train_data
 
-    def _note_training(self, cell: Cell, trainer: Any, record: Record) -> Any:
+    def _note_training(self, cell: Run, trainer: Any, record: Record) -> Any:
         record.curve = trainer.curve
         record.epochs = len(trainer.curve)
         record.best_epoch = trainer.best_epoch if trainer.best_epoch > 0 else None

@@ -19,13 +19,13 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.features.encoder import Encoder, encode_texts
-from recbole_llm.features.feature import ITEMS_ALONE, VISIBLE, Context, Feature, Progress, StageOne
+from recbole_llm.features.feature import ITEMS_ALONE, VISIBLE, Context, Feature, Prerequisite, Progress
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.item_texts import ItemTextIds, TextCodes
 from recbole_llm.features.items import read_item_texts, read_profiles
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswersPending, Asking
+from recbole_llm.features.sources import AnswerSource, AnswersPending
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.methods.eimf.features import Exemplars
@@ -86,7 +86,7 @@ def _identity(
     location: DatasetLocation,
     dataset: Any,
     endpoint: Endpoint | None,
-    stage_one: StageOne | None,
+    stage_one: Prerequisite | None,
     encoder: Encoder,
 ) -> dict[str, Any]:
     """All that the features are made from; the offline rule looks at sentence vectors too.
@@ -117,7 +117,7 @@ def _identity(
     }
 
 
-class FeatureShop:
+class FeatureBuilder:
     """The features of one cell: which there are, which are missing, and how they are made.
 
     Args:
@@ -143,14 +143,14 @@ class FeatureShop:
         settings: Settings,
         location: DatasetLocation,
         dataset: Any,
-        stage_one: StageOne | None,
+        stage_one: Prerequisite | None,
         progress: Progress,
         watch: Watch,
-        asking: Asking | None = None,
+        asking: AnswerSource | None = None,
     ) -> None:
         self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
         self.progress, self.watch = progress, watch
-        self.asking = asking or Asking.of(settings)
+        self.asking = asking or AnswerSource.of(settings)
         self.endpoint = chosen_endpoint(settings, self.asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
@@ -349,17 +349,17 @@ def ensure_features(
     settings: Settings,
     location: DatasetLocation,
     dataset: Any,
-    stage_one: StageOne | None,
+    stage_one: Prerequisite | None,
     progress: Progress,
     watch: Watch,
-    asking: Asking | None = None,
+    asking: AnswerSource | None = None,
 ) -> SemanticFeatures:
-    """Make what is missing of the features that the settings' model reads; see :class:`FeatureShop`.
+    """Make what is missing of the features that the settings' model reads; see :class:`FeatureBuilder`.
 
     Raises:
         UserError: the source of answers, the encoder or a file cannot be used, or a limit was reached.
     """
-    shop = FeatureShop(settings, location, dataset, stage_one, progress, watch, asking)
+    shop = FeatureBuilder(settings, location, dataset, stage_one, progress, watch, asking)
     shop.make()
     return shop.features()
 

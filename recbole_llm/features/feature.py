@@ -13,7 +13,7 @@ from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
-from recbole_llm.features.sources import Asking
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import Script, Usage
 from recbole_llm.llm.endpoint import Endpoint
@@ -22,7 +22,7 @@ from recbole_llm.settings.layers import Settings
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
-class StageOne(Protocol):
+class Prerequisite(Protocol):
     """The trained model that a feature stands on, trained when first asked.
 
     Attributes:
@@ -66,12 +66,12 @@ class Context:
     folder: SemanticFolder
     endpoint: Endpoint | None
     cache: ResponseCache | None
-    stage_one: StageOne | None
+    stage_one: Prerequisite | None
     progress: Progress
     encode: Callable[[], np.ndarray]
     vectors_of: Callable[[Sequence[str], str], np.ndarray]
     usage: Usage = field(default_factory=Usage)
-    asking: Asking = field(default_factory=Asking)
+    asking: AnswerSource = field(default_factory=AnswerSource)
     counts: dict[str, int] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     limited: str = ""

@@ -55,6 +55,8 @@ class Prompt:
         Raises:
             UserError: there is no such class.
         """
+        if not self.home and ":" not in self.answer:
+            raise UserError(f"the prompt {self.id}, answer: {self.answer} is not module:Class.")
         target = self.answer if ":" in self.answer else f"{self.home}.features:{self.answer}"
         found = load_class(target, f"the prompt {self.id}, answer: {self.answer}")
         if not issubclass(found, BaseModel):

@@ -36,7 +36,7 @@ def spread(keys: list[Any], limit: int | None) -> list[Any]:
     return [keys[number * len(keys) // limit] for number in range(limit)]
 
 
-class Asking:
+class AnswerSource:
     """Asks the endpoint for what the cache lacks. One object serves all features and cells of a command.
 
     Args:
@@ -103,7 +103,7 @@ def replayed(context: Context, keys: list[Any], script: MakeScript) -> Results:
         context.usage.price += context.endpoint.price(answer.tokens_in, answer.tokens_out, answer.via)
 
 
-class DryRun(Asking):
+class DryRun(AnswerSource):
     """Asks nothing: counts what would be asked. Features are made in a folder that is thrown away.
 
     Attributes:
@@ -130,7 +130,7 @@ class DryRun(Asking):
             yield keys[number], plan.drive(script(keys[number], Counter())) if number in chosen else None
 
 
-class Collecting(Asking):
+class BatchCollector(AnswerSource):
     """Asks nothing: collects the questions that have no answer, for a batch.
 
     Attributes:

@@ -14,53 +14,53 @@ from recbole_llm.evaluation.names import RANK_METRICS, higher_is_better, metric_
 from recbole_llm.evaluation.significance import Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
-from recbole_llm.reporting.costs import cost_sheet, memory_mib, price, seconds, tokens
-from recbole_llm.reporting.show import heading, in_order, notes, p_text, reason, seeds_text
-from recbole_llm.reporting.statistics import Block, Row
+from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
+from recbole_llm.reporting.results_table import ResultsTable, Row
+from recbole_llm.reporting.tables import heading, in_order, notes, p_text, reason, seeds_text
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
 
 
-def block_content(block: Block, name: str) -> dict[str, Any]:
+def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
     """Everything about one table.
 
     Args:
         block: its numbers.
         name: identifier in the page.
     """
-    rows = in_order(block)
-    costs = cost_sheet(rows)
+    rows = in_order(table)
+    costs = cost_table(rows)
     return {
         "id": name,
-        "title": heading(block.place, block.cases),
-        "facts": _facts(block),
-        "primary": metric_title(block.primary),
-        "primary_cut": block.primary.partition("@")[2],
-        "reference": block.reference,
-        "cut_offs": sorted({int(cut) for cut in (m.partition("@")[2] for m in block.metrics) if cut}),
-        "columns": [{"title": metric_title(m), "cut": m.partition("@")[2]} for m in block.metrics],
-        "rows": [_row(block, row) for row in rows],
-        "compared": block.reference is not None and bool(block.comparisons),
-        "pairs": [_pair(block, found) for found in block.comparisons],
-        "notes": notes(block),
+        "title": heading(table.key, table.cases),
+        "facts": _facts(table),
+        "primary": metric_title(table.primary),
+        "primary_cut": table.primary.partition("@")[2],
+        "reference": table.reference,
+        "cut_offs": sorted({int(cut) for cut in (m.partition("@")[2] for m in table.metrics) if cut}),
+        "columns": [{"title": metric_title(m), "cut": m.partition("@")[2]} for m in table.metrics],
+        "rows": [_row(table, row) for row in rows],
+        "compared": table.reference is not None and bool(table.comparisons),
+        "pairs": [_pair(table, found) for found in table.comparisons],
+        "notes": notes(table),
         "costs": costs,
         "runs": [_run(row, run) for row in rows for run in (*row.runs, *row.failed)],
         "charts": {
-            "primary": metric_title(block.primary),
-            "reference": block.reference,
+            "primary": metric_title(table.primary),
+            "reference": table.reference,
             "rows": [row.label for row in rows if row.runs],
-            "gains": _gains(block, rows),
-            "cuts": _cuts(block, rows),
-            "groups": _groups(block, rows),
+            "gains": _gains(table, rows),
+            "cuts": _cuts(table, rows),
+            "groups": _groups(table, rows),
             "training": _training(rows),
-            "price": _prices(block, rows),
+            "price": _prices(table, rows),
         },
     }
 
 
-def _facts(block: Block) -> list[tuple[str, str]]:
+def _facts(table: ResultsTable) -> list[tuple[str, str]]:
     """The data that a table is about."""
-    data = next((run.data for row in block.rows for run in row.runs if run.data), None)
+    data = next((run.data for row in table.rows for run in row.runs if run.data), None)
     if data is None:
         return []
     found = [(key.replace("_", " "), f"{value:,.6g}") for key, value in data.statistics.items()]
@@ -68,11 +68,11 @@ def _facts(block: Block) -> list[tuple[str, str]]:
     return [*found, ("sha256", data.sha256[:16])]
 
 
-def _row(block: Block, row: Row) -> dict[str, Any]:
-    found = block.against_reference(row.label)
-    ranked = {metric: block.best_and_second(metric) for metric in block.metrics}
+def _row(table: ResultsTable, row: Row) -> dict[str, Any]:
+    found = table.against_reference(row.label)
+    ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     cells = []
-    for metric in block.metrics:
+    for metric in table.metrics:
         value = row.values.get(metric)
         best, second = ranked[metric]
         cells.append(
@@ -91,25 +91,25 @@ def _row(block: Block, row: Row) -> dict[str, Any]:
         "failed": seeds_text(run.seed for run in row.failed),
         "reason": reason(row) if row.failed else "",
         "cells": cells,
-        "test": None if found is None else _pair(block, found),
+        "test": None if found is None else _pair(table, found),
     }
 
 
-def _pair(block: Block, found: Comparison) -> dict[str, Any]:
+def _pair(table: ResultsTable, found: Comparison) -> dict[str, Any]:
     shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p_bootstrap", "p_wilcoxon", "p_holm")}
-    return {**asdict(found), **shown, "verdict": block.verdict(found)}
+    return {**asdict(found), **shown, "verdict": table.verdict(found)}
 
 
-def _gains(block: Block, rows: Iterable[Row]) -> list[dict[str, Any]]:
+def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Differences to the reference row, with its value for percentages."""
-    found = [(row, block.against_reference(row.label)) for row in rows]
-    base = block.row(block.reference).values[block.primary].mean if block.reference else 0.0
-    return [{**_pair(block, test), "label": row.label, "base": base} for row, test in found if test is not None]
+    found = [(row, table.against_reference(row.label)) for row in rows]
+    base = table.row(table.reference).values[table.primary].mean if table.reference else 0.0
+    return [{**_pair(table, test), "label": row.label, "base": base} for row, test in found if test is not None]
 
 
-def _cuts(block: Block, rows: Iterable[Row]) -> dict[str, Any]:
+def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     """Each metric at many cut-offs, from the ranks."""
-    names = list(dict.fromkeys(m.partition("@")[0] for m in (block.primary, *block.metrics)))
+    names = list(dict.fromkeys(m.partition("@")[0] for m in (table.primary, *table.metrics)))
     names = [name for name in names if name in RANK_METRICS]
     ranked = [row for row in rows if row.ranks]
     most = min((int(row.ranks[0].pool.min()) for row in ranked if len(row.ranks[0].pool)), default=CUT_OFFS[-1])
@@ -124,9 +124,9 @@ def _cuts(block: Block, rows: Iterable[Row]) -> dict[str, Any]:
     return {"k": cuts, "names": [(name, metric_title(name)) for name in names], "lines": lines}
 
 
-def _groups(block: Block, rows: Iterable[Row]) -> dict[str, Any]:
+def _groups(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     """The primary metric of the subgroups that have cases."""
-    means = {row.label: subgroup_means(row.ranks, block.primary) for row in rows if row.ranks}
+    means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows if row.ranks}
     sizes = {name: max((found[name][0] for found in means.values()), default=0) for name in SUBGROUPS}
     shown = [name for name in SUBGROUPS if sizes[name]]
     values = {label: [None if np.isnan(found[n][1]) else found[n][1] for n in shown] for label, found in means.items()}
@@ -160,11 +160,11 @@ def _total(loss: Any) -> float | None:
     return None if loss is None else float(loss)
 
 
-def _prices(block: Block, rows: Iterable[Row]) -> dict[str, Any]:
+def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     """Accuracy and the costs that it may be held against."""
     points: list[dict[str, Any]] = []
     for row in rows:
-        value = row.values.get(block.primary)
+        value = row.values.get(table.primary)
         if value is None:
             continue
         costs = {
@@ -178,7 +178,7 @@ def _prices(block: Block, rows: Iterable[Row]) -> dict[str, Any]:
         }
         points.append({"label": row.label, "y": value.mean, "low": value.low, "high": value.high, "costs": costs})
     used = [name for name in (points[0]["costs"] if points else ()) if any(p["costs"][name] for p in points)]
-    return {"points": points, "axes": used, "higher_is_better": higher_is_better(block.primary)}
+    return {"points": points, "axes": used, "higher_is_better": higher_is_better(table.primary)}
 
 
 def _run(row: Row, run: Record) -> dict[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from recbole_llm.experiments.record import Record, SemanticFacts
-from recbole_llm.reporting.sheet import Cell, Sheet
-from recbole_llm.reporting.statistics import Row
+from recbole_llm.reporting.rendered import RenderedTable, TableCell
+from recbole_llm.reporting.results_table import Row
 
 PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train", "validate", "evaluate")
 
@@ -51,7 +51,7 @@ def _epochs(run: Record) -> int:
     return run.epochs or 0
 
 
-def cost_sheet(rows: Sequence[Row]) -> Sheet | None:
+def cost_table(rows: Sequence[Row]) -> RenderedTable | None:
     """A table of costs; columns that are empty everywhere are left out. ``None`` where nothing ran."""
     rows = [row for row in rows if row.runs]
     if not rows:
@@ -68,8 +68,8 @@ def cost_sheet(rows: Sequence[Row]) -> Sheet | None:
         ("US$", [_text(price(row), ",.2f", 0.005) for row in rows]),
     ]
     kept = [(name, values) for name, values in columns if any(values)]
-    table = [[Cell(row.label), *(Cell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
-    return Sheet("", ["cost", *(name for name, _ in kept)], table)
+    table = [[TableCell(row.label), *(TableCell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
+    return RenderedTable("", ["cost", *(name for name, _ in kept)], table)
 
 
 def _text(value: float, form: str, least: float) -> str:

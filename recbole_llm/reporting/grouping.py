@@ -20,7 +20,7 @@ _UNDERNEATH = ("backbone", "ibim")  # name the model that a method is built on, 
 _SHOWN_DIFFERENCES = 3
 
 
-class Place(NamedTuple):
+class TableKey(NamedTuple):
     """What the rows of one table share.
 
     Attributes:
@@ -42,7 +42,7 @@ class Place(NamedTuple):
         return dict(json.loads(self.cases))
 
 
-def group(records: Iterable[Record]) -> dict[Place, dict[str, list[Record]]]:
+def group(records: Iterable[Record]) -> dict[TableKey, dict[str, list[Record]]]:
     """Records by place, then by the label of their row.
 
     Numbers of different protocols, data, masking or candidates never stand in one table. A cell that failed
@@ -54,13 +54,13 @@ def group(records: Iterable[Record]) -> dict[Place, dict[str, list[Record]]]:
     for record in records:
         if record.data:
             hashes[_surroundings(record)].add(record.data.sha256[:12])
-    places: dict[Place, list[Record]] = defaultdict(list)
+    places: dict[TableKey, list[Record]] = defaultdict(list)
     for record in records:
         around = hashes[_surroundings(record)]
         data = record.data.sha256[:12] if record.data else (next(iter(around)) if len(around) == 1 else "")
         dataset, protocol, masked, cases = _surroundings(record)
-        places[Place(dataset, protocol, data, masked, cases)].append(record)
-    return {place: _by_label(found) for place, found in places.items()}
+        places[TableKey(dataset, protocol, data, masked, cases)].append(record)
+    return {key: _by_label(found) for key, found in places.items()}
 
 
 def _surroundings(record: Record) -> tuple[str, str, bool, str]:

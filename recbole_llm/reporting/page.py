@@ -16,20 +16,20 @@ import plotly.offline
 import recbole_llm
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.content import block_content
-from recbole_llm.reporting.statistics import build
+from recbole_llm.reporting.content import table_content
+from recbole_llm.reporting.results_table import build
 from recbole_llm.utils.files import whole_file
 
 
 def render_report(records: Iterable[Record], store: ResultStore, baseline: str | None = None) -> str:
     """The page as text; see :func:`write_report`."""
-    blocks = build(records, store, topk=[], baseline=baseline, intervals=True)
+    tables = build(records, store, topk=[], baseline=baseline, intervals=True)
     loader = jinja2.PackageLoader("recbole_llm.reporting", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("page.html.j2").render(
-        blocks=[block_content(block, f"t{number}") for number, block in enumerate(blocks, start=1)],
+        tables=[table_content(table, f"t{number}") for number, table in enumerate(tables, start=1)],
         version=recbole_llm.__version__,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         plotly=plotly.offline.get_plotlyjs(),

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
-from recbole_llm.reporting.sheet import Cell, Sheet
-from recbole_llm.reporting.statistics import DIGITS, Block, Row
+from recbole_llm.reporting.rendered import RenderedTable, TableCell
+from recbole_llm.reporting.results_table import DIGITS, ResultsTable, Row
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 IN_BAND, BELOW, ABOVE = "in band", "below", "above"
@@ -126,13 +126,13 @@ def load_references(path: Path | None = None) -> tuple[float, list[Reference]]:
     return file.tolerance, file.references
 
 
-def check(blocks: Iterable[Block], path: Path | None = None) -> list[tuple[Block, list[Verdict]]]:
+def check(tables: Iterable[ResultsTable], path: Path | None = None) -> list[tuple[ResultsTable, list[Verdict]]]:
     """Verdicts on all rows that a reference says something about, by block.
 
     Where one source had the same data as the run, sources with other data say nothing.
     """
     tolerance, references = load_references(path)
-    return [(block, [v for row in block.finished for v in _verdicts(row, references, tolerance)]) for block in blocks]
+    return [(table, [v for row in table.finished for v in _verdicts(row, references, tolerance)]) for table in tables]
 
 
 def _verdicts(row: Row, references: Sequence[Reference], tolerance: float) -> list[Verdict]:
@@ -157,20 +157,20 @@ def reference_metrics(path: Path | None = None) -> list[str]:
     return list(dict.fromkeys(name for r in references for metrics in r.models.values() for name in metrics))
 
 
-def reference_sheet(title: str, verdicts: Sequence[Verdict]) -> Sheet:
+def reference_table(title: str, verdicts: Sequence[Verdict]) -> RenderedTable:
     """Verdicts as a table, with the sources below it."""
     if not verdicts:
-        return Sheet(title, ["model", "reference"], [[Cell("-"), Cell("none of these rows has one")]])
+        return RenderedTable(title, ["model", "reference"], [[TableCell("-"), TableCell("none of these rows has one")]])
     rows = [
         [
-            Cell(verdict.label),
-            Cell(metric_title(verdict.metric)),
-            Cell(f"{verdict.value:.{DIGITS}f}"),
-            Cell(f"{verdict.low:.{DIGITS}f} - {verdict.high:.{DIGITS}f}"),
-            Cell(verdict.word, "" if verdict.word == IN_BAND else "best"),
-            Cell("; ".join(verdict.differences) or "-"),
+            TableCell(verdict.label),
+            TableCell(metric_title(verdict.metric)),
+            TableCell(f"{verdict.value:.{DIGITS}f}"),
+            TableCell(f"{verdict.low:.{DIGITS}f} - {verdict.high:.{DIGITS}f}"),
+            TableCell(verdict.word, "" if verdict.word == IN_BAND else "best"),
+            TableCell("; ".join(verdict.differences) or "-"),
         ]
         for verdict in verdicts
     ]
     sources = dict.fromkeys(f"{v.reference.title}: {v.reference.source}" for v in verdicts)
-    return Sheet(title, ["model", "metric", "here", "band", "verdict", "what differs"], rows, list(sources))
+    return RenderedTable(title, ["model", "metric", "here", "band", "verdict", "what differs"], rows, list(sources))

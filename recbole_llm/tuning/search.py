@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Executor, Outcome, Work, open_executor
-from recbole_llm.experiments.grid import expand, parse_seeds, run_cells
+from recbole_llm.execution.executors import Executor, Job, JobResult, open_executor
+from recbole_llm.experiments.grid import expand, parse_seeds, run_all
 from recbole_llm.experiments.jobs import make_features, run_trial, run_trial_away
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Cell
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.space import Space, space_of
-from recbole_llm.tuning.study import Budget, Heart, Study, open_storage
+from recbole_llm.tuning.study import Budget, Heartbeat, Study, open_storage
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
 
@@ -82,23 +82,23 @@ def tune(
     make_folder(store.folder)
     kept = open_storage(storage, store.folder)
     studies = [Study(cell, s, budget, kept) for cell, s in zip(cells, spaces, strict=True)]
-    runner = CellRunner(store, Bars(not quiet))
+    runner = Runner(store, Bars(not quiet))
     with open_executor(executor, workers, ray_address, gpus) as chosen:
         lost = search(studies, chosen, runner)
-        tuned: list[Cell] = []
+        tuned: list[Run] = []
         for study, of in zip(studies, seeds_of, strict=True):
             if study.name not in lost:
                 try:
-                    tuned += [study.tuned_cell(seed) for seed in of]
+                    tuned += [study.tuned_run(seed) for seed in of]
                 except UserError as error:  # every trial failed
                     lost[study.name] = error
         if len(lost) == len(studies):
             raise next(iter(lost.values()))
         failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]
-        return [*run_cells(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
+        return [*run_all(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
 
 
-def spaces_of(cells: Sequence[Cell], file: str | Path | None = None) -> list[Space]:
+def spaces_of(cells: Sequence[Run], file: str | Path | None = None) -> list[Space]:
     """What is searched for each cell.
 
     Args:
@@ -120,12 +120,12 @@ def spaces_of(cells: Sequence[Cell], file: str | Path | None = None) -> list[Spa
 def _failure(study: Study, error: UserError) -> Record:
     """What a table shows of a study without a result; it is not kept, since the next search may have one."""
     logger.error("%s failed: %s", study.cell.title(), error)
-    record = Cell.of(study.cell.settings, study.spent).blank_record()
+    record = Run.of(study.cell.settings, study.spent).blank_record()
     record.status, record.error = "failed", str(error)
     return record
 
 
-def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> dict[str, UserError]:
+def search(studies: Sequence[Study], executor: Executor, runner: Runner) -> dict[str, UserError]:
     """Run the trials of all studies until their budgets are spent, by this process and by any others.
 
     Returns:
@@ -134,7 +134,7 @@ def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> 
     lost = _make_features([study for study in studies if not study.is_done], runner)
     studies = [study for study in studies if study.name not in lost]
     send = _sender(executor, runner)
-    with Heart(studies):
+    with Heartbeat(studies):
         while True:
             for study in sorted(studies, key=lambda study: len(study.running)):
                 if executor.free and (trial := study.next()) is not None:
@@ -152,7 +152,7 @@ def search(studies: Sequence[Study], executor: Executor, runner: CellRunner) -> 
                     time.sleep(LOOK_SECONDS)  # the rest runs in other processes
 
 
-def _make_features(studies: Iterable[Study], runner: CellRunner) -> dict[str, UserError]:
+def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserError]:
     """Stage one and features once for all trials; another process of the search finds them made."""
     lost = {}
     for study in studies:
@@ -166,27 +166,27 @@ def _make_features(studies: Iterable[Study], runner: CellRunner) -> dict[str, Us
     return lost
 
 
-def _sender(executor: Executor, runner: CellRunner) -> Any:
+def _sender(executor: Executor, runner: Runner) -> Any:
     if executor.shares_files:
         return None
-    from recbole_llm.experiments.jobs import Shipper
+    from recbole_llm.experiments.jobs import PayloadSender
 
-    return Shipper(executor, runner)
+    return PayloadSender(executor, runner)
 
 
-def _work(study: Study, trial: Any, send: Any) -> Work:
-    cell = study.cell_of(trial)
+def _work(study: Study, trial: Any, send: Any) -> Job:
+    cell = study.make_run(trial)
 
     def answer(message: tuple[int, float]) -> bool:
         return study.report(trial, *message)
 
     title = f"trial {trial.number} of {study.name}"
     if send is None:
-        return Work(title, run_trial, (cell, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
-    return Work(title, run_trial_away, (cell, send(study.cell), study.budget.seconds), answer, (study, trial))
+        return Job(title, run_trial, (cell, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
+    return Job(title, run_trial_away, (cell, send(study.cell), study.budget.seconds), answer, (study, trial))
 
 
-def _log(study: Study, trial: Any, outcome: Outcome) -> None:
+def _log(study: Study, trial: Any, outcome: JobResult) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
     if outcome.error is not None:
         result = f"failed: {outcome.reason}"

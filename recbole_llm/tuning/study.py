@@ -30,8 +30,8 @@ from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.execution.executors import Outcome
-from recbole_llm.experiments.run import Cell
+from recbole_llm.execution.executors import JobResult
+from recbole_llm.experiments.run import Run
 from recbole_llm.settings.layers import Settings, layer_settings
 from recbole_llm.tuning.space import Space, space_json
 from recbole_llm.utils.files import make_folder, open_database
@@ -171,7 +171,7 @@ class Study:
         name: of the study; it tells apart all that can change a trial's value.
     """
 
-    def __init__(self, cell: Cell, space: Space, budget: Budget, storage: BaseStorage) -> None:
+    def __init__(self, cell: Run, space: Space, budget: Budget, storage: BaseStorage) -> None:
         self.cell, self.space, self.budget = cell, space, budget
         self.trials = budget.trials if space else 1  # a model without settings to search has one configuration
         s = cell.settings
@@ -288,11 +288,11 @@ class Study:
         """What a trial sets."""
         return {name: self.space[name].value(value) for name, value in trial.params.items()}
 
-    def cell_of(self, trial: optuna.Trial) -> Cell:
+    def make_run(self, trial: optuna.Trial) -> Run:
         """The cell that a trial trains."""
         limits = {} if self.budget.epochs is None else {"epochs": self._epochs()}
         settings = with_own(self.cell.settings, {**self.settings(trial), **limits})
-        return Cell.of(settings.replaced(checkpoint_dir=str(self.folder(trial))))
+        return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial))))
 
     def folder(self, trial: optuna.Trial) -> Path:
         """Of a trial's checkpoints; a retry finds those of the one before."""
@@ -310,7 +310,7 @@ class Study:
             return True  # silent for longer than the grace, it was given to another process
         return slot_of(self._storage.get_trial(trial._trial_id)) != 0 and bool(trial.should_prune())
 
-    def finish(self, trial: optuna.Trial, outcome: Outcome) -> None:
+    def finish(self, trial: optuna.Trial, outcome: JobResult) -> None:
         """Take down how a trial ended."""
         try:
             self._note(trial, outcome)
@@ -318,7 +318,7 @@ class Study:
             logger.warning("%s: trial %d came too late and does not count", self.name, trial.number)
         self.running.pop(trial._trial_id, None)
 
-    def _note(self, trial: optuna.Trial, outcome: Outcome) -> None:
+    def _note(self, trial: optuna.Trial, outcome: JobResult) -> None:
         result = outcome.value
         reason = outcome.reason if outcome.error is not None else ""
         if not reason and result.score is None:
@@ -354,10 +354,10 @@ class Study:
             raise UserError(f"every trial of {self.name} failed: {reasons[0] if reasons else 'no process survived'}")
         return max(done, key=lambda trial: (trial.value, -trial.number))
 
-    def tuned_cell(self, seed: int) -> Cell:
+    def tuned_run(self, seed: int) -> Run:
         """The best settings with a seed, to be run and kept."""
         settings = with_own(self.cell.settings, self.settings(self.best()), seed=seed)
-        return Cell.of(settings, self.spent)
+        return Run.of(settings, self.spent)
 
 
 def _result(trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -379,7 +379,7 @@ def with_own(settings: Settings, own: Mapping[str, Any], **changes: Any) -> Sett
     )
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """Beats for all studies of this process while a block runs."""
 
     def __init__(self, studies: Sequence[Study]) -> None:

@@ -11,13 +11,13 @@ import torch
 
 from recbole_llm.compat.config import BenchConfig, resolve_device
 from recbole_llm.errors import UserError
-from tests.helpers import cell_of, layered
+from tests.helpers import layered, make_run
 
 
 @pytest.fixture
 def config_of(tiny):
     def make(model="SASRec", **overrides):
-        cell = cell_of(model, **overrides)
+        cell = make_run(model, **overrides)
         return BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
 
     return make
@@ -85,7 +85,7 @@ def test_the_data_lie_where_the_catalogue_found_them(config_of, tiny):
 
 
 def test_ml_100k_is_read_from_our_own_folder(workspace):
-    cell = cell_of("Pop", "ml-100k")
+    cell = make_run("Pop", "ml-100k")
     config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
     assert config["data_path"] == str(Path("dataset/ml-100k"))
 
@@ -122,7 +122,7 @@ def test_a_class_from_outside_has_its_own_settings(tiny, monkeypatch):
         "from recbole.model.sequential_recommender import SASRec\nclass Mine(SASRec):\n  pass\n"
     )
     monkeypatch.syspath_prepend(str(tiny.parent.parent))
-    cell = cell_of("own_sasrec:Mine", my_width=7, loss_type="CE")
+    cell = make_run("own_sasrec:Mine", my_width=7, loss_type="CE")
     config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location)
     assert (config["model"], config["my_width"]) == ("Mine", 7)
 

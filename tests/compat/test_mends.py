@@ -15,10 +15,10 @@ import pytest
 import torch
 from scipy.sparse import dok_matrix
 
-from recbole_llm.compat.mends import mends as compat
+from recbole_llm.compat import mends as compat
 from recbole_llm.training.loaders import recbole_loaders
 from tests.data.build import write_rows
-from tests.helpers import cell_of, prepare, write_tiny
+from tests.helpers import make_run, prepare, write_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,9 +38,9 @@ def python(code, folder="."):
 
 RUN_POP = """
 import sys, torch
-from recbole_llm.experiments.runner import CellRunner
-from tests.helpers import cell_of, runner
-runner().run(cell_of("Pop"))
+from recbole_llm.experiments.runner import Runner
+from tests.helpers import make_run, runner
+runner().run(make_run("Pop"))
 import recbole.model.sequential_recommender.sasrec
 product = torch.full((1 << 20,), 1e-30) * 1e-10  # large enough for every thread to have a share
 print(torch.is_anomaly_enabled(), int(product.view(torch.int32).count_nonzero()), *sys.modules)
@@ -77,7 +77,7 @@ def test_names_that_numpy_dropped_are_there(name, kind):
 
 def test_names_that_numpy_has_are_left_alone():
     before = python("import numpy; print(numpy.bool_.__name__, numpy.long.__name__)")
-    code = "from recbole_llm import compat; compat.restore_numpy_aliases(); import numpy"
+    code = "from recbole_llm.compat import mends; mends.restore_numpy_aliases(); import numpy"
     assert python(f"{code}; print(numpy.bool_.__name__, numpy.long.__name__)") == before
 
 
@@ -113,7 +113,7 @@ def test_importing_sequential_models_leaves_anomaly_detection_off(process):
 
 def test_anomaly_detection_that_the_user_wants_stays_on():
     on = "import torch; torch.autograd.set_detect_anomaly(True)"
-    code = f"{on}; from recbole_llm import compat; compat.apply(); print(torch.is_anomaly_enabled())"
+    code = f"{on}; from recbole_llm.compat import mends; mends.apply(); print(torch.is_anomaly_enabled())"
     assert python(code) == ["True"]
 
 
@@ -146,7 +146,7 @@ def with_gaps(workspace):
     write_rows(folder / "gaps.inter", rows)
     write_rows(folder / "gaps.item", ITEMS, HEADER)
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": [name.split(":")[0] for name in HEADER.split()]}
-    cell = cell_of("BPR", "gaps", load_col=columns)
+    cell = make_run("BPR", "gaps", load_col=columns)
     return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location))
 
 

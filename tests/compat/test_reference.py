@@ -6,7 +6,7 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
-from tests.helpers import cell_of, runner
+from tests.helpers import make_run, runner
 
 MASKED_AS_IN_RECBOLE = {"SASRec": False, "GRU4Rec": False, "SRGNN": False, "BPR": True, "LightGCN": True, "EASE": True}
 TINY_LM = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 120}
@@ -14,7 +14,7 @@ ALL = ["Hit", "NDCG", "MRR", "Recall", "Precision", "MAP"]
 
 
 def run(model, folder="results", **overrides):
-    return runner(folder).run(cell_of(model, checkpoint_dir=f"saved-{folder}", **overrides))
+    return runner(folder).run(make_run(model, checkpoint_dir=f"saved-{folder}", **overrides))
 
 
 def values(record):
@@ -97,7 +97,7 @@ def test_recbole_s_best_weights_are_tested(tiny):
 
 
 def test_checkpoints_of_recbole_s_loop_lie_in_the_cell_s_folder(tiny):
-    cell = cell_of("BPR", engine="recbole")
+    cell = make_run("BPR", engine="recbole")
     runner().run(cell)
     assert (cell.folder / "best.pt").is_file()
 

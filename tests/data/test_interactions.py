@@ -20,7 +20,7 @@ from recbole_llm.data.interactions import (
 )
 from recbole_llm.errors import UserError
 from tests.data.build import HEADER, names, table_of, walks, write_rows
-from tests.helpers import cell_of
+from tests.helpers import make_run
 
 
 def recbole_dataset(**overrides):
@@ -29,12 +29,12 @@ def recbole_dataset(**overrides):
 
     from recbole_llm.compat.config import BenchConfig
 
-    cell = cell_of("BPR", **overrides)
+    cell = make_run("BPR", **overrides)
     return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location))
 
 
 def ours(**overrides):
-    cell = cell_of("BPR", **overrides)
+    cell = make_run("BPR", **overrides)
     return read_interactions(cell.location.interactions, ReadSpec.from_settings(cell.settings.values))
 
 

@@ -12,7 +12,7 @@ from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions, read_interactions
 from recbole_llm.data.statistics import dataset_statistics, render_statistics
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.features.items import read_item_texts
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
@@ -134,7 +134,7 @@ def test_in_bundle_a_session_is_a_sequence(shelf):
 @pytest.mark.parametrize("protocol", ["loo", "session", "temporal_20"])
 def test_protocols_split_sessions_of_bundle(shelf, protocol):
     settings = layer_settings(find_method("SRGNN"), "bundle", protocol, overrides={"data_path": str(shelf)})
-    prepared = runner().prepare(Cell.of(settings), Stopwatch())
+    prepared = runner().prepare(Run.of(settings), Stopwatch())
     assert prepared.dataset.uid_field == "session_id"
     names = prepared.dataset.table.user_tokens[np.asarray(prepared.dataset.split.test.user)]
     assert all(str(name).startswith("c1") for name in names)

@@ -16,7 +16,7 @@ from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS
 from recbole_llm.evaluation.ranks import full_scorer, item_popularity, mask_seen, rank_cases
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.utils.progress import Stopwatch
@@ -81,7 +81,7 @@ def both(model: str, protocol: str, masked: bool = True) -> tuple[dict[str, floa
     if protocol == "direct_100":
         overrides["candidates"] = 25  # there are 48 items
     settings = layer_settings(find_method(model), "tiny", protocol, overrides=overrides)
-    prepared = runner().prepare(Cell.of(settings), Stopwatch())
+    prepared = runner().prepare(Run.of(settings), Stopwatch())
     prepared.model.eval()
     cases = prepared.dataset.split.test
 

@@ -17,11 +17,11 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import (
     Executor,
+    Job,
+    JobError,
     ProcessExecutor,
     SerialExecutor,
-    Work,
-    WorkError,
-    each_outcome,
+    each_result,
     open_executor,
 )
 from recbole_llm.utils.environment import available_cores
@@ -41,23 +41,23 @@ def executor(request: pytest.FixtureRequest, pool: ProcessExecutor) -> Executor:
     return SerialExecutor() if request.param == "serial" else pool
 
 
-def values(executor: Executor, works: list[Work]) -> list[Any]:
+def values(executor: Executor, works: list[Job]) -> list[Any]:
     """Values in the order of the works."""
-    found = {id(outcome.work): outcome for outcome in each_outcome(executor, works)}
+    found = {id(outcome.work): outcome for outcome in each_result(executor, works)}
     for outcome in found.values():
         assert outcome.error is None, outcome.reason
     return [found[id(work)].value for work in works]
 
 
-def errors(executor: Executor, *works: Work) -> list[str]:
-    return [outcome.reason for outcome in each_outcome(executor, works) if outcome.error is not None]
+def errors(executor: Executor, *works: Job) -> list[str]:
+    return [outcome.reason for outcome in each_result(executor, works) if outcome.error is not None]
 
 
 # ---- what all executors do ------------------------------------------------------------------------
 
 
 def test_every_work_gives_its_value_once(executor: Executor) -> None:
-    works = [Work(str(n), chores.double, (n,)) for n in range(7)]
+    works = [Job(str(n), chores.double, (n,)) for n in range(7)]
     assert values(executor, works) == [0, 2, 4, 6, 8, 10, 12]
     assert executor.under_way == 0
     assert executor.free == executor.slots
@@ -70,19 +70,19 @@ def test_a_work_that_runs_can_ask_the_driver(executor: Executor) -> None:
         heard.append(message)
         return 10 * message
 
-    assert values(executor, [Work("", chores.ask_twice, (3,), answer)]) == [[30, 40]]
+    assert values(executor, [Job("", chores.ask_twice, (3,), answer)]) == [[30, 40]]
     assert heard == [3, 4]
 
 
 def test_an_error_ends_its_own_work_alone(executor: Executor) -> None:
-    works = [Work("", chores.refuse, (ValueError("no"),)), Work("", chores.double, (4,))]
-    outcomes = {outcome.work.function: outcome for outcome in each_outcome(executor, works)}
+    works = [Job("", chores.refuse, (ValueError("no"),)), Job("", chores.double, (4,))]
+    outcomes = {outcome.work.function: outcome for outcome in each_result(executor, works)}
     assert outcomes[chores.refuse].reason == "ValueError: no"
     assert outcomes[chores.double].value == 8
 
 
 def test_a_users_error_stays_one(executor: Executor) -> None:
-    (outcome,) = each_outcome(executor, [Work("", chores.refuse, (UserError("mistyped"),))])
+    (outcome,) = each_result(executor, [Job("", chores.refuse, (UserError("mistyped"),))])
     assert isinstance(outcome.error, UserError)
     assert outcome.reason == "mistyped"
 
@@ -91,18 +91,18 @@ def test_a_users_error_stays_one(executor: Executor) -> None:
 
 
 def test_works_run_at_the_same_time(pool: ProcessExecutor, tmp_path: Path) -> None:
-    works = [Work("", chores.meet, (str(tmp_path), *names)) for names in (("a", "b"), ("b", "a"))]
+    works = [Job("", chores.meet, (str(tmp_path), *names)) for names in (("a", "b"), ("b", "a"))]
     assert values(pool, works) == ["a", "b"]
 
 
 def test_workers_live_on_between_works(pool: ProcessExecutor) -> None:
-    first = set(values(pool, [Work("", chores.process) for _ in range(6)]))
-    assert set(values(pool, [Work("", chores.process) for _ in range(6)])) <= first
+    first = set(values(pool, [Job("", chores.process) for _ in range(6)]))
+    assert set(values(pool, [Job("", chores.process) for _ in range(6)])) <= first
     assert os.getpid() not in first
 
 
 def test_threads_of_all_workers_are_no_more_than_the_cores(pool: ProcessExecutor) -> None:
-    ((threads, blas),) = values(pool, [Work("", chores.environment, ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"))])
+    ((threads, blas),) = values(pool, [Job("", chores.environment, ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"))])
     assert threads == blas == str(max(1, available_cores() // 2))
 
 
@@ -112,30 +112,30 @@ def test_each_worker_sees_one_gpu() -> None:
 
 
 def test_a_worker_that_dies_costs_its_own_work_one_more_try(pool: ProcessExecutor, tmp_path: Path) -> None:
-    works = [Work("", chores.die, (str(tmp_path / "mark"),)), *[Work("", chores.double, (n,)) for n in range(4)]]
+    works = [Job("", chores.die, (str(tmp_path / "mark"),)), *[Job("", chores.double, (n,)) for n in range(4)]]
     assert values(pool, works) == ["second try", 0, 2, 4, 6]
 
 
 def test_a_work_that_kills_every_worker_is_given_up(pool: ProcessExecutor) -> None:
-    works = [Work("", chores.always_die), *[Work("", chores.double, (n,)) for n in range(4)]]
-    outcomes = list(each_outcome(pool, works))
+    works = [Job("", chores.always_die), *[Job("", chores.double, (n,)) for n in range(4)]]
+    outcomes = list(each_result(pool, works))
     (lost,) = [outcome for outcome in outcomes if outcome.error is not None]
-    assert isinstance(lost.error, WorkError)
+    assert isinstance(lost.error, JobError)
     assert lost.reason == "its worker died (signal 9; out of memory?)"
     assert sorted(outcome.value for outcome in outcomes if outcome.error is None) == [0, 2, 4, 6]
 
 
 def test_what_cannot_travel_is_an_error(pool: ProcessExecutor) -> None:
-    (there,) = errors(pool, Work("", chores.double, (lambda: None,)))
+    (there,) = errors(pool, Job("", chores.double, (lambda: None,)))
     assert there.startswith("cannot be sent to a worker")
-    (back,) = errors(pool, Work("", chores.unsendable))
+    (back,) = errors(pool, Job("", chores.unsendable))
     assert back.startswith("unsendable gave what cannot be sent back")
 
 
 def test_a_module_that_workers_lack_is_an_error(pool: ProcessExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chores.double, "__module__", "no_such_module")
     monkeypatch.setitem(sys.modules, "no_such_module", chores)
-    (reason,) = errors(pool, Work("", chores.double, (1,)))
+    (reason,) = errors(pool, Job("", chores.double, (1,)))
     assert reason == "a worker cannot read its work: ModuleNotFoundError: No module named 'no_such_module'"
 
 
@@ -151,10 +151,10 @@ def is_alive(process: int) -> bool:
 def test_a_driver_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
     script = """
         import sys
-        from recbole_llm.execution.executors import ProcessExecutor, Work
+        from recbole_llm.execution.executors import ProcessExecutor, Job
         from tests.execution import chores
         executor = ProcessExecutor(1, gpus=[])
-        executor.submit(Work("", chores.announce, (sys.argv[1],)))
+        executor.submit(Job("", chores.announce, (sys.argv[1],)))
         executor.next()
     """
     mark = tmp_path / "worker"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Work, WorkError, each_outcome, open_executor
+from recbole_llm.execution.executors import Job, JobError, each_result, open_executor
 from recbole_llm.experiments.grid import run
 from recbole_llm.experiments.store import ResultStore
 from tests.execution import chores
@@ -43,15 +43,15 @@ def address(cluster: Any) -> Iterator[str]:
 
 def test_works_give_values_ask_and_fail_alone(address: str) -> None:
     works = [
-        Work("double", chores.double, (4,)),
-        Work("ask", chores.ask_twice, (3,), lambda message: 10 * message),
-        Work("fail", chores.refuse, (ValueError("no"),)),
-        Work("refuse", chores.refuse, (UserError("mistyped"),)),
+        Job("double", chores.double, (4,)),
+        Job("ask", chores.ask_twice, (3,), lambda message: 10 * message),
+        Job("fail", chores.refuse, (ValueError("no"),)),
+        Job("refuse", chores.refuse, (UserError("mistyped"),)),
     ]
     with open_executor("ray", 2, address) as executor:
-        found = {outcome.work.title: outcome for outcome in each_outcome(executor, works)}
+        found = {outcome.work.title: outcome for outcome in each_result(executor, works)}
     assert (found["double"].value, found["ask"].value) == (8, [30, 40])
-    assert isinstance(found["fail"].error, WorkError)
+    assert isinstance(found["fail"].error, JobError)
     assert found["fail"].reason == "ValueError: no"
     assert isinstance(found["refuse"].error, UserError)
 
@@ -81,13 +81,13 @@ def test_a_work_of_a_lost_machine_runs_again_on_another(cluster: Any, address: s
     second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     cluster.wait_for_nodes()
     works = [
-        Work("a", chores.meet, (str(tmp_path), "a", "b")),
-        Work("b", chores.meet, (str(tmp_path), "b", "a")),
-        *[Work(str(n), chores.stay_until, (str(tmp_path / "lost"), n)) for n in range(4)],
+        Job("a", chores.meet, (str(tmp_path), "a", "b")),
+        Job("b", chores.meet, (str(tmp_path), "b", "a")),
+        *[Job(str(n), chores.stay_until, (str(tmp_path / "lost"), n)) for n in range(4)],
     ]
     with open_executor("ray", 2, address) as executor:
         found = []
-        for outcome in each_outcome(executor, works):
+        for outcome in each_result(executor, works):
             found.append(outcome)
             if len(found) == 2:  # both machines had a work; the next ones are under way
                 cluster.remove_node(second, allow_graceful=False)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.experiments.candidate_model import TrainedStageOne
+from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.grid import run
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import trainer
 from recbole_llm.utils.progress import Stopwatch
-from tests.helpers import StopAt, cell_of, runner
+from tests.helpers import StopAt, make_run, runner
 
 SHORT = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
@@ -31,8 +31,8 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_its_cell_has_the_users_settings_and_a_seed_of_its_own(tiny: Path) -> None:
-    cell = cell_of("LLMDMsRec", seed=7, learning_rate=0.005, sigma=0.5)
-    below = runner().stage_one_cell(cell)
+    cell = make_run("LLMDMsRec", seed=7, learning_rate=0.005, sigma=0.5)
+    below = runner().candidate_run(cell)
     assert below.settings.method.name == "SRGNN"
     assert below.settings["seed"] == 2020
     assert below.settings["learning_rate"] == 0.005
@@ -40,7 +40,7 @@ def test_its_cell_has_the_users_settings_and_a_seed_of_its_own(tiny: Path) -> No
 
 
 def test_a_new_seed_of_the_benchmark_stands_on_the_same_model(tiny: Path) -> None:
-    keys = {runner().stage_one_cell(cell_of("LLMDMsRec", seed=seed)).key for seed in range(3)}
+    keys = {runner().candidate_run(make_run("LLMDMsRec", seed=seed)).key for seed in range(3)}
     assert len(keys) == 1
 
 
@@ -75,9 +75,9 @@ def test_its_record_stands_among_the_results(tiny: Path) -> None:
 
 def test_top_items_never_hold_the_padding_and_never_repeat(tiny: Path) -> None:
     cells = runner()
-    cell = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1))
+    cell = cells.candidate_run(make_run("LLMDMsRec", epochs=1))
     rows = cells.prepare(cell, Stopwatch()).dataset.split.test.end[:3]
-    found = TrainedStageOne(cells, cell, Stopwatch()).top_items(rows, 10)
+    found = CandidateModel(cells, cell, Stopwatch()).top_items(rows, 10)
     assert found.shape == (3, 10)
     assert all(len(set(line)) == 10 and 0 not in line for line in found.tolist())
 
@@ -86,8 +86,8 @@ def test_an_interrupted_training_of_it_is_resumed(
     tiny: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
-    cell = cell_of("LLMDMsRec", epochs=4)
+    cell = make_run("LLMDMsRec", epochs=4)
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore(), StopAt("epoch 3")).run(cell)
+        Runner(ResultStore(), StopAt("epoch 3")).run(cell)
     runner().run(cell)
     assert "continuing after epoch 2" in log.text

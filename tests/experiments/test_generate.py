@@ -12,23 +12,23 @@ import pytest
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments import generate
-from recbole_llm.experiments.run import Cell
-from recbole_llm.features.sources import Asking
+from recbole_llm.experiments.run import Run
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import Budget
 from tests.features.workshop import SEMANTICS, asking_cell, contents, only_folder
-from tests.helpers import cell_of, runner, write_tiny
+from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
 from tests.stub_server import StubServer, intents_from_candidates
 
 KEY = "sk-test-0123456789abcdef"
 
 
-def made(cell: Cell, limit: int | None = None, budget: Budget | None = None) -> None:
-    generate.make([cell], runner(), Asking(budget, limit))
+def made(cell: Run, limit: int | None = None, budget: Budget | None = None) -> None:
+    generate.make([cell], runner(), AnswerSource(budget, limit))
 
 
-def paid(server: StubServer, **overrides: object) -> Cell:
+def paid(server: StubServer, **overrides: object) -> Run:
     return asking_cell(server, **{"llm": "openai", "max_cost": 5.0} | overrides)
 
 
@@ -99,14 +99,14 @@ def test_a_dry_run_sees_what_is_there_already(few_users: Path) -> None:
 
 
 def test_the_offline_rule_has_nothing_to_plan(few_users: Path) -> None:
-    rows = generate.plan([cell_of("LLMDMsRec", epochs=1, encoder_max_length=64)], runner())
+    rows = generate.plan([make_run("LLMDMsRec", epochs=1, encoder_max_length=64)], runner())
     assert [row.state for _, row in rows] == ["by rule", "by rule"]
     assert "nothing costs" in generate.render_plan(rows)
 
 
 def test_models_without_features_have_nothing_to_generate(few_users: Path) -> None:
     with pytest.raises(UserError, match="none of these models reads semantic features"):
-        generate.plan([cell_of("SRGNN")], runner())
+        generate.plan([make_run("SRGNN")], runner())
 
 
 # ---- limits -------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_one_budget_holds_for_all_cells_of_a_command(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         cells = [asking_cell(server, intent_stride=stride) for stride in (4, 1)]
         with pytest.raises(UserError, match="--max_requests=40 is reached"):
-            generate.make(cells, runner(), Asking(Budget(max_requests=40)))
+            generate.make(cells, runner(), AnswerSource(Budget(max_requests=40)))
         assert len(server.calls) == 40
         first = len(json.loads(only_manifest("loo-vllm-*", 4).read_text())["features"])
     assert first == 3  # itemtext, candidates and intents of the first cell are whole
@@ -266,7 +266,7 @@ def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> Non
     stub = BatchStub(three_candidates)
     with StubServer(stub) as server:
         options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "epochs": 1}
-        cells = [cell_of("LLMDMsRec", name, **options) for name in ("tiny", "other")]
+        cells = [make_run("LLMDMsRec", name, **options) for name in ("tiny", "other")]
         shops = generate.run_batches(cells, runner(), pause=0.0)
     assert [shop.settings["dataset"] for shop in shops] == ["tiny", "other"]
     keys = [set(read_table(shop.folder.file("intent.asked"))["request_key"]) for shop in shops]

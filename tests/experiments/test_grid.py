@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.grid import as_list, expand, parse_seeds, run, run_cells
+from recbole_llm.experiments.grid import as_list, expand, parse_seeds, run, run_all
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import METHODS
 from tests.helpers import StopAt
@@ -289,5 +289,5 @@ def test_a_users_mistake_in_a_single_cell_is_raised_and_not_recorded(tiny: Path)
 def test_ctrl_c_stops_the_grid_and_keeps_what_is_done(tiny: Path) -> None:
     cells = expand("Pop,GRU4Rec,SRGNN", "tiny", overrides=SHORT)
     with pytest.raises(KeyboardInterrupt):
-        run_cells(cells, CellRunner(ResultStore(), StopAt("epoch 2")))
+        run_all(cells, Runner(ResultStore(), StopAt("epoch 2")))
     assert [record.model for record in ResultStore()] == ["Pop"]

@@ -13,7 +13,7 @@ from recbole_llm.experiments.jobs import pack
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.settings.layers import stage_one_settings
-from tests.helpers import cell_of
+from tests.helpers import make_run
 
 SHORT: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
@@ -73,7 +73,7 @@ def test_item_profiles_travel_with_a_cell(tiny: Path, monkeypatch: pytest.Monkey
     """The other machine has no such file, and the key is a hash of it."""
     monkeypatch.setattr("tempfile.tempdir", str(Path.cwd() / "there"))
     Path("mine.jsonl").write_text('{"title": "a", "profile": "b"}\n')
-    cell = cell_of("LLMDMsRec", profiles="mine.jsonl")
+    cell = make_run("LLMDMsRec", profiles="mine.jsonl")
     shipment = pack(cell, None)
     Path("mine.jsonl").unlink()
     with shipment.unpacked(cell) as (moved, _):

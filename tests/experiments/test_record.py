@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from recbole_llm.experiments.record import SCHEMA, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.show import render
+from recbole_llm.reporting.tables import render
 from tests.reporting.records import record_of
 
 

@@ -20,20 +20,20 @@ from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
-from recbole_llm.experiments.run import Cell, _reads_graph
-from recbole_llm.experiments.runner import CellRunner, Prepared
+from recbole_llm.experiments.run import Run, _reads_graph
+from recbole_llm.experiments.runner import Prepared, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import FEATURES, feature_versions
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
 from recbole_llm.utils.progress import Stopwatch
-from tests.helpers import StopAt, cell_of, runner, write_tiny
+from tests.helpers import StopAt, make_run, runner, write_tiny
 
 # ---- the key ------------------------------------------------------------------------------------
 
 
 def test_the_same_settings_have_the_same_key(tiny: Path) -> None:
-    assert cell_of("SRGNN").key == cell_of("SRGNN").key
+    assert make_run("SRGNN").key == make_run("SRGNN").key
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_the_same_settings_have_the_same_key(tiny: Path) -> None:
     [{"seed": 2}, {"learning_rate": 0.01}, {"epochs": 3}, {"mask_history": False}, {"engine": "recbole"}, {"step": 2}],
 )
 def test_what_can_change_a_number_changes_the_key(tiny: Path, changes: dict[str, Any]) -> None:
-    assert cell_of("SRGNN", **changes).key != cell_of("SRGNN").key
+    assert make_run("SRGNN", **changes).key != make_run("SRGNN").key
 
 
 @pytest.mark.parametrize(
@@ -58,22 +58,22 @@ def test_what_can_change_a_number_changes_the_key(tiny: Path, changes: dict[str,
     ],
 )
 def test_what_cannot_change_a_number_does_not(tiny: Path, changes: dict[str, Any]) -> None:
-    assert cell_of("SRGNN", **changes).key == cell_of("SRGNN").key
+    assert make_run("SRGNN", **changes).key == make_run("SRGNN").key
 
 
 def test_other_interactions_are_another_key(tiny: Path) -> None:
-    before = cell_of("SRGNN").key
+    before = make_run("SRGNN").key
     with (tiny / "tiny.inter").open("a") as stream:
         stream.write("u0\ti0\t1\t1\n")
-    assert cell_of("SRGNN").key != before
+    assert make_run("SRGNN").key != before
 
 
 def test_other_item_text_is_another_key_for_models_that_read_it(tiny: Path) -> None:
-    before = {model: cell_of(model).key for model in ("SRGNN", "LLMDMsRec")}
+    before = {model: make_run(model).key for model in ("SRGNN", "LLMDMsRec")}
     with (tiny / "tiny.item").open("a") as stream:
         stream.write("i999\tnew\tx\ty\n")
-    assert cell_of("SRGNN").key == before["SRGNN"]
-    assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+    assert make_run("SRGNN").key == before["SRGNN"]
+    assert make_run("LLMDMsRec").key != before["LLMDMsRec"]
 
 
 INTER = ["user_id", "item_id", "timestamp"]
@@ -101,9 +101,9 @@ def test_another_side_file_is_another_key_where_it_is_read(
     tiny: Path, model: str, suffix: str, options: dict[str, Any]
 ) -> None:
     (tiny / f"tiny.{suffix}").write_text("one")
-    before = cell_of(model, **options).key
+    before = make_run(model, **options).key
     (tiny / f"tiny.{suffix}").write_text("other")
-    assert cell_of(model, **options).key != before
+    assert make_run(model, **options).key != before
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_another_side_file_is_another_key_where_it_is_read(
 def test_a_side_file_that_is_not_read_leaves_the_key(
     tiny: Path, model: str, suffix: str, options: dict[str, Any]
 ) -> None:
-    before = cell_of(model, **options).key
+    before = make_run(model, **options).key
     (tiny / f"tiny.{suffix}").write_text("other")
-    assert cell_of(model, **options).key == before
+    assert make_run(model, **options).key == before
 
 
 @pytest.mark.parametrize("name", ["valid.json", "test_seed_0.json", "bundle.item"])
@@ -132,44 +132,44 @@ def test_other_published_cases_are_another_key(workspace: Path, name: str) -> No
     published.mkdir()
     for file in ("valid.json", "test_seed_0.json", "test_seed_10.json"):
         (published / file).write_text("[]")
-    before = {protocol: cell_of("SASRec", "bundle", protocol=protocol).key for protocol in ("po4isr", "loo")}
+    before = {protocol: make_run("SASRec", "bundle", protocol=protocol).key for protocol in ("po4isr", "loo")}
     path = folder / name if name.endswith(".item") else published / name
     path.write_text("[1]")
     (published / "test_seed_10.json").write_text("[1]")
-    assert cell_of("SASRec", "bundle", protocol="po4isr").key != before["po4isr"]
-    assert cell_of("SASRec", "bundle", protocol="loo").key == before["loo"]
+    assert make_run("SASRec", "bundle", protocol="po4isr").key != before["po4isr"]
+    assert make_run("SASRec", "bundle", protocol="loo").key == before["loo"]
 
 
 def test_a_published_draw_that_is_not_read_leaves_the_key(workspace: Path) -> None:
     published = write_tiny(workspace / "dataset" / "bundle").parent / "po4isr-bundle"
     published.mkdir()
-    before = cell_of("SASRec", "bundle", protocol="po4isr").key
+    before = make_run("SASRec", "bundle", protocol="po4isr").key
     (published / "test_seed_10.json").write_text("[1]")
-    assert cell_of("SASRec", "bundle", protocol="po4isr").key == before
+    assert make_run("SASRec", "bundle", protocol="po4isr").key == before
 
 
 def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
     """Of the settings and the hash of ``.inter`` alone, and of ``.item`` and versions for features."""
-    cell = cell_of("SRGNN")
+    cell = make_run("SRGNN")
     inter, item = (file_sha256(tiny / f"tiny.{suffix}") for suffix in ("inter", "item"))
     assert cell.key == cell.settings.key(files={"inter": inter}, features={})
-    cell = cell_of("LLMDMsRec")
+    cell = make_run("LLMDMsRec")
     features = feature_versions(cell.settings.method.features)
     assert cell.key == cell.settings.key(files={"inter": inter, "item": item}, features=features)
 
 
 def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {model: cell_of(model).key for model in ("SRGNN", "LLMDMsRec")}
+    before = {model: make_run(model).key for model in ("SRGNN", "LLMDMsRec")}
     monkeypatch.setattr(type(FEATURES["intent"]), "version", 99)
-    assert cell_of("SRGNN").key == before["SRGNN"]
-    assert cell_of("LLMDMsRec").key != before["LLMDMsRec"]
+    assert make_run("SRGNN").key == before["SRGNN"]
+    assert make_run("LLMDMsRec").key != before["LLMDMsRec"]
 
 
 def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
     """Asked for by a process each, as while a model is worked at."""
     folder = tiny.parents[1] / "own_code"
     folder.mkdir()
-    show = "from tests.helpers import cell_of; print(cell_of('own_code.model:Mine').key)"
+    show = "from tests.helpers import make_run; print(make_run('own_code.model:Mine').key)"
     paths = os.pathsep.join([str(Path(__file__).parents[2]), "."])
 
     def key(file: str, text: str) -> str:
@@ -194,14 +194,14 @@ def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
 
 def test_an_unknown_dataset_is_an_error_with_the_nearest_name(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"--dataset=tinny.*Did you mean tiny\?"):
-        cell_of("SRGNN", "tinny")
+        make_run("SRGNN", "tinny")
 
 
 # ---- the record ---------------------------------------------------------------------------------
 
 
 def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
-    cell = cell_of("GRU4Rec")
+    cell = make_run("GRU4Rec")
     record = runner().run(cell)
     assert (record.key, record.status, record.model, record.dataset, record.protocol) == (
         cell.key, "ok", "GRU4Rec", "tiny", "loo",
@@ -222,7 +222,7 @@ def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
 
 
 def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None:
-    cell = cell_of("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
+    cell = make_run("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
     record = cell.blank_record()
     assert record.settings["llm_base_url"] == "http://***@host:8000/v1"
     assert "secret" not in record.model_dump_json()
@@ -230,7 +230,7 @@ def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None
 
 
 def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -> None:
-    record = runner().run(cell_of("GRU4Rec"))
+    record = runner().run(make_run("GRU4Rec"))
     store = ResultStore("results")
     assert store.find(record.key) == record
     path = store.ranks_path(record)
@@ -240,17 +240,17 @@ def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -
 
 
 def test_a_record_with_features_says_where_they_came_from(featured: Path) -> None:
-    cell = cell_of("LLMDMsRec", epochs=1)
+    cell = make_run("LLMDMsRec", epochs=1)
     record = runner().run(cell)
     assert record.features is not None
     assert (record.features.llm, record.features.encoder) == ("offline", "minilm-mean-128")
     assert record.semantics == record.source == "offline"
-    assert record.stage_one == runner().stage_one_cell(cell).key
+    assert record.stage_one == runner().candidate_run(cell).key
     assert record.features.manifest_sha256 == file_sha256(Path(record.features.folder or "") / "manifest.json")
 
 
 def test_a_finished_cell_is_not_run_again(tiny: Path) -> None:
-    cell = cell_of("Pop")
+    cell = make_run("Pop")
     first = runner().run(cell)
     path = ResultStore("results").path(first)
     changed = path.stat().st_mtime_ns
@@ -259,7 +259,7 @@ def test_a_finished_cell_is_not_run_again(tiny: Path) -> None:
 
 
 def test_force_runs_a_finished_cell_again_with_equal_numbers(tiny: Path) -> None:
-    cell = cell_of("GRU4Rec")
+    cell = make_run("GRU4Rec")
     first = runner().run(cell)
     second = runner(force=True).run(cell)
     assert second.seconds != first.seconds
@@ -267,13 +267,13 @@ def test_force_runs_a_finished_cell_again_with_equal_numbers(tiny: Path) -> None
 
 
 def test_force_runs_a_cell_once_in_a_command(tiny: Path) -> None:
-    cell, forced = cell_of("Pop"), runner(force=True)
+    cell, forced = make_run("Pop"), runner(force=True)
     assert forced.run(cell) is not None
     assert forced.finished(cell) is not None
 
 
 def test_a_failed_record_does_not_count_as_finished(tiny: Path) -> None:
-    cell, cells = cell_of("Pop"), runner()
+    cell, cells = make_run("Pop"), runner()
     record = cell.blank_record()
     record.status = "failed"
     cells.store.put(record)
@@ -282,7 +282,7 @@ def test_a_failed_record_does_not_count_as_finished(tiny: Path) -> None:
 
 
 def test_the_reference_engine_keeps_recboles_own_metrics_beside_ours(tiny: Path) -> None:
-    record = runner().run(cell_of("GRU4Rec", engine="recbole", mask_history=False))
+    record = runner().run(make_run("GRU4Rec", engine="recbole", mask_history=False))
     assert record.recbole_metrics is not None
     for name, value in record.recbole_metrics.items():
         assert record.metric(name) == pytest.approx(value, abs=1e-6)
@@ -291,14 +291,14 @@ def test_the_reference_engine_keeps_recboles_own_metrics_beside_ours(tiny: Path)
 @pytest.mark.parametrize("engine", ["fast", "recbole"])
 def test_a_model_that_ranks_nothing_is_refused(tiny: Path, engine: str) -> None:
     with pytest.raises(UserError, match="predicts labels, not rankings"):
-        runner().run(cell_of("XGBoost", engine=engine))
+        runner().run(make_run("XGBoost", engine=engine))
 
 
 # ---- trained models -----------------------------------------------------------------------------
 
 
 def test_a_trained_model_has_the_best_weights(tiny: Path) -> None:
-    cell, cells = cell_of("GRU4Rec"), runner()
+    cell, cells = make_run("GRU4Rec"), runner()
     record = cells.run(cell)
     prepared = cells.trained(cell)
     loader = cells._eval_loader(prepared, "test")
@@ -310,7 +310,7 @@ def test_a_trained_model_has_the_best_weights(tiny: Path) -> None:
 
 
 def test_a_lost_checkpoint_is_trained_again(tiny: Path) -> None:
-    cell, cells = cell_of("GRU4Rec"), runner()
+    cell, cells = make_run("GRU4Rec"), runner()
     record = cells.run(cell)
     (cell.folder / "best.pt").unlink()
     cells.trained(cell)
@@ -329,12 +329,12 @@ def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinis
     tiny: Path, results: str, force: bool
 ) -> None:
     """The other one runs with ``--force``, or for another results folder."""
-    cell = cell_of("GRU4Rec", epochs=4)
+    cell = make_run("GRU4Rec", epochs=4)
     first = runner().run(cell)
     assert (first.best_epoch or 0) > 1
     served = weights(runner().trained(cell))
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore(results), StopAt("epoch 2"), force=force).run(cell)
+        Runner(ResultStore(results), StopAt("epoch 2"), force=force).run(cell)
     assert weights(runner().trained(cell)) == served
     assert ResultStore("results").find(cell.key) == first
 
@@ -342,7 +342,7 @@ def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinis
 def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_finished_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = cell_of("GRU4Rec", epochs=3, engine="recbole")
+    cell = make_run("GRU4Rec", epochs=3, engine="recbole")
     runner().run(cell)
     served = (cell.folder / "best.pt").read_bytes()
     save = Trainer._save_checkpoint
@@ -362,16 +362,16 @@ def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
 ) -> None:
     """The weights that the older ``last.pt`` counts on are gone: what goes on begins anew."""
     settings: dict[str, Any] = {"epochs": 25, "learning_rate": 0.05}
-    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", **settings))
-    cell, best = cell_of("GRU4Rec", **settings), whole.best_epoch or 0
+    whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", **settings))
+    cell, best = make_run("GRU4Rec", **settings), whole.best_epoch or 0
     assert 1 < best < 25 - 2
     with monkeypatch.context() as patch:
         patch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
         with pytest.raises(KeyboardInterrupt):
-            CellRunner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(cell)
+            Runner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(cell)
     assert (cell.folder / "last.pt").is_file()
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore("results"), StopAt("epoch 2"), force=True).run(cell)
+        Runner(ResultStore("results"), StopAt("epoch 2"), force=True).run(cell)
     assert runner().run(cell).metrics == whole.metrics
 
 
@@ -389,11 +389,11 @@ def of_an_older_version(folder: Path) -> None:
 def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
-    whole = runner("whole").run(cell_of("GRU4Rec", checkpoint_dir="whole", epochs=4))
+    whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", epochs=4))
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
-    cell = cell_of("GRU4Rec", epochs=4)
+    cell = make_run("GRU4Rec", epochs=4)
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(cell)
     spoil(cell.folder)
     assert runner().run(cell).metrics == whole.metrics
     assert "training begins anew" in caplog.text
@@ -440,17 +440,17 @@ def test_the_models_that_read_a_graph_are_those_whose_dataset_does_in_recbole() 
 
 
 def test_a_cell_is_named_for_people(tiny: Path) -> None:
-    assert cell_of("SRGNN", seed=3).title() == "SRGNN on tiny (loo, seed 3)"
-    assert cell_of("LLMDMsRec", semantics="shuffled").title() == "LLMDMsRec on tiny (loo, seed 1, shuffled)"
+    assert make_run("SRGNN", seed=3).title() == "SRGNN on tiny (loo, seed 3)"
+    assert make_run("LLMDMsRec", semantics="shuffled").title() == "LLMDMsRec on tiny (loo, seed 1, shuffled)"
 
 
 def test_cells_are_made_of_settings_alone(tiny: Path) -> None:
-    cell = cell_of("SRGNN")
-    assert Cell.of(cell.settings).key == cell.key
-    assert isinstance(CellRunner(ResultStore("results")).store, ResultStore)
+    cell = make_run("SRGNN")
+    assert Run.of(cell.settings).key == cell.key
+    assert isinstance(Runner(ResultStore("results")).store, ResultStore)
 
 
 def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_path: Path) -> None:
-    cell = cell_of("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
+    cell = make_run("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
     assert cell.settings["results_dir"] == str(tmp_path / "mine")
     assert str(tmp_path) not in cell.blank_record().model_dump_json()

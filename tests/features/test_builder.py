@@ -10,12 +10,12 @@ import pytest
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.encoder import Encoder, minilm_folder
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import SEMANTICS, contents, file_states, only_folder
-from tests.helpers import StopAt, cell_of, prepare, runner
+from tests.helpers import StopAt, make_run, prepare, runner
 
 FILES = {"manifest.json", "text.minilm-mean-128.npy", "tiny.candidates", "tiny.intent", "tiny.itemtext", "tiny.text"}
 
@@ -103,7 +103,7 @@ def test_an_interrupted_run_is_completed_by_the_next(featured: Path, title: str)
     for place in (SEMANTICS, Path("saved"), Path("results")):
         shutil.rmtree(place)
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore(), StopAt(title)).prepare(cell_of("LLMDMsRec", epochs=1), Stopwatch())
+        Runner(ResultStore(), StopAt(title)).prepare(make_run("LLMDMsRec", epochs=1), Stopwatch())
     prepare("LLMDMsRec", epochs=1)
     assert contents(only_folder("offline")) == wanted
 
@@ -112,7 +112,7 @@ def test_nothing_half_written_is_left_behind(featured: Path) -> None:
     shutil.rmtree(SEMANTICS)
     for title in ("candidates", "intents by rule"):
         with pytest.raises(KeyboardInterrupt):
-            CellRunner(ResultStore(), StopAt(title)).prepare(cell_of("LLMDMsRec", epochs=1), Stopwatch())
+            Runner(ResultStore(), StopAt(title)).prepare(make_run("LLMDMsRec", epochs=1), Stopwatch())
     assert {path.name for path in only_folder("offline").iterdir()} <= FILES
 
 
@@ -124,7 +124,7 @@ def test_other_data_have_a_folder_of_their_own(featured: Path) -> None:
 
 
 def test_other_item_text_has_a_folder_of_its_own(featured: Path) -> None:
-    cell = cell_of("LLMDMsRec", epochs=1)
+    cell = make_run("LLMDMsRec", epochs=1)
     cell.settings.values["text"] = {"title": "{brand}"}
     prepared = runner().prepare(cell, Stopwatch())
     titles = read_table(prepared.dataset.semantics.folder.file("text"))["text"]

@@ -17,11 +17,11 @@ import pytest
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.generate import feature_shops
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.generate import feature_builders
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.encoder import minilm_folder
-from recbole_llm.features.sources import Asking
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
@@ -53,7 +53,7 @@ def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
     monkeypatch.setattr("recbole_llm.utils.files.logger.info", lambda *_: came.set())
     with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(1) as pool:
         cells = [asking_cell(server, seed=seed) for seed in (1, 2)]
-        first, second = (next(feature_shops([cell], runner(), Asking.of(cell.settings))) for cell in cells)
+        first, second = (next(feature_builders([cell], runner(), AnswerSource.of(cell.settings))) for cell in cells)
         with one_process_at_a_time(first.folder.path, "a test"):
             made = pool.submit(second.make)
             made.add_done_callback(lambda _: came.set())
@@ -173,7 +173,7 @@ def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None
         for seed in (1, 2):
             command.prepare(asking_cell(server, seed=seed), Stopwatch())
         assert [call.raw for call in server.calls[asked:]] == [lost]
-        CellRunner(ResultStore("results"), mends=False).prepare(asking_cell(server), Stopwatch())
+        Runner(ResultStore("results"), mends=False).prepare(asking_cell(server), Stopwatch())
         assert len(server.calls) == asked + 1
 
 

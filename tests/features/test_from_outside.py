@@ -14,7 +14,13 @@ from recbole_llm.errors import UserError
 from recbole_llm.features.builder import find_feature
 from recbole_llm.features.prompts import load_prompt
 
-PROMPT = {"version": 3, "answer": "OpenInterests", "max_tokens": 9, "system": "Answer.", "user": "Of {data}"}
+PROMPT = {
+    "version": 3,
+    "answer": "recbole_llm.methods.eimf.features:OpenInterests",
+    "max_tokens": 9,
+    "system": "Answer.",
+    "user": "Of {data}",
+}
 FEATURE = (
     "class Mine:\n  name='{name}'\n  version=1\n  prompts=settings_keys=files=()\n  def build(self, context): ...\n"
 )
@@ -61,7 +67,12 @@ def test_a_file_that_is_no_prompt_says_what_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("answer", "message"), [("OpenIntrests", "Did you mean OpenInterests"), ("pathlib:Path", "is no pydantic model")]
+    ("answer", "message"),
+    [
+        ("recbole_llm.methods.eimf.features:OpenIntrests", "Did you mean OpenInterests"),
+        ("OpenInterests", "is not module:Class"),
+        ("pathlib:Path", "is no pydantic model"),
+    ],
 )
 def test_an_answer_that_is_none_is_named(
     workspace: Path, request: pytest.FixtureRequest, answer: str, message: str

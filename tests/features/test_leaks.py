@@ -16,7 +16,7 @@ from recbole_llm.experiments.runner import Prepared
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache
-from recbole_llm.methods.llmdmsrec.features import COLUMNS
+from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 from tests.features.workshop import SEMANTICS, ask, by_key, contents, only_folder
 from tests.helpers import prepare
 from tests.methods.ldmi.test_interests import by_genre, made
@@ -72,7 +72,7 @@ def test_targets_among_the_answers_are_found(featured: Path) -> None:
         target = folder.texts.add(title_of(prepared, int(table.offsets[users[user]]) + position))
         lines.append((user, position, explicit.split(), [*latent.split(), target]))
     facts = folder.manifest["features"]["intent"]
-    folder.write("intent", COLUMNS, lines)
+    folder.write("intent", INTENT_COLUMNS, lines)
     folder.commit("intent", facts)
     (found,) = bad()
     assert "intent" in found.text

@@ -15,7 +15,7 @@ from recbole_llm.data.atomic import Column
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.reader import Bags, SemanticFeatures
-from recbole_llm.methods.llmdmsrec.features import COLUMNS
+from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 
 NAMES = ["explicit_text", "latent_text"]
 LENGTHS = {"ann": 5, "bob": 4, "cid": 5, "dee": 1}
@@ -47,7 +47,7 @@ def features(path: Path, rows: Rows, semantics: str = "llm", seed: int = 1, **le
     folder = SemanticFolder(path / "f", "d", {})
     for number in range(100):
         folder.texts.add(f"text {number}")
-    folder.write("intent", COLUMNS, rows)
+    folder.write("intent", INTENT_COLUMNS, rows)
     folder.write_vectors("e", np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32))
     folder.commit("intent")
     return SemanticFeatures(folder, table_of(lengths or LENGTHS), "e", semantics, {}, seed)

@@ -11,7 +11,7 @@ import pytest
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.settings.schema import features_read
 from tests.features.workshop import SEMANTICS, only_folder
-from tests.helpers import cell_of, layered, prepare, runner, write_tiny
+from tests.helpers import layered, make_run, prepare, runner, write_tiny
 from tests.methods.ldmi.test_interests import by_genre
 from tests.stub_server import Reply, StubServer
 
@@ -96,5 +96,5 @@ def test_what_a_part_reads_is_made_when_it_is_switched_on(place: Path) -> None:
 
 
 def test_cells_that_read_different_features_are_made_apart(place: Path) -> None:
-    whole, part = (features_of(cell_of("LDMI", align=align), runner()) for align in (True, False))
+    whole, part = (features_of(make_run("LDMI", align=align), runner()) for align in (True, False))
     assert whole != part

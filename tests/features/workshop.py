@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import read_table
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Prepared
-from tests.helpers import cell_of, prepare
+from tests.helpers import make_run, prepare
 from tests.stub_server import Call, StubServer
 
 SEMANTICS = Path("dataset/tiny/semantics")
 
 
-def asking_cell(server: StubServer, **overrides: Any) -> Cell:
+def asking_cell(server: StubServer, **overrides: Any) -> Run:
     """A cell of LLM-DMsRec on the small dataset whose intents the stub server gives."""
-    return cell_of("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
+    return make_run("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
 
 
 def ask(server: StubServer, **overrides: Any) -> Prepared:

@@ -20,7 +20,7 @@ from recbole.utils import init_seed
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
 from recbole_llm.experiments.grid import as_list
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Prepared
 from recbole_llm.registry import METHODS, Method, find_method
 from recbole_llm.settings.layers import layer_settings
@@ -66,7 +66,7 @@ def switches(names: list[str]) -> list[tuple[str, str, Any]]:
     return found
 
 
-def cell_on_ml100k(name: str, **overrides: Any) -> Cell:
+def cell_on_ml100k(name: str, **overrides: Any) -> Run:
     """A cell with the settings of the model's file; what it stands on is trained for one epoch."""
     method = find_method(name)
     values: dict[str, Any] = {"train_batch_size": BATCH, "eval_batch_size": BATCH, "epochs": 1, "llm": "offline"}
@@ -75,7 +75,7 @@ def cell_on_ml100k(name: str, **overrides: Any) -> Cell:
     if method.stage_one:
         below = layer_settings(method, "ml-100k", protocol)[method.stage_one]
         values |= {f"{below}.epochs": 1, f"{below}.train_batch_size": 2048, "stage_one_seed": 1}
-    return Cell.of(layer_settings(method, "ml-100k", protocol, overrides={**values, **overrides}))
+    return Run.of(layer_settings(method, "ml-100k", protocol, overrides={**values, **overrides}))
 
 
 Make = Callable[..., Prepared]

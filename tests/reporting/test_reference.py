@@ -10,8 +10,8 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record
 from recbole_llm.reporting.reference import check, load_references, reference_metrics
-from recbole_llm.reporting.show import render_check
-from recbole_llm.reporting.statistics import build
+from recbole_llm.reporting.results_table import build
+from recbole_llm.reporting.tables import render_check
 from tests.reporting.records import run_of
 
 BEAUTY = {"users": 22363, "items": 12101, "interactions": 198502}

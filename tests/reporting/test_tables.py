@@ -8,13 +8,13 @@ import pytest
 
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
 from recbole_llm.reporting.grouping import group
-from recbole_llm.reporting.show import render
+from recbole_llm.reporting.tables import render
 from tests.reporting.records import record_of, run_of
 
 
-def blocks(text: str) -> list[str]:
+def tables(text: str) -> list[str]:
     """The tables of metrics, each from its heading on."""
-    return [block for block in text.split("\n\n") if "test cases" in block]
+    return [table for table in text.split("\n\n") if "test cases" in table]
 
 
 def test_a_row_holds_model_seed_and_metrics() -> None:
@@ -33,18 +33,18 @@ def test_seeds_are_averaged_with_their_deviation() -> None:
 
 def test_protocols_never_stand_in_one_table() -> None:
     text = render([run_of("SASRec", 0.1), run_of("SASRec", 0.2, protocol="session")])
-    assert len(blocks(text)) == 2
+    assert len(tables(text)) == 2
 
 
 def test_datasets_never_stand_in_one_table() -> None:
     text = render([run_of("SASRec", 0.1), run_of("SASRec", 0.2, dataset="other")])
-    assert len(blocks(text)) == 2
+    assert len(tables(text)) == 2
 
 
 def test_versions_of_the_data_never_stand_in_one_table() -> None:
     other = DatasetFacts(name="tiny", sha256="cd" * 32, test_cases=1000)
     text = render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, data=other)])
-    assert len(blocks(text)) == 2
+    assert len(tables(text)) == 2
 
 
 def test_a_table_says_which_users_were_left_out() -> None:
@@ -58,7 +58,7 @@ def test_a_table_says_which_users_were_left_out() -> None:
 
 def test_masked_and_unmasked_histories_never_stand_in_one_table() -> None:
     text = render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, settings={"mask_history": False})])
-    masked, unmasked = sorted(blocks(text), key=lambda block: "too" in block)
+    masked, unmasked = sorted(tables(text), key=lambda table: "too" in table)
     assert "seen items not ranked" in masked
     assert "seen items ranked too" in unmasked
 
@@ -86,7 +86,7 @@ def test_a_method_without_semantics_still_names_its_language_model() -> None:
 def test_a_failed_cell_is_shown_with_its_reason_beside_the_others() -> None:
     failed = record_of(model="Broken", status="failed", error="RuntimeError: no luck", settings={"mask_history": True})
     text = render([run_of("SASRec", 0.1), failed])
-    assert len(blocks(text)) == 1
+    assert len(tables(text)) == 1
     line = next(line for line in text.splitlines() if line.startswith("Broken"))
     assert "failed: RuntimeError: no luck" in line
 
@@ -101,7 +101,7 @@ def test_a_failed_cell_makes_no_table_of_its_own_among_several() -> None:
     other = DatasetFacts(name="tiny", sha256="cd" * 32, test_cases=1000)
     failed = record_of(model="Broken", status="failed", error="x", settings={"mask_history": False})
     unmasked = run_of("SASRec", 0.1, settings={"mask_history": False})
-    assert len(blocks(render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, data=other), unmasked, failed]))) == 3
+    assert len(tables(render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, data=other), unmasked, failed]))) == 3
 
 
 def test_only_failures_make_a_table_too() -> None:

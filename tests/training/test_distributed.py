@@ -15,7 +15,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training.distributed import Together, join
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.trainer import BenchTrainer, make_trainer
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import make_run, prepare, runner
 
 EXACT: dict[str, Any] = {"dropout_prob": 0.0, "hidden_size": 16, "embedding_size": 16, "epochs": 3}
 
@@ -26,8 +26,8 @@ def values(record: Record) -> dict[str, float]:
 
 def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
     """Without dropout only the order of sums differs: losses and metrics agree."""
-    alone = runner("alone").run(cell_of("GRU4Rec", checkpoint_dir="other", **EXACT))
-    cell = cell_of("GRU4Rec", nproc=2, **EXACT)
+    alone = runner("alone").run(make_run("GRU4Rec", checkpoint_dir="other", **EXACT))
+    cell = make_run("GRU4Rec", nproc=2, **EXACT)
     together = runner().run(cell)
     assert together.key != alone.key
     assert together.settings["nproc"] == 2
@@ -60,16 +60,16 @@ def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: Non
 
 
 def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
-    assert cell_of("GRU4Rec", nproc=1).key == cell_of("GRU4Rec").key
+    assert make_run("GRU4Rec", nproc=1).key == make_run("GRU4Rec").key
     assert (
-        runner().stage_one_cell(cell_of("LLMDMsRec", nproc=2)).key == runner().stage_one_cell(cell_of("LLMDMsRec")).key
+        runner().candidate_run(make_run("LLMDMsRec", nproc=2)).key == runner().candidate_run(make_run("LLMDMsRec")).key
     )
 
 
 @pytest.mark.parametrize("model", ["S3Rec", "DUIP"])
 def test_a_model_of_several_stages_is_refused(tiny: Path, model: str) -> None:
     with pytest.raises(UserError, match="--nproc=2 is for models of one stage"):
-        runner().run(cell_of(model, nproc=2))
+        runner().run(make_run(model, nproc=2))
 
 
 def test_a_model_with_a_loop_of_its_own_is_refused(tiny: Path) -> None:

@@ -9,11 +9,11 @@ from recbole.data.dataloader import KnowledgeBasedDataLoader, TrainDataLoader
 
 from recbole_llm.data.loaders import TrainLoader, UserLoader
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training.loaders import loader_state, recbole_loaders, restore_loader, training_loader
 from tests.data.build import write_rows
-from tests.helpers import StopAt, cell_of, prepare, runner
+from tests.helpers import StopAt, make_run, prepare, runner
 
 DYNAMIC = {"distribution": "uniform", "sample_num": 1, "dynamic": True, "candidate_num": 3}
 
@@ -79,18 +79,18 @@ def test_knowledge_graphs_keep_recbole_s_loader(knowledge):
 
 @pytest.mark.parametrize("model", ["CFKG", "CKE", "MKR"])
 def test_knowledge_aware_models_run(knowledge, model):
-    record = runner().run(cell_of(model, epochs=1, **knowledge))
+    record = runner().run(make_run(model, epochs=1, **knowledge))
     assert 0 < record.metrics["hit@20"].value <= 1
     assert "RecBole's own training loader" in record.notes
 
 
 @pytest.mark.parametrize("model", ["CFKG", "CKE"])
 def test_a_knowledge_aware_training_that_is_interrupted_ends_as_if_it_never_was(knowledge, monkeypatch, model):
-    whole = runner("whole").run(cell_of(model, epochs=4, checkpoint_dir="whole", **knowledge))
-    cell = cell_of(model, epochs=4, **knowledge)
+    whole = runner("whole").run(make_run(model, epochs=4, checkpoint_dir="whole", **knowledge))
+    cell = make_run(model, epochs=4, **knowledge)
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
-        CellRunner(ResultStore("results"), StopAt("epoch 3")).run(cell)
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(cell)
     found = runner().run(cell)
     losses = [np.array([entry["loss"] for entry in record.curve]) for record in (found, whole)]
     assert np.array_equal(*losses)
@@ -112,7 +112,7 @@ def test_a_loader_without_a_state_has_none(tiny):
 @pytest.mark.parametrize("model", ["BPR", "LightGCN", "GRU4Rec"])
 def test_dynamic_negatives_train(tiny, model):
     options = {"train_neg_sample_args": DYNAMIC, **({"loss_type": "BPR"} if model == "GRU4Rec" else {})}
-    record = runner().run(cell_of(model, epochs=2, **options))
+    record = runner().run(make_run(model, epochs=2, **options))
     assert record.status == "ok"
     assert all(entry["loss"] > 0 for entry in record.curve)
 
@@ -125,5 +125,5 @@ def test_dynamic_negatives_are_the_candidates_that_the_model_scores_best(tiny):
 
 
 def test_dynamic_negatives_serve_models_with_a_loop_of_recbole_s(knowledge):
-    record = runner().run(cell_of("CKE", epochs=1, train_neg_sample_args=DYNAMIC, **knowledge))
+    record = runner().run(make_run("CKE", epochs=1, train_neg_sample_args=DYNAMIC, **knowledge))
     assert record.status == "ok"

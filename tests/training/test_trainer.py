@@ -10,7 +10,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.training import checkpoint, trainer
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.trainer import make_trainer
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import make_run, prepare, runner
 
 SMALL = {
     "SASRec": {"hidden_size": 16, "inner_size": 24, "n_layers": 1},
@@ -218,8 +218,8 @@ def test_finished_training_leaves_no_resumable_checkpoint(training, saved_each_e
 
 
 def test_a_run_that_was_interrupted_goes_on_by_itself(tiny, saved_each_epoch, monkeypatch):
-    whole = runner("whole").run(cell_of("SASRec", epochs=4, checkpoint_dir="whole"))
-    cell = cell_of("SASRec", epochs=4, checkpoint_dir="broken")
+    whole = runner("whole").run(make_run("SASRec", epochs=4, checkpoint_dir="whole"))
+    cell = make_run("SASRec", epochs=4, checkpoint_dir="broken")
     monkeypatch.setattr(trainer.BenchTrainer, "on_epoch", staticmethod(stop_after(3)))
     with pytest.raises(StoppedError):
         runner("broken").run(cell)
@@ -307,7 +307,7 @@ def test_without_validation_the_last_weights_are_kept(training):
 
 
 def test_without_epochs_the_model_is_tested_as_it_began(tiny):
-    cell = cell_of("SASRec", epochs=0, **SMALL["SASRec"])
+    cell = make_run("SASRec", epochs=0, **SMALL["SASRec"])
     record = runner().run(cell)
     assert (record.status, record.epochs, record.curve) == ("ok", 0, [])
     began = prepare("SASRec", epochs=0, **SMALL["SASRec"]).model.state_dict()
@@ -416,7 +416,7 @@ SPECIAL = ["RecVAE", "MultiVAE", "EASE", "ItemKNN", "Pop", "BERT4Rec", "SLIMElas
 
 @pytest.mark.parametrize("model", SPECIAL)
 def test_a_model_with_ways_of_its_own_runs(tiny, model):
-    record = runner().run(cell_of(model, epochs=1, **SMALL.get(model, {})))
+    record = runner().run(make_run(model, epochs=1, **SMALL.get(model, {})))
     assert record.status == "ok"
     assert record.epochs == 1
     assert 0 < record.metrics["hit@20"].value <= 1
@@ -436,7 +436,7 @@ PRETRAINED = {
 
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_pretraining_can_be_left_out(tiny, model):
-    record = runner().run(cell_of(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
+    record = runner().run(make_run(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
     assert (record.status, record.epochs) == ("ok", 1)
 
 
@@ -452,7 +452,7 @@ def test_pretraining_runs_and_keeps_what_it_learnt(training, model):
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model, stopped_in):
     def cell(folder):
-        return cell_of(model, pretrain_epochs=3, epochs=3, checkpoint_dir=folder, **PRETRAINED[model])
+        return make_run(model, pretrain_epochs=3, epochs=3, checkpoint_dir=folder, **PRETRAINED[model])
 
     epoch = trainer.BenchTrainer._train_epoch
     begun = []

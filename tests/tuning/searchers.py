@@ -6,23 +6,23 @@ import sys
 import time
 from pathlib import Path
 
-from recbole_llm.execution.executors import Outcome, Work
+from recbole_llm.execution.executors import Job, JobResult
 from recbole_llm.experiments.jobs import Trained
-from recbole_llm.experiments.run import Cell
+from recbole_llm.experiments.run import Run
 from recbole_llm.tuning.space import read_space
 from recbole_llm.tuning.study import Budget, Study, open_storage
 from tests.execution import chores
-from tests.helpers import cell_of
+from tests.helpers import make_run
 
 SPACE = "learning_rate: {low: 0.0001, high: 0.1, log: true}\nnum_layers: [1, 2, 3]\n"
 
 
-def study_of(storage: str, trials: int, cell: Cell | None = None, **budget: object) -> Study:
+def study_of(storage: str, trials: int, cell: Run | None = None, **budget: object) -> Study:
     """The search of these tests in the current folder, whose ``dataset/tiny`` is there."""
     Path("space.yaml").write_text(SPACE)
     made = Budget(trials, pruner="none", **budget)  # type: ignore[arg-type]
     return Study(
-        cell or cell_of("GRU4Rec"), read_space(Path("space.yaml")), made, open_storage(storage, Path("results"))
+        cell or make_run("GRU4Rec"), read_space(Path("space.yaml")), made, open_storage(storage, Path("results"))
     )
 
 
@@ -30,9 +30,9 @@ def score_of(values: dict[str, float]) -> float:
     return values["num_layers"] - values["learning_rate"]
 
 
-def outcome(score: float | None = None, error: Exception | None = None, pruned: bool = False) -> Outcome:
+def outcome(score: float | None = None, error: Exception | None = None, pruned: bool = False) -> JobResult:
     value = None if error else Trained(score, 1, 1, pruned, 0.1)
-    return Outcome(Work("", chores.double), value, error)
+    return JobResult(Job("", chores.double), value, error)
 
 
 def take_part(study: Study) -> int:

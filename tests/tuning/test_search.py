@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import CellRunner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.show import render
+from recbole_llm.reporting.tables import render
 from recbole_llm.tuning.report import write_search_report
 from recbole_llm.tuning.search import summary, tune
 from recbole_llm.tuning.space import space_of
 from recbole_llm.tuning.study import Budget, Study, open_storage
-from tests.helpers import cell_of
+from tests.helpers import make_run
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
@@ -72,9 +72,9 @@ def test_the_test_items_change_no_trial(plain: Path) -> None:
 
 def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    loader = CellRunner._eval_loader
+    loader = Runner._eval_loader
     monkeypatch.setattr(
-        CellRunner, "_eval_loader", lambda self, prepared, phase: asked.append(phase) or loader(self, prepared, phase)
+        Runner, "_eval_loader", lambda self, prepared, phase: asked.append(phase) or loader(self, prepared, phase)
     )
     (record,), _ = tune("BPR", "tiny", trials=2, epochs=1)
     assert asked == ["valid", "valid", "valid", "test"]  # two trials; then the tuned run
@@ -159,7 +159,7 @@ def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
     assert "GRU4Rec, tuned (6 trials)" in second.stdout
     assert Path("results/search.html").is_file()
     settings = {key: value for key, value in SMALL.items() if key != "seed"}
-    cell = cell_of("GRU4Rec", **{"seed": 2020, **settings})
+    cell = make_run("GRU4Rec", **{"seed": 2020, **settings})
     study = Study(cell, space_of(cell.settings), Budget(6), open_storage(None, Path("results")))
     assert study.is_done
     ended = study.ended()

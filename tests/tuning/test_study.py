@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from recbole_llm.errors import UserError
 from recbole_llm.tuning.study import Budget, Study, is_orphan, open_storage, slot_of
 from tests.execution.test_executors import wait_for
-from tests.helpers import cell_of
+from tests.helpers import make_run
 from tests.tuning.searchers import outcome, score_of, study_of, take_part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_the_same_storage_holds_studies_of_other_settings_apart(tiny: Path) -> N
     first = study_of("results/s.sqlite3", 2)
     take_part(first)
     others = [
-        study_of("results/s.sqlite3", 2, cell_of("GRU4Rec", hidden_size=32)),
+        study_of("results/s.sqlite3", 2, make_run("GRU4Rec", hidden_size=32)),
         study_of("results/s.sqlite3", 2, epochs=3),
         study_of("results/s.sqlite3", 2, seconds=60.0),
     ]
@@ -95,7 +95,7 @@ def test_settings_that_were_tried_are_not_trained_again(tiny: Path) -> None:
     from recbole_llm.tuning.space import read_space
 
     storage = open_storage(None, Path("results"))
-    study = Study(cell_of("GRU4Rec"), read_space(Path("space.yaml")), Budget(8), storage)
+    study = Study(make_run("GRU4Rec"), read_space(Path("space.yaml")), Budget(8), storage)
     trained = 0
     while (trial := study.next()) is not None:
         trained += 1
@@ -106,7 +106,7 @@ def test_settings_that_were_tried_are_not_trained_again(tiny: Path) -> None:
 
 
 def test_a_model_with_nothing_to_search_has_one_trial(tiny: Path) -> None:
-    study = Study(cell_of("Pop"), {}, Budget(50), open_storage(None, Path("results")))
+    study = Study(make_run("Pop"), {}, Budget(50), open_storage(None, Path("results")))
     trial = study.next()
     assert trial is not None
     study.finish(trial, outcome(0.1))
@@ -138,11 +138,11 @@ def test_bad_curves_are_pruned_but_never_the_defaults(tiny: Path) -> None:
 def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 4)
     take_part(study)
-    cell = study.tuned_cell(seed=7)
+    cell = study.tuned_run(seed=7)
     found = {name: cell.settings[name] for name in ("learning_rate", "num_layers")}
     assert found == study.settings(study.best())
     assert (cell.settings["seed"], cell.settings["epochs"], cell.search) == (7, 2, {"trials": 4})
-    plain = cell_of("GRU4Rec", seed=7, **{f"GRU4Rec.{name}": value for name, value in found.items()})
+    plain = make_run("GRU4Rec", seed=7, **{f"GRU4Rec.{name}": value for name, value in found.items()})
     assert cell.key != plain.key  # beside the plain run in the tables, not in its place
     assert (cell.blank_record().tuned, cell.blank_record().trials) == (True, 4)
 
@@ -251,7 +251,7 @@ def test_the_limit_of_a_trial_raises_nothing(tiny: Path, most: int, epochs: int)
     study = study_of("results/s.sqlite3", 1, epochs=most)
     trial = study.next()
     assert trial is not None
-    assert study.cell_of(trial).settings["epochs"] == epochs
+    assert study.make_run(trial).settings["epochs"] == epochs
 
 
 @pytest.mark.parametrize(

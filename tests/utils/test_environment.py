@@ -105,8 +105,8 @@ def test_a_forgotten_peak_is_not_counted_with_what_comes():
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the module in a folder that can become a git checkout."""
-    package = tmp_path / "recbole_llm"
-    package.mkdir()
+    package = tmp_path / "recbole_llm" / "utils"
+    package.mkdir(parents=True)
     shutil.copy(environment.__file__, package / "environment.py")
     spec = importlib.util.spec_from_file_location("environment_elsewhere", package / "environment.py")
     module = importlib.util.module_from_spec(spec)
@@ -140,7 +140,7 @@ def test_a_clean_checkout_gives_its_commit(checkout):
 def test_local_changes_are_marked(checkout):
     module, folder = checkout
     commit_all(folder)
-    with (folder / "recbole_llm" / "environment.py").open("a") as stream:
+    with (folder / "recbole_llm" / "utils" / "environment.py").open("a") as stream:
         stream.write("# changed\n")
     assert re.fullmatch(r"[0-9a-f]{12}\+", module.git_commit())
 

@@ -1,7 +1,20 @@
-"""What the multi-interest models share: readout, loss and scores.
+"""ComiRec: Controllable Multi-Interest Framework for Recommendation (KDD 2020, arXiv 2005.09347).
 
-ComiRec (KDD 2020): a user is ``K`` vectors ``V``; in training the one nearest to the target answers for the
-user, in serving the score of an item is the maximum over the interests.
+A user is ``K`` vectors ``V``. In training the interest nearest to the target answers for the user; in serving the
+score of an item is the maximum over the interests.
+
+ComiRec-DR, interests by dynamic routing (section 3.1):
+
+     u_{k,l} = W_{k,l} e_l,  three rounds of routing over the history,  v_k = squash(sum_l c_{k,l} u_{k,l})
+
+ComiRec-SA, interests by self-attention (section 3.1, equations 6 and 7):
+
+     A = softmax_L(W2 tanh(W1 (X + P))),  V = A X
+
+with ``X`` item vectors of the history and ``P`` positions; values are taken without positions, as released.
+
+Deviates from the release in: padding is left out before the softmax over the history (``mask_first: False`` has
+it after); the aggregation for diversity (lambda) is not part of a ranking by score.
 """
 
 from __future__ import annotations

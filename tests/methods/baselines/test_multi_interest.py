@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from recbole_llm.experiments.runner import Prepared
 from recbole_llm.registry import METHODS
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import make_run, prepare, runner
 
 FAMILY = ["ComiRecDR", "ComiRecSA", "MIND", "REMI"]
 
@@ -191,7 +191,7 @@ def test_the_number_of_interests_is_that_of_equation_9(tiny: Path, most: int) ->
 @pytest.mark.parametrize("name", ["ComiRecDR", "REMI", "LDMI", "EIMF"])
 def test_held_out_users_have_several_targets_and_each_counts(tiny: Path, name: str) -> None:
     """On user_split the share of targets found and the chance to find any are two things."""
-    cell = cell_of(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
+    cell = make_run(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
     record = runner().run(cell)
     prepared = runner().trained(cell)
     table, cases = prepared.dataset.table, prepared.dataset.split.test

@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.sasrectext import SASRecText
 from recbole_llm.registry import CODED, TEXT_CODE
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import cell_of, prepare, runner, settings_of
+from tests.helpers import make_run, prepare, runner, settings_of
 
 SMALL = {"hidden_size": 16, "inner_size": 24, "n_layers": 1}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -35,7 +35,7 @@ def genre_of(token: str) -> int:
 
 @pytest.mark.parametrize(("name", "engine"), [*((name, "fast") for name in CODED), ("SASRecF", "recbole")])
 def test_a_model_of_recbole_runs_over_text_clusters(tiny: Path, name: str, engine: str) -> None:
-    record = runner().run(cell_of(name, engine=engine, epochs=1, n_codes=6, **OPTIONS[name]))
+    record = runner().run(make_run(name, engine=engine, epochs=1, n_codes=6, **OPTIONS[name]))
     assert record.status == "ok"
     assert record.semantics == "codes"
     assert record.features is not None

@@ -15,7 +15,7 @@ from recbole_llm.experiments.runner import Prepared
 from recbole_llm.methods.duip.model import UNLISTED
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.trainer import make_trainer
-from tests.helpers import cell_of, runner, write_tiny
+from tests.helpers import make_run, runner, write_tiny
 from tests.methods.duip.duip import SMALL, duip
 
 
@@ -271,7 +271,7 @@ def test_controls_change_the_prompts(tiny: Path, semantics: str) -> None:
 
 
 def test_the_record_names_the_language_model(tiny: Path) -> None:
-    record = runner().run(cell_of("DUIP", **SMALL, epochs=1))
+    record = runner().run(make_run("DUIP", **SMALL, epochs=1))
     assert record.language_model == "scratch GPT-2 1x16"
     assert record.label == "DUIP (text, scratch GPT-2 1x16)"
 

@@ -11,7 +11,7 @@ import torch
 from recbole_llm.errors import UserError
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.trainer import make_trainer
-from tests.helpers import cell_of, runner
+from tests.helpers import make_run, runner
 from tests.methods.duip.duip import SMALL, duip
 
 
@@ -104,14 +104,14 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
 ) -> None:
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", 0.0)
     options = {"epochs": 5, "stage_epochs": [2, 3]}
-    whole = runner("whole").run(cell_of("DUIP", **SMALL, **options, checkpoint_dir="a"))
+    whole = runner("whole").run(make_run("DUIP", **SMALL, **options, checkpoint_dir="a"))
 
     class Stop(Exception):  # noqa: N818
         pass
 
     prepared = duip(**options)
     trainer = make_trainer(prepared.config, prepared.model)
-    cell = cell_of("DUIP", **SMALL, **options, checkpoint_dir="b")
+    cell = make_run("DUIP", **SMALL, **options, checkpoint_dir="b")
     trainer.place(cell.folder)
 
     def stop(epoch: int, score: float) -> None:

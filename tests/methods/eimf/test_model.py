@@ -19,7 +19,7 @@ from recbole_llm.features import encoder as encode
 from recbole_llm.methods.baselines.remi import REMI
 from recbole_llm.methods.eimf.model import EIMF, IBIMS
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import cell_of, prepare, runner, settings_of, write_tiny
+from tests.helpers import make_run, prepare, runner, settings_of, write_tiny
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def train(model: Any, batch: Any, steps: int = 4) -> list[float]:
 
 def test_serving_needs_no_semantic_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every semantic file is removed, and the encoder too: the same lists with the same scores."""
-    cell = cell_of("EIMF", epochs=1)
+    cell = make_run("EIMF", epochs=1)
     runner().run(cell)
     users = [f"u{number}" for number in range(30)]
 

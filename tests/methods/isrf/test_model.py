@@ -18,7 +18,7 @@ from recbole_llm.methods.isrf.decoding import UNFOUND
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import cell_of, prepare, runner
+from tests.helpers import make_run, prepare, runner
 
 SMALL: dict[str, Any] = {
     "lm_scratch": {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 120},
@@ -404,8 +404,8 @@ def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_each_task_leaves_its_own_record(tiny: Path) -> None:
-    sequential = runner().run(cell_of("ISRF", **SMALL))
-    chosen = runner().run(cell_of("ISRFDirect", **{**SMALL, "candidates": 5, "protocol": "direct_100"}))
+    sequential = runner().run(make_run("ISRF", **SMALL))
+    chosen = runner().run(make_run("ISRFDirect", **{**SMALL, "candidates": 5, "protocol": "direct_100"}))
     assert (sequential.protocol, chosen.protocol) == ("loo", "direct_100")
     assert sequential.label == "ISRF (offline, scratch T5 2x16)"
     assert len(chosen.curve) == 2
@@ -413,7 +413,7 @@ def test_each_task_leaves_its_own_record(tiny: Path) -> None:
 
 
 def test_legacy_leaks_are_marked_in_the_result(tiny: Path) -> None:
-    record = runner().run(cell_of("ISRF", **{**SMALL, "epochs": 1, "legacy_leaks": True}))
+    record = runner().run(make_run("ISRF", **{**SMALL, "epochs": 1, "legacy_leaks": True}))
     assert record.legacy_leaks
     assert "legacy leaks" in record.label
 

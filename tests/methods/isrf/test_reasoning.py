@@ -10,10 +10,10 @@ import pytest
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.experiments import generate
-from recbole_llm.features.sources import Asking
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.methods.isrf.features import UserReasoning
 from tests.features.workshop import add_lines, file_states, only_folder
-from tests.helpers import cell_of, prepare, runner, write_tiny
+from tests.helpers import make_run, prepare, runner, write_tiny
 from tests.stub_server import Call, Reply, StubServer
 
 SMALL: dict[str, Any] = {
@@ -126,15 +126,15 @@ def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) 
 
 def test_users_of_a_trial_are_asked_again_when_the_items_are_whole(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), Asking(limit=16))  # all users, some of the items
+        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), AnswerSource(limit=16))  # all users, some of the items
         features = json.loads((only_folder() / "manifest.json").read_text())["features"]
         assert features["item_reasoning"]["stopped"].startswith("--limit=16 of ")
         assert not features["user_reasoning"]["stopped"]
-        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
         assert shop.missing() == ["item_reasoning", "user_reasoning"]
         before = len(server.calls)
-        generate.make([cell], runner(), Asking())
+        generate.make([cell], runner(), AnswerSource())
         shown = [call.data for call in server.calls[before:] if step_of(call) == "user 1"]
     assert shown
     assert not any(item["feature"] == "None" for items in shown for item in items)
@@ -144,13 +144,13 @@ def test_users_of_a_trial_are_asked_again_when_the_items_are_whole(few_users: Pa
 
 def test_a_killed_run_does_not_take_users_of_a_trial_for_whole(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), Asking(limit=16))
-        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), AnswerSource(limit=16))
+        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(UserReasoning, "build", interrupted)
             shop.make()
-        (shop,) = generate.feature_shops([cell], runner(), Asking())
+        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
         assert shop.missing() == ["user_reasoning"]
 
 
@@ -161,9 +161,9 @@ def interrupted(*_: Any) -> None:
 
 def test_users_are_not_made_again_for_items_that_came_out_the_same(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = cell_of("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), Asking())
+        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([cell], runner(), AnswerSource())
         (only_folder() / "tiny.itemprofile").unlink()
         before = file_states(only_folder())["tiny.usertext"]
-        generate.make([cell], runner(), Asking())
+        generate.make([cell], runner(), AnswerSource())
     assert file_states(only_folder())["tiny.usertext"] == before

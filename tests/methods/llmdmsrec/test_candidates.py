@@ -11,13 +11,13 @@ import torch
 
 from recbole_llm.data.atomic import read_table, split_ids
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.candidate_model import WHOLE, TrainedStageOne, best_items
+from recbole_llm.experiments.candidate_model import WHOLE, CandidateModel, best_items
 from recbole_llm.experiments.doctor import examine_leaks
 from recbole_llm.experiments.runner import Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import by_key, contents, only_folder, plant
-from tests.helpers import blank_ids, cell_of, prepare, runner
+from tests.helpers import blank_ids, make_run, prepare, runner
 
 
 def test_there_is_a_line_for_every_row_that_is_predicted_at(featured: Path) -> None:
@@ -32,7 +32,7 @@ def test_there_is_a_line_for_every_row_that_is_predicted_at(featured: Path) -> N
 @pytest.mark.parametrize("name", ["SRGNN", "GCSAN", "TAGNN", "GCEGNN"])
 def test_candidates_are_the_models_best_items_in_order(featured: Path, name: str) -> None:
     cells = runner()
-    stage_one = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1, stage_one_model=name))
+    stage_one = cells.candidate_run(make_run("LLMDMsRec", epochs=1, stage_one_model=name))
     trained = cells.trained(stage_one)
     dataset, model = trained.dataset, trained.model
     features = prepare("LLMDMsRec", epochs=1, stage_one_model=name, backbone=name).dataset.semantics
@@ -118,7 +118,7 @@ def lists_of(prepared: Prepared) -> dict[int, list[str]]:
 def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded: Prepared) -> None:
     table, split = folded.dataset.table, folded.dataset.split
     cells, found = runner(), lists_of(folded)
-    stage_one = TrainedStageOne(cells, cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1)), Stopwatch(), 3)
+    stage_one = CandidateModel(cells, cells.candidate_run(make_run("LLMDMsRec", epochs=1)), Stopwatch(), 3)
     assert stage_one.untrained() == 0
     held_out = np.unique(np.concatenate([split.valid.end, split.test.end]))
     names = np.asarray(table.item_tokens)
@@ -150,7 +150,7 @@ def test_held_out_candidates_are_those_of_one_model(folded: Prepared) -> None:
 def test_models_of_folds_are_no_results(folded: Prepared) -> None:
     assert {record.settings.get("left_out") for record in ResultStore("results")} == {None}
     assert len(list(ResultStore("saved/folds"))) == 3
-    whole = runner().stage_one_cell(cell_of("LLMDMsRec", epochs=1))
+    whole = runner().candidate_run(make_run("LLMDMsRec", epochs=1))
     assert folded.dataset.semantics.folder.manifest["features"]["candidates"]["stage_one"] == whole.key
 
 
@@ -172,8 +172,8 @@ def test_folds_want_a_model_that_can_rank_for_strangers(featured: Path) -> None:
 
 def test_stage_one_is_trained_when_it_is_first_asked(tiny: Path) -> None:
     cells = runner()
-    cell = cells.stage_one_cell(cell_of("LLMDMsRec", epochs=1))
-    stage_one = TrainedStageOne(cells, cell, Stopwatch())
+    cell = cells.candidate_run(make_run("LLMDMsRec", epochs=1))
+    stage_one = CandidateModel(cells, cell, Stopwatch())
     assert stage_one.key == cell.key
     assert not cell.folder.exists()
     stage_one.top_items(np.array([5]), 3)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from recbole_llm.experiments.runner import Prepared
-from recbole_llm.methods.llmdmsrec.features import COLUMNS
+from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 from recbole_llm.methods.llmdmsrec.model import ALIGNMENTS, LLMDMsRec
 from tests.helpers import prepare, runner
 from tests.methods.gated_graph import Weights, gated_graph, sigmoid
@@ -20,7 +20,7 @@ from tests.methods.gated_graph import Weights, gated_graph, sigmoid
 def with_intents(prepared: Prepared, rows: list[tuple[str, int, list[int], list[int]]]) -> Any:
     """The model built anew over intents written by hand."""
     features = prepared.dataset.semantics
-    features.folder.write("intent", COLUMNS, rows)
+    features.folder.write("intent", INTENT_COLUMNS, rows)
     torch.manual_seed(1)
     return LLMDMsRec(prepared.config, prepared.train_part)
 

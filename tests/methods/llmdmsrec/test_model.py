@@ -17,7 +17,7 @@ from recbole_llm.methods.llmdmsrec.model import ALIGNMENTS, BACKBONES
 from recbole_llm.settings.schema import CHOICES
 from recbole_llm.training.loaders import recbole_loaders, training_loader
 from recbole_llm.utils.yaml import properties_folder, read_yaml
-from tests.helpers import cell_of, prepare, runner, settings_of
+from tests.helpers import make_run, prepare, runner, settings_of
 
 SAME_LENGTHS = 2 * FEW_ROWS - 1  # a batch that is encoded in one piece, so that sums are added in one order
 
@@ -80,8 +80,8 @@ def test_its_backbones_are_those_that_may_be_asked_for() -> None:
 
 def test_a_whole_run_without_semantics_gives_srgnns_numbers(tiny: Path) -> None:
     options = {"epochs": 3, "train_batch_size": SAME_LENGTHS}
-    ours = runner().run(cell_of("LLMDMsRec", semantics="none", **options))
-    srgnn = runner().run(cell_of("SRGNN", **options))
+    ours = runner().run(make_run("LLMDMsRec", semantics="none", **options))
+    srgnn = runner().run(make_run("SRGNN", **options))
     assert [entry["loss"] for entry in ours.curve] == [entry["loss"] for entry in srgnn.curve]
     assert ours.metrics == srgnn.metrics
 
@@ -288,8 +288,8 @@ def test_both_engines_give_a_case_the_same_intents_and_scores(featured: Path) ->
 
 
 def test_both_engines_train_and_test_it(featured: Path) -> None:
-    fast = runner().run(cell_of("LLMDMsRec", epochs=1))
-    slow = runner().run(cell_of("LLMDMsRec", epochs=1, engine="recbole", **{"SRGNN.engine": "fast"}))
+    fast = runner().run(make_run("LLMDMsRec", epochs=1))
+    slow = runner().run(make_run("LLMDMsRec", epochs=1, engine="recbole", **{"SRGNN.engine": "fast"}))
     assert slow.status == fast.status == "ok"
     assert slow.data == fast.data
 
@@ -300,7 +300,7 @@ def test_lists_for_whole_histories_say_that_they_stand_on_no_intents(
     said = {}
     for history in ("all", "test"):
         for semantics in ("llm", "none"):
-            cell = cell_of("LLMDMsRec", epochs=1, semantics=semantics)
+            cell = make_run("LLMDMsRec", epochs=1, semantics=semantics)
             runner().run(cell)
             caplog.clear()
             Recommender.trained(cell, runner(), history=history)

@@ -15,8 +15,8 @@ from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import group
-from recbole_llm.reporting.show import render, seeds_text
-from recbole_llm.reporting.statistics import build
+from recbole_llm.reporting.results_table import build
+from recbole_llm.reporting.tables import render, seeds_text
 from tests.reporting.records import record_of, run_of, store_run
 
 
@@ -103,10 +103,10 @@ def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store
         settings = {"mask_history": True, "n_layers": number}
         store_run(store, "NARM", 0.2 * number, key=f"n{number}", settings=settings)
         store_run(store, "NARM", 0.1, seed=5 + number, key=f"m{number}", settings={"mask_history": True, "n_layers": 3})
-    (block,) = build(list(store), store, baseline="NARM [n_layers=1]")
-    assert (block.reference, block.named) == ("NARM [n_layers=1]", True)
-    (block,) = build(list(store), store, baseline="NARM")
-    assert (block.reference, block.named) == ("NARM [n_layers=2]", False)
+    (table,) = build(list(store), store, baseline="NARM [n_layers=1]")
+    assert (table.reference, table.named) == ("NARM [n_layers=1]", True)
+    (table,) = build(list(store), store, baseline="NARM")
+    assert (table.reference, table.named) == ("NARM [n_layers=2]", False)
 
 
 def test_a_tuned_row_says_so_with_its_trials() -> None:
@@ -143,9 +143,9 @@ def test_seeds_are_written_short(seeds: list[int], text: str) -> None:
 
 def test_of_two_records_of_one_seed_the_newer_counts_and_a_note_says_so() -> None:
     runs = [run_of("M", v, key=str(v), created=f"2026-01-0{n}") for n, v in ((1, 0.1), (2, 0.3))]
-    (block,) = build(runs)
-    assert block.row("M").values["ndcg@10"].mean == 0.3
-    assert "1 older records" in block.notes[0]
+    (table,) = build(runs)
+    assert table.row("M").values["ndcg@10"].mean == 0.3
+    assert "1 older records" in table.notes[0]
 
 
 def test_a_finished_record_counts_before_a_newer_one_that_failed() -> None:
@@ -153,40 +153,40 @@ def test_a_finished_record_counts_before_a_newer_one_that_failed() -> None:
     lost = record_of(
         model="M", key="2", created="2026-01-02", status="failed", error="no luck", settings={"mask_history": True}
     )
-    (block,) = build([done, lost])
-    assert (block.row("M").runs, block.row("M").failed) == ([done], [])
+    (table,) = build([done, lost])
+    assert (table.row("M").runs, table.row("M").failed) == ([done], [])
 
 
 # ---- numbers --------------------------------------------------------------------------------------
 
 
 def test_a_metric_that_the_record_lacks_comes_from_its_ranks(store: ResultStore) -> None:
-    (block,) = build(list(store), store, metrics=["hit", "map@7"], topk=[3])
-    assert block.metrics == ["hit@3", "map@7"]
+    (table,) = build(list(store), store, metrics=["hit", "map@7"], topk=[3])
+    assert table.metrics == ["hit@3", "map@7"]
     runs = [record for record in store if record.model == "BPR"]
     hits = [float((Ranks.load(store.ranks_of(run)).higher < 3).mean()) for run in runs]
-    assert block.row("BPR").values["hit@3"].mean == pytest.approx(sum(hits) / 3)
+    assert table.row("BPR").values["hit@3"].mean == pytest.approx(sum(hits) / 3)
 
 
 def test_ranks_are_found_after_the_folder_was_moved(store: ResultStore) -> None:
     moved = ResultStore(store.folder.rename(store.folder.with_name("elsewhere")))
-    (block,) = build(list(moved), moved)
-    assert len(block.comparisons) == 3
+    (table,) = build(list(moved), moved)
+    assert len(table.comparisons) == 3
 
 
 def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultStore) -> None:
-    (block,) = build(list(store), store)
-    value = block.row("Pop").values["ndcg@10"]
+    (table,) = build(list(store), store)
+    value = table.row("Pop").values["ndcg@10"]
     assert value.low is not None and value.high is not None
     assert value.low < value.mean < value.high
-    assert block.reference == "SASRec"
-    assert block.mark("Pop") == "worse"
-    assert block.mark("BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
+    assert table.reference == "SASRec"
+    assert table.mark("Pop") == "worse"
+    assert table.mark("BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
 
 
 def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultStore) -> None:
-    (block,) = build(list(store), store, baseline="Pop")
-    assert block.mark("BPR") == "better"
+    (table,) = build(list(store), store, baseline="Pop")
+    assert table.mark("BPR") == "better"
     with pytest.raises(UserError, match="Did you mean"):
         build(list(store), store, baseline="Popp")
     with pytest.raises(UserError, match="--baseline=: no such row with numbers"):
@@ -236,32 +236,32 @@ def test_the_best_of_several_rows_of_a_model_was_chosen_by_its_result(store: Res
 def test_methods_are_measured_against_the_best_baseline(store: ResultStore) -> None:
     features = SemanticFacts(llm="openai", llm_model="g")
     store_run(store, "LLMDMsRec", 3.0, semantics="llm", features=features)
-    (block,) = build(list(store), store)
-    assert block.reference == "SASRec"
-    assert block.mark("LLMDMsRec (g)") == "better"
-    assert block.row("LLMDMsRec (g)").kind == "method"
+    (table,) = build(list(store), store)
+    assert table.reference == "SASRec"
+    assert table.mark("LLMDMsRec (g)") == "better"
+    assert table.row("LLMDMsRec (g)").kind == "method"
 
 
 def test_a_row_tested_on_other_cases_takes_no_part_and_a_note_says_so(store: ResultStore) -> None:
     store_run(store, "Narrow", 0.5, cases=150)
-    (block,) = build(list(store), store)
-    assert block.against_reference("Narrow") is None
-    assert any("Narrow was tested on other cases (150" in note for note in block.notes)
+    (table,) = build(list(store), store)
+    assert table.against_reference("Narrow") is None
+    assert any("Narrow was tested on other cases (150" in note for note in table.notes)
 
 
 def test_a_metric_where_less_is_better_is_marked_the_other_way() -> None:
     listed = {
         name: {"giniindex@10": MetricValue(value=v, higher_is_better=False)} for name, v in (("A", 0.2), ("B", 0.4))
     }
-    (block,) = build(
+    (table,) = build(
         [run_of(name, 0.1, list_metrics=values) for name, values in listed.items()], metrics=["giniindex@10"]
     )
-    assert block.best_and_second("giniindex@10") == ({"A"}, {"B"})
+    assert table.best_and_second("giniindex@10") == ({"A"}, {"B"})
 
 
 def test_equal_rows_have_no_best() -> None:
-    (block,) = build([run_of("A", 0.1), run_of("B", 0.1)])
-    assert block.best_and_second("ndcg@10") == (set(), set())
+    (table,) = build([run_of("A", 0.1), run_of("B", 0.1)])
+    assert table.best_and_second("ndcg@10") == (set(), set())
 
 
 # ---- formats --------------------------------------------------------------------------------------

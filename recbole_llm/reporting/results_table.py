@@ -17,7 +17,7 @@ from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import Comparison, Family, same_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import Place, group, kind_of, latest
+from recbole_llm.reporting.grouping import TableKey, group, kind_of, latest
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Row:
 
 
 @dataclass
-class Block:
+class ResultsTable:
     """One table's worth of results.
 
     Attributes:
@@ -77,7 +77,7 @@ class Block:
         notes: what a reader must know.
     """
 
-    place: Place
+    key: TableKey
     rows: list[Row]
     metrics: list[str]
     primary: str
@@ -168,7 +168,7 @@ def build(
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     intervals: bool = False,
-) -> list[Block]:
+) -> list[ResultsTable]:
     """Blocks of all places that the records come from.
 
     Args:
@@ -185,15 +185,15 @@ def build(
         UserError: an unknown metric, or a baseline that no table has.
     """
     columns = Columns(metrics, topk)
-    blocks = [_block(place, rows, store, columns, intervals) for place, rows in sorted(group(records).items())]
-    for block in blocks:
-        block.reference, block.named = _reference(block, baseline)
-        if baseline is not None and block.reference is None:
-            block.notes.append(f"{baseline} has no numbers here, so nothing is measured against it")
-    if baseline is not None and blocks and all(block.reference is None for block in blocks):
-        labels = list(dict.fromkeys(name for block in blocks for row in block.rows for name in (row.model, row.label)))
+    tables = [_results_table(key, rows, store, columns, intervals) for key, rows in sorted(group(records).items())]
+    for table in tables:
+        table.reference, table.named = _reference(table, baseline)
+        if baseline is not None and table.reference is None:
+            table.notes.append(f"{baseline} has no numbers here, so nothing is measured against it")
+    if baseline is not None and tables and all(table.reference is None for table in tables):
+        labels = list(dict.fromkeys(name for table in tables for row in table.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
-    return blocks
+    return tables
 
 
 @dataclass(frozen=True)
@@ -238,22 +238,22 @@ def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
     return all(a == b for a, b in pairs) and any(a is not None for a, _ in pairs)
 
 
-def _reference(block: Block, baseline: str | None) -> tuple[str | None, bool]:
+def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, bool]:
     """The row that the others are measured against, and whether it was named: a model's best variant was not."""
     if baseline is None:
-        baselines = block.ordered(block.primary, [row for row in block.rows if row.kind == "baseline"])
-        return next((row.label for row in [*baselines, *block.ordered(block.primary)]), None), False
-    named = [row for row in block.rows if row.label == baseline] or [r for r in block.rows if r.model == baseline]
-    return next((row.label for row in block.ordered(block.primary, named)), None), len(named) == 1
+        baselines = table.ordered(table.primary, [row for row in table.rows if row.kind == "baseline"])
+        return next((row.label for row in [*baselines, *table.ordered(table.primary)]), None), False
+    named = [row for row in table.rows if row.label == baseline] or [r for r in table.rows if r.model == baseline]
+    return next((row.label for row in table.ordered(table.primary, named)), None), len(named) == 1
 
 
-def _block(
-    place: Place,
+def _results_table(
+    key: TableKey,
     labelled: Mapping[str, Sequence[Record]],
     store: ResultStore | None,
     columns: Columns,
     intervals: bool,
-) -> Block:
+) -> ResultsTable:
     rows, notes = [], []
     for label, runs in labelled.items():
         kept = latest(runs)
@@ -264,16 +264,16 @@ def _block(
     everything = [run for row in rows for run in row.runs]
     notes += _rarity(everything)
     primary = _primary(everything or [run for row in rows for run in row.failed])
-    block = Block(place, rows, columns.of(everything, primary), primary, notes=notes)
+    table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
         for row in rows:
-            row.ranks = _ranks(row, store, block.notes)
+            row.ranks = _ranks(row, store, table.notes)
     for row in rows:
-        _fill(row, [*block.metrics, primary], block.notes)
+        _fill(row, [*table.metrics, primary], table.notes)
     if not columns.metrics:
-        block.metrics = [name for name in block.metrics if any(name in row.values for row in rows)]
-    _test(block, intervals)
-    return block
+        table.metrics = [name for name in table.metrics if any(name in row.values for row in rows)]
+    _test(table, intervals)
+    return table
 
 
 def _rarity(records: Sequence[Record]) -> list[str]:
@@ -330,26 +330,26 @@ def _fill(row: Row, metrics: Sequence[str], notes: list[str]) -> None:
             notes.append(f"{row.label} has no {metric}: it is counted during a run (list_metrics, topk) only.")
 
 
-def _test(block: Block, intervals: bool) -> None:
+def _test(table: ResultsTable, intervals: bool) -> None:
     """Intervals, comparisons and marks of the rows that were tested on the same cases."""
-    rows = _on_common_cases(block)
+    rows = _on_common_cases(table)
     if not rows or not (rows[0].ranks and len(rows[0].ranks[0])):
         return
-    wanted = [block.primary, *(block.metrics if intervals else ())]
+    wanted = [table.primary, *(table.metrics if intervals else ())]
     wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]
-    block.families = Family.of_metrics({row.label: row.ranks for row in rows}, wanted)
-    for metric, family in block.families.items():
+    table.families = Family.of_metrics({row.label: row.ranks for row in rows}, wanted)
+    for metric, family in table.families.items():
         for row in rows:
             found = family.interval(row.label)
             own = row.values.get(metric, Value(found.mean))
             row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
-    block.comparisons = block.families[block.primary].compare()
+    table.comparisons = table.families[table.primary].compare()
 
 
-def _on_common_cases(block: Block) -> list[Row]:
+def _on_common_cases(table: ResultsTable) -> list[Row]:
     """The rows with ranks of the same cases; the others get a note."""
     alike: list[list[Row]] = []
-    for row in block.rows:
+    for row in table.rows:
         if not row.ranks:
             continue
         for rows in alike:
@@ -361,7 +361,7 @@ def _on_common_cases(block: Block) -> list[Row]:
     alike.sort(key=len, reverse=True)
     for rows in alike[1:]:
         for row in rows:
-            block.notes.append(
+            table.notes.append(
                 f"{row.label} was tested on other cases ({len(row.ranks[0]):,} of them, not those "
                 f"{len(alike[0][0].ranks[0]):,}): its numbers compare loosely, and it takes no part in the tests."
             )

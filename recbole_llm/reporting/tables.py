@@ -13,11 +13,11 @@ from recbole_llm.evaluation.significance import LEVEL, Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.costs import cost_sheet
-from recbole_llm.reporting.grouping import Place
-from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_sheet
-from recbole_llm.reporting.sheet import BEST, SECOND, Cell, Sheet, write
-from recbole_llm.reporting.statistics import DIGITS, WORSE, Block, Row, best_and_second, build
+from recbole_llm.reporting.costs import cost_table
+from recbole_llm.reporting.grouping import TableKey
+from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_table
+from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, write
+from recbole_llm.reporting.results_table import DIGITS, WORSE, ResultsTable, Row, best_and_second, build
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 KINDS = ("baseline", "control", "method")
@@ -48,18 +48,18 @@ def render(
     """
     if style == "csv" and topk is None:
         topk = []
-    blocks = build(records, store, metrics, topk, baseline, intervals=style == "csv")
+    tables = build(records, store, metrics, topk, baseline, intervals=style == "csv")
     if style == "csv":
-        return _csv(blocks)
-    sheets: list[Sheet] = []
-    for block in blocks:
-        sheets.append(main_sheet(block))
-        if groups and any(row.ranks for row in block.rows):
-            sheets.append(group_sheet(block))
-        costs = cost_sheet(in_order(block))
+        return _csv(tables)
+    rendered_tables: list[RenderedTable] = []
+    for table in tables:
+        rendered_tables.append(main_table(table))
+        if groups and any(row.ranks for row in table.rows):
+            rendered_tables.append(group_table(table))
+        costs = cost_table(in_order(table))
         if costs is not None:
-            sheets.append(costs)
-    return write(sheets, style)
+            rendered_tables.append(costs)
+    return write(rendered_tables, style)
 
 
 def render_check(records: Iterable[Record], style: str, store: ResultStore | None) -> tuple[str, bool]:
@@ -71,14 +71,14 @@ def render_check(records: Iterable[Record], style: str, store: ResultStore | Non
     if style == "csv":
         raise UserError("--check-reference comes as text, markdown, latex or html.")
     checked = check(build(records, store, reference_metrics()))
-    sheets = [reference_sheet(heading(block.place, block.cases), verdicts) for block, verdicts in checked]
-    return write(sheets, style), any(v.word != IN_BAND for _, verdicts in checked for v in verdicts)
+    rendered_tables = [reference_table(heading(table.key, table.cases), verdicts) for table, verdicts in checked]
+    return write(rendered_tables, style), any(v.word != IN_BAND for _, verdicts in checked for v in verdicts)
 
 
-def heading(place: Place, cases: int) -> str:
+def heading(key: TableKey, cases: int) -> str:
     """One line that says what a table's numbers are of."""
-    words = [f"{place.dataset}, {place.protocol}: {cases:,} test cases"]
-    settings = place.case_settings
+    words = [f"{key.dataset}, {key.protocol}: {cases:,} test cases"]
+    settings = key.case_settings
     for sort in ("user", "item"):
         interval = settings.get(f"{sort}_inter_num_interval")
         if interval not in (None, "[0,inf)", "[0,inf]"):
@@ -86,14 +86,14 @@ def heading(place: Place, cases: int) -> str:
     candidates = settings.get("candidates", "all")
     if isinstance(candidates, int):
         words.append(f"1 + {candidates} candidates")
-    words.append("seen items not ranked" if place.masked else "seen items ranked too")
+    words.append("seen items not ranked" if key.masked else "seen items ranked too")
     return ", ".join(words)
 
 
-def in_order(block: Block) -> list[Row]:
+def in_order(table: ResultsTable) -> list[Row]:
     """Rows as a table shows them: baselines, controls, methods, each from worst to best; failures last."""
-    place = {row.label: -number for number, row in enumerate(block.ordered(block.primary))}
-    return sorted(block.rows, key=lambda row: (not row.runs, KINDS.index(row.kind), place.get(row.label, 1)))
+    key = {row.label: -number for number, row in enumerate(table.ordered(table.primary))}
+    return sorted(table.rows, key=lambda row: (not row.runs, KINDS.index(row.kind), key.get(row.label, 1)))
 
 
 def seeds_text(seeds: Iterable[int]) -> str:
@@ -123,31 +123,31 @@ def difference_text(found: Comparison) -> str:
     return f"{found.difference:+.{DIGITS}f} [{found.low:+.{DIGITS}f}, {found.high:+.{DIGITS}f}]"
 
 
-def main_sheet(block: Block) -> Sheet:
+def main_table(table: ResultsTable) -> RenderedTable:
     """Metrics, the interval of the primary one, and the differences to the reference row."""
-    compared = block.reference is not None and len(block.comparisons) > 0
-    intervals = any(row.values.get(block.primary) and row.values[block.primary].low is not None for row in block.rows)
-    header = ["model", "seeds", *map(metric_title, block.metrics)]
+    compared = table.reference is not None and len(table.comparisons) > 0
+    intervals = any(row.values.get(table.primary) and row.values[table.primary].low is not None for row in table.rows)
+    header = ["model", "seeds", *map(metric_title, table.metrics)]
     if intervals:
-        header.append(f"95 % {metric_title(block.primary)}")
+        header.append(f"95 % {metric_title(table.primary)}")
     if compared:
-        header += [f"Δ to {block.reference}", "d", "p"]
-    ranked = {metric: block.best_and_second(metric) for metric in block.metrics}
+        header += [f"Δ to {table.reference}", "d", "p"]
+    ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     rows = []
-    for row in in_order(block):
-        cells = [Cell(row.label), Cell(_seeds(row))]
+    for row in in_order(table):
+        cells = [TableCell(row.label), TableCell(_seeds(row))]
         if not row.runs:
-            rows.append([*cells, *[Cell("")] * (len(header) - 2)])
+            rows.append([*cells, *[TableCell("")] * (len(header) - 2)])
             continue
-        cells += [_metric_cell(row, metric, *ranked[metric]) for metric in block.metrics]
+        cells += [_metric_cell(row, metric, *ranked[metric]) for metric in table.metrics]
         if intervals:
-            value = row.values.get(block.primary)
+            value = row.values.get(table.primary)
             known = value is not None and value.low is not None
-            cells.append(Cell(f"[{value.low:.{DIGITS}f}, {value.high:.{DIGITS}f}]" if value and known else ""))
+            cells.append(TableCell(f"[{value.low:.{DIGITS}f}, {value.high:.{DIGITS}f}]" if value and known else ""))
         if compared:
-            cells += _comparison_cells(block, row)
+            cells += _comparison_cells(table, row)
         rows.append(cells)
-    return Sheet(heading(block.place, block.cases), header, rows, notes(block))
+    return RenderedTable(heading(table.key, table.cases), header, rows, notes(table))
 
 
 def _seeds(row: Row) -> str:
@@ -157,80 +157,84 @@ def _seeds(row: Row) -> str:
     return seeds_text(run.seed for run in row.runs) + lost
 
 
-def _metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> Cell:
+def _metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> TableCell:
     value = row.values.get(metric)
     if value is None:
-        return Cell("")
+        return TableCell("")
     text = f"{value.mean:.{DIGITS}f}" + ("" if value.deviation is None else f" ±{value.deviation:.{DIGITS}f}")
-    return Cell(text, BEST if row.label in best else SECOND if row.label in second else "")
+    return TableCell(text, BEST if row.label in best else SECOND if row.label in second else "")
 
 
-def _comparison_cells(block: Block, row: Row) -> list[Cell]:
-    found = block.against_reference(row.label)
+def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
+    found = table.against_reference(row.label)
     if found is None:
-        return [Cell("")] * 3
-    arrow = {"": "", WORSE: " ↓"}.get(block.mark(row.label), " ↑")
-    return [Cell(difference_text(found)), Cell(f"{found.effect:+.2f}"), Cell(p_text(found.p_holm) + arrow)]
+        return [TableCell("")] * 3
+    arrow = {"": "", WORSE: " ↓"}.get(table.mark(row.label), " ↑")
+    return [
+        TableCell(difference_text(found)),
+        TableCell(f"{found.effect:+.2f}"),
+        TableCell(p_text(found.p_holm) + arrow),
+    ]
 
 
-def notes(block: Block) -> list[str]:
+def notes(table: ResultsTable) -> list[str]:
     """What a reader must know to read the table."""
     found = []
-    several = any(len(row.runs) > 1 for row in block.rows)
+    several = any(len(row.runs) > 1 for row in table.rows)
     if several:
         found.append("mean ± standard deviation over seeds")
-    if block.comparisons:
-        found.append(_tests(block))
-    if any(len(row.runs) == 1 for row in block.rows) and len(block.finished) > 1:
+    if table.comparisons:
+        found.append(_tests(table))
+    if any(len(row.runs) == 1 for row in table.rows) and len(table.finished) > 1:
         found.append("one seed says nothing about the spread over seeds")
-    ordered = block.ordered(block.primary)
-    top = block.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None
+    ordered = table.ordered(table.primary)
+    top = table.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None
     if top is not None:
-        word = "holds" if block.verdict(top) else "does not hold"
+        word = "holds" if table.verdict(top) else "does not hold"
         found.append(f"best {top.first} to second {top.second}: {difference_text(top)}, p {p_text(top.p_holm)}: {word}")
     found += [f"{row.label}, seeds {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
-              for row in block.rows if row.failed and row.runs]  # fmt: skip
-    return [*found, *dict.fromkeys(block.notes)]
+              for row in table.rows if row.failed and row.runs]  # fmt: skip
+    return [*found, *dict.fromkeys(table.notes)]
 
 
-def _tests(block: Block) -> str:
+def _tests(table: ResultsTable) -> str:
     """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
-    effect = "d: Cohen's d; " if block.against else ""
-    marks = f"; ↑ better, ↓ worse than {block.reference} at {LEVEL:.0%}" if block.against else ""
+    effect = "d: Cohen's d; " if table.against else ""
+    marks = f"; ↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}" if table.against else ""
     return (
         f"95 % intervals over users (bootstrap); {effect}p: paired bootstrap and Wilcoxon on "
-        f"{metric_title(block.primary)}, the larger, after Holm over {_family(block)}{marks}"
+        f"{metric_title(table.primary)}, the larger, after Holm over {_family(table)}{marks}"
     )
 
 
-def _family(block: Block) -> str:
+def _family(table: ResultsTable) -> str:
     """What the p of a table are corrected over."""
-    if block.named and block.against:
-        count = len(block.against)
-        return f"{count} comparison{'s' * (count > 1)} with {block.reference}"
-    count = len(block.comparisons)
+    if table.named and table.against:
+        count = len(table.against)
+        return f"{count} comparison{'s' * (count > 1)} with {table.reference}"
+    count = len(table.comparisons)
     return f"{count} pair{'s' * (count > 1)}"
 
 
-def group_sheet(block: Block) -> Sheet:
+def group_table(table: ResultsTable) -> RenderedTable:
     """The primary metric of parts of the test cases."""
-    rows = [row for row in in_order(block) if row.ranks]
-    means = {row.label: subgroup_means(row.ranks, block.primary) for row in rows}
+    rows = [row for row in in_order(table) if row.ranks]
+    means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows}
     sizes = {name: max(means[row.label][name][0] for row in rows) for name in SUBGROUPS}
     shown = [name for name in SUBGROUPS if sizes[name]]
-    table = [[Cell(row.label)] for row in rows]
+    lines = [[TableCell(row.label)] for row in rows]
     for name in shown:
         values = {row.label: means[row.label][name][1] for row in rows if not math.isnan(means[row.label][name][1])}
         best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
-        for cells, row in zip(table, rows, strict=True):
+        for cells, row in zip(lines, rows, strict=True):
             rank = BEST if row.label in best else SECOND if row.label in second else ""
-            cells.append(Cell(f"{values[row.label]:.{DIGITS}f}" if row.label in values else "", rank))
-    header = [metric_title(block.primary), *(f"{name} ({sizes[name]:,})" for name in shown)]
+            cells.append(TableCell(f"{values[row.label]:.{DIGITS}f}" if row.label in values else "", rank))
+    header = [metric_title(table.primary), *(f"{name} ({sizes[name]:,})" for name in shown)]
     note = "head: the fifth of the items with most training interactions; cold: none; short: up to the median history"
-    return Sheet("", header, table, [note])
+    return RenderedTable("", header, lines, [note])
 
 
-def _csv(blocks: Sequence[Block]) -> str:
+def _csv(tables: Sequence[ResultsTable]) -> str:
     """One line a row and metric."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -238,19 +242,19 @@ def _csv(blocks: Sequence[Block]) -> str:
         [*("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "status", "seeds", "metric"),
          *("mean", "sd", "ci_low", "ci_high", "reference", "difference", "p_holm", "reason")]
     )  # fmt: skip
-    for block in blocks:
-        place = block.place
-        for row in in_order(block):
-            head = [place.dataset, place.protocol, place.masked, block.cases, row.model, row.label, row.kind]
+    for table in tables:
+        key = table.key
+        for row in in_order(table):
+            head = [key.dataset, key.protocol, key.masked, table.cases, row.model, row.label, row.kind]
             if not row.runs:
                 writer.writerow([*head, "failed", seeds_text(r.seed for r in row.failed), *[""] * 8, reason(row)])
                 continue
-            for metric in block.metrics:
+            for metric in table.metrics:
                 value, test = row.values.get(metric), None
-                if metric == block.primary:
-                    test = block.against_reference(row.label)
+                if metric == table.primary:
+                    test = table.against_reference(row.label)
                 numbers = [value.mean, value.deviation, value.low, value.high] if value else [None] * 4
-                tested = [block.reference, test.difference, test.p_holm] if test else [None] * 3
+                tested = [table.reference, test.difference, test.p_holm] if test else [None] * 3
                 seeds = seeds_text(run.seed for run in row.runs)
                 writer.writerow([*head, "ok", seeds, metric, *map(_number, numbers), *map(_number, tested), ""])
     return out.getvalue().rstrip("\n")

@@ -13,7 +13,7 @@ BEST, SECOND = "best", "second"
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell.
 
     Attributes:
@@ -26,7 +26,7 @@ class Cell:
 
 
 @dataclass
-class Sheet:
+class RenderedTable:
     """One table.
 
     Attributes:
@@ -38,19 +38,19 @@ class Sheet:
 
     title: str
     header: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     notes: list[str] = field(default_factory=list)
 
 
-def _text_cell(cell: Cell) -> str:
+def _text_cell(cell: TableCell) -> str:
     mark = {BEST: "**", SECOND: "_"}.get(cell.rank, "")
     return f"{mark}{cell.text}{mark}"
 
 
-def _plain(sheet: Sheet) -> str:
-    rows = [[_text_cell(cell) for cell in row] for row in sheet.rows]
-    table = tabulate(rows, sheet.header, "simple", disable_numparse=True)
-    return "\n".join([*([sheet.title, ""] if sheet.title else []), table, *sheet.notes])
+def _plain(rendered: RenderedTable) -> str:
+    rows = [[_text_cell(cell) for cell in row] for row in rendered.rows]
+    table = tabulate(rows, rendered.header, "simple", disable_numparse=True)
+    return "\n".join([*([rendered.title, ""] if rendered.title else []), table, *rendered.notes])
 
 
 def escape_markdown(text: str) -> str:
@@ -58,19 +58,21 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
 
 
-def _markdown_cell(cell: Cell) -> str:
+def _markdown_cell(cell: TableCell) -> str:
     text = escape_markdown(cell.text)
     if cell.rank == BEST:
         return f"**{text}**"
     return f"<u>{text}</u>" if cell.rank == SECOND else text
 
 
-def _markdown(sheet: Sheet) -> str:
-    lines = [f"### {escape_markdown(sheet.title)}", ""] if sheet.title else []
-    lines.append("| " + " | ".join(map(escape_markdown, sheet.header)) + " |")
-    lines.append("|" + "|".join([":--", *["--:"] * (len(sheet.header) - 1)]) + "|")
-    lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in sheet.rows]
-    return "\n".join([*lines, *([""] if sheet.notes else []), *(f"- {escape_markdown(note)}" for note in sheet.notes)])
+def _markdown(rendered: RenderedTable) -> str:
+    lines = [f"### {escape_markdown(rendered.title)}", ""] if rendered.title else []
+    lines.append("| " + " | ".join(map(escape_markdown, rendered.header)) + " |")
+    lines.append("|" + "|".join([":--", *["--:"] * (len(rendered.header) - 1)]) + "|")
+    lines += ["| " + " | ".join(map(_markdown_cell, row)) + " |" for row in rendered.rows]
+    return "\n".join(
+        [*lines, *([""] if rendered.notes else []), *(f"- {escape_markdown(note)}" for note in rendered.notes)]
+    )
 
 
 _LATEX = {
@@ -86,47 +88,52 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: TableCell) -> str:
     text = escape_latex(cell.text)
     command = {BEST: "\\textbf", SECOND: "\\underline"}.get(cell.rank)
     return f"{command}{{{text}}}" if command else text
 
 
-def _latex(sheet: Sheet) -> str:
+def _latex(rendered: RenderedTable) -> str:
     """A ``table`` that needs the package booktabs."""
-    columns = "l" + "r" * (len(sheet.header) - 1)
+    columns = "l" + "r" * (len(rendered.header) - 1)
     lines = ["\\begin{table}", "\\centering"]
-    if sheet.title:
-        lines.append(f"\\caption{{{escape_latex(sheet.title)}}}")
+    if rendered.title:
+        lines.append(f"\\caption{{{escape_latex(rendered.title)}}}")
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
-    lines.append(" & ".join(map(escape_latex, sheet.header)) + " \\\\")
+    lines.append(" & ".join(map(escape_latex, rendered.header)) + " \\\\")
     lines.append("\\midrule")
-    lines += [" & ".join(map(_latex_cell, row)) + " \\\\" for row in sheet.rows]
+    lines += [" & ".join(map(_latex_cell, row)) + " \\\\" for row in rendered.rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
-    lines += [f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}" for note in sheet.notes]
+    lines += [f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}" for note in rendered.notes]
     return "\n".join([*lines, "\\end{table}"])
 
 
-def _html_cell(cell: Cell) -> str:
+def _html_cell(cell: TableCell) -> str:
     text = html.escape(cell.text)
     tag = {BEST: "b", SECOND: "u"}.get(cell.rank)
     return f"<td>{f'<{tag}>{text}</{tag}>' if tag else text}</td>"
 
 
-def _html(sheet: Sheet) -> str:
+def _html(rendered: RenderedTable) -> str:
     lines = ["<table>"]
-    if sheet.title:
-        lines.append(f"<caption>{html.escape(sheet.title)}</caption>")
-    lines.append("<thead><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in sheet.header) + "</tr></thead>")
+    if rendered.title:
+        lines.append(f"<caption>{html.escape(rendered.title)}</caption>")
+    lines.append("<thead><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in rendered.header) + "</tr></thead>")
     lines.append("<tbody>")
-    lines += ["<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in sheet.rows]
-    lines += ["</tbody>", "</table>", *(f"<p>{html.escape(note)}</p>" for note in sheet.notes)]
+    lines += ["<tr>" + "".join(map(_html_cell, row)) + "</tr>" for row in rendered.rows]
+    lines += ["</tbody>", "</table>", *(f"<p>{html.escape(note)}</p>" for note in rendered.notes)]
     return "\n".join(lines)
 
 
-_STYLES: dict[str, Callable[[Sheet], str]] = {"text": _plain, "markdown": _markdown, "latex": _latex, "html": _html}
+_STYLES: dict[str, Callable[[RenderedTable], str]] = {
+    "text": _plain,
+    "markdown": _markdown,
+    "latex": _latex,
+    "html": _html,
+}
 
 
-def write(sheets: Sequence[Sheet], style: str) -> str:
+def write(rendered_tables: Sequence[RenderedTable], style: str) -> str:
     """All sheets in one format: ``text``, ``markdown``, ``latex`` or ``html``."""
-    return "\n\n".join(_STYLES[style](sheet) for sheet in sheets)
+    return "\n\n".join(_STYLES[style](rendered) for rendered in rendered_tables)
