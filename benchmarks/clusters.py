@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.common import arguments, cell, peak_of_child, report
+from benchmarks.common import arguments, peak_of_child, report, run
 
 TASKS = ("exact", "levels", "all", "cliques")
 
@@ -38,7 +38,7 @@ def lists_of(options: argparse.Namespace) -> tuple[Any, Any, int, Any]:
     from recbole_llm.features.feature import training_lists
     from recbole_llm.features.items import read_item_texts
 
-    chosen = cell("EIMF", options, protocol=options.protocol)
+    chosen = run("EIMF", options, protocol=options.protocol)
     config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
     dataset = make_dataset(config, chosen.location)
     _, offsets, items = training_lists(dataset.table, dataset.split)

@@ -20,8 +20,9 @@ from tabulate import tabulate
 import recbole_llm  # noqa: F401 - thread policy before torch
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.runner import Prepared, Runner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
@@ -67,7 +68,7 @@ def generate_interactions(name: str, folder: Path) -> Path:
     return path
 
 
-def cell(model: str, options: argparse.Namespace, **overrides: Any) -> Run:
+def run(model: str, options: argparse.Namespace, **overrides: Any) -> Run:
     """The cell of a model on the dataset of the options."""
     if options.dataset in GENERATED:
         generate_interactions(options.dataset, Path("dataset") / options.dataset)
@@ -83,7 +84,7 @@ def cell(model: str, options: argparse.Namespace, **overrides: Any) -> Run:
 def prepare(model: str, options: argparse.Namespace, **overrides: Any) -> Prepared:
     """A model with its data, built as a run would build it."""
     runner = Runner(ResultStore(Path("results")))
-    return runner.prepare(cell(model, options, **overrides), Stopwatch())
+    return runner.prepare(run(model, options, **overrides), Stopwatch())
 
 
 def alternate(actions: dict[str, Callable[[], Any]], repeats: int, device: Any = "cpu") -> dict[str, list[float]]:

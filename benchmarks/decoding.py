@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, cell, report
+from benchmarks.common import arguments, report, run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 
@@ -34,7 +34,7 @@ def main() -> None:
     options = arguments(__doc__ or "", users=64, epochs=2, samples=4)
     runner = Runner(ResultStore("results"))
     prepared = runner.trained(
-        cell("ISRF", options, protocol="loo", epochs=options.epochs, samples_per_user=options.samples)
+        run("ISRF", options, protocol="loo", epochs=options.epochs, samples_per_user=options.samples)
     )
     core = prepared.model.core
     batch = runner._eval_loader(prepared, "test").batch(np.arange(options.users))

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.common import arguments, cell, median, peak_of_child, report
+from benchmarks.common import arguments, median, peak_of_child, report, run
 
 
 def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     from recbole_llm.utils.progress import Stopwatch
 
     runner = Runner(ResultStore("results"))
-    chosen = cell(options.model, options, engine="recbole" if path == "recbole" else "fast")
+    chosen = run(options.model, options, engine="recbole" if path == "recbole" else "fast")
     small = argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})
-    runner.prepare(cell("Pop", small), Stopwatch())  # what is imported on first use is imported now
+    runner.prepare(run("Pop", small), Stopwatch())  # what is imported on first use is imported now
     if path == "fresh":
         shutil.rmtree(chosen.location.home / "cache", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -64,7 +64,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(start(options.child, options)))
         return
-    cell(options.model, options)
+    run(options.model, options)
     words = [word for word in sys.argv[1:] if not word.startswith("--child")]
     paths = (["recbole"] if options.recbole else []) + ["fresh", "cached"]
     found: dict[str, list[dict[str, float]]] = {path: [] for path in paths}

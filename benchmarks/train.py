@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks.common import alternate, arguments, cell, median, prepare, report
-from recbole_llm.experiments.runner import Prepared
+from benchmarks.common import alternate, arguments, median, prepare, report, run
+from recbole_llm.experiments.prepared import Prepared
 
 
 class Steps:
@@ -29,8 +29,8 @@ class Steps:
     def __init__(self, prepared: Prepared, recbole: bool, anomaly: bool) -> None:
         import torch
 
+        from recbole_llm.training.choice import make_trainer
         from recbole_llm.training.loaders import recbole_loaders, training_loader
-        from recbole_llm.training.trainer import make_trainer
 
         self.model, self.recbole, self.anomaly = prepared.model, recbole, anomaly
         self.device = prepared.config["device"]
@@ -114,7 +114,7 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measure, print, write."""
     options = arguments(__doc__ or "", models="SASRec,SRGNN,GRU4Rec,LightGCN", steps=3, repeats=3)
-    cell("Pop", options)
+    run("Pop", options)
     found = [measure(model, options) for model in options.models.split(",")]
     rows = [
         [

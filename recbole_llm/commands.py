@@ -34,7 +34,7 @@ def overrides_of(rest: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _cells(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
+def _runs(options: argparse.Namespace, rest: Sequence[str]) -> list[Any]:
     """The cells of a grid that the options name.
 
     Raises:
@@ -65,7 +65,7 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
         _columns(options)
     if verb not in ("run", "tune", "generate"):
         return
-    cells = _cells(options, rest)
+    runs = _runs(options, rest)
     if verb in ("run", "tune"):
         from recbole_llm.execution.executors import check_executor
 
@@ -75,21 +75,21 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
         from recbole_llm.tuning.study import Budget
 
         Budget.given(options.trials, options.trial_epochs, options.trial_minutes, options.pruner)
-        spaces_of(list({cell.settings.method.name: cell for cell in cells}.values()), options.space)
+        spaces_of(list({run.settings.method.name: run for run in runs}.values()), options.space)
 
 
 def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Train and test a grid, and print its tables; 1 where a cell failed."""
-    from recbole_llm.experiments.grid import run_all
+    from recbole_llm.experiments.launch import run_all
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
     from recbole_llm.reporting.tables import render
     from recbole_llm.utils.progress import Bars
 
-    cells = _cells(options, rest)
-    store = ResultStore(cells[0].settings["results_dir"])
+    runs = _runs(options, rest)
+    store = ResultStore(runs[0].settings["results_dir"])
     with _executor(options) as executor:
-        records = run_all(cells, Runner(store, Bars(not options.quiet), options.force), executor)
+        records = run_all(runs, Runner(store, Bars(not options.quiet), options.force), executor)
     print(render(records, store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
@@ -108,7 +108,7 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     chosen |= {"model": options.model or "", "dataset": options.dataset or "", "config_files": files}
     records, studies = tune(**chosen, **overrides_of(rest))
     print(summary(studies), end="\n\n")
-    results = studies[0].cell.settings["results_dir"]
+    results = studies[0].run.settings["results_dir"]
     print(render(records, store=ResultStore(results)))
     if report is not None:
         from recbole_llm.tuning.report import write_search_report
@@ -128,22 +128,22 @@ def generate(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit={options.limit}: give 1 or more.")
-    cells = _cells(options, rest)
-    runner = Runner(ResultStore(cells[0].settings["results_dir"]), Bars(not options.quiet))
+    runs = _runs(options, rest)
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not options.quiet))
     if options.take_in:
-        print(f"{options.take_in}: {generate.take_in(cells, options.take_in)}")
+        print(f"{options.take_in}: {generate.take_in(runs, options.take_in)}")
     elif options.export:
-        print(f"{options.export}: {generate.export(cells, options.export)} answers")
+        print(f"{options.export}: {generate.export(runs, options.export)} answers")
     elif options.dry_run:
-        print(generate.render_plan(generate.plan(cells, runner, options.limit)))
+        print(generate.render_plan(generate.plan(runs, runner, options.limit)))
     elif options.batch_file:
-        count = generate.batch_file(cells, runner, options.batch_file, options.limit)
+        count = generate.batch_file(runs, runner, options.batch_file, options.limit)
         print(f"{options.batch_file}: {count} requests; give their answers to generate --import=FILE")
     elif options.batch:
-        print(generate.render_made(generate.run_batches(cells, runner, options.poll, options.limit)))
+        print(generate.render_made(generate.run_batches(runs, runner, options.poll, options.limit)))
     else:
-        asking = AnswerSource.of(cells[0].settings, options.limit)
-        print(generate.render_made(generate.make(cells, runner, asking)))
+        asking = AnswerSource.of(runs[0].settings, options.limit)
+        print(generate.render_made(generate.make(runs, runner, asking)))
     return 0
 
 
@@ -157,13 +157,13 @@ def recommend(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     if options.topk < 1:
         raise UserError(f"--topk={options.topk}: give 1 or more.")
-    cells = _cells(options, rest)
-    if len(cells) != 1:
+    runs = _runs(options, rest)
+    if len(runs) != 1:
         raise UserError("recommend takes one model and one dataset.")
-    cell = cells[0]
-    runner = Runner(ResultStore(cell.settings["results_dir"]), Bars(not options.quiet), mends=False)
+    run = runs[0]
+    runner = Runner(ResultStore(run.settings["results_dir"]), Bars(not options.quiet), asks_again=False)
     recommender = Recommender.trained(
-        cell, runner, mask_history=bool(cell.settings["mask_history"]), history=options.history
+        run, runner, mask_history=bool(run.settings["mask_history"]), history=options.history
     )
     lists = recommender.recommend(_users(options.users, recommender), options.topk)
     lines = (
@@ -219,7 +219,7 @@ def prepare(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Show models, datasets, protocols and suites."""
     from recbole_llm.data.catalog import known_datasets
-    from recbole_llm.registry import METHODS, recbole_methods
+    from recbole_llm.registry import methods, recbole_methods
     from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
     if options.stats:
@@ -228,7 +228,7 @@ def list_(options: argparse.Namespace, rest: Sequence[str]) -> int:
         return _list_statistics(options)
     if options.what in (None, "models"):
         print("models of recbole_llm:")
-        for name, row in METHODS.items():
+        for name, row in methods().items():
             print(f"  {name:<14} {row.kind:<11} {row.paper}")
         presets: dict[str, list[str]] = {}
         for stem in property_names("preset"):
@@ -358,7 +358,7 @@ def doctor(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.experiments.doctor import examine
 
     if options.leaks:
-        from recbole_llm.experiments.doctor import examine_leaks
+        from recbole_llm.experiments.leak_report import examine_leaks
 
         if not options.dataset:
             raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")

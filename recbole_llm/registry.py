@@ -5,8 +5,10 @@ Nothing here imports torch or RecBole: a row names its class as ``module:Class``
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -82,63 +84,36 @@ class Method:
         return folder if folder.is_dir() else None
 
 
-_OURS = (
-    Method(
-        name="LLMDMsRec",
-        target="recbole_llm.methods.llmdmsrec.model:LLMDMsRec",
-        kind=SEQUENTIAL,
-        paper="arXiv 2507.20147",
-        features=("candidates", "intent"),
-        stage_one="stage_one_model",
-        backbone="backbone",
-    ),
-    Method("TAGNN", "recbole_llm.methods.baselines.tagnn:TAGNN", SEQUENTIAL, "arXiv 2005.02844"),
-    Method("GCEGNN", "recbole_llm.methods.baselines.gcegnn:GCEGNN", SEQUENTIAL, "arXiv 2106.05081"),
-    Method(
-        "DUIP",
-        "recbole_llm.methods.duip.model:DUIP",
-        SEQUENTIAL,
-        "arXiv 2501.10871",
-        features=("itemtext",),
-        text="text",
-    ),
-    Method(
-        name="ISRF",
-        target="recbole_llm.methods.isrf.model:ISRF",
-        kind=SEQUENTIAL,
-        paper="arXiv 2603.13934",
-        features=("item_reasoning", "user_reasoning"),
-        protocols=("loo", "direct_100"),
-    ),
-    Method(
-        name="ISRFDirect",
-        target="recbole_llm.methods.isrf.model:ISRFDirect",
-        kind=GENERAL,
-        paper="arXiv 2603.13934",
-        features=("item_reasoning", "user_reasoning"),
-        protocols=("direct_100",),
-    ),
-    Method("ComiRecDR", "recbole_llm.methods.baselines.comirec:ComiRecDR", SEQUENTIAL, "arXiv 2005.09347"),
-    Method("ComiRecSA", "recbole_llm.methods.baselines.comirec:ComiRecSA", SEQUENTIAL, "arXiv 2005.09347"),
-    Method("MIND", "recbole_llm.methods.baselines.mind:MIND", SEQUENTIAL, "arXiv 1904.08030"),
-    Method("REMI", "recbole_llm.methods.baselines.remi:REMI", SEQUENTIAL, "arXiv 2302.14532"),
-    Method("LDMI", "recbole_llm.methods.ldmi.model:LDMI", SEQUENTIAL, "arXiv 2507.10917", ("interest", "synuser")),
-    Method(
-        "EIMF", "recbole_llm.methods.eimf.model:EIMF", SEQUENTIAL, "arXiv 2411.09410", ("exemplar",), serves_alone=True
-    ),
-    Method(
-        "SASRecText",
-        "recbole_llm.methods.baselines.sasrectext:SASRecText",
-        SEQUENTIAL,
-        "arXiv 1808.09781",
-        ("itemtext",),
-        text="text",
-    ),
-)
-# Ours train by a softmax; SASRecText by what its SASRec has.
-METHODS: dict[str, Method] = {
-    row.name: row if row.name == "SASRecText" else replace(row, losses=("CE",)) for row in _OURS
+_METHODS: dict[str, Method] = {}
+_FEATURES: dict[str, str] = {
+    "itemtext": "recbole_llm.features.item_texts:ItemTextIds",
+    "codes": "recbole_llm.features.item_texts:TextCodes",
 }
+_PACKAGES = Path(__file__).parent / "methods"
+
+
+@cache
+def _register_built_in() -> None:
+    """Import the packages of the built-in methods, which register themselves; they import neither torch nor RecBole.
+
+    The five methods come first, the baselines last, and so they are listed.
+    """
+    names = sorted(folder.name for folder in _PACKAGES.iterdir() if (folder / "__init__.py").is_file())
+    for name in sorted(names, key=lambda name: name == "baselines"):
+        importlib.import_module(f"recbole_llm.methods.{name}")
+
+
+def methods() -> dict[str, Method]:
+    """The registered models by name: the built-in ones, and those that were added from outside."""
+    _register_built_in()
+    return _METHODS
+
+
+def features() -> dict[str, str]:
+    """Lazy class paths of the semantic features that have a short name."""
+    _register_built_in()
+    return _FEATURES
+
 
 # RecBole's models that read item features get the clusters of the items' texts as a column.
 TEXT_CODE = "text_code"
@@ -177,16 +152,21 @@ def recbole_methods() -> dict[str, Method]:
     return rows
 
 
-def register(method: Method) -> None:
-    """Add a model of one's own under a name, so that grids and tables can use it.
+def register(method: Method, features: Mapping[str, str] | None = None) -> None:
+    """Add a model under a name, so that grids and tables can use it.
+
+    Args:
+        method: the model's row.
+        features: lazy class paths (``module:Class``) of features that the row may name shortly.
 
     Raises:
         UserError: the name is taken by another class.
     """
-    known = METHODS.get(method.name) or recbole_methods().get(method.name)
+    known = _METHODS.get(method.name) or recbole_methods().get(method.name)
     if known is not None and known.target != method.target:
         raise UserError(f"the model name {method.name!r} is taken by {known.target}; choose another.")
-    METHODS[method.name] = method
+    _METHODS[method.name] = method
+    _FEATURES.update(features or {})
 
 
 # What a class from outside may say of itself in ``registry_row``; the rest follows from the class.
@@ -203,7 +183,7 @@ def _by_path(target: str) -> Method:
     """
     row = Method(target.rpartition(":")[2], target, GENERAL)
     model_class = row.load()
-    known = {row.target: row for row in {**recbole_methods(), **METHODS}.values()}
+    known = {row.target: row for row in {**recbole_methods(), **methods()}.values()}
     itself, *bases = (known.get(f"{one.__module__}:{one.__name__}") for one in model_class.__mro__)
     if itself is not None and not itself.is_external:
         return itself
@@ -227,13 +207,13 @@ def find_method(name: str) -> Method:
     Raises:
         UserError: no such model, with the nearest names.
     """
-    if name in METHODS:
-        return METHODS[name]
+    if name in methods():
+        return methods()[name]
     if name in recbole_methods():
         return recbole_methods()[name]
     if ":" in name:
         return _by_path(name)
-    known = [*METHODS, *recbole_methods()]
+    known = [*methods(), *recbole_methods()]
     raise UserError(
         f"--model={name}: there is no such model.{did_you_mean(name, known)} "
         "`recbole-llm list models` shows all; package.module:Class names a class of your own."

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.runner import Prepared, Runner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import Settings, layer_settings

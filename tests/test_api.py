@@ -18,7 +18,7 @@ from recbole_llm.evaluation.ranks import rank_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.registry import METHODS, Method, find_method, register
+from recbole_llm.registry import Method, find_method, methods, register
 from recbole_llm.settings.layers import layer_settings
 from tests.helpers import runner
 
@@ -83,11 +83,11 @@ def own_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A module in the current folder with two models; the registry is put back afterwards."""
     Path("own_models.py").write_text(OWN)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    known = dict(METHODS)
+    known = dict(methods())
     yield "own_models"
     sys.modules.pop("own_models", None)
-    METHODS.clear()
-    METHODS.update(known)
+    methods().clear()
+    methods().update(known)
 
 
 def test_run_returns_a_record_for_each_cell(tiny: Path) -> None:
@@ -171,7 +171,7 @@ def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str)
     cells.run(cell)
     prepared = cells.trained(cell)
     before = prepared.model.bias.weight.clone()
-    rank_cases(prepared.model, cells._eval_loader(prepared, "test"), mask_history=True)
+    rank_cases(prepared.model, prepared.eval_loader("test"), mask_history=True)
     assert torch.equal(prepared.model.bias.weight, before)
 
 

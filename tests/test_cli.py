@@ -14,7 +14,7 @@ import pytest
 import recbole_llm
 from recbole_llm.cli import VERBS, main
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.registry import METHODS, recbole_methods
+from recbole_llm.registry import methods, recbole_methods
 from recbole_llm.utils.yaml import property_names
 from tests.helpers import Cli
 
@@ -175,7 +175,7 @@ def test_the_list_holds_models_datasets_and_protocols(tiny: Path, cli: Cli, caps
     out = capsys.readouterr().out
     assert re.search(r"--preset=paper:\n.*DUIP.*GCEGNN", out)
     words = set(re.findall(r"[\w.-]+", out))
-    assert {*METHODS, *recbole_methods()} <= words
+    assert {*methods(), *recbole_methods()} <= words
     assert {"tiny", *property_names("dataset")} <= words
     assert set(property_names("protocol")) <= words
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 
 from recbole_llm import registry
-from recbole_llm.compat.mends import apply
 from recbole_llm.errors import UserError
-from recbole_llm.registry import METHODS, Method, find_method, recbole_methods, register
+from recbole_llm.registry import Method, find_method, methods, recbole_methods, register
 
 
 @pytest.fixture(autouse=True)
 def _same_rows_afterwards():
-    before = dict(METHODS)
+    before = dict(methods())
     yield
-    METHODS.clear()
-    METHODS.update(before)
+    methods().clear()
+    methods().update(before)
 
 
 @pytest.fixture
@@ -30,19 +29,19 @@ def module_of(workspace):
 
 
 def test_rows_are_kept_under_their_names():
-    assert all(name == row.name for name, row in METHODS.items())
+    assert all(name == row.name for name, row in methods().items())
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(methods()))
 def test_a_row_of_ours_names_a_class_of_the_kind_it_says(name):
-    loaded = METHODS[name].load()
-    assert loaded.__name__ == METHODS[name].target.partition(":")[2]
-    assert registry.kind_of(loaded) == METHODS[name].kind
+    loaded = methods()[name].load()
+    assert loaded.__name__ == methods()[name].target.partition(":")[2]
+    assert registry.kind_of(loaded) == methods()[name].kind
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(methods()))
 def test_a_row_of_ours_is_not_external(name):
-    assert not METHODS[name].is_external
+    assert not methods()[name].is_external
 
 
 @pytest.mark.parametrize(
@@ -62,7 +61,6 @@ def test_a_model_of_recbole_has_its_kind(name, kind):
 
 
 def test_every_model_of_recbole_is_listed_with_its_own_class():
-    apply()
     from recbole.utils import get_model
 
     rows = {name: row for name, row in recbole_methods().items() if row.kind != registry.EXTERNAL_LIBRARY}
@@ -131,7 +129,7 @@ def test_registering_the_same_class_again_is_fine():
     row = Method("Mine", "own_module:Mine", "general")
     register(row)
     register(row)
-    assert METHODS["Mine"] == row
+    assert methods()["Mine"] == row
 
 
 @pytest.mark.parametrize("name", ["LLMDMsRec", "SASRec"])
@@ -142,7 +140,7 @@ def test_a_taken_name_is_refused(name):
 
 def test_a_class_that_extends_a_method_reads_what_it_reads(module_of):
     module_of("own_extension", "from recbole_llm.methods.ldmi.model import LDMI\nclass Mine(LDMI):\n  pass\n")
-    row, base = find_method("own_extension:Mine"), METHODS["LDMI"]
+    row, base = find_method("own_extension:Mine"), methods()["LDMI"]
     assert (row.features, row.protocols, row.settings_of) == (base.features, base.protocols, "LDMI")
     assert (row.name, row.paper, row.is_external) == ("Mine", "", True)
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import recbole_llm.compat.mends
+import torch
+from recbole.config import Config
+from recbole.data.transform import construct_transform
+from recbole.utils import InputType
+
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.errors import UserError
 from recbole_llm.settings.layers import Settings
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.config import Config  # noqa: E402
-from recbole.data.transform import construct_transform  # noqa: E402
-from recbole.utils import InputType  # noqa: E402
 
 
 def resolve_device(name: str, use_gpu: bool = True) -> torch.device:

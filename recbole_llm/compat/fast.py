@@ -10,19 +10,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import recbole_llm.compat.mends
+import torch
+from recbole.model.layers import TransformerEncoder
+from torch import nn
+
 from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import encode_last
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
 from recbole_llm.layers.session_graph import session_graph
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.model.layers import TransformerEncoder  # noqa: E402
-from torch import nn  # noqa: E402
 
 
 class Bucketed:

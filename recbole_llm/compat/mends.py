@@ -1,6 +1,7 @@
 """The only place that mends RecBole 1.2 for today's numpy, pandas, scipy and torch.
 
-``apply()`` runs every mend once; later calls do nothing. Each mend is one function whose docstring
+``apply()`` runs every mend once; later calls do nothing. The import of RecBole calls it (``compat/__init__.py``). Each
+mend is one function whose docstring
 says what breaks and where (file and line of RecBole 1.2.1). Nothing here changes what RecBole
 computes on the versions that it was written for, with three exceptions that are named as such:
 anomaly detection is switched off, denormal numbers count as zero, and ``Pop`` counts each interaction.

@@ -9,18 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import recbole_llm.compat.mends
+import torch
+from recbole.utils import get_trainer
+
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.names import parse_metric
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.training.loaders import recbole_loaders
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.utils import get_trainer  # noqa: E402
 
 
 class ReferenceTrainer:

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from recbole_llm.errors import UserError
-from recbole_llm.registry import METHODS, Method, register
+from recbole_llm.registry import Method, methods, register
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Setup:
     @classmethod
     def here(cls, prefix: str = "") -> Self:
         """Of this process."""
-        outside = tuple(row for row in METHODS.values() if row.is_external)
+        outside = tuple(row for row in methods().values() if row.is_external)
         level = logging.getLogger("recbole_llm").getEffectiveLevel()
         quiet = bool(warnings.filters) and warnings.filters[0][0] == "ignore"
         return cls(tuple(sys.path), outside, level, prefix, quiet)

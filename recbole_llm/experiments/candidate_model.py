@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,63 +11,64 @@ from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases, fold_of_users, rows_digest
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import full_scorer
+from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.run import Run
 from recbole_llm.registry import SEQUENTIAL
-
-if TYPE_CHECKING:
-    from recbole_llm.experiments.run import Run
-    from recbole_llm.experiments.runner import Prepared, Runner
-    from recbole_llm.utils.progress import Stopwatch
+from recbole_llm.utils.progress import Bars, Stopwatch
 
 WHOLE = -1  # in the place of a fold: the model of all training users
+
+
+class Trainer(Protocol):
+    """Trains runs, or finds them trained; a :class:`~recbole_llm.experiments.runner.Runner` does."""
+
+    bars: Bars
+
+    def is_trained(self, run: Run) -> bool:
+        """Whether a run has its record and its weights."""
+
+    def trained(self, run: Run) -> Prepared:
+        """The run's model with its best weights."""
 
 
 class CandidateModel:
     """A prerequisite, trained (or found) when its items are first asked for.
 
-    With ``candidate_folds: k`` there are ``k`` more models, each without one fold of the users; they speak for the
-    training rows of the users they have not seen. Validation and test rows always get the model of all, as a user
-    would be served. The models of folds are no results: their records lie beside their checkpoints.
+    With ``folds: k`` there are ``k`` more models, each without one fold of the users; they speak for the training rows
+    of the users they have not seen. Validation and test rows always get the model of all, as a user would be served.
 
     Args:
-        runner: trains and finds models.
-        cell: of the model of all training users.
-        watch: times the phase ``stage_one``.
+        whole: run of the model of all training users.
         folds: ``k``; 1 for no others.
+        trainer: trains and finds the model of all users.
+        fold_trainer: trains and finds the models of folds, which are no results and lie elsewhere.
+        watch: times the phase ``stage_one``.
 
     Attributes:
-        key: key of its cell, known without training.
+        key: key of the model of all, known without training.
         folds: after :meth:`top_items`, what each model of a fold was trained on; empty where there is none.
 
     Raises:
         UserError: folds with a model that knows users by their ids alone.
     """
 
-    def __init__(self, runner: Runner, cell: Run, watch: Stopwatch, folds: int = 1) -> None:
-        from recbole_llm.experiments.run import Run
-        from recbole_llm.experiments.runner import Runner
-        from recbole_llm.experiments.store import ResultStore
-
-        settings = cell.settings
+    def __init__(self, whole: Run, folds: int, trainer: Trainer, fold_trainer: Trainer, watch: Stopwatch) -> None:
+        settings = whole.settings
         if folds > 1 and settings.method.kind != SEQUENTIAL:
             raise UserError(
                 f"candidate_folds={folds}: {settings.method.name} knows a user only by an id and has nothing to say of "
                 "users that it has not seen; choose a sequential stage_one_model."
             )
-        self._watch, self.key = watch, cell.key
-        self._models: dict[int, tuple[Runner, Run]] = {WHOLE: (runner, cell)}
-        aside = Runner(ResultStore(Path(settings["checkpoint_dir"]) / "folds"), runner.bars)
+        self._watch, self.key = watch, whole.key
+        self._models: dict[int, tuple[Trainer, Run]] = {WHOLE: (trainer, whole)}
         for fold in range(folds if folds > 1 else 0):
-            self._models[fold] = aside, Run(settings.replaced(left_out=[fold, folds]), cell.location)
+            self._models[fold] = fold_trainer, Run(settings.replaced(left_out=[fold, folds]), whole.location)
         self._whole: Prepared | None = None
         self.folds: list[dict[str, Any]] = []
 
     def untrained(self) -> int:
         """How many models there are to be trained."""
-        found = [
-            runner.finished(cell) is not None and (cell.folder / "best.pt").is_file()
-            for runner, cell in self._models.values()
-        ]
-        return found.count(False)
+        return sum(not trainer.is_trained(run) for trainer, run in self._models.values())
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
         """``(len(rows), k)`` int64 item ids, best first, from the histories before ``rows``."""
@@ -76,26 +76,26 @@ class CandidateModel:
             return self._top_items(rows, k)
 
     def _top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
-        runner, cell = self._models[WHOLE]
+        trainer, run = self._models[WHOLE]
         if self._whole is None:
-            self._whole = runner.trained(cell)
+            self._whole = trainer.trained(run)
         if len(self._models) == 1:
-            return best_items(self._whole, rows, k, runner)
+            return best_items(self._whole, rows, k, trainer.bars)
         table, split = self._whole.dataset.table, self._whole.dataset.split
         fold = fold_of_users(table, split, len(self._models) - 1)[table.user[rows]]
         fold[~np.isin(rows, split.train_targets)] = WHOLE
         found = np.zeros((len(rows), min(k, self._whole.dataset.item_num - 1)), dtype=np.int64)
         self.folds = []
-        for number, (runner, cell) in self._models.items():
-            prepared = self._whole if number == WHOLE else runner.trained(cell)
-            found[fold == number] = best_items(prepared, rows[fold == number], k, runner)
+        for number, (trainer, run) in self._models.items():
+            prepared = self._whole if number == WHOLE else trainer.trained(run)
+            found[fold == number] = best_items(prepared, rows[fold == number], k, trainer.bars)
             if number != WHOLE:
-                self.folds.append({"key": cell.key, "train_rows": rows_digest(prepared.dataset.split.train_rows)})
+                self.folds.append({"key": run.key, "train_rows": rows_digest(prepared.dataset.split.train_rows)})
         return found
 
 
 @torch.no_grad()
-def best_items(prepared: Prepared, rows: np.ndarray, k: int, runner: Runner) -> np.ndarray:
+def best_items(prepared: Prepared, rows: np.ndarray, k: int, bars: Bars) -> np.ndarray:
     """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``."""
     table = prepared.dataset.table
     user = np.asarray(table.user[rows], dtype=np.int64)
@@ -106,7 +106,7 @@ def best_items(prepared: Prepared, rows: np.ndarray, k: int, runner: Runner) -> 
     loader = EvalLoader(prepared.device_table(), cases, min(size, 4096), prepared.sequential)
     score = full_scorer(prepared.model, loader.table, pair_batch=max(n_items, 1 << 16))
     found = np.zeros((len(rows), min(k, n_items - 1)), dtype=np.int64)
-    for chosen, batch in runner.bars(loader, "candidates"):
+    for chosen, batch in bars(loader, "candidates"):
         scores = score(batch)
         scores[:, 0] = -torch.inf
         found[chosen] = scores.topk(found.shape[1], dim=1).indices.cpu().numpy()

@@ -16,10 +16,12 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.builder import FeatureBuilder, chosen_endpoint, find_feature
+from recbole_llm.features.builder import FeatureBuilder, chosen_endpoint
+from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, FeaturePlan
 from recbole_llm.llm.batch import BatchClient
+from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import HOPELESS_AFTER
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.settings.schema import features_read
@@ -55,40 +57,39 @@ class PopularityPlaceholder:
         )
 
 
-def feature_builders(cells: Sequence[Run], runner: Runner, asking: AnswerSource) -> Iterator[FeatureBuilder]:
+def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> Iterator[FeatureBuilder]:
     """The features of each cell; cells that read the same of one folder (seeds, controls) come once.
 
     Raises:
         UserError: none of the models reads semantic features.
     """
-    cells = [cell for cell in cells if _reads_any(cell) and cell.settings["semantics"] != "none"]
-    if not cells:
+    runs = [run for run in runs if _reads_any(run) and run.settings["semantics"] != "none"]
+    if not runs:
         raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
     seen = set()
-    for cell in cells:
+    for run in runs:
         watch = Stopwatch()
-        dataset = runner.read_dataset(cell)
-        stage_one = _stage_one(cell, runner, dataset, watch, asking.dry) if cell.settings.method.stage_one else None
-        shop = FeatureBuilder(cell.settings, cell.location, dataset, stage_one, runner.bars, watch, asking)
+        dataset = runner.read_dataset(run)
+        stage_one = _stage_one(run, runner, dataset, watch, asking.dry) if run.settings.method.stage_one else None
+        shop = FeatureBuilder(run.settings, run.location, dataset, stage_one, runner.bars, watch, asking)
         if (shop.name, *shop.wanted) not in seen:
             seen.add((shop.name, *shop.wanted))
             yield shop
 
 
-def _reads_any(cell: Run) -> bool:
-    return bool(features_read(cell.settings.method, cell.settings.values))
+def _reads_any(run: Run) -> bool:
+    return bool(features_read(run.settings.method, run.settings.values))
 
 
-def _stage_one(cell: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
-    folds = int(cell.settings["candidate_folds"])
-    found = CandidateModel(runner, runner.candidate_run(cell), watch, folds)
+def _stage_one(run: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:
+    found = runner.candidate_model(run, watch)
     return PopularityPlaceholder(found, dataset) if dry and found.untrained() else found
 
 
-def plan(cells: Sequence[Run], runner: Runner, limit: int | None = None) -> list[tuple[FeatureBuilder, FeaturePlan]]:
+def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[tuple[FeatureBuilder, FeaturePlan]]:
     """What each feature would take, without asking, training or writing anything."""
     rows = []
-    for shop in feature_builders(cells, runner, DryRun()):
+    for shop in feature_builders(runs, runner, DryRun()):
         asking = DryRun(limit=limit)
         shop.asking = asking
         missing = set(shop.missing())
@@ -143,14 +144,14 @@ def _trainings(shop: FeatureBuilder) -> str:
     return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
 
 
-def make(cells: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:
+def make(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:
     """Make all features of the cells, with their text vectors.
 
     Raises:
         UserError: a limit was reached; what was answered is kept.
     """
     done = []
-    for shop in feature_builders(cells, runner, asking):
+    for shop in feature_builders(runs, runner, asking):
         shop.make()
         shop.encode()
         done.append(shop)
@@ -182,19 +183,19 @@ def render_made(shops: Iterable[FeatureBuilder]) -> str:
 # ---- batches ------------------------------------------------------------------------------------
 
 
-def collect(cells: Sequence[Run], runner: Runner, asking: BatchCollector) -> list[FeatureBuilder]:
+def collect(runs: Sequence[Run], runner: Runner, asking: BatchCollector) -> list[FeatureBuilder]:
     """Go through all features, keeping the questions that have no answer; shops of features that wait for some."""
-    return [shop for shop in feature_builders(cells, runner, asking) if shop.make()]
+    return [shop for shop in feature_builders(runs, runner, asking) if shop.make()]
 
 
-def batch_file(cells: Sequence[Run], runner: Runner, path: Path, limit: int | None = None) -> int:
+def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | None = None) -> int:
     """Write the pending requests for the Batch API; their number.
 
     Raises:
         UserError: nothing is pending, or the models stand on different datasets or endpoints.
     """
     asking = BatchCollector(limit=limit)
-    shops = collect(cells, runner, asking)
+    shops = collect(runs, runner, asking)
     if not asking.pending:
         raise UserError("nothing is to be asked: all answers are there.")
     if any((shop.home, shop.endpoint) != (shops[0].home, shops[0].endpoint) for shop in shops):
@@ -209,8 +210,8 @@ def batch_file(cells: Sequence[Run], runner: Runner, path: Path, limit: int | No
 class _Batches:
     """The batches of the cells of one dataset, whose answers go into one cache."""
 
-    def __init__(self, cells: Sequence[Run], runner: Runner, asking: BatchCollector, pause: float) -> None:
-        self.cells, self.asking = cells, asking
+    def __init__(self, runs: Sequence[Run], runner: Runner, asking: BatchCollector, pause: float) -> None:
+        self.runs, self.asking = runs, asking
         self._runner, self._pause = runner, pause
         self._earlier, self._answered, self._stopped = False, False, ""
         self._failures: Counter[str] = Counter()
@@ -218,7 +219,7 @@ class _Batches:
     def submit(self, stack: ExitStack) -> BatchClient | None:
         """Collect what has no answer and submit it; ``None`` where all is there."""
         self.asking.pending.clear()
-        shops = collect(self.cells, self._runner, self.asking)
+        shops = collect(self.runs, self._runner, self.asking)
         if not self.asking.pending:
             return None
         endpoint = shops[0].endpoint
@@ -252,17 +253,17 @@ class _Batches:
         self.asking.lost.update(key for key in failed if self._failures[key] >= BATCHES)
 
 
-def run_batches(cells: Sequence[Run], runner: Runner, pause: float, limit: int | None = None) -> list[FeatureBuilder]:
+def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | None = None) -> list[FeatureBuilder]:
     """Submit, wait and take in, until nothing is pending; then make the features.
 
     Raises:
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
     by_home: dict[Path, list[Run]] = {}
-    for cell in cells:
-        chosen_endpoint(cell.settings)  # a paid one wants a limit
-        by_home.setdefault(cell.location.home, []).append(cell)
-    budget = AnswerSource.of(cells[0].settings).budget
+    for run in runs:
+        chosen_endpoint(run.settings)  # a paid one wants a limit
+        by_home.setdefault(run.location.home, []).append(run)
+    budget = AnswerSource.of(runs[0].settings).budget
     groups = [_Batches(own, runner, BatchCollector(budget, limit), pause) for own in by_home.values()]
     while True:
         with ExitStack() as stack:
@@ -270,22 +271,20 @@ def run_batches(cells: Sequence[Run], runner: Runner, pause: float, limit: int |
             for group, client in under_way:
                 group.fetch(client)
         if not under_way:
-            return [shop for group in groups for shop in make(group.cells, runner, group.asking)]
+            return [shop for group in groups for shop in make(group.runs, runner, group.asking)]
 
 
 # ---- answers in and out -------------------------------------------------------------------------
 
 
-def _cache_of(cells: Sequence[Run]) -> Any:
-    from recbole_llm.llm.cache import ResponseCache
-
-    homes = {cell.location.home / "semantics" / "responses.sqlite" for cell in cells}
+def _cache_of(runs: Sequence[Run]) -> ResponseCache:
+    homes = {run.location.home / "semantics" / "responses.sqlite" for run in runs}
     if len(homes) != 1:
         raise UserError("answers are kept by dataset: give one.")
     return ResponseCache(next(iter(homes)))
 
 
-def export(cells: Sequence[Run], path: Path) -> int:
+def export(runs: Sequence[Run], path: Path) -> int:
     """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
 
     Raises:
@@ -293,19 +292,19 @@ def export(cells: Sequence[Run], path: Path) -> int:
     """
     prompts = {
         f"{prompt.id}@{prompt.version}"
-        for cell in cells
-        for feature in cell.settings.method.features
+        for run in runs
+        for feature in run.settings.method.features
         for prompt in map(load_prompt, find_feature(feature).prompts)
     }
-    endpoint = chosen_endpoint(cells[0].settings, asks=False)
-    with _cache_of(cells) as cache:
+    endpoint = chosen_endpoint(runs[0].settings, asks=False)
+    with _cache_of(runs) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
     if not count:
         raise UserError("there are no such answers to export.")
     return count
 
 
-def take_in(cells: Sequence[Run], path: Path) -> ImportReport:
+def take_in(runs: Sequence[Run], path: Path) -> ImportReport:
     """Take answers from a file into the cache of the cells' dataset."""
-    with _cache_of(cells) as cache:
+    with _cache_of(runs) as cache:
         return import_answers(cache, path)

@@ -21,22 +21,23 @@ from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner, StopTraining
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.lookup import find_feature
 from recbole_llm.settings.schema import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
 Ask = Callable[[Any], Any]
 
 
-def run_job(ask: Ask, cell: Run, results: str, force: bool) -> Record:
+def run_job(ask: Ask, run: Run, results: str, force: bool) -> Record:
     """Run a cell in a worker that shares the driver's folders."""
-    return Runner(ResultStore(results), force=force, mends=False).run(cell)
+    return Runner(ResultStore(results), force=force, asks_again=False).run(run)
 
 
-def run_job_away(ask: Ask, cell: Run, shipment: Payload) -> dict[str, bytes]:
+def run_job_away(ask: Ask, run: Run, shipment: Payload) -> dict[str, bytes]:
     """Run a cell where the driver's files may be missing; gives the files of its record."""
-    with shipment.unpacked(cell) as (cell, results):
+    with shipment.unpacked(run) as (run, results):
         store = ResultStore(results)
-        return store.pack(Runner(store, force=True, mends=False).run(cell))
+        return store.pack(Runner(store, force=True, asks_again=False).run(run))
 
 
 @dataclass
@@ -57,7 +58,7 @@ class Trained:
     seconds: float
 
 
-def run_trial(ask: Ask, cell: Run, folder: str, max_seconds: float | None) -> Trained:
+def run_trial(ask: Ask, run: Run, folder: str, max_seconds: float | None) -> Trained:
     """Train a cell and validate it; after each epoch ``ask((epoch, score))`` says whether to stop.
 
     Args:
@@ -76,9 +77,9 @@ def run_trial(ask: Ask, cell: Run, folder: str, max_seconds: float | None) -> Tr
             raise StopTraining
 
     place = Path(folder)
-    runner = Runner(ResultStore(cell.settings["results_dir"]), mends=False)
+    runner = Runner(ResultStore(run.settings["results_dir"]), asks_again=False)
     try:
-        record = runner.validate(cell, place, after, max_seconds)
+        record = runner.validate(run, place, after, max_seconds)
     except Exception:
         shutil.rmtree(place, ignore_errors=True)
         raise  # Ctrl-C leaves the checkpoints: the trial goes on from them
@@ -87,44 +88,42 @@ def run_trial(ask: Ask, cell: Run, folder: str, max_seconds: float | None) -> Tr
     return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"])
 
 
-def run_trial_away(ask: Ask, cell: Run, shipment: Payload, max_seconds: float | None) -> Trained:
+def run_trial_away(ask: Ask, run: Run, shipment: Payload, max_seconds: float | None) -> Trained:
     """Run a trial where the driver's files may be missing."""
-    with shipment.unpacked(cell) as (cell, _):
-        return run_trial(ask, cell, str(Path(cell.settings["checkpoint_dir"]) / cell.key), max_seconds)
+    with shipment.unpacked(run) as (run, _):
+        return run_trial(ask, run, str(Path(run.settings["checkpoint_dir"]) / run.key), max_seconds)
 
 
-def features_of(cell: Run, runner: Runner) -> tuple[Any, ...]:
+def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:
     """What tells the semantic features of two cells apart."""
-    from recbole_llm.features.builder import find_feature
-
-    method = cell.settings.method
+    method = run.settings.method
     keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
-    stage = runner.candidate_run(cell).key if method.stage_one else None
-    values = [str(cell.settings.get(key)) for key in keys]
-    read = features_read(method, cell.settings.values)
-    return cell.location.name, cell.settings["protocol"], method.features, read, stage, *values
+    stage = runner.candidate_run(run).key if method.stage_one else None
+    values = [str(run.settings.get(key)) for key in keys]
+    read = features_read(method, run.settings.values)
+    return run.location.name, run.settings["protocol"], method.features, read, stage, *values
 
 
-def make_features(cells: Sequence[Run], runner: Runner) -> dict[str, str]:
+def make_features(runs: Sequence[Run], runner: Runner) -> dict[str, str]:
     """Make the semantic features of all cells, each once, before the cells are spread over workers.
 
     Returns:
         Why there are none, by the keys of the cells that cannot run without them.
     """
     made: dict[tuple[Any, ...], str] = {}
-    for cell in cells:
-        if cell.settings["semantics"] == "none":
+    for run in runs:
+        if run.settings["semantics"] == "none":
             continue
-        features = features_of(cell, runner)
+        features = features_of(run, runner)
         if features not in made:
             try:
-                runner.make_features(cell)
+                runner.make_features(run)
                 made[features] = ""
             except UserError as error:
-                if len(cells) == 1:
+                if len(runs) == 1:
                     raise
                 made[features] = str(error)
-    reasons = {cell.key: made[features_of(cell, runner)] for cell in cells if cell.settings["semantics"] != "none"}
+    reasons = {run.key: made[features_of(run, runner)] for run in runs if run.settings["semantics"] != "none"}
     return {key: reason for key, reason in reasons.items() if reason}
 
 
@@ -145,7 +144,7 @@ class Payload:
     profiles: str | None = None
 
     @contextmanager
-    def unpacked(self, cell: Run) -> Iterator[tuple[Run, Path]]:
+    def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
         """The cell over the unpacked files, and a folder for its results that goes when the block ends.
 
         Raises:
@@ -157,8 +156,8 @@ class Payload:
             if not path.is_file() or path.stat().st_size != len(content):
                 with whole_file(path) as stream:
                     stream.write(content)
-        moved = self._moved(cell, place)
-        if moved.key != cell.key:
+        moved = self._moved(run, place)
+        if moved.key != run.key:
             raise UserError(
                 "the machines of the cluster run other versions of recbole_llm or of your model; put one everywhere."
             )
@@ -168,8 +167,8 @@ class Payload:
         finally:
             shutil.rmtree(results, ignore_errors=True)
 
-    def _moved(self, cell: Run, place: Path) -> Run:
-        location, home = cell.location, place / "dataset"
+    def _moved(self, run: Run, place: Path) -> Run:
+        location, home = run.location, place / "dataset"
         paths = {
             "data_path": str(place / "data" / location.stem),
             "dataset_dir": str(home),
@@ -177,14 +176,14 @@ class Payload:
             **({"profiles": str(place / self.profiles)} if self.profiles is not None else {}),
         }
         settings = replace(
-            cell.settings,
-            values={**cell.settings.values, **paths},
-            origin={**cell.settings.origin, "data_path": "command line"},
-            overrides={**cell.settings.overrides, **paths},
+            run.settings,
+            values={**run.settings.values, **paths},
+            origin={**run.settings.origin, "data_path": "command line"},
+            overrides={**run.settings.overrides, **paths},
             config_files=tuple(place / name for name in self.config_files),
         )
         moved = replace(location, folder=Path(paths["data_path"]), home=home / location.name)
-        return replace(cell, settings=settings, location=moved)
+        return replace(run, settings=settings, location=moved)
 
 
 class PayloadSender:
@@ -199,22 +198,22 @@ class PayloadSender:
         self._executor, self._runner = executor, runner
         self._sent: dict[Any, Any] = {}
 
-    def __call__(self, cell: Run) -> Any:
+    def __call__(self, run: Run) -> Any:
         """The shipment of a cell, as an argument of a work."""
-        key = (cell.location.folder, cell.settings.config_files, features_of(cell, self._runner))
+        key = (run.location.folder, run.settings.config_files, features_of(run, self._runner))
         if key not in self._sent:
-            self._sent[key] = self._executor.put(pack(cell, self._runner.make_features(cell)))
+            self._sent[key] = self._executor.put(pack(run, self._runner.make_features(run)))
         return self._sent[key]
 
 
-def pack(cell: Run, features: Path | None) -> Payload:
+def pack(run: Run, features: Path | None) -> Payload:
     """Everything a cell reads.
 
     Args:
         cell: the cell.
         features: folder of its semantic features, if it reads any.
     """
-    location = cell.location
+    location = run.location
     files = {
         f"data/{location.stem}/{path.name}": path.read_bytes()
         for path in sorted(location.folder.glob(f"{location.stem}.*"))
@@ -223,9 +222,9 @@ def pack(cell: Run, features: Path | None) -> Payload:
     if features is not None:
         for path in sorted(features.iterdir()):
             files[f"dataset/{location.name}/semantics/{features.name}/{path.name}"] = path.read_bytes()
-    given = {f"config/{number}-{file.name}": file for number, file in enumerate(cell.settings.config_files)}
+    given = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
     files |= {name: file.read_bytes() for name, file in given.items()}
-    profiles = Path(cell.settings.get("profiles") or "")
+    profiles = Path(run.settings.get("profiles") or "")
     shipped = f"profiles/{profiles.name}" if profiles.is_file() else None
     if shipped is not None:
         files[shipped] = profiles.read_bytes()

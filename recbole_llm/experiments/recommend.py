@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from recbole_llm.data.loaders import EvalLoader
+from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.ranks import full_scorer, mask_seen
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.runner import Prepared, Runner
-from recbole_llm.features.builder import find_feature
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.features.lookup import find_feature
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +39,11 @@ class Recommendation:
     scores: list[float]
 
 
-def _reads_prefixes(cell: Run) -> bool:
+def _reads_prefixes(run: Run) -> bool:
     """Whether the model reads features of single places, as LLM-DMsRec's intents are."""
-    if cell.settings["semantics"] == "none":
+    if run.settings["semantics"] == "none":
         return False
-    features = map(find_feature, cell.settings.method.features)
+    features = map(find_feature, run.settings.method.features)
     return any(getattr(feature, "visible", "none") == "prefix" for feature in features)
 
 
@@ -67,25 +72,23 @@ class Recommender:
             self._end[cases.user] = cases.end
 
     @classmethod
-    def trained(cls, cell: Run, runner: Runner, **options: Any) -> Recommender:
+    def trained(cls, run: Run, runner: Runner, **options: Any) -> Recommender:
         """The recommender of a cell that was run before; where its weights are elsewhere, it is trained again.
 
         Raises:
             UserError: nobody has run these settings.
         """
-        if not (cell.folder / "best.pt").is_file():
-            if runner.finished(cell) is None:
-                raise UserError(
-                    f"{cell.title()} has no checkpoint ({cell.folder}); run it first with the same settings."
-                )
-            logger.warning("%s: the record is here, its weights are not: training again", cell.title())
-        if options.get("history", "all") == "all" and _reads_prefixes(cell):
+        if not (run.folder / "best.pt").is_file():
+            if runner.finished(run) is None:
+                raise UserError(f"{run.title()} has no checkpoint ({run.folder}); run it first with the same settings.")
+            logger.warning("%s: the record is here, its weights are not: training again", run.title())
+        if options.get("history", "all") == "all" and _reads_prefixes(run):
             logger.warning(
                 "%s: what it reads was made for the places of histories, and there is nothing for what comes after "
                 "them: it recommends without. --history=test has it.",
-                cell.title(),
+                run.title(),
             )
-        return cls(runner.trained(cell), **options)
+        return cls(runner.trained(run), **options)
 
     def ids(self, users: Sequence[str]) -> np.ndarray:
         """Ids of user tokens.
@@ -125,12 +128,6 @@ class Recommender:
 
     def top_items(self, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """``(len(users), k)`` item ids and scores, best first; ``-inf`` where fewer items are left."""
-        import torch
-
-        from recbole_llm.data.loaders import EvalLoader
-        from recbole_llm.data.split import Cases
-        from recbole_llm.evaluation.ranks import full_scorer, mask_seen
-
         start, end = self._start[users], self._end[users]
         cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))
         n_items = self.prepared.dataset.item_num

@@ -12,6 +12,7 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.experiments.record import Record
+from recbole_llm.features.lookup import feature_versions
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import FOLDERS, Settings
 from recbole_llm.utils.environment import git_commit, versions
@@ -76,8 +77,6 @@ class Run:
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
             return {}
-        from recbole_llm.features.builder import feature_versions
-
         return feature_versions(self.settings.method.features)
 
     @property

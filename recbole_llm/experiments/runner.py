@@ -1,21 +1,40 @@
-"""From a cell to its record: data, features, model, training, test."""
+"""From a planned run to its record: data, features, model, training, test."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from recbole.utils import init_seed
+from torch import distributed
+
+from recbole_llm.compat.config import BenchConfig
+from recbole_llm.compat.fast import accelerated, seams_of
+from recbole_llm.compat.item_codes import add_item_codes
+from recbole_llm.compat.reference import ReferenceTrainer
 from recbole_llm.data.candidates import rarity
+from recbole_llm.data.dataset import make_dataset
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import summarise
+from recbole_llm.evaluation.names import higher_is_better
+from recbole_llm.execution.executors import Job, JobError, ProcessExecutor, each_result
+from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.builder import ensure_features
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings.layers import Settings, stage_one_settings
 from recbole_llm.settings.schema import reads_codes
+from recbole_llm.training import checkpoint
+from recbole_llm.training.choice import make_trainer
+from recbole_llm.training.distributed import Together, is_joined, join
+from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Bars, Stopwatch
@@ -31,32 +50,6 @@ class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
     """Raised after an epoch to end a training there."""
 
 
-@dataclass
-class Prepared:
-    """A model ready to be trained or asked.
-
-    Attributes:
-        config, dataset, model: RecBole's objects; ``dataset`` holds all interactions and the split.
-        train_part: the dataset with training rows alone.
-        sequential: whether batches carry histories.
-    """
-
-    config: Any
-    dataset: Any
-    train_part: Any
-    model: Any
-    sequential: bool
-
-    def device_table(self) -> Any:
-        """The interactions on the model's device."""
-        from recbole_llm.compat.fast import can_trim
-        from recbole_llm.data.loaders import DeviceTable
-
-        return DeviceTable(
-            self.dataset, self.config["device"], int(self.config["MAX_ITEM_LIST_LENGTH"]), can_trim(self.model)
-        )
-
-
 class Runner:
     """Runs cells; keeps nothing between them but the store.
 
@@ -64,74 +57,72 @@ class Runner:
         store: where records are looked up and written.
         bars: progress bars.
         force: run cells again that have a record.
-        mends: ask again what an earlier command got no answer to; not for a worker, which shares the files with others.
+        asks_again: ask again what an earlier command got no answer to; not for a worker, whose files others share.
     """
 
-    def __init__(self, store: ResultStore, bars: Bars | None = None, force: bool = False, mends: bool = True) -> None:
-        self.store, self.bars, self.force, self.mends = store, bars or Bars(False), force, mends
+    def __init__(
+        self, store: ResultStore, bars: Bars | None = None, force: bool = False, asks_again: bool = True
+    ) -> None:
+        self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
         self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
         self._fresh: set[str] = set()
 
-    def finished(self, cell: Run) -> Record | None:
+    def finished(self, run: Run) -> Record | None:
         """The record of a cell that is done and need not run again."""
-        if self.force and cell.key not in self._fresh:
+        if self.force and run.key not in self._fresh:
             return None
-        record = self.store.find(cell.key)
+        record = self.store.find(run.key)
         return record if record is not None and record.status == "ok" else None
 
-    def run(self, cell: Run) -> Record:
+    def run(self, run: Run) -> Record:
         """The cell's record: found, or made by training and testing the model.
 
         Raises:
             UserError: the cell cannot run; nothing is recorded.
         """
-        found = self.finished(cell)
+        found = self.finished(run)
         if found is None:
-            with one_process_at_a_time(cell.folder, cell.title()):
-                found = self.finished(cell) or self._make(cell)
+            with one_process_at_a_time(run.folder, run.title()):
+                found = self.finished(run) or self._make(run)
         return found
 
-    def _make(self, cell: Run) -> Record:
+    def _make(self, run: Run) -> Record:
         """Train and test, whether there is a record or not."""
-        if int(cell.settings["nproc"]) > 1:
-            from recbole_llm.experiments.parallel import run_together
+        if int(run.settings["nproc"]) > 1:
+            return run_together(run, self)
+        return self.make_here(run)
 
-            return run_together(cell, self)
-        return self.make_here(cell)
-
-    def make_here(self, cell: Run) -> Record:
+    def make_here(self, run: Run) -> Record:
         """Train and test in this process, which may be the first of several."""
-        from recbole_llm.compat.fast import seams_of
-
-        logger.info("running %s", cell.title())
+        logger.info("running %s", run.title())
         forget_peak_memory()
         watch = Stopwatch()
-        record = cell.blank_record()
+        record = run.blank_record()
         with watch("pretrain"):
-            stage = self._pretrain(cell)
-        prepared = self.prepare(cell, watch, record, stage)
-        trainer = self._train(cell, prepared, watch, record)
+            stage = self._pretrain(run)
+        prepared = self.prepare(run, watch, record, stage)
+        trainer = self._train(run, prepared, watch, record)
         with watch("evaluate"):
-            lists = self._lists(prepared)
-            ranks = trainer.rank(self._eval_loader(prepared, "test"), "test", lists, count_pools=True)
+            lists = prepared.list_counter()
+            ranks = trainer.rank(prepared.eval_loader("test"), "test", lists, count_pools=True)
             self._measure(record, ranks, lists, prepared)
         record.seconds = watch.report()
         record.memory_mib = peak_memory_mib(prepared.config["device"])
         record.hardware = hardware(prepared.config["device"])
         record.accelerations = [seam.__name__ for seam in getattr(prepared.model, "seams", ())]
-        kind = cell.settings.method.load()
-        if cell.settings["engine"] == "fast" and kind.__module__.startswith("recbole.") and not seams_of(kind):
+        kind = run.settings.method.load()
+        if run.settings["engine"] == "fast" and kind.__module__.startswith("recbole.") and not seams_of(kind):
             record.notes.append("RecBole's own forward pass")
         ranks_path = self.store.ranks_path(record)
         ranks.save(ranks_path)
         record.ranks_file = ranks_path.name
         self.store.put(record)
         trainer.keep()
-        self._fresh.add(cell.key)
+        self._fresh.add(run.key)
         return record
 
     def validate(
-        self, cell: Run, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
+        self, run: Run, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
     ) -> Record:
         """Train and validate for a search: the test cases are never ranked and the record is not kept.
 
@@ -149,8 +140,8 @@ class Runner:
             if max_seconds is not None and sum(trainer.seconds.values()) > max_seconds:
                 raise StopTraining
 
-        watch, record = Stopwatch(), cell.blank_record()
-        prepared = self.prepare(cell, watch, record, self._pretrain(cell))
+        watch, record = Stopwatch(), run.blank_record()
+        prepared = self.prepare(run, watch, record, self._pretrain(run))
         trainer, train_data = self._trainer(prepared, folder, watch, record)
         trainer.resume(train_data)
         trainer.on_epoch = after
@@ -158,33 +149,33 @@ class Runner:
             for entry in trainer.curve:
                 if "valid" in entry:  # with eval_step > 1 not every epoch is validated
                     on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
-            trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+            trainer.fit(train_data, prepared.eval_loader("valid"))
         except StopTraining:
             pass  # what was reached counts
-        self._note_training(cell, trainer, record)
+        self._note_training(run, trainer, record)
         record.seconds = watch.report()
         return record
 
-    def train_along(self, cell: Run) -> None:
+    def train_along(self, run: Run) -> None:
         """Train as one of several processes, of which the first one makes the record."""
-        watch, record = Stopwatch(), cell.blank_record()
-        self._train(cell, self.prepare(cell, watch, record), watch, record)
+        watch, record = Stopwatch(), run.blank_record()
+        self._train(run, self.prepare(run, watch, record), watch, record)
 
-    def make_features(self, cell: Run) -> Path | None:
+    def make_features(self, run: Run) -> Path | None:
         """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
 
         Many workers would otherwise make the same at once.
         """
-        if cell.settings["semantics"] == "none":
+        if run.settings["semantics"] == "none":
             return None
-        dataset = self.read_dataset(cell)
-        self._add_semantics(cell, dataset, Stopwatch(), None)
+        dataset = self.read_dataset(run)
+        self._add_semantics(run, dataset, Stopwatch(), None)
         return Path(dataset.semantics.facts()["folder"])
 
     # ---- steps ---------------------------------------------------------------------------------
 
     def prepare(
-        self, cell: Run, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
+        self, run: Run, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
     ) -> Prepared:
         """Read the data, make what the model stands on, build the model.
 
@@ -194,14 +185,9 @@ class Runner:
             record: takes down facts of data and features.
             stage: settings of one stage of a model that RecBole trains in several.
         """
-        settings = cell.settings.replaced(**(stage or {}))
+        settings = run.settings.replaced(**(stage or {}))
         method = settings.method
-        config, dataset = self._read(cell, settings, watch)
-        from recbole.utils import init_seed
-
-        from recbole_llm.compat.fast import accelerated
-        from recbole_llm.compat.item_codes import add_item_codes
-
+        config, dataset = self._read(run, settings, watch)
         model_class = method.load()
         if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
             raise UserError(
@@ -209,7 +195,7 @@ class Runner:
                 "that it has not seen; use a sequential model or another protocol."
             )
         if settings["semantics"] != "none":
-            self._add_semantics(cell, dataset, watch, record)
+            self._add_semantics(run, dataset, watch, record)
         if reads_codes(settings.values):
             add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
         with watch("build"):
@@ -222,7 +208,7 @@ class Runner:
             record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.data = DatasetFacts(
-                name=cell.location.stem,
+                name=run.location.stem,
                 sha256=dataset.sha256,
                 statistics=dataset.table.statistics(),
                 reading={k: int(v) for k, v in dataset.table.facts.items()},
@@ -233,7 +219,7 @@ class Runner:
             )
         return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
 
-    def _read(self, cell: Run, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
+    def _read(self, run: Run, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
         """RecBole's configuration and the dataset with its split."""
         method = settings.method
         if method.kind == EXTERNAL_LIBRARY:
@@ -244,121 +230,112 @@ class Runner:
             raise UserError(
                 f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
             )
-        with watch("import"):
-            from recbole.utils import init_seed
-
-            from recbole_llm.compat.config import BenchConfig
-            from recbole_llm.data.dataset import make_dataset
         model_class = method.load()
         with watch("data"):
-            config = BenchConfig(settings, model_class, cell.location)
+            config = BenchConfig(settings, model_class, run.location)
             init_seed(config["seed"], config["reproducibility"])
-            return config, make_dataset(config, cell.location)
+            return config, make_dataset(config, run.location)
 
-    def _add_semantics(self, cell: Run, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
-        from recbole_llm.experiments.candidate_model import CandidateModel
-        from recbole_llm.features.builder import ensure_features
-        from recbole_llm.features.sources import AnswerSource
-
+    def _add_semantics(self, run: Run, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         if self.asking is None:
-            self.asking = AnswerSource.of(cell.settings)
-            self.asking.mends = self.mends
-        stage_one = None
-        if cell.settings.method.stage_one:
-            folds = int(cell.settings["candidate_folds"])
-            stage_one = CandidateModel(self, self.candidate_run(cell), watch, folds)
-        features = ensure_features(cell.settings, cell.location, dataset, stage_one, self.bars, watch, self.asking)
+            self.asking = AnswerSource.of(run.settings)
+            self.asking.mends = self.asks_again
+        stage_one = self.candidate_model(run, watch) if run.settings.method.stage_one else None
+        features = ensure_features(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
         if record is not None:
             record.features = SemanticFacts(**features.facts())
             record.stage_one = stage_one.key if stage_one else None
 
-    def read_dataset(self, cell: Run) -> Any:
+    def read_dataset(self, run: Run) -> Any:
         """The cell's dataset with its split, without a model."""
-        return self._read(cell, cell.settings, Stopwatch())[1]
+        return self._read(run, run.settings, Stopwatch())[1]
 
-    def candidate_run(self, cell: Run) -> Run:
+    def candidate_run(self, run: Run) -> Run:
         """The cell of the model that this one stands on: same data and settings, a seed of its own."""
-        return Run.of(stage_one_settings(cell.settings))
+        return Run.of(stage_one_settings(run.settings))
 
-    def trained(self, cell: Run) -> Prepared:
-        """The cell's model with its best weights, trained now where there is no checkpoint."""
-        from recbole_llm.training import checkpoint
+    def candidate_model(self, run: Run, watch: Stopwatch) -> CandidateModel:
+        """The trained model, or models, that a run's features stand on; the models of folds are no results.
 
-        best = cell.folder / "best.pt"
-        if self.finished(cell) is None or not best.is_file():
-            with one_process_at_a_time(cell.folder, cell.title()):
-                if self.finished(cell) is None or not best.is_file():
-                    self._make(cell)
-        stage = self._last_stage(cell)
-        if cell.settings.method.serves_alone:
+        Raises:
+            UserError: folds with a model that knows users by their ids alone.
+        """
+        whole = self.candidate_run(run)
+        aside = Runner(ResultStore(Path(whole.settings["checkpoint_dir"]) / "folds"), self.bars)
+        return CandidateModel(whole, int(run.settings["candidate_folds"]), self, aside, watch)
+
+    def is_trained(self, run: Run) -> bool:
+        """Whether a run has its record and its weights."""
+        return self.finished(run) is not None and (run.folder / "best.pt").is_file()
+
+    def trained(self, run: Run) -> Prepared:
+        """The run's model with its best weights, trained now where there is no checkpoint."""
+        best = run.folder / "best.pt"
+        if not self.is_trained(run):
+            with one_process_at_a_time(run.folder, run.title()):
+                if not self.is_trained(run):
+                    self._make(run)
+        stage = self._last_stage(run)
+        if run.settings.method.serves_alone:
             stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
-        prepared = self.prepare(cell, Stopwatch(), stage=stage)
+        prepared = self.prepare(run, Stopwatch(), stage=stage)
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()
         return prepared
 
-    def _last_stage(self, cell: Run) -> dict[str, Any]:
+    def _last_stage(self, run: Run) -> dict[str, Any]:
         """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
-        stages = STAGES.get(cell.settings.method.name, ())
-        if not stages or cell.settings.get("pre_model_path"):
+        stages = STAGES.get(run.settings.method.name, ())
+        if not stages or run.settings.get("pre_model_path"):
             return {}
-        return {"train_stage": stages[-1], "pre_model_path": str(cell.folder / stages[-2] / "best_so_far.pt")}
+        return {"train_stage": stages[-1], "pre_model_path": str(run.folder / stages[-2] / "best_so_far.pt")}
 
-    def _pretrain(self, cell: Run) -> dict[str, Any]:
+    def _pretrain(self, run: Run) -> dict[str, Any]:
         """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
 
         RecBole leaves the stages to its user: a checkpoint of the first one is no result.
         """
-        stages = STAGES.get(cell.settings.method.name, ())
-        if not stages or cell.settings.get("pre_model_path"):
+        stages = STAGES.get(run.settings.method.name, ())
+        if not stages or run.settings.get("pre_model_path"):
             return {}
-        from recbole_llm.training.loaders import training_loader
-        from recbole_llm.training.trainer import make_trainer
-
         changes: dict[str, Any] = {"train_stage": stages[0]}
         for following in stages[1:]:
-            prepared = self.prepare(cell, Stopwatch(), stage=changes)
+            prepared = self.prepare(run, Stopwatch(), stage=changes)
             trainer = make_trainer(prepared.config, prepared.model)
-            trainer.place(cell.folder / changes["train_stage"])
+            trainer.place(run.folder / changes["train_stage"])
             trainer.progress = self.bars
-            logger.info("%s: stage %s", cell.title(), changes["train_stage"])
+            logger.info("%s: stage %s", run.title(), changes["train_stage"])
             if self.force:
                 trainer.discard()
             trainer.fit(training_loader(prepared)[0])
             changes = {"train_stage": following, "pre_model_path": trainer.saved_model_file}
         return changes
 
-    def _train(self, cell: Run, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
-        from recbole_llm.compat.reference import ReferenceTrainer
-
+    def _train(self, run: Run, prepared: Prepared, watch: Stopwatch, record: Record) -> Any:
         trainer: Any
-        if cell.settings["engine"] == "recbole":
-            trainer = ReferenceTrainer(prepared, cell.folder)
+        if run.settings["engine"] == "recbole":
+            trainer = ReferenceTrainer(prepared, run.folder)
             with watch("train"):
                 trainer.fit()
             record.recbole_metrics = trainer.test_metrics
-            if prepared.sequential == bool(cell.settings["mask_history"]):
+            if prepared.sequential == bool(run.settings["mask_history"]):
                 # Its evaluator masks what a general model's user has, and ranks it for a sequential one.
                 record.notes.append("chosen by RecBole's validation, which masks otherwise")
-            return self._note_training(cell, trainer, record)
-        trainer, train_data = self._trainer(prepared, cell.folder, watch, record)
+            return self._note_training(run, trainer, record)
+        trainer, train_data = self._trainer(prepared, run.folder, watch, record)
         if self.force:
             trainer.discard()
         else:
             trainer.resume(train_data)
-        trainer.fit(train_data, self._eval_loader(prepared, "valid"))
+        trainer.fit(train_data, prepared.eval_loader("valid"))
         trainer.restore_best()
         for phase, seconds in trainer.seconds.items():
             watch.add(phase, seconds)
-        return self._note_training(cell, trainer, record)
+        return self._note_training(run, trainer, record)
 
     def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
         """Our trainer and the batches it trains on."""
-        from recbole_llm.training.distributed import Together, is_joined
-        from recbole_llm.training.loaders import training_loader
-        from recbole_llm.training.trainer import make_trainer
-
         trainer = make_trainer(prepared.config, prepared.model)
         trainer.place(folder)
         trainer.progress = self.bars
@@ -370,38 +347,60 @@ class Runner:
             Together.take_over(trainer, train_data)
         return trainer, train_data
 
-    def _note_training(self, cell: Run, trainer: Any, record: Record) -> Any:
+    def _note_training(self, run: Run, trainer: Any, record: Record) -> Any:
         record.curve = trainer.curve
         record.epochs = len(trainer.curve)
         record.best_epoch = trainer.best_epoch if trainer.best_epoch > 0 else None
-        record.valid_metric = str(cell.settings["valid_metric"]).lower()
+        record.valid_metric = str(run.settings["valid_metric"]).lower()
         record.valid_metrics = dict(trainer.best_valid_result or {})
         return trainer
 
-    def _eval_loader(self, prepared: Prepared, phase: str) -> Any:
-        from recbole_llm.data.loaders import EvalLoader
-
-        cases = prepared.dataset.split.valid if phase == "valid" else prepared.dataset.split.test
-        return EvalLoader(prepared.device_table(), cases, int(prepared.config["eval_batch_size"]), prepared.sequential)
-
-    def _lists(self, prepared: Prepared) -> Any:
-        """Counters of the first places of all lists, where a metric needs them."""
-        from recbole_llm.evaluation.lists import TopLists
-        from recbole_llm.evaluation.ranks import item_popularity
-
-        if not prepared.config["list_metrics"]:
-            return None
-        dataset = prepared.dataset
-        counts, _ = item_popularity(dataset.table.item[dataset.split.train_rows], dataset.item_num)
-        return TopLists(prepared.config["topk"], counts, prepared.config["tail_ratio"])
-
     def _measure(self, record: Record, ranks: Any, lists: Any, prepared: Prepared) -> None:
-        from recbole_llm.evaluation.metrics import summarise
-        from recbole_llm.evaluation.names import higher_is_better
-
         def with_direction(values: dict[str, float]) -> dict[str, MetricValue]:
             return {n: MetricValue(value=v, higher_is_better=higher_is_better(n)) for n, v in values.items()}
 
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
             record.list_metrics = with_direction(lists.summarise(prepared.config["list_metrics"]))
+
+
+# ---- one run trained by several processes (--nproc) ------------------------------------------------
+
+
+def run_together(run: Run, runner: Runner) -> Record:
+    """Train a cell by as many processes as its setting ``nproc`` says; the first one tests and stores.
+
+    Raises:
+        UserError: the cell cannot be trained this way, or one of the processes failed.
+    """
+    world = int(run.settings["nproc"])
+    # DistributedDataParallel knows what learns when it is built: what a later stage thaws it would not share.
+    in_stages = run.settings.method.name in STAGES or run.settings.get("stage_epochs")
+    if run.settings["engine"] != "fast" or in_stages:
+        raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
+    runner.make_features(run)
+    with tempfile.TemporaryDirectory() as folder, ProcessExecutor(world, retries=0) as executor:
+        shared = (world, str(Path(folder) / "meeting"), run, str(runner.store.folder), runner.force)
+        works = [Job(f"process {rank} of {run.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)]
+        found = None
+        for outcome in each_result(executor, works):
+            if isinstance(outcome.error, JobError):
+                raise UserError(f"--nproc={world}: process {outcome.work.tag} failed: {outcome.reason}")
+            if outcome.error is not None:
+                raise outcome.error
+            found = outcome.value if outcome.work.tag == 0 else found
+    assert isinstance(found, Record)
+    return found
+
+
+def run_rank(ask: Any, rank: int, world: int, meeting: str, run: Run, results: str, force: bool) -> Record | None:
+    """In one of the processes: train; the first one has the record."""
+    join(rank, world, Path(meeting))
+    try:
+        runner = Runner(ResultStore(results), force=force, asks_again=False)
+        if rank == 0:
+            return runner.make_here(run)
+        runner.train_along(run)
+        return None
+    finally:
+        distributed.destroy_process_group()

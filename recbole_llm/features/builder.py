@@ -6,10 +6,9 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,20 @@ import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import Split
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
-from recbole_llm.features.feature import ITEMS_ALONE, VISIBLE, Context, Feature, Prerequisite, Progress
+from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite, Progress
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
-from recbole_llm.features.item_texts import ItemTextIds, TextCodes
 from recbole_llm.features.items import read_item_texts, read_profiles
+from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
-from recbole_llm.methods.eimf.features import Exemplars
-from recbole_llm.methods.isrf.features import ItemReasoning, UserReasoning
-from recbole_llm.methods.ldmi.features import Interests, SynthesisedUsers
-from recbole_llm.methods.llmdmsrec.features import Candidates, Intents
 from recbole_llm.settings.layers import Settings, tells_apart
 from recbole_llm.settings.schema import features_read
 from recbole_llm.utils.files import one_process_at_a_time
-from recbole_llm.utils.plugins import load_class
 
 logger = logging.getLogger(__name__)
 
@@ -384,73 +378,3 @@ def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> d
         "price": round(sum(usage.get("price", 0.0) for usage in usages), 6),
         **total,
     }
-
-
-_ALL: tuple[Feature, ...] = (
-    ItemTextIds(),
-    TextCodes(),
-    Candidates(),
-    Intents(),
-    Interests(),
-    SynthesisedUsers(),
-    Exemplars(),
-    ItemReasoning(),
-    UserReasoning(),
-)
-FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
-
-
-_STATED = ("name", "version", "prompts", "settings_keys", "files", "build")
-_LISTS = ("prompts", "settings_keys", "files", "needs")
-
-
-def find_feature(name: str) -> Feature:
-    """The feature that a registry row names; ``module:Class`` is one from outside.
-
-    Raises:
-        UserError: there is no such feature.
-    """
-    if name in FEATURES:
-        return FEATURES[name]
-    if ":" not in name:
-        hint = did_you_mean(name, FEATURES)
-        raise UserError(f"there is no semantic feature {name!r}.{hint} package.module:Class names one of your own.")
-    return _outside(name)
-
-
-@cache
-def _outside(target: str) -> Feature:
-    found: Feature = load_class(target, f"the feature {target}")()
-    missing = [attribute for attribute in _STATED if not hasattr(found, attribute)]
-    if missing:
-        raise UserError(f"the feature {target} does not say its {', '.join(missing)}.")
-    for attribute in _LISTS:
-        if isinstance(value := getattr(found, attribute, ()), str):
-            raise UserError(f"the feature {target}: {attribute} is a list, such as ({value!r},).")
-    sees = str(getattr(found, "visible", ITEMS_ALONE))
-    if sees not in VISIBLE:
-        hint = did_you_mean(sees, VISIBLE)
-        raise UserError(f"the feature {target}: visible is one of {', '.join(VISIBLE)}, not {sees!r}.{hint}")
-    if found.name in FEATURES:
-        raise UserError(f"the feature {target}: the name {found.name!r} is taken; choose another.")
-    return found
-
-
-def feature_versions(names: Iterable[str]) -> dict[str, str]:
-    """For each feature, by its own name, its version and those of its prompts."""
-    found = {}
-    for feature in map(find_feature, names):
-        prompts = [load_prompt(prompt) for prompt in feature.prompts]
-        found[feature.name] = "+".join([str(feature.version), *(f"{p.id}@{p.version}:{p.sha256[:8]}" for p in prompts)])
-    return found
-
-
-def feature_stamps(names: Iterable[str]) -> dict[str, str]:
-    """For each feature what its files are checked against: its version, and those of the features it needs."""
-    names = list(names)
-    own = feature_versions(names)
-    found: dict[str, str] = {}
-    for feature in map(find_feature, names):
-        needs = getattr(feature, "needs", ())
-        found[feature.name] = " < ".join([own[feature.name], *(found[need] for need in needs if need in found)])
-    return found

@@ -22,7 +22,9 @@ from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, rows_digest, without_fold
 from recbole_llm.features.feature import TRAINING, visible_ends
 from recbole_llm.features.folder import asked_suffix
+from recbole_llm.features.lookup import find_feature
 from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.registry import features
 
 SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
 MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
@@ -112,9 +114,7 @@ def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
 
 def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str]:
     """Suffixes of a feature's tables; older manifests leave them to its name or its registry row."""
-    from recbole_llm.features.builder import FEATURES
-
-    suffixes = entry.get("files") or (FEATURES[feature].files if feature in FEATURES else (feature,))
+    suffixes = entry.get("files") or (find_feature(feature).files if feature in features() else (feature,))
     return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
 
 

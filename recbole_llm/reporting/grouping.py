@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from recbole_llm.experiments.record import Record
-from recbole_llm.registry import METHODS
+from recbole_llm.registry import methods
 from recbole_llm.settings.layers import BEFORE, tells_apart
 
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
@@ -200,7 +200,7 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 
 def kind_of(record: Record) -> str:
     """``baseline``, ``method`` (it reads what an LLM said) or ``control`` (a method without an LLM's answers)."""
-    row = METHODS.get(record.model)
+    row = methods().get(record.model)
     # A model from outside has no row here; the encoder is set for those that read features.
     has_features = bool(row.features) if row else record.settings.get("encoder") is not None
     reads = record.features is not None or record.semantics != "none" or has_features

@@ -29,10 +29,10 @@ import yaml
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
-    METHODS,
     SEQUENTIAL,
     Method,
     find_method,
+    methods,
     recbole_folder,
     recbole_methods,
 )
@@ -214,7 +214,7 @@ def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Ma
 
 def backbone_key(method: Method) -> str | None:
     """The key that names the model a method is built on, ``None`` where it is built on none."""
-    return METHODS.get(method.settings_of, method).backbone
+    return methods().get(method.settings_of, method).backbone
 
 
 def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> str | None:
@@ -324,7 +324,7 @@ def _layered(
 
     def apply(key: str, value: Any, where: str, source: str) -> None:
         owner, dot, rest = key.partition(".")
-        if dot and owner not in values and (owner in METHODS or owner in recbole_methods() or owner == method.name):
+        if dot and owner not in values and (owner in methods() or owner in recbole_methods() or owner == method.name):
             if owner == method.name:
                 apply(rest, value, where, source)
             return
@@ -370,7 +370,7 @@ def stage_one_settings(settings: Settings) -> Settings:
 
 
 def check_grid_keys(
-    methods: Iterable[Method],
+    chosen: Iterable[Method],
     dataset: str,
     protocol: str | None,
     overrides: Mapping[str, Any],
@@ -384,7 +384,7 @@ def check_grid_keys(
     Raises:
         UserError: a key that none of the models has.
     """
-    methods, config_files = list(methods), list(config_files)
+    chosen, config_files = list(chosen), list(config_files)
 
     def check(method: Method, key: str, value: Any) -> None:
         named = backbone_key(method)
@@ -394,16 +394,16 @@ def check_grid_keys(
 
     def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")
-        if dot and (owner in METHODS or owner in recbole_methods()):
+        if dot and (owner in methods() or owner in recbole_methods()):
             check(find_method(owner), key, value)
             return
         errors = []
-        for method in methods:
+        for method in chosen:
             try:
                 check(method, key, value)
             except UserError as error:
                 errors.append(error)
-        if len(errors) == len(methods):
+        if len(errors) == len(chosen):
             raise next((error for error in errors if not isinstance(error, _UnknownKeyError)), errors[0])
 
     for file in config_files:
@@ -416,9 +416,9 @@ def check_grid_keys(
                 raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
     for key, value in overrides.items():
         owner, dot, _ = key.partition(".")
-        if dot and (owner in METHODS or owner in recbole_methods()):
-            known = {m.name for m in methods} | {
-                m.name for m in _stage_ones(methods, dataset, protocol, overrides, config_files)
+        if dot and (owner in methods() or owner in recbole_methods()):
+            known = {m.name for m in chosen} | {
+                m.name for m in _stage_ones(chosen, dataset, protocol, overrides, config_files)
             }
             if owner not in known:
                 raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
@@ -426,15 +426,15 @@ def check_grid_keys(
 
 
 def _stage_ones(
-    methods: Iterable[Method],
+    chosen: Iterable[Method],
     dataset: str,
     protocol: str | None,
     overrides: Mapping[str, Any],
     config_files: Iterable[Path],
 ) -> list[Method]:
-    """The models that some of the methods stand on, as the run's settings name them."""
+    """The models that some of the chosen stand on, as the run's settings name them."""
     found = []
-    for method in methods:
+    for method in chosen:
         if method.stage_one is not None:
             settings = layer_settings(method, dataset, protocol, config_files, overrides, strict=False)
             found.append(_stage_one(settings))

@@ -13,18 +13,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import recbole_llm.compat.mends
+import torch
+from recbole.trainer import TraditionalTrainer
+from recbole.utils import init_seed
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
 from recbole_llm.data.loaders import EvalLoader, TrainLoader
 from recbole_llm.errors import UserError
 from recbole_llm.training.trainer import BenchTrainer
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.trainer import TraditionalTrainer  # noqa: E402
-from recbole.utils import init_seed  # noqa: E402
-from torch import distributed  # noqa: E402
-from torch.nn.parallel import DistributedDataParallel  # noqa: E402
 
 PATIENCE = timedelta(hours=2)  # the others wait while the first one validates
 

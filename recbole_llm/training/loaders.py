@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import recbole_llm.compat.mends
+import torch
+from recbole.data.dataloader import TrainDataLoader, UserDataLoader
+from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader
+from recbole.data.dataset import Dataset, SequentialDataset
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.sampler import KGSampler
+from recbole.utils import ModelType
+
 from recbole_llm.data.loaders import TrainLoader, UserLoader
 from recbole_llm.errors import UserError
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.data.dataloader import TrainDataLoader, UserDataLoader  # noqa: E402
-from recbole.data.dataloader.abstract_dataloader import AbstractDataLoader  # noqa: E402
-from recbole.data.dataset import Dataset, SequentialDataset  # noqa: E402
-from recbole.data.utils import create_samplers, get_dataloader  # noqa: E402
-from recbole.sampler import KGSampler  # noqa: E402
-from recbole.utils import ModelType  # noqa: E402
 
 
 def training_loader(prepared: Any) -> tuple[Any, str]:

@@ -14,9 +14,11 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from recbole.trainer import Trainer
+from recbole.utils import calculate_valid_score, early_stopping
 from torch import nn
 
-import recbole_llm.compat.mends
 from recbole_llm.data.loaders import EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TopLists
@@ -25,12 +27,6 @@ from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
 from recbole_llm.training import checkpoint
 from recbole_llm.training.loaders import loader_state, restore_loader
-
-recbole_llm.compat.mends.apply()
-
-import torch  # noqa: E402
-from recbole.trainer import PretrainTrainer, Trainer  # noqa: E402
-from recbole.utils import calculate_valid_score, early_stopping, get_trainer  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -386,19 +382,6 @@ class Pretraining(BenchTrainer):
 def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(p.is_floating_point() and not p.is_sparse and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-def make_trainer(config: Any, model: Any) -> Any:
-    """The trainer for a model: RecBole's special one where it has one, on top of ours."""
-    if hasattr(model, "enter_stage"):
-        from recbole_llm.training.stages import StagedTrainer
-
-        return StagedTrainer(config, model)
-    special = get_trainer(config["MODEL_TYPE"], config["model"])
-    if special is Trainer or not issubclass(special, Trainer):
-        return BenchTrainer(config, model)
-    first = (Pretraining,) if issubclass(special, PretrainTrainer) else ()
-    return type(special.__name__, (*first, special, BenchTrainer), {})(config, model)
 
 
 # A look-up gains nothing, and torch does not trace recurrent layers.

@@ -60,10 +60,10 @@ def _facts(study: Study) -> str:
         limits.append(f"{budget.minutes:g} minutes a trial")
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td>"
-        f"<td>{html.escape(str(study.cell.settings.get(name)))}</td></tr>"
+        f"<td>{html.escape(str(study.run.settings.get(name)))}</td></tr>"
         for name, value in study.settings(best).items()
     )
-    metric = html.escape(str(study.cell.settings["valid_metric"]))
+    metric = html.escape(str(study.run.settings["valid_metric"]))
     return (
         f"<p>{', '.join(limits)}. Best validation {metric}: {best.value:.4f}, trial {best.number}.</p>"
         f"<table><tr><th>setting</th><th>best</th><th>default</th></tr>{rows}</table>"

@@ -13,8 +13,9 @@ from typing import Any
 
 from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import Executor, Job, JobResult, open_executor
-from recbole_llm.experiments.grid import expand, parse_seeds, run_all
-from recbole_llm.experiments.jobs import make_features, run_trial, run_trial_away
+from recbole_llm.experiments.grid import expand, parse_seeds
+from recbole_llm.experiments.jobs import PayloadSender, make_features, run_trial, run_trial_away
+from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -74,14 +75,14 @@ def tune(
     """
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)
-    cells = expand(model, dataset, protocol, None, semantics, config_files, overrides)
-    spaces = spaces_of(cells, space)
-    seeds_of = [parse_seeds(seeds, int(cell.settings["seed"])) for cell in cells]
+    runs = expand(model, dataset, protocol, None, semantics, config_files, overrides)
+    spaces = spaces_of(runs, space)
+    seeds_of = [parse_seeds(seeds, int(run.settings["seed"])) for run in runs]
     budget = Budget.given(trials, trial_epochs, trial_minutes, pruner)
-    store = ResultStore(cells[0].settings["results_dir"])
+    store = ResultStore(runs[0].settings["results_dir"])
     make_folder(store.folder)
     kept = open_storage(storage, store.folder)
-    studies = [Study(cell, s, budget, kept) for cell, s in zip(cells, spaces, strict=True)]
+    studies = [Study(run, s, budget, kept) for run, s in zip(runs, spaces, strict=True)]
     runner = Runner(store, Bars(not quiet))
     with open_executor(executor, workers, ray_address, gpus) as chosen:
         lost = search(studies, chosen, runner)
@@ -98,7 +99,7 @@ def tune(
         return [*run_all(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
 
 
-def spaces_of(cells: Sequence[Run], file: str | Path | None = None) -> list[Space]:
+def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
     """What is searched for each cell.
 
     Args:
@@ -108,19 +109,19 @@ def spaces_of(cells: Sequence[Run], file: str | Path | None = None) -> list[Spac
     Raises:
         UserError: a cell that cannot be searched, or has no space.
     """
-    if any(cell.settings["engine"] != "fast" for cell in cells):
+    if any(run.settings["engine"] != "fast" for run in runs):
         raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
-    if any(int(cell.settings["nproc"]) > 1 for cell in cells):
+    if any(int(run.settings["nproc"]) > 1 for run in runs):
         raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
-    if file is not None and len({cell.settings.method.name for cell in cells}) > 1:
+    if file is not None and len({run.settings.method.name for run in runs}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    return [space_of(cell.settings, None if file is None else Path(file)) for cell in cells]
+    return [space_of(run.settings, None if file is None else Path(file)) for run in runs]
 
 
 def _failure(study: Study, error: UserError) -> Record:
     """What a table shows of a study without a result; it is not kept, since the next search may have one."""
-    logger.error("%s failed: %s", study.cell.title(), error)
-    record = Run.of(study.cell.settings, study.spent).blank_record()
+    logger.error("%s failed: %s", study.run.title(), error)
+    record = Run.of(study.run.settings, study.spent).blank_record()
     record.status, record.error = "failed", str(error)
     return record
 
@@ -156,11 +157,11 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
     """Stage one and features once for all trials; another process of the search finds them made."""
     lost = {}
     for study in studies:
-        cell = study.cell
-        if cell.settings["semantics"] != "none":
+        run = study.run
+        if run.settings["semantics"] != "none":
             try:
-                with one_process_at_a_time(cell.location.home / "semantics", f"the features of {cell.title()}"):
-                    make_features([cell], runner)
+                with one_process_at_a_time(run.location.home / "semantics", f"the features of {run.title()}"):
+                    make_features([run], runner)
             except UserError as error:
                 lost[study.name] = error
     return lost
@@ -169,21 +170,19 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
 def _sender(executor: Executor, runner: Runner) -> Any:
     if executor.shares_files:
         return None
-    from recbole_llm.experiments.jobs import PayloadSender
-
     return PayloadSender(executor, runner)
 
 
 def _work(study: Study, trial: Any, send: Any) -> Job:
-    cell = study.make_run(trial)
+    run = study.make_run(trial)
 
     def answer(message: tuple[int, float]) -> bool:
         return study.report(trial, *message)
 
     title = f"trial {trial.number} of {study.name}"
     if send is None:
-        return Job(title, run_trial, (cell, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
-    return Job(title, run_trial_away, (cell, send(study.cell), study.budget.seconds), answer, (study, trial))
+        return Job(title, run_trial, (run, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
+    return Job(title, run_trial_away, (run, send(study.run), study.budget.seconds), answer, (study, trial))
 
 
 def _log(study: Study, trial: Any, outcome: JobResult) -> None:
@@ -193,7 +192,7 @@ def _log(study: Study, trial: Any, outcome: JobResult) -> None:
     else:
         score = "no score" if outcome.value.score is None else f"{outcome.value.score:.4f}"
         result = score + (f", pruned after {outcome.value.epochs} epochs" if outcome.value.pruned else "")
-    name = study.cell.settings.method.name
+    name = study.run.settings.method.name
     logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, result, values)
 
 
@@ -213,5 +212,5 @@ def _lines(study: Study) -> tuple[str, str]:
     told = "".join(f", {count} {word}" for count, word in counts if count)
     default = f" (defaults {ended[0].value:.4f})" if states[0] == "COMPLETE" else ""
     found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(best).items())
-    score = f"validation {study.cell.settings['valid_metric']} {best.value:.4f}{default}"
+    score = f"validation {study.run.settings['valid_metric']} {best.value:.4f}{default}"
     return f"{study.name}: {len(ended)} trials{told}", f"  {score}: {found or 'nothing to search'}"

@@ -28,6 +28,7 @@ from optuna.distributions import (
 )
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.schema import SEMANTIC_KEYS
@@ -232,7 +233,5 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
 def _keys_of_features(settings: Settings) -> set[str]:
     if not settings.method.features:
         return set()
-    from recbole_llm.features.builder import find_feature
-
     keys = {key for feature in map(find_feature, settings.method.features) for key in feature.settings_keys}
     return keys | set(SEMANTIC_KEYS) | {settings.method.stage_one or ""}

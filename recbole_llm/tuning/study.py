@@ -171,14 +171,14 @@ class Study:
         name: of the study; it tells apart all that can change a trial's value.
     """
 
-    def __init__(self, cell: Run, space: Space, budget: Budget, storage: BaseStorage) -> None:
-        self.cell, self.space, self.budget = cell, space, budget
+    def __init__(self, run: Run, space: Space, budget: Budget, storage: BaseStorage) -> None:
+        self.run, self.space, self.budget = run, space, budget
         self.trials = budget.trials if space else 1  # a model without settings to search has one configuration
-        s = cell.settings
-        parts = [cell.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
+        s = run.settings
+        parts = [run.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
-        self.name = "-".join([s.method.name, cell.location.name, s["protocol"], *semantics, digest])
+        self.name = "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
         defaults = {name: parameter.stored(s.get(name)) for name, parameter in space.items() if s.get(name) is not None}
         self._storage = storage
         self._study = optuna.create_study(
@@ -202,7 +202,7 @@ class Study:
 
     def _epochs(self) -> int:
         """Of a trial at most: its limit, or what a run has where that is less."""
-        own = int(self.cell.settings["epochs"])
+        own = int(self.run.settings["epochs"])
         return own if self.budget.epochs is None else min(own, self.budget.epochs)
 
     # ---- trials --------------------------------------------------------------------------------
@@ -291,13 +291,13 @@ class Study:
     def make_run(self, trial: optuna.Trial) -> Run:
         """The cell that a trial trains."""
         limits = {} if self.budget.epochs is None else {"epochs": self._epochs()}
-        settings = with_own(self.cell.settings, {**self.settings(trial), **limits})
+        settings = with_own(self.run.settings, {**self.settings(trial), **limits})
         return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial))))
 
     def folder(self, trial: optuna.Trial) -> Path:
         """Of a trial's checkpoints; a retry finds those of the one before."""
         slot = slot_of(self._storage.get_trial(trial._trial_id))
-        return Path(self.cell.settings["checkpoint_dir"]) / "search" / self.name / str(slot)
+        return Path(self.run.settings["checkpoint_dir"]) / "search" / self.name / str(slot)
 
     def report(self, trial: optuna.Trial, epoch: int, score: float) -> bool:
         """Take down a validation score; whether the trial should stop there."""
@@ -356,7 +356,7 @@ class Study:
 
     def tuned_run(self, seed: int) -> Run:
         """The best settings with a seed, to be run and kept."""
-        settings = with_own(self.cell.settings, self.settings(self.best()), seed=seed)
+        settings = with_own(self.run.settings, self.settings(self.best()), seed=seed)
         return Run.of(settings, self.spent)
 
 

@@ -9,17 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.evaluator import metrics as recbole_metrics
+from recbole.evaluator.collector import DataStruct
+from recbole.evaluator.evaluator import Evaluator
 
-from recbole_llm.compat.mends import apply
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import METRICS, parse_metric, per_case, summarise
 from recbole_llm.evaluation.ranks import Ranks
-
-apply()
-
-from recbole.evaluator import metrics as recbole_metrics  # noqa: E402
-from recbole.evaluator.collector import DataStruct  # noqa: E402
-from recbole.evaluator.evaluator import Evaluator  # noqa: E402
 
 NAMES = {"hit": "Hit", "ndcg": "NDCG", "mrr": "MRR", "recall": "Recall", "precision": "Precision", "map": "MAP"}
 

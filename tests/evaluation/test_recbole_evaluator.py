@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from recbole.evaluator import Collector, Evaluator
+from recbole.utils import EvaluatorType
 
-from recbole_llm.compat.mends import apply
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
@@ -21,11 +22,6 @@ from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import runner
-
-apply()
-
-from recbole.evaluator import Collector, Evaluator  # noqa: E402
-from recbole.utils import EvaluatorType  # noqa: E402
 
 TOPK = [1, 3, 5, 10, 20]
 NAMES = [*RANK_METRICS.values(), "GAUC"]

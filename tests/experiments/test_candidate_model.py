@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.experiments.candidate_model import CandidateModel
-from recbole_llm.experiments.grid import run
+from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import trainer
@@ -31,8 +30,8 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_its_cell_has_the_users_settings_and_a_seed_of_its_own(tiny: Path) -> None:
-    cell = make_run("LLMDMsRec", seed=7, learning_rate=0.005, sigma=0.5)
-    below = runner().candidate_run(cell)
+    run = make_run("LLMDMsRec", seed=7, learning_rate=0.005, sigma=0.5)
+    below = runner().candidate_run(run)
     assert below.settings.method.name == "SRGNN"
     assert below.settings["seed"] == 2020
     assert below.settings["learning_rate"] == 0.005
@@ -74,10 +73,10 @@ def test_its_record_stands_among_the_results(tiny: Path) -> None:
 
 
 def test_top_items_never_hold_the_padding_and_never_repeat(tiny: Path) -> None:
-    cells = runner()
-    cell = cells.candidate_run(make_run("LLMDMsRec", epochs=1))
-    rows = cells.prepare(cell, Stopwatch()).dataset.split.test.end[:3]
-    found = CandidateModel(cells, cell, Stopwatch()).top_items(rows, 10)
+    runs = runner()
+    run = make_run("LLMDMsRec", epochs=1)
+    rows = runs.prepare(runs.candidate_run(run), Stopwatch()).dataset.split.test.end[:3]
+    found = runs.candidate_model(run, Stopwatch()).top_items(rows, 10)
     assert found.shape == (3, 10)
     assert all(len(set(line)) == 10 and 0 not in line for line in found.tolist())
 
@@ -86,8 +85,8 @@ def test_an_interrupted_training_of_it_is_resumed(
     tiny: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", 0.0)
-    cell = make_run("LLMDMsRec", epochs=4)
+    run = make_run("LLMDMsRec", epochs=4)
     with pytest.raises(KeyboardInterrupt):
-        Runner(ResultStore(), StopAt("epoch 3")).run(cell)
-    runner().run(cell)
+        Runner(ResultStore(), StopAt("epoch 3")).run(run)
+    runner().run(run)
     assert "continuing after epoch 2" in log.text

@@ -24,8 +24,8 @@ from tests.stub_server import StubServer, intents_from_candidates
 KEY = "sk-test-0123456789abcdef"
 
 
-def made(cell: Run, limit: int | None = None, budget: Budget | None = None) -> None:
-    generate.make([cell], runner(), AnswerSource(budget, limit))
+def made(run: Run, limit: int | None = None, budget: Budget | None = None) -> None:
+    generate.make([run], runner(), AnswerSource(budget, limit))
 
 
 def paid(server: StubServer, **overrides: object) -> Run:
@@ -42,10 +42,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_dry_run_counts_what_a_run_then_asks(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = paid(server)
-        (_, (_, planned)) = generate.plan([cell], runner())
+        run = paid(server)
+        (_, (_, planned)) = generate.plan([run], runner())
         assert server.calls == []
-        made(cell)
+        made(run)
         assert (planned.requests, planned.cached) == (len(server.calls), 0)
         assert planned.tokens_in == pytest.approx(
             server.tokens_in, rel=0.35
@@ -76,26 +76,26 @@ def test_a_dry_run_trains_nothing_and_says_that_it_estimates(few_users: Path) ->
 
 def test_a_dry_run_counts_the_trainings_before_the_first_question(few_users: Path) -> None:
     with StubServer() as server:
-        cell = paid(server, candidate_folds=3)
-        rows = generate.plan([cell], runner())
+        run = paid(server, candidate_folds=3)
+        rows = generate.plan([run], runner())
         assert "before the first question: 3 trainings of SRGNN (stage I)." in generate.render_plan(rows)
         assert rows[1][1].estimated
         shutil.rmtree("saved")
-        assert ": 4 trainings of SRGNN" in generate.render_plan(generate.plan([cell], runner()))
+        assert ": 4 trainings of SRGNN" in generate.render_plan(generate.plan([run], runner()))
         assert not Path("saved").exists()
     assert server.calls == []
 
 
 def test_a_dry_run_sees_what_is_there_already(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = paid(server)
-        made(cell, limit=20)
+        run = paid(server)
+        made(run, limit=20)
         asked = len(server.calls)
-        planned = generate.plan([cell], runner())[1][1]
+        planned = generate.plan([run], runner())[1][1]
         assert planned.cached == asked
-        made(cell)
+        made(run)
         assert planned.requests == len(server.calls) - asked
-        assert [row.state for _, row in generate.plan([cell], runner())] == ["made", "made"]
+        assert [row.state for _, row in generate.plan([run], runner())] == ["made", "made"]
 
 
 def test_the_offline_rule_has_nothing_to_plan(few_users: Path) -> None:
@@ -114,9 +114,9 @@ def test_models_without_features_have_nothing_to_generate(few_users: Path) -> No
 
 def test_one_budget_holds_for_all_cells_of_a_command(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cells = [asking_cell(server, intent_stride=stride) for stride in (4, 1)]
+        runs = [asking_cell(server, intent_stride=stride) for stride in (4, 1)]
         with pytest.raises(UserError, match="--max_requests=40 is reached"):
-            generate.make(cells, runner(), AnswerSource(Budget(max_requests=40)))
+            generate.make(runs, runner(), AnswerSource(Budget(max_requests=40)))
         assert len(server.calls) == 40
         first = len(json.loads(only_manifest("loo-vllm-*", 4).read_text())["features"])
     assert first == 3  # itemtext, candidates and intents of the first cell are whole
@@ -133,13 +133,13 @@ def only_manifest(pattern: str, stride: int) -> Path:
 
 def test_a_trial_asks_a_few_and_the_rest_later(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = asking_cell(server)
-        made(cell, limit=7)
+        run = asking_cell(server)
+        made(run, limit=7)
         assert len(server.calls) == 7
         entry = json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]
         assert entry["stopped"].startswith("--limit=7 of ")
         assert 0 < entry["coverage"] < 0.5
-        made(cell)
+        made(run)
         assert max(server.times_asked().values()) == 1
     assert json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]["coverage"] == 1.0
 
@@ -152,15 +152,15 @@ def test_published_answers_rebuild_the_features_without_a_key(
     few_users: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = paid(server)
-        made(cell)
-        count = generate.export([cell], Path(name))
+        run = paid(server)
+        made(run)
+        count = generate.export([run], Path(name))
         asked, wanted = len(server.calls), contents(only_folder("openai"))
         assert count == asked
         shutil.rmtree(only_folder("openai"))
         (SEMANTICS / "responses.sqlite").unlink()
         monkeypatch.delenv("OPENAI_API_KEY")
-        assert generate.take_in([cell], Path(name)).new == count
+        assert generate.take_in([run], Path(name)).new == count
         made(paid(server, max_cost=0.0))
         assert len(server.calls) == asked
     assert contents(only_folder("openai")) == wanted
@@ -175,16 +175,16 @@ def test_publishing_nothing_is_an_error_and_leaves_an_older_file(few_users: Path
 
 def test_a_batch_file_and_its_output_take_the_place_of_asking(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = paid(server)
-        count = generate.batch_file([cell], runner(), Path("batch.jsonl"))
+        run = paid(server)
+        count = generate.batch_file([run], runner(), Path("batch.jsonl"))
         lines = [json.loads(line) for line in Path("batch.jsonl").read_text().splitlines()]
         assert len(lines) == count
         assert {line["url"] for line in lines} == {"/v1/chat/completions"}
         assert lines[0]["body"]["response_format"]["type"] == "json_schema"
         output = [json.dumps(output_line(line, three_candidates(line["body"]))) for line in lines]
         Path("output.jsonl").write_text("\n".join(output))
-        assert generate.take_in([cell], Path("output.jsonl")).new == count
-        made(cell)
+        assert generate.take_in([run], Path("output.jsonl")).new == count
+        made(run)
         assert server.calls == []
     entry = json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]
     assert entry["coverage"] == 1.0
@@ -266,8 +266,8 @@ def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> Non
     stub = BatchStub(three_candidates)
     with StubServer(stub) as server:
         options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "epochs": 1}
-        cells = [make_run("LLMDMsRec", name, **options) for name in ("tiny", "other")]
-        shops = generate.run_batches(cells, runner(), pause=0.0)
+        runs = [make_run("LLMDMsRec", name, **options) for name in ("tiny", "other")]
+        shops = generate.run_batches(runs, runner(), pause=0.0)
     assert [shop.settings["dataset"] for shop in shops] == ["tiny", "other"]
     keys = [set(read_table(shop.folder.file("intent.asked"))["request_key"]) for shop in shops]
     assert [{line["custom_id"] for line in lines} for lines in stub.files.values()] == keys

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.grid import as_list, expand, parse_seeds, run, run_all
+from recbole_llm.experiments.grid import as_list, expand, parse_seeds
+from recbole_llm.experiments.launch import run, run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.registry import METHODS
+from recbole_llm.registry import methods
 from tests.helpers import StopAt
 
 SHORT = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
@@ -55,11 +56,11 @@ def own_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A model from outside that can be made to fail."""
     Path("flaky_model.py").write_text(textwrap.dedent(FLAKY))
     monkeypatch.syspath_prepend(Path.cwd())
-    known = dict(METHODS)
+    known = dict(methods())
     yield "flaky_model:Flaky"
     sys.modules.pop("flaky_model", None)
-    METHODS.clear()
-    METHODS.update(known)
+    methods().clear()
+    methods().update(known)
 
 
 def started(log: pytest.LogCaptureFixture) -> list[str]:
@@ -103,8 +104,8 @@ def test_other_seeds_are_an_error(value: Any) -> None:
 
 
 def test_a_grid_is_every_model_with_every_seed_and_semantics(tiny: Path) -> None:
-    cells = expand("SRGNN,LLMDMsRec", "tiny", seeds=2, semantics="offline,shuffled")
-    found = [(cell.settings.method.name, cell.settings["seed"], cell.settings["semantics"]) for cell in cells]
+    runs = expand("SRGNN,LLMDMsRec", "tiny", seeds=2, semantics="offline,shuffled")
+    found = [(run.settings.method.name, run.settings["seed"], run.settings["semantics"]) for run in runs]
     assert found == [
         ("SRGNN", 2020, "none"),
         ("SRGNN", 2021, "none"),
@@ -113,13 +114,13 @@ def test_a_grid_is_every_model_with_every_seed_and_semantics(tiny: Path) -> None
 
 
 def test_one_cell_under_two_names_runs_once(tiny: Path) -> None:
-    cells = expand("LLMDMsRec", "tiny", semantics="llm,offline", overrides={"llm": "offline"})
-    assert len(cells) == 1
+    runs = expand("LLMDMsRec", "tiny", semantics="llm,offline", overrides={"llm": "offline"})
+    assert len(runs) == 1
 
 
 def test_a_key_of_one_model_reaches_that_model_alone(tiny: Path) -> None:
-    cells = expand("SASRec,GRU4Rec", "tiny", overrides={"GRU4Rec.num_layers": 2, "n_layers": 3})
-    by_name = {cell.settings.method.name: cell.settings for cell in cells}
+    runs = expand("SASRec,GRU4Rec", "tiny", overrides={"GRU4Rec.num_layers": 2, "n_layers": 3})
+    by_name = {run.settings.method.name: run.settings for run in runs}
     assert by_name["GRU4Rec"]["num_layers"] == 2
     assert by_name["SASRec"]["n_layers"] == 3
 
@@ -127,8 +128,8 @@ def test_a_key_of_one_model_reaches_that_model_alone(tiny: Path) -> None:
 @pytest.mark.parametrize("keys", [["epochs", "GRU4Rec.epochs"], ["GRU4Rec.epochs", "epochs"]])
 def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, keys: list[str]) -> None:
     values = {"epochs": 3, "GRU4Rec.epochs": 7}
-    cells = expand("SASRec,GRU4Rec", "tiny", overrides={key: values[key] for key in keys})
-    assert [cell.settings["epochs"] for cell in cells] == [3, 7]
+    runs = expand("SASRec,GRU4Rec", "tiny", overrides={key: values[key] for key in keys})
+    assert [run.settings["epochs"] for run in runs] == [3, 7]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_key_that_no_model_has_is_an_error_in_a_file_too(tiny: Path, line: str
 
 def test_a_file_may_serve_commands_with_other_models(tiny: Path) -> None:
     Path("mine.yaml").write_text("n_layers: 3\nGRU4Rec.num_layers: 2\n")
-    by_name = {cell.settings.method.name: cell for cell in expand("Pop,SASRec", "tiny", config_files=["mine.yaml"])}
+    by_name = {run.settings.method.name: run for run in expand("Pop,SASRec", "tiny", config_files=["mine.yaml"])}
     assert by_name["SASRec"].settings["n_layers"] == 3
     assert by_name["Pop"].settings.get("n_layers") is None
 
@@ -287,7 +288,7 @@ def test_a_users_mistake_in_a_single_cell_is_raised_and_not_recorded(tiny: Path)
 
 
 def test_ctrl_c_stops_the_grid_and_keeps_what_is_done(tiny: Path) -> None:
-    cells = expand("Pop,GRU4Rec,SRGNN", "tiny", overrides=SHORT)
+    runs = expand("Pop,GRU4Rec,SRGNN", "tiny", overrides=SHORT)
     with pytest.raises(KeyboardInterrupt):
-        run_all(cells, Runner(ResultStore(), StopAt("epoch 2")))
+        run_all(runs, Runner(ResultStore(), StopAt("epoch 2")))
     assert [record.model for record in ResultStore()] == ["Pop"]

@@ -63,25 +63,25 @@ def test_a_trial_that_was_interrupted_goes_on_and_reports_anew(tiny: Path, monke
 
 def test_a_trial_with_epochs_that_are_not_validated_goes_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
-    cell = make_run("GRU4Rec", eval_step=2, **SMALL)
+    run = make_run("GRU4Rec", eval_step=2, **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(Driver(interrupt_at=4), cell, "trial", None)
+        run_trial(Driver(interrupt_at=4), run, "trial", None)
     again = Driver()
-    found = run_trial(again, cell, "trial", None)
+    found = run_trial(again, run, "trial", None)
     assert [epoch for epoch, _ in again.heard] == [2, 4]
     assert found.epochs == 4
 
 
 def test_the_time_before_an_interruption_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
-    cell = make_run("GRU4Rec", **SMALL)
+    run = make_run("GRU4Rec", **SMALL)
     with pytest.raises(KeyboardInterrupt):
-        run_trial(Driver(interrupt_at=3), cell, "trial", 500.0)
+        run_trial(Driver(interrupt_at=3), run, "trial", 500.0)
     state = checkpoint.load(Path("trial/last.pt"))
     state["seconds"]["train"] += 1000.0
     checkpoint.save(Path("trial/last.pt"), state)
     again = Driver()
-    found = run_trial(again, cell, "trial", 500.0)
+    found = run_trial(again, run, "trial", 500.0)
     assert [epoch for epoch, _ in again.heard] == [1, 2, 3]  # all that is known, and the epoch in which it is over
     assert (found.epochs, found.pruned) == (3, False)
 

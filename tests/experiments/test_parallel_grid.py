@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.experiments.grid import run
 from recbole_llm.experiments.jobs import pack
+from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.settings.layers import stage_one_settings
@@ -73,11 +73,11 @@ def test_item_profiles_travel_with_a_cell(tiny: Path, monkeypatch: pytest.Monkey
     """The other machine has no such file, and the key is a hash of it."""
     monkeypatch.setattr("tempfile.tempdir", str(Path.cwd() / "there"))
     Path("mine.jsonl").write_text('{"title": "a", "profile": "b"}\n')
-    cell = make_run("LLMDMsRec", profiles="mine.jsonl")
-    shipment = pack(cell, None)
+    run = make_run("LLMDMsRec", profiles="mine.jsonl")
+    shipment = pack(run, None)
     Path("mine.jsonl").unlink()
-    with shipment.unpacked(cell) as (moved, _):
-        assert moved.key == cell.key
+    with shipment.unpacked(run) as (moved, _):
+        assert moved.key == run.key
         assert Path(moved.settings["profiles"]).read_text() == '{"title": "a", "profile": "b"}\n'
-        assert stage_one_settings(moved.settings).key() == stage_one_settings(cell.settings).key()
-        assert moved.blank_record().settings == cell.blank_record().settings
+        assert stage_one_settings(moved.settings).key() == stage_one_settings(run.settings).key()
+        assert moved.blank_record().settings == run.blank_record().settings

@@ -20,10 +20,11 @@ from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run, _reads_graph
-from recbole_llm.experiments.runner import Prepared, Runner
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.features.builder import FEATURES, feature_versions
+from recbole_llm.features.lookup import feature_versions, find_feature
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
 from recbole_llm.utils.progress import Stopwatch
@@ -150,17 +151,17 @@ def test_a_published_draw_that_is_not_read_leaves_the_key(workspace: Path) -> No
 
 def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
     """Of the settings and the hash of ``.inter`` alone, and of ``.item`` and versions for features."""
-    cell = make_run("SRGNN")
+    run = make_run("SRGNN")
     inter, item = (file_sha256(tiny / f"tiny.{suffix}") for suffix in ("inter", "item"))
-    assert cell.key == cell.settings.key(files={"inter": inter}, features={})
-    cell = make_run("LLMDMsRec")
-    features = feature_versions(cell.settings.method.features)
-    assert cell.key == cell.settings.key(files={"inter": inter, "item": item}, features=features)
+    assert run.key == run.settings.key(files={"inter": inter}, features={})
+    run = make_run("LLMDMsRec")
+    features = feature_versions(run.settings.method.features)
+    assert run.key == run.settings.key(files={"inter": inter, "item": item}, features=features)
 
 
 def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {model: make_run(model).key for model in ("SRGNN", "LLMDMsRec")}
-    monkeypatch.setattr(type(FEATURES["intent"]), "version", 99)
+    monkeypatch.setattr(type(find_feature("intent")), "version", 99)
     assert make_run("SRGNN").key == before["SRGNN"]
     assert make_run("LLMDMsRec").key != before["LLMDMsRec"]
 
@@ -201,10 +202,10 @@ def test_an_unknown_dataset_is_an_error_with_the_nearest_name(tiny: Path) -> Non
 
 
 def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
-    cell = make_run("GRU4Rec")
-    record = runner().run(cell)
+    run = make_run("GRU4Rec")
+    record = runner().run(run)
     assert (record.key, record.status, record.model, record.dataset, record.protocol) == (
-        cell.key, "ok", "GRU4Rec", "tiny", "loo",
+        run.key, "ok", "GRU4Rec", "tiny", "loo",
     )  # fmt: skip
     assert (record.seed, record.semantics, record.features) == (1, "none", None)
     assert record.data is not None
@@ -222,11 +223,11 @@ def test_the_record_says_what_was_run_on_what_and_how_long(tiny: Path) -> None:
 
 
 def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None:
-    cell = make_run("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
-    record = cell.blank_record()
+    run = make_run("LLMDMsRec", llm="vllm", llm_base_url="http://me:secret@host:8000/v1")
+    record = run.blank_record()
     assert record.settings["llm_base_url"] == "http://***@host:8000/v1"
     assert "secret" not in record.model_dump_json()
-    assert cell.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # what is asked
+    assert run.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # what is asked
 
 
 def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -> None:
@@ -240,45 +241,45 @@ def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -
 
 
 def test_a_record_with_features_says_where_they_came_from(featured: Path) -> None:
-    cell = make_run("LLMDMsRec", epochs=1)
-    record = runner().run(cell)
+    run = make_run("LLMDMsRec", epochs=1)
+    record = runner().run(run)
     assert record.features is not None
     assert (record.features.llm, record.features.encoder) == ("offline", "minilm-mean-128")
     assert record.semantics == record.source == "offline"
-    assert record.stage_one == runner().candidate_run(cell).key
+    assert record.stage_one == runner().candidate_run(run).key
     assert record.features.manifest_sha256 == file_sha256(Path(record.features.folder or "") / "manifest.json")
 
 
 def test_a_finished_cell_is_not_run_again(tiny: Path) -> None:
-    cell = make_run("Pop")
-    first = runner().run(cell)
+    run = make_run("Pop")
+    first = runner().run(run)
     path = ResultStore("results").path(first)
     changed = path.stat().st_mtime_ns
-    assert runner().run(cell) == first
+    assert runner().run(run) == first
     assert path.stat().st_mtime_ns == changed
 
 
 def test_force_runs_a_finished_cell_again_with_equal_numbers(tiny: Path) -> None:
-    cell = make_run("GRU4Rec")
-    first = runner().run(cell)
-    second = runner(force=True).run(cell)
+    run = make_run("GRU4Rec")
+    first = runner().run(run)
+    second = runner(force=True).run(run)
     assert second.seconds != first.seconds
     assert second.metrics == first.metrics
 
 
 def test_force_runs_a_cell_once_in_a_command(tiny: Path) -> None:
-    cell, forced = make_run("Pop"), runner(force=True)
-    assert forced.run(cell) is not None
-    assert forced.finished(cell) is not None
+    run, forced = make_run("Pop"), runner(force=True)
+    assert forced.run(run) is not None
+    assert forced.finished(run) is not None
 
 
 def test_a_failed_record_does_not_count_as_finished(tiny: Path) -> None:
-    cell, cells = make_run("Pop"), runner()
-    record = cell.blank_record()
+    run, runs = make_run("Pop"), runner()
+    record = run.blank_record()
     record.status = "failed"
-    cells.store.put(record)
-    assert cells.finished(cell) is None
-    assert cells.run(cell).status == "ok"
+    runs.store.put(record)
+    assert runs.finished(run) is None
+    assert runs.run(run).status == "ok"
 
 
 def test_the_reference_engine_keeps_recboles_own_metrics_beside_ours(tiny: Path) -> None:
@@ -298,10 +299,10 @@ def test_a_model_that_ranks_nothing_is_refused(tiny: Path, engine: str) -> None:
 
 
 def test_a_trained_model_has_the_best_weights(tiny: Path) -> None:
-    cell, cells = make_run("GRU4Rec"), runner()
-    record = cells.run(cell)
-    prepared = cells.trained(cell)
-    loader = cells._eval_loader(prepared, "test")
+    run, runs = make_run("GRU4Rec"), runner()
+    record = runs.run(run)
+    prepared = runs.trained(run)
+    loader = prepared.eval_loader("test")
     scores = torch.cat([prepared.model.full_sort_predict(batch) for _, batch in loader])
     assert bool(torch.isfinite(scores).all())
     assert not prepared.model.training
@@ -310,12 +311,12 @@ def test_a_trained_model_has_the_best_weights(tiny: Path) -> None:
 
 
 def test_a_lost_checkpoint_is_trained_again(tiny: Path) -> None:
-    cell, cells = make_run("GRU4Rec"), runner()
-    record = cells.run(cell)
-    (cell.folder / "best.pt").unlink()
-    cells.trained(cell)
-    assert (cell.folder / "best.pt").is_file()
-    again = ResultStore("results").find(cell.key)
+    run, runs = make_run("GRU4Rec"), runner()
+    record = runs.run(run)
+    (run.folder / "best.pt").unlink()
+    runs.trained(run)
+    assert (run.folder / "best.pt").is_file()
+    again = ResultStore("results").find(run.key)
     assert again is not None
     assert again.metrics == record.metrics
 
@@ -329,22 +330,22 @@ def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinis
     tiny: Path, results: str, force: bool
 ) -> None:
     """The other one runs with ``--force``, or for another results folder."""
-    cell = make_run("GRU4Rec", epochs=4)
-    first = runner().run(cell)
+    run = make_run("GRU4Rec", epochs=4)
+    first = runner().run(run)
     assert (first.best_epoch or 0) > 1
-    served = weights(runner().trained(cell))
+    served = weights(runner().trained(run))
     with pytest.raises(KeyboardInterrupt):
-        Runner(ResultStore(results), StopAt("epoch 2"), force=force).run(cell)
-    assert weights(runner().trained(cell)) == served
-    assert ResultStore("results").find(cell.key) == first
+        Runner(ResultStore(results), StopAt("epoch 2"), force=force).run(run)
+    assert weights(runner().trained(run)) == served
+    assert ResultStore("results").find(run.key) == first
 
 
 def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_finished_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell = make_run("GRU4Rec", epochs=3, engine="recbole")
-    runner().run(cell)
-    served = (cell.folder / "best.pt").read_bytes()
+    run = make_run("GRU4Rec", epochs=3, engine="recbole")
+    runner().run(run)
+    served = (run.folder / "best.pt").read_bytes()
     save = Trainer._save_checkpoint
 
     def save_and_stop(self: Trainer, *arguments: Any, **named: Any) -> None:
@@ -353,8 +354,8 @@ def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_fini
 
     monkeypatch.setattr(Trainer, "_save_checkpoint", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
-        runner(force=True).run(cell)
-    assert (cell.folder / "best.pt").read_bytes() == served
+        runner(force=True).run(run)
+    assert (run.folder / "best.pt").read_bytes() == served
 
 
 def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
@@ -363,16 +364,16 @@ def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
     """The weights that the older ``last.pt`` counts on are gone: what goes on begins anew."""
     settings: dict[str, Any] = {"epochs": 25, "learning_rate": 0.05}
     whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", **settings))
-    cell, best = make_run("GRU4Rec", **settings), whole.best_epoch or 0
+    run, best = make_run("GRU4Rec", **settings), whole.best_epoch or 0
     assert 1 < best < 25 - 2
     with monkeypatch.context() as patch:
         patch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
         with pytest.raises(KeyboardInterrupt):
-            Runner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(cell)
-    assert (cell.folder / "last.pt").is_file()
+            Runner(ResultStore("results"), StopAt(f"epoch {best + 2}")).run(run)
+    assert (run.folder / "last.pt").is_file()
     with pytest.raises(KeyboardInterrupt):
-        Runner(ResultStore("results"), StopAt("epoch 2"), force=True).run(cell)
-    assert runner().run(cell).metrics == whole.metrics
+        Runner(ResultStore("results"), StopAt("epoch 2"), force=True).run(run)
+    assert runner().run(run).metrics == whole.metrics
 
 
 def without_best_weights(folder: Path) -> None:
@@ -391,11 +392,11 @@ def test_a_checkpoint_that_is_not_whole_is_not_gone_on_from(
 ) -> None:
     whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", epochs=4))
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
-    cell = make_run("GRU4Rec", epochs=4)
+    run = make_run("GRU4Rec", epochs=4)
     with pytest.raises(KeyboardInterrupt):
-        Runner(ResultStore("results"), StopAt("epoch 3")).run(cell)
-    spoil(cell.folder)
-    assert runner().run(cell).metrics == whole.metrics
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(run)
+    spoil(run.folder)
+    assert runner().run(run).metrics == whole.metrics
     assert "training begins anew" in caplog.text
 
 
@@ -445,12 +446,12 @@ def test_a_cell_is_named_for_people(tiny: Path) -> None:
 
 
 def test_cells_are_made_of_settings_alone(tiny: Path) -> None:
-    cell = make_run("SRGNN")
-    assert Run.of(cell.settings).key == cell.key
+    run = make_run("SRGNN")
+    assert Run.of(run.settings).key == run.key
     assert isinstance(Runner(ResultStore("results")).store, ResultStore)
 
 
 def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_path: Path) -> None:
-    cell = make_run("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
-    assert cell.settings["results_dir"] == str(tmp_path / "mine")
-    assert str(tmp_path) not in cell.blank_record().model_dump_json()
+    run = make_run("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
+    assert run.settings["results_dir"] == str(tmp_path / "mine")
+    assert str(tmp_path) not in run.blank_record().model_dump_json()

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.grid import run
+from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 

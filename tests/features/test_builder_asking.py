@@ -173,7 +173,7 @@ def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None
         for seed in (1, 2):
             command.prepare(asking_cell(server, seed=seed), Stopwatch())
         assert [call.raw for call in server.calls[asked:]] == [lost]
-        Runner(ResultStore("results"), mends=False).prepare(asking_cell(server), Stopwatch())
+        Runner(ResultStore("results"), asks_again=False).prepare(asking_cell(server), Stopwatch())
         assert len(server.calls) == asked + 1
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from recbole_llm.errors import UserError
-from recbole_llm.features.builder import find_feature
+from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
 
 PROMPT = {

@@ -11,8 +11,9 @@ import pytest
 from recbole_llm.data.atomic import Column, read_table
 from recbole_llm.data.split import rows_digest
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.doctor import Finding, examine_leaks
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.doctor import Finding
+from recbole_llm.experiments.leak_report import examine_leaks
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache

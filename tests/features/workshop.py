@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import read_table
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.runner import Prepared
 from tests.helpers import make_run, prepare
 from tests.stub_server import Call, StubServer
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recbole.model.layers import TransformerEncoder
 
-from recbole_llm.compat.mends import apply
 from recbole_llm.layers.causal_attention import encode_last
-
-apply()
-
-from recbole.model.layers import TransformerEncoder  # noqa: E402
 
 ROWS, LENGTH, SIZE = 9, 7, 16
 

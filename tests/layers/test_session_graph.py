@@ -8,14 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recbole.model.sequential_recommender.gcsan import GCSAN
+from recbole.model.sequential_recommender.srgnn import SRGNN
 
-from recbole_llm.compat.mends import apply
 from recbole_llm.layers.session_graph import edge_relations, session_edges, session_graph
-
-apply()
-
-from recbole.model.sequential_recommender.gcsan import GCSAN  # noqa: E402
-from recbole.model.sequential_recommender.srgnn import SRGNN  # noqa: E402
 
 
 def padded(*rows, width=None):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import compile_layers, make_trainer
+from recbole_llm.training.trainer import compile_layers
 from tests.helpers import prepare
 
 

@@ -12,9 +12,10 @@ from torch import distributed
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.distributed import Together, join
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import BenchTrainer, make_trainer
+from recbole_llm.training.trainer import BenchTrainer
 from tests.helpers import make_run, prepare, runner
 
 EXACT: dict[str, Any] = {"dropout_prob": 0.0, "hidden_size": 16, "embedding_size": 16, "epochs": 3}

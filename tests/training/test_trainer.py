@@ -8,8 +8,8 @@ import torch
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
 from recbole_llm.training import checkpoint, trainer
+from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import make_trainer
 from tests.helpers import make_run, prepare, runner
 
 SMALL = {

@@ -17,12 +17,12 @@ from tests.helpers import make_run
 SPACE = "learning_rate: {low: 0.0001, high: 0.1, log: true}\nnum_layers: [1, 2, 3]\n"
 
 
-def study_of(storage: str, trials: int, cell: Run | None = None, **budget: object) -> Study:
+def study_of(storage: str, trials: int, run: Run | None = None, **budget: object) -> Study:
     """The search of these tests in the current folder, whose ``dataset/tiny`` is there."""
     Path("space.yaml").write_text(SPACE)
     made = Budget(trials, pruner="none", **budget)  # type: ignore[arg-type]
     return Study(
-        cell or make_run("GRU4Rec"), read_space(Path("space.yaml")), made, open_storage(storage, Path("results"))
+        run or make_run("GRU4Rec"), read_space(Path("space.yaml")), made, open_storage(storage, Path("results"))
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
 from recbole_llm.tuning.report import write_search_report
@@ -72,10 +72,8 @@ def test_the_test_items_change_no_trial(plain: Path) -> None:
 
 def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    loader = Runner._eval_loader
-    monkeypatch.setattr(
-        Runner, "_eval_loader", lambda self, prepared, phase: asked.append(phase) or loader(self, prepared, phase)
-    )
+    loader = Prepared.eval_loader
+    monkeypatch.setattr(Prepared, "eval_loader", lambda self, phase: asked.append(phase) or loader(self, phase))
     (record,), _ = tune("BPR", "tiny", trials=2, epochs=1)
     assert asked == ["valid", "valid", "valid", "test"]  # two trials; then the tuned run
     assert [found.key for found in ResultStore("results")] == [record.key]
@@ -159,8 +157,8 @@ def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
     assert "GRU4Rec, tuned (6 trials)" in second.stdout
     assert Path("results/search.html").is_file()
     settings = {key: value for key, value in SMALL.items() if key != "seed"}
-    cell = make_run("GRU4Rec", **{"seed": 2020, **settings})
-    study = Study(cell, space_of(cell.settings), Budget(6), open_storage(None, Path("results")))
+    run = make_run("GRU4Rec", **{"seed": 2020, **settings})
+    study = Study(run, space_of(run.settings), Budget(6), open_storage(None, Path("results")))
     assert study.is_done
     ended = study.ended()
     assert len(ended) == len(study.slots()) == 6
@@ -171,7 +169,7 @@ def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
 def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) -> None:
     unanswered: dict[str, Any] = {"llm": "vllm", "llm_base_url": "http://127.0.0.1:1/v1", "max_requests": 0}
     records, studies = tune("EIMF,BPR", "tiny", trials=2, epochs=1, **unanswered)
-    assert [study.cell.settings.method.name for study in studies] == ["BPR"]
+    assert [study.run.settings.method.name for study in studies] == ["BPR"]
     assert [(record.model, record.status, record.trials) for record in records] == [
         ("BPR", "ok", 2),
         ("EIMF", "failed", 2),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from recbole_llm.errors import UserError
-from recbole_llm.registry import METHODS, recbole_methods
+from recbole_llm.registry import methods, recbole_methods
 from recbole_llm.tuning.space import read_space, space_of
 from recbole_llm.utils.yaml import properties_folder, property_names
 from tests.helpers import settings_of
@@ -21,7 +21,7 @@ BASELINES = [
     *("Pop", "BPR", "LightGCN", "SimpleX", "GRU4Rec", "SASRec", "SRGNN", "GCSAN", "NARM", "BERT4Rec"),
     *("FDSA", "SASRecF", "GRU4RecF"),
 ]
-KNOWN = [name for name in property_names("search") if name in METHODS or name in recbole_methods()]
+KNOWN = [name for name in property_names("search") if name in methods() or name in recbole_methods()]
 
 
 def written(folder: Path, text: str, name: str = "space.yaml") -> Path:
@@ -38,7 +38,7 @@ def distributions(path: Path) -> dict[str, Any]:
 
 
 def test_every_model_of_ours_and_every_baseline_has_a_space() -> None:
-    assert {*BASELINES, *METHODS} - {"ISRFDirect"} <= set(property_names("search"))
+    assert {*BASELINES, *methods()} - {"ISRFDirect"} <= set(property_names("search"))
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -116,7 +116,7 @@ def test_a_model_with_nothing_to_search_has_one_trial(tiny: Path) -> None:
 
 def test_bad_curves_are_pruned_but_never_the_defaults(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 7)
-    study = Study(study.cell, study.space, Budget(7, pruner="median"), open_storage(None, Path("results")))
+    study = Study(study.run, study.space, Budget(7, pruner="median"), open_storage(None, Path("results")))
     defaults = study.next()
     assert defaults is not None
     for number in range(5):
@@ -138,13 +138,13 @@ def test_bad_curves_are_pruned_but_never_the_defaults(tiny: Path) -> None:
 def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 4)
     take_part(study)
-    cell = study.tuned_run(seed=7)
-    found = {name: cell.settings[name] for name in ("learning_rate", "num_layers")}
+    run = study.tuned_run(seed=7)
+    found = {name: run.settings[name] for name in ("learning_rate", "num_layers")}
     assert found == study.settings(study.best())
-    assert (cell.settings["seed"], cell.settings["epochs"], cell.search) == (7, 2, {"trials": 4})
+    assert (run.settings["seed"], run.settings["epochs"], run.search) == (7, 2, {"trials": 4})
     plain = make_run("GRU4Rec", seed=7, **{f"GRU4Rec.{name}": value for name, value in found.items()})
-    assert cell.key != plain.key  # beside the plain run in the tables, not in its place
-    assert (cell.blank_record().tuned, cell.blank_record().trials) == (True, 4)
+    assert run.key != plain.key  # beside the plain run in the tables, not in its place
+    assert (run.blank_record().tuned, run.blank_record().trials) == (True, 4)
 
 
 # ---- several processes ----------------------------------------------------------------------------

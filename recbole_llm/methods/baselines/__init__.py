@@ -1,1 +1,29 @@
-"""Models that the five methods are compared with and that RecBole lacks."""
+"""Models that the five methods are compared with or built on, and that RecBole lacks."""
+
+from __future__ import annotations
+
+from recbole_llm.registry import SEQUENTIAL, Method, register
+
+_PACKAGE = "recbole_llm.methods.baselines"
+
+for _name, _module, _paper in (
+    ("TAGNN", "tagnn", "arXiv 2005.02844"),
+    ("GCEGNN", "gcegnn", "arXiv 2106.05081"),
+    ("ComiRecDR", "comirec", "arXiv 2005.09347"),
+    ("ComiRecSA", "comirec", "arXiv 2005.09347"),
+    ("MIND", "mind", "arXiv 1904.08030"),
+    ("REMI", "remi", "arXiv 2302.14532"),
+):
+    register(Method(_name, f"{_PACKAGE}.{_module}:{_name}", SEQUENTIAL, _paper, losses=("CE",)))
+
+# SASRec over frozen text vectors trains by what its SASRec has.
+register(
+    Method(
+        name="SASRecText",
+        target=f"{_PACKAGE}.sasrectext:SASRecText",
+        kind=SEQUENTIAL,
+        paper="arXiv 1808.09781",
+        features=("itemtext",),
+        text="text",
+    )
+)

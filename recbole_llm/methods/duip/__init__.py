@@ -1,1 +1,17 @@
-"""DUIP (arXiv 2501.10871)."""
+"""DUIP (arXiv 2501.10871): the LSTM and the language model that it prompts, and their settings."""
+
+from __future__ import annotations
+
+from recbole_llm.registry import SEQUENTIAL, Method, register
+
+register(
+    Method(
+        name="DUIP",
+        target="recbole_llm.methods.duip.model:DUIP",
+        kind=SEQUENTIAL,
+        paper="arXiv 2501.10871",
+        features=("itemtext",),
+        text="text",
+        losses=("CE",),
+    )
+)

@@ -1,1 +1,20 @@
-"""LDMI (arXiv 2507.10917)."""
+"""LDMI (arXiv 2507.10917): the multi-interest model, its features and prompt, its settings."""
+
+from __future__ import annotations
+
+from recbole_llm.registry import SEQUENTIAL, Method, register
+
+register(
+    Method(
+        name="LDMI",
+        target="recbole_llm.methods.ldmi.model:LDMI",
+        kind=SEQUENTIAL,
+        paper="arXiv 2507.10917",
+        features=("interest", "synuser"),
+        losses=("CE",),
+    ),
+    features={
+        "interest": "recbole_llm.methods.ldmi.features:Interests",
+        "synuser": "recbole_llm.methods.ldmi.features:SynthesisedUsers",
+    },
+)

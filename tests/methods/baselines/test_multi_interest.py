@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.experiments.runner import Prepared
-from recbole_llm.registry import METHODS
+from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.registry import methods
 from recbole_llm.training.loaders import training_loader
 from tests.helpers import make_run, prepare, runner
 
@@ -23,12 +23,12 @@ def batch_of(prepared: Prepared) -> Any:
 
 
 def cases_of(prepared: Prepared) -> Any:
-    return next(iter(runner()._eval_loader(prepared, "test")))[1]
+    return next(iter(prepared.eval_loader("test")))[1]
 
 
 def seeded(prepared: Prepared, name: str) -> Any:
     torch.manual_seed(4)
-    return METHODS[name].load()(prepared.config, prepared.train_part)
+    return methods()[name].load()(prepared.config, prepared.train_part)
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -196,7 +196,7 @@ def test_held_out_users_have_several_targets_and_each_counts(tiny: Path, name: s
     prepared = runner().trained(cell)
     table, cases = prepared.dataset.table, prepared.dataset.split.test
     recall, hit = [], []
-    for numbers, batch in runner()._eval_loader(prepared, "test"):
+    for numbers, batch in prepared.eval_loader("test"):
         with torch.no_grad():
             scores = prepared.model.full_sort_predict(batch)
         scores[:, 0] = -torch.inf

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import prepare, runner
+from tests.helpers import prepare
 from tests.methods.gated_graph import Weights, gated_graph, sigmoid
 
 SIZE = {"embedding_size": 4, "epochs": 1, "MAX_ITEM_LIST_LENGTH": 6}
@@ -42,7 +42,7 @@ def sessions_of(batch: Any) -> list[list[int]]:
 
 def cases(prepared: Prepared) -> Any:
     """All test cases, with histories made to repeat items and to walk an edge both ways."""
-    batch = runner()._eval_loader(prepared, "test").batch(np.arange(len(prepared.dataset.split.test)))
+    batch = prepared.eval_loader("test").batch(np.arange(len(prepared.dataset.split.test)))
     items, lengths = batch["item_id_list"].clone(), batch["item_length"]
     for row, length in enumerate(lengths.tolist()):
         if length >= 4 and row % 3:

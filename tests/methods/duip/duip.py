@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from tests.helpers import prepare
 
 SMALL: dict[str, Any] = {

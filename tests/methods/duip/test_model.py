@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.duip.model import UNLISTED
+from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import make_trainer
 from tests.helpers import make_run, runner, write_tiny
 from tests.methods.duip.duip import SMALL, duip
 
@@ -24,7 +24,7 @@ def first_batch(prepared: Prepared) -> Any:
 
 
 def cases(prepared: Prepared, count: int = 6) -> Any:
-    return runner()._eval_loader(prepared, "test").batch(np.arange(count))
+    return prepared.eval_loader("test").batch(np.arange(count))
 
 
 def sharpened(prepared: Prepared) -> Any:

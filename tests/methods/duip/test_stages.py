@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from recbole_llm.errors import UserError
+from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
-from recbole_llm.training.trainer import make_trainer
 from tests.helpers import make_run, runner
 from tests.methods.duip.duip import SMALL, duip
 
@@ -32,7 +32,7 @@ def test_a_run_passes_through_both_stages_and_moves_the_language_model_in_the_se
     trainer.on_epoch = lambda epoch, score: same.append(
         all(torch.equal(value, first[name]) for name, value in prepared.model.lm.state_dict().items())
     )
-    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     assert [entry["stage"] for entry in trainer.curve] == ["frozen", "frozen", "finetuned", "finetuned"]
     assert same == [True, True, False, False]
 
@@ -42,7 +42,7 @@ def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[st
     prepared = duip(epochs=20, stage_epochs=[1, 2], stopping_step=20, **switch)
     trainer = make_trainer(prepared.config, prepared.model)
     trainer.place(Path("saved"))
-    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     assert [entry["stage"] for entry in trainer.curve] == ["frozen"] * 3
 
 
@@ -54,7 +54,7 @@ def test_the_language_model_alone_learns_from_the_first_epoch(tiny: Path, head: 
     trainer.place(Path("saved"))
     words = prepared.model.lm.get_input_embeddings().weight
     first = words.detach().clone()
-    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     assert [entry["stage"] for entry in trainer.curve] == ["finetuned"] * 2
     assert not torch.equal(words, first)
     with pytest.raises(UserError, match="nothing to train"):
@@ -65,7 +65,7 @@ def test_stages_count_epochs_however_seldom_validations_are(tiny: Path) -> None:
     prepared = duip(epochs=20, stage_epochs=[2, 3], stopping_step=20, eval_step=2)
     trainer = make_trainer(prepared.config, prepared.model)
     trainer.place(Path("saved"))
-    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     # The second stage ends with the first validation after its three epochs.
     assert [entry.get("stage") for entry in trainer.curve] == [None, "frozen", None, "finetuned", None, "finetuned"]
 
@@ -95,7 +95,7 @@ def test_rates_that_fall_do_so_from_the_start_of_each_stage(tiny: Path) -> None:
     trainer = make_trainer(prepared.config, prepared.model)
     rates = []
     trainer.on_epoch = lambda epoch, score: rates.append([group["lr"] for group in trainer.optimizer.param_groups])
-    trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     assert rates == [[0.01], [0.01], [0.005], [0.02, 0.03], [0.02, 0.03], [0.01, 0.015]]
 
 
@@ -120,7 +120,7 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
 
     trainer.on_epoch = stop
     with pytest.raises(Stop):
-        trainer.fit(training_loader(prepared)[0], runner()._eval_loader(prepared, "valid"))
+        trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
     resumed = runner("parts").run(cell)
     assert [entry["loss"] for entry in resumed.curve] == [entry["loss"] for entry in whole.curve]
     assert resumed.metrics == whole.metrics
@@ -142,7 +142,7 @@ def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
     def fit(trainer: Any) -> list[float]:
         loader = training_loader(prepared)[0]
         trainer.resume(loader)
-        trainer.fit(loader, runner()._eval_loader(prepared, "valid"))
+        trainer.fit(loader, prepared.eval_loader("valid"))
         return [entry["loss"] for entry in trainer.curve]
 
     class Stop(Exception):  # noqa: N818

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.recommend import Recommender
-from recbole_llm.experiments.runner import Prepared
 from recbole_llm.features import encoder as encode
 from recbole_llm.methods.baselines.remi import REMI
 from recbole_llm.methods.eimf.model import EIMF, IBIMS
@@ -54,7 +54,7 @@ def batch_of(prepared: Prepared) -> Any:
 
 
 def test_cases(prepared: Prepared) -> Any:
-    return next(iter(runner()._eval_loader(prepared, "test")))[1]
+    return next(iter(prepared.eval_loader("test")))[1]
 
 
 test_cases.__test__ = False  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.layers.alignment import soft_target_alignment
 from recbole_llm.methods.isrf.decoding import UNFOUND
 from recbole_llm.methods.isrf.loader import AlternatingLoader
@@ -39,7 +39,7 @@ def direct(**overrides: Any) -> Prepared:
 
 
 def cases(prepared: Prepared, count: int = 6) -> Any:
-    return runner()._eval_loader(prepared, "test").batch(np.arange(count))
+    return prepared.eval_loader("test").batch(np.arange(count))
 
 
 @torch.no_grad()
@@ -216,7 +216,7 @@ def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Pat
 
 def test_the_place_of_the_target_among_candidates_is_not_told(tiny: Path) -> None:
     prepared = direct()
-    loader = runner()._eval_loader(prepared, "test")
+    loader = prepared.eval_loader("test")
     places = []
     for _, batch in loader:
         places += (batch["candidates"] == batch["item_id"][:, None]).nonzero()[:, 1].tolist()

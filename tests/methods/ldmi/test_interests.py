@@ -11,7 +11,7 @@ import pytest
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.experiments.generate import collect
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.features.feature import training_lists, visible_ends
 from recbole_llm.features.sources import BatchCollector
 from recbole_llm.training.loaders import training_loader

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.baselines.comirec import ComiRecDR
 from recbole_llm.methods.ldmi.model import LDMI, cluster_means
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import prepare, runner, settings_of, write_tiny
+from tests.helpers import prepare, settings_of, write_tiny
 
 SAME_ROUTING = "interest"
 Built = tuple[Prepared, Any]
@@ -57,7 +57,7 @@ def batches(prepared: Prepared, count: int = 3) -> list[Any]:
 
 
 def test_cases(prepared: Prepared) -> Any:
-    return next(iter(runner()._eval_loader(prepared, "test")))[1]
+    return next(iter(prepared.eval_loader("test")))[1]
 
 
 test_cases.__test__ = False  # type: ignore[attr-defined]

@@ -11,9 +11,9 @@ import torch
 
 from recbole_llm.data.atomic import read_table, split_ids
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.candidate_model import WHOLE, CandidateModel, best_items
-from recbole_llm.experiments.doctor import examine_leaks
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.candidate_model import WHOLE, best_items
+from recbole_llm.experiments.leak_report import examine_leaks
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import by_key, contents, only_folder, plant
@@ -37,7 +37,7 @@ def test_candidates_are_the_models_best_items_in_order(featured: Path, name: str
     dataset, model = trained.dataset, trained.model
     features = prepare("LLMDMsRec", epochs=1, stage_one_model=name, backbone=name).dataset.semantics
     offered = by_key(read_table(features.folder.file("candidates")))
-    batch = cells._eval_loader(trained, "test").batch(np.arange(len(dataset.split.test)))
+    batch = trained.eval_loader("test").batch(np.arange(len(dataset.split.test)))
     with torch.no_grad():
         scores = model.full_sort_predict(batch)
     scores[:, 0] = -torch.inf
@@ -118,7 +118,7 @@ def lists_of(prepared: Prepared) -> dict[int, list[str]]:
 def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded: Prepared) -> None:
     table, split = folded.dataset.table, folded.dataset.split
     cells, found = runner(), lists_of(folded)
-    stage_one = CandidateModel(cells, cells.candidate_run(make_run("LLMDMsRec", epochs=1)), Stopwatch(), 3)
+    stage_one = cells.candidate_model(make_run("LLMDMsRec", epochs=1, candidate_folds=3), Stopwatch())
     assert stage_one.untrained() == 0
     held_out = np.unique(np.concatenate([split.valid.end, split.test.end]))
     names = np.asarray(table.item_tokens)
@@ -132,7 +132,7 @@ def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded
             rows = np.array([row for row in split.train_targets if int(table.user[row]) not in users])
             assert not users & set(table.user[rows].tolist())
             seen |= set(rows.tolist())
-        for row, items in zip(rows, best_items(trained, rows, 7, cells), strict=True):
+        for row, items in zip(rows, best_items(trained, rows, 7, cells.bars), strict=True):
             assert found[int(row)] == names[items].tolist()
     assert seen == set(split.train_targets.tolist())
 
@@ -173,7 +173,7 @@ def test_folds_want_a_model_that_can_rank_for_strangers(featured: Path) -> None:
 def test_stage_one_is_trained_when_it_is_first_asked(tiny: Path) -> None:
     cells = runner()
     cell = cells.candidate_run(make_run("LLMDMsRec", epochs=1))
-    stage_one = CandidateModel(cells, cell, Stopwatch())
+    stage_one = cells.candidate_model(make_run("LLMDMsRec", epochs=1), Stopwatch())
     assert stage_one.key == cell.key
     assert not cell.folder.exists()
     stage_one.top_items(np.array([5]), 3)

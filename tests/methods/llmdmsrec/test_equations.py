@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.experiments.runner import Prepared
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 from recbole_llm.methods.llmdmsrec.model import ALIGNMENTS, LLMDMsRec
-from tests.helpers import prepare, runner
+from tests.helpers import prepare
 from tests.methods.gated_graph import Weights, gated_graph, sigmoid
 
 
@@ -27,7 +27,7 @@ def with_intents(prepared: Prepared, rows: list[tuple[str, int, list[int], list[
 
 def first_cases(prepared: Prepared, count: int) -> tuple[Any, list[tuple[str, int]]]:
     """A batch of test cases and the keys of its rows."""
-    loader = runner()._eval_loader(prepared, "test")
+    loader = prepared.eval_loader("test")
     chosen = np.arange(count)
     table, cases = prepared.dataset.table, loader.cases
     users = cases.user[chosen]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.recommend import Recommender
-from recbole_llm.experiments.runner import Prepared
 from recbole_llm.layers.bucketing import FEW_ROWS
 from recbole_llm.methods.baselines.session import Session
 from recbole_llm.methods.llmdmsrec.model import ALIGNMENTS, BACKBONES
@@ -45,7 +45,7 @@ def train(prepared: Prepared, steps: int = 6) -> list[float]:
 
 def scores_of(prepared: Prepared) -> torch.Tensor:
     """Scores of all test cases."""
-    loader = runner()._eval_loader(prepared, "test")
+    loader = prepared.eval_loader("test")
     with torch.no_grad():
         return torch.cat([prepared.model.eval().full_sort_predict(batch) for _, batch in loader])
 
@@ -128,7 +128,7 @@ def scores_by_hand(backbone: str, z: torch.Tensor, session: Session, items: torc
 @every_backbone
 def test_intents_enter_every_backbone_before_its_scores(featured: Path, backbone: str) -> None:
     prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone)
-    model, batch = prepared.model.eval(), runner()._eval_loader(prepared, "test").batch(np.arange(5))
+    model, batch = prepared.model.eval(), prepared.eval_loader("test").batch(np.arange(5))
     size = model.size
     with torch.no_grad():
         session = model.backbone.encode(batch["item_id_list"], batch["item_length"])
@@ -247,7 +247,7 @@ def test_positions_are_right_in_training_batches(featured: Path) -> None:
 @pytest.mark.parametrize("phase", ["valid", "test"])
 def test_positions_are_right_in_evaluation_batches(featured: Path, phase: str) -> None:
     prepared = prepare("LLMDMsRec", epochs=1)
-    for _, batch in runner()._eval_loader(prepared, phase):
+    for _, batch in prepared.eval_loader(phase):
         check_keys(prepared, batch, batch["item_id"])
 
 
@@ -280,7 +280,7 @@ def test_both_engines_give_a_case_the_same_intents_and_scores(featured: Path) ->
             for batch, *_ in loader
             for u, row in zip(batch["user_id"], slow.model.full_sort_predict(batch), strict=True)
         }
-    users = runner()._eval_loader(fast, "test")
+    users = fast.eval_loader("test")
     order = np.concatenate([chosen for chosen, _ in users])
     scores = scores_of(fast)
     for case, row in zip(order, scores, strict=True):
