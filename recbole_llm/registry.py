@@ -43,7 +43,7 @@ class Method:
         text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
             ``text`` or ``codes``.
         serves_alone: the features teach the model and play no part in its scores.
-        losses: values of ``loss_type`` that the class knows; empty where it may choose or refuse by itself.
+        settings: lazy path of the class that lists its settings; empty where RecBole's YAML files alone do.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Method:
     settings_of: str = ""
     text: str = ""
     serves_alone: bool = False
-    losses: tuple[str, ...] = ()
+    settings: str = ""
 
     @property
     def is_external(self) -> bool:
@@ -170,7 +170,7 @@ def register(method: Method, features: Mapping[str, str] | None = None) -> None:
 
 
 # What a class from outside may say of itself in ``registry_row``; the rest follows from the class.
-ROW_KEYS = ("paper", "features", "stage_one", "protocols", "text", "serves_alone")
+ROW_KEYS = ("paper", "features", "stage_one", "backbone", "protocols", "text", "serves_alone", "settings")
 
 
 def _by_path(target: str) -> Method:

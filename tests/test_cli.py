@@ -43,7 +43,10 @@ MISTAKES = {
     "class": (["--model=collections:OrderedDikt", "--dataset=tiny"], "Did you mean OrderedDict"),
     "dataset": (["--model=Pop", "--dataset=tinny"], r"--dataset=tinny: .*Did you mean tiny\?"),
     "protocol": (["--model=Pop", "--dataset=tiny", "--protocol=lo"], r"--protocol=lo: .*Did you mean loo\?"),
-    "semantics": (["--model=LLMDMsRec", "--dataset=tiny", "--semantics=nothing"], "--semantics=nothing: use llm, "),
+    "semantics": (
+        ["--model=LLMDMsRec", "--dataset=tiny", "--semantics=nothing"],
+        "--semantics=nothing: semantics is one of llm, ",
+    ),
     "key": (["--model=SRGNN", "--dataset=tiny", "--learnin_rate=1"], r"'learnin_rate'.*Did you mean learning_rate"),
     "key of another model": (["--model=SRGNN", "--dataset=tiny", "--sigma=1"], "it belongs to .*LLMDMsRec"),
     "type": (["--model=SRGNN", "--dataset=tiny", "--epochs=many"], "--epochs=many: epochs takes a whole number"),

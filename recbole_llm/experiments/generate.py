@@ -24,7 +24,7 @@ from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import HOPELESS_AFTER
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
-from recbole_llm.settings.schema import features_read
+from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
 

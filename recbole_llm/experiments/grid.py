@@ -10,8 +10,10 @@ from typing import Any
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import Method, find_method, register
+from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
 from recbole_llm.settings.layers import check_grid_keys, layer_settings
-from recbole_llm.settings.schema import AT_MOST, CHOICES, check_followed
+from recbole_llm.settings.rules import check_followed
+from recbole_llm.settings.schema import check_value
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +44,8 @@ def parse_seeds(value: Any, default: int) -> list[int]:
         raise UserError(f"--seeds={value}: give a number of seeds (5) or a list of them ([1,2,3]).") from None
     if not seeds or min(seeds) < 0:
         raise UserError(f"--seeds={value}: give at least one seed, none negative.")
-    if max(seeds) > AT_MOST["seed"]:
-        raise UserError(f"--seeds={value}: a seed is at most {AT_MOST['seed']}; got {max(seeds)}.")
+    if max(seeds) > LARGEST_SEED:
+        raise UserError(f"--seeds={value}: a seed is at most {LARGEST_SEED}; got {max(seeds)}.")
     return list(dict.fromkeys(seeds))
 
 
@@ -88,8 +90,8 @@ def expand(
     if not kinds or not protocols:
         raise UserError(f"--{'protocol' if kinds else 'semantics'}=: it names nothing; leave it out for the default.")
     for kind in kinds:
-        if kind is not None and kind not in CHOICES["semantics"]:
-            raise UserError(f"--semantics={kind}: use {', '.join(CHOICES['semantics'])}.")
+        if kind is not None:
+            check_value(CoreSettings, "semantics", kind, None, f"--semantics={kind}")
     runs: dict[str, Run] = {}
     for name in datasets:
         for each_protocol in protocols:

@@ -22,7 +22,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner, StopTraining
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import find_feature
-from recbole_llm.settings.schema import SEMANTIC_KEYS, features_read
+from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
 Ask = Callable[[Any], Any]

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recbole_llm.evaluation.names import higher_is_better
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +25,17 @@ def _from_1(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "metrics": directed}
 
 
-_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1}
+def _from_2(values: dict[str, Any]) -> dict[str, Any]:
+    """Version 2 called EIMF's behavioural module ``ibim``; it is its ``backbone`` as LLM-DMsRec's is."""
+    renamed = {
+        part: {"backbone" if key == "ibim" else key: value for key, value in values[part].items()}
+        for part in ("settings", "origin")
+        if isinstance(values.get(part), dict)
+    }
+    return {**values, **renamed}
+
+
+_UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
 class MetricValue(BaseModel):

@@ -14,7 +14,8 @@ from recbole_llm.data.split import BY_TIME
 from recbole_llm.experiments.record import Record
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.registry import KNOWLEDGE, Method
-from recbole_llm.settings.layers import FOLDERS, Settings
+from recbole_llm.settings.identity import FOLDERS
+from recbole_llm.settings.layers import Settings
 from recbole_llm.utils.environment import git_commit, versions
 from recbole_llm.utils.plugins import code_of
 

@@ -30,7 +30,7 @@ from recbole_llm.features.builder import ensure_features
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings.layers import Settings, stage_one_settings
-from recbole_llm.settings.schema import reads_codes
+from recbole_llm.settings.rules import reads_codes
 from recbole_llm.training import checkpoint
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.distributed import Together, is_joined, join

@@ -27,8 +27,9 @@ from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
-from recbole_llm.settings.layers import Settings, tells_apart
-from recbole_llm.settings.schema import features_read
+from recbole_llm.settings.identity import tells_apart
+from recbole_llm.settings.layers import Settings
+from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def _identity(
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
-        "settings": {key: settings.get(key) for key in keys if tells_apart(key, settings.get(key))},
+        "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"reading": reading} if reading else {}),

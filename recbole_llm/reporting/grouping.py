@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
-from recbole_llm.settings.layers import BEFORE, tells_apart
+from recbole_llm.settings.definitions import Definitions, definitions_of_name
+from recbole_llm.settings.identity import before, tells_apart
 
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
 _CASE_KEYS = (
     *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
     *("user_inter_num_interval", "item_inter_num_interval"),
 )
-_UNDERNEATH = ("backbone", "ibim")  # name the model that a method is built on, whose own settings come with it
+_UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
 _SHOWN_DIFFERENCES = 3
 
 
@@ -74,8 +75,13 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 
 def _identity(record: Record) -> dict[str, Any]:
     """The settings that tell two rows of one model apart; two searches may find the same settings."""
-    kept = {k: v for k, v in record.settings.items() if tells_apart(k, v) and k not in ("seed", "model")}
+    definitions = _definitions(record)
+    kept = {k: v for k, v in record.settings.items() if tells_apart(k, v, definitions) and k not in ("seed", "model")}
     return {**kept, "semantics": record.semantics, "search": _search(record)}
+
+
+def _definitions(record: Record) -> Definitions:
+    return definitions_of_name(record.model, record.settings.get("backbone"))
 
 
 def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -89,7 +95,7 @@ def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
         alike[_plain_label(runs)].append(runs)
     labels: dict[int, str] = {}
     for label, found in alike.items():
-        names = _variant_labels(label, [_identity(runs[0]) for runs in found])
+        names = _variant_labels(label, [_identity(runs[0]) for runs in found], _definitions(found[0][0]))
         labels |= {id(runs): name for runs, name in zip(found, names, strict=True)}
     return {labels[id(runs)]: runs for runs in rows}
 
@@ -126,7 +132,7 @@ def _search(record: Record) -> str | None:
     return f"tuned ({record.trials} trial{'s' * (record.trials > 1)}{each})"
 
 
-def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[str]:
+def _variant_labels(label: str, identities: Sequence[dict[str, Any]], definitions: Definitions) -> list[str]:
     """One label for each variant of a model: with the settings that differ among them.
 
     A value that most of the variants have goes without saying, so that ablations name what they change.
@@ -134,9 +140,10 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
     if len(identities) == 1:
         return [label]
     values = [
-        {key: _text(each, key) for key in dict.fromkeys(k for one in identities for k in one)} for each in identities
+        {key: _text(each, key, definitions) for key in dict.fromkeys(k for one in identities for k in one)}
+        for each in identities
     ]
-    values = _without_what_comes_along(values, identities)
+    values = _without_what_comes_along(values, identities, definitions)
     usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
     named = []
     for each in values:
@@ -152,7 +159,7 @@ def _variant_labels(label: str, identities: Sequence[dict[str, Any]]) -> list[st
 
 
 def _without_what_comes_along(
-    values: Sequence[dict[str, str]], identities: Sequence[dict[str, Any]]
+    values: Sequence[dict[str, str]], identities: Sequence[dict[str, Any]], definitions: Definitions
 ) -> list[dict[str, str]]:
     """The variants' values, first the model underneath; settings that another one does not have follow from its name.
 
@@ -167,7 +174,7 @@ def _without_what_comes_along(
     along = {
         key
         for key in values[0]
-        if key not in BEFORE
+        if before(key, definitions) is None
         and any(key not in one for one in identities)
         and all(len({each[key] for each in alike}) == 1 for alike in kinds.values())
     }
@@ -181,8 +188,8 @@ def _of_most(values: Sequence[str]) -> str | None:
     return value if 2 * count > len(values) else None
 
 
-def _text(identity: dict[str, Any], key: str) -> str:
-    value = identity.get(key, BEFORE.get(key))
+def _text(identity: dict[str, Any], key: str, definitions: Definitions) -> str:
+    value = identity.get(key, before(key, definitions))
     return "unset" if value is None else str(value)
 
 

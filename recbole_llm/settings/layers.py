@@ -10,13 +10,12 @@ The layers, later ones winning::
     user      --config_file=FILE (in order), then --key=value
 
 Values are read as YAML, never evaluated. This module imports neither torch nor RecBole, so a
-mistyped key is answered at once; ``config.py`` turns the result into RecBole's ``Config``.
+mistyped key is answered at once; ``compat/config.py`` turns the result into RecBole's ``Config``.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,46 +35,16 @@ from recbole_llm.registry import (
     recbole_folder,
     recbole_methods,
 )
-from recbole_llm.settings.schema import OPTIONAL_TYPES, coerce, leave_negatives_out, settle, settle_each
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.definitions import Definitions, definitions_of
+from recbole_llm.settings.identity import hash_of, identity
+from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each
+from recbole_llm.settings.schema import check_open, check_value, key_name, kinds_of
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
 
-# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
-FOLDERS = ("data_path", "dataset_dir", "checkpoint_dir", "results_dir", "profiles")
-
-# Keys whose value cannot change a number, so that they do not tell two runs apart.
-NOT_IDENTITY = frozenset(
-    [
-        *(
-            "gpu_id",
-            "use_gpu",
-            "device",
-            "worker",
-            "state",
-            "show_progress",
-            "log_wandb",
-            "wandb_project",
-            "tensorboard",
-        ),
-        *(*FOLDERS, "about", "raw"),
-        *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
-        *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
-        *("metric_decimal_place", "loss_decimal_place"),
-        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
-    ]
-)
+logger = logging.getLogger(__name__)
 
 _OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
-
-# A run with these values is what it was before there was the setting: its key stays, and its row.
-BEFORE: dict[str, Any] = {
-    **{"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1},
-    **{"lr_decay_epochs": 0, "lr_decay": 0.1, "cold_in_softmax": True},
-}
-
-
-def tells_apart(key: str, value: Any) -> bool:
-    """Whether a setting of this value can make a run another one."""
-    return key not in NOT_IDENTITY and not (key in BEFORE and BEFORE[key] == value)
 
 
 @dataclass(frozen=True)
@@ -88,7 +57,7 @@ class Layer:
 
 @dataclass
 class Settings:
-    """The settings of one cell of a grid: one model, dataset, protocol and seed.
+    """The settings of one run: one model, dataset, protocol and seed.
 
     Attributes:
         method: the model's registry row.
@@ -119,16 +88,21 @@ class Settings:
         """A copy with other values for some keys."""
         return replace(self, values={**self.values, **changes})
 
+    @property
+    def definitions(self) -> Definitions:
+        """The class that defines each listed setting of the model."""
+        key = backbone_key(self.method)
+        return definitions_of(self.method, None if key is None else str(self[key]))
+
     def identity(self) -> dict[str, Any]:
         """The settings that can change a number, in a canonical order."""
-        kept = {k: v for k, v in self.values.items() if tells_apart(k, v)}
-        kept["model"] = self.method.target if self.method.is_external else self.method.name
-        return dict(sorted(kept.items()))
+        return identity(
+            self.values, self.definitions, self.method.target if self.method.is_external else self.method.name
+        )
 
     def key(self, **more: Any) -> str:
         """Hash of the identity and of ``more`` (dataset hash, versions of features, ...): 16 hex digits."""
-        text = json.dumps([self.identity(), more], sort_keys=True, default=str, ensure_ascii=False)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+        return hash_of([self.identity(), more])
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -182,16 +156,28 @@ def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> 
     return _UnknownKeyError(f"{where}: there is no setting {key!r}.{did_you_mean(key, known)}")
 
 
-def _set(values: dict[str, Any], origin: dict[str, str], key: str, value: Any, where: str, source: str) -> None:
-    """Set one key; a dotted key reaches into a mapping (``eval_args.mode=uni99``)."""
+def _taken(key: str, value: Any, default: Any, where: str, definitions: Definitions) -> Any:
+    """A value as its setting takes it; see ``settings/schema.py``."""
+    if key.endswith("_inter_num_interval") and isinstance(value, list):
+        value = f"[{','.join(map(str, value))}]"  # what YAML makes of a closed interval
+    owner = definitions.get(key)
+    if owner is None:
+        return check_open(key, value, default, where)
+    return check_value(owner, key, value, default, where)
+
+
+def _within(mapping: Mapping[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
+    """A mapping with one entry replaced; a dotted key reaches further in."""
     head, dot, rest = key.partition(".")
-    if dot and isinstance(values.get(head), dict):
-        inner = dict(values[head])
-        _set(inner, {}, rest, value, where, source)
-        values[head] = inner
-    else:
-        values[head if not dot else key] = coerce(key, value, values.get(key), where)
-    origin[head] = source
+    inner = mapping.get(head)
+    if dot and isinstance(inner, dict):
+        return {**mapping, head: _within(inner, rest, value, where)}
+    return {**mapping, key: check_open(key, value, inner, where)}
+
+
+def _takes_mapping(key: str, definitions: Definitions) -> bool:
+    owner = definitions.get(key)
+    return owner is not None and dict in kinds_of(owner.model_fields[key])
 
 
 def check_preset(preset: str) -> None:
@@ -224,7 +210,9 @@ def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[s
         return None
     default = read_yaml(properties_folder() / "model" / f"{method.settings_of or method.name}.yaml")[key]
     value = _given(key, method, config_files, overrides)
-    return default if value is None else coerce(key, value, default, f"--{key}={value}")
+    if value is None:
+        return str(default)
+    return str(_taken(key, value, default, f"--{key}={value}", definitions_of(method)))
 
 
 def _base_layers(
@@ -232,8 +220,8 @@ def _base_layers(
 ) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
-    name = method.settings_of or method.name
-    models = [name] if backbone is None else [backbone, name]
+    own = [] if method.settings_of and method.is_external else [method.name]
+    models = list(dict.fromkeys(name for name in (backbone, method.settings_of, *own) if name))
     files = [
         (recbole / "overall.yaml", "RecBole overall.yaml"),
         (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
@@ -310,7 +298,8 @@ def _layered(
 
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    for layer in _base_layers(method, dataset, protocol, preset, _backbone(method, config_files, overrides)):
+    backbone = _backbone(method, config_files, overrides)
+    for layer in _base_layers(method, dataset, protocol, preset, backbone):
         for key, value in layer.values.items():
             values[key] = value
             origin[key] = layer.source
@@ -318,7 +307,9 @@ def _layered(
     values["dataset"], origin["dataset"] = dataset, "--dataset"
     values["repeatable"] = method.kind == SEQUENTIAL
 
-    known = set(values) | set(_recbole_argument_names()) | set(OPTIONAL_TYPES)
+    definitions = definitions_of(method, backbone)
+    known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
+    renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
     # A class from outside takes any key, unless a file of its own says which.
     open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
 
@@ -328,15 +319,22 @@ def _layered(
             if owner == method.name:
                 apply(rest, value, where, source)
             return
+        if owner not in known and renamed.get(owner, owner) in known:
+            logger.warning("%s: %s is now called %s", where, owner, renamed[owner])
+            apply(renamed[owner] + dot + rest, value, where, source)
+            return
         if owner not in known and not open_ended:
             if strict:
                 raise _unknown_key(owner, where, known, method)
             return
-        if dot and owner in known and not isinstance(values.get(owner), dict):
-            if values.get(owner) is not None or OPTIONAL_TYPES.get(owner) is not dict:
+        if dot and owner in known:
+            inside = values.get(owner)
+            if not isinstance(inside, dict) and not (inside is None and _takes_mapping(owner, definitions)):
                 raise UserError(f"{where}: {owner} is not a mapping and has no {rest!r}.")
-            values[owner] = {}
-        _set(values, origin, key, value, where, source)
+            values[owner] = _within(inside or {}, rest, value, where)
+        else:
+            values[key] = _taken(key, value, values.get(key), where, definitions)
+        origin[owner] = source
 
     def own_last(layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """A key with the model's name wins over the plain one of the same layer, whichever comes first."""

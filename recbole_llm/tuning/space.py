@@ -31,7 +31,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
-from recbole_llm.settings.schema import SEMANTIC_KEYS
+from recbole_llm.settings.rules import SEMANTIC_KEYS
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
 
 SCALARS = (bool, int, float, str, type(None))

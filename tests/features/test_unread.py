@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.experiments.jobs import features_of
-from recbole_llm.settings.schema import features_read
+from recbole_llm.settings.rules import features_read
 from tests.features.workshop import SEMANTICS, only_folder
 from tests.helpers import layered, make_run, prepare, runner, write_tiny
 from tests.methods.ldmi.test_interests import by_genre

@@ -53,10 +53,10 @@ def test_settings_that_change_no_number_make_no_rows() -> None:
 
 def test_a_run_from_before_a_setting_is_a_seed_of_the_row_that_has_its_earlier_default() -> None:
     today = {"backbone": "SRGNN", "align": "kl", "candidate_folds": 1, "nproc": 1}
-    runs = [run_of("M", 0.1, seed=s, key=f"{s}", settings=settings) for s, settings in ((1, {}), (2, today))]
-    assert labels(*runs) == ["M"]
-    other = run_of("M", 0.1, key="3", settings={**today, "backbone": "GCSAN"})
-    assert labels(*runs, other) == ["M [backbone=SRGNN]", "M [backbone=GCSAN]"]
+    runs = [run_of("LLMDMsRec", 0.1, seed=s, key=f"{s}", settings=settings) for s, settings in ((1, {}), (2, today))]
+    assert labels(*runs) == ["LLMDMsRec (none)"]
+    other = run_of("LLMDMsRec", 0.1, key="3", settings={**today, "backbone": "GCSAN"})
+    assert labels(*runs, other) == ["LLMDMsRec (none) [backbone=SRGNN]", "LLMDMsRec (none) [backbone=GCSAN]"]
 
 
 def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
@@ -73,19 +73,25 @@ def test_what_comes_with_the_model_underneath_is_named_by_it() -> None:
     """Its own settings filled the label, and its name was among those that were only counted."""
     first = {"step": 1, "weight": 0.5, "lr": 0.1, "backbone": "GCSAN"}
     other = {"n_hops": 1, "epsilon": 3, "lr": 0.1, "backbone": "GCEGNN"}
-    runs = [run_of("M", 0.1, key=str(n), settings=settings) for n, settings in enumerate([first, other])]
-    assert labels(*runs) == ["M [backbone=GCSAN]", "M [backbone=GCEGNN]"]
-    faster = run_of("M", 0.1, key="2", settings=other | {"lr": 0.2})
-    assert labels(runs[0], faster) == ["M [backbone=GCSAN, lr=0.1]", "M [backbone=GCEGNN, lr=0.2]"]
-    wider = run_of("M", 0.1, key="3", settings=other | {"n_hops": 2})
-    assert labels(*runs, wider) == [
-        "M [backbone=GCSAN, n_hops=unset]",
-        "M [n_hops=1]",
-        "M [n_hops=2]",
+    runs = [run_of("LLMDMsRec", 0.1, key=str(n), settings=settings) for n, settings in enumerate([first, other])]
+    assert labels(*runs) == ["LLMDMsRec (none) [backbone=GCSAN]", "LLMDMsRec (none) [backbone=GCEGNN]"]
+    faster = run_of("LLMDMsRec", 0.1, key="2", settings=other | {"lr": 0.2})
+    assert labels(runs[0], faster) == [
+        "LLMDMsRec (none) [backbone=GCSAN, lr=0.1]",
+        "LLMDMsRec (none) [backbone=GCEGNN, lr=0.2]",
     ]
-    old = run_of("M", 0.1, key="4", settings={"lr": 0.1})
-    aligned = run_of("M", 0.1, key="5", settings=other | {"align": "directau"})
-    assert labels(old, aligned) == ["M [backbone=SRGNN, align=kl]", "M [backbone=GCEGNN, align=directau]"]
+    wider = run_of("LLMDMsRec", 0.1, key="3", settings=other | {"n_hops": 2})
+    assert labels(*runs, wider) == [
+        "LLMDMsRec (none) [backbone=GCSAN, n_hops=unset]",
+        "LLMDMsRec (none) [n_hops=1]",
+        "LLMDMsRec (none) [n_hops=2]",
+    ]
+    old = run_of("LLMDMsRec", 0.1, key="4", settings={"lr": 0.1})
+    aligned = run_of("LLMDMsRec", 0.1, key="5", settings=other | {"align": "directau"})
+    assert labels(old, aligned) == [
+        "LLMDMsRec (none) [backbone=SRGNN, align=kl]",
+        "LLMDMsRec (none) [backbone=GCEGNN, align=directau]",
+    ]
 
 
 def test_ablations_name_what_they_change() -> None:

@@ -14,7 +14,15 @@ for _name, _module, _paper in (
     ("MIND", "mind", "arXiv 1904.08030"),
     ("REMI", "remi", "arXiv 2302.14532"),
 ):
-    register(Method(_name, f"{_PACKAGE}.{_module}:{_name}", SEQUENTIAL, _paper, losses=("CE",)))
+    register(
+        Method(
+            name=_name,
+            target=f"{_PACKAGE}.{_module}:{_name}",
+            kind=SEQUENTIAL,
+            paper=_paper,
+            settings=f"{_PACKAGE}.settings:{_name}Settings",
+        )
+    )
 
 # SASRec over frozen text vectors trains by what its SASRec has.
 register(
@@ -25,5 +33,6 @@ register(
         paper="arXiv 1808.09781",
         features=("itemtext",),
         text="text",
+        settings=f"{_PACKAGE}.settings:SASRecTextSettings",
     )
 )

@@ -12,6 +12,6 @@ register(
         paper="arXiv 2501.10871",
         features=("itemtext",),
         text="text",
-        losses=("CE",),
+        settings="recbole_llm.methods.duip.settings:DUIPSettings",
     )
 )

@@ -11,8 +11,9 @@ register(
         kind=SEQUENTIAL,
         paper="arXiv 2411.09410",
         features=("exemplar",),
+        backbone="backbone",
         serves_alone=True,
-        losses=("CE",),
+        settings="recbole_llm.methods.eimf.settings:EIMFSettings",
     ),
     features={"exemplar": "recbole_llm.methods.eimf.features:Exemplars"},
 )

@@ -2,7 +2,7 @@
 
 Two modules (section 3):
 
-IBIM, implicit behavioural interests: a multi-interest model over item ids (REMI unless ``ibim`` says otherwise)
+IBIM, implicit behavioural interests: a multi-interest model over item ids (REMI unless ``backbone`` says otherwise)
 gives ``V`` ``(K, d)``, the interest ``v`` that answers for the target, and the recommendation loss.
 
 ESIM, explicit semantic interests: users are clustered by the texts of their items (``.usercluster``), an LLM names
@@ -130,7 +130,7 @@ class ESIM(nn.Module):
 class EIMF(SequentialRecommender):
     """A multi-interest model taught by the named interests of user exemplars.
 
-    Settings: ``ibim``, ``esim`` (off: the backbone alone), ``alignment_weight``, ``semantic_weight``,
+    Settings: ``backbone``, ``esim`` (off: the backbone alone), ``alignment_weight``, ``semantic_weight``,
     ``temperature``, ``text_size``, ``text_proj``, ``text_trainable``, ``max_text_interests``, and those of the IBIM.
     """
 
@@ -139,7 +139,7 @@ class EIMF(SequentialRecommender):
         self.alignment_weight = float(config["alignment_weight"])
         self.semantic_weight = float(config["semantic_weight"])
         self.temperature = float(config["temperature"])
-        self.ibim = accelerated(IBIMS[config["ibim"]])(config, dataset)
+        self.ibim = accelerated(IBIMS[config["backbone"]])(config, dataset)
         self.reads_past_length = getattr(self.ibim, "reads_past_length", True)
         self.item_embedding = self.ibim.item_embedding
         self.esim: ESIM | None = None

@@ -17,7 +17,7 @@ register(
         paper="arXiv 2603.13934",
         features=tuple(_FEATURES),
         protocols=("loo", "direct_100"),
-        losses=("CE",),
+        settings="recbole_llm.methods.isrf.settings:ISRFSettings",
     ),
     _FEATURES,
 )
@@ -29,6 +29,7 @@ register(
         paper="arXiv 2603.13934",
         features=tuple(_FEATURES),
         protocols=("direct_100",),
-        losses=("CE",),
+        settings_of="ISRF",
+        settings="recbole_llm.methods.isrf.settings:ISRFSettings",
     )
 )

@@ -11,7 +11,7 @@ register(
         kind=SEQUENTIAL,
         paper="arXiv 2507.10917",
         features=("interest", "synuser"),
-        losses=("CE",),
+        settings="recbole_llm.methods.ldmi.settings:LDMISettings",
     ),
     features={
         "interest": "recbole_llm.methods.ldmi.features:Interests",

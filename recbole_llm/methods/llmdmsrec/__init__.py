@@ -13,7 +13,7 @@ register(
         features=("candidates", "intent"),
         stage_one="stage_one_model",
         backbone="backbone",
-        losses=("CE",),
+        settings="recbole_llm.methods.llmdmsrec.settings:LLMDMsRecSettings",
     ),
     features={
         "candidates": "recbole_llm.methods.llmdmsrec.features:Candidates",

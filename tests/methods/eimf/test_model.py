@@ -125,7 +125,7 @@ def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(works
     assert not torch.allclose(scores[0], scores[2])
 
 
-@pytest.mark.parametrize("ibim", [{"ibim": "SASRec"}, {"ibim": "MIND"}, {"n_sampled": 10}], ids=str)
+@pytest.mark.parametrize("ibim", [{"backbone": "SASRec"}, {"backbone": "MIND"}, {"n_sampled": 10}], ids=str)
 def test_the_backbone_draws_in_training_what_it_draws_alone(workshop: Any, ibim: dict[str, Any]) -> None:
     """Dropout, first logits and sampled negatives, so that without the alignment the numbers are the backbone's."""
     losses = []
@@ -147,7 +147,7 @@ def test_the_backbone_draws_in_training_what_it_draws_alone(workshop: Any, ibim:
         {"text_trainable": True},
         {"temperature": 0.5},
         {"max_text_interests": 1},
-        *({"ibim": name} for name in IBIMS if name != "REMI"),
+        *({"backbone": name} for name in IBIMS if name != "REMI"),
     ],
     ids=str,
 )
@@ -159,7 +159,7 @@ def test_each_switch_changes_the_numbers_and_learns(workshop: Any, switch: dict[
     assert losses != train(built(workshop()), batch_of(workshop()))
 
 
-@pytest.mark.parametrize("key", ["ibim", "text_proj", "cluster_pooling"])
+@pytest.mark.parametrize("key", ["backbone", "text_proj", "cluster_pooling"])
 def test_a_word_that_a_switch_does_not_know_is_refused(workspace: Path, key: str) -> None:
     with pytest.raises(UserError, match=f"{key} is one of"):
         settings_of("EIMF", **{key: "sideways"})

@@ -14,7 +14,8 @@ from recbole_llm.experiments.recommend import Recommender
 from recbole_llm.layers.bucketing import FEW_ROWS
 from recbole_llm.methods.baselines.session import Session
 from recbole_llm.methods.llmdmsrec.model import ALIGNMENTS, BACKBONES
-from recbole_llm.settings.schema import CHOICES
+from recbole_llm.methods.llmdmsrec.settings import LLMDMsRecSettings
+from recbole_llm.settings.schema import choices_of
 from recbole_llm.training.loaders import recbole_loaders, training_loader
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 from tests.helpers import make_run, prepare, runner, settings_of
@@ -74,8 +75,8 @@ def test_with_all_switches_off_it_is_its_backbone(featured: Path, backbone: str,
 
 
 def test_its_backbones_are_those_that_may_be_asked_for() -> None:
-    assert tuple(BACKBONES) == CHOICES["backbone"]
-    assert (*ALIGNMENTS, "none") == CHOICES["align"]
+    assert tuple(BACKBONES) == choices_of(LLMDMsRecSettings.model_fields["backbone"])
+    assert (*ALIGNMENTS, "none") == choices_of(LLMDMsRecSettings.model_fields["align"])
 
 
 def test_a_whole_run_without_semantics_gives_srgnns_numbers(tiny: Path) -> None:

@@ -1,0 +1,95 @@
+"""Settings of the baselines; the five methods that are built on them extend these classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from recbole_llm.errors import UserError
+from recbole_llm.settings.core import Amount, Count, Dropout, Whole
+from recbole_llm.settings.schema import Role, SettingsModel, setting
+
+
+class SoftmaxSettings(SettingsModel):
+    """What models that train by a softmax over items share."""
+
+    embedding_size: Count = setting("Dimension d of item vectors.")
+    loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
+
+
+class MultiInterestSettings(SoftmaxSettings):
+    """What the multi-interest family shares (ComiRec, REMI)."""
+
+    n_interests: Count = setting("Number K of interests.")
+    n_sampled: Whole = setting("Negatives of a sampled softmax; 0 takes all items (REMI's release: 1280).")
+    hard_negative_beta: Amount = setting("Weight of hard sampled negatives (REMI, equation 7); 0 turns it off.")
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """A softmax over all items would pass over the weight of hard negatives, and the record would say otherwise.
+
+        Raises:
+            UserError: such a weight without sampled negatives.
+        """
+        if self.hard_negative_beta and not self.n_sampled:
+            raise UserError(
+                f"hard_negative_beta={self.hard_negative_beta} weighs sampled negatives: give n_sampled too "
+                "(REMI's release: 1280)."
+            )
+
+
+class CapsuleSettings(MultiInterestSettings):
+    """What models with capsule routing share (ComiRec-DR, MIND, LDMI)."""
+
+    routing_rounds: Count = setting("Rounds of dynamic routing.")
+    routing_transform: Literal["position", "interest", "shared"] = setting(
+        "Map of items to interests: one a position (ComiRec-DR's), one an interest, or a shared one (MIND's)."
+    )
+    mask_first: bool = setting("Leave padding out before the softmax over the history; False as released.")
+
+
+class ComiRecDRSettings(CapsuleSettings):
+    """ComiRec-DR (arXiv 2005.09347)."""
+
+
+class ComiRecSASettings(MultiInterestSettings):
+    """ComiRec-SA (arXiv 2005.09347)."""
+
+
+class MINDSettings(CapsuleSettings):
+    """MIND (arXiv 1904.08030)."""
+
+    relu_layers: bool = setting("Two ReLU layers on each capsule.")
+    label_power: Amount = setting("Power p of label-aware attention; 0 picks the nearest interest.")
+    adaptive_interests: bool = setting("Fewer interests for short histories.")
+
+
+class REMISettings(MultiInterestSettings):
+    """REMI (arXiv 2302.14532)."""
+
+    routing_weight: Amount = setting("Weight lambda of the routing regularisation; 0 gives ComiRec-SA.")
+
+
+class TAGNNSettings(SoftmaxSettings):
+    """TAGNN (arXiv 2005.02844)."""
+
+    step: Whole = setting("Layers of the gated graph network.")
+
+
+class GCEGNNSettings(SoftmaxSettings):
+    """GCE-GNN (arXiv 2106.05081)."""
+
+    epsilon: Whole = setting("Places of a session that are at most this far apart are neighbours (global graph).")
+    n_neighbours: Count = setting("Neighbours that an item keeps on the global graph.")
+    n_hops: Whole = setting("Steps on the global graph; the cost grows with n_neighbours to this power.")
+    leaky_slope: float = setting("Slope of LeakyReLU.")
+    dropout_gcn: Dropout = setting("Dropout on an item and the mean of its neighbours.")
+    dropout_local: Dropout = setting("Dropout on the session level.")
+    dropout_global: Dropout = setting("Dropout on the global level.")
+
+
+class SASRecTextSettings(SettingsModel):
+    """SASRecText: SASRec (arXiv 1808.09781) over frozen text vectors; the Transformer's settings are RecBole's."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    adaptor: Literal["linear", "mlp"] = setting("Map from text vectors to item vectors.")
+    with_ids: bool = setting("Add learned item vectors.")

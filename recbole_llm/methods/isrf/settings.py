@@ -1,0 +1,76 @@
+"""Settings of ISRF; its two tasks share them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from recbole_llm.errors import UserError
+from recbole_llm.settings.core import Amount, Count, Positive, Whole
+from recbole_llm.settings.schema import SettingsModel, setting
+
+
+class ISRFSettings(SettingsModel):
+    """ISRF (arXiv 2603.13934)."""
+
+    lm: str = setting("Language model: scratch, a folder, or a name such as google-t5/t5-small; T5 models only.")
+    lm_scratch: dict[str, Any] = setting("Sizes of lm: scratch.")
+    decode: Literal["exact", "restricted", "free"] = setting(
+        "exact scores every valid item; restricted and free are beam searches (free as released)."
+    )
+    beams: Count = setting("Width of a beam search.")
+    item_semantics: bool = setting("False puts random item vectors into the graph.")
+    item_text: Literal["fused", "positive", "negative"] = setting(
+        "Text of an item: fused, positive (vPos) or negative (vNeg)."
+    )
+    user_text: Literal["fused", "positive", "negative"] = setting(
+        "Text of a user: fused, positive (uPos) or negative (uNeg)."
+    )
+    profile_items: Count = setting("Newest items in the questions about a user.")
+    pca_size: Count = setting("Dimension of the frozen item semantics, at most that of the encoder.")
+    adapter: bool = setting("False puts the frozen semantics into the graph as they are.")
+    adapter_activation: Literal["none", "relu"] = setting("Activation of the adapter (none as released).")
+    graph_words: bool = setting("Whole-word vectors from the graph; False takes learned positions everywhere.")
+    sequence_words: Literal["graph", "position"] = setting(
+        "Whole-word vectors of sequential prompts: from the graph (the paper), or positions (the release)."
+    )
+    whole_word_scale: float = setting("Scale alpha of whole-word vectors.")
+    graph_layers: Whole = setting("Layers L of the user-item graph.")
+    user_graph_layers: Whole = setting("Layers L of the graph of similar users.")
+    graph_init_std: Amount = setting("Deviation sigma of initial user vectors.")
+    similar_users: Whole = setting("Similar users k.")
+    sequential_alignment: Amount = setting("Weight of the loss of equation 9; 0 turns it off.")
+    direct_alignment: Amount = setting("Weight of the loss of equation 8; 0 turns it off.")
+    alignment: Literal["infonce", "soft_targets"] = setting("Alignment loss: infonce, or soft_targets as released.")
+    alignment_temperature: Positive = setting("Temperature tau of infonce.")
+    prompt_vectors: Whole = setting("Prompt vectors p of each task.")
+    paraphrases: bool = setting("A random wording of each training prompt.")
+    n_negatives: Count = setting("Candidates of a direct training prompt besides the positive (released: 99).")
+    samples_per_user: Count = setting("Draws from each user and task in an epoch (released: 1).")
+    legacy_leaks: bool = setting("Profiles, graph and numbers as released, test items included.")
+    loss_type: Literal["CE"] = setting("Training loss: the likelihood of the item's number.")
+    gradient_checkpointing: bool = setting("Less memory for a third more time.")
+
+    @property
+    def graph_semantics(self) -> bool:
+        """Whether the graph reads what the LLM says of the items."""
+        return self.graph_words and self.item_semantics
+
+    @property
+    def aligns(self) -> bool:
+        """Whether a loss reads what the LLM says of the users; the direct one aligns with the graph's vectors."""
+        return bool(self.sequential_alignment) or (bool(self.direct_alignment) and self.graph_words)
+
+    def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
+        """Users' reasoning for the alignments; it shows the items' reasoning, which the graph reads too."""
+        read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.graph_semantics}
+        return tuple(name for name in features if read.get(name, True))
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """A beam of one has no scores to rank by.
+
+        Raises:
+            UserError: such a beam.
+        """
+        if self.decode == "restricted" and self.beams < 2:
+            raise UserError(f"decode: restricted searches with beams: 2 or more; got {self.beams}.")

@@ -1,0 +1,36 @@
+"""Settings of LLM-DMsRec. Those of its backbone stand below them, so that the two compare."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from recbole_llm.settings.core import Amount, Count, Dropout
+from recbole_llm.settings.schema import SettingsModel, setting
+
+
+class LLMDMsRecSettings(SettingsModel):
+    """LLM-DMsRec (arXiv 2507.20147)."""
+
+    loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
+    backbone: Literal["SRGNN", "GCSAN", "TAGNN", "GCEGNN"] = setting(
+        "Session model that the intents enter.", before="SRGNN"
+    )
+    sigma: Amount = setting("Weight sigma of the alignment loss; 0 turns it off.")
+    align: Literal["kl", "contrastive", "infonce", "directau", "none"] = setting(
+        "Alignment loss: kl (the paper), contrastive (in-batch, tau 0.5), infonce (tau 0.07, as released), directau, "
+        "or none.",
+        before="kl",
+    )
+    fusion: bool = setting("Let the intents enter the session vector.")
+    semantic_dropout: Dropout = setting("Dropout q on the text vectors.")
+    stage_one_model: str = setting("Candidate model: the LLM chooses among its top items.")
+    n_candidates: Count = setting("Candidates in a question.")
+    candidate_folds: Count = setting(
+        "1: one candidate model for all; k > 1: training candidates come from models without that user.", before=1
+    )
+    intent_stride: Count = setting("Ask for every k-th prefix of a user; the others use the last one asked.")
+
+    def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
+        """Nothing where the intents neither enter the session vector nor are aligned with it."""
+        aligned = self.sigma and self.align != "none"
+        return features if self.fusion or aligned else ()

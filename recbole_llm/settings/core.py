@@ -1,0 +1,163 @@
+"""The settings that every run has: the harness's own, and those of RecBole's that it reads.
+
+Defaults stand in ``properties/`` (``overall.yaml``, ``protocol/``, ``dataset/``) and, below them, in RecBole's files. A
+setting whose type allows null may have no default at all.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from recbole_llm.settings.schema import Role, SettingsModel, setting
+
+Count = Annotated[int, Field(ge=1)]  # at least one
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Dropout = Share
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+
+SPLITS = Literal["loo", "session", "user_split", "temporal", "published"]
+SEMANTICS = Literal["llm", "offline", "shuffled", "random", "none"]
+
+
+class CoreSettings(SettingsModel):
+    """Settings of every run."""
+
+    # ---- what is run ---------------------------------------------------------------------------
+    protocol: str = setting("Protocol: a file of properties/protocol/.")
+    preset: str | None = setting("Named settings of a model: properties/preset/<Model>-<preset>.yaml.", Role.SHOWN)
+    seed: Seed = setting("Random seed of a single run; --seeds runs several.")
+
+    # ---- data ----------------------------------------------------------------------------------
+    data_path: str = setting("Folder that holds the dataset's folder or its files.", Role.FOLDER)
+    dataset_dir: str = setting("Folder of datasets and of what is derived from them.", Role.FOLDER)
+    load_col: dict[str, Any] | None = setting("Columns that are read, by file suffix.")
+    rm_dup_inter: Literal["first", "last"] | None = setting(
+        "Which of several interactions of a user with an item is kept; all of them where it is null."
+    )
+    val_interval: dict[str, Any] | None = setting("Interactions that are kept, by intervals of their columns.")
+    user_inter_num_interval: str | None = setting("Users that are kept, by their number of interactions.")
+    item_inter_num_interval: str | None = setting("Items that are kept, by their number of interactions.")
+    threshold: dict[str, Any] | None = setting("RecBole's threshold that makes labels of ratings.")
+    seq_len: dict[str, Any] | None = setting("Longest sequence that is kept, by column.")
+    MAX_ITEM_LIST_LENGTH: Count = setting("Longest history that a model sees, in items.")
+    filter_inter_by_user_or_item: bool = setting("Leave out interactions whose user or item has no row in its file.")
+    about: Any = setting("What the dataset or protocol is, for lists and messages.", Role.SHOWN)
+    raw: Any = setting("Where the dataset's raw files come from.", Role.SHOWN)
+    text: dict[str, str] | None = setting("Columns of .item that hold an item's texts, as templates.")
+
+    # ---- protocol ------------------------------------------------------------------------------
+    split: SPLITS = setting("How interactions are divided into training, validation and test.")
+    sessions: dict[str, Any] | None = setting("How histories are cut into sessions; null for one session a user.")
+    candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
+    candidate_seed: int | None = setting("Seed that draws the candidates.")
+    mask_history: bool = setting("Do not rank items that the user already has (a target is always ranked).")
+    user_order: Literal["hash", "file"] = setting("Order in which users are divided (protocol user_split).")
+    min_history: Whole = setting("Shortest history of a training example (protocol user_split).")
+
+    # ---- training ------------------------------------------------------------------------------
+    engine: Literal["fast", "recbole"] = setting("Our loops and kernels, or RecBole's own.")
+    epochs: Whole = setting("Most epochs; early stopping ends most runs before.")
+    stopping_step: Whole = setting("Validations without a better score before training stops.")
+    eval_step: int = setting("Epochs between two validations.")
+    train_batch_size: Count = setting("Training examples in a batch.")
+    learner: Literal["adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam"] = setting("Optimiser.")
+    learning_rate: Amount = setting("Learning rate.")
+    weight_decay: Amount = setting("Weight decay of the optimiser.")
+    lr_decay_epochs: Whole = setting(
+        "Epochs after which learning rates are multiplied by lr_decay, again and again; 0 for never.",
+        Role.LOOP,
+        before=0,
+        plain=0,
+    )
+    lr_decay: Amount = setting("Factor of learning rates every lr_decay_epochs.", before=0.1)
+    clip_grad_norm: dict[str, Any] | None = setting("Arguments of clip_grad_norm_, such as {max_norm: 5}.")
+    gradient_accumulation_steps: Count = setting(
+        "Batches whose gradients are summed before a step.", Role.LOOP, plain=1
+    )
+    train_neg_sample_args: dict[str, Any] | None = setting("RecBole's negative sampling in training.")
+    transform: str | None = setting("RecBole's transform of training batches.")
+    precision: Literal["fp32", "bf16"] = setting(
+        "Arithmetic of training: fp32, or bf16 autocast.", Role.LOOP, plain="fp32"
+    )
+    compile: Literal["none", "default", "reduce-overhead"] = setting(
+        "torch.compile for a model's layers.", Role.LOOP, plain="none"
+    )
+    nproc: Count = setting("Processes that train one model together.", before=1)
+    shuffle: bool = setting("Shuffle the training examples in each epoch.")
+    reproducibility: bool = setting("Choose deterministic algorithms.")
+    left_out: Any = setting("The fold of users that a candidate model does not see, and the number of folds.")
+    train_stage: str | None = setting("Stage of a model that RecBole trains in several.")
+    pre_model_path: str | None = setting("Weights that a later stage starts from.")
+
+    # ---- evaluation ----------------------------------------------------------------------------
+    metrics: list[Any] | None = setting(
+        "Metrics of the ranks: Hit, NDCG, MRR, Recall, Precision, MAP, GAUC.", Role.SHOWN
+    )
+    list_metrics: list[Any] | None = setting("Metrics of the shown lists, such as ItemCoverage.", Role.SHOWN)
+    topk: list[Any] = setting("Cut-offs of the metrics.", Role.SHOWN)
+    valid_metric: str = setting("Metric that chooses the epoch, and the trial of a search.")
+    eval_batch_size: Count = setting("Cases scored in one call of the model.", Role.MACHINE)
+    score_block_mib: Count = setting("Memory for one block of scores, in MiB.", Role.MACHINE)
+    metric_decimal_place: int = setting("Digits to which RecBole rounds before it compares.", Role.SHOWN)
+    loss_decimal_place: int = setting("Digits of the loss in RecBole's log.", Role.SHOWN)
+    eval_args: dict[str, Any] | None = setting("RecBole's evaluation settings; the protocol gives them.")
+
+    # ---- machine and folders -------------------------------------------------------------------
+    device: str = setting("auto, cpu, cuda or cuda:N.", Role.MACHINE)
+    gpu_id: Any = setting("RecBole's choice of a GPU.", Role.MACHINE)
+    use_gpu: bool = setting("Whether --device=auto may take a GPU.", Role.MACHINE)
+    worker: Whole = setting("RecBole's data-loading processes.", Role.MACHINE)
+    state: str = setting("RecBole's logging level.", Role.MACHINE)
+    show_progress: bool = setting("RecBole's progress bars.", Role.MACHINE)
+    tensorboard: bool = setting("Write TensorBoard curves to log_tensorboard/.", Role.MACHINE)
+    log_wandb: bool = setting("RecBole's Weights & Biases log.", Role.MACHINE)
+    wandb_project: str | None = setting("Its project.", Role.MACHINE)
+    results_dir: str = setting("Folder of records.", Role.FOLDER)
+    checkpoint_dir: str = setting("Folder of trained weights.", Role.FOLDER)
+    save_dataset: bool = setting("RecBole's pickled datasets.", Role.MACHINE)
+    dataset_save_path: str | None = setting("Where RecBole keeps them.", Role.MACHINE)
+    save_dataloaders: bool = setting("RecBole's pickled data loaders.", Role.MACHINE)
+    dataloaders_save_path: str | None = setting("Where RecBole keeps them.", Role.MACHINE)
+
+    # ---- text features -------------------------------------------------------------------------
+    llm: str = setting("Source of answers: offline (a rule, no LLM) or a file of properties/llm/.", Role.SEMANTIC)
+    llm_model: str | None = setting("Model of the endpoint, if not that of its file.", Role.SEMANTIC)
+    llm_base_url: str | None = setting("Address of the endpoint, if not that of its file.", Role.MACHINE)
+    llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
+    max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
+    max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
+    semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
+    fill: Literal["none", "offline"] = setting(
+        "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC
+    )
+    encoder: str = setting(
+        "Sentence encoder: minilm (a wheel), or a sentence-transformers name or folder.", Role.SEMANTIC
+    )
+    encoder_max_length: Count = setting("Word pieces of a text that are encoded.", Role.SEMANTIC)
+    profiles: str | None = setting("File of item profiles written elsewhere (JSON lines).", Role.FOLDER)
+    profiles_by: Literal["title", "item_id"] = setting("How its lines find their items.", Role.SEMANTIC)
+    stage_one_seed: Seed = setting("Seed of a candidate model, apart from the run's own.", Role.SEMANTIC)
+
+
+class RecBoleSettings(SettingsModel):
+    """Bounds of settings that many of RecBole's models have, which they would miss late and in other words."""
+
+    embedding_size: Count = setting("Dimension of item and user vectors.")
+    hidden_size: Count = setting("Dimension of the hidden layers.")
+    inner_size: Count = setting("Dimension of a Transformer's feed-forward layers.")
+    n_heads: Count = setting("Attention heads.")
+    hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = setting("Activation of a Transformer's layers.")
+    hidden_dropout_prob: Dropout = setting("Dropout of a Transformer's layers.")
+    attn_dropout_prob: Dropout = setting("Dropout of attention weights.")
+    dropout_prob: Dropout = setting("Dropout.")
+    layer_norm_eps: Amount = setting("Epsilon of layer normalisation.")
+    initializer_range: Amount = setting("Deviation of initial weights.")
+    step: Whole = setting("Steps of a session graph's propagation.")
+    loss_type: Literal["BPR", "CE", "BCE", "NLL", "SoftmaxLoss"] = setting("Training loss.")
+    n_codes: Count = setting("Clusters of item texts that stand in for them (--selected_features=text_code).")

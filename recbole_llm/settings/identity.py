@@ -1,0 +1,47 @@
+"""Which settings tell two runs apart, and the hash of them that names a run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.definitions import Definitions
+from recbole_llm.settings.schema import IDENTITY, Role, before_of, key_name, role_of
+
+# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
+FOLDERS = tuple(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.FOLDER)
+
+
+def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
+    """Whether a setting of this value can make a run another one."""
+    owner = definitions.get(key)
+    if owner is None:
+        return True
+    field = owner.model_fields[key]
+    before = before_of(field)
+    return role_of(field) in IDENTITY and (before is None or before != value)
+
+
+def before(key: str, definitions: Definitions) -> Any:
+    """The value with which a run is what it was before there was the setting; ``None`` where that says nothing."""
+    owner = definitions.get(key)
+    return None if owner is None else before_of(owner.model_fields[key])
+
+
+def identity(values: Mapping[str, Any], definitions: Definitions, model: str) -> dict[str, Any]:
+    """The settings that can change a number, under the names by which they enter the key, in a canonical order."""
+    kept = {
+        key_name(k, definitions[k].model_fields[k]) if k in definitions else k: v
+        for k, v in values.items()
+        if tells_apart(k, v, definitions)
+    }
+    return dict(sorted({**kept, "model": model}.items()))
+
+
+def hash_of(parts: Any) -> str:
+    """16 hex digits of a hash of plain values."""
+    text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

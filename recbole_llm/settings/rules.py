@@ -1,0 +1,172 @@
+"""Rules between settings: one spelling for one thing, and what does not go together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
+from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.definitions import settings_class
+from recbole_llm.settings.schema import Role, plain_of, role_of
+
+# Settings of the text features: they tell two runs apart only for models that read such features.
+SEMANTIC_KEYS = (
+    *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
+    "profiles",
+)
+# What our loop does beyond RecBole's, and the value that leaves it out.
+OF_OUR_LOOP = {n: plain_of(f) for n, f in CoreSettings.model_fields.items() if role_of(f) is Role.LOOP}
+CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
+_CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
+
+
+def settle(method: Method, values: dict[str, Any]) -> None:
+    """Bring the settings of a run to the spelling that its record has, in place.
+
+    Raises:
+        UserError: settings that the method has not, or that contradict each other.
+    """
+    settle_each(method, values)
+    if (owner := settings_class(method)) is not None:
+        owner.of(values).check(values)
+    _one_semantics(method, values)
+    _check_engine(values)
+    if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
+        values["candidate_seed"] = CANDIDATE_SEED
+
+
+def settle_each(method: Method, values: dict[str, Any]) -> None:
+    """The part of :func:`settle` that looks at one setting at a time, whatever stands beside it, in place.
+
+    Raises:
+        UserError: a setting that is wrong by itself.
+    """
+    _check_layers(method, values)
+    _check_cut_offs(values)
+    _sort_metrics(values)
+    _check_clipping(values.get("clip_grad_norm") or {})
+
+
+def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:
+    """RecBole refuses negative sampling together with a softmax over all items; nobody has asked for it."""
+    if method.kind == SEQUENTIAL and values.get("loss_type") == "CE":
+        values["train_neg_sample_args"] = None
+
+
+def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
+    """Graph models may do without layers; RecBole's sequential ones take the output of the last of them."""
+    for key in ("n_layers", "num_layers"):
+        if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
+            raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
+
+
+def _check_engine(values: Mapping[str, Any]) -> None:
+    """RecBole's own loop would pass over what it does not know, and the record would say otherwise."""
+    if values.get("engine") != "recbole":
+        return
+    for key, plain in OF_OUR_LOOP.items():
+        if values.get(key) not in (plain, None):
+            raise UserError(f"{key}={values[key]}: RecBole's own loop (engine: recbole) does not know it.")
+
+
+def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse what RecBole follows and this harness would pass over: the record would say that it was followed.
+
+    Args:
+        values: the settings of a run.
+        own: those of the same run without what the user gave.
+
+    Raises:
+        UserError: such a setting.
+    """
+    theirs = values["engine"] == "recbole"
+    ours = own.get("eval_args") or {}
+    for key, value in (values.get("eval_args") or {}).items():
+        if key == "mode" and isinstance(value, dict) and len({*map(str, value.values())}) == 1:
+            value = next(iter(value.values()))  # the same for validation and test
+        if value != ours.get(key) and not (theirs and key in ("mode", "group_by")):
+            raise UserError(
+                f"eval_args.{key}={value}: the protocol says what trains, what tests and what is ranked. Choose "
+                "another (recbole-llm list protocols), give --candidates=99 for sampled candidates, or write a file "
+                "of your own into properties/protocol/."
+            )
+    if values.get("benchmark_filename"):
+        raise UserError("benchmark_filename: ready parts are not read; the protocol splits one .inter file.")
+    if (values.get("unload_col") or {}).get("inter"):
+        raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
+    if values.get("enable_amp") and not theirs:
+        raise UserError("enable_amp: our loop takes --precision=bf16 instead.")
+
+
+def _check_cut_offs(values: Mapping[str, Any]) -> None:
+    cut_offs = values.get("topk", [10])
+    if not cut_offs or any(type(cut_off) is not int or cut_off < 1 for cut_off in cut_offs):
+        raise UserError(f"topk={cut_offs}: give cut-offs, whole numbers from 1 on, such as [5,10].")
+
+
+def _check_clipping(given: Mapping[str, Any]) -> None:
+    for key in given:
+        if key not in _CLIPPING:
+            hint = did_you_mean(str(key), _CLIPPING)
+            raise UserError(f"clip_grad_norm: there is no {key!r}.{hint} Known: {', '.join(_CLIPPING)}.")
+    limit = given.get("max_norm")
+    if given and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
+        raise UserError(
+            f"clip_grad_norm: give the largest norm as a number above 0, such as {{max_norm: 5}}; got {limit!r}."
+        )
+
+
+def _one_semantics(method: Method, values: dict[str, Any]) -> None:
+    """One spelling for one thing, so that the same run is never done twice.
+
+    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
+    features has none whatever was asked for; one that reads texts alone has those.
+    """
+    if not method.features or (method.text == "codes" and not reads_codes(values)):
+        for key in SEMANTIC_KEYS:
+            values[key] = None
+        values["semantics"] = "none"
+    elif method.text and values["semantics"] != "none":
+        values["llm"] = "offline"  # nobody is asked
+        if values["semantics"] in ("llm", "offline"):
+            values["semantics"] = method.text
+    elif values["semantics"] == "offline":
+        values["llm"] = "offline"
+    elif values["semantics"] == "llm" and values["llm"] == "offline":
+        values["semantics"] = "offline"
+
+
+def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Those of a method's features that its model reads under these settings; no other is asked for.
+
+    A class from outside may read whatever its row states.
+    """
+    owner = None if method.is_external else settings_class(method)
+    return method.features if owner is None else owner.of(values).reads(method.features)
+
+
+def reads_codes(values: Mapping[str, Any]) -> bool:
+    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    named = [*(values.get("selected_features") or []), values.get("item_attribute")]
+    return TEXT_CODE in named
+
+
+def _sort_metrics(values: dict[str, Any]) -> None:
+    """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
+
+    Raises:
+        UserError: ``list_metrics`` holds something else, or a model is to be selected by such a metric.
+    """
+    others, listed = sort_metrics(values.get("metrics") or ())
+    wrong, wanted = sort_metrics(values.get("list_metrics") or ())
+    if wrong:
+        known = LIST_METRICS.values()
+        raise UserError(f"list_metrics takes {', '.join(known)}; got {wrong[0]!r}.{did_you_mean(wrong[0], known)}")
+    chosen = str(values.get("valid_metric", "NDCG@10"))
+    if parse_metric(chosen)[1] < 1 or needs_lists(chosen):
+        raise UserError(f"valid_metric={chosen}: choose one of {', '.join(RANK_METRICS.values())} with a cut-off.")
+    values["metrics"] = others or [RANK_METRICS[parse_metric(chosen)[0]]]
+    values["list_metrics"] = list(dict.fromkeys([*listed, *wanted]))
