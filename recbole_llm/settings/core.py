@@ -49,7 +49,7 @@ class CoreSettings(SettingsModel):
     filter_inter_by_user_or_item: bool = setting("Leave out interactions whose user or item has no row in its file.")
     about: Any = setting("What the dataset or protocol is, for lists and messages.", Role.SHOWN)
     raw: Any = setting("Where the dataset's raw files come from.", Role.SHOWN)
-    text: dict[str, str] | None = setting("Columns of .item that hold an item's texts, as templates.")
+    text: dict[str, Any] | None = setting("Columns of .item that hold an item's texts, as templates.")
 
     # ---- protocol ------------------------------------------------------------------------------
     split: SPLITS = setting("How interactions are divided into training, validation and test.")
@@ -152,6 +152,8 @@ class RecBoleSettings(SettingsModel):
     hidden_size: Count = setting("Dimension of the hidden layers.")
     inner_size: Count = setting("Dimension of a Transformer's feed-forward layers.")
     n_heads: Count = setting("Attention heads.")
+    n_layers: Whole = setting("Layers; sequential models have at least one.")
+    num_layers: Whole = setting("Layers; sequential models have at least one.")
     hidden_act: Literal["gelu", "relu", "swish", "tanh", "sigmoid"] = setting("Activation of a Transformer's layers.")
     hidden_dropout_prob: Dropout = setting("Dropout of a Transformer's layers.")
     attn_dropout_prob: Dropout = setting("Dropout of attention weights.")

@@ -29,6 +29,7 @@ from torch import nn
 
 from recbole_llm.layers.capsule import CapsuleRouting, SelfAttentiveInterests
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
+from recbole_llm.methods.baselines.settings import CapsuleSettings, MultiInterestSettings
 
 
 class MultiInterestRecommender(SequentialRecommender):
@@ -44,10 +45,11 @@ class MultiInterestRecommender(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.size = int(config["embedding_size"])
-        self.n_interests = int(config["n_interests"])
-        self.n_sampled = int(config["n_sampled"])
-        self.hard_negative_beta = float(config["hard_negative_beta"])
+        settings = MultiInterestSettings.of(config)
+        self.size = settings.embedding_size
+        self.n_interests = settings.n_interests
+        self.n_sampled = settings.n_sampled
+        self.hard_negative_beta = settings.hard_negative_beta
         self.item_embedding = nn.Embedding(self.n_items, self.size, padding_idx=0)
 
     def reset_parameters(self) -> None:
@@ -142,16 +144,17 @@ class ComiRecDR(MultiInterestRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        mask_first = bool(config["mask_first"])
+        settings = CapsuleSettings.of(config)
+        mask_first = settings.mask_first
         self.reads_past_length = not mask_first
         self.routing = CapsuleRouting(
             self.size,
             self.n_interests,
             self.max_seq_length,
-            str(config["routing_transform"]),
-            int(config["routing_rounds"]),
+            settings.routing_transform,
+            settings.routing_rounds,
             # One map for all and equal logits would keep all interests equal.
-            self.random_logits or config["routing_transform"] == "shared",
+            self.random_logits or settings.routing_transform == "shared",
             mask_first,
         )
         self.reset_parameters()

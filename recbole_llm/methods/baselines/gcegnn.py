@@ -41,6 +41,7 @@ from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.session_graph import N_RELATIONS, edge_relations, session_edges
 from recbole_llm.methods.baselines.session import Session, SessionModel
+from recbole_llm.methods.baselines.settings import GCEGNNSettings
 
 
 class GlobalAggregator(nn.Module):
@@ -99,21 +100,22 @@ class GCEGNN(SessionModel):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        size = int(config["embedding_size"])
-        self.slope = float(config["leaky_slope"])
+        settings = GCEGNNSettings.of(config)
+        size = settings.embedding_size
+        self.slope = settings.leaky_slope
         rows = dataset.training_rows
         user, item = (np.asarray(column[rows]) for column in (dataset.table.user, dataset.table.item))
-        graph = nearby_items(user, item, self.n_items, int(config["epsilon"]), int(config["n_neighbours"]))
+        graph = nearby_items(user, item, self.n_items, settings.epsilon, settings.n_neighbours)
         for name, values in zip(("neighbours", "weights"), graph, strict=True):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         self.position_embedding = nn.Embedding(int(config["MAX_ITEM_LIST_LENGTH"]), size)
         self.hops = nn.ModuleList(
-            GlobalAggregator(size, self.slope, float(config["dropout_gcn"])) for _ in range(int(config["n_hops"]))
+            GlobalAggregator(size, self.slope, settings.dropout_gcn) for _ in range(settings.n_hops)
         )
         self.relation = nn.Parameter(torch.empty(N_RELATIONS, size))
-        self.dropout_local = Dropout(float(config["dropout_local"]))
-        self.dropout_global = Dropout(float(config["dropout_global"]))
+        self.dropout_local = Dropout(settings.dropout_local)
+        self.dropout_global = Dropout(settings.dropout_global)
         self.w_3 = nn.Linear(2 * size, size)
         self.w_4 = nn.Linear(size, size)
         self.w_5 = nn.Linear(size, size, bias=False)

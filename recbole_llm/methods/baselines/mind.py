@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from recbole_llm.methods.baselines.comirec import ComiRecDR
+from recbole_llm.methods.baselines.settings import MINDSettings
 
 
 class MIND(ComiRecDR):
@@ -31,10 +32,11 @@ class MIND(ComiRecDR):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.label_power = float(config["label_power"])
-        self.adaptive = bool(config["adaptive_interests"])
+        settings = MINDSettings.of(config)
+        self.label_power = settings.label_power
+        self.adaptive = settings.adaptive_interests
         self.project: nn.Module = nn.Identity()
-        if config["relu_layers"]:
+        if settings.relu_layers:
             self.project = nn.Sequential(
                 nn.Linear(self.size, 4 * self.size), nn.ReLU(), nn.Linear(4 * self.size, self.size)
             )

@@ -17,6 +17,7 @@ import torch
 
 from recbole_llm.layers.capsule import routing_regulariser
 from recbole_llm.methods.baselines.comirec import ComiRecSA
+from recbole_llm.methods.baselines.settings import REMISettings
 
 RELEASED_BATCH = 128  # what lambda = 100 was chosen with
 
@@ -29,7 +30,8 @@ class REMI(ComiRecSA):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.routing_weight = float(config["routing_weight"])
+        settings = REMISettings.of(config)
+        self.routing_weight = settings.routing_weight
 
     def losses(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The loss, the interest that answered ``(B, d)`` and the target vectors ``(B, d)``."""

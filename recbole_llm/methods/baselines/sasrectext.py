@@ -23,6 +23,7 @@ from torch import nn
 
 from recbole_llm.compat.fast import accelerated
 from recbole_llm.errors import UserError
+from recbole_llm.methods.baselines.settings import SASRecTextSettings
 
 
 def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
@@ -51,15 +52,16 @@ class SASRecText(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        settings = SASRecTextSettings.of(config)
         self.backbone: Any = accelerated(SASRec)(config, dataset)
         features = dataset.semantics
         self.has_texts = features is not None
         if features is not None:
             self.backbone.item_embedding = TextItemEmbedding(
-                mean_item_texts(features, list(config["text_columns"])),
+                mean_item_texts(features, list(settings.text_columns)),
                 int(config["hidden_size"]),
-                str(config["adaptor"]),
-                bool(config["with_ids"]),
+                settings.adaptor,
+                settings.with_ids,
                 float(config["initializer_range"]),
             )
 

@@ -31,6 +31,7 @@ from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.session_graph import session_graph
 from recbole_llm.layers.target_attention import Attended, attended_cross_entropy, score_all, score_items
 from recbole_llm.methods.baselines.session import Session, SessionModel
+from recbole_llm.methods.baselines.settings import TAGNNSettings
 
 
 class TAGNN(SessionModel):
@@ -41,9 +42,10 @@ class TAGNN(SessionModel):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        size = int(config["embedding_size"])
+        settings = TAGNNSettings.of(config)
+        size = settings.embedding_size
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
-        self.gnn = GNN(size, int(config["step"]))
+        self.gnn = GNN(size, settings.step)
         self.last = nn.Linear(size, size)
         self.each = nn.Linear(size, size)
         self.query = nn.Linear(size, 1, bias=False)

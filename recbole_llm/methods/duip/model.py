@@ -36,9 +36,8 @@ from recbole_llm.layers.packing import Packed
 from recbole_llm.lm.load import CAUSAL, load_language_model
 from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.duip.prompt import AFTER, ASKED, BEFORE, OFFERED, TitlePrompt
+from recbole_llm.methods.duip.settings import DUIPSettings
 
-HEADS = ("item", "lm", "index")
-SOFT_PROMPTS = ("mlp", "linear")
 UNLISTED = -1e4  # score of items outside the candidates, for heads that score candidates only
 PAIRS = 4096  # prompts with a title that pass the language model at once (head `lm`)
 
@@ -72,88 +71,73 @@ class DUIP(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self._check(config)
-        self.head, self.use_lm = str(config["head"]), bool(config["use_lm"])
-        self.soft_tokens = int(config["soft_tokens"]) if self.use_lm else 0
+        settings = DUIPSettings.of(config)
+        self.head, self.use_lm = settings.head, settings.use_lm
+        self.soft_tokens = settings.soft_tokens if self.use_lm else 0
         self.rates = [float(config[k]) for k in ("learning_rate", "finetune_learning_rate", "lm_learning_rate")]
-        self.stages = self._stages(config)
+        self.stages = self._stages(settings)
         self.stage = 0
-        size, hidden = int(config["embedding_size"]), int(config["hidden_size"])
+        size, hidden = settings.embedding_size, settings.hidden_size
 
-        titles, vectors = self._texts(config, dataset)
+        titles, vectors = self._texts(settings, dataset)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
         nn.init.normal_(self.item_embedding.weight, std=0.02)
         seen = torch.zeros(self.n_items, 1)
         seen[dataset.table.item[dataset.split.train_rows]] = 1.0
         self.register_buffer("seen", seen, persistent=False)
         trained = seen[:, 0] > 0
-        self.leaves_cold_out = not config["cold_in_softmax"]
+        self.leaves_cold_out = not settings.cold_in_softmax
         self.register_buffer("trained_items", trained.nonzero()[:, 0], persistent=False)
         self.register_buffer("trained_place", trained.cumsum(0) - 1, persistent=False)
         self.register_buffer("text_vectors", vectors, persistent=False)
         self.text_out = nn.Linear(vectors.shape[1], size, bias=False) if vectors is not None else None
 
         if self.soft_tokens or not self.use_lm:
-            text = vectors if config["text_in_lstm"] else None
+            text = vectors if settings.text_in_lstm else None
             self.text_in = nn.Linear(text.shape[1], size, bias=False) if text is not None else None
-            self.dropout = nn.Dropout(float(config["dropout_prob"]))
-            layers = int(config["num_layers"])
+            self.dropout = nn.Dropout(settings.dropout_prob)
+            layers = settings.num_layers
             self.lstm = nn.LSTM(size * (1 if text is None else 2), hidden, layers, batch_first=True)
         width = hidden
         if self.use_lm:
-            width = self._add_language_model(config, titles, hidden)
+            width = self._add_language_model(
+                settings, int(config["candidates"]) if self.head == "index" else 0, titles, hidden
+            )
         else:
             self.language_model = "no language model"
         if self.head == "item":
             self.readout = nn.Linear(width, size)
             self.item_bias = nn.Parameter(torch.zeros(self.n_items))
 
-    @staticmethod
-    def _check(config: Any) -> None:
-        for key, known in (("head", HEADS), ("soft_prompt", SOFT_PROMPTS)):
-            if config[key] not in known:
-                raise UserError(f"{key} is one of {', '.join(known)}; got {config[key]!r}.")
-        if not config["use_lm"] and config["head"] != "item":
-            raise UserError(f"head: {config['head']} reads the language model; use_lm: False takes head: item.")
-        if config["head"] != "item" and int(config["title_tokens"]) < 1:
-            raise UserError(f"head: {config['head']} tells items apart by their titles: give title_tokens: 1 or more.")
-        if config["head"] == "index" and config["candidates"] in (None, "all"):
-            raise UserError("head: index lists candidates: use a protocol that has them (--protocol=temporal_20).")
-
-    def _stages(self, config: Any) -> tuple[str, ...]:
+    def _stages(self, settings: DUIPSettings) -> tuple[str, ...]:
         """Stages of the training; with nothing beside the language model to learn there is no frozen one."""
         if self.use_lm and not self.soft_tokens and self.head != "item":
-            if config["freeze_lm"]:
-                raise UserError(
-                    f"freeze_lm: True with soft_tokens: 0 and head: {self.head} leaves nothing to train: "
-                    "take head: item, or soft_tokens above 0."
-                )
             return ("finetuned",)
-        return ("frozen",) if config["freeze_lm"] or not self.use_lm else ("frozen", "finetuned")
+        return ("frozen",) if settings.freeze_lm or not self.use_lm else ("frozen", "finetuned")
 
-    def _texts(self, config: Any, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
+    def _texts(self, settings: DUIPSettings, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
         """Prompt text of each item, and the frozen vectors of the titles ``(N, d)`` (row 0 zero)."""
         features = dataset.semantics
         if features is None:
             return [""] + [f"item {number}" for number in range(1, self.n_items)], None
         ids = features.item_text_ids("title_text", exchange=True)
         titles = features.shown_texts("title_text")
-        if config["prompt_categories"]:
+        if settings.prompt_categories:
             categories = features.shown_texts("categories_text")
             titles = [f"{t} ({c})" if c else t for t, c in zip(titles, categories, strict=True)]
         vectors = features.text_vectors()
         table = torch.where(ids[:, None] >= 0, vectors[ids.clamp(min=0)], torch.zeros(1, vectors.shape[1]))
         return titles, F.normalize(table, dim=1)
 
-    def _add_language_model(self, config: Any, titles: list[str], hidden: int) -> int:
+    def _add_language_model(self, settings: DUIPSettings, negatives: int, titles: list[str], hidden: int) -> int:
         fixed = [BEFORE, AFTER, OFFERED, ASKED, ".;"]
-        lm = load_language_model(str(config["lm"]), CAUSAL, [*titles, *fixed], config["lm_scratch"])
+        lm = load_language_model(settings.lm, CAUSAL, [*titles, *fixed], settings.lm_scratch)
         self.language_model = lm.label
         self.lm = lm.model
-        if config["gradient_checkpointing"]:
+        if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable()
         words = self.lm.get_input_embeddings().weight
-        self.n_offered = 0 if self.head != "index" else int(config["candidates"]) + 1
+        self.n_offered = negatives + 1 if self.head == "index" else 0
         labels = [str(number + 1) for number in range(self.n_offered)]
         first = [tokens[-1] for tokens in tokens_of(lm.tokenizer, [f" {label}" for label in labels])]
         if len(set(first)) < len(first):  # numbers of two tokens that end alike, such as 1 and 11
@@ -162,16 +146,16 @@ class DUIP(SequentialRecommender):
         self.prompt = TitlePrompt(
             titles,
             lambda texts: tokens_of(lm.tokenizer, texts),
-            title_tokens=int(config["title_tokens"]),
-            max_items=int(config["prompt_items"]),
-            max_tokens=int(config["prompt_tokens"]),
+            title_tokens=settings.title_tokens,
+            max_items=settings.prompt_items,
+            max_tokens=settings.prompt_tokens,
             end=int(lm.tokenizer.eos_token_id),
             labels=labels,
         )
         self._check_length(lm.label)
         if self.soft_tokens:
             scale = float(words.detach().float().std())
-            self.soft = SoftPrompt(hidden, self.soft_tokens, lm.hidden_size, str(config["soft_prompt"]), scale)
+            self.soft = SoftPrompt(hidden, self.soft_tokens, lm.hidden_size, settings.soft_prompt, scale)
         return lm.hidden_size
 
     def _check_length(self, label: str) -> None:

@@ -41,6 +41,7 @@ from recbole_llm.layers.text_projection import ProjectedTexts
 from recbole_llm.methods.baselines.comirec import ComiRecDR, ComiRecSA, MultiInterestRecommender
 from recbole_llm.methods.baselines.mind import MIND
 from recbole_llm.methods.baselines.remi import REMI
+from recbole_llm.methods.eimf.settings import EIMFSettings
 
 IBIMS: dict[str, Any] = {
     "REMI": REMI,
@@ -136,15 +137,16 @@ class EIMF(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.alignment_weight = float(config["alignment_weight"])
-        self.semantic_weight = float(config["semantic_weight"])
-        self.temperature = float(config["temperature"])
-        self.ibim = accelerated(IBIMS[config["backbone"]])(config, dataset)
+        settings = EIMFSettings.of(config)
+        self.alignment_weight = settings.alignment_weight
+        self.semantic_weight = settings.semantic_weight
+        self.temperature = settings.temperature
+        self.ibim = accelerated(IBIMS[settings.backbone])(config, dataset)
         self.reads_past_length = getattr(self.ibim, "reads_past_length", True)
         self.item_embedding = self.ibim.item_embedding
         self.esim: ESIM | None = None
         features = dataset.semantics
-        if features is not None and config["esim"] and (self.alignment_weight or self.semantic_weight):
+        if features is not None and settings.taught:
             offsets, texts = features.user_interests()
             with torch.random.fork_rng(devices=[]):  # what the IBIM draws in training is what it draws without ESIM
                 self.esim = ESIM(
@@ -152,11 +154,11 @@ class EIMF(SequentialRecommender):
                     features.item_text_ids("title_text"),
                     offsets,
                     texts,
-                    int(config["text_size"]),
+                    settings.text_size,
                     self.item_embedding.embedding_dim,
-                    int(config["max_text_interests"]),
-                    str(config["text_proj"]),
-                    bool(config["text_trainable"]),
+                    settings.max_text_interests,
+                    settings.text_proj,
+                    settings.text_trainable,
                 )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:  # type: ignore[override]

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DECODES = ("exact", "restricted", "free")
 UNFOUND = -1e4  # score of items that a beam search did not return
 BLOCK = {"cpu": 1 << 22, "cuda": 1 << 25}  # numbers that one block of states or logits may hold; a CPU's fits its cache
 _NUMBER = re.compile(r"\d+")

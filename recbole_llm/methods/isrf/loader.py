@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recbole_llm.data.loaders import DeviceTable, LazyInteraction, NegativeSampler
+from recbole_llm.methods.isrf.settings import ISRFSettings
 
 
 class AlternatingLoader:
@@ -26,6 +27,7 @@ class AlternatingLoader:
 
     def __init__(self, table: DeviceTable, train_part: Any, config: Any) -> None:
         self.table, self.config, self.dataset = table, config, train_part
+        settings = ISRFSettings.of(config)
         data, split = table.dataset.table, table.dataset.split
         offsets = np.asarray(data.offsets)
         # Where each user's training segment ends: it is the beginning of the user's rows.
@@ -33,10 +35,10 @@ class AlternatingLoader:
         self._begin, self._count = torch.from_numpy(offsets[:-1].copy()), torch.from_numpy(counts)
         self.users = {"sequence": (self._count > 1).nonzero()[:, 0], "direct": (self._count > 0).nonzero()[:, 0]}
         self.step = int(config["train_batch_size"])
-        self.passes = int(config["samples_per_user"])
-        self.negatives = min(int(config["n_negatives"]), data.n_items - 1)
+        self.passes = settings.samples_per_user
+        self.negatives = min(settings.n_negatives, data.n_items - 1)
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
-        known = np.arange(len(data)) if config["legacy_leaks"] else split.train_rows
+        known = np.arange(len(data)) if settings.legacy_leaks else split.train_rows
         self.sampler = NegativeSampler(
             np.asarray(data.user[known]),
             np.asarray(data.item[known]),

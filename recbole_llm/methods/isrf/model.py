@@ -44,21 +44,14 @@ from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
 from recbole_llm.layers.text_projection import pca
 from recbole_llm.lm.load import SEQ2SEQ, load_language_model
 from recbole_llm.lm.tokenizer import tokens_of
-from recbole_llm.methods.isrf.decoding import DECODES, ItemTrie, beam_scores, exact_scores
+from recbole_llm.methods.isrf.decoding import ItemTrie, beam_scores, exact_scores
 from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES, IdPrompt, IdPromptBatch
+from recbole_llm.methods.isrf.settings import ISRFSettings
 
 ITEM_COLUMNS = {"fused": "profile_text", "positive": "positive_text", "negative": "negative_text"}
 USER_COLUMNS = {"fused": "preference_text", "positive": "positive_text", "negative": "negative_text"}
-CHOICES: dict[str, tuple[str, ...]] = {
-    "item_text": tuple(ITEM_COLUMNS),
-    "user_text": tuple(USER_COLUMNS),
-    "decode": DECODES,
-    "alignment": ("infonce", "soft_targets"),
-    "sequence_words": ("graph", "position"),
-    "adapter_activation": ("none", "relu"),
-}
 UNIFORM = 0.1  # bound of the initial prompt and position vectors, as in POD
 LEGACY_GRAPH_SHARE = 0.8  # of all interactions, as the release splits its reviews
 
@@ -68,22 +61,23 @@ class ExplicitInterests(nn.Module):
 
     def __init__(self, config: Any, dataset: Any, size: int) -> None:
         super().__init__()
-        self.layers = int(config["graph_layers"])
+        settings = ISRFSettings.of(config)
+        self.layers = settings.graph_layers
         n_users, n_items = dataset.user_num, dataset.item_num
-        std = float(config["graph_init_std"])
+        std = settings.graph_init_std
         self.users = nn.Parameter(torch.randn(n_users, size) * std)
         table = dataset.table
-        rows = _graph_rows(config, dataset)
+        rows = _graph_rows(settings, dataset, int(config["seed"]))
         pairs = np.asarray(table.user)[rows], np.asarray(table.item)[rows]
         adjacency = bipartite_adjacency(*pairs, n_users, n_items)
         self.graph = SparseGraph(adjacency, symmetric=True, device=config["device"])
-        semantics = _item_semantics(config, dataset) if config["item_semantics"] else None
+        semantics = _item_semantics(settings, dataset) if settings.item_semantics else None
         self.adapter: Adapter | None = None
         if semantics is None:
             self.items = nn.Parameter(torch.randn(n_items, size) * std)
             return
-        if config["adapter"]:
-            self.adapter = Adapter(semantics.shape[1], size, str(config["adapter_activation"]))
+        if settings.adapter:
+            self.adapter = Adapter(semantics.shape[1], size, settings.adapter_activation)
         else:
             semantics = F.pad(semantics[:, :size], (0, max(0, size - semantics.shape[1])))
         self.register_buffer("items", semantics, persistent=False)
@@ -99,36 +93,37 @@ class GroupInterests(nn.Module):
 
     def __init__(self, config: Any, dataset: Any, size: int) -> None:
         super().__init__()
-        self.layers = int(config["user_graph_layers"])
-        self.users = nn.Parameter(torch.randn(dataset.user_num, size) * float(config["graph_init_std"]))
+        settings = ISRFSettings.of(config)
+        self.layers = settings.user_graph_layers
+        self.users = nn.Parameter(torch.randn(dataset.user_num, size) * settings.graph_init_std)
         features = dataset.semantics
-        ids = features.user_text_ids(USER_COLUMNS[config["user_text"]])
+        ids = features.user_text_ids(USER_COLUMNS[settings.user_text])
         vectors = features.text_vectors()[ids.clamp(min=0)]
-        self.graph = similar_users_graph(vectors, ids >= 0, int(config["similar_users"])).to(config["device"])
+        self.graph = similar_users_graph(vectors, ids >= 0, settings.similar_users).to(config["device"])
 
     def forward(self) -> torch.Tensor:
         """``(n_users, d)``."""
         return mean_of_layers(self.graph, self.users, self.layers)
 
 
-def _item_semantics(config: Any, dataset: Any) -> torch.Tensor | None:
+def _item_semantics(settings: ISRFSettings, dataset: Any) -> torch.Tensor | None:
     """``Z``, ``(N, min(pca_size, d_encoder, n))``: principal components of the items' texts; zero without a text."""
     features = dataset.semantics
     if features is None:
         return None
-    ids = features.item_text_ids(ITEM_COLUMNS[config["item_text"]], suffix="itemprofile", exchange=True)
+    ids = features.item_text_ids(ITEM_COLUMNS[settings.item_text], suffix="itemprofile", exchange=True)
     known = ids >= 0
-    reduced = pca(F.normalize(features.text_vectors()[ids[known]], dim=1), int(config["pca_size"]))
+    reduced = pca(F.normalize(features.text_vectors()[ids[known]], dim=1), settings.pca_size)
     table = torch.zeros(len(ids), reduced.shape[1])
     table[known] = reduced
     return table
 
 
-def _graph_rows(config: Any, dataset: Any) -> np.ndarray:
+def _graph_rows(settings: ISRFSettings, dataset: Any, seed: int) -> np.ndarray:
     """Rows of the interactions that make the graph: those that train."""
-    if not config["legacy_leaks"]:
+    if not settings.legacy_leaks:
         return np.asarray(dataset.split.train_rows)
-    generator = np.random.default_rng(int(config["seed"]))
+    generator = np.random.default_rng(seed)
     return np.flatnonzero(generator.random(len(dataset.table)) < LEGACY_GRAPH_SHARE)
 
 
@@ -147,35 +142,27 @@ class IterativeReasoning(nn.Module):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__()
-        for key, known in CHOICES.items():
-            if config[key] not in known:
-                raise UserError(f"{key} is one of {', '.join(known)}; got {config[key]!r}.")
-        if config["decode"] == "restricted" and int(config["beams"]) < 2:
-            raise UserError(f"decode: restricted searches with beams: 2 or more; got {config['beams']}.")
-        lm = load_language_model(
-            str(config["lm"]), SEQ2SEQ, [*SEQUENCE_TEMPLATES, *DIRECT_TEMPLATES], config["lm_scratch"]
-        )
+        settings = ISRFSettings.of(config)
+        lm = load_language_model(settings.lm, SEQ2SEQ, [*SEQUENCE_TEMPLATES, *DIRECT_TEMPLATES], settings.lm_scratch)
         self.label, self.lm, self.tokenizer = lm.label, lm.model, lm.tokenizer
         if not hasattr(self.lm, "encoder") or self.lm.config.model_type not in ("t5", "mt5"):
-            raise UserError(f"--lm={config['lm']}: ISRF takes T5 models, not {self.lm.config.model_type}.")
-        if config["gradient_checkpointing"]:
+            raise UserError(f"--lm={settings.lm}: ISRF takes T5 models, not {self.lm.config.model_type}.")
+        if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable()
         size = lm.hidden_size
-        self._add_words(config, dataset)
+        self._add_words(settings.legacy_leaks, dataset)
 
-        self.scale = float(config["whole_word_scale"])
-        self.prompt_vectors = nn.Parameter(
-            torch.empty(2, int(config["prompt_vectors"]), size).uniform_(-UNIFORM, UNIFORM)
-        )
+        self.scale = settings.whole_word_scale
+        self.prompt_vectors = nn.Parameter(torch.empty(2, settings.prompt_vectors, size).uniform_(-UNIFORM, UNIFORM))
         listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
-        longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), int(config["n_negatives"]) + 1, listed + 1)
+        longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), settings.n_negatives + 1, listed + 1)
         self.positions = nn.Embedding(longest + 2, size)
         nn.init.uniform_(self.positions.weight, -UNIFORM, UNIFORM)
-        self.explicit = ExplicitInterests(config, dataset, size) if config["graph_words"] else None
-        self.sequence_graph = self.explicit is not None and config["sequence_words"] == "graph"
+        self.explicit = ExplicitInterests(config, dataset, size) if settings.graph_words else None
+        self.sequence_graph = self.explicit is not None and settings.sequence_words == "graph"
 
-        self.alignment, self.temperature = str(config["alignment"]), float(config["alignment_temperature"])
-        weights = {"sequence": float(config["sequential_alignment"]), "direct": float(config["direct_alignment"])}
+        self.alignment, self.temperature = settings.alignment, settings.alignment_temperature
+        weights = {"sequence": settings.sequential_alignment, "direct": settings.direct_alignment}
         if dataset.semantics is None:
             weights = dict.fromkeys(weights, 0.0)
         if self.explicit is None:
@@ -183,12 +170,11 @@ class IterativeReasoning(nn.Module):
         self.weights = weights
         self.group = GroupInterests(config, dataset, size) if any(weights.values()) else None
 
-        self.decode, self.beams = str(config["decode"]), int(config["beams"])
-        self.paraphrases = bool(config["paraphrases"])
+        self.decode, self.beams = settings.decode, settings.beams
+        self.paraphrases = settings.paraphrases
 
-    def _add_words(self, config: Any, dataset: Any) -> None:
+    def _add_words(self, legacy: bool, dataset: Any) -> None:
         """Prompts, the trie of item numbers, and the labels of the decoder."""
-        legacy = bool(config["legacy_leaks"])
         users, items = (_numbers(np.asarray(t), legacy) for t in (dataset.table.user_tokens, dataset.table.item_tokens))
 
         def tokenise(texts: list[str]) -> list[list[int]]:

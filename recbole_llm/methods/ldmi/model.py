@@ -31,6 +31,7 @@ from torch import nn
 from recbole_llm.errors import UserError
 from recbole_llm.layers.text_bag import InteractionKeys
 from recbole_llm.methods.baselines.comirec import ComiRecDR
+from recbole_llm.methods.ldmi.settings import LDMISettings
 
 
 def cluster_means(
@@ -71,24 +72,20 @@ class LDMI(ComiRecDR):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.gate, self.contrast = str(config["gate"]), str(config["contrast"])
-        self.divided_by = str(config["clusters"])
-        self.over_clusters = config["align_softmax"] == "cluster"
-        self.contrast_weight = float(config["contrast_weight"])
-        self.temperature = float(config["temperature"])
-        self.n_synthesised = int(config["synthesised_per_step"])
+        settings = LDMISettings.of(config)
+        self.gate, self.contrast = settings.gate, settings.contrast
+        self.divided_by = settings.clusters
+        self.over_clusters = settings.align_softmax == "cluster"
+        self.contrast_weight = settings.contrast_weight
+        self.temperature = settings.temperature
+        self.n_synthesised = settings.synthesised_per_step
         features = dataset.semantics
-        self.aligned = bool(config["align"]) and self.gate != "zero" and features is not None
-        self.contrasts = self.contrast_weight > 0 and self.contrast != "none" and features is not None
+        self.aligned = settings.aligns and features is not None
+        self.contrasts = settings.contrasts and features is not None
         if self.aligned and config["transform"]:
             raise UserError(
                 f"transform={config['transform']}: LDMI finds the clusters of a history by its places, which a "
                 "transform moves; leave it out, or the clusters (--align=False)."
-            )
-        if config["cluster_text"] and self.divided_by != "llm":
-            raise UserError(
-                f"cluster_text: clusters: {self.divided_by} have no names, and those of the LLM's would make them no "
-                "control; leave one of the two out."
             )
         if self.aligned:
             self.keys = InteractionKeys(features.user_offsets())
@@ -97,7 +94,7 @@ class LDMI(ComiRecDR):
             self.norm = nn.LayerNorm(self.size)
             self.gate_layer = nn.Linear(2 * self.size, 1, bias=False)
             self.text: nn.Linear | None = None
-            if config["cluster_text"]:
+            if settings.cluster_text:
                 vectors = features.text_vectors()
                 self.register_buffer("vectors", vectors, persistent=False)
                 self.register_buffer("text_of_row", features.row_labels("interest", "interest_text"), persistent=False)

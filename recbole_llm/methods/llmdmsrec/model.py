@@ -42,6 +42,7 @@ from recbole_llm.layers.text_bag import InteractionKeys, TextBag
 from recbole_llm.methods.baselines.gcegnn import GCEGNN
 from recbole_llm.methods.baselines.session import GCSANEncoder, Session, SessionEncoder, SRGNNEncoder
 from recbole_llm.methods.baselines.tagnn import TAGNN
+from recbole_llm.methods.llmdmsrec.settings import LLMDMsRecSettings
 
 BACKBONES: dict[str, Callable[[Any, Any], SessionEncoder]] = {
     "SRGNN": SRGNNEncoder,
@@ -72,16 +73,17 @@ class LLMDMsRec(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.sigma = float(config["sigma"])
-        self.backbone = BACKBONES[config["backbone"]](config, dataset)
+        settings = LLMDMsRecSettings.of(config)
+        self.sigma = settings.sigma
+        self.backbone = BACKBONES[settings.backbone](config, dataset)
         self.item_embedding = self.backbone.item_embedding
         self.size = self.item_embedding.embedding_dim
         self.readout = self.backbone.readout
         self.backbone.readout = nn.Identity()
 
         features = dataset.semantics
-        self.fusion = bool(config["fusion"]) and features is not None
-        self.align = ALIGNMENTS.get(config["align"])
+        self.fusion = settings.fusion and features is not None
+        self.align = ALIGNMENTS.get(settings.align)
         self.aligned = self.sigma > 0 and self.align is not None and features is not None
         if self.fusion or self.aligned:
             vectors = features.text_vectors()
@@ -90,7 +92,7 @@ class LLMDMsRec(SequentialRecommender):
             self.latent = TextBag(vectors, bags["latent_text"].offsets, bags["latent_text"].ids)
             self.latent.vectors = self.explicit.vectors
             self.keys = InteractionKeys(features.user_offsets())
-            self.semantic_dropout = nn.Dropout(float(config["semantic_dropout"]))
+            self.semantic_dropout = nn.Dropout(settings.semantic_dropout)
             self.project = self._initialised(nn.Linear(self.explicit.dim, self.size))
             answered = (bags["explicit_text"].offsets.diff() > 0) | (bags["latent_text"].offsets.diff() > 0)
             self.all_answered = bool(answered[torch.as_tensor(dataset.split.train_targets)].all())
