@@ -1,16 +1,16 @@
 """recbole_llm: does an LLM-enhanced recommender beat a well-tuned ordinary one, by how much, at what cost?
 
-The Python API::
+The Python API has the verbs of the command line::
 
     import recbole_llm
 
     records = recbole_llm.run(model="SRGNN,LLMDMsRec", dataset="ml-100k", seeds=[1, 2])
+    frame = recbole_llm.results("results")
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from recbole_llm.compat import mend_on_import
 from recbole_llm.utils.environment import prepare_threads
@@ -18,15 +18,37 @@ from recbole_llm.utils.environment import prepare_threads
 prepare_threads()  # before anything imports torch
 mend_on_import()
 
-if TYPE_CHECKING:
-    from recbole_llm.experiments.record import Record
+from recbole_llm.api import (  # noqa: E402
+    doctor,
+    generate,
+    per_user,
+    prepare,
+    recommend,
+    report,
+    results,
+    run,
+    suite,
+    table,
+    tune,
+)
+from recbole_llm.api import list_ as list  # noqa: E402
+from recbole_llm.registry import Method, register  # noqa: E402
 
 __version__ = (Path(__file__).parent / "VERSION").read_text(encoding="utf-8").strip()
-__all__ = ["__version__", "run"]
-
-
-def run(model: Any, dataset: str, **settings: Any) -> list[Record]:
-    """Train and evaluate; see :func:`recbole_llm.experiments.grid.run`."""
-    from recbole_llm.experiments.launch import run as run_grid
-
-    return run_grid(model=model, dataset=dataset, **settings)
+__all__ = [
+    "Method",
+    "__version__",
+    "doctor",
+    "generate",
+    "list",
+    "per_user",
+    "prepare",
+    "recommend",
+    "register",
+    "report",
+    "results",
+    "run",
+    "suite",
+    "table",
+    "tune",
+]

@@ -1,177 +1,381 @@
-"""The command line: verbs, messages, exit codes."""
+"""The command line: the functions of ``api.py`` as verbs, with messages and exit codes.
+
+Options, types and help come from the functions' signatures. Options may be spelt with ``-`` and with ``_``. A word that
+is no option of a verb is a setting (``--key=value``) where the verb takes settings. The functions import what is heavy,
+and so do the printers here, so that help and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
-import argparse
 import errno
+import inspect
+import json
 import logging
 import os
 import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from tabulate import tabulate
 
 import recbole_llm
-from recbole_llm.commands import VERBS, check, overrides_of
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm import api
+from recbole_llm.errors import FAILURES, UserError, did_you_mean
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.suite import Stage
+from recbole_llm.llm.endpoint import redact
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.layers import parse_assignment
+from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.progress import TqdmHandler
 
-USAGE = """\
-recbole-llm [run] --model=NAME[,NAME...] --dataset=NAME [--key=value ...]   train, test, show the table
-recbole-llm tune --model=NAME[,NAME...] --dataset=NAME [--trials=50]        search settings, then run the best
-recbole-llm generate --model=NAME --dataset=NAME --llm=NAME [--dry-run]    make (or price) the LLM's features alone
-recbole-llm suite NAME [--budget=NAME] [--dry-run] [--key=value ...]        a list of commands, such as flagship
-recbole-llm recommend --model=NAME --dataset=NAME --users=U1,U2 [--topk=10]   lists from a model that was run
-recbole-llm prepare NAME [--raw=FOLDER] [--kcore=5] [--force]               raw files to a dataset's atomic files
-recbole-llm list [models|datasets|protocols|suites] [--stats]               what there is
-recbole-llm table [--dataset=NAME] [--format=text|markdown|latex|csv|html]  tables of what was run
-recbole-llm report [--dataset=NAME] [--output=FILE.html]                    one page with tables and charts
-recbole-llm doctor [--leaks --dataset=NAME]                                check this machine (semantic files for leaks)
-
-run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffled,random,none  --llm=offline
-      --workers=N  --executor=serial|processes|ray  --ray_address=auto
-      --config_file=FILE  --force  --quiet  and every setting of RecBole or of a model as --key=value;
-      --MODEL.key=value sets it for one model of several.
-tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M  --pruner=median|hyperband|none
-      --seeds=5 for the best settings  --storage=FILE or postgresql://...  --space=FILE  --report[=FILE]
-      and the options of run; a setting that is given is not searched.
-generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
-      --batch (submit, wait, take in; half the price)  --profiles=FILE (item profiles made elsewhere)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
+SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
+POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
+SEVERAL = "config_file"  # may be given several times
+OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
+HEADER = "user_id\trank\titem_id\tscore\n"
+EXAMPLES = """\b
+recbole-llm --model=LLMDMsRec --dataset=ml-100k                   train, test, show the table (the verb is run)
+recbole-llm run --model=Pop,SASRec --dataset=ml-100k --seeds=5    only what is missing is run
+recbole-llm generate --model=EIMF --dataset=ml-100k --llm=openai --dry-run
+recbole-llm tune --model=GRU4Rec,LLMDMsRec --dataset=ml-100k --trials=20
+recbole-llm list settings --model=EIMF                            every setting, what it takes and does
 """
 
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
+# ---- what the verbs print -------------------------------------------------------------------------
 
 
-class _Once(argparse.Action):
-    """Keeps a value; of two that differ argparse would keep the last one, and ``--model=A --model=B`` run B alone."""
+def _show_run(records: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.reporting.tables import render
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option: str | None = None) -> None:
-        if getattr(namespace, self.dest, self.default) not in (self.default, values):
-            raise UserError(f"{option} is given twice with different values.")
-        setattr(namespace, self.dest, values)
-
-
-class _Parser(argparse.ArgumentParser):
-    """Errors as ``UserError``, so that all messages look alike; options may be spelt with ``-`` and with ``_``."""
-
-    def add_argument(self, *names: str, **kwargs: Any) -> Any:
-        kwargs.setdefault("action", _Once)
-        options = [name[2:] for name in names if name.startswith("--")]
-        spelt = [f"--{form}" for name in options for form in (name.replace("_", "-"), name.replace("-", "_"))]
-        return super().add_argument(*dict.fromkeys([*names, *spelt]), **kwargs)
-
-    def error(self, message: str) -> Any:
-        raise UserError(f"{message}. See recbole-llm --help.")
+    store = ResultStore(api.results_folder(given))
+    print(render(records, store=store, **_shown_columns(given)))
+    if not given.get("quiet"):
+        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+    return _code_of(records)
 
 
-def _parser(verb: str) -> _Parser:
-    parser = _Parser(prog=f"recbole-llm {verb}", usage=USAGE, add_help=False, allow_abbrev=False)
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--verbose", action="store_true")
-    parser.add_argument("--results_dir")
-    if verb == "run":
-        parser.add_argument("--model")
-        parser.add_argument("--dataset")
-        parser.add_argument("--protocol")
-        parser.add_argument("--seeds")
-        parser.add_argument("--semantics")
-        parser.add_argument("--config_file", action="append", default=[])
-        parser.add_argument("--force", action="store_true")
-        _add_executor(parser)
-    elif verb == "tune":
-        for name in ("model", "dataset", "protocol", "seeds", "semantics", "storage", "space"):
-            parser.add_argument(f"--{name}")
-        parser.add_argument("--config_file", action="append", default=[])
-        parser.add_argument("--trials", type=int, default=50)
-        parser.add_argument("--trial_epochs", type=int)
-        parser.add_argument("--trial_minutes", type=float)
-        parser.add_argument("--pruner", default="median")
-        parser.add_argument("--report", nargs="?", const="", help="where the page goes; results/search.html")
-        _add_executor(parser)
-    elif verb == "suite":
-        parser.add_argument("name")
-        parser.add_argument("--budget", default="full")
-        parser.add_argument("--dataset")
-        parser.add_argument("--dry-run", action="store_true")
-    elif verb == "generate":
-        parser.add_argument("--model")
-        parser.add_argument("--dataset")
-        parser.add_argument("--protocol")
-        parser.add_argument("--config_file", action="append", default=[])
-        parser.add_argument("--limit", type=int)
-        parser.add_argument("--poll", type=float, default=60.0, help="seconds between two looks at a batch")
-        action = parser.add_mutually_exclusive_group()
-        action.add_argument("--dry-run", action="store_true")
-        action.add_argument("--batch", action="store_true")
-        action.add_argument("--batch-file", type=Path)
-        action.add_argument("--export", type=Path)
-        action.add_argument("--import", type=Path, dest="take_in")
-    elif verb == "recommend":
-        parser.add_argument("--model", required=True)
-        parser.add_argument("--dataset", required=True)
-        parser.add_argument("--protocol")
-        parser.add_argument("--semantics")
-        parser.add_argument("--config_file", action="append", default=[])
-        parser.add_argument("--users", required=True, help="names, a file with one a line, or all")
-        parser.add_argument("--topk", type=int, default=10)
-        parser.add_argument("--history", default="all")
-        parser.add_argument("--output")
-    elif verb == "prepare":
-        parser.add_argument("dataset")
-        parser.add_argument("--raw", help="folder of the raw files; dataset/NAME/raw by default")
-        parser.add_argument("--kcore", type=int)
-        parser.add_argument("--force", action="store_true")
-        parser.add_argument("--dataset_dir", default="dataset")
-    elif verb == "list":
-        parser.add_argument("what", nargs="?", choices=("models", "datasets", "protocols", "suites"))
-        parser.add_argument("--stats", action="store_true")
-        parser.add_argument("--data_path")
-        parser.add_argument("--dataset_dir", default="dataset")
-    elif verb in ("table", "report"):
-        parser.add_argument("--model")
-        parser.add_argument("--dataset")
-        parser.add_argument("--protocol")
-        parser.add_argument("--baseline")
-        parser.add_argument("--output")
-    if verb == "table":
-        parser.add_argument("--metrics")
-        parser.add_argument("--topk")
-        parser.add_argument("--groups", action="store_true")
-        parser.add_argument("--check-reference", action="store_true")
-        parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")
-    elif verb == "doctor":
-        parser.add_argument("--dataset_dir", default="dataset")
-        parser.add_argument("--leaks", action="store_true")
-        parser.add_argument("--dataset")
-        parser.add_argument("--data_path")
-    return parser
+def _shown_columns(given: dict[str, Any]) -> dict[str, Any]:
+    """Columns that a command names as settings: they are those of its table too."""
+    metrics, topk = api.names_of(given.get("metrics")), given.get("topk")
+    cut_offs = None if topk is None else [int(k) for k in api.names_of(str(topk))]
+    return {"metrics": metrics or None, "topk": cut_offs}
 
 
-def _add_executor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workers", type=int, help="cells or trials that run at once")
-    parser.add_argument("--executor", help="serial, processes or ray")
-    parser.add_argument("--ray_address", help="of a running cluster: auto or host:port")
-    parser.add_argument("--gpus", type=float, help="share of a GPU for each, on Ray")
+def _code_of(records: Any) -> int:
+    return 1 if any(record.status == "failed" for record in records) else 0
 
 
-def _split_verb(arguments: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb and the rest; ``run`` where the first word is an option."""
-    if not arguments or arguments[0].startswith("-"):
-        return "run", list(arguments)
-    known = (*VERBS, "suite")
-    if arguments[0] not in known:
-        raise UserError(
-            f"there is no verb {arguments[0]!r}.{did_you_mean(arguments[0], known)} Known: {', '.join(known)}."
+def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
+    from recbole_llm.reporting.tables import render
+    from recbole_llm.tuning.search import summary
+
+    print(summary(found.studies), end="\n\n")
+    print(render(found.records, store=ResultStore(api.results_folder(given)), **_shown_columns(given)))
+    if found.report is not None:
+        print(f"\nreport: {found.report}")
+    return _code_of(found.records)
+
+
+def _show_text(found: Any, given: dict[str, Any]) -> int:
+    print(found)
+    return 0
+
+
+def _show_table(text: str, given: dict[str, Any]) -> int:
+    if not given.get("output"):
+        print(text)
+    if not given.get("check_reference"):
+        return 0
+    chosen = {key: given.get(key) for key in ("model", "dataset", "protocol")}
+    return 1 if api.out_of_band(results_dir=given.get("results_dir"), **chosen) else 0
+
+
+def _show_recommend(lists: Any, given: dict[str, Any]) -> int:
+    lines = (
+        f"{each.user}\t{place}\t{item}\t{score:.6g}\n"
+        for each in lists
+        for place, (item, score) in enumerate(zip(each.items, each.scores, strict=True), 1)
+    )
+    if given.get("output"):
+        with whole_file(Path(given["output"]), "w") as stream:
+            stream.writelines((HEADER, *lines))
+    else:
+        sys.stdout.writelines((HEADER, *lines))
+    return 0
+
+
+def _show_prepare(report: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.prepare.prepare import render_report
+
+    print(render_report(report))
+    for difference in report.differences():
+        print(f"warning: {difference}", file=sys.stderr)
+    return 0
+
+
+def _show_list(found: Any, given: dict[str, Any]) -> int:
+    if given.get("stats"):
+        from recbole_llm.data.statistics import render_statistics
+
+        print(render_statistics(found.statistics))
+        return 0
+    if found.models:
+        print("models of recbole_llm:")
+        print("\n".join(f"  {name:<14} {row.kind:<11} {row.paper}" for name, row in found.models.items()))
+    for preset, names in found.presets.items():
+        print(f"with settings for --preset={preset}:\n  {', '.join(names)}")
+    for kind, names in found.recbole.items():
+        print(f"models of RecBole, {kind}:\n  {', '.join(names)}")
+    for title, entries, width in (
+        ("datasets", found.datasets, 22), ("protocols", found.protocols, 14), ("suites", found.suites, 14)
+    ):  # fmt: skip
+        if entries:
+            print("\n".join([f"{title}:", *(f"  {name:<{width}} {about}" for name, about in entries.items())]))
+    if found.settings:
+        rows = [
+            (each.name, each.takes + (f", {each.bounds}" if each.bounds else ""), json.dumps(each.default), each.help)
+            for each in found.settings
+        ]
+        print(
+            tabulate(
+                rows,
+                ["setting", "takes", "default", "what it does"],
+                disable_numparse=True,
+                maxcolwidths=[30, 30, 30, 60],
+            )
         )
-    return arguments[0], list(arguments[1:])
+    return 0
+
+
+def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
+    for finding in findings:
+        print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
+    return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
+
+
+def _show_suite(results: Any, given: dict[str, Any]) -> int:
+    """Print each command, then what it gave."""
+    code = 0
+    for result in results:
+        stage: Stage = result.stage
+        if result.error is not None:
+            code = _told(result.error, bool(given.get("verbose")))
+        elif result.value is None:
+            print(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
+        else:
+            code = max(code, VERBS[stage.verb].show(result.value, {**stage.keys, "quiet": given.get("quiet")}))
+    return code
+
+
+# ---- verbs ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        function: of the API.
+        show: prints what it gave; returns the exit code.
+        output: takes ``--output``, which the function has not.
+        listens: takes ``--quiet`` and ``--verbose``.
+    """
+
+    function: Callable[..., Any]
+    show: Callable[[Any, dict[str, Any]], int]
+    output: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "run": Verb(api.run, _show_run),
+    "tune": Verb(api.tune, _show_tune),
+    "generate": Verb(api.generate, _show_text),
+    "suite": Verb(api.suite, _show_suite),
+    "recommend": Verb(api.recommend, _show_recommend, output=True),
+    "prepare": Verb(api.prepare, _show_prepare),
+    "list": Verb(api.list_, _show_list),
+    "table": Verb(api.table, _show_table),
+    "report": Verb(api.report, _show_text),
+    "doctor": Verb(api.doctor, _show_doctor),
+}
+SETTINGS = [
+    name for name, verb in VERBS.items()
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(verb.function).parameters.values())
+]  # fmt: skip
+
+
+def _typed(annotation: Any) -> tuple[Any, str]:
+    """A parameter's type as the command line takes it, and its help."""
+    doc = (
+        next((item.documentation for item in get_args(annotation)[1:]), "")
+        if get_origin(annotation) is Annotated
+        else ""
+    )
+    kinds = [annotation, *get_args(annotation)]
+    flat = {part for kind in kinds for part in (kind, *get_args(kind))}
+    for kind in (bool, int, float):
+        if kind in flat:
+            return (kind if kind is bool else kind | None), doc
+    return str | None, doc
+
+
+def _parameters(name: str, verb: Verb) -> list[inspect.Parameter]:
+    """The options of a verb."""
+    found = []
+    for parameter in inspect.signature(verb.function).parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD or parameter.name == "quiet":
+            continue
+        kind, doc = _typed(parameter.annotation)
+        default = parameter.default if parameter.default not in (parameter.empty, "", ()) else None
+        if parameter.name == POSITIONAL.get(name):
+            info: Any = typer.Argument(help=doc, metavar=parameter.name.upper())
+        elif parameter.name == SEVERAL:
+            kind, default, info = list[str], [], typer.Option(f"--{SEVERAL}", help=doc, metavar="FILE")
+        else:
+            spelt = SPELT.get(parameter.name, parameter.name)
+            info = typer.Option(f"--{spelt}", help=doc, autocompletion=_completions(parameter.name))
+        found.append(_parameter(parameter.name, kind, default if kind is not bool else bool(default), info))
+    if verb.output:
+        found.append(_parameter("output", str | None, None, typer.Option("--output", help="File that is written.")))
+    for flag, doc in (("quiet", "Show no progress."), ("verbose", "Show where an error came from.")):
+        found.append(_parameter(flag, bool, False, typer.Option(f"--{flag}", help=doc)))
+    return found
+
+
+def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+def _completions(name: str) -> Callable[[str], list[str]] | None:
+    """Words that the shell may complete."""
+
+    def words() -> list[str]:
+        found = api.list_()
+        return {
+            "model": [*found.models, *(model for names in found.recbole.values() for model in names)],
+            "dataset": [*found.datasets],
+            "protocol": [*found.protocols],
+        }[name]
+
+    if name not in ("model", "dataset", "protocol"):
+        return None
+    return lambda incomplete: [word for word in words() if word.startswith(incomplete)]
+
+
+def _command(name: str, verb: Verb) -> Callable[..., int]:
+    """A verb as Typer takes it."""
+    parameters = _parameters(name, verb)
+
+    def command(ctx: typer.Context, **given: Any) -> int:
+        _set_up_logging(given["quiet"], given["verbose"])
+        takes = inspect.signature(verb.function).parameters
+        given |= _settings(ctx.args)
+        own = {"verbose", "quiet", "output"} - takes.keys()  # of the command line alone
+        arguments = {key: value for key, value in given.items() if key not in own}
+        if isinstance(given.get("seeds"), str):
+            arguments["seeds"] = parse_assignment(f"seeds={given['seeds']}")[1] if given["seeds"].strip() else []
+        defaults = {key: p.default for key, p in takes.items() if p.default is not p.empty}
+        arguments = {k: defaults[k] if v is None and k in defaults else v for k, v in arguments.items()}
+        return verb.show(verb.function(**arguments), given)
+
+    context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    command.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (context, *parameters)}
+    command.__name__ = name
+    command.__doc__ = (inspect.getdoc(verb.function) or "").partition("\n")[0]
+    return command
+
+
+def _settings(words: Sequence[str]) -> dict[str, Any]:
+    """``--key=value`` words to settings.
+
+    Raises:
+        UserError: a word is written otherwise.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        if not word.startswith("--") or "=" not in word:
+            raise UserError(f"{word!r}: settings are written --key=value.")
+        key, value = parse_assignment(word[2:])
+        found[key] = value
+    return found
+
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def _application() -> typer.Typer:
+    app = typer.Typer(
+        name="recbole-llm", add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+        help="Does an LLM-enhanced recommender beat a well-tuned ordinary one, by how much, and at what cost?",
+        epilog=EXAMPLES, context_settings=HELP,
+    )  # fmt: skip
+    for name, verb in VERBS.items():
+        open_ended = name in SETTINGS
+        context = {"allow_extra_args": open_ended, "ignore_unknown_options": open_ended, **HELP}
+        epilog = SETTINGS_HELP if open_ended else None
+        app.command(name, context_settings=context, epilog=epilog)(_command(name, verb))
+    return app
+
+
+SETTINGS_HELP = "\b\nSettings of every run, as --key=value (--MODEL.key=value for one model of several):\n" + "\n".join(
+    f"  --{name:<29} {field.description}" for name, field in CoreSettings.model_fields.items()
+)
+
+
+# ---- words ----------------------------------------------------------------------------------------
+
+
+def _canonical(words: Sequence[str]) -> list[str]:
+    """Words with their options spelt by ``_``.
+
+    Raises:
+        UserError: an option is given twice with different values; the last one alone would count.
+    """
+    found: list[str] = []
+    values: dict[str, str] = {}
+    for word in words:
+        if not word.startswith("--") or word == "--":
+            found.append(word)
+            continue
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_") if not name.startswith(("install", "show_c", "show-c")) else name
+        if name == OPTIONAL_VALUE and not equals and "tune" in words[:1]:
+            equals = "="
+        if equals and name != SEVERAL and values.setdefault(name, value) != value:
+            raise UserError(f"--{name} is given twice with different values.")
+        found.append(f"--{name}{equals}{value}")
+    return found
+
+
+def _with_verb(words: Sequence[str]) -> list[str]:
+    """The words with their verb; ``run`` where the first word is an option.
+
+    Raises:
+        UserError: there is no such verb.
+    """
+    if not words:
+        return ["--help"]
+    if words[0] == "help":
+        return [*words[1:2], "--help"]
+    if words[0].startswith("-"):
+        general = ("-h", "--help", "--install-completion", "--show-completion")
+        return list(words) if words[0] in general else ["run", *words]
+    if words[0] not in VERBS:
+        raise UserError(f"there is no verb {words[0]!r}.{did_you_mean(words[0], VERBS)} Known: {', '.join(VERBS)}.")
+    return list(words)
 
 
 def _set_up_logging(quiet: bool, verbose: bool) -> None:
-    from recbole_llm.utils.progress import TqdmHandler
-
     root = logging.getLogger()
     root.handlers[:] = [TqdmHandler()]
     root.setLevel(logging.WARNING)
@@ -189,13 +393,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = []  # nobody else reads the command line
     try:
-        code = _dispatch(arguments)
+        if arguments[:1] in (["--version"], ["-V"]):
+            print(recbole_llm.__version__)
+            return 0
+        code = _application()(_with_verb(_canonical(arguments)), standalone_mode=False, prog_name="recbole-llm")
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python ends
-        return code
-    except KeyboardInterrupt:
+        return int(code or 0)
+    except (KeyboardInterrupt, typer.Abort):
         print("stopped; finished results and checkpoints are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the reader of the output went away; Typer then leaves the process
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -207,10 +414,10 @@ def _told(error: Exception, verbose: bool) -> int:
 
     Anything else is a defect of this program and passes through.
     """
-    from recbole_llm.execution.executors import FAILURES
-
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
+    elif hasattr(error, "format_message"):  # Typer's: a word that is no number, a value that is missing
+        print(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help.", file=sys.stderr)
     elif isinstance(error, FAILURES):
         if verbose:
             traceback.print_exception(error)
@@ -223,52 +430,3 @@ def _told(error: Exception, verbose: bool) -> int:
     else:
         raise error
     return 2
-
-
-def _dispatch(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["--version"]:
-        print(recbole_llm.__version__)
-        return 0
-    verb, words = _split_verb(arguments)
-    if not arguments or {"-h", "--help"} & set(words):
-        print(USAGE)
-        return 0
-    options, rest = _parse(verb, words)
-    _set_up_logging(options.quiet, options.verbose)
-    if verb == "suite":
-        return _suite(options, rest)
-    return VERBS[verb](options, rest)
-
-
-def _parse(verb: str, words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    options, rest = _parser(verb).parse_known_args(words)
-    if rest and verb not in ("run", "tune", "generate", "recommend", "suite"):
-        raise UserError(f"recbole-llm {verb} has no option {rest[0]!r}.")
-    return options, rest
-
-
-def _suite(options: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Run the commands of a suite one after the other; one that fails does not keep the others from running.
-
-    All of them are looked through first, so that a mistake in the last one costs no hours.
-    """
-    from recbole_llm.experiments.suite import read_suite
-    from recbole_llm.llm.endpoint import redact
-
-    given = overrides_of(rest)
-    given |= {key: value for key in ("dataset", "results_dir") if (value := getattr(options, key))}
-    stages = read_suite(options.name, options.budget, given)
-    parsed = [_parse(stage.verb, stage.words[1:]) for stage in stages]
-    for stage, (chosen, own) in zip(stages, parsed, strict=True):
-        check(stage.verb, chosen, own)
-    code = 0
-    for number, (stage, (chosen, own)) in enumerate(zip(stages, parsed, strict=True), start=1):
-        print(f"[{number}/{len(stages)}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
-        if options.dry_run:
-            continue
-        chosen.quiet, chosen.verbose = options.quiet, options.verbose
-        try:
-            code = max(code, VERBS[stage.verb](chosen, own))
-        except Exception as error:
-            code = _told(error, options.verbose)
-    return code

@@ -5,6 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
+FAILURES = (
+    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
+    *(ImportError, AssertionError),
+)
+
 
 class UserError(Exception):
     """Something the user can put right: what was wrong, where, and what to do.

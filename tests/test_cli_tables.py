@@ -112,7 +112,7 @@ def test_the_table_takes_its_options(
         (["--topk=0"], "give cut-offs"),
         (["--baseline=SASRek"], "SASRec"),
         (["--groups", "--format=csv"], "--format=csv shows no subgroups"),
-        (["--groups", "--check-reference"], "--check-reference shows no subgroups"),
+        (["--groups", "--check-reference"], "--check_reference shows no subgroups"),
     ],
 )
 def test_a_wrong_option_of_a_table_is_an_error(

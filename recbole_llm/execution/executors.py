@@ -21,19 +21,13 @@ from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import FAILURES, UserError, did_you_mean
 from recbole_llm.execution.worker import Setup
 from recbole_llm.utils.environment import available_cores
 
 EXECUTORS = ("serial", "processes", "ray")
 RETRIES = 1  # a work whose worker died is tried again so many times
 STOP_SECONDS = 5.0
-
-# What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
-FAILURES = (
-    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
-    *(ImportError, AssertionError),
-)
 
 Ask = Callable[[Any], Any]
 

@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def as_list(value: Any) -> list[Any]:
-    """``"A, B"`` or a sequence to a list of names."""
+    """``"A, B"``, ``"[A,B]"`` or a sequence to a list of names."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts = value.strip().removeprefix("[").removesuffix("]").split(",")
+        return [part.strip() for part in parts if part.strip()]
     return [value] if isinstance(value, type) else list(value)
 
 

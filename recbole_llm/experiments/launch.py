@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
@@ -15,62 +14,14 @@ from recbole_llm.execution.executors import (
     JobResult,
     SerialExecutor,
     each_result,
-    open_executor,
 )
-from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.jobs import PayloadSender, make_features, run_job, run_job_away
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.files import make_folder
-from recbole_llm.utils.progress import Bars
 
 logger = logging.getLogger(__name__)
-
-
-def run(
-    model: Any,
-    dataset: Any,
-    protocol: Any = None,
-    seeds: Any = None,
-    semantics: Any = None,
-    config_files: Sequence[str | Path] = (),
-    results_dir: str | Path | None = None,
-    force: bool = False,
-    quiet: bool = True,
-    workers: int | None = None,
-    executor: str | None = None,
-    ray_address: str | None = None,
-    **overrides: Any,
-) -> list[Record]:
-    """Train and evaluate every cell of a grid that has no record yet.
-
-    Args:
-        model: name, ``package.module:Class``, class, or several of them.
-        dataset: name or names.
-        protocol: protocol or protocols; the default is ``loo``.
-        seeds: a number of seeds or a list.
-        semantics: ``llm``, ``offline``, ``shuffled``, ``random``, ``none``, or several.
-        config_files: YAML files of settings.
-        results_dir: where records are kept; default ``results``.
-        force: run again what has a record.
-        quiet: no progress bars.
-        workers, executor, ray_address: where the cells run, see :func:`~recbole_llm.execution.executors.open_executor`.
-        **overrides: any setting, such as ``learning_rate=0.003``.
-
-    Returns:
-        One record a cell; failed cells have ``status == "failed"`` and say why.
-
-    Raises:
-        UserError: an unknown name or key, before anything runs.
-    """
-    if results_dir is not None:
-        overrides["results_dir"] = str(results_dir)
-    runs = expand(model, dataset, protocol, seeds, semantics, config_files, overrides)
-    store = ResultStore(runs[0].settings["results_dir"])
-    with open_executor(executor, workers, ray_address) as chosen:
-        return run_all(runs, Runner(store, Bars(not quiet), force), chosen)
 
 
 def run_all(runs: Sequence[Run], runner: Runner, executor: Executor | None = None) -> list[Record]:

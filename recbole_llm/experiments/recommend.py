@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,3 +143,28 @@ class Recommender:
                 mask_seen(scores, self._table.item, start, end)
             best = scores.topk(min(k, n_items - 1), dim=1)
         return best.indices.cpu().numpy(), best.values.float().cpu().numpy()
+
+
+def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
+    """The users that ``--users`` names: ``all``, a name, a file with one name a line, names with commas, or a list.
+
+    Raises:
+        UserError: the file is not UTF-8 text, or nobody is named.
+    """
+    if not isinstance(given, str):
+        return list(given)
+    known = [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
+    if given == "all":
+        return known
+    there = set(known)
+    names = [given] if given in there else given.split(",")
+    if os.path.isfile(given):  # noqa: PTH113 - Path.is_file fails where many names are too long for that of a file
+        try:
+            names = Path(given).read_text(encoding="utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"--users={given}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
+    # Blanks and commas may belong to a name; what is no name is tried without the blanks around it.
+    named = [name if name in there else name.strip() for name in names]
+    if not any(named):
+        raise UserError(f"--users={given}: it names nobody; give names, a file with one a line, or all.")
+    return [name for name in named if name]

@@ -13,6 +13,7 @@ from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.experiments.record import Record
 from recbole_llm.features.lookup import feature_versions
+from recbole_llm.llm.endpoint import redact
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.identity import FOLDERS
 from recbole_llm.settings.layers import Settings
@@ -98,8 +99,6 @@ class Run:
 
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
-        from recbole_llm.llm.endpoint import redact
-
         s = self.settings
         shown = {k: v for k, v in s.values.items() if k not in FOLDERS}
         if shown.get("llm_base_url"):

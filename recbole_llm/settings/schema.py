@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.utils.yaml import parse_yaml
 
 
 class Role(StrEnum):
@@ -174,6 +175,8 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
         return int(value)
     if kinds == (str,) and number:
         return str(value)
+    if kinds == (list,) and isinstance(value, str) and "," in value:
+        return [parse_yaml(part) for part in value.split(",") if part.strip()]
     if kinds == (list,) and not isinstance(value, (dict, type(None))):
         return list(value) if isinstance(value, (list, tuple)) else [value]
     return value

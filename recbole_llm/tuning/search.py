@@ -13,7 +13,6 @@ from typing import Any
 
 from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import Executor, Job, JobResult, open_executor
-from recbole_llm.experiments.grid import expand, parse_seeds
 from recbole_llm.experiments.jobs import PayloadSender, make_features, run_trial, run_trial_away
 from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
@@ -30,64 +29,42 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0  # how often a process looks for trials that others have lost
 
 
-def tune(
-    model: Any,
-    dataset: Any,
-    protocol: Any = None,
-    trials: int = 50,
-    seeds: Any = None,
-    semantics: Any = None,
-    config_files: Sequence[str | Path] = (),
-    results_dir: str | Path | None = None,
+def tune_all(
+    runs: Sequence[Run],
+    spaces: Sequence[Space],
+    budget: Budget,
+    seeds: Sequence[Sequence[int]],
     storage: str | None = None,
-    space: str | Path | None = None,
-    trial_epochs: int | None = None,
-    trial_minutes: float | None = None,
-    pruner: str = "median",
     quiet: bool = True,
-    workers: int | None = None,
-    executor: str | None = None,
-    ray_address: str | None = None,
-    gpus: float | None = None,
-    **overrides: Any,
+    executor: tuple[str | None, int | None, str | None, float | None] = (None, None, None, None),
 ) -> tuple[list[Record], list[Study]]:
-    """Search each model's settings with the same budget, then run the best ones.
+    """Search the settings of some runs, then run the best ones.
 
     Args:
-        model, dataset, protocol, semantics, config_files, results_dir: as :func:`~recbole_llm.experiments.grid.run`
-            has them; there is one study for each combination.
-        trials: of each study, the defaults included.
-        seeds: for the runs with the best settings.
+        runs: one a search, with the defaults and what the user fixed.
+        spaces: what is searched, for each.
+        budget: the same for all.
+        seeds: for each, those of the runs with the best settings.
         storage: see :func:`~recbole_llm.tuning.study.open_storage`. Processes with the same storage and settings
             share their studies.
-        space: the user's search space for a single model.
-        trial_epochs, trial_minutes: limits of a trial; training with the best settings has the models' own.
-        pruner: ``median``, ``hyperband`` or ``none``.
         quiet: no progress bars.
-        workers, executor, ray_address, gpus: see :func:`~recbole_llm.execution.executors.open_executor`.
-        **overrides: any setting; it is fixed and leaves the search space.
+        executor: see :func:`~recbole_llm.execution.executors.open_executor`.
 
     Returns:
         The records of the tuned runs and of studies that failed, and the studies that did not.
 
     Raises:
-        UserError: an unknown name, key or space, before anything runs; or no study has a result.
+        UserError: no study has a result.
     """
-    if results_dir is not None:
-        overrides["results_dir"] = str(results_dir)
-    runs = expand(model, dataset, protocol, None, semantics, config_files, overrides)
-    spaces = spaces_of(runs, space)
-    seeds_of = [parse_seeds(seeds, int(run.settings["seed"])) for run in runs]
-    budget = Budget.given(trials, trial_epochs, trial_minutes, pruner)
     store = ResultStore(runs[0].settings["results_dir"])
     make_folder(store.folder)
     kept = open_storage(storage, store.folder)
     studies = [Study(run, s, budget, kept) for run, s in zip(runs, spaces, strict=True)]
     runner = Runner(store, Bars(not quiet))
-    with open_executor(executor, workers, ray_address, gpus) as chosen:
+    with open_executor(*executor) as chosen:
         lost = search(studies, chosen, runner)
         tuned: list[Run] = []
-        for study, of in zip(studies, seeds_of, strict=True):
+        for study, of in zip(studies, seeds, strict=True):
             if study.name not in lost:
                 try:
                     tuned += [study.tuned_run(seed) for seed in of]

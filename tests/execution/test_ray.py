@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.api import run
 from recbole_llm.errors import UserError
 from recbole_llm.execution.executors import Job, JobError, each_result, open_executor
-from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.store import ResultStore
 from tests.execution import chores
 from tests.execution.test_executors import wait_for

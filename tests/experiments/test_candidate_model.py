@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.experiments.launch import run
+from recbole_llm.api import run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import trainer

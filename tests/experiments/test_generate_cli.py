@@ -61,7 +61,7 @@ def test_a_trial_that_something_else_stops_is_an_error_too(
     ("words", "message"),
     [
         (["--limit=0"], "--limit=0: give 1 or more"),
-        (["--dry-run", "--batch"], "not allowed with"),
+        (["--dry-run", "--batch"], "generate does one thing"),
         (["--profiles=none.jsonl"], "--profiles=none.jsonl: there is no such file"),
         (["--import=none.jsonl"], "none.jsonl cannot be read"),
         (["--llm=opena"], r"Did you mean openai"),

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.api import run
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.grid import as_list, expand, parse_seeds
-from recbole_llm.experiments.launch import run, run_all
+from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore

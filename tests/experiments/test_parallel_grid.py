@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.api import run
 from recbole_llm.experiments.jobs import pack
-from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.settings.layers import stage_one_settings

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from recbole_llm.api import run
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from recbole_llm.api import run
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.launch import run
 from recbole_llm.experiments.record import SCHEMA, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from tests.reporting.records import record_of

@@ -125,7 +125,7 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"run": {"model": "SRGNN", "learnin_rate": 1}}, "Did you mean learning_rate"),
         ({"run": {"model": "SRGN"}}, "Did you mean SRGNN"),
         ({"tune": {"model": "SINE"}}, "no search space for SINE"),
-        ({"table": {"form": "markdown"}}, "recbole-llm table has no option '--form=markdown'"),
+        ({"table": {"form": "markdown"}}, "table has no option 'form'. Did you mean format?"),
         ({"tune": {"model": "SRGNN", "pruner": "medain"}}, "--pruner=medain: use median"),
         ({"tune": {"model": "SRGNN", "trials": 0}}, "--trials=0: give 1 or more"),
         ({"tune": {"model": "SRGNN", "trial_minutes": -1}}, "--trial_minutes are positive"),

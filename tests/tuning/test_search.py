@@ -12,15 +12,23 @@ from typing import Any
 
 import pytest
 
+from recbole_llm import api
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
 from recbole_llm.tuning.report import write_search_report
-from recbole_llm.tuning.search import summary, tune
+from recbole_llm.tuning.search import summary
 from recbole_llm.tuning.space import space_of
 from recbole_llm.tuning.study import Budget, Study, open_storage
 from tests.helpers import make_run
+
+
+def tune(*names: Any, **options: Any) -> tuple[Any, Any]:
+    """Records and studies of a search."""
+    found = api.tune(*names, **options)
+    return found.records, found.studies
+
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {

@@ -1,0 +1,608 @@
+"""The Python API: one function for each verb of the command line, with the same names and the same rules.
+
+The command line is made from these signatures. Names and settings are checked before anything heavy is loaded, and what
+is heavy (torch, RecBole, Optuna) is imported where it is used, so that a mistake is answered at once.
+"""
+
+# Annotations are values here, not text: the command line reads them.
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from typing_extensions import Doc
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.experiments.grid import expand, parse_seeds
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.suite import FULL, Stage, read_suite
+from recbole_llm.listing import Catalogue, Listed, catalogue
+from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.yaml import properties_folder, read_yaml
+
+if TYPE_CHECKING:
+    import pandas
+
+    from recbole_llm.experiments.doctor import Finding
+    from recbole_llm.experiments.recommend import Recommendation
+    from recbole_llm.prepare.prepare import PrepareReport
+    from recbole_llm.tuning.study import Study
+
+Names = str | Sequence[str]
+
+# Parameters that several verbs have.
+Model = Annotated[Any, Doc("Model or models: names, package.module:Class, or classes.")]
+Dataset = Annotated[Names, Doc("Dataset or datasets.")]
+Protocol = Annotated[Names | None, Doc("Protocol or protocols; loo by default.")]
+Semantics = Annotated[
+    Names | None, Doc("Features as --llm made them, or controls: llm, offline, shuffled, random, none.")
+]
+Seeds = Annotated[Any, Doc("A number of seeds (5) or a list of them ([1,2,3]).")]
+ConfigFiles = Annotated[Names, Doc("YAML file of settings; may be given several times, later ones win.")]
+ResultsDir = Annotated[str | Path | None, Doc("Folder of records; results by default.")]
+Quiet = Annotated[bool, Doc("Show no progress.")]
+Workers = Annotated[int | None, Doc("Jobs that run at once.")]
+ExecutorName = Annotated[str | None, Doc("Where jobs run: serial, processes or ray.")]
+RayAddress = Annotated[str | None, Doc("A running Ray cluster: auto or host:port.")]
+Gpus = Annotated[float | None, Doc("Share of a GPU for each job on Ray.")]
+Baseline = Annotated[str | None, Doc("Row that the others are measured against; the best baseline by default.")]
+Output = Annotated[str | Path | None, Doc("File that is written.")]
+DatasetDir = Annotated[str | Path, Doc("Folder of datasets.")]
+DataPath = Annotated[str | None, Doc("Folder that holds the dataset's folder or its files.")]
+Format = Literal["text", "markdown", "latex", "csv", "html"]
+
+
+def run(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    seeds: Seeds = None,
+    semantics: Semantics = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    force: Annotated[bool, Doc("Run again what has a record.")] = False,
+    quiet: Quiet = True,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    gpus: Gpus = None,
+    **settings: Any,
+) -> list[Record]:
+    """Train and test every run of a grid that has no record yet.
+
+    Returns:
+        One record a run; a failed run has ``status == "failed"`` and says why.
+
+    Raises:
+        UserError: an unknown name or setting, before anything runs.
+    """
+    runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
+    _check_executor(executor, workers, ray_address, gpus)
+    from recbole_llm.execution.executors import open_executor
+    from recbole_llm.experiments.launch import run_all
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    store = ResultStore(runs[0].settings["results_dir"])
+    with open_executor(executor, workers, ray_address, gpus) as chosen:
+        return run_all(runs, Runner(store, Bars(not quiet), force), chosen)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What :func:`tune` found.
+
+    Attributes:
+        records: of the runs with the best settings, and of searches that failed.
+        studies: the searches that did not fail.
+        report: the page about them, where one was asked for.
+    """
+
+    records: list[Record]
+    studies: "list[Study]"
+    report: Path | None = None
+
+
+def tune(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    trials: Annotated[int, Doc("Trials of each search, the defaults included.")] = 50,
+    seeds: Seeds = None,
+    semantics: Semantics = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    storage: Annotated[str | None, Doc("Where trials are kept: .sqlite3 or .log file, or an address.")] = None,
+    space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
+    trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
+    trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
+    pruner: Annotated[str, Doc("median, hyperband or none.")] = "median",
+    report: Annotated[str | Path | None, Doc("Page about the searches; its usual name if none is given.")] = None,
+    quiet: Quiet = True,
+    workers: Workers = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    gpus: Gpus = None,
+    **settings: Any,
+) -> Tuned:
+    """Search settings with one budget for every model, then run the best ones.
+
+    A setting that is given is fixed and leaves the search space.
+
+    Raises:
+        UserError: an unknown name, setting or space, before anything runs; or no search has a result.
+    """
+    runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
+    _check_executor(executor, workers, ray_address, gpus)
+    limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
+    spaces, budget = _searched(runs, {**limits, "space": space})
+    from recbole_llm.tuning.search import tune_all
+
+    records, studies = tune_all(
+        runs,
+        spaces,
+        budget,
+        [parse_seeds(seeds, int(run.settings["seed"])) for run in runs],
+        storage=storage,
+        quiet=quiet,
+        executor=(executor, workers, ray_address, gpus),
+    )
+    page = None
+    if report is not None:
+        from recbole_llm.tuning.report import write_search_report
+
+        results = Path(runs[0].settings["results_dir"])
+        page = write_search_report(studies, Path(report) if str(report) else results / "search.html")
+    return Tuned(records, studies, page)
+
+
+def generate(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    limit: Annotated[int | None, Doc("Keys of each feature that are asked about: a trial.")] = None,
+    dry_run: Annotated[bool, Doc("Count requests, tokens and dollars; ask and write nothing.")] = False,
+    batch: Annotated[bool, Doc("Submit to the Batch API, wait and take in.")] = False,
+    poll: Annotated[float, Doc("Seconds between two looks at a batch.")] = 60.0,
+    batch_file: Annotated[str | Path | None, Doc("Write the open requests for a Batch API.")] = None,
+    export_to: Annotated[str | Path | None, Doc("Write the answers to a file (--export).")] = None,
+    import_from: Annotated[str | Path | None, Doc("Take in answers from a file (--import).")] = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> str:
+    """Make, price, export or import the semantic features of models, without training them.
+
+    Returns:
+        A table of what was made, or of what it would take, or a line on the file that was written or read.
+
+    Raises:
+        UserError: an unknown name or setting, a limit that was reached, or an endpoint that answers nothing.
+    """
+    actions = (dry_run, batch, batch_file, export_to, import_from)
+    if sum(action not in (None, False) for action in actions) > 1:
+        raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit={limit}: give 1 or more.")
+    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    from recbole_llm.experiments import generate as features
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.features.sources import AnswerSource
+    from recbole_llm.utils.progress import Bars
+
+    if import_from is not None:
+        return f"{import_from}: {features.take_in(runs, Path(import_from))}"
+    if export_to is not None:
+        return f"{export_to}: {features.export(runs, Path(export_to))} answers"
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    if dry_run:
+        return features.render_plan(features.plan(runs, runner, limit))
+    if batch_file is not None:
+        count = features.batch_file(runs, runner, Path(batch_file), limit)
+        return f"{batch_file}: {count} requests; give their answers to generate --import=FILE"
+    if batch:
+        return features.render_made(features.run_batches(runs, runner, poll, limit))
+    return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
+
+
+def recommend(
+    model: Model = "",
+    dataset: Dataset = "",
+    users: Annotated[Names, Doc("Users: names, a file with one a line, or all.")] = "",
+    *,
+    topk: Annotated[int, Doc("Length of a list.")] = 10,
+    history: Annotated[
+        Literal["all", "test", "valid"],
+        Doc("Where histories end: all, or test or valid target."),
+    ] = "all",
+    protocol: Protocol = None,
+    semantics: Semantics = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "list[Recommendation]":
+    """The first items of chosen users, from a model that was run before.
+
+    Raises:
+        UserError: nobody has run these settings, or a user is unknown.
+    """
+    if topk < 1:
+        raise UserError(f"--topk={topk}: give 1 or more.")
+    runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
+    if len(runs) != 1:
+        raise UserError("recommend takes one model and one dataset.")
+    from recbole_llm.experiments.recommend import Recommender, users_of
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    chosen = runs[0]
+    runner = Runner(ResultStore(chosen.settings["results_dir"]), Bars(not quiet), asks_again=False)
+    mask = bool(chosen.settings["mask_history"])
+    recommender = Recommender.trained(chosen, runner, mask_history=mask, history=history)
+    return [*recommender.recommend(users_of(users, recommender), topk)]
+
+
+def prepare(
+    dataset: Annotated[str, Doc("Name of a dataset; `list datasets` shows them.")],
+    *,
+    raw: Annotated[str | None, Doc("Folder of the raw files; dataset/NAME/raw by default.")] = None,
+    kcore: Annotated[int | None, Doc("Fewest interactions of a user and of an item.")] = None,
+    force: Annotated[bool, Doc("Make the files again.")] = False,
+    dataset_dir: DatasetDir = "dataset",
+) -> "PrepareReport":
+    """Make atomic files of a dataset's raw files.
+
+    Raises:
+        UserError: an unknown dataset, or a raw file that is missing or damaged.
+    """
+    from recbole_llm.prepare.prepare import prepare as prepared
+
+    return prepared(dataset, raw, str(dataset_dir), force, kcore)
+
+
+def table(
+    *,
+    model: Annotated[Names | None, Doc("Models whose rows are shown.")] = None,
+    dataset: Annotated[Names | None, Doc("Datasets that are shown.")] = None,
+    protocol: Annotated[Names | None, Doc("Protocols that are shown.")] = None,
+    baseline: Baseline = None,
+    metrics: Annotated[Names | None, Doc("Columns, such as ndcg@10 or ndcg.")] = None,
+    topk: Annotated[Any, Doc("Cut-offs of the columns, such as 5,10, or all.")] = None,
+    groups: Annotated[bool, Doc("Show popular, rare and cold items, short and long histories apart.")] = False,
+    check_reference: Annotated[bool, Doc("Hold baselines against published numbers.")] = False,
+    format: Annotated[Format, Doc("text, markdown, latex, csv or html.")] = "text",
+    output: Output = None,
+    results_dir: ResultsDir = None,
+) -> str:
+    """Tables of finished runs, as text and, with ``output``, in a file.
+
+    Raises:
+        UserError: no such results, an unknown metric or baseline, or options that do not go together.
+    """
+    columns, cut_offs = _columns(metrics, topk, groups, check_reference, format)
+    store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
+    from recbole_llm.reporting.tables import render, render_check
+
+    if check_reference:
+        text = render_check(chosen, format, store)[0]
+    else:
+        text = render(chosen, format, columns, store, cut_offs, baseline, groups)
+    if output:
+        with whole_file(Path(output), "w") as stream:
+            stream.write(text + "\n")
+    return text
+
+
+def out_of_band(*, results_dir: ResultsDir = None, **chosen: Names | None) -> bool:
+    """Whether a baseline among some records (``model``, ``dataset``, ``protocol``) is out of its published band."""
+    store, records = _chosen(results_dir, **chosen)
+    from recbole_llm.reporting.tables import render_check
+
+    return render_check(records, "text", store)[1]
+
+
+def report(
+    *,
+    model: Annotated[Names | None, Doc("Models that are shown.")] = None,
+    dataset: Annotated[Names | None, Doc("Datasets that are shown.")] = None,
+    protocol: Annotated[Names | None, Doc("Protocols that are shown.")] = None,
+    baseline: Baseline = None,
+    output: Output = None,
+    results_dir: ResultsDir = None,
+) -> Path:
+    """Write one page with tables and charts of finished runs; it opens without a server.
+
+    Returns:
+        The page; ``report.html`` in the results folder by default.
+
+    Raises:
+        UserError: no such results, or an unknown baseline.
+    """
+    store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
+    from recbole_llm.reporting.page import write_report
+
+    path = Path(output or store.folder / "report.html")
+    write_report(chosen, store, path, baseline)
+    return path
+
+
+def results(folder: str | Path = "results") -> "pandas.DataFrame":
+    """Records of finished and failed runs, one row each: names, metrics, settings that differ, costs.
+
+    Args:
+        folder: the results folder.
+    """
+    from recbole_llm.reporting import frames
+
+    return frames.records(folder)
+
+
+def per_user(folder: str | Path = "results", metric: str = "ndcg@10") -> "pandas.DataFrame":
+    """The values of one metric for each run and test case: ``key``, ``model``, ``seed``, ``user``, ``value``.
+
+    Args:
+        folder: the results folder.
+        metric: such as ``ndcg@10``; computed from the ranks beside the records.
+
+    Raises:
+        UserError: an unknown metric, or one that does not follow from ranks.
+    """
+    from recbole_llm.reporting import frames
+
+    return frames.per_user(folder, metric)
+
+
+def doctor(
+    *,
+    leaks: Annotated[bool, Doc("Look for leaks in a dataset's semantic files.")] = False,
+    dataset: Annotated[str | None, Doc("The dataset that --leaks looks at.")] = None,
+    data_path: DataPath = None,
+    dataset_dir: DatasetDir = "dataset",
+    results_dir: ResultsDir = None,
+) -> "list[Finding]":
+    """Check this machine, or semantic files for leaks.
+
+    Raises:
+        UserError: no dataset to look at, or it has no semantic files.
+    """
+    if not leaks:
+        from recbole_llm.experiments.doctor import examine
+
+        return examine(Path(dataset_dir), Path(results_dir or "results"))
+    if not dataset:
+        raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")
+    from recbole_llm.experiments.leak_report import examine_leaks
+
+    return examine_leaks(dataset, data_path, str(dataset_dir))
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One command of a suite.
+
+    Attributes:
+        stage: the command.
+        place: its number among all of them, as 1/5.
+        value: what its function gave; ``None`` before it ran and where it failed.
+        error: why it failed.
+    """
+
+    stage: Stage
+    place: str
+    value: Any = None
+    error: Exception | None = None
+
+
+def suite(
+    name: Annotated[str, Doc("A file of properties/suite/, or the path of a .yaml file.")],
+    *,
+    budget: Annotated[str, Doc("full, or a budget that the suite names.")] = FULL,
+    dataset: Annotated[str | None, Doc("Dataset of every command.")] = None,
+    results_dir: ResultsDir = None,
+    dry_run: Annotated[bool, Doc("Show the commands alone.")] = False,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> Iterator[StageResult]:
+    """Run the commands of a suite one after the other; one that fails does not keep the others from running.
+
+    All of them are checked first, so that a mistake in the last one costs no hours.
+
+    Yields:
+        Each command twice: before it runs, without a value, and with its result. In a dry run once.
+
+    Raises:
+        UserError: there is no such suite or budget, or a mistake in one of the commands.
+    """
+    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
+    for stage in stages:
+        _check_stage(stage)
+    return _staged(stages, dry_run, quiet)
+
+
+def _staged(stages: Sequence[Stage], dry_run: bool, quiet: bool) -> Iterator[StageResult]:
+    for number, stage in enumerate(stages, start=1):
+        place = f"{number}/{len(stages)}"
+        yield StageResult(stage, place)
+        if dry_run:
+            continue
+        shown = {"quiet": quiet} if stage.verb in ("run", "tune", "generate") else {}
+        try:
+            yield StageResult(stage, place, _STAGES[stage.verb](**{**shown, **stage.keys}))
+        except Exception as error:  # the caller says what it was; the other commands go on
+            yield StageResult(stage, place, error=error)
+
+
+def _check_stage(stage: Stage) -> None:
+    """Raise the ``UserError`` of a mistake in a command that is still to come: an option, a name, a key, a value."""
+    parameters = inspect.signature(_STAGES[stage.verb]).parameters
+    own = {key: value for key, value in stage.keys.items() if key in parameters}
+    others = {key: value for key, value in stage.keys.items() if key not in parameters}
+    if stage.verb in ("table", "report"):
+        for key in others:
+            raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, parameters)}")
+    if stage.verb == "table":
+        _columns(
+            own.get("metrics"),
+            own.get("topk"),
+            bool(own.get("groups")),
+            bool(own.get("check_reference")),
+            own.get("format", "text"),
+        )
+    if stage.verb in ("run", "tune", "generate"):
+        runs = _planned(
+            own.get("model", ""),
+            own.get("dataset", ""),
+            own.get("protocol"),
+            own.get("seeds"),
+            own.get("semantics"),
+            own.get("config_file", ()),
+            own.get("results_dir"),
+            others,
+        )
+        _check_executor(own.get("executor"), own.get("workers"), own.get("ray_address"), own.get("gpus"))
+        if stage.verb == "tune":
+            _searched(runs, own)
+
+
+def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
+    """Spaces and budget of a search.
+
+    Raises:
+        UserError: a model that cannot be searched or has no space, or a budget that is none.
+    """
+    from recbole_llm.tuning.search import spaces_of
+    from recbole_llm.tuning.study import Budget
+
+    names = ("trials", "trial_epochs", "trial_minutes", "pruner")
+    defaults = inspect.signature(tune).parameters
+    budget = Budget.given(*(given.get(name, defaults[name].default) for name in names))
+    return spaces_of(list({run.settings.method.name: run for run in runs}.values()), given.get("space")), budget
+
+
+_STAGES: dict[str, Callable[..., Any]] = {
+    "run": run, "tune": tune, "generate": generate, "table": table, "report": report,
+}  # fmt: skip
+
+
+def list_(
+    what: Annotated[Listed | None, Doc("What is listed; everything but settings by default.")] = None,
+    *,
+    stats: Annotated[bool, Doc("Count users, items and interactions of the datasets.")] = False,
+    model: Annotated[str | None, Doc("Model whose settings are listed.")] = None,
+    data_path: DataPath = None,
+    dataset_dir: DatasetDir = "dataset",
+) -> Catalogue:
+    """What there is: models, datasets, protocols, suites, settings.
+
+    Raises:
+        UserError: statistics or a model where there is no place for them, or an unknown model.
+    """
+    if what is not None:
+        one_of("list", what, get_args(Listed))
+    return catalogue(what, stats, model, data_path, Path(dataset_dir))
+
+
+# ---- what several verbs do -------------------------------------------------------------------------
+
+
+def _planned(
+    model: Any,
+    dataset: Any,
+    protocol: Any,
+    seeds: Any,
+    semantics: Any,
+    config_file: Names,
+    results_dir: str | Path | None,
+    settings: dict[str, Any],
+) -> list[Run]:
+    """The runs of a grid; every name and setting is checked."""
+    files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
+    given = {**settings, **({"results_dir": str(results_dir)} if results_dir is not None else {})}
+    return expand(model, dataset, protocol, seeds, semantics, files, given)
+
+
+def results_folder(given: dict[str, Any]) -> Path:
+    """The folder of records of a command: its option, the last settings file that names one, or the default."""
+    files = given.get("config_file") or ()
+    layers = [read_yaml(Path(file)) for file in ([files] if isinstance(files, str) else files)]
+    named = [layer["results_dir"] for layer in layers if layer.get("results_dir")]
+    default = read_yaml(properties_folder() / "overall.yaml")["results_dir"]
+    return Path(given.get("results_dir") or (named[-1] if named else default))
+
+
+def _check_executor(executor: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> None:
+    from recbole_llm.execution.executors import check_executor
+
+    check_executor(executor, workers, ray_address, gpus)
+
+
+def one_of(option: str, value: str, known: Sequence[str]) -> None:
+    """Raise a ``UserError`` where a word is none of those that an option takes."""
+    if value not in known:
+        raise UserError(f"{option}={value}: use {', '.join(known)}.{did_you_mean(value, known)}")
+
+
+def names_of(text: Names | None) -> list[str]:
+    """``"A, B"``, ``"[A,B]"`` or a sequence to its names."""
+    if text is None:
+        return []
+    parts = text.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(text, str) else map(str, text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _columns(
+    metrics: Names | None, topk: Any, groups: bool, check_reference: bool, style: str
+) -> tuple[list[str] | None, list[int] | None]:
+    """Names and cut-offs of a table's columns.
+
+    Raises:
+        UserError: an unknown metric, no cut-off, or subgroups where there is no place for them.
+    """
+    from recbole_llm.evaluation.names import metric_title, parse_metric
+
+    one_of("--format", style, get_args(Format))
+    names = names_of(metrics) or None
+    for name in names or ():
+        parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
+    if groups and (style == "csv" or check_reference):
+        other = "--check_reference" if check_reference else "--format=csv"
+        raise UserError(f"--groups: {other} shows no subgroups; leave one of them out.")
+    if topk is None or topk == "all":
+        return names, None if topk is None else []
+    words = names_of(str(topk) if isinstance(topk, int) else topk)
+    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
+        raise UserError(f"--topk={topk}: give cut-offs such as 5,10, or all.")
+    return names, [int(word) for word in words]
+
+
+def _chosen(results_dir: str | Path | None, **wanted: Names | None) -> tuple[ResultStore, list[Record]]:
+    """The store and the records that the options name.
+
+    Raises:
+        UserError: there are none.
+    """
+    store = ResultStore(results_dir or "results")
+    chosen = list(store)
+    if not chosen:
+        raise UserError(f"{store.folder}/ holds no results yet; run something first.")
+    for key, value in wanted.items():
+        names = names_of(value)
+        there = sorted({getattr(record, key) for record in chosen})
+        for name in names:
+            if name not in there:
+                hint = did_you_mean(name, there)
+                raise UserError(
+                    f"--{key}={name}: {store.folder}/ holds no such results.{hint} It has {', '.join(there)}."
+                )
+        chosen = [record for record in chosen if not names or getattr(record, key) in names]
+    return store, chosen
