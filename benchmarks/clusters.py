@@ -39,7 +39,7 @@ def lists_of(options: argparse.Namespace) -> tuple[Any, Any, int, Any]:
     from recbole_llm.features.items import read_item_texts
 
     chosen = run("EIMF", options, protocol=options.protocol)
-    config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
+    config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location.folder, chosen.location.stem)
     dataset = make_dataset(config, chosen.location)
     _, offsets, items = training_lists(dataset.table, dataset.split)
     texts = read_item_texts(chosen.location, dataset.table, chosen.settings.get("text"))

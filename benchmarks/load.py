@@ -50,7 +50,7 @@ def _recbole_start(chosen: Any) -> Any:
 
     from recbole_llm.compat.config import BenchConfig
 
-    config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location)
+    config = BenchConfig(chosen.settings, chosen.settings.method.load(), chosen.location.folder, chosen.location.stem)
     if chosen.location.interactions.suffix == ".gz":
         raise SystemExit("RecBole reads no .gz: unpack the file, or measure ours alone with --recbole=0")
     dataset = create_dataset(config)

@@ -10,10 +10,8 @@ The Python API has the verbs of the command line::
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from recbole_llm.compat import mend_on_import
-from recbole_llm.utils.environment import prepare_threads
+from recbole_llm.utils.environment import package_version, prepare_threads
 
 prepare_threads()  # before anything imports torch
 mend_on_import()
@@ -34,7 +32,7 @@ from recbole_llm.api import (  # noqa: E402
 from recbole_llm.api import list_ as list  # noqa: E402
 from recbole_llm.registry import Method, register  # noqa: E402
 
-__version__ = (Path(__file__).parent / "VERSION").read_text(encoding="utf-8").strip()
+__version__ = package_version()
 __all__ = [
     "Method",
     "__version__",

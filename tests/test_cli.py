@@ -237,7 +237,7 @@ def test_the_doctor_answers_with_code_0_on_a_sound_machine(
     assert cli("doctor") == 0
     lines = capsys.readouterr().out.splitlines()
     assert all(line[:4] in ("ok  ", "note") for line in lines)
-    assert any("RecBole imports" in line for line in lines)
+    assert any("RecBole loads" in line for line in lines)
 
 
 def test_the_doctor_answers_with_code_1_where_something_is_missing(

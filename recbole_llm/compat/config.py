@@ -6,6 +6,7 @@ path of ml-100k. The subclass replaces exactly those steps and keeps the checks 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from recbole.config import Config
 from recbole.data.transform import construct_transform
 from recbole.utils import InputType
 
-from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.errors import UserError
 from recbole_llm.settings.layers import Settings
 
@@ -45,14 +45,15 @@ class BenchConfig(Config):
     Args:
         settings: the layered settings.
         model_class: the model's class.
-        location: where the dataset lies.
+        folder: where the dataset lies.
+        stem: name of its files.
     """
 
-    def __init__(self, settings: Settings, model_class: type, location: DatasetLocation) -> None:
-        self._settings, self._location = settings, location
+    def __init__(self, settings: Settings, model_class: type, folder: Path, stem: str) -> None:
+        self._settings, self._folder = settings, folder
         values = {k: v for k, v in settings.values.items() if k not in ("about", "raw", "text", "dataset")}
         try:
-            super().__init__(model=model_class, dataset=location.stem, config_dict=values)
+            super().__init__(model=model_class, dataset=stem, config_dict=values)
             if self["transform"]:
                 construct_transform(self)  # it names the columns that the model's constructor asks for
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
@@ -82,7 +83,7 @@ class BenchConfig(Config):
 
     def _set_default_parameters(self) -> None:
         super()._set_default_parameters()
-        self.final_config_dict["data_path"] = str(self._location.folder)
+        self.final_config_dict["data_path"] = str(self._folder)
         self.final_config_dict["valid_metric_bigger"] = True
 
     def _init_device(self) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from recbole_llm.data.catalog import known_datasets
 from recbole_llm.errors import UserError
+from recbole_llm.features.encoder import minilm_folder
 from recbole_llm.utils.environment import available_cores, versions
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
+
+PATIENCE = 120.0  # seconds; a first import on a network file system is slow
+PROBE = """
+import json, recbole_llm, torch
+error = ""
+try:
+    import recbole
+except Exception as reason:
+    error = f"{type(reason).__name__}: {reason}"
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+names = [torch.cuda.get_device_name(number) for number in range(count)]
+print(json.dumps({"error": error, "threads": torch.get_num_threads(), "gpus": names}))
+"""
 
 
 @dataclass(frozen=True)
@@ -26,8 +42,7 @@ def examine(dataset_dir: Path, results_dir: Path) -> list[Finding]:
     """Look at Python, packages, device, threads, encoder, keys (by name only), datasets and folders."""
     return [
         *_python(),
-        _recbole(),
-        *_torch(),
+        *_libraries(),
         _encoder(),
         *_keys(),
         Finding(True, f"datasets: {', '.join(known_datasets(dataset_dir))}"),
@@ -42,33 +57,26 @@ def _python() -> list[Finding]:
     return [Finding(good, f"Python {found['python']} (3.11 to 3.13 are tested)"), Finding(True, packages)]
 
 
-def _recbole() -> Finding:
+def _libraries() -> list[Finding]:
+    """RecBole and torch, tried in a process of their own: one that cannot be imported may end it."""
+    words = [sys.executable, "-c", PROBE]
+    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
     try:
-        import recbole_llm.compat.mends
-
-        recbole_llm.compat.mends.apply()
-    except Exception as error:
-        return Finding(False, f"RecBole cannot be used: {type(error).__name__}: {error}")
-    return Finding(True, "RecBole imports and is mended for these packages")
-
-
-def _torch() -> list[Finding]:
-    import torch
-
-    policy = os.environ.get("OMP_WAIT_POLICY", "")
-    threads = f"{torch.get_num_threads()} threads on {available_cores()} cores, OMP_WAIT_POLICY={policy}"
-    findings = [Finding(policy.upper() == "PASSIVE", threads, fatal=False)]
-    if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-        findings.append(Finding(True, f"GPU: {', '.join(names)}"))
-    else:
-        findings.append(Finding(True, "no GPU; --device=cpu is used"))
-    return findings
+        found = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        reason = done.stderr.strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        return [Finding(False, f"RecBole and torch cannot be used: {reason[0]}")]
+    error, policy = found["error"], os.environ.get("OMP_WAIT_POLICY", "")
+    loads = f"cannot be used: {error}" if error else "loads (compatibility fixes applied)"
+    threads = f"{found['threads']} threads on {available_cores()} cores, OMP_WAIT_POLICY={policy}"
+    return [
+        Finding(not error, f"RecBole {loads}"),
+        Finding(policy.upper() == "PASSIVE", threads, fatal=False),
+        Finding(True, f"GPU: {', '.join(found['gpus'])}" if found["gpus"] else "no GPU; --device=cpu is used"),
+    ]
 
 
 def _encoder() -> Finding:
-    from recbole_llm.features.encoder import minilm_folder
-
     try:
         return Finding(True, f"offline sentence encoder: {minilm_folder()} (SHA-256 as published)")
     except UserError as error:

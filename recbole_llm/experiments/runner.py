@@ -13,10 +13,9 @@ from torch import distributed
 
 from recbole_llm.compat.config import BenchConfig
 from recbole_llm.compat.fast import accelerated, seams_of
-from recbole_llm.compat.item_codes import add_item_codes
-from recbole_llm.compat.reference import ReferenceTrainer
 from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
+from recbole_llm.data.item_codes import add_item_codes
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
@@ -35,6 +34,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.distributed import Together, is_joined, join
 from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.reference import ReferenceTrainer
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Bars, Stopwatch
@@ -232,7 +232,7 @@ class Runner:
             )
         model_class = method.load()
         with watch("data"):
-            config = BenchConfig(settings, model_class, run.location)
+            config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])
             return config, make_dataset(config, run.location)
 

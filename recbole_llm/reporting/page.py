@@ -13,11 +13,11 @@ from pathlib import Path
 import jinja2
 import plotly.offline
 
-import recbole_llm
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.content import table_content
 from recbole_llm.reporting.results_table import build
+from recbole_llm.utils.environment import package_version
 from recbole_llm.utils.files import whole_file
 
 
@@ -30,7 +30,7 @@ def render_report(records: Iterable[Record], store: ResultStore, baseline: str |
     )
     return environment.get_template("page.html.j2").render(
         tables=[table_content(table, f"t{number}") for number, table in enumerate(tables, start=1)],
-        version=recbole_llm.__version__,
+        version=package_version(),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         plotly=plotly.offline.get_plotlyjs(),
     )

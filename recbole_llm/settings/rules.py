@@ -11,6 +11,7 @@ from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.schema import Role, plain_of, role_of
+from recbole_llm.utils.yaml import property_names
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
 SEMANTIC_KEYS = (
@@ -34,6 +35,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
         owner.of(values).check(values)
     _one_semantics(method, values)
     _check_engine(values)
+    _check_source(values)
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
         values["candidate_seed"] = CANDIDATE_SEED
 
@@ -146,6 +148,13 @@ def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     owner = None if method.is_external else settings_class(method)
     return method.features if owner is None else owner.of(values).reads(method.features)
+
+
+def _check_source(values: Mapping[str, Any]) -> None:
+    known, name = ["offline", *property_names("llm")], values.get("llm")
+    if name is not None and name not in known:
+        hint = did_you_mean(str(name), known)
+        raise UserError(f"--llm={name}: there is no such source.{hint} Known: {', '.join(known)}.")
 
 
 def reads_codes(values: Mapping[str, Any]) -> bool:

@@ -58,6 +58,11 @@ def prepare_threads() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
+def package_version() -> str:
+    """The version of this package."""
+    return (Path(__file__).resolve().parents[1] / "VERSION").read_text(encoding="utf-8").strip()
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can move a number."""
     found = {"python": platform.python_version()}

@@ -147,7 +147,7 @@ def with_gaps(workspace):
     write_rows(folder / "gaps.item", ITEMS, HEADER)
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": [name.split(":")[0] for name in HEADER.split()]}
     cell = make_run("BPR", "gaps", load_col=columns)
-    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location))
+    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem))
 
 
 def row(dataset, item):

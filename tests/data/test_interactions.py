@@ -30,7 +30,7 @@ def recbole_dataset(**overrides):
     from recbole_llm.compat.config import BenchConfig
 
     cell = make_run("BPR", **overrides)
-    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location))
+    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem))
 
 
 def ours(**overrides):

@@ -25,7 +25,7 @@ def test_a_sound_machine_has_no_fatal_finding(tiny: Path, workspace: Path) -> No
 
 def test_it_names_python_packages_datasets_and_folders(tiny: Path, workspace: Path) -> None:
     found = texts(workspace)
-    for part in ("Python 3.", "recbole 1.2", "RecBole imports", "threads on", "datasets: ", "tiny", "is writable"):
+    for part in ("Python 3.", "recbole 1.2", "RecBole loads", "threads on", "datasets: ", "tiny", "is writable"):
         assert part in found
 
 
