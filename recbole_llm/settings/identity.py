@@ -19,10 +19,15 @@ def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
     """Whether a setting of this value can make a run another one."""
     owner = definitions.get(key)
     if owner is None:
-        return True
+        return (key, value) not in _retired(definitions).items()
     field = owner.model_fields[key]
     before = before_of(field)
     return role_of(field) in IDENTITY and (before is None or before != value)
+
+
+def _retired(definitions: Definitions) -> dict[str, Any]:
+    """Settings that are gone, with the only value that they had in kept runs."""
+    return {name: value for owner in {*definitions.values()} for name, value in owner.retired.items()}
 
 
 def before(key: str, definitions: Definitions) -> Any:
@@ -38,7 +43,7 @@ def identity(values: Mapping[str, Any], definitions: Definitions, model: str) ->
         for k, v in values.items()
         if tells_apart(k, v, definitions)
     }
-    return dict(sorted({**kept, "model": model}.items()))
+    return dict(sorted({**_retired(definitions), **kept, "model": model}.items()))
 
 
 def hash_of(parts: Any) -> str:

@@ -67,7 +67,8 @@ class SettingsModel(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    title: ClassVar[str] = ""
+    # Settings that are gone, with the only value that a kept run has had: it still enters the key.
+    retired: ClassVar[dict[str, Any]] = {}
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import calculate_valid_score, early_stopping
-from torch import nn
 
 from recbole_llm.data.loaders import EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
@@ -63,8 +62,6 @@ class BenchTrainer(Trainer):
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
-        if config["compile"] != "none":
-            compile_layers(model, config["compile"])
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
@@ -382,30 +379,3 @@ class Pretraining(BenchTrainer):
 def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return all(p.is_floating_point() and not p.is_sparse and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-# A look-up gains nothing, and torch does not trace recurrent layers.
-_LEFT_OUT = (nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.Dropout, nn.LayerNorm)
-
-
-def compile_layers(model: nn.Module, mode: str) -> list[str]:
-    """Compile the layers that stand directly in ``model``, in place; parameters and their names stay.
-
-    Whole models are not compiled: between their layers they group rows by length and read sizes back, which
-    would break the graph. Shapes vary from batch to batch, so they are dynamic.
-
-    Args:
-        model: whose children are compiled, those with parameters of their own.
-        mode: ``default``, or ``reduce-overhead`` (CUDA graphs on a GPU).
-
-    Returns:
-        Names of the compiled layers.
-    """
-    chosen = {
-        name: layer
-        for name, layer in model.named_children()
-        if not isinstance(layer, _LEFT_OUT) and any(True for _ in layer.parameters())
-    }
-    for layer in chosen.values():
-        layer.compile(dynamic=True, mode=mode)
-    return list(chosen)

@@ -10,6 +10,7 @@ import pytest
 from recbole_llm.registry import Method, find_method, methods, recbole_methods
 from recbole_llm.settings.core import CoreSettings, RecBoleSettings
 from recbole_llm.settings.definitions import definitions_of, settings_class
+from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import backbone_key, layer_settings
 from recbole_llm.settings.schema import SettingsModel, bounds_of, check_value, choices_of, described, role_of
 from recbole_llm.utils.yaml import properties_folder, read_yaml
@@ -76,3 +77,10 @@ def test_recbole_s_models_have_the_core_and_its_bounds() -> None:
     definitions = definitions_of(recbole_methods()["SASRec"])
     assert definitions["hidden_size"] is RecBoleSettings
     assert definitions["epochs"] is CoreSettings
+
+
+def test_a_setting_that_is_gone_still_enters_the_key_and_tells_no_rows_apart() -> None:
+    settings = layer_settings(find_method("Pop"), "ml-100k")
+    assert settings.identity()["compile"] == "none"
+    assert not tells_apart("compile", "none", settings.definitions)
+    assert tells_apart("compile", "default", settings.definitions)

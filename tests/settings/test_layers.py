@@ -54,7 +54,7 @@ def test_a_model_of_stage_one_is_there_and_stands_alone(name, message):
 
 @pytest.mark.parametrize(
     "wanted",
-    [{"lr_decay_epochs": 3}, {"precision": "bf16"}, {"compile": "default"}, {"gradient_accumulation_steps": 4}],
+    [{"lr_decay_epochs": 3}, {"precision": "bf16"}, {"gradient_accumulation_steps": 4}],
 )
 def test_recbole_s_own_loop_is_not_asked_for_what_it_does_not_know(wanted):
     assert layered("DUIP", engine="recbole")["engine"] == "recbole"
