@@ -15,7 +15,7 @@ $(READY): setup.py pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python run_benchmark.py --model=SRGNN,LLMDMsRec --dataset=ml-100k $(ARGS)
+	$(BIN)/python run_benchmark.py --model=SRGNN,LLMDMsRec --dataset=ml-100k --preset=demo $(ARGS)
 
 # The large table (docs/flagship.md). Stopped and started again it goes on. ARGS=--budget=small is the least that runs every row.
 flagship: $(READY)

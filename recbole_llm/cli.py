@@ -60,6 +60,8 @@ def _show_run(records: Any, given: dict[str, Any]) -> int:
     print(render(records, store=store, **_shown_columns(given)))
     if not given.get("quiet"):
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+        if given.get("preset"):
+            print(f"settings: --preset={given['preset']} (properties/preset/)")
     return _code_of(records)
 
 

@@ -95,7 +95,8 @@ class Run:
         tuned = "" if self.search is None else ", tuned"
         if s.get("left_out"):
             tuned += f", without fold {s['left_out'][0] + 1} of {s['left_out'][1]}"
-        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{tuned})"
+        preset = f", preset {s['preset']}" if s.get("preset") else ""
+        return f"{s.method.name} on {self.location.name} ({s['protocol']}, seed {s['seed']}{semantics}{preset}{tuned})"
 
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
