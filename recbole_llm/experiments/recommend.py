@@ -129,7 +129,7 @@ class Recommender:
 
         from recbole_llm.data.loaders import EvalLoader
         from recbole_llm.data.split import Cases
-        from recbole_llm.evaluation.ranks import full_scorer, mask_seen
+        from recbole_llm.training.ranking import full_scorer, mask_seen
 
         start, end = self._start[users], self._end[users]
         cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))

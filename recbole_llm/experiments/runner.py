@@ -386,8 +386,8 @@ class Runner:
 
     def _lists(self, prepared: Prepared) -> Any:
         """Counters of the first places of all lists, where a metric needs them."""
-        from recbole_llm.evaluation.lists import TopLists
         from recbole_llm.evaluation.ranks import item_popularity
+        from recbole_llm.training.ranking import TopLists
 
         if not prepared.config["list_metrics"]:
             return None
@@ -404,4 +404,4 @@ class Runner:
 
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
-            record.list_metrics = with_direction(lists.summarise(prepared.config["list_metrics"]))
+            record.list_metrics = with_direction(lists.totals().summarise(prepared.config["list_metrics"]))

@@ -12,13 +12,13 @@ import torch
 
 from recbole_llm.compat.mends import apply
 from recbole_llm.data.loaders import EvalLoader
-from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS
-from recbole_llm.evaluation.ranks import full_scorer, item_popularity, mask_seen, rank_cases
+from recbole_llm.evaluation.ranks import item_popularity
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
+from recbole_llm.training.ranking import TopLists, full_scorer, mask_seen, rank_cases
 from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import runner
 
@@ -96,7 +96,7 @@ def both(model: str, protocol: str, masked: bool = True) -> tuple[dict[str, floa
         ranks = rank_cases(prepared.model, loader(), masked, lists=lists, count_pools=True)
         assert not ranks.tied.any()
         found = theirs(prepared, loader(), masked)
-    return summarise(ranks, NAMES, TOPK) | lists.summarise(LISTED), found
+    return summarise(ranks, NAMES, TOPK) | lists.totals().summarise(LISTED), found
 
 
 def largest_difference(model: str, protocol: str, masked: bool = True) -> float:

@@ -1,0 +1,268 @@
+"""Ranks of targets and counts of shown lists, from blocks of scores on the device.
+
+No score matrix is kept: a block of scores fits ``score_block_mib``. The rank of a target is counted, not sorted for
+(:class:`~recbole_llm.evaluation.ranks.Ranks`); the items of the first places are counted in the same pass
+(:class:`~recbole_llm.evaluation.lists.ListCounts`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.lists import TAIL_RATIO, ListCounts
+from recbole_llm.evaluation.ranks import Ranks, item_popularity
+
+Scorer = Callable[[LazyInteraction], torch.Tensor]
+
+
+class TopLists:
+    """Counts, for each item and each cut-off, the lists that hold the item.
+
+    Args:
+        topk: cut-offs.
+        train_counts: ``(n_items,)`` training interactions of each item id, 0 for the padding.
+        tail_ratio: share of the trained items that are the tail; above 1, the largest count of a tail item.
+    """
+
+    def __init__(self, topk: Iterable[int], train_counts: np.ndarray, tail_ratio: float | None = None) -> None:
+        self.topk = sorted(set(topk))
+        self.train_counts = np.asarray(train_counts)
+        self.tail_ratio = tail_ratio if tail_ratio and tail_ratio > 0 else TAIL_RATIO
+        self._counts: torch.Tensor | None = None
+        self._orders: dict[int, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, scores: torch.Tensor, candidates: torch.Tensor | None = None) -> None:
+        """Count the lists of a block.
+
+        Args:
+            scores: ``(B, n)`` float, ``-inf`` for what is not ranked.
+            candidates: ``(B, n)`` item ids of the columns; the columns are all items when ``None``.
+        """
+        width = min(self.topk[-1] + 1, scores.shape[1])
+        values, places = scores.topk(width, dim=1)
+        tied = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+        for k in self.topk:
+            if k < width:
+                tied |= (values[:, k - 1] == values[:, k]) & torch.isfinite(values[:, k])
+        if bool(tied.any()):
+            lines = tied.nonzero().squeeze(1)
+            order = self._order(scores.shape[1], scores.device)
+            again = scores[lines][:, order].topk(width, dim=1)
+            values[lines], places[lines] = again.values, order[again.indices]
+        items = places if candidates is None else candidates.gather(1, places)
+        filled = values > -torch.inf
+        if self._counts is None:
+            shape = (len(self.topk), len(self.train_counts))
+            self._counts = torch.zeros(shape, dtype=torch.int64, device=scores.device)
+        for number, k in enumerate(self.topk):
+            chosen = items[:, :k][filled[:, :k]]
+            self._counts[number] += torch.bincount(chosen, minlength=self._counts.shape[1])
+
+    def _order(self, length: int, device: torch.device) -> torch.Tensor:
+        if length not in self._orders:
+            generator = torch.Generator().manual_seed(length)
+            self._orders[length] = torch.randperm(length, generator=generator).to(device)
+        return self._orders[length]
+
+    def totals(self) -> ListCounts:
+        """What was counted so far."""
+        shape = (len(self.topk), len(self.train_counts))
+        counts = np.zeros(shape, dtype=np.int64) if self._counts is None else self._counts.cpu().numpy()
+        return ListCounts(self.topk, counts, self.train_counts, self.tail_ratio)
+
+
+def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
+    """A function from a batch to scores ``(B, n_items)``.
+
+    Models without ``full_sort_predict`` (RecBole's context-aware ones) score user-item pairs in pieces of
+    ``pair_batch``.
+    """
+    n_items = table.dataset.item_num
+    every_item = torch.arange(n_items, device=model.device)
+    pairwise = False
+
+    def score(batch: LazyInteraction) -> torch.Tensor:
+        nonlocal pairwise
+        if not pairwise:
+            try:
+                return _owned(model, model.full_sort_predict(batch).reshape(-1, n_items))
+            except NotImplementedError:
+                pairwise = True
+        return _score_pairs(model, batch, every_item, pair_batch, table)
+
+    return score
+
+
+def _owned(model: Any, scores: torch.Tensor) -> torch.Tensor:
+    """Scores that may be written to: a copy where rows share memory, or share it with the model."""
+    memory = scores.untyped_storage().data_ptr()
+    shared = any(memory == part.untyped_storage().data_ptr() for part in (*model.parameters(), *model.buffers()))
+    return scores.clone() if shared or 0 in scores.stride() else scores
+
+
+def _score_pairs(
+    model: Any, batch: LazyInteraction, items: torch.Tensor, pair_batch: int, table: DeviceTable
+) -> torch.Tensor:
+    per_piece = max(1, pair_batch // len(items))
+    rows = []
+    for begin in range(0, len(batch), per_piece):
+        chosen = torch.arange(begin, min(begin + per_piece, len(batch)), device=items.device)
+        owner = chosen.repeat_interleave(len(items))
+        sources: dict[str, Callable[[], torch.Tensor]] = {
+            name: (lambda n=name, o=owner: batch[n][o])  # type: ignore[misc]
+            for name in batch
+        }
+        pairs = LazyInteraction(sources, len(owner))
+        pairs[table.iid] = items.repeat(len(chosen))
+        table.join(pairs)  # the batch holds the features of its targets
+        rows.append(model.predict(pairs).view(len(chosen), len(items)))
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def rank_cases(
+    model: Any,
+    loader: EvalLoader,
+    mask_history: bool,
+    score_block_mib: int = 256,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    lists: TopLists | None = None,
+    count_pools: bool = False,
+) -> Ranks:
+    """Rank the targets of all cases of ``loader`` with ``model`` (in evaluation mode).
+
+    Args:
+        model: any RecBole model.
+        loader: the cases; its batch size is cut so that one block of scores fits ``score_block_mib``.
+        mask_history: do not rank items of the case's visible history (a target itself always is).
+        score_block_mib: memory for one block of scores.
+        progress: wraps the iteration, for a progress bar.
+        lists: counts the items of the first places, in the same pass.
+        count_pools: note how many items each case ranked (``gauc`` needs it).
+
+    Raises:
+        UserError: a score of a target, or of an item that it is ranked among, is not a number.
+    """
+    cases, table = loader.cases, loader.table
+    n_items = table.dataset.item_num
+    loader.batch_size = max(1, min(loader.batch_size, (score_block_mib << 20) // (4 * n_items)))
+    score = full_scorer(model, table, pair_batch=max(n_items, (score_block_mib << 20) // 1024))
+    higher = np.zeros(len(cases.target_rows), dtype=np.int32)
+    tied = np.zeros(len(cases.target_rows), dtype=np.int32)
+    counts = np.diff(cases.target_offsets)
+    pool = np.zeros(len(cases) if count_pools else 0, dtype=np.int32)
+    model.eval()
+    for chosen, batch in progress(loader):
+        scores = score(batch)
+        targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
+        owner = np.repeat(np.arange(len(chosen)), counts[chosen])
+        higher[targets], tied[targets] = _rank_block(
+            scores, chosen, owner, cases.target_rows[targets], loader, mask_history, lists
+        )
+        if count_pools:
+            pool[chosen] = _pool_sizes(chosen, owner, cases.target_rows[targets], loader, mask_history)
+    item = np.asarray(table.dataset.table.item[cases.target_rows], dtype=np.int32)
+    popularity, head = item_popularity(table.dataset.table.item[table.dataset.split.train_rows], n_items)
+    return Ranks(
+        user=np.asarray(cases.user, dtype=np.int64),
+        offsets=np.asarray(cases.target_offsets, dtype=np.int64),
+        item=item,
+        higher=higher,
+        tied=tied,
+        history=(cases.end - cases.start).astype(np.int32),
+        train_count=popularity[item],
+        head=head[item],
+        pool=pool,
+    )
+
+
+def _within(counts: np.ndarray) -> np.ndarray:
+    """``[2, 3]`` to ``[0, 1, 0, 1, 2]``."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+
+
+def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> None:
+    """Set the scores ``(B, n_items)`` of the items in rows ``start:end`` of each line to ``-inf``, in place."""
+    lengths = end - start
+    rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(scores.device)
+    line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(scores.device)
+    scores[line, item[rows].long()] = -torch.inf
+
+
+def _rank_block(
+    scores: torch.Tensor,
+    chosen: np.ndarray,
+    owner: np.ndarray,
+    target_rows: np.ndarray,
+    loader: EvalLoader,
+    mask_history: bool,
+    lists: TopLists | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Higher and tied counts of one block's targets."""
+    table, cases = loader.table, loader.cases
+    device, candidates = scores.device, None
+    if scores.element_size() < 4:
+        scores = scores.float()  # numpy, which counts on a CPU, knows no bfloat16
+    items = table.item[torch.from_numpy(target_rows).to(device)].long()
+    rows = torch.from_numpy(owner).to(device)
+    own = scores[rows, items]
+    scores[:, 0] = -torch.inf
+    if cases.candidates is not None:
+        candidates = torch.from_numpy(cases.candidates[chosen]).to(device).long()
+        scores = scores.gather(1, candidates)
+    elif mask_history:
+        mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
+        scores[rows, items] = own
+    # What is no number is not higher than a target, and would count as beaten. (Masked items make the sum -inf.)
+    if not bool(torch.isfinite(own).all()) or bool(scores.sum().isnan()):
+        raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
+    if lists is not None:
+        lists.add(scores, candidates)
+    higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))
+    return higher, same - 1
+
+
+def _pool_sizes(
+    chosen: np.ndarray, owner: np.ndarray, target_rows: np.ndarray, loader: EvalLoader, mask_history: bool
+) -> np.ndarray:
+    """How many items each case of a block ranks: all but the masked ones, its targets always."""
+    cases, n_items = loader.cases, loader.table.dataset.item_num
+    if cases.candidates is not None:
+        return np.full(len(chosen), cases.candidates.shape[1])
+    sizes = np.full(len(chosen), n_items - 1)
+    if mask_history:
+        item = np.asarray(loader.table.dataset.table.item)
+        lengths = cases.end[chosen] - cases.start[chosen]
+        rows = np.repeat(cases.start[chosen], lengths) + _within(lengths)
+        seen = np.unique(np.repeat(np.arange(len(chosen)), lengths) * n_items + item[rows])
+        masked = np.setdiff1d(seen, owner * n_items + item[target_rows], assume_unique=False)
+        sizes -= np.bincount(masked // n_items, minlength=len(chosen))
+    return sizes
+
+
+def _count(pool: torch.Tensor, rows: torch.Tensor, own: torch.Tensor, single: bool) -> tuple[np.ndarray, np.ndarray]:
+    """How many entries of a target's row are higher than it, and how many are equal (itself included)."""
+    if pool.is_cuda:
+        lines = pool if single else pool[rows]
+        higher = (lines > own[:, None]).sum(1, dtype=torch.int32)
+        same = (lines == own[:, None]).sum(1, dtype=torch.int32)
+        return higher.cpu().numpy(), same.cpu().numpy()
+    # numpy counts true values three times faster than torch sums them on a CPU; small pieces stay in cache.
+    table, value, line = pool.numpy(), own.numpy(), rows.numpy()
+    higher_host = np.empty(len(value), dtype=np.int32)
+    same_host = np.empty(len(value), dtype=np.int32)
+    piece = max(1, (1 << 20) // table.shape[1])
+    for begin in range(0, len(value), piece):
+        part = slice(begin, begin + piece)
+        block = table[part] if single else table[line[part]]
+        higher_host[part] = np.count_nonzero(block > value[part, None], axis=1)
+        same_host[part] = np.count_nonzero(block == value[part, None], axis=1)
+    return higher_host, same_host
