@@ -135,6 +135,8 @@ def _parser(verb: str) -> _Parser:
         parser.add_argument("--dataset")
         parser.add_argument("--protocol")
         parser.add_argument("--baseline")
+        parser.add_argument("--correction", default="holm", help="holm, or fdr: the false discovery rate")
+        parser.add_argument("--margin", type=float, help="differences smaller than this count as none")
         parser.add_argument("--output")
     if verb == "table":
         parser.add_argument("--metrics")

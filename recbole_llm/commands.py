@@ -333,7 +333,17 @@ def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     if options.check_reference:
         text, out_of_band = render_check(chosen, options.format, store)
     else:
-        text = render(chosen, options.format, metrics, store, topk, options.baseline, options.groups)
+        text = render(
+            chosen,
+            options.format,
+            metrics,
+            store,
+            topk,
+            options.baseline,
+            options.groups,
+            correction=options.correction,
+            margin=options.margin,
+        )
     if options.output:
         with whole_file(Path(options.output), "w") as stream:
             stream.write(text + "\n")
@@ -348,7 +358,7 @@ def report(options: argparse.Namespace, rest: Sequence[str]) -> int:
 
     store, chosen = _chosen(options)
     path = Path(options.output or store.folder / "report.html")
-    write_report(chosen, store, path, options.baseline)
+    write_report(chosen, store, path, options.baseline, options.correction, options.margin)
     print(path)
     return 0
 

@@ -6,6 +6,8 @@ import pkgutil
 import subprocess
 import sys
 
+import pytest
+
 import recbole_llm.evaluation
 import recbole_llm.reporting
 
@@ -23,3 +25,9 @@ def loaded_by(*modules: str) -> set[str]:
 def test_evaluation_and_reporting_load_neither_torch_nor_recbole() -> None:
     assert {"recbole_llm.evaluation.significance", "recbole_llm.reporting.tables"} < set(MODULES)
     assert not loaded_by(*MODULES) & {"torch", "recbole", "sklearn", "torch_geometric", "transformers"}
+
+
+@pytest.mark.parametrize("module", ["recbole_llm.reporting.tables", "recbole_llm.evaluation.metrics"])
+def test_tables_start_without_what_they_may_not_need(module: str) -> None:
+    """Statistics packages take half a second to load; a table without a comparison needs none."""
+    assert not loaded_by(module) & {"statsmodels", "pandas", "plotly", "jinja2"}

@@ -19,6 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
+_MAY_LACK = ("pool", "person")  # earlier files of this format have none
 HEAD_SHARE = 0.2
 
 
@@ -36,6 +37,8 @@ class Ranks:
         train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
         head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
         pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
+        person: ``(m,)`` int64 the person behind each case, where the protocol cuts histories into sessions and ``user``
+            is a session; empty elsewhere, and in files from before it was noted.
     """
 
     user: np.ndarray
@@ -47,6 +50,7 @@ class Ranks:
     train_count: np.ndarray
     head: np.ndarray
     pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    person: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -67,7 +71,7 @@ class Ranks:
             with np.load(path, allow_pickle=False) as data:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
-                present = [name for name in cls.__dataclass_fields__ if name != "pool" or name in data]
+                present = [name for name in cls.__dataclass_fields__ if name not in _MAY_LACK or name in data]
                 return cls(**{name: data[name] for name in present})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
@@ -90,6 +94,7 @@ class Ranks:
             train_count=self.train_count[targets],
             head=self.head[targets],
             pool=self.pool[cases] if len(self.pool) else self.pool,
+            person=self.person[cases] if len(self.person) else self.person,
         )
 
 
@@ -108,6 +113,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         train_count=ranks.train_count[wanted],
         head=ranks.head[wanted],
         pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
+        person=ranks.person[cases] if len(ranks.person) else ranks.person,
     )
 
 

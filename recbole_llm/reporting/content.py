@@ -16,7 +16,7 @@ from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
 from recbole_llm.reporting.results_table import ResultsTable, Row
-from recbole_llm.reporting.tables import heading, in_order, notes, p_text, reason, seeds_text
+from recbole_llm.reporting.tables import heading, in_order, mark, notes, p_text, reason, seeds_text
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
 
@@ -96,8 +96,10 @@ def _row(table: ResultsTable, row: Row) -> dict[str, Any]:
 
 
 def _pair(table: ResultsTable, found: Comparison) -> dict[str, Any]:
-    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p_bootstrap", "p_wilcoxon", "p_holm")}
-    return {**asdict(found), **shown, "verdict": table.verdict(found)}
+    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p", "p_adjusted", "p_wilcoxon")}
+    # JSON has no nan (a p that was not asked for) and no infinity (the interval of a single user).
+    numbers = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(found).items()}
+    return {**numbers, **shown, "verdict": table.verdict(found), "mark": mark(table, found)}
 
 
 def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:

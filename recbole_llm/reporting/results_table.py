@@ -14,7 +14,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.evaluation.significance import Comparison, Family, same_cases
+from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import TableKey, group, kind_of, latest
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
 DIGITS = 4  # what a table shows; values that are equal there are equally good
-BETTER, WORSE = "better", "worse"
+BETTER, WORSE, NONE = "better", "worse", "none"
 
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one row: mean and deviation over seeds, 95 % interval over users where it is known."""
+    """One metric of one row: mean and deviation over seeds, 95 % interval over users and seeds where it is known."""
 
     mean: float
     deviation: float | None = None
@@ -141,15 +141,13 @@ class ResultsTable:
         """The test of a row against the reference."""
         return self.against.get(label)
 
-    def mark(self, label: str) -> str:
-        """``better``, ``worse`` or nothing: whether the row's difference to the reference holds."""
-        return self.verdict(self.against_reference(label))
-
     def verdict(self, found: Comparison | None) -> str:
-        """``better`` or ``worse`` where a difference holds, else nothing."""
-        if found is None or not found.holds:
+        """``better`` or ``worse`` where a difference holds, ``none`` where none is beyond the margin, else nothing."""
+        if found is None:
             return ""
-        return BETTER if (found.difference > 0) == higher_is_better(self.primary) else WORSE
+        if found.holds:
+            return BETTER if (found.difference > 0) == higher_is_better(self.primary) else WORSE
+        return NONE if found.none else ""
 
 
 def best_and_second(values: Mapping[str, float]) -> tuple[set[str], set[str]]:
@@ -168,6 +166,8 @@ def build(
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     intervals: bool = False,
+    correction: str = "holm",
+    margin: float | None = None,
 ) -> list[ResultsTable]:
     """Blocks of all places that the records come from.
 
@@ -180,12 +180,19 @@ def build(
         baseline: model or label that the others are measured against, in a family of tests of its own; default the
             best baseline.
         intervals: compute the interval of every metric, not of the primary one alone.
+        correction: of the p values of a family, ``holm`` or ``fdr``.
+        margin: differences of the primary metric that are smaller count as none; ``None`` for no such test.
 
     Raises:
-        UserError: an unknown metric, or a baseline that no table has.
+        UserError: an unknown metric or correction, a margin that is none, or a baseline that no table has.
     """
+    if correction not in CORRECTIONS:
+        raise UserError(f"--correction={correction}: known are {', '.join(CORRECTIONS)}.")
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
     columns = Columns(metrics, topk)
-    tables = [_results_table(key, rows, store, columns, intervals) for key, rows in sorted(group(records).items())]
+    asked = Tests(correction, margin, intervals)
+    tables = [_results_table(key, rows, store, columns, asked) for key, rows in sorted(group(records).items())]
     for table in tables:
         table.reference, table.named = _reference(table, baseline)
         if baseline is not None and table.reference is None:
@@ -194,6 +201,15 @@ def build(
         labels = list(dict.fromkeys(name for table in tables for row in table.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
     return tables
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is asked of the rows beside their means; see :func:`build`."""
+
+    correction: str = "holm"
+    margin: float | None = None
+    intervals: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,7 +268,7 @@ def _results_table(
     labelled: Mapping[str, Sequence[Record]],
     store: ResultStore | None,
     columns: Columns,
-    intervals: bool,
+    asked: Tests,
 ) -> ResultsTable:
     rows, notes = [], []
     for label, runs in labelled.items():
@@ -272,7 +288,7 @@ def _results_table(
         _fill(row, [*table.metrics, primary], table.notes)
     if not columns.metrics:
         table.metrics = [name for name in table.metrics if any(name in row.values for row in rows)]
-    _test(table, intervals)
+    _test(table, asked)
     return table
 
 
@@ -330,20 +346,26 @@ def _fill(row: Row, metrics: Sequence[str], notes: list[str]) -> None:
             notes.append(f"{row.label} has no {metric}: it is counted during a run (list_metrics, topk) only.")
 
 
-def _test(table: ResultsTable, intervals: bool) -> None:
-    """Intervals, comparisons and marks of the rows that were tested on the same cases."""
+def _test(table: ResultsTable, asked: Tests) -> None:
+    """Intervals and comparisons of the rows that were tested on the same cases."""
     rows = _on_common_cases(table)
     if not rows or not (rows[0].ranks and len(rows[0].ranks[0])):
         return
-    wanted = [table.primary, *(table.metrics if intervals else ())]
+    wanted = [table.primary, *(table.metrics if asked.intervals else ())]
     wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]
-    table.families = Family.of_metrics({row.label: row.ranks for row in rows}, wanted)
+    methods = {row.label: row.ranks for row in rows}
+    table.families = {metric: Family(methods, metric, asked.correction, asked.margin) for metric in wanted}
     for metric, family in table.families.items():
         for row in rows:
             found = family.interval(row.label)
             own = row.values.get(metric, Value(found.mean))
             row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
     table.comparisons = table.families[table.primary].compare()
+    known = any(len(ranks.person) for row in rows for ranks in row.ranks)
+    if not known and any(run.settings.get("sessions") for row in rows for run in row.runs):
+        table.notes.append(
+            "the tests take sessions as their sample, not users: these records were made before users were noted"
+        )
 
 
 def _on_common_cases(table: ResultsTable) -> list[Row]:

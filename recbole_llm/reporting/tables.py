@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
-from recbole_llm.evaluation.significance import LEVEL, Comparison
+from recbole_llm.evaluation.significance import CORRECTIONS, LEVEL, Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
@@ -17,7 +17,16 @@ from recbole_llm.reporting.costs import cost_table
 from recbole_llm.reporting.grouping import TableKey
 from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_table
 from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, write
-from recbole_llm.reporting.results_table import DIGITS, WORSE, ResultsTable, Row, best_and_second, build
+from recbole_llm.reporting.results_table import (
+    BETTER,
+    DIGITS,
+    NONE,
+    WORSE,
+    ResultsTable,
+    Row,
+    best_and_second,
+    build,
+)
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 KINDS = ("baseline", "control", "method")
@@ -31,6 +40,8 @@ def render(
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     groups: bool = False,
+    correction: str = "holm",
+    margin: float | None = None,
 ) -> str:
     """All tables of some records.
 
@@ -42,13 +53,15 @@ def render(
         topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all.
         baseline: model that the others are measured against; default the best baseline.
         groups: show the primary metric by subgroups too.
+        correction: of the p values of a family: ``holm``, or ``fdr`` for the false discovery rate.
+        margin: differences of the primary metric that are smaller count as none.
 
     Raises:
-        UserError: an unknown metric or baseline.
+        UserError: an unknown metric, correction or baseline, or a margin that is none.
     """
     if style == "csv" and topk is None:
         topk = []
-    tables = build(records, store, metrics, topk, baseline, intervals=style == "csv")
+    tables = build(records, store, metrics, topk, baseline, style == "csv", correction, margin)
     if style == "csv":
         return _csv(tables)
     rendered_tables: list[RenderedTable] = []
@@ -131,7 +144,7 @@ def main_table(table: ResultsTable) -> RenderedTable:
     if intervals:
         header.append(f"95 % {metric_title(table.primary)}")
     if compared:
-        header += [f"Δ to {table.reference}", "d", "p"]
+        header += [f"Δ to {table.reference}", "d", "p", "Wilcoxon"]
     ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     rows = []
     for row in in_order(table):
@@ -168,13 +181,19 @@ def _metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> Tab
 def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
     found = table.against_reference(row.label)
     if found is None:
-        return [TableCell("")] * 3
-    arrow = {"": "", WORSE: " ↓"}.get(table.mark(row.label), " ↑")
+        return [TableCell("")] * 4
     return [
         TableCell(difference_text(found)),
         TableCell(f"{found.effect:+.2f}"),
-        TableCell(p_text(found.p_holm) + arrow),
+        TableCell(" ".join(filter(None, [p_text(found.p_adjusted), mark(table, found)]))),
+        TableCell(p_text(found.p_wilcoxon)),
     ]
+
+
+def mark(table: ResultsTable, found: Comparison) -> str:
+    """The sign of what holds; in brackets where it is said of single trainings, not of their methods."""
+    sign = {BETTER: "↑", WORSE: "↓", NONE: "≈"}.get(table.verdict(found), "")
+    return f"({sign})" if sign and found.one_training else sign
 
 
 def notes(table: ResultsTable) -> list[str]:
@@ -185,13 +204,17 @@ def notes(table: ResultsTable) -> list[str]:
         found.append("mean ± standard deviation over seeds")
     if table.comparisons:
         found.append(_tests(table))
-    if any(len(row.runs) == 1 for row in table.rows) and len(table.finished) > 1:
-        found.append("one seed says nothing about the spread over seeds")
+    found += _single_trainings(table)
     ordered = table.ordered(table.primary)
     top = table.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None
     if top is not None:
-        word = "holds" if table.verdict(top) else "does not hold"
-        found.append(f"best {top.first} to second {top.second}: {difference_text(top)}, p {p_text(top.p_holm)}: {word}")
+        word = {BETTER: "holds", WORSE: "holds", NONE: "none beyond the margin"}.get(
+            table.verdict(top), "does not hold"
+        )
+        word += " for these trainings" if top.one_training and top.holds else ""
+        found.append(
+            f"best {top.first} to second {top.second}: {difference_text(top)}, p {p_text(top.p_adjusted)}: {word}"
+        )
     found += [f"{row.label}, seeds {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
               for row in table.rows if row.failed and row.runs]  # fmt: skip
     return [*found, *dict.fromkeys(table.notes)]
@@ -199,12 +222,28 @@ def notes(table: ResultsTable) -> list[str]:
 
 def _tests(table: ResultsTable) -> str:
     """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
-    effect = "d: Cohen's d; " if table.against else ""
-    marks = f"; ↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}" if table.against else ""
-    return (
-        f"95 % intervals over users (bootstrap); {effect}p: paired bootstrap and Wilcoxon on "
-        f"{metric_title(table.primary)}, the larger, after Holm over {_family(table)}{marks}"
-    )
+    family = table.families[table.primary]
+    parts = [
+        f"95 % intervals and p on {metric_title(table.primary)}: users and seeds are samples (quasi-F, Satterthwaite)",
+        f"p after {CORRECTIONS[family.correction]} over {_family(table)}",
+    ]
+    if table.against:
+        parts.append("Wilcoxon: signed ranks over users alone, corrected alike, for information")
+        parts.append("d: Cohen's d over users")
+        parts.append(f"↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}")
+    if family.margin is not None:
+        parts.append(f"≈ no difference beyond ±{family.margin:g} (TOST at {LEVEL:.0%})")
+    return "; ".join(parts)
+
+
+def _single_trainings(table: ResultsTable) -> list[str]:
+    """What one seed can speak for."""
+    alone = [row.label for row in table.finished if len(row.runs) == 1]
+    if not alone or len(table.finished) < 2 or not table.comparisons:
+        return []
+    who = "all rows have" if len(alone) == len(table.finished) else f"{', '.join(alone)}: "
+    one = f"{who} one seed" if who.startswith("all") else f"{who}one seed"
+    return [f"{one}; marks in brackets and p speak for these trainings alone, not for the methods"]
 
 
 def _family(table: ResultsTable) -> str:
@@ -240,25 +279,38 @@ def _csv(tables: Sequence[ResultsTable]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
         [*("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "status", "seeds", "metric"),
-         *("mean", "sd", "ci_low", "ci_high", "reference", "difference", "p_holm", "reason")]
+         *("mean", "sd", "ci_low", "ci_high", "reference", "difference", "diff_low", "diff_high", "p", "correction"),
+         *("p_adjusted", "p_wilcoxon", "p_equal", "df", "one_training", "reason")]
     )  # fmt: skip
     for table in tables:
         key = table.key
         for row in in_order(table):
             head = [key.dataset, key.protocol, key.masked, table.cases, row.model, row.label, row.kind]
             if not row.runs:
-                writer.writerow([*head, "failed", seeds_text(r.seed for r in row.failed), *[""] * 8, reason(row)])
+                writer.writerow([*head, "failed", seeds_text(r.seed for r in row.failed), *[""] * 16, reason(row)])
                 continue
             for metric in table.metrics:
                 value, test = row.values.get(metric), None
                 if metric == table.primary:
                     test = table.against_reference(row.label)
                 numbers = [value.mean, value.deviation, value.low, value.high] if value else [None] * 4
-                tested = [table.reference, test.difference, test.p_holm] if test else [None] * 3
                 seeds = seeds_text(run.seed for run in row.runs)
-                writer.writerow([*head, "ok", seeds, metric, *map(_number, numbers), *map(_number, tested), ""])
+                writer.writerow([*head, "ok", seeds, metric, *map(_number, numbers), *_tested(table, test), ""])
     return out.getvalue().rstrip("\n")
 
 
-def _number(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+def _tested(table: ResultsTable, test: Comparison | None) -> list[str]:
+    """The cells of a comparison with the reference."""
+    if test is None:
+        return [""] * 11
+    numbers = [test.difference, test.low, test.high, test.p]
+    corrected = [test.p_adjusted, test.p_wilcoxon, test.p_equal, test.df]
+    correction = table.families[table.primary].correction
+    return [
+        str(table.reference), *map(_number, numbers), correction, *map(_number, corrected),
+        str(test.one_training),
+    ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

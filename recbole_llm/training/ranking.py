@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
+from recbole_llm.data.split import Cases, people_of
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.lists import TAIL_RATIO, ListCounts
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
@@ -180,7 +181,15 @@ def rank_cases(
         train_count=popularity[item],
         head=head[item],
         pool=pool,
+        person=_people(table, cases),
     )
+
+
+def _people(table: DeviceTable, cases: Cases) -> np.ndarray:
+    """A number for the person behind each case where histories are cut into sessions; else empty."""
+    if "sessions" not in table.dataset.table.facts:
+        return np.zeros(0, dtype=np.int64)
+    return np.unique(people_of(table.dataset.table, cases.user), return_inverse=True)[1].astype(np.int64)
 
 
 def _within(counts: np.ndarray) -> np.ndarray:

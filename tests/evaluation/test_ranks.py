@@ -23,6 +23,7 @@ def ranks():
         train_count=generator.integers(9, size=60).astype(np.int32),
         head=generator.random(60) < 0.3,
         pool=np.full(20, 25, dtype=np.int32),
+        person=generator.integers(5, size=20),
     )
 
 
@@ -35,6 +36,15 @@ def test_ranks_are_read_as_they_were_written(ranks, tmp_path):
     for name in FIELDS:
         assert getattr(read, name).dtype == getattr(ranks, name).dtype
         assert np.array_equal(getattr(read, name), getattr(ranks, name))
+
+
+def test_a_file_from_before_pools_and_people_were_noted_has_none(ranks, tmp_path):
+    names = [name for name in FIELDS if name not in ("pool", "person")]
+    with (tmp_path / "a.npz").open("wb") as stream:
+        np.savez(stream, format=np.int32(1), **{name: getattr(ranks, name) for name in names})
+    read = Ranks.load(tmp_path / "a.npz")
+    assert (len(read), len(read.pool), len(read.person)) == (20, 0, 0)
+    assert len(read.select(np.array([3])).person) == 0
 
 
 def refused(path, match="a.npz is not a readable file of ranks"):
@@ -98,5 +108,6 @@ def test_cases_can_be_chosen(ranks, chosen):
         whole = slice(ranks.offsets[case], ranks.offsets[case + 1])
         assert part.user[place] == ranks.user[case]
         assert part.history[place] == ranks.history[case]
+        assert part.person[place] == ranks.person[case]
         for name in ("item", "higher", "tied", "train_count", "head"):
             assert getattr(part, name)[one].tolist() == getattr(ranks, name)[whole].tolist()

@@ -189,6 +189,23 @@ def test_ranks_know_their_users_items_and_histories(prepared):
     assert len(found) == len(cases)
 
 
+def test_cases_of_sessions_know_their_people(workspace):
+    """Sessions are users to a model; tests take the people behind them."""
+    sessions = [(f"u{user}", user) for user in range(40)] + [("last", day) for day in (41, 42, 43)]
+    rows = [(user, f"i{(day + step) % N_ITEMS}", 86_400 * day + step) for user, day in sessions for step in range(4)]
+    write_rows(workspace / "dataset" / "tiny" / "tiny.inter", rows)
+    prepared = prepare("SASRec", protocol="session", sessions={"by": "day"}, train_batch_size=8)
+    cases, table = prepared.dataset.split.test, prepared.dataset.table
+    found = rank(prepared, cases, random_scores(prepared.dataset), mask_history=False)
+    names = [str(name).rpartition("#")[0] for name in table.user_tokens[found.user]]
+    assert len(set(found.user.tolist())) > len(set(names)) == len(set(found.person.tolist()))
+    assert len({*zip(names, found.person.tolist(), strict=True)}) == len(set(names))
+
+
+def test_users_of_uncut_histories_are_people(prepared):
+    assert len(rank(prepared, single(prepared.dataset), random_scores(prepared.dataset), False).person) == 0
+
+
 # ---- models that score pairs ---------------------------------------------------------------------
 
 FEATURES = {"inter": ["user_id", "item_id"], "item": ["item_id", "brand", "categories"]}
