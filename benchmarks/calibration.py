@@ -2,10 +2,11 @@
 
     python -m benchmarks.calibration --models=BPR:10,GRU4Rec:2,SASRec:2 --trainings=60
 
-The number after a model's name is that of its epochs. The trainings of a model are split at random into two "methods" of one, three and five seeds. Both are the same method,
-so that at 5 % a test should find a difference in 5 % of the splits. Shares are shown for the test of the tables (users
-and seeds), for the paired t test over users alone, and, with one seed, for trainings whose values were swapped at random
-within each user: there neither training is the better one. The error is the delete-one jackknife's over trainings.
+The number after a model's name is that of its epochs. The trainings of a model are split at random into two "methods"
+of one, three and five seeds. Both are the same method, so that at 5 % a test should find a difference in 5 % of the
+splits. Shares are shown for the test of the tables (users and seeds), for the paired t test over users alone, and, with
+one seed, for trainings whose values were swapped at random within each user: there neither training is the better one.
+The error is the delete-one jackknife's over trainings.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def trainings(model: str, epochs: int, options: argparse.Namespace, folder: str)
 
 
 def p_values(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """p of two groups of trainings, ``(seeds, users)`` each: over users and seeds, and over users alone."""
+    """P of two groups of trainings, ``(seeds, users)`` each: over users and seeds, and over users alone."""
     found = []
     for groups in ((a, b), (a.mean(axis=0, keepdims=True), b.mean(axis=0, keepdims=True))):
         sides = [Estimate.of(group, np.ones(group.shape[1])) for group in groups]

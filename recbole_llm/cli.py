@@ -141,6 +141,7 @@ def _parser(verb: str) -> _Parser:
     if verb == "table":
         parser.add_argument("--metrics")
         parser.add_argument("--topk")
+        parser.add_argument("--sort", help="a metric, model or kind")
         parser.add_argument("--groups", action="store_true")
         parser.add_argument("--check-reference", action="store_true")
         parser.add_argument("--format", choices=("text", "markdown", "latex", "csv", "html"), default="text")

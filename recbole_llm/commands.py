@@ -83,6 +83,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     from recbole_llm.experiments.grid import run_all
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.reporting.rendered import screen_style
     from recbole_llm.reporting.tables import render
     from recbole_llm.utils.progress import Bars
 
@@ -90,7 +91,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
     store = ResultStore(cells[0].settings["results_dir"])
     with _executor(options) as executor:
         records = run_all(cells, Runner(store, Bars(not options.quiet), options.force), executor)
-    print(render(records, store=store))
+    print(render(records, screen_style(), store=store))
     if not options.quiet:
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
     return 1 if any(record.status == "failed" for record in records) else 0
@@ -99,6 +100,7 @@ def run(options: argparse.Namespace, rest: Sequence[str]) -> int:
 def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Search settings with one budget for every model, then run the best ones."""
     from recbole_llm.experiments.store import ResultStore
+    from recbole_llm.reporting.rendered import screen_style
     from recbole_llm.reporting.tables import render
     from recbole_llm.tuning.search import summary, tune
 
@@ -109,7 +111,7 @@ def tune(options: argparse.Namespace, rest: Sequence[str]) -> int:
     records, studies = tune(**chosen, **overrides_of(rest))
     print(summary(studies), end="\n\n")
     results = studies[0].cell.settings["results_dir"]
-    print(render(records, store=ResultStore(results)))
+    print(render(records, screen_style(), store=ResultStore(results)))
     if report is not None:
         from recbole_llm.tuning.report import write_search_report
 
@@ -324,18 +326,20 @@ def _columns(options: argparse.Namespace) -> tuple[list[str] | None, list[int] |
 
 def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
     """Print tables of finished runs; 1 where a baseline is out of its published band."""
+    from recbole_llm.reporting.rendered import screen_style
     from recbole_llm.reporting.tables import render, render_check
     from recbole_llm.utils.files import whole_file
 
     metrics, topk = _columns(options)
     store, chosen = _chosen(options)
+    style = screen_style() if options.format == "text" and not options.output else options.format
     out_of_band = False
     if options.check_reference:
-        text, out_of_band = render_check(chosen, options.format, store)
+        text, out_of_band = render_check(chosen, style, store)
     else:
         text = render(
             chosen,
-            options.format,
+            style,
             metrics,
             store,
             topk,
@@ -343,6 +347,7 @@ def table(options: argparse.Namespace, rest: Sequence[str]) -> int:
             options.groups,
             correction=options.correction,
             margin=options.margin,
+            sort=options.sort,
         )
     if options.output:
         with whole_file(Path(options.output), "w") as stream:

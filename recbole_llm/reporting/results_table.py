@@ -17,13 +17,17 @@ from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import TableKey, group, kind_of, latest
+from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
+from recbole_llm.utils.text import counted, visible
 
 logger = logging.getLogger(__name__)
 
 TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
 DIGITS = 4  # what a table shows; values that are equal there are equally good
 BETTER, WORSE, NONE = "better", "worse", "none"
+KINDS = ("baseline", "control", "method")
+ORDERS = ("kind", "model")  # of the rows, besides metrics
+IMPROVING = "†"
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Row:
     """The runs of one model with one set of settings.
 
     Attributes:
-        label: as a table names it.
+        name: as a table names it.
         kind: ``baseline``, ``method`` or ``control``.
         runs: finished runs, one a seed.
         failed: runs that failed.
@@ -49,7 +53,7 @@ class Row:
         ranks: of the finished runs; empty where a file is missing.
     """
 
-    label: str
+    name: RowName
     kind: str
     runs: list[Record]
     failed: list[Record]
@@ -57,9 +61,32 @@ class Row:
     ranks: list[Ranks] = field(default_factory=list)
 
     @property
+    def label(self) -> str:
+        """Its name in charts, notes and options, unique in the table."""
+        return self.name.label
+
+    @property
     def model(self) -> str:
         """Name of the model."""
         return (self.runs or self.failed)[0].model
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether training ended, with any of the seeds, before the model had stopped improving."""
+        return any(still_improving(run) for run in self.runs)
+
+    def identity(self, column: str) -> str:
+        """The cell of one of ``ResultsTable.identity_columns``."""
+        if column == "model":
+            return self.name.model + (f" {IMPROVING}" if self.still_improving else "")
+        value = str(getattr(self.name, column.replace(" ", "_")))
+        return "none" if value == "no language model" else value
+
+
+def still_improving(run: Record) -> bool:
+    """Whether the best epoch is among the last three validations, and better than the first one."""
+    validated = [point.get("epoch", n) for n, point in enumerate(run.curve, start=1) if point.get("valid")]
+    return run.best_epoch in validated[1:][-3:]
 
 
 @dataclass
@@ -67,8 +94,8 @@ class ResultsTable:
     """One table's worth of results.
 
     Attributes:
-        place: what the rows share.
-        rows: in the order of the records.
+        key: what the rows share.
+        rows: in the order in which they are shown.
         metrics: the columns.
         primary: the metric that models were selected by; significance is about it alone.
         comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
@@ -86,6 +113,35 @@ class ResultsTable:
     reference: str | None = None
     named: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def identity_columns(self) -> list[str]:
+        """The columns that say what a row is: what all rows share stands in the caption instead."""
+        others = ("semantics", "language model", "tuned")
+        return ["model", *(c for c in others if len({row.identity(c) for row in self.rows}) > 1)]
+
+    @property
+    def caption(self) -> str:
+        """One line that says what the numbers are of, and what all rows have in common."""
+        key = self.key
+        words = [f"{key.dataset}, {key.protocol}: {counted(self.cases, 'test case')}"]
+        for sort in ("user", "item"):
+            interval = key.case_settings.get(f"{sort}_inter_num_interval")
+            if interval not in (None, "[0,inf)", "[0,inf]"):
+                words.append(f"{sort}s with {interval} interactions")
+        candidates = key.case_settings.get("candidates", "all")
+        if isinstance(candidates, int):
+            words.append(f"1 + {counted(candidates, 'candidate')}")
+        words.append("seen items not ranked" if key.masked else "seen items ranked too")
+        runs = [run.settings for row in self.rows for run in row.runs]
+        epochs = {settings.get("epochs") for settings in runs if "stage_epochs" not in settings}
+        if len(epochs) == 1 and isinstance(limit := epochs.pop(), int):
+            words.append(f"{counted(limit, 'epoch')} at most")
+        for title in ("semantics", "language model", "tuned"):
+            shared = {row.identity(title) for row in self.rows}
+            if len(shared) == 1 and (text := shared.pop()):
+                words.append({"tuned": f"tuned with {text}"}.get(title, f"{title}: {text}"))
+        return visible(", ".join(words))
 
     @property
     def finished(self) -> list[Row]:
@@ -168,8 +224,9 @@ def build(
     intervals: bool = False,
     correction: str = "holm",
     margin: float | None = None,
+    sort: str | None = None,
 ) -> list[ResultsTable]:
-    """Blocks of all places that the records come from.
+    """The tables of some records.
 
     Args:
         records: what to show.
@@ -182,16 +239,23 @@ def build(
         intervals: compute the interval of every metric, not of the primary one alone.
         correction: of the p values of a family, ``holm`` or ``fdr``.
         margin: differences of the primary metric that are smaller count as none; ``None`` for no such test.
+        sort: a metric such as ``hit@10`` (best first), ``model``, or ``kind`` (baselines, controls, methods, each best
+            first); default the metric that models were selected by.
 
     Raises:
-        UserError: an unknown metric or correction, a margin that is none, or a baseline that no table has.
+        UserError: an unknown metric, correction or order, a margin that is none, or a baseline that no table has.
     """
+    if sort is not None and sort not in ORDERS:
+        try:
+            parse_metric(sort)
+        except UserError as error:
+            raise UserError(f"--sort={sort}: give {', '.join(ORDERS)}, or a metric such as ndcg@10.") from error
     if correction not in CORRECTIONS:
         raise UserError(f"--correction={correction}: known are {', '.join(CORRECTIONS)}.")
     if margin is not None and not 0 < margin < float("inf"):
         raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
     columns = Columns(metrics, topk)
-    asked = Tests(correction, margin, intervals)
+    asked = Tests(correction, margin, intervals, sort)
     tables = [_results_table(key, rows, store, columns, asked) for key, rows in sorted(group(records).items())]
     for table in tables:
         table.reference, table.named = _reference(table, baseline)
@@ -210,6 +274,7 @@ class Tests:
     correction: str = "holm"
     margin: float | None = None
     intervals: bool = False
+    sort: str | None = None
 
 
 @dataclass(frozen=True)
@@ -265,18 +330,19 @@ def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, b
 
 def _results_table(
     key: TableKey,
-    labelled: Mapping[str, Sequence[Record]],
+    named: Mapping[RowName, Sequence[Record]],
     store: ResultStore | None,
     columns: Columns,
     asked: Tests,
 ) -> ResultsTable:
     rows, notes = [], []
-    for label, runs in labelled.items():
+    for name, runs in named.items():
         kept = latest(runs)
         if len(kept) < len(runs):
-            notes.append(f"{label}: {len(runs) - len(kept)} older records of the same seeds are left out.")
+            older = counted(len(runs) - len(kept), "older record")
+            notes.append(f"{name.label}: {older} of the same seeds left out")
         done = [run for run in kept if run.status == "ok"]
-        rows.append(Row(label, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
+        rows.append(Row(name, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
     notes += _rarity(everything)
     primary = _primary(everything or [run for row in rows for run in row.failed])
@@ -284,12 +350,24 @@ def _results_table(
     if store is not None:
         for row in rows:
             row.ranks = _ranks(row, store, table.notes)
+    sort = asked.sort or primary
     for row in rows:
-        _fill(row, [*table.metrics, primary], table.notes)
+        _fill(row, [*table.metrics, primary, *([] if sort in ORDERS else [sort.lower()])], table.notes)
     if not columns.metrics:
         table.metrics = [name for name in table.metrics if any(name in row.values for row in rows)]
+    table.rows = _in_order(table, sort)
     _test(table, asked)
     return table
+
+
+def _in_order(table: ResultsTable, sort: str) -> list[Row]:
+    """Rows as a table shows them, those without numbers last."""
+    metric = table.primary if sort in ORDERS else sort.lower()
+    place = {row.label: number for number, row in enumerate(table.ordered(metric))}
+    if sort == "model":
+        return sorted(table.rows, key=lambda row: (not row.runs, row.label.lower()))
+    kind = KINDS.index if sort == "kind" else (lambda _: 0)
+    return sorted(table.rows, key=lambda row: (not row.runs, kind(row.kind), place.get(row.label, len(place))))
 
 
 def _rarity(records: Sequence[Record]) -> list[str]:
