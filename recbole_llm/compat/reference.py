@@ -14,8 +14,9 @@ from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import parse_metric
 from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import recbole_loaders
-from recbole_llm.training.ranking import TopLists, rank_cases
+from recbole_llm.training.ranking import rank_cases
 
 recbole_llm.compat.mends.apply()
 

@@ -11,7 +11,7 @@ Places that no item can fill (everything else is masked) stay empty; RecBole fil
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,20 +29,25 @@ class ListCounts:
         counts: ``(len(topk), n_items)`` int64, the lists that hold each item among their first places.
         train_counts: ``(n_items,)`` training interactions of each item id, 0 for the padding.
         tail_ratio: share of the trained items that are the tail; above 1, the largest count of a tail item.
+        means: ``(len(topk),)`` values of the metrics that are not of counts, ``nan`` where there is none.
     """
 
     topk: list[int]
     counts: np.ndarray
     train_counts: np.ndarray
     tail_ratio: float = TAIL_RATIO
+    means: dict[str, np.ndarray] = field(default_factory=dict)
 
     def summarise(self, metrics: Iterable[str]) -> dict[str, float]:
-        """Each metric at each cut-off, keyed as RecBole does (``giniindex@10``)."""
+        """Each metric at each cut-off, keyed as RecBole does (``giniindex@10``); what has no value is left out."""
         found: dict[str, float] = {}
         for metric in metrics:
             for number, k in enumerate(self.topk):
-                key = f"{metric.lower()}@{k}"
-                found[key] = _METRICS[parse_metric(key)[0]](self, self.counts[number])
+                name, _ = parse_metric(f"{metric}@{k}")
+                if name in _METRICS:
+                    found[f"{name}@{k}"] = _METRICS[name](self, self.counts[number])
+                elif name in self.means and np.isfinite(self.means[name][number]):
+                    found[f"{name}@{k}"] = float(self.means[name][number])
         return found
 
 

@@ -120,12 +120,19 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
 def item_popularity(train_items: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:
     """Training interactions of each item id, and whether it is in the head.
 
-    The head is the fifth of the items with most training interactions; among equals at its edge all or
-    none belong to it, so that no id decides.
+    See :func:`head_items`.
     """
     counts = np.bincount(train_items, minlength=n_items).astype(np.int32)
+    return counts, head_items(counts)
+
+
+def head_items(counts: np.ndarray) -> np.ndarray:
+    """``(n_items,)`` bool, the fifth of the items with most training interactions; index 0 is the padding.
+
+    Among equals at the edge all or none belong to the head, so that no id decides.
+    """
     ordered = np.sort(counts[1:])[::-1]
     edge = ordered[min(len(ordered) - 1, max(0, int(HEAD_SHARE * len(ordered)) - 1))] if len(ordered) else 0
     head = counts > edge if (counts[1:] >= edge).sum() > HEAD_SHARE * len(ordered) + 1 else counts >= edge
     head[0] = False
-    return counts, head
+    return head

@@ -102,6 +102,7 @@ class Runner:
     def make_here(self, cell: Run) -> Record:
         """Train and test in this process, which may be the first of several."""
         from recbole_llm.compat.fast import seams_of
+        from recbole_llm.experiments.list_metrics import list_counter
 
         logger.info("running %s", cell.title())
         forget_peak_memory()
@@ -110,9 +111,11 @@ class Runner:
         with watch("pretrain"):
             stage = self._pretrain(cell)
         prepared = self.prepare(cell, watch, record, stage)
+        # Before training: what a metric lacks costs no hours.
+        lists, notes = list_counter(cell.settings, cell.location, prepared.dataset, prepared.config)
+        record.notes += notes
         trainer = self._train(cell, prepared, watch, record)
         with watch("evaluate"):
-            lists = self._lists(prepared)
             ranks = trainer.rank(self._eval_loader(prepared, "test"), "test", lists, count_pools=True)
             self._measure(record, ranks, lists, prepared)
         record.seconds = watch.report()
@@ -384,24 +387,14 @@ class Runner:
         cases = prepared.dataset.split.valid if phase == "valid" else prepared.dataset.split.test
         return EvalLoader(prepared.device_table(), cases, int(prepared.config["eval_batch_size"]), prepared.sequential)
 
-    def _lists(self, prepared: Prepared) -> Any:
-        """Counters of the first places of all lists, where a metric needs them."""
-        from recbole_llm.evaluation.ranks import item_popularity
-        from recbole_llm.training.ranking import TopLists
-
-        if not prepared.config["list_metrics"]:
-            return None
-        dataset = prepared.dataset
-        counts, _ = item_popularity(dataset.table.item[dataset.split.train_rows], dataset.item_num)
-        return TopLists(prepared.config["topk"], counts, prepared.config["tail_ratio"])
-
     def _measure(self, record: Record, ranks: Any, lists: Any, prepared: Prepared) -> None:
         from recbole_llm.evaluation.metrics import summarise
         from recbole_llm.evaluation.names import higher_is_better
+        from recbole_llm.experiments.list_metrics import list_metrics_of
 
         def with_direction(values: dict[str, float]) -> dict[str, MetricValue]:
             return {n: MetricValue(value=v, higher_is_better=higher_is_better(n)) for n, v in values.items()}
 
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
-            record.list_metrics = with_direction(lists.totals().summarise(prepared.config["list_metrics"]))
+            record.list_metrics = with_direction(list_metrics_of(lists, ranks, prepared.config["list_metrics"]))

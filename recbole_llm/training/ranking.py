@@ -1,8 +1,7 @@
-"""Ranks of targets and counts of shown lists, from blocks of scores on the device.
+"""Ranks of targets, from blocks of scores on the device: no sort, no list, no score matrix kept.
 
-No score matrix is kept: a block of scores fits ``score_block_mib``. The rank of a target is counted, not sorted for
-(:class:`~recbole_llm.evaluation.ranks.Ranks`); the items of the first places are counted in the same pass
-(:class:`~recbole_llm.evaluation.lists.ListCounts`).
+A block of scores fits ``score_block_mib``. What stands in the first places is counted in the same pass
+(:mod:`recbole_llm.training.lists`).
 """
 
 from __future__ import annotations
@@ -16,67 +15,10 @@ import torch
 from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
 from recbole_llm.data.split import Cases, people_of
 from recbole_llm.errors import UserError
-from recbole_llm.evaluation.lists import TAIL_RATIO, ListCounts
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
+from recbole_llm.training.lists import TopLists
 
 Scorer = Callable[[LazyInteraction], torch.Tensor]
-
-
-class TopLists:
-    """Counts, for each item and each cut-off, the lists that hold the item.
-
-    Args:
-        topk: cut-offs.
-        train_counts: ``(n_items,)`` training interactions of each item id, 0 for the padding.
-        tail_ratio: share of the trained items that are the tail; above 1, the largest count of a tail item.
-    """
-
-    def __init__(self, topk: Iterable[int], train_counts: np.ndarray, tail_ratio: float | None = None) -> None:
-        self.topk = sorted(set(topk))
-        self.train_counts = np.asarray(train_counts)
-        self.tail_ratio = tail_ratio if tail_ratio and tail_ratio > 0 else TAIL_RATIO
-        self._counts: torch.Tensor | None = None
-        self._orders: dict[int, torch.Tensor] = {}
-
-    @torch.no_grad()
-    def add(self, scores: torch.Tensor, candidates: torch.Tensor | None = None) -> None:
-        """Count the lists of a block.
-
-        Args:
-            scores: ``(B, n)`` float, ``-inf`` for what is not ranked.
-            candidates: ``(B, n)`` item ids of the columns; the columns are all items when ``None``.
-        """
-        width = min(self.topk[-1] + 1, scores.shape[1])
-        values, places = scores.topk(width, dim=1)
-        tied = torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
-        for k in self.topk:
-            if k < width:
-                tied |= (values[:, k - 1] == values[:, k]) & torch.isfinite(values[:, k])
-        if bool(tied.any()):
-            lines = tied.nonzero().squeeze(1)
-            order = self._order(scores.shape[1], scores.device)
-            again = scores[lines][:, order].topk(width, dim=1)
-            values[lines], places[lines] = again.values, order[again.indices]
-        items = places if candidates is None else candidates.gather(1, places)
-        filled = values > -torch.inf
-        if self._counts is None:
-            shape = (len(self.topk), len(self.train_counts))
-            self._counts = torch.zeros(shape, dtype=torch.int64, device=scores.device)
-        for number, k in enumerate(self.topk):
-            chosen = items[:, :k][filled[:, :k]]
-            self._counts[number] += torch.bincount(chosen, minlength=self._counts.shape[1])
-
-    def _order(self, length: int, device: torch.device) -> torch.Tensor:
-        if length not in self._orders:
-            generator = torch.Generator().manual_seed(length)
-            self._orders[length] = torch.randperm(length, generator=generator).to(device)
-        return self._orders[length]
-
-    def totals(self) -> ListCounts:
-        """What was counted so far."""
-        shape = (len(self.topk), len(self.train_counts))
-        counts = np.zeros(shape, dtype=np.int64) if self._counts is None else self._counts.cpu().numpy()
-        return ListCounts(self.topk, counts, self.train_counts, self.tail_ratio)
 
 
 def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
@@ -145,7 +87,7 @@ def rank_cases(
         mask_history: do not rank items of the case's visible history (a target itself always is).
         score_block_mib: memory for one block of scores.
         progress: wraps the iteration, for a progress bar.
-        lists: counts the items of the first places, in the same pass.
+        lists: counts what stands in the first places, in the same pass.
         count_pools: note how many items each case ranked (``gauc`` needs it).
 
     Raises:
@@ -200,10 +142,16 @@ def _within(counts: np.ndarray) -> np.ndarray:
 
 def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> None:
     """Set the scores ``(B, n_items)`` of the items in rows ``start:end`` of each line to ``-inf``, in place."""
+    line, seen = histories(item, start, end)
+    scores[line, seen] = -torch.inf
+
+
+def histories(item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Line and item id of everything in rows ``start:end`` of each line, line by line."""
     lengths = end - start
-    rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(scores.device)
-    line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(scores.device)
-    scores[line, item[rows].long()] = -torch.inf
+    rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(item.device)
+    line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(item.device)
+    return line, item[rows].long()
 
 
 def _rank_block(
@@ -234,7 +182,9 @@ def _rank_block(
     if not bool(torch.isfinite(own).all()) or bool(scores.sum().isnan()):
         raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
     if lists is not None:
-        lists.add(scores, candidates)
+        lists.add(
+            scores, candidates, (rows, items), lambda: histories(table.item, cases.start[chosen], cases.end[chosen])
+        )
     higher, same = _count(scores, rows, own, single=len(owner) == len(chosen))
     return higher, same - 1
 

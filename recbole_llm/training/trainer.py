@@ -23,8 +23,9 @@ from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.training import checkpoint
+from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
-from recbole_llm.training.ranking import TopLists, rank_cases
+from recbole_llm.training.ranking import rank_cases
 
 recbole_llm.compat.mends.apply()
 

@@ -9,7 +9,7 @@ import torch
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
-from recbole_llm.training.ranking import TopLists, rank_cases
+from recbole_llm.training.ranking import rank_cases
 from tests.data.build import write_rows
 from tests.helpers import prepare
 
@@ -239,67 +239,3 @@ def test_another_name_of_the_item_column_serves_too(tiny):
     prepared = prepare("FM", load_col={"inter": ["user_id", "asin"]}, ITEM_ID_FIELD="asin")
     loader = EvalLoader(prepared.device_table(), prepared.dataset.split.test, 16, sequential=False)
     assert len(set(rank_cases(prepared.model, loader, mask_history=False).higher.tolist())) > 5
-
-
-# ---- the items of the first places ------------------------------------------------------------
-
-COUNTS = np.array([0, 8, 4, 2, 1, 1, 0])  # of ids 0..6; 6 is cold
-
-
-def lists_of(scores: list[list[float]], topk: tuple[int, ...] = (2,), **options: float) -> TopLists:
-    lists = TopLists(topk, COUNTS, **options)
-    lists.add(torch.tensor(scores))
-    return lists
-
-
-def counts_of(lists: TopLists, k: int) -> np.ndarray:
-    return lists.totals().counts[lists.topk.index(k)]
-
-
-def line(*best: int) -> list[float]:
-    """Scores that rank some ids first, in this order."""
-    values = [-float("inf"), *np.linspace(-1, -2, 6)]
-    for place, item in enumerate(best):
-        values[item] = 10.0 - place
-    return values
-
-
-def test_counts_are_those_of_the_first_places() -> None:
-    lists = lists_of([line(1, 2, 3), line(1, 5, 3)], topk=(1, 2, 3))
-    assert counts_of(lists, 1).tolist() == [0, 2, 0, 0, 0, 0, 0]
-    assert counts_of(lists, 2).tolist() == [0, 2, 1, 0, 0, 1, 0]
-    assert counts_of(lists, 3).tolist() == [0, 2, 1, 2, 0, 1, 0]
-
-
-def test_blocks_add_up() -> None:
-    whole, parts = lists_of([line(1, 2), line(3, 4)]), lists_of([line(1, 2)])
-    parts.add(torch.tensor([line(3, 4)]))
-    assert counts_of(parts, 2).tolist() == counts_of(whole, 2).tolist()
-
-
-def test_places_that_nothing_can_fill_stay_empty() -> None:
-    nothing = -float("inf")
-    lists = lists_of([[nothing, nothing, 1.0, nothing, nothing, nothing, nothing]])
-    assert counts_of(lists, 2).tolist() == [0, 0, 1, 0, 0, 0, 0]
-
-
-def test_candidates_are_counted_by_their_ids() -> None:
-    lists = TopLists([1], COUNTS)
-    lists.add(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([[3, 4], [5, 1]]))
-    assert counts_of(lists, 1).tolist() == [0, 0, 0, 0, 1, 1, 0]
-
-
-def test_ties_are_not_broken_by_the_id() -> None:
-    """A model that scores all alike would show the first ids to everybody."""
-    lists = TopLists([3], np.ones(200))
-    lists.add(torch.cat([torch.full((5, 1), -torch.inf), torch.zeros(5, 199)], dim=1))
-    shown = np.flatnonzero(counts_of(lists, 3))
-    assert shown.tolist() != [1, 2, 3]
-    assert counts_of(lists, 3).sum() == 15
-
-
-def test_lists_without_a_case_are_empty() -> None:
-    assert TopLists([2], COUNTS).totals().summarise(["ItemCoverage", "Novelty"]) == {
-        "itemcoverage@2": 0,
-        "novelty@2": 0,
-    }
