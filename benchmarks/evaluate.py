@@ -22,10 +22,10 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
     from recbole_llm.data.loaders import EvalLoader
     from recbole_llm.evaluation.metrics import summarise
-    from recbole_llm.evaluation.ranks import rank_cases
     from recbole_llm.registry import SEQUENTIAL, find_method
     from recbole_llm.training.choice import make_trainer
     from recbole_llm.training.loaders import recbole_loaders
+    from recbole_llm.training.ranking import rank_cases
 
     # RecBole masks a user's items for general models only; both paths do the same here.
     masked = find_method(model).kind != SEQUENTIAL

@@ -21,7 +21,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from recbole_llm.data.loaders import EvalLoader
     from recbole_llm.evaluation.metrics import summarise
-    from recbole_llm.evaluation.ranks import rank_cases
+    from recbole_llm.training.ranking import rank_cases
 
     prepared = prepare("Pop", options, protocol="loo")
     split, table = prepared.dataset.split, prepared.dataset.table

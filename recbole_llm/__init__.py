@@ -10,32 +10,26 @@ The Python API has the verbs of the command line::
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from recbole_llm.compat import mend_on_import
 from recbole_llm.utils.environment import package_version, prepare_threads
 
 prepare_threads()  # before anything imports torch
 mend_on_import()
 
-from recbole_llm.api import (  # noqa: E402
-    doctor,
-    generate,
-    per_user,
-    prepare,
-    recommend,
-    report,
-    results,
-    run,
-    suite,
-    table,
-    tune,
-)
-from recbole_llm.api import list_ as list  # noqa: E402
-from recbole_llm.registry import Method, register  # noqa: E402
+if TYPE_CHECKING:
+    from recbole_llm.api import doctor, generate, prepare, recommend, report, run, suite, table, tune
+    from recbole_llm.api import list_ as list
+    from recbole_llm.registry import Method, register
+    from recbole_llm.reporting.frames import curves, per_user, results
 
 __version__ = package_version()
 __all__ = [
     "Method",
     "__version__",
+    "curves",
     "doctor",
     "generate",
     "list",
@@ -50,3 +44,14 @@ __all__ = [
     "table",
     "tune",
 ]
+_HOMES = dict.fromkeys(__all__, "api") | {
+    **dict.fromkeys(("Method", "register"), "registry"),
+    **dict.fromkeys(("curves", "per_user", "results"), "reporting.frames"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A name of the API when it is first asked for; a part of the package alone loads no more than it needs."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), "list_" if name == "list" else name)

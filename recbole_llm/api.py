@@ -25,8 +25,6 @@ from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 if TYPE_CHECKING:
-    import pandas
-
     from recbole_llm.experiments.doctor import Finding
     from recbole_llm.experiments.recommend import Recommendation
     from recbole_llm.prepare.prepare import PrepareReport
@@ -50,10 +48,12 @@ ExecutorName = Annotated[str | None, Doc("Where jobs run: serial, processes or r
 RayAddress = Annotated[str | None, Doc("A running Ray cluster: auto or host:port.")]
 Gpus = Annotated[float | None, Doc("Share of a GPU for each job on Ray.")]
 Baseline = Annotated[str | None, Doc("Row that the others are measured against; the best baseline by default.")]
+Correction = Annotated[str, Doc("Of the p values: holm, or fdr for the false discovery rate.")]
+Margin = Annotated[float | None, Doc("Differences of the primary metric that are smaller count as none.")]
 Output = Annotated[str | Path | None, Doc("File that is written.")]
 DatasetDir = Annotated[str | Path, Doc("Folder of datasets.")]
 DataPath = Annotated[str | None, Doc("Folder that holds the dataset's folder or its files.")]
-Format = Literal["text", "markdown", "latex", "csv", "html"]
+Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
 
 
 def run(
@@ -277,16 +277,20 @@ def table(
     baseline: Baseline = None,
     metrics: Annotated[Names | None, Doc("Columns, such as ndcg@10 or ndcg.")] = None,
     topk: Annotated[Any, Doc("Cut-offs of the columns, such as 5,10, or all.")] = None,
+    sort: Annotated[str | None, Doc("Order of the rows: a metric, model or kind.")] = None,
+    correction: Correction = "holm",
+    margin: Margin = None,
     groups: Annotated[bool, Doc("Show popular, rare and cold items, short and long histories apart.")] = False,
     check_reference: Annotated[bool, Doc("Hold baselines against published numbers.")] = False,
-    format: Annotated[Format, Doc("text, markdown, latex, csv or html.")] = "text",
+    format: Annotated[Format, Doc("text, terminal (text in colour), markdown, latex, csv or html.")] = "text",
     output: Output = None,
     results_dir: ResultsDir = None,
 ) -> str:
     """Tables of finished runs, as text and, with ``output``, in a file.
 
     Raises:
-        UserError: no such results, an unknown metric or baseline, or options that do not go together.
+        UserError: no such results, an unknown metric, order, correction or baseline, or options that do not go
+            together.
     """
     columns, cut_offs = _columns(metrics, topk, groups, check_reference, format)
     store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
@@ -295,7 +299,7 @@ def table(
     if check_reference:
         text = render_check(chosen, format, store)[0]
     else:
-        text = render(chosen, format, columns, store, cut_offs, baseline, groups)
+        text = render(chosen, format, columns, store, cut_offs, baseline, groups, correction, margin, sort)
     if output:
         with whole_file(Path(output), "w") as stream:
             stream.write(text + "\n")
@@ -316,6 +320,8 @@ def report(
     dataset: Annotated[Names | None, Doc("Datasets that are shown.")] = None,
     protocol: Annotated[Names | None, Doc("Protocols that are shown.")] = None,
     baseline: Baseline = None,
+    correction: Correction = "holm",
+    margin: Margin = None,
     output: Output = None,
     results_dir: ResultsDir = None,
 ) -> Path:
@@ -331,34 +337,8 @@ def report(
     from recbole_llm.reporting.page import write_report
 
     path = Path(output or store.folder / "report.html")
-    write_report(chosen, store, path, baseline)
+    write_report(chosen, store, path, baseline, correction, margin)
     return path
-
-
-def results(folder: str | Path = "results") -> "pandas.DataFrame":
-    """Records of finished and failed runs, one row each: names, metrics, settings that differ, costs.
-
-    Args:
-        folder: the results folder.
-    """
-    from recbole_llm.reporting import frames
-
-    return frames.records(folder)
-
-
-def per_user(folder: str | Path = "results", metric: str = "ndcg@10") -> "pandas.DataFrame":
-    """The values of one metric for each run and test case: ``key``, ``model``, ``seed``, ``user``, ``value``.
-
-    Args:
-        folder: the results folder.
-        metric: such as ``ndcg@10``; computed from the ranks beside the records.
-
-    Raises:
-        UserError: an unknown metric, or one that does not follow from ranks.
-    """
-    from recbole_llm.reporting import frames
-
-    return frames.per_user(folder, metric)
 
 
 def doctor(

@@ -30,6 +30,7 @@ from recbole_llm.errors import FAILURES, UserError, did_you_mean
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.endpoint import redact
+from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.utils.files import whole_file
@@ -57,7 +58,7 @@ def _show_run(records: Any, given: dict[str, Any]) -> int:
     from recbole_llm.reporting.tables import render
 
     store = ResultStore(api.results_folder(given))
-    print(render(records, store=store, **_shown_columns(given)))
+    print(render(records, screen_style(), store=store, **_shown_columns(given)))
     if not given.get("quiet"):
         print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
         if given.get("preset"):
@@ -81,7 +82,8 @@ def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
     from recbole_llm.tuning.search import summary
 
     print(summary(found.studies), end="\n\n")
-    print(render(found.records, store=ResultStore(api.results_folder(given)), **_shown_columns(given)))
+    store = ResultStore(api.results_folder(given))
+    print(render(found.records, screen_style(), store=store, **_shown_columns(given)))
     if found.report is not None:
         print(f"\nreport: {found.report}")
     return _code_of(found.records)
@@ -287,6 +289,8 @@ def _command(name: str, verb: Verb) -> Callable[..., int]:
             arguments["seeds"] = parse_assignment(f"seeds={given['seeds']}")[1] if given["seeds"].strip() else []
         defaults = {key: p.default for key, p in takes.items() if p.default is not p.empty}
         arguments = {k: defaults[k] if v is None and k in defaults else v for k, v in arguments.items()}
+        if arguments.get("format") == "text" and not given.get("output"):
+            arguments["format"] = screen_style()
         return verb.show(verb.function(**arguments), given)
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -14,12 +14,12 @@ import torch
 
 import recbole_llm
 from recbole_llm.errors import UserError
-from recbole_llm.evaluation.ranks import rank_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import Method, find_method, methods, register
 from recbole_llm.settings.layers import layer_settings
+from recbole_llm.training.ranking import rank_cases
 from tests.helpers import runner
 
 SHORT: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}

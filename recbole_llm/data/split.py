@@ -260,7 +260,7 @@ def _earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -
         return order
     last = np.asarray(table.time)[np.asarray(table.offsets)[order + 1] - 1]
     tied = np.flatnonzero(last == last[bound])
-    people = np.array([str(name).rpartition("#")[0] for name in table.user_tokens[order[tied]]])
+    people = people_of(table, order[tied])
     order = order.copy()
     for person in np.unique(people[tied < bound]):
         places = tied[people == person]
@@ -324,10 +324,7 @@ def fold_of_users(table: Interactions, split: Split, folds: int) -> np.ndarray:
     sessions, all sessions of a person are in one fold.
     """
     users = np.unique(np.asarray(table.user)[split.train_rows])
-    names = table.user_tokens[users]
-    if "sessions" in table.facts:
-        names = np.array([str(name).rpartition("#")[0] for name in names], dtype=np.str_)
-    people, person = np.unique(names, return_inverse=True)
+    people, person = np.unique(people_of(table, users), return_inverse=True)
     place = np.empty(len(people), dtype=np.int64)
     place[np.argsort(token_hashes(people), kind="stable")] = np.arange(len(people))
     found = np.full(len(table.user_tokens), -1, dtype=np.int64)
@@ -358,6 +355,14 @@ def _of_others(cases: Cases, left_out: np.ndarray) -> Cases:
 def rows_digest(rows: np.ndarray) -> str:
     """A short hash of row numbers."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest()[:16]
+
+
+def people_of(table: Interactions, users: np.ndarray) -> np.ndarray:
+    """Names of the people behind users: their own, or without the number of the session where histories are cut."""
+    names = table.user_tokens[users]
+    if "sessions" not in table.facts:
+        return names
+    return np.array([str(name).rpartition("#")[0] for name in names], dtype=np.str_)
 
 
 DAY = 86_400

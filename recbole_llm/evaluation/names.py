@@ -20,9 +20,17 @@ LIST_METRICS = {
     "averagepopularity": "AveragePopularity",
     "tailpercentage": "TailPercentage",
     "novelty": "Novelty",
+    "serendipity": "Serendipity",
+    "ildcategories": "ILDCategories",
+    "ildvectors": "ILDVectors",
+    "miscalibration": "Miscalibration",
+    "exposureratio": "ExposureRatio",
+    "ugf": "UGF",
 }
+NEED_CATEGORIES = ("ildcategories", "miscalibration")
+NEED_VECTORS = ("ildvectors",)
 
-_LOWER_IS_BETTER = ("giniindex", "averagepopularity")
+_LOWER_IS_BETTER = ("giniindex", "averagepopularity", "miscalibration", "ugf")
 _TITLES = RANK_METRICS | UNCUT_METRICS | LIST_METRICS
 
 

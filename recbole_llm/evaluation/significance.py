@@ -1,40 +1,51 @@
-"""Whether one method's advantage over another holds: paired tests over users.
+"""Whether one method's advantage over another holds: users and trainings are both samples.
 
-Cases of one user are not independent, nor are runs that differ by the seed alone: a case's values are
-averaged over seeds first, and users, with all their cases, are the sample. What is tested is the number
-that a table shows, the mean over cases; a user with several cases weighs as many.
+A number in a table is a mean over test users and over trainings that differ by the seed. Other users and other seeds
+would both have given another number. Users are crossed with everything (the same users test every training); seeds
+are nested in methods (each method has trainings of its own). The test is the quasi-F for that design, with one degree
+of freedom in the numerator (Clark, "The language-as-fixed-effect fallacy", 1973; the "readers nested in tests" design
+of Obuchowski and Rockette, 1995, and Hillis, 2014). For methods ``A`` and ``B`` with means over cases ``m``::
+
+    t = (m_A - m_B) / sqrt(V),    V = S_A + S_B + max(0, U - E_A - E_B)
+
+``S`` is the variance of a method's mean over its seeds, estimated from the spread of its seeds' means. ``U`` is the
+variance of the difference over users, estimated from the users' differences, seeds averaged. Both contain the noise of
+a single user under a single seed; ``E``, estimated from the residuals of the table of users by seeds, takes it out
+once. Satterthwaite's degrees of freedom (Biometrics 1946) follow from the three mean squares; they are Welch's where
+users add nothing. With one seed on both sides this is the paired t test over users, and it speaks for these two
+trainings alone.
+
+The number that is tested is the number that a table shows, the mean over cases. A user with several cases weighs as
+many; the variances are those of a ratio of sums over users (Cochran, "Sampling Techniques", 1977, section 6.4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
+from scipy.special import stdtr, stdtrit
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 
-RESAMPLES = 10_000
-FEWEST_RESAMPLES = 2_000
-MOST_DRAWS = 300_000_000  # users times resamples; some seconds
 LEVEL = 0.05
 EXACT_DIGITS = 12  # of a user's difference; what is smaller is rounding
+CORRECTIONS = {"holm": "Holm", "fdr": "Benjamini-Hochberg"}
 
 Methods = Mapping[str, Sequence[Ranks]]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its spread over seeds.
+    """A mean with its spread.
 
     Attributes:
         mean: over cases and seeds.
         deviation: sample standard deviation over seeds; ``nan`` for one seed.
-        low, high: 95 % confidence interval of the mean over users (bootstrap).
+        low, high: 95 % confidence interval of the mean, over users and seeds; over users alone for one seed.
         seeds: number of runs.
     """
 
@@ -52,14 +63,17 @@ class Comparison:
     Attributes:
         first, second: labels; differences are ``first - second``.
         difference: of the means over cases.
-        low, high: 95 % interval of the difference (paired bootstrap).
-        p_bootstrap, p_wilcoxon: two-sided, before correction. In families that ask for a smaller p than the
-            resamples can count, that of the bootstrap comes from the normal law where no resample is as extreme.
-        p_holm: the larger of the two, or 1 where both are below 5 % for opposite sides, after Holm's correction over
-            the family.
+        low, high: 95 % interval of the difference, from the same t distribution as ``p``.
+        p: two-sided, before correction.
+        p_adjusted: ``p`` after correction over the family.
+        p_wilcoxon: for information: signed-rank test over users, seeds averaged, after the same correction.
+        p_equal: that the difference is as large as the margin or larger (TOST; Schuirmann 1987), after the same
+            correction; ``nan`` where no margin was given.
+        df: degrees of freedom.
         effect: Cohen's d of the users' paired differences (mean over standard deviation).
         users: size of the sample.
         greater, less: users for whom the first method's value is greater, or less, than the second's.
+        one_training: a side has one seed: the test takes it for that training, not for its method.
     """
 
     first: str
@@ -67,34 +81,39 @@ class Comparison:
     difference: float
     low: float
     high: float
-    p_bootstrap: float
+    p: float
+    p_adjusted: float
     p_wilcoxon: float
-    p_holm: float
+    p_equal: float
+    df: float
     effect: float
     users: int
     greater: int = 0
     less: int = 0
+    one_training: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether the difference holds at 5 % after correction."""
-        return self.p_holm < LEVEL
+        """Whether the difference holds at 5 % after correction; for these trainings alone with ``one_training``."""
+        return self.p_adjusted < LEVEL
+
+    @property
+    def none(self) -> bool:
+        """Whether there is no difference beyond the margin, at 5 % after correction."""
+        return self.p_equal < LEVEL
 
     def turned(self) -> Comparison:
         """The same comparison seen from the other side."""
-        return Comparison(
-            self.second,
-            self.first,
-            0.0 - self.difference,  # zero stays without a sign
-            0.0 - self.high,
-            0.0 - self.low,
-            self.p_bootstrap,
-            self.p_wilcoxon,
-            self.p_holm,
-            0.0 - self.effect,
-            self.users,
-            self.less,
-            self.greater,
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=0.0 - self.difference,  # zero stays without a sign
+            low=0.0 - self.high,
+            high=0.0 - self.low,
+            effect=0.0 - self.effect,
+            greater=self.less,
+            less=self.greater,
         )
 
 
@@ -108,164 +127,199 @@ def _check_cases(a: Ranks, b: Ranks) -> None:
         raise UserError("two results were tested on different cases: they cannot be compared pairwise.")
 
 
+def sample_of(runs: Sequence[Ranks]) -> np.ndarray:
+    """``(m,)`` what the sample is made of, case by case: the user whose case it is.
+
+    Where a protocol cuts histories into sessions, these are the people behind them, as far as any of the runs knows.
+    """
+    return next((run.person for run in runs if len(run.person)), runs[0].user)
+
+
 def per_user(runs: Sequence[Ranks], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Users (ascending) and their mean values over cases and runs.
+    """Users (ascending) and ``(runs, users)`` their mean values over cases.
 
     Raises:
         UserError: the runs were tested on different cases.
     """
+    users, sums, cases = _sums(runs, metric, sample_of(runs))
+    return users, sums / cases
+
+
+def _sums(runs: Sequence[Ranks], metric: str, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Users, ``(runs, users)`` sums of a metric over their cases, and the number of these."""
     for other in runs[1:]:
         _check_cases(runs[0], other)
-    values = np.mean([per_case(run, metric) for run in runs], axis=0)
-    users, place = np.unique(runs[0].user, return_inverse=True)
-    return users, np.bincount(place, weights=values) / np.bincount(place)
+    users, place, cases = np.unique(sample, return_inverse=True, return_counts=True)
+    sums = [np.bincount(place, weights=per_case(run, metric), minlength=len(users)) for run in runs]
+    return users, np.stack(sums), cases
 
 
-def _resampled_means(values: np.ndarray, cases: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means over cases in bootstrap samples of users, ``(resamples, k)``; all columns share their samples.
+@dataclass(frozen=True)
+class Estimate:
+    """What one method's runs say of its mean, for tests and intervals.
 
-    Args:
-        values: ``(n, k)`` means over each user's cases.
-        cases: ``(n,)`` number of each user's cases.
-        resamples: bootstrap samples.
-        seed: of the bootstrap.
+    Attributes:
+        by_seed: mean over cases of each run.
+        shares: ``(n,)`` each user's part in the deviation of the mean, seeds averaged; they add up to zero.
+        seeds: variance of the mean over seeds (``S``); 0 for one seed.
+        noise: variance of the mean by users under single seeds (``E``); 0 for one seed.
+        values: ``(n,)`` users' means over cases and seeds.
     """
-    generator = np.random.default_rng(seed)
-    count = len(values)
-    means = np.empty((resamples, values.shape[1]))
-    piece = max(1, 2_000_000 // max(1, count))
-    totals = values * cases[:, None]
-    for begin in range(0, resamples, piece):
-        size = min(piece, resamples - begin)
-        drawn = generator.integers(count, size=(size, count), dtype=np.uint32)
-        # How often each user is drawn: the means are one product with these counts.
-        often = np.stack([np.bincount(line, minlength=count) for line in drawn]).astype(np.float64)
-        means[begin : begin + size] = often @ totals / (often @ cases)[:, None]
-    return means
+
+    by_seed: np.ndarray
+    shares: np.ndarray
+    seeds: float
+    noise: float
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, sums: np.ndarray, cases: np.ndarray) -> Estimate:
+        """The estimate from sums of a metric over users' cases.
+
+        Args:
+            sums: ``(seeds, n)``.
+            cases: ``(n,)`` number of each user's cases.
+        """
+        count = len(sums)
+        by_seed = sums.sum(axis=1) / cases.sum()
+        deviations = (sums - by_seed[:, None] * cases) / cases.sum()
+        shares = deviations.mean(axis=0)
+        seeds = noise = 0.0
+        if count > 1:
+            seeds = float(by_seed.var(ddof=1)) / count
+            noise = _over_users(deviations - shares) / (count - 1) / count
+        return cls(by_seed, shares, seeds, noise, sums.mean(axis=0) / cases)
+
+    @property
+    def mean(self) -> float:
+        """Over cases and seeds."""
+        return float(self.by_seed.mean())
+
+
+def _over_users(shares: np.ndarray) -> float:
+    """Variance of a mean over users, from their parts in its deviation; infinite for a single user."""
+    users = shares.shape[-1]
+    return float(np.square(shares).sum()) * users / (users - 1) if users > 1 else float("inf")
+
+
+def standard_error(*sides: Estimate) -> tuple[float, float]:
+    """Standard error of a method's mean, or of the difference of two, and its degrees of freedom.
+
+    Returns:
+        ``(sqrt(V), df)`` as the module's docstring has them.
+    """
+    shares = sides[0].shares if len(sides) == 1 else sides[0].shares - sides[1].shares
+    users = len(shares)
+    if users < 2:
+        return float("inf"), 1.0
+    by_users = max(0.0, _over_users(shares) - sum(side.noise for side in sides))
+    variance = by_users + sum(side.seeds for side in sides)
+    if variance <= 0:
+        return 0.0, float(users - 1)
+    # Satterthwaite: each mean square with its own degrees of freedom.
+    squares = by_users**2 / (users - 1)
+    squares += sum(side.seeds**2 / (len(side.by_seed) - 1) for side in sides if len(side.by_seed) > 1)
+    return float(np.sqrt(variance)), float(variance**2 / squares)
+
+
+def _upper(distance: float, error: float, df: float) -> float:
+    """Chance of a t variable above ``distance / error``."""
+    if error == 0:
+        return 0.5 if distance == 0 else float(distance < 0)
+    return float(stdtr(df, -distance / error))
 
 
 class Family:
-    """Methods tested on the same cases, with one bootstrap for all that is asked of them.
+    """Methods tested on the same cases, and what is asked of them on one metric.
 
     Args:
         methods: for each label its runs (one a seed).
         metric: such as ``ndcg@10``.
-        resamples: bootstrap samples of users; by default 10,000, fewer where users are many.
-        seed: of the bootstrap.
+        correction: ``holm`` (the chance of any false finding) or ``fdr`` (the share of false ones among the findings;
+            Benjamini and Hochberg 1995).
+        margin: differences smaller than it count as none; ``None`` asks nothing of that kind.
 
     Raises:
-        UserError: the methods were tested on different cases.
+        UserError: the methods were tested on different cases, or there is no such correction.
     """
 
-    def __init__(self, methods: Methods, metric: str, resamples: int | None = None, seed: int = 0) -> None:
-        self.labels = list(methods)
-        reference = methods[self.labels[0]][0]
-        for label in self.labels:
-            _check_cases(reference, methods[label][0])
-        self._by_seed = {
-            label: [float(per_case(run, metric).mean()) for run in runs] for label, runs in methods.items()
-        }
-        self._values = np.stack([per_user(methods[label], metric)[1] for label in self.labels], axis=1)
-        self._cases = np.unique(reference.user, return_counts=True)[1].astype(np.float64)
-        self._resamples, self._seed = resamples, seed
-        self._drawn: np.ndarray | None = None
-
-    @classmethod
-    def of_metrics(cls, methods: Methods, metrics: Sequence[str], seed: int = 0) -> dict[str, Family]:
-        """A family for each metric, all from the same bootstrap samples, drawn once."""
-        families = {metric: cls(methods, metric, seed=seed) for metric in metrics}
-        if families:
-            first = next(iter(families.values()))
-            together = np.concatenate([family._values for family in families.values()], axis=1)
-            drawn = _resampled_means(together, first._cases, first._count(), seed)
-            for family, means in zip(families.values(), np.split(drawn, len(families), axis=1), strict=True):
-                family._drawn = means
-        return families
-
-    def _count(self) -> int:
-        if self._resamples is not None:
-            return self._resamples
-        return int(np.clip(MOST_DRAWS // max(1, len(self._values)), FEWEST_RESAMPLES, RESAMPLES))
-
-    @property
-    def _means(self) -> np.ndarray:
-        if self._drawn is None:
-            self._drawn = _resampled_means(self._values, self._cases, self._count(), self._seed)
-        return self._drawn
-
-    @property
-    def users(self) -> int:
-        """Size of the sample."""
-        return len(self._values)
+    def __init__(self, methods: Methods, metric: str, correction: str = "holm", margin: float | None = None) -> None:
+        if correction not in CORRECTIONS:
+            raise UserError(f"correction={correction}: known are {', '.join(CORRECTIONS)}.")
+        self.labels, self.metric, self.correction, self.margin = list(methods), metric, correction, margin
+        everything = [run for runs in methods.values() for run in runs]
+        sample = sample_of(everything)
+        for runs in methods.values():
+            _check_cases(everything[0], runs[0])
+        self._estimates: dict[str, Estimate] = {}
+        for label, runs in methods.items():
+            _, sums, cases = _sums(runs, metric, sample)
+            self._estimates[label] = Estimate.of(sums, cases)
+        self.users = len(cases)
 
     def interval(self, label: str) -> Interval:
-        """Mean of a method over its seeds, its deviation, and the 95 % interval over users."""
-        by_seed = self._by_seed[label]
-        low, high = np.quantile(self._means[:, self.labels.index(label)], [0.025, 0.975])
-        spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
-        return Interval(float(np.mean(by_seed)), spread, float(low), float(high), len(by_seed))
+        """Mean of a method over its seeds, its deviation, and the 95 % interval."""
+        found = self._estimates[label]
+        error, df = standard_error(found)
+        half = float(stdtrit(df, 1 - LEVEL / 2)) * error
+        spread = float(found.by_seed.std(ddof=1)) if len(found.by_seed) > 1 else float("nan")
+        return Interval(found.mean, spread, found.mean - half, found.mean + half, len(found.by_seed))
 
     def compare(self, pairs: Sequence[tuple[str, str]] | None = None) -> list[Comparison]:
-        """Paired tests of some pairs of labels (every pair by default), corrected over all of them."""
+        """Tests of some pairs of labels (every pair by default), corrected over all of them."""
         if pairs is None:
             pairs = [(a, b) for number, a in enumerate(self.labels) for b in self.labels[number + 1 :]]
-        if not pairs:
-            return []
-        left, right = ([self.labels.index(pair[side]) for pair in pairs] for side in (0, 1))
-        # Seeds add up in another order to a sum that is off by 1e-17: no user's difference, and no rank of its own.
-        differences = np.round(self._values[:, left] - self._values[:, right], EXACT_DIGITS)
-        means = self._means[:, left] - self._means[:, right]
-        observed = self._cases @ differences / self._cases.sum()
-        # The bootstrap distribution is centred on the difference; moved to zero it is that of the null.
-        extreme = (np.abs(means - observed) >= np.abs(observed) - 1e-15).sum(axis=0)
-        p_bootstrap = (extreme + 1) / (len(means) + 1)
-        if len(pairs) / (len(means) + 1) > LEVEL / 2:  # Holm's first p could not hold, or just so
-            p_bootstrap = np.where(extreme == 0, np.minimum(p_bootstrap, _normal_tail(observed, means)), p_bootstrap)
-        p_wilcoxon = np.array([_wilcoxon(differences[:, number]) for number in range(len(pairs))])
-        larger = np.maximum(p_bootstrap, p_wilcoxon)
-        for number in np.flatnonzero(larger < LEVEL):
-            # A few users may make the mean and many the ranks, all the more where one side is a mean over more seeds.
-            if _direction(differences[:, number]) * observed[number] < 0:
-                larger[number] = 1.0
-        p_holm = multipletests(larger, method="holm")[1]
-        low, high = np.quantile(means, [0.025, 0.975], axis=0)
-        deviation = differences.std(axis=0, ddof=1) if len(differences) > 1 else np.zeros(len(pairs))
-        mean = differences.mean(axis=0)
-        effect = np.divide(mean, deviation, out=np.zeros_like(mean), where=deviation > 0)
-        greater, less = (differences > 0).sum(axis=0), (differences < 0).sum(axis=0)
+        found = [self._compared(a, b) for a, b in pairs]
+        corrected = {
+            name: adjusted([getattr(each, name) for each in found], self.correction)
+            for name in ("p", "p_wilcoxon", "p_equal")
+        }
         return [
-            Comparison(
-                first=a,
-                second=b,
-                difference=float(observed[n]),
-                low=float(low[n]),
-                high=float(high[n]),
-                p_bootstrap=float(p_bootstrap[n]),
-                p_wilcoxon=float(p_wilcoxon[n]),
-                p_holm=float(p_holm[n]),
-                effect=float(effect[n]),
-                users=len(differences),
-                greater=int(greater[n]),
-                less=int(less[n]),
-            )
-            for n, (a, b) in enumerate(pairs)
+            replace(each, p_adjusted=p, p_wilcoxon=wilcoxon, p_equal=equal)
+            for each, p, wilcoxon, equal in zip(found, *corrected.values(), strict=True)
         ]
 
+    def _compared(self, first: str, second: str) -> Comparison:
+        """One pair, before correction."""
+        a, b = self._estimates[first], self._estimates[second]
+        difference = a.mean - b.mean
+        error, df = standard_error(a, b)
+        half = float(stdtrit(df, 1 - LEVEL / 2)) * error
+        # Seeds add up in another order to a sum that is off by 1e-17: no user's difference, and no rank of its own.
+        by_user = np.round(a.values - b.values, EXACT_DIGITS)
+        deviation = by_user.std(ddof=1) if len(by_user) > 1 else 0.0
+        return Comparison(
+            first=first,
+            second=second,
+            difference=difference,
+            low=difference - half,
+            high=difference + half,
+            p=2 * _upper(abs(difference), error, df),
+            p_adjusted=1.0,
+            p_wilcoxon=_wilcoxon(by_user),
+            p_equal=float("nan") if self.margin is None else _upper(self.margin - abs(difference), error, df),
+            df=df,
+            effect=float(by_user.mean() / deviation) if deviation > 0 else 0.0,
+            users=len(by_user),
+            greater=int((by_user > 0).sum()),
+            less=int((by_user < 0).sum()),
+            one_training=min(len(a.by_seed), len(b.by_seed)) == 1,
+        )
 
-def _normal_tail(observed: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Two-sided p of differences under normal laws with the deviations of their bootstrap distributions."""
-    spread = means.std(axis=0, ddof=1)
-    distance = np.divide(np.abs(observed), spread, out=np.full_like(spread, np.inf), where=spread > 0)
-    return 2 * stats.norm.sf(distance)
+
+def adjusted(p: Sequence[float], correction: str) -> list[float]:
+    """Values of p after correction over all of them; ``nan`` where any is."""
+    if not p or np.isnan(p).any():
+        return list(p)
+    from statsmodels.stats.multitest import multipletests  # half a second that a single row does not need
+
+    return [float(value) for value in multipletests(p, method={"holm": "holm", "fdr": "fdr_bh"}[correction])[1]]
 
 
 def _wilcoxon(differences: np.ndarray) -> float:
     """Two-sided p of the signed-rank test; 1 where nothing differs."""
     if not np.any(differences):
         return 1.0
+    from scipy import stats  # as above
+
     return float(stats.wilcoxon(differences, zero_method="pratt", method="approx").pvalue)
-
-
-def _direction(differences: np.ndarray) -> float:
-    """The sign of the sum of signed ranks: which side the signed-rank test is for."""
-    return float(np.sign(np.sign(differences) @ stats.rankdata(np.abs(differences))))

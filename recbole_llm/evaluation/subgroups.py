@@ -28,6 +28,19 @@ def subgroup(ranks: Ranks, name: str) -> Ranks:
     return ranks.select(np.flatnonzero(short if name == "short histories" else ~short))
 
 
+def user_gap(ranks: Ranks, metric: str) -> float:
+    """How much better one half of the users is served: ``|mean over long histories - mean over short ones|``.
+
+    User-oriented group fairness (Li, Chen, Fu, Ge and Zhang, "User-oriented Fairness in Recommendation", WWW 2021).
+    Users are grouped by their activity, here at the median of the visible histories; ``nan`` where all are alike.
+    """
+    parts = [subgroup(ranks, name) for name in ("long histories", "short histories")]
+    if not all(len(part) for part in parts):
+        return float("nan")
+    first, second = (float(per_case(part, metric).mean()) for part in parts)
+    return abs(first - second)
+
+
 def subgroup_means(runs: Sequence[Ranks], metric: str) -> dict[str, tuple[int, float]]:
     """For each subgroup the number of its cases and the metric's mean over the runs (``nan`` without cases)."""
     found = {}

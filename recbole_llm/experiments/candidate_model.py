@@ -10,10 +10,10 @@ import torch
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases, fold_of_users, rows_digest
 from recbole_llm.errors import UserError
-from recbole_llm.evaluation.ranks import full_scorer
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import SEQUENTIAL
+from recbole_llm.training.ranking import full_scorer
 from recbole_llm.utils.progress import Bars, Stopwatch
 
 WHOLE = -1  # in the place of a fold: the model of all training users

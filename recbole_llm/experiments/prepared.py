@@ -7,8 +7,6 @@ from typing import Any
 
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
-from recbole_llm.evaluation.lists import TopLists
-from recbole_llm.evaluation.ranks import item_popularity
 
 
 @dataclass
@@ -36,11 +34,3 @@ class Prepared:
         """The cases of ``valid`` or ``test`` in batches."""
         cases = self.dataset.split.valid if phase == "valid" else self.dataset.split.test
         return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential)
-
-    def list_counter(self) -> TopLists | None:
-        """Counters of the first places of all lists, ``None`` where no metric needs them."""
-        if not self.config["list_metrics"]:
-            return None
-        train_items = self.dataset.table.item[self.dataset.split.train_rows]
-        counts, _ = item_popularity(train_items, self.dataset.item_num)
-        return TopLists(self.config["topk"], counts, self.config["tail_ratio"])

@@ -15,11 +15,11 @@ import torch
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.evaluation.ranks import full_scorer, mask_seen
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.lookup import find_feature
+from recbole_llm.training.ranking import full_scorer, mask_seen
 
 logger = logging.getLogger(__name__)
 

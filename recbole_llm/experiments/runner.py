@@ -21,6 +21,7 @@ from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.execution.executors import Job, JobError, ProcessExecutor, each_result
 from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.run import Run
@@ -101,9 +102,11 @@ class Runner:
         with watch("pretrain"):
             stage = self._pretrain(run)
         prepared = self.prepare(run, watch, record, stage)
+        # Before training: what a metric lacks costs no hours.
+        lists, notes = list_counter(run.settings, run.location, prepared.dataset, prepared.config)
+        record.notes += notes
         trainer = self._train(run, prepared, watch, record)
         with watch("evaluate"):
-            lists = prepared.list_counter()
             ranks = trainer.rank(prepared.eval_loader("test"), "test", lists, count_pools=True)
             self._measure(record, ranks, lists, prepared)
         record.seconds = watch.report()
@@ -361,7 +364,7 @@ class Runner:
 
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
-            record.list_metrics = with_direction(lists.summarise(prepared.config["list_metrics"]))
+            record.list_metrics = with_direction(list_metrics_of(lists, ranks, prepared.config["list_metrics"]))
 
 
 # ---- one run trained by several processes (--nproc) ------------------------------------------------

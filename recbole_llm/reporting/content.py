@@ -16,7 +16,8 @@ from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
 from recbole_llm.reporting.results_table import ResultsTable, Row
-from recbole_llm.reporting.tables import heading, in_order, notes, p_text, reason, seeds_text
+from recbole_llm.reporting.tables import mark, notes, p_text, reason, seeds_text
+from recbole_llm.utils.text import visible
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
 
@@ -25,15 +26,15 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
     """Everything about one table.
 
     Args:
-        block: its numbers.
+        table: its numbers.
         name: identifier in the page.
     """
-    rows = in_order(table)
-    costs = cost_table(rows)
+    rows = table.rows
     return {
         "id": name,
-        "title": heading(table.key, table.cases),
+        "title": table.caption,
         "facts": _facts(table),
+        "identity": table.identity_columns,
         "primary": metric_title(table.primary),
         "primary_cut": table.primary.partition("@")[2],
         "reference": table.reference,
@@ -43,7 +44,7 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
         "compared": table.reference is not None and bool(table.comparisons),
         "pairs": [_pair(table, found) for found in table.comparisons],
         "notes": notes(table),
-        "costs": costs,
+        "costs": cost_table(table),
         "runs": [_run(row, run) for row in rows for run in (*row.runs, *row.failed)],
         "charts": {
             "primary": metric_title(table.primary),
@@ -86,6 +87,8 @@ def _row(table: ResultsTable, row: Row) -> dict[str, Any]:
         )
     return {
         "label": row.label,
+        "identity": [row.identity(column) for column in table.identity_columns],
+        "improving": row.still_improving,
         "kind": row.kind,
         "seeds": seeds_text(run.seed for run in row.runs),
         "failed": seeds_text(run.seed for run in row.failed),
@@ -96,8 +99,10 @@ def _row(table: ResultsTable, row: Row) -> dict[str, Any]:
 
 
 def _pair(table: ResultsTable, found: Comparison) -> dict[str, Any]:
-    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p_bootstrap", "p_wilcoxon", "p_holm")}
-    return {**asdict(found), **shown, "verdict": table.verdict(found)}
+    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p", "p_adjusted", "p_wilcoxon")}
+    # JSON has no nan (a p that was not asked for) and no infinity (the interval of a single user).
+    numbers = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(found).items()}
+    return {**numbers, **shown, "verdict": table.verdict(found), "mark": mark(table, found)}
 
 
 def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
@@ -196,11 +201,11 @@ def _run(row: Row, run: Record) -> dict[str, Any]:
     settings = sorted(run.settings.items(), key=lambda item: (item[0] not in origin, item[0].lower()))
     return {
         "title": f"{row.label}, seed {run.seed}",
-        "error": run.error if run.status == "failed" else None,
+        "error": visible(run.error or "no reason was recorded") if run.status == "failed" else None,
         "facts": [(name, _text(value)) for name, value in facts.items() if value not in (None, "", {}, [])],
         "settings": [(key, _text(value), origin.get(key, "RecBole")) for key, value in settings],
     }
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+    return visible(value if isinstance(value, str) else json.dumps(value, default=str))

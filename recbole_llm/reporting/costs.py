@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
-from recbole_llm.reporting.results_table import Row
+from recbole_llm.reporting.results_table import ResultsTable, Row
 
 PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train", "validate", "evaluate")
 
@@ -51,9 +51,9 @@ def _epochs(run: Record) -> int:
     return run.epochs or 0
 
 
-def cost_table(rows: Sequence[Row]) -> RenderedTable | None:
+def cost_table(table: ResultsTable) -> RenderedTable | None:
     """A table of costs; columns that are empty everywhere are left out. ``None`` where nothing ran."""
-    rows = [row for row in rows if row.runs]
+    rows = table.finished
     if not rows:
         return None
     columns: list[tuple[str, list[str]]] = [
@@ -68,8 +68,12 @@ def cost_table(rows: Sequence[Row]) -> RenderedTable | None:
         ("US$", [_text(price(row), ",.2f", 0.005) for row in rows]),
     ]
     kept = [(name, values) for name, values in columns if any(values)]
-    table = [[TableCell(row.label), *(TableCell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
-    return RenderedTable("", ["cost", *(name for name, _ in kept)], table)
+    identity = table.identity_columns
+    lines = [
+        [*(TableCell(row.identity(column)) for column in identity), *(TableCell(values[n]) for _, values in kept)]
+        for n, row in enumerate(rows)
+    ]
+    return RenderedTable("", [*identity, *(name for name, _ in kept)], lines, text_columns=len(identity))
 
 
 def _text(value: float, form: str, least: float) -> str:

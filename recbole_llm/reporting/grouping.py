@@ -1,16 +1,18 @@
-"""Which records may stand in one table, and which of them are seeds of one row."""
+"""Which records may stand in one table, which of them are seeds of one row, and how the rows are named."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
 from recbole_llm.settings.identity import before, tells_apart
+from recbole_llm.utils.text import counted, percent, visible
 
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
 _CASE_KEYS = (
@@ -18,7 +20,9 @@ _CASE_KEYS = (
     *("user_inter_num_interval", "item_inter_num_interval"),
 )
 _UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
+_ASK_NOTHING = ("itemtext", "candidates", "codes")  # their coverage is that of titles
 _SHOWN_DIFFERENCES = 3
+_VALUE_LENGTH = 24
 
 
 class TableKey(NamedTuple):
@@ -43,10 +47,30 @@ class TableKey(NamedTuple):
         return dict(json.loads(self.cases))
 
 
-def group(records: Iterable[Record]) -> dict[TableKey, dict[str, list[Record]]]:
-    """Records by place, then by the label of their row.
+@dataclass(frozen=True)
+class RowName:
+    """How a table names a row.
 
-    Numbers of different protocols, data, masking or candidates never stand in one table. A cell that failed
+    Attributes:
+        label: unique in its table; charts, notes and ``--baseline`` use it.
+        model: the first column: the model, the settings by which its rows differ, and the share of questions that have
+            an answer where it is below 100 %.
+        semantics: where they came from: an LLM's name, ``offline``, the control's name, or nothing.
+        language_model: the language model inside the method, with its size; or nothing.
+        tuned: what the search behind its settings had; nothing where there was none.
+    """
+
+    label: str
+    model: str
+    semantics: str = ""
+    language_model: str = ""
+    tuned: str = ""
+
+
+def group(records: Iterable[Record]) -> dict[TableKey, dict[RowName, list[Record]]]:
+    """Records by table, then by the name of their row.
+
+    Numbers of different protocols, data, masking or candidates never stand in one table. A run that failed
     before its data were read stands where its neighbours stand. Runs of one model with different settings are
     different rows, whose labels name the difference.
     """
@@ -61,7 +85,7 @@ def group(records: Iterable[Record]) -> dict[TableKey, dict[str, list[Record]]]:
         data = record.data.sha256[:12] if record.data else (next(iter(around)) if len(around) == 1 else "")
         dataset, protocol, masked, cases = _surroundings(record)
         places[TableKey(dataset, protocol, data, masked, cases)].append(record)
-    return {key: _by_label(found) for key, found in places.items()}
+    return {key: _by_name(found) for key, found in places.items()}
 
 
 def _surroundings(record: Record) -> tuple[str, str, bool, str]:
@@ -84,20 +108,13 @@ def _definitions(record: Record) -> Definitions:
     return definitions_of_name(record.model, record.settings.get("backbone"))
 
 
-def _by_label(records: Sequence[Record]) -> dict[str, list[Record]]:
+def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
     variants: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
         identity = json.dumps(_identity(record), sort_keys=True, default=str)
         variants[record.model, identity].append(record)
     rows = [part for runs in variants.values() for part in _by_answers(runs)]
-    alike: dict[str, list[list[Record]]] = defaultdict(list)
-    for runs in rows:
-        alike[_plain_label(runs)].append(runs)
-    labels: dict[int, str] = {}
-    for label, found in alike.items():
-        names = _variant_labels(label, [_identity(runs[0]) for runs in found], _definitions(found[0][0]))
-        labels |= {id(runs): name for runs, name in zip(found, names, strict=True)}
-    return {labels[id(runs)]: runs for runs in rows}
+    return dict(zip(_names(rows), rows, strict=True))
 
 
 def _by_answers(runs: Sequence[Record]) -> list[list[Record]]:
@@ -110,52 +127,115 @@ def _by_answers(runs: Sequence[Record]) -> list[list[Record]]:
     return [part + (unknown if number == 0 else []) for number, part in enumerate(parts.values())] or [unknown]
 
 
-def _plain_label(runs: Sequence[Record]) -> str:
-    """A row's model with its source of semantics, and the trials behind its settings where it was tuned.
+class _Parts(NamedTuple):
+    """What a row's name is made of."""
 
-    A run that failed before it knew its source has the name of the others.
-    """
+    model: str
+    semantics: str
+    language_model: str
+    tuned: str
+
+
+def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
+    """The names of a table's rows: what stands in columns of its own is in a label only where rows differ by it."""
+    parts = [_parts(runs) for runs in rows]
+    alike: dict[_Parts, list[int]] = defaultdict(list)
+    for place, own in enumerate(parts):
+        alike[own].append(place)
+    names: dict[int, RowName] = {}
+    seen: Counter[str] = Counter()
+    for own, places in alike.items():
+        head = _head(own, parts)
+        differences = _differences([_identity(rows[place][0]) for place in places], _definitions(rows[places[0]][0]))
+        for place, difference in zip(places, differences, strict=True):
+            ending = visible(difference) + _coverage(rows[place])
+            seen[head + ending] += 1
+            number = f" #{seen[head + ending]}" if seen[head + ending] > 1 else ""  # no name can tell the two apart
+            names[place] = RowName(head + ending + number, own.model + ending + number, *own[1:])
+    return [names[place] for place in range(len(rows))]
+
+
+def _parts(runs: Sequence[Record]) -> _Parts:
+    """A run that failed before it knew its source has the name of the others."""
     known = next((run for run in runs if run.features is not None), runs[0])
-    label = known.labelled("none") if known.semantics == "none" and kind_of(known) == "control" else known.label
-    return f"{label}, {_search(known)}" if known.tuned else label
+    semantics = known.source if known.semantics != "none" or kind_of(known) == "control" else ""
+    model = f"{known.model}, legacy leaks" if known.legacy_leaks else known.model
+    return _Parts(*map(visible, (model, semantics, known.language_model or "", _search(known) or "")))
+
+
+def _head(own: _Parts, others: Sequence[_Parts]) -> str:
+    """A label without the settings: with the language model and the search where rows of one model differ by them."""
+    rivals = [each for each in others if each[:2] == own[:2]]
+    inside = [own.semantics] if own.semantics else []
+    if own.language_model and len({each.language_model for each in rivals}) > 1:
+        inside.append(own.language_model)
+    head = f"{own.model} ({', '.join(inside)})" if inside else own.model
+    searches = {each.tuned for each in rivals if each.language_model == own.language_model}
+    if not own.tuned or len(searches) == 1:
+        return head
+    return f"{head}, tuned" if len(searches - {""}) == 1 or own.tuned == "yes" else f"{head}, tuned ({own.tuned})"
+
+
+def answered(run: Record) -> dict[str, float]:
+    """Share of the questions that have an answer, by feature; features that ask nothing are left out."""
+    found = run.features.coverage if run.features is not None else {}
+    return {name: share for name, share in found.items() if name not in _ASK_NOTHING}
+
+
+def _coverage(runs: Sequence[Record]) -> str:
+    share = min((share for run in runs for share in answered(run).values()), default=1.0)
+    return "" if share >= 1 else f", {percent(share)} answered"
 
 
 def _search(record: Record) -> str | None:
     """What the search behind a run's settings had; ``None`` where there was none."""
     if not record.trials:
-        return "tuned" if record.tuned else None
+        return "yes" if record.tuned else None
     limits = [
-        *([f"{record.trial_epochs} epoch{'s' * (record.trial_epochs > 1)}"] if record.trial_epochs else []),
+        *([counted(record.trial_epochs, "epoch")] if record.trial_epochs else []),
         *([f"{record.trial_minutes:g} min"] if record.trial_minutes else []),
     ]
     each = f" of {' or '.join(limits)}" if limits else ""
-    return f"tuned ({record.trials} trial{'s' * (record.trials > 1)}{each})"
+    return f"{counted(record.trials, 'trial')}{each}"
 
 
-def _variant_labels(label: str, identities: Sequence[dict[str, Any]], definitions: Definitions) -> list[str]:
-    """One label for each variant of a model: with the settings that differ among them.
+def _differences(identities: Sequence[dict[str, Any]], definitions: Definitions) -> list[str]:
+    """For each variant of a model the settings that differ, as `` [a=1, b=2]``.
 
-    A value that most of the variants have goes without saying, so that ablations name what they change.
+    A value that most of the variants have goes without saying, so that ablations name what they change. Of many
+    differences three are named and the others counted; where that leaves two variants alike, those that tell them
+    apart come first, and as many as it takes.
     """
     if len(identities) == 1:
-        return [label]
+        return [""]
     values = [
         {key: _text(each, key, definitions) for key in dict.fromkeys(k for one in identities for k in one)}
         for each in identities
     ]
     values = _without_what_comes_along(values, identities, definitions)
     usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
-    named = []
-    for each in values:
-        keys = [key for key, value in each.items() if value != usual[key]]
-        shown = [f"{key}={_short(each[key])}" for key in keys[:_SHOWN_DIFFERENCES]]
-        more = f", +{len(keys) - len(shown)}" if len(keys) > len(shown) else ""
-        named.append(f"{label} [{', '.join(shown)}{more}]" if shown else label)
-    seen: dict[str, int] = defaultdict(int)
-    for number, name in enumerate(named):
-        seen[name] += 1
-        named[number] = name if seen[name] == 1 else f"{name} #{seen[name]}"
-    return named
+    short = {key: _shortened([each[key] for each in values]) for key in values[0]}
+    changed = [[key for key, value in each.items() if value != usual[key]] for each in values]
+    shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
+    while True:
+        named = [
+            _bracket([f"{key}={short[key][each[key]]}" for key in keys[:count]], len(keys) - count)
+            for each, keys, count in zip(values, changed, shown, strict=True)
+        ]
+        alike = [n for n, text in enumerate(named) if named.count(text) > 1 and shown[n] < len(changed[n])]
+        if not alike:
+            return named
+        for number in alike:
+            same = [each for each, text in zip(values, named, strict=True) if text == named[number]]
+            apart = {key for key in values[0] if len({each[key] for each in same}) > 1}
+            first = sorted(changed[number], key=lambda key: key not in apart)
+            shown[number] += first == changed[number]
+            changed[number] = first
+
+
+def _bracket(differences: Sequence[str], more: int) -> str:
+    ending = f", +{more}" if more else ""
+    return f" [{', '.join(differences)}{ending}]" if differences else ""
 
 
 def _without_what_comes_along(
@@ -193,8 +273,14 @@ def _text(identity: dict[str, Any], key: str, definitions: Definitions) -> str:
     return "unset" if value is None else str(value)
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 24 else text[:23] + "…"
+def _shortened(values: Sequence[str]) -> dict[str, str]:
+    """Each value as a label shows it: cut where it is long, but never before it differs from the others."""
+    distinct = list(dict.fromkeys(values))
+    for length in range(_VALUE_LENGTH, max(map(len, distinct)) + 1):
+        found = {value: value if len(value) <= length else value[: length - 1] + "…" for value in distinct}
+        if len(set(found.values())) == len(distinct):
+            return found
+    return {value: value for value in distinct}
 
 
 def latest(runs: Iterable[Record]) -> list[Record]:

@@ -21,9 +21,15 @@ from recbole_llm.utils.environment import package_version
 from recbole_llm.utils.files import whole_file
 
 
-def render_report(records: Iterable[Record], store: ResultStore, baseline: str | None = None) -> str:
+def render_report(
+    records: Iterable[Record],
+    store: ResultStore,
+    baseline: str | None = None,
+    correction: str = "holm",
+    margin: float | None = None,
+) -> str:
     """The page as text; see :func:`write_report`."""
-    tables = build(records, store, topk=[], baseline=baseline, intervals=True)
+    tables = build(records, store, None, [], baseline, True, correction, margin)
     loader = jinja2.PackageLoader("recbole_llm.reporting", "templates")
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -36,7 +42,14 @@ def render_report(records: Iterable[Record], store: ResultStore, baseline: str |
     )
 
 
-def write_report(records: Iterable[Record], store: ResultStore, path: Path, baseline: str | None = None) -> None:
+def write_report(
+    records: Iterable[Record],
+    store: ResultStore,
+    path: Path,
+    baseline: str | None = None,
+    correction: str = "holm",
+    margin: float | None = None,
+) -> None:
     """Write one HTML page that opens without a server or a network.
 
     Args:
@@ -44,10 +57,11 @@ def write_report(records: Iterable[Record], store: ResultStore, path: Path, base
         store: where their ranks lie.
         path: the page.
         baseline: model or label that the others are measured against; default the best baseline of each table.
+        correction, margin: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
 
     Raises:
-        UserError: a baseline that no table has.
+        UserError: a baseline that no table has, an unknown correction, or a margin that is none.
     """
-    page = render_report(records, store, baseline)
+    page = render_report(records, store, baseline, correction, margin)
     with whole_file(path, "w") as stream:
         stream.write(page)

@@ -13,7 +13,8 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
-from recbole_llm.reporting.results_table import DIGITS, ResultsTable, Row
+from recbole_llm.reporting.results_table import DIGITS, ResultsTable, Row, still_improving
+from recbole_llm.utils.text import counted
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 IN_BAND, BELOW, ABOVE = "in band", "below", "above"
@@ -68,9 +69,8 @@ class Reference(BaseModel):
             for key, value in self.settings.items()
             if key in record.settings and record.settings[key] != value
         ]
-        epochs = record.epochs or 0
-        if epochs and epochs == record.settings.get("epochs") and record.best_epoch == epochs > 1:
-            found.append(f"training ended after {epochs} epochs, still improving")
+        if still_improving(record):
+            found.append(f"training ended after {counted(record.epochs or 0, 'epoch')}, still improving")
         return found
 
 

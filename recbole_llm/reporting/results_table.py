@@ -14,21 +14,25 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.evaluation.significance import Comparison, Family, same_cases
+from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import TableKey, group, kind_of, latest
+from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
+from recbole_llm.utils.text import counted, visible
 
 logger = logging.getLogger(__name__)
 
 TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
 DIGITS = 4  # what a table shows; values that are equal there are equally good
-BETTER, WORSE = "better", "worse"
+BETTER, WORSE, NONE = "better", "worse", "none"
+KINDS = ("baseline", "control", "method")
+ORDERS = ("kind", "model")  # of the rows, besides metrics
+IMPROVING = "†"
 
 
 @dataclass(frozen=True)
 class Value:
-    """One metric of one row: mean and deviation over seeds, 95 % interval over users where it is known."""
+    """One metric of one row: mean and deviation over seeds, 95 % interval over users and seeds where it is known."""
 
     mean: float
     deviation: float | None = None
@@ -41,7 +45,7 @@ class Row:
     """The runs of one model with one set of settings.
 
     Attributes:
-        label: as a table names it.
+        name: as a table names it.
         kind: ``baseline``, ``method`` or ``control``.
         runs: finished runs, one a seed.
         failed: runs that failed.
@@ -49,7 +53,7 @@ class Row:
         ranks: of the finished runs; empty where a file is missing.
     """
 
-    label: str
+    name: RowName
     kind: str
     runs: list[Record]
     failed: list[Record]
@@ -57,9 +61,32 @@ class Row:
     ranks: list[Ranks] = field(default_factory=list)
 
     @property
+    def label(self) -> str:
+        """Its name in charts, notes and options, unique in the table."""
+        return self.name.label
+
+    @property
     def model(self) -> str:
         """Name of the model."""
         return (self.runs or self.failed)[0].model
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether training ended, with any of the seeds, before the model had stopped improving."""
+        return any(still_improving(run) for run in self.runs)
+
+    def identity(self, column: str) -> str:
+        """The cell of one of ``ResultsTable.identity_columns``."""
+        if column == "model":
+            return self.name.model + (f" {IMPROVING}" if self.still_improving else "")
+        value = str(getattr(self.name, column.replace(" ", "_")))
+        return "none" if value == "no language model" else value
+
+
+def still_improving(run: Record) -> bool:
+    """Whether the best epoch is among the last three validations, and better than the first one."""
+    validated = [point.get("epoch", n) for n, point in enumerate(run.curve, start=1) if point.get("valid")]
+    return run.best_epoch in validated[1:][-3:]
 
 
 @dataclass
@@ -67,8 +94,8 @@ class ResultsTable:
     """One table's worth of results.
 
     Attributes:
-        place: what the rows share.
-        rows: in the order of the records.
+        key: what the rows share.
+        rows: in the order in which they are shown.
         metrics: the columns.
         primary: the metric that models were selected by; significance is about it alone.
         comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
@@ -86,6 +113,35 @@ class ResultsTable:
     reference: str | None = None
     named: bool = False
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def identity_columns(self) -> list[str]:
+        """The columns that say what a row is: what all rows share stands in the caption instead."""
+        others = ("semantics", "language model", "tuned")
+        return ["model", *(c for c in others if len({row.identity(c) for row in self.rows}) > 1)]
+
+    @property
+    def caption(self) -> str:
+        """One line that says what the numbers are of, and what all rows have in common."""
+        key = self.key
+        words = [f"{key.dataset}, {key.protocol}: {counted(self.cases, 'test case')}"]
+        for sort in ("user", "item"):
+            interval = key.case_settings.get(f"{sort}_inter_num_interval")
+            if interval not in (None, "[0,inf)", "[0,inf]"):
+                words.append(f"{sort}s with {interval} interactions")
+        candidates = key.case_settings.get("candidates", "all")
+        if isinstance(candidates, int):
+            words.append(f"1 + {counted(candidates, 'candidate')}")
+        words.append("seen items not ranked" if key.masked else "seen items ranked too")
+        runs = [run.settings for row in self.rows for run in row.runs]
+        epochs = {settings.get("epochs") for settings in runs if "stage_epochs" not in settings}
+        if len(epochs) == 1 and isinstance(limit := epochs.pop(), int):
+            words.append(f"{counted(limit, 'epoch')} at most")
+        for title in ("semantics", "language model", "tuned"):
+            shared = {row.identity(title) for row in self.rows}
+            if len(shared) == 1 and (text := shared.pop()):
+                words.append({"tuned": f"tuned with {text}"}.get(title, f"{title}: {text}"))
+        return visible(", ".join(words))
 
     @property
     def finished(self) -> list[Row]:
@@ -141,15 +197,13 @@ class ResultsTable:
         """The test of a row against the reference."""
         return self.against.get(label)
 
-    def mark(self, label: str) -> str:
-        """``better``, ``worse`` or nothing: whether the row's difference to the reference holds."""
-        return self.verdict(self.against_reference(label))
-
     def verdict(self, found: Comparison | None) -> str:
-        """``better`` or ``worse`` where a difference holds, else nothing."""
-        if found is None or not found.holds:
+        """``better`` or ``worse`` where a difference holds, ``none`` where none is beyond the margin, else nothing."""
+        if found is None:
             return ""
-        return BETTER if (found.difference > 0) == higher_is_better(self.primary) else WORSE
+        if found.holds:
+            return BETTER if (found.difference > 0) == higher_is_better(self.primary) else WORSE
+        return NONE if found.none else ""
 
 
 def best_and_second(values: Mapping[str, float]) -> tuple[set[str], set[str]]:
@@ -168,8 +222,11 @@ def build(
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     intervals: bool = False,
+    correction: str = "holm",
+    margin: float | None = None,
+    sort: str | None = None,
 ) -> list[ResultsTable]:
-    """Blocks of all places that the records come from.
+    """The tables of some records.
 
     Args:
         records: what to show.
@@ -180,12 +237,26 @@ def build(
         baseline: model or label that the others are measured against, in a family of tests of its own; default the
             best baseline.
         intervals: compute the interval of every metric, not of the primary one alone.
+        correction: of the p values of a family, ``holm`` or ``fdr``.
+        margin: differences of the primary metric that are smaller count as none; ``None`` for no such test.
+        sort: a metric such as ``hit@10`` (best first), ``model``, or ``kind`` (baselines, controls, methods, each best
+            first); default the metric that models were selected by.
 
     Raises:
-        UserError: an unknown metric, or a baseline that no table has.
+        UserError: an unknown metric, correction or order, a margin that is none, or a baseline that no table has.
     """
+    if sort is not None and sort not in ORDERS:
+        try:
+            parse_metric(sort)
+        except UserError as error:
+            raise UserError(f"--sort={sort}: give {', '.join(ORDERS)}, or a metric such as ndcg@10.") from error
+    if correction not in CORRECTIONS:
+        raise UserError(f"--correction={correction}: known are {', '.join(CORRECTIONS)}.")
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
     columns = Columns(metrics, topk)
-    tables = [_results_table(key, rows, store, columns, intervals) for key, rows in sorted(group(records).items())]
+    asked = Tests(correction, margin, intervals, sort)
+    tables = [_results_table(key, rows, store, columns, asked) for key, rows in sorted(group(records).items())]
     for table in tables:
         table.reference, table.named = _reference(table, baseline)
         if baseline is not None and table.reference is None:
@@ -194,6 +265,16 @@ def build(
         labels = list(dict.fromkeys(name for table in tables for row in table.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")
     return tables
+
+
+@dataclass(frozen=True)
+class Tests:
+    """What is asked of the rows beside their means; see :func:`build`."""
+
+    correction: str = "holm"
+    margin: float | None = None
+    intervals: bool = False
+    sort: str | None = None
 
 
 @dataclass(frozen=True)
@@ -249,18 +330,19 @@ def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, b
 
 def _results_table(
     key: TableKey,
-    labelled: Mapping[str, Sequence[Record]],
+    named: Mapping[RowName, Sequence[Record]],
     store: ResultStore | None,
     columns: Columns,
-    intervals: bool,
+    asked: Tests,
 ) -> ResultsTable:
     rows, notes = [], []
-    for label, runs in labelled.items():
+    for name, runs in named.items():
         kept = latest(runs)
         if len(kept) < len(runs):
-            notes.append(f"{label}: {len(runs) - len(kept)} older records of the same seeds are left out.")
+            older = counted(len(runs) - len(kept), "older record")
+            notes.append(f"{name.label}: {older} of the same seeds left out")
         done = [run for run in kept if run.status == "ok"]
-        rows.append(Row(label, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
+        rows.append(Row(name, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
     notes += _rarity(everything)
     primary = _primary(everything or [run for row in rows for run in row.failed])
@@ -268,12 +350,24 @@ def _results_table(
     if store is not None:
         for row in rows:
             row.ranks = _ranks(row, store, table.notes)
+    sort = asked.sort or primary
     for row in rows:
-        _fill(row, [*table.metrics, primary], table.notes)
+        _fill(row, [*table.metrics, primary, *([] if sort in ORDERS else [sort.lower()])], table.notes)
     if not columns.metrics:
         table.metrics = [name for name in table.metrics if any(name in row.values for row in rows)]
-    _test(table, intervals)
+    table.rows = _in_order(table, sort)
+    _test(table, asked)
     return table
+
+
+def _in_order(table: ResultsTable, sort: str) -> list[Row]:
+    """Rows as a table shows them, those without numbers last."""
+    metric = table.primary if sort in ORDERS else sort.lower()
+    place = {row.label: number for number, row in enumerate(table.ordered(metric))}
+    if sort == "model":
+        return sorted(table.rows, key=lambda row: (not row.runs, row.label.lower()))
+    kind = KINDS.index if sort == "kind" else (lambda _: 0)
+    return sorted(table.rows, key=lambda row: (not row.runs, kind(row.kind), place.get(row.label, len(place))))
 
 
 def _rarity(records: Sequence[Record]) -> list[str]:
@@ -330,20 +424,26 @@ def _fill(row: Row, metrics: Sequence[str], notes: list[str]) -> None:
             notes.append(f"{row.label} has no {metric}: it is counted during a run (list_metrics, topk) only.")
 
 
-def _test(table: ResultsTable, intervals: bool) -> None:
-    """Intervals, comparisons and marks of the rows that were tested on the same cases."""
+def _test(table: ResultsTable, asked: Tests) -> None:
+    """Intervals and comparisons of the rows that were tested on the same cases."""
     rows = _on_common_cases(table)
     if not rows or not (rows[0].ranks and len(rows[0].ranks[0])):
         return
-    wanted = [table.primary, *(table.metrics if intervals else ())]
+    wanted = [table.primary, *(table.metrics if asked.intervals else ())]
     wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]
-    table.families = Family.of_metrics({row.label: row.ranks for row in rows}, wanted)
+    methods = {row.label: row.ranks for row in rows}
+    table.families = {metric: Family(methods, metric, asked.correction, asked.margin) for metric in wanted}
     for metric, family in table.families.items():
         for row in rows:
             found = family.interval(row.label)
             own = row.values.get(metric, Value(found.mean))
             row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
     table.comparisons = table.families[table.primary].compare()
+    known = any(len(ranks.person) for row in rows for ranks in row.ranks)
+    if not known and any(run.settings.get("sessions") for row in rows for run in row.runs):
+        table.notes.append(
+            "the tests take sessions as their sample, not users: these records were made before users were noted"
+        )
 
 
 def _on_common_cases(table: ResultsTable) -> list[Row]:

@@ -9,18 +9,28 @@ from collections.abc import Iterable, Sequence
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
-from recbole_llm.evaluation.significance import LEVEL, Comparison
+from recbole_llm.evaluation.significance import CORRECTIONS, LEVEL, Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.costs import cost_table
-from recbole_llm.reporting.grouping import TableKey
+from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_table
-from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, write
-from recbole_llm.reporting.results_table import DIGITS, WORSE, ResultsTable, Row, best_and_second, build
+from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, csv_text, write
+from recbole_llm.reporting.results_table import (
+    BETTER,
+    DIGITS,
+    IMPROVING,
+    NONE,
+    WORSE,
+    ResultsTable,
+    Row,
+    best_and_second,
+    build,
+)
+from recbole_llm.utils.text import counted, percent, visible
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
-KINDS = ("baseline", "control", "method")
 
 
 def render(
@@ -31,24 +41,31 @@ def render(
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     groups: bool = False,
+    correction: str = "holm",
+    margin: float | None = None,
+    sort: str | None = None,
 ) -> str:
     """All tables of some records.
 
     Args:
         records: what to show.
-        style: one of ``FORMATS``; ``csv`` has one line a row and metric, with everything that is known.
+        style: one of ``FORMATS``, or ``terminal`` for text with bold and colour; ``csv`` has one line a row and
+            metric, with everything that is known.
         metrics: columns such as ``ndcg@10`` or ``ndcg``; default those of the records.
         store: where the ranks lie; without it there are neither intervals nor tests.
         topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all.
         baseline: model that the others are measured against; default the best baseline.
         groups: show the primary metric by subgroups too.
+        correction: of the p values of a family: ``holm``, or ``fdr`` for the false discovery rate.
+        margin: differences of the primary metric that are smaller count as none.
+        sort: order of the rows: a metric, ``model`` or ``kind``; default the metric that models were selected by.
 
     Raises:
-        UserError: an unknown metric or baseline.
+        UserError: an unknown metric, correction, order or baseline, or a margin that is none.
     """
     if style == "csv" and topk is None:
         topk = []
-    tables = build(records, store, metrics, topk, baseline, intervals=style == "csv")
+    tables = build(records, store, metrics, topk, baseline, style == "csv", correction, margin, sort)
     if style == "csv":
         return _csv(tables)
     rendered_tables: list[RenderedTable] = []
@@ -56,7 +73,7 @@ def render(
         rendered_tables.append(main_table(table))
         if groups and any(row.ranks for row in table.rows):
             rendered_tables.append(group_table(table))
-        costs = cost_table(in_order(table))
+        costs = cost_table(table)
         if costs is not None:
             rendered_tables.append(costs)
     return write(rendered_tables, style)
@@ -71,29 +88,8 @@ def render_check(records: Iterable[Record], style: str, store: ResultStore | Non
     if style == "csv":
         raise UserError("--check-reference comes as text, markdown, latex or html.")
     checked = check(build(records, store, reference_metrics()))
-    rendered_tables = [reference_table(heading(table.key, table.cases), verdicts) for table, verdicts in checked]
+    rendered_tables = [reference_table(table.caption, verdicts) for table, verdicts in checked]
     return write(rendered_tables, style), any(v.word != IN_BAND for _, verdicts in checked for v in verdicts)
-
-
-def heading(key: TableKey, cases: int) -> str:
-    """One line that says what a table's numbers are of."""
-    words = [f"{key.dataset}, {key.protocol}: {cases:,} test cases"]
-    settings = key.case_settings
-    for sort in ("user", "item"):
-        interval = settings.get(f"{sort}_inter_num_interval")
-        if interval not in (None, "[0,inf)", "[0,inf]"):
-            words.append(f"{sort}s with {interval} interactions")
-    candidates = settings.get("candidates", "all")
-    if isinstance(candidates, int):
-        words.append(f"1 + {candidates} candidates")
-    words.append("seen items not ranked" if key.masked else "seen items ranked too")
-    return ", ".join(words)
-
-
-def in_order(table: ResultsTable) -> list[Row]:
-    """Rows as a table shows them: baselines, controls, methods, each from worst to best; failures last."""
-    key = {row.label: -number for number, row in enumerate(table.ordered(table.primary))}
-    return sorted(table.rows, key=lambda row: (not row.runs, KINDS.index(row.kind), key.get(row.label, 1)))
 
 
 def seeds_text(seeds: Iterable[int]) -> str:
@@ -108,8 +104,8 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 
 def reason(row: Row) -> str:
-    """Why a row's cells failed, on one short line."""
-    text = " ".join((row.failed[0].error or "no reason was recorded").split())
+    """Why a row's runs failed, on one short line."""
+    text = " ".join(visible(row.failed[0].error or "no reason was recorded").split())
     return text if len(text) <= 80 else text[:79] + "…"
 
 
@@ -123,21 +119,26 @@ def difference_text(found: Comparison) -> str:
     return f"{found.difference:+.{DIGITS}f} [{found.low:+.{DIGITS}f}, {found.high:+.{DIGITS}f}]"
 
 
+def identity_cells(table: ResultsTable, row: Row) -> list[TableCell]:
+    """The cells that say which row it is."""
+    return [TableCell(row.identity(column)) for column in table.identity_columns]
+
+
 def main_table(table: ResultsTable) -> RenderedTable:
     """Metrics, the interval of the primary one, and the differences to the reference row."""
     compared = table.reference is not None and len(table.comparisons) > 0
     intervals = any(row.values.get(table.primary) and row.values[table.primary].low is not None for row in table.rows)
-    header = ["model", "seeds", *map(metric_title, table.metrics)]
+    header = [*table.identity_columns, "seeds", *map(metric_title, table.metrics)]
     if intervals:
         header.append(f"95 % {metric_title(table.primary)}")
     if compared:
-        header += [f"Δ to {table.reference}", "d", "p"]
+        header += [f"Δ to {table.reference}", "d", "p", "Wilcoxon"]
     ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     rows = []
-    for row in in_order(table):
-        cells = [TableCell(row.label), TableCell(_seeds(row))]
+    for row in table.rows:
+        cells = [*identity_cells(table, row), TableCell(_seeds(row))]
         if not row.runs:
-            rows.append([*cells, *[TableCell("")] * (len(header) - 2)])
+            rows.append([*cells, *[TableCell("")] * (len(header) - len(cells))])
             continue
         cells += [_metric_cell(row, metric, *ranked[metric]) for metric in table.metrics]
         if intervals:
@@ -147,7 +148,7 @@ def main_table(table: ResultsTable) -> RenderedTable:
         if compared:
             cells += _comparison_cells(table, row)
         rows.append(cells)
-    return RenderedTable(heading(table.key, table.cases), header, rows, notes(table))
+    return RenderedTable(table.caption, header, rows, notes(table), len(table.identity_columns))
 
 
 def _seeds(row: Row) -> str:
@@ -168,97 +169,162 @@ def _metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> Tab
 def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
     found = table.against_reference(row.label)
     if found is None:
-        return [TableCell("")] * 3
-    arrow = {"": "", WORSE: " ↓"}.get(table.mark(row.label), " ↑")
+        return [TableCell("")] * 4
+    verdict = f"{p_text(found.p_adjusted)} {mark(table, found)}".rstrip()
     return [
         TableCell(difference_text(found)),
         TableCell(f"{found.effect:+.2f}"),
-        TableCell(p_text(found.p_holm) + arrow),
+        TableCell(verdict, tone=table.verdict(found)),
+        TableCell(p_text(found.p_wilcoxon)),
     ]
+
+
+def mark(table: ResultsTable, found: Comparison) -> str:
+    """The sign of what holds; in brackets where it is said of single trainings, not of their methods."""
+    sign = {BETTER: "↑", WORSE: "↓", NONE: "≈"}.get(table.verdict(found), "")
+    return f"({sign})" if sign and found.one_training else sign
 
 
 def notes(table: ResultsTable) -> list[str]:
     """What a reader must know to read the table."""
     found = []
-    several = any(len(row.runs) > 1 for row in table.rows)
-    if several:
+    if any(len(row.runs) > 1 for row in table.rows):
         found.append("mean ± standard deviation over seeds")
     if table.comparisons:
-        found.append(_tests(table))
-    if any(len(row.runs) == 1 for row in table.rows) and len(table.finished) > 1:
-        found.append("one seed says nothing about the spread over seeds")
-    ordered = table.ordered(table.primary)
-    top = table.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None
-    if top is not None:
-        word = "holds" if table.verdict(top) else "does not hold"
-        found.append(f"best {top.first} to second {top.second}: {difference_text(top)}, p {p_text(top.p_holm)}: {word}")
-    found += [f"{row.label}, seeds {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
+        found += _tests(table)
+    found += _single_trainings(table)
+    found += _lead(table)
+    if any(row.still_improving for row in table.rows):
+        found.append(f"{IMPROVING} still improving when training ended: best epoch among the last three validations")
+    found += _gaps(table)
+    found += [f"{row.label}, {_plural('seed', row)} {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
               for row in table.rows if row.failed and row.runs]  # fmt: skip
     return [*found, *dict.fromkeys(table.notes)]
 
 
-def _tests(table: ResultsTable) -> str:
+def _plural(word: str, row: Row) -> str:
+    return word + "s" * (len(row.failed) > 1)
+
+
+def _tests(table: ResultsTable) -> list[str]:
     """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
-    effect = "d: Cohen's d; " if table.against else ""
-    marks = f"; ↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}" if table.against else ""
-    return (
-        f"95 % intervals over users (bootstrap); {effect}p: paired bootstrap and Wilcoxon on "
-        f"{metric_title(table.primary)}, the larger, after Holm over {_family(table)}{marks}"
-    )
+    family, metric = table.families[table.primary], metric_title(table.primary)
+    found = [
+        f"95 % intervals and p on {metric}: users and seeds are samples (quasi-F test, Satterthwaite); "
+        f"p after {CORRECTIONS[family.correction]} over {_family(table)}"
+    ]
+    if table.against:
+        found.append(f"↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}; d: Cohen's d over users")
+        found.append("Wilcoxon: signed ranks over users alone, corrected alike; for information")
+    if family.margin is not None:
+        found.append(f"≈ no difference beyond ±{family.margin:g} (two one-sided tests at {LEVEL:.0%})")
+    return found
 
 
 def _family(table: ResultsTable) -> str:
     """What the p of a table are corrected over."""
     if table.named and table.against:
-        count = len(table.against)
-        return f"{count} comparison{'s' * (count > 1)} with {table.reference}"
-    count = len(table.comparisons)
-    return f"{count} pair{'s' * (count > 1)}"
+        return f"{counted(len(table.against), 'comparison')} with {table.reference}"
+    return counted(len(table.comparisons), "pair")
+
+
+def _single_trainings(table: ResultsTable) -> list[str]:
+    """What one seed can speak for."""
+    alone = [row.label for row in table.finished if len(row.runs) == 1]
+    if not alone or not table.comparisons:
+        return []
+    which = "every row has one seed" if len(alone) == len(table.finished) else f"one seed: {', '.join(alone)}"
+    return [f"{which}; p and marks in brackets speak for these trainings alone, not for the methods"]
+
+
+def _lead(table: ResultsTable) -> list[str]:
+    """Whether the best row's lead over the second holds."""
+    ordered = table.ordered(table.primary)
+    top = table.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None
+    if top is None:
+        return []
+    verdict = {"": "does not hold", NONE: "none beyond the margin"}.get(table.verdict(top), "holds")
+    alone = " for these trainings" if top.one_training and top.holds else ""
+    text = f"best {top.first} to second {top.second}: {difference_text(top)}, p {p_text(top.p_adjusted)}"
+    return [f"{text}: {verdict}{alone}"]
+
+
+def _gaps(table: ResultsTable) -> list[str]:
+    """Which rows lack answers, and of which features."""
+    found = []
+    for row in table.rows:
+        shares: dict[str, float] = {}
+        for run in row.runs:
+            for feature, share in answered(run).items():
+                shares[feature] = min(share, shares.get(feature, 1.0))
+        gaps = [f"{feature} {percent(share)}" for feature, share in shares.items() if share < 1]
+        if gaps:
+            found.append(f"{row.label}: not every question has an answer ({', '.join(gaps)})")
+    return found
 
 
 def group_table(table: ResultsTable) -> RenderedTable:
     """The primary metric of parts of the test cases."""
-    rows = [row for row in in_order(table) if row.ranks]
+    rows = [row for row in table.rows if row.ranks]
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows}
     sizes = {name: max(means[row.label][name][0] for row in rows) for name in SUBGROUPS}
     shown = [name for name in SUBGROUPS if sizes[name]]
-    lines = [[TableCell(row.label)] for row in rows]
+    lines = [identity_cells(table, row) for row in rows]
     for name in shown:
         values = {row.label: means[row.label][name][1] for row in rows if not math.isnan(means[row.label][name][1])}
         best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
         for cells, row in zip(lines, rows, strict=True):
             rank = BEST if row.label in best else SECOND if row.label in second else ""
             cells.append(TableCell(f"{values[row.label]:.{DIGITS}f}" if row.label in values else "", rank))
-    header = [metric_title(table.primary), *(f"{name} ({sizes[name]:,})" for name in shown)]
+    header = [*table.identity_columns, *(f"{name} ({sizes[name]:,})" for name in shown)]
     note = "head: the fifth of the items with most training interactions; cold: none; short: up to the median history"
-    return RenderedTable("", header, lines, [note])
+    return RenderedTable(f"{metric_title(table.primary)} by group", header, lines, [note], len(table.identity_columns))
+
+
+_CSV = (
+    *("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "semantics", "language_model"),
+    *("tuned", "still_improving", "status", "seeds", "metric", "mean", "sd", "ci_low", "ci_high"),
+    *("reference", "difference", "diff_low", "diff_high", "p", "df", "correction", "p_adjusted", "p_wilcoxon"),
+    *("p_equal", "one_training", "reason"),
+)
 
 
 def _csv(tables: Sequence[ResultsTable]) -> str:
     """One line a row and metric."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [*("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "status", "seeds", "metric"),
-         *("mean", "sd", "ci_low", "ci_high", "reference", "difference", "p_holm", "reason")]
-    )  # fmt: skip
+    writer = csv.DictWriter(out, _CSV, restval="", lineterminator="\n")
+    writer.writeheader()
     for table in tables:
         key = table.key
-        for row in in_order(table):
-            head = [key.dataset, key.protocol, key.masked, table.cases, row.model, row.label, row.kind]
+        for row in table.rows:
+            line: dict[str, str | float | None] = {
+                "dataset": key.dataset, "protocol": key.protocol, "mask_history": key.masked, "test_cases": table.cases,
+                "model": row.model, "label": row.label, "kind": row.kind, "semantics": row.name.semantics,
+                "language_model": row.name.language_model, "tuned": row.name.tuned,
+                "still_improving": row.still_improving,
+            }  # fmt: skip
             if not row.runs:
-                writer.writerow([*head, "failed", seeds_text(r.seed for r in row.failed), *[""] * 8, reason(row)])
-                continue
-            for metric in table.metrics:
-                value, test = row.values.get(metric), None
-                if metric == table.primary:
-                    test = table.against_reference(row.label)
-                numbers = [value.mean, value.deviation, value.low, value.high] if value else [None] * 4
-                tested = [table.reference, test.difference, test.p_holm] if test else [None] * 3
+                seeds = seeds_text(run.seed for run in row.failed)
+                lines = [{**line, "status": "failed", "seeds": seeds, "reason": reason(row)}]
+            else:
                 seeds = seeds_text(run.seed for run in row.runs)
-                writer.writerow([*head, "ok", seeds, metric, *map(_number, numbers), *map(_number, tested), ""])
+                lines = [
+                    {**line, "status": "ok", "seeds": seeds, "metric": metric, **_numbers(table, row, metric)}
+                    for metric in table.metrics
+                ]
+            writer.writerows({name: csv_text(value) for name, value in each.items()} for each in lines)
     return out.getvalue().rstrip("\n")
 
 
-def _number(value: float | str | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else f"{value:.6g}"
+def _numbers(table: ResultsTable, row: Row, metric: str) -> dict[str, str | float | None]:
+    """The cells of one metric; the primary one has those of the comparison with the reference too."""
+    value, test = row.values.get(metric), table.against_reference(row.label)
+    found: dict[str, str | float | None] = {}
+    if value is not None:
+        found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}
+    if metric == table.primary and test is not None:
+        found |= {"reference": table.reference, "difference": test.difference, "diff_low": test.low}
+        found |= {"diff_high": test.high, "p": test.p, "df": test.df, "p_adjusted": test.p_adjusted}
+        found |= {"correction": table.families[metric].correction, "p_wilcoxon": test.p_wilcoxon}
+        found |= {"p_equal": test.p_equal, "one_training": test.one_training}
+    return found

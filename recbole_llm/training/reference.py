@@ -14,10 +14,11 @@ from recbole.utils import get_trainer
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
-from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.names import parse_metric
-from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import recbole_loaders
+from recbole_llm.training.ranking import rank_cases
 
 
 class ReferenceTrainer:

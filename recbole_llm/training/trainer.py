@@ -20,12 +20,13 @@ from recbole.utils import calculate_valid_score, early_stopping
 
 from recbole_llm.data.loaders import EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
-from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import UNCUT_METRICS
-from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.training import checkpoint
+from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
+from recbole_llm.training.ranking import rank_cases
 
 logger = logging.getLogger(__name__)
 

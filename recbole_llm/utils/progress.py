@@ -11,6 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from recbole_llm.utils.text import visible
+
 SHOW_AFTER_SECONDS = 2.0
 
 
@@ -44,7 +46,7 @@ class TqdmHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            tqdm.write(self.format(record), file=sys.stderr)
+            tqdm.write(visible(self.format(record)), file=sys.stderr)  # messages hold titles and answers
         except (OSError, ValueError):
             self.handleError(record)
 

@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import unicodedata
 
 TITLE_LENGTH = 200
 # Line and paragraph separators, bidirectional overrides, zero-width and other invisible characters.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+_ESCAPES = re.compile(
+    r"\x1b\[[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+    r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)"  # window titles, links
+    r"|\x1b[@-Z\\^_]"
+)
+
+
+def visible(text: str) -> str:
+    """Text without what a terminal would obey: escape sequences and invisible characters; lines stay lines."""
+    if text.isprintable():
+        return text
+    text = _ESCAPES.sub("", text).replace("\t", " ")
+    return "".join(ch for ch in text if ch == "\n" or unicodedata.category(ch) not in _INVISIBLE)
+
+
+def counted(number: int, what: str) -> str:
+    """``1 trial``, ``20 trials``."""
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def percent(share: float) -> str:
+    """A share as a percentage that never looks whole where it is not: ``99.9 %``."""
+    return f"{math.floor(1000 * share) / 10:g} %"
 
 
 def clean(text: str, limit: int = TITLE_LENGTH) -> str:

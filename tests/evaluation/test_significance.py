@@ -1,20 +1,23 @@
-"""Paired tests over users."""
+"""Tests over users and seeds."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.evaluation.significance import Family, per_user
+from recbole_llm.evaluation.significance import Estimate, Family, adjusted, per_user, standard_error
 
 USERS = 400
 
 
-def ranks_of(higher: np.ndarray, users: np.ndarray | None = None) -> Ranks:
+def ranks_of(higher: np.ndarray, users: np.ndarray | None = None, person: Sequence[int] = ()) -> Ranks:
     """Ranks of cases with one target each."""
     count = len(higher)
     return Ranks(
@@ -26,6 +29,7 @@ def ranks_of(higher: np.ndarray, users: np.ndarray | None = None) -> Ranks:
         history=np.ones(count, dtype=np.int32),
         train_count=np.ones(count, dtype=np.int32),
         head=np.zeros(count, dtype=bool),
+        person=np.array(person, dtype=np.int64),
     )
 
 
@@ -35,78 +39,151 @@ def draw(mean: float, seed: int, shared: int = 0) -> Ranks:
     return ranks_of(own * np.random.default_rng([seed, 9]).uniform(0.5, 1.5, USERS))
 
 
+# ---- what the sample is ---------------------------------------------------------------------------
+
+
 def test_a_case_counts_once_however_many_seeds() -> None:
     runs = [draw(20, seed) for seed in (1, 2)]
     users, values = per_user(runs, "ndcg@10")
-    assert len(users) == USERS
-    assert values == pytest.approx((per_case(runs[0], "ndcg@10") + per_case(runs[1], "ndcg@10")) / 2)
+    assert values.shape == (2, USERS) == (2, len(users))
+    assert values[1] == pytest.approx(per_case(runs[1], "ndcg@10"))
+    assert Family({"a": runs}, "ndcg@10").users == USERS
 
 
-def test_a_user_is_one_draw_and_weighs_by_the_number_of_its_cases() -> None:
+def test_a_user_weighs_by_the_number_of_its_cases() -> None:
     users = np.array([1, 1, 1, 2])
-    ranks = ranks_of(np.array([0, 0, 0, 50]), users)
-    family = Family({"a": [ranks]}, "hit@10")
+    family = Family({"a": [ranks_of(np.array([0, 0, 0, 50]), users)]}, "hit@10")
+    found = family.interval("a")
     assert family.users == 2
-    assert family.interval("a").mean == 0.75  # as a table shows it
-    assert family.interval("a").low == 0.0  # both draws may be the second user
+    assert found.mean == 0.75  # as a table shows it
+    # Users' parts in the deviation are +-0.1875 of a case's: a ratio of sums over two users.
+    assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt(2 * 2 * 0.1875**2))
 
 
-def test_the_interval_is_about_that_of_the_normal_law() -> None:
-    runs = [draw(20, 1)]
-    values = per_case(runs[0], "ndcg@10")
-    found = Family({"a": runs}, "ndcg@10").interval("a")
-    half = 1.96 * values.std(ddof=1) / np.sqrt(USERS)
-    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+def test_users_with_as_many_cases_are_a_plain_sample() -> None:
+    values = np.random.default_rng(0).random((1, USERS))
+    error, df = standard_error(Estimate.of(values * 3, np.full(USERS, 3)))
+    assert error == pytest.approx(values.std(ddof=1) / np.sqrt(USERS))
+    assert df == pytest.approx(USERS - 1)
 
 
-def test_the_deviation_is_over_seeds_and_unknown_for_one() -> None:
-    runs = [draw(20, seed) for seed in (1, 2, 3)]
-    means = [per_case(run, "ndcg@10").mean() for run in runs]
-    assert Family({"a": runs}, "ndcg@10").interval("a").deviation == pytest.approx(np.std(means, ddof=1))
-    assert np.isnan(Family({"a": runs[:1]}, "ndcg@10").interval("a").deviation)
+def test_where_histories_are_cut_the_person_is_the_user() -> None:
+    """Eight sessions of two people are two draws, not eight, whichever of the runs noted the people."""
+    generator = np.random.default_rng(1)
+    places = generator.integers(20, size=(2, 8))
+    people = [0, 0, 0, 0, 1, 1, 1, 1]
+    noted, before = ranks_of(places[0], person=people), ranks_of(places[1])
+    for methods in ({"a": [noted], "b": [before]}, {"a": [before], "b": [noted]}):
+        family = Family(methods, "ndcg@10")
+        assert family.users == 2
+        assert family.compare()[0].df == pytest.approx(1)
+    assert Family({"a": [before]}, "ndcg@10").users == 8
 
 
-def test_a_comparison_weighs_a_user_by_its_cases_too() -> None:
-    """Of two users one has three cases. Samples with one of them twice are as far off as what was found, or farther."""
-    users = np.array([1, 1, 1, 2])
-    a, b = ranks_of(np.array([0, 0, 0, 50]), users), ranks_of(np.array([50, 50, 50, 0]), users)
-    (found,) = Family({"a": [a], "b": [b]}, "hit@10").compare()
-    assert (found.difference, found.low, found.high, found.users) == (0.5, -1.0, 1.0, 2)
-    assert found.p_bootstrap == pytest.approx(0.5, abs=0.03)
-    assert (found.effect, found.greater, found.less) == (0.0, 1, 1)  # a user is one, whatever its cases
+def test_a_single_user_says_nothing() -> None:
+    one = np.array([1, 1])
+    family = Family({"a": [ranks_of(np.array([0, 1]), one)], "b": [ranks_of(np.array([5, 9]), one)]}, "ndcg@10")
+    (found,) = family.compare()
+    assert (found.p, found.low, found.high) == (1.0, -np.inf, np.inf)
 
 
-def test_the_interval_of_a_difference_to_nothing_is_that_of_the_method() -> None:
-    nothing = ranks_of(np.full(USERS, 99))
-    family = Family({"a": [draw(20, 1)], "nothing": [nothing]}, "ndcg@10")
-    (found,), alone = family.compare(), family.interval("a")
-    assert (found.low, found.high) == (alone.low, alone.high)
-    assert found.p_bootstrap == 1 / 10_001  # one pair: no p below one in so many samples
-    assert found.turned().turned() == found
+def test_other_cases_cannot_be_compared() -> None:
+    with pytest.raises(UserError, match="different cases"):
+        Family({"a": [draw(5, 1)], "b": [draw(5, 1).select(np.arange(10))]}, "hit@1")
 
 
-def test_p_values_are_those_of_scipy() -> None:
+# ---- the test -------------------------------------------------------------------------------------
+
+
+def test_one_seed_is_the_paired_t_test_of_two_trainings() -> None:
+    a, b = draw(15, 1), draw(20, 2)
+    (found,) = Family({"a": [a], "b": [b]}, "ndcg@10").compare()
+    first, second = per_case(a, "ndcg@10"), per_case(b, "ndcg@10")
+    expected = stats.ttest_rel(first, second)
+    interval = expected.confidence_interval(0.95)
+    assert (found.p, found.df) == pytest.approx((expected.pvalue, USERS - 1))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.one_training
+    assert not Family({"a": [a, draw(15, 3)], "b": [b, draw(20, 4)]}, "ndcg@10").compare()[0].one_training
+    assert Family({"a": [a, draw(15, 3)], "b": [b]}, "ndcg@10").compare()[0].one_training
+
+
+def test_where_users_add_nothing_it_is_welch_s_test_of_the_seeds() -> None:
+    """Every user has the same value in a training: trainings alone differ."""
+    a, b = np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.2, 0.6, 0.4])
+    sides = [Estimate.of(np.repeat(values[:, None], 50, axis=1), np.ones(50)) for values in (a, b)]
+    error, df = standard_error(*sides)
+    expected = stats.ttest_ind(a, b, equal_var=False)
+    assert df == pytest.approx(expected.df)
+    assert (a.mean() - b.mean()) / error == pytest.approx(expected.statistic)
+
+
+def quasi_f(a: np.ndarray, b: np.ndarray) -> float:
+    """Clark's quasi-F (1973, table for words within treatments) from the mean squares of the analysis of variance.
+
+    Treatments are methods, words are seeds, subjects are users: ``MS_T / (MS_TxS + MS_W - MS_SxW)``.
+    """
+    table = np.stack([a, b])  # treatment, word, subject
+    treatments, words, subjects = table.shape
+    means = table.mean(axis=(1, 2))
+    ms_t = words * subjects * np.square(means - table.mean()).sum() / (treatments - 1)
+    by_word = table.mean(axis=2)
+    ms_w = subjects * np.square(by_word - means[:, None]).sum() / (treatments * (words - 1))
+    by_subject, subject = table.mean(axis=1), table.mean(axis=(0, 1))
+    crossed = by_subject - means[:, None] - subject[None] + table.mean()
+    ms_ts = words * np.square(crossed).sum() / ((treatments - 1) * (subjects - 1))
+    rest = table - by_word[:, :, None] - by_subject[:, None] + means[:, None, None]
+    ms_sw = np.square(rest).sum() / (treatments * (words - 1) * (subjects - 1))
+    return float(ms_t / (ms_ts + ms_w - ms_sw))
+
+
+def test_it_is_the_quasi_f_of_the_design() -> None:
+    generator = np.random.default_rng(2)
+    users = generator.normal(size=(2, 1, 60))  # methods suit users differently
+    a, b = generator.normal(size=(2, 4, 60)) + users + generator.normal(size=(2, 4, 1)) * 0.3
+    sides = [Estimate.of(values, np.ones(60)) for values in (a, b)]
+    error, _ = standard_error(*sides)
+    assert ((a.mean() - b.mean()) / error) ** 2 == pytest.approx(quasi_f(a, b))
+
+
+@pytest.mark.parametrize("crossed", [0.0, 1.0])
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("spread", [0.05, 0.2])
+def test_equal_methods_seldom_differ(seeds: int, spread: float, crossed: float) -> None:
+    """Of equally good methods about 5 % differ by chance at 5 %; over users alone many more do."""
+    generator = np.random.default_rng([seeds, int(100 * spread), int(crossed)])
+    shape, repeats, wrong, naive = (2, seeds, 60), 1500, 0, 0
+    for _ in range(repeats):
+        table = generator.normal(size=shape) + crossed * generator.normal(size=(2, 1, 60))
+        table += spread * generator.normal(size=(2, seeds, 1))
+        a, b = (Estimate.of(values, np.ones(60)) for values in table)
+        error, df = standard_error(a, b)
+        wrong += 2 * stats.t.sf(abs(a.mean - b.mean) / error, df) < 0.05
+        naive += stats.ttest_rel(a.values, b.values).pvalue < 0.05
+    assert 0.025 < wrong / repeats < 0.07
+    if spread == 0.2 and not crossed:
+        assert naive / repeats > 0.15
+
+
+def test_seeds_widen_the_interval_and_one_seed_says_that_it_is_one() -> None:
+    trainings = [ranks_of(np.full(USERS, place)) for place in (0, 1, 2)]  # all users alike: no spread over users
+    values = [per_case(run, "mrr@10").mean() for run in trainings]
+    found, alone = Family({"a": trainings, "b": trainings[:1]}, "mrr@10"), Family({"b": trainings[:1]}, "mrr@10")
+    interval = found.interval("a")
+    assert interval.deviation == pytest.approx(np.std(values, ddof=1))
+    half = stats.t.ppf(0.975, 2) * np.std(values, ddof=1) / np.sqrt(3)
+    assert (interval.low, interval.high) == pytest.approx((np.mean(values) - half, np.mean(values) + half))
+    assert np.isnan(alone.interval("b").deviation)
+    assert (alone.interval("b").low, alone.interval("b").high) == (1.0, 1.0)
+
+
+def test_effect_and_wilcoxon_are_over_users() -> None:
     a, b = draw(15, 1), draw(20, 2)
     (found,) = Family({"a": [a], "b": [b]}, "ndcg@10").compare()
     differences = per_case(a, "ndcg@10") - per_case(b, "ndcg@10")
     assert found.p_wilcoxon == stats.wilcoxon(differences.round(12), zero_method="pratt", method="approx").pvalue
-    assert found.p_bootstrap == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=0.01)
     assert found.effect == pytest.approx(differences.mean() / differences.std(ddof=1))
     assert (found.greater, found.less) == ((differences > 0).sum(), (differences < 0).sum())
-
-
-def test_tests_that_speak_for_opposite_sides_speak_for_neither() -> None:
-    """A tenth of the users has all of the gain, the others lose a little each."""
-    few = np.arange(USERS) < USERS // 10
-    gains, steady = ranks_of(np.where(few, 0, 9)), ranks_of(np.where(few, 50, 8))
-    (found,) = Family({"gains": [gains], "steady": [steady]}, "ndcg@10").compare()
-    assert max(found.p_bootstrap, found.p_wilcoxon) < 0.001
-    assert (found.difference > 0, found.greater < found.less) == (True, True)
-    assert (found.p_holm, found.holds) == (1.0, False)
-    clear = ranks_of(np.full(USERS, 60))  # the correction of the other pairs stays that of two tests that agree
-    pairs = Family({"gains": [gains], "steady": [steady], "clear": [clear]}, "ndcg@10").compare()
-    assert [pair.holds for pair in pairs] == [False, True, True]
 
 
 def test_seeds_in_another_order_are_no_difference_of_a_user() -> None:
@@ -117,41 +194,10 @@ def test_seeds_in_another_order_are_no_difference_of_a_user() -> None:
     assert (found.greater, found.less) == (np.sum(~alike & (seeds[0].higher < 10)), 0)
 
 
-def test_holm_corrects_over_the_family() -> None:
-    methods = {name: [draw(20 + 4 * n, n)] for n, name in enumerate("abcd")}
-    found = Family(methods, "ndcg@10").compare()
-    assert len(found) == 6
-    raw = np.array([max(c.p_bootstrap, c.p_wilcoxon) for c in found])
-    order = np.argsort(raw)
-    wanted = np.empty(6)
-    wanted[order] = np.minimum(1, np.maximum.accumulate(raw[order] * np.arange(6, 0, -1)))
-    assert [c.p_holm for c in found] == pytest.approx(wanted)
-
-
-def test_a_large_family_can_hold_with_few_resamples() -> None:
-    """With 2,000 resamples Holm's first p of 105 pairs is 105 / 2,001 at least, were resamples only counted."""
-    methods = {"best": [draw(4, 0)], **{f"m{n}": [draw(20, n)] for n in range(1, 15)}}
-    found = Family(methods, "ndcg@10", resamples=2000).compare()
-    assert len(found) == 105
-    assert {c.first for c in found if c.holds} == {"best"}
-    assert sum(c.holds for c in found) == 14
-
-
-def test_below_what_resamples_count_p_is_about_that_of_the_t_test() -> None:
-    a, b = draw(17, 1), draw(20, 2)
-    differences = per_case(a, "ndcg@10") - per_case(b, "ndcg@10")
-    wanted = stats.ttest_1samp(differences, 0).pvalue
-    assert wanted < 1 / 1000  # the smallest p that the resamples count is 1 / 101
-    found = Family({"a": [a], "b": [b], "c": [b]}, "ndcg@10", resamples=100).compare()
-    assert np.log10(found[0].p_bootstrap) == pytest.approx(np.log10(wanted), rel=0.25)
-    assert found[0].p_bootstrap == found[1].p_bootstrap
-    assert found[2].p_bootstrap == 1  # what is as extreme is counted
-
-
 def test_equal_methods_differ_by_nothing() -> None:
     run = draw(20, 1)
     (found,) = Family({"a": [run], "b": [run]}, "ndcg@10").compare()
-    assert (found.difference, found.p_wilcoxon, found.p_bootstrap, found.effect) == (0, 1, 1, 0)
+    assert (found.difference, found.p_wilcoxon, found.p, found.effect) == (0, 1, 1, 0)
     assert not found.holds
     shown = found.turned()
     assert f"{shown.difference:+.4f} [{shown.low:+.4f}, {shown.high:+.4f}] {shown.effect:+.2f}" == (
@@ -159,39 +205,62 @@ def test_equal_methods_differ_by_nothing() -> None:
     )
 
 
-@pytest.mark.slow
-def test_chance_alone_seldom_holds() -> None:
-    """Of 100 families of two equally good methods about five would be wrong at 5 %, with both tests fewer."""
-    wrong = 0
-    for number in range(100):
-        a, b = draw(20, 2 * number, shared=number), draw(20, 2 * number + 1, shared=number)
-        wrong += Family({"a": [a], "b": [b]}, "ndcg@10", resamples=400).compare()[0].holds
-    assert wrong <= 10
-
-
 def test_a_clear_difference_holds_and_turns_with_the_sides() -> None:
-    found = Family({"a": [draw(5, 1)], "b": [draw(40, 2)]}, "ndcg@10").compare()[0]
+    a, b = ([draw(mean, seed) for seed in seeds] for mean, seeds in ((5, (1, 2, 3)), (40, (4, 5, 6))))
+    found = Family({"a": a, "b": b}, "ndcg@10").compare()[0]
     assert found.holds
     assert found.low > 0
     turned = found.turned()
     assert (turned.first, turned.difference, turned.high) == ("b", -found.difference, -found.low)
-    assert (turned.greater, turned.less) == (found.less, found.greater)
+    assert (turned.greater, turned.less, turned.p) == (found.less, found.greater, found.p)
+    assert turned.turned() == found
 
 
-def test_families_of_several_metrics_share_their_samples() -> None:
+# ---- families -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("correction", "method"), [("holm", "holm"), ("fdr", "fdr_bh")])
+def test_p_are_corrected_over_the_family(correction: str, method: str) -> None:
+    methods = {name: [draw(20 + 4 * n, n), draw(20 + 4 * n, n + 10)] for n, name in enumerate("abcd")}
+    family = Family(methods, "ndcg@10", correction, margin=0.01)
+    found = family.compare()
+    assert len(found) == 6
+    alone = [family.compare([(c.first, c.second)])[0] for c in found]
+    for name in ("p_adjusted", "p_wilcoxon", "p_equal"):
+        raw = [getattr(c, "p" if name == "p_adjusted" else name) for c in alone]
+        assert [getattr(c, name) for c in found] == pytest.approx(multipletests(raw, method=method)[1])
+    assert family.compare([]) == []
+
+
+def test_the_false_discovery_rate_finds_more() -> None:
+    p = [0.001, 0.02, 0.03, 0.04]
+    assert adjusted(p, "fdr") == pytest.approx([0.004, 0.04, 0.04, 0.04])
+    assert adjusted(p, "holm") == pytest.approx([0.004, 0.06, 0.06, 0.06])
+
+
+def test_an_unknown_correction_is_an_error() -> None:
+    with pytest.raises(UserError, match="correction=bonferroni: known are holm, fdr"):
+        Family({"a": [draw(5, 1)]}, "hit@1", "bonferroni")
+
+
+@pytest.mark.parametrize(("margin", "none"), [(0.005, False), (0.05, True)])
+def test_a_difference_inside_the_margin_is_none(margin: float, none: bool) -> None:
+    """Two one-sided tests: at 5 % they say what the 90 % interval says."""
+    a, b = [draw(20, seed) for seed in (1, 2, 3)], [draw(20, seed) for seed in (4, 5, 6)]
+    (found,) = Family({"a": a, "b": b}, "ndcg@10", margin=margin).compare()
+    half = (found.high - found.low) / 2 / stats.t.ppf(0.975, found.df) * stats.t.ppf(0.95, found.df)
+    assert (found.none, found.holds) == (none, False)
+    assert found.none == (abs(found.difference) + half < margin)
+    assert found.turned().p_equal == found.p_equal
+
+
+def test_without_a_margin_nothing_is_said_of_equality() -> None:
+    (found,) = Family({"a": [draw(20, 1)], "b": [draw(20, 2)]}, "ndcg@10").compare()
+    assert np.isnan(found.p_equal)
+    assert not found.none
+
+
+def test_the_same_runs_give_the_same_numbers() -> None:
     methods = {"a": [draw(5, 1)], "b": [draw(9, 2)]}
-    together = Family.of_metrics(methods, ["ndcg@10", "hit@5"])
-    for metric, family in together.items():
-        alone = Family(methods, metric)
-        assert family.interval("a").low == pytest.approx(alone.interval("a").low)
-        assert [c.p_holm for c in family.compare()] == pytest.approx([c.p_holm for c in alone.compare()])
-
-
-def test_the_same_seed_gives_the_same_numbers() -> None:
-    methods = {"a": [draw(5, 1)], "b": [draw(9, 2)]}
-    assert Family(methods, "mrr@10").compare() == Family(methods, "mrr@10").compare()
-
-
-def test_other_cases_cannot_be_compared() -> None:
-    with pytest.raises(UserError, match="different cases"):
-        Family({"a": [draw(5, 1)], "b": [draw(5, 1).select(np.arange(10))]}, "hit@1")
+    first, second = (Family(methods, "mrr@10", margin=0.1).compare() for _ in range(2))
+    assert first == second

@@ -19,7 +19,7 @@ from recbole.trainer import Trainer
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
-from recbole_llm.evaluation.ranks import Ranks, rank_cases
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run, _reads_graph
 from recbole_llm.experiments.runner import Runner
@@ -27,6 +27,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import feature_versions, find_feature
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
+from recbole_llm.training.ranking import rank_cases
 from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import StopAt, make_run, runner, write_tiny
 

@@ -63,7 +63,8 @@ def test_what_differs_from_the_source_is_said(changes: dict[str, Any], differenc
 
 
 def test_training_that_was_cut_short_is_said() -> None:
-    record = beauty_run(0.05, 0.02, epochs=5).model_copy(update={"epochs": 5, "best_epoch": 5})
+    curve = [{"epoch": n, "valid": {"ndcg@10": 0.01 * n}} for n in range(1, 6)]
+    record = beauty_run(0.05, 0.02, epochs=5).model_copy(update={"epochs": 5, "best_epoch": 5, "curve": curve})
     assert verdicts_of(record)[0].differences == ["training ended after 5 epochs, still improving"]
 
 

@@ -83,7 +83,7 @@ def test_the_curve_over_cut_offs_holds_the_records_metrics(store: ResultStore) -
 
 def test_training_has_a_line_a_run(store: ResultStore) -> None:
     runs = charts(page_of(store))["training"]
-    assert [(run["label"], run["seed"]) for run in runs] == [("Pop", 1), ("Pop", 2), ("SASRec", 1), ("SASRec", 2)]
+    assert [(run["label"], run["seed"]) for run in runs] == [("SASRec", 1), ("SASRec", 2), ("Pop", 1), ("Pop", 2)]
     assert runs[0]["epoch"] == [1, 2, 3]
 
 

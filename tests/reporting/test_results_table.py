@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from statsmodels.stats.multitest import multipletests
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
+from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import group
-from recbole_llm.reporting.results_table import build
+from recbole_llm.reporting.results_table import ResultsTable, build
 from recbole_llm.reporting.tables import render, seeds_text
 from tests.reporting.records import record_of, run_of, store_run
 
@@ -29,9 +30,13 @@ def store(tmp_path: Path) -> ResultStore:
     return store
 
 
-def labels(*records: object) -> list[str]:
-    ((by_label),) = group(records).values()  # type: ignore[arg-type]
-    return list(by_label)
+def labels(*records: Record) -> list[str]:
+    (rows,) = group(records).values()
+    return [name.label for name in rows]
+
+
+def verdict(table: ResultsTable, label: str) -> str:
+    return table.verdict(table.against_reference(label))
 
 
 def line_of(text: str, label: str) -> str:
@@ -117,7 +122,7 @@ def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store
 
 def test_a_tuned_row_says_so_with_its_trials() -> None:
     plain, tuned = run_of("SASRec", 0.1), run_of("SASRec", 0.2, key="t", tuned=True, trials=30)
-    assert labels(plain, tuned) == ["SASRec", "SASRec, tuned (30 trials)"]
+    assert labels(plain, tuned) == ["SASRec", "SASRec, tuned"]
 
 
 def test_answers_of_two_llms_are_two_rows() -> None:
@@ -151,7 +156,7 @@ def test_of_two_records_of_one_seed_the_newer_counts_and_a_note_says_so() -> Non
     runs = [run_of("M", v, key=str(v), created=f"2026-01-0{n}") for n, v in ((1, 0.1), (2, 0.3))]
     (table,) = build(runs)
     assert table.row("M").values["ndcg@10"].mean == 0.3
-    assert "1 older records" in table.notes[0]
+    assert "M: 1 older record of the same seeds left out" in table.notes
 
 
 def test_a_finished_record_counts_before_a_newer_one_that_failed() -> None:
@@ -186,13 +191,13 @@ def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultSt
     assert value.low is not None and value.high is not None
     assert value.low < value.mean < value.high
     assert table.reference == "SASRec"
-    assert table.mark("Pop") == "worse"
-    assert table.mark("BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
+    assert verdict(table, "Pop") == "worse"
+    assert verdict(table, "BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
 
 
 def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultStore) -> None:
     (table,) = build(list(store), store, baseline="Pop")
-    assert table.mark("BPR") == "better"
+    assert verdict(table, "BPR") == "better"
     with pytest.raises(UserError, match="Did you mean"):
         build(list(store), store, baseline="Popp")
     with pytest.raises(UserError, match="--baseline=: no such row with numbers"):
@@ -214,12 +219,67 @@ def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) 
     store_run(store, "NARM", 0.9)
     (named,), (chosen,) = (build(list(store), store, baseline=baseline) for baseline in ("BPR", None))
     for family in (list(named.against.values()), chosen.comparisons):
-        raw = [max(test.p_bootstrap, test.p_wilcoxon) for test in family]
-        assert [test.p_holm for test in family] == pytest.approx(multipletests(raw, method="holm")[1])
+        raw = [test.p for test in family]
+        assert [test.p_adjusted for test in family] == pytest.approx(multipletests(raw, method="holm")[1])
     assert (len(named.against), len(chosen.comparisons)) == (3, 6)
     assert chosen.against["BPR"] == chosen.compared("BPR", str(chosen.reference))
     assert "Holm over 3 comparisons with BPR" in render(list(store), store=store, baseline="BPR")
     assert "Holm over 6 pairs" in render(list(store), store=store)
+
+
+def test_the_correction_and_the_margin_can_be_chosen(store: ResultStore) -> None:
+    store_run(store, "BPR", 1.0, seed=4)
+    (table,) = build(list(store), store, baseline="SASRec", correction="fdr", margin=0.2)
+    raw = [test.p for test in table.against.values()]
+    assert [t.p_adjusted for t in table.against.values()] == pytest.approx(multipletests(raw, method="fdr_bh")[1])
+    assert (verdict(table, "BPR"), verdict(table, "Pop")) == ("none", "worse")
+    text = render(list(store), store=store, baseline="SASRec", correction="fdr", margin=0.2)
+    assert "after Benjamini-Hochberg over 2 comparisons with SASRec" in text
+    assert "≈ no difference beyond ±0.2" in text
+    assert "≈" in line_of(text, "BPR")
+    assert "≈" not in render(list(store), store=store, baseline="SASRec")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"correction": "none"}, "--correction=none: known are holm, fdr"), ({"margin": 0.0}, "--margin=0.0: give a"),
+     ({"margin": float("nan")}, "--margin=nan"), ({"margin": float("inf")}, "--margin=inf")],
+)  # fmt: skip
+def test_a_wrong_correction_or_margin_is_an_error(store: ResultStore, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(list(store), store, **options)
+
+
+def test_one_seed_speaks_for_that_training_alone(store: ResultStore) -> None:
+    store_run(store, "NARM", 5.0)
+    text = render(list(store), store=store, baseline="Pop")
+    assert "(↑)" in line_of(text, "NARM")
+    assert "one seed: NARM; p and marks in brackets speak for these trainings alone, not for the methods" in text
+    assert "(↑)" not in line_of(text, "SASRec")
+    assert "↑" in line_of(text, "SASRec")
+    assert "NARM to second" in text
+    assert "holds for these trainings" in text
+    single = [record for record in store if record.seed == 1]
+    assert "every row has one seed; p and marks in brackets" in render(single, store=store)
+    (line,) = (
+        each for each in csv.DictReader(io.StringIO(render(list(store), "csv", ["ndcg@10"], store, baseline="Pop")))
+        if each["model"] == "NARM"
+    )  # fmt: skip
+    assert (line["one_training"], line["correction"], line["p_equal"]) == ("True", "holm", "")
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_table_says_where_sessions_are_its_sample(store: ResultStore, noted: bool) -> None:
+    """Runs of a protocol that cuts histories, with a file that has the people behind its sessions or none."""
+    settings = {"mask_history": True, "sessions": {"by": "day"}}
+    for model in ("NARM", "STAMP"):
+        run = store_run(store, model, 0.5, key=model, protocol="session", settings=settings)
+        if noted:
+            ranks = Ranks.load(store.ranks_of(run))
+            replace(ranks, person=ranks.user // 10).save(store.ranks_of(run))
+    (table,) = build([record for record in store if record.protocol == "session"], store)
+    assert table.families["ndcg@10"].users == (21 if noted else 200)
+    assert any("take sessions as their sample, not users" in note for note in table.notes) != noted
 
 
 @pytest.mark.parametrize(("share", "warns"), [(0.76, True), (0.2, False)])
@@ -244,7 +304,7 @@ def test_methods_are_measured_against_the_best_baseline(store: ResultStore) -> N
     store_run(store, "LLMDMsRec", 3.0, semantics="llm", features=features)
     (table,) = build(list(store), store)
     assert table.reference == "SASRec"
-    assert table.mark("LLMDMsRec (g)") == "better"
+    assert verdict(table, "LLMDMsRec (g)") == "better"
     assert table.row("LLMDMsRec (g)").kind == "method"
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
 from recbole_llm.reporting.grouping import group
+from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.reporting.tables import render
 from tests.reporting.records import record_of, run_of
 
@@ -70,8 +76,13 @@ def test_sources_of_semantics_have_rows_of_their_own() -> None:
         )
         for semantics in ("llm", "shuffled", "random")
     ]
-    ((labels),) = (list(by_label) for by_label in group(records).values())
-    assert labels == ["LLMDMsRec (g)", "LLMDMsRec (shuffled)", "LLMDMsRec (random)"]
+    (rows,) = group(records).values()
+    assert [name.label for name in rows] == ["LLMDMsRec (g)", "LLMDMsRec (shuffled)", "LLMDMsRec (random)"]
+    assert [(name.model, name.semantics) for name in rows] == [
+        ("LLMDMsRec", "g"),
+        ("LLMDMsRec", "shuffled"),
+        ("LLMDMsRec", "random"),
+    ]
 
 
 def test_a_method_without_semantics_still_names_its_language_model() -> None:
@@ -80,7 +91,9 @@ def test_a_method_without_semantics_still_names_its_language_model() -> None:
         for inside, name in ((True, "gpt2"), (False, "no language model"))
     ]
     (rows,) = group(runs).values()
-    assert list(rows) == ["DUIP (none, gpt2)", "DUIP (none, no language model)"]
+    assert [name.label for name in rows] == ["DUIP (none, gpt2)", "DUIP (none, no language model)"]
+    lines = [line.split() for line in render(runs).splitlines() if line.startswith("DUIP")]
+    assert [line[:2] for line in lines] == [["DUIP", "gpt2"], ["DUIP", "none"]] * 2  # metrics, then costs
 
 
 def test_a_failed_cell_is_shown_with_its_reason_beside_the_others() -> None:
@@ -156,12 +169,168 @@ def test_two_budgets_that_found_the_same_settings_are_two_rows() -> None:
     ]
     runs = [run_of("SASRec", 0.1, key=str(n), tuned=True, **budget) for n, budget in enumerate(budgets)]
     (rows,) = group([*runs, run_of("SASRec", 0.1, tuned=True, key="old"), run_of("SASRec", 0.1)]).values()
-    assert list(rows) == [
-        "SASRec, tuned (1 trial)",
-        "SASRec, tuned (20 trials)",
-        "SASRec, tuned (20 trials of 3 epochs)",
-        "SASRec, tuned (20 trials of 0.5 min)",
-        "SASRec, tuned (20 trials of 1 epoch or 0.5 min)",
-        "SASRec, tuned",
-        "SASRec",
+    texts = ["1 trial", "20 trials", "20 trials of 3 epochs", "20 trials of 0.5 min", "20 trials of 1 epoch or 0.5 min"]
+    assert [name.tuned for name in rows] == [*texts, "yes", ""]
+    tuned = [f"SASRec, tuned ({text})" for text in texts]
+    assert [name.label for name in rows] == [*tuned, "SASRec, tuned", "SASRec"]
+    assert {name.model for name in rows} == {"SASRec"}
+
+
+# ---- what all rows share, and what tells them apart ------------------------------------------------
+
+
+def header_of(text: str) -> list[str]:
+    return next(line for line in text.splitlines() if line.startswith("model")).split()
+
+
+def test_what_all_rows_share_stands_in_the_caption_alone() -> None:
+    shared = {"settings": {"mask_history": True, "epochs": 12}, "tuned": True, "trials": 4, "trial_epochs": 1}
+    runs = [run_of(name, 0.1, key=name, **shared) for name in ("A", "B")]
+    text = render(runs)
+    assert text.startswith(
+        "tiny, loo: 1,234 test cases, seen items not ranked, 12 epochs at most, tuned with 4 trials of 1 epoch\n"
+    )
+    assert header_of(text)[:2] == ["model", "seeds"]
+    other = render([*runs, run_of("C", 0.1, settings={"mask_history": True, "epochs": 15})])
+    assert "epochs at most" not in other
+    assert header_of(other)[:3] == ["model", "tuned", "seeds"]
+
+
+def test_one_is_one() -> None:
+    record = run_of("A", 0.1, settings={"mask_history": True, "epochs": 1, "candidates": 1, "candidate_seed": 1})
+    record.data.test_cases = 1  # type: ignore[union-attr]
+    assert render([record]).startswith(
+        "tiny, loo: 1 test case, 1 + 1 candidate, seen items not ranked, 1 epoch at most\n"
+    )
+
+
+def test_a_label_is_never_cut_before_it_differs() -> None:
+    """The third setting and the 40th character told rows apart once; both had been left out."""
+    common = {f"s{n}": 1 for n in range(6)}
+    long = "prompts/" + 40 * "x"
+    changes = [{"s5": last} for last in (1, 2)] + [{**dict.fromkeys(common, 2), "s5": last} for last in (3, 4)]
+    runs = [run_of("M", 0.1, key=f"a{n}", settings=common | change) for n, change in enumerate(changes)]
+    (rows,) = group(runs).values()
+    assert [name.label for name in rows] == [
+        f"M [s5={n}, s0={one}, s1={one}, +3]" for n, one in ((1, 1), (2, 1), (3, 2), (4, 2))
     ]
+    runs = [run_of("M", 0.1, key=f"b{n}", settings={"template": long + ending}) for n, ending in enumerate("ab")]
+    (rows,) = group(runs).values()
+    assert [name.label for name in rows] == [f"M [template={long}a]", f"M [template={long}b]"]
+    runs = [run_of("M", 0.1, key=f"c{n}", settings={"template": start + long}) for n, start in enumerate("ab")]
+    (rows,) = group(runs).values()
+    assert [name.label for name in rows] == [f"M [template={(start + long)[:23]}…]" for start in "ab"]
+
+
+def test_answers_that_are_missing_stand_in_the_label_and_below() -> None:
+    features = SemanticFacts(llm="openai", llm_model="g", coverage={"itemtext": 0.5, "intent": 0.99996, "profile": 0.8})
+    whole = SemanticFacts(llm="openai", llm_model="g", coverage={"itemtext": 0.5, "intent": 1.0})
+    runs = [
+        run_of(name, 0.1, key=name, semantics="llm", features=facts) for name, facts in (("M", features), ("N", whole))
+    ]
+    text = render(runs)
+    assert "M, 80 % answered " in text
+    assert "M (g), 80 % answered: not every question has an answer (intent 99.9 %, profile 80 %)" in text
+    assert "N, " not in text
+
+
+@pytest.mark.parametrize(
+    ("best", "valid", "mark"),
+    [(12, range(1, 13), True), (10, range(1, 13), True), (9, range(1, 13), False), (1, [1], False), (1, [1, 2], False),
+     (2, [1, 2], True), (6, [2, 4, 6, 8, 10], True), (4, [2, 4, 6, 8, 10], False), (None, [1, 2], False)],
+)  # fmt: skip
+def test_rows_that_were_still_improving_are_marked(best: int | None, valid: Sequence[int], mark: bool) -> None:
+    last = max(valid)
+    curve = [{"epoch": n, **({"valid": {"ndcg@10": 0.1}} if n in valid else {})} for n in range(1, last + 1)]
+    text = render([run_of("SASRec", 0.1, curve=curve, best_epoch=best, epochs=last), run_of("Pop", 0.05)])
+    assert ("SASRec †" in text) == mark
+    assert ("† still improving when training ended" in text) == mark
+    assert "Pop †" not in text
+
+
+def test_rows_stand_by_the_main_metric_or_as_asked() -> None:
+    def models(**options: Any) -> list[str]:
+        lines = render(runs, metrics=["hit@10"], **options).split("\n\n")[1].splitlines()[2:]
+        return [line.split()[0] for line in lines if not line.startswith("mean")]
+
+    metrics = {"Pop": (0.1, 0.9), "LDMI": (0.3, 0.2), "SASRec": (0.2, 0.5)}
+    runs = [
+        run_of(name, ndcg, key=name, valid_metric="ndcg@10", semantics="llm" if name == "LDMI" else "none",
+               metrics={"ndcg@10": MetricValue(value=ndcg), "hit@10": MetricValue(value=hit)})
+        for name, (ndcg, hit) in metrics.items()
+    ]  # fmt: skip
+    runs.append(record_of(model="Broken", status="failed", error="x", settings={"mask_history": True}))
+    assert models() == ["LDMI", "SASRec", "Pop", "Broken"]
+    assert models(sort="Hit@10") == ["Pop", "SASRec", "LDMI", "Broken"]
+    assert models(sort="model") == ["LDMI", "Pop", "SASRec", "Broken"]
+    assert models(sort="kind") == ["SASRec", "Pop", "LDMI", "Broken"]
+    with pytest.raises(UserError, match="--sort=seeds: give kind, model, or a metric such as ndcg@10"):
+        models(sort="seeds")
+
+
+# ---- formats ---------------------------------------------------------------------------------------
+
+
+def test_a_terminal_has_bold_and_colour_and_no_asterisks() -> None:
+    runs = [run_of(name, value) for name, value in (("A", 0.1), ("B", 0.2), ("C", 0.3))]
+    text = render(runs, "terminal")
+    assert "\x1b[1m0.3000\x1b[0m" in text
+    assert "\x1b[4m0.2000\x1b[0m" in text
+    assert "*" not in text
+    assert "**0.3000**" in render(runs, "text")
+    plain = re.sub(r"\x1b\[\d+m", "", text).splitlines()
+    assert (
+        len({line.rstrip().find("0.") for line in plain if re.match(r"[ABC] .*0\.", line)}) == 1
+    )  # columns stay in line
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "style"),
+    [(True, {}, "terminal"), (False, {}, "text"), (True, {"NO_COLOR": "1"}, "text"), (True, {"TERM": "dumb"}, "text")],
+)
+def test_only_a_real_terminal_gets_colours(
+    terminal: bool, variables: dict[str, str], style: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal, raising=False)
+    assert screen_style() == style
+
+
+EVIL = "M\x1b[31mred\x1b]0;title\x07\u202e\x08"
+
+
+@pytest.mark.parametrize("style", ["text", "terminal", "markdown", "latex", "html", "csv"])
+def test_what_a_terminal_would_obey_is_in_no_format(style: str) -> None:
+    settings = {"mask_history": True, "note": "\x1b[2J"}
+    failed = record_of(key="f", model="Broken", status="failed", error="no \x1b[5mluck\x9b", settings=settings)
+    runs = [run_of(EVIL, 0.1), run_of("B", 0.2, settings=settings), run_of("B", 0.3, key="b"), failed]
+    text = render(runs, style)
+    assert "Mred" in text
+    assert "no luck" in text
+    own = re.sub(r"\x1b\[[0-4]*m", "", text) if style == "terminal" else text
+    assert not set(own) & set("\x1b\x07\x08\x9b\u202e")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " \r\n=1"])
+def test_no_cell_of_a_csv_file_is_a_formula(name: str) -> None:
+    error = f"{name} failed"
+    failed = record_of(key="f", model="Broken", status="failed", error=error, settings={"mask_history": True})
+    lines = list(csv.DictReader(io.StringIO(render([run_of(name, 0.1, dataset=name), failed], "csv"))))
+    texts = [value for line in lines for key, value in line.items() if key in ("dataset", "model", "label", "reason")]
+    assert not any(text[:1] in set("=+-@\t\r") for text in texts if text)
+    assert f"'{name.strip()}" in texts
+    assert {line["mean"] for line in lines} == {"0.2", "0.1", ""}
+
+
+def test_html_is_a_page_with_a_style_of_its_own() -> None:
+    text = render([run_of("SASRec", 0.1), run_of("BPR", 0.2)], "html")
+    assert text.startswith("<!DOCTYPE html>")
+    assert text.count("<style>") == 1
+    assert '<meta charset="utf-8">' in text
+    assert "<caption>tiny, loo" in text
+    assert '<td class="t">SASRec</td>' in text
+    assert "<b>0.2000</b>" in text
+    assert text.rstrip().endswith("</html>")

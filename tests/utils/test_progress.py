@@ -49,8 +49,8 @@ def test_a_counter_is_silent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert stream.getvalue() == ""
 
 
-def test_log_lines_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    record = logging.LogRecord("name", logging.INFO, __file__, 1, "a line", None, None)
+def test_log_lines_go_to_stderr_without_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
+    record = logging.LogRecord("name", logging.INFO, __file__, 1, "a \x1b[31mline\x07", None, None)
     TqdmHandler().emit(record)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "a line\n")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.utils.text import TITLE_LENGTH, clean, match_form
+from recbole_llm.utils.text import TITLE_LENGTH, clean, counted, match_form, percent, visible
 
 
 def test_entities_are_decoded() -> None:
@@ -88,3 +89,36 @@ def test_numbers_that_belong_to_a_title_stay(title: str) -> None:
 def test_the_form_of_any_text_is_letters_and_digits(text: str) -> None:
     form = match_form(text)
     assert form == "" or form.isalnum()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain — ü ±", "plain — ü ±"),
+        ("a\x1b[1;31mb\x1b[0mc", "abc"),
+        ("a\x1b]0;title\x07b", "ab"),
+        ("a\x1b]8;;http://x\x1b\\link", "alink"),
+        ("a\x1bMb", "ab"),
+        ("a\x07\x08\x9b\u202e\u200bb", "ab"),
+        ("two\nlines\tand more", "two\nlines and more"),
+        ("\x1b", ""),
+    ],
+)
+def test_what_a_terminal_would_obey_is_removed(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text())
+def test_what_is_visible_stays_so(text: str) -> None:
+    assert visible(visible(text)) == visible(text)
+    assert all(ch == "\n" or unicodedata.category(ch)[0] not in "C" for ch in visible(text))
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 trials"), (1, "1 trial"), (2, "2 trials"), (1234, "1,234 trials")])
+def test_one_is_singular(number: int, text: str) -> None:
+    assert counted(number, "trial") == text
+
+
+@pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.99999, "99.9 %"), (0.5, "50 %"), (0.0, "0 %")])
+def test_a_share_looks_whole_only_where_it_is(share: float, text: str) -> None:
+    assert percent(share) == text

@@ -48,7 +48,7 @@
 
   const CHARTS = {
     gains(data, style) {
-      const colors = { better: variable("--better"), worse: variable("--worse"), "": variable("--soft") };
+      const colors = { better: variable("--better"), worse: variable("--worse"), none: variable("--soft"), "": variable("--soft") };
       const rows = data.gains;
       return rows.length && {
         traces: [{
@@ -57,7 +57,7 @@
           error_x: { type: "data", symmetric: false, array: rows.map((r) => r.high - r.difference),
                      arrayminus: rows.map((r) => r.difference - r.low), color: variable("--text") },
           text: rows.map((r) => (r.base ? (100 * r.difference / r.base).toFixed(1) + " %" : "")), textposition: "none",
-          customdata: rows.map((r) => [r.p_holm_text, r.verdict || "does not hold"]),
+          customdata: rows.map((r) => [r.p_adjusted_text, r.verdict ? r.verdict + (r.one_training ? ", for these trainings" : "") : "does not hold"]),
           hovertemplate: "%{y}: %{x:.4f} (%{text})<br>p %{customdata[0]}, %{customdata[1]}<extra></extra>",
         }],
         layout: { showlegend: false, xaxis: { zeroline: true }, yaxis: { type: "category" } },

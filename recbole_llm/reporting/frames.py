@@ -1,0 +1,176 @@
+"""Records as pandas DataFrames: one row a run, a user, or an epoch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import needs_lists, parse_metric
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.evaluation.significance import per_user as values_by_user
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.grouping import answered, group
+from recbole_llm.reporting.results_table import still_improving
+
+logger = logging.getLogger(__name__)
+
+Names = str | Sequence[str] | None
+_RUN = ("dataset", "protocol", "label", "model", "semantics", "seed", "key")  # the columns that all frames begin with
+
+
+def results(
+    folder: str | Path = "results",
+    dataset: Names = None,
+    protocol: Names = None,
+    model: Names = None,
+    settings: Sequence[str] = (),
+) -> pd.DataFrame:
+    """One row a record of a results folder.
+
+    Args:
+        folder: the results folder.
+        dataset, protocol, model: names to be kept; all by default.
+        settings: names of settings that become columns, as ``settings.learning_rate``.
+
+    Returns:
+        ``label`` names the row of a table that a record belongs to, and is the same for its seeds. Metrics have columns
+        of their names (``ndcg@10``), phases ``seconds.train`` and the like. What a record lacks is missing.
+    """
+    store = ResultStore(folder)
+    rows = []
+    for label, record in _labelled(store, dataset, protocol, model):
+        semantic, data = record.features, record.data
+        rows.append(
+            {
+                **_run(label, record),
+                "status": record.status, "error": record.error, "engine": record.engine,
+                "language_model": record.language_model, "legacy_leaks": record.legacy_leaks,
+                "tuned": record.tuned, "trials": record.trials, "trial_epochs": record.trial_epochs,
+                "trial_minutes": record.trial_minutes,
+                **{name: metric.value for name, metric in (record.metrics | record.list_metrics).items()},
+                **{f"valid.{name}": value for name, value in record.valid_metrics.items()},
+                "valid_metric": record.valid_metric, "best_epoch": record.best_epoch, "epochs": record.epochs,
+                "still_improving": still_improving(record),
+                **{f"seconds.{phase}": value for phase, value in record.seconds.items()},
+                **{f"memory_mib.{where}": value for where, value in record.memory_mib.items()},
+                "parameters": record.parameters,
+                "test_cases": data.test_cases if data else None,
+                "data_sha256": data.sha256 if data else None,
+                "llm": semantic.llm if semantic else None,
+                "llm_model": semantic.llm_model if semantic else None,
+                "coverage": min(answered(record).values(), default=None),
+                "requests": semantic.requests if semantic else None,
+                "tokens_in": semantic.tokens_in if semantic else None,
+                "tokens_out": semantic.tokens_out if semantic else None,
+                "price": semantic.price if semantic else None,
+                "notes": "; ".join(record.notes), "commit": record.commit, "created": record.created,
+                **{f"settings.{name}": record.settings.get(name) for name in settings},
+            }
+        )  # fmt: skip
+    return _frame(rows, _RUN)
+
+
+def per_user(
+    folder: str | Path = "results",
+    metric: str = "ndcg@10",
+    dataset: Names = None,
+    protocol: Names = None,
+    model: Names = None,
+) -> pd.DataFrame:
+    """One row a user and run: what the tests of a table are made from.
+
+    Args:
+        folder: the results folder.
+        metric: one that follows from ranks, such as ``ndcg@10`` or ``map@7``.
+        dataset, protocol, model: names to be kept; all by default.
+
+    Returns:
+        Besides the columns that say which run it is: ``user`` (its number in the ranks; where histories are cut into
+        sessions, that of the person), ``cases``, and ``value``, the mean over the user's cases. Runs without ranks are
+        left out with a warning.
+
+    Raises:
+        UserError: an unknown metric, or one of whole lists.
+    """
+    name, _ = parse_metric(metric)
+    if needs_lists(name):
+        raise UserError(f"{metric} is a metric of whole lists: no user has a value of it.")
+    store, parts = ResultStore(folder), []
+    for label, record in _labelled(store, dataset, protocol, model):
+        if record.status != "ok":
+            continue
+        try:
+            ranks = Ranks.load(store.ranks_of(record))
+        except UserError as error:
+            logger.warning("%s, seed %d is left out: %s", label, record.seed, error)
+            continue
+        users, values = values_by_user([ranks], metric)
+        cases = np.unique(ranks.person if len(ranks.person) else ranks.user, return_counts=True)[1]
+        frame = pd.DataFrame({"user": users, "cases": cases, "value": values[0]})
+        parts.append(frame.assign(**_run(label, record))[[*_RUN, "user", "cases", "value"]])
+    return pd.concat(parts, ignore_index=True) if parts else _frame([], (*_RUN, "user", "cases", "value"))
+
+
+def curves(
+    folder: str | Path = "results", dataset: Names = None, protocol: Names = None, model: Names = None
+) -> pd.DataFrame:
+    """One row an epoch and run.
+
+    Args:
+        folder: the results folder.
+        dataset, protocol, model: names to be kept; all by default.
+
+    Returns:
+        Columns ``epoch``, ``loss`` (the sum, where a model has several), ``seconds``, and each validation metric as
+        ``valid.ndcg@10``, missing in epochs without validation; besides those that say which run it is.
+    """
+    rows = []
+    for label, record in _labelled(ResultStore(folder), dataset, protocol, model):
+        for number, point in enumerate(record.curve, start=1):
+            loss = point.get("loss")
+            rows.append(
+                {
+                    **_run(label, record),
+                    "epoch": point.get("epoch", number),
+                    "loss": sum(loss) if isinstance(loss, (list, tuple)) else loss,
+                    "seconds": point.get("seconds"),
+                    **{f"valid.{name}": value for name, value in point.get("valid", {}).items()},
+                }
+            )
+    return _frame(rows, (*_RUN, "epoch", "loss", "seconds"))
+
+
+def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names) -> Iterator[tuple[str, Record]]:
+    """The chosen records with the labels that their rows have among all of the folder."""
+    wanted = {"dataset": _names(dataset), "protocol": _names(protocol), "model": _names(model)}
+    everything = list(store)
+    labels = {
+        id(record): name.label
+        for rows in group(everything).values() for name, runs in rows.items() for record in runs
+    }  # fmt: skip
+    for record in everything:
+        if all(names is None or getattr(record, field) in names for field, names in wanted.items()):
+            yield labels[id(record)], record
+
+
+def _names(names: Names) -> set[str] | None:
+    return None if names is None else {names} if isinstance(names, str) else set(names)
+
+
+def _run(label: str, record: Record) -> dict[str, Any]:
+    """Which run it is."""
+    facts = {"label": label, "semantics": record.source}
+    return {name: facts.get(name, getattr(record, name)) for name in _RUN}
+
+
+def _frame(rows: Iterable[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
+    """A frame of some rows; the columns are there even without a row."""
+    frame = pd.DataFrame(list(rows))
+    return frame if len(frame) else pd.DataFrame(columns=list(columns))
