@@ -84,8 +84,8 @@ def generate(folder: Path, reviews: int) -> dict[str, int]:
 
 def measure(raw: Path, out: Path) -> dict[str, float]:
     """One run of ``prepare`` in this process."""
-    from recbole_llm.prepare.prepare import prepare_from
-    from recbole_llm.prepare.source import RawFile, RawSpec
+    from recbole_llm.raw.prepare import prepare_from
+    from recbole_llm.raw.source import RawFile, RawSpec
 
     files = {"reviews": (RawFile("reviews_Gen_5.json.gz"),), "items": (RawFile("meta_Gen.json.gz"),)}
     start = _peak_mib()

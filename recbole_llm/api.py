@@ -27,7 +27,7 @@ from recbole_llm.utils.yaml import properties_folder, read_yaml
 if TYPE_CHECKING:
     from recbole_llm.experiments.doctor import Finding
     from recbole_llm.experiments.recommend import Recommendation
-    from recbole_llm.prepare.prepare import PrepareReport
+    from recbole_llm.raw.prepare import PrepareReport
     from recbole_llm.tuning.study import Study
 
 Names = str | Sequence[str]
@@ -264,7 +264,7 @@ def prepare(
     Raises:
         UserError: an unknown dataset, or a raw file that is missing or damaged.
     """
-    from recbole_llm.prepare.prepare import prepare as prepared
+    from recbole_llm.raw.prepare import prepare as prepared
 
     return prepared(dataset, raw, str(dataset_dir), force, kcore)
 

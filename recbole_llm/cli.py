@@ -118,7 +118,7 @@ def _show_recommend(lists: Any, given: dict[str, Any]) -> int:
 
 
 def _show_prepare(report: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.prepare.prepare import render_report
+    from recbole_llm.raw.prepare import render_report
 
     print(render_report(report))
     for difference in report.differences():

@@ -21,7 +21,7 @@ LAYERS = (
     ("settings",),
     ("compat",),
     ("data",),
-    ("prepare", "features", "training"),
+    ("raw", "features", "training"),
     ("methods",),
     ("execution",),
     ("experiments",),

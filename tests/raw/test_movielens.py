@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from recbole_llm.errors import UserError
-from tests.prepare.raw_files import inter, items, run, spec_of, write_zip
+from tests.raw.raw_files import inter, items, run, spec_of, write_zip
 
 RATINGS = "1::1193::5::978300760\n1::73::3::978302109\n2::73::4::978298413\n"
 MOVIES = (

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from recbole_llm.data.atomic import Column
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.source import (
+from recbole_llm.raw.source import (
     BAD_LINE,
     DESCRIPTION_LIMIT,
     NAME_LIMIT,

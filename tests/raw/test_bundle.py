@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.bundle import DOMAINS
-from tests.prepare.raw_files import DAY, inter, items, run, spec_of
+from recbole_llm.raw.bundle import DOMAINS
+from tests.raw.raw_files import DAY, inter, items, run, spec_of
 
 TABLES = {
     "user_session": "user ID,session ID,timestamp\n0,5,{late}\n1,6,{early}\n0,7,{late}\n",

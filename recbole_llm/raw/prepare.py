@@ -18,11 +18,11 @@ from tabulate import tabulate
 from recbole_llm.data.atomic import write_table
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.amazon import Amazon2014, Amazon2018, Amazon2023
-from recbole_llm.prepare.bundle import Bundle
-from recbole_llm.prepare.download import download
-from recbole_llm.prepare.movielens import MovieLens1M, MovieLens20M, MovieLens100K
-from recbole_llm.prepare.source import Collector, RawFile, RawSpec, RawTable, Source, Tally, read_spec
+from recbole_llm.raw.amazon import Amazon2014, Amazon2018, Amazon2023
+from recbole_llm.raw.bundle import Bundle
+from recbole_llm.raw.download import download
+from recbole_llm.raw.movielens import MovieLens1M, MovieLens20M, MovieLens100K
+from recbole_llm.raw.source import Collector, RawFile, RawSpec, RawTable, Source, Tally, read_spec
 from recbole_llm.utils.files import whole_file
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ from recbole_llm.cli import main
 from recbole_llm.data.catalog import BUNDLED, locate
 from recbole_llm.data.interactions import ReadSpec, read_interactions
 from recbole_llm.errors import UserError
-from recbole_llm.prepare import prepare as module
-from recbole_llm.prepare.prepare import FAMILIES, prepare, prepare_from, render_report
-from recbole_llm.prepare.source import RawFile, RawSpec, preparable, read_spec
+from recbole_llm.raw import prepare as module
+from recbole_llm.raw.prepare import FAMILIES, prepare, prepare_from, render_report
+from recbole_llm.raw.source import RawFile, RawSpec, preparable, read_spec
 from tests.file_server import FileServer
-from tests.prepare.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
+from tests.raw.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
 
 # Three users and items of a 2-core, and a fourth user and item that hang on to it.
 CORE = [(f"A{u}", f"B{i}", 1 + (u * 2 + i) % 5) for u in range(3) for i in range(3)]
@@ -151,7 +151,7 @@ def test_all_missing_files_are_named_with_their_place(tmp_path):
 
 def test_missing_files_are_downloaded_and_resumed(raw, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr("recbole_llm.prepare.download.time.sleep", lambda _: None)
+    monkeypatch.setattr("recbole_llm.raw.download.time.sleep", lambda _: None)
     files = {f"/{path.name}": path.read_bytes() for path in raw.iterdir()}
     with FileServer(files) as server:
         server.cuts = [100]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recbole_llm.prepare.source import Collector, RawTable, in_order, k_core, without_repeats
+from recbole_llm.raw.source import Collector, RawTable, in_order, k_core, without_repeats
 
 ROWS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(0, 4)), max_size=60)
 

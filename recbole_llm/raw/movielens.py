@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from recbole_llm.data.atomic import Column
-from recbole_llm.prepare.source import BAD_LINE, NAME_LIMIT, TITLE_LIMIT, Collector, Source, decode, plain, read_member
+from recbole_llm.raw.source import BAD_LINE, NAME_LIMIT, TITLE_LIMIT, Collector, Source, decode, plain, read_member
 
 # Genres of u.item's last columns, in the order of u.genre.
 GENRES_100K = (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.atomic import read_table
-from recbole_llm.prepare.prepare import PrepareReport, prepare_from
-from recbole_llm.prepare.source import RawFile, RawSpec
+from recbole_llm.raw.prepare import PrepareReport, prepare_from
+from recbole_llm.raw.source import RawFile, RawSpec
 
 DAY = 86_400
 SECRET = "I adore this, I will buy its sequel"  # stands in every review, must stand in no output

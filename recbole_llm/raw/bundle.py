@@ -21,7 +21,7 @@ import numpy as np
 
 from recbole_llm.data.atomic import Column
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.source import (
+from recbole_llm.raw.source import (
     CATEGORIES_LIMIT,
     NAME_LIMIT,
     TITLE_LIMIT,

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.prepare.download import ATTEMPTS, download
+from recbole_llm.raw.download import ATTEMPTS, download
 from tests.file_server import FileServer
 
 DATA = bytes(range(256)) * 4000  # a million bytes

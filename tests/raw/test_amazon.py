@@ -8,7 +8,7 @@ import json
 import pytest
 
 from recbole_llm.errors import UserError
-from tests.prepare.raw_files import DAY, SECRET, amazon_spec, gz_lines, inter, items, meta, review, run, write_amazon
+from tests.raw.raw_files import DAY, SECRET, amazon_spec, gz_lines, inter, items, meta, review, run, write_amazon
 
 TWO = [("A1", "B1", 3, 4.0), ("A1", "B2", 1, 5.0)]
 
