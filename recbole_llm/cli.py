@@ -207,7 +207,7 @@ def _told(error: Exception, verbose: bool) -> int:
 
     Anything else is a defect of this program and passes through.
     """
-    from recbole_llm.execution.executors import FAILURES
+    from recbole_llm.execution.base import FAILURES
 
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from recbole_llm.errors import UserError, did_you_mean
 
 
 def _executor(options: argparse.Namespace) -> Any:
-    from recbole_llm.execution.executors import open_executor
+    from recbole_llm.execution.choice import open_executor
 
     return open_executor(options.executor, options.workers, options.ray_address, options.gpus)
 
@@ -67,7 +67,7 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     runs = _runs(options, rest)
     if verb in ("run", "tune"):
-        from recbole_llm.execution.executors import check_executor
+        from recbole_llm.execution.choice import check_executor
 
         check_executor(options.executor, options.workers, options.ray_address, options.gpus)
     if verb == "tune":

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Executor, Job, JobResult, open_executor
+from recbole_llm.execution.base import Executor, Job, JobResult
+from recbole_llm.execution.choice import open_executor
 from recbole_llm.experiments.grid import expand, parse_seeds
-from recbole_llm.experiments.jobs import PayloadSender, make_features, run_trial, run_trial_away
+from recbole_llm.experiments.jobs import PayloadSender, make_features
 from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.space import Space, space_of
-from recbole_llm.tuning.study import Budget, Heartbeat, Study, open_storage
+from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address
+from recbole_llm.tuning.study import Budget, Heartbeat, Study
+from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
 
@@ -58,13 +63,13 @@ def tune(
             has them; there is one study for each combination.
         trials: of each study, the defaults included.
         seeds: for the runs with the best settings.
-        storage: see :func:`~recbole_llm.tuning.study.open_storage`. Processes with the same storage and settings
+        storage: see :func:`~recbole_llm.tuning.storage.storage_address`. Processes with the same storage and settings
             share their studies.
         space: the user's search space for a single model.
         trial_epochs, trial_minutes: limits of a trial; training with the best settings has the models' own.
         pruner: ``median``, ``hyperband`` or ``none``.
         quiet: no progress bars.
-        workers, executor, ray_address, gpus: see :func:`~recbole_llm.execution.executors.open_executor`.
+        workers, executor, ray_address, gpus: see :func:`~recbole_llm.execution.choice.open_executor`.
         **overrides: any setting; it is fixed and leaves the search space.
 
     Returns:
@@ -80,12 +85,13 @@ def tune(
     seeds_of = [parse_seeds(seeds, int(run.settings["seed"])) for run in runs]
     budget = Budget.given(trials, trial_epochs, trial_minutes, pruner)
     store = ResultStore(runs[0].settings["results_dir"])
+    address = storage_address(storage, store.folder)
     make_folder(store.folder)
-    kept = open_storage(storage, store.folder)
-    studies = [Study(run, s, budget, kept) for run, s in zip(runs, spaces, strict=True)]
+    kept = open_storage(address)
+    studies = [Study(run, s, budget, kept, store.folder) for run, s in zip(runs, spaces, strict=True)]
     runner = Runner(store, Bars(not quiet))
     with open_executor(executor, workers, ray_address, gpus) as chosen:
-        lost = search(studies, chosen, runner)
+        lost = search(studies, chosen, runner, kept)
         tuned: list[Run] = []
         for study, of in zip(studies, seeds_of, strict=True):
             if study.name not in lost:
@@ -100,14 +106,14 @@ def tune(
 
 
 def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
-    """What is searched for each cell.
+    """What is searched for each run.
 
     Args:
-        cells: one a study.
+        runs: one a study.
         file: the user's space, for a single model.
 
     Raises:
-        UserError: a cell that cannot be searched, or has no space.
+        UserError: a run that cannot be searched, or has no space.
     """
     if any(run.settings["engine"] != "fast" for run in runs):
         raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
@@ -126,31 +132,55 @@ def _failure(study: Study, error: UserError) -> Record:
     return record
 
 
-def search(studies: Sequence[Study], executor: Executor, runner: Runner) -> dict[str, UserError]:
+def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage: Storage) -> dict[str, UserError]:
     """Run the trials of all studies until their budgets are spent, by this process and by any others.
+
+    Args:
+        studies: what to search.
+        executor: where trials run.
+        runner: makes what trials stand on.
+        storage: where the studies are kept.
 
     Returns:
         By name, why a study has no trials: its semantic features cannot be made.
     """
     lost = _make_features([study for study in studies if not study.is_done], runner)
     studies = [study for study in studies if study.name not in lost]
-    send = _sender(executor, runner)
-    with Heartbeat(studies):
-        while True:
-            for study in sorted(studies, key=lambda study: len(study.running)):
-                if executor.free and (trial := study.next()) is not None:
-                    executor.submit(_work(study, trial, send))
-                    break
-            else:
-                outcome = executor.next(LOOK_SECONDS)
-                if outcome is not None:
-                    study, trial = outcome.work.tag
-                    study.finish(trial, outcome)
-                    _log(study, trial, outcome)
-                elif not executor.under_way:
-                    if all(study.is_done for study in studies):
-                        return lost
-                    time.sleep(LOOK_SECONDS)  # the rest runs in other processes
+    with ExitStack() as stack:
+        stack.enter_context(Heartbeat(studies))
+        if executor.shares_files:
+            job_of = _job_here
+        else:
+            address = stack.enter_context(served(storage, executor.host))
+            job_of = partial(_job_away, send=PayloadSender(executor, runner), address=address)
+        try:
+            _run_trials(studies, executor, job_of)
+        except BaseException:
+            executor.close()
+            for study in studies:
+                study.release()  # in a session that goes on, the next search need not wait for the trials of this one
+            raise
+    for study in studies:
+        study.export()
+    return lost
+
+
+def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[Study, Any], Job]) -> None:
+    while True:
+        for study in sorted(studies, key=lambda study: len(study.running)):
+            if executor.free and (trial := study.next()) is not None:
+                executor.submit(job_of(study, trial))
+                break
+        else:
+            result = executor.next(LOOK_SECONDS)
+            if result is not None:
+                study, trial = result.job.tag
+                study.finish(trial, result)
+                _log(study, trial, result)
+            elif not executor.under_way:
+                if all(study.is_done for study in studies):
+                    return
+                time.sleep(LOOK_SECONDS)  # the rest runs in other processes
 
 
 def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserError]:
@@ -167,33 +197,29 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
     return lost
 
 
-def _sender(executor: Executor, runner: Runner) -> Any:
-    if executor.shares_files:
-        return None
-    return PayloadSender(executor, runner)
+def _job_here(study: Study, trial: Any) -> Job:
+    arguments = (study.make_run(trial), str(study.folder(trial)), study.budget.seconds, study.reporter(trial))
+    return Job(_title(study, trial), run_trial, arguments, (study, trial))
 
 
-def _work(study: Study, trial: Any, send: Any) -> Job:
-    run = study.make_run(trial)
-
-    def answer(message: tuple[int, float]) -> bool:
-        return study.report(trial, *message)
-
-    title = f"trial {trial.number} of {study.name}"
-    if send is None:
-        return Job(title, run_trial, (run, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
-    return Job(title, run_trial_away, (run, send(study.run), study.budget.seconds), answer, (study, trial))
+def _job_away(study: Study, trial: Any, send: PayloadSender, address: str) -> Job:
+    arguments = (study.make_run(trial), send(study.run), study.budget.seconds, study.reporter(trial, address))
+    return Job(_title(study, trial), run_trial_away, arguments, (study, trial))
 
 
-def _log(study: Study, trial: Any, outcome: JobResult) -> None:
+def _title(study: Study, trial: Any) -> str:
+    return f"trial {trial.number} of {study.name}"
+
+
+def _log(study: Study, trial: Any, result: JobResult) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
-    if outcome.error is not None:
-        result = f"failed: {outcome.reason}"
+    if result.error is not None:
+        told = f"failed: {result.reason}"
     else:
-        score = "no score" if outcome.value.score is None else f"{outcome.value.score:.4f}"
-        result = score + (f", pruned after {outcome.value.epochs} epochs" if outcome.value.pruned else "")
+        score = "no score" if result.value.score is None else f"{result.value.score:.4f}"
+        told = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
     name = study.run.settings.method.name
-    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, result, values)
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, told, values)
 
 
 def _short(value: Any) -> str:

@@ -57,6 +57,14 @@ class Parameter:
         """The inverse of :meth:`value`."""
         return json.dumps(value) if self.coded else value
 
+    def holds(self, value: Any) -> bool:
+        """Whether a setting's value is one that can be drawn."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            stored = self.stored(value)
+            return any(type(choice) is type(stored) and choice == stored for choice in d.choices)
+        return isinstance(value, (int, float)) and d._contains(d.to_internal_repr(value))
+
     def examples(self) -> list[Any]:
         """All choices, or both ends, as the setting gets them."""
         d = self.distribution
