@@ -23,6 +23,7 @@ REQUIRES = [
     "numpy>=1.26",
     "pandas>=2.2",
     "scipy>=1.11",
+    "threadpoolctl>=3.1",
     "pyyaml>=6",
     "tqdm>=4.60",
     "typer>=0.12",

@@ -1,8 +1,9 @@
-"""What an executor costs for each cell: works that do nothing, in this process, in two worker processes, on Ray.
+"""What an executor costs for each run: jobs that do nothing, in this process, in worker processes, on Ray.
 
-    python -m benchmarks.executors [--works=500] [--executors=serial,processes,ray]
+    python -m benchmarks.executors [--jobs=100] [--executors=serial,processes,ray]
 
-Prints the seconds until the first work is done (interpreters and clusters start) and then milliseconds a work.
+Prints the seconds until the first jobs are done (fork servers and clusters start) and then milliseconds a job. The jobs
+are functions of the package that trains, so that a worker has loaded what a run needs.
 """
 
 from __future__ import annotations
@@ -10,59 +11,53 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 from tabulate import tabulate
 
-from recbole_llm.execution.executors import Executor, Job, each_result, open_executor
+from recbole_llm.api import run
+from recbole_llm.execution.base import Executor, Job, each_result
+from recbole_llm.execution.choice import open_executor
 
 ROUNDS = 5
 
 
-def nothing(ask: Any) -> None:
-    """A cell that is done at once."""
+def nothing(needed: Any) -> None:
+    """A job that has loaded what it needs, and is done at once."""
 
 
-def once(ask: Any) -> Any:
-    """A trial of one epoch: it reports and is told whether to go on."""
-    return ask((1, 0.5))
+def run_all(executor: Executor, jobs: int) -> None:
+    """Run so many jobs; none may fail."""
+    from benchmarks.executors import nothing  # workers find it there, not in __main__
+
+    for result in each_result(executor, [Job("", nothing, (run,)) for _ in range(jobs)]):
+        if result.error is not None:
+            raise result.error
 
 
-def run_all(executor: Executor, works: int, function: Callable[..., Any], answer: Callable[..., Any] | None) -> None:
-    """Run so many works; none may fail."""
-    for outcome in each_result(executor, [Job("", function, (), answer) for _ in range(works)]):
-        if outcome.error is not None:
-            raise outcome.error
-
-
-def measure(kind: str, works: int) -> list[Any]:
+def measure(kind: str, jobs: int) -> list[Any]:
     """One row of the table."""
-    from benchmarks.executors import nothing, once  # workers find them there, not in __main__
-
     began = time.perf_counter()
     with open_executor(kind, None if kind == "serial" else 2) as executor:
-        run_all(executor, executor.slots, nothing, None)
+        run_all(executor, executor.slots)
         started = time.perf_counter() - began
-        row: list[Any] = [kind, executor.slots, round(started, 1)]
-        for function, answer in ((nothing, None), (once, lambda message: False)):
-            times = []
-            for _ in range(ROUNDS):
-                began = time.perf_counter()
-                run_all(executor, works, function, answer)
-                times.append((time.perf_counter() - began) / works * 1e3)
-            row.append(f"{statistics.median(times):.3g} ({min(times):.3g}-{max(times):.3g})")
-    return row
+        times = []
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            run_all(executor, jobs)
+            times.append((time.perf_counter() - began) / jobs * 1e3)
+    told = f"{statistics.median(times):.3g} ({min(times):.3g}-{max(times):.3g})"
+    return [kind, executor.slots, round(started, 1), told]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--works", type=int, default=500)
+    parser.add_argument("--jobs", type=int, default=100)
     parser.add_argument("--executors", default="serial,processes,ray")
     options = parser.parse_args()
-    rows = [measure(kind, options.works) for kind in options.executors.split(",")]
-    print(tabulate(rows, ["executor", "workers", "start, s", "ms a cell", "ms a trial that asks once"]))
+    rows = [measure(kind, options.jobs) for kind in options.executors.split(",")]
+    print(tabulate(rows, ["executor", "workers", "start, s", "ms a job"]))
 
 
 if __name__ == "__main__":

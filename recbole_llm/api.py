@@ -83,7 +83,7 @@ def run(
     """
     runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
-    from recbole_llm.execution.executors import open_executor
+    from recbole_llm.execution.choice import open_executor
     from recbole_llm.experiments.launch import run_all
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.utils.progress import Bars
@@ -460,8 +460,8 @@ def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
     Raises:
         UserError: a model that cannot be searched or has no space, or a budget that is none.
     """
-    from recbole_llm.tuning.search import spaces_of
-    from recbole_llm.tuning.study import Budget
+    from recbole_llm.tuning.budget import Budget
+    from recbole_llm.tuning.space import spaces_of
 
     names = ("trials", "trial_epochs", "trial_minutes", "pruner")
     defaults = inspect.signature(tune).parameters
@@ -521,7 +521,7 @@ def results_folder(given: dict[str, Any]) -> Path:
 
 
 def _check_executor(executor: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> None:
-    from recbole_llm.execution.executors import check_executor
+    from recbole_llm.execution.choice import check_executor
 
     check_executor(executor, workers, ray_address, gpus)
 

@@ -403,6 +403,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(recbole_llm.__version__)
             return 0
         code = _application()(_with_verb(_canonical(arguments)), standalone_mode=False, prog_name="recbole-llm")
+        if code == 130:
+            raise KeyboardInterrupt  # Typer makes an exit code of it
         sys.stdout.flush()  # a reader that went away is noticed here, not when Python ends
         return int(code or 0)
     except (KeyboardInterrupt, typer.Abort):

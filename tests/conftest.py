@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one threa
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
 from recbole_llm.cli import main
+from tests import processes
 from tests.helpers import Cli, make_featured, write_tiny
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
@@ -77,6 +78,12 @@ def few_users(workspace: Path, _few_users: Path) -> Path:
     """A workspace with a dataset small enough to be asked about whole; its stage I is trained (``epochs=1``)."""
     shutil.copytree(_few_users, workspace, dirs_exist_ok=True)
     return workspace
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """What executors fork from has loaded what the tests need, whichever of them starts it."""
+    processes.ensure_server()
 
 
 @pytest.fixture

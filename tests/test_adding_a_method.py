@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from tests.helpers import write_tiny
+from tests.processes import start, start_command
 from tests.stub_server import Call, Reply, StubServer
 
 ROOT = Path(__file__).parents[1]
@@ -37,18 +36,27 @@ def written(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, command: list[str], *more: str) -> subprocess.CompletedProcess[str]:
-    """A command of the page, in a process of its own: the checkout's files are called by their full paths."""
-    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in command[1:]]
+class Ended(NamedTuple):
+    """A command that has ended."""
+
+    returncode: int | None
+    stdout: str
+    stderr: str
+
+
+def run(folder: Path, command: list[str], *more: str) -> Ended:
+    """A command of the page, on the small dataset, in a process of its own with the folder as its current one."""
+    words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in [*command, *more]]
     words = [word.replace("ml-100k", "tiny") for word in words]
-    return subprocess.run(
-        [sys.executable, *words, *more],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        if words[:3] == ["python", "-m", "pytest"]:
+            process = start(pytest.main, words[3:])
+        else:
+            assert words[:2] == ["python", str(ROOT / "run_benchmark.py")]
+            process = start_command(*words[2:])
+    stdout, stderr = process.communicate(240)
+    return Ended(process.returncode, stdout, stderr)
 
 
 def command(start: str) -> list[str]:
@@ -101,7 +109,7 @@ def test_it_stands_in_the_table_beside_its_backbone_and_its_controls(place: Path
 
 
 def test_a_mistyped_setting_is_answered_with_the_nearest(place: Path) -> None:
-    found = run(place, ["python", "run_benchmark.py", f"--model={MODEL}", "--dataset=tiny", "--use_mod=False"])
+    found = run(place, command(f"run_benchmark.py --model={MODEL}"), "--use_mod=False")
     assert found.returncode == 2
     assert "there is no setting 'use_mod'. Did you mean use_mood" in found.stderr
 

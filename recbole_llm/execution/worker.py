@@ -1,48 +1,81 @@
-"""A worker process: receives works over a pipe, makes the calls, sends back what they give."""
+"""The other side: what a process does that runs a job for this one.
+
+Importing this module must stay light. A spawned process imports it before its environment is set, and torch reads
+``CUDA_VISIBLE_DEVICES`` and its thread counts when it is imported.
+"""
 
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, Self
 
+from threadpoolctl import threadpool_limits
+
 from recbole_llm.errors import UserError
-from recbole_llm.registry import Method, methods, register
+from recbole_llm.execution.base import Job, JobError, JobResult
+from recbole_llm.registry import Method, features, methods, register
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker takes over from the process that started it: paths, models from outside, logging."""
+    """What a worker takes over from the process that started it.
+
+    Attributes:
+        path: where modules are found.
+        methods, features: what was registered from outside.
+        level: of the package's log messages.
+        quiet_warnings: whether warnings of other packages are left out.
+        threads: how many the worker may use.
+        prefix: of its log messages.
+        environment: all environment variables; ``None`` leaves those that the worker has.
+    """
 
     path: tuple[str, ...]
     methods: tuple[Method, ...]
+    features: Mapping[str, str]
     level: int
-    prefix: str
     quiet_warnings: bool
+    threads: int
+    prefix: str = ""
+    environment: Mapping[str, str] | None = None
 
     @classmethod
-    def here(cls, prefix: str = "") -> Self:
+    def here(cls, threads: int, prefix: str = "", environment: Mapping[str, str] | None = None) -> Self:
         """Of this process."""
-        outside = tuple(row for row in methods().values() if row.is_external)
-        level = logging.getLogger("recbole_llm").getEffectiveLevel()
-        quiet = bool(warnings.filters) and warnings.filters[0][0] == "ignore"
-        return cls(tuple(sys.path), outside, level, prefix, quiet)
+        return cls(
+            path=tuple(sys.path),
+            methods=tuple(row for row in methods().values() if row.is_external),
+            features={name: path for name, path in features().items() if not path.startswith("recbole_llm.")},
+            level=logging.getLogger("recbole_llm").getEffectiveLevel(),
+            quiet_warnings=bool(warnings.filters) and warnings.filters[0][0] == "ignore",
+            threads=threads,
+            prefix=prefix,
+            environment=environment,
+        )
 
     def apply(self) -> None:
         """Make this process like that one."""
+        if self.environment is not None:
+            os.environ.clear()
+            os.environ.update(self.environment)
+        os.environ.update(dict.fromkeys(THREADS, str(self.threads)))
+        _limit_threads(self.threads)
         known = set(sys.path)
         sys.path += [entry for entry in self.path if entry not in known]
         for row in self.methods:
-            register(row)
+            register(row, self.features)
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter(f"%(asctime)s {self.prefix}%(message)s", "%H:%M:%S"))
         root = logging.getLogger()
@@ -53,10 +86,21 @@ class Setup:
             warnings.simplefilter("ignore")
 
 
-def call(function: Callable[..., Any], arguments: tuple[Any, ...], ask: Callable[[Any], Any]) -> tuple[str, Any]:
-    """Make a call; ``done`` with its value, ``refused`` with a user's error, ``failed`` with another's text."""
+def _limit_threads(threads: int) -> None:
+    """Limit libraries that are loaded already, for which the environment comes too late."""
+    threadpool_limits(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+Answer = tuple[str, Any]  # ``done`` and a value, ``refused`` and a user's error, ``failed`` and the text of another
+
+
+def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+    """Make a call."""
     try:
-        return "done", function(ask, *arguments)
+        return "done", function(*arguments)
     except UserError as error:
         return "refused", str(error)
     except Exception as error:
@@ -64,48 +108,48 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...], ask: Callable
         return "failed", f"{type(error).__name__}: {error}"
 
 
-def _end_with_parent(lifeline: socket.socket) -> None:
-    """Leave when the process at the other end is gone; a kill leaves no worker behind."""
-    try:
-        lifeline.recv(1)
-    finally:
-        os._exit(1)
+def result_of(job: Job, answer: Answer) -> JobResult:
+    """What an answer says, in the process that submitted the job."""
+    kind, content = answer
+    if kind == "done":
+        return JobResult(job, content)
+    return JobResult(job, error=(UserError if kind == "refused" else JobError)(content))
 
 
-def main(channel_fd: int, lifeline_fd: int) -> None:
-    """Serve until the channel closes."""
-    os.dup2(2, 1)  # what libraries print must not stand in the driver's tables
+def serve(setup: Setup, job: bytes, channel: Connection, stderr: Connection) -> None:
+    """In a process of its own: run one job and send back what it gives.
+
+    Args:
+        setup: of the process that wants the job done.
+        job: function and arguments, pickled; whatever they import is imported after ``setup`` was applied.
+        channel: takes the answer, pickled.
+        stderr: where the driver's messages go now; a fork server has what it was started with.
+    """
+    for stream in (1, 2):  # what libraries print must not stand in the driver's tables
+        os.dup2(stderr.fileno(), stream)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which ends its workers
-    lifeline = socket.socket(fileno=lifeline_fd)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
-    channel = Connection(channel_fd)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    multiprocessing.set_start_method(None, force=True)  # of the job's own processes: what it is in the driver
+    setup.apply()
+    channel.send_bytes(_answer(job))
 
-    def ask(message: Any) -> Any:
-        channel.send(("ask", message))
-        return channel.recv()
 
+def _end_with_parent() -> None:
+    """Leave when the driver is gone; one that is killed leaves no worker behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
+def _answer(job: bytes) -> bytes:
+    """Do a job; what cannot be read or sent back is an answer too."""
     try:
-        channel.recv().apply()
-        while True:
-            channel.send_bytes(_serve_one(channel, ask))
-    except (EOFError, ConnectionResetError, BrokenPipeError):
-        return
-
-
-def _serve_one(channel: Connection, ask: Callable[[Any], Any]) -> bytes:
-    """Receive a work and do it; the answer, pickled, so that what cannot be sent is an answer too."""
-    try:
-        function, arguments = channel.recv()
-    except (EOFError, OSError):
-        raise
+        function, arguments = pickle.loads(job)  # noqa: S301 - from the process that started this one
     except Exception as error:  # whatever imports raise: the class of a model that is not there
-        return pickle.dumps(("failed", f"a worker cannot read its work: {type(error).__name__}: {error}"))
-    answer = call(function, arguments, ask)
+        return pickle.dumps(("failed", f"a worker cannot read its job: {type(error).__name__}: {error}"))
+    answer = call(function, arguments)
     try:
         return pickle.dumps(answer)
-    except Exception as error:
+    except Exception as error:  # whatever pickle raises
         return pickle.dumps(("failed", f"{function.__name__} gave what cannot be sent back: {error}"))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))

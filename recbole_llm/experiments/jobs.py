@@ -1,7 +1,4 @@
-"""What executors run: cells of a grid and trials of a search.
-
-The functions are called as ``function(ask, *arguments)`` in whatever process the executor has.
-"""
+"""Runs as jobs of an executor, and what travels with those that leave this machine."""
 
 from __future__ import annotations
 
@@ -9,93 +6,37 @@ import getpass
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Executor
+from recbole_llm.execution.base import Executor
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.runner import Runner, StopTraining
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-Ask = Callable[[Any], Any]
 
-
-def run_job(ask: Ask, run: Run, results: str, force: bool) -> Record:
-    """Run a cell in a worker that shares the driver's folders."""
+def run_job(run: Run, results: str, force: bool) -> Record:
+    """Run one in a worker that shares the driver's folders."""
     return Runner(ResultStore(results), force=force, asks_again=False).run(run)
 
 
-def run_job_away(ask: Ask, run: Run, shipment: Payload) -> dict[str, bytes]:
-    """Run a cell where the driver's files may be missing; gives the files of its record."""
-    with shipment.unpacked(run) as (run, results):
+def run_job_away(run: Run, payload: Payload) -> dict[str, bytes]:
+    """Run one where the driver's files may be missing; gives the files of its record."""
+    with payload.unpacked(run) as (run, results):
         store = ResultStore(results)
         return store.pack(Runner(store, force=True, asks_again=False).run(run))
 
 
-@dataclass
-class Trained:
-    """What a search learns from a trial: validation alone.
-
-    Attributes:
-        score: best validation score, ``None`` where training was stopped before there was one.
-        best_epoch, epochs: when it was reached, how many there were.
-        pruned: stopped because the driver said so.
-        seconds: of all phases.
-    """
-
-    score: float | None
-    best_epoch: int | None
-    epochs: int
-    pruned: bool
-    seconds: float
-
-
-def run_trial(ask: Ask, run: Run, folder: str, max_seconds: float | None) -> Trained:
-    """Train a cell and validate it; after each epoch ``ask((epoch, score))`` says whether to stop.
-
-    Args:
-        ask: asks the driver.
-        cell: with the settings of the trial.
-        folder: of checkpoints, so that a trial that was killed goes on; removed at the end.
-        max_seconds: of training and validation, also before the trial was killed; it ends with the epoch in which
-            they are over.
-    """
-    pruned = False
-
-    def after(epoch: int, score: float) -> None:
-        nonlocal pruned
-        pruned = bool(ask((epoch, score)))
-        if pruned:
-            raise StopTraining
-
-    place = Path(folder)
-    runner = Runner(ResultStore(run.settings["results_dir"]), asks_again=False)
-    try:
-        record = runner.validate(run, place, after, max_seconds)
-    except Exception:
-        shutil.rmtree(place, ignore_errors=True)
-        raise  # Ctrl-C leaves the checkpoints: the trial goes on from them
-    shutil.rmtree(place, ignore_errors=True)
-    score = record.valid_metrics.get(record.valid_metric)
-    return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"])
-
-
-def run_trial_away(ask: Ask, run: Run, shipment: Payload, max_seconds: float | None) -> Trained:
-    """Run a trial where the driver's files may be missing."""
-    with shipment.unpacked(run) as (run, _):
-        return run_trial(ask, run, str(Path(run.settings["checkpoint_dir"]) / run.key), max_seconds)
-
-
 def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:
-    """What tells the semantic features of two cells apart."""
+    """What tells the semantic features of two runs apart."""
     method = run.settings.method
     keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
     stage = runner.candidate_run(run).key if method.stage_one else None
@@ -105,10 +46,10 @@ def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:
 
 
 def make_features(runs: Sequence[Run], runner: Runner) -> dict[str, str]:
-    """Make the semantic features of all cells, each once, before the cells are spread over workers.
+    """Make the semantic features of all runs, each once, before the runs are spread over workers.
 
     Returns:
-        Why there are none, by the keys of the cells that cannot run without them.
+        Why there are none, by the keys of the runs that cannot do without them.
     """
     made: dict[tuple[Any, ...], str] = {}
     for run in runs:
@@ -145,7 +86,7 @@ class Payload:
 
     @contextmanager
     def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
-        """The cell over the unpacked files, and a folder for its results that goes when the block ends.
+        """The run over the unpacked files, and a folder for its results that goes when the block ends.
 
         Raises:
             UserError: another version of this package runs here.
@@ -187,10 +128,10 @@ class Payload:
 
 
 class PayloadSender:
-    """Packs what cells read, each dataset with its features once.
+    """Packs what runs read, each dataset with its features once.
 
     Args:
-        executor: keeps what is sent to many works.
+        executor: keeps what is sent to many jobs.
         runner: knows where the features lie.
     """
 
@@ -199,7 +140,7 @@ class PayloadSender:
         self._sent: dict[Any, Any] = {}
 
     def __call__(self, run: Run) -> Any:
-        """The shipment of a cell, as an argument of a work."""
+        """The payload of a run, as an argument of a job."""
         key = (run.location.folder, run.settings.config_files, features_of(run, self._runner))
         if key not in self._sent:
             self._sent[key] = self._executor.put(pack(run, self._runner.make_features(run)))
@@ -207,10 +148,10 @@ class PayloadSender:
 
 
 def pack(run: Run, features: Path | None) -> Payload:
-    """Everything a cell reads.
+    """Everything a run reads.
 
     Args:
-        cell: the cell.
+        run: what will be trained.
         features: folder of its semantic features, if it reads any.
     """
     location = run.location
@@ -225,11 +166,11 @@ def pack(run: Run, features: Path | None) -> Payload:
     given = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
     files |= {name: file.read_bytes() for name, file in given.items()}
     profiles = Path(run.settings.get("profiles") or "")
-    shipped = f"profiles/{profiles.name}" if profiles.is_file() else None
-    if shipped is not None:
-        files[shipped] = profiles.read_bytes()
+    packed = f"profiles/{profiles.name}" if profiles.is_file() else None
+    if packed is not None:
+        files[packed] = profiles.read_bytes()
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Payload(digest.hexdigest()[:16], files, tuple(given), shipped)
+    return Payload(digest.hexdigest()[:16], files, tuple(given), packed)

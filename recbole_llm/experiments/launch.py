@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import (
-    Executor,
-    Job,
-    JobError,
-    JobResult,
-    SerialExecutor,
-    each_result,
-)
+from recbole_llm.execution.base import Executor, Job, JobError, JobResult, each_result
+from recbole_llm.execution.serial import SerialExecutor
 from recbole_llm.experiments.jobs import PayloadSender, make_features, run_job, run_job_away
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
@@ -25,17 +18,17 @@ logger = logging.getLogger(__name__)
 
 
 def run_all(runs: Sequence[Run], runner: Runner, executor: Executor | None = None) -> list[Record]:
-    """Run the cells that have no record; a failing cell is recorded as failed and the others go on.
+    """Make the records that are missing; a run that fails is recorded as failed and the others go on.
 
-    With a single cell its error is raised too; a user's mistake is not recorded there.
+    With a single run its error is raised too; a user's mistake is not recorded there.
 
     Args:
-        cells: what to run.
+        runs: what to run.
         runner: runs them here, or makes what they have in common before others run them.
         executor: where they run; one after the other in this process by default.
 
     Returns:
-        One record a cell, in the order of the cells.
+        One record a run, in the order of the runs.
     """
     make_folder(runner.store.folder)
     executor = executor or SerialExecutor()
@@ -48,11 +41,11 @@ def run_all(runs: Sequence[Run], runner: Runner, executor: Executor | None = Non
     if not isinstance(executor, SerialExecutor) and missing:
         reasons = make_features(missing, runner)
         records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
-        records |= _present(missing, runner)  # a stage one may be a cell of the grid
+        records |= _present(missing, runner)  # a stage one may be a run of the grid
         missing = [run for run in missing if run.key not in records]
-    for number, outcome in enumerate(each_result(executor, _works(missing, runner, executor)), start=1):
-        run = outcome.work.tag
-        records[run.key] = _record(outcome, runner, lone=len(runs) == 1)
+    for number, result in enumerate(each_result(executor, _jobs(missing, runner, executor)), start=1):
+        run = result.job.tag
+        records[run.key] = _record(result, runner, lone=len(runs) == 1)
         if not isinstance(executor, SerialExecutor):
             logger.info("[%d/%d] %s: %s", number, len(missing), run.title(), records[run.key].status)
     return [records[run.key] for run in runs]
@@ -62,14 +55,14 @@ def _present(runs: Sequence[Run], runner: Runner) -> dict[str, Record]:
     return {run.key: record for run in runs if (record := runner.finished(run)) is not None}
 
 
-def _run_here(ask: Any, runner: Runner, run: Run, place: str) -> Record:
+def _run_here(runner: Runner, run: Run, place: str) -> Record:
     if place and runner.finished(run) is None:
         logger.info("%s", place)
     return runner.run(run)
 
 
-def _works(runs: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]:
-    """The cells as the executor takes them."""
+def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]:
+    """The runs as the executor takes them."""
     if isinstance(executor, SerialExecutor):
         places = [f"[{n}/{len(runs)}]" if len(runs) > 1 else "" for n in range(1, len(runs) + 1)]
         return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(runs, places, strict=True)]
@@ -80,19 +73,19 @@ def _works(runs: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]
     return [Job(run.title(), run_job_away, (run, ship(run)), tag=run) for run in runs]
 
 
-def _record(outcome: JobResult, runner: Runner, lone: bool) -> Record:
-    """The record of a cell that was run: its own, or one that says why there is none."""
-    run: Run = outcome.work.tag
-    if outcome.error is not None:
-        logger.debug("%s", run.title(), exc_info=outcome.error)
-        if lone and not isinstance(outcome.error, JobError):
-            if not isinstance(outcome.error, UserError):
-                _keep_failure(run, runner, outcome.reason)
-            raise outcome.error
-        return _failed(run, runner, outcome.reason)
-    if isinstance(outcome.value, Record):
-        return outcome.value
-    return runner.store.unpack(outcome.value)
+def _record(result: JobResult, runner: Runner, lone: bool) -> Record:
+    """The record of a run: its own, or one that says why there is none."""
+    run: Run = result.job.tag
+    if result.error is not None:
+        logger.debug("%s", run.title(), exc_info=result.error)
+        if lone and not isinstance(result.error, JobError):
+            if not isinstance(result.error, UserError):
+                _keep_failure(run, runner, result.reason)
+            raise result.error
+        return _failed(run, runner, result.reason)
+    if isinstance(result.value, Record):
+        return result.value
+    return runner.store.unpack(result.value)
 
 
 def _failed(run: Run, runner: Runner, reason: str) -> Record:
@@ -102,7 +95,7 @@ def _failed(run: Run, runner: Runner, reason: str) -> Record:
 
 
 def _keep_failure(run: Run, runner: Runner, reason: str) -> Record:
-    """Record a failure; the next run tries the cell again. A good record of the cell stays (``--force``)."""
+    """Record a failure; the next command tries again. A good record of the run stays (``--force``)."""
     record = run.blank_record()
     record.status, record.error = "failed", reason[:2000]
     older = runner.store.find(run.key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from recbole_llm.data.item_codes import add_item_codes
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
-from recbole_llm.execution.executors import Job, JobError, ProcessExecutor, each_result
+from recbole_llm.execution.base import Job, JobError, each_result
+from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
@@ -382,21 +384,21 @@ def run_together(run: Run, runner: Runner) -> Record:
     if run.settings["engine"] != "fast" or in_stages:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
     runner.make_features(run)
-    with tempfile.TemporaryDirectory() as folder, ProcessExecutor(world, retries=0) as executor:
+    with tempfile.TemporaryDirectory() as folder, closing(ProcessExecutor(world, retries=0)) as executor:
         shared = (world, str(Path(folder) / "meeting"), run, str(runner.store.folder), runner.force)
-        works = [Job(f"process {rank} of {run.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)]
+        jobs = [Job(f"process {rank} of {run.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)]
         found = None
-        for outcome in each_result(executor, works):
-            if isinstance(outcome.error, JobError):
-                raise UserError(f"--nproc={world}: process {outcome.work.tag} failed: {outcome.reason}")
-            if outcome.error is not None:
-                raise outcome.error
-            found = outcome.value if outcome.work.tag == 0 else found
+        for result in each_result(executor, jobs):
+            if isinstance(result.error, JobError):
+                raise UserError(f"--nproc={world}: process {result.job.tag} failed: {result.reason}")
+            if result.error is not None:
+                raise result.error
+            found = result.value if result.job.tag == 0 else found
     assert isinstance(found, Record)
     return found
 
 
-def run_rank(ask: Any, rank: int, world: int, meeting: str, run: Run, results: str, force: bool) -> Record | None:
+def run_rank(rank: int, world: int, meeting: str, run: Run, results: str, force: bool) -> Record | None:
     """In one of the processes: train; the first one has the record."""
     join(rank, world, Path(meeting))
     try:

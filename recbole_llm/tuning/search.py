@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Executor, Job, JobResult, open_executor
-from recbole_llm.experiments.jobs import PayloadSender, make_features, run_trial, run_trial_away
+from recbole_llm.execution.base import Executor, Job, JobResult
+from recbole_llm.execution.choice import open_executor
+from recbole_llm.experiments.jobs import PayloadSender, make_features
 from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.tuning.space import Space, space_of
-from recbole_llm.tuning.study import Budget, Heartbeat, Study, open_storage
+from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.space import Space
+from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address
+from recbole_llm.tuning.study import Heartbeat, Study
+from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
 
@@ -45,10 +50,10 @@ def tune_all(
         spaces: what is searched, for each.
         budget: the same for all.
         seeds: for each, those of the runs with the best settings.
-        storage: see :func:`~recbole_llm.tuning.study.open_storage`. Processes with the same storage and settings
+        storage: see :func:`~recbole_llm.tuning.storage.storage_address`. Processes with the same storage and settings
             share their studies.
         quiet: no progress bars.
-        executor: see :func:`~recbole_llm.execution.executors.open_executor`.
+        executor: see :func:`~recbole_llm.execution.choice.open_executor`.
 
     Returns:
         The records of the tuned runs and of studies that failed, and the studies that did not.
@@ -57,12 +62,13 @@ def tune_all(
         UserError: no study has a result.
     """
     store = ResultStore(runs[0].settings["results_dir"])
+    address = storage_address(storage, store.folder)
     make_folder(store.folder)
-    kept = open_storage(storage, store.folder)
-    studies = [Study(run, s, budget, kept) for run, s in zip(runs, spaces, strict=True)]
+    kept = open_storage(address)
+    studies = [Study(run, s, budget, kept, store.folder) for run, s in zip(runs, spaces, strict=True)]
     runner = Runner(store, Bars(not quiet))
     with open_executor(*executor) as chosen:
-        lost = search(studies, chosen, runner)
+        lost = search(studies, chosen, runner, kept)
         tuned: list[Run] = []
         for study, of in zip(studies, seeds, strict=True):
             if study.name not in lost:
@@ -76,25 +82,6 @@ def tune_all(
         return [*run_all(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
 
 
-def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
-    """What is searched for each cell.
-
-    Args:
-        cells: one a study.
-        file: the user's space, for a single model.
-
-    Raises:
-        UserError: a cell that cannot be searched, or has no space.
-    """
-    if any(run.settings["engine"] != "fast" for run in runs):
-        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
-    if any(int(run.settings["nproc"]) > 1 for run in runs):
-        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
-    if file is not None and len({run.settings.method.name for run in runs}) > 1:
-        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    return [space_of(run.settings, None if file is None else Path(file)) for run in runs]
-
-
 def _failure(study: Study, error: UserError) -> Record:
     """What a table shows of a study without a result; it is not kept, since the next search may have one."""
     logger.error("%s failed: %s", study.run.title(), error)
@@ -103,31 +90,55 @@ def _failure(study: Study, error: UserError) -> Record:
     return record
 
 
-def search(studies: Sequence[Study], executor: Executor, runner: Runner) -> dict[str, UserError]:
+def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage: Storage) -> dict[str, UserError]:
     """Run the trials of all studies until their budgets are spent, by this process and by any others.
+
+    Args:
+        studies: what to search.
+        executor: where trials run.
+        runner: makes what trials stand on.
+        storage: where the studies are kept.
 
     Returns:
         By name, why a study has no trials: its semantic features cannot be made.
     """
     lost = _make_features([study for study in studies if not study.is_done], runner)
     studies = [study for study in studies if study.name not in lost]
-    send = _sender(executor, runner)
-    with Heartbeat(studies):
-        while True:
-            for study in sorted(studies, key=lambda study: len(study.running)):
-                if executor.free and (trial := study.next()) is not None:
-                    executor.submit(_work(study, trial, send))
-                    break
-            else:
-                outcome = executor.next(LOOK_SECONDS)
-                if outcome is not None:
-                    study, trial = outcome.work.tag
-                    study.finish(trial, outcome)
-                    _log(study, trial, outcome)
-                elif not executor.under_way:
-                    if all(study.is_done for study in studies):
-                        return lost
-                    time.sleep(LOOK_SECONDS)  # the rest runs in other processes
+    with ExitStack() as stack:
+        stack.enter_context(Heartbeat(studies))
+        if executor.shares_files:
+            job_of = _job_here
+        else:
+            address = stack.enter_context(served(storage, executor.host))
+            job_of = partial(_job_away, send=PayloadSender(executor, runner), address=address)
+        try:
+            _run_trials(studies, executor, job_of)
+        except BaseException:
+            executor.close()
+            for study in studies:
+                study.release()  # in a session that goes on, the next search need not wait for the trials of this one
+            raise
+    for study in studies:
+        study.export()
+    return lost
+
+
+def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[Study, Any], Job]) -> None:
+    while True:
+        for study in sorted(studies, key=lambda study: len(study.running)):
+            if executor.free and (trial := study.next()) is not None:
+                executor.submit(job_of(study, trial))
+                break
+        else:
+            result = executor.next(LOOK_SECONDS)
+            if result is not None:
+                study, trial = result.job.tag
+                study.finish(trial, result)
+                _log(study, trial, result)
+            elif not executor.under_way:
+                if all(study.is_done for study in studies):
+                    return
+                time.sleep(LOOK_SECONDS)  # the rest runs in other processes
 
 
 def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserError]:
@@ -144,33 +155,29 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
     return lost
 
 
-def _sender(executor: Executor, runner: Runner) -> Any:
-    if executor.shares_files:
-        return None
-    return PayloadSender(executor, runner)
+def _job_here(study: Study, trial: Any) -> Job:
+    arguments = (study.make_run(trial), str(study.folder(trial)), study.budget.seconds, study.reporter(trial))
+    return Job(_title(study, trial), run_trial, arguments, (study, trial))
 
 
-def _work(study: Study, trial: Any, send: Any) -> Job:
-    run = study.make_run(trial)
-
-    def answer(message: tuple[int, float]) -> bool:
-        return study.report(trial, *message)
-
-    title = f"trial {trial.number} of {study.name}"
-    if send is None:
-        return Job(title, run_trial, (run, str(study.folder(trial)), study.budget.seconds), answer, (study, trial))
-    return Job(title, run_trial_away, (run, send(study.run), study.budget.seconds), answer, (study, trial))
+def _job_away(study: Study, trial: Any, send: PayloadSender, address: str) -> Job:
+    arguments = (study.make_run(trial), send(study.run), study.budget.seconds, study.reporter(trial, address))
+    return Job(_title(study, trial), run_trial_away, arguments, (study, trial))
 
 
-def _log(study: Study, trial: Any, outcome: JobResult) -> None:
+def _title(study: Study, trial: Any) -> str:
+    return f"trial {trial.number} of {study.name}"
+
+
+def _log(study: Study, trial: Any, result: JobResult) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
-    if outcome.error is not None:
-        result = f"failed: {outcome.reason}"
+    if result.error is not None:
+        told = f"failed: {result.reason}"
     else:
-        score = "no score" if outcome.value.score is None else f"{outcome.value.score:.4f}"
-        result = score + (f", pruned after {outcome.value.epochs} epochs" if outcome.value.pruned else "")
+        score = "no score" if result.value.score is None else f"{result.value.score:.4f}"
+        told = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
     name = study.run.settings.method.name
-    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, result, values)
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, told, values)
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from optuna.distributions import (
 )
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.experiments.run import Run
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
@@ -56,6 +57,14 @@ class Parameter:
     def stored(self, value: Any) -> Any:
         """The inverse of :meth:`value`."""
         return json.dumps(value) if self.coded else value
+
+    def holds(self, value: Any) -> bool:
+        """Whether a setting's value is one that can be drawn."""
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            stored = self.stored(value)
+            return any(type(choice) is type(stored) and choice == stored for choice in d.choices)
+        return isinstance(value, (int, float)) and d._contains(d.to_internal_repr(value))
 
     def examples(self) -> list[Any]:
         """All choices, or both ends, as the setting gets them."""
@@ -191,6 +200,25 @@ def _file_of(method: Method) -> Path | None:
     ours = properties_folder() / "search" / f"{method.settings_of or method.name}.yaml"
     own = [method.properties / "search" / f"{method.name}.yaml"] if method.properties is not None else []
     return next((file for file in (*own, ours) if file.is_file()), None)
+
+
+def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
+    """What is searched for each run.
+
+    Args:
+        runs: one a study.
+        file: the user's space, for a single model.
+
+    Raises:
+        UserError: a run that cannot be searched, or has no space.
+    """
+    if any(run.settings["engine"] != "fast" for run in runs):
+        raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
+    if any(int(run.settings["nproc"]) > 1 for run in runs):
+        raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
+    if file is not None and len({run.settings.method.name for run in runs}) > 1:
+        raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
+    return [space_of(run.settings, None if file is None else Path(file)) for run in runs]
 
 
 def space_of(settings: Settings, file: Path | None = None) -> Space:

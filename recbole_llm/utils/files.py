@@ -54,7 +54,7 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 @contextmanager
-def one_process_at_a_time(folder: Path, what: str) -> Iterator[None]:
+def one_process_at_a_time(folder: Path, what: str = "") -> Iterator[None]:
     """A block that only one process enters for a folder; the others wait for it.
 
     The lock goes with its process, a killed one too. File systems that cannot lock folders (some network
@@ -62,7 +62,7 @@ def one_process_at_a_time(folder: Path, what: str) -> Iterator[None]:
 
     Args:
         folder: what is locked; made where it is missing.
-        what: names it in the message to those who wait.
+        what: names it in the message to those who wait; without it there is no message.
     """
     make_folder(folder)
     if fcntl is None:
@@ -73,7 +73,8 @@ def one_process_at_a_time(folder: Path, what: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.info("another process is at %s; waiting for it", what)
+            if what:
+                logger.info("another process is at %s; waiting for it", what)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         except OSError as error:
             logger.debug("%s cannot be locked: %s", folder, error)

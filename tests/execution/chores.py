@@ -1,35 +1,74 @@
-"""Small works for executors; workers import them from here."""
+"""Small jobs for executors; workers import them from here."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.execution.base import Job, each_result
+from recbole_llm.execution.processes import ProcessExecutor
+from recbole_llm.registry import find_method
 
-def double(ask: Any, value: Any) -> Any:
+
+def double(value: Any) -> Any:
     return 2 * value
 
 
-def ask_twice(ask: Any, value: int) -> list[int]:
-    return [ask(value), ask(value + 1)]
-
-
-def refuse(ask: Any, error: Exception) -> None:
+def refuse(error: Exception) -> None:
     raise error
 
 
-def environment(ask: Any, *names: str) -> list[str | None]:
+def environment(*names: str) -> list[str | None]:
     return [os.environ.get(name) for name in names]
 
 
-def process(ask: Any) -> int:
+def threads() -> list[int]:
+    """Of torch, and of each other library that has a pool of them."""
+    import torch
+    from threadpoolctl import threadpool_info
+
+    return [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]
+
+
+def process() -> int:
     return os.getpid()
 
 
-def die(ask: Any, mark: str) -> str:
+def loaded(*names: str) -> list[bool]:
+    return [name in sys.modules for name in names]
+
+
+def interrupt() -> str:
+    """What Ctrl-C on a terminal does to all processes there."""
+    os.kill(os.getpid(), signal.SIGINT)
+    return "still here"
+
+
+def speak(text: str) -> None:
+    """As a library prints and as this package logs."""
+    os.write(1, f"printed {text}\n".encode())
+    logging.getLogger("recbole_llm.test").info("logged %s", text)
+    logging.getLogger("recbole_llm.test").debug("whispered %s", text)
+
+
+def row_of(name: str) -> Any:
+    return find_method(name)
+
+
+def inner(values: list[int]) -> list[int]:
+    """Jobs of a job."""
+    executor = ProcessExecutor(1, gpus=[])
+    found = [result.value for result in each_result(executor, [Job("", double, (value,)) for value in values])]
+    executor.close()
+    return found
+
+
+def die(mark: str) -> str:
     """Kill the own process the first time."""
     if not Path(mark).exists():
         Path(mark).touch()
@@ -37,11 +76,15 @@ def die(ask: Any, mark: str) -> str:
     return "second try"
 
 
-def always_die(ask: Any) -> None:
+def always_die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def meet(ask: Any, folder: str, name: str, other: str) -> str:
+def leave() -> None:
+    os._exit(3)
+
+
+def meet(folder: str, name: str, other: str) -> str:
     """Come back only when the other one runs at the same time."""
     (Path(folder) / name).touch()
     while not (Path(folder) / other).exists():
@@ -49,11 +92,11 @@ def meet(ask: Any, folder: str, name: str, other: str) -> str:
     return name
 
 
-def unsendable(ask: Any) -> Any:
+def unsendable() -> Any:
     return lambda: None
 
 
-def announce(ask: Any, path: str) -> None:
+def announce(path: str) -> None:
     """Write the own process id, then wait for ever."""
     partial = Path(path + ".part")
     partial.write_text(str(os.getpid()))
@@ -62,8 +105,15 @@ def announce(ask: Any, path: str) -> None:
         time.sleep(60)
 
 
-def stay_until(ask: Any, path: str, value: int) -> int:
+def stay_until(path: str, value: int) -> int:
     """Come back when there is a file."""
     while not Path(path).exists():
         time.sleep(0.01)
     return value
+
+
+def drive(mark: str) -> None:
+    """A driver with a job that waits for ever."""
+    executor = ProcessExecutor(1, gpus=[])
+    executor.submit(Job("", announce, (mark,)))
+    executor.next()

@@ -1,39 +1,38 @@
-"""Works in this process and in worker processes; what a dead worker costs."""
+"""Jobs in this process and in processes of their own; what a dead process costs."""
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recbole_llm import registry
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import (
-    Executor,
-    Job,
-    JobError,
-    ProcessExecutor,
-    SerialExecutor,
-    each_result,
-    open_executor,
-)
+from recbole_llm.execution.base import Executor, Job, JobError, each_result
+from recbole_llm.execution.choice import open_executor
+from recbole_llm.execution.processes import ProcessExecutor
+from recbole_llm.execution.serial import SerialExecutor
+from recbole_llm.registry import Method, register
 from recbole_llm.utils.environment import available_cores
 from tests.execution import chores
+from tests.processes import start, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def pool() -> Iterator[ProcessExecutor]:
-    with ProcessExecutor(2, gpus=[]) as executor:
-        yield executor
+    executor = ProcessExecutor(2, gpus=[])
+    yield executor
+    executor.close()
 
 
 @pytest.fixture(params=["serial", "processes"])
@@ -41,69 +40,76 @@ def executor(request: pytest.FixtureRequest, pool: ProcessExecutor) -> Executor:
     return SerialExecutor() if request.param == "serial" else pool
 
 
-def values(executor: Executor, works: list[Job]) -> list[Any]:
-    """Values in the order of the works."""
-    found = {id(outcome.work): outcome for outcome in each_result(executor, works)}
-    for outcome in found.values():
-        assert outcome.error is None, outcome.reason
-    return [found[id(work)].value for work in works]
+def values(executor: Executor, jobs: list[Job]) -> list[Any]:
+    """Values in the order of the jobs."""
+    found = {id(result.job): result for result in each_result(executor, jobs)}
+    for result in found.values():
+        assert result.error is None, result.reason
+    return [found[id(job)].value for job in jobs]
 
 
-def errors(executor: Executor, *works: Job) -> list[str]:
-    return [outcome.reason for outcome in each_result(executor, works) if outcome.error is not None]
+def value(executor: Executor, function: Any, *arguments: Any) -> Any:
+    """Of one job."""
+    (found,) = values(executor, [Job("", function, arguments)])
+    return found
+
+
+def errors(executor: Executor, *jobs: Job) -> list[str]:
+    return [result.reason for result in each_result(executor, jobs) if result.error is not None]
 
 
 # ---- what all executors do ------------------------------------------------------------------------
 
 
-def test_every_work_gives_its_value_once(executor: Executor) -> None:
-    works = [Job(str(n), chores.double, (n,)) for n in range(7)]
-    assert values(executor, works) == [0, 2, 4, 6, 8, 10, 12]
+def test_every_job_gives_its_value_once(executor: Executor) -> None:
+    jobs = [Job(str(n), chores.double, (n,)) for n in range(7)]
+    assert values(executor, jobs) == [0, 2, 4, 6, 8, 10, 12]
     assert executor.under_way == 0
     assert executor.free == executor.slots
 
 
-def test_a_work_that_runs_can_ask_the_driver(executor: Executor) -> None:
-    heard: list[int] = []
-
-    def answer(message: int) -> int:
-        heard.append(message)
-        return 10 * message
-
-    assert values(executor, [Job("", chores.ask_twice, (3,), answer)]) == [[30, 40]]
-    assert heard == [3, 4]
-
-
-def test_an_error_ends_its_own_work_alone(executor: Executor) -> None:
-    works = [Job("", chores.refuse, (ValueError("no"),)), Job("", chores.double, (4,))]
-    outcomes = {outcome.work.function: outcome for outcome in each_result(executor, works)}
-    assert outcomes[chores.refuse].reason == "ValueError: no"
-    assert outcomes[chores.double].value == 8
+def test_an_error_ends_its_own_job_alone(executor: Executor) -> None:
+    jobs = [Job("", chores.refuse, (ValueError("no"),)), Job("", chores.double, (4,))]
+    results = {result.job.function: result for result in each_result(executor, jobs)}
+    assert results[chores.refuse].reason == "ValueError: no"
+    assert results[chores.double].value == 8
 
 
 def test_a_users_error_stays_one(executor: Executor) -> None:
-    (outcome,) = each_result(executor, [Job("", chores.refuse, (UserError("mistyped"),))])
-    assert isinstance(outcome.error, UserError)
-    assert outcome.reason == "mistyped"
+    (result,) = each_result(executor, [Job("", chores.refuse, (UserError("mistyped"),))])
+    assert isinstance(result.error, UserError)
+    assert result.reason == "mistyped"
 
 
 # ---- worker processes -----------------------------------------------------------------------------
 
 
-def test_works_run_at_the_same_time(pool: ProcessExecutor, tmp_path: Path) -> None:
-    works = [Job("", chores.meet, (str(tmp_path), *names)) for names in (("a", "b"), ("b", "a"))]
-    assert values(pool, works) == ["a", "b"]
+def test_jobs_run_at_the_same_time(pool: ProcessExecutor, tmp_path: Path) -> None:
+    jobs = [Job("", chores.meet, (str(tmp_path), *names)) for names in (("a", "b"), ("b", "a"))]
+    assert values(pool, jobs) == ["a", "b"]
 
 
-def test_workers_live_on_between_works(pool: ProcessExecutor) -> None:
-    first = set(values(pool, [Job("", chores.process) for _ in range(6)]))
-    assert set(values(pool, [Job("", chores.process) for _ in range(6)])) <= first
-    assert os.getpid() not in first
+def test_every_job_has_a_process_of_its_own_which_ends_with_it(pool: ProcessExecutor) -> None:
+    found = values(pool, [Job("", chores.process) for _ in range(6)])
+    assert len({*found, os.getpid()}) == 7
+    assert not any(is_alive(process) for process in found)
+
+
+def test_a_process_that_is_forked_has_loaded_what_the_job_needs(pool: ProcessExecutor) -> None:
+    assert value(pool, chores.loaded, "torch", "recbole") == [True, True]
+
+
+def test_without_a_fork_server_jobs_run_all_the_same() -> None:
+    """As where there are GPUs: torch is loaded after the process has got its GPU, not before."""
+    executor = ProcessExecutor(1, gpus=["7"])
+    assert value(executor, chores.loaded, "torch") == [False]
+    assert value(executor, chores.environment, "CUDA_VISIBLE_DEVICES") == ["7"]
 
 
 def test_threads_of_all_workers_are_no_more_than_the_cores(pool: ProcessExecutor) -> None:
-    ((threads, blas),) = values(pool, [Job("", chores.environment, ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"))])
-    assert threads == blas == str(max(1, available_cores() // 2))
+    share = max(1, available_cores() // 2)
+    assert value(pool, chores.environment, "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS") == [str(share)] * 2
+    assert set(value(pool, chores.threads)) == {share}
 
 
 def test_each_worker_sees_one_gpu() -> None:
@@ -111,18 +117,59 @@ def test_each_worker_sees_one_gpu() -> None:
     assert [executor.environment(n)["CUDA_VISIBLE_DEVICES"] for n in range(3)] == ["4", "GPU-ab", "4"]
 
 
-def test_a_worker_that_dies_costs_its_own_work_one_more_try(pool: ProcessExecutor, tmp_path: Path) -> None:
-    works = [Job("", chores.die, (str(tmp_path / "mark"),)), *[Job("", chores.double, (n,)) for n in range(4)]]
-    assert values(pool, works) == ["second try", 0, 2, 4, 6]
+def test_a_worker_is_where_its_driver_is(
+    pool: ProcessExecutor, monkeypatch: pytest.MonkeyPatch, workspace: Path
+) -> None:
+    """Environment and folder of now, not of when the fork server started."""
+    monkeypatch.setenv("SAID_TODAY", "yes")
+    assert value(pool, chores.environment, "SAID_TODAY") == ["yes"]
+    assert value(pool, os.getcwd) == str(workspace)
 
 
-def test_a_work_that_kills_every_worker_is_given_up(pool: ProcessExecutor) -> None:
-    works = [Job("", chores.always_die), *[Job("", chores.double, (n,)) for n in range(4)]]
-    outcomes = list(each_result(pool, works))
-    (lost,) = [outcome for outcome in outcomes if outcome.error is not None]
+def test_what_was_registered_from_outside_is_known_to_workers(
+    pool: ProcessExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_METHODS", dict(registry.methods()))
+    row = Method("Mine", "my_models:Mine", "sequential")
+    register(row)
+    assert value(pool, chores.row_of, "Mine") == row
+
+
+def test_what_a_worker_prints_goes_to_the_messages_and_is_marked(
+    pool: ProcessExecutor, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="recbole_llm")
+    value(pool, chores.speak, "this")
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "printed this\n" in err
+    assert "[1] logged this\n" in err
+    assert "whispered" not in err
+
+
+def test_ctrl_c_is_the_drivers(pool: ProcessExecutor) -> None:
+    assert value(pool, chores.interrupt) == "still here"
+
+
+def test_a_job_can_have_jobs(pool: ProcessExecutor) -> None:
+    assert value(pool, chores.inner, [1, 2]) == [2, 4]
+
+
+def test_a_worker_that_dies_costs_its_own_job_one_more_try(pool: ProcessExecutor, tmp_path: Path) -> None:
+    jobs = [Job("", chores.die, (str(tmp_path / "mark"),)), *[Job("", chores.double, (n,)) for n in range(4)]]
+    assert values(pool, jobs) == ["second try", 0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("function", "ending"), [(chores.always_die, "signal 9; out of memory?"), (chores.leave, "exit code 3")]
+)
+def test_a_job_that_kills_every_worker_is_given_up(pool: ProcessExecutor, function: Any, ending: str) -> None:
+    jobs = [Job("", function), *[Job("", chores.double, (n,)) for n in range(4)]]
+    results = list(each_result(pool, jobs))
+    (lost,) = [result for result in results if result.error is not None]
     assert isinstance(lost.error, JobError)
-    assert lost.reason == "its worker died (signal 9; out of memory?)"
-    assert sorted(outcome.value for outcome in outcomes if outcome.error is None) == [0, 2, 4, 6]
+    assert lost.reason == f"its worker died ({ending})"
+    assert sorted(result.value for result in results if result.error is None) == [0, 2, 4, 6]
 
 
 def test_what_cannot_travel_is_an_error(pool: ProcessExecutor) -> None:
@@ -136,7 +183,26 @@ def test_a_module_that_workers_lack_is_an_error(pool: ProcessExecutor, monkeypat
     monkeypatch.setattr(chores.double, "__module__", "no_such_module")
     monkeypatch.setitem(sys.modules, "no_such_module", chores)
     (reason,) = errors(pool, Job("", chores.double, (1,)))
-    assert reason == "a worker cannot read its work: ModuleNotFoundError: No module named 'no_such_module'"
+    assert reason == "a worker cannot read its job: ModuleNotFoundError: No module named 'no_such_module'"
+
+
+@pytest.mark.parametrize("gpus", [[], ["0"]], ids=["forked", "spawned"])
+def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str]) -> None:
+    """multiprocessing would have every worker import the script, which would start its jobs again."""
+    script = f"""
+        from recbole_llm.execution.base import Job, each_result
+        from recbole_llm.execution.processes import ProcessExecutor
+        print("the script")
+        executor = ProcessExecutor(1, gpus={gpus})
+        print([result.value for result in each_result(executor, [Job("", abs, (-3,))])])
+        executor.close()
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    found = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (found.stdout, found.returncode) == ("the script\n[3]\n", 0), found.stderr
 
 
 def is_alive(process: int) -> bool:
@@ -149,29 +215,24 @@ def is_alive(process: int) -> bool:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
 def test_a_driver_that_is_killed_leaves_no_worker_behind(tmp_path: Path) -> None:
-    script = """
-        import sys
-        from recbole_llm.execution.executors import ProcessExecutor, Job
-        from tests.execution import chores
-        executor = ProcessExecutor(1, gpus=[])
-        executor.submit(Job("", chores.announce, (sys.argv[1],)))
-        executor.next()
-    """
     mark = tmp_path / "worker"
-    driver = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(mark)], cwd=ROOT)
+    driver = start(chores.drive, str(mark))
     wait_for(mark.exists)
     worker = int(mark.read_text())
     assert is_alive(worker)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    driver.kill()
     wait_for(lambda: not is_alive(worker))
 
 
-def wait_for(condition: Any, seconds: float = 60) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        time.sleep(0.02)
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks into /proc")
+def test_what_still_runs_ends_with_its_executor(tmp_path: Path) -> None:
+    executor = ProcessExecutor(1, gpus=[])
+    executor.submit(Job("", chores.announce, (str(tmp_path / "worker"),)))
+    assert executor.next(timeout=0) is None
+    wait_for((tmp_path / "worker").exists)
+    executor.close()
+    assert not is_alive(int((tmp_path / "worker").read_text()))
+    assert executor.under_way == 0
 
 
 # ---- the choice -----------------------------------------------------------------------------------

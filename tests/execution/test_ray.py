@@ -1,4 +1,4 @@
-"""Works on a Ray cluster of two logical machines, one of which is lost."""
+"""Jobs on a Ray cluster of two logical machines, one of which is lost."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.api import run
+from recbole_llm.api import run, tune
 from recbole_llm.errors import UserError
-from recbole_llm.execution.executors import Job, JobError, each_result, open_executor
+from recbole_llm.execution.base import Job, JobError, each_result
+from recbole_llm.execution.choice import open_executor
 from recbole_llm.experiments.store import ResultStore
 from tests.execution import chores
-from tests.execution.test_executors import wait_for
+from tests.processes import wait_for
 
 pytestmark = pytest.mark.cluster
 ray = pytest.importorskip("ray")
@@ -41,16 +42,15 @@ def address(cluster: Any) -> Iterator[str]:
     ray.shutdown()
 
 
-def test_works_give_values_ask_and_fail_alone(address: str) -> None:
-    works = [
+def test_jobs_give_values_and_fail_alone(address: str) -> None:
+    jobs = [
         Job("double", chores.double, (4,)),
-        Job("ask", chores.ask_twice, (3,), lambda message: 10 * message),
         Job("fail", chores.refuse, (ValueError("no"),)),
         Job("refuse", chores.refuse, (UserError("mistyped"),)),
     ]
     with open_executor("ray", 2, address) as executor:
-        found = {outcome.work.title: outcome for outcome in each_result(executor, works)}
-    assert (found["double"].value, found["ask"].value) == (8, [30, 40])
+        found = {result.job.title: result for result in each_result(executor, jobs)}
+    assert found["double"].value == 8
     assert isinstance(found["fail"].error, JobError)
     assert found["fail"].reason == "ValueError: no"
     assert isinstance(found["refuse"].error, UserError)
@@ -69,6 +69,23 @@ def test_a_grid_gives_the_records_of_one_process_without_shared_files(
     assert all(store.ranks_of(record).is_file() for record in there)
 
 
+def test_a_search_reports_to_the_driver_and_finds_what_one_process_finds(
+    address: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tiny.parent))
+    search: dict[str, Any] = {"model": "GRU4Rec", "dataset": "tiny", "trials": 8, **SHORT, "epochs": 4}
+    found = tune(**search, executor="ray", ray_address=address, workers=1)
+    (away,) = found.studies
+    wanted = tune(**search, results_dir="serial", checkpoint_dir="other")
+    (alone,) = wanted.studies
+    assert [trial.intermediate_values for trial in away.ended()] == [
+        trial.intermediate_values for trial in alone.ended()
+    ]
+    assert [trial.state for trial in away.ended()] == [trial.state for trial in alone.ended()]
+    assert {len(trial.intermediate_values) for trial in away.ended()} > {4}  # some were pruned, from where they ran
+    assert [record.metrics for record in found.records] == [record.metrics for record in wanted.records]
+
+
 def test_no_cluster_at_the_address_is_an_error() -> None:
     with (
         pytest.raises(UserError, match=r"--ray_address=127\.0\.0\.1:1: there is no cluster"),
@@ -77,23 +94,23 @@ def test_no_cluster_at_the_address_is_an_error() -> None:
         pass
 
 
-def test_a_work_of_a_lost_machine_runs_again_on_another(cluster: Any, address: str, tmp_path: Path) -> None:
+def test_a_job_of_a_lost_machine_runs_again_on_another(cluster: Any, address: str, tmp_path: Path) -> None:
     second = cluster.add_node(num_cpus=1, object_store_memory=100 << 20)
     cluster.wait_for_nodes()
-    works = [
+    jobs = [
         Job("a", chores.meet, (str(tmp_path), "a", "b")),
         Job("b", chores.meet, (str(tmp_path), "b", "a")),
         *[Job(str(n), chores.stay_until, (str(tmp_path / "lost"), n)) for n in range(4)],
     ]
     with open_executor("ray", 2, address) as executor:
         found = []
-        for outcome in each_result(executor, works):
-            found.append(outcome)
-            if len(found) == 2:  # both machines had a work; the next ones are under way
+        for result in each_result(executor, jobs):
+            found.append(result)
+            if len(found) == 2:  # both machines had a job; the next ones are under way
                 cluster.remove_node(second, allow_graceful=False)
                 (tmp_path / "lost").touch()
-    assert [outcome.error for outcome in found] == [None] * 6
-    assert sorted(str(outcome.value) for outcome in found) == ["0", "1", "2", "3", "a", "b"]
+    assert [result.error for result in found] == [None] * 6
+    assert sorted(str(result.value) for result in found) == ["0", "1", "2", "3", "a", "b"]
 
 
 def test_a_grid_finishes_after_a_machine_was_killed(cluster: Any, address: str, tiny: Path) -> None:

@@ -15,6 +15,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.settings.layers import stage_one_settings
 from tests.helpers import make_run
 
+pytestmark = pytest.mark.usefixtures("fork_server")
 SHORT: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
 DEADLY = '''

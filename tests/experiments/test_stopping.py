@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,8 +13,9 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
+from tests.processes import Started, start_command
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("fork_server")
 SETTINGS = {
     **{"epochs": 6, "train_batch_size": 128},
     # A class from outside brings no file of settings.
@@ -58,27 +57,17 @@ class Pausing(GRU4Rec):
 '''
 
 
-def start(*more: str, **environment: str) -> subprocess.Popen[str]:
+def start(*more: str, **environment: str) -> Started:
     """The command line in a process of its own, training a model that can pause."""
     words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items()), *more]
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Shells start what runs in the background deaf to Ctrl-C, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    return start_command(*words, **environment)
 
 
-def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
+def stop(process: Started, number: signal.Signals) -> str:
     """Send a signal while the process waits in a step; its messages."""
-    assert process.stdout is not None
     assert process.stdout.readline() == "pausing\n"
     process.send_signal(number)
-    _, messages = process.communicate(timeout=300)
-    return messages
+    return process.communicate()[1]
 
 
 def files_in(folder: str) -> set[str]:
@@ -111,18 +100,16 @@ def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monk
     """Dropout differs between the two; so it does when they go on."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start("--nproc=2", PAUSE_AT="10")
-    assert first.stderr is not None
     while not (line := first.stderr.readline()).endswith("pausing\n"):  # what workers print
         assert line, "it ended before it could be killed"
     first.kill()
-    first.communicate(timeout=60)
     goes_on_as_if_it_had_not_stopped(monkeypatch, after=2, nproc=2)
 
 
 def goes_on_as_if_it_had_not_stopped(monkeypatch: pytest.MonkeyPatch, after: int, nproc: int = 1) -> None:
     """Start once more; the record is that of a training without a stop."""
     last = start(*([f"--nproc={nproc}"] if nproc > 1 else []))
-    _, messages = last.communicate(timeout=300)
+    _, messages = last.communicate()
     assert last.returncode == 0, messages
     assert messages.count(f"continuing after epoch {after}") == nproc
     assert files_in("saved") == {"best.pt"}
@@ -163,7 +150,7 @@ def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
     before = done.stat().st_mtime_ns
 
     second = start("--seeds=3")
-    _, messages = second.communicate(timeout=300)
+    _, messages = second.communicate()
     assert second.returncode == 0
     assert "1 of 3 results are present already" in messages
     assert messages.count("running Pausing") == 2
@@ -183,17 +170,14 @@ def test_two_processes_never_train_one_cell_at_once(tiny: Path) -> None:
     """The second waits for the first; where that one is killed, it goes on from its checkpoint."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start(PAUSE_AT="10")
-    assert first.stdout is not None
     assert first.stdout.readline() == "pausing\n"
     second = start()
-    assert second.stderr is not None
     messages = []
     while not messages or "another process is at" not in messages[-1]:
         messages.append(second.stderr.readline())
         assert messages[-1], "the second process did not wait"
     first.kill()
-    first.communicate(timeout=300)
-    _, rest = second.communicate(timeout=300)
+    _, rest = second.communicate()
     assert second.returncode == 0
     assert "continuing after epoch 2" in rest
     (record,) = ResultStore("results")

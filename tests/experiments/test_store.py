@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +12,8 @@ from recbole_llm.api import run
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import SCHEMA, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
+from tests.processes import start
 from tests.reporting.records import record_of
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -157,19 +154,28 @@ def test_a_write_that_fails_leaves_the_old_record(store: ResultStore, monkeypatc
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+WRITES = 100
+
+
+def put_many(folder: str, name: str) -> None:
+    """Write, with others, to one record again and again, and each time to one of the process's own."""
+    store = ResultStore(folder)
+    for number in range(WRITES):
+        store.put(record_of(notes=[name * 5000]))
+        store.put(record_of(key=f"{name}{number:04}"))
+
+
 def test_processes_write_at_once_and_every_record_is_whole(
     store: ResultStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.reporting.records", str(store.folder)]
-    writers = [subprocess.Popen([*command, name], cwd=ROOT, env=environment) for name in "xyz"]
+    writers = [start(put_many, str(store.folder), name) for name in "xyz"]
     seen = set()
-    while any(writer.poll() is None for writer in writers):
+    while any(writer.returncode is None for writer in writers):
         found = store.find("0123456789abcdef")
         if found is not None:
             seen.add(found.notes[0])
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     assert seen <= {name * 5000 for name in "xyz"}
-    assert len(list(store)) == 3 * 150 + 1
+    assert len(list(store)) == 3 * WRITES + 1
     assert "not a readable record" not in caplog.text
     assert not [path for path in store.folder.rglob(".*") if path.is_file()]

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +13,10 @@ from recbole_llm.cli import main
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import read_suite
-from recbole_llm.tuning.study import open_storage
+from recbole_llm.tuning.storage import open_storage, storage_address
 from recbole_llm.utils.yaml import property_names
-from tests.execution.test_executors import wait_for
+from tests.processes import start_command, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 SUITE: dict[str, Any] = {
     "common": {"dataset": "tiny"},
     "stages": [
@@ -179,16 +174,10 @@ def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_runni
 def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [{"tune": {"model": "GRU4Rec", "trials": 3, "seeds": 2, "epochs": 1}}, {"run": {"model": "BPR"}}]
     words = ["suite", written(stages=[*stages, SUITE["stages"][2]]), "--epochs=1", "--train_batch_size=128", "--quiet"]
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "run_benchmark.py"), *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start_command(*words)
     records = Path("results/tiny/loo")
     wait_for(lambda: any(records.glob("*.json")), 240)  # the search is done, the first tuned run is too
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
     before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
     assert len(before) < 3
     assert not Path("results/table.md").exists()
@@ -200,7 +189,7 @@ def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureF
         *[("BPR", None)],
         *[("GRU4Rec", 3)] * 2,
     ]
-    storage = open_storage(None, Path("results"))
+    storage = open_storage(storage_address(None, Path("results"))).backend
     assert [len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()] == [3]
     assert "| GRU4Rec | 3 trials |" in Path("results/table.md").read_text()
 

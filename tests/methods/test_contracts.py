@@ -1,13 +1,15 @@
-"""What every model of the registry keeps to, on ml-100k. A new model gets these tests by being registered.
+"""What every model of the registry keeps to, on a toy dataset. A new model gets these tests by being registered.
 
-``pytest tests/models/test_contracts.py --model=package.module:Class`` holds a class of one's own to it.
+``pytest tests/methods/test_contracts.py --model=package.module:Class`` holds a class of one's own to it; with
+``-m landing``, on ml-100k.
 """
 
 from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,13 +30,12 @@ from recbole_llm.training import checkpoint
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.yaml import properties_folder, read_yaml
-from tests.helpers import runner
+from tests.helpers import runner, write_tiny
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
 # Sums on a GPU are added in any order (atomics), and its matrix products round differently by shape.
 TOLERANCE = {"cpu": {"rtol": 0.0, "atol": 0.0}, "cuda": {"rtol": 1e-3, "atol": 1e-4}}
 CLOSE = {"cpu": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 1e-2, "atol": 1e-3}}
-BATCH = 256
 
 every_device = pytest.mark.parametrize("device", DEVICES)
 
@@ -66,16 +67,32 @@ def switches(names: list[str]) -> list[tuple[str, str, Any]]:
     return found
 
 
-def cell_on_ml100k(name: str, **overrides: Any) -> Run:
-    """A cell with the settings of the model's file; what it stands on is trained for one epoch."""
-    method = find_method(name)
-    values: dict[str, Any] = {"train_batch_size": BATCH, "eval_batch_size": BATCH, "epochs": 1, "llm": "offline"}
-    values["user_inter_num_interval"] = "[20,40]"  # a third of the users, a tenth of the interactions
-    protocol = method.protocols[0] if method.protocols else None
-    if method.stage_one:
-        below = layer_settings(method, "ml-100k", protocol)[method.stage_one]
-        values |= {f"{below}.epochs": 1, f"{below}.train_batch_size": 2048, "stage_one_seed": 1}
-    return Run.of(layer_settings(method, "ml-100k", protocol, overrides={**values, **overrides}))
+@dataclass(frozen=True)
+class Data:
+    """What models are built on.
+
+    Attributes:
+        name: of the dataset.
+        settings: of its size.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+
+    def make_run(self, name: str, **overrides: Any) -> Run:
+        """A run with the settings of the model's file; what it stands on is trained for one epoch."""
+        method = find_method(name)
+        values = {**self.settings, "eval_batch_size": self.settings["train_batch_size"], "epochs": 1, "llm": "offline"}
+        protocol = method.protocols[0] if method.protocols else None
+        if method.stage_one:
+            below = layer_settings(method, self.name, protocol)[method.stage_one]
+            values |= {f"{below}.epochs": 1, f"{below}.train_batch_size": 2048, "stage_one_seed": 1}
+        return Run.of(layer_settings(method, self.name, protocol, overrides={**values, **overrides}))
+
+
+TOY = Data("toy", {"train_batch_size": 64})
+# A third of the users, a tenth of the interactions.
+ML100K = Data("ml-100k", {"train_batch_size": 256, "user_inter_num_interval": "[20,40]"})
 
 
 Make = Callable[..., Prepared]
@@ -84,18 +101,22 @@ Make = Callable[..., Prepared]
 @pytest.fixture(scope="module")
 def made(shared_dir: Path) -> dict[Any, Prepared]:
     """Models that were built once; tests work on copies."""
+    write_tiny(shared_dir / "dataset" / TOY.name, n_users=100, n_items=120)
     return {}
 
 
-@pytest.fixture
-def make(shared_dir: Path, made: dict[Any, Prepared], monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Build a model on ml-100k in the session's shared folder, with its features."""
+@pytest.fixture(params=[pytest.param(TOY, id="toy"), pytest.param(ML100K, id="ml-100k", marks=pytest.mark.landing)])
+def make(
+    request: pytest.FixtureRequest, shared_dir: Path, made: dict[Any, Prepared], monkeypatch: pytest.MonkeyPatch
+) -> Make:
+    """Build a model in the session's shared folder, with its features."""
     monkeypatch.chdir(shared_dir)
+    data: Data = request.param
 
     def build(name: str, device: str = "cpu", **overrides: Any) -> Prepared:
-        key = (name, device, tuple(overrides.items()))
+        key = (data.name, name, device, tuple(overrides.items()))
         if key not in made:
-            made[key] = runner().prepare(cell_on_ml100k(name, device=device, **overrides), Stopwatch())
+            made[key] = runner().prepare(data.make_run(name, device=device, **overrides), Stopwatch())
         return made[key]
 
     return build

@@ -1,8 +1,7 @@
-"""Records made by hand, and a process that writes them."""
+"""Records made by hand."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -73,11 +72,3 @@ def store_run(store: ResultStore, model: str, skill: float, seed: int = 1, cases
     ranks.save(path)
     store.put(record)
     return record
-
-
-if __name__ == "__main__":
-    folder, name = sys.argv[1:]
-    store = ResultStore(folder)
-    for number in range(150):
-        store.put(record_of(notes=[name * 5000]))  # one key for all writers: they replace one another
-        store.put(record_of(key=f"{name}{number:04}"))

@@ -18,6 +18,7 @@ from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.trainer import BenchTrainer
 from tests.helpers import make_run, prepare, runner
 
+pytestmark = pytest.mark.usefixtures("fork_server")
 EXACT: dict[str, Any] = {"dropout_prob": 0.0, "hidden_size": 16, "embedding_size": 16, "epochs": 3}
 
 

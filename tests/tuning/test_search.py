@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recbole_llm import api
+from recbole_llm.cli import main
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
+from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.report import write_search_report
 from recbole_llm.tuning.search import summary
 from recbole_llm.tuning.space import space_of
-from recbole_llm.tuning.study import Budget, Study, open_storage
+from recbole_llm.tuning.storage import open_storage, storage_address
+from recbole_llm.tuning.study import Study
 from tests.helpers import make_run
+from tests.processes import start_command
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def tune(*names: Any, **options: Any) -> tuple[Any, Any]:
@@ -31,7 +34,6 @@ def tune(*names: Any, **options: Any) -> tuple[Any, Any]:
     return found.records, found.studies
 
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL: dict[str, Any] = {
     "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "embedding_size": 16, "GRU4Rec.hidden_size": 16,
 }  # fmt: skip
@@ -146,33 +148,58 @@ def test_a_mistake_is_an_error_before_anything_runs(tiny: Path, arguments: dict[
     assert not Path("results").exists()
 
 
-def command(*words: str) -> list[str]:
-    given = [f"--{key}={value}" for key, value in SMALL.items()]
-    return [sys.executable, str(ROOT / "run_benchmark.py"), "tune", "--model=GRU4Rec", "--dataset=tiny", *given, *words]
-
-
-def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path) -> None:
+def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``kill -9`` of the driver in the middle; its workers end with it, the next command does what is missing."""
-    words = command("--trials=6", "--workers=2", "--report")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    first = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    assert first.stderr is not None
+    given = [f"--{key}={value}" for key, value in SMALL.items()]
+    words = ["tune", "--model=GRU4Rec", "--dataset=tiny", *given, "--trials=6", "--workers=2", "--report"]
+    first = start_command(*words)
     while "GRU4Rec [2/6]" not in (line := first.stderr.readline()):
         assert line, "it ended before it could be killed"
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300)
-    assert second.returncode == 0, second.stderr
-    assert "2 epochs at most, tuned with 6 trials\n" in second.stdout
-    assert Path("results/search.html").is_file()
+    first.kill()
     settings = {key: value for key, value in SMALL.items() if key != "seed"}
     run = make_run("GRU4Rec", **{"seed": 2020, **settings})
-    study = Study(run, space_of(run.settings), Budget(6), open_storage(None, Path("results")))
+    storage = open_storage(storage_address(None, Path("results")))
+    study = Study(run, space_of(run.settings), Budget(6), storage, Path("results"))
+    before = {trial.number: trial.datetime_complete for trial in study.ended()}
+    assert 2 <= len(before) < 6
+    assert main(words) == 0
+    assert "2 epochs at most, tuned with 6 trials\n" in capsys.readouterr().out
+    assert Path("results/search.html").is_file()
     assert study.is_done
     ended = study.ended()
-    assert len(ended) == len(study.slots()) == 6
+    assert {number: ended[number].datetime_complete for number in before} == before
     assert all(trial.value is not None for trial in ended)
     assert ended[0].params["learning_rate"] == 0.001
+    assert len(study.history.read_text().splitlines()) == 7
+
+
+def test_a_search_without_its_storage_is_not_made_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a repository keeps: the records and the histories. One more seed costs one more training."""
+    arguments: dict[str, Any] = {"model": "GRU4Rec", "dataset": "tiny", "trials": 3, **SMALL}
+    (record,), (study,) = tune(**arguments)
+    for path in Path("results").glob("studies.sqlite3*"):
+        path.unlink()
+    monkeypatch.setattr(Runner, "validate", None)
+    (again, other), (found,) = tune(**arguments, seeds=2)
+    assert again == record
+    assert (other.seed, other.status) == (record.seed + 1, "ok")
+    assert scores([found]) == scores([study])
+
+
+def test_a_search_that_is_interrupted_goes_on_in_the_same_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook; a journal has no heartbeat that would tell that a trial was given up."""
+    validate = Runner.validate
+
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "validate", interrupted)
+    arguments: dict[str, Any] = {"model": "BPR", "dataset": "tiny", "trials": 2, "epochs": 1, "storage": "s.log"}
+    with pytest.raises(KeyboardInterrupt):
+        tune(**arguments)
+    monkeypatch.setattr(Runner, "validate", validate)
+    _, (study,) = tune(**arguments)
+    assert [trial.number for trial in study.ended()] == [0, 1]
 
 
 def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) -> None:

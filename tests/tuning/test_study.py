@@ -1,40 +1,35 @@
-"""Studies: no trial lost or doubled, whoever dies; nothing is trained here."""
+"""Studies: no trial lost or counted twice, whoever dies; nothing is trained here."""
 
 from __future__ import annotations
 
-import os
-import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
 from recbole_llm.errors import UserError
-from recbole_llm.tuning.study import Budget, Study, is_orphan, open_storage, slot_of
-from tests.execution.test_executors import wait_for
+from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.storage import open_storage, storage_address
+from recbole_llm.tuning.study import MAX_LOSSES, Study, is_lost
 from tests.helpers import make_run
-from tests.tuning.searchers import outcome, score_of, study_of, take_part
+from tests.processes import start, wait_for
+from tests.tuning.searchers import hang, result, score_of, study_of, take_part, take_part_and_count
 
-ROOT = Path(__file__).resolve().parents[2]
 STORAGES = pytest.mark.parametrize("storage", ["results/search.sqlite3", "results/search.log"])
 
 
-def start(storage: str, trials: int, hang_at: str = "-", mark: str = "mark") -> subprocess.Popen[str]:
-    """Another process in the search."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.tuning.searchers", storage, str(trials), hang_at, mark],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def values(study: Study) -> list[tuple[int, dict[str, Any], float | None]]:
+    return [(trial.number, study.settings(trial), trial.value) for trial in study.ended()]
 
 
-def values(study: Study) -> list[tuple[dict[str, Any], float | None]]:
-    return [(study.settings(trial), trial.value) for trial in study.ended()]
+def begun(study: Study) -> Any:
+    """The next trial, which there must be."""
+    trial = study.next()
+    assert trial is not None
+    return trial
 
 
 # ---- one process ----------------------------------------------------------------------------------
@@ -48,14 +43,39 @@ def test_the_defaults_are_the_first_trial(tiny: Path) -> None:
     assert study.best().value >= first.value
 
 
+def test_the_published_settings_are_the_second_trial_as_far_as_the_space_goes(tiny: Path) -> None:
+    """SR-GNN's say embedding_size 100, learning_rate 0.001, weight_decay 1e-5, and what is not searched."""
+    space = "learning_rate: {low: 0.002, high: 0.1, log: true}\nembedding_size: [64, 100]\nstep: [1, 2]\n"
+    study = study_of("results/s.sqlite3", 3, make_run("SRGNN"), space)
+    take_in = [begun(study) for _ in range(3)]
+    first, second, third = (study.settings(trial) for trial in take_in)
+    assert first == {"embedding_size": 64, "step": 1} | {"learning_rate": first["learning_rate"]}
+    assert second == {"embedding_size": 100, "step": 1} | {"learning_rate": second["learning_rate"]}
+    assert min(first["learning_rate"], second["learning_rate"]) >= 0.002  # 0.001 is outside: drawn
+    assert third not in (first, second)
+    fixed = study_of("results/s.sqlite3", 3, make_run("SRGNN", embedding_size=100), "step: [1, 2]")
+    assert study_of("results/s.sqlite3", 3, make_run("SRGNN", preset="paper"), space)._starts[1:] == []
+    assert fixed._starts == [{"step": 1}]
+
+
 def test_a_search_that_goes_on_tries_what_it_would_have_tried(tiny: Path) -> None:
     whole = study_of("results/whole.sqlite3", 14)
     take_part(whole)
+    whole.history.unlink()
     take_part(study_of("results/parts.sqlite3", 5))
     parts = study_of("results/parts.sqlite3", 14)
     assert take_part(parts) == 9
     assert values(parts) == values(whole)
     assert len({trial.params["learning_rate"] for trial in parts.ended()}) == 14
+
+
+def test_one_seed_is_one_search_whatever_the_version_of_optuna(tiny: Path) -> None:
+    """Drawn by Optuna 4.9.0 and by 5.0.0: two random trials, and two after TPE has begun."""
+    study = study_of("results/s.sqlite3", 14)
+    take_part(study)
+    drawn = [(settings["learning_rate"], settings["num_layers"]) for _, settings, _ in values(study)]
+    assert drawn[1:3] == [(pytest.approx(0.02775728828919537), 2), (pytest.approx(0.0011386587407734706), 1)]
+    assert drawn[12:] == [(pytest.approx(0.00010192998653707438), 3), (pytest.approx(0.0003431037608798134), 3)]
 
 
 def test_the_same_storage_holds_studies_of_other_settings_apart(tiny: Path) -> None:
@@ -72,67 +92,97 @@ def test_the_same_storage_holds_studies_of_other_settings_apart(tiny: Path) -> N
 
 def test_a_trial_that_fails_counts_and_is_not_tried_again(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 3)
-    trial = study.next()
-    assert trial is not None
-    study.finish(trial, outcome(error=UserError("training diverged")))
+    study.finish(begun(study), result(error=UserError("training diverged")))
     assert take_part(study) == 2
     assert [trial.state for trial in study.ended()] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert study.best().number > 0
 
 
-def test_a_search_whose_trials_all_fail_says_why(tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("score", "error", "reason"),
+    [
+        (None, UserError("no luck"), "no luck"),
+        (None, None, "there was no validation"),
+        (float("nan"), None, "the validation gave nan"),
+    ],
+)
+def test_a_search_whose_trials_all_fail_says_why(
+    tiny: Path, score: float | None, error: Exception | None, reason: str
+) -> None:
     study = study_of("results/s.sqlite3", 2)
     for _ in range(2):
-        trial = study.next()
-        assert trial is not None
-        study.finish(trial, outcome(error=UserError("no luck")))
-    with pytest.raises(UserError, match=r"every trial of GRU4Rec-tiny-loo-.* failed: no luck"):
+        study.finish(begun(study), result(score, error))
+    assert study.is_done
+    with pytest.raises(UserError, match=rf"every trial of GRU4Rec-tiny-loo-.* failed: {reason}"):
         study.best()
 
 
 def test_settings_that_were_tried_are_not_trained_again(tiny: Path) -> None:
-    Path("space.yaml").write_text("num_layers: [1, 2]")
-    from recbole_llm.tuning.space import read_space
-
-    storage = open_storage(None, Path("results"))
-    study = Study(make_run("GRU4Rec"), read_space(Path("space.yaml")), Budget(8), storage)
+    study = study_of("results/s.sqlite3", 8, space="num_layers: [1, 2]")
     trained = 0
     while (trial := study.next()) is not None:
         trained += 1
-        study.finish(trial, outcome(float(study.settings(trial)["num_layers"])))
+        trial.report(0.5, 1)
+        study.finish(trial, result(float(study.settings(trial)["num_layers"])))
     assert trained == 2
     assert study.is_done
     assert {trial.value for trial in study.ended()} == {1.0, 2.0}
+    assert all(trial.intermediate_values == {1: 0.5} for trial in study.ended())
 
 
 def test_a_model_with_nothing_to_search_has_one_trial(tiny: Path) -> None:
-    study = Study(make_run("Pop"), {}, Budget(50), open_storage(None, Path("results")))
-    trial = study.next()
-    assert trial is not None
-    study.finish(trial, outcome(0.1))
+    study = study_of("results/s.sqlite3", 50, make_run("Pop"), space="{}")
+    study.finish(begun(study), result(0.1))
     assert study.next() is None
     assert study.is_done
 
 
 def test_bad_curves_are_pruned_but_never_the_defaults(tiny: Path) -> None:
-    study = study_of("results/s.sqlite3", 7)
-    study = Study(study.run, study.space, Budget(7, pruner="median"), open_storage(None, Path("results")))
-    defaults = study.next()
-    assert defaults is not None
+    study = study_of("results/s.sqlite3", 7, pruner="median")
+    defaults = begun(study)
     for number in range(5):
-        trial = study.next()
-        assert trial is not None
+        trial = begun(study)
         for epoch in (1, 2, 3):
-            assert not study.report(trial, epoch, 0.5)
-        study.finish(trial, outcome(0.5 + number))
-    bad = study.next()
-    assert bad is not None
-    assert not study.report(bad, 1, 0.1)
-    assert not study.report(bad, 1, 0.1)  # a training that began anew says it again
-    assert study.report(bad, 2, 0.1)
-    assert not any(study.report(defaults, epoch, 0.1) for epoch in (1, 2, 3))
-    study.finish(bad, outcome(0.1, pruned=True))
+            assert not study.reporter(trial)(epoch, 0.5)
+        study.finish(trial, result(0.5 + number))
+    bad = begun(study)
+    report = study.reporter(bad)
+    assert not report(1, 0.1)
+    assert report(2, 0.1)
+    again = study.reporter(bad)  # of a training that was interrupted and goes on
+    assert not again(1, 0.1)
+    assert again(2, 0.1)
+    assert not any(study.reporter(defaults)(epoch, 0.1) for epoch in (1, 2, 3))
+    study.finish(bad, result(0.1, pruned=True))
     assert study.ended()[-1].state == TrialState.PRUNED
+    assert study.ended()[-1].intermediate_values == {1: 0.1, 2: 0.1}
+
+
+@pytest.mark.parametrize("pruner", ["hyperband", "none"])
+def test_scores_reported_from_elsewhere_are_pruned_as_those_of_one_process(tiny: Path, pruner: str) -> None:
+    def pruned(storage: str, here: bool) -> dict[int, int]:
+        study = study_of(storage, 10, make_run("GRU4Rec", epochs=9), pruner=pruner)
+        found = {}
+        for number in range(10):
+            trial = begun(study)
+            report = study.reporter(trial)
+            for epoch in range(1, 10):
+                score = 0.9 - 0.05 * number
+                if here and number:
+                    trial.report(score, epoch)
+                    stops = trial.should_prune()
+                else:
+                    stops = report(epoch, score)
+                if stops:
+                    found[number] = epoch
+                    break
+            study.finish(trial, result(0.5, pruned=stops))
+        study.history.unlink()
+        return found
+
+    found = pruned("results/there.sqlite3", here=False)
+    assert found == pruned("results/here.sqlite3", here=True)
+    assert bool(found) == (pruner == "hyperband")
 
 
 def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
@@ -152,95 +202,117 @@ def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
 
 @STORAGES
 def test_processes_share_the_budget_exactly(tiny: Path, storage: str) -> None:
-    processes = [start(storage, 12) for _ in range(2)]
-    counts = [int(process.communicate(timeout=120)[0]) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
+    processes = [start(take_part_and_count, storage, 12, file) for file in ("one", "two")]
+    assert [process.wait() for process in processes] == [0, 0]
     study = study_of(storage, 12)
+    counts = [int(Path(file).read_text()) for file in ("one", "two")]
     assert sum(counts) == len(study.ended()) == 12
     assert all(trial.value == pytest.approx(score_of(study.settings(trial))) for trial in study.ended())
 
 
 @STORAGES
-def test_the_trial_of_a_process_that_was_killed_is_tried_again(tiny: Path, storage: str) -> None:
-    process = start(storage, 6, hang_at="2")
-    wait_for(Path("mark").exists)
-    study = study_of(storage, 6)
-    (running,) = [trial for trial in study.frozen() if trial.state == TrialState.RUNNING]
-    assert not is_orphan(running)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert is_orphan(running)
-    assert take_part(study) == 4
-    assert study.is_done
-    by_slot = {slot_of(trial): trial for trial in study.ended()}
-    assert len(by_slot) == 6
-    assert by_slot[2].params == running.params
-    assert by_slot[2].number != 2
-
-
-def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path) -> None:
-    whole = study_of("results/whole.sqlite3", 13)
+def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path, storage: str) -> None:
+    """The trial that ran keeps its number and its settings; what comes after is drawn as if nothing had been."""
+    whole = study_of(storage.replace("search", "whole"), 13)
     take_part(whole)
-    process = start("results/parts.sqlite3", 13, hang_at="2")
+    whole.history.unlink()
+    process = start(hang, storage, 13, 2, "mark")
     wait_for(Path("mark").exists)
+    parts = study_of(storage, 13)
+    (running,) = [trial for trial in parts.budgeted() if trial.state == TrialState.RUNNING]
+    assert running.number == 2
+    assert not is_lost(running)
     process.kill()
-    process.wait()
-    parts = study_of("results/parts.sqlite3", 13)
+    assert is_lost(running)
     assert take_part(parts) == 11
     assert values(parts) == values(whole)
 
 
+def lose(study: Study, trial: optuna.Trial) -> None:
+    """Let a trial be that of a process that is gone."""
+    trial.set_user_attr("owner", trial.user_attrs["owner"] | {"started": "long ago"})
+    study.running.clear()
+
+
+def test_a_trial_that_is_lost_again_and_again_has_failed(tiny: Path) -> None:
+    """It may be what kills the process."""
+    study = study_of("results/s.sqlite3", 2)
+    for _ in range(MAX_LOSSES + 1):
+        trial = begun(study)
+        assert trial.number == 0
+        lose(study, trial)
+    assert take_part(study) == 1
+    assert [trial.state for trial in study.ended()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.ended()[0].user_attrs["error"] == f"its process died {MAX_LOSSES + 1} times"
+
+
 def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     lost = study_of("results/s.sqlite3", 3)
-    trial = lost.next()
-    assert trial is not None
+    trial = begun(lost)
     trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": "1"})
     study = study_of("results/s.sqlite3", 3)
-    assert study.next() is not None  # another one: the first may be alive
-    with sqlite3.connect("results/s.sqlite3") as database:
-        database.execute(
-            "UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00' WHERE trial_id = ?", (trial._trial_id,)
-        )
-    again = study.next()
-    assert again is not None
-    assert again.params == trial.params
-    lost.finish(trial, outcome(0.9))  # it was alive after all, too late
-    study.finish(again, outcome(0.3))
+    assert begun(study).number == 1  # another one: the first may be alive
+    age_heartbeats()
+    again = begun(study)
+    assert (again.number, again.params) == (0, trial.params)
+    assert study_of("results/s.sqlite3", 3).next().number == 2  # type: ignore[union-attr] - it beats again
+    study.finish(again, result(0.3))
+    lost.finish(trial, result(0.9))  # it was alive after all, too late
     assert study.ended()[0].value == 0.3
 
 
-def test_a_trial_lost_between_failing_and_queueing_is_tried_again(tiny: Path) -> None:
-    study = study_of("results/s.sqlite3", 2)
-    trial = study.next()
-    assert trial is not None
-    study._study.tell(trial, state=TrialState.FAIL)
-    study.running.clear()
-    assert take_part(study_of("results/s.sqlite3", 2)) == 2
+def test_a_trial_that_ends_while_it_waits_to_be_tried_again_is_tried_again(tiny: Path) -> None:
+    lost = study_of("results/s.sqlite3", 1)
+    trial = begun(lost)
+    lost._put_back(trial)  # by another process, which took it for silent
+    lost.finish(trial, result(0.9))
+    assert not lost.is_done
+    assert take_part(study_of("results/s.sqlite3", 1)) == 1
 
 
-def test_a_trial_that_is_tried_again_is_not_taken_for_its_dead_process_s(tiny: Path) -> None:
-    """Between taking a trial and signing it, a third process must not call it lost once more."""
-    storage = "results/s.sqlite3"
-    process = start(storage, 1, hang_at="0")
-    wait_for(Path("mark").exists)
-    process.kill()
-    process.wait()
-    second, third = study_of(storage, 1), study_of(storage, 1)
-    second._recover()
-    taken = second._study.ask(second._distributions)
-    assert third.next() is None
-    assert third._storage.get_trial(taken._trial_id).state == TrialState.RUNNING
-    assert slot_of(third._storage.get_trial(taken._trial_id)) == 0
+def age_heartbeats() -> None:
+    with sqlite3.connect("results/s.sqlite3") as database:
+        database.execute("UPDATE trial_heartbeats SET heartbeat = '2020-01-01 00:00:00'")
 
 
-def test_a_trial_beyond_the_budget_gives_way(tiny: Path) -> None:
-    study = study_of("results/s.sqlite3", 2)
-    late = study._study.ask  # what another process does between looking and asking
-    first, second = study.next(), study.next()
-    assert first is not None
-    assert second is not None
-    assert study._is_surplus(late(study._distributions))
-    assert not study._is_surplus(second)
+def test_a_trial_that_was_taken_and_not_signed_is_tried_again_after_the_grace(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of("results/s.log", 1)  # a journal has no heartbeat
+    study._study.ask(study._distributions)
+    assert study.next() is None
+    monkeypatch.setattr("recbole_llm.tuning.study.GRACE_SECONDS", -1.0)
+    assert begun(study).number == 0
+
+
+def test_a_search_that_is_broken_off_gives_its_trials_back(tiny: Path) -> None:
+    """Its process may live on, as that of a notebook does."""
+    study = study_of("results/s.log", 2)
+    trial = begun(study)
+    study.release()
+    assert begun(study_of("results/s.log", 2)).params == trial.params
+
+
+def test_a_trial_beyond_the_budget_waits(tiny: Path) -> None:
+    """Another machine may take the last trial between looking and asking."""
+    study, late = study_of("results/s.sqlite3", 2), study_of("results/s.sqlite3", 2)
+    assert [begun(study).number for _ in range(2)] == [0, 1]
+    looks = iter([True, False])
+    late._is_open = lambda: next(looks)  # type: ignore[method-assign]
+    assert late.next() is None
+    assert [trial.state for trial in study.all_trials()] == [TrialState.RUNNING] * 2 + [TrialState.WAITING]
+    more = study_of("results/s.sqlite3", 4)
+    assert [begun(more).number for _ in range(2)] == [2, 3]
+
+
+def test_studies_of_the_version_before_are_read(tiny: Path) -> None:
+    """It tried lost trials again under new numbers, and ended what was beyond the budget as failed."""
+    study = study_of("results/s.sqlite3", 3)
+    for state in (TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL):
+        trial = study._study.ask(study._distributions)
+        study._study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state)
+    assert take_part(study) == 2
+    assert [trial.number for trial in study.ended()] == [1, 3, 4]
 
 
 # ---- storages and budgets -------------------------------------------------------------------------
@@ -249,9 +321,7 @@ def test_a_trial_beyond_the_budget_gives_way(tiny: Path) -> None:
 @pytest.mark.parametrize(("most", "epochs"), [(1, 1), (10, 2)])
 def test_the_limit_of_a_trial_raises_nothing(tiny: Path, most: int, epochs: int) -> None:
     study = study_of("results/s.sqlite3", 1, epochs=most)
-    trial = study.next()
-    assert trial is not None
-    assert study.make_run(trial).settings["epochs"] == epochs
+    assert study.make_run(begun(study)).settings["epochs"] == epochs
 
 
 @pytest.mark.parametrize(
@@ -268,7 +338,7 @@ def test_a_storage_that_cannot_be_used_is_an_error_without_its_password(tiny: Pa
     Path("results").mkdir()
     Path("results/file").write_text("")
     with pytest.raises(UserError, match=message) as caught:
-        open_storage(address, Path("results"))
+        open_storage(storage_address(address, Path("results")))
     assert "secret" not in str(caught.value)
 
 

@@ -1,0 +1,62 @@
+"""The executor that a command asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.execution.base import Executor
+from recbole_llm.execution.processes import ProcessExecutor
+from recbole_llm.execution.ray import RayExecutor
+from recbole_llm.execution.serial import SerialExecutor
+
+EXECUTORS = ("serial", "processes", "ray")
+
+
+def check_executor(kind: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> str:
+    """The kind of the executor that these ask for; see :func:`open_executor`.
+
+    Raises:
+        UserError: there is no such executor, or the arguments do not go together.
+    """
+    if kind is None:
+        kind = "ray" if ray_address is not None else "processes" if (workers or 1) > 1 else "serial"
+    if kind not in EXECUTORS:
+        raise UserError(f"--executor={kind}: use {', '.join(EXECUTORS)}.{did_you_mean(kind, EXECUTORS)}")
+    if kind != "ray" and (ray_address is not None or gpus is not None):
+        raise UserError("--ray_address and --gpus are for --executor=ray.")
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers}: give 1 or more.")
+    if kind == "serial" and workers not in (None, 1):
+        raise UserError(f"--executor=serial has one worker, not {workers}; use processes.")
+    return kind
+
+
+@contextmanager
+def open_executor(
+    kind: str | None = None, workers: int | None = None, ray_address: str | None = None, gpus: float | None = None
+) -> Iterator[Executor]:
+    """The executor that the command line asks for, closed at the end of the block.
+
+    Args:
+        kind: ``serial``, ``processes`` or ``ray``; by default what the other arguments need.
+        workers: how many jobs run at once; 1 by default, or what a Ray cluster can take.
+        ray_address: a running cluster (``auto``, or ``host:port``); by default one is started for the purpose.
+        gpus: share of a GPU for each job on Ray; by default 1 where the cluster has any.
+
+    Raises:
+        UserError: there is no such executor, or the arguments do not go together.
+    """
+    kind = check_executor(kind, workers, ray_address, gpus)
+    executor: Executor
+    if kind == "serial":
+        executor = SerialExecutor()
+    elif kind == "processes":
+        executor = ProcessExecutor(workers or 1)
+    else:
+        executor = RayExecutor(ray_address, workers, gpus)
+    try:
+        yield executor
+    finally:
+        executor.close()

@@ -1,0 +1,52 @@
+"""Jobs one after the other in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from recbole_llm.errors import FAILURES, UserError
+from recbole_llm.execution.base import Job, JobResult
+
+
+class SerialExecutor:
+    """Runs a job when its result is fetched."""
+
+    slots = 1
+    shares_files = True
+    host = "localhost"
+
+    def __init__(self) -> None:
+        self._taken: deque[Job] = deque()
+
+    @property
+    def free(self) -> int:
+        """How many jobs can be taken now."""
+        return self.slots - len(self._taken)
+
+    @property
+    def under_way(self) -> int:
+        """How many jobs were taken and did not run yet."""
+        return len(self._taken)
+
+    def submit(self, job: Job) -> None:
+        """Take a job; it runs in :meth:`next`."""
+        self._taken.append(job)
+
+    def next(self, timeout: float | None = None) -> JobResult | None:
+        """Run the job that was taken; errors that are no model's pass through."""
+        if not self._taken:
+            return None
+        job = self._taken.popleft()
+        try:
+            return JobResult(job, job.function(*job.arguments))
+        except (UserError, *FAILURES) as error:
+            return JobResult(job, error=error)
+
+    def put(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def close(self) -> None:
+        """Forget what was taken; nothing runs between two calls of :meth:`next`."""
+        self._taken.clear()

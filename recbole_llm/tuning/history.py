@@ -1,0 +1,126 @@
+"""The trials of a search as a text file, which can be shown, kept in a repository and gone on with elsewhere.
+
+JSON lines: a header that says what was searched and how long, then a line for each trial that has ended::
+
+    {"study": "GRU4Rec-tiny-loo-1a2b3c4d", "schema_version": 1, "metric": "NDCG@10", "budget": {...}, "space": {...}}
+    {"number": 0, "state": "COMPLETE", "value": 0.1234, "params": {"learning_rate": 0.001}, "epochs": 12, ...}
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError, model_validator
+
+from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+
+
+class Header(BaseModel):
+    """What a file is about.
+
+    Attributes:
+        study: name of the study, which tells apart all that can change a trial's value.
+        schema_version: of the file.
+        metric: whose best validation value a trial has; more is better.
+        budget: limits of each trial and the pruner.
+        space: what was searched, as Optuna writes distributions.
+    """
+
+    study: str
+    schema_version: int = SCHEMA
+    metric: str
+    budget: dict[str, Any]
+    space: dict[str, Any]
+
+
+class Ended(BaseModel):
+    """A trial that has ended.
+
+    Attributes:
+        number: of the trial in its study; the first has 0.
+        state: how it ended.
+        value: best validation score; of a pruned trial the last one.
+        params: as the storage has them.
+        curve: validation scores by epoch.
+        epochs, best_epoch, seconds: of its training.
+        same_as: number of the trial that had the same parameters; this one was not trained.
+        error: why it failed.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    number: NonNegativeInt
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    value: FiniteFloat | None = None
+    params: dict[str, Any] = {}
+    curve: dict[NonNegativeInt, FiniteFloat] = {}
+    epochs: int | None = None
+    best_epoch: int | None = None
+    seconds: float | None = None
+    same_as: int | None = None
+    error: str | None = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Ended:
+        if self.state == "COMPLETE" and self.value is None:
+            raise ValueError("a trial that is complete has a value")
+        if self.state == "FAIL" and self.error is None:
+            raise ValueError("a trial that failed says why")
+        return self
+
+    def told(self) -> dict[str, Any]:
+        """What is known, as plain values."""
+        return {name: value for name, value in self.model_dump().items() if value is not None and value != {}}
+
+
+def write_history(path: Path, header: Header, trials: Sequence[Ended]) -> None:
+    """Write the file, which appears whole or not at all."""
+    lines = [header.model_dump(), *(trial.told() for trial in sorted(trials, key=lambda trial: trial.number))]
+    with whole_file(path, "w") as stream:
+        stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+
+def read_history(path: Path, header: Header) -> dict[int, Ended]:
+    """The trials of a file by number; none where there is no file.
+
+    A line that cannot be read is skipped with a warning, and its trial is run again.
+
+    Args:
+        path: the file.
+        header: what it should be about.
+
+    Raises:
+        UserError: it is about something else, or a later version wrote it; it would be replaced.
+    """
+    if not path.exists():
+        return {}
+    try:
+        first, *rest = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        found = Header.model_validate_json(first)
+    except (OSError, ValueError) as error:  # of pydantic and of UTF-8
+        raise UserError(f"{path} is not the history of a search ({_first_line(error)}); move it away.") from error
+    if found != header:
+        later = ", by a later version" if found.schema_version > SCHEMA else ""
+        raise UserError(f"{path} was written for another search{later}, and this one would replace it; move it away.")
+    trials: dict[int, Ended] = {}
+    for number, line in enumerate(rest, start=2):
+        try:
+            trial = Ended.model_validate_json(line)
+        except ValidationError as error:
+            logger.warning("%s, line %d is no trial and is skipped: %s", path, number, _first_line(error))
+        else:
+            trials.setdefault(trial.number, trial)
+    return trials
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,133 @@
+"""Where studies are kept: Optuna's storages, and a server of one for machines that do not see the driver's files."""
+
+from __future__ import annotations
+
+import socket
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from recbole_llm.errors import UserError
+from recbole_llm.utils.files import make_folder, open_database
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
+
+HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
+OPEN_ATTEMPTS = 5
+REACH_SECONDS = 30.0
+SERVER = "grpc://"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A storage that is open here, and what another process opens it by."""
+
+    address: str
+    backend: BaseStorage
+
+
+def storage_address(given: str | None, results: Path) -> str:
+    """The address of the storage that a user names.
+
+    Args:
+        given: an SQLAlchemy address, or the path of an SQLite file (``.sqlite3``, ``.db``) or of a journal (``.log``,
+            ``.journal``); by default ``studies.sqlite3`` in ``results``.
+        results: the results folder.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    given = given or str(results / "studies.sqlite3")
+    if "://" in given:
+        return given
+    path = Path(given).absolute()
+    if path.suffix not in (".log", ".journal", ".sqlite3", ".db"):
+        raise UserError(f"--storage={given}: give an address (postgresql://...), a .sqlite3 or a .log file.")
+    return str(path)
+
+
+def open_storage(address: str) -> Storage:
+    """Open a storage; files and tables that are missing are made.
+
+    Args:
+        address: as :func:`storage_address` or :func:`served` has it.
+
+    Raises:
+        UserError: the storage cannot be used.
+    """
+    if address.startswith(SERVER):
+        return Storage(address, _server_at(address))
+    if "://" in address:
+        return Storage(address, _database(address))
+    path = Path(address)
+    make_folder(path.parent)
+    if path.suffix in (".log", ".journal"):
+        return Storage(address, optuna.storages.JournalStorage(JournalFileBackend(str(path))))
+    open_database(path, "SELECT 1").close()  # write-ahead logging: readers and writers do not block each other
+    return Storage(address, _database(f"sqlite:///{path}"))
+
+
+def _database(address: str) -> BaseStorage:
+    engine = {"connect_args": {"timeout": 60}} if address.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempt in range(OPEN_ATTEMPTS):
+        try:
+            return RDBStorage(
+                address, engine_kwargs=engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
+            )
+        except Exception as error:  # whatever the database's driver raises
+            if attempt + 1 == OPEN_ATTEMPTS:
+                raise UserError(f"--storage={_without_password(address)}: {type(error).__name__}.") from error
+            time.sleep(0.2)  # another process may have been making the same tables
+    raise AssertionError
+
+
+def _server_at(address: str) -> BaseStorage:
+    host, _, port = address.removeprefix(SERVER).rpartition(":")
+    proxy = optuna.storages.GrpcStorageProxy(host=host, port=int(port))
+    try:
+        proxy.wait_server_ready(REACH_SECONDS)
+    except ConnectionError as error:
+        raise UserError(
+            f"a worker cannot reach the search at {host}:{port}: start the search on a machine of the cluster."
+        ) from error
+    return proxy
+
+
+@contextmanager
+def served(storage: Storage, host: str) -> Iterator[str]:
+    """The address of a server of a storage, for jobs that do not share this machine's files.
+
+    Args:
+        storage: what to serve.
+        host: where the jobs reach this machine. The server listens there without a password, as Ray itself does.
+    """
+    from optuna.storages._grpc.server import make_server  # gRPC, which only searches on a cluster need
+
+    with socket.create_server((host, 0)) as probe:
+        port = probe.getsockname()[1]
+    server: Any = make_server(storage.backend, host, port)
+    server.start()
+    try:
+        yield f"{SERVER}{host}:{port}"
+    finally:
+        server.stop(None)
+
+
+def _without_password(address: str) -> str:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        return str(make_url(address))  # shows *** in its place
+    except ArgumentError:
+        return address.partition("://")[0] + "://..."

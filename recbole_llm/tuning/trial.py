@@ -1,0 +1,118 @@
+"""One trial as a job: train, validate, report each epoch to the study."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import BasePruner
+
+from recbole_llm.experiments.jobs import Payload
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner, StopTraining
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.tuning.storage import open_storage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Tells a study how a trial goes and asks its pruner, from whatever process trains the trial.
+
+    Attributes:
+        storage: address of the study's storage.
+        study: its name.
+        trial_id: Optuna's, which storages take.
+        pruner: ``None`` for a trial that is never pruned.
+    """
+
+    storage: str
+    study: str
+    trial_id: int
+    pruner: BasePruner | None
+
+    @cached_property
+    def _study(self) -> optuna.Study:
+        sampler = optuna.samplers.RandomSampler()  # never asked: the parameters are drawn
+        return optuna.load_study(
+            study_name=self.study, storage=open_storage(self.storage).backend, sampler=sampler, pruner=self.pruner
+        )
+
+    def __call__(self, epoch: int, score: float) -> bool:
+        """Take down a validation score; whether the trial should stop there.
+
+        A trial that was interrupted reports its epochs again. Those before the last one that is known were decided.
+        """
+        try:
+            trial = optuna.trial.Trial(self._study, self.trial_id)
+            known = trial.storage.get_trial(self.trial_id).intermediate_values
+            if epoch not in known:
+                trial.report(score, epoch)
+            return self.pruner is not None and epoch >= max(known, default=0) and bool(trial.should_prune())
+        except UpdateFinishedTrialError:
+            return True  # silent for too long, it was given to another process, which has finished it
+        except StorageInternalError as error:  # a database that is away for a moment
+            logger.warning("trial %s of %s goes on unseen: %s", self.trial_id, self.study, error)
+            return False
+
+
+@dataclass
+class Trained:
+    """What a search learns from a trial: validation alone.
+
+    Attributes:
+        score: best validation score, ``None`` where training was stopped before there was one.
+        best_epoch, epochs: when it was reached, how many there were.
+        pruned: stopped because the pruner said so.
+        seconds: of all phases.
+    """
+
+    score: float | None
+    best_epoch: int | None
+    epochs: int
+    pruned: bool
+    seconds: float
+
+
+def run_trial(run: Run, folder: str, max_seconds: float | None, report: Callable[[int, float], bool]) -> Trained:
+    """Train and validate a run.
+
+    Args:
+        run: with the settings of the trial.
+        folder: of checkpoints, so that a trial that was killed goes on. They stay: a search that is killed before it
+            has taken down the result finds the training finished.
+        max_seconds: of training and validation, also before the trial was killed; it ends with the epoch in which
+            they are over.
+        report: called with epoch and score after each validation; says whether to stop.
+    """
+    pruned = False
+
+    def after(epoch: int, score: float) -> None:
+        nonlocal pruned
+        pruned = report(epoch, score)
+        if pruned:
+            raise StopTraining
+
+    runner = Runner(ResultStore(run.settings["results_dir"]), asks_again=False)
+    record = runner.validate(run, Path(folder), after, max_seconds)
+    score = record.valid_metrics.get(record.valid_metric)
+    return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"])
+
+
+def run_trial_away(
+    run: Run, payload: Payload, max_seconds: float | None, report: Callable[[int, float], bool]
+) -> Trained:
+    """Run a trial where the driver's files may be missing; its checkpoints go, since the driver cannot remove them."""
+    with payload.unpacked(run) as (run, _):
+        folder = Path(run.settings["checkpoint_dir"]) / run.key
+        try:
+            return run_trial(run, str(folder), max_seconds, report)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
