@@ -126,7 +126,7 @@ def flush_denormals() -> None:
 
 
 def repair_read_csv() -> None:
-    """Missing cells of sequence columns are empty again, and files are read by the C parser.
+    """Missing values of sequence columns are empty again, and files are read by the C parser.
 
     data/dataset/dataset.py:501 fills a column in place, which pandas 3 turns into a no-op; the next line
     then fails on ``nan.split``. The Python parser that RecBole asks for is twenty times slower. Both are

@@ -273,7 +273,7 @@ def _compact(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _fill_missing(values: np.ndarray, is_token: bool) -> np.ndarray:
-    """RecBole's rule for missing cells: the padding id in token columns, the mean in float columns."""
+    """RecBole's rule for missing values: the padding id in token columns, the mean in float columns."""
     if is_token:
         return np.maximum(values, 0)
     missing = np.isnan(values)

@@ -1,4 +1,4 @@
-"""Grids of cells: which are missing, one after the other or many at once, whatever fails."""
+"""Grids of runs: which are missing, one after the other or many at once, whatever fails."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def expand(
     config_files: Iterable[str | Path] = (),
     overrides: dict[str, Any] | None = None,
 ) -> list[Run]:
-    """All cells of a grid, each once, in the order they should run.
+    """All runs of a grid, each once, in the order they should run.
 
     Raises:
         UserError: an unknown name or key anywhere in the grid, before anything runs.

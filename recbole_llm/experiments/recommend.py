@@ -75,7 +75,7 @@ class Recommender:
 
     @classmethod
     def trained(cls, run: Run, runner: Runner, **options: Any) -> Recommender:
-        """The recommender of a cell that was run before; where its weights are elsewhere, it is trained again.
+        """The recommender of a run that was made before; where its weights are elsewhere, it is trained again.
 
         Raises:
             UserError: nobody has run these settings.

@@ -88,7 +88,7 @@ class SemanticFacts(BaseModel):
 
 
 class Record(BaseModel):
-    """One cell of a grid: a model with its settings on a dataset under a protocol with a seed."""
+    """One run of a grid: a model with its settings on a dataset under a protocol with a seed."""
 
     model_config = ConfigDict(extra="ignore")
 

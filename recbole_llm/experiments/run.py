@@ -1,4 +1,4 @@
-"""One cell of a grid before it runs: its settings, its data, its key."""
+"""A run of a grid before it is made: its settings, its data, its key."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recbole_llm.utils.plugins import code_of
 
 @dataclass
 class Run:
-    """A cell before it runs.
+    """A run before it is made.
 
     Attributes:
         settings: of the model, its dataset, protocol and seed.
@@ -50,7 +50,7 @@ class Run:
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
-        """The cell of some settings; finds the dataset.
+        """The run of some settings; finds the dataset.
 
         Raises:
             UserError: there is no such dataset.
@@ -83,7 +83,7 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the cell's checkpoints are kept."""
+        """Where the checkpoints are kept."""
         s = self.settings
         name = f"{s.method.name}-s{s['seed']}-{self.key}"
         return Path(s["checkpoint_dir"]) / self.location.name / s["protocol"] / name

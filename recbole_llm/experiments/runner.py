@@ -54,12 +54,12 @@ class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
 
 
 class Runner:
-    """Runs cells; keeps nothing between them but the store.
+    """Makes runs; keeps nothing between them but the store.
 
     Args:
         store: where records are looked up and written.
         bars: progress bars.
-        force: run cells again that have a record.
+        force: make runs again that have a record.
         asks_again: ask again what an earlier command got no answer to; not for a worker, whose files others share.
     """
 
@@ -67,21 +67,21 @@ class Runner:
         self, store: ResultStore, bars: Bars | None = None, force: bool = False, asks_again: bool = True
     ) -> None:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
-        self.asking: Any = None  # how answers are got; one budget for all cells, made with the first that asks
+        self.asking: Any = None  # how answers are got; one budget for all runs, made with the first that asks
         self._fresh: set[str] = set()
 
     def finished(self, run: Run) -> Record | None:
-        """The record of a cell that is done and need not run again."""
+        """The record of a run that is done and need not be made again."""
         if self.force and run.key not in self._fresh:
             return None
         record = self.store.find(run.key)
         return record if record is not None and record.status == "ok" else None
 
     def run(self, run: Run) -> Record:
-        """The cell's record: found, or made by training and testing the model.
+        """The record of a run: found, or made by training and testing the model.
 
         Raises:
-            UserError: the cell cannot run; nothing is recorded.
+            UserError: it cannot be made; nothing is recorded.
         """
         found = self.finished(run)
         if found is None:
@@ -132,7 +132,7 @@ class Runner:
         """Train and validate for a search: the test cases are never ranked and the record is not kept.
 
         Args:
-            cell: what to train.
+            run: what to train.
             folder: of the checkpoints; a training that was interrupted goes on.
             on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
                 on; ``StopTraining`` ends it.
@@ -167,7 +167,7 @@ class Runner:
         self._train(run, self.prepare(run, watch, record), watch, record)
 
     def make_features(self, run: Run) -> Path | None:
-        """Make a cell's semantic features and what they stand on; their folder, ``None`` where it reads none.
+        """Make the semantic features of a run and what they stand on; their folder, ``None`` where it reads none.
 
         Many workers would otherwise make the same at once.
         """
@@ -185,7 +185,7 @@ class Runner:
         """Read the data, make what the model stands on, build the model.
 
         Args:
-            cell: what to build.
+            run: what to build.
             watch: times the phases.
             record: takes down facts of data and features.
             stage: settings of one stage of a model that RecBole trains in several.
@@ -253,11 +253,11 @@ class Runner:
             record.stage_one = stage_one.key if stage_one else None
 
     def read_dataset(self, run: Run) -> Any:
-        """The cell's dataset with its split, without a model."""
+        """The dataset of a run with its split, without a model."""
         return self._read(run, run.settings, Stopwatch())[1]
 
     def candidate_run(self, run: Run) -> Run:
-        """The cell of the model that this one stands on: same data and settings, a seed of its own."""
+        """The run of the model that this one stands on: same data and settings, a seed of its own."""
         return Run.of(stage_one_settings(run.settings))
 
     def candidate_model(self, run: Run, watch: Stopwatch) -> CandidateModel:
@@ -373,10 +373,10 @@ class Runner:
 
 
 def run_together(run: Run, runner: Runner) -> Record:
-    """Train a cell by as many processes as its setting ``nproc`` says; the first one tests and stores.
+    """Train by as many processes as its setting ``nproc`` says; the first one tests and stores.
 
     Raises:
-        UserError: the cell cannot be trained this way, or one of the processes failed.
+        UserError: the run cannot be trained this way, or one of the processes failed.
     """
     world = int(run.settings["nproc"])
     # DistributedDataParallel knows what learns when it is built: what a later stage thaws it would not share.

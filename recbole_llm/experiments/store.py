@@ -45,7 +45,7 @@ class ResultStore:
         """The record of a key, if it is there and readable.
 
         Raises:
-            UserError: a later version wrote it; what does not find it would run the cell again and replace it.
+            UserError: a later version wrote it; what does not find it would make the run again and replace it.
         """
         for path in self.folder.glob(f"*/*/*-{key}.json"):
             record = self._parsed(path)

@@ -126,7 +126,7 @@ def load_endpoint(name: str, changes: dict[str, Any] | None = None) -> Endpoint:
     return found
 
 
-@cache  # said once, not for each cell of a grid
+@cache  # said once, not for each run of a grid
 def _say_whose_prices(model: str, file: str, priced: str) -> None:
     logger.warning(
         "--llm_model=%s: prices and --max_cost count with those of %s (%s); a dearer model spends more than the limit. "
