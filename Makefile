@@ -31,7 +31,7 @@ test-browser: $(READY)
 	    command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get -qq update && \
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
 	    echo "no browser here and none could be installed: the report is not checked in one"
-	$(BIN)/python -m pytest -rs -m browser tests/bench $(ARGS)
+	$(BIN)/python -m pytest -rs -m browser tests/reporting $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
