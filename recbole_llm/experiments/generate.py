@@ -202,7 +202,7 @@ def batch_file(cells: Sequence[Run], runner: Runner, path: Path, limit: int | No
     endpoint = shops[0].endpoint
     assert endpoint is not None
     with shops[0].responses() as cache:
-        write_batch_file(cache, endpoint, asking.pending, path)
+        write_batch_file(cache, endpoint, asking.pending.values(), path)
     return len(asking.pending)
 
 
@@ -229,7 +229,7 @@ class _Batches:
         with one_process_at_a_time(shops[0].home, f"the batches of {shops[0].home.parent.name}"):
             # Of a run that was stopped, or of another command: what is paid for comes first.
             self._earlier = bool(client.open_batches())
-            self._stopped = "" if self._earlier else client.submit(self.asking.pending)
+            self._stopped = "" if self._earlier else client.submit(self.asking.pending.values())
         return client
 
     def fetch(self, client: BatchClient) -> None:

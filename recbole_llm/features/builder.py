@@ -19,13 +19,14 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.features.encoder import Encoder, encode_texts
-from recbole_llm.features.feature import ITEMS_ALONE, VISIBLE, Context, Feature, Prerequisite, Progress
+from recbole_llm.features.feature import ITEMS_ALONE, VISIBLE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.item_texts import ItemTextIds, TextCodes
 from recbole_llm.features.items import read_item_texts, read_profiles
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress
+from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.methods.eimf.features import Exemplars
@@ -248,32 +249,32 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        ledger = None if self.endpoint is None or cache is None else Ledger(self.endpoint, cache, self.progress)
         context = Context(
             self.settings,
             self.dataset.table,
             self.dataset.split,
             self.items,
             self.folder,
-            self.endpoint,
-            cache,
             self.stage_one,
             self.progress,
             self.encode,
             self.vectors_of,
-            asking=self.asking,
+            self.asking,
+            ledger,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
-        self.asking.begin(feature.name, context)
+        self.asking.begin(feature.name)
         before = self._digests(feature)
-        with self.watch("llm" if self.endpoint is not None and feature.prompts else "features"):
+        with self.watch("llm" if ledger is not None and feature.prompts else "features"):
             facts = feature.build(context)
         if self._digests(feature) != before:
             self._forget_readers(feature.name)
-        if self.endpoint is not None and feature.prompts:
-            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in context.used))
-        self._commit(feature, facts, context)
+        if ledger is not None and feature.prompts:
+            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in ledger.used))
+        self._commit(feature, facts, ledger)
         self.asking.made.add((self.name, feature.name))
-        usage = context.usage
+        usage = ledger.usage if ledger is not None else Usage()
         if usage.stopped:
             raise UserError(
                 f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
@@ -291,7 +292,8 @@ class FeatureBuilder:
                 self.folder.manifest["features"].pop(other, None)
                 self._forget_readers(other)
 
-    def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
+    def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
+        usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
         whole = before.get("stamp") == self.stamps[feature.name] and not before.get("stopped")
         only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
@@ -299,12 +301,12 @@ class FeatureBuilder:
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", ITEMS_ALONE),
             "files": list(feature.files),
-            "counts": context.counts,
+            "counts": dict(ledger.counts) if ledger is not None else {},
             **facts,
-            "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
-            "stopped": "" if only_gaps else context.usage.stopped or context.limited,
+            "usage": {name: value for name, value in vars(usage).items() if name != "stopped"},
+            "stopped": "" if only_gaps or ledger is None else usage.stopped or ledger.limited,
         }
-        if self.endpoint is not None:
+        if ledger is not None:
             entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}
         self.folder.commit(feature.name, entry)
 

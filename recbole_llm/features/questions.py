@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from recbole_llm.features.answers import AnswerError, read_answer
 from recbole_llm.features.prompts import Prompt
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 
 Value = TypeVar("Value")
 
@@ -30,7 +30,6 @@ def ask(
     data: Any,
     parse: Callable[[Any], Value],
     counts: Counter[str] | None = None,
-    assume: Callable[[], Value] | None = None,
 ) -> Generator[ChatRequest, ChatAnswer | None, Value | None]:
     """Ask, validate, and ask once more where the answer cannot be used.
 
@@ -41,8 +40,6 @@ def ask(
         counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
             ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, and the rules
             of ``answers``.
-        assume: a result for dry runs, where the prompt's example answer is none for other data and a later
-            question of the chain needs one.
 
     Returns:
         The result, or ``None`` where there is no usable answer.
@@ -50,13 +47,11 @@ def ask(
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
     for again in (False, True):
-        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), prompt.schema, prompt.max_tokens)
-        answer = yield request
+        name = f"{prompt.id}@{prompt.version}"
+        answer = yield ChatRequest(name, tuple(messages), prompt.schema, prompt.max_tokens, again=again)
         if answer is None:
             counts["unanswered"] += 1
             return None
-        if answer.assumed:
-            return _assumed(answer, prompt, parse, assume)
         if answer.finish_reason == "length":
             counts["truncated"] += 1
         if answer.finish_reason == "content_filter":
@@ -86,15 +81,3 @@ def _advice(answer: ChatAnswer) -> str:
     if answer.finish_reason == "length":
         return "It was cut off: answer again, shorter, with the JSON alone."
     return "Answer again, with the JSON alone."
-
-
-def _assumed(
-    answer: ChatAnswer, prompt: Prompt, parse: Callable[[Any], Value], assume: Callable[[], Value] | None
-) -> Value | None:
-    """A result for a dry run: nothing is counted and nothing asked again."""
-    if assume is not None:
-        return assume()
-    try:
-        return parse(read_answer(answer.content, prompt.answer_class)[0])
-    except AnswerError:
-        return None

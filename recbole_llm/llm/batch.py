@@ -10,14 +10,16 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.cache import ChatRequest, ResponseCache
-from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
-from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, remember, take_answers
+from recbole_llm.llm.budget import Budget, LimitReached
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatRequest
+from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +68,12 @@ class BatchClient:
         """Close the connections."""
         self._api.close()
 
-    def submit(self, pending: dict[str, ChatRequest]) -> str:
+    def submit(self, pending: Iterable[ChatRequest]) -> str:
         """Submit requests without an answer, as many as the budget allows; why not all, or an empty string."""
-        part: dict[str, ChatRequest] = {}
+        part: list[ChatRequest] = []
         size, price, stopped = 0, 0.0, ""
-        for key, request in pending.items():
-            if self.cache.get(key) is not None:
+        for request in pending:
+            if self.cache.get(request.key) is not None:
                 continue  # another command has fetched it since
             likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
             try:
@@ -81,16 +83,16 @@ class BatchClient:
                 break
             if len(part) >= LARGEST or size > LARGEST_BYTES:
                 self._submit(part, price)
-                part, size, price = {}, 0, 0.0
-            part[key] = request
+                part, size, price = [], 0, 0.0
+            part.append(request)
             size += 2 * sum(len(message["content"]) for message in request.messages) + 1000
             price += likely
         if part:
             self._submit(part, price)
         return stopped
 
-    def _submit(self, part: dict[str, ChatRequest], price: float) -> None:
-        remember(self.cache, self.endpoint, part)
+    def _submit(self, part: list[ChatRequest], price: float) -> None:
+        self.cache.put_pending(part)
         content = "".join(batch_lines(self.endpoint, part)).encode()
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)

@@ -6,17 +6,16 @@ Rows are JSON; nothing is unpickled. Write-ahead logging lets two processes shar
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import sqlite3
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
+from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.utils.files import open_database
 
 _SCHEMA = """
@@ -44,83 +43,28 @@ CREATE TABLE IF NOT EXISTS batches (
 """
 
 
-def request_key(body: dict[str, Any]) -> str:
-    """Hash of all that an answer depends on."""
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def guess_tokens(text: str) -> int:
-    """A guess at the tokens of a text: four bytes of UTF-8 each, so that Chinese counts more than English."""
-    return math.ceil(len(text.encode("utf-8", "replace")) / 4)
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """One question; what it says and nothing about where it is sent.
+class StoredAnswers:
+    """Cached answers: what is there, and nothing else.
 
     Attributes:
-        prompt: ``id@version`` of the prompt.
-        messages: the chat.
-        schema: JSON schema of the answer, or ``None``.
-        max_tokens: of the answer.
+        used: the answers that scripts were given, by key, each once.
     """
 
-    prompt: str
-    messages: tuple[dict[str, str], ...]
-    schema: dict[str, Any] | None
-    max_tokens: int
+    def __init__(self, endpoint: Endpoint, cache: ResponseCache) -> None:
+        self.endpoint, self.cache = endpoint, cache
+        self.used: dict[str, ChatAnswer] = {}
 
-    def body(self, model: str, temperature: float) -> dict[str, Any]:
-        """Everything that the answer depends on."""
-        return {
-            "model": model,
-            "messages": list(self.messages),
-            "temperature": temperature,
-            "max_tokens": self.max_tokens,
-            "schema": self.schema,
-            "prompt": self.prompt,
-        }
+    async def answer(self, request: ChatRequest) -> ChatAnswer | None:
+        """The answer that is there, ``None`` where there is none."""
+        key = self.endpoint.addressed(request).key
+        found = self.cache.get(key)
+        if found is not None:
+            self.used[key] = found
+        return found
 
-    def key(self, model: str, temperature: float) -> str:
-        """Hash of :meth:`body`: the row of the cache, and the ``custom_id`` of a batch."""
-        return request_key(self.body(model, temperature))
-
-    def estimated_tokens(self) -> int:
-        """A guess at the tokens of the question, with a few for each message."""
-        return guess_tokens("".join(message["content"] for message in self.messages)) + 4 * len(self.messages)
-
-
-@dataclass(frozen=True)
-class ChatAnswer:
-    """What came back.
-
-    Attributes:
-        content: the text; empty for a refusal without text.
-        finish_reason: ``stop``, ``length``, ``content_filter``, ...
-        tokens_in, tokens_out: as the server counted them.
-        cached: it was in the cache before this run.
-        via: how it came, where that matters to its price: ``batch``.
-        assumed: nobody gave it; a dry run stands it in for an answer that it does not ask for.
-    """
-
-    content: str
-    finish_reason: str
-    tokens_in: int
-    tokens_out: int
-    cached: bool = False
-    via: str = ""
-    assumed: bool = False
-
-    def stored(self) -> dict[str, Any]:
-        """What the cache keeps of it."""
-        kept = {
-            "content": self.content,
-            "finish_reason": self.finish_reason,
-            "tokens_in": self.tokens_in,
-            "tokens_out": self.tokens_out,
-        }
-        return kept | ({"via": self.via} if self.via else {})
+    def result(self, script: Script) -> Any:
+        """A script's result."""
+        return at_once(follow(script, self))
 
 
 class ResponseCache:
@@ -170,27 +114,27 @@ class ResponseCache:
         row = self._run("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
-        return ChatAnswer(**{**json.loads(row[0]), "cached": True})
+        return ChatAnswer(**json.loads(row[0]))
 
-    def put(self, key: str, request: dict[str, Any], answer: ChatAnswer) -> None:
-        """Keep an answer; the first one of a key stays."""
+    def put(self, request: ChatRequest, answer: ChatAnswer) -> None:
+        """Keep an answer; the first one of a request stays."""
         self._run(
             "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
             (
-                key,
-                request["model"],
-                request["prompt"],
-                json.dumps(request, ensure_ascii=False),
+                request.key,
+                request.model,
+                request.prompt,
+                json.dumps(request.body(), ensure_ascii=False),
                 json.dumps(answer.stored(), ensure_ascii=False),
                 datetime.now(UTC).isoformat(timespec="seconds"),
             ),
         )
 
-    def sample(self, prompt: str, model: str, count: int) -> list[dict[str, Any]]:
-        """Some rows of a prompt (``id@version``) and a model, the first by key: as good as drawn at random."""
+    def sample(self, prompt: str, model: str, count: int) -> list[tuple[ChatRequest, ChatAnswer]]:
+        """Some questions of a prompt (``id@version``) with their answers, the first by key: as good as drawn."""
         query = "SELECT request, answer FROM answers WHERE prompt = ? AND model = ? ORDER BY key LIMIT ?"
         found = self._connection.execute(query, (prompt, model, count))
-        return [{"request": json.loads(request), "answer": json.loads(answer)} for request, answer in found]
+        return [(ChatRequest.parse(json.loads(request)), ChatAnswer(**json.loads(answer))) for request, answer in found]
 
     def requests(
         self, prompts: Iterable[str], model: str | None, keys: Container[str] | None = None
@@ -210,17 +154,17 @@ class ResponseCache:
 
     # ---- batches -------------------------------------------------------------------------------
 
-    def put_pending(self, requests: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    def put_pending(self, requests: Iterable[ChatRequest]) -> None:
         """Remember requests that go into a batch, by their keys."""
-        rows = ((key, json.dumps(request, ensure_ascii=False)) for key, request in requests)
+        rows = ((request.key, json.dumps(request.body(), ensure_ascii=False)) for request in requests)
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
         self._connection.execute("COMMIT")
 
-    def pending(self, key: str) -> dict[str, Any] | None:
+    def pending(self, key: str) -> ChatRequest | None:
         """The request of a key that went into a batch."""
         row = self._connection.execute("SELECT request FROM pending WHERE key = ?", (key,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        return None if row is None else ChatRequest.parse(json.loads(row[0]))
 
     def put_batch(self, batch: str, base_url: str, requests: int, likely: float, status: str) -> None:
         """Remember a batch, or its new status."""

@@ -1,9 +1,4 @@
-"""Asking an endpoint: bounded, limited, retried, counted, and never twice for the same question.
-
-The unit of work is a *script*: a generator that yields ``ChatRequest`` and is sent a ``ChatAnswer`` (or
-``None`` where there will be none). A chain of prompts is a script with several ``yield``; chains of different
-items advance independently.
-"""
+"""Live answers: asking an endpoint, bounded, limited, retried, counted, and never twice for the same question."""
 
 from __future__ import annotations
 
@@ -12,19 +7,18 @@ import email.utils
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache, guess_tokens
-from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
+from recbole_llm.llm.budget import Budget, LimitReached, Usage
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, Script, follow, guess_tokens
+from recbole_llm.llm.endpoint import Endpoint, redact
 
 logger = logging.getLogger(__name__)
-
-Script = Generator[ChatRequest, "ChatAnswer | None", Any]
 
 RETRIED = {408, 409, 429}
 LONGEST_PAUSE = 60.0
@@ -32,31 +26,7 @@ LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
 DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
-MOST_TOKENS = 2**40  # that an answer may say it took; more is no count
 NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
-
-
-@dataclass
-class Usage:
-    """What was asked and what it cost; answers found in the cache cost nothing again."""
-
-    requests: int = 0
-    cached: int = 0
-    failed: int = 0
-    attempts: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    price: float = 0.0
-    stopped: str = ""
-    errors: dict[str, int] = field(default_factory=dict)
-
-    def add(self, other: Usage) -> None:
-        """Add what another client sent, not what its answers cost: that is counted when they are read."""
-        for name in ("requests", "cached", "failed", "attempts"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for kind, count in other.errors.items():
-            self.errors[kind] = self.errors.get(kind, 0) + count
-        self.stopped = self.stopped or other.stopped
 
 
 class Client:
@@ -136,33 +106,28 @@ class Client:
     async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
         for script in scripts:
             try:
-                request = next(script)
-                while True:
-                    request = script.send(await self._answer(request))
-            except StopIteration:
-                pass
+                await follow(script, self)
             except LimitReached as reason:
-                script.close()
                 self.usage.stopped = str(reason)
                 return
             if done is not None:
                 done()
 
-    async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
+    async def answer(self, request: ChatRequest) -> ChatAnswer | None:
         """From the cache, from the same question under way, or from the endpoint."""
-        key = request.key(self.endpoint.model, self.endpoint.temperature)
-        found = self.cache.get(key)
+        request = self.endpoint.addressed(request)
+        found = self.cache.get(request.key)
         if found is not None:
             self.usage.cached += 1
             return found
-        if key in self._under_way:
-            return await asyncio.shield(self._under_way[key])
+        if request.key in self._under_way:
+            return await asyncio.shield(self._under_way[request.key])
         future: asyncio.Future[ChatAnswer | None] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = future
+        self._under_way[request.key] = future
         try:
             answer = await self._ask(request)
             if answer is not None:
-                self.cache.put(key, request.body(self.endpoint.model, self.endpoint.temperature), answer)
+                self.cache.put(request, answer)
             future.set_result(answer)
             return answer
         except BaseException as error:
@@ -174,7 +139,7 @@ class Client:
                     future.cancel()
             raise
         finally:
-            del self._under_way[key]
+            del self._under_way[request.key]
 
     # ---- one request ---------------------------------------------------------------------------
 
@@ -339,9 +304,9 @@ def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
 def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
     """The body of a chat completion, without the endpoint's ``extra`` fields."""
     body: dict[str, Any] = {
-        "model": endpoint.model,
+        "model": request.model,
         "messages": list(request.messages),
-        "temperature": endpoint.temperature,
+        "temperature": request.temperature,
         endpoint.max_tokens_field: request.max_tokens,
     }
     if request.schema is not None and endpoint.response_format == "json_schema":
@@ -409,24 +374,3 @@ def _retry_after(headers: Any) -> float | None:
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError):
         return None
-
-
-def replay(script: Script, cache: ResponseCache, endpoint: Endpoint, used: dict[str, ChatAnswer] | None = None) -> Any:
-    """A script's result from the cache alone; questions without an answer are sent ``None``.
-
-    Args:
-        script: as for :meth:`Client.run`.
-        cache: where the answers are.
-        endpoint: that they were asked of.
-        used: takes the answers by key, each once.
-    """
-    try:
-        request = next(script)
-        while True:
-            key = request.key(endpoint.model, endpoint.temperature)
-            answer = cache.get(key)
-            if answer is not None and used is not None:
-                used[key] = answer
-            request = script.send(answer)
-    except StopIteration as end:
-        return end.value

@@ -14,8 +14,8 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments import generate
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.sources import AnswerSource
+from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import Budget
 from tests.features.workshop import SEMANTICS, asking_cell, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.llm.cache import ChatRequest, ResponseCache
-from recbole_llm.llm.client import Client, Script
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatRequest, Script
+from recbole_llm.llm.client import Client
 from recbole_llm.llm.endpoint import Endpoint
 from tests.stub_server import Reply
 
@@ -20,8 +21,13 @@ AT_ONCE = {"retry-after-ms": "1"}
 
 
 def question(text: str, max_tokens: int = 50, schema: dict[str, Any] | None = None) -> ChatRequest:
-    """A request of one message."""
+    """A request of one message, as a script asks it."""
     return ChatRequest("test@1", ({"role": "user", "content": text},), schema, max_tokens)
+
+
+def asked(text: str, **options: Any) -> ChatRequest:
+    """The same as the stub's endpoint is asked it."""
+    return endpoint_at("http://127.0.0.1:1/v1").addressed(question(text, **options))
 
 
 def asking(text: str, answers: dict[str, Any] | None = None, **options: Any) -> Script:

@@ -9,13 +9,14 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.batch import BatchClient
-from recbole_llm.llm.cache import ChatAnswer, ResponseCache
-from recbole_llm.llm.endpoint import Budget
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer
 from tests.llm.batch_stub import BatchStub
-from tests.llm.chat import endpoint_at, question
+from tests.llm.chat import asked, endpoint_at
 from tests.stub_server import Call, Reply, StubServer
 
-PENDING = {request.key("m", 0.0): request for request in map(question, ("one", "two"))}
+PENDING = [asked("one"), asked("two")]
 
 
 def client_at(server: StubServer, cache: ResponseCache, **key: Any) -> BatchClient:
@@ -42,9 +43,9 @@ def test_a_batch_whose_reply_is_lost_is_found_and_not_made_again(
 
 
 def test_what_was_answered_since_is_not_submitted(cache: ResponseCache, with_key: dict[str, Any]) -> None:
-    (known, request), (other, _) = PENDING.items()
-    cache.put(known, request.body("m", 0.0), ChatAnswer("{}", "stop", 1, 1))
+    known, other = PENDING
+    cache.put(known, ChatAnswer("{}", "stop", 1, 1))
     stub = BatchStub(lambda body: "{}")
     with StubServer(stub) as server:
         client_at(server, cache, **with_key).submit(PENDING)
-    assert stub.submitted == [other]
+    assert stub.submitted == [other.key]

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.client import Client, Script, _retry_after, replay
-from recbole_llm.llm.endpoint import Budget
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.chat import Script
+from recbole_llm.llm.client import Client, _retry_after
 from tests.llm.chat import asking, endpoint_at, first_only, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 
@@ -162,7 +163,7 @@ def test_a_chain_hands_the_first_answer_to_the_second_question(cache: ResponseCa
     with StubServer(lambda call: Reply(text=f"<{call.question}>")) as server:
         endpoint = endpoint_at(server.base_url)
         Client(endpoint, cache).run([chain()])
-        assert replay(chain(), cache, endpoint) == "<more about <topic?>>"
+        assert StoredAnswers(endpoint, cache).result(chain()) == "<more about <topic?>>"
     assert len(server.calls) == 2
 
 

@@ -15,7 +15,7 @@ from recbole_llm.features.feature import TRAINING, Context, training_lists
 from recbole_llm.features.offline import Grouping
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.client import Script
+from recbole_llm.llm.chat import Script
 from recbole_llm.methods.eimf import affinity
 
 PROMPT = "eimf_interests"
