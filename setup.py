@@ -29,7 +29,6 @@ REQUIRES = [
     "pydantic>=2.6",
     "openai[aiohttp]>=1.93,<4",
     "aiolimiter>=1.1",
-    "json-repair>=0.30",
     "sentence-transformers>=3",
     "transformers>=4.45",
     "optuna>=4.9",

@@ -302,6 +302,7 @@ class FeatureBuilder:
             "sees": getattr(feature, "visible", ITEMS_ALONE),
             "files": list(feature.files),
             "counts": dict(ledger.counts) if ledger is not None else {},
+            **({"unreadable": ledger.unreadable} if ledger is not None and ledger.unreadable else {}),
             **facts,
             "usage": {name: value for name, value in vars(usage).items() if name != "stopped"},
             "stopped": "" if only_gaps or ledger is None else usage.stopped or ledger.limited,

@@ -14,14 +14,19 @@ about another. Nothing more is needed for a dry run, which answers each question
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any, TypeVar
 
 from recbole_llm.features.answers import AnswerError, read_answer
 from recbole_llm.features.prompts import Prompt
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 
+logger = logging.getLogger(__name__)
+
+UNREADABLE = "unreadable"
 Value = TypeVar("Value")
 
 
@@ -38,8 +43,8 @@ def ask(
         data: JSON-serialisable data for the prompt.
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
         counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
-            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, and the rules
-            of ``answers``.
+            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, ``unreadable``
+            (``parse`` raised another error), and the rules of ``answers``.
 
     Returns:
         The result, or ``None`` where there is no usable answer.
@@ -60,21 +65,39 @@ def ask(
         try:
             value, repaired = read_answer(answer.content, prompt.answer_class, counts)
             result = parse(value)
-        except AnswerError as error:
-            counts[error.rule] += 1
+        except Exception as error:  # whatever a reader stumbles over is the fault of the answer
+            problem = error if isinstance(error, AnswerError) else _unreadable(prompt, error)
+            counts[problem.rule] += 1
             if again:
                 break
             counts["asked_again"] += 1
             messages = [
                 *messages,
                 {"role": "assistant", "content": answer.content[:4000] or "(no answer)"},
-                {"role": "user", "content": f"That answer cannot be used: {error}. {_advice(answer)}"},
+                {"role": "user", "content": f"That answer cannot be used: {problem}. {_advice(answer)}"},
             ]
         else:
             counts["repaired" if repaired else "valid"] += 1
             return result
     counts["invalid"] += 1
     return None
+
+
+def _unreadable(prompt: Prompt, error: Exception) -> AnswerError:
+    """The error of an answer that a reader stumbled over; said once for each kind, as it may be the reader's fault."""
+    _say_unreadable(prompt.id, type(error).__name__)
+    logger.debug("an answer to %s could not be read", prompt.id, exc_info=error)
+    return AnswerError("it could not be read", UNREADABLE)
+
+
+@cache
+def _say_unreadable(prompt: str, kind: str) -> None:
+    logger.warning(
+        "an answer to %s could not be read (%s); it is kept, counted as unreadable and asked for again. manifest.json "
+        "names the requests of such answers.",
+        prompt,
+        kind,
+    )
 
 
 def _advice(answer: ChatAnswer) -> str:

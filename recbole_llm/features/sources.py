@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
 from recbole_llm.llm.cache import ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
@@ -27,6 +28,7 @@ Results = Iterator[tuple[Any, Any]]
 
 SAMPLE = 200  # cached answers of a prompt from which the length of the others is estimated
 ENOUGH = 20  # fewer say nothing
+INSPECTED = 20  # unreadable answers of a feature that its manifest names
 
 
 class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
@@ -51,6 +53,7 @@ class Ledger:
         usage: what was asked and paid.
         counts: outcomes of the answers.
         used: keys of the requests whose answers were read, in that order.
+        unreadable: keys of the requests of scripts with an answer that a reader stumbled over, a few of them.
         limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
@@ -60,6 +63,7 @@ class Ledger:
     usage: Usage = field(default_factory=Usage)
     counts: Counter[str] = field(default_factory=Counter)
     used: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     limited: str = ""
 
     def add(self, used: dict[str, ChatAnswer], counts: Counter[str]) -> None:
@@ -118,7 +122,10 @@ class AnswerSource:
             ledger.limited = f"--limit={self.limit} of {len(keys)} is reached"
         answers, counts = StoredAnswers(ledger.endpoint, ledger.cache), Counter[str]()
         for key in keys:
+            unreadable = counts[UNREADABLE]
             yield key, answers.result(script(key, counts))
+            if counts[UNREADABLE] > unreadable and len(ledger.unreadable) < INSPECTED:
+                ledger.unreadable += answers.last
         ledger.add(answers.used, counts)
 
     def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:

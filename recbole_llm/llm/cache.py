@@ -48,11 +48,13 @@ class StoredAnswers:
 
     Attributes:
         used: the answers that scripts were given, by key, each once.
+        last: keys of those that the last script was given.
     """
 
     def __init__(self, endpoint: Endpoint, cache: ResponseCache) -> None:
         self.endpoint, self.cache = endpoint, cache
         self.used: dict[str, ChatAnswer] = {}
+        self.last: list[str] = []
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The answer that is there, ``None`` where there is none."""
@@ -60,10 +62,12 @@ class StoredAnswers:
         found = self.cache.get(key)
         if found is not None:
             self.used[key] = found
+            self.last.append(key)
         return found
 
     def result(self, script: Script) -> Any:
         """A script's result."""
+        self.last = []
         return at_once(follow(script, self))
 
 

@@ -107,6 +107,28 @@ def test_a_truncated_answer_that_cannot_be_used_is_asked_again_shorter() -> None
     assert (counts["truncated"], counts["asked_again"]) == (2, 1)
 
 
+@pytest.mark.parametrize("error", [AssertionError("no"), RecursionError(), KeyError("a"), ZeroDivisionError()])
+def test_whatever_a_reader_raises_is_the_fault_of_the_answer(error: Exception) -> None:
+    def parse(answer: Any) -> list[str]:
+        if answer.intents == ["bad"]:
+            raise error
+        return plain(answer)
+
+    result, requests, counts = drive('["bad"]', '["a"]', parse=parse)
+    assert result == ["a"]
+    assert counts == {"unreadable": 1, "asked_again": 1, "valid": 1}
+    assert "it could not be read" in requests[1].messages[-1]["content"]
+    assert drive('["bad"]', '["bad"]', parse=parse)[2] == {"unreadable": 2, "asked_again": 1, "invalid": 1}
+
+
+def test_ctrl_c_is_nobodys_fault() -> None:
+    def parse(answer: Any) -> list[str]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive('["a"]', parse=parse)
+
+
 def test_the_second_question_is_another_row_of_the_cache() -> None:
     _, requests, _ = drive("no", '["a"]')
     assert requests[0].key != requests[1].key

@@ -16,7 +16,7 @@ from recbole_llm.features.questions import ask
 from recbole_llm.features.sources import AnswerSource, AnswersPending, BatchCollector, DryRun, Ledger
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.chat import Script
+from recbole_llm.llm.chat import ChatAnswer, Script
 from recbole_llm.llm.exchange import import_answers, write_batch_file
 from tests.llm.batch_stub import output_line
 from tests.llm.chat import endpoint_at
@@ -132,6 +132,38 @@ def test_an_example_that_cannot_be_used_is_not_asked_about_again_in_a_dry_run(ca
     ledger = ledger_at("http://127.0.0.1:1/v1", cache)
     assert dict(source.results(ledger, ["a", "b"], picky, "asking")) == {"a": None, "b": None}
     assert (source.plans[0].requests, ledger.counts) == (2, {})
+
+
+def stumbling(key: str, counts: Counter[str]) -> Script:
+    """A reader that breaks on an answer."""
+
+    def parse(answer: Any) -> str:
+        assert answer.summarization != "bad"
+        return str(answer.summarization)
+
+    return (yield from ask(PROMPT, [key], parse, counts))
+
+
+def test_an_answer_that_breaks_its_reader_is_kept_named_and_asked_for_again(cache: ResponseCache) -> None:
+    texts = ('{"summarization": "bad"}', '{"summarization": "good"}')
+    with StubServer(lambda call: Reply(text=texts[call.number])) as server:
+        ledger = ledger_at(server.base_url, cache)
+        assert dict(AnswerSource().results(ledger, ["a"], stumbling, "asking")) == {"a": "good"}
+    assert ledger.counts == {"unreadable": 1, "asked_again": 1, "valid": 1}
+    assert ledger.unreadable == ledger.used
+    kept = {row["key"]: row["answer"]["content"] for row in cache.rows()}
+    assert tuple(kept[key] for key in ledger.unreadable) == texts
+
+
+@pytest.mark.parametrize("body", ['{"```json{```', '{"a":' * 3000, '{"summarization": "bad"}'])
+def test_a_bad_answer_that_is_cached_already_is_overcome(cache: ResponseCache, body: str) -> None:
+    first = ledger_at("http://127.0.0.1:1/v1", cache).endpoint.addressed(next(stumbling("a", Counter())))
+    cache.put(first, ChatAnswer(body, "stop", 1, 1))
+    with StubServer(lambda call: Reply(text='{"summarization": "good"}')) as server:
+        ledger = ledger_at(server.base_url, cache)
+        assert dict(AnswerSource().results(ledger, ["a"], stumbling, "asking")) == {"a": "good"}
+        assert len(server.calls) == 1
+    assert (ledger.counts["asked_again"], ledger.usage.requests, ledger.usage.cached) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("source", [AnswerSource, BatchCollector])
