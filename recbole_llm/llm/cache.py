@@ -7,7 +7,11 @@ Rows are JSON; nothing is unpickled. Write-ahead logging lets two processes shar
 from __future__ import annotations
 
 import json
+import os
+import secrets
+import socket
 import sqlite3
+import time
 from collections.abc import Container, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +47,35 @@ CREATE TABLE IF NOT EXISTS batches (
 """
 
 
+_CLAIMS = """
+CREATE TABLE IF NOT EXISTS claims (
+    key TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    until REAL NOT NULL
+) WITHOUT ROWID
+"""
+LEASE = 15.0  # seconds that a claim holds unless it is renewed
+
+
+def owner_of_claims() -> str:
+    """A name for who claims questions: machine, process, and a mark of its own."""
+    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+
+
+def _is_gone(owner: str) -> bool:
+    """Whether an owner was a process of this machine that has ended."""
+    machine, process, _ = owner.rsplit("/", 2)
+    if machine != socket.gethostname():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 class StoredAnswers:
     """Cached answers: what is there, and nothing else.
 
@@ -76,14 +109,14 @@ class ResponseCache:
 
     Args:
         path: the SQLite file; made with its folder.
+        lease: seconds that a claim on a question holds unless it is renewed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, lease: float = LEASE) -> None:
+        self.path, self.lease = path, lease
         self._connection = open_database(path, _SCHEMA, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA synchronous=NORMAL")
-        for table in (_PENDING, _BATCHES):
-            self._connection.execute(table)
+        for statement in ("PRAGMA synchronous=NORMAL", _PENDING, _BATCHES, _CLAIMS):
+            self._run(statement)
 
     def close(self) -> None:
         """Close the file."""
@@ -96,10 +129,10 @@ class ResponseCache:
         self.close()
 
     def __len__(self) -> int:
-        count: int = self._connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+        count: int = self._run("SELECT count(*) FROM answers").fetchone()[0]
         return count
 
-    def _run(self, statement: str, values: tuple[str, ...]) -> sqlite3.Cursor:
+    def _run(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Run a statement.
 
         Raises:
@@ -137,7 +170,7 @@ class ResponseCache:
     def sample(self, prompt: str, model: str, count: int) -> list[tuple[ChatRequest, ChatAnswer]]:
         """Some questions of a prompt (``id@version``) with their answers, the first by key: as good as drawn."""
         query = "SELECT request, answer FROM answers WHERE prompt = ? AND model = ? ORDER BY key LIMIT ?"
-        found = self._connection.execute(query, (prompt, model, count))
+        found = self._run(query, (prompt, model, count))
         return [(ChatRequest.parse(json.loads(request)), ChatAnswer(**json.loads(answer))) for request, answer in found]
 
     def requests(
@@ -146,42 +179,76 @@ class ResponseCache:
         """The requests of some prompts (``id@version``) to a model; of some keys alone where they are given."""
         for prompt in prompts:
             query = "SELECT key, request FROM answers WHERE prompt = ? AND model = ?"
-            for key, request in self._connection.execute(query, (prompt, model)):
+            for key, request in self._run(query, (prompt, model)):
                 if keys is None or key in keys:
                     yield json.loads(request)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""
         query = "SELECT key, request, answer, created FROM answers ORDER BY key"
-        for key, request, answer, created in self._connection.execute(query):
+        for key, request, answer, created in self._run(query):
             yield {"key": key, "request": json.loads(request), "answer": json.loads(answer), "created": created}
+
+    # ---- claims --------------------------------------------------------------------------------
+
+    def claim(self, key: str, owner: str) -> bool:
+        """Claim a question, so that of several commands one asks; whether it is ours now.
+
+        A claim ends with :meth:`drop_claim`, with its process, or when it was not renewed for ``lease`` seconds.
+        """
+        now = time.time()
+        taken = self._run(
+            "INSERT INTO claims VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE "
+            "SET owner = excluded.owner, until = excluded.until WHERE until < ? OR owner = excluded.owner",
+            (key, owner, now + self.lease, now),
+        )
+        if taken.rowcount == 1:
+            return True
+        row = self._run("SELECT owner FROM claims WHERE key = ?", (key,)).fetchone()
+        if row is None or not _is_gone(row[0]):
+            return False
+        update = "UPDATE claims SET owner = ?, until = ? WHERE key = ? AND owner = ?"
+        return self._run(update, (owner, now + self.lease, key, row[0])).rowcount == 1
+
+    def renew_claims(self, owner: str) -> None:
+        """Hold an owner's claims for another ``lease`` seconds."""
+        self._run("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + self.lease, owner))
+
+    def drop_claim(self, key: str, owner: str) -> None:
+        """Give a claim back."""
+        self._run("DELETE FROM claims WHERE key = ? AND owner = ?", (key, owner))
 
     # ---- batches -------------------------------------------------------------------------------
 
     def put_pending(self, requests: Iterable[ChatRequest]) -> None:
         """Remember requests that go into a batch, by their keys."""
         rows = ((request.key, json.dumps(request.body(), ensure_ascii=False)) for request in requests)
-        self._connection.execute("BEGIN IMMEDIATE")
-        self._connection.executemany("INSERT OR IGNORE INTO pending VALUES (?, ?)", rows)
-        self._connection.execute("COMMIT")
+        self._run("BEGIN IMMEDIATE")
+        try:
+            for row in rows:
+                self._run("INSERT OR IGNORE INTO pending VALUES (?, ?)", row)
+            self._run("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
 
     def pending(self, key: str) -> ChatRequest | None:
         """The request of a key that went into a batch."""
-        row = self._connection.execute("SELECT request FROM pending WHERE key = ?", (key,)).fetchone()
+        row = self._run("SELECT request FROM pending WHERE key = ?", (key,)).fetchone()
         return None if row is None else ChatRequest.parse(json.loads(row[0]))
 
     def put_batch(self, batch: str, base_url: str, requests: int, likely: float, status: str) -> None:
         """Remember a batch, or its new status."""
-        self._connection.execute(
+        self._run(
             "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET status = excluded.status",
             (batch, base_url, requests, likely, status, datetime.now(UTC).isoformat(timespec="seconds")),
         )
 
     def drop_batch(self, batch: str) -> None:
         """Forget a batch."""
-        self._connection.execute("DELETE FROM batches WHERE id = ?", (batch,))
+        self._run("DELETE FROM batches WHERE id = ?", (batch,))
 
     def batches(self, base_url: str, status: str) -> list[str]:
         """Batches of a server that have a status, the oldest first."""
         query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"
-        return [row[0] for row in self._connection.execute(query, (base_url, status))]
+        return [row[0] for row in self._run(query, (base_url, status))]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.llm.chat import ChatRequest
@@ -57,6 +59,30 @@ class Endpoint:
     temperature: float = 0.0
     max_tokens_field: str = "max_tokens"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Where chat completions are asked for; a query of ``base_url`` stays at the end."""
+        parts = urlsplit(self.base_url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/") + "/chat/completions", fragment=""))
+
+    def authorization(self) -> str:
+        """What is sent in the header of that name: the key, or the name and password in the address.
+
+        Raises:
+            UserError: there is no key where one is needed, or a password beside it.
+        """
+        parts, key = urlsplit(self.base_url), self.key()
+        if parts.username is None:
+            return f"Bearer {key}"
+        if self.key_env:
+            raise UserError(
+                f"--llm={self.name}: the address holds a name and a password, and the key in {self.key_env} is sent in "
+                f"their place. Leave them out of --llm_base_url, or use a source without a key, such as --llm=vllm."
+            )
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
     @property
     def address(self) -> str:

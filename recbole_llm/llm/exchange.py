@@ -21,7 +21,7 @@ from typing import IO, Any
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
-from recbole_llm.llm.client import chat_body, read_completion
+from recbole_llm.llm.completion import chat_body, read_completion
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.utils.files import whole_file
 

@@ -67,6 +67,22 @@ def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
     assert file_states(only_folder()) == before
 
 
+def test_two_folders_with_the_same_questions_ask_each_once(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(2) as pool:
+        cells = [asking_cell(server, fill=fill) for fill in ("none", "offline")]
+        builders = [next(feature_builders([cell], runner(), AnswerSource.of(cell.settings))) for cell in cells]
+        assert builders[0].name != builders[1].name
+        for builder in builders:
+            builder.asking.limit = 1
+            builder.make()  # whatever stands before the questions
+            builder.asking.limit = None
+        list(pool.map(lambda builder: builder.make(), builders))
+        assert len(server.calls) > 20
+        assert set(server.times_asked().values()) == {1}
+    entries = [builder.folder.manifest["features"]["intent"] for builder in builders]
+    assert [entry["coverage"] for entry in entries] == [1.0, 1.0]
+
+
 def test_another_encoder_asks_nothing(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         ask(server)

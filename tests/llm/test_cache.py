@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import pickle
+import secrets
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -72,13 +74,29 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         cache.get("k")
 
 
-def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path) -> None:
+def put_long(cache: ResponseCache) -> None:
+    cache.put(asked("longer"), ChatAnswer(secrets.token_hex(50_000), "stop", 1, 1))
+
+
+FULL = {
+    "an answer": put_long,
+    "requests of a batch": lambda cache: cache.put_pending([asked(secrets.token_hex(50_000))]),
+    "a batch": lambda cache: cache.put_batch("b" * 100_000, "http://h/v1", 1, 1.0, "open"),
+    "a claim": lambda cache: cache.claim("k" * 100_000, "me"),
+}
+
+
+@pytest.mark.parametrize("fill", FULL.values(), ids=FULL)
+def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path, fill: Callable[[ResponseCache], object]) -> None:
     with ResponseCache(tmp_path / "c.sqlite") as cache:
         cache.put(HELLO, ANSWER)
         cache._connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
         with pytest.raises(UserError, match=r"c\.sqlite: database or disk is full\. Make room"):
-            cache.put(asked("longer"), ChatAnswer("x" * 100_000, "stop", 1, 1))
-        assert cache.get(HELLO.key) is not None
+            fill(cache)
+        assert cache.get(HELLO.key) == ANSWER
+        cache._connection.execute("PRAGMA max_page_count = 100000")
+        put_long(cache)
+        assert len(cache) == 2
 
 
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_a_server_that_is_not_there_ends_counted_as_failed(cache: ResponseCache)
         gone = server.base_url
     usage = Client(endpoint_at(gone, attempts=2), cache).run([asking("hello")])
     assert usage.failed == 1
-    assert usage.errors == {"broken connection": 2}
+    assert usage.errors == {"no connection": 2}
 
 
 def test_what_failed_is_asked_again_by_the_next_run(cache: ResponseCache) -> None:
@@ -222,7 +222,7 @@ def test_a_server_that_is_gone_stops_the_run(cache: ResponseCache) -> None:
     with StubServer() as server:
         gone = server.base_url
     usage = Client(endpoint_at(gone, attempts=2, concurrency=16), cache).run(numbered(0, 10_000))
-    assert "times in a row (broken connection)" in usage.stopped
+    assert "times in a row (no connection)" in usage.stopped
     assert usage.attempts < 2 * DEAD_AFTER + 16
 
 
