@@ -24,6 +24,7 @@ from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suf
 from recbole_llm.features.item_texts import ItemTextIds, TextCodes
 from recbole_llm.features.items import read_item_texts, read_profiles
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress
 from recbole_llm.llm.budget import Usage
@@ -40,6 +41,10 @@ from recbole_llm.utils.plugins import load_class
 
 logger = logging.getLogger(__name__)
 
+ENDPOINT_KEYS = (
+    *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
+    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+)
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
@@ -51,8 +56,9 @@ def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
     """
     if settings["llm"] == OFFLINE:
         return None
-    changes = {key: settings.get(key) for key in ("llm_model", "llm_base_url", "llm_concurrency")}
-    endpoint = load_endpoint(settings["llm"], changes)
+    endpoint = load_endpoint(settings["llm"], {key: settings.get(key) for key in ENDPOINT_KEYS})
+    if asks and settings.get("max_cost") != 0:
+        endpoint.check_price()
     if endpoint.paid and settings.get("max_cost") is None and asks:
         raise UserError(
             f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
@@ -107,15 +113,21 @@ def _identity(
         **_profiles_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
-        "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
-        if endpoint
-        else {"name": OFFLINE, "encoder": encoder.id},
+        "llm": _llm_identity(endpoint) if endpoint else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
         "settings": {key: settings.get(key) for key in keys if tells_apart(key, settings.get(key))},
         "stage_one": stage_one.key if stage_one else None,
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"reading": reading} if reading else {}),
     }
+
+
+def _llm_identity(endpoint: Endpoint) -> dict[str, Any]:
+    """What tells the answers of one endpoint from those of another; what is not set leaves it as it always was."""
+    found: dict[str, Any] = {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
+    if endpoint.max_tokens is not None:
+        found["max_tokens"] = endpoint.max_tokens
+    return found | ({"settings": endpoint.settings} if endpoint.settings else {})
 
 
 class FeatureBuilder:
@@ -267,19 +279,42 @@ class FeatureBuilder:
         self.asking.begin(feature.name)
         before = self._digests(feature)
         with self.watch("llm" if ledger is not None and feature.prompts else "features"):
-            facts = feature.build(context)
+            try:
+                facts = feature.build(context)
+            except UserError as error:
+                if not self._is_whole(feature.name):
+                    raise
+                logger.warning("%s keeps its gaps: %s", feature.name, error)
+                self.asking.made.add((self.name, feature.name))
+                return
+        if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:
+            raise UserError(self._nothing_came(feature.name, ledger))
         if self._digests(feature) != before:
             self._forget_readers(feature.name)
         if ledger is not None and feature.prompts:
             self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in ledger.used))
         self._commit(feature, facts, ledger)
         self.asking.made.add((self.name, feature.name))
-        usage = ledger.usage if ledger is not None else Usage()
-        if usage.stopped:
-            raise UserError(
-                f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
-                "run the same command with a higher limit to go on."
-            )
+        if ledger is not None and ledger.usage.stopped:
+            kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
+            remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
+            raise UserError(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+
+    def _nothing_came(self, name: str, ledger: Ledger) -> str:
+        """Why there is no feature: a row never bears the name of an LLM that said nothing."""
+        usage, endpoint = ledger.usage, ledger.endpoint
+        counts = ", ".join(f"{key} {count}" for key, count in sorted(ledger.counts.items()))
+        said = f" Its last words: {usage.said}." if usage.said else ""
+        hint = " Raise --llm_max_tokens, or lower --llm_reasoning_effort." if ledger.counts[REASONED] else ""
+        return (
+            f"--llm={endpoint.name} ({endpoint.model}) gave no usable answer to any of {ledger.asked:,} questions for "
+            f"{name} ({counts}).{said}{hint} No model is trained on that; --semantics=none trains it without."
+        )
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a feature is there but for gaps."""
+        entry = self.folder.manifest["features"].get(name, {})
+        return entry.get("stamp") == self.stamps[name] and not entry.get("stopped")
 
     def _digests(self, feature: Feature) -> list[str | None]:
         """Of a feature's files, as the manifest has them."""
@@ -295,8 +330,9 @@ class FeatureBuilder:
     def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
         usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
-        whole = before.get("stamp") == self.stamps[feature.name] and not before.get("stopped")
-        only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
+        only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get(
+            "coverage", 1.0
+        )  # which are counted as such
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", ITEMS_ALONE),
@@ -304,7 +340,7 @@ class FeatureBuilder:
             "counts": dict(ledger.counts) if ledger is not None else {},
             **({"unreadable": ledger.unreadable} if ledger is not None and ledger.unreadable else {}),
             **facts,
-            "usage": {name: value for name, value in vars(usage).items() if name != "stopped"},
+            "usage": usage.facts(),
             "stopped": "" if only_gaps or ledger is None else usage.stopped or ledger.limited,
         }
         if ledger is not None:

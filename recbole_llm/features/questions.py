@@ -21,12 +21,13 @@ from functools import cache
 from typing import Any, TypeVar
 
 from recbole_llm.features.answers import AnswerError, read_answer
+from recbole_llm.features.json_text import without_reasoning
 from recbole_llm.features.prompts import Prompt
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 
 logger = logging.getLogger(__name__)
 
-UNREADABLE = "unreadable"
+UNREADABLE, REASONED = "unreadable", "reasoned"
 Value = TypeVar("Value")
 
 
@@ -43,8 +44,9 @@ def ask(
         data: JSON-serialisable data for the prompt.
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
         counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
-            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, ``unreadable``
-            (``parse`` raised another error), and the rules of ``answers``.
+            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``reasoned`` (so, and nothing
+            but reasoning came), ``filtered``, ``unreadable`` (``parse`` raised another error), and the rules of
+            ``answers``.
 
     Returns:
         The result, or ``None`` where there is no usable answer.
@@ -59,6 +61,12 @@ def ask(
             return None
         if answer.finish_reason == "length":
             counts["truncated"] += 1
+        if answer.lost_in_thought or (
+            answer.finish_reason == "length" and not without_reasoning(answer.content).strip()
+        ):
+            counts[REASONED] += 1
+            _say_reasoned(prompt.id)
+            break  # it would end there again
         if answer.finish_reason == "content_filter":
             counts["filtered"] += 1
             break  # the same text would be filtered again
@@ -88,6 +96,13 @@ def _unreadable(prompt: Prompt, error: Exception) -> AnswerError:
     _say_unreadable(prompt.id, type(error).__name__)
     logger.debug("an answer to %s could not be read", prompt.id, exc_info=error)
     return AnswerError("it could not be read", UNREADABLE)
+
+
+@cache
+def _say_reasoned(prompt: str) -> None:
+    logger.warning(
+        "an answer to %s ended in its reasoning: raise --llm_max_tokens, or lower --llm_reasoning_effort", prompt
+    )
 
 
 @cache

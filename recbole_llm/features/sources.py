@@ -11,6 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Self
 
 from recbole_llm.features.prompts import load_prompt
@@ -18,7 +19,7 @@ from recbole_llm.features.questions import UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
 from recbole_llm.llm.cache import ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
-from recbole_llm.llm.client import Client
+from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.layers import Settings
 
@@ -54,6 +55,7 @@ class Ledger:
         counts: outcomes of the answers.
         used: keys of the requests whose answers were read, in that order.
         unreadable: keys of the requests of scripts with an answer that a reader stumbled over, a few of them.
+        asked, answered: keys that were asked about, and those of them with a result.
         limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
@@ -64,6 +66,8 @@ class Ledger:
     counts: Counter[str] = field(default_factory=Counter)
     used: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    asked: int = 0
+    answered: int = 0
     limited: str = ""
 
     def add(self, used: dict[str, ChatAnswer], counts: Counter[str]) -> None:
@@ -71,9 +75,7 @@ class Ledger:
         self.counts += counts
         self.used += used
         for answer in used.values():
-            self.usage.tokens_in += answer.tokens_in
-            self.usage.tokens_out += answer.tokens_out
-            self.usage.price += self.endpoint.price(answer.tokens_in, answer.tokens_out, answer.via)
+            self.usage.read(answer, self.endpoint.price_of(answer))
 
 
 class AnswerSource:
@@ -86,6 +88,7 @@ class AnswerSource:
     Attributes:
         mends: questions that an earlier command got no answer to are asked again.
         made: what this command has made, by folder and feature: its gaps are left to the next command.
+        met: what the command has learnt of each endpoint.
     """
 
     dry = False  # features are made in a folder that is thrown away
@@ -95,6 +98,7 @@ class AnswerSource:
         self.budget, self.limit = budget or Budget(), limit
         self.mends = True
         self.made: set[tuple[str, str]] = set()
+        self.met: dict[tuple[str, str], Acquaintance] = {}
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:
@@ -117,20 +121,25 @@ class AnswerSource:
         flat, and a second run starts at the second step.
         """
         chosen = spread(keys, self.limit)
+        ledger.asked += len(chosen)
         self.fetch(ledger, chosen, script, title)
         if len(chosen) < len(keys):
             ledger.limited = f"--limit={self.limit} of {len(keys)} is reached"
         answers, counts = StoredAnswers(ledger.endpoint, ledger.cache), Counter[str]()
         for key in keys:
             unreadable = counts[UNREADABLE]
-            yield key, answers.result(script(key, counts))
+            result = answers.result(script(key, counts))
+            ledger.answered += result is not None
+            yield key, result
             if counts[UNREADABLE] > unreadable and len(ledger.unreadable) < INSPECTED:
                 ledger.unreadable += answers.last
         ledger.add(answers.used, counts)
 
     def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
         """Put the answers about some keys into the cache, chains of different keys apart from each other."""
-        client = Client(ledger.endpoint, ledger.cache, self.budget)
+        endpoint = ledger.endpoint
+        known = self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
+        client = Client(endpoint, ledger.cache, self.budget, known)
         bar = iter(ledger.progress(range(len(keys)), title))
         client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
         ledger.usage.add(client.usage)
@@ -197,6 +206,8 @@ class FeaturePlan:
         cached: requests whose answer is there already.
         tokens_in, tokens_out: of the requests that would be sent, estimated.
         price: US dollars for them.
+        shared: tokens with which a question and an earlier one of its prompt begin, at most.
+        saved: US dollars that the endpoint's cache of prefixes may save of the price.
         estimated: the requests stand on something that is not there yet (an untrained stage I, an earlier
             answer of a chain), so that their number and length are estimates.
     """
@@ -209,6 +220,8 @@ class FeaturePlan:
     tokens_in: int = 0
     tokens_out: int = 0
     price: float = 0.0
+    shared: int = 0
+    saved: float = 0.0
     estimated: bool = False
 
 
@@ -271,6 +284,7 @@ class AssumedAnswers(StoredAnswers):
         self._guessing = False
         self._lengths: dict[str, _Lengths] = {}
         self._seen: set[bytes] = set()
+        self._first: dict[str, ChatRequest] = {}
 
     def result(self, script: Script) -> Any:
         """A script's result; questions after an assumed answer are estimates."""
@@ -297,9 +311,28 @@ class AssumedAnswers(StoredAnswers):
         plan.tokens_in += tokens_in
         plan.tokens_out += tokens_out
         plan.price += self.endpoint.price(tokens_in, tokens_out)
+        shared = min(tokens_in, round(self._shared(request) * lengths.in_ratio))
+        plan.shared = max(plan.shared, shared)
+        if 0 < self.endpoint.cache_from <= shared:
+            plan.saved += self.endpoint.price(shared, 0) - self.endpoint.price(shared, 0, cached=shared)
         plan.estimated = plan.estimated or self._guessing
         self._guessing = True
         return lengths.assumed
+
+    def _shared(self, request: ChatRequest) -> int:
+        """Tokens that a question begins with as the first one of its prompt does; none for that one itself."""
+        first = self._first.setdefault(request.prompt, request)
+        if first is request:
+            return 0
+        pairs = list(zip(first.messages, request.messages, strict=False))
+        same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        begins = [message["content"] for message in request.messages[:same]]
+        if same < len(pairs):
+            one, other = (message["content"] for message in pairs[same])
+            begins.append(
+                "".join(sign for sign, _ in takewhile(lambda two: two[0] == two[1], zip(one, other, strict=False)))
+            )
+        return guess_tokens("".join(begins)) + 4 * same
 
     def _lengths_of(self, request: ChatRequest) -> _Lengths:
         if request.prompt not in self._lengths:

@@ -96,29 +96,32 @@ class BatchClient:
         content = "".join(batch_lines(self.endpoint, part)).encode()
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
-        file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch"))
+        file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch").id)
         # A reply that is lost may be of a batch that is there: asked for again it is paid for twice. The mark finds it.
         once = self._api.with_options(max_retries=0)
         batch = self._call(
-            lambda: once.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={MARK: mark},
+            lambda: (
+                once.batches.create(
+                    input_file_id=file,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={MARK: mark},
+                ).id
             )
         )
-        self.cache.put_batch(batch.id, self.endpoint.base_url, len(part), price, OPEN)
+        self.cache.put_batch(batch, self.endpoint.base_url, len(part), price, OPEN)
         self.cache.drop_batch(mark)
         self._likely += price
-        logger.info("submitted %d requests as batch %s", len(part), batch.id)
+        logger.info("submitted %d requests as batch %s", len(part), batch)
 
     def open_batches(self) -> list[str]:
         """Batches that were submitted and not fetched, by this run or an earlier one."""
         marks = set(self.cache.batches(self.endpoint.base_url, SUBMITTING))
         if marks:  # a run ended between asking for a batch and writing its name down
-            for batch in self._call(lambda: list(self._api.batches.list(limit=100))):
-                if (batch.metadata or {}).get(MARK) in marks:
-                    self.cache.put_batch(batch.id, self.endpoint.base_url, 0, 0.0, OPEN)
+            listed = self._call(lambda: [(each.id, each.metadata or {}) for each in self._api.batches.list(limit=100)])
+            for batch, metadata in listed:
+                if metadata.get(MARK) in marks:
+                    self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, OPEN)
             for mark in marks:
                 self.cache.drop_batch(mark)
         return self.cache.batches(self.endpoint.base_url, OPEN)
@@ -137,23 +140,28 @@ class BatchClient:
 
     def _fetch(self, batch: str) -> ImportReport:
         while True:
-            found = self._call(lambda: self._api.batches.retrieve(batch))
-            if found.status in ENDED:
+            status, output = self._call(lambda: self._state(batch))
+            if status in ENDED:
                 break
-            logger.info("batch %s is %s; looking again in %.0f s", batch, found.status, self._pause)
+            logger.info("batch %s is %s; looking again in %.0f s", batch, status, self._pause)
             self._sleep(self._pause)
         report = ImportReport()
-        if found.output_file_id:
-            content = self._call(lambda: self._api.files.content(found.output_file_id)).read()
+        if output:
+            content = self._call(lambda: self._api.files.content(output).read())
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "output.jsonl"
                 path.write_bytes(content)
                 report = take_answers(self.cache, path)
-        if found.status != "completed":
-            report.refused[f"batch {found.status}"] += 1
+        if status != "completed":
+            report.refused[f"batch {status}"] += 1
             self.incomplete = True
-        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, str(found.status))
+        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, status)
         return report
+
+    def _state(self, batch: str) -> tuple[str, str | None]:
+        """A batch's status, and the file of its answers where there is one."""
+        found = self._api.batches.retrieve(batch)
+        return str(found.status), found.output_file_id
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """One call of the API; its errors as the user's.
@@ -161,11 +169,9 @@ class BatchClient:
         Raises:
             UserError: it failed.
         """
-        import openai
-
         try:
             return action()
-        except openai.OpenAIError as error:
+        except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
             reason = redact(" ".join(str(error).split()), self._key)[:300]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "

@@ -41,7 +41,8 @@ class ChatRequest:
         schema: JSON schema of the answer, or ``None``.
         max_tokens: of the answer.
         model: that is asked; empty until an endpoint is chosen.
-        temperature: of sampling.
+        temperature: of sampling; ``None`` where it is left to the server.
+        settings: what else the answer depends on: reasoning effort, further fields of the body, another server.
         again: an answer to the same question could not be used, and this request says why.
     """
 
@@ -52,7 +53,8 @@ class ChatRequest:
     schema: dict[str, Any] | None
     max_tokens: Count
     model: Text = ""
-    temperature: Annotated[float, Strict()] | Annotated[int, Strict()] = 0.0
+    temperature: Annotated[float, Strict()] | Annotated[int, Strict()] | None = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)
     again: bool = field(default=False, compare=False)
 
     @classmethod
@@ -68,8 +70,8 @@ class ChatRequest:
         return found
 
     def body(self) -> dict[str, Any]:
-        """Everything that the answer depends on."""
-        return {
+        """Everything that the answer depends on; without ``settings`` as it was before there were any."""
+        found = {
             "model": self.model,
             "messages": list(self.messages),
             "temperature": self.temperature,
@@ -77,6 +79,7 @@ class ChatRequest:
             "schema": self.schema,
             "prompt": self.prompt,
         }
+        return found | ({"settings": self.settings} if self.settings else {})
 
     @cached_property
     def key(self) -> str:
@@ -96,8 +99,10 @@ class ChatAnswer:
     Attributes:
         content: the text; empty for a refusal without text.
         finish_reason: ``stop``, ``length``, ``content_filter``, ...
-        tokens_in, tokens_out: as the server counted them.
+        tokens_in, tokens_out: as the server counted them, hidden reasoning included.
         via: how it came, where that matters to its price: ``batch``.
+        cached, written: of ``tokens_in``, those read from and written to the server's cache of prefixes.
+        reasoning: of ``tokens_out``, those of hidden reasoning.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
@@ -107,6 +112,14 @@ class ChatAnswer:
     tokens_in: Count
     tokens_out: Count
     via: Annotated[str, Strict(), Field(max_length=100)] = ""
+    cached: Count = 0
+    written: Count = 0
+    reasoning: Count = 0
+
+    @property
+    def lost_in_thought(self) -> bool:
+        """Whether the token limit was reached before a word was said: hidden reasoning took all of it."""
+        return self.finish_reason == "length" and not self.content.strip()
 
     @classmethod
     def parse(cls, values: Any) -> ChatAnswer:
@@ -118,14 +131,9 @@ class ChatAnswer:
         return _ANSWER.validate_python(values)
 
     def stored(self) -> dict[str, Any]:
-        """What is kept of it."""
-        kept = {
-            "content": self.content,
-            "finish_reason": self.finish_reason,
-            "tokens_in": self.tokens_in,
-            "tokens_out": self.tokens_out,
-        }
-        return kept | ({"via": self.via} if self.via else {})
+        """What is kept of it; what is empty or zero is left out, but for what always stood there."""
+        always = ("content", "finish_reason", "tokens_in", "tokens_out")
+        return {name: value for name, value in vars(self).items() if value or name in always}
 
 
 _REQUEST, _ANSWER = TypeAdapter(ChatRequest), TypeAdapter(ChatAnswer)

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from aiolimiter import AsyncLimiter
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.budget import Budget, LimitReached, Usage
+from recbole_llm.llm.budget import HIGHER, Budget, LimitReached, Usage
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
-from recbole_llm.llm.completion import chat_body, error_words, read_completion, usage_of
+from recbole_llm.llm.completion import LEFT_OUT, Dialect, error_words, read_completion, unsupported_parameter, usage_of
 from recbole_llm.llm.endpoint import Endpoint, redact
-from recbole_llm.llm.wire import MALFORMED, Response, Wire, WireFault
+from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
 DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
 NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
+FIRST_ATTEMPTS = dict.fromkeys((NO_SERVER, TIME_OUT, MALFORMED), 2)  # of the first question, before all stop
+FIRST_QUESTIONS = 2  # that may end without an answer before all stop
 LOOK_AGAIN = 0.2  # seconds between two looks for the answer to a question that another command asks
 
 
@@ -41,23 +46,48 @@ class _Refusal(Exception):  # noqa: N818 - the server's, not ours
     def __init__(self, response: Response) -> None:
         super().__init__(error_words(response))
         self.status = response.status
+        self.location = redact(response.headers.get("location", ""))[:200]
+
+
+@dataclass
+class Acquaintance:
+    """What the questions of a command have shown of an endpoint.
+
+    Attributes:
+        answered: it has answered one; until then they are asked one by one.
+        dialect: what it turned out not to take.
+    """
+
+    answered: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 class Client:
     """Answers chat requests from the cache or from an endpoint.
 
+    The first question is asked alone: what is wrong with an address, a key or an account is wrong for all, and is said
+    before the others are sent.
+
     Args:
         endpoint: where to ask.
         cache: where answers are kept, and the claims of all commands that ask.
         budget: what the whole command may spend; no limit where there is none.
-        seed: of the jitter in pauses.
+        known: what earlier clients of the command have learnt of the endpoint.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: ResponseCache, budget: Budget | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: ResponseCache,
+        budget: Budget | None = None,
+        known: Acquaintance | None = None,
+    ) -> None:
         self.endpoint, self.cache = endpoint, cache
-        self.budget = budget or Budget()
+        self.budget, self.known = budget or Budget(), known or Acquaintance()
         self.usage = Usage()
-        self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
+        self._random = random.Random(0)  # noqa: S311 - jitter, not a secret
+        self._over: LimitReached | UserError | None = None
+        self._unanswered = 0
         self._resume_at = 0.0
         self._refused_in_a_row = 0
         self._faults_in_a_row = 0
@@ -85,6 +115,7 @@ class Client:
         limits = self.endpoint
         self._requests_limit = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
         self._tokens_limit = AsyncLimiter(limits.tokens_per_minute, 60) if limits.tokens_per_minute else None
+        self._one_by_one = asyncio.Lock()
         keeping = asyncio.create_task(self._keep_claims())
         workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
         try:
@@ -110,7 +141,7 @@ class Client:
             try:
                 await follow(script, self)
             except LimitReached as reason:
-                self.usage.stopped = str(reason)
+                self.usage.stopped, self.usage.remedy = str(reason), reason.remedy
                 return
             if done is not None:
                 done()
@@ -140,41 +171,64 @@ class Client:
             if found is not None:
                 self.usage.cached += 1
                 return found
-            found = await self._ask(request)
-            if found is not None:
-                self.cache.put(request, found)
-            return found
+            return await self._ask(request)
         finally:
             self.cache.drop_claim(request.key, self._owner)
 
     # ---- one request ---------------------------------------------------------------------------
 
     async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
-        """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
+        """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed).
+
+        Until a question has been answered there is one at a time.
+        """
+        if not self.known.answered:
+            async with self._one_by_one:
+                if not self.known.answered:
+                    return await self._ask_now(request)
+        return await self._ask_now(request)
+
+    async def _ask_now(self, request: ChatRequest) -> ChatAnswer | None:
+        if self._over is not None:
+            raise self._over
+        try:
+            return await self._ask_paid(request)
+        except (LimitReached, UserError) as reason:
+            # A cheaper question may still be within a limit; nothing else helps the others.
+            if not isinstance(reason, LimitReached) or reason.remedy != HIGHER:
+                self._over = reason
+            raise
+
+    async def _ask_paid(self, request: ChatRequest) -> ChatAnswer | None:
         likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
         self.budget.reserve(likely)
         self.usage.requests += 1
         try:
             answer = await self._attempts(request)
-            self.usage.failed += answer is None
-            return answer
         finally:
             self.budget.release(likely)
+        if answer is None:
+            self.usage.failed += 1
+        else:
+            self.cache.put(request, answer)
+            self._meet(answer)
+        return answer
 
     async def _attempts(self, request: ChatRequest) -> ChatAnswer | None:
         faults = 0
         for attempt in range(1, self.endpoint.attempts * THROTTLED_TIMES + 1):
             await self._wait_for_turn(request)
-            self.usage.attempts += 1
             try:
                 answer = await self._send(request)
             except WireFault as fault:
-                self._count_error(fault.kind)
+                self._count_error(fault.kind, fault)
                 self.budget.check()  # what was spoilt may have been paid for; what was set aside is for one answer
                 throttled = fault.kind == THROTTLED  # a server that throttles is well
                 pause = self._pause(attempt, fault.headers, throttled)
+                if not self.known.answered and attempt >= FIRST_ATTEMPTS.get(fault.kind, attempt + 1):
+                    raise UserError(self._unreachable(fault)) from fault
             except _Refusal as refusal:
-                self._count_error(f"HTTP {refusal.status}")
+                self._count_error(f"HTTP {refusal.status}", refusal)
                 self._refused(refusal)
                 return None
             else:
@@ -183,25 +237,50 @@ class Client:
                 return answer
             faults += not throttled
             if faults >= self.endpoint.attempts:
-                return None
+                break
             self._stop_if_dead(throttled)
             await asyncio.sleep(pause)
+        self._check_first_questions()
         return None
 
     async def _send(self, request: ChatRequest) -> ChatAnswer:
-        """One attempt.
+        """One attempt, and another where the server names a parameter that it does not take.
 
         Raises:
             WireFault: it failed; another one may not.
             _Refusal: it was refused.
             LimitReached: the account is empty.
         """
-        response = await self._connected().post({**chat_body(self.endpoint, request), **self.endpoint.extra})
-        if response.status != 200:
+        while True:
+            self.usage.attempts += 1
+            body = self.known.dialect.body(self.endpoint, request)
+            response = await self._connected().post(body)
+            if response.status == 200:
+                return self._read(response, request)
             self._stop_without_credit(response)
             if response.status in RETRIED or response.status >= 500 or response.status < 300:
                 raise WireFault(f"HTTP {response.status}", error_words(response), response.headers)
-            raise _Refusal(response)
+            name = unsupported_parameter(response, body)
+            if not name:
+                raise _Refusal(response)
+            self._count_error(f"HTTP {response.status}", error_words(response))
+            if body == self.known.dialect.body(self.endpoint, request):  # no other request has found it out meanwhile
+                instead = self.known.dialect.change(name, body)
+                logger.warning(
+                    "--llm=%s does not take %s; %s from now on. It says: %s",
+                    self.endpoint.name,
+                    name,
+                    "it is left out" if instead == LEFT_OUT else f"{instead} is sent",
+                    self._said(error_words(response)),
+                )
+            self.usage.parameters = dict(self.known.dialect.changes)
+
+    def _read(self, response: Response, request: ChatRequest) -> ChatAnswer:
+        """The answer in a response; one that cannot be read was paid for all the same.
+
+        Raises:
+            WireFault: it cannot be read.
+        """
         try:
             body = response.json()
         except ValueError as error:
@@ -209,9 +288,11 @@ class Client:
         try:
             answer = read_completion(body, request)
         except ValueError as error:
-            self._count_tokens(*(count or 0 for count in usage_of(body)))
+            if isinstance(body, dict) and ("usage" in body or "choices" in body):
+                text = json.dumps(body.get("choices"))[: 4 * request.max_tokens]
+                self._pay(ChatAnswer("", "", **usage_of(body, request, text)), spoilt=True)
             raise WireFault(MALFORMED, f"{error}: {error_words(response)}") from error
-        self._count_tokens(answer.tokens_in, answer.tokens_out)
+        self._pay(answer)
         return answer
 
     def _connected(self) -> Wire:
@@ -229,13 +310,60 @@ class Client:
         """Words of a server, without the key that it may repeat."""
         return redact(str(words), self.endpoint.key())
 
-    def _count_tokens(self, tokens_in: int, tokens_out: int) -> None:
-        """Count what a response says it cost, whether it can be used or not."""
-        price = self.endpoint.price(tokens_in, tokens_out)
-        self.usage.tokens_in += tokens_in
-        self.usage.tokens_out += tokens_out
-        self.usage.price += price
+    def _pay(self, answer: ChatAnswer, spoilt: bool = False) -> None:
+        """Count what a response cost."""
+        price = self.endpoint.price_of(answer)
+        self.usage.read(answer, price)
+        self.usage.spoilt += spoilt
+        self.usage.spoilt_price += price * spoilt
         self.budget.spend(price)
+
+    # ---- what stops all ------------------------------------------------------------------------
+
+    def _meet(self, answer: ChatAnswer) -> None:
+        """Note the first answer, after which the other questions may be sent.
+
+        Raises:
+            UserError: it ended in hidden reasoning, as all others would.
+        """
+        if not self.known.answered and answer.lost_in_thought:
+            raise UserError(
+                f"the first answer of {self.endpoint.model} ended in hidden reasoning, before its first word (after "
+                f"{answer.tokens_out} tokens): raise --llm_max_tokens, or lower --llm_reasoning_effort."
+            )
+        self.known.answered = True
+
+    def _check_first_questions(self) -> None:
+        """Stop where the first questions, with all their attempts, had no answer.
+
+        Raises:
+            UserError: they had none.
+        """
+        self._unanswered += not self.known.answered
+        if self._unanswered >= FIRST_QUESTIONS:
+            kinds = ", ".join(f"{kind} {count} times" for kind, count in sorted(self.usage.errors.items()))
+            raise UserError(
+                f"{self.endpoint.address} answered none of the first questions ({kinds}). Its last words: "
+                f"{self.usage.said or 'none'}"
+            )
+
+    def _unreachable(self, fault: WireFault) -> str:
+        """What to do about a first question that came to nothing."""
+        where = f"--llm={self.endpoint.name} ({self.endpoint.address})"
+        words = self._said(fault)
+        if fault.kind == NO_SERVER:
+            return (
+                f"{where} cannot be reached: {words}. Is the server running, and is this its address (--llm_base_url)?"
+            )
+        if fault.kind == TIME_OUT:
+            return (
+                f"{where} did not answer the first question within {self.endpoint.timeout:.0f} seconds, twice. A slow "
+                "server wants a longer `timeout` in its file."
+            )
+        return (
+            f"{where} answers, but not as a chat API does: {words}. Its address usually ends in /v1 (--llm_base_url); "
+            f"questions are sent to {redact(self.endpoint.url)}."
+        )
 
     def _stop_without_credit(self, response: Response) -> None:
         """Stop all where the account is empty: no retry mends that.
@@ -291,20 +419,33 @@ class Client:
         Raises:
             UserError: all of them.
         """
-        reason = self._said(refusal)
+        words, name = self._said(refusal), self.endpoint.name
         self._refused_in_a_row += 1
         if refusal.status in (401, 403):
+            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
+            raise UserError(f"--llm={name} refuses {key}: {words}")
+        if refusal.status == 404 and "model" in words.casefold():
+            raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {words}")
+        if refusal.status in (404, 405):
             raise UserError(
-                f"--llm={self.endpoint.name} refuses the key in {self.endpoint.key_env or '(none)'}: {reason}"
+                f"there is no chat API at {redact(self.endpoint.url)} (HTTP {refusal.status}: {words}). The address "
+                f"usually ends in /v1; is {self.endpoint.address} right (--llm_base_url)? Or there is no model "
+                f"{self.endpoint.model!r}."
             )
-        if refusal.status == 404:
-            raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {reason}")
+        if refusal.status < 400:
+            raise UserError(
+                f"{self.endpoint.address} sends elsewhere (HTTP {refusal.status}, to {refusal.location or 'nowhere'}); "
+                "that is not followed. Give the new address with --llm_base_url."
+            )
         if self._refused_in_a_row >= HOPELESS_AFTER:
-            raise UserError(f"{self.endpoint.address} refuses every request: {reason}")
-        logger.warning("a request was refused: %s", reason)
+            schema = re.search(r"schema|response_format|grammar", words, re.I)
+            hint = " Where it cannot keep to a schema, its file states `response_format: json_object` or `none`."
+            raise UserError(f"{self.endpoint.address} refuses every request: {words}.{hint if schema else ''}")
+        logger.warning("a request was refused: %s", words)
 
-    def _count_error(self, kind: str) -> None:
+    def _count_error(self, kind: str, words: object) -> None:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
+        self.usage.said = self._said(words)
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:

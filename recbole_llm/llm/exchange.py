@@ -195,6 +195,6 @@ def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collecti
 def batch_lines(endpoint: Endpoint, pending: Iterable[ChatRequest]) -> Iterator[str]:
     """A JSON line for each request."""
     for request in pending:
-        body = {**chat_body(endpoint, request), **endpoint.extra}
+        body = chat_body(endpoint, request)
         line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         yield json.dumps(line, ensure_ascii=False) + "\n"

@@ -60,7 +60,7 @@ NOT_IDENTITY = frozenset(
         *("save_dataset", "dataset_save_path", "save_dataloaders", "dataloaders_save_path"),
         *("eval_batch_size", "score_block_mib", "metrics", "list_metrics", "topk"),
         *("metric_decimal_place", "loss_decimal_place"),
-        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url"),
+        *("preset", "max_cost", "max_requests", "llm_concurrency", "llm_base_url", "llm_price_in", "llm_price_out"),
     ]
 )
 
@@ -70,6 +70,7 @@ _OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are re
 BEFORE: dict[str, Any] = {
     **{"nproc": 1, "backbone": "SRGNN", "align": "kl", "candidate_folds": 1},
     **{"lr_decay_epochs": 0, "lr_decay": 0.1, "cold_in_softmax": True},
+    **dict.fromkeys(("llm_temperature", "llm_max_tokens", "llm_reasoning_effort")),
 }
 
 

@@ -19,7 +19,12 @@ OPTIONAL_TYPES: dict[str, type] = {
     "dataset_save_path": str,
     "llm_base_url": str,
     "llm_concurrency": int,
+    "llm_max_tokens": int,
     "llm_model": str,
+    "llm_price_in": float,
+    "llm_price_out": float,
+    "llm_reasoning_effort": str,
+    "llm_temperature": float,
     "max_cost": float,
     "preset": str,
     "profiles": str,
@@ -82,6 +87,7 @@ AT_LEAST: dict[str, int] = {
     **dict.fromkeys(("weight_decay", "lr_decay_epochs", "lr_decay", "max_cost", "max_requests"), 0),
     # The five methods
     **dict.fromkeys(("profile_items", "pca_size", "intent_stride", "llm_concurrency", "encoder_max_length"), 1),
+    **{"llm_max_tokens": 1, **dict.fromkeys(("llm_price_in", "llm_price_out", "llm_temperature"), 0)},
     **dict.fromkeys(("soft_tokens", "prompt_items", "title_tokens", "prompt_tokens", "prompt_vectors"), 0),
     **dict.fromkeys(("graph_layers", "user_graph_layers", "similar_users", "graph_init_std", "warmup_steps"), 0),
     **dict.fromkeys(("finetune_learning_rate", "lm_learning_rate", "label_power", "hard_negative_beta"), 0),
@@ -195,7 +201,8 @@ def coerce(key: str, value: Any, default: Any, where: str) -> Any:
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
 SEMANTIC_KEYS = (
-    *("llm", "llm_model", "semantics", "fill", "profiles", "profiles_by"),
+    *("llm", "llm_model", "llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+    *("semantics", "fill", "profiles", "profiles_by"),
     *("encoder", "encoder_max_length", "stage_one_seed"),
 )
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates

@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatRequest, Script
-from recbole_llm.llm.client import Client
+from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import Endpoint
 from tests.stub_server import Reply
 
@@ -43,6 +43,11 @@ def endpoint_at(base_url: str, **changes: Any) -> Endpoint:
     return Endpoint(**{"name": "stub", "base_url": base_url, "model": "m", "timeout": 20.0, "attempts": 3} | changes)
 
 
+def met() -> Acquaintance:
+    """Of an endpoint that has answered before, so that questions go out at once."""
+    return Acquaintance(answered=True)
+
+
 def numbered(first: int, last: int) -> Iterator[Script]:
     """Scripts of the questions ``first`` to ``last - 1``."""
     return (asking(f"question {number}") for number in range(first, last))
@@ -56,4 +61,5 @@ def first_only(fault: Reply) -> Any:
 if __name__ == "__main__":
     base_url, path, first, last, concurrency = sys.argv[1:]
     with ResponseCache(Path(path)) as cache:
-        Client(endpoint_at(base_url, concurrency=int(concurrency)), cache).run(numbered(int(first), int(last)))
+        client = Client(endpoint_at(base_url, concurrency=int(concurrency)), cache, known=met())
+        client.run(numbered(int(first), int(last)))

@@ -233,7 +233,9 @@ def _request(connection: socket.socket) -> bytes:
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
-        if not piece:
+        if piece.startswith(b"\x16\x03"):  # TLS, which a plain server answers with a refusal
+            connection.sendall(whole(b"", status="400 Bad Request"))
+        if not piece or piece.startswith(b"\x16\x03"):
             return b""
         data += piece
     head, _, body = data.partition(b"\r\n\r\n")

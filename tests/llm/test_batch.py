@@ -49,3 +49,32 @@ def test_what_was_answered_since_is_not_submitted(cache: ResponseCache, with_key
     with StubServer(stub) as server:
         client_at(server, cache, **with_key).submit(PENDING)
     assert stub.submitted == [other.key]
+
+
+BODIES: dict[str, Any] = {
+    "a web page": Reply(body="<html>busy</html>"),
+    "a list": Reply(body=[]),
+    "null": Reply(body="null"),
+    "not JSON": Reply(body="{"),
+    "cut off": Reply(how="cut"),
+    "a refusal": Reply(status=400),
+    "not UTF-8": Reply(headers={"Content-Encoding": "gzip"}, body="zzz"),
+}
+
+
+@pytest.mark.parametrize("reply", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/batch-0", "/v1/files/out-file-0/content"])
+def test_a_fault_of_the_batch_api_is_one_line(
+    cache: ResponseCache, with_key: dict[str, Any], monkeypatch: pytest.MonkeyPatch, path: str, reply: Reply
+) -> None:
+    if reply in (BODIES["cut off"], BODIES["not UTF-8"]):
+        monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)
+    stub = BatchStub(lambda body: "{}")
+    with StubServer(lambda call: reply if call.path == path else stub(call)) as server:
+        client = client_at(server, cache, **with_key)
+        try:
+            client.submit(PENDING)
+            assert client.fetch().new == 0  # a file of answers that holds none
+        except UserError as error:
+            assert "run the same command to go on" in str(error)
+            assert "\n" not in str(error)

@@ -12,7 +12,7 @@ import pytest
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.llm.client import Client
-from tests.llm.chat import asked, asking, endpoint_at, numbered
+from tests.llm.chat import asked, asking, endpoint_at, met, numbered
 from tests.stub_server import Call, Reply, StubServer
 
 OURS, THEIRS = owner_of_claims(), "elsewhere/1/mark"
@@ -89,7 +89,8 @@ def both(server: StubServer, pair: tuple[Watched, Watched], answers: list[dict[s
 
     def run(number: int) -> Any:
         scripts = (asking(f"question {n}", answers[number]) for n in range(count))
-        return Client(endpoint_at(server.base_url, concurrency=count, attempts=1), pair[number]).run(scripts)
+        endpoint = endpoint_at(server.base_url, concurrency=count, attempts=1)
+        return Client(endpoint, pair[number], known=met()).run(scripts)
 
     pair[1].on_refused = server.look_again
     with ThreadPoolExecutor(2) as pool:

@@ -14,7 +14,7 @@ from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import Client
 from recbole_llm.llm.wire import LARGEST_RESPONSE
-from tests.llm.chat import KEY, asking, endpoint_at, first_only
+from tests.llm.chat import KEY, asking, endpoint_at, met
 from tests.llm.fault_server import FAULTS, FaultServer, completion, whole
 from tests.stub_server import Reply, StubServer
 
@@ -26,7 +26,7 @@ def outcome(server: FaultServer, fault: str, folder: Path, attempts: int) -> Out
     answers: dict[str, Any] = {}
     with ResponseCache(folder / f"{[*FAULTS].index(fault)}-{attempts}.sqlite") as cache:
         endpoint = endpoint_at(server.base_url, timeout=1.0, attempts=attempts)
-        usage = Client(endpoint, cache).run([asking(fault, answers)])
+        usage = Client(endpoint, cache, known=met()).run([asking(fault, answers)])
     return answers[fault], usage
 
 
@@ -93,11 +93,12 @@ def test_an_answer_of_nearly_the_largest_size_is_taken(cache: ResponseCache) -> 
     assert answers == {"hello": text}
 
 
-def test_a_redirection_is_a_refusal(cache: ResponseCache) -> None:
-    """Followed, it would send the key elsewhere, and the question as a GET."""
-    with StubServer(first_only(Reply(status=302, headers={"Location": "http://127.0.0.1:1/"}))) as server:
-        usage = Client(endpoint_at(server.base_url), cache).run([asking("hello")])
-    assert (usage.errors, usage.failed, len(server.calls)) == ({"HTTP 302": 1}, 1, 1)
+def test_a_redirection_is_not_followed(cache: ResponseCache) -> None:
+    """It would send the key elsewhere, and the question as a GET."""
+    with StubServer(lambda call: Reply(status=302, headers={"Location": "http://127.0.0.1:1/"})) as server:
+        with pytest.raises(UserError, match=r"sends elsewhere \(HTTP 302, to http://127.0.0.1:1/\).*--llm_base_url"):
+            Client(endpoint_at(server.base_url), cache).run([asking("hello")])
+        assert len(server.calls) == 1
 
 
 # ---- addresses ----------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ def test_what_a_server_says_is_found_wherever_it_stands(cache: ResponseCache, bo
         client = Client(endpoint_at(server.base_url, concurrency=1), cache)
         with pytest.raises(UserError) as caught:
             client.run(asking(str(n)) for n in range(9))
-    assert str(caught.value).endswith(f": {words}")
+    assert str(caught.value).endswith(f": {words}.")
 
 
 def test_the_key_travels_to_no_log_of_a_wire_fault(cache: ResponseCache, with_key: dict[str, Any]) -> None:
