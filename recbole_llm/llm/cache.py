@@ -1,18 +1,20 @@
-"""Every answer ever received, in SQLite: one row a request, written when it arrives.
+"""Every answer ever received, in SQLite: one row a question, written when it arrives.
 
-Rows are JSON; nothing is unpickled. Write-ahead logging lets two processes share the file, and a
+Rows are packed JSON; nothing is unpickled. Write-ahead logging lets several processes share the file, and a
 ``kill -9`` loses at most the requests that were under way.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
 import sqlite3
 import time
 from collections.abc import Container, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,21 +22,22 @@ from typing import Any
 from recbole_llm.errors import UserError
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
 from recbole_llm.llm.endpoint import Endpoint
-from recbole_llm.utils.files import open_database
+from recbole_llm.llm.packing import FRAMES, Packer
+from recbole_llm.utils.files import BUSY_SECONDS, open_database
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS answers (
-    key TEXT PRIMARY KEY,
-    model TEXT NOT NULL,
-    prompt TEXT NOT NULL,
-    request TEXT NOT NULL,
-    answer TEXT NOT NULL,
-    created TEXT NOT NULL
-) WITHOUT ROWID
+logger = logging.getLogger(__name__)
+
+CHUNK = 500  # rows of an older file that are packed at one go
+FORMAT = 2  # of the file; 1 had a table of whole requests
+# A question that waits for the answer of a batch has no time.
+_KEPT = """
+CREATE TABLE IF NOT EXISTS kept (
+    key BLOB NOT NULL UNIQUE,
+    frame INTEGER NOT NULL,
+    created INTEGER,
+    body BLOB NOT NULL
+)
 """
-
-
-_PENDING = "CREATE TABLE IF NOT EXISTS pending (key TEXT PRIMARY KEY, request TEXT NOT NULL) WITHOUT ROWID"
 _BATCHES = """
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY,
@@ -110,13 +113,26 @@ class ResponseCache:
     Args:
         path: the SQLite file; made with its folder.
         lease: seconds that a claim on a question holds unless it is renewed.
+
+    Raises:
+        UserError: the file is damaged, or was made by a newer version.
     """
 
     def __init__(self, path: Path, lease: float = LEASE) -> None:
         self.path, self.lease = path, lease
-        self._connection = open_database(path, _SCHEMA, isolation_level=None, check_same_thread=False)
-        for statement in ("PRAGMA synchronous=NORMAL", _PENDING, _BATCHES, _CLAIMS):
-            self._run(statement)
+        self._connection = open_database(path, FRAMES, isolation_level=None, check_same_thread=False)
+        self._packer = Packer(self._run, self._examples)
+        self._run("PRAGMA synchronous = NORMAL")
+        found = self._run("PRAGMA user_version").fetchone()[0]
+        if found > FORMAT:
+            self.close()
+            raise UserError(f"{self.path} was made by a newer version of recbole_llm: use that one, or move it away.")
+        if found < FORMAT:
+            with self.at_one_go():
+                for statement in (_KEPT, _BATCHES, _CLAIMS, f"PRAGMA user_version = {FORMAT}"):
+                    self._run(statement)
+        if self._run("SELECT 1 FROM sqlite_schema WHERE name = 'answers'").fetchone():
+            self._repack()
 
     def close(self) -> None:
         """Close the file."""
@@ -129,7 +145,7 @@ class ResponseCache:
         self.close()
 
     def __len__(self) -> int:
-        count: int = self._run("SELECT count(*) FROM answers").fetchone()[0]
+        count: int = self._run("SELECT count(*) FROM kept WHERE created NOT NULL").fetchone()[0]
         return count
 
     def _run(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
@@ -146,48 +162,87 @@ class ResponseCache:
                 "it are kept, the same command goes on."
             ) from error
 
+    @contextmanager
+    def at_one_go(self) -> Iterator[None]:
+        """A block whose changes are kept all or not at all."""
+        self._run("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._run("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            self._packer.forget()
+            raise
+
+    def _examples(self, frame: int) -> Iterator[bytes]:
+        for (body,) in self._run("SELECT body FROM kept WHERE frame = ? ORDER BY key LIMIT 64", (frame,)):
+            yield body
+
     def get(self, key: str) -> ChatAnswer | None:
-        """The answer of a key, if there is one."""
-        row = self._run("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        """The answer of a key, if there is one; a row that is damaged is none, and goes."""
+        query = "SELECT frame, body FROM kept WHERE key = ? AND created NOT NULL"
+        row = self._run(query, (_as_bytes(key),)).fetchone()
         if row is None:
             return None
-        return ChatAnswer(**json.loads(row[0]))
+        try:
+            return self._packer.answer(*row)
+        except (TypeError, ValueError) as error:
+            logger.warning("%s: the answer %s is damaged (%s); it is asked for again", self.path, key, error)
+            self._run("DELETE FROM kept WHERE key = ?", (_as_bytes(key),))
+            return None
 
-    def put(self, request: ChatRequest, answer: ChatAnswer) -> None:
-        """Keep an answer; the first one of a request stays."""
+    def put(self, request: ChatRequest, answer: ChatAnswer | None, created: float | None = None) -> None:
+        """Keep an answer; the first one of a request stays.
+
+        Args:
+            request: the question.
+            answer: its answer; ``None`` where a batch will bring it.
+            created: seconds since 1970; now unless told.
+        """
+        frame, body = self._packer.pack(request, answer)
+        moment = None if answer is None else int(time.time() if created is None else created)
         self._run(
-            "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                request.key,
-                request.model,
-                request.prompt,
-                json.dumps(request.body(), ensure_ascii=False),
-                json.dumps(answer.stored(), ensure_ascii=False),
-                datetime.now(UTC).isoformat(timespec="seconds"),
-            ),
+            "INSERT INTO kept VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
+            "SET frame = excluded.frame, created = excluded.created, body = excluded.body WHERE created IS NULL",
+            (_as_bytes(request.key), frame, moment, body),
         )
 
     def sample(self, prompt: str, model: str, count: int) -> list[tuple[ChatRequest, ChatAnswer]]:
         """Some questions of a prompt (``id@version``) with their answers, the first by key: as good as drawn."""
-        query = "SELECT request, answer FROM answers WHERE prompt = ? AND model = ? ORDER BY key LIMIT ?"
-        found = self._run(query, (prompt, model, count))
-        return [(ChatRequest.parse(json.loads(request)), ChatAnswer(**json.loads(answer))) for request, answer in found]
+        return [(request, answer) for _, request, answer, _ in self._read(prompt, model, count)]
 
     def requests(
         self, prompts: Iterable[str], model: str | None, keys: Container[str] | None = None
     ) -> Iterator[dict[str, Any]]:
         """The requests of some prompts (``id@version``) to a model; of some keys alone where they are given."""
         for prompt in prompts:
-            query = "SELECT key, request FROM answers WHERE prompt = ? AND model = ?"
-            for key, request in self._run(query, (prompt, model)):
+            for key, request, _, _ in self._read(prompt, model):
                 if keys is None or key in keys:
-                    yield json.loads(request)
+                    yield request.body()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows as plain values, by key."""
-        query = "SELECT key, request, answer, created FROM answers ORDER BY key"
-        for key, request, answer, created in self._run(query):
-            yield {"key": key, "request": json.loads(request), "answer": json.loads(answer), "created": created}
+        for key, request, answer, created in self._read():
+            time_of = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
+            yield {"key": key, "request": request.body(), "answer": answer.stored(), "created": time_of}
+
+    def _read(
+        self, prompt: str | None = None, model: str | None = None, count: int = -1
+    ) -> Iterator[tuple[str, ChatRequest, ChatAnswer, int]]:
+        """Rows with an answer by key, of one prompt and model where they are given; damaged ones are passed over."""
+        of_frames, values = "", tuple[Any, ...]()
+        if prompt is not None:
+            of_frames = "AND frame IN (SELECT id FROM frames WHERE prompt = ? AND model = ?)"
+            values = (prompt, model)
+        query = f"SELECT key, frame, created, body FROM kept WHERE created NOT NULL {of_frames} ORDER BY key LIMIT ?"  # noqa: S608
+        for key, frame, created, body in self._run(query, (*values, count)):
+            try:
+                request, answer = self._packer.unpack(frame, body)
+            except (TypeError, ValueError) as error:
+                logger.warning("%s: the answer %s is damaged (%s)", self.path, key.hex(), error)
+                continue
+            assert answer is not None
+            yield key.hex(), request, answer, created
 
     # ---- claims --------------------------------------------------------------------------------
 
@@ -218,24 +273,64 @@ class ResponseCache:
         """Give a claim back."""
         self._run("DELETE FROM claims WHERE key = ? AND owner = ?", (key, owner))
 
+    # ---- older files ---------------------------------------------------------------------------
+
+    def _repack(self) -> None:
+        """Pack the rows of a file of the first format, which had every request whole: a tenth of its size is left.
+
+        Each chunk is moved at one go, so that a kill at any moment loses nothing and the next command goes on. What
+        cannot be read stays where it is.
+        """
+        moved = 0
+        for table, columns in (("answers", "request, answer, created"), ("pending", "request, NULL, NULL")):
+            last, query = "", f"SELECT key, {columns} FROM {table} WHERE key > ? ORDER BY key LIMIT {CHUNK}"  # noqa: S608
+            while rows := self._run(query, (last,)).fetchall():
+                if not moved:
+                    logger.info("packing the answers of %s, which an older version kept whole", self.path)
+                with self.at_one_go():
+                    done = [row[0] for row in rows if self._repack_row(*row)]
+                    for key in done:
+                        self._run(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608
+                moved, last = moved + len(done), rows[-1][0]
+        if moved:
+            self._shrink()
+
+    def _repack_row(self, key: str, request: str, answer: str | None, created: str | None) -> bool:
+        """Pack one row; whether it could be."""
+        try:
+            asked = ChatRequest.parse(json.loads(request))
+            found = None if answer is None else ChatAnswer.parse(json.loads(answer))
+            moment = None if created is None else datetime.fromisoformat(created).timestamp()
+            known = asked.key == key
+        except (TypeError, ValueError):
+            return False
+        waiting = "SELECT 1 FROM kept WHERE key = ?"
+        if known and (found is not None or not self._run(waiting, (_as_bytes(key),)).fetchone()):
+            self.put(asked, found, moment)
+        return known
+
+    def _shrink(self) -> None:
+        """Give the room of moved rows back, if no other process is at the file and there is room to do it."""
+        self._run("PRAGMA busy_timeout = 0")
+        try:
+            self._connection.execute("VACUUM")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.DatabaseError as error:
+            logger.debug("%s keeps its size: %s", self.path, error)
+        self._run(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
+
     # ---- batches -------------------------------------------------------------------------------
 
     def put_pending(self, requests: Iterable[ChatRequest]) -> None:
         """Remember requests that go into a batch, by their keys."""
-        rows = ((request.key, json.dumps(request.body(), ensure_ascii=False)) for request in requests)
-        self._run("BEGIN IMMEDIATE")
-        try:
-            for row in rows:
-                self._run("INSERT OR IGNORE INTO pending VALUES (?, ?)", row)
-            self._run("COMMIT")
-        except BaseException:
-            self._connection.rollback()
-            raise
+        with self.at_one_go():
+            for request in requests:
+                self.put(request, None)
 
     def pending(self, key: str) -> ChatRequest | None:
         """The request of a key that went into a batch."""
-        row = self._run("SELECT request FROM pending WHERE key = ?", (key,)).fetchone()
-        return None if row is None else ChatRequest.parse(json.loads(row[0]))
+        row = self._run("SELECT frame, body FROM kept WHERE key = ?", (_as_bytes(key),)).fetchone()
+        return None if row is None else self._packer.unpack(*row)[0]
 
     def put_batch(self, batch: str, base_url: str, requests: int, likely: float, status: str) -> None:
         """Remember a batch, or its new status."""
@@ -252,3 +347,11 @@ class ResponseCache:
         """Batches of a server that have a status, the oldest first."""
         query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"
         return [row[0] for row in self._run(query, (base_url, status))]
+
+
+def _as_bytes(key: str) -> bytes:
+    """A key as the file has it: half as long."""
+    try:
+        return bytes.fromhex(key)
+    except ValueError:  # no key of ours
+        return key.encode("utf-8")

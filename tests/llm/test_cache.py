@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 import secrets
-import sqlite3
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -52,26 +51,48 @@ def test_the_first_answer_of_a_key_stays(tmp_path: Path) -> None:
     assert found.content == ANSWER.content
 
 
-def test_rows_are_plain_json_with_the_whole_request(tmp_path: Path) -> None:
-    path = tmp_path / "c.sqlite"
+def test_rows_come_out_as_plain_json_with_the_whole_request(tmp_path: Path) -> None:
     request = asked("hello", schema={"type": "object"})
-    with ResponseCache(path) as cache:
-        cache.put(request, ANSWER)
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put(request, ANSWER, created=1_800_000_000)
         row = next(cache.rows())
-    assert row["request"] == request.body()
-    assert row["answer"] == {"content": ANSWER.content, "finish_reason": "stop", "tokens_in": 12, "tokens_out": 3}
-    stored = sqlite3.connect(path).execute("SELECT request, answer FROM answers").fetchone()
-    assert [type(json.loads(text)) for text in stored] == [dict, dict]
+    assert row == {
+        "key": request.key,
+        "request": request.body(),
+        "answer": {"content": ANSWER.content, "finish_reason": "stop", "tokens_in": 12, "tokens_out": 3},
+        "created": "2027-01-15T08:00:00+00:00",
+    }
 
 
-def test_nothing_is_unpickled(tmp_path: Path) -> None:
+def test_questions_of_a_batch_are_no_answers_until_they_come(tmp_path: Path) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put_pending([HELLO, asked("other")])
+        assert (len(cache), cache.get(HELLO.key), list(cache.rows())) == (0, None, [])
+        assert cache.pending(HELLO.key) == HELLO
+        cache.put(HELLO, ANSWER)
+        cache.put_pending([HELLO])
+        assert (len(cache), cache.get(HELLO.key)) == (1, ANSWER)
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", zlib.compress(b"[]"), pickle.dumps(ANSWER)])
+def test_a_damaged_row_is_no_answer_and_is_replaced(tmp_path: Path, damage: bytes) -> None:
+    with ResponseCache(tmp_path / "c.sqlite") as cache:
+        cache.put(asked("other"), ANSWER)
+        cache.put(HELLO, ANSWER)
+        cache._run("UPDATE kept SET body = ? WHERE key = ?", (damage, bytes.fromhex(HELLO.key)))
+        assert [row["key"] for row in cache.rows()] == [asked("other").key]
+        assert cache.get(HELLO.key) is None
+        cache.put(HELLO, ANSWER)
+        assert cache.get(HELLO.key) == ANSWER
+
+
+def test_a_file_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
-    ResponseCache(path).close()
-    with sqlite3.connect(path) as connection:
-        row = ("k", "m", "p", "{}", pickle.dumps(ANSWER), "now")
-        connection.execute("INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
-    with ResponseCache(path) as cache, pytest.raises(ValueError):
-        cache.get("k")
+    with ResponseCache(path) as cache:
+        cache.put(HELLO, ANSWER)
+        cache._run("PRAGMA user_version = 99")
+    with pytest.raises(UserError, match=r"c\.sqlite was made by a newer version"):
+        ResponseCache(path)
 
 
 def put_long(cache: ResponseCache) -> None:
