@@ -148,6 +148,10 @@ class StubServer:
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), PATIENCE), "the condition never came to hold"
 
+    def look_again(self) -> None:
+        """Let replies that wait look at their conditions, which something outside has changed."""
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._announce()))
+
     def times_asked(self) -> Counter[bytes]:
         """How often each body arrived."""
         return Counter(call.raw for call in self.calls)

@@ -23,6 +23,7 @@ from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, F
 from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import HOPELESS_AFTER
+from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import one_process_at_a_time
@@ -112,21 +113,25 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
     """The table of a dry run."""
     header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
     lines: list[list[Any]] = []
+    endpoint = next((shop.endpoint for shop, _ in rows if shop.endpoint is not None), None)
     for shop, row in rows:
         about = "~ estimate" if row.estimated else row.state
         asks = row.state == "asks"
         numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
-        price = f"{row.price:.2f}" if asks else ""
+        price = f"{row.price:.2f}" if asks and endpoint is not None and endpoint.priced else "?" if asks else ""
         names = [shop.settings["dataset"], shop.settings.method.name, row.feature]
         lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
     text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
-    total = sum(row.price for _, row in rows)
-    notes = [f"total: {sum(row.requests for _, row in rows):,} requests, {total:.2f} US$"]
-    endpoint = next((shop.endpoint for shop, _ in rows if shop.endpoint is not None), None)
+    total, requests = sum(row.price for _, row in rows), sum(row.requests for _, row in rows)
+    notes = [f"total: {requests:,} requests, {total:.2f} US$"]
     if endpoint is None:
         notes = ["--llm=offline: made by rule, nothing is asked and nothing costs."]
+    elif not endpoint.priced:
+        notes = [f"total: {requests:,} requests; price not stated: give --llm_price_in and --llm_price_out"]
     elif endpoint.batch_price and total:
         notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
+    if endpoint is not None and total:
+        notes.append(_prefix_note(endpoint, [row for _, row in rows]))
     trainings = {shop.name: _trainings(shop) for shop, _ in rows}
     notes += [text for text in trainings.values() if text]
     if any(row.estimated for _, row in rows):
@@ -134,6 +139,17 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
             "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
         )
     return "\n".join([text, "", *notes])
+
+
+def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
+    """What the endpoint's cache of prefixes may save."""
+    shared, saved = max(plan.shared for plan in plans), sum(plan.saved for plan in plans)
+    if endpoint.price_cached is None or not endpoint.cache_from:
+        return f"prefix caching: properties/llm/{endpoint.name}.yaml states no price for it, so none is counted on."
+    begins = f"--llm={endpoint.name} caches prefixes from {endpoint.cache_from:,} tokens on"
+    if not saved:
+        return f"prefix caching saves nothing: {begins}; questions begin with at most {shared:,} equal ones."
+    return f"prefix caching may save {saved:.2f} US$ of it: {begins}; questions begin with up to {shared:,} equal ones."
 
 
 def _trainings(shop: FeatureBuilder) -> str:
@@ -203,7 +219,7 @@ def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | Non
     endpoint = shops[0].endpoint
     assert endpoint is not None
     with shops[0].responses() as cache:
-        write_batch_file(cache, endpoint, asking.pending, path)
+        write_batch_file(cache, endpoint, asking.pending.values(), path)
     return len(asking.pending)
 
 
@@ -230,7 +246,7 @@ class _Batches:
         with one_process_at_a_time(shops[0].home, f"the batches of {shops[0].home.parent.name}"):
             # Of a run that was stopped, or of another command: what is paid for comes first.
             self._earlier = bool(client.open_batches())
-            self._stopped = "" if self._earlier else client.submit(self.asking.pending)
+            self._stopped = "" if self._earlier else client.submit(self.asking.pending.values())
         return client
 
     def fetch(self, client: BatchClient) -> None:
@@ -247,7 +263,8 @@ class _Batches:
         nothing_works = client.incomplete or (not self._answered and len(failed) >= HOPELESS_AFTER)
         if self._stopped or (not report.new and nothing_works):
             reason = self._stopped or f"the batch brought no answer ({report})"
-            raise UserError(f"stopped: {reason}. The answers so far are kept; run the same command to go on.")
+            kept = "The answers so far are kept; run" if self._answered else "Run"
+            raise UserError(f"stopped: {reason}. {kept} the same command to go on.")
         if not client.incomplete:
             self._failures.update(failed)
         self.asking.lost.update(key for key in failed if self._failures[key] >= BATCHES)

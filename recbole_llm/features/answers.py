@@ -3,27 +3,28 @@
 The rules, in order; each that applies is counted (``counts``) and ends in the manifest:
 
 - JSON and nothing else is taken as it is.
-- ``<think>`` blocks go (``thought``); a block that never ends leaves an empty answer.
-- Code fences are opened (``fenced``), prose before and behind is passed over (``prose``): every place where
-  an object or a list may begin is tried, objects first, and the first value that satisfies the answer's class
-  is taken, so that ``Here are [some] ideas: {...}`` is read as it is meant.
-- Where brackets or quotation marks are missing, ``json-repair`` mends (``repaired``).
-- No content (``empty``), a refusal (``refusal``), no JSON at all (``no_json``), JSON beyond repair
-  (``not_json``), or a value that is not of the class (``schema``) is an :class:`AnswerError`.
+- Reasoning goes (``thought``): ``<think>``, ``<thinking>``, ``[THINK]``, channels of gpt-oss and their like. Reasoning
+  that never ends leaves an empty answer.
+- Code fences are opened (``fenced``), prose before and behind is passed over (``prose``). Of several values the last
+  whole object that satisfies the answer's class is taken, or else the last list: a draft comes before the answer.
+- Where brackets, commas or quotation marks are missing, they are put in (``repaired``).
+- No content (``empty``), a refusal (``refusal``), no JSON at all (``no_json``), JSON beyond repair (``not_json``),
+  more than ``LONGEST`` characters (``too_long``), or a value that is not of the class (``schema``) is an
+  :class:`AnswerError`. Whatever else a reader raises is counted as ``unreadable``.
 
 What fails is asked once more with the reason; what fails again is counted and left to the feature's fallback.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
-import json_repair
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from recbole_llm.features.json_text import mended_values, parsed, whole_values, without_reasoning
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -57,8 +58,10 @@ def at_most(count: int) -> dict[str, Any]:
 Paragraph = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_length=4000)]
 
 
-_THOUGHT = re.compile(r"<think>.*?(?:</think>|$)|^.*?</think>", flags=re.S | re.I)
-_FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n?(.*?)(?:```|$)", flags=re.S)
+_BRACKETS = ("{", "[")
+LONGEST = 100_000  # characters of an answer that are read, its reasoning left out
+MOST_WHOLE, MOST_MENDED = 1000, 200  # values that are looked for; an answer with more has lost the thread
+MOST_VALUES = 64  # of these that are held against the answer's class
 _REFUSALS = (
     "i'm sorry",
     "i am sorry",
@@ -70,47 +73,6 @@ _REFUSALS = (
     "i'm unable",
     "i am unable",
 )
-STARTS = 24  # places that are tried; a model that has lost the thread writes brackets without end
-
-
-def _parsed(text: str) -> Any:
-    """The JSON value of a text, ``None`` where it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _values_in(text: str) -> list[Any]:
-    """Objects and lists that stand in a text, objects first; what lies inside one is not looked at."""
-    decoder, found, place = json.JSONDecoder(), [], 0
-    for _ in range(STARTS):
-        starts = [n for n in (text.find("{", place), text.find("[", place)) if n >= 0]
-        if not starts:
-            break
-        place = min(starts)
-        try:
-            value, place = decoder.raw_decode(text, place)
-            found.append(value)
-        except json.JSONDecodeError as error:
-            if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-                break  # cut off: what stands inside is part of it, not the answer
-            place += 1
-        except (ValueError, RecursionError):
-            place += 1
-    return sorted((value for value in found if value), key=lambda value: not isinstance(value, dict))
-
-
-def _repaired(text: str) -> Any:
-    """What ``json-repair`` makes of a text from its first object on, or from its first list where it has none."""
-    start = text.find("{") if "{" in text else text.find("[")
-    if start < 0:
-        return None
-    try:
-        value = json_repair.loads(text[start:])
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict if text[start] == "{" else list) and value else None
 
 
 def _readings(text: str, counts: Counter[str]) -> Iterator[tuple[Any, str]]:
@@ -120,43 +82,36 @@ def _readings(text: str, counts: Counter[str]) -> Iterator[tuple[Any, str]]:
         AnswerError: there is no JSON in it.
     """
     body = text.strip()
-    whole = _parsed(body) if body[:1] in ("{", "[") else None
-    if whole is not None:
-        yield whole, ""
-    if "</think>" in body.casefold() or body[:7].casefold() == "<think>":
+    yield from _whole(body)
+    said = without_reasoning(body).strip()
+    if said != body:
         counts["thought"] += 1
-        body = _THOUGHT.sub("", body).strip()
-        whole = _parsed(body) if body[:1] in ("{", "[") else None
-        if whole is not None:
-            yield whole, ""
-    if not body:
+        yield from _whole(said)
+    if not said:
         raise AnswerError("the answer was empty", "empty")
-    fences = [part for part in (found.strip() for found in _FENCE.findall(body)) if part]
-    for part in fences:
-        value = _parsed(part)
-        if isinstance(value, (dict, list)):
-            yield value, "fenced"
-    for value in _values_in(body):
-        yield value, "prose"
-    for part in [*fences, body]:
-        value = _repaired(part)
-        if value is not None:
-            yield value, "repaired"
-    if "{" not in body and "[" not in body:
-        if body.casefold().startswith(_REFUSALS):
-            raise AnswerError("the answer was a refusal, not JSON", "refusal")
-        raise AnswerError("the answer held no JSON", "no_json")
-    raise AnswerError("the answer was not valid JSON", "not_json")
+    if len(said) > LONGEST:
+        raise AnswerError(f"the answer was longer than {LONGEST:,} characters", "too_long")
+    whole = islice(whole_values(said), MOST_WHOLE)
+    yield from _last_first([(each.value, "fenced" if each.fenced else "prose") for each in whole])
+    mended = islice(mended_values(said), MOST_MENDED)
+    yield from _last_first([(value, "repaired") for value in mended])
+    if "{" in said or "[" in said:
+        raise AnswerError("the answer was not valid JSON", "not_json")
+    if said.casefold().startswith(_REFUSALS):
+        raise AnswerError("the answer was a refusal, not JSON", "refusal")
+    raise AnswerError("the answer held no JSON", "no_json")
 
 
-def extract_json(text: str) -> tuple[Any, bool]:
-    """The JSON value that an answer most likely means, and whether it had to be repaired.
+def _whole(text: str) -> Iterator[tuple[Any, str]]:
+    """The value that is the whole text."""
+    if text[:1] in _BRACKETS and len(text) <= LONGEST and (value := parsed(text)) is not None:
+        yield value, ""
 
-    Raises:
-        AnswerError: there is none.
-    """
-    value, rule = next(_readings(text, Counter()))
-    return value, rule == "repaired"
+
+def _last_first(found: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
+    """The last values that hold anything, objects before lists."""
+    held = [pair for pair in found if pair[0]][: -MOST_VALUES - 1 : -1]
+    return sorted(held, key=lambda pair: not isinstance(pair[0], dict))
 
 
 def read_answer(text: str, kind: type[Answer], counts: Counter[str] | None = None) -> tuple[Answer, bool]:
@@ -172,24 +127,22 @@ def read_answer(text: str, kind: type[Answer], counts: Counter[str] | None = Non
     """
     counts = counts if counts is not None else Counter()
     problem: ValidationError | None = None
-    readings = _readings(text, counts)
-    while True:
-        try:
-            value, rule = next(readings)
-        except AnswerError:
-            if problem is None:
-                raise
-            break
-        if isinstance(value, list) and len(kind.model_fields) == 1:
-            value = {next(iter(kind.model_fields)): value}  # the list without its wrapper
-        try:
-            answer = kind.model_validate(value)
-        except ValidationError as error:
-            problem = problem or error
-            continue
-        if rule in ("fenced", "prose"):
-            counts[rule] += 1
-        return answer, rule == "repaired"
-    first = problem.errors()[0]
+    try:
+        for value, rule in _readings(text, counts):
+            if isinstance(value, list) and len(kind.model_fields) == 1:
+                value = {next(iter(kind.model_fields)): value}  # the list without its wrapper
+            try:
+                answer = kind.model_validate(value)
+            except ValidationError as error:
+                problem = problem or error
+                continue
+            if rule in ("fenced", "prose"):
+                counts[rule] += 1
+            return answer, rule == "repaired"
+    except AnswerError:
+        if problem is None:
+            raise
+    assert problem is not None
+    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the answer"
     raise AnswerError(f"{place}: {first['msg']}", "schema") from problem

@@ -18,13 +18,15 @@ from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import Split
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
-from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite, Progress
+from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.items import read_item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress
+from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.settings.identity import tells_apart
@@ -34,6 +36,10 @@ from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
+ENDPOINT_KEYS = (
+    *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
+    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+)
 Watch = Callable[[str], AbstractContextManager[None]]
 
 
@@ -45,8 +51,9 @@ def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
     """
     if settings["llm"] == OFFLINE:
         return None
-    changes = {key: settings.get(key) for key in ("llm_model", "llm_base_url", "llm_concurrency")}
-    endpoint = load_endpoint(settings["llm"], changes)
+    endpoint = load_endpoint(settings["llm"], {key: settings.get(key) for key in ENDPOINT_KEYS})
+    if asks and settings.get("max_cost") != 0:
+        endpoint.check_price()
     if endpoint.paid and settings.get("max_cost") is None and asks:
         raise UserError(
             f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
@@ -101,15 +108,21 @@ def _identity(
         **_profiles_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
-        "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
-        if endpoint
-        else {"name": OFFLINE, "encoder": encoder.id},
+        "llm": _llm_identity(endpoint) if endpoint else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"reading": reading} if reading else {}),
     }
+
+
+def _llm_identity(endpoint: Endpoint) -> dict[str, Any]:
+    """What tells the answers of one endpoint from those of another; what is not set leaves it as it always was."""
+    found: dict[str, Any] = {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
+    if endpoint.max_tokens is not None:
+        found["max_tokens"] = endpoint.max_tokens
+    return found | ({"settings": endpoint.settings} if endpoint.settings else {})
 
 
 class FeatureBuilder:
@@ -243,37 +256,60 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        ledger = None if self.endpoint is None or cache is None else Ledger(self.endpoint, cache, self.progress)
         context = Context(
             self.settings,
             self.dataset.table,
             self.dataset.split,
             self.items,
             self.folder,
-            self.endpoint,
-            cache,
             self.stage_one,
             self.progress,
             self.encode,
             self.vectors_of,
-            asking=self.asking,
+            self.asking,
+            ledger,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
-        self.asking.begin(feature.name, context)
+        self.asking.begin(feature.name)
         before = self._digests(feature)
-        with self.watch("llm" if self.endpoint is not None and feature.prompts else "features"):
-            facts = feature.build(context)
+        with self.watch("llm" if ledger is not None and feature.prompts else "features"):
+            try:
+                facts = feature.build(context)
+            except UserError as error:
+                if not self._is_whole(feature.name):
+                    raise
+                logger.warning("%s keeps its gaps: %s", feature.name, error)
+                self.asking.made.add((self.name, feature.name))
+                return
+        if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:
+            raise UserError(self._nothing_came(feature.name, ledger))
         if self._digests(feature) != before:
             self._forget_readers(feature.name)
-        if self.endpoint is not None and feature.prompts:
-            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in context.used))
-        self._commit(feature, facts, context)
+        if ledger is not None and feature.prompts:
+            self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in ledger.used))
+        self._commit(feature, facts, ledger)
         self.asking.made.add((self.name, feature.name))
-        usage = context.usage
-        if usage.stopped:
-            raise UserError(
-                f"stopped: {usage.stopped}. The {usage.requests + usage.cached} answers so far are kept; "
-                "run the same command with a higher limit to go on."
-            )
+        if ledger is not None and ledger.usage.stopped:
+            kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
+            remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
+            raise UserError(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+
+    def _nothing_came(self, name: str, ledger: Ledger) -> str:
+        """Why there is no feature: a row never bears the name of an LLM that said nothing."""
+        usage, endpoint = ledger.usage, ledger.endpoint
+        counts = ", ".join(f"{key} {count}" for key, count in sorted(ledger.counts.items()))
+        said = f" Its last words: {usage.said}." if usage.said else ""
+        hint = " Raise --llm_max_tokens, or lower --llm_reasoning_effort." if ledger.counts[REASONED] else ""
+        return (
+            f"--llm={endpoint.name} ({endpoint.model}) gave no usable answer to any of {ledger.asked:,} questions for "
+            f"{name} ({counts}).{said}{hint} No model is trained on that; --semantics=none trains it without."
+        )
+
+    def _is_whole(self, name: str) -> bool:
+        """Whether a feature is there but for gaps."""
+        entry = self.folder.manifest["features"].get(name, {})
+        return entry.get("stamp") == self.stamps[name] and not entry.get("stopped")
 
     def _digests(self, feature: Feature) -> list[str | None]:
         """Of a feature's files, as the manifest has them."""
@@ -286,20 +322,23 @@ class FeatureBuilder:
                 self.folder.manifest["features"].pop(other, None)
                 self._forget_readers(other)
 
-    def _commit(self, feature: Feature, facts: dict[str, Any], context: Context) -> None:
+    def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
+        usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
-        whole = before.get("stamp") == self.stamps[feature.name] and not before.get("stopped")
-        only_gaps = whole and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)  # which are counted as such
+        only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get(
+            "coverage", 1.0
+        )  # which are counted as such
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", ITEMS_ALONE),
             "files": list(feature.files),
-            "counts": context.counts,
+            "counts": dict(ledger.counts) if ledger is not None else {},
+            **({"unreadable": ledger.unreadable} if ledger is not None and ledger.unreadable else {}),
             **facts,
-            "usage": {name: value for name, value in vars(context.usage).items() if name != "stopped"},
-            "stopped": "" if only_gaps else context.usage.stopped or context.limited,
+            "usage": usage.facts(),
+            "stopped": "" if only_gaps or ledger is None else usage.stopped or ledger.limited,
         }
-        if self.endpoint is not None:
+        if ledger is not None:
             entry["prompts"] = {name: load_prompt(name).facts() for name in feature.prompts}
         self.folder.commit(feature.name, entry)
 

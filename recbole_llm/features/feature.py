@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -13,13 +12,9 @@ from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
-from recbole_llm.features.sources import AnswerSource
-from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.client import Script, Usage
+from recbole_llm.features.sources import AnswerSource, Ledger, MakeScript, Progress
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.layers import Settings
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 class Prerequisite(Protocol):
@@ -47,16 +42,11 @@ class Context:
         table, split: interactions and what of them trains and tests.
         items: the items' texts.
         folder: where files are written.
-        endpoint: where to ask, ``None`` for the offline rule.
-        cache: the response cache, ``None`` offline.
         stage_one: the prerequisite model, where the method has one.
         encode: makes the text vectors in the order of ``folder.texts``.
         vectors_of: vectors of some texts by another pooling (``cls``).
-        usage: what was asked and paid.
         asking: how answers are got.
-        counts: outcomes of the answers, for the manifest.
-        used: keys of the requests whose answers were read, in that order.
-        limited: that only some keys were asked about, as the command wanted; empty where all were.
+        ledger: what is asked and answered, ``None`` for the offline rule.
     """
 
     settings: Settings
@@ -64,17 +54,17 @@ class Context:
     split: Split
     items: ItemTexts
     folder: SemanticFolder
-    endpoint: Endpoint | None
-    cache: ResponseCache | None
     stage_one: Prerequisite | None
     progress: Progress
     encode: Callable[[], np.ndarray]
     vectors_of: Callable[[Sequence[str], str], np.ndarray]
-    usage: Usage = field(default_factory=Usage)
     asking: AnswerSource = field(default_factory=AnswerSource)
-    counts: dict[str, int] = field(default_factory=dict)
-    used: list[str] = field(default_factory=list)
-    limited: str = ""
+    ledger: Ledger | None = None
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where to ask, ``None`` for the offline rule."""
+        return self.ledger.endpoint if self.ledger is not None else None
 
     def history(self, row: int) -> np.ndarray:
         """Item ids before a row of the interactions, as long as the model sees: never the row itself."""
@@ -98,15 +88,14 @@ class Context:
         """Whether gaps among the answers are to be filled by the offline rule (``--fill=offline``)."""
         return self.endpoint is not None and self.settings["fill"] == "offline"
 
-    def answer_all(
-        self, keys: Iterable[Any], script: Callable[[Any, Counter[str]], Script], title: str
-    ) -> Iterator[tuple[Any, Any]]:
+    def answer_all(self, keys: Iterable[Any], script: MakeScript, title: str) -> Iterator[tuple[Any, Any]]:
         """Results of a script for each key, in order, ``None`` where there is no usable answer.
 
         How the answers are got is the command's affair (``self.asking``): asked for, collected for a batch,
         or, in a dry run, stood in for by the prompt's example. A builder has nothing to do for that.
         """
-        return self.asking.results(self, list(keys), script, title)
+        assert self.ledger is not None
+        return self.asking.results(self.ledger, list(keys), script, title)
 
 
 class Feature(Protocol):

@@ -14,14 +14,20 @@ about another. Nothing more is needed for a dry run, which answers each question
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Generator
+from functools import cache
 from typing import Any, TypeVar
 
 from recbole_llm.features.answers import AnswerError, read_answer
+from recbole_llm.features.json_text import without_reasoning
 from recbole_llm.features.prompts import Prompt
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 
+logger = logging.getLogger(__name__)
+
+UNREADABLE, REASONED = "unreadable", "reasoned"
 Value = TypeVar("Value")
 
 
@@ -30,7 +36,6 @@ def ask(
     data: Any,
     parse: Callable[[Any], Value],
     counts: Counter[str] | None = None,
-    assume: Callable[[], Value] | None = None,
 ) -> Generator[ChatRequest, ChatAnswer | None, Value | None]:
     """Ask, validate, and ask once more where the answer cannot be used.
 
@@ -39,10 +44,9 @@ def ask(
         data: JSON-serialisable data for the prompt.
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
         counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
-            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``filtered``, and the rules
-            of ``answers``.
-        assume: a result for dry runs, where the prompt's example answer is none for other data and a later
-            question of the chain needs one.
+            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``reasoned`` (so, and nothing
+            but reasoning came), ``filtered``, ``unreadable`` (``parse`` raised another error), and the rules of
+            ``answers``.
 
     Returns:
         The result, or ``None`` where there is no usable answer.
@@ -50,30 +54,35 @@ def ask(
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
     for again in (False, True):
-        request = ChatRequest(f"{prompt.id}@{prompt.version}", tuple(messages), prompt.schema, prompt.max_tokens)
-        answer = yield request
+        name = f"{prompt.id}@{prompt.version}"
+        answer = yield ChatRequest(name, tuple(messages), prompt.schema, prompt.max_tokens, again=again)
         if answer is None:
             counts["unanswered"] += 1
             return None
-        if answer.assumed:
-            return _assumed(answer, prompt, parse, assume)
         if answer.finish_reason == "length":
             counts["truncated"] += 1
+        if answer.lost_in_thought or (
+            answer.finish_reason == "length" and not without_reasoning(answer.content).strip()
+        ):
+            counts[REASONED] += 1
+            _say_reasoned(prompt.id)
+            break  # it would end there again
         if answer.finish_reason == "content_filter":
             counts["filtered"] += 1
             break  # the same text would be filtered again
         try:
             value, repaired = read_answer(answer.content, prompt.answer_class, counts)
             result = parse(value)
-        except AnswerError as error:
-            counts[error.rule] += 1
+        except Exception as error:  # whatever a reader stumbles over is the fault of the answer
+            problem = error if isinstance(error, AnswerError) else _unreadable(prompt, error)
+            counts[problem.rule] += 1
             if again:
                 break
             counts["asked_again"] += 1
             messages = [
                 *messages,
                 {"role": "assistant", "content": answer.content[:4000] or "(no answer)"},
-                {"role": "user", "content": f"That answer cannot be used: {error}. {_advice(answer)}"},
+                {"role": "user", "content": f"That answer cannot be used: {problem}. {_advice(answer)}"},
             ]
         else:
             counts["repaired" if repaired else "valid"] += 1
@@ -82,19 +91,31 @@ def ask(
     return None
 
 
+def _unreadable(prompt: Prompt, error: Exception) -> AnswerError:
+    """The error of an answer that a reader stumbled over; said once for each kind, as it may be the reader's fault."""
+    _say_unreadable(prompt.id, type(error).__name__)
+    logger.debug("an answer to %s could not be read", prompt.id, exc_info=error)
+    return AnswerError("it could not be read", UNREADABLE)
+
+
+@cache
+def _say_reasoned(prompt: str) -> None:
+    logger.warning(
+        "an answer to %s ended in its reasoning: raise --llm_max_tokens, or lower --llm_reasoning_effort", prompt
+    )
+
+
+@cache
+def _say_unreadable(prompt: str, kind: str) -> None:
+    logger.warning(
+        "an answer to %s could not be read (%s); it is kept, counted as unreadable and asked for again. manifest.json "
+        "names the requests of such answers.",
+        prompt,
+        kind,
+    )
+
+
 def _advice(answer: ChatAnswer) -> str:
     if answer.finish_reason == "length":
         return "It was cut off: answer again, shorter, with the JSON alone."
     return "Answer again, with the JSON alone."
-
-
-def _assumed(
-    answer: ChatAnswer, prompt: Prompt, parse: Callable[[Any], Value], assume: Callable[[], Value] | None
-) -> Value | None:
-    """A result for a dry run: nothing is counted and nothing asked again."""
-    if assume is not None:
-        return assume()
-    try:
-        return parse(read_answer(answer.content, prompt.answer_class)[0])
-    except AnswerError:
-        return None

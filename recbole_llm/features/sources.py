@@ -1,28 +1,35 @@
-"""How one command gets its answers: by asking, by asking nothing (a dry run), or by collecting for a batch."""
+"""The four sources of a command's answers: live, cached, batch, dry run.
+
+A feature's builder hands its scripts to ``Context.answer_all`` and is given their results. What lies between is the
+command's affair: live answers are asked for and then read from the cache, cached ones are only read, a batch collects
+what the cache lacks, and a dry run goes on with the prompts' examples.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Self
-
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest
-from recbole_llm.llm.client import Client, Script, replay
-from recbole_llm.llm.endpoint import Budget
-
-if TYPE_CHECKING:
-    from recbole_llm.features.feature import Context
-    from recbole_llm.llm.endpoint import Endpoint
-    from recbole_llm.settings.layers import Settings
 import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import Any, Self
 
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.llm.cache import ResponseCache, guess_tokens
+from recbole_llm.features.questions import UNREADABLE
+from recbole_llm.llm.budget import Budget, Usage
+from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
+from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.settings.layers import Settings
 
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 MakeScript = Callable[[Any, Counter[str]], Script]
 Results = Iterator[tuple[Any, Any]]
+
+SAMPLE = 200  # cached answers of a prompt from which the length of the others is estimated
+ENOUGH = 20  # fewer say nothing
+INSPECTED = 20  # unreadable answers of a feature that its manifest names
 
 
 class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
@@ -36,8 +43,43 @@ def spread(keys: list[Any], limit: int | None) -> list[Any]:
     return [keys[number * len(keys) // limit] for number in range(limit)]
 
 
+@dataclass
+class Ledger:
+    """What one feature asks, of whom, and what it was answered.
+
+    Attributes:
+        endpoint: that is asked.
+        cache: where the answers are kept.
+        progress: wraps loops for a progress bar.
+        usage: what was asked and paid.
+        counts: outcomes of the answers.
+        used: keys of the requests whose answers were read, in that order.
+        unreadable: keys of the requests of scripts with an answer that a reader stumbled over, a few of them.
+        asked, answered: keys that were asked about, and those of them with a result.
+        limited: that only some keys were asked about, as the command wanted; empty where all were.
+    """
+
+    endpoint: Endpoint
+    cache: ResponseCache
+    progress: Progress
+    usage: Usage = field(default_factory=Usage)
+    counts: Counter[str] = field(default_factory=Counter)
+    used: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    asked: int = 0
+    answered: int = 0
+    limited: str = ""
+
+    def add(self, used: dict[str, ChatAnswer], counts: Counter[str]) -> None:
+        """Note answers that were read, and what they cost, whichever run paid for them."""
+        self.counts += counts
+        self.used += used
+        for answer in used.values():
+            self.usage.read(answer, self.endpoint.price_of(answer))
+
+
 class AnswerSource:
-    """Asks the endpoint for what the cache lacks. One object serves all features and cells of a command.
+    """Live answers. One object serves all features and runs of a command.
 
     Args:
         budget: of the command.
@@ -46,6 +88,7 @@ class AnswerSource:
     Attributes:
         mends: questions that an earlier command got no answer to are asked again.
         made: what this command has made, by folder and feature: its gaps are left to the next command.
+        met: what the command has learnt of each endpoint.
     """
 
     dry = False  # features are made in a folder that is thrown away
@@ -55,6 +98,7 @@ class AnswerSource:
         self.budget, self.limit = budget or Budget(), limit
         self.mends = True
         self.made: set[tuple[str, str]] = set()
+        self.met: dict[tuple[str, str], Acquaintance] = {}
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:
@@ -67,67 +111,38 @@ class AnswerSource:
             return False
         return endpoint.has_key or not self.asks
 
-    def begin(self, feature: str, context: Context) -> None:
+    def begin(self, feature: str) -> None:
         """Called before a feature is made."""
 
-    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
-        """The result of each key's script, in order.
+    def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
+        """The result of each key's script, in order; ``None`` where there is no usable answer.
 
-        First all scripts run against the endpoint, each answer going straight into the cache; then they
-        are replayed from it one by one. So memory stays flat, and a second run starts at the second step.
+        Answers go straight into the cache, and the scripts are then followed through it one by one. So memory stays
+        flat, and a second run starts at the second step.
         """
-        assert context.endpoint is not None and context.cache is not None
         chosen = spread(keys, self.limit)
-        client = Client(context.endpoint, context.cache, self.budget)
-        bar = iter(context.progress(range(len(chosen)), title))
-        client.run((script(key, Counter()) for key in chosen), done=lambda: next(bar, None))
-        context.usage.add(client.usage)
+        ledger.asked += len(chosen)
+        self.fetch(ledger, chosen, script, title)
         if len(chosen) < len(keys):
-            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
-        yield from replayed(context, keys, script)
+            ledger.limited = f"--limit={self.limit} of {len(keys)} is reached"
+        answers, counts = StoredAnswers(ledger.endpoint, ledger.cache), Counter[str]()
+        for key in keys:
+            unreadable = counts[UNREADABLE]
+            result = answers.result(script(key, counts))
+            ledger.answered += result is not None
+            yield key, result
+            if counts[UNREADABLE] > unreadable and len(ledger.unreadable) < INSPECTED:
+                ledger.unreadable += answers.last
+        ledger.add(answers.used, counts)
 
-
-def replayed(context: Context, keys: list[Any], script: MakeScript) -> Results:
-    """Results from the cache alone; adds up what the answers cost, whichever run paid for them."""
-    assert context.endpoint is not None and context.cache is not None
-    counts: Counter[str] = Counter()
-    used: dict[str, ChatAnswer] = {}
-    for key in keys:
-        yield key, replay(script(key, counts), context.cache, context.endpoint, used)
-    context.counts = dict(Counter(context.counts) + counts)
-    context.used += used
-    # A resumed run would look cheaper than the feature was.
-    for answer in used.values():
-        context.usage.tokens_in += answer.tokens_in
-        context.usage.tokens_out += answer.tokens_out
-        context.usage.price += context.endpoint.price(answer.tokens_in, answer.tokens_out, answer.via)
-
-
-class DryRun(AnswerSource):
-    """Asks nothing: counts what would be asked. Features are made in a folder that is thrown away.
-
-    Attributes:
-        plans: what each feature would take, by its name.
-    """
-
-    dry = True
-    asks = False
-
-    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
-        super().__init__(budget, limit)
-        self.plans: list[FeaturePlan] = []
-
-    def begin(self, feature: str, context: Context) -> None:
-        """Start a new line of the plan."""
-        self.plans.append(FeaturePlan(feature))
-
-    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
-        """Results of the prompts' example answers where there is no answer yet."""
-        assert context.endpoint is not None and context.cache is not None
-        plan = Plan(context.endpoint, context.cache, self.plans[-1])
-        chosen = set(spread(list(range(len(keys))), self.limit))
-        for number in context.progress(range(len(keys)), title):
-            yield keys[number], plan.drive(script(keys[number], Counter())) if number in chosen else None
+    def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
+        """Put the answers about some keys into the cache, chains of different keys apart from each other."""
+        endpoint = ledger.endpoint
+        known = self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
+        client = Client(endpoint, ledger.cache, self.budget, known)
+        bar = iter(ledger.progress(range(len(keys)), title))
+        client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
+        ledger.usage.add(client.usage)
 
 
 class BatchCollector(AnswerSource):
@@ -145,41 +160,38 @@ class BatchCollector(AnswerSource):
         self.pending: dict[str, ChatRequest] = {}
         self.lost: set[str] = set()
 
-    def results(self, context: Context, keys: list[Any], script: MakeScript, title: str) -> Results:
-        """Results from the cache.
+    def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
+        """Go through the scripts as far as the answers reach.
 
         Raises:
             AnswersPending: some are not there; their questions are in ``pending``.
         """
-        assert context.endpoint is not None and context.cache is not None
-        waiting = False
-        for key in context.progress(spread(keys, self.limit), title):
-            waiting = self._collect(script(key, Counter()), context) or waiting
+        answers, waiting = _BatchAnswers(self, ledger.endpoint, ledger.cache), False
+        for key in ledger.progress(keys, title):
+            try:
+                at_once(follow(script(key, Counter()), answers))
+            except AnswersPending:
+                waiting = True
         if waiting:
             raise AnswersPending(title)
-        if self.limit is not None and self.limit < len(keys):
-            context.limited = f"--limit={self.limit} of {len(keys)} is reached"
-        yield from replayed(context, keys, script)
-
-    def _collect(self, script: Script, context: Context) -> bool:
-        """Go through a script as far as the answers reach; keep the first question without one, if there is any."""
-        assert context.endpoint is not None and context.cache is not None
-        try:
-            request = next(script)
-            while True:
-                key = request.key(context.endpoint.model, context.endpoint.temperature)
-                answer = context.cache.get(key)
-                if answer is None and key not in self.lost:
-                    self.pending.setdefault(key, request)
-                    script.close()
-                    return True
-                request = script.send(answer)
-        except StopIteration:
-            return False
 
 
-SAMPLE = 200  # cached answers of a prompt from which the length of the others is estimated
-ENOUGH = 20  # fewer say nothing
+class _BatchAnswers(StoredAnswers):
+    """Cached answers; the first question of a script without one is collected, and ends it."""
+
+    def __init__(self, collector: BatchCollector, endpoint: Endpoint, cache: ResponseCache) -> None:
+        super().__init__(endpoint, cache)
+        self._collector = collector
+
+    async def answer(self, request: ChatRequest) -> ChatAnswer | None:
+        request, found = self.endpoint.addressed(request), await super().answer(request)
+        if found is None and request.key not in self._collector.lost:
+            self._collector.pending.setdefault(request.key, request)
+            raise AnswersPending
+        return found
+
+
+# ---- dry runs -----------------------------------------------------------------------------------
 
 
 @dataclass
@@ -194,6 +206,8 @@ class FeaturePlan:
         cached: requests whose answer is there already.
         tokens_in, tokens_out: of the requests that would be sent, estimated.
         price: US dollars for them.
+        shared: tokens with which a question and an earlier one of its prompt begin, at most.
+        saved: US dollars that the endpoint's cache of prefixes may save of the price.
         estimated: the requests stand on something that is not there yet (an untrained stage I, an earlier
             answer of a chain), so that their number and length are estimates.
     """
@@ -206,7 +220,38 @@ class FeaturePlan:
     tokens_in: int = 0
     tokens_out: int = 0
     price: float = 0.0
+    shared: int = 0
+    saved: float = 0.0
     estimated: bool = False
+
+
+class DryRun(AnswerSource):
+    """Asks nothing: counts what would be asked. Features are made in a folder that is thrown away.
+
+    Attributes:
+        plans: what each feature would take, in the order of making.
+    """
+
+    dry = True
+    asks = False
+
+    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
+        super().__init__(budget, limit)
+        self.plans: list[FeaturePlan] = []
+
+    def begin(self, feature: str) -> None:
+        """Start a new line of the plan."""
+        self.plans.append(FeaturePlan(feature))
+
+    def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
+        """Results of the prompts' example answers where there is no answer yet."""
+        plan = self.plans[-1]
+        plan.state = "asks"
+        answers = AssumedAnswers(plan, ledger.endpoint, ledger.cache)
+        chosen = set(spread(list(range(len(keys))), self.limit))
+        plan.keys += len(chosen)
+        for number in ledger.progress(range(len(keys)), title):
+            yield keys[number], answers.result(script(keys[number], Counter())) if number in chosen else None
 
 
 @dataclass(frozen=True)
@@ -216,64 +261,78 @@ class _Lengths:
     Attributes:
         in_ratio: tokens of a question for each that ``estimated_tokens`` guesses.
         out: tokens of an answer.
-        content: the text that stands in for an answer.
+        assumed: the prompt's example, in the place of an answer.
     """
 
     in_ratio: float
     out: float
-    content: str
+    assumed: ChatAnswer
 
 
-@dataclass
-class Plan:
-    """Drives scripts without asking, and adds up what they would ask.
+class AssumedAnswers(StoredAnswers):
+    """Cached answers, and the prompts' examples in the place of those that are not there.
 
     Args:
+        plan: takes what the others would cost.
         endpoint: that would be asked.
         cache: answers that are there already.
     """
 
-    endpoint: Endpoint
-    cache: ResponseCache
-    current: FeaturePlan = field(default_factory=lambda: FeaturePlan(""))
-    _lengths: dict[str, _Lengths] = field(default_factory=dict)
-    _seen: set[bytes] = field(default_factory=set)
+    def __init__(self, plan: FeaturePlan, endpoint: Endpoint, cache: ResponseCache) -> None:
+        super().__init__(endpoint, cache)
+        self._plan = plan
+        self._guessing = False
+        self._lengths: dict[str, _Lengths] = {}
+        self._seen: set[bytes] = set()
+        self._first: dict[str, ChatRequest] = {}
 
-    def drive(self, script: Script) -> Any:
-        """A script's result, with the prompts' examples in the place of answers that are not there."""
-        plan = self.current
-        plan.state, plan.keys = "asks", plan.keys + 1
-        assumed = False
-        try:
-            request = next(script)
-            while True:
-                answer = self._answer(request, after_assumed=assumed)
-                assumed = assumed or answer.assumed
-                request = script.send(answer)
-        except StopIteration as end:
-            return end.value
+    def result(self, script: Script) -> Any:
+        """A script's result; questions after an assumed answer are estimates."""
+        self._guessing = False
+        return super().result(script)
 
-    def _answer(self, request: ChatRequest, after_assumed: bool) -> ChatAnswer:
-        key = request.key(self.endpoint.model, self.endpoint.temperature)
-        lengths = self._lengths_of(request)
-        standing = ChatAnswer(lengths.content, "stop", 0, 0, assumed=True)
-        if not after_assumed:
-            found = self.cache.get(key)
-            digest = bytes.fromhex(key)
-            if digest in self._seen:
-                return found or standing
+    async def answer(self, request: ChatRequest) -> ChatAnswer | None:
+        """The answer that is there, or else the example of the prompt; an example is never asked about again."""
+        if self._guessing and request.again:
+            return None
+        plan, lengths = self._plan, self._lengths_of(request)
+        if not self._guessing:
+            found, digest = await super().answer(request), bytes.fromhex(self.endpoint.addressed(request).key)
+            known = digest in self._seen
             self._seen.add(digest)
+            plan.cached += found is not None and not known
             if found is not None:
-                self.current.cached += 1
                 return found
-        plan = self.current
+            if known:
+                self._guessing = True
+                return lengths.assumed
         tokens_in, tokens_out = round(request.estimated_tokens() * lengths.in_ratio), round(lengths.out)
         plan.requests += 1
         plan.tokens_in += tokens_in
         plan.tokens_out += tokens_out
         plan.price += self.endpoint.price(tokens_in, tokens_out)
-        plan.estimated = plan.estimated or after_assumed
-        return standing
+        shared = min(tokens_in, round(self._shared(request) * lengths.in_ratio))
+        plan.shared = max(plan.shared, shared)
+        if 0 < self.endpoint.cache_from <= shared:
+            plan.saved += self.endpoint.price(shared, 0) - self.endpoint.price(shared, 0, cached=shared)
+        plan.estimated = plan.estimated or self._guessing
+        self._guessing = True
+        return lengths.assumed
+
+    def _shared(self, request: ChatRequest) -> int:
+        """Tokens that a question begins with as the first one of its prompt does; none for that one itself."""
+        first = self._first.setdefault(request.prompt, request)
+        if first is request:
+            return 0
+        pairs = list(zip(first.messages, request.messages, strict=False))
+        same = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        begins = [message["content"] for message in request.messages[:same]]
+        if same < len(pairs):
+            one, other = (message["content"] for message in pairs[same])
+            begins.append(
+                "".join(sign for sign, _ in takewhile(lambda two: two[0] == two[1], zip(one, other, strict=False)))
+            )
+        return guess_tokens("".join(begins)) + 4 * same
 
     def _lengths_of(self, request: ChatRequest) -> _Lengths:
         if request.prompt not in self._lengths:
@@ -286,13 +345,9 @@ class Plan:
         contents = [json.dumps(answer, ensure_ascii=False) for _, answer in examples]
         out = guess_tokens("".join(contents)) / len(contents) if contents else request.max_tokens / 2
         ratio = 1.0
-        rows = self.cache.sample(request.prompt, self.endpoint.model, SAMPLE)
-        if len(rows) >= ENOUGH:
-            guessed = sum(_guess(row["request"]) for row in rows)
-            ratio = sum(row["answer"]["tokens_in"] for row in rows) / max(1, guessed)
-            out = sum(row["answer"]["tokens_out"] for row in rows) / len(rows)
-        return _Lengths(ratio, out, contents[0] if contents else "{}")
-
-
-def _guess(body: dict[str, Any]) -> int:
-    return ChatRequest(body["prompt"], tuple(body["messages"]), None, body["max_tokens"]).estimated_tokens()
+        known = self.cache.sample(request.prompt, self.endpoint.model, SAMPLE)
+        if len(known) >= ENOUGH:
+            guessed = sum(question.estimated_tokens() for question, _ in known)
+            ratio = sum(answer.tokens_in for _, answer in known) / max(1, guessed)
+            out = sum(answer.tokens_out for _, answer in known) / len(known)
+        return _Lengths(ratio, out, ChatAnswer(contents[0] if contents else "{}", "stop", 0, 0))

@@ -10,14 +10,16 @@ import logging
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.cache import ChatRequest, ResponseCache
-from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
-from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, remember, take_answers
+from recbole_llm.llm.budget import Budget, LimitReached
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatRequest
+from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +68,12 @@ class BatchClient:
         """Close the connections."""
         self._api.close()
 
-    def submit(self, pending: dict[str, ChatRequest]) -> str:
+    def submit(self, pending: Iterable[ChatRequest]) -> str:
         """Submit requests without an answer, as many as the budget allows; why not all, or an empty string."""
-        part: dict[str, ChatRequest] = {}
+        part: list[ChatRequest] = []
         size, price, stopped = 0, 0.0, ""
-        for key, request in pending.items():
-            if self.cache.get(key) is not None:
+        for request in pending:
+            if self.cache.get(request.key) is not None:
                 continue  # another command has fetched it since
             likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
             try:
@@ -81,42 +83,45 @@ class BatchClient:
                 break
             if len(part) >= LARGEST or size > LARGEST_BYTES:
                 self._submit(part, price)
-                part, size, price = {}, 0, 0.0
-            part[key] = request
+                part, size, price = [], 0, 0.0
+            part.append(request)
             size += 2 * sum(len(message["content"]) for message in request.messages) + 1000
             price += likely
         if part:
             self._submit(part, price)
         return stopped
 
-    def _submit(self, part: dict[str, ChatRequest], price: float) -> None:
-        remember(self.cache, self.endpoint, part)
+    def _submit(self, part: list[ChatRequest], price: float) -> None:
+        self.cache.put_pending(part)
         content = "".join(batch_lines(self.endpoint, part)).encode()
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
-        file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch"))
+        file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch").id)
         # A reply that is lost may be of a batch that is there: asked for again it is paid for twice. The mark finds it.
         once = self._api.with_options(max_retries=0)
         batch = self._call(
-            lambda: once.batches.create(
-                input_file_id=file.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={MARK: mark},
+            lambda: (
+                once.batches.create(
+                    input_file_id=file,
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={MARK: mark},
+                ).id
             )
         )
-        self.cache.put_batch(batch.id, self.endpoint.base_url, len(part), price, OPEN)
+        self.cache.put_batch(batch, self.endpoint.base_url, len(part), price, OPEN)
         self.cache.drop_batch(mark)
         self._likely += price
-        logger.info("submitted %d requests as batch %s", len(part), batch.id)
+        logger.info("submitted %d requests as batch %s", len(part), batch)
 
     def open_batches(self) -> list[str]:
         """Batches that were submitted and not fetched, by this run or an earlier one."""
         marks = set(self.cache.batches(self.endpoint.base_url, SUBMITTING))
         if marks:  # a run ended between asking for a batch and writing its name down
-            for batch in self._call(lambda: list(self._api.batches.list(limit=100))):
-                if (batch.metadata or {}).get(MARK) in marks:
-                    self.cache.put_batch(batch.id, self.endpoint.base_url, 0, 0.0, OPEN)
+            listed = self._call(lambda: [(each.id, each.metadata or {}) for each in self._api.batches.list(limit=100)])
+            for batch, metadata in listed:
+                if metadata.get(MARK) in marks:
+                    self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, OPEN)
             for mark in marks:
                 self.cache.drop_batch(mark)
         return self.cache.batches(self.endpoint.base_url, OPEN)
@@ -135,23 +140,28 @@ class BatchClient:
 
     def _fetch(self, batch: str) -> ImportReport:
         while True:
-            found = self._call(lambda: self._api.batches.retrieve(batch))
-            if found.status in ENDED:
+            status, output = self._call(lambda: self._state(batch))
+            if status in ENDED:
                 break
-            logger.info("batch %s is %s; looking again in %.0f s", batch, found.status, self._pause)
+            logger.info("batch %s is %s; looking again in %.0f s", batch, status, self._pause)
             self._sleep(self._pause)
         report = ImportReport()
-        if found.output_file_id:
-            content = self._call(lambda: self._api.files.content(found.output_file_id)).read()
+        if output:
+            content = self._call(lambda: self._api.files.content(output).read())
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "output.jsonl"
                 path.write_bytes(content)
                 report = take_answers(self.cache, path)
-        if found.status != "completed":
-            report.refused[f"batch {found.status}"] += 1
+        if status != "completed":
+            report.refused[f"batch {status}"] += 1
             self.incomplete = True
-        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, str(found.status))
+        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, status)
         return report
+
+    def _state(self, batch: str) -> tuple[str, str | None]:
+        """A batch's status, and the file of its answers where there is one."""
+        found = self._api.batches.retrieve(batch)
+        return str(found.status), found.output_file_id
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """One call of the API; its errors as the user's.
@@ -159,11 +169,9 @@ class BatchClient:
         Raises:
             UserError: it failed.
         """
-        import openai
-
         try:
             return action()
-        except openai.OpenAIError as error:
+        except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
             reason = redact(" ".join(str(error).split()), self._key)[:300]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "

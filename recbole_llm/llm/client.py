@@ -1,86 +1,100 @@
-"""Asking an endpoint: bounded, limited, retried, counted, and never twice for the same question.
-
-The unit of work is a *script*: a generator that yields ``ChatRequest`` and is sent a ``ChatAnswer`` (or
-``None`` where there will be none). A chain of prompts is a script with several ``yield``; chains of different
-items advance independently.
-"""
+"""Live answers: asking an endpoint, bounded, limited, retried, counted, and never twice for the same question."""
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
+import json
 import logging
 import random
+import re
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from aiolimiter import AsyncLimiter
+
 from recbole_llm.errors import UserError
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache, guess_tokens
-from recbole_llm.llm.endpoint import Budget, Endpoint, LimitReached, redact
+from recbole_llm.llm.budget import HIGHER, Budget, LimitReached, Usage
+from recbole_llm.llm.cache import ResponseCache, owner_of_claims
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
+from recbole_llm.llm.completion import LEFT_OUT, Dialect, error_words, read_completion, unsupported_parameter, usage_of
+from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
 
 logger = logging.getLogger(__name__)
 
-Script = Generator[ChatRequest, "ChatAnswer | None", Any]
-
-RETRIED = {408, 409, 429}
+RETRIED = {408, 409, 425, 429}
+THROTTLED = "HTTP 429"
 LONGEST_PAUSE = 60.0
 LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is left alone
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
 DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
-MOST_TOKENS = 2**40  # that an answer may say it took; more is no count
 NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
+FIRST_ATTEMPTS = dict.fromkeys((NO_SERVER, TIME_OUT, MALFORMED), 2)  # of the first question, before all stop
+FIRST_QUESTIONS = 2  # that may end without an answer before all stop
+LOOK_AGAIN = 0.2  # seconds between two looks for the answer to a question that another command asks
+
+
+class _Refusal(Exception):  # noqa: N818 - the server's, not ours
+    """A response that no retry mends."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(error_words(response))
+        self.status = response.status
+        self.location = redact(response.headers.get("location", ""))[:200]
 
 
 @dataclass
-class Usage:
-    """What was asked and what it cost; answers found in the cache cost nothing again."""
+class Acquaintance:
+    """What the questions of a command have shown of an endpoint.
 
-    requests: int = 0
-    cached: int = 0
-    failed: int = 0
-    attempts: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    price: float = 0.0
-    stopped: str = ""
-    errors: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        answered: it has answered one; until then they are asked one by one.
+        dialect: what it turned out not to take.
+    """
 
-    def add(self, other: Usage) -> None:
-        """Add what another client sent, not what its answers cost: that is counted when they are read."""
-        for name in ("requests", "cached", "failed", "attempts"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for kind, count in other.errors.items():
-            self.errors[kind] = self.errors.get(kind, 0) + count
-        self.stopped = self.stopped or other.stopped
+    answered: bool = False
+    dialect: Dialect = field(default_factory=Dialect)
 
 
 class Client:
     """Answers chat requests from the cache or from an endpoint.
 
+    The first question is asked alone: what is wrong with an address, a key or an account is wrong for all, and is said
+    before the others are sent.
+
     Args:
         endpoint: where to ask.
-        cache: where answers are kept.
+        cache: where answers are kept, and the claims of all commands that ask.
         budget: what the whole command may spend; no limit where there is none.
-        seed: of the jitter in pauses.
+        known: what earlier clients of the command have learnt of the endpoint.
     """
 
-    def __init__(self, endpoint: Endpoint, cache: ResponseCache, budget: Budget | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        cache: ResponseCache,
+        budget: Budget | None = None,
+        known: Acquaintance | None = None,
+    ) -> None:
         self.endpoint, self.cache = endpoint, cache
-        self.budget = budget or Budget()
+        self.budget, self.known = budget or Budget(), known or Acquaintance()
         self.usage = Usage()
-        self._random = random.Random(seed)  # noqa: S311 - jitter, not a secret
+        self._random = random.Random(0)  # noqa: S311 - jitter, not a secret
+        self._over: LimitReached | UserError | None = None
+        self._unanswered = 0
         self._resume_at = 0.0
         self._refused_in_a_row = 0
         self._faults_in_a_row = 0
         self._last_success = 0.0
-        self._under_way: dict[str, asyncio.Future[ChatAnswer | None]] = {}
-        self._key = ""
-        self._api: Any = None
+        self._under_way: dict[str, asyncio.Task[ChatAnswer | None]] = {}
+        self._owner = owner_of_claims()
+        self._wire: Wire | None = None
 
     # ---- running scripts -----------------------------------------------------------------------
 
@@ -98,149 +112,268 @@ class Client:
         return self.usage
 
     async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
-        from aiolimiter import AsyncLimiter
-
         limits = self.endpoint
         self._requests_limit = AsyncLimiter(limits.requests_per_minute, 60) if limits.requests_per_minute else None
         self._tokens_limit = AsyncLimiter(limits.tokens_per_minute, 60) if limits.tokens_per_minute else None
+        self._one_by_one = asyncio.Lock()
+        keeping = asyncio.create_task(self._keep_claims())
         workers = [asyncio.create_task(self._work(scripts, done)) for _ in range(max(1, limits.concurrency))]
         try:
             await asyncio.gather(*workers)
         finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            if self._api is not None:
-                await self._api.close()
-                self._api = None
+            tasks = [keeping, *workers, *self._under_way.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._wire is not None:
+                await self._wire.close()
+                self._wire = None
 
-    def _connect(self) -> None:
-        """Look up the key, once there is something to ask: answers of the cache need none.
-
-        Raises:
-            UserError: it is not set.
-        """
-        import openai
-
-        if self._api is None:
-            self._key = self.endpoint.key()
-            # aiohttp takes a third less processor time a request than the client's own transport.
-            self._api = openai.AsyncOpenAI(
-                api_key=self._key,
-                base_url=self.endpoint.base_url,
-                max_retries=0,
-                timeout=self.endpoint.timeout,
-                http_client=openai.DefaultAioHttpClient(),
-            )
+    async def _keep_claims(self) -> None:
+        """Renew the claims on the questions that are under way, before others take them for abandoned."""
+        while True:
+            await asyncio.sleep(self.cache.lease / 3)
+            if self._under_way:
+                self.cache.renew_claims(self._owner)
 
     async def _work(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
         for script in scripts:
             try:
-                request = next(script)
-                while True:
-                    request = script.send(await self._answer(request))
-            except StopIteration:
-                pass
+                await follow(script, self)
             except LimitReached as reason:
-                script.close()
-                self.usage.stopped = str(reason)
+                self.usage.stopped, self.usage.remedy = str(reason), reason.remedy
                 return
             if done is not None:
                 done()
 
-    async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
+    async def answer(self, request: ChatRequest) -> ChatAnswer | None:
         """From the cache, from the same question under way, or from the endpoint."""
-        key = request.key(self.endpoint.model, self.endpoint.temperature)
-        found = self.cache.get(key)
+        request = self.endpoint.addressed(request)
+        found = self.cache.get(request.key)
         if found is not None:
             self.usage.cached += 1
+            await asyncio.sleep(0)  # answers that have come meanwhile are stored before the next one is looked up
             return found
-        if key in self._under_way:
-            return await asyncio.shield(self._under_way[key])
-        future: asyncio.Future[ChatAnswer | None] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = future
+        task = self._under_way.get(request.key)
+        if task is None:
+            task = self._under_way[request.key] = asyncio.create_task(self._ask_once(request))
+            task.add_done_callback(lambda _: self._under_way.pop(request.key))
+        return await asyncio.shield(task)
+
+    async def _ask_once(self, request: ChatRequest) -> ChatAnswer | None:
+        """Ask, unless another command asks the same: then wait for its answer."""
+        claimed = self.cache.claim(request.key, self._owner)
+        while not claimed:
+            await asyncio.sleep(LOOK_AGAIN)
+            claimed = self.cache.get(request.key) is not None or self.cache.claim(request.key, self._owner)
         try:
-            answer = await self._ask(request)
-            if answer is not None:
-                self.cache.put(key, request.body(self.endpoint.model, self.endpoint.temperature), answer)
-            future.set_result(answer)
-            return answer
-        except BaseException as error:
-            if not future.done():
-                if isinstance(error, Exception):
-                    future.set_exception(error)
-                    future.exception()  # seen here; others may wait for it or not
-                else:
-                    future.cancel()
-            raise
+            found = self.cache.get(request.key)  # answered by the other one, perhaps just before its claim ended
+            if found is not None:
+                self.usage.cached += 1
+                return found
+            return await self._ask(request)
         finally:
-            del self._under_way[key]
+            self.cache.drop_claim(request.key, self._owner)
 
     # ---- one request ---------------------------------------------------------------------------
 
     async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
-        """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed)."""
-        import openai
+        """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed).
 
-        self._connect()
+        Until a question has been answered there is one at a time.
+        """
+        if not self.known.answered:
+            async with self._one_by_one:
+                if not self.known.answered:
+                    return await self._ask_now(request)
+        return await self._ask_now(request)
+
+    async def _ask_now(self, request: ChatRequest) -> ChatAnswer | None:
+        if self._over is not None:
+            raise self._over
+        try:
+            return await self._ask_paid(request)
+        except (LimitReached, UserError) as reason:
+            # A cheaper question may still be within a limit; nothing else helps the others.
+            if not isinstance(reason, LimitReached) or reason.remedy != HIGHER:
+                self._over = reason
+            raise
+
+    async def _ask_paid(self, request: ChatRequest) -> ChatAnswer | None:
         likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
         self.budget.reserve(likely)
         self.usage.requests += 1
         try:
-            faults = 0
-            for attempt in range(1, self.endpoint.attempts * THROTTLED_TIMES + 1):
-                await self._wait_for_turn(request)
-                self.usage.attempts += 1
-                throttled = False
-                try:
-                    answer = await self._send(request)
-                except openai.APIStatusError as error:
-                    self._count_error(f"HTTP {error.status_code}")
-                    self._stop_without_credit(error)
-                    if error.status_code not in RETRIED and error.status_code < 500:
-                        self._refused(error)
-                        return None
-                    throttled = error.status_code == 429
-                    pause = self._pause(attempt, error.response.headers, throttled)
-                except (openai.APITimeoutError, openai.APIConnectionError, openai.APIResponseValidationError) as error:
-                    self._count_error("time-out" if isinstance(_root(error), TimeoutError) else "broken connection")
-                    pause = self._pause(attempt, {}, False)
-                except ValueError:
-                    self._count_error("malformed response")
-                    self.budget.check()  # it was paid for, and what was set aside is for one answer
-                    pause = self._pause(attempt, {}, False)
-                else:
-                    self._refused_in_a_row = self._faults_in_a_row = 0
-                    self._last_success = time.monotonic()
-                    return answer
-                faults += not throttled  # a server that throttles is well
-                if faults >= self.endpoint.attempts:
-                    break
-                self._stop_if_dead(throttled)
-                await asyncio.sleep(pause)
-            self.usage.failed += 1
-            return None
+            answer = await self._attempts(request)
         finally:
             self.budget.release(likely)
+        if answer is None:
+            self.usage.failed += 1
+        else:
+            self.cache.put(request, answer)
+            self._meet(answer)
+        return answer
 
-    def _count_tokens(self, tokens_in: int, tokens_out: int) -> None:
-        """Count what a response says it cost, whether it can be used or not."""
-        price = self.endpoint.price(tokens_in, tokens_out)
-        self.usage.tokens_in += tokens_in
-        self.usage.tokens_out += tokens_out
-        self.usage.price += price
+    async def _attempts(self, request: ChatRequest) -> ChatAnswer | None:
+        faults = 0
+        for attempt in range(1, self.endpoint.attempts * THROTTLED_TIMES + 1):
+            await self._wait_for_turn(request)
+            try:
+                answer = await self._send(request)
+            except WireFault as fault:
+                self._count_error(fault.kind, fault)
+                self.budget.check()  # what was spoilt may have been paid for; what was set aside is for one answer
+                throttled = fault.kind == THROTTLED  # a server that throttles is well
+                pause = self._pause(attempt, fault.headers, throttled)
+                if not self.known.answered and attempt >= FIRST_ATTEMPTS.get(fault.kind, attempt + 1):
+                    raise UserError(self._unreachable(fault)) from fault
+            except _Refusal as refusal:
+                self._count_error(f"HTTP {refusal.status}", refusal)
+                self._refused(refusal)
+                return None
+            else:
+                self._refused_in_a_row = self._faults_in_a_row = 0
+                self._last_success = time.monotonic()
+                return answer
+            faults += not throttled
+            if faults >= self.endpoint.attempts:
+                break
+            self._stop_if_dead(throttled)
+            await asyncio.sleep(pause)
+        self._check_first_questions()
+        return None
+
+    async def _send(self, request: ChatRequest) -> ChatAnswer:
+        """One attempt, and another where the server names a parameter that it does not take.
+
+        Raises:
+            WireFault: it failed; another one may not.
+            _Refusal: it was refused.
+            LimitReached: the account is empty.
+        """
+        while True:
+            self.usage.attempts += 1
+            body = self.known.dialect.body(self.endpoint, request)
+            response = await self._connected().post(body)
+            if response.status == 200:
+                return self._read(response, request)
+            self._stop_without_credit(response)
+            if response.status in RETRIED or response.status >= 500 or response.status < 300:
+                raise WireFault(f"HTTP {response.status}", error_words(response), response.headers)
+            name = unsupported_parameter(response, body)
+            if not name:
+                raise _Refusal(response)
+            self._count_error(f"HTTP {response.status}", error_words(response))
+            if body == self.known.dialect.body(self.endpoint, request):  # no other request has found it out meanwhile
+                instead = self.known.dialect.change(name, body)
+                logger.warning(
+                    "--llm=%s does not take %s; %s from now on. It says: %s",
+                    self.endpoint.name,
+                    name,
+                    "it is left out" if instead == LEFT_OUT else f"{instead} is sent",
+                    self._said(error_words(response)),
+                )
+            self.usage.parameters = dict(self.known.dialect.changes)
+
+    def _read(self, response: Response, request: ChatRequest) -> ChatAnswer:
+        """The answer in a response; one that cannot be read was paid for all the same.
+
+        Raises:
+            WireFault: it cannot be read.
+        """
+        try:
+            body = response.json()
+        except ValueError as error:
+            raise WireFault(MALFORMED, f"no JSON: {error_words(response)}") from error
+        try:
+            answer = read_completion(body, request)
+        except ValueError as error:
+            if isinstance(body, dict) and ("usage" in body or "choices" in body):
+                text = json.dumps(body.get("choices"))[: 4 * request.max_tokens]
+                self._pay(ChatAnswer("", "", **usage_of(body, request, text)), spoilt=True)
+            raise WireFault(MALFORMED, f"{error}: {error_words(response)}") from error
+        self._pay(answer)
+        return answer
+
+    def _connected(self) -> Wire:
+        """The connections, made once there is something to ask: answers of the cache need no key.
+
+        Raises:
+            UserError: the key is not set.
+        """
+        if self._wire is None:
+            headers = {"Authorization": self.endpoint.authorization()}
+            self._wire = Wire(self.endpoint.url, headers, self.endpoint.timeout)
+        return self._wire
+
+    def _said(self, words: object) -> str:
+        """Words of a server, without the key that it may repeat."""
+        return redact(str(words), self.endpoint.key())
+
+    def _pay(self, answer: ChatAnswer, spoilt: bool = False) -> None:
+        """Count what a response cost."""
+        price = self.endpoint.price_of(answer)
+        self.usage.read(answer, price)
+        self.usage.spoilt += spoilt
+        self.usage.spoilt_price += price * spoilt
         self.budget.spend(price)
 
-    def _stop_without_credit(self, error: Any) -> None:
+    # ---- what stops all ------------------------------------------------------------------------
+
+    def _meet(self, answer: ChatAnswer) -> None:
+        """Note the first answer, after which the other questions may be sent.
+
+        Raises:
+            UserError: it ended in hidden reasoning, as all others would.
+        """
+        if not self.known.answered and answer.lost_in_thought:
+            raise UserError(
+                f"the first answer of {self.endpoint.model} ended in hidden reasoning, before its first word (after "
+                f"{answer.tokens_out} tokens): raise --llm_max_tokens, or lower --llm_reasoning_effort."
+            )
+        self.known.answered = True
+
+    def _check_first_questions(self) -> None:
+        """Stop where the first questions, with all their attempts, had no answer.
+
+        Raises:
+            UserError: they had none.
+        """
+        self._unanswered += not self.known.answered
+        if self._unanswered >= FIRST_QUESTIONS:
+            kinds = ", ".join(f"{kind} {count} times" for kind, count in sorted(self.usage.errors.items()))
+            raise UserError(
+                f"{self.endpoint.address} answered none of the first questions ({kinds}). Its last words: "
+                f"{self.usage.said or 'none'}"
+            )
+
+    def _unreachable(self, fault: WireFault) -> str:
+        """What to do about a first question that came to nothing."""
+        where = f"--llm={self.endpoint.name} ({self.endpoint.address})"
+        words = self._said(fault)
+        if fault.kind == NO_SERVER:
+            return (
+                f"{where} cannot be reached: {words}. Is the server running, and is this its address (--llm_base_url)?"
+            )
+        if fault.kind == TIME_OUT:
+            return (
+                f"{where} did not answer the first question within {self.endpoint.timeout:.0f} seconds, twice. A slow "
+                "server wants a longer `timeout` in its file."
+            )
+        return (
+            f"{where} answers, but not as a chat API does: {words}. Its address usually ends in /v1 (--llm_base_url); "
+            f"questions are sent to {redact(self.endpoint.url)}."
+        )
+
+    def _stop_without_credit(self, response: Response) -> None:
         """Stop all where the account is empty: no retry mends that.
 
         Raises:
             LimitReached: it is.
         """
-        text = f"{getattr(error, 'code', '')} {getattr(error, 'type', '')} {error}".casefold()
-        if error.status_code == 402 or any(word in text for word in NO_CREDIT):
-            reason = redact(" ".join(str(error).split()), self._key)[:300]
-            raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {reason}")
+        text = response.body[:4000].decode("utf-8", "replace").casefold()
+        if response.status == 402 or any(word in text for word in NO_CREDIT):
+            raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {self._said(error_words(response))}")
 
     def _stop_if_dead(self, throttled: bool) -> None:
         """Stop all where nothing but faults has come for long: the server is gone.
@@ -265,20 +398,7 @@ class Client:
             likely = request.estimated_tokens() + request.max_tokens
             await self._tokens_limit.acquire(min(likely, self.endpoint.tokens_per_minute))
 
-    async def _send(self, request: ChatRequest) -> ChatAnswer:
-        # By the client's plain post: its typed method walks through every message and the whole schema, and builds
-        # a model of the response, which together cost half of the processor time of a request.
-        body = {**chat_body(self.endpoint, request), **self.endpoint.extra}
-        response = await self._api.post("/chat/completions", cast_to=object, body=body)
-        try:
-            answer = read_completion(response, request)
-        except ValueError:
-            self._count_tokens(*(count or 0 for count in _usage(response)))
-            raise
-        self._count_tokens(answer.tokens_in, answer.tokens_out)
-        return answer
-
-    def _pause(self, attempt: int, headers: Any, cool_down: bool) -> float:
+    def _pause(self, attempt: int, headers: Mapping[str, str], cool_down: bool) -> float:
         """Seconds until the next attempt; after a 429 all requests wait.
 
         Raises:
@@ -293,23 +413,39 @@ class Client:
             self._resume_at = max(self._resume_at, time.monotonic() + pause)
         return pause
 
-    def _refused(self, error: Any) -> None:
-        """A 4xx that no retry mends: one request lost, or all of them."""
-        reason = redact(" ".join(str(error).split()), self._key)[:300]
-        self.usage.failed += 1
-        self._refused_in_a_row += 1
-        if error.status_code in (401, 403):
-            raise UserError(
-                f"--llm={self.endpoint.name} refuses the key in {self.endpoint.key_env or '(none)'}: {reason}"
-            )
-        if error.status_code == 404:
-            raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {reason}")
-        if self._refused_in_a_row >= HOPELESS_AFTER:
-            raise UserError(f"{self.endpoint.address} refuses every request: {reason}")
-        logger.warning("a request was refused: %s", reason)
+    def _refused(self, refusal: _Refusal) -> None:
+        """A refusal that no retry mends: one request lost, or all of them.
 
-    def _count_error(self, kind: str) -> None:
+        Raises:
+            UserError: all of them.
+        """
+        words, name = self._said(refusal), self.endpoint.name
+        self._refused_in_a_row += 1
+        if refusal.status in (401, 403):
+            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
+            raise UserError(f"--llm={name} refuses {key}: {words}")
+        if refusal.status == 404 and "model" in words.casefold():
+            raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {words}")
+        if refusal.status in (404, 405):
+            raise UserError(
+                f"there is no chat API at {redact(self.endpoint.url)} (HTTP {refusal.status}: {words}). The address "
+                f"usually ends in /v1; is {self.endpoint.address} right (--llm_base_url)? Or there is no model "
+                f"{self.endpoint.model!r}."
+            )
+        if refusal.status < 400:
+            raise UserError(
+                f"{self.endpoint.address} sends elsewhere (HTTP {refusal.status}, to {refusal.location or 'nowhere'}); "
+                "that is not followed. Give the new address with --llm_base_url."
+            )
+        if self._refused_in_a_row >= HOPELESS_AFTER:
+            schema = re.search(r"schema|response_format|grammar", words, re.I)
+            hint = " Where it cannot keep to a schema, its file states `response_format: json_object` or `none`."
+            raise UserError(f"{self.endpoint.address} refuses every request: {words}.{hint if schema else ''}")
+        logger.warning("a request was refused: %s", words)
+
+    def _count_error(self, kind: str, words: object) -> None:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
+        self.usage.said = self._said(words)
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
@@ -336,65 +472,7 @@ def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
             raise
 
 
-def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
-    """The body of a chat completion, without the endpoint's ``extra`` fields."""
-    body: dict[str, Any] = {
-        "model": endpoint.model,
-        "messages": list(request.messages),
-        "temperature": endpoint.temperature,
-        endpoint.max_tokens_field: request.max_tokens,
-    }
-    if request.schema is not None and endpoint.response_format == "json_schema":
-        schema = {"name": "answer", "schema": request.schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif request.schema is not None and endpoint.response_format == "json_object":
-        body["response_format"] = {"type": "json_object"}
-    return body
-
-
-def _usage(response: Any) -> list[int | None]:
-    """Tokens in and out as the server counted them, ``None`` where it did not."""
-    usage = response.get("usage") if isinstance(response, dict) else None
-    counts = [usage.get(name) if isinstance(usage, dict) else None for name in ("prompt_tokens", "completion_tokens")]
-    return [count if type(count) is int and 0 <= count < MOST_TOKENS else None for count in counts]
-
-
-def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
-    """The answer in the JSON of a response; servers that do not count tokens have them estimated.
-
-    Raises:
-        ValueError: the response is no chat completion (proxies answer 200 with all sorts of bodies).
-    """
-    try:
-        choice = response["choices"][0]
-        message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
-        reason = str(choice.get("finish_reason") or "")
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError("the response is no chat completion") from error
-    if not text and isinstance(refusal, str) and refusal:
-        text, reason = f"I cannot: {refusal}", "refusal"
-    text = text or ""
-    if not isinstance(text, str):
-        raise ValueError("the response's content is no text")
-    text = text.encode("utf-8", "replace").decode("utf-8")  # half an emoji cannot be stored
-    tokens_in, tokens_out = _usage(response)
-    return ChatAnswer(
-        content=text,
-        finish_reason=reason,
-        tokens_in=request.estimated_tokens() if tokens_in is None else tokens_in,
-        tokens_out=guess_tokens(text) if tokens_out is None else tokens_out,
-    )
-
-
-def _root(error: BaseException) -> BaseException:
-    """What an error stems from: the layers above aiohttp call a refused connection a time-out."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _retry_after(headers: Any) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds that a ``Retry-After`` (or ``retry-after-ms``) header asks for."""
     try:
         if headers.get("retry-after-ms"):
@@ -407,26 +485,5 @@ def _retry_after(headers: Any) -> float | None:
         except ValueError:
             pass  # a date
         return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return None
-
-
-def replay(script: Script, cache: ResponseCache, endpoint: Endpoint, used: dict[str, ChatAnswer] | None = None) -> Any:
-    """A script's result from the cache alone; questions without an answer are sent ``None``.
-
-    Args:
-        script: as for :meth:`Client.run`.
-        cache: where the answers are.
-        endpoint: that they were asked of.
-        used: takes the answers by key, each once.
-    """
-    try:
-        request = next(script)
-        while True:
-            key = request.key(endpoint.model, endpoint.temperature)
-            answer = cache.get(key)
-            if answer is not None and used is not None:
-                used[key] = answer
-            request = script.send(answer)
-    except StopIteration as end:
-        return end.value

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
 import os
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from pydantic import TypeAdapter, ValidationError
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -26,7 +33,10 @@ class Endpoint:
         base_url: of the API, with ``/v1`` where the server has it.
         model: name that the server knows the model by.
         key_env: environment variable that holds the key; empty for servers without one.
-        price_in, price_out: US dollars for a million tokens.
+        price_in, price_out: US dollars for a million tokens; ``None`` where the file states none.
+        price_cached, price_written: US dollars for a million tokens of the question that the server reads from, or
+            writes to, its cache of prefixes; as ``price_in`` unless stated.
+        cache_from: tokens from which on such a prefix is kept; 0 where nothing is known of it.
         requests_per_minute, tokens_per_minute: limits to keep; 0 for none.
         concurrency: requests under way at once.
         timeout: seconds for one attempt.
@@ -34,17 +44,24 @@ class Endpoint:
         patience: seconds without one answer after which a server that only fails counts as gone.
         batch_price: price through the Batch API, as a share of the usual one; 0 where there is no such API.
         response_format: ``json_schema``, ``json_object`` or ``none``.
-        temperature: of sampling; 0 for answers that repeat.
+        temperature: of sampling; 0 for answers that repeat, ``None`` to leave it to the server.
+        max_tokens: of an answer, in the place of the prompts' own limits; hidden reasoning counts.
         max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for servers that renamed it.
+        reasoning_effort: of models that reason; ``None`` to leave it to the server.
+        reasoning_efforts: values of it that the server knows, none where it passes over all; ``None``: not known.
         extra: further fields of the request body.
+        server: the address, where it is not that of the file: another server may have another model of the name.
     """
 
     name: str
     base_url: str
     model: str
     key_env: str = ""
-    price_in: float = 0.0
-    price_out: float = 0.0
+    price_in: float | None = 0.0
+    price_out: float | None = 0.0
+    price_cached: float | None = None
+    price_written: float | None = None
+    cache_from: int = 0
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     concurrency: int = 16
@@ -52,10 +69,38 @@ class Endpoint:
     attempts: int = 6
     patience: float = 120.0
     batch_price: float = 0.0
-    response_format: str = "json_schema"
-    temperature: float = 0.0
-    max_tokens_field: str = "max_tokens"
+    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    temperature: float | None = 0.0
+    max_tokens: int | None = None
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    reasoning_effort: str | None = None
+    reasoning_efforts: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    server: str = ""
+
+    @property
+    def url(self) -> str:
+        """Where chat completions are asked for; a query of ``base_url`` stays at the end."""
+        parts = urlsplit(self.base_url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/") + "/chat/completions", fragment=""))
+
+    def authorization(self) -> str:
+        """What is sent in the header of that name: the key, or the name and password in the address.
+
+        Raises:
+            UserError: there is no key where one is needed, or a password beside it.
+        """
+        parts, key = urlsplit(self.base_url), self.key()
+        if parts.username is None:
+            return f"Bearer {key}"
+        if self.key_env:
+            raise UserError(
+                f"--llm={self.name}: the address holds a name and a password, and the key in {self.key_env} is sent in "
+                f"their place. Leave them out of --llm_base_url, or use a source without a key, such as --llm=vllm."
+            )
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
     @property
     def address(self) -> str:
@@ -64,30 +109,84 @@ class Endpoint:
 
     @property
     def paid(self) -> bool:
-        """Whether answers cost money."""
-        return self.price_in > 0 or self.price_out > 0
+        """Whether answers cost money, or may."""
+        return self.price_in != 0 or self.price_out != 0
 
-    def price(self, tokens_in: int, tokens_out: int, via: str = "") -> float:
-        """US dollars for some tokens; ``via`` is ``batch`` for answers of the Batch API."""
+    @property
+    def priced(self) -> bool:
+        """Whether there is a price to count with."""
+        return self.price_in is not None and self.price_out is not None
+
+    def check_price(self) -> None:
+        """See to it that there is a price to count with.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.priced:
+            raise UserError(
+                f"--llm={self.name}: its file states no price for {self.model}. Give --llm_price_in=... and "
+                "--llm_price_out=... (US$ for a million tokens; 0 where it is free)."
+            )
+
+    def price(self, tokens_in: int, tokens_out: int, via: str = "", cached: int = 0, written: int = 0) -> float:
+        """US dollars for some tokens; without a stated price nothing.
+
+        Args:
+            tokens_in, tokens_out: of question and answer, hidden reasoning included.
+            via: ``batch`` for answers of the Batch API.
+            cached, written: of ``tokens_in``, those read from and written to the server's cache of prefixes.
+        """
         share = self.batch_price if via == "batch" and self.batch_price else 1.0
-        return share * (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+        full, out = self.price_in or 0.0, self.price_out or 0.0
+        read = full if self.price_cached is None else self.price_cached
+        wrote = full if self.price_written is None else self.price_written
+        cost = (tokens_in - cached - written) * full + cached * read + written * wrote + tokens_out * out
+        return share * cost / 1e6
+
+    def price_of(self, answer: ChatAnswer) -> float:
+        """US dollars for an answer."""
+        return self.price(answer.tokens_in, answer.tokens_out, answer.via, answer.cached, answer.written)
 
     @property
     def has_key(self) -> bool:
         """Whether the environment holds the key, where one is wanted."""
         return not self.key_env or bool(os.environ.get(self.key_env, "").strip())
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an answer depends on besides model, temperature and token limit; empty where the file sets nothing."""
+        found = dict(self.extra)
+        if self.reasoning_effort is not None:
+            found["reasoning_effort"] = self.reasoning_effort
+        return found | ({"server": self.server} if self.server else {})
+
+    def addressed(self, request: ChatRequest) -> ChatRequest:
+        """A script's request as this endpoint is asked it."""
+        return replace(
+            request,
+            model=self.model,
+            temperature=self.temperature,
+            max_tokens=self.max_tokens or request.max_tokens,
+            settings=self.settings,
+        )
+
     def key(self) -> str:
         """The API key from the environment.
 
         Raises:
-            UserError: the variable is not set.
+            UserError: the variable is not set, or holds what no key holds.
         """
         if not self.key_env:
             return "none"
         key = os.environ.get(self.key_env, "").strip()
         if not key:
             raise UserError(f"--llm={self.name} needs a key: set the environment variable {self.key_env}.")
+        if not re.fullmatch(r"[!#-&(-~]+", key):
+            raise UserError(
+                f"--llm={self.name}: {self.key_env} holds a sign that no key has: a quotation mark, a blank, or one "
+                "beyond ASCII. Set it to the key alone, without a word processor's quotation marks."
+            )
         return key
 
 
@@ -100,91 +199,106 @@ def redact(text: str, key: str = "") -> str:
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
 
 
-def load_endpoint(name: str, changes: dict[str, Any] | None = None) -> Endpoint:
+def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoint:
     """The endpoint of ``--llm=name``; ``changes`` (``llm_model``, ``llm_base_url``, ...) win over the file.
 
     Raises:
-        UserError: no such file, or a field that endpoints do not have.
+        UserError: no such file, a field that endpoints do not have, or a value that it does not take.
     """
     known = [OFFLINE, *property_names("llm")]
     if name not in property_names("llm"):
         raise UserError(f"--llm={name}: there is no such source.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     path = properties_folder() / "llm" / f"{name}.yaml"
-    values = {key: value for key, value in read_yaml(path).items() if key != "about"}
-    priced = values.get("model")
-    values |= {key.removeprefix("llm_"): value for key, value in (changes or {}).items() if value is not None}
-    allowed = {item.name for item in fields(Endpoint)} - {"name"}
-    for key in values:
+    own = {key: value for key, value in read_yaml(path).items() if key != "about"}
+    given = {key.removeprefix("llm_"): value for key, value in (changes or {}).items() if value is not None}
+    allowed = {item.name for item in fields(Endpoint)} - {"name", "server"}
+    for key in (*own, *given):
         if key not in allowed:
             raise UserError(f"{path}: endpoints have no field {key!r}.{did_you_mean(key, allowed)}")
+    values = own | given
     for key in ("base_url", "model"):
         if not values.get(key):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    found = Endpoint(name=name, **values)
-    if found.paid and found.model != priced:
-        _say_whose_prices(found.model, path.name, str(priced))
+    _check_address(str(values["base_url"]), name)
+    if _identity_of(values["base_url"]) != _identity_of(own.get("base_url") or ""):
+        values["server"] = _identity_of(values["base_url"])
+    try:
+        json.dumps(values.get("extra"))
+        found = _ENDPOINT.validate_python({"name": name, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            f"{path}, {'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}."
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}, extra: what goes into a request is plain JSON ({error}).") from None
+    _check_effort(found, "reasoning_effort" in given)
+    if found.paid and found.model != own.get("model") and not {"price_in", "price_out"} <= given.keys():
+        _say_whose_prices(found.model, path.name, str(own.get("model")))
+    if name == "openai" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
+        _say_not_followed(redact(named), found.base_url)
     return found
+
+
+_ENDPOINT = TypeAdapter(Endpoint)
+
+
+def _check_address(address: str, name: str) -> None:
+    """Refuse what is no base address, before anything is asked.
+
+    Raises:
+        UserError: it is none.
+    """
+    whole = address if "://" in address else f"http://{address}"
+    shown = redact(whole).removeprefix("http://" if whole != address else "")
+    try:
+        parts = urlsplit(whole)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UserError(f"--llm={name}: the address {shown} is none ({error}).") from None
+    if whole != address or parts.scheme not in ("http", "https") or not usable:
+        raise UserError(
+            f"--llm={name}: the address {shown} does not begin with http:// or https:// and the name of a server. Give "
+            f"--llm_base_url=http://{redact(whole).partition('://')[2]}, or https://..."
+        )
+    for end in ("/chat/completions", "/completions", "/responses"):
+        if parts.path.rstrip("/").endswith(end):
+            raise UserError(f"--llm={name}: leave {end} out of the address {shown}; it is added to it.")
+
+
+def _identity_of(address: str) -> str:
+    """An address without what does not tell one server from another: a password, a query, a slash at its end."""
+    parts = urlsplit(address)
+    host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+
+def _check_effort(endpoint: Endpoint, given: bool) -> None:
+    """Refuse a reasoning effort that the server would pass over without a word, or refuse.
+
+    Raises:
+        UserError: it is one.
+    """
+    known, effort = endpoint.reasoning_efforts, endpoint.reasoning_effort
+    if not given or known is None or effort in known:
+        return
+    takes = f"takes {', '.join(known)}" if known else "takes no reasoning effort"
+    raise UserError(
+        f"--llm_reasoning_effort={effort}: --llm={endpoint.name} {takes}.{did_you_mean(str(effort), known)}"
+    )
 
 
 @cache  # said once, not for each run of a grid
 def _say_whose_prices(model: str, file: str, priced: str) -> None:
     logger.warning(
         "--llm_model=%s: prices and --max_cost count with those of %s (%s); a dearer model spends more than the limit. "
-        "A file of its own in properties/llm/ gives it its prices.",
+        "Give --llm_price_in and --llm_price_out, or a file of its own in properties/llm/.",
         model,
         priced,
         file,
     )
 
 
-class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
-    """No further request may be sent (budget, count); what is under way is finished."""
-
-
-class Budget:
-    """Requests and US dollars of one command.
-
-    Args:
-        max_cost: US dollars that may be spent; ``None`` for no limit, 0 for no request, a free one neither.
-        max_requests: requests that may be sent; ``None`` for no limit.
-    """
-
-    def __init__(self, max_cost: float | None = None, max_requests: int | None = None) -> None:
-        self.max_cost, self.max_requests = max_cost, max_requests
-        self.spent = 0.0
-        self.requests = 0
-        self._reserved = 0.0
-
-    @property
-    def asks_nothing(self) -> bool:
-        """Whether the limits allow no request at all."""
-        return self.max_cost == 0 or self.max_requests == 0
-
-    def reserve(self, likely: float) -> None:
-        """Count a request and set its likely price aside.
-
-        Raises:
-            LimitReached: it could exceed a limit.
-        """
-        if self.max_requests is not None and self.requests >= self.max_requests:
-            raise LimitReached(f"--max_requests={self.max_requests} is reached")
-        self.check(likely)
-        self._reserved += likely
-        self.requests += 1
-
-    def check(self, likely: float = 0.0) -> None:
-        """Hold what is spent, what is set aside and a further price against the limit.
-
-        Raises:
-            LimitReached: they could exceed it.
-        """
-        if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
-            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)")
-
-    def spend(self, price: float) -> None:
-        """Count what an answer really cost."""
-        self.spent += price
-
-    def release(self, likely: float) -> None:
-        """Give back what was set aside for a request that has ended."""
-        self._reserved = max(0.0, self._reserved - likely)
+@cache
+def _say_not_followed(named: str, followed: str) -> None:
+    logger.warning("OPENAI_BASE_URL=%s is not followed: %s is asked. To ask it, give --llm_base_url.", named, followed)

@@ -11,61 +11,22 @@ import gzip
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing import IO, Any
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache, request_key
-from recbole_llm.llm.client import MOST_TOKENS, chat_body, read_completion
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
+from recbole_llm.llm.completion import chat_body, read_completion
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.utils.files import whole_file
 
 LONGEST_LINE = 8 << 20  # characters; a real answer has thousands
 BATCH = "batch"
-
-Count = Annotated[int, Field(ge=0, lt=MOST_TOKENS)]
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: str
-    content: str
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    model: str
-    messages: list[_Message]
-    temperature: float | int
-    max_tokens: Count
-    schema_: dict[str, Any] | None = Field(alias="schema")
-    prompt: str
-
-
-class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-    content: str = Field(max_length=LONGEST_LINE)
-    finish_reason: str = Field(max_length=100)
-    tokens_in: Count
-    tokens_out: Count
-    via: str = Field(default="", max_length=100)
-
-
-class _Exported(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    key: str
-    request: dict[str, Any]
-    answer: _Answer
 
 
 @dataclass
@@ -162,7 +123,7 @@ def take_answers(cache: ResponseCache, path: Path) -> ImportReport:
             _take(cache, line, report)
         except _Refused as reason:
             report.refused[str(reason)] += 1
-        except UnicodeEncodeError:  # half a character, which JSON can name and no key or request of ours holds
+        except UnicodeEncodeError:  # half a character, which JSON can name and no key of ours holds
             report.refused["not an answer"] += 1
     return report
 
@@ -188,61 +149,52 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
         raise _Refused("not JSON") from None
     if not isinstance(value, dict):
         raise _Refused("not an answer")
-    if "custom_id" in value:
-        key, request, answer = _from_batch(cache, value)
-    else:
-        key, request, answer = _from_export(value)
-    if cache.get(key) is not None:
+    request, answer = _from_batch(cache, value) if "custom_id" in value else _from_export(value)
+    if cache.get(request.key) is not None:
         report.known += 1
         return
-    cache.put(key, request, answer)
+    cache.put(request, answer)
     report.new += 1
     report.tokens_in += answer.tokens_in
     report.tokens_out += answer.tokens_out
 
 
-def _from_export(value: dict[str, Any]) -> tuple[str, dict[str, Any], ChatAnswer]:
+def _from_export(value: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
     try:
-        found = _Exported.model_validate(value)
-        _Request.model_validate(found.request)
-    except ValidationError:
+        request, answer = ChatRequest.parse(value.get("request")), ChatAnswer.parse(value.get("answer"))
+        key = request.key
+    except ValueError:  # UnicodeEncodeError among them: half a character, which no request of ours holds
         raise _Refused("not an answer") from None
-    if request_key(found.request) != found.key:
+    if key != value.get("key"):
         raise _Refused("the key is not that of the request")
-    return found.key, found.request, ChatAnswer(**found.answer.model_dump())
+    return request, answer
 
 
-def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[str, dict[str, Any], ChatAnswer]:
+def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
     key, response = value["custom_id"], value.get("response")
     request = cache.pending(key) if isinstance(key, str) else None
     if request is None:
         raise _Refused("not asked for from here")
     if not isinstance(response, dict) or response.get("status_code") != 200:
         raise _Refused("the request failed")
-    asked = ChatRequest(request["prompt"], tuple(request["messages"]), request["schema"], request["max_tokens"])
     try:
-        answer = read_completion(response.get("body"), asked)
+        answer = read_completion(response.get("body"), request)
     except ValueError:
         raise _Refused("no chat completion") from None
-    return key, request, ChatAnswer(**{**answer.stored(), "via": BATCH})
+    return request, replace(answer, via=BATCH)
 
 
-def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: dict[str, ChatRequest], path: Path) -> None:
+def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collection[ChatRequest], path: Path) -> None:
     """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again."""
     with whole_file(path, "w") as stream:
         for line in batch_lines(endpoint, pending):
             stream.write(line)
-    remember(cache, endpoint, pending)
+    cache.put_pending(pending)
 
 
-def batch_lines(endpoint: Endpoint, pending: dict[str, ChatRequest]) -> Iterator[str]:
+def batch_lines(endpoint: Endpoint, pending: Iterable[ChatRequest]) -> Iterator[str]:
     """A JSON line for each request."""
-    for key, request in pending.items():
-        body = {**chat_body(endpoint, request), **endpoint.extra}
-        line = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    for request in pending:
+        body = chat_body(endpoint, request)
+        line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         yield json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def remember(cache: ResponseCache, endpoint: Endpoint, pending: dict[str, ChatRequest]) -> None:
-    """Keep requests, so that their answers are taken when they come."""
-    cache.put_pending((key, request.body(endpoint.model, endpoint.temperature)) for key, request in pending.items())

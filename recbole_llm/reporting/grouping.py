@@ -254,7 +254,7 @@ def _without_what_comes_along(
     along = {
         key
         for key in values[0]
-        if before(key, definitions) is None
+        if before(key, definitions) is ...
         and any(key not in one for one in identities)
         and all(len({each[key] for each in alike}) == 1 for alike in kinds.values())
     }
@@ -270,7 +270,7 @@ def _of_most(values: Sequence[str]) -> str | None:
 
 def _text(identity: dict[str, Any], key: str, definitions: Definitions) -> str:
     value = identity.get(key, before(key, definitions))
-    return "unset" if value is None else str(value)
+    return "unset" if value in (None, ...) else str(value)
 
 
 def _shortened(values: Sequence[str]) -> dict[str, str]:

@@ -129,6 +129,19 @@ class CoreSettings(SettingsModel):
     llm: str = setting("Source of answers: offline (a rule, no LLM) or a file of properties/llm/.", Role.SEMANTIC)
     llm_model: str | None = setting("Model of the endpoint, if not that of its file.", Role.SEMANTIC)
     llm_base_url: str | None = setting("Address of the endpoint, if not that of its file.", Role.MACHINE)
+    llm_temperature: Amount | None = setting(
+        "Temperature of sampling, if not that of the endpoint's file.", Role.SEMANTIC, before=None
+    )
+    llm_max_tokens: Count | None = setting(
+        "Tokens of an answer at most, hidden reasoning included, if not as the prompts say.",
+        Role.SEMANTIC,
+        before=None,
+    )
+    llm_reasoning_effort: str | None = setting(
+        "low, high, ... of models that reason, if not that of the endpoint's file.", Role.SEMANTIC, before=None
+    )
+    llm_price_in: Amount | None = setting("US dollars for a million tokens of questions.", Role.MACHINE)
+    llm_price_out: Amount | None = setting("US dollars for a million tokens of answers.", Role.MACHINE)
     llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
     max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)

@@ -21,8 +21,7 @@ def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
     if owner is None:
         return (key, value) not in _retired(definitions).items()
     field = owner.model_fields[key]
-    before = before_of(field)
-    return role_of(field) in IDENTITY and (before is None or before != value)
+    return role_of(field) in IDENTITY and before_of(field) != value
 
 
 def _retired(definitions: Definitions) -> dict[str, Any]:
@@ -31,9 +30,9 @@ def _retired(definitions: Definitions) -> dict[str, Any]:
 
 
 def before(key: str, definitions: Definitions) -> Any:
-    """The value with which a run is what it was before there was the setting; ``None`` where that says nothing."""
+    """The value with which a run is what it was before there was the setting; ``...`` where it was always there."""
     owner = definitions.get(key)
-    return None if owner is None else before_of(owner.model_fields[key])
+    return ... if owner is None else before_of(owner.model_fields[key])
 
 
 def identity(values: Mapping[str, Any], definitions: Definitions, model: str) -> dict[str, Any]:

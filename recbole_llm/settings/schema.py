@@ -40,7 +40,7 @@ def setting(
     help: str,
     role: Role = Role.NUMBERS,
     *,
-    before: Any = None,
+    before: Any = ...,
     plain: Any = None,
     keyed_as: str | None = None,
     **bounds: Any,
@@ -50,7 +50,8 @@ def setting(
     Args:
         help: what it does, in one sentence.
         role: what it can change.
-        before: the value with which a run is what it was before there was the setting; its key stays, and its row.
+        before: the value with which a run is what it was before there was the setting; its key stays, and its row;
+            ``...`` for a setting that was always there.
         plain: for ``Role.LOOP``: the value that RecBole's own loop knows.
         keyed_as: name under which the value enters a run's key, where the setting was renamed.
         **bounds: pydantic's ``ge``, ``gt``, ``le``, ``lt``, ``min_length``.
@@ -97,14 +98,14 @@ def role_of(field: FieldInfo) -> Role:
     return Role(_extra(field, "role") or Role.NUMBERS)
 
 
-def _extra(field: FieldInfo, name: str) -> Any:
+def _extra(field: FieldInfo, name: str, default: Any = None) -> Any:
     extra = field.json_schema_extra
-    return extra.get(name) if isinstance(extra, dict) else None
+    return extra.get(name, default) if isinstance(extra, dict) else default
 
 
 def before_of(field: FieldInfo) -> Any:
-    """The value with which a run is what it was before there was the setting; ``None`` where that says nothing."""
-    return _extra(field, "before")
+    """The value with which a run is what it was before there was the setting; ``...`` where it was always there."""
+    return _extra(field, "before", ...)
 
 
 def plain_of(field: FieldInfo) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments import generate
 from recbole_llm.experiments.run import Run
-from recbole_llm.features.sources import AnswerSource
+from recbole_llm.features.sources import AnswerSource, FeaturePlan
+from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import Budget
+from recbole_llm.llm.endpoint import Endpoint, load_endpoint
 from tests.features.workshop import SEMANTICS, asking_cell, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
@@ -109,6 +111,52 @@ def test_models_without_features_have_nothing_to_generate(few_users: Path) -> No
         generate.plan([make_run("SRGNN")], runner())
 
 
+LONG = 1024  # tokens from which on gpt-5-mini's prefixes are cached
+
+
+def test_a_dry_run_says_what_caching_prefixes_may_save(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> tuple[str, FeaturePlan]:
+        with StubServer() as server:
+            rows = generate.plan([paid(server)], runner())
+        (line,) = [line for line in generate.render_plan(rows).splitlines() if "prefix caching" in line]
+        return line, rows[1][1]
+
+    line, plan = said()
+    assert 0 < plan.shared < LONG
+    assert line == (
+        "prefix caching saves nothing: --llm=openai caches prefixes from 1,024 tokens on; questions begin with at most "
+        f"{plan.shared} equal ones."
+    )
+
+    def early(name: str, changes: dict[str, object]) -> Endpoint:
+        return replace(load_endpoint(name, changes), cache_from=100)
+
+    monkeypatch.setattr("recbole_llm.features.builder.load_endpoint", early)
+    line, plan = said()
+    saved = (plan.requests - 1) * plan.shared * (0.25 - 0.025) / 1e6
+    assert plan.saved == pytest.approx(saved, rel=0.1)  # all questions begin alike, some for a few letters more
+    assert line.startswith(
+        f"prefix caching may save {plan.saved:.2f} US$ of it: --llm=openai caches prefixes from 100 "
+    )
+
+
+def test_a_dry_run_without_a_price_says_so_and_asking_wants_one(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        cell = asking_cell(server, llm="groq", max_cost=5.0)
+        text = generate.render_plan(generate.plan([cell], runner()))
+        assert "requests; price not stated: give --llm_price_in and --llm_price_out" in text
+        assert " ? " in text or text.splitlines()[3].endswith("?")
+        with pytest.raises(UserError, match=r"states no price for openai/gpt-oss-20b\. Give --llm_price_in"):
+            made(cell)
+        assert server.calls == []
+
+
+def test_another_file_of_the_same_service_states_no_price_of_prefixes(few_users: Path) -> None:
+    with StubServer() as server:
+        rows = generate.plan([asking_cell(server, llm="anthropic", max_cost=5.0)], runner())
+    assert "properties/llm/anthropic.yaml states no price for it" in generate.render_plan(rows)
+
+
 # ---- limits -------------------------------------------------------------------------------------
 
 
@@ -188,7 +236,7 @@ def test_a_batch_file_and_its_output_take_the_place_of_asking(few_users: Path) -
         assert server.calls == []
     entry = json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]
     assert entry["coverage"] == 1.0
-    assert entry["usage"]["price"] == pytest.approx(count * 0.5 * (100 * 0.15 + 10 * 0.6) / 1e6)
+    assert entry["usage"]["price"] == pytest.approx(count * 0.5 * (100 * 0.25 + 10 * 2.0) / 1e6)
 
 
 def test_nothing_pending_is_no_batch(few_users: Path) -> None:

@@ -57,9 +57,24 @@ def test_a_trial_that_something_else_stops_is_an_error_too(
     assert "error: stopped: " in capsys.readouterr().err
 
 
+def test_an_llm_that_is_not_there_is_an_error_and_no_row(
+    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StubServer() as server:
+        gone = server.base_url
+    assert cli("--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={gone}", *SHORT) == 2
+    shown = capsys.readouterr()
+    assert "cannot be reached" in shown.err
+    assert "Qwen" not in shown.out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--llm=vllm", "--llm_base_url=localhost:8000/v1"], "Give --llm_base_url=http://localhost:8000/v1"),
+        (["--llm=vllm", "--llm_temperature=hot"], "llm_temperature takes a number"),
+        (["--llm=vllm", "--llm_max_tokens=0"], "llm_max_tokens is at least 1"),
+        (["--llm=anthropic", "--llm_reasoning_effort=low", "--max_cost=1"], "takes no reasoning effort"),
         (["--limit=0"], "--limit=0: give 1 or more"),
         (["--dry-run", "--batch"], "generate does one thing"),
         (["--profiles=none.jsonl"], "--profiles=none.jsonl: there is no such file"),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.features.answers import AnswerError, extract_json, read_answer
+from recbole_llm.features.answers import LONGEST, AnswerError, read_answer
 from recbole_llm.methods.llmdmsrec.features import IntentAnswer
 
 JSON_VALUES = st.recursive(
@@ -33,15 +33,10 @@ def intents(text: str) -> list[str]:
 # ---- finding the JSON ---------------------------------------------------------------------------
 
 
-@given(st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4))
-def test_plain_json_is_read_as_it_is(value: dict[str, Any]) -> None:
-    assert extract_json(json.dumps(value)) == (value, False)
-
-
 @given(st.text())
 def test_arbitrary_text_is_read_or_refused_as_an_answer(text: str) -> None:
     with suppress(AnswerError):
-        extract_json(text)
+        read_answer(text, IntentAnswer)
 
 
 @given(st.lists(st.sampled_from(["{", "}", "[", "]", '"', ":", ",", "a", "1", " ", "\\", "```", "json", "\n", "'"])))
@@ -70,8 +65,9 @@ def test_fences_are_taken_off(text: str) -> None:
 
 
 def test_prose_around_the_json_is_ignored() -> None:
-    value, repaired = extract_json('The user seems to want this: {"intents": ["a", "b"]}. Hope that helps [me]!')
-    assert (value, repaired) == ({"intents": ["a", "b"]}, False)
+    text = 'The user seems to want this: {"intents": ["a", "b"]}. Hope that helps [me]!'
+    answer, repaired = read_answer(text, IntentAnswer)
+    assert (answer.intents, repaired) == (["a", "b"], False)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +95,10 @@ def test_single_quotes_are_repaired() -> None:
         ('"a"', "no JSON"),
         ("null", "no JSON"),
         ("<think>The user likes", "empty"),
-        ("[" * 200_000, "not valid JSON"),
-        ('{"a":' * 50_000, "not valid JSON"),
+        ("[" * 20_000, "not valid JSON"),
+        ('{"a":' * 10_000, "not valid JSON"),
+        ('{"intents": ["a"]}' + " " * LONGEST + ".", "longer than 100,000 characters"),
+        ('{"intents": ["' + "a" * LONGEST + '"]}', "longer than 100,000 characters"),
     ],
     ids=[
         "empty",
@@ -115,16 +113,18 @@ def test_single_quotes_are_repaired() -> None:
         "thought alone",
         "brackets",
         "objects",
+        "endless prose",
+        "endless JSON",
     ],
 )
 def test_what_holds_no_json_is_refused_with_the_reason(text: str, reason: str) -> None:
     with pytest.raises(AnswerError, match=reason):
-        extract_json(text)
+        read_answer(text, IntentAnswer)
 
 
 def test_a_number_longer_than_python_reads_is_refused() -> None:
     with pytest.raises(AnswerError, match="no JSON"):
-        extract_json("1" * 5000)
+        read_answer("1" * 5000, IntentAnswer)
 
 
 TITLES = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=6)

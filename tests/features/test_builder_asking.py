@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from recbole_llm.features.sources import AnswerSource
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
-from tests.helpers import runner
+from tests.helpers import make_run, runner
 from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +66,22 @@ def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
         first.make()
         assert len(server.calls) == asked
     assert file_states(only_folder()) == before
+
+
+def test_two_folders_with_the_same_questions_ask_each_once(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(2) as pool:
+        cells = [asking_cell(server, fill=fill) for fill in ("none", "offline")]
+        builders = [next(feature_builders([cell], runner(), AnswerSource.of(cell.settings))) for cell in cells]
+        assert builders[0].name != builders[1].name
+        for builder in builders:
+            builder.asking.limit = 1
+            builder.make()  # whatever stands before the questions
+            builder.asking.limit = None
+        list(pool.map(lambda builder: builder.make(), builders))
+        assert len(server.calls) > 20
+        assert set(server.times_asked().values()) == {1}
+    entries = [builder.folder.manifest["features"]["intent"] for builder in builders]
+    assert [entry["coverage"] for entry in entries] == [1.0, 1.0]
 
 
 def test_another_encoder_asks_nothing(few_users: Path) -> None:
@@ -144,20 +161,29 @@ def test_a_new_version_makes_a_feature_stale_and_those_that_need_it(
 
 
 def intent_entry() -> dict[str, Any]:
-    """What the manifest says of the intents."""
-    return dict(json.loads(next(SEMANTICS.glob("loo-*/manifest.json")).read_text())["features"]["intent"])
+    """What the manifest of the LLM's folder says of the intents."""
+    (path,) = [path for path in SEMANTICS.glob("loo-*/manifest.json") if "offline" not in path.parent.name]
+    return dict(json.loads(path.read_text())["features"]["intent"])
 
 
-def refusing_one(call: Call) -> Reply:
-    """Answer all questions but the fourth."""
-    return Reply(status=400) if call.number == 3 else intents_from_candidates(call)
+def refusing_one() -> Callable[[Call], Reply]:
+    """Answers to all questions but the fourth, however often it is asked."""
+    lost: list[bytes] = []
+
+    def reply(call: Call) -> Reply:
+        if call.number == 3:
+            lost.append(call.raw)
+        return Reply(status=400) if call.raw in lost else intents_from_candidates(call)
+
+    return reply
 
 
 def test_a_gap_is_asked_again_by_the_next_command(few_users: Path) -> None:
-    with StubServer(refusing_one) as server:
+    with StubServer(refusing_one()) as server:
         ask(server)
-        assert intent_entry()["counts"]["unanswered"] == 1
+        assert intent_entry()["counts"]["unanswered"] > 0
         asked = len(server.calls)
+        server.reply = intents_from_candidates
         assert ask(server).dataset.semantics.facts()["coverage"]["intent"] == 1.0
         assert [call.raw for call in server.calls[asked:]] == [server.calls[3].raw]
         ask(server)
@@ -165,7 +191,7 @@ def test_a_gap_is_asked_again_by_the_next_command(few_users: Path) -> None:
 
 
 def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None:
-    with StubServer(refusing_one) as server:
+    with StubServer(refusing_one()) as server:
         ask(server)
         asked, lost = len(server.calls), server.calls[3].raw
         server.reply = lambda call: Reply(status=400)
@@ -179,7 +205,7 @@ def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None
 
 def test_a_gap_that_may_not_be_asked_about_stays_one(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    with StubServer(refusing_one) as server:
+    with StubServer(refusing_one()) as server:
         ask(server, llm="openai", max_cost=5.0)
         before, asked = intent_entry(), len(server.calls)
         ask(server, llm="openai", max_cost=0.0)
@@ -202,13 +228,148 @@ def test_gaps_that_a_gone_server_leaves_are_gaps_as_before(few_users: Path) -> N
         assert ask(server, max_requests=0).dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
 
 
+# ---- no answer, no row --------------------------------------------------------------------------
+
+
+def nothing_is_made() -> bool:
+    """No feature of the LLM and no checkpoint of the model that would read it."""
+    manifests = [json.loads(path.read_text()) for path in SEMANTICS.glob("loo-vllm-*/manifest.json")]
+    return all("intent" not in each["features"] for each in manifests) and not list(
+        Path("saved").rglob("LLMDMsRec*/*.pt")
+    )
+
+
+def test_a_row_never_bears_the_name_of_an_llm_that_is_not_there(few_users: Path) -> None:
+    with StubServer() as server:
+        cell = asking_cell(server)
+    with pytest.raises(UserError, match=r"--llm=vllm \(http://127\.0\.0\.1.*\) cannot be reached"):
+        runner().run(cell)
+    assert nothing_is_made()
+
+
+@pytest.mark.parametrize("fill", ["none", "offline"])
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(text="I'm sorry, but I can't help."), r"any of \d+ questions for intent \(asked_again \d+, .*refusal "),
+        (Reply(text='{"error": "none"}'), r"for intent \(.*schema \d+\)\. No model is trained"),
+        (Reply(text="", finish_reason="content_filter"), r"for intent \(filtered \d+, invalid \d+\)"),
+    ],
+    ids=["refusals", "no intents", "filtered"],
+)
+def test_answers_of_which_none_can_be_used_make_no_row(few_users: Path, reply: Reply, words: str, fill: str) -> None:
+    with StubServer(lambda call: reply) as server:
+        with pytest.raises(UserError, match=words):
+            runner().run(asking_cell(server, fill=fill))
+        asked = len(server.calls)
+        with pytest.raises(UserError, match=words):  # from the cache, for nothing
+            runner().run(asking_cell(server, fill=fill))
+        assert len(server.calls) == asked
+    assert nothing_is_made()
+
+
+def test_answers_that_end_in_reasoning_say_what_to_raise(few_users: Path) -> None:
+    body = {"choices": [{"message": {"content": "<think>hm"}, "finish_reason": "length"}]}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        with pytest.raises(UserError, match=r"reasoned \d+, .*Raise --llm_max_tokens"):
+            ask(server)
+        assert set(server.times_asked().values()) == {1}
+
+
+def test_what_some_questions_lack_stands_in_the_record(few_users: Path) -> None:
+    with StubServer(
+        lambda call: Reply(status=400) if call.number % 3 == 2 else intents_from_candidates(call)
+    ) as server:
+        record = runner().run(asking_cell(server))
+    assert record.features is not None
+    assert 0.5 < record.features.coverage["intent"] < 0.8
+    assert record.features.failed > 0
+
+
+def test_features_that_are_there_but_for_gaps_outlive_their_server(
+    few_users: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with StubServer(refusing_one()) as server:
+        ask(server)
+        before, cell = intent_entry(), asking_cell(server)
+    assert before["counts"]["unanswered"] > 0
+    prepared = runner().prepare(cell, Stopwatch())
+    assert prepared.dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
+    assert intent_entry() == before
+    (said,) = [text for text in caplog.messages if "keeps its gaps" in text]
+    assert "intent keeps its gaps: --llm=vllm" in said
+
+
+# ---- stops --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (
+            Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
+            "no credit left: Insufficient Balance",
+        ),
+        (Reply(status=429, headers={"Retry-After": "86400"}), "asks for a pause of 86400 seconds"),
+    ],
+    ids=["no credit", "a pause of a day"],
+)
+def test_a_stop_speaks_of_answers_and_limits_where_there_are_any(few_users: Path, reply: Reply, words: str) -> None:
+    with StubServer(lambda call: reply) as server:
+        with pytest.raises(UserError) as caught:
+            ask(server, llm_concurrency=1)
+        assert str(caught.value).endswith(f"{words}. Run the same command to go on.")
+        server.reply = lambda call: intents_from_candidates(call) if call.number < 10 else reply
+        with pytest.raises(UserError) as caught:
+            ask(server, llm_concurrency=1)
+        assert str(caught.value).endswith(f"{words}. The 9 answers so far are kept; run the same command to go on.")
+        server.reply = intents_from_candidates
+        with pytest.raises(UserError) as caught:
+            ask(server, max_requests=5)
+    said = "stopped: --max_requests=5 is reached. The 14 answers so far are kept; run the same command with a higher "
+    assert str(caught.value) == f"{said}limit to go on."
+
+
+# ---- what an answer depends on ------------------------------------------------------------------
+
+
+def test_another_effort_temperature_or_limit_is_asked_anew_in_a_folder_of_its_own(few_users: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"llm_reasoning_effort": "high"},
+        {"llm_temperature": 0.7},
+        {"llm_max_tokens": 999},
+    ]
+    with StubServer(intents_from_candidates) as server:
+        for number, change in enumerate(changes, start=1):
+            ask(server, **change)
+            assert len(list(SEMANTICS.glob("loo-vllm-*"))) == number
+        asked = len(server.calls)
+        assert set(server.times_asked().values()) == {1}
+        for change in changes:
+            ask(server, **change)
+        assert len(server.calls) == asked
+    assert [call.body["max_tokens"] for call in server.calls[-1:]] == [999]
+
+
+def test_what_is_not_set_leaves_folders_and_records_as_they_were(few_users: Path) -> None:
+    plain = make_run("LLMDMsRec", epochs=1, llm="vllm")
+    identity = plain.settings.identity()
+    assert not {"llm_temperature", "llm_max_tokens", "llm_reasoning_effort", "llm_price_in"} & identity.keys()
+    assert make_run("LLMDMsRec", epochs=1, llm="vllm", llm_price_in=1.0).key == plain.key
+    assert make_run("LLMDMsRec", epochs=1, llm="vllm", llm_reasoning_effort="high").key != plain.key
+    builder = next(feature_builders([plain], runner(), AnswerSource()))
+    wanted = {"name": "vllm", "model": "Qwen/Qwen2.5-7B-Instruct", "temperature": 0.0}
+    assert builder.folder.identity["llm"] == wanted
+
+
 def test_max_requests_stops_and_the_next_run_asks_only_the_rest(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         ask(server)
         wanted, all_calls = contents(only_folder()), server.times_asked()
-    shutil.rmtree(only_folder())
-    Path(SEMANTICS / "responses.sqlite").unlink()
-    with StubServer(intents_from_candidates) as server:
+        shutil.rmtree(only_folder())
+        Path(SEMANTICS / "responses.sqlite").unlink()
+        server.calls.clear()
         with pytest.raises(UserError, match=r"stopped: --max_requests=30 is reached.*answers so far are kept"):
             ask(server, max_requests=30)
         assert len(server.calls) == 30
@@ -227,7 +388,7 @@ def test_tokens_and_price_are_those_of_all_answers_whichever_run_paid(
         facts = ask(server, llm="openai", max_cost=5.0).dataset.semantics.facts()
     assert facts["requests"] == len(server.calls) - 30
     assert (facts["tokens_in"], facts["tokens_out"]) == (server.tokens_in, server.tokens_out)
-    assert facts["price"] == pytest.approx((0.15 * server.tokens_in + 0.6 * server.tokens_out) / 1e6, abs=1e-6)
+    assert facts["price"] == pytest.approx((0.25 * server.tokens_in + 2.0 * server.tokens_out) / 1e6, abs=1e-6)
 
 
 def test_the_limits_do_not_name_another_folder(few_users: Path) -> None:
@@ -253,7 +414,7 @@ def test_the_key_is_in_no_file(few_users: Path, monkeypatch: pytest.MonkeyPatch)
         record = runner().run(cell)
     assert server.calls[0].headers["authorization"] == f"Bearer {KEY}"
     assert record.features is not None
-    assert record.features.llm_model == "gpt-4o-mini"
+    assert record.features.llm_model == "gpt-5-mini"
     assert record.features.price > 0
     files = [path for path in few_users.rglob("*") if path.is_file()]
     assert len(files) > 10
@@ -261,7 +422,10 @@ def test_the_key_is_in_no_file(few_users: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_endpoint_that_fails_for_good_leaves_no_feature_behind(few_users: Path) -> None:
-    with StubServer(lambda call: Reply(status=404)) as server, pytest.raises(UserError, match="knows no model"):
+    with (
+        StubServer(lambda call: Reply(status=404)) as server,
+        pytest.raises(UserError, match="there is no chat API at"),
+    ):
         ask(server)
     manifest = json.loads((only_folder() / "manifest.json").read_text())
     assert "intent" not in manifest["features"]

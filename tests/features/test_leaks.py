@@ -16,7 +16,8 @@ from recbole_llm.experiments.leak_report import examine_leaks
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest, ResponseCache
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 from tests.features.workshop import SEMANTICS, ask, by_key, contents, only_folder
 from tests.helpers import prepare
@@ -162,9 +163,9 @@ def plant_prompts(prepared: Prepared, feature: str, prompt_id: str, data_of: Cal
         for user in range(1, prepared.dataset.table.n_users + 1):
             titles = [title_of(prepared, row) for row in range(int(offsets[user]), last_row(prepared, user) + 1)]
             messages = tuple(prompt.messages(data_of(titles)))
-            request = ChatRequest(f"{prompt.id}@{prompt.version}", messages, None, 10)
-            keys.append(request.key(model, 0.0))
-            cache.put(keys[-1], request.body(model, 0.0), ChatAnswer("{}", "stop", 1, 1))
+            request = ChatRequest(f"{prompt.id}@{prompt.version}", messages, None, 10, model)
+            keys.append(request.key)
+            cache.put(request, ChatAnswer("{}", "stop", 1, 1))
     facts = folder.manifest["features"][feature]
     folder.write(asked_suffix(feature), ASKED_COLUMNS, [(key,) for key in keys])
     folder.commit(feature, facts)

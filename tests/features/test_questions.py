@@ -11,7 +11,7 @@ import pytest
 from recbole_llm.features.answers import AnswerError
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 
 PROMPT = load_prompt("llmdmsrec_intent")
 DATA = {"session": ["a"], "candidates": ["a", "b"]}
@@ -107,24 +107,29 @@ def test_a_truncated_answer_that_cannot_be_used_is_asked_again_shorter() -> None
     assert (counts["truncated"], counts["asked_again"]) == (2, 1)
 
 
-def assumed(text: str, **options: Any) -> tuple[Any, dict[str, int]]:
-    """What a dry run makes of a prompt's example."""
-    counts: Counter[str] = Counter()
-    script = ask(PROMPT, DATA, plain, counts, **options)
-    next(script)
-    try:
-        script.send(ChatAnswer(text, "stop", 0, 0, assumed=True))
-    except StopIteration as end:
-        return end.value, dict(counts)
-    raise AssertionError("a dry run asks nothing twice")
+@pytest.mark.parametrize("error", [AssertionError("no"), RecursionError(), KeyError("a"), ZeroDivisionError()])
+def test_whatever_a_reader_raises_is_the_fault_of_the_answer(error: Exception) -> None:
+    def parse(answer: Any) -> list[str]:
+        if answer.intents == ["bad"]:
+            raise error
+        return plain(answer)
+
+    result, requests, counts = drive('["bad"]', '["a"]', parse=parse)
+    assert result == ["a"]
+    assert counts == {"unreadable": 1, "asked_again": 1, "valid": 1}
+    assert "it could not be read" in requests[1].messages[-1]["content"]
+    assert drive('["bad"]', '["bad"]', parse=parse)[2] == {"unreadable": 2, "asked_again": 1, "invalid": 1}
 
 
-def test_a_dry_run_goes_on_with_the_example_and_counts_nothing() -> None:
-    assert assumed('{"intents": ["x"]}') == (["x"], {})
-    assert assumed("no JSON") == (None, {})
-    assert assumed("no JSON", assume=lambda: ["y"]) == (["y"], {})
+def test_ctrl_c_is_nobodys_fault() -> None:
+    def parse(answer: Any) -> list[str]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        drive('["a"]', parse=parse)
 
 
 def test_the_second_question_is_another_row_of_the_cache() -> None:
     _, requests, _ = drive("no", '["a"]')
-    assert requests[0].key("m", 0.0) != requests[1].key("m", 0.0)
+    assert requests[0].key != requests[1].key
+    assert [request.again for request in requests] == [False, True]

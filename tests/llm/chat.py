@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.llm.cache import ChatRequest, ResponseCache
-from recbole_llm.llm.client import Client, Script
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatRequest, Script
+from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import Endpoint
 from tests.stub_server import Reply
 
@@ -20,8 +21,13 @@ AT_ONCE = {"retry-after-ms": "1"}
 
 
 def question(text: str, max_tokens: int = 50, schema: dict[str, Any] | None = None) -> ChatRequest:
-    """A request of one message."""
+    """A request of one message, as a script asks it."""
     return ChatRequest("test@1", ({"role": "user", "content": text},), schema, max_tokens)
+
+
+def asked(text: str, **options: Any) -> ChatRequest:
+    """The same as the stub's endpoint is asked it."""
+    return endpoint_at("http://127.0.0.1:1/v1").addressed(question(text, **options))
 
 
 def asking(text: str, answers: dict[str, Any] | None = None, **options: Any) -> Script:
@@ -37,6 +43,11 @@ def endpoint_at(base_url: str, **changes: Any) -> Endpoint:
     return Endpoint(**{"name": "stub", "base_url": base_url, "model": "m", "timeout": 20.0, "attempts": 3} | changes)
 
 
+def met() -> Acquaintance:
+    """Of an endpoint that has answered before, so that questions go out at once."""
+    return Acquaintance(answered=True)
+
+
 def numbered(first: int, last: int) -> Iterator[Script]:
     """Scripts of the questions ``first`` to ``last - 1``."""
     return (asking(f"question {number}") for number in range(first, last))
@@ -50,4 +61,5 @@ def first_only(fault: Reply) -> Any:
 if __name__ == "__main__":
     base_url, path, first, last, concurrency = sys.argv[1:]
     with ResponseCache(Path(path)) as cache:
-        Client(endpoint_at(base_url, concurrency=int(concurrency)), cache).run(numbered(int(first), int(last)))
+        client = Client(endpoint_at(base_url, concurrency=int(concurrency)), cache, known=met())
+        client.run(numbered(int(first), int(last)))

@@ -9,13 +9,14 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.batch import BatchClient
-from recbole_llm.llm.cache import ChatAnswer, ResponseCache
-from recbole_llm.llm.endpoint import Budget
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer
 from tests.llm.batch_stub import BatchStub
-from tests.llm.chat import endpoint_at, question
+from tests.llm.chat import asked, endpoint_at
 from tests.stub_server import Call, Reply, StubServer
 
-PENDING = {request.key("m", 0.0): request for request in map(question, ("one", "two"))}
+PENDING = [asked("one"), asked("two")]
 
 
 def client_at(server: StubServer, cache: ResponseCache, **key: Any) -> BatchClient:
@@ -42,9 +43,38 @@ def test_a_batch_whose_reply_is_lost_is_found_and_not_made_again(
 
 
 def test_what_was_answered_since_is_not_submitted(cache: ResponseCache, with_key: dict[str, Any]) -> None:
-    (known, request), (other, _) = PENDING.items()
-    cache.put(known, request.body("m", 0.0), ChatAnswer("{}", "stop", 1, 1))
+    known, other = PENDING
+    cache.put(known, ChatAnswer("{}", "stop", 1, 1))
     stub = BatchStub(lambda body: "{}")
     with StubServer(stub) as server:
         client_at(server, cache, **with_key).submit(PENDING)
-    assert stub.submitted == [other]
+    assert stub.submitted == [other.key]
+
+
+BODIES: dict[str, Any] = {
+    "a web page": Reply(body="<html>busy</html>"),
+    "a list": Reply(body=[]),
+    "null": Reply(body="null"),
+    "not JSON": Reply(body="{"),
+    "cut off": Reply(how="cut"),
+    "a refusal": Reply(status=400),
+    "not UTF-8": Reply(headers={"Content-Encoding": "gzip"}, body="zzz"),
+}
+
+
+@pytest.mark.parametrize("reply", BODIES.values(), ids=BODIES)
+@pytest.mark.parametrize("path", ["/v1/files", "/v1/batches", "/v1/batches/batch-0", "/v1/files/out-file-0/content"])
+def test_a_fault_of_the_batch_api_is_one_line(
+    cache: ResponseCache, with_key: dict[str, Any], monkeypatch: pytest.MonkeyPatch, path: str, reply: Reply
+) -> None:
+    if reply in (BODIES["cut off"], BODIES["not UTF-8"]):
+        monkeypatch.setattr("openai._base_client.BaseClient._calculate_retry_timeout", lambda *_, **__: 0.0)
+    stub = BatchStub(lambda body: "{}")
+    with StubServer(lambda call: reply if call.path == path else stub(call)) as server:
+        client = client_at(server, cache, **with_key)
+        try:
+            client.submit(PENDING)
+            assert client.fetch().new == 0  # a file of answers that holds none
+        except UserError as error:
+            assert "run the same command to go on" in str(error)
+            assert "\n" not in str(error)

@@ -38,7 +38,10 @@ def test_errors_come_out_of_a_running_event_loop_too(cache: ResponseCache) -> No
     async def cell_of_a_notebook(base_url: str) -> None:
         Client(endpoint_at(base_url), cache).run(numbered(0, 1))
 
-    with StubServer(lambda call: Reply(status=404)) as server, pytest.raises(UserError, match="knows no model"):
+    with (
+        StubServer(lambda call: Reply(status=404)) as server,
+        pytest.raises(UserError, match="there is no chat API at"),
+    ):
         asyncio.run(cell_of_a_notebook(server.base_url))
 
 

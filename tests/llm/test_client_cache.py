@@ -9,9 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from recbole_llm.llm.cache import ChatAnswer, ResponseCache
-from recbole_llm.llm.client import Client, replay
-from tests.llm.chat import asking, endpoint_at, numbered
+from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.chat import ChatAnswer
+from recbole_llm.llm.client import Client
+from tests.llm.chat import asked, asking, endpoint_at, numbered
 from tests.stub_server import Call, Reply, StubServer
 
 ROOT = Path(__file__).parents[2]
@@ -33,16 +34,18 @@ def test_another_model_or_temperature_is_asked_anew(cache: ResponseCache) -> Non
     assert len(server.calls) == 3
 
 
-def test_replay_sends_none_where_there_is_no_answer(cache: ResponseCache) -> None:
-    assert replay(asking("never asked"), cache, endpoint_at("http://127.0.0.1:1/v1")) is None
+def test_a_script_is_sent_none_where_the_cache_has_no_answer(cache: ResponseCache) -> None:
+    assert StoredAnswers(endpoint_at("http://127.0.0.1:1/v1"), cache).result(asking("never asked")) is None
 
 
-def test_replay_gives_what_the_run_gave(cache: ResponseCache) -> None:
+def test_the_cache_gives_what_the_run_gave(cache: ResponseCache) -> None:
     with StubServer(lambda call: Reply(text="kept", finish_reason="length")) as server:
         endpoint = endpoint_at(server.base_url)
         Client(endpoint, cache).run([asking("hello")])
-    found = replay(asking("hello"), cache, endpoint)
-    assert found == ChatAnswer("kept", "length", server.tokens_in, server.tokens_out, cached=True)
+    answers = StoredAnswers(endpoint, cache)
+    found = answers.result(asking("hello"))
+    assert found == ChatAnswer("kept", "length", server.tokens_in, server.tokens_out)
+    assert answers.used == {asked("hello").key: found}
 
 
 def start_asking(server: StubServer, cache: Path, first: int, last: int, concurrency: int) -> subprocess.Popen[bytes]:
@@ -57,10 +60,10 @@ def test_processes_share_one_cache(tmp_path: Path) -> None:
     with StubServer() as server:
         children = [start_asking(server, path, 10 * n, 10 * n + 60, 4) for n in range(3)]
         assert [child.wait(300) for child in children] == [0, 0, 0]
-        asked = len(server.calls)
+        before = len(server.calls)
         with ResponseCache(path) as cache:
             usage = Client(endpoint_at(server.base_url), cache).run(numbered(0, 80))
-        assert (len(server.calls), usage.cached) == (asked, 80)
+        assert (len(server.calls), usage.cached) == (before, 80)
 
 
 def test_after_a_kill_nothing_is_asked_twice_but_what_was_under_way(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import DEAD_AFTER, HOPELESS_AFTER, THROTTLED_TIMES, Client
-from tests.llm.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, numbered, question
+from tests.llm.chat import AT_ONCE, KEY, asking, endpoint_at, first_only, met, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 
 SPOILT_BODIES: dict[str, Any] = {
@@ -57,7 +58,7 @@ def test_faults_that_stay_end_counted_as_failed_and_the_rest_is_answered(cache: 
     faults = FAULTS | {name: Reply(body=body) for name, body in SPOILT_BODIES.items()}
     with StubServer(lambda call: faults.get(call.question, Reply(text="fine"))) as server:
         endpoint = endpoint_at(server.base_url, timeout=2.0, attempts=2, concurrency=100)
-        usage = Client(endpoint, cache).run(asking(text, answers) for text in [*faults, "hello"])
+        usage = Client(endpoint, cache, known=met()).run(asking(text, answers) for text in [*faults, "hello"])
     assert answers == {**dict.fromkeys(faults), "hello": "fine"}
     assert usage.failed == len(faults)
     throttled = 2 * THROTTLED_TIMES  # a 429 alone says nothing against a request
@@ -69,9 +70,9 @@ def test_faults_that_stay_end_counted_as_failed_and_the_rest_is_answered(cache: 
 def test_a_server_that_is_not_there_ends_counted_as_failed(cache: ResponseCache) -> None:
     with StubServer() as server:
         gone = server.base_url
-    usage = Client(endpoint_at(gone, attempts=2), cache).run([asking("hello")])
+    usage = Client(endpoint_at(gone, attempts=2), cache, known=met()).run([asking("hello")])
     assert usage.failed == 1
-    assert usage.errors == {"broken connection": 2}
+    assert usage.errors == {"no connection": 2}
 
 
 def test_what_failed_is_asked_again_by_the_next_run(cache: ResponseCache) -> None:
@@ -157,9 +158,10 @@ def test_a_refused_key_stops_the_run_and_names_the_variable(
 
 
 def test_an_unknown_model_stops_the_run_and_is_named(cache: ResponseCache) -> None:
-    with StubServer(lambda call: Reply(status=404)) as server:
+    unknown = Reply(status=404, body={"error": {"message": "The model `gpt-99` does not exist", "param": None}})
+    with StubServer(lambda call: unknown) as server:
         client = Client(endpoint_at(server.base_url, model="gpt-99", concurrency=2), cache)
-        with pytest.raises(UserError, match=r"knows no model 'gpt-99'.*stub says 404"):
+        with pytest.raises(UserError, match=r"knows no model 'gpt-99'.*`gpt-99` does not exist"):
             client.run(numbered(0, 50))
     assert len(server.calls) <= 2
 
@@ -221,8 +223,8 @@ def test_an_empty_account_stops_the_run_at_once(cache: ResponseCache, reply: Rep
 def test_a_server_that_is_gone_stops_the_run(cache: ResponseCache) -> None:
     with StubServer() as server:
         gone = server.base_url
-    usage = Client(endpoint_at(gone, attempts=2, concurrency=16), cache).run(numbered(0, 10_000))
-    assert "times in a row (broken connection)" in usage.stopped
+    usage = Client(endpoint_at(gone, attempts=2, concurrency=16), cache, known=met()).run(numbered(0, 10_000))
+    assert "times in a row (no connection)" in usage.stopped
     assert usage.attempts < 2 * DEAD_AFTER + 16
 
 
@@ -246,10 +248,27 @@ def test_a_server_that_wants_a_longer_pause_than_anyone_waits_stops_the_run(cach
 def test_a_response_that_cannot_be_used_is_paid_for_all_the_same(cache: ResponseCache) -> None:
     spoilt = Reply(body={"choices": [], "usage": {"prompt_tokens": 50, "completion_tokens": 7}})
     with StubServer(first_only(spoilt)) as server:
-        endpoint = endpoint_at(server.base_url, price_in=1.0)
+        endpoint = endpoint_at(server.base_url, price_in=1.0, price_out=1.0)
         usage = Client(endpoint, cache).run([asking("hello")])
     assert usage.tokens_in == 50 + server.tokens_in
     assert usage.tokens_out == 7 + server.tokens_out
+    assert (usage.spoilt, usage.spoilt_price) == (1, pytest.approx(57 / 1e6))
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_a_completion_that_cannot_be_read_and_counts_nothing_is_guessed_at(cache: ResponseCache, usage: Any) -> None:
+    spoilt = {"choices": [{"message": {"content": {"odd": "x" * 100}}}], "usage": usage}
+    with StubServer(first_only(Reply(body=spoilt))) as server:
+        budget = Budget()
+        Client(endpoint_at(server.base_url, price_in=1.0, price_out=1.0), cache, budget).run([asking("hello")])
+    answered = server.tokens_in + server.tokens_out
+    assert budget.spent * 1e6 - answered == pytest.approx(question("hello").estimated_tokens() + 38, abs=3)
+
+
+def test_a_page_in_the_way_is_no_bill(cache: ResponseCache) -> None:
+    with StubServer(first_only(Reply(body="<html>" + "busy " * 100))) as server:
+        usage = Client(endpoint_at(server.base_url, price_in=1.0), cache).run([asking("hello")])
+    assert (usage.spoilt, usage.tokens_in) == (0, server.tokens_in)
 
 
 @pytest.mark.parametrize("count", [10**400, -1, True, 1.5, "7", None])

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.client import Client, Script, _retry_after, replay
-from recbole_llm.llm.endpoint import Budget
-from tests.llm.chat import asking, endpoint_at, first_only, numbered, question
+from recbole_llm.llm.budget import Budget
+from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.chat import Script
+from recbole_llm.llm.client import Client, _retry_after
+from tests.llm.chat import asking, endpoint_at, first_only, met, numbered, question
 from tests.stub_server import Call, Reply, StubServer
 
 # ---- pauses ----------------------------------------------------------------------------------------
@@ -27,7 +28,7 @@ def test_nothing_is_sent_between_a_429_and_its_retry_after(cache: ResponseCache)
         return Reply(when=lambda server: len(server.calls) >= 4 and server.calls[0].status == 429)
 
     with StubServer(reply) as server:
-        usage = Client(endpoint_at(server.base_url, concurrency=4), cache).run(numbered(0, 12))
+        usage = Client(endpoint_at(server.base_url, concurrency=4), cache, known=met()).run(numbered(0, 12))
     assert usage.failed == 0
     assert len(server.calls) == 13
     refused = server.calls[0]
@@ -77,7 +78,7 @@ def test_as_many_requests_as_allowed_are_under_way_and_never_more(cache: Respons
         return Reply(when=lambda server: server.most_at_once >= limit)
 
     with StubServer(reply) as server:
-        usage = Client(endpoint_at(server.base_url, concurrency=limit), cache).run(numbered(0, limit + 40))
+        usage = Client(endpoint_at(server.base_url, concurrency=limit), cache, known=met()).run(numbered(0, limit + 40))
     assert usage.failed == 0
     assert server.most_at_once == limit
 
@@ -93,7 +94,9 @@ def test_identical_questions_under_way_are_sent_once(cache: ResponseCache) -> No
     finished = []
     with StubServer(lambda call: Reply(text="once", when=lambda server: len(server.calls) >= 2)) as server:
         scripts = [*(asking("same", answers) for _ in range(9)), asking("other", answers)]
-        usage = Client(endpoint_at(server.base_url, concurrency=10), cache).run(scripts, lambda: finished.append(1))
+        usage = Client(endpoint_at(server.base_url, concurrency=10), cache, known=met()).run(
+            scripts, lambda: finished.append(1)
+        )
     assert sorted(server.times_asked().values()) == [1, 1]
     assert len(finished) == 10
     assert usage.requests == 2
@@ -145,7 +148,7 @@ def test_chains_of_different_items_do_not_wait_for_one_another(cache: ResponseCa
         return Reply()
 
     with StubServer(reply) as server:
-        usage = Client(endpoint_at(server.base_url, concurrency=2), cache).run([chain("A"), chain("B")])
+        usage = Client(endpoint_at(server.base_url, concurrency=2), cache, known=met()).run([chain("A"), chain("B")])
     assert usage.failed == 0
     asked = [call.question.split(",")[0] for call in server.calls]
     assert asked.index("B second") < asked.index("A second")
@@ -162,7 +165,7 @@ def test_a_chain_hands_the_first_answer_to_the_second_question(cache: ResponseCa
     with StubServer(lambda call: Reply(text=f"<{call.question}>")) as server:
         endpoint = endpoint_at(server.base_url)
         Client(endpoint, cache).run([chain()])
-        assert replay(chain(), cache, endpoint) == "<more about <topic?>>"
+        assert StoredAnswers(endpoint, cache).result(chain()) == "<more about <topic?>>"
     assert len(server.calls) == 2
 
 

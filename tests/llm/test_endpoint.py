@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from datetime import date
+from typing import Any
+
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.chat import ChatAnswer
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint, redact
-from recbole_llm.utils.yaml import property_names
+from recbole_llm.utils.yaml import properties_folder, property_names
+from tests.llm.chat import question
 
 
 @pytest.mark.parametrize("name", property_names("llm"))
 def test_every_file_makes_an_endpoint(name: str) -> None:
-    endpoint = load_endpoint(name)
+    mine = {"llm_base_url": "https://mine.openai.azure.com/openai/v1", "llm_model": "mine"}
+    endpoint = load_endpoint(name, mine if name == "azure" else None)
     assert endpoint.name == name
     assert endpoint.base_url.startswith("http")
 
@@ -28,7 +36,7 @@ def test_another_model_at_the_prices_of_the_file_is_warned_of_once(caplog: pytes
         load_endpoint("openai", {"llm_model": model})
     load_endpoint("vllm", {"llm_model": "free"})
     (said,) = caplog.messages
-    assert said.startswith("--llm_model=dear-1: prices and --max_cost count with those of gpt-4o-mini (openai.yaml)")
+    assert said.startswith("--llm_model=dear-1: prices and --max_cost count with those of gpt-5-mini (openai.yaml)")
 
 
 def test_an_unknown_source_is_an_error_with_the_nearest_name() -> None:
@@ -46,6 +54,119 @@ def test_prices_are_for_a_million_tokens() -> None:
     assert endpoint.price(500_000, 250_000) == 3.0
     assert endpoint.paid
     assert not Endpoint("e", "http://x", "m").paid
+
+
+def test_a_bill_with_cached_prefixes_and_reasoning_is_counted_to_the_cent() -> None:
+    """A month as OpenAI itemises it: input, cached input, output (reasoning within), and a batch at half the price."""
+    endpoint = load_endpoint("openai")
+    answers = [
+        ChatAnswer("x", "stop", 12_400_000, 3_100_000, cached=9_600_000, reasoning=2_250_000),
+        ChatAnswer("x", "stop", 2_000_000, 400_000, via="batch"),
+    ]
+    lines = {"input": 2_800_000 * 0.25, "cached": 9_600_000 * 0.025, "output": 3_100_000 * 2.00}
+    batch = 0.5 * (2_000_000 * 0.25 + 400_000 * 2.00)
+    assert sum(map(endpoint.price_of, answers)) == pytest.approx((sum(lines.values()) + batch) / 1e6)
+    assert f"{sum(map(endpoint.price_of, answers)):.2f}" == "7.79"
+
+
+def test_writing_to_a_cache_of_prefixes_has_a_price_of_its_own() -> None:
+    endpoint = Endpoint("e", "http://x", "m", price_in=1.0, price_out=5.0, price_cached=0.1, price_written=1.25)
+    answer = ChatAnswer("x", "stop", 1_000_000, 0, cached=600_000, written=300_000)
+    assert endpoint.price_of(answer) == pytest.approx(0.1 + 0.06 + 0.375)
+    plain = Endpoint("e", "http://x", "m", price_in=1.0, price_out=5.0)
+    assert plain.price_of(answer) == 1.0
+
+
+@pytest.mark.parametrize("name", property_names("llm"))
+def test_every_file_states_a_price_or_that_it_states_none(name: str) -> None:
+    mine = {"llm_base_url": "https://mine.openai.azure.com/openai/v1", "llm_model": "mine"}
+    endpoint = load_endpoint(name, mine if name == "azure" else None)
+    if endpoint.priced:
+        assert bool(endpoint.key_env) == endpoint.paid
+        return
+    assert "price not stated" in (properties_folder() / "llm" / f"{name}.yaml").read_text()
+    with pytest.raises(UserError, match=r"states no price for .*--llm_price_in=.* --llm_price_out="):
+        endpoint.check_price()
+    given = load_endpoint(name, {**mine, "llm_price_in": 1.0, "llm_price_out": 2.0})
+    given.check_price()
+    assert given.price(1_000_000, 1_000_000) == 3.0
+
+
+# ---- what an answer depends on ------------------------------------------------------------------
+
+
+def key_of(name: str = "vllm", **changes: Any) -> str:
+    return load_endpoint(name, {f"llm_{key}": value for key, value in changes.items()}).addressed(question("hello")).key
+
+
+def test_the_key_has_whatever_the_answer_depends_on() -> None:
+    changed = [
+        {},
+        {"reasoning_effort": "low"},
+        {"reasoning_effort": "high"},
+        {"temperature": 0.5},
+        {"max_tokens": 99},
+        {"extra": {"top_p": 0.9}},
+        {"extra": {"top_p": 0.8}},
+        {"model": "other"},
+        {"base_url": "http://127.0.0.1:8001/v1"},
+        {"base_url": "https://llm.example.org/v1"},
+    ]
+    assert len({key_of(**changes) for changes in changed}) == len(changed)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://127.0.0.1:8000/v1",
+        "http://127.0.0.1:8000/v1/",
+        "http://me:secret@127.0.0.1:8000/v1",
+        "http://127.0.0.1:8000/v1?key=abc",
+    ],
+)
+def test_the_address_of_the_file_in_other_words_is_no_other_server(address: str) -> None:
+    assert key_of(base_url=address) == key_of()
+
+
+def test_prices_concurrency_and_names_of_files_are_not_in_the_key() -> None:
+    assert key_of(price_in=3.0, price_out=4.0, concurrency=2) == key_of()
+
+
+def test_where_nothing_of_this_is_set_the_key_is_that_of_older_answers() -> None:
+    """As it was when the answers that are published here were made."""
+    old = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.0, "max_tokens": 50}
+    text = json.dumps({**old, "schema": None, "prompt": "test@1"}, sort_keys=True, ensure_ascii=False)
+    assert key_of(model="m") == hashlib.sha256(text.encode()).hexdigest()
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llm_concurrency": "many"}, r"vllm\.yaml, concurrency: .*integer.*, got 'many'"),
+        ({"llm_temperature": "hot"}, r"temperature: .*, got 'hot'"),
+        ({"llm_response_format": "yaml"}, r"response_format: .*'json_schema'.*, got 'yaml'"),
+        ({"llm_extra": {"when": date(2026, 1, 1)}}, r"vllm\.yaml, extra: what goes into a request is plain JSON"),
+    ],
+)
+def test_a_value_that_is_none_is_named_with_its_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_endpoint("vllm", changes)
+
+
+def test_an_effort_that_would_be_passed_over_is_refused() -> None:
+    with pytest.raises(UserError, match="--llm=anthropic takes no reasoning effort"):
+        load_endpoint("anthropic", {"llm_reasoning_effort": "high"})
+    with pytest.raises(UserError, match=r"--llm=groq takes low, medium, high\. Did you mean medium"):
+        load_endpoint("groq", {"llm_reasoning_effort": "medum"})
+    assert load_endpoint("vllm", {"llm_reasoning_effort": "whatever"}).reasoning_effort == "whatever"
+
+
+def test_azure_wants_the_address_of_a_resource_and_a_deployment() -> None:
+    with pytest.raises(UserError, match="give --llm_base_url="):
+        load_endpoint("azure")
 
 
 def test_the_key_is_read_from_the_environment_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

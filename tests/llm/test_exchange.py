@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.llm.cache import ChatAnswer, ResponseCache
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer
 from recbole_llm.llm.exchange import export_answers, import_answers, write_batch_file
 from tests.llm.batch_stub import output_line
-from tests.llm.chat import endpoint_at, question
+from tests.llm.chat import asked, endpoint_at
 
 ENDPOINT = endpoint_at("http://127.0.0.1:1/v1", batch_price=0.5)
 
@@ -26,8 +27,7 @@ ENDPOINT = endpoint_at("http://127.0.0.1:1/v1", batch_price=0.5)
 def cache(tmp_path: Path) -> Iterator[ResponseCache]:
     with ResponseCache(tmp_path / "own.sqlite") as opened:
         for number in range(3):
-            request = question(f"question {number} café")
-            opened.put(request.key("m", 0.0), request.body("m", 0.0), ChatAnswer(f"answer {number}", "stop", 5, 2))
+            opened.put(asked(f"question {number} café"), ChatAnswer(f"answer {number}", "stop", 5, 2))
         yield opened
 
 
@@ -115,7 +115,7 @@ def test_a_line_that_was_changed_is_refused_and_counted(
         {"key": "\ud800", "request": {}, "answer": {}},
         {
             "key": "0" * 64,
-            "request": {**question("a").body("m", 0.0), "schema": {"title": "\ud800"}},
+            "request": {**asked("a").body(), "schema": {"title": "\ud800"}},
             "answer": ChatAnswer("a", "stop", 1, 1).stored(),
         },
     ],
@@ -155,8 +155,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, cache: ResponseCache, othe
 
 def batch(cache: ResponseCache, path: Path, *texts: str) -> list[dict[str, Any]]:
     """Put questions into a batch file; its lines."""
-    requests = [question(text) for text in texts]
-    write_batch_file(cache, ENDPOINT, {request.key("m", 0.0): request for request in requests}, path)
+    write_batch_file(cache, ENDPOINT, [asked(text) for text in texts], path)
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
@@ -167,7 +166,7 @@ def test_the_output_of_a_batch_is_taken_in_for_the_requests_of_the_batch(tmp_pat
     (tmp_path / "out").write_text(output)
     assert import_answers(other, tmp_path / "out").new == 2
     found = other.get(lines[0]["custom_id"])
-    assert found == ChatAnswer("fine", "stop", 100, 10, cached=True, via="batch")
+    assert found == ChatAnswer("fine", "stop", 100, 10, via="batch")
 
 
 def test_lines_of_a_batch_that_failed_or_were_not_asked_for_are_refused(tmp_path: Path, other: ResponseCache) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,11 +16,12 @@ from recbole_llm.features.feature import TRAINING, Context, training_lists
 from recbole_llm.features.offline import Grouping
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.client import Script
+from recbole_llm.llm.chat import Script
 from recbole_llm.methods.eimf import affinity
 
 PROMPT = "eimf_interests"
 CLUSTERS = (Column("user_id", "token"), Column("exemplar_id", "token"))
+_NUMBERED = re.compile(r"(?:interests?)?[ _#-]*\d+", re.I)  # what an interest is called in the released form
 INTERESTS = (Column("exemplar_id", "token"), Column("interest_text", "token_seq"))
 
 
@@ -144,8 +146,8 @@ class OpenInterests(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _numbered(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value and "interests" not in value:
-            return {"interests": list(value.values())}
-        if isinstance(value, dict) and isinstance(value.get("interests"), dict):
-            return {"interests": list(value["interests"].values())}
+        if isinstance(value, dict):
+            found = value.get("interests", value)
+            if isinstance(found, dict) and found and all(_NUMBERED.fullmatch(str(key)) for key in found):
+                return {"interests": list(found.values())}
         return value

@@ -19,8 +19,7 @@ from recbole_llm.features.answers import Paragraph
 from recbole_llm.features.feature import ITEMS_ALONE, TRAINING, Context
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.cache import ChatAnswer, ChatRequest
-from recbole_llm.llm.client import Script
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script
 from recbole_llm.utils.text import clean
 
 ITEM_COLUMNS = (

@@ -16,7 +16,7 @@ from recbole_llm.features.feature import TRAINING, Context, training_lists, visi
 from recbole_llm.features.offline import Grouping, Interest
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.client import Script
+from recbole_llm.llm.chat import Script
 from recbole_llm.methods.ldmi.cliques import clique_items, disjoint, max_coverage, nearest_users, user_item_matrix
 from recbole_llm.utils.text import match_form
 

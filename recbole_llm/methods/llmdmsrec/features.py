@@ -17,7 +17,7 @@ from recbole_llm.features.answers import AnswerError, Phrase
 from recbole_llm.features.feature import PREFIX, Context
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
-from recbole_llm.llm.client import Script
+from recbole_llm.llm.chat import Script
 from recbole_llm.utils.text import clean, match_form
 
 INTENT_COLUMNS = (

@@ -1,0 +1,235 @@
+"""JSON in what a language model wrote: past its reasoning, between its prose, with what is missing put in.
+
+Answers are untrusted. Every function here takes time in proportion to the length of the text, whatever it holds: one
+that repairs by trial took seconds for four kilobytes of nested brackets, and everything else waited.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+DEEPEST = 64  # containers inside one another that are mended; answers have two or three
+MOST_DIGITS = 400  # of a number; Python refuses thousands, and says so in its own words
+
+_NAMES = "think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|analysis|inner_monologue|internal_monologue"
+# <think>, <|begin_of_thought|>, <seed:think>, [THINK], ◁think▷ and the ends of each
+_TAG = re.compile(
+    rf"<(?P<a>/?)(?:\w+:)?(?:{_NAMES})>|<\|(?P<b>begin|end)_of_thought\|>"
+    r"|\[(?P<c>/?)(?-i:THINK)\]|◁(?P<d>/?)think▷",
+    re.I,
+)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # of gpt-oss ("harmony")
+_CHANNELS_BARE = re.compile(r"\s*(?:analysis|commentary)")  # the same where a server takes its special tokens out
+
+
+def without_reasoning(text: str) -> str:
+    """What is left of a text without its reasoning; a thought that never ends leaves what stands before it."""
+    channels = list(_CHANNEL.finditer(text))
+    if channels:
+        final = [found for found in channels if found[1].casefold() == "final"]
+        return text[final[-1].end() :].partition("<|")[0] if final else ""
+    if _CHANNELS_BARE.match(text) and "assistantfinal" in text:
+        return text.rpartition("assistantfinal")[2]
+    kept: list[str] = []
+    place, thinking = 0, False
+    for tag in _TAG.finditer(text):
+        if any(mark in ("/", "end") for mark in tag.groupdict(default="").values()):
+            if not thinking:
+                kept.clear()  # its beginning was part of the prompt, or the thought spoke of such tags
+            thinking, place = False, tag.end()
+        elif not thinking:
+            kept.append(text[place : tag.start()])
+            thinking = True
+    return "".join(kept) + ("" if thinking else text[place:])
+
+
+# ---- whole values -------------------------------------------------------------------------------
+
+_OPENING = re.compile(r"""\{\s*+["}]|\[\s*+["{\[\]\d\-tfn]""")
+_FENCE = re.compile(r"```[a-zA-Z]*\s*$")
+_DECODER = json.JSONDecoder()
+# What a place costs where no value begins, in characters read: raising the error, and giving up in the depth.
+_FAILED, _TOO_DEEP = 200, 20_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """A value in a text.
+
+    Attributes:
+        value: an object or a list.
+        fenced: it stands in a code fence.
+    """
+
+    value: Any
+    fenced: bool
+
+
+def parsed(text: str) -> Any:
+    """The JSON value that a text is from beginning to end, ``None`` where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def whole_values(text: str) -> Iterator[Found]:
+    """Objects and lists that stand in a text from first to last; what lies inside one is not looked at."""
+    place, work = 0, 0
+    while work <= 10 * len(text) + 50_000 and (opening := _OPENING.search(text, place)):
+        start = opening.start()
+        try:
+            value, place = _DECODER.raw_decode(text, start)
+            yield Found(value, bool(_FENCE.search(text[max(0, start - 40) : start])))
+        except json.JSONDecodeError as error:
+            if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
+                return  # cut off: what stands inside is part of it, not the answer
+            place, work = start + 1, work + error.pos - start + error.pos // 50 + _FAILED
+        except (ValueError, RecursionError):
+            place, work = start + 1, work + _TOO_DEEP
+
+
+# ---- broken values ------------------------------------------------------------------------------
+
+_BEGINS = re.compile(r"""\{\s*+(?:["'“}]|\w++\s*+:|$)|\[\s*+(?:["'“\[{\]\d-]|true|false|null|$)""")
+_TOKEN = re.compile(
+    r"""\s+ | (?P<mark>[{}\[\],:]) | (?P<quote>["'“])
+    | (?P<number>-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?)(?=[\s,\]}]|$)
+    | (?P<words>[^\n{}\[\],:"“]++)""",
+    re.X,
+)
+_ENDS = {'"': re.compile(r'\\.|"', re.S), "'": re.compile(r"\\.|'", re.S), "“": re.compile(r"\\.|”", re.S)}
+_AFTER = re.compile(r"(\s*+)(.?)", re.S)
+_ESCAPE = re.compile(r"""(?P<known>\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})|\\(?P<other>.)|(?P<quote>")|\\""", re.S)
+_CONSTANTS: dict[str, Any] = {
+    **{"true": True, "True": True, "false": False, "False": False, "null": None, "None": None},
+    **{"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")},
+}
+
+
+def mended_values(text: str) -> Iterator[Any]:
+    """Objects and lists of a text whose brackets, quotation marks or commas are missing or wrong, first to last."""
+    place = 0
+    while begins := _BEGINS.search(text, place):
+        mender = _Mender(text, begins.start())
+        yield mender.value
+        place = mender.place
+
+
+@dataclass
+class _Container:
+    """An object or a list that is not closed yet.
+
+    Attributes:
+        items: what it holds.
+        name: the last string of an object, its next key if a colon follows.
+        key: the key whose value is awaited.
+    """
+
+    items: dict[str, Any] | list[Any]
+    name: str | None = None
+    key: str | None = None
+
+    @property
+    def end(self) -> str:
+        """The bracket that closes it."""
+        return "}" if isinstance(self.items, dict) else "]"
+
+    def add(self, value: Any) -> None:
+        """Take the next string, number or container; of an object's strings the first is a key."""
+        if isinstance(self.items, list):
+            self.items.append(value)
+        elif self.key is not None:
+            self.items[self.key], self.key = value, None
+        elif isinstance(value, (str, int, float)):
+            self.name = str(value)
+
+    def divide(self, mark: str) -> None:
+        """Take a comma or a colon."""
+        self.key, self.name = (self.name if mark == ":" else None), None
+
+
+class _Mender:
+    """Reads one value from a bracket on, each character once.
+
+    Attributes:
+        value: what was read; ``None`` where it is nested too deeply.
+        place: where reading ended.
+    """
+
+    def __init__(self, text: str, place: int) -> None:
+        self.text, self.place = text, place
+        self.value: Any = None
+        self._open: list[_Container] = []
+        self._read()
+
+    def _read(self) -> None:
+        while self.place < len(self.text):
+            token = _TOKEN.match(self.text, self.place)
+            assert token is not None, "a token is whatever stands there"
+            self.place = token.end()
+            if token["mark"]:
+                self._mark(token["mark"])
+            elif token["quote"]:
+                self._open[-1].add(self._string(token["quote"]))
+            elif token["number"]:
+                self._open[-1].add(_number(token["number"]))
+            elif token["words"]:
+                self._words(token["words"].strip())
+            if not self._open:
+                return
+            if len(self._open) > DEEPEST:
+                self.value, self.place = None, len(self.text)
+                return
+
+    def _mark(self, mark: str) -> None:
+        if mark in "{[":
+            inner = _Container({} if mark == "{" else [])
+            if self._open:
+                self._open[-1].add(inner.items)
+            else:
+                self.value = inner.items
+            self._open.append(inner)
+        elif mark in ",:":
+            self._open[-1].divide(mark)
+        elif any(each.end == mark for each in self._open):
+            while self._open.pop().end != mark:
+                pass
+
+    def _words(self, words: str) -> None:
+        """Words without quotation marks: a constant, a key or a value of an object, or prose in a list."""
+        if words in _CONSTANTS and self._open[-1].name is None:
+            self._open[-1].add(_CONSTANTS[words])
+        elif isinstance(self.value, dict):
+            self._open[-1].add(words)
+
+    def _string(self, quote: str) -> str:
+        """The string after a quotation mark; one that no comma, colon or bracket follows belongs to the text."""
+        begin = self.place
+        for found in _ENDS[quote].finditer(self.text, begin):
+            if found[0].startswith("\\"):
+                continue
+            blank, after = _AFTER.match(self.text, found.end()).groups()  # type: ignore[union-attr]
+            if not after or after in ",:]}" or (blank and after in "\"'“"):
+                self.place = found.end()
+                return _unescaped(self.text[begin : found.start()])
+        self.place = len(self.text)
+        return _unescaped(self.text[begin:])
+
+
+def _unescaped(text: str) -> str:
+    """A string without its escapes; those that JSON does not know lose their backslash."""
+    if "\\" not in text:
+        return text
+    inner = _ESCAPE.sub(lambda it: it["known"] or it["other"] or ('\\"' if it["quote"] else ""), text)
+    return str(json.loads(f'"{inner}"', strict=False))
+
+
+def _number(text: str) -> Any:
+    if len(text) > MOST_DIGITS:
+        return text
+    return int(text) if text.lstrip("-").isdecimal() else float(text)

@@ -1,0 +1,229 @@
+"""Chat completions: the body of a request, and what a response says.
+
+Endpoints that call themselves OpenAI-compatible differ: in the parameters that they take, in where they put an error's
+words, in whether content is text or a list of parts, and in what their counts of tokens hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
+from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.llm.wire import Response
+
+# ---- requests -----------------------------------------------------------------------------------
+
+LEFT_OUT = "left out"
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_NEEDED = ("model", "messages")
+
+
+class Dialect:
+    """What an endpoint turned out not to take, and what is sent in its place.
+
+    Attributes:
+        changes: for each parameter ``left out``, or the parameter or format in its place.
+    """
+
+    def __init__(self) -> None:
+        self.changes: dict[str, str] = {}
+
+    def body(self, endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
+        """The body of a request as the endpoint takes it."""
+        body = chat_body(endpoint, request)
+        for name, instead in self.changes.items():
+            value = body.pop(name, None)
+            if value is None or instead == LEFT_OUT:
+                continue
+            if name in _LIMITS:
+                body[instead] = value
+            else:
+                body[name] = {"type": instead}
+        return body
+
+    def change(self, name: str, body: Mapping[str, Any]) -> str:
+        """Leave a parameter of a refused body out from now on, or send something in its place; says what."""
+        instead = LEFT_OUT
+        if name in _LIMITS and _LIMITS[name] not in self.changes:
+            instead = _LIMITS[name]
+        elif name == "response_format" and body[name]["type"] == "json_schema":
+            instead = "json_object"
+        self.changes[name] = instead
+        return instead
+
+
+def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
+    """The body of a chat completion as the endpoint's file describes it."""
+    body: dict[str, Any] = {"model": request.model, "messages": list(request.messages)}
+    if request.temperature is not None:
+        body["temperature"] = request.temperature
+    body[endpoint.max_tokens_field] = request.max_tokens
+    if endpoint.reasoning_effort is not None:
+        body["reasoning_effort"] = endpoint.reasoning_effort
+    if request.schema is not None and endpoint.response_format == "json_schema":
+        schema = {"name": "answer", "schema": request.schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.schema is not None and endpoint.response_format == "json_object":
+        body["response_format"] = {"type": "json_object"}
+    return body | endpoint.extra
+
+
+# ---- answers ------------------------------------------------------------------------------------
+
+
+class Tokens(TypedDict):
+    """Counts of an answer, by the names that ``ChatAnswer`` has for them."""
+
+    tokens_in: int
+    tokens_out: int
+    cached: int
+    written: int
+    reasoning: int
+
+
+def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
+    """The answer in the JSON of a response.
+
+    Raises:
+        ValueError: the response is no chat completion (proxies answer 200 with all sorts of bodies).
+    """
+    try:
+        choice = response["choices"][0]
+        message = choice["message"]
+        content, refusal = message.get("content"), message.get("refusal")
+        reason = str(choice.get("finish_reason") or "")[:100]
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError("the response is no chat completion") from error
+    text = _text_of(content)
+    if not text and isinstance(refusal, str) and refusal:
+        text, reason = f"I cannot: {refusal}", "refusal"
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half an emoji cannot be stored
+    thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
+    tokens = usage_of(response, request, text, thought if isinstance(thought, str) else "")
+    return ChatAnswer(content=text, finish_reason=reason, **tokens)
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message; where it is a list of parts, that of its texts, without its thoughts.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not content:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise ValueError("the response's content is no text")
+    texts = [part.get("text") for part in content if part.get("type", "text") in ("text", "output_text")]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("the response's content is no text")
+    return "".join(map(str, texts))
+
+
+def usage_of(response: Any, request: ChatRequest, text: str, thought: str = "") -> Tokens:
+    """Tokens of an answer; where the server did not count, or counts nothing, a guess.
+
+    Vendors differ in what they count: thoughts beside the answer's tokens (Gemini), tokens of a cached prefix beside
+    those of the question (Anthropic). The bill has all of them.
+    """
+    usage = response.get("usage") if isinstance(response, Mapping) else None
+    usage = usage if isinstance(usage, Mapping) else {}
+
+    def count(*names: str) -> int:
+        for name in names:
+            value: Any = usage
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            if type(value) is int and 0 < value < MOST_TOKENS:
+                return value
+        return 0
+
+    beside = "input_tokens" in usage and "prompt_tokens" not in usage
+    tokens_in, counted_out = count("prompt_tokens", "input_tokens"), count("completion_tokens", "output_tokens")
+    reasoning = count("completion_tokens_details.reasoning_tokens", "reasoning_tokens") or guess_tokens(thought)
+    tokens_out = counted_out or guess_tokens(text) + reasoning
+    further = count("total_tokens") - tokens_in - counted_out if tokens_in and counted_out else 0
+    further = max(further, reasoning if reasoning > tokens_out else 0)
+    cached = count("prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
+    written = count("cache_creation_input_tokens", "prompt_tokens_details.cache_write_tokens")
+    tokens_in = tokens_in or request.estimated_tokens()
+    if beside or cached + written > tokens_in:
+        tokens_in += cached + written
+    return {
+        "tokens_in": tokens_in,
+        "tokens_out": tokens_out + max(0, further),
+        "cached": cached,
+        "written": written,
+        "reasoning": min(max(reasoning, further), tokens_out + max(0, further)),
+    }
+
+
+# ---- errors -------------------------------------------------------------------------------------
+
+_UNSUPPORTED = re.compile(
+    r"unsupported|not (?:\w+ ){0,2}support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|not available|"
+    r"extra.?(?:inputs|forbidden)|unavailable|does not (?:accept|take)|deprecated|only the default|no such",
+    re.I,
+)
+
+
+def unsupported_parameter(response: Response, body: Mapping[str, Any]) -> str:
+    """The parameter of a body that a refusal names as unsupported; empty where it names none."""
+    if response.status not in (400, 422) or not _UNSUPPORTED.search(words := error_words(response)):
+        return ""
+    own = [name for name in body if name not in _NEEDED]
+    try:
+        stated = [re.split(r"[.\[]", name)[0] for name in _parameters_in(response.json())]
+    except (ValueError, RecursionError):
+        stated = []
+    named = [name for name in own if name in stated] or [
+        name for name in own if re.search(rf"\b{re.escape(name)}\b", words)
+    ]
+    if (
+        not named
+        and "response_format" in body
+        and re.search(r"json_?\s?(schema|object)|structured output", words, re.I)
+    ):
+        return "response_format"
+    return named[0] if named else ""
+
+
+def _parameters_in(value: Any) -> list[str]:
+    """Parameters that an error blames, wherever a vendor puts them: OpenAI's ``param``, FastAPI's ``loc``."""
+    if isinstance(value, list):
+        return [name for each in value[:5] for name in _parameters_in(each)]
+    if not isinstance(value, Mapping):
+        return []
+    place = value.get("loc")
+    found = [str(value["param"])] if value.get("param") else []
+    found += [str(part) for part in place if part != "body"][:1] if isinstance(place, list) else []
+    return found + [name for key in ("error", "detail") for name in _parameters_in(value.get(key))]
+
+
+def error_words(response: Response) -> str:
+    """What a response that is no answer says, in one line: the message of its JSON, or the beginning of its text."""
+    try:
+        found = _message_in(response.json())
+    except (ValueError, RecursionError):
+        found = re.sub(r"<[^>]{0,200}>", " ", response.body[:4000].decode("utf-8", "replace"))
+    printable = "".join(sign if sign.isprintable() else " " for sign in found)
+    return " ".join(printable.split())[:300] or f"HTTP {response.status} without a word"
+
+
+def _message_in(value: Any) -> str:
+    """The message of an error, wherever a vendor puts it."""
+    if isinstance(value, list):  # Gemini: a list of one; FastAPI: a list of fields
+        return "; ".join(filter(None, (_message_in(each) for each in value[:5])))
+    if not isinstance(value, Mapping):
+        return str(value)[:300]
+    place = value.get("loc")
+    before = f"{'.'.join(map(str, place))}: " if isinstance(place, list) else ""
+    for name in ("error", "detail", "message", "msg"):
+        if value.get(name):
+            return before + _message_in(value[name])
+    return json.dumps(value, ensure_ascii=False)[:300]
