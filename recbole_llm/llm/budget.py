@@ -67,7 +67,7 @@ class Usage:
         self.price += price
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest: all but words of the moment, and without what newer counts would add of nothing."""
+        """For the manifest: without messages, and without the newer counts where they are zero."""
         newer = ("cached_in", "reasoning", "spoilt", "spoilt_price", "parameters")
         return {
             name: value

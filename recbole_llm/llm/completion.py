@@ -95,16 +95,21 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         choice = response["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
-        reason = str(choice.get("finish_reason") or "")[:100]
+        reason = _storable(str(choice.get("finish_reason") or ""))[:100]
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
     text = _text_of(content)
     if not text and isinstance(refusal, str) and refusal:
         text, reason = f"I cannot: {refusal}", "refusal"
-    text = text.encode("utf-8", "replace").decode("utf-8")  # half an emoji cannot be stored
+    text = _storable(text)
     thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
     tokens = usage_of(response, request, text, thought if isinstance(thought, str) else "")
     return ChatAnswer(content=text, finish_reason=reason, **tokens)
+
+
+def _storable(text: str) -> str:
+    """A text without half an emoji, which JSON can name and no file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text_of(content: Any) -> str:

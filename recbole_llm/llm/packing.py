@@ -42,7 +42,9 @@ class Frame:
         opening: the messages that all begin with.
         words: the dictionary: the frame itself until there are examples.
         packed: bytes that this process has packed with it.
-        generation: dictionaries that it has had.
+        generation: dictionaries that these questions have had.
+        values: ``head`` as it is.
+        learnt: the dictionary is of examples.
     """
 
     id: int
@@ -95,9 +97,8 @@ class Packer:
         """
         frame = self._frame(frame_id)
         rest, answer = _loads(packed, frame.words)
-        body = {**frame.values, "messages": [*frame.opening, *rest]}
-        body["messages"] = tuple(body["messages"])
-        return ChatRequest(**body), None if answer is None else ChatAnswer(**answer)
+        request = ChatRequest(messages=(*frame.opening, *rest), **frame.values)
+        return request, None if answer is None else ChatAnswer(**answer)
 
     def answer(self, frame_id: int, packed: bytes) -> ChatAnswer:
         """The answer alone.
@@ -162,7 +163,10 @@ class Packer:
         parts, size = [raw], len(raw)
         for same in [each for each in self._by_head[frame.head] if each.opening == frame.opening]:
             for packed in self._examples(same.id):
-                part = _unpack(packed, same.words)
+                try:
+                    part = _unpack(packed, same.words)
+                except ValueError:
+                    continue  # a damaged row is no example
                 if size + len(part) > WINDOW:
                     break
                 parts.append(part)

@@ -56,7 +56,7 @@ class Response:
             ValueError: it is none, or nested beyond all measure.
         """
         try:
-            return json.loads(self.body.decode("utf-8-sig"))
+            return json.loads(self.body)
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
 

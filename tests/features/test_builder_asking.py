@@ -300,6 +300,18 @@ def test_features_that_are_there_but_for_gaps_outlive_their_server(
     assert "intent keeps its gaps: --llm=vllm" in said
 
 
+def test_what_an_endpoint_does_not_take_stands_in_the_manifest(few_users: Path) -> None:
+    def reply(call: Call) -> Reply:
+        refused = {"error": {"message": "'temperature' is not supported", "param": "temperature"}}
+        return Reply(status=400, body=refused) if "temperature" in call.body else intents_from_candidates(call)
+
+    with StubServer(reply) as server:
+        ask(server)
+        assert sum("temperature" in call.body for call in server.calls) == 1
+    assert intent_entry()["usage"]["parameters"] == {"temperature": "left out"}
+    assert intent_entry()["coverage"] == 1.0
+
+
 # ---- stops --------------------------------------------------------------------------------------
 
 

@@ -126,7 +126,7 @@ def test_tokens_are_estimated_where_the_server_does_not_count(cache: ResponseCac
 
 def test_half_an_emoji_in_an_answer_is_kept_as_a_question_mark(cache: ResponseCache) -> None:
     answers: dict[str, Any] = {}
-    body = '{"choices": [{"message": {"content": "good \\ud83d"}, "finish_reason": "length"}]}'
+    body = '{"choices": [{"message": {"content": "good \\ud83d"}, "finish_reason": "\\ud83d"}]}'
     with StubServer(lambda call: Reply(body=body)) as server:
         Client(endpoint_at(server.base_url), cache).run([asking("hello", answers)])
     assert answers == {"hello": "good ?"}

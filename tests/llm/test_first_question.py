@@ -76,7 +76,7 @@ def test_a_page_instead_of_an_api(cache: ResponseCache) -> None:
         words = said(cache, server.base_url)
         assert "not as a chat API does: no JSON: Welcome to Ollama" in words
         assert "usually ends in /v1" in words
-        assert len(server.calls) == 2
+        assert len(server.calls) == 3
 
 
 def test_a_refused_key(cache: ResponseCache, with_key: dict[str, Any]) -> None:
