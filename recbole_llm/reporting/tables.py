@@ -209,9 +209,10 @@ def _plural(word: str, row: Row) -> str:
 def _tests(table: ResultsTable) -> list[str]:
     """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
     family, metric = table.families[table.primary], metric_title(table.primary)
+    several = any(len(row.runs) > 1 for row in table.finished)
+    sample = "users and seeds are samples (quasi-F test, Satterthwaite)" if several else "users are the sample (t test)"
     found = [
-        f"95 % intervals and p on {metric}: users and seeds are samples (quasi-F test, Satterthwaite); "
-        f"p after {CORRECTIONS[family.correction]} over {_family(table)}"
+        f"95 % intervals and p on {metric}: {sample}; p after {CORRECTIONS[family.correction]} over {_family(table)}"
     ]
     if table.against:
         found.append(f"↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}; d: Cohen's d over users")
