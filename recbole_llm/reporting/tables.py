@@ -180,8 +180,11 @@ def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
 
 
 def mark(table: ResultsTable, found: Comparison) -> str:
-    """The sign of what holds; in brackets where it is said of single trainings, not of their methods."""
-    sign = {BETTER: "↑", WORSE: "↓", NONE: "≈"}.get(table.verdict(found), "")
+    """The signs of what holds; in brackets where it is said of single trainings, not of their methods.
+
+    A difference may hold and be smaller than the margin.
+    """
+    sign = {BETTER: "↑", WORSE: "↓"}.get(table.verdict(found), "") + ("≈" if found.none else "")
     return f"({sign})" if sign and found.one_training else sign
 
 
