@@ -37,8 +37,6 @@ run:  --protocol=loo  --seeds=5 or --seeds=[1,2]  --semantics=llm,offline,shuffl
 tune: the same budget for all: --trials=50  --trial_epochs=N  --trial_minutes=M  --pruner=median|hyperband|none
       --seeds=5 for the best settings  --storage=FILE or postgresql://...  --space=FILE  --report[=FILE]
       and the options of run; a setting that is given is not searched.
-table:  --baseline=NAME  --metrics=NDCG,Hit@5  --topk=5,10  --sort=METRIC|model|kind  --groups  --output=FILE
-      --correction=holm|fdr  --margin=0.005 (smaller differences count as none)  --check-reference
 generate:  --max-cost=5.00  --max-requests=N  --limit=N (a trial)  --export=FILE  --import=FILE  --batch-file=FILE
       --batch (submit, wait, take in; half the price)  --profiles=FILE (item profiles made elsewhere)
 """
