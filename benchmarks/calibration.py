@@ -165,6 +165,7 @@ def main() -> None:
         for each in (*shares[null, seeds, test], together(shares[null, seeds, test]))
     ]
     worst = max(100 * each["share"] for key, parts in shares.items() if key[2] == "users and seeds" for each in parts)
+    options.keep = ""  # a folder of this machine
     header = ["null", "seeds", "test", "trainings of", "p < .05 in %", "error"]
     report("calibration", options, rows, header, facts, worst, unit=" % at most")
 
