@@ -1,18 +1,25 @@
-"""How often equal methods are found to differ: trainings of one model that differ by the seed alone, split in two.
+"""How often equal methods are found to differ: trainings that differ by the seed alone, split at random in two.
 
     python -m benchmarks.calibration --models=BPR:10,GRU4Rec:2,SASRec:2 --trainings=60
 
-The number after a model's name is that of its epochs. The trainings of a model are split at random into two "methods"
-of one, three and five seeds. Both are the same method, so that at 5 % a test should find a difference in 5 % of the
-splits. Shares are shown for the test of the tables (users and seeds), for the paired t test over users alone, and, with
-one seed, for trainings whose values were swapped at random within each user: there neither training is the better one.
-The error is the delete-one jackknife's over trainings.
+The number after a model's name is that of its epochs. Two nulls are tested, with one, three and five seeds a side, each
+of which a test at 5 % should reject in 5 % of the splits:
+
+- one model: its trainings are split into two "methods", which are the same method;
+- two models: trainings of each, with the mean over all its trainings taken off, so that both have the same mean. Users
+  are drawn anew for each split. The two differ in their spread over seeds and in which users they suit.
+
+Shares are shown for the test of the tables (users and seeds), for the paired t test over users alone, and, with one
+seed, for trainings whose values were swapped at random within each user: there neither training is the better one. The
+error is the delete-one jackknife's over trainings.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -61,37 +68,56 @@ def p_values(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     return found[0], found[1]
 
 
-def share(found: np.ndarray, members: np.ndarray, trained: int) -> dict[str, float]:
+def share(found: Sequence[float], members: np.ndarray, trained: int) -> dict[str, float]:
     """Share of ``found`` below the level, with its error.
 
     Args:
         found: ``(splits,)`` values of p.
-        members: ``(splits, k)`` trainings in each split.
+        members: ``(splits, k)`` numbers of the trainings in each split.
         trained: number of trainings.
     """
-    below = found < LEVEL
+    below = np.array(found) < LEVEL
     without = [below[~(members == one).any(axis=1)].mean() for one in range(trained)]
     error = np.sqrt((trained - 1) / trained * np.square(np.array(without) - below.mean()).sum())
     return {"share": float(below.mean()), "error": float(error)}
 
 
-def calibrate(values: np.ndarray, splits: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Shares for each number of seeds and each test; see the module's docstring."""
-    generator = np.random.default_rng(seed)
-    found: list[dict[str, Any]] = []
-    for seeds in SEEDS:
-        members = np.stack([generator.permutation(len(values))[: 2 * seeds] for _ in range(splits)])
-        p = np.array([p_values(values[chosen[:seeds]], values[chosen[seeds:]]) for chosen in members])
-        tests = {"users and seeds": p[:, 0], "users alone": p[:, 1]} if seeds > 1 else {"users alone": p[:, 1]}
-        if seeds == 1:
-            swapped = generator.random((splits, values.shape[1])) < 0.5
-            pairs = (
-                (np.where(swap, a, b)[None], np.where(swap, b, a)[None])
-                for swap, (a, b) in zip(swapped, values[members], strict=True)
-            )
-            tests["users alone, values swapped"] = np.array([p_values(a, b)[1] for a, b in pairs])
-        found += [{"seeds": seeds, "test": name, **share(each, members, len(values))} for name, each in tests.items()]
-    return found
+def one_model(values: np.ndarray, seeds: int, splits: int, generator: np.random.Generator) -> dict[str, Any]:
+    """Shares where both sides are trainings of one model; ``values`` are ``(trainings, users)``."""
+    members = np.stack([generator.permutation(len(values))[: 2 * seeds] for _ in range(splits)])
+    p = np.array([p_values(values[chosen[:seeds]], values[chosen[seeds:]]) for chosen in members])
+    tests = {"users and seeds": p[:, 0], "users alone": p[:, 1]}
+    if seeds == 1:
+        del tests["users and seeds"]  # the same
+        swapped = generator.random((splits, values.shape[1])) < 0.5
+        pairs = zip(swapped, values[members], strict=True)
+        tests["users alone, values swapped"] = np.array(
+            [p_values(np.where(swap, a, b)[None], np.where(swap, b, a)[None])[1] for swap, (a, b) in pairs]
+        )
+    return {name: share(found, members, len(values)) for name, found in tests.items()}
+
+
+def two_models(
+    first: np.ndarray, second: np.ndarray, seeds: int, splits: int, generator: np.random.Generator
+) -> dict[str, Any]:
+    """Shares where the sides are trainings of two models of the same mean."""
+    first, second = first - first.mean(), second - second.mean()
+    p, members = [], []
+    for _ in range(splits):
+        users = generator.integers(first.shape[1], size=first.shape[1])
+        a, b = (generator.permutation(len(values))[:seeds] for values in (first, second))
+        p.append(p_values(first[a][:, users], second[b][:, users]))
+        members.append([*a, *(b + len(first))])
+    names = ("users and seeds", "users alone")
+    found = zip(names, zip(*p, strict=True), strict=True)
+    shares = {name: share(each, np.array(members), len(first) + len(second)) for name, each in found}
+    return {"users alone": shares["users alone"]} if seeds == 1 else shares
+
+
+def together(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of some shares, with its error as if they were independent."""
+    error = float(np.sqrt(sum(part["error"] ** 2 for part in parts))) / len(parts)
+    return {"share": float(np.mean([part["share"] for part in parts])), "error": error}
 
 
 def main() -> None:
@@ -102,31 +128,46 @@ def main() -> None:
     )  # fmt: skip
     if options.trainings <= 2 * max(SEEDS):
         raise UserError(f"--trainings={options.trainings}: give more than {2 * max(SEEDS)}.")
-    facts: list[dict[str, Any]] = []
+    values: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as aside:
         for named in options.models.split(","):
             model, _, epochs = named.partition(":")
-            values = trainings(model, int(epochs or 1), options, str(Path(options.keep or aside)))
-            means = values.mean(axis=1)
-            found = calibrate(values, options.splits)
-            facts.append(
-                {"model": named, "trainings": len(values), "users": values.shape[1], "mean": float(means.mean()),
-                 "deviation": float(means.std(ddof=1)), "shares": found}
-            )  # fmt: skip
-    together = []
-    for number, first in enumerate(facts[0]["shares"]):
-        parts = [each["shares"][number] for each in facts]
-        shared = {name: first[name] for name in ("seeds", "test")}
-        error = float(np.sqrt(sum(part["error"] ** 2 for part in parts))) / len(parts)
-        together.append({**shared, "share": float(np.mean([part["share"] for part in parts])), "error": error})
+            values[model] = trainings(model, int(epochs or 1), options, str(Path(options.keep or aside)))
+    generator = np.random.default_rng(0)
+    shares: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for seeds in SEEDS:
+        found = [
+            *(("one model", [name], one_model(own, seeds, options.splits, generator)) for name, own in values.items()),
+            *(
+                ("two models", list(pair), two_models(*(values[n] for n in pair), seeds, options.splits, generator))
+                for pair in combinations(values, 2)
+            ),
+        ]
+        for null, names, tests in found:
+            for test, each in tests.items():
+                shares.setdefault((null, seeds, test), []).append({"models": names, **each})
+    order = sorted(shares, key=lambda key: (key[0], key[1]))
+    facts = {
+        "models": [
+            {"model": name, "trainings": len(own), "users": own.shape[1], "mean": float(own.mean()),
+             "deviation_over_seeds": float(own.mean(axis=1).std(ddof=1))}
+            for name, own in values.items()
+        ],
+        "shares": [
+            {"null": null, "seeds": seeds, "test": test, **together(shares[null, seeds, test]),
+             "parts": shares[null, seeds, test]}
+            for null, seeds, test in order
+        ],
+    }  # fmt: skip
     rows = [
-        [name, each["seeds"], each["test"], 100 * each["share"], 100 * each["error"]]
-        for name, shares in [*((f["model"], f["shares"]) for f in facts), ("all", together)]
-        for each in shares
+        [null, seeds, test, " and ".join(each.get("models", ["all"])), 100 * each["share"], 100 * each["error"]]
+        for null, seeds, test in order
+        for each in (*shares[null, seeds, test], together(shares[null, seeds, test]))
     ]
-    worst = max(100 * each["share"] for each in together if each["test"] == "users and seeds")
-    header = ["trainings of", "seeds each", "test", "p < .05 in %", "error"]
-    report("calibration", options, rows, header, {"models": facts, "together": together}, worst, unit=" % at most")
+    worst = max(100 * each["share"] for key, parts in shares.items() if key[2] == "users and seeds" for each in parts)
+    options.keep = ""  # a folder of this machine
+    header = ["null", "seeds", "test", "trainings of", "p < .05 in %", "error"]
+    report("calibration", options, rows, header, facts, worst, unit=" % at most")
 
 
 if __name__ == "__main__":

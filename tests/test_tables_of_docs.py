@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -50,6 +51,21 @@ QUOTED = quoted()
 
 def test_tables_are_quoted() -> None:
     assert QUOTED
+
+
+def test_the_calibration_table_is_that_of_its_measurement() -> None:
+    measured = json.loads((ROOT / "benchmarks/results/calibration-ml-100k-cpu.json").read_text(encoding="utf-8"))
+    found = {
+        (each["null"], each["seeds"], each["test"]): f"{100 * each['share']:.1f} ± {100 * each['error']:.1f} %"
+        for each in measured["results"]["shares"]
+    }
+    text = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    _, *rows = tables(text[text.index("### Calibration") :])[0]
+    assert len(rows) == 7
+    for null, seeds, both, users in rows:
+        null, _, how = null.partition(", ")
+        test = f"users alone, {how}" if how else "users alone"
+        assert (both, users) == (found.get((null, int(seeds), "users and seeds"), ""), found[null, int(seeds), test])
 
 
 @pytest.mark.parametrize(("file", "command", "table"), QUOTED, ids=[f"{f}: {c}" for f, c, _ in QUOTED])

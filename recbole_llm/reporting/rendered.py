@@ -155,7 +155,7 @@ _PAGE = """<!DOCTYPE html>
 <title>Results</title>
 <style>
 :root { color-scheme: light dark; }
-body { margin: 1.5rem auto; max-width: 80rem; padding: 0 1rem; font: 15px/1.5 system-ui, sans-serif; }
+body { margin: 1.5rem; font: 15px/1.5 system-ui, sans-serif; }
 section { overflow-x: auto; margin-bottom: 1.5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .5rem 0; }

@@ -180,8 +180,11 @@ def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
 
 
 def mark(table: ResultsTable, found: Comparison) -> str:
-    """The sign of what holds; in brackets where it is said of single trainings, not of their methods."""
-    sign = {BETTER: "↑", WORSE: "↓", NONE: "≈"}.get(table.verdict(found), "")
+    """The signs of what holds; in brackets where it is said of single trainings, not of their methods.
+
+    A difference may hold and be smaller than the margin.
+    """
+    sign = {BETTER: "↑", WORSE: "↓"}.get(table.verdict(found), "") + ("≈" if found.none else "")
     return f"({sign})" if sign and found.one_training else sign
 
 
@@ -209,9 +212,10 @@ def _plural(word: str, row: Row) -> str:
 def _tests(table: ResultsTable) -> list[str]:
     """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
     family, metric = table.families[table.primary], metric_title(table.primary)
+    several = any(len(row.runs) > 1 for row in table.finished)
+    sample = "users and seeds are samples (quasi-F test, Satterthwaite)" if several else "users are the sample (t test)"
     found = [
-        f"95 % intervals and p on {metric}: users and seeds are samples (quasi-F test, Satterthwaite); "
-        f"p after {CORRECTIONS[family.correction]} over {_family(table)}"
+        f"95 % intervals and p on {metric}: {sample}; p after {CORRECTIONS[family.correction]} over {_family(table)}"
     ]
     if table.against:
         found.append(f"↑ better, ↓ worse than {table.reference} at {LEVEL:.0%}; d: Cohen's d over users")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.page import write_report
 from tests.reporting.records import record_of, store_run
@@ -71,6 +72,24 @@ def test_numbers_intervals_and_tests_are_on_the_page(store: ResultStore) -> None
     assert gain["label"] == "Pop"
     assert gain["verdict"] == "worse"
     assert gain["low"] < gain["difference"] < gain["high"] < 0
+
+
+def test_what_one_seed_says_is_marked_as_such(store: ResultStore) -> None:
+    store_run(store, "NARM", 9.0)
+    page = own_part(page_of(store, baseline="Pop", margin=0.9))
+    assert '<span class="better" title="holds: better, for these trainings">(↑≈)</span>' in page
+    assert '<span class="better" title="holds: better">↑≈</span>' in page
+    gains = {gain["label"]: gain for gain in charts(page)["gains"]}
+    assert (gains["NARM"]["mark"], gains["SASRec"]["mark"]) == ("(↑≈)", "↑≈")
+
+
+def test_the_page_has_columns_for_what_tells_rows_apart(store: ResultStore) -> None:
+    features = SemanticFacts(llm="openai", llm_model="g")
+    store_run(store, "LLMDMsRec", 0.7, semantics="llm", features=features)
+    page = own_part(page_of(store))
+    assert '<th><button type="button">semantics</button></th>' in page
+    assert "<td>g</td>" in page
+    assert "† still improving when training ended" in page
 
 
 def test_the_curve_over_cut_offs_holds_the_records_metrics(store: ResultStore) -> None:

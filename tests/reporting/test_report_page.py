@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium"),
 ]
 SKILLS = {"Pop": 0.0, "SASRec": 1.0, "BPR": 0.4, '<img src=x onerror="document.title=1">': 0.7}
-MODELS = "[...document.querySelectorAll('table.main tbody tr')].map(row => row.cells[0].textContent)"
+MODELS = "[...document.querySelectorAll('table.main tbody tr')].map(row => row.cells[0].textContent.replace(' †', ''))"
 
 
 @pytest.fixture(scope="module")
