@@ -71,8 +71,8 @@ def check(verb: str, options: argparse.Namespace, rest: Sequence[str]) -> None:
 
         check_executor(options.executor, options.workers, options.ray_address, options.gpus)
     if verb == "tune":
+        from recbole_llm.tuning.budget import Budget
         from recbole_llm.tuning.search import spaces_of
-        from recbole_llm.tuning.study import Budget
 
         Budget.given(options.trials, options.trial_epochs, options.trial_minutes, options.pruner)
         spaces_of(list({run.settings.method.name: run for run in runs}.values()), options.space)

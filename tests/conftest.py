@@ -27,7 +27,7 @@ settings.load_profile("tests")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--model``: what the contract tests are held against instead of the registry."""
-    parser.addoption("--model", help="names for tests/models/test_contracts.py, package.module:Class among them")
+    parser.addoption("--model", help="names for tests/methods/test_contracts.py, package.module:Class among them")
 
 
 @pytest.fixture(scope="session")

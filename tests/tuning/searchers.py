@@ -7,9 +7,10 @@ from pathlib import Path
 
 from recbole_llm.execution.base import Job, JobResult
 from recbole_llm.experiments.run import Run
+from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.space import read_space
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import Budget, Study
+from recbole_llm.tuning.study import Study
 from recbole_llm.tuning.trial import Trained
 from tests.execution import chores
 from tests.helpers import make_run

@@ -14,11 +14,12 @@ from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
+from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.report import write_search_report
 from recbole_llm.tuning.search import summary, tune
 from recbole_llm.tuning.space import space_of
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import Budget, Study
+from recbole_llm.tuning.study import Study
 from tests.helpers import make_run
 from tests.processes import start_command
 

@@ -11,8 +11,10 @@ import pytest
 from optuna.trial import TrialState
 
 from recbole_llm.errors import UserError
+from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.liveness import is_lost
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import MAX_LOSSES, Budget, Study, is_lost
+from recbole_llm.tuning.study import MAX_LOSSES, Study
 from tests.helpers import make_run
 from tests.processes import start, wait_for
 from tests.tuning.searchers import hang, result, score_of, study_of, take_part, take_part_and_count
@@ -280,7 +282,7 @@ def test_a_trial_that_was_taken_and_not_signed_is_tried_again_after_the_grace(
     study = study_of("results/s.log", 1)  # a journal has no heartbeat
     study._study.ask(study._distributions)
     assert study.next() is None
-    monkeypatch.setattr("recbole_llm.tuning.study.GRACE_SECONDS", -1.0)
+    monkeypatch.setattr("recbole_llm.tuning.liveness.GRACE_SECONDS", -1.0)
     assert begun(study).number == 0
 
 

@@ -1,0 +1,57 @@
+"""What each model of a search gets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import optuna
+
+from recbole_llm.errors import UserError, did_you_mean
+
+PRUNERS = ("median", "hyperband", "none")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each model of a search gets: the same for all.
+
+    Attributes:
+        trials: how many; the defaults are the first.
+        epochs: of a trial at most; ``None`` leaves the models' settings.
+        seconds: of a trial's training and validation; it ends with the epoch in which they are over.
+        pruner: ``median``, ``hyperband`` or ``none``.
+    """
+
+    trials: int
+    epochs: int | None = None
+    seconds: float | None = None
+    pruner: str = "median"
+
+    @classmethod
+    def given(cls, trials: int, epochs: int | None, minutes: float | None, pruner: str) -> Budget:
+        """The budget of what the command line has, where time is in minutes."""
+        return cls(trials, epochs, None if minutes is None else 60 * minutes, pruner)
+
+    @property
+    def minutes(self) -> float | None:
+        """``seconds`` as they are given on the command line."""
+        return None if self.seconds is None else self.seconds / 60
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise UserError(f"--trials={self.trials}: give 1 or more.")
+        if self.pruner not in PRUNERS:
+            raise UserError(f"--pruner={self.pruner}: use {', '.join(PRUNERS)}.{did_you_mean(self.pruner, PRUNERS)}")
+        # Neither nan nor inf limits anything, and JSON, which records are, has none of them.
+        no_time = self.seconds is not None and not 0 < self.seconds < math.inf
+        if no_time or (self.epochs is not None and self.epochs < 1):
+            raise UserError("--trial_epochs and --trial_minutes are positive and finite.")
+
+    def optuna_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
+        """Optuna's, for trials of at most so many epochs."""
+        if self.pruner == "none":
+            return optuna.pruners.NopPruner()
+        if self.pruner == "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # a first epoch says little
+        return optuna.pruners.HyperbandPruner(min_resource=1, max_resource=epochs, reduction_factor=3)
