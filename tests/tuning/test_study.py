@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +228,19 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path, sto
     assert is_lost(running)
     assert take_part(parts) == 11
     assert values(parts) == values(whole)
+
+
+def test_a_process_takes_no_trial_while_another_one_is_at_it(tiny: Path) -> None:
+    """Between taking a trial that was lost before and signing it, it would be taken for lost once more."""
+    first, second = study_of("results/s.sqlite3", 2), study_of("results/s.sqlite3", 2)
+    taken: list[int] = []
+    thread = threading.Thread(target=lambda: taken.append(begun(second).number))
+    with first._alone():
+        thread.start()
+        thread.join(0.5)
+        assert taken == []
+    thread.join()
+    assert taken == [0]
 
 
 def lose(study: Study, trial: optuna.Trial) -> None:
