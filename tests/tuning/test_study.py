@@ -276,6 +276,18 @@ def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     assert study.ended()[0].value == 0.3
 
 
+def test_a_silent_trial_that_another_machine_has_just_taken_is_not_taken_again(tiny: Path) -> None:
+    """That machine has not beaten yet, and its lock is not this one's."""
+    study = study_of("results/s.sqlite3", 1)
+    elsewhere = {"host": "elsewhere", "pid": 1, "started": "1"}
+    begun(study).set_user_attr("owner", elsewhere)
+    study.running.clear()
+    age_heartbeats()
+    study._recover()
+    study._study.ask(study._distributions).set_user_attr("owner", elsewhere)
+    assert study.next() is None
+
+
 def test_a_trial_that_ends_while_it_waits_to_be_tried_again_is_tried_again(tiny: Path) -> None:
     lost = study_of("results/s.sqlite3", 1)
     trial = begun(lost)
