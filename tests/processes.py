@@ -21,7 +21,8 @@ from recbole_llm.execution.processes import WARM, as_if_alone
 LOADED = [
     *("recbole_llm.cli", "recbole_llm.commands", "recbole_llm.experiments.launch", "recbole_llm.experiments.doctor"),
     *("recbole_llm.reporting.tables", "recbole_llm.tuning.search", "recbole_llm.tuning.report"),
-    *("recbole_llm.features.builder", "recbole_llm.execution.worker", WARM, "tests.helpers", "tests.processes"),
+    *("recbole_llm.features.builder", "recbole_llm.execution.worker", "tests.helpers", "tests.processes"),
+    WARM,
 ]
 ROOT = Path(__file__).resolve().parents[1]
 
