@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo flagship test test-browser lint clean
+.PHONY: demo flagship test test-landing test-browser lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -23,7 +23,11 @@ flagship: $(READY)
 
 # A process for each core, each with one thread. ARGS=-n0 runs all tests in one.
 test: $(READY)
-	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=worksteal $(ARGS)
+
+# What needs proving once before anything lands: the wheel, and the contracts of models on ml-100k.
+test-landing: $(READY)
+	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=worksteal -m landing $(ARGS)
 
 # Checks the report in a real browser: Debian's chromium, installed here where that can be done.
 test-browser: $(READY)

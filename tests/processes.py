@@ -16,12 +16,13 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import IO, Any
 
-from recbole_llm.execution.processes import as_if_alone
+from recbole_llm.execution.processes import WARM, as_if_alone
 
 LOADED = [
     *("recbole_llm.cli", "recbole_llm.api", "recbole_llm.experiments.launch", "recbole_llm.experiments.doctor"),
     *("recbole_llm.reporting.tables", "recbole_llm.tuning.search", "recbole_llm.tuning.report"),
     *("recbole_llm.features.builder", "recbole_llm.execution.worker", "tests.helpers", "tests.processes"),
+    WARM,
 ]
 ROOT = Path(__file__).resolve().parents[1]
 

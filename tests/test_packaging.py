@@ -14,6 +14,7 @@ import pytest
 import recbole_llm
 from recbole_llm.utils.yaml import property_names
 
+pytestmark = pytest.mark.landing
 ROOT = Path(__file__).parents[1]
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "recbole_llm", "properties")
 

@@ -26,6 +26,7 @@ from recbole_llm.execution.worker import Answer, Setup, result_of, serve
 from recbole_llm.utils.environment import available_cores
 
 RETRIES = 1  # a job whose worker died is tried again so many times
+WARM = "recbole_llm.execution.warm"
 STOP_SECONDS = 5.0  # a worker that has answered ends within these, or is killed
 
 
@@ -145,7 +146,7 @@ class ProcessExecutor:
         setup = Setup.here(self._threads, f"[{slot + 1}] ", self.environment(slot))
         context: Any = multiprocessing.get_context("forkserver" if self._forks else "spawn")
         if self._forks:  # heard by a server that is still to start
-            context.set_forkserver_preload([serve.__module__, job.function.__module__])
+            context.set_forkserver_preload([serve.__module__, job.function.__module__, WARM])
         ours, theirs = context.Pipe(duplex=False)
         with theirs, Connection(os.dup(2), readable=False) as stderr:
             process = context.Process(target=serve, args=(setup, payload, theirs, stderr), name=job.title)

@@ -24,12 +24,12 @@ from recbole_llm.utils.files import whole_file
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:
-    """Run one in a worker that shares the driver's folders."""
+    """Make the record of a run in a worker that shares the driver's folders."""
     return Runner(ResultStore(results), force=force, asks_again=False).run(run)
 
 
 def run_job_away(run: Run, payload: Payload) -> dict[str, bytes]:
-    """Run one where the driver's files may be missing; gives the files of its record."""
+    """Make the record of a run where the driver's files may be missing; gives the record's files."""
     with payload.unpacked(run) as (run, results):
         store = ResultStore(results)
         return store.pack(Runner(store, force=True, asks_again=False).run(run))

@@ -1,4 +1,4 @@
-"""What a search may spend on each model."""
+"""What each model of a search gets."""
 
 from __future__ import annotations
 

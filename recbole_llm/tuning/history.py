@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
 from recbole_llm.errors import UserError
@@ -22,6 +25,8 @@ from recbole_llm.utils.files import whole_file
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
+ATTRIBUTES = ("epochs", "best_epoch", "seconds", "same_as", "error")  # of Optuna's trials
+TAKEN_IN_AS = "taken_in_as"
 
 
 class Header(BaseModel):
@@ -77,9 +82,43 @@ class Ended(BaseModel):
             raise ValueError("a trial that failed says why")
         return self
 
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> Self:
+        """A trial of a study that has ended."""
+        known = {name: trial.user_attrs.get(name) for name in ATTRIBUTES}
+        return cls(
+            number=trial.number,
+            state=trial.state.name,
+            value=trial.value,
+            params=trial.params,
+            curve=trial.intermediate_values,
+            **known,
+        )
+
+    def frozen(self, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+        """The trial as a study takes it in.
+
+        Raises:
+            ValueError: its parameters are not of these distributions.
+        """
+        known = {name: getattr(self, name) for name in ATTRIBUTES} | {TAKEN_IN_AS: self.number}
+        return optuna.create_trial(
+            state=TrialState[self.state],
+            value=self.value,
+            params=self.params,
+            distributions={**distributions},
+            intermediate_values={**self.curve},
+            user_attrs={name: value for name, value in known.items() if value is not None},
+        )
+
     def told(self) -> dict[str, Any]:
         """What is known, as plain values."""
         return {name: value for name, value in self.model_dump().items() if value is not None and value != {}}
+
+
+def is_elsewhere(trial: FrozenTrial) -> bool:
+    """Whether a trial was taken in under another number than its own, since two machines read its history at once."""
+    return bool(trial.user_attrs.get(TAKEN_IN_AS, trial.number) != trial.number)
 
 
 def write_history(path: Path, header: Header, trials: Sequence[Ended]) -> None:

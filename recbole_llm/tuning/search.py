@@ -22,9 +22,10 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.liveness import Heartbeat
 from recbole_llm.tuning.space import Space
 from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address
-from recbole_llm.tuning.study import Heartbeat, Study
+from recbole_llm.tuning.study import Study
 from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
@@ -105,7 +106,7 @@ def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage
     lost = _make_features([study for study in studies if not study.is_done], runner)
     studies = [study for study in studies if study.name not in lost]
     with ExitStack() as stack:
-        stack.enter_context(Heartbeat(studies))
+        stack.enter_context(Heartbeat([study.beat for study in studies]))
         if executor.shares_files:
             job_of = _job_here
         else:

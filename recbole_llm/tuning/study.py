@@ -11,12 +11,8 @@ import hashlib
 import json
 import logging
 import math
-import os
 import shutil
-import socket
-import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -31,10 +27,11 @@ from recbole_llm.execution.base import JobResult
 from recbole_llm.experiments.run import Run
 from recbole_llm.settings.layers import Settings, layer_settings
 from recbole_llm.tuning.budget import Budget
-from recbole_llm.tuning.history import Ended, Header, read_history, write_history
+from recbole_llm.tuning.history import Ended, Header, is_elsewhere, read_history, write_history
+from recbole_llm.tuning.liveness import is_lost, owner
 from recbole_llm.tuning.sampler import TrialSampler
 from recbole_llm.tuning.space import Space, space_json
-from recbole_llm.tuning.storage import GRACE_SECONDS, HEARTBEAT_SECONDS, Storage
+from recbole_llm.tuning.storage import Storage
 from recbole_llm.tuning.trial import Reporter, Trained
 from recbole_llm.utils.files import one_process_at_a_time
 
@@ -42,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED = "paper"  # the preset whose settings are tried after the defaults
 MAX_LOSSES = 5  # of a trial, after which it has failed
-TOLD = ("epochs", "best_epoch", "seconds", "same_as", "error")  # attributes of a trial that its history has
+WAITING = optuna.create_trial(state=TrialState.WAITING)  # in the place of a trial that a history lacks
 
 
 class Study:
@@ -129,7 +126,7 @@ class Study:
             self._recover()
             while self._is_open():
                 trial = self._study.ask(self._distributions)
-                trial.set_user_attr("owner", _owner())
+                trial.set_user_attr("owner", owner())
                 if all(other.number != trial.number for other in self.budgeted()):
                     self._put_back(trial)  # another machine has taken the last one meanwhile
                 elif not self._is_known(trial):
@@ -281,7 +278,7 @@ class Study:
     def export(self) -> None:
         """Write the history: all trials that have ended, those beyond the budget included."""
         with self._alone():
-            ended = [_as_text(trial) for trial in self.all_trials() if trial.state.is_finished()]
+            ended = [Ended.of(trial) for trial in self.all_trials() if trial.state.is_finished()]
             write_history(self.history, self._header(), ended)
 
     def _take_in(self) -> None:
@@ -289,22 +286,14 @@ class Study:
         known = len(self._study.get_trials(deepcopy=False))
         told = read_history(self.history, self._header())
         for number in range(known, max(told, default=-1) + 1):
-            self._study.add_trial(self._as_trial(told[number]) if number in told else _waiting())
+            self._study.add_trial(self._frozen(told[number]) if number in told else WAITING)
 
-    def _as_trial(self, told: Ended) -> FrozenTrial:
-        attributes = {name: getattr(told, name) for name in TOLD} | {"taken_in_as": told.number}
+    def _frozen(self, trial: Ended) -> FrozenTrial:
         try:
-            return optuna.create_trial(
-                state=TrialState[told.state],
-                value=told.value,
-                params=told.params,
-                distributions=self._distributions,
-                intermediate_values=told.curve,
-                user_attrs={name: value for name, value in attributes.items() if value is not None},
-            )
-        except (ValueError, KeyError) as error:
-            logger.warning("%s, trial %d does not fit and is run again: %s", self.history, told.number, error)
-            return _waiting()
+            return trial.frozen(self._distributions)
+        except ValueError as error:
+            logger.warning("%s, trial %d does not fit and is run again: %s", self.history, trial.number, error)
+            return WAITING
 
 
 def _counts(trial: FrozenTrial) -> bool:
@@ -314,23 +303,7 @@ def _counts(trial: FrozenTrial) -> bool:
     another number), and a trial of a history that got another number, since two machines read it at once.
     """
     failed = trial.state == TrialState.FAIL and "error" not in trial.user_attrs
-    return not failed and trial.user_attrs.get("taken_in_as", trial.number) == trial.number
-
-
-def _waiting() -> FrozenTrial:
-    return optuna.create_trial(state=TrialState.WAITING)
-
-
-def _as_text(trial: FrozenTrial) -> Ended:
-    told = {name: trial.user_attrs.get(name) for name in TOLD}
-    return Ended(
-        number=trial.number,
-        state=trial.state.name,
-        value=trial.value,
-        params=trial.params,
-        curve=trial.intermediate_values,
-        **told,
-    )
+    return not failed and not is_elsewhere(trial)
 
 
 def starts(run: Run, space: Space) -> list[dict[str, Any]]:
@@ -364,59 +337,3 @@ def with_own(settings: Settings, own: Mapping[str, Any], **changes: Any) -> Sett
     return layer_settings(
         settings.method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )
-
-
-# ---- processes -------------------------------------------------------------------------------------
-
-
-def _owner() -> dict[str, Any]:
-    """This process, so that others on this machine can see whether it is alive."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
-
-
-def _process_start(pid: int) -> str | None:
-    """When a process began, in clock ticks since the machine did; ``None`` where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
-    except OSError:
-        pass
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # it is there and somebody else's
-    return "unknown" if not Path("/proc/self").exists() else None
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a running trial's process is known to be gone."""
-    owner = trial.user_attrs.get("owner")
-    if owner is None:  # killed between taking the trial and signing it
-        began = trial.datetime_start
-        return began is not None and time.time() - began.timestamp() > GRACE_SECONDS
-    return owner["host"] == socket.gethostname() and _process_start(owner["pid"]) != owner["started"]
-
-
-class Heartbeat(threading.Thread):
-    """Beats for all studies of this process while a block runs."""
-
-    def __init__(self, studies: Sequence[Study]) -> None:
-        super().__init__(daemon=True)
-        self._studies, self._stop_asked = studies, threading.Event()
-
-    def run(self) -> None:
-        """Beat until the block ends."""
-        while not self._stop_asked.wait(HEARTBEAT_SECONDS):
-            for study in self._studies:
-                try:
-                    study.beat()
-                except Exception as error:  # a database that is away for a moment
-                    logger.warning("no heartbeat for %s: %s", study.name, type(error).__name__)
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self._stop_asked.set()
-        self.join()

@@ -186,15 +186,16 @@ def test_a_module_that_workers_lack_is_an_error(pool: ProcessExecutor, monkeypat
     assert reason == "a worker cannot read its job: ModuleNotFoundError: No module named 'no_such_module'"
 
 
-@pytest.mark.parametrize("gpus", [[], ["0"]], ids=["forked", "spawned"])
-def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str]) -> None:
+@pytest.mark.parametrize(("gpus", "is_loaded"), [([], True), (["0"], False)], ids=["forked", "spawned"])
+def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str], is_loaded: bool) -> None:
     """multiprocessing would have every worker import the script, which would start its jobs again."""
     script = f"""
         from recbole_llm.execution.base import Job, each_result
         from recbole_llm.execution.processes import ProcessExecutor
+        from tests.execution import chores
         print("the script")
         executor = ProcessExecutor(1, gpus={gpus})
-        print([result.value for result in each_result(executor, [Job("", abs, (-3,))])])
+        print([result.value for result in each_result(executor, [Job("", chores.loaded, ("torch.optim",))])])
         executor.close()
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
@@ -202,7 +203,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str]) -> 
         [sys.executable, "script.py"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert (found.stdout, found.returncode) == ("the script\n[3]\n", 0), found.stderr
+    assert (found.stdout, found.returncode) == (f"the script\n[[{is_loaded}]]\n", 0), found.stderr
 
 
 def is_alive(process: int) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +28,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.training.ranking import rank_cases
 from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import StopAt, make_run, runner, write_tiny
+from tests.processes import start
 
 # ---- the key ------------------------------------------------------------------------------------
 
@@ -167,23 +166,21 @@ def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: py
     assert make_run("LLMDMsRec").key != before["LLMDMsRec"]
 
 
+def print_key(model: str) -> None:
+    sys.stdout.write(make_run(model).key)
+
+
 def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
     """Asked for by a process each, as while a model is worked at."""
     folder = tiny.parents[1] / "own_code"
     folder.mkdir()
-    show = "from tests.helpers import make_run; print(make_run('own_code.model:Mine').key)"
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), "."])
 
     def key(file: str, text: str) -> str:
         (folder / file).write_text(text)
-        return subprocess.run(
-            [sys.executable, "-c", show],
-            cwd=folder.parent,
-            env={**os.environ, "PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        process = start(print_key, "own_code.model:Mine")
+        found, messages = process.communicate()
+        assert process.returncode == 0, messages
+        return found
 
     base = "from recbole.model.sequential_recommender import SRGNN\nclass Base(SRGNN):\n  pass\n"
     (folder / "base.py").write_text(base)

@@ -107,7 +107,7 @@ def test_a_trial_that_was_taken_in_under_another_number_does_not_count(tiny: Pat
     take_part(first)
     again = study_of("results/again.sqlite3", 3)
     for number, trial in read_history(again.history, again._header()).items():
-        again._study.add_trial(again._as_trial(trial))
+        again._study.add_trial(trial.frozen(again._distributions))
         assert trial.number == number
     assert [trial.number for trial in again._study.trials] == [0, 1, 2, 3, 4, 5]
     assert told(again) == told(first)

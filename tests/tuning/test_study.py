@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from optuna.trial import TrialState
 
 from recbole_llm.errors import UserError
 from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.liveness import is_lost
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import MAX_LOSSES, Study, is_lost
+from recbole_llm.tuning.study import MAX_LOSSES, Study
 from tests.helpers import make_run
 from tests.processes import start, wait_for
 from tests.tuning.searchers import hang, result, score_of, study_of, take_part, take_part_and_count
@@ -228,6 +230,19 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path, sto
     assert values(parts) == values(whole)
 
 
+def test_a_process_takes_no_trial_while_another_one_is_at_it(tiny: Path) -> None:
+    """Between taking a trial that was lost before and signing it, it would be taken for lost once more."""
+    first, second = study_of("results/s.sqlite3", 2), study_of("results/s.sqlite3", 2)
+    taken: list[int] = []
+    thread = threading.Thread(target=lambda: taken.append(begun(second).number))
+    with first._alone():
+        thread.start()
+        thread.join(0.5)
+        assert taken == []
+    thread.join()
+    assert taken == [0]
+
+
 def lose(study: Study, trial: optuna.Trial) -> None:
     """Let a trial be that of a process that is gone."""
     trial.set_user_attr("owner", trial.user_attrs["owner"] | {"started": "long ago"})
@@ -261,6 +276,18 @@ def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     assert study.ended()[0].value == 0.3
 
 
+def test_a_silent_trial_that_another_machine_has_just_taken_is_not_taken_again(tiny: Path) -> None:
+    """That machine has not beaten yet, and its lock is not this one's."""
+    study = study_of("results/s.sqlite3", 1)
+    elsewhere = {"host": "elsewhere", "pid": 1, "started": "1"}
+    begun(study).set_user_attr("owner", elsewhere)
+    study.running.clear()
+    age_heartbeats()
+    study._recover()
+    study._study.ask(study._distributions).set_user_attr("owner", elsewhere)
+    assert study.next() is None
+
+
 def test_a_trial_that_ends_while_it_waits_to_be_tried_again_is_tried_again(tiny: Path) -> None:
     lost = study_of("results/s.sqlite3", 1)
     trial = begun(lost)
@@ -281,7 +308,7 @@ def test_a_trial_that_was_taken_and_not_signed_is_tried_again_after_the_grace(
     study = study_of("results/s.log", 1)  # a journal has no heartbeat
     study._study.ask(study._distributions)
     assert study.next() is None
-    monkeypatch.setattr("recbole_llm.tuning.study.GRACE_SECONDS", -1.0)
+    monkeypatch.setattr("recbole_llm.tuning.liveness.GRACE_SECONDS", -1.0)
     assert begun(study).number == 0
 
 

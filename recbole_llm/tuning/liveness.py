@@ -1,0 +1,75 @@
+"""Which process runs a trial, and whether it is alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from recbole_llm.tuning.storage import GRACE_SECONDS, HEARTBEAT_SECONDS
+
+logger = logging.getLogger(__name__)
+
+
+def owner() -> dict[str, Any]:
+    """This process, so that others on this machine can see whether it is alive."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
+
+
+def _process_start(pid: int) -> str | None:
+    """When a process began, in clock ticks since the machine did; ``None`` where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it is there and somebody else's
+    return "unknown" if not Path("/proc/self").exists() else None
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a running trial's process is known to be gone."""
+    signed = trial.user_attrs.get("owner")
+    if signed is None:  # killed between taking the trial and signing it
+        began = trial.datetime_start
+        return began is not None and time.time() - began.timestamp() > GRACE_SECONDS
+    return signed["host"] == socket.gethostname() and _process_start(signed["pid"]) != signed["started"]
+
+
+class Heartbeat(threading.Thread):
+    """Says that the trials of this process are alive, while a block runs.
+
+    Args:
+        beats: what says so.
+    """
+
+    def __init__(self, beats: Sequence[Callable[[], None]]) -> None:
+        super().__init__(daemon=True)
+        self._beats, self._stop_asked = beats, threading.Event()
+
+    def run(self) -> None:
+        """Beat until the block ends."""
+        while not self._stop_asked.wait(HEARTBEAT_SECONDS):
+            for beat in self._beats:
+                try:
+                    beat()
+                except Exception as error:  # a database that is away for a moment
+                    logger.warning("a heartbeat failed: %s", type(error).__name__)
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop_asked.set()
+        self.join()
