@@ -160,7 +160,8 @@ def unusual_reading(values: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 def _facts(spec: ReadSpec, sessions: Any) -> dict[str, Any]:
     facts = asdict(spec) | {"value_intervals": dict(spec.value_intervals), "sessions": sessions or None}
-    del facts["extra"]
+    for name in ("extra", "separator"):  # they change no row
+        del facts[name]
     return facts
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
+from recbole_llm.data.times import why_incomparable
 from recbole_llm.errors import UserError
 
 
@@ -175,6 +176,20 @@ def read_user_ranks(path: Path) -> dict[str, float]:
         ) from error
 
 
+def check_times_compare(table: Interactions, options: Options) -> None:
+    """Raise where the times of the dataset say nothing about who was earlier.
+
+    Raises:
+        UserError: there are no times, or they do not compare between users.
+    """
+    where = f"--protocol={options['protocol']} orders users by time"
+    if table.time is None:
+        raise UserError(f"{where}, and this dataset is read without times: name their column with --TIME_FIELD.")
+    # After filters, and in windows, a count has gaps: what the whole file was like is a fact of its reading.
+    if len(table.user_tokens) > 2 and (why := why_incomparable(table.facts)):
+        raise UserError(f"{where}, but {why}. Use --protocol=loo, or real times.")
+
+
 def _by_end(table: Interactions, options: Options) -> np.ndarray:
     """Users (or sessions) in the order of their last interaction.
 
@@ -190,16 +205,8 @@ def _by_end(table: Interactions, options: Options) -> np.ndarray:
         if (rank < 0).any():
             raise UserError(f"the file of user orders lacks {int((rank < 0).sum())} users of this dataset.")
         return users[np.argsort(rank, kind="stable")]
-    if table.time is None:
-        raise UserError(f"--protocol={options['protocol']} orders sessions by time: load the time column (load_col).")
+    check_times_compare(table, options)
     last = np.asarray(table.time)[np.asarray(table.offsets)[users + 1] - 1]
-    # After filters, and in windows, the counting has gaps: what the whole file was like is then a fact of its reading.
-    ordinal = table.facts.get("times_count_within_users") or np.all(last == np.diff(table.offsets)[users])
-    if len(users) > 1 and ordinal:
-        raise UserError(
-            f"--protocol={options['protocol']} orders sessions by time, but the times of this dataset only count "
-            "within each user (1, 2, 3, ...). Use --protocol=loo, or real times."
-        )
     return users[np.lexsort((token_hashes(table.user_tokens[users]), last))]
 
 
@@ -377,7 +384,7 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
         UserError: the rule needs times that the dataset does not have, or leaves nothing.
     """
     if table.time is None:
-        raise UserError("sessions are cut by time: load the time column (load_col).")
+        raise UserError("sessions are cut by time: name the column of times with --TIME_FIELD.")
     user, time = np.asarray(table.user), np.asarray(table.time)
     new = np.ones(len(table), dtype=bool)
     new[1:] = user[1:] != user[:-1]
