@@ -142,6 +142,7 @@ class Record(BaseModel):
     commit: str | None = None
     created: str = ""
     notes: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="what a reader of the numbers must know")
 
     @model_validator(mode="before")
     @classmethod

@@ -46,7 +46,11 @@ class Run:
             files["profiles"] = file_sha256(Path(profiles))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
+        named = (self.settings.get("load_col") or {}).get("inter")
+        time = self.settings["TIME_FIELD"]
+        # Older versions took the order of the file where load_col did not name the times.
+        more = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **more, **(self.search or {}))
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:

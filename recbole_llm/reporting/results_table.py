@@ -262,7 +262,7 @@ def _results_table(
         done = [run for run in kept if run.status == "ok"]
         rows.append(Row(label, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
-    notes += _rarity(everything)
+    notes += _rarity(everything) + _warnings(rows)
     primary = _primary(everything or [run for row in rows for run in row.failed])
     table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
@@ -287,6 +287,16 @@ def _rarity(records: Sequence[Record]) -> list[str]:
         f"stand in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
         "which says nothing of a session"
     ]
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    """What the rows' records warn of, once where all of them do."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for text in dict.fromkeys(text for run in row.runs for text in run.warnings):
+            found.setdefault(text, []).append(row.label)
+    count = sum(bool(row.runs) for row in rows)
+    return [text if len(labels) == count else f"{', '.join(labels)}: {text}" for text, labels in found.items()]
 
 
 def _primary(records: Sequence[Record]) -> str:
