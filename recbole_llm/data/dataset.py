@@ -362,6 +362,9 @@ class BenchDatasetMixin(Dataset):
         split = self.split
         if not (split.valid.single_target and split.test.single_target and split.test.candidates is None):
             raise UserError("--engine=recbole knows one target a case and its own candidates; use --engine=fast here.")
+        repeated = any(len(np.unique(cases.user)) < len(cases) for cases in (split.valid, split.test))
+        if repeated and not isinstance(self, SequentialDataset):
+            raise UserError("--engine=recbole takes all targets of a user for one case; use --engine=fast here.")
         self._change_feat_format()
         parts = (split.train_rows, split.valid.target_rows, split.test.target_rows)
         if isinstance(self, SequentialDataset):

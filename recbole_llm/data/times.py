@@ -92,7 +92,7 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
     """Facts of times that do not compare between users; none where nothing speaks against it.
 
     Such times count within each user (from 0 or 1, in steps of ten, with gaps), are measured from each user's first
-    interaction, or are one for all.
+    interaction, or are one for all. Times of a clock may begin alike: users of a month who come every day do.
 
     Args:
         user: ``(n,)`` ids in canonical order: user by user.
@@ -104,6 +104,8 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
         return {}
     if time.min() == time.max():
         return {"one_time_for_all": 1}
+    if _of_a_clock(time):
+        return {}
     begins_alike, ends_alike = _most_common(time[first]), _most_common(time[last])
     steps = np.diff(time)[user[1:] == user[:-1]]
     rising = steps[steps > 0]
@@ -130,6 +132,13 @@ def _ends(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     new[1:] = user[1:] != user[:-1]
     first = np.flatnonzero(new)
     return first, np.append(first[1:], len(user))[: len(first)] - 1
+
+
+def _of_a_clock(time: np.ndarray) -> bool:
+    """Whether most numbers are times of 1985 to 2100 in some unit, or dates: no count comes so far."""
+    ranges = [(EARLIEST * unit, LATEST * unit) for unit in UNITS]
+    ranges += [(1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)) for digits in DATES]
+    return any(float(((time >= low) & (time < high)).mean()) >= MOST for low, high in ranges)
 
 
 def _most_common(values: np.ndarray) -> float:

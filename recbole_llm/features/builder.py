@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
-from recbole_llm.data.split import Split
+from recbole_llm.data.split import CUT_BY, Split
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite, Progress
@@ -103,6 +103,7 @@ def _identity(
         **_profiles_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
+        **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
         if endpoint
         else {"name": OFFLINE, "encoder": encoder.id},

@@ -21,7 +21,7 @@ Dropout = Share
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
-SPLITS = Literal["loo", "session", "user_split", "temporal", "published"]
+SPLITS = Literal["loo", "session", "user_split", "temporal", "gts", "published"]
 SEMANTICS = Literal["llm", "offline", "shuffled", "random", "none"]
 
 
@@ -62,6 +62,14 @@ class CoreSettings(SettingsModel):
     candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
     candidate_seed: int | None = setting("Seed that draws the candidates.")
     mask_history: bool = setting("Do not rank items that the user already has (a target is always ranked).")
+    valid_from: float | str | None = setting(
+        "Where validation begins (protocol gts): after a share of the interactions in the order of time, such as 0.8, "
+        "or at a date, such as 2014-03-01."
+    )
+    test_from: float | str | None = setting("Where the test begins (protocol gts): a share or a date.")
+    targets: Literal["last", "first", "random", "all"] | None = setting(
+        "Which interactions of a user after a cut are to be predicted (protocol gts); random: one, always the same."
+    )
     user_order: Literal["hash", "file"] = setting("Order in which users are divided (protocol user_split).")
     min_history: Whole = setting("Shortest history of a training example (protocol user_split).")
 

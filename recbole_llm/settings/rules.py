@@ -61,6 +61,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     _one_semantics(method, values)
     _check_engine(values)
     _check_source(values)
+    _check_split(values)
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
         values["candidate_seed"] = CANDIDATE_SEED
 
@@ -190,6 +191,20 @@ def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     owner = None if method.is_external else settings_class(method)
     return method.features if owner is None else owner.of(values).reads(method.features)
+
+
+# Settings that one way of splitting reads; under another they would be passed over.
+_OF_SPLIT = {"gts": ("valid_from", "test_from", "targets")}
+
+
+def _check_split(values: Mapping[str, Any]) -> None:
+    for split, keys in _OF_SPLIT.items():
+        for key in keys:
+            if values.get(key) is not None and values.get("split") != split:
+                protocol = values.get("protocol")
+                raise UserError(
+                    f"{key}={values[key]}: --protocol={protocol} does not read it; it is for split: {split}."
+                )
 
 
 def _check_source(values: Mapping[str, Any]) -> None:
