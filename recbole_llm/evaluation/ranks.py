@@ -24,6 +24,7 @@ from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
+ADDED = ("pool", "cold_user")  # arrays that older files lack
 Scorer = Callable[[LazyInteraction], torch.Tensor]
 
 
@@ -41,6 +42,7 @@ class Ranks:
         train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
         head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
         pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
+        cold_user: ``(m,)`` bool, the case's user has no training interaction; empty in files of older versions.
     """
 
     user: np.ndarray
@@ -52,6 +54,7 @@ class Ranks:
     train_count: np.ndarray
     head: np.ndarray
     pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    cold_user: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -72,7 +75,7 @@ class Ranks:
             with np.load(path, allow_pickle=False) as data:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
-                present = [name for name in cls.__dataclass_fields__ if name != "pool" or name in data]
+                present = [name for name in cls.__dataclass_fields__ if name not in ADDED or name in data]
                 return cls(**{name: data[name] for name in present})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
@@ -95,6 +98,7 @@ class Ranks:
             train_count=self.train_count[targets],
             head=self.head[targets],
             pool=self.pool[cases] if len(self.pool) else self.pool,
+            cold_user=self.cold_user[cases] if len(self.cold_user) else self.cold_user,
         )
 
 
@@ -113,6 +117,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         train_count=ranks.train_count[wanted],
         head=ranks.head[wanted],
         pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
+        cold_user=ranks.cold_user[cases] if len(ranks.cold_user) else ranks.cold_user,
     )
 
 
@@ -199,6 +204,8 @@ def rank_cases(
     model.eval()
     for chosen, batch in progress(loader):
         scores = score(batch)
+        if loader.silent is not None:
+            scores[torch.from_numpy(np.flatnonzero(loader.silent[chosen])).to(scores.device)] = 0.0
         targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
         owner = np.repeat(np.arange(len(chosen)), counts[chosen])
         higher[targets], tied[targets] = _rank_block(
@@ -218,6 +225,7 @@ def rank_cases(
         train_count=popularity[item],
         head=head[item],
         pool=pool,
+        cold_user=~np.isin(cases.user, np.asarray(table.dataset.table.user)[table.dataset.split.train_rows]),
     )
 
 

@@ -31,12 +31,14 @@ class Run:
         search: what the search had that found the settings (``trials``, ``trial_epochs``, ``trial_minutes``; what it
             did not limit is left out), ``None`` where none did.
         key: hash of all that can change the numbers, and of ``search``.
+        files: SHA-256 of every file that is read, by what it is.
     """
 
     settings: Settings
     location: DatasetLocation
     search: Mapping[str, Any] | None = None
     key: str = field(init=False)
+    files: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         files = {"inter": file_sha256(self.location.interactions)}
@@ -46,6 +48,7 @@ class Run:
             files["profiles"] = file_sha256(Path(profiles))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
+        self.files = files
         named = (self.settings.get("load_col") or {}).get("inter")
         time = self.settings["TIME_FIELD"]
         # Older versions took the order of the file where load_col did not name the times.

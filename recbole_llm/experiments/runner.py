@@ -17,6 +17,7 @@ from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
+from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings
 from recbole_llm.data.times import notices, warnings
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
@@ -29,7 +30,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import ensure_features
 from recbole_llm.features.sources import AnswerSource
-from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
+from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL, Method
 from recbole_llm.settings.layers import Settings, stage_one_settings
 from recbole_llm.settings.rules import reads_codes
 from recbole_llm.training import checkpoint
@@ -234,7 +235,7 @@ class Runner:
             record.language_model = getattr(model, "language_model", None)
             record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            record.warnings = self._warnings(dataset, record)
+            record.warnings = self._warnings(method, dataset, record)
             record.data = DatasetFacts(
                 name=run.location.stem,
                 sha256=dataset.sha256,
@@ -244,12 +245,20 @@ class Runner:
                 valid_cases=len(dataset.split.valid),
                 test_cases=len(dataset.split.test),
                 rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
+                files=run.files,
+                cold=cold_counts(dataset.table, dataset.split),
+                later_training=later_training(dataset.table, dataset.split),
+                cuts=cut_days(dataset.split),
             )
-        return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
+        sequential = method.kind == SEQUENTIAL
+        return Prepared(config, dataset, train_part, model, sequential, not sequential and method.name not in USERLESS)
 
-    def _warnings(self, dataset: Any, record: Record) -> list[str]:
+    def _warnings(self, method: Method, dataset: Any, record: Record) -> list[str]:
         """What a reader of a run's numbers must know of its data and texts; said here too."""
-        found = warnings(dataset.table.facts)
+        found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split)]
+        unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
+        if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
+            found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
         named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
         if named < HALF:
             found.append(f"only {named:.0%} of the items have a title; the others are called by their ids")

@@ -83,6 +83,8 @@ def heading(key: TableKey, cases: int) -> str:
         interval = settings.get(f"{sort}_inter_num_interval")
         if interval not in (None, "[0,inf)", "[0,inf]"):
             words.append(f"{sort}s with {interval} interactions")
+    if "test_from" in settings:
+        words.append(f"tested from {settings['test_from']} of the time on, {settings.get('targets')} target")
     candidates = settings.get("candidates", "all")
     if isinstance(candidates, int):
         words.append(f"1 + {candidates} candidates")
