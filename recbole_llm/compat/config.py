@@ -18,14 +18,34 @@ from recbole_llm.errors import UserError
 from recbole_llm.settings.layers import Settings
 
 
-def resolve_device(name: str, use_gpu: bool = True) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to a device.
+def gpu_number(gpu_id: Any) -> int | None:
+    """The GPU that RecBole's ``gpu_id`` names; ``None`` where it names none, which RecBole takes for the CPU.
+
+    Raises:
+        UserError: several GPUs, or no number.
+    """
+    text = "" if gpu_id is None else str(gpu_id).strip()
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UserError(
+            f"--gpu_id={gpu_id}: give the number of one GPU, such as 0; with --nproc several processes train one model "
+            "and, with --workers, several models run at once."
+        )
+    return int(text)
+
+
+def resolve_device(name: str, use_gpu: bool = True, gpu_id: Any = "0") -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to a device; ``auto`` follows RecBole's ``use_gpu`` and ``gpu_id``.
 
     Raises:
         UserError: a CUDA device was asked for and there is none.
     """
     if name == "auto":
-        return torch.device("cuda" if use_gpu and torch.cuda.is_available() else "cpu")
+        number = gpu_number(gpu_id)
+        if not use_gpu or number is None or not torch.cuda.is_available():
+            return torch.device("cpu")
+        name = f"cuda:{number}" if number else "cuda"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -88,7 +108,7 @@ class BenchConfig(Config):
 
     def _init_device(self) -> None:
         values = self.final_config_dict
-        device = resolve_device(str(values["device"]), bool(values["use_gpu"]))
+        device = resolve_device(str(values["device"]), bool(values["use_gpu"]), values["gpu_id"])
         values["device"] = device
         values["use_gpu"] = device.type == "cuda"
         values["gpu_id"] = str(device.index or 0) if device.type == "cuda" else ""

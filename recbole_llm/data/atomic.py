@@ -4,6 +4,9 @@ The reader differs from RecBole's in three ways: it uses pandas' C parser (RecBo
 twenty times slower), it reads ``.gz``, and a quotation mark is an ordinary character, so that one
 inch sign in a title cannot swallow the lines after it. A field that is wrapped in quotation marks,
 as CSV writers do, is unwrapped.
+
+Another separator (RecBole's ``field_separator``) makes a file a CSV file, in which quotation marks quote. A file whose
+header is separated by tabs is read by tabs, whatever the setting says: one setting serves all files of a dataset.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import csv
 import gzip
 import io
 import itertools
+import math
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +26,11 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from recbole_llm.data.foreign import check_contents, explain_header, word_of
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
 
+TAB = "\t"
 TYPES = ("token", "token_seq", "float", "float_seq")
 CHUNK_ROWS = 1_000_000
 BLOCK_BYTES = 1 << 24
@@ -64,13 +70,36 @@ def line_blocks(path: Path) -> Iterator[bytes]:
         yield left + b"\n"
 
 
-def read_header(path: Path) -> list[Column]:
-    """The columns of an atomic file.
+@dataclass(frozen=True)
+class Header:
+    """The first line of an atomic file.
+
+    Attributes:
+        columns: in their order.
+        separator: what separates them.
+    """
+
+    columns: list[Column]
+    separator: str = TAB
+
+
+def read_header(path: Path, separator: str = TAB) -> list[Column]:
+    """The columns of an atomic file; see :func:`header_of`."""
+    return header_of(path, separator).columns
+
+
+def header_of(path: Path, separator: str = TAB) -> Header:
+    """The columns of an atomic file and what separates them.
+
+    Args:
+        path: plain or gzipped atomic file.
+        separator: of columns, where they are not separated by tabs.
 
     Raises:
-        UserError: the file is empty or unreadable, or a column lacks its type.
+        UserError: the file is empty, unreadable or something else, or a column lacks its type.
     """
     try:
+        check_contents(path)
         with open_text(path) as stream:
             line = stream.readline().rstrip("\r\n").lstrip("\ufeff")
     except _DAMAGE as error:
@@ -81,17 +110,23 @@ def read_header(path: Path) -> list[Column]:
         raise UserError(
             f"{path} is empty: its first line must name the columns, such as user_id:token<TAB>item_id:token."
         )
+    if separator != TAB and _column(line.split(TAB)[0]) is not None:
+        separator = TAB
     columns: list[Column] = []
-    for part in line.split("\t"):
-        name, colon, kind = part.partition(":")
-        if not colon or kind not in TYPES:
-            raise UserError(
-                f"{path}, line 1: column {part!r} needs a type: {', '.join('name:' + kind for kind in TYPES)}."
-            )
-        if name in (column.name for column in columns):
-            raise UserError(f"{path}, line 1: column {name!r} stands there twice.")
-        columns.append(Column(name, kind))
-    return columns
+    for part in line.split(separator):
+        column = _column(part if separator == TAB else part.strip().strip('"'))
+        if column is None:
+            raise explain_header(path, line, separator, TYPES, part)
+        if column.name in (known.name for known in columns):
+            raise UserError(f"{path}, line 1: column {column.name!r} stands there twice.")
+        columns.append(column)
+    return Header(columns, separator)
+
+
+def _column(part: str) -> Column | None:
+    """``name:type`` as a column, ``None`` where it is not written so."""
+    name, colon, kind = part.partition(":")
+    return Column(name, kind) if colon and kind in TYPES else None
 
 
 def _explain(path: Path, error: Exception) -> UserError:
@@ -130,30 +165,45 @@ class Vocabulary(dict[str, int]):
         return np.append(ids, np.int32(-1))[places]
 
 
-def _check_widths(path: Path, width: int) -> bool:
+def _check_widths(path: Path, header: Header) -> bool:
     """Raise where a line holds more fields than the header: pandas would drop them without a word.
 
     Returns:
         Whether there are quotation marks, so that fields may be wrapped in them.
     """
-    number = 1
+    number, width, separator = 1, len(header.columns), header.separator.encode()
     quoted = False
     for block in line_blocks(path):
         quoted = quoted or b'"' in block
+        if quoted and header.separator != TAB:
+            _check_rows(path, header)  # a quoted field may hold separators and line ends
+            return quoted
         text = np.frombuffer(block, dtype=np.uint8)
         ends = np.flatnonzero(text == ord("\n"))
-        fields = np.diff(np.searchsorted(np.flatnonzero(text == ord("\t")), ends), prepend=0) + 1
+        fields = np.diff(np.searchsorted(np.flatnonzero(text == ord(separator)), ends), prepend=0) + 1
         for line in np.flatnonzero(fields > width):
-            _check_line(path, number + int(line), block[ends[line - 1] + 1 if line else 0 : ends[line]], width)
+            begin = ends[line - 1] + 1 if line else 0
+            _check_fields(path, number + int(line), block[begin : ends[line]].rstrip(b"\r\n").split(separator), header)
         number += len(ends)
     return quoted
 
 
-def _check_line(path: Path, number: int, line: bytes, width: int) -> None:
-    if any(line.rstrip(b"\r\n").split(b"\t")[width:]):
+def _check_rows(path: Path, header: Header) -> None:
+    """The same for a CSV file with quotation marks."""
+    with open_text(path) as stream:
+        rows = csv.reader(stream, delimiter=header.separator)
+        for row in rows:
+            if len(row) > len(header.columns):
+                _check_fields(path, rows.line_num, row, header)
+
+
+def _check_fields(path: Path, number: int, fields: Sequence[str | bytes], header: Header) -> None:
+    width, word = len(header.columns), word_of(header.separator)
+    if any(fields[width:]):
+        advice = "hold none themselves" if header.separator == TAB else "those that hold one stand in quotation marks"
         raise UserError(
-            f"{path}, line {number}: more fields than the header's {width}. Fields are separated by single tabs "
-            "and hold none themselves."
+            f"{path}, line {number}: more fields than the header's {width}. Fields are separated by single {word} "
+            f"and {advice}."
         )
 
 
@@ -162,6 +212,7 @@ def read_chunks(
     names: Sequence[str],
     vocabularies: Mapping[str, Vocabulary] | None = None,
     chunk_rows: int = CHUNK_ROWS,
+    separator: str = TAB,
 ) -> Iterator[pd.DataFrame]:
     """Read some columns of an atomic file in pieces.
 
@@ -170,28 +221,34 @@ def read_chunks(
         names: columns wanted; each must be in the header.
         vocabularies: by token column that is returned as ids; tokens not seen before are added.
         chunk_rows: rows of one piece.
+        separator: of columns, where they are not separated by tabs.
 
     Yields:
         Frames with ``names`` as columns: tokens and sequences as text (missing ones ``NaN``), or as int32 ids
-        (missing ones -1) where there is a vocabulary; floats as float64.
+        (missing ones -1) where there is a vocabulary; floats as float64, all of them finite or missing.
 
     Raises:
         UserError: a missing column, a number that is none, a line with too many tabs, bad bytes.
     """
-    header = {column.name: column for column in read_header(path)}
+    header = header_of(path, separator)
+    columns = {column.name: column for column in header.columns}
     for name in names:
-        if name not in header:
-            raise UserError(f"{path} has no column {name!r}; it has {', '.join(header)}.")
+        if name not in columns:
+            raise UserError(f"{path} has no column {name!r}; it has {', '.join(columns)}.")
     vocabularies = vocabularies or {}
-    dtypes: dict[str, Any] = {str(header[name]): np.float64 if header[name].type == "float" else str for name in names}
+    floats = [name for name in names if columns[name].type == "float"]
+    by_tabs = header.separator == TAB
     try:
-        quoted = _check_widths(path, len(header))
+        quoted = _check_widths(path, header) and by_tabs
         reader = pd.read_csv(
             path,
-            sep="\t",
-            usecols=list(dtypes),
-            dtype=dtypes,
-            quoting=csv.QUOTE_NONE,
+            sep=header.separator,
+            header=0,
+            names=list(columns),
+            index_col=False,
+            usecols=list(names),
+            dtype={name: np.float64 if name in floats else str for name in names},
+            quoting=csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL,
             na_values=[""],
             keep_default_na=False,
             encoding="utf-8",
@@ -199,12 +256,13 @@ def read_chunks(
             compression="infer",
         )
         for chunk in reader:
-            chunk = chunk[list(dtypes)]
-            chunk.columns = pd.Index(names)
+            chunk = chunk[list(names)]
+            if floats and np.isinf(chunk[floats].to_numpy()).any():
+                raise _bad_number(path, header, names) or UserError(f"{path} holds infinite numbers.")
             for name in names:
                 if name in vocabularies:
                     chunk[name] = vocabularies[name].ids(chunk[name], quoted)
-                elif quoted and header[name].type != "float":
+                elif quoted and name not in floats:
                     chunk[name] = _unwrap(chunk[name])
             yield chunk
     except ValueError as error:
@@ -213,37 +271,50 @@ def read_chunks(
         raise _explain(path, error) from error
 
 
-def _bad_number(path: Path, header: dict[str, Column], names: Sequence[str]) -> UserError | None:
+def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
     """The first line whose float column holds no number, as an error; ``None`` where all are numbers."""
-    order = list(header)
-    wanted = [(order.index(name), name) for name in names if header[name].type == "float"]
+    wanted = [(n, column.name) for n, column in enumerate(header.columns) if column.name in names]
+    wanted = [(n, name) for n, name in wanted if header.columns[n].type == "float"]
     try:
         with open_text(path) as stream:
             next(stream)
             for number, line in enumerate(stream, start=2):
-                parts = line.rstrip("\r\n").split("\t")
+                parts = line.rstrip("\r\n").split(header.separator)
                 for position, name in wanted:
                     if position < len(parts) and parts[position] and not _is_number(parts[position]):
-                        return UserError(f"{path}, line {number}: {name} is {parts[position]!r}, not a number.")
+                        kind = _what_it_is(parts[position])
+                        return UserError(f"{path}, line {number}: {name} is {parts[position]!r}, not a {kind}.")
     except (OSError, *_DAMAGE):
         return None
     return None
 
 
 def _is_number(text: str) -> bool:
-    """Whether pandas reads the text as a number; Python also takes ``nan`` and ``1_000``."""
+    """Whether the text is a finite number as pandas reads one; Python also takes ``nan`` and ``1_000``."""
     try:
         value = float(text)
     except ValueError:
         return False
-    return value == value and "_" not in text
+    return math.isfinite(value) and "_" not in text
 
 
-def read_table(path: Path, names: Sequence[str] | None = None) -> pd.DataFrame:
+def _what_it_is(text: str) -> str:
+    """What a number that is none would have to be, with what to do where that can be told."""
+    if re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", text):
+        return "number (write dates as seconds since 1970, or as 20140131)"
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        return "number (write a point, not a comma)"
+    try:
+        return "number" if math.isfinite(float(text)) or math.isnan(float(text)) else "finite number"
+    except ValueError:
+        return "number"
+
+
+def read_table(path: Path, names: Sequence[str] | None = None, separator: str = TAB) -> pd.DataFrame:
     """Read an atomic file whole; see :func:`read_chunks`."""
     if names is None:
-        names = [column.name for column in read_header(path)]
-    chunks = list(read_chunks(path, names))
+        names = [column.name for column in read_header(path, separator)]
+    chunks = list(read_chunks(path, names, separator=separator))
     if not chunks:
         return pd.DataFrame({name: pd.Series(dtype=str) for name in names})
     return pd.concat(chunks, ignore_index=True) if len(chunks) > 1 else chunks[0]
@@ -291,44 +362,51 @@ MAX_WORDS = 4  # of a token
 _MASKS = np.array([2 ** (8 * n) - 1 for n in range(WORD + 1)], dtype=np.uint64)  # the first n bytes of a word
 
 
-def read_columns(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+def read_columns(
+    path: Path, names: Sequence[str], separator: str = TAB
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     """Columns of an atomic file.
 
     Args:
         path: plain or gzipped atomic file.
         names: token and float columns.
+        separator: of columns, where they are not separated by tabs.
 
     Returns:
         By name, ``(n,)``: int32 ids from 1 of token columns (-1 where the token is missing), floats as float64;
         and, for token columns, the token of each id from 1.
 
     Raises:
-        UserError: as :func:`atomic.read_chunks`.
+        UserError: as :func:`read_chunks`.
     """
-    return _read_regular(path, names) or _read_any(path, names)
+    return _read_regular(path, names, separator) or _read_any(path, names, separator)
 
 
-def _read_any(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    vocabularies = {column.name: Vocabulary() for column in read_header(path) if column.type == "token"}
+def _read_any(
+    path: Path, names: Sequence[str], separator: str = TAB
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    vocabularies = {column.name: Vocabulary() for column in read_header(path, separator) if column.type == "token"}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for chunk in read_chunks(path, names, vocabularies):
+    for chunk in read_chunks(path, names, vocabularies, separator=separator):
         for name in names:
             parts[name].append(chunk[name].to_numpy())
     values = {name: np.concatenate(parts.pop(name) or [np.empty(0)]) for name in names}
     return values, {name: list(vocabularies[name]) for name in names if name in vocabularies}
 
 
-def _read_regular(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]] | None:
+def _read_regular(
+    path: Path, names: Sequence[str], separator: str = TAB
+) -> tuple[dict[str, np.ndarray], dict[str, list[str]]] | None:
     """The same for a file without quotation marks, missing tokens or long ones; ``None`` for others."""
-    header = read_header(path)
-    position = {column.name: place for place, column in enumerate(header)}
-    if not set(names) <= set(position) or len(header) < 2:
+    header = header_of(path, separator)
+    position = {column.name: place for place, column in enumerate(header.columns)}
+    if not set(names) <= set(position) or len(position) < 2:
         return None
-    tokens = [name for name in names if header[position[name]].type == "token"]
+    tokens = [name for name in names if header.columns[position[name]].type == "token"]
     packed: dict[str, list[list[np.ndarray]]] = {name: [] for name in tokens}
     try:
         for block in _rows(path):
-            fields = _fields(block, len(header))
+            fields = _fields(block, len(position), ord(header.separator))
             if fields is None:
                 return None
             for name in tokens:
@@ -342,12 +420,13 @@ def _read_regular(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarra
             values[name], found[name] = _number(packed.pop(name))
         floats = [name for name in names if name not in values]
         if floats:
-            dtypes = {str(header[position[name]]): np.float64 for name in floats}
             frame = pd.read_csv(
-                path, sep="\t", usecols=list(dtypes), dtype=dtypes, quoting=csv.QUOTE_NONE, na_values=[""],
-                keep_default_na=False,
+                path, sep=header.separator, header=0, names=list(position), index_col=False, usecols=floats,
+                dtype=np.float64, quoting=csv.QUOTE_NONE, na_values=[""], keep_default_na=False,
             )  # fmt: skip
-            values |= {name: frame[str(header[position[name]])].to_numpy() for name in floats}
+            values |= {name: frame[name].to_numpy() for name in floats}
+            if any(np.isinf(values[name]).any() for name in floats):
+                return None
     except (OSError, EOFError, ValueError):
         return None  # read_chunks meets the same and finds the words for it
     return (values, found) if len({len(column) for column in values.values()}) == 1 else None
@@ -360,16 +439,16 @@ def _rows(path: Path) -> Iterator[bytes]:
     yield from itertools.chain([first] if first else [], blocks)
 
 
-def _fields(block: bytes, width: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
+def _fields(block: bytes, width: int, separator: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
     """Where each column's fields begin and end, ``(n,)`` each; ``None`` unless all lines have ``width`` of them."""
     if any(mark in block for mark in (b'"', b"\r", b"\0")):
         return None
     text = np.frombuffer(block, dtype=np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
-    tabs = np.flatnonzero(text == ord("\t"))
-    if len(tabs) != len(ends) * (width - 1):
+    marks = np.flatnonzero(text == separator)
+    if len(marks) != len(ends) * (width - 1):
         return None
-    inner = tabs.reshape(len(ends), width - 1)
+    inner = marks.reshape(len(ends), width - 1)
     begins = np.concatenate([[0], ends[:-1] + 1])
     if (inner[:, 0] < begins).any() or (inner[:, -1] > ends).any():
         return None

@@ -18,7 +18,7 @@ import numpy as np
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids, write_table
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
-from recbole_llm.data.split import BY_TIME, Cases
+from recbole_llm.data.split import BY_TIME, CUT_BY, Cases
 from recbole_llm.errors import UserError
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
@@ -55,7 +55,8 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
     """Cases that rank their target among ``negatives`` items the user never interacted with.
 
     The items are drawn uniformly without replacement, from a generator of each case's own (seed, user and
-    position), so that adding a user changes no other user's candidates. They are read from ``path`` where
+    position), so that adding a user changes no other user's candidates. Under a global time split the items that a user
+    takes behind the cut, but for the target, are not known when they are drawn. They are read from ``path`` where
     the file exists and written there otherwise.
 
     Raises:
@@ -70,7 +71,7 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
     if path.is_file():
         return cases.with_candidates(_read(path, table, cases, negatives))
     offsets = np.asarray(table.offsets)
-    if table.n_items - int(np.diff(offsets).max()) < negatives:
+    if table.n_items - int(np.diff(offsets).max()) < negatives + (cases.shown is not None):
         raise UserError(
             f"--candidates={negatives}: so many negatives cannot be drawn, since some users have interacted with "
             "nearly every item; give fewer, or all."
@@ -79,11 +80,16 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
     targets = np.asarray(table.item)[cases.target_rows]
     for case in range(len(cases)):
         user = int(cases.user[case])
-        own = np.asarray(table.item[offsets[user] : offsets[user + 1]])
+        end = offsets[user + 1] if cases.shown is None else cases.shown[case]
+        own = np.asarray(table.item[offsets[user] : end])
         name = f"{seed}|{table.user_tokens[user]}|{cases.end[case] - offsets[user]}"
         generator = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
         lines[case, 0] = targets[case]
-        lines[case, 1:] = _draw(generator, own, table.n_items, negatives)
+        if cases.shown is None:
+            lines[case, 1:] = _draw(generator, own, table.n_items, negatives)
+        else:  # one more than is wanted, so that another target takes another place and changes no more
+            drawn = _draw(generator, own, table.n_items, negatives + 1)
+            lines[case, 1:] = drawn[drawn != targets[case]][:negatives]
     _write(path, table, cases, lines)
     return cases.with_candidates(lines)
 
@@ -160,7 +166,8 @@ def unusual_reading(values: Mapping[str, Any], dataset: str) -> dict[str, Any]:
 
 def _facts(spec: ReadSpec, sessions: Any) -> dict[str, Any]:
     facts = asdict(spec) | {"value_intervals": dict(spec.value_intervals), "sessions": sessions or None}
-    del facts["extra"]
+    for name in ("extra", "separator"):  # they change no row
+        del facts[name]
     return facts
 
 
@@ -173,6 +180,7 @@ def unusual_cases(values: Mapping[str, Any], user_order: Path | None) -> dict[st
     """
     own = read_yaml(properties_folder() / "protocol" / f"{values['protocol']}.yaml")
     found = {} if values["split"] == own["split"] else {"split": values["split"]}
+    found |= {key: values[key] for key in CUT_BY if values.get(key) != own.get(key)}
     if user_order is not None and values["split"] in BY_TIME:
         found["user_last_order"] = file_sha256(user_order)
     return found

@@ -120,6 +120,7 @@ def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "d
         UserError: nothing of that name, with the nearest names and what to do.
     """
     dataset_dir = Path(dataset_dir)
+    check_data_path(data_path)
     file = properties_folder() / "dataset" / f"{name}.yaml"
     about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
     stems = [str(stem) for stem in about.get("files", [])]
@@ -133,14 +134,41 @@ def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "d
         stem = _stem_in(folder, [short, *stems, *([folder.name] if own or not stems else [])], lone=own or not stems)
         if stem is not None:
             return DatasetLocation(short, stem, folder, dataset_dir / short, about)
+    wanted = f"{stems[0] if stems else short}.inter"
+    given = "" if data_path is None else f" --data_path={data_path} {lies_in(Path(data_path).expanduser())}."
     if about:
-        make = f" or make them: recbole-llm prepare {name}" if "raw" in read_yaml(file) else ""
+        make = f", or make them: recbole-llm prepare {name}" if "raw" in read_yaml(file) else ""
+        other = "Put" if data_path else "Give --data_path=FOLDER that holds"
         raise UserError(
-            f"--dataset={name}: no atomic files in {' or '.join(str(p) for p in places)}. "
-            f"Give --data_path=FOLDER that holds {stems[0] if stems else name}.inter(.gz){make}."
+            f"--dataset={name}: no atomic files in {' or '.join(str(p) for p in places)}.{given} "
+            f"{other} {wanted}(.gz){' there' if data_path else ''}{make}. `recbole-llm list datasets --dataset={name}` "
+            "says where they can be had."
         )
     known = known_datasets(dataset_dir)
+    advice = f"put {wanted} there" if data_path else f"or give --data_path=FOLDER with {wanted} in it"
     raise UserError(
-        f"--dataset={name}: there is no such dataset.{did_you_mean(name, known)} "
-        f"Known: {', '.join(known)}; or give --data_path=FOLDER with {short}.inter in it."
+        f"--dataset={name}: there is no such dataset.{given}{did_you_mean(name, known)} "
+        f"Known: {', '.join(known)}; {advice}."
     )
+
+
+def check_data_path(data_path: str | None) -> None:
+    """Raise a ``UserError`` where ``--data_path`` names no folder."""
+    if data_path is None:
+        return
+    root = Path(data_path).expanduser()
+    if root.is_file():
+        raise UserError(f"--data_path={data_path} is a file; give the folder that holds it.")
+    if not root.is_dir():
+        raise UserError(f"--data_path={data_path}: there is no such folder.")
+
+
+def lies_in(folder: Path) -> str:
+    """What of use a folder holds, in words."""
+    inter = [path for form in ("*.inter", "*.inter.gz", "*/*.inter", "*/*.inter.gz") for path in folder.glob(form)]
+    if inter:
+        names = sorted({str(path.relative_to(folder)) for path in inter})
+        return f"holds {', '.join(names[:6])}{', ...' if len(names) > 6 else ''}"
+    names = sorted(path.name for path in folder.iterdir())
+    found = f" (it holds {', '.join(names[:6])}{', ...' if len(names) > 6 else ''})" if names else " (it is empty)"
+    return f"holds no .inter file{found}"

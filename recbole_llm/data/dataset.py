@@ -26,10 +26,22 @@ from recbole_llm.compat.reader import check_recbole_can_read
 from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
-from recbole_llm.data.interactions import Interactions, ReadSpec, TokenIndex, canonical_order, load_interactions
+from recbole_llm.data.interactions import (
+    KEEP,
+    Interactions,
+    ReadSpec,
+    TokenIndex,
+    as_exact_time,
+    canonical_order,
+    check_columns,
+    exact_repeats,
+    load_interactions,
+    time_facts,
+)
 from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.published import published_split
 from recbole_llm.data.split import Cases, Split, cut_sessions, read_user_ranks, split_interactions, without_fold
+from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -123,6 +135,8 @@ class BenchDatasetMixin(Dataset):
     def _from_scratch(self) -> None:
         if not self._is_plain():
             check_recbole_can_read(self, [key for key in _RECBOLE_ONLY if self.config[key]])
+            spec = ReadSpec.from_settings(self.config.final_config_dict)
+            check_columns(self.location.interactions, replace(spec, extra=()))
             super()._from_scratch()
             return
         self._get_preset()
@@ -190,14 +204,15 @@ class BenchDatasetMixin(Dataset):
         load, unload = self._get_load_and_unload_col(source)
         if path is None or load == set():
             return None
-        header = {column.name: column.type for column in read_header(path)}
+        separator = self.config["field_separator"]
+        header = {column.name: column.type for column in read_header(path, separator)}
         for name in load or ():
             if name not in header:
                 raise UserError(f"{path} has no column {name!r} (load_col asks for it); it has {', '.join(header)}.")
         names = [n for n in header if (load is None or n in load) and not (unload and n in unload)]
         if id_field not in names:
             raise UserError(f"{path}: {id_field} must be among the loaded columns.")
-        frame = read_table(path, names).drop_duplicates(subset=[id_field], keep="first")
+        frame = read_table(path, names, separator).drop_duplicates(subset=[id_field], keep="first")
         index = self.field2token_id[id_field]
         ids = np.array([index.get(token, -1) for token in frame[id_field]], dtype=np.int64)
         frame = frame[ids > 0].reset_index(drop=True)
@@ -229,16 +244,41 @@ class BenchDatasetMixin(Dataset):
         self.field2seqlen[name] = max((len(row) for row in rows), default=1)
         return rows
 
+    def _get_load_and_unload_col(self, source: Any) -> Any:
+        """RecBole's, with the times of interactions, which are read whether ``load_col`` names them or not."""
+        load, unload = super()._get_load_and_unload_col(source)
+        if load and source == FeatureSource.INTERACTION and self.config["TIME_FIELD"]:
+            load = load | {self.config["TIME_FIELD"]}
+        return load, unload
+
+    def _remove_duplication(self) -> None:
+        """RecBole's, or exact repeats alone (only where RecBole reads the files)."""
+        self._reading = {"rows_read": len(self.inter_feat)}
+        if self.config["rm_dup_inter"] in ("first", "last"):
+            super()._remove_duplication()
+        elif self.config["rm_dup_inter"] != KEEP and self.time_field in self.inter_feat:
+            user, item, time, order = self._ordered()
+            assert time is not None
+            if len(repeats := exact_repeats(user, item, time, order)):
+                self._reading["rows_repeated"] = len(repeats)
+                self.inter_feat = self.inter_feat.drop(self.inter_feat.index[repeats])
+
+    def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Users, items and times of the frame that RecBole read, and the canonical order of its rows."""
+        feat = self.inter_feat
+        codes = [feat[name].astype("category") for name in (self.uid_field, self.iid_field)]
+        time = None
+        if self.time_field in feat:
+            time = as_exact_time(feat[self.time_field].to_numpy(), self.location.interactions, self.time_field)
+        user, item = (code.cat.codes.to_numpy() for code in codes)
+        names = [np.asarray(code.cat.categories, dtype=np.str_) for code in codes]
+        return user, item, time, canonical_order(user, item, time, names[0], names[1])[0]
+
     def _data_filtering(self) -> None:
         """RecBole's filters, then the canonical order (only where RecBole reads the files)."""
         super()._data_filtering()
-        feat = self.inter_feat
-        codes = [feat[name].astype("category") for name in (self.uid_field, self.iid_field)]
-        time = feat[self.time_field].to_numpy() if self.time_field in feat else None
-        user, item = (code.cat.codes.to_numpy() for code in codes)
-        names = [np.asarray(code.cat.categories, dtype=np.str_) for code in codes]
-        order, _ = canonical_order(user, item, time, names[0], names[1])
-        self.inter_feat = feat.iloc[order].reset_index(drop=True)
+        order = self._ordered()[3]
+        self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
 
     def _data_processing(self) -> None:
         super()._data_processing()
@@ -249,15 +289,24 @@ class BenchDatasetMixin(Dataset):
         """The flat arrays of interactions that RecBole read; they are in canonical order already."""
         user = self.inter_feat[self.uid_field].to_numpy().astype(np.int32)
         counts = np.bincount(user, minlength=self.user_num)
-        has_time = self.time_field in self.inter_feat
+        time, facts = None, self._reading
+        if self.time_field not in self.inter_feat:
+            facts["without_times"] = 1
+        else:
+            path = self.location.interactions
+            time = as_exact_time(self.inter_feat[self.time_field].to_numpy(), path, self.time_field)
+            facts |= time_facts(user, time)
+            time, of_unit = in_seconds(time, f"{path}, {self.time_field}")
+            facts |= of_unit
         return Interactions(
             user=user,
             item=self.inter_feat[self.iid_field].to_numpy().astype(np.int32),
-            time=self.inter_feat[self.time_field].to_numpy() if has_time else None,
+            time=time,
             extra={},
             offsets=np.concatenate([[0], np.cumsum(counts)]),
             user_tokens=self.field2id_token[self.uid_field],
             item_tokens=self.field2id_token[self.iid_field],
+            facts=facts,
         )
 
     def _change_feat_format(self) -> None:
@@ -313,6 +362,9 @@ class BenchDatasetMixin(Dataset):
         split = self.split
         if not (split.valid.single_target and split.test.single_target and split.test.candidates is None):
             raise UserError("--engine=recbole knows one target a case and its own candidates; use --engine=fast here.")
+        repeated = any(len(np.unique(cases.user)) < len(cases) for cases in (split.valid, split.test))
+        if repeated and not isinstance(self, SequentialDataset):
+            raise UserError("--engine=recbole takes all targets of a user for one case; use --engine=fast here.")
         self._change_feat_format()
         parts = (split.train_rows, split.valid.target_rows, split.test.target_rows)
         if isinstance(self, SequentialDataset):

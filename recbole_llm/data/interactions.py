@@ -23,14 +23,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.atomic import read_columns, read_header
+from recbole_llm.data.atomic import TAB, read_columns, read_header
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 3  # raise when the cached files change their meaning
+FORMAT = 4  # raise when the cached files change their meaning
 PAD_TOKEN = "[PAD]"  # noqa: S105 - RecBole's padding token
+KEEP = "keep"  # rm_dup_inter: all rows, those too that repeat another one exactly
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,13 @@ class ReadSpec:
     """Which columns of ``.inter`` are read and which rows are kept (RecBole's data settings).
 
     Attributes:
-        user_field, item_field, time_field: column names; ``time_field`` may be ``None``.
+        user_field, item_field, time_field: column names; without ``time_field`` the order of the file stands.
         extra: further columns (tokens or floats).
         user_interval, item_interval: RecBole's ``*_inter_num_interval``, e.g. ``[5,inf)``.
         value_intervals: ``val_interval``: an interval of a float column, a list of a token column's values.
-        duplicates: ``rm_dup_inter``: ``first``, ``last`` or ``None``.
+        duplicates: ``rm_dup_inter``: ``first`` or ``last`` interaction of a user with an item; all but exact repeats
+            (same user, item and time) where it is ``None``; those too with ``keep``.
+        separator: of columns.
     """
 
     user_field: str = "user_id"
@@ -53,25 +57,30 @@ class ReadSpec:
     item_interval: str | None = None
     value_intervals: tuple[tuple[str, str], ...] = ()
     duplicates: str | None = None
+    separator: str = TAB
 
     @classmethod
     def from_settings(cls, values: Mapping[str, Any]) -> ReadSpec:
-        """The spec that RecBole's settings ask for; times are read where ``load_col`` names no column of ``.inter``."""
+        """The spec that RecBole's settings ask for.
+
+        Times are read whether ``load_col`` names them or not (RecBole's default does not): without them rows would
+        stand in the order of the file, which is that of items in some. ``TIME_FIELD: ~`` leaves them out.
+        """
         user, item, time = values["USER_ID_FIELD"], values["ITEM_ID_FIELD"], values["TIME_FIELD"]
         named = (values.get("load_col") or {}).get("inter")
-        wanted = [user, item, time] if named is None else list(named)
+        wanted = [] if named in (None, "*") else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
-        own = (user, item, *([time] if time in wanted else []))
-        extra = tuple(dict.fromkeys(name for name in used if name not in own))
+        extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, time)))
         return cls(
             user_field=user,
             item_field=item,
-            time_field=time if time in wanted else None,
+            time_field=time,
             extra=extra,
             user_interval=_bounded(values.get("user_inter_num_interval")),
             item_interval=_bounded(values.get("item_inter_num_interval")),
             value_intervals=tuple(sorted((values.get("val_interval") or {}).items())),
             duplicates=values.get("rm_dup_inter"),
+            separator=values.get("field_separator") or TAB,
         )
 
 
@@ -210,20 +219,18 @@ def _by_user_and_time(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     return order[np.argsort(user[order], kind="stable")]
 
 
-def _counts_within_users(user: np.ndarray, time: np.ndarray, order: np.ndarray) -> bool:
-    """Whether times only count 1, 2, 3, ... within each user, in canonical order: they do not compare between users."""
-    if not len(time) or time.min() != 1 or time.max() > len(time):
-        return False  # most files, told without another pass
-    u = user[order]
-    place = np.arange(len(u)) - np.searchsorted(u, u, side="left")
-    return bool(np.array_equal(time[order], place + 1))
+def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """Whole-numbered times as int64: float32, which RecBole uses, merges seconds above 2**24.
 
-
-def _as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """Whole-numbered times as int64: float32, which RecBole uses, merges seconds above 2**24."""
+    Raises:
+        UserError: a row has no time.
+    """
     if np.isnan(time).any():
         count = int(np.isnan(time).sum())
-        raise UserError(f"{path}: {count} rows have no {name}; give each a time, or leave {name} out of load_col.")
+        raise UserError(
+            f"{path}: {count} rows have no {name}; give each a time, or leave all times out: with --TIME_FIELD=~ the "
+            "order of the file stands."
+        )
     if len(time) and np.all(time == np.floor(time)) and np.abs(time).max() < 2**53:
         return time.astype(np.int64)
     return time
@@ -282,24 +289,59 @@ def _fill_missing(values: np.ndarray, is_token: bool) -> np.ndarray:
     return np.where(missing, 0.0 if missing.all() else values[~missing].mean(), values)
 
 
+def exact_repeats(user: np.ndarray, item: np.ndarray, time: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Rows ``(r,)`` that repeat an earlier row of the file: same user, item and time.
+
+    Args:
+        user, item, time: ``(n,)`` in the order of the file.
+        order: their canonical order, in which repeats are neighbours.
+    """
+    columns = [values[order] for values in (user, item, time)]
+    same = np.ones(max(0, len(order) - 1), dtype=bool)
+    for values in columns:
+        same &= values[1:] == values[:-1]
+    if not same.any():
+        return np.empty(0, dtype=np.int64)
+    run = np.concatenate([[0], np.cumsum(~same)])  # equal rows have one number
+    earliest = np.full(run[-1] + 1, len(order), dtype=np.int64)
+    np.minimum.at(earliest, run, order)
+    return order[order != earliest[run]]
+
+
+def check_columns(path: Path, spec: ReadSpec) -> list[str]:
+    """The columns that are read.
+
+    Raises:
+        UserError: one is missing or of a type that it cannot have.
+    """
+    header = {column.name: column.type for column in read_header(path, spec.separator)}
+    columns = [spec.user_field, spec.item_field, *([spec.time_field] if spec.time_field else []), *spec.extra]
+    settings = {spec.user_field: "USER_ID_FIELD", spec.item_field: "ITEM_ID_FIELD", spec.time_field: "TIME_FIELD"}
+    for name in columns:
+        kind, setting = header.get(name), settings.get(name)
+        if kind is None:
+            advice = f"; --{setting}=NAME names another one" if setting else ""
+            if setting == "TIME_FIELD":
+                advice += ", and with --TIME_FIELD=~ the order of the file stands"
+            raise UserError(f"{path} has no column {name!r}; it has {', '.join(header)}{advice}.")
+        if setting in ("USER_ID_FIELD", "ITEM_ID_FIELD") and kind != "token":
+            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:token.")
+        if setting == "TIME_FIELD" and kind != "float":
+            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:float.")
+        if kind.endswith("_seq"):
+            raise UserError(f"{path}: sequence columns of .inter cannot be loaded (load_col asks for {name}:{kind}).")
+    return columns
+
+
 def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     """Read, filter and order a ``.inter`` file; see :func:`load_interactions` for the cached form.
 
     Raises:
         UserError: a missing column, a bad value, or nothing left after filtering.
     """
-    header = {column.name: column.type for column in read_header(path)}
-    columns = [spec.user_field, spec.item_field, *([spec.time_field] if spec.time_field else []), *spec.extra]
+    columns = check_columns(path, spec)
     ids = (spec.user_field, spec.item_field)
-    for name in columns:
-        kind = header.get(name)
-        if name in ids and kind not in (None, "token"):
-            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:token.")
-        if name == spec.time_field and kind not in (None, "float"):
-            raise UserError(f"{path}: {name} is declared {kind}; it must be {name}:float.")
-        if kind is not None and kind.endswith("_seq"):
-            raise UserError(f"{path}: sequence columns of .inter cannot be loaded (load_col asks for {name}:{kind}).")
-    data, names = read_columns(path, columns)
+    data, names = read_columns(path, columns, spec.separator)
     tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
     rows_read = len(data[ids[0]])
     if not rows_read:
@@ -309,15 +351,23 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     if missing:
         data = {name: values[whole] for name, values in data.items()}
     user, item = data.pop(ids[0]), data.pop(ids[1])
-    time = _as_exact_time(data.pop(spec.time_field), path, spec.time_field) if spec.time_field else None
+    time = as_exact_time(data.pop(spec.time_field), path, spec.time_field) if spec.time_field else None
 
     order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
+    repeated = 0
+    if time is not None and spec.duplicates is None and len(repeats := exact_repeats(user, item, time, order)):
+        repeated = len(repeats)
+        once = np.ones(len(user), dtype=bool)
+        once[repeats] = False
+        user, item, time = user[once], item[once], time[once]
+        data = {name: values[once] for name, values in data.items()}
+        order, _ = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
     # Told before filters leave gaps in the counting.
-    ordinal = time is not None and _counts_within_users(user, time, order)
+    facts = {"without_times": 1} if time is None else time_facts(user[order], time[order])
     own = {ids[0]: user, ids[1]: item} | ({} if time is None else {str(spec.time_field): time})
     keep = _keep_by_values(data | own, tokens, spec)
     del own  # the rows as they were in the file would stay in memory beside the ordered ones
-    if spec.duplicates:
+    if spec.duplicates in ("first", "last"):
         frame = pd.DataFrame({"u": user[order], "i": item[order]})
         keep[order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False
     by_value = int(keep.sum())
@@ -340,22 +390,26 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         # Ids changed, and with them the users' places; the order within a user stands.
         order = order[np.argsort(user[order], kind="stable")]
     user = user[order]
+    if time is not None:
+        time, of_unit = in_seconds(time[order], f"{path}, {spec.time_field}")
+        facts |= of_unit
     offsets = np.zeros(len(tokens[ids[0]]) + 1, dtype=np.int64)
     np.cumsum(np.bincount(user, minlength=len(tokens[ids[0]])), out=offsets[1:])
     facts = {
         "rows_read": rows_read,
         "rows_without_user_or_item": missing,
-        "rows_filtered_by_value_or_duplicate": rows_read - missing - by_value,
+        **({"rows_repeated": repeated} if repeated else {}),
+        "rows_filtered_by_value_or_duplicate": rows_read - missing - repeated - by_value,
         "rows_filtered_by_count": by_value - int(keep.sum()),
         "rows_tied_in_time": tied,
-        **({"times_count_within_users": 1} if ordinal else {}),
+        **facts,
     }
     if missing:
         logger.warning("%s: %d rows lack a user or an item and were left out", path, missing)
     return Interactions(
         user=user,
         item=item[order],
-        time=time[order] if time is not None else None,
+        time=time,
         extra={name: _fill_missing(values[order], name in tokens) for name, values in data.items()},
         offsets=offsets,
         user_tokens=tokens[ids[0]],
@@ -363,6 +417,12 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         extra_tokens={name: found for name, found in tokens.items() if name not in ids},
         facts=facts,
     )
+
+
+def time_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
+    """Facts of the times of a file, in canonical order: whether they compare between users, and where they tie."""
+    several, tied = users_tied(user, time)
+    return comparison_facts(user, time) | ({"users_of_several": several, "users_tied_throughout": tied} if tied else {})
 
 
 def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Interactions, str]:

@@ -273,10 +273,13 @@ class EvalLoader:
         cases: what to evaluate.
         batch_size: cases in one block.
         sequential: blocks carry histories.
+        silent: ``(m,)`` bool, cases of which the model knows nothing: it ranks all items alike. ``None`` for none.
     """
 
-    def __init__(self, table: DeviceTable, cases: Cases, batch_size: int, sequential: bool) -> None:
-        self.table, self.cases, self.sequential = table, cases, sequential
+    def __init__(
+        self, table: DeviceTable, cases: Cases, batch_size: int, sequential: bool, silent: np.ndarray | None = None
+    ) -> None:
+        self.table, self.cases, self.sequential, self.silent = table, cases, sequential, silent
         self.batch_size = max(1, batch_size)
         lengths = np.minimum(cases.end - cases.start, table.max_length)
         self.order = np.argsort(lengths, kind="stable") if sequential else np.arange(len(cases))

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.atomic import read_table
+from recbole_llm.data.atomic import TAB, read_table
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, split_interactions
@@ -187,7 +187,7 @@ def published_split(table: Interactions, location: DatasetLocation, options: Map
     """
     if not location.about.get("published_cases"):
         raise UserError(f"--protocol={options['protocol']}: no cases are published for --dataset={location.name}.")
-    titles = _item_titles(location)
+    titles = _item_titles(location, options.get("ITEM_ID_FIELD", "item_id"), options.get("field_separator", TAB))
     found = {}
     for phase in ("valid", "test"):
         path = published_file(location, phase, options)
@@ -227,11 +227,12 @@ def _places(location: DatasetLocation) -> list[Path]:
     return [location.folder.parent / folder, location.folder / folder, location.home / folder]
 
 
-def _item_titles(location: DatasetLocation) -> dict[str, str]:
+def _item_titles(location: DatasetLocation, key: str, separator: str) -> dict[str, str]:
     path = location.file("item")
-    frame = read_table(path) if path else None
-    if frame is None or "title" not in frame:
+    frame = read_table(path, separator=separator) if path else None
+    if frame is None or not {key, "title"} <= set(frame):
         raise UserError(
-            f"--dataset={location.name}: published cases are found by titles, and there is no .item file with a title."
+            f"--dataset={location.name}: published cases are found by titles, and there is no .item file with {key} "
+            "and title."
         )
-    return dict(zip(frame["item_id"].astype(str), frame["title"].astype(str), strict=True))
+    return dict(zip(frame[key].astype(str), frame["title"].astype(str), strict=True))

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
+from recbole_llm.data.times import EARLIEST, LATEST, day_of, why_incomparable
 from recbole_llm.errors import UserError
 
 
@@ -31,6 +34,8 @@ class Cases:
         target_rows: rows of the interactions that are to be predicted.
         candidates: ``(m, c)`` item ids that are ranked (0: an item that nobody has, always last), or ``None`` for
             all items.
+        shown: ``(m,)`` rows ``start:shown`` are what a prompt or another feature may show of the history; ``None``
+            for all of it.
     """
 
     user: np.ndarray
@@ -39,9 +44,15 @@ class Cases:
     target_offsets: np.ndarray
     target_rows: np.ndarray
     candidates: np.ndarray | None = None
+    shown: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
+
+    @property
+    def shown_end(self) -> np.ndarray:
+        """``(m,)`` where the part of each history ends that a feature may show."""
+        return self.end if self.shown is None else self.shown
 
     @property
     def single_target(self) -> bool:
@@ -58,11 +69,20 @@ class Cases:
             np.arange(len(chosen) + 1, dtype=np.int64),
             self.target_rows[chosen],
             None if self.candidates is None else self.candidates[chosen],
+            None if self.shown is None else self.shown[chosen],
         )
 
     def with_candidates(self, candidates: np.ndarray) -> Cases:
         """The same cases, ranking only the given items."""
         return replace(self, candidates=candidates)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The cuts of a global time split: what is earlier than ``valid`` trains, what is from ``test`` on tests."""
+
+    valid: float
+    test: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +95,8 @@ class Split:
         valid, test: cases for model selection and for the final numbers.
         unseen_users: evaluated users have no training interaction, so that models which know a user only
             by an id cannot take part.
+        cuts: of a global time split: nothing after them is shown to a feature, whoever's it is.
+        without_history: by phase, targets that are no cases since nothing stands before them.
     """
 
     train_rows: np.ndarray
@@ -82,6 +104,21 @@ class Split:
     valid: Cases
     test: Cases
     unseen_users: bool = False
+    cuts: Cuts | None = None
+    without_history: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def _shown(self) -> dict[int, int]:
+        pairs = ((cases.end, cases.shown) for cases in (self.valid, self.test) if cases.shown is not None)
+        return {row: end for ends, shown in pairs for row, end in zip(ends.tolist(), shown.tolist(), strict=True)}
+
+    def shown_until(self, row: int) -> int:
+        """Where the history ends that a feature may show for the target in a row: the row itself, or an earlier cut."""
+        return self._shown.get(row, row)
+
+    def all_shown_until(self, rows: np.ndarray) -> np.ndarray:
+        """The same for many rows, ``(n,)``."""
+        return np.array([self.shown_until(row) for row in rows.tolist()], dtype=np.int64) if self._shown else rows
 
 
 Options = Mapping[str, Any]
@@ -175,6 +212,20 @@ def read_user_ranks(path: Path) -> dict[str, float]:
         ) from error
 
 
+def check_times_compare(table: Interactions, options: Options) -> None:
+    """Raise where the times of the dataset say nothing about who was earlier.
+
+    Raises:
+        UserError: there are no times, or they do not compare between users.
+    """
+    where = f"--protocol={options['protocol']} orders users by time"
+    if table.time is None:
+        raise UserError(f"{where}, and this dataset is read without times: name their column with --TIME_FIELD.")
+    # After filters, and in windows, a count has gaps: what the whole file was like is a fact of its reading.
+    if len(table.user_tokens) > 2 and (why := why_incomparable(table.facts)):
+        raise UserError(f"{where}, but {why}. Use --protocol=loo, or real times.")
+
+
 def _by_end(table: Interactions, options: Options) -> np.ndarray:
     """Users (or sessions) in the order of their last interaction.
 
@@ -190,16 +241,8 @@ def _by_end(table: Interactions, options: Options) -> np.ndarray:
         if (rank < 0).any():
             raise UserError(f"the file of user orders lacks {int((rank < 0).sum())} users of this dataset.")
         return users[np.argsort(rank, kind="stable")]
-    if table.time is None:
-        raise UserError(f"--protocol={options['protocol']} orders sessions by time: load the time column (load_col).")
+    check_times_compare(table, options)
     last = np.asarray(table.time)[np.asarray(table.offsets)[users + 1] - 1]
-    # After filters, and in windows, the counting has gaps: what the whole file was like is then a fact of its reading.
-    ordinal = table.facts.get("times_count_within_users") or np.all(last == np.diff(table.offsets)[users])
-    if len(users) > 1 and ordinal:
-        raise UserError(
-            f"--protocol={options['protocol']} orders sessions by time, but the times of this dataset only count "
-            "within each user (1, 2, 3, ...). Use --protocol=loo, or real times."
-        )
     return users[np.lexsort((token_hashes(table.user_tokens[users]), last))]
 
 
@@ -284,15 +327,114 @@ def published(table: Interactions, options: Options) -> Split:
     return _last_items(table, order[:first], valid, test)
 
 
+def ends_before(table: Interactions, time: float) -> np.ndarray:
+    """``(n_users + 2,)`` int64: a user's rows ``offsets[u]:ends[u]`` are earlier than a time."""
+    early = np.asarray(table.user)[np.asarray(table.time) < time]
+    return np.asarray(table.offsets) + np.bincount(early, minlength=len(table.offsets))
+
+
+def global_time_split(table: Interactions, options: Options) -> Split:
+    """One cut in time for all users (D. Gusak et al.: Time to Split, RecSys 2025).
+
+    Rows before the first cut train, rows between the cuts validate, the others test; a row at a cut is behind it. The
+    history of a case is all that its user did before the target, also behind the cut: a model is asked when the target
+    is due. What prompts and features may show of it ends at the cut, when they are made.
+
+    Users without a training interaction and items without one are kept. A target that nothing stands before is no
+    case, since only a list that is the same for all could rank for it; such targets are counted.
+
+    Options: ``valid_from`` and ``test_from`` are shares of the interactions in the order of time, or dates;
+    ``targets`` is ``last``, ``first``, ``random`` (chosen by a hash of the user's name) or ``all`` (each interaction is
+    a case of its own).
+
+    Raises:
+        UserError: times do not compare between users, or the cuts are none.
+    """
+    check_times_compare(table, options)
+    cuts = _cuts(table, options)
+    train_end, test_begin = ends_before(table, cuts.valid), ends_before(table, cuts.test)
+    train_rows = np.flatnonzero(np.asarray(table.time) < cuts.valid)
+    valid, valid_lost = _period(table, train_end, test_begin, str(options["targets"]))
+    test, test_lost = _period(
+        table, test_begin, np.append(np.asarray(table.offsets)[1:], len(table)), options["targets"]
+    )
+    return Split(
+        train_rows,
+        train_rows[_positions(table, train_rows) > 0],
+        valid,
+        test,
+        cuts=cuts,
+        without_history={"valid": valid_lost, "test": test_lost},
+    )
+
+
+def _period(table: Interactions, begin: np.ndarray, end: np.ndarray, targets: str) -> tuple[Cases, int]:
+    """Cases whose targets lie in each user's rows ``begin:end``, and how many were left out without a history."""
+    users = np.flatnonzero(begin[:-1] < end[:-1])
+    first, last = begin[users], end[users] - 1
+    if targets == "all":
+        counts = last - first + 1
+        stops = np.cumsum(counts)
+        rows = np.arange(int(stops[-1]) if len(stops) else 0) - np.repeat(stops - counts - first, counts)
+    elif targets == "random":
+        first = np.maximum(first, np.asarray(table.offsets)[users] + 1)  # the first row of a history has none before it
+        hashes = token_hashes(table.user_tokens[users]) if len(users) else np.empty(0, dtype=np.uint64)
+        rows = np.where(
+            first > last, last, first + (hashes % np.maximum(last - first + 1, 1).astype(np.uint64)).astype(np.int64)
+        )
+    else:
+        rows = last if targets == "last" else first
+    kept = rows[_positions(table, rows) > 0]
+    cases = _one_target(table, kept)
+    return replace(cases, shown=np.minimum(begin[cases.user], kept)), len(rows) - len(kept)
+
+
+def _cuts(table: Interactions, options: Options) -> Cuts:
+    """The times of both cuts.
+
+    Raises:
+        UserError: a share that is none, a date that is none, or validation that does not begin before the test.
+    """
+    ordered = np.sort(np.asarray(table.time))
+    found = Cuts(*(_cut(ordered, options.get(name), name) for name in ("valid_from", "test_from")))
+    if found.valid >= found.test:
+        raise UserError(
+            f"valid_from={options['valid_from']} is {day_of(found.valid)} here and test_from={options['test_from']} "
+            f"{day_of(found.test)}: validation must begin before the test."
+        )
+    return found
+
+
+def _cut(ordered: np.ndarray, given: Any, name: str) -> float:
+    """A share of the interactions, or a date, as a time."""
+    if isinstance(given, str):
+        if not EARLIEST <= ordered[len(ordered) // 2] < LATEST:
+            raise UserError(
+                f"{name}={given}: the times of this dataset are no seconds since 1970; give a share such as 0.9."
+            )
+        try:
+            day = datetime.fromisoformat(given)
+        except ValueError:
+            raise UserError(f"{name}={given}: give a date such as 2014-03-01, or a share such as 0.9.") from None
+        return (day if day.tzinfo else day.replace(tzinfo=UTC)).timestamp()
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 < given < 1:
+        raise UserError(
+            f"{name}={given}: give a share of the interactions between 0 and 1, or a date such as 2014-03-01."
+        )
+    return float(ordered[int(given * len(ordered))])
+
+
 SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
     "loo": leave_one_out,
     "session": session,
     "user_split": user_split,
     "temporal": temporal,
     "published": published,
+    "gts": global_time_split,
 }
 
 
+CUT_BY = ("valid_from", "test_from", "targets")  # settings of a global time split
 BY_TIME = ("session", "temporal", "published")  # splits that put users in the order of their last interaction
 
 
@@ -352,6 +494,13 @@ def _of_others(cases: Cases, left_out: np.ndarray) -> Cases:
     return cases if others.all() else cases.select(np.flatnonzero(others))
 
 
+def cold_cases(table: Interactions, split: Split, cases: Cases) -> np.ndarray:
+    """``(m,)`` bool: cases whose user has no training interaction."""
+    trained = np.zeros(len(table.user_tokens), dtype=bool)
+    trained[np.asarray(table.user)[split.train_rows]] = True
+    return ~trained[cases.user]
+
+
 def rows_digest(rows: np.ndarray) -> str:
     """A short hash of row numbers."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest()[:16]
@@ -382,7 +531,7 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
         UserError: the rule needs times that the dataset does not have, or leaves nothing.
     """
     if table.time is None:
-        raise UserError("sessions are cut by time: load the time column (load_col).")
+        raise UserError("sessions are cut by time: name the column of times with --TIME_FIELD.")
     user, time = np.asarray(table.user), np.asarray(table.time)
     new = np.ones(len(table), dtype=bool)
     new[1:] = user[1:] != user[:-1]

@@ -9,7 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from recbole_llm.data.catalog import DatasetLocation, known_datasets, locate
+from recbole_llm.data.catalog import DatasetLocation, check_data_path, known_datasets, lies_in, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.registry import find_method
@@ -71,6 +71,9 @@ def _on_disk(data_path: str | None, dataset_dir: Path) -> Iterator[DatasetLocati
     """Aliases whose own files are there, then folders that no alias claims."""
     claimed: set[Path] = set()
     unknown: list[str] = []
+    check_data_path(data_path)
+    if data_path and (found := lies_in(Path(data_path).expanduser())).startswith("holds no"):
+        raise UserError(f"--data_path={data_path} {found}.")
     for name in known_datasets(dataset_dir):
         try:
             location = locate(name, data_path, dataset_dir)

@@ -19,7 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
-_MAY_LACK = ("pool", "person")  # earlier files of this format have none
+_MAY_LACK = ("pool", "person", "cold_user")  # earlier files of this format have none
 HEAD_SHARE = 0.2
 
 
@@ -39,6 +39,7 @@ class Ranks:
         pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
         person: ``(m,)`` int64 the person behind each case, where the protocol cuts histories into sessions and ``user``
             is a session; empty elsewhere, and in files from before it was noted.
+        cold_user: ``(m,)`` bool, the case's user has no training interaction; empty in files of older versions.
     """
 
     user: np.ndarray
@@ -51,6 +52,7 @@ class Ranks:
     head: np.ndarray
     pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     person: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cold_user: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __len__(self) -> int:
         return len(self.user)
@@ -95,6 +97,7 @@ class Ranks:
             head=self.head[targets],
             pool=self.pool[cases] if len(self.pool) else self.pool,
             person=self.person[cases] if len(self.person) else self.person,
+            cold_user=self.cold_user[cases] if len(self.cold_user) else self.cold_user,
         )
 
 
@@ -114,6 +117,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         head=ranks.head[wanted],
         pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
         person=ranks.person[cases] if len(ranks.person) else ranks.person,
+        cold_user=ranks.cold_user[cases] if len(ranks.cold_user) else ranks.cold_user,
     )
 
 

@@ -1,4 +1,4 @@
-"""Metrics of parts of the test cases: popular and rare items, short and long histories, cold items."""
+"""Metrics of parts of the test cases: popular and rare items, short and long histories, cold items and users."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ import numpy as np
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks, only_targets
 
-SUBGROUPS = ("head items", "tail items", "cold items", "short histories", "long histories")
+SUBGROUPS = (
+    *("head items", "tail items", "cold items", "short histories", "long histories"),
+    *("warm users and items", "cold users"),
+)
 
 
 def subgroup(ranks: Ranks, name: str) -> Ranks:
     """The part of the ranks that a subgroup names.
 
     Head items are the fifth with most training interactions; cold items have none and count among the tail;
-    histories are short up to the median of the test cases.
+    histories are short up to the median of the test cases. Cold users have no training interaction; where there are
+    none, nothing is called warm.
     """
     if name == "head items":
         return only_targets(ranks, ranks.head)
@@ -24,6 +28,12 @@ def subgroup(ranks: Ranks, name: str) -> Ranks:
         return only_targets(ranks, ~ranks.head)
     if name == "cold items":
         return only_targets(ranks, ranks.train_count == 0)
+    if name in ("warm users and items", "cold users"):
+        cold = ranks.cold_user if len(ranks.cold_user) else np.zeros(len(ranks), dtype=bool)
+        if name == "cold users" or not cold.any():
+            return ranks.select(np.flatnonzero(cold))
+        known = np.repeat(~cold, np.diff(ranks.offsets))
+        return only_targets(ranks, known & (ranks.train_count > 0))
     short = ranks.history <= np.median(ranks.history)
     return ranks.select(np.flatnonzero(short if name == "short histories" else ~short))
 

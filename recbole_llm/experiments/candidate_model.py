@@ -96,11 +96,15 @@ class CandidateModel:
 
 @torch.no_grad()
 def best_items(prepared: Prepared, rows: np.ndarray, k: int, bars: Bars) -> np.ndarray:
-    """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``."""
+    """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``.
+
+    Under a global time split a history ends at the cut that its row lies behind.
+    """
     table = prepared.dataset.table
     user = np.asarray(table.user[rows], dtype=np.int64)
     starts = np.asarray(table.offsets)[user]
-    cases = Cases(user, starts, rows, np.arange(len(rows) + 1, dtype=np.int64), rows)
+    ends = prepared.dataset.split.all_shown_until(rows)
+    cases = Cases(user, starts, ends, np.arange(len(rows) + 1, dtype=np.int64), rows)
     n_items = prepared.dataset.item_num
     size = max(1, (int(prepared.config["score_block_mib"]) << 20) // (4 * n_items))
     loader = EvalLoader(prepared.device_table(), cases, min(size, 4096), prepared.sequential)

@@ -52,6 +52,7 @@ def _examine(
     except (ValueError, KeyError, TypeError):
         return [Finding(False, f"{folder}/manifest.json is damaged; remove the folder.")]
     overrides = {"dataset_dir": dataset_dir, **({"data_path": data_path} if data_path else {})}
+    overrides |= identity.get("cut_by", {})
     (run,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
     found = Runner(ResultStore("results")).read_dataset(run)
     told_apart = found.sha256, split_identity(found.split), found.reading()

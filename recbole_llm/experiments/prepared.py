@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
+from recbole_llm.data.split import cold_cases
 
 
 @dataclass
@@ -17,6 +18,7 @@ class Prepared:
         config, dataset, model: RecBole's objects; ``dataset`` holds all interactions and the split.
         train_part: the dataset with training rows alone.
         sequential: whether batches carry histories.
+        by_user: the model knows a user by an id alone, so that it has nothing to say of those that it has not seen.
     """
 
     config: Any
@@ -24,6 +26,7 @@ class Prepared:
     train_part: Any
     model: Any
     sequential: bool
+    by_user: bool = False
 
     def device_table(self) -> DeviceTable:
         """The interactions on the model's device."""
@@ -32,5 +35,8 @@ class Prepared:
 
     def eval_loader(self, phase: str) -> EvalLoader:
         """The cases of ``valid`` or ``test`` in batches."""
-        cases = self.dataset.split.valid if phase == "valid" else self.dataset.split.test
-        return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential)
+        split = self.dataset.split
+        cases = split.valid if phase == "valid" else split.test
+        cold = cold_cases(self.dataset.table, split, cases) if self.by_user else None
+        silent = cold if cold is not None and cold.any() else None
+        return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential, silent)

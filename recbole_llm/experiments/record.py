@@ -59,6 +59,16 @@ class DatasetFacts(BaseModel):
     train_interactions: int = 0
     valid_cases: int = 0
     test_cases: int = 0
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every file that was read, by its name")
+    cold: dict[str, int] = Field(
+        default_factory=dict,
+        description="test cases of users, and test targets of items, without a training interaction; targets that are "
+        "no cases since nothing stands before them",
+    )
+    later_training: float | None = Field(
+        default=None, description="share of the training interactions that are later than a test target, on average"
+    )
+    cuts: dict[str, str] = Field(default_factory=dict, description="where validation and test begin (protocol gts)")
     rarity: dict[str, float] = Field(
         default_factory=dict, description="sampled rankings: what rarity in training alone says of the test targets"
     )
@@ -142,6 +152,7 @@ class Record(BaseModel):
     commit: str | None = None
     created: str = ""
     notes: list[str] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="what a reader of the numbers must know")
 
     @model_validator(mode="before")
     @classmethod

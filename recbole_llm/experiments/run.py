@@ -31,12 +31,14 @@ class Run:
         search: what the search had that found the settings (``trials``, ``trial_epochs``, ``trial_minutes``; what it
             did not limit is left out), ``None`` where none did.
         key: hash of all that can change the numbers, and of ``search``.
+        files: SHA-256 of every file that is read, by what it is.
     """
 
     settings: Settings
     location: DatasetLocation
     search: Mapping[str, Any] | None = None
     key: str = field(init=False)
+    files: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         files = {"inter": file_sha256(self.location.interactions)}
@@ -46,7 +48,12 @@ class Run:
             files["profiles"] = file_sha256(Path(profiles))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))
+        self.files = files
+        named = (self.settings.get("load_col") or {}).get("inter")
+        time = self.settings["TIME_FIELD"]
+        # Older versions took the order of the file where load_col did not name the times.
+        more = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **more, **(self.search or {}))
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:

@@ -16,7 +16,10 @@ from recbole_llm.compat.config import BenchConfig
 from recbole_llm.compat.fast import accelerated, seams_of
 from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
+from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
+from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings
+from recbole_llm.data.times import notices, warnings
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
@@ -30,7 +33,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import ensure_features
 from recbole_llm.features.sources import AnswerSource
-from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
+from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL, Method
 from recbole_llm.settings.layers import Settings, stage_one_settings
 from recbole_llm.settings.rules import reads_codes
 from recbole_llm.training import checkpoint
@@ -46,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
+# Facts of a reading by which an older version's rows, or their times, were others.
+OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
+HALF = 0.5  # share of the items with a title, below which it is said
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
@@ -67,6 +73,8 @@ class Runner:
         self, store: ResultStore, bars: Bars | None = None, force: bool = False, asks_again: bool = True
     ) -> None:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
+        self._said: set[str] = set()
+        self._readings: dict[Any, dict[str, Any]] = {}
         self.asking: Any = None  # how answers are got; one budget for all runs, made with the first that asks
         self._fresh: set[str] = set()
 
@@ -75,7 +83,27 @@ class Runner:
         if self.force and run.key not in self._fresh:
             return None
         record = self.store.find(run.key)
-        return record if record is not None and record.status == "ok" else None
+        if record is None or record.status != "ok":
+            return None
+        if run.key not in self._fresh and (why := self._read_otherwise(run, record)):
+            logger.warning("%s has a record from before %s; it is run again", run.title(), why)
+            return None
+        return record
+
+    def _read_otherwise(self, run: Run, record: Record) -> str:
+        """What of the same files an older version read in another way, so that its numbers are others; else empty."""
+        if record.features is not None and record.features.coverage.get("itemtext") == 0:
+            return "items without any title were refused"
+        then = record.data.reading if record.data else {}
+        if not then or run.settings["split"] == "parts":
+            return ""
+        location, spec = run.location, ReadSpec.from_settings(run.settings.values)
+        if (location.folder, location.stem, spec) not in self._readings:
+            self._readings[location.folder, location.stem, spec] = load_interactions(location, spec)[0].facts
+        now = self._readings[location.folder, location.stem, spec]
+        if any(then.get(name, 0) != now.get(name, 0) for name in OF_READING):
+            return "repeated rows and the unit of times were looked at"
+        return ""
 
     def run(self, run: Run) -> Record:
         """The record of a run: found, or made by training and testing the model.
@@ -212,6 +240,7 @@ class Runner:
             record.language_model = getattr(model, "language_model", None)
             record.legacy_leaks = bool(settings.get("legacy_leaks"))
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            record.warnings = self._warnings(method, dataset, record)
             record.data = DatasetFacts(
                 name=run.location.stem,
                 sha256=dataset.sha256,
@@ -221,8 +250,26 @@ class Runner:
                 valid_cases=len(dataset.split.valid),
                 test_cases=len(dataset.split.test),
                 rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
+                files=run.files,
+                cold=cold_counts(dataset.table, dataset.split),
+                later_training=later_training(dataset.table, dataset.split),
+                cuts=cut_days(dataset.split),
             )
-        return Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL)
+        sequential = method.kind == SEQUENTIAL
+        return Prepared(config, dataset, train_part, model, sequential, not sequential and method.name not in USERLESS)
+
+    def _warnings(self, method: Method, dataset: Any, record: Record) -> list[str]:
+        """What a reader of a run's numbers must know of its data and texts; said here too."""
+        found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split)]
+        unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
+        if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
+            found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
+        named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
+        if named < HALF:
+            found.append(f"only {named:.0%} of the items have a title; the others are called by their ids")
+        for text in found:
+            self._say(f"{record.dataset}: {text}")
+        return found
 
     def _read(self, run: Run, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
         """RecBole's configuration and the dataset with its split."""
@@ -239,7 +286,16 @@ class Runner:
         with watch("data"):
             config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])
-            return config, make_dataset(config, run.location)
+            dataset = make_dataset(config, run.location)
+        for notice in notices(dataset.table.facts):
+            self._say(f"{dataset.location.interactions}: {notice}")
+        return config, dataset
+
+    def _say(self, text: str) -> None:
+        """Warn of something once, however many runs it is true of."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.warning("%s", text)
 
     def _add_semantics(self, run: Run, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
         if self.asking is None:

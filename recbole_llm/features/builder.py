@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
-from recbole_llm.data.split import Split
+from recbole_llm.data.split import CUT_BY, Split
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
-from recbole_llm.features.items import read_item_texts, read_profiles
+from recbole_llm.features.items import ItemTexts, check_titles, read_item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import REASONED
@@ -90,6 +90,7 @@ def _identity(
     endpoint: Endpoint | None,
     stage_one: Prerequisite | None,
     encoder: Encoder,
+    items: ItemTexts,
 ) -> dict[str, Any]:
     """All that the features are made from; the offline rule looks at sentence vectors too.
 
@@ -105,9 +106,11 @@ def _identity(
         "inter_sha256": dataset.sha256,
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
+        **({"text_found_by": items.found_by} if items.found_by else {}),
         **_profiles_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
+        **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
         "llm": _llm_identity(endpoint) if endpoint else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
@@ -161,7 +164,14 @@ class FeatureBuilder:
         self.asking = asking or AnswerSource.of(settings)
         self.endpoint = chosen_endpoint(settings, self.asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
-        identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder)
+        self.items = read_item_texts(
+            location,
+            dataset.table,
+            settings.get("text"),
+            str(settings["ITEM_ID_FIELD"]),
+            str(settings["field_separator"]),
+        )
+        identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self.home = location.home / "semantics"
         source = self.endpoint.name if self.endpoint else OFFLINE
@@ -169,11 +179,11 @@ class FeatureBuilder:
         self.name = str(path)
         self.scratch = _linked_copy(path) if self.asking.dry else None
         self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
-        self.items = read_item_texts(location, dataset.table, settings.get("text"))
         if settings.get("profiles"):
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
+        check_titles(location, self.items)
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
         self.builders = {feature.name: feature for feature in map(find_feature, names)}

@@ -67,15 +67,22 @@ class Context:
         return self.ledger.endpoint if self.ledger is not None else None
 
     def history(self, row: int) -> np.ndarray:
-        """Item ids before a row of the interactions, as long as the model sees: never the row itself."""
-        begin = int(self.table.offsets[self.table.user[row]])
-        first = max(begin, row - int(self.settings["MAX_ITEM_LIST_LENGTH"]))
-        return np.asarray(self.table.item[first:row])
+        """Item ids before a row of the interactions, as long as the model sees: never the row itself.
+
+        Under a global time split they end at the cut that the row lies behind.
+        """
+        begin, end = int(self.table.offsets[self.table.user[row]]), self.split.shown_until(row)
+        first = max(begin, end - int(self.settings["MAX_ITEM_LIST_LENGTH"]))
+        return np.asarray(self.table.item[first:end])
 
     def target_rows(self) -> np.ndarray:
-        """Rows that anything is predicted at, ascending: training targets, validation, test."""
-        split = self.split
-        return np.unique(np.concatenate([split.train_targets, split.valid.end, split.test.end]))
+        """Rows that anything is predicted at, ascending: training targets, validation, test.
+
+        Those are left out of which no history may be shown.
+        """
+        split, offsets = self.split, np.asarray(self.table.offsets)
+        rows = np.unique(np.concatenate([split.train_targets, split.valid.end, split.test.end]))
+        return rows[split.all_shown_until(rows) > offsets[self.table.user[rows]]]
 
     def training_rows(self, user: int) -> np.ndarray:
         """Rows of a user's training segment: what a prompt about the whole user may show."""
@@ -135,11 +142,13 @@ def visible_ends(table: Interactions, split: Split) -> np.ndarray:
 
     A user who is evaluated shows what stands before the first validation or test target; a user who only trains
     shows all training rows. So one answer a user serves training, validation and test alike, and no target of
-    validation or test has ever been in a prompt.
+    validation or test has ever been in a prompt. Under a global time split everyone shows training rows alone.
     """
     offsets = np.asarray(table.offsets)
     ends = offsets.copy()
     np.maximum.at(ends, np.asarray(table.user)[split.train_rows], split.train_rows + 1)
+    if split.cuts is not None:
+        return ends
     first_target = np.full(len(offsets), len(table), dtype=np.int64)
     for cases in (split.valid, split.test):
         np.minimum.at(first_target, cases.user, cases.end)

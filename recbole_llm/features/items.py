@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.atomic import TAB, read_header, read_table
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.errors import UserError
@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 MISSING = {"", "unknown", "nan", "none", "null"}
 _TITLE_COLUMNS = ("title", "movie_title", "name", "item_name")
+# Letters of further names, whatever their case and what stands between the words: ``Product Title``, ``productTitle``.
+_TITLE_NAMES = (
+    *("title", "movietitle", "name", "itemname", "itemtitle", "producttitle", "productname", "booktitle", "songtitle"),
+    *("trackname", "gametitle", "appname", "videotitle", "businessname", "headline"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class ItemTexts:
         named: share of items that have a real title.
         source: where titles come from; ``model`` for text that a model wrote (``idgen_text``).
         profile: text written elsewhere (``--profiles=FILE``), an empty list where there is no such file.
+        found_by: the columns that were found otherwise than by the names ``item_id``, ``title`` and so on, so that
+            features of the two are told apart; empty for most files.
     """
 
     title: list[str]
@@ -44,16 +51,21 @@ class ItemTexts:
     named: float
     source: str
     profile: list[str] = field(default_factory=list)
+    found_by: dict[str, str] = field(default_factory=dict)
 
 
 def _columns_of(template: Any) -> list[str]:
     try:
         return [name for _, name, _, _ in string.Formatter().parse(template) if name]
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"the dataset's text: settings: {template!r} is no template ({error}); write text with columns in braces, "
-            "such as {title}."
-        ) from error
+        raise _no_template(template, f" ({error})") from error
+
+
+def _no_template(template: Any, why: str = "") -> UserError:
+    return UserError(
+        f"the dataset's text: settings: {template!r} is no template{why}; write the name of a column, or text with "
+        "columns in braces, such as {title}."
+    )
 
 
 def _value(row: dict[str, Any], name: str) -> str:
@@ -72,25 +84,72 @@ def _fill(template: str, row: dict[str, Any]) -> str:
     return clean(re.sub(r"\(\s*\)|\[\s*\]", "", text))
 
 
-def _first_template(spec: dict[str, Any], header: list[str]) -> dict[str, Any]:
-    """``title`` and ``source`` of the first template whose columns are there; of the last where none is."""
-    entries = [{"template": entry} if isinstance(entry, str) else entry for entry in spec["title"]]
-    chosen = next((e for e in entries if set(_columns_of(e["template"])) <= set(header)), entries[-1])
-    return {"title": chosen["template"], "source": chosen.get("source", spec.get("source", "metadata"))}
+def _first_template(entries: list[Any], header: list[str]) -> tuple[Any, str | None]:
+    """Template and source of the first entry whose columns are there; of the last where none is."""
+    known = [entry if isinstance(entry, dict) else {"template": entry} for entry in entries]
+    chosen = next((e for e in known if set(_columns_of(_as_template(e["template"], header))) <= set(header)), known[-1])
+    return chosen["template"], chosen.get("source")
 
 
-def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[str, Any] | None) -> ItemTexts:
+def _as_template(given: Any, header: list[str]) -> Any:
+    """A template; a column's bare name is one too."""
+    return "{" + given + "}" if isinstance(given, str) and given in header else given
+
+
+def _letters(name: str) -> str:
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
+
+
+def _columns(spec: dict[str, Any], header: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The template of titles, columns of the other texts and the source; and what was found by another name.
+
+    Raises:
+        UserError: the template is none.
+    """
+    texts: dict[str, Any] = {"title": spec.get("title"), "source": str(spec.get("source", "metadata"))}
+    unusual: dict[str, str] = {}
+    if isinstance(texts["title"], list):
+        texts["title"], source = _first_template(texts["title"], header)
+        texts["source"] = source or texts["source"]
+    if texts["title"] is None:
+        column = next((name for name in _TITLE_COLUMNS if name in header), None)
+        if column is None:
+            column = next((name for known in _TITLE_NAMES for name in header if _letters(name) == known), None)
+            unusual |= {"title": column} if column else {}
+        texts["title"] = column or ""
+    given = texts["title"]
+    texts["title"] = _as_template(given, header)
+    if given and not _columns_of(texts["title"]):
+        raise _no_template(given)
+    for name in ("categories", "brand", "description"):
+        texts[name] = spec.get(name, name if name in header else None)
+        if texts[name] is None and name not in spec:
+            texts[name] = next((column for column in header if _letters(column) == name), None)
+            unusual |= {name: texts[name]} if texts[name] else {}
+    return texts, unusual
+
+
+def read_item_texts(
+    location: DatasetLocation,
+    table: Interactions,
+    spec: dict[str, Any] | None,
+    key: str = "item_id",
+    separator: str = TAB,
+) -> ItemTexts:
     """Read ``.item`` as the dataset's ``text:`` settings say.
 
     Args:
         location: where the files lie.
         table: gives the items and their ids.
-        spec: ``title`` (a template such as ``"{movie_title} ({release_year})"``, or a list of them, each alone or
-            as ``{template: ..., source: ...}``: the first whose columns the file has is taken), ``categories``,
-            ``brand``, ``description`` (column names), ``source``; guessed from the columns where absent.
+        spec: ``title`` (a column, a template such as ``"{movie_title} ({release_year})"``, or a list of them, each
+            alone or as ``{template: ..., source: ...}``: the first whose columns the file has is taken),
+            ``categories``, ``brand``, ``description`` (column names), ``source``; guessed from the columns where
+            absent.
+        key: the column of item ids (``ITEM_ID_FIELD``).
+        separator: of columns.
 
     Raises:
-        UserError: the spec names a column that the file lacks.
+        UserError: the spec names a column that the file lacks, or the file has no column of item ids.
     """
     tokens = [str(token) for token in table.item_tokens]
     blank = [""] * len(tokens)
@@ -100,27 +159,24 @@ def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[s
             "%s has no .item file: items are called by their ids, and text features say little", location.name
         )
         return ItemTexts([""] + [f"item {t}" for t in tokens[1:]], blank, blank, blank, 0.0, "none")
-    header = [column.name for column in read_header(path)]
-    spec = dict(spec or {})
-    if isinstance(spec.get("title"), list):
-        spec |= _first_template(spec, header)
-    if "title" not in spec:
-        guess = next((name for name in _TITLE_COLUMNS if name in header), None)
-        if guess is not None:
-            spec["title"] = "{" + guess + "}"
-    for name in ("categories", "brand", "description"):
-        spec.setdefault(name, name if name in header else None)
-    wanted = {
-        *_columns_of(spec.get("title", "")),
-        *(spec[k] for k in ("categories", "brand", "description") if spec[k]),
-    }
+    types = {column.name: column.type for column in read_header(path, separator)}
+    header = list(types)
+    if types.get(key) != "token":
+        state = f"is declared {types[key]}" if key in types else f"is not there; it has {', '.join(header)}"
+        raise UserError(
+            f"{path}: the column of item ids, {key}:token, {state}. Rename the column, or name it as in .inter with "
+            "--ITEM_ID_FIELD."
+        )
+    texts, unusual = _columns(dict(spec or {}), header)
+    if key != "item_id" and ("item_id" in header or header[0] != key):
+        unusual["item_id"] = key
+    wanted = {*_columns_of(texts["title"]), *(texts[k] for k in ("categories", "brand", "description") if texts[k])}
     for name in sorted(wanted):
         if name not in header:
             raise UserError(
                 f"{path} has no column {name!r} (the dataset's text: settings ask for it); it has {', '.join(header)}."
             )
-    key = "item_id" if "item_id" in header else header[0]
-    frame = read_table(path, [key, *sorted(wanted - {key})])
+    frame = read_table(path, [key, *sorted(wanted - {key})], separator)
     first = frame.drop_duplicates(subset=[key], keep="first")
     if len(first) < len(frame):
         logger.warning("%s: %d rows repeat an item; the first of each counts", path, len(frame) - len(first))
@@ -129,11 +185,11 @@ def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[s
     if absent:
         logger.warning("%s lacks %d of %d items; they have no text", path, absent, len(tokens) - 1)
     found = [rows.get(token, {}) for token in tokens]
-    titles = [_fill(spec.get("title", ""), row) for row in found]
+    titles = [_fill(texts["title"], row) for row in found]
     named = sum(map(bool, titles[1:])) / max(1, len(titles) - 1)
 
     def column(name: str) -> list[str]:
-        return [_value(row, spec[name]) for row in found] if spec[name] else list(blank)
+        return [_value(row, texts[name]) for row in found] if texts[name] else list(blank)
 
     return ItemTexts(
         title=[""] + [title or f"item {token}" for title, token in zip(titles[1:], tokens[1:], strict=True)],
@@ -141,7 +197,34 @@ def read_item_texts(location: DatasetLocation, table: Interactions, spec: dict[s
         brand=column("brand"),
         description=column("description"),
         named=named,
-        source=str(spec.get("source", "metadata")),
+        source=texts["source"] if texts["title"] else "none",
+        found_by=unusual,
+    )
+
+
+def check_titles(location: DatasetLocation, items: ItemTexts) -> None:
+    """Raise where there is no text at all: features would be made of ids, under a row that says text.
+
+    Raises:
+        UserError: not one item has a title, nor a text of its own.
+    """
+    if items.named or any(items.profile):
+        return
+    path = location.file("item")
+    without = "or run the model without its texts: --semantics=none"
+    if path is None:
+        raise UserError(
+            f"--dataset={location.name}: there is no {location.stem}.item in {location.folder}, so that no item has a "
+            f"title: put it there (item_id:token, title:token_seq), {without}."
+        )
+    if items.source == "none":
+        header = ", ".join(column.name for column in read_header(path))
+        raise UserError(
+            f"{path}: no column is known to hold titles; it has {header}. Name it with --text.title=COLUMN, {without}."
+        )
+    raise UserError(
+        f"{path}: not one of the {len(items.title) - 1:,} items of .inter has a title there. Are its ids the same as "
+        f"those of .inter? Mend the file, {without}."
     )
 
 

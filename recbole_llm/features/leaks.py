@@ -19,7 +19,7 @@ from scipy.stats import fisher_exact
 
 from recbole_llm.data.atomic import read_header, read_table, split_ids
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import Split, rows_digest, without_fold
+from recbole_llm.data.split import Split, ends_before, rows_digest, without_fold
 from recbole_llm.features.feature import TRAINING, visible_ends
 from recbole_llm.features.folder import asked_suffix
 from recbole_llm.features.lookup import find_feature
@@ -229,10 +229,13 @@ def _case(
     offered: dict[tuple[str, int], set[str]],
 ) -> tuple[str, list[int], set[int]]:
     """What was said, the items that nobody could know, and those that could be known."""
-    own = files.own(user)
-    end = own.start + int(line["position"]) if "position" in line and offered else int(ends[user])
-    items = np.asarray(files.table.item)
-    hidden = items[end : end + 1] if "position" in line and offered else items[end : own.stop]
+    own, items = files.own(user), np.asarray(files.table.item)
+    end = int(ends[user])
+    hidden = items[end : own.stop]
+    if "position" in line and offered:
+        row = own.start + int(line["position"])
+        end = files.split.shown_until(row)
+        hidden = items[end : row + 1]
     known = set(items[own.start : end].tolist())
     tokens = offered.get((str(line.get("user_id")), int(line.get("position", -1))), set())
     known |= {item for item in hidden.tolist() if str(files.table.item_tokens[item]) in tokens}
@@ -268,6 +271,9 @@ def _forbidden_runs(files: Files, sees: str, ends: np.ndarray) -> dict[tuple[str
     last = np.asarray(table.offsets).copy()
     for cases in (files.split.valid, files.split.test):
         np.maximum.at(last, cases.user, cases.end)  # what any case has as its history may be shown for it
+    cuts = files.split.cuts
+    if cuts is not None:  # what is behind a cut is held out, whoever's it is
+        last = ends_before(table, cuts.test)
     limit = ends if sees == TRAINING else last
     titles = [title.casefold() for title in files.titles]
     items = np.asarray(table.item).tolist()
@@ -277,7 +283,7 @@ def _forbidden_runs(files: Files, sees: str, ends: np.ndarray) -> dict[tuple[str
         names = [titles[item] for item in items[own]]
         for place in range(RUN - 1, len(names)):
             run = tuple(names[place - RUN + 1 : place + 1])
-            hidden = own.start + place >= limit[user] > own.start
+            hidden = own.start + place >= limit[user] and (cuts is not None or limit[user] > own.start)
             seen[run] = str(table.user_tokens[user]) if hidden and run not in seen else None
     return {run: user for run, user in seen.items() if user is not None and all(run)}
 

@@ -17,7 +17,7 @@ from recbole_llm.utils.text import counted, percent, visible
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
 _CASE_KEYS = (
     *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
-    *("user_inter_num_interval", "item_inter_num_interval"),
+    *("user_inter_num_interval", "item_inter_num_interval", "valid_from", "test_from", "targets"),
 )
 _UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
 _ASK_NOTHING = ("itemtext", "candidates", "codes")  # their coverage is that of titles

@@ -129,6 +129,9 @@ class ResultsTable:
             interval = key.case_settings.get(f"{sort}_inter_num_interval")
             if interval not in (None, "[0,inf)", "[0,inf]"):
                 words.append(f"{sort}s with {interval} interactions")
+        if "test_from" in key.case_settings:
+            began, targets = key.case_settings["test_from"], key.case_settings.get("targets")
+            words.append(f"tested from {began} of the time on, {targets} target")
         candidates = key.case_settings.get("candidates", "all")
         if isinstance(candidates, int):
             words.append(f"1 + {counted(candidates, 'candidate')}")
@@ -344,7 +347,7 @@ def _results_table(
         done = [run for run in kept if run.status == "ok"]
         rows.append(Row(name, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
-    notes += _rarity(everything)
+    notes += _rarity(everything) + _warnings(rows)
     primary = _primary(everything or [run for row in rows for run in row.failed])
     table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
@@ -381,6 +384,16 @@ def _rarity(records: Sequence[Record]) -> list[str]:
         f"stand in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
         "which says nothing of a session"
     ]
+
+
+def _warnings(rows: Sequence[Row]) -> list[str]:
+    """What the rows' records warn of, once where all of them do."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for text in dict.fromkeys(text for run in row.runs for text in run.warnings):
+            found.setdefault(text, []).append(row.label)
+    count = sum(bool(row.runs) for row in rows)
+    return [text if len(labels) == count else f"{', '.join(labels)}: {text}" for text, labels in found.items()]
 
 
 def _primary(records: Sequence[Record]) -> str:

@@ -21,7 +21,7 @@ Dropout = Share
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
-SPLITS = Literal["loo", "session", "user_split", "temporal", "published"]
+SPLITS = Literal["loo", "session", "user_split", "temporal", "gts", "published"]
 SEMANTICS = Literal["llm", "offline", "shuffled", "random", "none"]
 
 
@@ -40,9 +40,11 @@ class CoreSettings(SettingsModel):
     data_path: str = setting("Folder that holds the dataset's folder or its files.", Role.FOLDER)
     dataset_dir: str = setting("Folder of datasets and of what is derived from them.", Role.FOLDER)
     load_col: dict[str, Any] | None = setting("Columns that are read, by file suffix.")
-    rm_dup_inter: Literal["first", "last"] | None = setting(
-        "Which of several interactions of a user with an item is kept; all of them where it is null."
+    rm_dup_inter: Literal["first", "last", "keep"] | None = setting(
+        "Which of several interactions of a user with an item is kept: first or last; all but exact repeats (same "
+        "user, item and time) where it is null; keep for those too."
     )
+    field_separator: str = setting("What separates columns, where it is not the tab: one character, such as ','.")
     val_interval: dict[str, Any] | None = setting("Interactions that are kept, by intervals of their columns.")
     user_inter_num_interval: str | None = setting("Users that are kept, by their number of interactions.")
     item_inter_num_interval: str | None = setting("Items that are kept, by their number of interactions.")
@@ -60,6 +62,14 @@ class CoreSettings(SettingsModel):
     candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
     candidate_seed: int | None = setting("Seed that draws the candidates.")
     mask_history: bool = setting("Do not rank items that the user already has (a target is always ranked).")
+    valid_from: float | str | None = setting(
+        "Where validation begins (protocol gts): after a share of the interactions in the order of time, such as 0.8, "
+        "or at a date, such as 2014-03-01."
+    )
+    test_from: float | str | None = setting("Where the test begins (protocol gts): a share or a date.")
+    targets: Literal["last", "first", "random", "all"] | None = setting(
+        "Which interactions of a user after a cut are to be predicted (protocol gts); random: one, always the same."
+    )
     user_order: Literal["hash", "file"] = setting("Order in which users are divided (protocol user_split).")
     min_history: Whole = setting("Shortest history of a training example (protocol user_split).")
 
@@ -110,7 +120,7 @@ class CoreSettings(SettingsModel):
 
     # ---- machine and folders -------------------------------------------------------------------
     device: str = setting("auto, cpu, cuda or cuda:N.", Role.MACHINE)
-    gpu_id: Any = setting("RecBole's choice of a GPU.", Role.MACHINE)
+    gpu_id: Any = setting("The GPU that --device=auto takes, by its number; none for the CPU.", Role.MACHINE)
     use_gpu: bool = setting("Whether --device=auto may take a GPU.", Role.MACHINE)
     worker: Whole = setting("RecBole's data-loading processes.", Role.MACHINE)
     state: str = setting("RecBole's logging level.", Role.MACHINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.schema import Role, plain_of, role_of
 from recbole_llm.utils.yaml import property_names
 
+logger = logging.getLogger(__name__)
+
 # Settings of the text features: they tell two runs apart only for models that read such features.
 SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
@@ -20,6 +23,28 @@ SEMANTIC_KEYS = (
 )
 # What our loop does beyond RecBole's, and the value that leaves it out.
 OF_OUR_LOOP = {n: plain_of(f) for n, f in CoreSettings.model_fields.items() if role_of(f) is Role.LOOP}
+# RecBole's settings that nothing here follows, by the only value that they may have, with what does their work.
+_NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
+    "save_dataset": (False, "what is read is kept under dataset/NAME/cache/ anyway, and nothing is pickled"),
+    "dataset_save_path": (None, "what is read is kept under dataset/NAME/cache/ anyway, and nothing is pickled"),
+    "save_dataloaders": (False, "batches are made from what is kept under dataset/NAME/cache/, and nothing is pickled"),
+    "dataloaders_save_path": (None, "batches are made from what is kept under dataset/NAME/cache/, nothing is pickled"),
+    "valid_metric_bigger": (True, "every metric that may choose an epoch is better when it is higher"),
+}
+# The same where only our own loop does not follow them.
+_NOT_OF_OUR_LOOP: dict[str, tuple[Any, str]] = {
+    "enable_amp": (False, "our loop takes --precision=bf16 instead"),
+    "enable_scaler": (False, "our loop takes --precision=bf16, which needs no scaler"),
+    "log_wandb": (False, "our loop writes curves with --tensorboard=True, and into every record"),
+    "metric_decimal_place": (12, "our loop never rounds before it compares"),
+}
+# Those that change what is printed or how fast it goes: they are passed over, and that is said.
+_PASSED_OVER = {
+    "worker": "batches are gathered on the device, without loading processes",
+    "show_progress": "--quiet leaves out the bars",
+    "state": "--quiet and --verbose choose what is said",
+    "loss_decimal_place": "losses are written in full",
+}
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
@@ -36,6 +61,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     _one_semantics(method, values)
     _check_engine(values)
     _check_source(values)
+    _check_split(values)
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
         values["candidate_seed"] = CANDIDATE_SEED
 
@@ -47,6 +73,7 @@ def settle_each(method: Method, values: dict[str, Any]) -> None:
         UserError: a setting that is wrong by itself.
     """
     _check_layers(method, values)
+    _settle_separator(values)
     _check_cut_offs(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
@@ -99,8 +126,24 @@ def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         raise UserError("benchmark_filename: ready parts are not read; the protocol splits one .inter file.")
     if (values.get("unload_col") or {}).get("inter"):
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
-    if values.get("enable_amp") and not theirs:
-        raise UserError("enable_amp: our loop takes --precision=bf16 instead.")
+    for key, (only, instead) in {**_NOT_FOLLOWED, **({} if theirs else _NOT_OF_OUR_LOOP)}.items():
+        if key in values and values[key] != only:
+            raise UserError(f"{key}={values[key]} is not followed: {instead}.")
+    for key, instead in {} if theirs else _PASSED_OVER.items():
+        if key in values and values[key] != own.get(key):
+            logger.warning("%s=%s is passed over: %s", key, values[key], instead)
+
+
+def _settle_separator(values: dict[str, Any]) -> None:
+    """One character, with a backslash and ``t`` for the tab, which a command line can hardly hold."""
+    given = values.get("field_separator", "\t")
+    separator = {"\\t": "\t", "tab": "\t"}.get(given, given)
+    if len(separator) != 1 or separator in '"\n\r:':
+        raise UserError(
+            f"field_separator={given!r}: give one character, such as ',' or '\\t' for the tab; YAML reads some of them "
+            "as something else, so write --field_separator='\"|\"'."
+        )
+    values["field_separator"] = separator
 
 
 def _check_cut_offs(values: Mapping[str, Any]) -> None:
@@ -148,6 +191,20 @@ def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     owner = None if method.is_external else settings_class(method)
     return method.features if owner is None else owner.of(values).reads(method.features)
+
+
+# Settings that one way of splitting reads; under another they would be passed over.
+_OF_SPLIT = {"gts": ("valid_from", "test_from", "targets")}
+
+
+def _check_split(values: Mapping[str, Any]) -> None:
+    for split, keys in _OF_SPLIT.items():
+        for key in keys:
+            if values.get(key) is not None and values.get("split") != split:
+                protocol = values.get("protocol")
+                raise UserError(
+                    f"{key}={values[key]}: --protocol={protocol} does not read it; it is for split: {split}."
+                )
 
 
 def _check_source(values: Mapping[str, Any]) -> None:

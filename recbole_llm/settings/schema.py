@@ -11,6 +11,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
+from datetime import date
 from enum import StrEnum
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
@@ -177,6 +178,8 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
         return int(value)
     if kinds == (str,) and number:
         return str(value)
+    if str in kinds and isinstance(value, date):
+        return value.isoformat()  # YAML makes a date of 2014-03-01
     if kinds == (list,) and isinstance(value, str) and "," in value:
         return [parse_yaml(part) for part in value.split(",") if part.strip()]
     if kinds == (list,) and not isinstance(value, (dict, type(None))):

@@ -104,6 +104,8 @@ def rank_cases(
     model.eval()
     for chosen, batch in progress(loader):
         scores = score(batch)
+        if loader.silent is not None:
+            scores[torch.from_numpy(np.flatnonzero(loader.silent[chosen])).to(scores.device)] = 0.0
         targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
         owner = np.repeat(np.arange(len(chosen)), counts[chosen])
         higher[targets], tied[targets] = _rank_block(
@@ -124,6 +126,7 @@ def rank_cases(
         head=head[item],
         pool=pool,
         person=_people(table, cases),
+        cold_user=~np.isin(cases.user, np.asarray(table.dataset.table.user)[table.dataset.split.train_rows]),
     )
 
 

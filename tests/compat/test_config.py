@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recbole_llm.compat.config import BenchConfig, resolve_device
+from recbole_llm.compat.config import BenchConfig, gpu_number, resolve_device
 from recbole_llm.errors import UserError
 from tests.helpers import layered, make_run
 
@@ -47,6 +47,32 @@ def test_a_gpu_that_is_not_there_is_refused():
 def test_a_word_that_is_no_device_is_refused(name):
     with pytest.raises(UserError, match=f"--device={name}: use auto, cpu, cuda or cuda:N"):
         resolve_device(name)
+
+
+@pytest.mark.parametrize(("given", "number"), [("0", 0), (1, 1), ("3", 3), ("", None), (None, None)])
+def test_the_gpu_is_the_one_of_gpu_id(given, number):
+    assert gpu_number(given) == number
+
+
+@pytest.mark.parametrize("given", ["", None])
+def test_no_gpu_is_the_cpu(given):
+    assert resolve_device("auto", gpu_id=given) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("given", ["0,1", [0, 1], "cuda:1", -1, "first"])
+def test_a_gpu_that_is_no_number_is_refused(given):
+    with pytest.raises(UserError, match=r"give the number of one GPU.*--nproc"):
+        resolve_device("auto", gpu_id=given)
+
+
+def test_auto_takes_the_gpu_of_that_number(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert resolve_device("auto") == torch.device("cuda")
+    assert resolve_device("auto", gpu_id="2") == torch.device("cuda:2")
+    assert resolve_device("cpu", gpu_id="2") == torch.device("cpu")
+    with pytest.raises(UserError, match="there are 3 CUDA devices"):
+        resolve_device("auto", gpu_id=3)
 
 
 # ---- what RecBole sees ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.features.items import read_item_texts
 from tests.data.build import HEADER, names, table_of, walks, write_rows
-from tests.helpers import prepare
+from tests.helpers import make_run, prepare, runner
 
 ROWS = walks([4] * 30)
 ITEM = "item_id:token\ttitle:token_seq"
@@ -60,7 +60,11 @@ SPOILT = {
     "a time that is no number": (HEADER, [("u", "i", "1"), ("u", "j", "May")], "line 3: timestamp is 'May'"),
     "a tab too many": (HEADER, [("u", "i", 1), ("u", "j", 2, "x")], "line 3: more fields than"),
     "a header alone": (HEADER, [], "has a header and no rows"),
-    "commas for tabs": ("user_id:token,item_id:token,timestamp:float", ["u,i,1"], "needs a type"),
+    "commas for tabs": (
+        "user_id:token,item_id:token,timestamp:float",
+        ["u,i,1"],
+        "are separated by commas, not by tabs",
+    ),
 }
 
 
@@ -168,10 +172,10 @@ def test_rows_need_no_order(mine, tmp_path):
         assert of_user[user].pop(0) == item
 
 
-def test_repeated_rows_are_interactions_unless_the_setting_says_otherwise(mine):
+def test_repeated_rows_are_left_out_unless_the_setting_says_otherwise(mine):
     write_rows(mine / "mine.inter", [*ROWS, ROWS[0], ROWS[0]])
-    assert len(prepare("Pop", "mine").dataset.table) == 122
-    assert len(prepare("Pop", "mine", rm_dup_inter="first").dataset.table) == 120
+    assert len(prepare("Pop", "mine", rm_dup_inter="keep").dataset.table) == 122
+    assert len(prepare("Pop", "mine").dataset.table) == 120
 
 
 def test_what_was_left_out_is_counted(mine):
@@ -181,3 +185,178 @@ def test_what_was_left_out_is_counted(mine):
     assert table.facts["rows_without_user_or_item"] == 2
     assert table.facts["rows_filtered_by_value_or_duplicate"] == 1
     assert json.dumps(table.facts)
+
+
+# ---- the same data in another form is the same run ------------------------------------------------
+
+
+def cases(**options):
+    """Interactions and test cases of a run, by names."""
+    dataset = prepare("Pop", "mine", **options).dataset
+    table, test = dataset.table, dataset.split.test
+    return names(table), table.time.tolist(), [names(table)[row] for row in test.target_rows]
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_file_with_another_separator_is_followed(mine, capsys, separator):
+    right = cases()
+    text = (mine / "mine.inter").read_text().replace("\t", separator)
+    (mine / "mine.inter").write_text(text)
+    assert f"give --field_separator='{separator}'" in complaint(capsys)
+    assert cases(field_separator=separator) == right  # .item is still separated by tabs
+
+
+def test_rows_given_twice_do_not_give_the_target_away(mine, caplog):
+    right = cases()
+    write_rows(mine / "mine.inter", [*ROWS, *ROWS[::2]])
+    with caplog.at_level("WARNING"):
+        assert cases() == right
+    assert "60 rows repeat another one (same user, item and time) and are left out" in caplog.text
+    assert cases(rm_dup_inter="first") == right
+    assert len(cases(rm_dup_inter="keep")[0]) == 180
+
+
+@pytest.mark.parametrize("load_col", [{"inter": ["user_id", "item_id"]}, {"inter": "*"}, None])
+def test_times_are_read_whatever_columns_are_named(mine, load_col):
+    write_rows(mine / "mine.inter", ROWS[::-1])
+    assert cases(load_col=load_col) == cases()
+
+
+def test_a_column_of_times_that_is_not_there_is_no_leave_to_do_without(mine, capsys):
+    message = complaint(capsys, "--TIME_FIELD=time")
+    assert "has no column 'time'; it has user_id, item_id, timestamp" in message
+    assert "--TIME_FIELD=NAME names another one, and with --TIME_FIELD=~ the order of the file stands" in message
+
+
+def test_times_are_left_out_only_where_the_setting_says_so(mine, caplog):
+    write_rows(mine / "mine.inter", ROWS[::-1])
+    table = prepare("SASRec", "mine", TIME_FIELD=None).dataset.table
+    assert table.time is None
+    assert names(table)[0] == ("u29", "i29.3")
+    with caplog.at_level("WARNING"):
+        record = runner().run(make_run("Pop", "mine", TIME_FIELD=None))
+    assert record.warnings == ["there are no times: the order of the file stands, whatever that is"]
+    assert record.warnings[0] in caplog.text
+
+
+def test_milliseconds_cut_the_sessions_that_seconds_cut(tiny, caplog):
+    def sessions():
+        split = prepare("Pop", protocol="temporal_20", candidates="all").dataset.split
+        return len(split.train_rows), split.test.end.tolist()
+
+    right = sessions()
+    rows = [line.split("\t") for line in (tiny / "tiny.inter").read_text().splitlines()[1:]]
+    write_rows(tiny / "tiny.inter", [(u, i, r, int(t) * 1000) for u, i, r, t in rows], TINY)
+    with caplog.at_level("WARNING"):
+        assert sessions() == right
+    assert "times are in milliseconds and are read as seconds" in caplog.text
+
+
+TINY = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+
+
+@pytest.mark.parametrize("how", ["threshold", "filter_inter_by_user_or_item"])
+def test_files_that_recbole_reads_follow_the_same_rules(tiny, how):
+    rows = [line.split("\t") for line in (tiny / "tiny.inter").read_text().splitlines()[1:]]
+    right = prepare("SASRec").dataset.table
+    write_rows(tiny / "tiny.inter", [(u, i, r, int(t) * 1000) for u, i, r, t in rows + rows[:50]], TINY)
+    columns = {"inter": ["user_id", "item_id", "rating"], "item": ["item_id", "title"]}
+    extra = {"threshold": {"rating": 3}} if how == "threshold" else {how: True}
+    table = prepare("SASRec", load_col=columns, **extra).dataset.table
+    assert dict(zip(names(table), table.time.tolist(), strict=True)) == dict(
+        zip(names(right), right.time.tolist(), strict=True)
+    )
+    assert len(table) == len(right)
+    assert (table.facts["rows_repeated"], table.facts["times_per_second"]) == (50, 1000)
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def shown(folder, **options):
+    """Titles that a text model reads, by item."""
+    features = prepare("SASRecText", "mine", **options).dataset
+    tokens = features.table.item_tokens[1:].tolist()
+    return dict(zip(tokens, features.semantics.shown_texts("title_text")[1:], strict=True))
+
+
+def test_titles_are_found_by_the_column_that_the_setting_names(mine):
+    right = shown(mine)
+    write_rows(mine / "mine.inter", ROWS, HEADER.replace("item_id", "movieId"))
+    rows = [(f"Title of {item}", item) for _, item, _ in ROWS]
+    write_rows(mine / "mine.item", rows, "title:token_seq\tmovieId:token")
+    assert shown(mine, ITEM_ID_FIELD="movieId", load_col={"inter": ["user_id", "movieId"]}) == right
+
+
+def test_an_item_file_without_the_key_is_refused(mine):
+    write_rows(mine / "mine.item", [("Title", "i0.0")], "title:token_seq\tasin:token")
+    with pytest.raises(UserError, match=r"the column of item ids, item_id:token, is not there; it has title, asin"):
+        shown(mine)
+
+
+def test_an_item_file_whose_key_is_a_number_is_refused(mine):
+    write_rows(mine / "mine.item", [("1", "Title")], "item_id:float\ttitle:token_seq")
+    with pytest.raises(UserError, match=r"item_id:token, is declared float"):
+        shown(mine)
+
+
+@pytest.mark.parametrize("name", ["Title", "product_title", "Product Name", "productTitle", "NAME"])
+def test_titles_are_found_under_names_like_title(mine, name):
+    right = shown(mine)
+    write_rows(mine / "mine.item", [(i, f"Title of {i}") for _, i, _ in ROWS], f"item_id:token\t{name}:token_seq")
+    assert shown(mine) == right
+
+
+@pytest.mark.parametrize("given", ["colour", "{colour}"])
+def test_titles_under_any_name_are_refused_until_they_are_named(mine, capsys, given):
+    right = shown(mine)
+    write_rows(mine / "mine.item", [(i, f"Title of {i}") for _, i, _ in ROWS], "item_id:token\tcolour:token_seq")
+    assert main(["run", "--model=SASRecText", "--dataset=mine", "--quiet"]) == 2
+    assert "no column is known to hold titles; it has item_id, colour. Name it with --text.title" in (
+        capsys.readouterr().err
+    )
+    assert shown(mine, text={"title": given}) == right
+
+
+def test_titles_of_other_items_are_no_titles(mine):
+    write_rows(mine / "mine.item", [("other", "T")], ITEM)
+    with pytest.raises(UserError, match=r"not one of the 120 items of \.inter has a title there"):
+        shown(mine)
+
+
+def test_no_item_file_is_no_text(mine):
+    (mine / "mine.item").unlink()
+    with pytest.raises(UserError, match=r"there is no mine\.item in .* --semantics=none"):
+        shown(mine)
+    assert prepare("SASRecText", "mine", semantics="none").dataset.semantics is None
+
+
+def test_few_titles_are_a_warning_on_the_row(mine):
+    write_rows(mine / "mine.item", [("i0.0", "Only one")], ITEM)
+    record = runner().run(make_run("SASRecText", "mine", epochs=1))
+    assert record.warnings == ["only 1% of the items have a title; the others are called by their ids"]
+
+
+# ---- folders -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [["run", "--model=Pop"], ["list", "datasets", "--stats"], ["doctor", "--leaks"]])
+def test_a_data_path_that_is_not_there_is_named(mine, capsys, words):
+    more = [] if words[0] == "list" else ["--dataset=mine"]
+    assert main([*words, *more, "--data_path=/nope"]) == 2
+    assert "--data_path=/nope: there is no such folder" in capsys.readouterr().err
+
+
+def test_a_data_path_that_is_a_file_is_named(mine, capsys):
+    assert "is a file; give the folder that holds it" in complaint(capsys, f"--data_path={mine / 'mine.inter'}")
+
+
+def test_a_data_path_that_holds_other_things_says_which(workspace, capsys):
+    (workspace / "raw").mkdir()
+    (workspace / "raw" / "ratings.csv").touch()
+    message = complaint(capsys, "--data_path=raw")
+    assert "--data_path=raw holds no .inter file (it holds ratings.csv)" in message
+    assert "put mine.inter there" in message
+    write_rows(workspace / "raw" / "shop" / "shop.inter", ROWS)
+    assert "--data_path=raw holds shop/shop.inter" in complaint(capsys, "--data_path=raw")
+    assert main(["list", "datasets", "--stats", "--data_path=raw/shop"]) == 0

@@ -93,7 +93,7 @@ def test_times_that_only_a_filter_asks_for_are_read(tmp_path):
     spec = ReadSpec.from_settings(values)
     table = read_interactions(write_rows(tmp_path / "x.inter", [("u", "a", 1), ("u", "b", 2)]), spec)
     assert names(table) == [("u", "b")]
-    assert table.time is None
+    assert table.time.tolist() == [2]
 
 
 @pytest.mark.parametrize(("which", "times"), [("first", [1, 2]), ("last", [2, 9])])
@@ -140,11 +140,13 @@ def test_columns_of_filters_are_read_too():
     assert ReadSpec.from_settings(cell_values(val_interval={"rating": "[3,inf)"})).extra == ("rating",)
 
 
-def test_times_that_are_not_asked_for_are_not_read():
-    assert ReadSpec.from_settings(cell_values(load_col={"inter": ["user_id", "item_id"]})).time_field is None
+def test_times_are_left_out_where_the_setting_says_so():
+    assert ReadSpec.from_settings(cell_values(TIME_FIELD=None)).time_field is None
 
 
-@pytest.mark.parametrize("load_col", [None, {"item": ["item_id", "title"]}])
-def test_times_are_read_where_no_columns_are_named(load_col):
+@pytest.mark.parametrize(
+    "load_col", [None, {"item": ["item_id", "title"]}, {"inter": ["user_id", "item_id"]}, {"inter": "*"}], ids=str
+)
+def test_times_are_read_whether_they_are_named_or_not(load_col):
     spec = ReadSpec.from_settings(cell_values(load_col=load_col))
     assert (spec.time_field, spec.extra) == ("timestamp", ())

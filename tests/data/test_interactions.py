@@ -166,8 +166,28 @@ def test_hashes_of_tokens_are_the_same_everywhere():
     assert token_hashes(np.array(["i1", "é"])).tolist() == [int.from_bytes(digest, "little") for digest in digests]
 
 
-def test_repeated_rows_are_all_kept(tmp_path):
-    assert len(table_of(tmp_path, [("u", "i", 7)] * 3)) == 3
+def test_repeated_rows_are_left_out_and_counted(tmp_path):
+    table = table_of(
+        tmp_path, [("u", "i", 7), ("u", "j", 7), ("u", "i", 7), ("v", "i", 7), ("u", "i", 8), ("u", "i", 7)]
+    )
+    assert sorted(names(table)) == [("u", "i"), ("u", "i"), ("u", "j"), ("v", "i")]
+    assert (table.facts["rows_read"], table.facts["rows_repeated"]) == (6, 2)
+
+
+def test_of_repeated_rows_the_first_of_the_file_stays(tmp_path):
+    rows = [("u", f"i{k % 9}", 7, k) for k in range(90)]
+    table = table_of(tmp_path, rows, HEADER + "\tprice:float", extra=("price",))
+    assert sorted(table.extra["price"].tolist()) == list(range(9))
+
+
+def test_repeated_rows_are_kept_where_the_setting_says_so(tmp_path):
+    table = table_of(tmp_path, [("u", "i", 7)] * 3, duplicates="keep")
+    assert len(table) == 3
+    assert "rows_repeated" not in table.facts
+
+
+def test_without_times_no_row_repeats_another(tmp_path):
+    assert len(table_of(tmp_path, [("u", "i")] * 3, "user_id:token\titem_id:token", time_field=None)) == 3
 
 
 def test_rows_that_share_user_and_time_are_counted(tmp_path):

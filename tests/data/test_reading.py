@@ -15,7 +15,6 @@ from tests.data.build import HEADER, table_of, walks, write_rows
 from tests.helpers import blank_ids, layered, prepare
 
 RATED = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
-UNTIMED = {"inter": ["user_id", "item_id"]}
 
 
 def candidate_files() -> set[str]:
@@ -42,7 +41,7 @@ def test_an_ordinary_run_s_candidates_keep_their_names(tiny: Path) -> None:
         {"item_inter_num_interval": "[12,inf)"},
         {"load_col": RATED, "val_interval": {"rating": "[2,inf)"}},
         {"val_interval": {"timestamp": "[1402000000,inf)"}},
-        {"load_col": UNTIMED},
+        {"TIME_FIELD": None},
         {"sessions": {"gap": 4000, "min_length": 3}},
     ],
 )

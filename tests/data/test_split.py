@@ -138,8 +138,9 @@ def test_times_that_count_over_the_whole_file_order_users(tmp_path):
 
 
 def windows(folder, lengths):
-    """Sliding windows of users who have all their items in one second."""
+    """Sliding windows of users who have all their items in one second, but for a first user."""
     rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
+    rows += [("early", "i", 1), ("early", "j", 50)]
     return cut_sessions(table_of(folder, rows), WINDOWS)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -17,6 +19,7 @@ RANKS = Ranks(
     history=np.array([2, 5, 9], dtype=np.int32),
     train_count=np.array([50, 50, 3, 0], dtype=np.int32),
     head=np.array([True, True, False, False]),
+    cold_user=np.array([False, True, False]),
 )
 
 
@@ -28,12 +31,24 @@ RANKS = Ranks(
         ("cold items", [3], [4]),
         ("short histories", [1, 2], [1, 2, 3]),
         ("long histories", [3], [4]),
+        ("cold users", [2], [2, 3]),
+        ("warm users and items", [1], [1]),
     ],
 )
 def test_a_subgroup_holds_its_targets(name: str, users: list[int], items: list[int]) -> None:
     part = subgroup(RANKS, name)
     assert part.user.tolist() == users
     assert part.item.tolist() == items
+
+
+def test_ranks_of_older_files_have_no_cold_users() -> None:
+    older = replace(RANKS, cold_user=np.zeros(0, dtype=bool))
+    assert [len(subgroup(older, name)) for name in ("cold users", "warm users and items")] == [0, 0]
+
+
+def test_where_no_user_is_cold_nothing_is_called_warm() -> None:
+    known = replace(RANKS, cold_user=np.zeros(3, dtype=bool))
+    assert [len(subgroup(known, name)) for name in ("cold users", "warm users and items")] == [0, 0]
 
 
 def test_means_are_over_the_cases_of_the_subgroup() -> None:

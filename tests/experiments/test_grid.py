@@ -153,7 +153,18 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"eval_args.order": "RO", "engine": "recbole"}}, r"eval_args.order=RO: the protocol says"),
         ({"overrides": {"benchmark_filename": ["train", "valid", "test"]}}, "ready parts are not read"),
         ({"overrides": {"unload_col": {"inter": ["timestamp"]}}}, "leave these columns out of load_col.inter"),
-        ({"overrides": {"enable_amp": True}}, "enable_amp: our loop takes --precision=bf16"),
+        ({"overrides": {"save_dataset": True}}, "save_dataset=True is not followed: .* nothing is pickled"),
+        ({"overrides": {"save_dataloaders": True}}, "save_dataloaders=True is not followed"),
+        ({"overrides": {"dataset_save_path": "x.pth"}}, "dataset_save_path=x.pth is not followed"),
+        ({"overrides": {"dataloaders_save_path": "x.pth"}}, "dataloaders_save_path=x.pth is not followed"),
+        ({"overrides": {"valid_metric_bigger": False}}, "valid_metric_bigger=False is not followed"),
+        ({"overrides": {"valid_metric_bigger": False, "engine": "recbole"}}, "valid_metric_bigger=False is not follow"),
+        ({"overrides": {"log_wandb": True}}, "log_wandb=True is not followed: .*--tensorboard"),
+        ({"overrides": {"metric_decimal_place": 4}}, "metric_decimal_place=4 is not followed"),
+        ({"overrides": {"enable_scaler": True}}, "enable_scaler=True is not followed"),
+        ({"overrides": {"field_separator": "::"}}, "field_separator='::': give one character"),
+        ({"overrides": {"field_separator": ""}}, "field_separator='': give one character"),
+        ({"overrides": {"enable_amp": True}}, "enable_amp=True is not followed: our loop takes --precision=bf16"),
     ],
 )
 def test_a_mistake_anywhere_is_an_error_before_anything_runs(
@@ -173,6 +184,18 @@ def test_a_mistake_anywhere_is_an_error_before_anything_runs(
 )
 def test_recbole_s_way_of_evaluating_may_be_given_where_it_is_followed(tiny: Path, given: dict[str, Any]) -> None:
     assert len(expand("Pop", "tiny", overrides=given)) == 1
+
+
+def test_what_recbole_s_own_loop_follows_may_be_given_with_it(tiny: Path) -> None:
+    given = {"metric_decimal_place": 4, "enable_amp": True, "worker": 2, "engine": "recbole"}
+    assert len(expand("Pop", "tiny", overrides=given)) == 1
+
+
+def test_what_is_passed_over_is_said(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = {"worker": 2, "state": "WARNING", "show_progress": False, "loss_decimal_place": 2}
+    expand("Pop", "tiny", overrides=given)
+    for key, value in given.items():
+        assert f"{key}={value} is passed over" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run, _reads_graph
-from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.runner import OF_READING, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import feature_versions, find_feature
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
@@ -453,3 +454,46 @@ def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_pat
     run = make_run("BPR", data_path=str(tiny.parent), results_dir=str(tmp_path / "mine"))
     assert run.settings["results_dir"] == str(tmp_path / "mine")
     assert str(tmp_path) not in run.blank_record().model_dump_json()
+
+
+# ---- records of older versions ---------------------------------------------------------------------
+
+
+def as_if_older(record: Record, **changes: Any) -> None:
+    """Put a record back as a version wrote it that did not look at repeats, units and titles."""
+    for name in OF_READING:
+        record.data.reading.pop(name, None)
+    ResultStore("results").put(record.model_copy(update=changes))
+
+
+@pytest.mark.parametrize("fault", ["rows given twice", "milliseconds"])
+def test_a_record_of_rows_that_are_read_otherwise_today_is_made_again(
+    tiny: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    header, *lines = (tiny / "tiny.inter").read_text().splitlines()
+    if fault == "milliseconds":
+        lines = [line + "000" for line in lines]
+    else:
+        lines += lines[:9]
+    (tiny / "tiny.inter").write_text("\n".join([header, *lines]) + "\n")
+    run = make_run("Pop")
+    as_if_older(runner().run(run))
+    assert runner().finished(run) is None
+    assert "has a record from before repeated rows and the unit of times were looked at" in caplog.text
+    assert runner().run(run).data.reading["rows_read"] == len(lines)
+    assert runner().finished(run) is not None
+
+
+def test_a_record_of_plain_rows_counts_whoever_wrote_it(tiny: Path) -> None:
+    run = make_run("Pop")
+    as_if_older(runner().run(run))
+    assert runner().finished(run) is not None
+
+
+def test_a_record_of_items_without_titles_is_made_again(tiny: Path) -> None:
+    run = make_run("SASRecText", epochs=1)
+    record = runner().run(run)
+    assert runner().finished(run) is not None
+    record.features.coverage["itemtext"] = 0.0
+    as_if_older(record)
+    assert runner().finished(run) is None

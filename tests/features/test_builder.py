@@ -141,9 +141,9 @@ def test_histories_in_another_order_have_features_of_their_own(featured: Path) -
     """As many rows a user has, so many are held out: only the reading tells them apart."""
     ordinary = only_folder("offline")
     assert "reading" not in json.loads((ordinary / "manifest.json").read_text())["identity"]
-    prepared = prepare("LLMDMsRec", epochs=1, load_col={"inter": ["user_id", "item_id"]})
+    prepared = prepare("LLMDMsRec", epochs=1, TIME_FIELD=None)
     folder = prepared.dataset.semantics.folder
     assert folder.path.name != ordinary.name
     assert folder.identity["reading"] == {"time_field": None}
-    prepare("LLMDMsRec", epochs=1, load_col={"inter": ["user_id", "item_id"]})
+    prepare("LLMDMsRec", epochs=1, TIME_FIELD=None)
     assert len(list(SEMANTICS.glob("loo-offline-*"))) == 2

@@ -234,8 +234,7 @@ def test_files_of_other_data_are_noted_and_not_looked_at(featured: Path) -> None
 
 
 def test_files_of_another_reading_are_noted_and_not_looked_at(featured: Path) -> None:
-    untimed = {"inter": ["user_id", "item_id"]}
-    name = prepare("LLMDMsRec", epochs=1, load_col=untimed).dataset.semantics.folder.path.name
+    name = prepare("LLMDMsRec", epochs=1, TIME_FIELD=None).dataset.semantics.folder.path.name
     found = [finding for finding in examine_leaks("tiny", None, "dataset") if finding.text.startswith(name)]
     assert [(finding.good, finding.fatal) for finding in found] == [(False, False)]
     assert "made from other data or another split" in found[0].text

@@ -31,10 +31,13 @@ def table_of(lengths: list[int]) -> Interactions:
 TABLE = table_of([1, 2, 3, 9, 4, 6, 10, 5, 7, 3, 8, 12, 2, 6, 5, 9, 4, 11, 3, 6])
 
 
+CUTS = {"valid_from": 0.6, "test_from": 0.8, "targets": "last"}
+
+
 @pytest.mark.parametrize("name", SPLITS)
 def test_no_target_of_validation_or_test_is_visible(name: str) -> None:
     held_out = {"valid": np.array([TABLE.n_users - 1]), "test": np.array([TABLE.n_users])}
-    split = split_interactions(TABLE, {"split": name, "protocol": name, "held_out": held_out})
+    split = split_interactions(TABLE, {"split": name, "protocol": name, "held_out": held_out, **CUTS})
     ends = visible_ends(TABLE, split)
     rows = np.arange(len(TABLE))
     visible = rows < ends[TABLE.user]
@@ -44,7 +47,7 @@ def test_no_target_of_validation_or_test_is_visible(name: str) -> None:
 
 
 def visible_of(name: str, **options: Any) -> tuple[Any, np.ndarray, np.ndarray]:
-    split = split_interactions(TABLE, {"split": name, "protocol": name, **options})
+    split = split_interactions(TABLE, {"split": name, "protocol": name, **CUTS, **options})
     return split, visible_ends(TABLE, split), np.asarray(TABLE.offsets)
 
 
@@ -66,7 +69,7 @@ def test_a_session_that_is_evaluated_at_each_place_shows_only_its_first_item() -
     np.testing.assert_array_equal(ends[users], offsets[users] + 1)
 
 
-@pytest.mark.parametrize("name", ["loo", "session", "user_split", "temporal"])
+@pytest.mark.parametrize("name", ["loo", "session", "user_split", "temporal", "gts"])
 def test_training_lists_hold_training_rows_and_no_other(name: str) -> None:
     split, _, _ = visible_of(name)
     users, ends, items = training_lists(TABLE, split)

@@ -241,7 +241,8 @@ class Candidates:
         )
         hits = (items == np.asarray(context.table.item[rows])[:, None]).any(1)
         parts = {"train": context.split.train_targets, "valid": context.split.valid.end, "test": context.split.test.end}
-        share = {name: round(float(hits[np.searchsorted(rows, part)].mean()), 4) for name, part in parts.items()}
+        found = {name: hits[np.isin(rows, part)] for name, part in parts.items()}
+        share = {name: round(float(part.mean()), 4) for name, part in found.items() if len(part)}
         folds = {"folds": context.stage_one.folds} if context.stage_one.folds else {}
         return {"stage_one": context.stage_one.key, "coverage": 1.0, "target_among_candidates": share, **folds}
 

@@ -1,0 +1,216 @@
+"""What the numbers in a time column are: their unit, whether they compare between users, and what ties in them.
+
+Files hold seconds, milliseconds, dates or a mere count. Days, gaps and cuts need seconds; protocols that order users
+need times of one clock. Both are told from the numbers, once, when a file is read; what was found stands in the facts
+of the reading, from which messages and the record are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.errors import UserError
+
+EARLIEST, LATEST = 473_385_600, 4_102_444_800  # 1985 and 2100, in seconds: what a clock of today's data may show
+MOST = 0.9  # share of the rows that tells the unit of all
+UNITS = {1: "seconds", 1_000: "milliseconds", 1_000_000: "microseconds", 1_000_000_000: "nanoseconds"}
+DATES = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}  # whole numbers that are written dates, by their digits
+ALIKE = 0.95  # share of the users whose times begin (or end) at one time, from which they are no clock's
+_FEW = 10  # users; of fewer, beginning alike says nothing
+
+
+# ---- unit -----------------------------------------------------------------------------------------
+
+
+def in_seconds(time: np.ndarray, where: str) -> tuple[np.ndarray, dict[str, int]]:
+    """Times in seconds where their unit can be told, unchanged where not.
+
+    Args:
+        time: ``(n,)`` int64 or float64, finite.
+        where: file and column, for messages.
+
+    Returns:
+        The times, and facts: ``times_per_second`` of a smaller unit, ``times_as_dates`` (their digits), ``times_off``
+        (rows far outside of what the others say); none of them for seconds and for mere numbers.
+
+    Raises:
+        UserError: some rows are in one unit and some in another.
+    """
+    if not len(time):
+        return time, {}
+    inside = {unit: (time >= EARLIEST * unit) & (time < LATEST * unit) for unit in UNITS}
+    shares = {unit: float(found.mean()) for unit, found in inside.items()}
+    units = [unit for unit, share in shares.items() if share > 0]
+    if len(units) > 1 and sum(shares.values()) >= MOST:
+        counts = ", ".join(f"{int(inside[unit].sum()):,} rows of {UNITS[unit]}" for unit in units)
+        raise UserError(f"{where}: the times are of several units ({counts}); write all of them in seconds.")
+    digits = next((digits for digits in DATES if _are_dates(time, digits)), None)
+    if digits is not None:
+        return _from_dates(time, digits), {"times_as_dates": digits}
+    unit = next((unit for unit in units if shares[unit] >= MOST), None)
+    if unit is None:
+        return time, {}
+    off = int(len(time) - inside[unit].sum())
+    facts = {"times_per_second": unit} if unit > 1 else {}
+    return _divided(time, unit), facts | ({"times_off": off} if off else {})
+
+
+def _divided(time: np.ndarray, unit: int) -> np.ndarray:
+    if unit == 1:
+        return time
+    whole = time // unit
+    return whole.astype(np.int64) if np.array_equal(whole * unit, time) else time / unit
+
+
+def _are_dates(time: np.ndarray, digits: int) -> bool:
+    """Whether all numbers are dates such as 20140131, or such with the time of day behind them."""
+    low, high = 1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)
+    if time.dtype.kind != "i" or time.min() < low or time.max() >= high:
+        return False
+    return not bool(_parsed(time, digits).isna().any())
+
+
+def _parsed(time: np.ndarray, digits: int) -> pd.Series:
+    found, places = np.unique(time, return_inverse=True)
+    parsed = pd.to_datetime(pd.Series(found.astype(str)), format=DATES[digits], errors="coerce", utc=True)
+    return parsed.iloc[places].reset_index(drop=True)
+
+
+def _from_dates(time: np.ndarray, digits: int) -> np.ndarray:
+    return _parsed(time, digits).dt.as_unit("s").astype("int64").to_numpy()
+
+
+# ---- between users ----------------------------------------------------------------------------------
+
+
+def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
+    """Facts of times that do not compare between users; none where nothing speaks against it.
+
+    Such times count within each user (from 0 or 1, in steps of ten, with gaps), are measured from each user's first
+    interaction, or are one for all. Times of a clock may begin alike: users of a month who come every day do.
+
+    Args:
+        user: ``(n,)`` ids in canonical order: user by user.
+        time: ``(n,)`` of the same rows, ascending within a user.
+    """
+    first, last = _ends(user)
+    users = len(first)
+    if users < 2:
+        return {}
+    if time.min() == time.max():
+        return {"one_time_for_all": 1}
+    if _of_a_clock(time):
+        return {}
+    begins_alike, ends_alike = _most_common(time[first]), _most_common(time[last])
+    steps = np.diff(time)[user[1:] == user[:-1]]
+    rising = steps[steps > 0]
+    several = last > first
+    if len(rising) and begins_alike >= 0.5:
+        values, counts = np.unique(rising, return_counts=True)
+        step = values[counts.argmax()]
+        counted = (time[last] - time[first])[several] == step * (last - first)[several]
+        if counted.mean() > 0.5:
+            return {"times_count_within_users": 1}
+        # A count that lost rows has gaps, but still rises with every row, and is as long as a history.
+        longest = int((last - first).max()) + 1
+        spread = (time.max() - time.min()) / step
+        if len(rising) == len(steps) and spread < 2 * longest and ends_alike < 0.5 and users >= _FEW:
+            return {"times_count_within_users": 1}
+    if users >= _FEW and max(begins_alike, ends_alike) >= ALIKE:
+        return {"times_begin_alike": 1} if begins_alike >= ALIKE else {"times_end_alike": 1}
+    return {}
+
+
+def _ends(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and the last row of each user, of rows that stand user by user."""
+    new = np.ones(len(user), dtype=bool)
+    new[1:] = user[1:] != user[:-1]
+    first = np.flatnonzero(new)
+    return first, np.append(first[1:], len(user))[: len(first)] - 1
+
+
+def _of_a_clock(time: np.ndarray) -> bool:
+    """Whether most numbers are times of 1985 to 2100 in some unit, or dates: no count comes so far."""
+    ranges = [(EARLIEST * unit, LATEST * unit) for unit in UNITS]
+    ranges += [(1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)) for digits in DATES]
+    return any(float(((time >= low) & (time < high)).mean()) >= MOST for low, high in ranges)
+
+
+def _most_common(values: np.ndarray) -> float:
+    """The share of the most common value."""
+    return float(np.unique(values, return_counts=True)[1].max()) / len(values)
+
+
+_INCOMPARABLE = {
+    "one_time_for_all": "all interactions have one and the same time",
+    "times_count_within_users": "the times of this dataset only count within each user (1, 2, 3, ...)",
+    "times_begin_alike": "the histories of nearly all users begin at one and the same time, so that the times of this "
+    "dataset count from each user's first interaction",
+    "times_end_alike": "the histories of nearly all users end at one and the same time, so that the times of this "
+    "dataset count to each user's last interaction",
+}
+
+
+def why_incomparable(facts: Mapping[str, Any]) -> str:
+    """Why times do not compare between users, in words; empty where they do."""
+    return next((text for fact, text in _INCOMPARABLE.items() if facts.get(fact)), "")
+
+
+# ---- ties -------------------------------------------------------------------------------------------
+
+
+def users_tied(user: np.ndarray, time: np.ndarray) -> tuple[int, int]:
+    """Users of two and more interactions, and those of them who have all of theirs at one time.
+
+    Args:
+        user, time: as :func:`comparison_facts` takes them.
+    """
+    first, last = _ends(user)
+    several = last > first
+    return int(several.sum()), int((time[first] == time[last])[several].sum())
+
+
+# ---- what is said -----------------------------------------------------------------------------------
+
+
+def notices(facts: Mapping[str, Any]) -> list[str]:
+    """What a reading found and a user should know, one line each."""
+    found = []
+    if count := facts.get("rows_repeated"):
+        found.append(
+            f"{count:,} rows repeat another one (same user, item and time) and are left out; --rm_dup_inter=keep keeps "
+            "them"
+        )
+    if unit := facts.get("times_per_second"):
+        found.append(f"times are in {UNITS[unit]} and are read as seconds")
+    if digits := facts.get("times_as_dates"):
+        form = "YYYYMMDD" if digits == 8 else "YYYYMMDDHHMMSS"
+        found.append(f"times are dates ({form}) and are read as seconds")
+    if count := facts.get("times_off"):
+        found.append(f"{count:,} rows have times before 1985 or after 2099, unlike the others: are they missing there?")
+    return found
+
+
+def warnings(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader of the numbers must know, one line each."""
+    if facts.get("without_times"):
+        return ["there are no times: the order of the file stands, whatever that is"]
+    several, tied = facts.get("users_of_several", 0), facts.get("users_tied_throughout", 0)
+    if 2 * tied <= several or not tied:
+        return []
+    return [
+        f"the order of interactions is a tie throughout for {tied:,} of {several:,} users "
+        f"({facts.get('rows_tied_in_time', 0):,} interactions share user and time with another): a hash decides it"
+    ]
+
+
+def day_of(time: float) -> str:
+    """A time in seconds as a date, or as the number that it is where it is none of a clock."""
+    if not EARLIEST <= time < LATEST:
+        return f"{time:g}"
+    return datetime.fromtimestamp(float(time), UTC).strftime("%Y-%m-%d" if time % 86_400 == 0 else "%Y-%m-%dT%H:%M:%SZ")
