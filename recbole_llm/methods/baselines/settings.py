@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, Whole
+from recbole_llm.settings.core import Amount, Count, Dropout, Positive, Whole
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
@@ -45,6 +45,10 @@ class CapsuleSettings(MultiInterestSettings):
         "Map of items to interests: one a position (ComiRec-DR's), one an interest, or a shared one (MIND's)."
     )
     mask_first: bool = setting("Leave padding out before the softmax over the history; False as released.")
+    interest_scale: Positive = setting(
+        "Longest length of a capsule: the squash presses it below 1, as released, and this factor stretches it.",
+        before=1.0,
+    )
 
 
 class ComiRecDRSettings(CapsuleSettings):
