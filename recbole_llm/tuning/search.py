@@ -76,12 +76,13 @@ def tune_all(
         return [*run_all(tuned, runner, chosen), *failed], [s for s in studies if s.name not in lost]
 
 
-def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
-    """What is searched for each cell.
+def spaces_of(runs: Sequence[Run], file: str | Path | None = None, epochs: int | None = None) -> list[Space]:
+    """What is searched for each run.
 
     Args:
-        cells: one a study.
+        runs: one a study.
         file: the user's space, for a single model.
+        epochs: of a trial at most.
 
     Raises:
         UserError: a cell that cannot be searched, or has no space.
@@ -92,7 +93,7 @@ def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space
         raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
     if file is not None and len({run.settings.method.name for run in runs}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    return [space_of(run.settings, None if file is None else Path(file)) for run in runs]
+    return [space_of(run.settings, None if file is None else Path(file), epochs) for run in runs]
 
 
 def _failure(study: Study, error: UserError) -> Record:

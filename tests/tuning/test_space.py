@@ -53,6 +53,22 @@ def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str)
         assert parameter.distribution._contains(parameter.distribution.to_internal_repr(stored)), key
 
 
+def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """DUIP's second stage had rates that trials of two epochs, which end with the first, had drawn and never used."""
+    second = {"finetune_learning_rate", "lm_learning_rate"}
+    settings = settings_of("DUIP", stage_epochs=[2, 6])
+    assert second <= set(space_of(settings)) & set(space_of(settings, epochs=3))
+    short = set(space_of(settings, epochs=2))
+    assert short and not second & short
+    assert "the search leaves lm_learning_rate out, which is of the second stage" in caplog.text
+    assert not second & set(space_of(settings_of("DUIP", freeze_lm=True)))
+    assert not {*second, "soft_tokens"} & set(space_of(settings_of("DUIP", use_lm=False)))
+    mine = written(tiny, "lm_learning_rate: {low: 0.0001, high: 0.01, log: true}")
+    with pytest.raises(UserError, match="lm_learning_rate is of the second stage, which begins after 2 epochs: give"):
+        space_of(settings, mine, epochs=2)
+    assert set(space_of(settings, mine, epochs=3)) == {"lm_learning_rate"}
+
+
 def test_the_space_of_a_method_is_its_own_and_that_of_its_backbone() -> None:
     assert {"sigma", "semantic_dropout", "dropout_global", "learning_rate"} <= set(
         space_of(settings_of("LLMDMsRec", "ml-100k", backbone="GCEGNN"))
