@@ -79,6 +79,21 @@ class CoreSettings(SettingsModel):
         plain=0,
     )
     lr_decay: Amount = setting("Factor of learning rates every lr_decay_epochs.", before=0.1)
+    warmup_steps: Whole = setting(
+        "Steps in which learning rates rise from zero; of each stage, where a model trains in several.",
+        Role.LOOP,
+        before=0,
+        plain=0,
+    )
+    warmup_share: Share = setting(
+        "The same as a share of a training's, or stage's, most steps; the longer of the two counts.",
+        Role.LOOP,
+        before=0.0,
+        plain=0.0,
+    )
+    min_epoch_steps: Whole = setting(
+        "Fewest steps of an epoch: batches are halved until it has as many.", Role.LOOP, before=0, plain=0
+    )
     clip_grad_norm: dict[str, Any] | None = setting("Arguments of clip_grad_norm_, such as {max_norm: 5}.")
     gradient_accumulation_steps: Count = setting(
         "Batches whose gradients are summed before a step.", Role.LOOP, plain=1

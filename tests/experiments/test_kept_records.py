@@ -39,6 +39,14 @@ OLDER = {
 FORMER: dict[str, dict[str, Any]] = {
     "ComiRecDR": {"stopping_step": 5},
     "MIND": {"stopping_step": 5},
+    "DUIP": {
+        "warmup_steps": 50,
+        "warmup_share": 0.0,
+        "stage_epochs": [2, 6],
+        "stopping_step": 2,
+        "train_batch_size": 512,
+        "min_epoch_steps": 0,
+    },
     "LDMI": {"stopping_step": 5, "cluster_scale": "own"},
 }
 
