@@ -49,16 +49,31 @@ class Cases:
         return len(self.target_rows) == len(self) and bool(np.all(self.target_rows == self.end))
 
     def select(self, chosen: np.ndarray) -> Cases:
-        """Some of the cases, by their numbers; for cases of one target each."""
-        assert len(self.target_rows) == len(self)
+        """Some of the cases, by their numbers, in the order given."""
+        first, counts = self.target_offsets[:-1][chosen], np.diff(self.target_offsets)[chosen]
+        ends = np.cumsum(counts)
+        targets = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - ends + counts, counts)
         return Cases(
             self.user[chosen],
             self.start[chosen],
             self.end[chosen],
-            np.arange(len(chosen) + 1, dtype=np.int64),
-            self.target_rows[chosen],
+            np.concatenate([[0], ends]).astype(np.int64),
+            self.target_rows[targets],
             None if self.candidates is None else self.candidates[chosen],
         )
+
+    def of_sample(self, user_tokens: np.ndarray, users: int) -> Cases:
+        """The cases of a fixed sample of users: those with the smallest hashes; all cases where there are fewer users.
+
+        Args:
+            user_tokens: by user id.
+            users: how many; 0 for all.
+        """
+        present = np.unique(self.user)
+        if not 0 < users < len(present):
+            return self
+        chosen = present[np.argsort(token_hashes(user_tokens[present]), kind="stable")[:users]]
+        return self.select(np.flatnonzero(np.isin(self.user, chosen)))
 
     def with_candidates(self, candidates: np.ndarray) -> Cases:
         """The same cases, ranking only the given items."""

@@ -24,6 +24,7 @@ from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
+_MAY_LACK = ("pool", "cut_off")  # earlier files of this format have none
 Scorer = Callable[[LazyInteraction], torch.Tensor]
 
 
@@ -41,6 +42,7 @@ class Ranks:
         train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
         head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
         pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
+        cut_off: last place that was looked at, so that later ranks say nothing more; 0 where all are exact.
     """
 
     user: np.ndarray
@@ -52,6 +54,7 @@ class Ranks:
     train_count: np.ndarray
     head: np.ndarray
     pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    cut_off: int = 0
 
     def __len__(self) -> int:
         return len(self.user)
@@ -72,8 +75,9 @@ class Ranks:
             with np.load(path, allow_pickle=False) as data:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
-                present = [name for name in cls.__dataclass_fields__ if name != "pool" or name in data]
-                return cls(**{name: data[name] for name in present})
+                present = [name for name in cls.__dataclass_fields__ if name not in _MAY_LACK or name in data]
+                values = {name: data[name] for name in present}
+                return cls(**{**values, "cut_off": int(values.get("cut_off", 0))})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
 
@@ -113,6 +117,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         train_count=ranks.train_count[wanted],
         head=ranks.head[wanted],
         pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
+        cut_off=ranks.cut_off,
     )
 
 

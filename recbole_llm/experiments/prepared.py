@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
+from recbole_llm.data.split import Cases
 from recbole_llm.evaluation.lists import TopLists
 from recbole_llm.evaluation.ranks import item_popularity
 
@@ -34,8 +35,12 @@ class Prepared:
 
     def eval_loader(self, phase: str) -> EvalLoader:
         """The cases of ``valid`` or ``test`` in batches."""
-        cases = self.dataset.split.valid if phase == "valid" else self.dataset.split.test
-        return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential)
+        return EvalLoader(self.device_table(), self.cases(phase), int(self.config["eval_batch_size"]), self.sequential)
+
+    def cases(self, phase: str) -> Cases:
+        """The cases of ``test``, or of ``valid``: of a sample of users where ``valid_users`` says so."""
+        split, sample = self.dataset.split, int(self.config["valid_users"] or 0)
+        return split.valid.of_sample(self.dataset.table.user_tokens, sample) if phase == "valid" else split.test
 
     def list_counter(self) -> TopLists | None:
         """Counters of the first places of all lists, ``None`` where no metric needs them."""

@@ -117,6 +117,12 @@ class CoreSettings(SettingsModel):
     list_metrics: list[Any] | None = setting("Metrics of the shown lists, such as ItemCoverage.", Role.SHOWN)
     topk: list[Any] = setting("Cut-offs of the metrics.", Role.SHOWN)
     valid_metric: str = setting("Metric that chooses the epoch, and the trial of a search.")
+    valid_users: Whole = setting(
+        "Users of a fixed sample that validate, those with the smallest hashes; 0 for all.",
+        Role.LOOP,
+        before=0,
+        plain=0,
+    )
     eval_batch_size: Count = setting("Cases scored in one call of the model.", Role.MACHINE)
     score_block_mib: Count = setting("Memory for one block of scores, in MiB.", Role.MACHINE)
     metric_decimal_place: int = setting("Digits to which RecBole rounds before it compares.", Role.SHOWN)

@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -367,20 +368,44 @@ class BenchTrainer(Trainer):
     # ---- evaluation ----------------------------------------------------------------------------
 
     def rank(
-        self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False
+        self,
+        eval_data: EvalLoader,
+        title: str = "ranking",
+        lists: TopLists | None = None,
+        count_pools: bool = False,
+        kept: bool = True,
     ) -> Ranks:
-        """Ranks of all targets of ``eval_data`` with the model as it is; ``lists`` counts the items of the lists."""
+        """Ranks of all targets of ``eval_data`` with the model as it is.
+
+        Args:
+            eval_data: the cases.
+            title: of the progress bar.
+            lists: counts the items of the lists.
+            count_pools: note how many items each case ranked.
+            kept: the ranks are kept, and may be asked for other cut-offs than the settings'. A model that can look for
+                the first places alone does so where they are not, or where its settings say so (``bounded``).
+        """
         self.model.eval()
-        with self._autocast():
-            return rank_cases(
+        depth = self._depth() if hasattr(self.model, "to_depth") and (self.model.bounded or not kept) else 0
+        limited = self.model.to_depth(depth, lists is not None) if depth else nullcontext()
+        with self._autocast(), limited:
+            ranks = rank_cases(
                 self.model,
                 eval_data,
                 mask_history=bool(self.config["mask_history"]),
                 score_block_mib=int(self.config["score_block_mib"]),
                 progress=lambda items: self.progress(items, title),
                 lists=lists,
-                count_pools=count_pools,
+                count_pools=count_pools and not depth,
             )
+        return replace(ranks, cut_off=depth)
+
+    def _depth(self) -> int:
+        """The largest cut-off that is looked at; 0 where a metric has none."""
+        metrics = [*self.config["metrics"], self.valid_metric]
+        if any(str(metric).lower() in UNCUT_METRICS for metric in metrics):
+            return 0
+        return max(*self.config["topk"], int(self.valid_metric.split("@")[1]))
 
     def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         result = self.evaluate(valid_data, load_best_model=False)
@@ -399,7 +424,8 @@ class BenchTrainer(Trainer):
         metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
         topk = sorted({*self.config["topk"], int(self.valid_metric.split("@")[1])})
         pools = any(metric.lower() in UNCUT_METRICS for metric in metrics)
-        return OrderedDict(summarise(self.rank(eval_data, "validation", count_pools=pools), metrics, topk))
+        ranks = self.rank(eval_data, "validation", count_pools=pools, kept=False)
+        return OrderedDict(summarise(ranks, metrics, topk))
 
 
 class Pretraining(BenchTrainer):

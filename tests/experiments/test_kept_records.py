@@ -35,6 +35,17 @@ OLDER = {
     "tuned/f0fa253b2d2f7b91",
 }
 
+_ISRF = {
+    "word_scale": "absolute",
+    "graph_init_std": 5.0,
+    "curriculum": [],
+    "draws_per_interaction": 0.0,
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "learning_rate": 0.001,
+    "warmup_steps": 0,
+    "epochs": 15,
+    "eval_step": 3,
+}
 # Defaults that changed since, with the values that the records were made with: new runs have other keys.
 FORMER: dict[str, dict[str, Any]] = {
     "ComiRecDR": {"stopping_step": 5},
@@ -47,6 +58,8 @@ FORMER: dict[str, dict[str, Any]] = {
         "train_batch_size": 512,
         "min_epoch_steps": 0,
     },
+    "ISRF": {**_ISRF, "whole_word_scale": 9.0, "n_negatives": 29, "samples_per_user": 4},
+    "ISRFDirect": {**_ISRF, "whole_word_scale": 11.0, "n_negatives": 99, "samples_per_user": 2},
     "LDMI": {"stopping_step": 5, "cluster_scale": "own"},
 }
 
