@@ -95,6 +95,27 @@ def test_cases_can_be_chosen(cut):
     assert chosen.target_offsets.tolist() == [0, 1, 2]
 
 
+def test_cases_of_several_targets_can_be_chosen(tmp_path):
+    rows = [(f"u{u}", f"i{u}-{k}", k) for u in range(30) for k in range(u % 7 + 4)]
+    cases = user_split(table_of(tmp_path, rows), {}).test
+    chosen = cases.select(np.array([2, 0]))
+    parts = [cases.target_rows[cases.target_offsets[c] : cases.target_offsets[c + 1]].tolist() for c in (2, 0)]
+    assert chosen.target_rows.tolist() == parts[0] + parts[1]
+    assert chosen.target_offsets.tolist() == [0, len(parts[0]), len(parts[0]) + len(parts[1])]
+
+
+def test_a_sample_of_users_is_the_same_whatever_else_is_there(cut):
+    table, split = cut(*[5] * 40)
+    tokens = np.asarray(table.user_tokens)
+    some = split.valid.of_sample(tokens, 10)
+    assert len(some) == 10
+    assert set(some.user.tolist()) < set(split.valid.user.tolist())
+    fewer = split.valid.select(np.flatnonzero(np.isin(split.valid.user, some.user[:6])))
+    assert fewer.of_sample(tokens, 6).user.tolist() == fewer.user.tolist()
+    assert set(split.valid.of_sample(tokens, 4).user.tolist()) < set(some.user.tolist())
+    assert split.valid.of_sample(tokens, 0) is split.valid.of_sample(tokens, 400) is split.valid
+
+
 def test_equal_times_do_not_follow_the_file_into_the_split(tmp_path):
     rows = [("u", f"i{k}", 7) for k in range(9)]
     one = table_of(tmp_path, rows)

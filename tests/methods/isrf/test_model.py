@@ -19,7 +19,7 @@ from recbole_llm.methods.isrf.decoding import UNFOUND
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import make_run, prepare, runner
+from tests.helpers import layered, make_run, prepare, runner
 
 SMALL: dict[str, Any] = {
     "lm_scratch": {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 120},
@@ -486,6 +486,29 @@ def _featured_isrf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(_featured_isrf)
     return _featured_isrf
+
+
+# ---- presets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["ISRF", "ISRFDirect"])
+def test_presets_take_the_scales_of_their_language_model(workspace: Path, model: str) -> None:
+    """As released for the trained T5-small, relative for one from scratch; and they validate in a time that ends."""
+    paper, scratch = (layered(model, protocol="direct_100", preset=name) for name in ("paper", "scratch"))
+    alpha = {"ISRF": 9.0, "ISRFDirect": 11.0}[model]
+    names = ("lm", "word_scale", "whole_word_scale", "graph_init_std", "n_negatives", "curriculum")
+    assert [paper[name] for name in names] == ["google-t5/t5-small", "absolute", alpha, 5.0, 99, []]
+    assert [scratch[name] for name in names] == ["scratch", "relative", 1.0, 1.0, 99, [9, 29]]
+    for settings in (paper, scratch):
+        assert (settings["decode"], settings["eval_step"], settings["valid_users"]) == ("bounded", 10, 4000)
+
+
+def test_a_small_model_of_the_scratch_preset_s_kind_runs(tiny: Path) -> None:
+    sizes = {**SMALL["lm_scratch"], "dropout": 0.1, "attention": "sdpa"}
+    changes = {"lm_scratch": sizes, "preset": "scratch", "precision": "fp32", "n_negatives": 5, "curriculum": [2]}
+    record = runner().run(make_run("ISRF", **{**SMALL, **changes, "valid_users": 20, "semantics": "none"}))
+    assert record.notes[0].startswith("validated on 20 of ")
+    assert math.isfinite(record.metrics["ndcg@10"].value)
 
 
 # ---- whole runs ---------------------------------------------------------------------------------
