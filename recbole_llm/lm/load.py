@@ -57,8 +57,8 @@ def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Map
         name: ``scratch``, a folder, a GGUF file, or a name of the hub.
         kind: ``causal`` or ``seq2seq``.
         texts: for the tokenizer of ``scratch``.
-        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``; and where
-            wanted ``dropout`` and ``attention`` (``eager``, or ``sdpa``: fused kernels).
+        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``; where
+            wanted ``dropout`` and ``attention`` (``eager``, or ``sdpa``: fused kernels) too.
 
     Raises:
         UserError: there is no such model here, it is of another kind, or the sizes are incomplete.
