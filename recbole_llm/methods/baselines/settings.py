@@ -91,6 +91,24 @@ class GCEGNNSettings(SoftmaxSettings):
     dropout_global: Dropout = setting("Dropout on the global level.")
 
 
+class SHARESettings(SoftmaxSettings):
+    """SHARE (arXiv 2112.14266)."""
+
+    step: int = setting("Steps of hypergraph attention.", ge=1, le=2)
+    window: Count = setting("Most clicks between the first and the last of a hyperedge.")
+    dropout_prob: Dropout = setting("Dropout on attentions and states.")
+
+
+class MSGIFSRSettings(SoftmaxSettings):
+    """MSGIFSR (arXiv 2112.13197)."""
+
+    order: int = setting("Clicks K of the longest intent unit.", ge=1, le=8)
+    n_heads: Count = setting("Heads of the graph attention.")
+    dropout_prob: Dropout = setting("Dropout on units and attentions.")
+    logit_scale: Positive = setting("Factor of the cosines of a session and the items.")
+    repeat_explore: bool = setting("Give items of the session and the others a softmax each, and weigh the two.")
+
+
 class SASRecTextSettings(SettingsModel):
     """SASRecText: SASRec (arXiv 1808.09781) over frozen text vectors; the Transformer's settings are RecBole's."""
 

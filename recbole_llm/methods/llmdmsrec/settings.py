@@ -12,7 +12,7 @@ class LLMDMsRecSettings(SettingsModel):
     """LLM-DMsRec (arXiv 2507.20147)."""
 
     loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
-    backbone: Literal["SRGNN", "GCSAN", "TAGNN", "GCEGNN"] = setting(
+    backbone: Literal["SRGNN", "GCSAN", "TAGNN", "GCEGNN", "SHARE", "MSGIFSR"] = setting(
         "Session model that the intents enter.", before="SRGNN"
     )
     sigma: Amount = setting("Weight sigma of the alignment loss; 0 turns it off.")
