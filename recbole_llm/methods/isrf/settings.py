@@ -22,8 +22,8 @@ class ISRFSettings(SettingsModel):
     )
     beams: Count = setting("Width of a beam search.")
     item_numbers: Literal["random", "trained_order", "collaborative", "semantic"] = setting(
-        "Numbers of items: at random, by first training interaction, or paths through clusters of what users have in "
-        "common in training, or of the items' texts. (legacy_leaks numbers them as released.)",
+        "Numbers of items: at random, by first training interaction, or paths through clusters of who has them in "
+        "training, or of their texts; legacy_leaks takes the release's.",
         before="random",
     )
     number_width: int = setting("Clusters of a level of such a path.", before=32, ge=2, lt=100)

@@ -21,11 +21,11 @@ A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and tak
 ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch, tau 0.5),
 ``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
 
-Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before
-they are matched (the released code counts all but the first as latent); padding is left out of the mean of a
-text; model selection is on validation, not on test; the sentence encoder is MiniLM unless ``encoder`` says
-otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is, and MSGIFSR,
-into which the release fuses nothing (``fusion: False``), as SR-GNN is. ``--preset=paper`` has the release's sizes and
+Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before they are
+matched (``legacy_match: True`` counts all but the first as latent, as the released code does); padding is left out of
+the mean of a text; models are selected by validation, not by test; the sentence encoder is MiniLM unless ``encoder``
+says otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is; MSGIFSR is
+fused as SR-GNN is, where the release fuses nothing (``fusion: False``). ``--preset=paper`` has the release's sizes and
 its decay of the learning rate.
 """
 
