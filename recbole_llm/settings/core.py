@@ -57,6 +57,10 @@ class CoreSettings(SettingsModel):
     # ---- protocol ------------------------------------------------------------------------------
     split: SPLITS = setting("How interactions are divided into training, validation and test.")
     sessions: dict[str, Any] | None = setting("How histories are cut into sessions; null for one session a user.")
+    window_targets: Literal["all", "once", "last"] = setting(
+        "What trains where windows of a session overlap: all items of each, each interaction once, or last items.",
+        before="all",
+    )
     candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
     candidate_seed: int | None = setting("Seed that draws the candidates.")
     mask_history: bool = setting("Do not rank items that the user already has (a target is always ranked).")

@@ -175,6 +175,33 @@ def test_no_target_of_a_held_out_window_trains_in_a_later_one(tmp_path, lengths)
     assert sorted(order) == list(range(1, table.n_users + 1))
 
 
+@pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6), (3, 3, 2, 5)])
+def test_windows_train_each_interaction_once_or_their_last_item_alone(tmp_path, lengths):
+    """With all items of all windows, one inside a session was trained on four times here, twenty in the protocol."""
+    table = windows(tmp_path, lengths)
+    splits = {kind: temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once", "last")}
+    assert temporal(table, {"protocol": "mine"}).train_targets.tolist() == splits["all"].train_targets.tolist()
+    every = set(items(table, splits["all"].train_rows))
+    for kind in ("once", "last"):
+        assert sorted(items(table, splits[kind].train_rows)) == sorted(every)
+    trained = np.unique(table.user[splits["all"].train_rows])
+    firsts = [user for user in trained if table.user_tokens[user].endswith("#1")]
+    begins = set(items(table, table.offsets[firsts]))
+    assert sorted(items(table, splits["once"].train_targets)) == sorted(every - begins)
+    assert splits["last"].train_targets.tolist() == (table.offsets[trained + 1] - 1).tolist()
+    for kind in ("once", "last"):
+        assert splits[kind].valid.target_rows.tolist() == splits["all"].valid.target_rows.tolist()
+
+
+def test_sessions_that_do_not_overlap_are_no_windows_of_one(tmp_path):
+    """The same items on two days, moved on by one."""
+    rows = [("u1", f"i{step}", day * 86_400 + step) for day in range(12) for step in range(day, day + 4)]
+    table = cut_sessions(table_of(tmp_path, rows), WINDOWS)
+    assert table.n_users == 12
+    splits = [temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once")]
+    assert splits[0].train_targets.tolist() == splits[1].train_targets.tolist()
+
+
 @pytest.mark.parametrize("split", ["loo", "session", "user_split"])
 def test_windows_are_refused_where_more_than_their_last_item_is_held_out(tmp_path, split):
     table = windows(tmp_path, (9, 14, 11))
