@@ -466,7 +466,7 @@ def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
     names = ("trials", "trial_epochs", "trial_minutes", "pruner")
     defaults = inspect.signature(tune).parameters
     budget = Budget.given(*(given.get(name, defaults[name].default) for name in names))
-    return spaces_of(list({run.settings.method.name: run for run in runs}.values()), given.get("space")), budget
+    return spaces_of(runs, given.get("space"), budget.epochs), budget
 
 
 _STAGES: dict[str, Callable[..., Any]] = {

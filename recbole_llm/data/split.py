@@ -60,17 +60,32 @@ class Cases:
         return len(self.target_rows) == len(self) and bool(np.all(self.target_rows == self.end))
 
     def select(self, chosen: np.ndarray) -> Cases:
-        """Some of the cases, by their numbers; for cases of one target each."""
-        assert len(self.target_rows) == len(self)
+        """Some of the cases, by their numbers, in the order given."""
+        first, counts = self.target_offsets[:-1][chosen], np.diff(self.target_offsets)[chosen]
+        ends = np.cumsum(counts)
+        targets = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - ends + counts, counts)
         return Cases(
             self.user[chosen],
             self.start[chosen],
             self.end[chosen],
-            np.arange(len(chosen) + 1, dtype=np.int64),
-            self.target_rows[chosen],
+            np.concatenate([[0], ends]).astype(np.int64),
+            self.target_rows[targets],
             None if self.candidates is None else self.candidates[chosen],
             None if self.shown is None else self.shown[chosen],
         )
+
+    def of_sample(self, user_tokens: np.ndarray, users: int) -> Cases:
+        """The cases of a fixed sample of users: those with the smallest hashes; all cases where there are fewer users.
+
+        Args:
+            user_tokens: by user id.
+            users: how many; 0 for all.
+        """
+        present = np.unique(self.user)
+        if not 0 < users < len(present):
+            return self
+        chosen = present[np.argsort(token_hashes(user_tokens[present]), kind="stable")[:users]]
+        return self.select(np.flatnonzero(np.isin(self.user, chosen)))
 
     def with_candidates(self, candidates: np.ndarray) -> Cases:
         """The same cases, ranking only the given items."""
@@ -286,11 +301,43 @@ def _last_items(table: Interactions, train: np.ndarray, valid: np.ndarray, test:
 
 
 def temporal(table: Interactions, options: Options) -> Split:
-    """Sessions by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP)."""
+    """Sessions by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP).
+
+    Options: where long sessions were cut into sliding windows, ``window_targets`` says what trains. ``all``: each item
+    of each window, so that one inside a session counts as often as windows hold it. ``once``: each interaction in the
+    first window that holds it, with the items before it there. ``last``: the last item of each window alone.
+    """
     order = _by_end(table, options)
     order = order[np.diff(table.offsets)[order] > 1]
     bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
-    return _last_items(table, *np.split(_earlier_windows_first(table, order, bounds[0]), bounds))
+    split = _last_items(table, *np.split(_earlier_windows_first(table, order, bounds[0]), bounds))
+    wanted = options.get("window_targets", "all")
+    if wanted == "all":
+        return split
+    last = np.zeros(len(table), dtype=bool)
+    last[np.asarray(table.offsets)[1:] - 1] = True
+    fresh = last | ~_later_window(table)[table.user]
+    rows = split.train_rows[fresh[split.train_rows]]
+    targets = split.train_targets[(last if wanted == "last" else fresh)[split.train_targets]]
+    return replace(split, train_rows=rows, train_targets=targets)
+
+
+def _later_window(table: Interactions) -> np.ndarray:
+    """``(n_users + 1,)`` bool, which sessions are the one before them moved on by one interaction."""
+    offsets, found = np.asarray(table.offsets), np.zeros(len(table.user_tokens), dtype=bool)
+    if "sessions" not in table.facts or table.time is None:
+        return found
+    lengths = np.diff(offsets)
+    people = np.array([str(name).rpartition("#")[0] for name in table.user_tokens])
+    alike = (lengths[2:] == lengths[1:-1]) & (people[2:] == people[1:-1])
+    rows, owner = np.arange(len(table)), np.asarray(table.user)
+    twin = np.maximum(rows - lengths[owner] + 1, 0)  # where the session before has the same interaction
+    same = np.ones(len(table), dtype=bool)
+    for column in (table.item, table.time):
+        same &= np.asarray(column) == np.asarray(column)[twin]
+    same[offsets[1:] - 1] = True  # the last one is new
+    found[2:] = alike & np.logical_and.reduceat(same, offsets[2:-1])
+    return found
 
 
 def _earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -> np.ndarray:

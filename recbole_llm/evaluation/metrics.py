@@ -172,9 +172,14 @@ def per_case(ranks: Ranks, metric: str) -> np.ndarray:
     """``(m,)`` float64 values of one metric, such as ``ndcg@10``, case by case.
 
     Raises:
-        UserError: an unknown metric, or one that does not follow from ranks.
+        UserError: an unknown metric, one that does not follow from ranks, or one that looks beyond the known ranks.
     """
     name, k = parse_metric(metric)
+    if ranks.cut_off and not 0 < k <= ranks.cut_off:
+        raise UserError(
+            f"{metric}: these ranks were looked for up to place {ranks.cut_off} (decode: bounded); run it again with a "
+            "larger topk, or with decode: exact."
+        )
     if needs_lists(name):
         raise UserError(f"{metric} follows from whole lists, not from ranks: it is computed during a run only.")
     return gauc(ranks) if name == "gauc" else METRICS[name](ranks, k)

@@ -19,7 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
 
 FORMAT = 1
-_MAY_LACK = ("pool", "person", "cold_user")  # earlier files of this format have none
+_MAY_LACK = ("pool", "person", "cold_user", "cut_off")  # earlier files of this format have none
 HEAD_SHARE = 0.2
 
 
@@ -40,6 +40,7 @@ class Ranks:
         person: ``(m,)`` int64 the person behind each case, where the protocol cuts histories into sessions and ``user``
             is a session; empty elsewhere, and in files from before it was noted.
         cold_user: ``(m,)`` bool, the case's user has no training interaction; empty in files of older versions.
+        cut_off: last place that was looked at, so that later ranks say nothing more; 0 where all are exact.
     """
 
     user: np.ndarray
@@ -53,6 +54,7 @@ class Ranks:
     pool: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     person: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     cold_user: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    cut_off: int = 0
 
     def __len__(self) -> int:
         return len(self.user)
@@ -74,7 +76,8 @@ class Ranks:
                 if int(data["format"]) > FORMAT:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
                 present = [name for name in cls.__dataclass_fields__ if name not in _MAY_LACK or name in data]
-                return cls(**{name: data[name] for name in present})
+                values = {name: data[name] for name in present}
+                return cls(**{**values, "cut_off": int(values.get("cut_off", 0))})
         except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not a readable file of ranks: {error}") from error
 
@@ -118,6 +121,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
         pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
         person=ranks.person[cases] if len(ranks.person) else ranks.person,
         cold_user=ranks.cold_user[cases] if len(ranks.cold_user) else ranks.cold_user,
+        cut_off=ranks.cut_off,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
-from recbole_llm.data.split import cold_cases
+from recbole_llm.data.split import Cases, cold_cases
 
 
 @dataclass
@@ -35,8 +35,12 @@ class Prepared:
 
     def eval_loader(self, phase: str) -> EvalLoader:
         """The cases of ``valid`` or ``test`` in batches."""
-        split = self.dataset.split
-        cases = split.valid if phase == "valid" else split.test
-        cold = cold_cases(self.dataset.table, split, cases) if self.by_user else None
+        cases = self.cases(phase)
+        cold = cold_cases(self.dataset.table, self.dataset.split, cases) if self.by_user else None
         silent = cold if cold is not None and cold.any() else None
         return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential, silent)
+
+    def cases(self, phase: str) -> Cases:
+        """The cases of ``test``, or of ``valid``: of a sample of users where ``valid_users`` says so."""
+        split, sample = self.dataset.split, int(self.config["valid_users"] or 0)
+        return split.valid.of_sample(self.dataset.table.user_tokens, sample) if phase == "valid" else split.test

@@ -404,6 +404,9 @@ class Runner:
             train_data, note = training_loader(prepared)
         if note:
             record.notes.append(note)
+        chosen, cases = len(prepared.cases("valid")), len(prepared.dataset.split.valid)
+        if chosen < cases:
+            record.notes.append(f"validated on {chosen} of {cases} cases: the users with the smallest hashes")
         if is_joined():
             Together.take_over(trainer, train_data)
         return trainer, train_data

@@ -25,6 +25,9 @@ SCRATCH = "scratch"
 CAUSAL = "causal"
 SEQ2SEQ = "seq2seq"
 _SIZES = ("hidden_size", "num_layers", "num_heads", "vocab_size")
+# At a CPU's size drawing dropout masks would take half of the time, and T5's fused attention, which has to take a bias
+# of positions there, is the slower one.
+_OPTIONS: dict[str, Any] = {"dropout": 0.0, "attention": "eager"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Map
         name: ``scratch``, a folder, a GGUF file, or a name of the hub.
         kind: ``causal`` or ``seq2seq``.
         texts: for the tokenizer of ``scratch``.
-        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``.
+        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``; where
+            wanted ``dropout`` and ``attention`` (``eager``, or ``sdpa``: fused kernels) too.
 
     Raises:
         UserError: there is no such model here, it is of another kind, or the sizes are incomplete.
@@ -84,18 +88,24 @@ def _options(kind: str) -> str:
 def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -> LanguageModel:
     import transformers
 
-    unknown = sorted(set(scratch) ^ set(_SIZES))
+    scratch = {**_OPTIONS, **scratch}
+    unknown = sorted(set(scratch) ^ {*_SIZES, *_OPTIONS})
     if unknown:
-        raise UserError(f"lm_scratch holds {', '.join(_SIZES)}; wrong or missing: {', '.join(unknown)}.")
+        known = f"{', '.join(_SIZES)}, and may hold {', '.join(_OPTIONS)}"
+        raise UserError(f"lm_scratch holds {known}; wrong or missing: {', '.join(unknown)}.")
     for key in _SIZES:
         if type(scratch[key]) is not int or scratch[key] < 1:
             raise UserError(f"lm_scratch: {key} takes a whole number from 1 on, got {scratch[key]!r}.")
     size, layers, heads = (scratch[key] for key in _SIZES[:3])
     if size % heads:
         raise UserError(f"lm_scratch: hidden_size {size} is no multiple of num_heads {heads}.")
+    dropout, attention = scratch["dropout"], scratch["attention"]
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise UserError(f"lm_scratch: dropout takes a number from 0 to below 1, got {dropout!r}.")
+    if attention not in ("eager", "sdpa"):
+        raise UserError(f"lm_scratch: attention takes eager or sdpa, got {attention!r}.")
     tokenizer = build_tokenizer(texts, scratch["vocab_size"])
     ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    # At this size drawing dropout masks and GPT-2's own activation would take half of the time on a CPU.
     if kind == CAUSAL:
         config = transformers.GPT2Config(
             vocab_size=len(tokenizer),
@@ -104,10 +114,12 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
             n_layer=layers,
             n_head=heads,
             bos_token_id=tokenizer.eos_token_id,
-            activation_function="relu",
-            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0),
+            activation_function="relu",  # GPT-2's own takes much of the time of so small a model on a CPU
+            **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
             **ends,
         )
+        if attention != _OPTIONS["attention"]:  # else what transformers chooses
+            config._attn_implementation = attention
         made: Any = transformers.GPT2LMHeadModel(config)
     else:
         config = transformers.T5Config(
@@ -117,11 +129,11 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
             d_ff=4 * size,
             num_layers=layers,
             num_heads=heads,
-            dropout_rate=0.0,
+            dropout_rate=dropout,
             decoder_start_token_id=tokenizer.pad_token_id,
             **ends,
         )
-        config._attn_implementation = "eager"  # the fused kernel takes no position bias on a CPU and is slower
+        config._attn_implementation = attention
         made = transformers.T5ForConditionalGeneration(config)
     architecture = "GPT-2" if kind == CAUSAL else "T5"
     return LanguageModel(made, tokenizer, f"{SCRATCH} {architecture} {layers}x{size}")

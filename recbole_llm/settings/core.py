@@ -59,6 +59,10 @@ class CoreSettings(SettingsModel):
     # ---- protocol ------------------------------------------------------------------------------
     split: SPLITS = setting("How interactions are divided into training, validation and test.")
     sessions: dict[str, Any] | None = setting("How histories are cut into sessions; null for one session a user.")
+    window_targets: Literal["all", "once", "last"] = setting(
+        "What trains where windows of a session overlap: all items of each, each interaction once, or last items.",
+        before="all",
+    )
     candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
     candidate_seed: int | None = setting("Seed that draws the candidates.")
     mask_history: bool = setting("Do not rank items that the user already has (a target is always ranked).")
@@ -89,6 +93,21 @@ class CoreSettings(SettingsModel):
         plain=0,
     )
     lr_decay: Amount = setting("Factor of learning rates every lr_decay_epochs.", before=0.1)
+    warmup_steps: Whole = setting(
+        "Steps in which learning rates rise from zero; of each stage, where a model trains in several.",
+        Role.LOOP,
+        before=0,
+        plain=0,
+    )
+    warmup_share: Share = setting(
+        "The same as a share of a training's, or stage's, most steps; the longer of the two counts.",
+        Role.LOOP,
+        before=0.0,
+        plain=0.0,
+    )
+    min_epoch_steps: Whole = setting(
+        "Fewest steps of an epoch: batches are halved until it has as many.", Role.LOOP, before=0, plain=0
+    )
     clip_grad_norm: dict[str, Any] | None = setting("Arguments of clip_grad_norm_, such as {max_norm: 5}.")
     gradient_accumulation_steps: Count = setting(
         "Batches whose gradients are summed before a step.", Role.LOOP, plain=1
@@ -112,6 +131,12 @@ class CoreSettings(SettingsModel):
     list_metrics: list[Any] | None = setting("Metrics of the shown lists, such as ItemCoverage.", Role.SHOWN)
     topk: list[Any] = setting("Cut-offs of the metrics.", Role.SHOWN)
     valid_metric: str = setting("Metric that chooses the epoch, and the trial of a search.")
+    valid_users: Whole = setting(
+        "Users of a fixed sample that validate, those with the smallest hashes; 0 for all.",
+        Role.LOOP,
+        before=0,
+        plain=0,
+    )
     eval_batch_size: Count = setting("Cases scored in one call of the model.", Role.MACHINE)
     score_block_mib: Count = setting("Memory for one block of scores, in MiB.", Role.MACHINE)
     metric_decimal_place: int = setting("Digits to which RecBole rounds before it compares.", Role.SHOWN)

@@ -64,7 +64,8 @@ def setting(
 class SettingsModel(BaseModel):
     """Settings of a method, typed.
 
-    A field without a value in ``properties/`` may be null. A subclass may override :meth:`reads` and :meth:`check`.
+    A field without a value in ``properties/`` may be null. A subclass may override :meth:`reads`, :meth:`unread` and
+    :meth:`check`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
@@ -80,6 +81,13 @@ class SettingsModel(BaseModel):
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
         """Those of the method's features that its model reads under these settings; no other is asked for or made."""
         return features
+
+    def unread(self, epochs: int | None) -> dict[str, str]:
+        """Settings that nothing reads in a training of at most so many epochs, with the reason.
+
+        A search would draw them blindly, and call what it drew the best.
+        """
+        return {}
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Hold the settings against each other, and against those of the run (``values``).

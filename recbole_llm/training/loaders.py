@@ -17,7 +17,21 @@ from recbole_llm.errors import UserError
 
 
 def training_loader(prepared: Any) -> tuple[Any, str]:
-    """The training batches of a prepared model, and a note where they are RecBole's own.
+    """The training batches of a prepared model, and a note where they are not what the settings say alone.
+
+    Ours are halved where an epoch would have fewer steps than ``min_epoch_steps``.
+    """
+    loader, note = _chosen_loader(prepared)
+    wanted, given = int(prepared.config["min_epoch_steps"] or 0), getattr(loader, "step", 0)
+    while given and len(loader) < wanted and loader.step > 1:
+        loader.step = -(-loader.step // 2)
+    if given and loader.step < given:
+        note = f"batches of {loader.step} for {given}, so that an epoch has {wanted} steps"
+    return loader, note
+
+
+def _chosen_loader(prepared: Any) -> tuple[Any, str]:
+    """The loader, and a note where it is RecBole's own.
 
     A model that learns from batches of its own kind names their loader (``train_loader``).
     Ours serve every model that RecBole feeds by ``TrainDataLoader`` or ``UserDataLoader``; knowledge graphs,

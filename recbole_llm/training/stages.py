@@ -40,7 +40,7 @@ def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
 
 
 class StagedTrainer(BenchTrainer):
-    """One optimiser a stage, each with a linear warm-up of ``warmup_steps``; one record for all of them."""
+    """One optimiser a stage, each with a warm-up of its own; one record for all of them."""
 
     def __init__(self, config: Any, model: Any) -> None:
         limits = _limits(config, model.stages)
@@ -51,22 +51,10 @@ class StagedTrainer(BenchTrainer):
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         groups = self.model.enter_stage(self.model.stage)
-        optimizer = super()._build_optimizer(**{**kwargs, "params": groups})
-        self._warm_up(optimizer)
-        return optimizer
+        return super()._build_optimizer(**{**kwargs, "params": groups})
 
-    def _warm_up(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
-        wanted = int(self.config["warmup_steps"] or 0)
-        for group in optimizer.param_groups:
-            group["full_lr"], group["decay"], group["steps"] = group["lr"], 1.0, 0
-
-        def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            for group in stepping.param_groups:
-                group["steps"] += 1
-                group["lr"] = group["full_lr"] * group["decay"] * min(1.0, group["steps"] / max(1, wanted))
-
-        optimizer.register_step_pre_hook(before_step)
+    def _most_epochs(self) -> int:
+        return self._limits[self.model.stage]
 
     def _decay(self, epoch: int) -> None:
         super()._decay(epoch - self._began)  # a stage has rates of its own, and counts its own epochs

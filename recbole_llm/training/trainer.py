@@ -11,12 +11,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.trainer import Trainer
-from recbole.utils import calculate_valid_score, early_stopping
+from recbole.utils import ModelType, calculate_valid_score, early_stopping
 
 from recbole_llm.data.loaders import EvalLoader, LazyInteraction
 from recbole_llm.errors import UserError
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 # What RecBole's models change in training beside their parameters and name nowhere: DiffRec's history of losses, by
 # which it draws its steps, the order in which LINE takes users, and KGAT's attention.
 _NAMELESS = ("Lt_history", "Lt_count", "random_list", "A_in")
+FEW_STEPS = 100  # an epoch of fewer steps ends before a model has learnt anything from it
 SAVE_EVERY_SECONDS = 30.0  # a resumable checkpoint is written at most this often, and after the last epoch
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -83,7 +85,34 @@ class BenchTrainer(Trainer):
             # One kernel over all parameters; the arithmetic is Adam's.
             for group in optimizer.param_groups:
                 group["fused"], group["foreach"] = True, False
+        self._warm_up(optimizer)
         return optimizer
+
+    def _warm_up(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
+        if not (self.config["warmup_steps"] or self.config["warmup_share"]):
+            return
+        for group in optimizer.param_groups:
+            group["full_lr"], group["decay"], group["steps"] = group["lr"], 1.0, 0
+
+        def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+            wanted = self._warmup_steps()
+            for group in stepping.param_groups:
+                group["steps"] += 1
+                group["lr"] = group["full_lr"] * group["decay"] * min(1.0, group["steps"] / max(1, wanted))
+
+        optimizer.register_step_pre_hook(before_step)
+
+    def _warmup_steps(self) -> int:
+        """Steps of the warm-up, by number or as a share of the most steps that there can be."""
+        together = int(self.config["gradient_accumulation_steps"] or 1)
+        share = float(self.config["warmup_share"] or 0.0)
+        steps = -(-len(self._loader) // together) * self._most_epochs() if share else 0
+        return max(int(self.config["warmup_steps"] or 0), int(share * steps))
+
+    def _most_epochs(self) -> int:
+        """Epochs that a warm-up is a share of."""
+        return int(self.epochs)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config["precision"] == "bf16":
@@ -165,6 +194,7 @@ class BenchTrainer(Trainer):
             Best validation score and the metrics of that epoch.
         """
         self._loader = train_data
+        self._warn_of_few_steps()
         if self.config["tensorboard"]:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -196,6 +226,18 @@ class BenchTrainer(Trainer):
             if stop:
                 break
         return self.best_valid_score, self.best_valid_result
+
+    def _warn_of_few_steps(self) -> None:
+        """Batches that fit one dataset may be a tenth of another one."""
+        steps = len(self._loader)
+        if steps < FEW_STEPS and getattr(self.model, "type", None) != ModelType.TRADITIONAL:
+            logger.warning(
+                "an epoch of %s has %d steps only: give a smaller --train_batch_size than %d, or --min_epoch_steps=%d",
+                type(self.model).__name__,
+                steps,
+                int(self.config["train_batch_size"]),
+                FEW_STEPS,
+            )
 
     def _validate(self, valid_data: EvalLoader, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         began = time.monotonic()
@@ -327,20 +369,44 @@ class BenchTrainer(Trainer):
     # ---- evaluation ----------------------------------------------------------------------------
 
     def rank(
-        self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False
+        self,
+        eval_data: EvalLoader,
+        title: str = "ranking",
+        lists: TopLists | None = None,
+        count_pools: bool = False,
+        kept: bool = True,
     ) -> Ranks:
-        """Ranks of all targets of ``eval_data`` with the model as it is; ``lists`` counts the items of the lists."""
+        """Ranks of all targets of ``eval_data`` with the model as it is.
+
+        Args:
+            eval_data: the cases.
+            title: of the progress bar.
+            lists: counts the items of the lists.
+            count_pools: note how many items each case ranked.
+            kept: the ranks are kept, and may be asked for other cut-offs than the settings'. A model that can look for
+                the first places alone does so where they are not, or where its settings say so (``bounded``).
+        """
         self.model.eval()
-        with self._autocast():
-            return rank_cases(
+        depth = self._depth() if hasattr(self.model, "to_depth") and (self.model.bounded or not kept) else 0
+        limited = self.model.to_depth(depth, lists is not None) if depth else nullcontext()
+        with self._autocast(), limited:
+            ranks = rank_cases(
                 self.model,
                 eval_data,
                 mask_history=bool(self.config["mask_history"]),
                 score_block_mib=int(self.config["score_block_mib"]),
                 progress=lambda items: self.progress(items, title),
                 lists=lists,
-                count_pools=count_pools,
+                count_pools=count_pools and not depth,
             )
+        return replace(ranks, cut_off=depth)
+
+    def _depth(self) -> int:
+        """The largest cut-off that is looked at; 0 where a metric has none."""
+        metrics = [*self.config["metrics"], self.valid_metric]
+        if any(str(metric).lower() in UNCUT_METRICS for metric in metrics):
+            return 0
+        return max(*self.config["topk"], int(self.valid_metric.split("@")[1]))
 
     def _valid_epoch(self, valid_data: EvalLoader, show_progress: bool = False) -> tuple[float, dict[str, float]]:
         result = self.evaluate(valid_data, load_best_model=False)
@@ -359,7 +425,8 @@ class BenchTrainer(Trainer):
         metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
         topk = sorted({*self.config["topk"], int(self.valid_metric.split("@")[1])})
         pools = any(metric.lower() in UNCUT_METRICS for metric in metrics)
-        return OrderedDict(summarise(self.rank(eval_data, "validation", count_pools=pools), metrics, topk))
+        ranks = self.rank(eval_data, "validation", count_pools=pools, kept=False)
+        return OrderedDict(summarise(ranks, metrics, topk))
 
 
 class Pretraining(BenchTrainer):

@@ -12,6 +12,7 @@ or a ``.hyper`` file as RecBole has them (``learning_rate loguniform -8,0``). No
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,9 +32,12 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
+from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
+
+logger = logging.getLogger(__name__)
 
 SCALARS = (bool, int, float, str, type(None))
 
@@ -202,12 +206,13 @@ def _file_of(method: Method) -> Path | None:
     return next((file for file in (*own, ours) if file.is_file()), None)
 
 
-def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space]:
+def spaces_of(runs: Sequence[Run], file: str | Path | None = None, epochs: int | None = None) -> list[Space]:
     """What is searched for each run.
 
     Args:
         runs: one a study.
         file: the user's space, for a single model.
+        epochs: of a trial at most.
 
     Raises:
         UserError: a run that cannot be searched, or has no space.
@@ -218,20 +223,22 @@ def spaces_of(runs: Sequence[Run], file: str | Path | None = None) -> list[Space
         raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
     if file is not None and len({run.settings.method.name for run in runs}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    return [space_of(run.settings, None if file is None else Path(file)) for run in runs]
+    return [space_of(run.settings, None if file is None else Path(file), epochs) for run in runs]
 
 
-def space_of(settings: Settings, file: Path | None = None) -> Space:
+def space_of(settings: Settings, file: Path | None = None, epochs: int | None = None) -> Space:
     """The space of a model without the settings that the user fixed, each parameter able to take its default.
 
     Args:
         settings: of the model without a search.
         file: the user's space instead of ``properties/search/<Model>.yaml`` and, under it, that of its backbone.
+        epochs: of a trial at most. What trials never come to is left out of our spaces.
 
     Raises:
-        UserError: there is no space for the model, or it names what the model has not or what features are made from.
+        UserError: there is no space for the model; or it names what the model has not, what features are made from, or,
+            the user's, what trials never come to.
     """
-    method = settings.method
+    method, own_file = settings.method, file is not None
     key = backbone_key(method)
     backbone = {key: settings[key]} if key is not None else {}
     if file is None:
@@ -243,8 +250,15 @@ def space_of(settings: Settings, file: Path | None = None) -> Space:
     else:
         space = read_space(file)
     made_from = _keys_of_features(settings)
+    owner = settings_class(method)
+    unread = {} if owner is None else owner.of(settings.values).unread(epochs)
     found = {}
     for name, parameter in space.items():
+        if name in unread and own_file:
+            raise UserError(f"{file}: {name} {unread[name]}.")
+        if name in unread:
+            logger.warning("%s: the search leaves %s out, which %s", method.name, name, unread[name])
+            continue
         if name in made_from:
             raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
         for value in parameter.examples():

@@ -95,6 +95,27 @@ def test_cases_can_be_chosen(cut):
     assert chosen.target_offsets.tolist() == [0, 1, 2]
 
 
+def test_cases_of_several_targets_can_be_chosen(tmp_path):
+    rows = [(f"u{u}", f"i{u}-{k}", k) for u in range(30) for k in range(u % 7 + 4)]
+    cases = user_split(table_of(tmp_path, rows), {}).test
+    chosen = cases.select(np.array([2, 0]))
+    parts = [cases.target_rows[cases.target_offsets[c] : cases.target_offsets[c + 1]].tolist() for c in (2, 0)]
+    assert chosen.target_rows.tolist() == parts[0] + parts[1]
+    assert chosen.target_offsets.tolist() == [0, len(parts[0]), len(parts[0]) + len(parts[1])]
+
+
+def test_a_sample_of_users_is_the_same_whatever_else_is_there(cut):
+    table, split = cut(*[5] * 40)
+    tokens = np.asarray(table.user_tokens)
+    some = split.valid.of_sample(tokens, 10)
+    assert len(some) == 10
+    assert set(some.user.tolist()) < set(split.valid.user.tolist())
+    fewer = split.valid.select(np.flatnonzero(np.isin(split.valid.user, some.user[:6])))
+    assert fewer.of_sample(tokens, 6).user.tolist() == fewer.user.tolist()
+    assert set(split.valid.of_sample(tokens, 4).user.tolist()) < set(some.user.tolist())
+    assert split.valid.of_sample(tokens, 0) is split.valid.of_sample(tokens, 400) is split.valid
+
+
 def test_equal_times_do_not_follow_the_file_into_the_split(tmp_path):
     rows = [("u", f"i{k}", 7) for k in range(9)]
     one = table_of(tmp_path, rows)
@@ -153,6 +174,33 @@ def test_no_target_of_a_held_out_window_trains_in_a_later_one(tmp_path, lengths)
     assert not trained & set(items(table, split.test.target_rows))
     order = [*np.unique(table.user[split.train_rows]), *split.valid.user, *split.test.user]
     assert sorted(order) == list(range(1, table.n_users + 1))
+
+
+@pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6), (3, 3, 2, 5)])
+def test_windows_train_each_interaction_once_or_their_last_item_alone(tmp_path, lengths):
+    """With all items of all windows, one inside a session was trained on four times here, twenty in the protocol."""
+    table = windows(tmp_path, lengths)
+    splits = {kind: temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once", "last")}
+    assert temporal(table, {"protocol": "mine"}).train_targets.tolist() == splits["all"].train_targets.tolist()
+    every = set(items(table, splits["all"].train_rows))
+    for kind in ("once", "last"):
+        assert sorted(items(table, splits[kind].train_rows)) == sorted(every)
+    trained = np.unique(table.user[splits["all"].train_rows])
+    firsts = [user for user in trained if table.user_tokens[user].endswith("#1")]
+    begins = set(items(table, table.offsets[firsts]))
+    assert sorted(items(table, splits["once"].train_targets)) == sorted(every - begins)
+    assert splits["last"].train_targets.tolist() == (table.offsets[trained + 1] - 1).tolist()
+    for kind in ("once", "last"):
+        assert splits[kind].valid.target_rows.tolist() == splits["all"].valid.target_rows.tolist()
+
+
+def test_sessions_that_do_not_overlap_are_no_windows_of_one(tmp_path):
+    """The same items on two days, moved on by one."""
+    rows = [("u1", f"i{step}", day * 86_400 + step) for day in range(12) for step in range(day, day + 4)]
+    table = cut_sessions(table_of(tmp_path, rows), WINDOWS)
+    assert table.n_users == 12
+    splits = [temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once")]
+    assert splits[0].train_targets.tolist() == splits[1].train_targets.tolist()
 
 
 @pytest.mark.parametrize("split", ["loo", "session", "user_split"])

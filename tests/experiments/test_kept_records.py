@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,11 +35,39 @@ OLDER = {
     "tuned/f0fa253b2d2f7b91",
 }
 
+_ISRF = {
+    "word_scale": "absolute",
+    "graph_init_std": 5.0,
+    "curriculum": [],
+    "draws_per_interaction": 0.0,
+    "MAX_ITEM_LIST_LENGTH": 20,
+    "learning_rate": 0.001,
+    "warmup_steps": 0,
+    "epochs": 15,
+    "eval_step": 3,
+}
+# Defaults that changed since, with the values that the records were made with: new runs have other keys.
+FORMER: dict[str, dict[str, Any]] = {
+    "ComiRecDR": {"stopping_step": 5},
+    "MIND": {"stopping_step": 5},
+    "DUIP": {
+        "warmup_steps": 50,
+        "warmup_share": 0.0,
+        "stage_epochs": [2, 6],
+        "stopping_step": 2,
+        "train_batch_size": 512,
+        "min_epoch_steps": 0,
+    },
+    "ISRF": {**_ISRF, "whole_word_scale": 9.0, "n_negatives": 29, "samples_per_user": 4},
+    "ISRFDirect": {**_ISRF, "whole_word_scale": 11.0, "n_negatives": 99, "samples_per_user": 2},
+    "LDMI": {"stopping_step": 5, "cluster_scale": "own"},
+}
+
 
 def run_of(record: Record) -> Run:
-    """The run that today's code plans for a record's settings."""
-    given = {key: record.settings.get(key) for key, source in record.origin.items() if source == "command line"}
-    given = {key: value for key, value in given.items() if value is not None}
+    """The run that today's code plans for a record's settings, with defaults that have changed since as they were."""
+    named = {key: record.settings.get(key) for key, source in record.origin.items() if source == "command line"}
+    given = FORMER.get(record.model, {}) | {key: value for key, value in named.items() if value is not None}
     if record.semantics in ("text", "codes"):
         given.pop("semantics", None)
     limits = {name: getattr(record, name) for name in ("trials", "trial_epochs", "trial_minutes")}

@@ -89,6 +89,17 @@ def test_every_command_of_our_suites_is_one(
     assert not Path("results").exists()
 
 
+def test_no_budget_but_the_smallest_searches_with_fewer_than_twelve_trials_of_eight_epochs() -> None:
+    """Three draws and two epochs chose the largest size and the fastest learner in nineteen rows of twenty-three."""
+    for budget in ("full", "short"):
+        for stage in read_suite("flagship", budget):
+            if stage.verb == "tune":
+                given = dict(word.removeprefix("--").split("=", 1) for word in stage.words[1:] if "=" in word)
+                assert int(given["trials"]) >= 12
+                assert int(given.get("trial_epochs", 8)) >= 8
+                assert int(given.get("epochs", 100)) >= 100  # the tuned run ends by its validations
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -27,6 +27,23 @@ def test_scratch_makes_a_small_model_and_says_so(kind: str, label: str) -> None:
     assert lm.model.get_input_embeddings().weight.shape[0] == len(lm.tokenizer)
 
 
+@pytest.mark.parametrize("kind", [CAUSAL, SEQ2SEQ])
+def test_dropout_and_attention_of_scratch_may_be_told(kind: str) -> None:
+    plain = load_language_model("scratch", kind, TEXTS, SIZES).model
+    told = load_language_model("scratch", kind, TEXTS, {**SIZES, "dropout": 0.3, "attention": "sdpa"}).model
+    told.load_state_dict(plain.state_dict())
+    rates = {module.p for module in told.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.3}
+    assert told.config._attn_implementation == "sdpa"
+    ids = torch.tensor([[3, 4, 5, 6], [5, 4, 0, 0]])
+    given = {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": ids}
+    with torch.no_grad():
+        same = [model.eval()(**given).logits for model in (plain, told)]
+        torch.testing.assert_close(*same, rtol=1e-4, atol=1e-4)
+        torch.manual_seed(1)
+        assert not torch.allclose(told.train()(**given).logits, same[1])
+
+
 def test_a_saved_folder_is_loaded_with_its_own_weights(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     lm = load_language_model("scratch", CAUSAL, TEXTS, SIZES)
     lm.model.save_pretrained(tmp_path / "mine")
@@ -74,6 +91,7 @@ def test_a_broken_gguf_file_is_one_clear_message(tmp_path: Path) -> None:
     "sizes",
     [
         *[{"hidden_size": 16}, {**SIZES, "layers": 2}, {**SIZES, "num_heads": 3}],
+        *[{**SIZES, "dropout": 1.0}, {**SIZES, "dropout": True}, {**SIZES, "attention": "fast"}],
         *[{**SIZES, "hidden_size": 0}, {**SIZES, "num_layers": -1}, {**SIZES, "vocab_size": "many"}],
     ],
 )

@@ -54,11 +54,18 @@ def test_a_model_of_stage_one_is_there_and_stands_alone(name, message):
 
 @pytest.mark.parametrize(
     "wanted",
-    [{"lr_decay_epochs": 3}, {"precision": "bf16"}, {"gradient_accumulation_steps": 4}],
+    [
+        {"lr_decay_epochs": 3},
+        {"precision": "bf16"},
+        {"gradient_accumulation_steps": 4},
+        {"warmup_steps": 10},
+        {"warmup_share": 0.1},
+        {"min_epoch_steps": 100},
+    ],
 )
 def test_recbole_s_own_loop_is_not_asked_for_what_it_does_not_know(wanted):
-    assert layered("DUIP", engine="recbole")["engine"] == "recbole"
-    refused("RecBole's own loop", model="DUIP", engine="recbole", **wanted)
+    assert layered("SASRec", engine="recbole")["engine"] == "recbole"
+    refused("RecBole's own loop", engine="recbole", **wanted)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

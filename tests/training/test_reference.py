@@ -49,8 +49,9 @@ def test_another_masking_gives_other_numbers(tiny, model):
 
 @pytest.mark.parametrize("model", ["DUIP", "ISRF"])
 def test_a_model_that_recbole_s_loop_would_train_another_way_is_refused(tiny, model):
+    plain = {"warmup_steps": 0, "warmup_share": 0.0, "min_epoch_steps": 0}
     with pytest.raises(UserError, match=r"learns in stages or from batches of its own.*--engine=fast"):
-        run(model, engine="recbole", epochs=1, lm_scratch=TINY_LM)
+        run(model, engine="recbole", epochs=1, lm_scratch=TINY_LM, **plain)
     assert not list(ResultStore("results"))
 
 

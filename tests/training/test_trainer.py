@@ -74,6 +74,35 @@ def test_training_lowers_the_loss(training):
     assert curve[-1]["loss"] < curve[0]["loss"]
 
 
+# ---- steps -----------------------------------------------------------------------------------------
+
+
+def test_rates_rise_from_zero_over_the_warm_up(training):
+    run = training(epochs=3, learning_rate=0.01, warmup_steps=3)
+    found = []
+    run.trainer.optimizer.register_step_post_hook(lambda optimizer, *_: found.append(optimizer.param_groups[0]["lr"]))
+    run.fit()
+    assert found[:4] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01])
+    assert set(found[3:]) == {0.01}
+
+
+def test_an_epoch_of_few_steps_is_warned_of(training, caplog):
+    training(epochs=1).fit()
+    assert "an epoch of SASRec has 4 steps only" in caplog.text
+    caplog.clear()
+    training("Pop", epochs=1).fit()
+    assert "steps only" not in caplog.text
+
+
+def test_batches_are_halved_until_an_epoch_has_the_steps_that_it_is_to_have(training):
+    loader, note = training_loader(training(train_batch_size=512, min_epoch_steps=9).prepared)
+    examples = len(loader.rows)
+    assert (loader.step, len(loader)) == (32, -(-examples // 32))
+    assert -(-examples // 64) < 9 <= len(loader)
+    assert note == "batches of 32 for 512, so that an epoch has 9 steps"
+    assert sum(len(batch) for batch in loader) == examples
+
+
 # ---- interrupted and resumed ---------------------------------------------------------------------
 
 
@@ -109,6 +138,18 @@ def test_interrupted_and_resumed_training_equals_uninterrupted(training, saved_e
     assert second.trainer.start_epoch == 3
     second.fit()
     assert second.numbers() == whole.numbers()
+
+
+def test_a_warm_up_goes_on_where_it_was_interrupted(training, saved_each_epoch):
+    options = {"epochs": 4, "warmup_share": 0.8}
+    whole = training(folder="whole", **options).fit()
+    killed = training(folder="parts", **options)
+    killed.trainer.on_epoch = stop_after(2)
+    with pytest.raises(StoppedError):
+        killed.fit()
+    again = training(folder="parts", **options)
+    assert again.trainer.resume(again.train_data)
+    assert again.fit().numbers() == whole.numbers()
 
 
 def test_a_learning_rate_schedule_goes_on_where_it_was(training, saved_each_epoch):

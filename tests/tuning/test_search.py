@@ -90,6 +90,12 @@ def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.M
     assert [found.key for found in ResultStore("results")] == [record.key]
 
 
+def test_each_of_several_semantics_has_a_search_of_its_own(tiny: Path) -> None:
+    records, studies = tune("SASRecText", "tiny", semantics="offline,none", trials=1, epochs=1)
+    assert [record.semantics for record in records] == ["text", "none"]
+    assert len({study.name for study in studies}) == 2
+
+
 def test_each_model_has_one_study_and_the_best_enters_the_table_as_tuned(tiny: Path) -> None:
     records, studies = tune("GRU4Rec,LLMDMsRec,Pop", "tiny", trials=2, seeds=2, **SMALL)
     assert [len(study.ended()) for study in studies] == [2, 2, 1]

@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.registry import methods, recbole_methods
 from recbole_llm.tuning.space import read_space, space_of
 from recbole_llm.utils.yaml import properties_folder, property_names
-from tests.helpers import settings_of
+from tests.helpers import layered, settings_of
 
 BASELINES = [
     *("Pop", "BPR", "LightGCN", "SimpleX", "GRU4Rec", "SASRec", "SRGNN", "GCSAN", "NARM", "BERT4Rec"),
@@ -38,12 +38,14 @@ def distributions(path: Path) -> dict[str, Any]:
 
 
 def test_every_model_of_ours_and_every_baseline_has_a_space() -> None:
-    assert {*BASELINES, *methods()} - {"ISRFDirect"} <= set(property_names("search"))
+    shared = {"ISRFDirect", "SRGNNEnsemble"}  # they have those of ISRF and SRGNN
+    assert {*BASELINES, *methods()} - shared <= set(property_names("search"))
+    assert all(space_of(settings_of(name, "ml-100k", protocol="direct_100")) for name in shared)
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str) -> None:
-    settings = settings_of(name, "ml-100k")
+    settings = layered(name, "ml-100k")
     space = space_of(settings)
     below = {"LLMDMsRec": "SRGNN"}.get(name, name)
     files = [properties_folder() / "search" / f"{each}.yaml" for each in (name, below)]
@@ -51,6 +53,31 @@ def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str)
     for key, parameter in space.items():
         stored = parameter.stored(settings[key])
         assert parameter.distribution._contains(parameter.distribution.to_internal_repr(stored)), key
+
+
+def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """DUIP's second stage had rates that trials of two epochs, which end with the first, had drawn and never used."""
+    second = {"finetune_learning_rate", "lm_learning_rate"}
+    settings = settings_of("DUIP", stage_epochs=[2, 6])
+    assert second <= set(space_of(settings)) & set(space_of(settings, epochs=3))
+    short = set(space_of(settings, epochs=2))
+    assert short and not second & short
+    assert "the search leaves lm_learning_rate out, which is of the second stage" in caplog.text
+    assert not second & set(space_of(settings_of("DUIP", freeze_lm=True)))
+    assert not {*second, "soft_tokens"} & set(space_of(settings_of("DUIP", use_lm=False)))
+    mine = written(tiny, "lm_learning_rate: {low: 0.0001, high: 0.01, log: true}")
+    with pytest.raises(UserError, match="lm_learning_rate is of the second stage, which begins after 2 epochs: give"):
+        space_of(settings, mine, epochs=2)
+    assert set(space_of(settings, mine, epochs=3)) == {"lm_learning_rate"}
+
+
+@pytest.mark.parametrize("model", ["ComiRecDR", "MIND", "LDMI"])
+def test_no_capsule_model_is_searched_without_routing(model: str) -> None:
+    """One round gives every item of a history the same weight; the search called that the best ComiRec-DR."""
+    space = space_of(settings_of(model, "ml-100k"))
+    assert min(space["routing_rounds"].examples()) >= 2
+    assert {1.0, 8.0} <= set(space["interest_scale"].examples())
+    assert "weight_decay" in space
 
 
 def test_the_space_of_a_method_is_its_own_and_that_of_its_backbone() -> None:

@@ -9,6 +9,8 @@ _PACKAGE = "recbole_llm.methods.baselines"
 for _name, _module, _paper in (
     ("TAGNN", "tagnn", "arXiv 2005.02844"),
     ("GCEGNN", "gcegnn", "arXiv 2106.05081"),
+    ("SHARE", "share", "arXiv 2112.14266"),
+    ("MSGIFSR", "msgifsr", "arXiv 2112.13197"),
     ("ComiRecDR", "comirec", "arXiv 2005.09347"),
     ("ComiRecSA", "comirec", "arXiv 2005.09347"),
     ("MIND", "mind", "arXiv 1904.08030"),

@@ -137,7 +137,8 @@ class ComiRecDR(MultiInterestRecommender):
     """Capsules by dynamic routing.
 
     Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``; ``shared``, which
-    starts from random logits as MIND does), ``mask_first``.
+    starts from random logits as MIND does), ``mask_first``, ``interest_scale`` (1 as released: a softmax over the
+    products of vectors shorter than 1 stays flat, and learns slowly).
     """
 
     random_logits = False
@@ -146,6 +147,7 @@ class ComiRecDR(MultiInterestRecommender):
         super().__init__(config, dataset)
         settings = CapsuleSettings.of(config)
         mask_first = settings.mask_first
+        self.interest_scale = settings.interest_scale
         self.reads_past_length = not mask_first
         self.routing = CapsuleRouting(
             self.size,
@@ -161,7 +163,12 @@ class ComiRecDR(MultiInterestRecommender):
 
     def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """``(B, K, d)`` capsules."""
-        return self.routing(*self.embedded(item_seq))
+        return self.capsules(item_seq)
+
+    def capsules(self, item_seq: torch.Tensor) -> torch.Tensor:
+        """``(B, K, d)`` what routing gives, none of them longer than ``interest_scale``."""
+        capsules: torch.Tensor = self.routing(*self.embedded(item_seq)) * self.interest_scale
+        return capsules
 
 
 class ComiRecSA(MultiInterestRecommender):

@@ -23,12 +23,17 @@ class Session(NamedTuple):
     """A batch of encoded sessions.
 
     Attributes:
-        vectors: ``(B, k d)``, what the last layer reads; the first ``d`` are the structural intent ``g``.
+        vectors: ``(B, k d)``, what the last layer reads, or ``(B, K, k d)`` where it makes several vectors of a
+            session; the first ``d`` are the structural intent ``g``.
         attended: what scores attend to, where they do.
+        structural: ``(B, d)`` twice, what explicit and latent intents are aligned with, where they are not the ``g``.
+        items: ``(B, L)`` the session's items (0 padded), where scores ask for them.
     """
 
     vectors: torch.Tensor
     attended: Attended | None = None
+    structural: tuple[torch.Tensor, torch.Tensor] | None = None
+    items: torch.Tensor | None = None
 
 
 class SessionEncoder(nn.Module):

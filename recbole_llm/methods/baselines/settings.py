@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, Whole
+from recbole_llm.settings.core import Amount, Count, Dropout, Positive, Whole
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
@@ -45,6 +45,10 @@ class CapsuleSettings(MultiInterestSettings):
         "Map of items to interests: one a position (ComiRec-DR's), one an interest, or a shared one (MIND's)."
     )
     mask_first: bool = setting("Leave padding out before the softmax over the history; False as released.")
+    interest_scale: Positive = setting(
+        "Longest length of a capsule: the squash presses it below 1, as released, and this factor stretches it.",
+        before=1.0,
+    )
 
 
 class ComiRecDRSettings(CapsuleSettings):
@@ -85,6 +89,24 @@ class GCEGNNSettings(SoftmaxSettings):
     dropout_gcn: Dropout = setting("Dropout on an item and the mean of its neighbours.")
     dropout_local: Dropout = setting("Dropout on the session level.")
     dropout_global: Dropout = setting("Dropout on the global level.")
+
+
+class SHARESettings(SoftmaxSettings):
+    """SHARE (arXiv 2112.14266)."""
+
+    step: int = setting("Steps of hypergraph attention.", ge=1, le=2)
+    window: Count = setting("Most clicks between the first and the last of a hyperedge.")
+    dropout_prob: Dropout = setting("Dropout on attentions and states.")
+
+
+class MSGIFSRSettings(SoftmaxSettings):
+    """MSGIFSR (arXiv 2112.13197)."""
+
+    order: int = setting("Clicks K of the longest intent unit.", ge=1, le=8)
+    n_heads: Count = setting("Heads of the graph attention.")
+    dropout_prob: Dropout = setting("Dropout on units and attentions.")
+    logit_scale: Positive = setting("Factor of the cosines of a session and the items.")
+    repeat_explore: bool = setting("Give items of the session and the others a softmax each, and weigh the two.")
 
 
 class SASRecTextSettings(SettingsModel):

@@ -37,9 +37,20 @@ class DUIPSettings(SettingsModel):
     loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
     finetune_learning_rate: Amount = setting("Second stage: learning rate of all but the language model.")
     lm_learning_rate: Amount = setting("Second stage: learning rate of the language model.")
-    warmup_steps: Whole = setting("Steps of each stage in which rates rise from zero.")
     stage_epochs: list[Any] = setting("Most epochs of each stage; their sum is that of a model with one.")
     gradient_checkpointing: bool = setting("Less memory for a third more time.")
+
+    def unread(self, epochs: int | None) -> dict[str, str]:
+        """What the second stage alone, or the language model, reads."""
+        second = ("finetune_learning_rate", "lm_learning_rate")
+        if not self.use_lm:
+            return dict.fromkeys((*second, "soft_tokens", "soft_prompt"), "is of the language model (use_lm: False)")
+        if self.freeze_lm:
+            return dict.fromkeys(second, "is of the second stage (freeze_lm: True)")
+        if epochs is not None and epochs <= self.stage_epochs[0]:
+            text = f"is of the second stage, which begins after {self.stage_epochs[0]} epochs: give trials more"
+            return dict.fromkeys(second, text)
+        return {}
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Hold the head against what it reads.

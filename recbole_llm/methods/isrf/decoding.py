@@ -139,6 +139,9 @@ class ItemTrie(nn.Module):
         sequences: ``(N, D)`` tokens of each item, -1 after its end.
         edge_node, edge_token: ``(E,)`` node at which a token is chosen, and the token, node by node.
         steps: ``(N, D)`` edges of an item; ``E`` after its end.
+        first_edge: ``(M + 1,)`` a node's first edge, and the end of all.
+        edge_child, edge_item: ``(E,)`` where a chosen token leads: to a node (``M``: none), or to an item (0: none).
+        path: ``(N, D)`` nodes at which an item's tokens are chosen; ``M`` after its end.
     """
 
     token: torch.Tensor
@@ -148,6 +151,10 @@ class ItemTrie(nn.Module):
     steps: torch.Tensor
     edge_node: torch.Tensor
     edge_token: torch.Tensor
+    first_edge: torch.Tensor
+    edge_child: torch.Tensor
+    edge_item: torch.Tensor
+    path: torch.Tensor
 
     def __init__(self, sequences: Sequence[Sequence[int]], start: int) -> None:
         super().__init__()
@@ -187,7 +194,12 @@ class ItemTrie(nn.Module):
         edge_node, edge_token = torch.tensor(edges).T.contiguous()
         leads = torch.tensor([prefix[-1] if prefix else start for prefix in number])
         values = {"token": leads, "depth": depth, "ancestors": ancestors, "sequences": tokens, "steps": steps}
-        values |= {"edge_node": edge_node, "edge_token": edge_token}
+        values |= {"edge_node": edge_node, "edge_token": edge_token, "first_edge": torch.tensor(self._edge_begin)}
+        prefixes = list(number)
+        longer = [(*prefixes[node], token) for node, token in edges]
+        values["edge_child"] = torch.tensor([number.get(prefix, len(number)) for prefix in longer])
+        values["edge_item"] = torch.tensor([self._items.get(prefix, 0) for prefix in longer])
+        values["path"] = torch.cat([edge_node, edge_node.new_tensor([len(number)])])[steps]
         for name, value in values.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -272,7 +284,7 @@ def decode_tree(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, prefixes: Pr
     decoder = t5.decoder
     hidden = t5.get_input_embeddings()(prefixes.token).expand(len(encoded), -1, -1).to(encoded.dtype)
     ancestors = prefixes.ancestors
-    bias = _depth_bias(decoder.block[0].layer[0].SelfAttention, prefixes.depth, ancestors.shape[1])
+    bias = depth_bias(decoder.block[0].layer[0].SelfAttention, prefixes.depth, ancestors.shape[1])
     bias = bias.masked_fill(~prefixes.visible()[:, None, :], -torch.inf)
     for block in decoder.block:
         attention, cross, feed_forward = block.layer
@@ -290,8 +302,8 @@ def scaled(t5: Any, hidden: torch.Tensor) -> torch.Tensor:
     return hidden * t5.model_dim**-0.5 if wanted else hidden
 
 
-def _depth_bias(attention: Any, depth: torch.Tensor, longest: int) -> torch.Tensor:
-    """``(M, heads, D)`` relative-position bias from a node to its ancestors, which stand at depths 0 to D - 1."""
+def depth_bias(attention: Any, depth: torch.Tensor, longest: int) -> torch.Tensor:
+    """``(M, h, D)`` relative-position bias from a node to its ancestors, which stand at depths 0 to D - 1."""
     relative = torch.arange(longest, device=depth.device) - depth[:, None]
     bucket = attention._relative_position_bucket(
         relative,
@@ -303,12 +315,13 @@ def _depth_bias(attention: Any, depth: torch.Tensor, longest: int) -> torch.Tens
     return bias
 
 
-def _heads(values: torch.Tensor, attention: Any) -> torch.Tensor:
+def heads_of(values: torch.Tensor, attention: Any) -> torch.Tensor:
+    """``(..., h, e)`` of ``(..., d)``: the numbers of each head by themselves."""
     return values.unflatten(-1, (attention.n_heads, -1))
 
 
 def _to_ancestors(attention: Any, hidden: torch.Tensor, ancestors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    query, key, value = (_heads(layer(hidden), attention) for layer in (attention.q, attention.k, attention.v))
+    query, key, value = (heads_of(layer(hidden), attention) for layer in (attention.q, attention.k, attention.v))
     # One ancestor at a time: products of single rows are no work for a matrix library.
     places = ancestors.unbind(1)
     scores = torch.stack([(query * key[:, place]).sum(dim=-1) for place in places], dim=-1) + bias  # (B, M, h, D)
@@ -322,7 +335,7 @@ def _to_ancestors(attention: Any, hidden: torch.Tensor, ancestors: torch.Tensor,
 
 def _to_encoder(attention: Any, hidden: torch.Tensor, encoded: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     query, key, value = (
-        _heads(layer(states), attention).transpose(1, 2)
+        heads_of(layer(states), attention).transpose(1, 2)
         for layer, states in ((attention.q, hidden), (attention.k, encoded), (attention.v, encoded))
     )
     mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None, None, :], scale=1.0)

@@ -1,4 +1,4 @@
-"""Batches of two tasks in turn, drawn user by user (P5, POD and their family)."""
+"""Batches of two tasks in turn (P5, POD and their family)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import torch
 from recbole_llm.data.loaders import DeviceTable, LazyInteraction, NegativeSampler
 from recbole_llm.methods.isrf.settings import ISRFSettings
 
+Draw = tuple[torch.Tensor, torch.Tensor | None]  # users of a batch, and the rows of their targets where they are known
+
 
 class AlternatingLoader:
-    """One epoch: batches of the sequential and of the direct task in turn, each user ``samples_per_user`` times.
+    """One epoch: batches of the sequential and of the direct task in turn.
 
-    A sequential batch holds a random sub-sequence of each user's training segment (its last item is the target, at
-    most ``MAX_ITEM_LIST_LENGTH`` before it the history). A direct batch holds ``candidates`` ``(B, 1 + n_negatives)``:
-    a random training item among items that the user has not, in random order.
+    With ``draws_per_interaction`` an epoch takes that share of the training interactions, each as a target of either
+    task; without, each user ``samples_per_user`` times, as released, however long the history. A sequential batch holds
+    random sub-sequences of training segments (the last item is the target, at most ``MAX_ITEM_LIST_LENGTH`` before it
+    the history). A direct batch holds ``candidates`` ``(B, 1 + n)``: a random training item among items that the user
+    has not, in random order. ``n`` is ``n_negatives``, or for the first direct batches one of the ``curriculum``, each
+    for ``curriculum_batches``: a model learns to copy from a short list before it learns to choose from a long one.
 
     Args:
         table: the interactions on the device.
@@ -33,10 +38,15 @@ class AlternatingLoader:
         # Where each user's training segment ends: it is the beginning of the user's rows.
         counts = np.bincount(np.asarray(data.user)[split.train_rows], minlength=len(offsets) - 1)
         self._begin, self._count = torch.from_numpy(offsets[:-1].copy()), torch.from_numpy(counts)
+        self._user = torch.from_numpy(np.array(data.user)).long()
         self.users = {"sequence": (self._count > 1).nonzero()[:, 0], "direct": (self._count > 0).nonzero()[:, 0]}
+        self.targets = [torch.from_numpy(np.array(rows)) for rows in (split.train_targets, split.train_rows)]
         self.step = int(config["train_batch_size"])
-        self.passes = settings.samples_per_user
+        self.passes, self.draws = settings.samples_per_user, settings.draws_per_interaction
         self.negatives = min(settings.n_negatives, data.n_items - 1)
+        self.curriculum = [min(int(number), self.negatives) for number in settings.curriculum]
+        self.curriculum_batches = settings.curriculum_batches
+        self.direct_batches = 0
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
         known = np.arange(len(data)) if settings.legacy_leaks else split.train_rows
         self.sampler = NegativeSampler(
@@ -49,54 +59,97 @@ class AlternatingLoader:
         )
 
     def __len__(self) -> int:
+        if self.draws:
+            return sum(-(-self._drawn(rows) // self.step) for rows in self.targets)
         return self.passes * sum(-(-len(users) // self.step) for users in self.users.values())
 
     def __iter__(self) -> Iterator[LazyInteraction]:
-        for _ in range(self.passes):
-            sequence, direct = (
-                list(users[torch.randperm(len(users), generator=self.generator)].split(self.step))
-                for users in self.users.values()
-            )
+        for _ in range(1 if self.draws else self.passes):
+            sequence, direct = self._by_interaction() if self.draws else self._by_user()
             for number in range(max(len(sequence), len(direct))):
                 if number < len(sequence):
-                    yield self.sequence_batch(sequence[number])
+                    yield self.sequence_batch(*sequence[number])
                 if number < len(direct):
-                    yield self.direct_batch(direct[number])
+                    yield self.direct_batch(*direct[number])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Random states, for a checkpoint that resumes exactly."""
-        return {"draws": self.generator.get_state(), "negatives": self.sampler.state()}
+        """Random states and how far the curriculum is, for a checkpoint that resumes exactly."""
+        batches = torch.tensor(self.direct_batches)
+        return {"draws": self.generator.get_state(), "negatives": self.sampler.state(), "direct_batches": batches}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self.generator.set_state(state["draws"].cpu())
         self.sampler.set_state(state["negatives"])
+        self.direct_batches = int(state["direct_batches"])
+
+    # ---- what is drawn ---------------------------------------------------------------------------
+
+    def _by_user(self) -> tuple[list[Draw], list[Draw]]:
+        """The batches of either task; targets are drawn with the batch."""
+        sequence, direct = (
+            list(users[torch.randperm(len(users), generator=self.generator)].split(self.step))
+            for users in self.users.values()
+        )
+        return [(users, None) for users in sequence], [(users, None) for users in direct]
+
+    def _by_interaction(self) -> tuple[list[Draw], list[Draw]]:
+        """The same for a share of the training interactions, none of them twice before all were taken once."""
+        found: list[list[Draw]] = []
+        for rows in self.targets:
+            wanted, taken = self._drawn(rows), []
+            while wanted > 0:
+                order = torch.randperm(len(rows), generator=self.generator)[:wanted]
+                taken.append(rows[order])
+                wanted -= len(order)
+            found.append([(self._user[part], part) for part in torch.cat(taken).split(self.step)])
+        return found[0], found[1]
+
+    def _drawn(self, rows: torch.Tensor) -> int:
+        """Examples of an epoch."""
+        return max(1, round(self.draws * len(rows)))
 
     def _below(self, limit: torch.Tensor) -> torch.Tensor:
         """Uniform whole numbers from 0 to just below each limit."""
         drawn = torch.rand(len(limit), generator=self.generator, dtype=torch.float64)
         return (drawn * limit).long().minimum(limit - 1)
 
-    def sequence_batch(self, users: torch.Tensor) -> LazyInteraction:
-        """A random sub-sequence of each user: start in [0, n - 2], target in [start + 1, n - 1]."""
-        count, device = self._count[users], self.table.device
-        start = self._below(count - 1)
-        target = start + 1 + self._below(count - 1 - start)
+    def candidates_now(self) -> int:
+        """Negatives of the next direct batch."""
+        stage = self.direct_batches // self.curriculum_batches
+        return self.curriculum[stage] if stage < len(self.curriculum) else self.negatives
+
+    # ---- batches -----------------------------------------------------------------------------------
+
+    def sequence_batch(self, users: torch.Tensor, targets: torch.Tensor | None) -> LazyInteraction:
+        """A random sub-sequence of each user that ends with a target, which is random too where none is given.
+
+        A segment of ``n`` items: start in ``[0, n - 2]``, target in ``[start + 1, n - 1]``.
+        """
+        begin, device = self._begin[users], self.table.device
+        if targets is not None:
+            target = targets - begin
+            start = self._below(target)
+        else:
+            count = self._count[users]
+            start = self._below(count - 1)
+            target = start + 1 + self._below(count - 1 - start)
         longest = int((target - start).max())
-        begin = self._begin[users]
         user, first, row = (values.to(device) for values in (users, begin + start, begin + target))
         sources = self.table.interactions(row)
         sources |= self.table.histories(user, first, row, longest)
         return LazyInteraction(sources, len(users))
 
-    def direct_batch(self, users: torch.Tensor) -> LazyInteraction:
-        """A random training item of each user among others, in random order."""
+    def direct_batch(self, users: torch.Tensor, targets: torch.Tensor | None) -> LazyInteraction:
+        """A target of each user, a random one where none is given, among other items in random order."""
         device = self.table.device
-        row = (self._begin[users] + self._below(self._count[users])).to(device)
-        sources = self.table.interactions(row)
+        rows = self._begin[users] + self._below(self._count[users]) if targets is None else targets
+        sources = self.table.interactions(rows.to(device))
         positive = sources[self.table.iid]().cpu()
-        negative = self.sampler.for_users(users, self.negatives).view(self.negatives, -1).T
-        mixed = torch.rand((len(users), self.negatives + 1), generator=self.generator).argsort(dim=1)
+        negatives = self.candidates_now()
+        self.direct_batches += 1
+        negative = self.sampler.for_users(users, negatives).view(negatives, -1).T
+        mixed = torch.rand((len(users), negatives + 1), generator=self.generator).argsort(dim=1)
         candidates = torch.cat([positive[:, None], negative], dim=1).gather(1, mixed).to(device)
         sources["candidates"] = lambda: candidates
         return LazyInteraction(sources, len(users))

@@ -17,16 +17,21 @@ arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential t
 The reasoning of items and users (three prompts each) is ``semantics/features/reasoning.py``.
 
 Deviates from the released code in: the prompts, profiles and graph hold training interactions alone and ids are
-numbered at random (``legacy_leaks: True``: the test items in profiles, a random 80 % of all interactions as the graph,
-numbers in order of appearance); every valid item is scored exactly (``decode``); no explanation task (it needs
-reviews); models are selected by the metric of their own task; padding is left out of the loss, and all but items out of
-``m_u``; in sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position`` gives the
-release's learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives the
-release's form).
+numbered without them (``item_numbers``; ``legacy_leaks: True``: the test items in profiles, a random 80 % of all
+interactions as the graph, numbers in order of appearance); every valid item is scored exactly, in validation those that
+can stand above the target up to the largest cut-off (``decode``); alpha and sigma count in deviations of the token
+vectors and of ``A(Z)`` (``word_scale``; as released they belong to a trained T5-small, and drown ``A(Z)`` in random
+user codes in one from scratch); epochs are counted by interactions (``draws_per_interaction``); no explanation task
+(it needs reviews); models are selected by the metric of their own task; padding is left out of the loss, and all but
+items out of ``m_u``; in sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position``
+gives the release's learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives
+the release's form).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -36,7 +41,6 @@ from recbole.model.abstract_recommender import GeneralRecommender, SequentialRec
 from recbole.utils import InputType
 from torch import nn
 
-from recbole_llm.data.interactions import token_hashes
 from recbole_llm.errors import UserError
 from recbole_llm.layers.alignment import info_nce, soft_target_alignment
 from recbole_llm.layers.packing import TokenTable
@@ -47,7 +51,15 @@ from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.isrf.decoding import ItemTrie, beam_scores, exact_scores
 from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
 from recbole_llm.methods.isrf.loader import AlternatingLoader
+from recbole_llm.methods.isrf.numbers import (
+    appearance_numbers,
+    cooccurrence_vectors,
+    path_numbers,
+    random_numbers,
+    trained_order,
+)
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES, IdPrompt, IdPromptBatch
+from recbole_llm.methods.isrf.search import best_scores
 from recbole_llm.methods.isrf.settings import ISRFSettings
 
 ITEM_COLUMNS = {"fused": "profile_text", "positive": "positive_text", "negative": "negative_text"}
@@ -59,11 +71,15 @@ LEGACY_GRAPH_SHARE = 0.8  # of all interactions, as the release splits its revie
 class ExplicitInterests(nn.Module):
     """``H``: LightGCN over the user-item graph, with adapted item semantics as item vectors (equations 2 to 4)."""
 
+    unit: torch.Tensor
+    gain: torch.Tensor
+
     def __init__(self, config: Any, dataset: Any, size: int) -> None:
         super().__init__()
         settings = ISRFSettings.of(config)
         self.layers = settings.graph_layers
         n_users, n_items = dataset.user_num, dataset.item_num
+        self.relative = settings.word_scale == "relative"
         std = settings.graph_init_std
         self.users = nn.Parameter(torch.randn(n_users, size) * std)
         table = dataset.table
@@ -74,18 +90,34 @@ class ExplicitInterests(nn.Module):
         semantics = _item_semantics(settings, dataset) if settings.item_semantics else None
         self.adapter: Adapter | None = None
         if semantics is None:
-            self.items = nn.Parameter(torch.randn(n_items, size) * std)
-            return
-        if settings.adapter:
-            self.adapter = Adapter(semantics.shape[1], size, settings.adapter_activation)
+            self.items = nn.Parameter(torch.randn(n_items, size) * (1.0 if self.relative else std))
         else:
-            semantics = F.pad(semantics[:, :size], (0, max(0, size - semantics.shape[1])))
-        self.register_buffer("items", semantics, persistent=False)
+            if settings.adapter:
+                self.adapter = Adapter(semantics.shape[1], size, settings.adapter_activation)
+            else:
+                semantics = F.pad(semantics[:, :size], (0, max(0, size - semantics.shape[1])))
+            self.register_buffer("items", semantics, persistent=False)
+        if self.relative:
+            self.register_buffer("unit", torch.ones(()))  # of item vectors, then of what the graph makes of all ids
+            self.register_buffer("gain", torch.ones(()))
+            with torch.no_grad():
+                self.unit /= deviation(self.item_vectors()[1:])
+                self.gain /= deviation(self.forward()[[*range(1, n_users), *range(n_users + 1, n_users + n_items)]])
+
+    def item_vectors(self) -> torch.Tensor:
+        """``A(Z)`` ``(n_items, d)``, or learned vectors in its place; in units of its own deviation at the start."""
+        items = self.adapter(self.items) if self.adapter is not None else self.items
+        return items * self.unit if self.relative else items
 
     def forward(self) -> torch.Tensor:
         """``(n_users + n_items, d)``; row 0, which has no neighbours, is the vector of tokens outside ids."""
-        items = self.adapter(self.items) if self.adapter is not None else self.items
-        return mean_of_layers(self.graph, torch.cat([self.users, items]), self.layers)
+        mean = mean_of_layers(self.graph, torch.cat([self.users, self.item_vectors()]), self.layers)
+        return mean * self.gain if self.relative else mean
+
+
+def deviation(vectors: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of the numbers of some vectors about their mean vector: what tells them apart."""
+    return (vectors - vectors.mean(dim=0)).square().mean().sqrt().clamp(min=1e-9)
 
 
 class GroupInterests(nn.Module):
@@ -127,18 +159,28 @@ def _graph_rows(settings: ISRFSettings, dataset: Any, seed: int) -> np.ndarray:
     return np.flatnonzero(generator.random(len(dataset.table)) < LEGACY_GRAPH_SHARE)
 
 
-def _numbers(tokens: np.ndarray, legacy: bool) -> list[int]:
-    """By which number each id is written: the rank of a hash, so that numbers say nothing of order or popularity."""
-    if legacy:
-        return list(range(len(tokens)))
-    ranks = np.argsort(np.argsort(token_hashes(tokens[1:]), kind="stable"), kind="stable")
-    return [0, *(ranks + 1).tolist()]
+def item_numbers(settings: ISRFSettings, dataset: Any) -> list[str]:
+    """By which number each item after the padding is written."""
+    tokens = np.asarray(dataset.table.item_tokens)
+    if settings.legacy_leaks:
+        return appearance_numbers(tokens)
+    if settings.item_numbers == "trained_order":
+        return trained_order(dataset)
+    if settings.item_numbers == "collaborative":
+        return path_numbers(cooccurrence_vectors(dataset), tokens, settings.number_width)
+    if settings.item_numbers == "semantic":
+        semantics = _item_semantics(settings, dataset)
+        assert semantics is not None  # the settings were checked
+        return path_numbers(semantics[1:].numpy(), tokens, settings.number_width)
+    return random_numbers(tokens)
 
 
 class IterativeReasoning(nn.Module):
     """What ``ISRF`` and ``ISRFDirect`` share: the language model, both graphs, both tasks."""
 
     labels: torch.Tensor
+    history_items: torch.Tensor
+    offsets: torch.Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__()
@@ -150,14 +192,18 @@ class IterativeReasoning(nn.Module):
         if settings.gradient_checkpointing:
             self.lm.gradient_checkpointing_enable()
         size = lm.hidden_size
-        self._add_words(settings.legacy_leaks, dataset)
+        self._add_words(settings, dataset)
 
         self.scale = settings.whole_word_scale
+        if settings.word_scale == "relative":
+            self.scale *= float(self.lm.get_input_embeddings().weight.detach().float().std())
         self.prompt_vectors = nn.Parameter(torch.empty(2, settings.prompt_vectors, size).uniform_(-UNIFORM, UNIFORM))
         listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
         longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), settings.n_negatives + 1, listed + 1)
         self.positions = nn.Embedding(longest + 2, size)
-        nn.init.uniform_(self.positions.weight, -UNIFORM, UNIFORM)
+        # Relative scales count in words of deviation 1, positions like those of the graph.
+        bound = 3.0**0.5 if settings.word_scale == "relative" else UNIFORM
+        nn.init.uniform_(self.positions.weight, -bound, bound)
         self.explicit = ExplicitInterests(config, dataset, size) if settings.graph_words else None
         self.sequence_graph = self.explicit is not None and settings.sequence_words == "graph"
 
@@ -172,22 +218,29 @@ class IterativeReasoning(nn.Module):
 
         self.decode, self.beams = settings.decode, settings.beams
         self.paraphrases = settings.paraphrases
+        self.depth, self.lists = 0, False  # how far ranks are wanted; 0: all scores
+        self.masks_history = bool(config["mask_history"])
+        table = dataset.table
+        for name, values in (("history_items", table.item), ("offsets", table.offsets)):
+            self.register_buffer(name, torch.from_numpy(np.array(values)).long(), persistent=False)
 
-    def _add_words(self, legacy: bool, dataset: Any) -> None:
+    def _add_words(self, settings: ISRFSettings, dataset: Any) -> None:
         """Prompts, the trie of item numbers, and the labels of the decoder."""
-        users, items = (_numbers(np.asarray(t), legacy) for t in (dataset.table.user_tokens, dataset.table.item_tokens))
+        user_tokens = np.asarray(dataset.table.user_tokens)
+        users = appearance_numbers(user_tokens) if settings.legacy_leaks else random_numbers(user_tokens)
+        items = item_numbers(settings, dataset)
 
         def tokenise(texts: list[str]) -> list[list[int]]:
             return tokens_of(self.tokenizer, texts)
 
-        user_ids = TokenTable([[], *tokenise([f"user_{number}" for number in users[1:]])])
-        item_ids = TokenTable([[], *tokenise([f"item_{number}" for number in items[1:]])])
+        user_ids = TokenTable([[], *tokenise([f"user_{number}" for number in users])])
+        item_ids = TokenTable([[], *tokenise([f"item_{number}" for number in items])])
         self.sequence_prompt = IdPrompt(tokenise, user_ids, item_ids, SEQUENCE_TEMPLATES)
         self.direct_prompt = IdPrompt(tokenise, user_ids, item_ids, DIRECT_TEMPLATES)
         end = int(self.tokenizer.eos_token_id)
-        sequences = [[], *([*tokens, end] for tokens in tokenise([str(number) for number in items[1:]]))]
+        sequences = [[], *([*tokens, end] for tokens in tokenise(items))]
         self.trie = ItemTrie(sequences, int(self.lm.config.decoder_start_token_id))
-        self.item_of_number = {number: item for item, number in enumerate(items) if item}
+        self.item_of_number = {int(number): item for item, number in enumerate(items, start=1)}
         labels = torch.full((len(sequences), max(map(len, sequences))), -100)
         for item, sequence in enumerate(sequences):
             labels[item, : len(sequence)] = torch.tensor(sequence, dtype=torch.int64)
@@ -260,20 +313,72 @@ class IterativeReasoning(nn.Module):
     # ---- scoring ---------------------------------------------------------------------------------
 
     def scores(
-        self, user: torch.Tensor, items: torch.Tensor, direct: bool, listed: torch.Tensor | None = None
+        self,
+        user: torch.Tensor,
+        items: torch.Tensor,
+        direct: bool,
+        listed: torch.Tensor | None = None,
+        target: torch.Tensor | None = None,
+        position: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``(B, N)``: log-likelihood of each item's number (of ``listed`` ones ``(B, C)``), or what a beam found."""
+        """``(B, N)``: log-likelihood of each item's number, of some items alone, or what a beam found.
+
+        Args:
+            user: ``(B,)``.
+            items: ``(B, S)`` history (0 padded) or candidates.
+            direct: which task.
+            listed: ``(B, C)`` the only items that are asked for.
+            target, position: ``(B,)`` item whose rank is wanted, and its index in the user's whole history; with
+                ``depth`` only items are scored that its rank up to there hangs on.
+        """
         interests = self.interests()
         prompt = self.prompt_of(user, items, direct)
         inputs, mask = self.embedded(prompt, self.words(prompt, direct, interests), direct)
         encoded = self.lm.encoder(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
-        if self.decode == "exact":
-            return exact_scores(self.lm, encoded, mask, self.trie, listed)
+        if self.decode in ("exact", "bounded"):
+            if not self.depth or target is None:
+                return exact_scores(self.lm, encoded, mask, self.trie, listed)
+            ranked = self.ranked(user, listed, position)
+            return best_scores(self.lm, encoded, mask, self.trie, self.depth, target, ranked, self.lists)
         numbers = self.item_of_number if self.decode == "free" else None
         return beam_scores(self.lm, self.tokenizer, encoded, mask, self.trie, self.beams, numbers)
 
+    def ranked(
+        self, user: torch.Tensor, listed: torch.Tensor | None, position: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """``(B, N)`` bool, which items a target is ranked among; ``None`` for all of them."""
+        size = (len(user), len(self.trie.sequences))
+        if listed is not None:
+            return torch.zeros(size, dtype=torch.bool, device=user.device).scatter_(1, listed, True)
+        if not self.masks_history or position is None:
+            return None
+        place = torch.arange(int(position.max()), device=user.device)
+        rows = (self.offsets[user][:, None] + place).clamp(max=len(self.history_items) - 1)
+        seen = self.history_items[rows].masked_fill(place >= position[:, None], 0)
+        return torch.ones(size, dtype=torch.bool, device=user.device).scatter_(1, seen, False)
 
-class ISRF(SequentialRecommender):
+
+class _BothTasks:
+    """What the two models share besides their core."""
+
+    core: IterativeReasoning
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the test too looks no further than the largest cut-off."""
+        return self.core.decode == "bounded"
+
+    @contextmanager
+    def to_depth(self, depth: int, lists: bool) -> Iterator[None]:
+        """Score only what ranks up to a depth hang on, and with ``lists`` the first places."""
+        self.core.depth, self.core.lists = depth, lists
+        try:
+            yield
+        finally:
+            self.core.depth, self.core.lists = 0, False
+
+
+class ISRF(_BothTasks, SequentialRecommender):
     """ISRF for the next item of a sequence; selected by the sequential task.
 
     Without ``graph_words`` and without alignments it is the T5 of POD, trained on both tasks.
@@ -297,14 +402,15 @@ class ISRF(SequentialRecommender):
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, N)`` scores of all items."""
         listed = interaction["candidates"] if "candidates" in interaction else None  # noqa: SIM401 - no dict
-        return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], False, listed)
+        target, position = (interaction[name] if self.core.depth else None for name in (self.ITEM_ID, "position"))
+        return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], False, listed, target, position)
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
 
-class ISRFDirect(GeneralRecommender):
+class ISRFDirect(_BothTasks, GeneralRecommender):
     """ISRF for the choice among 1 + 99 candidates; selected by the direct task. The prompt lists the candidates."""
 
     input_type = InputType.POINTWISE
@@ -330,7 +436,8 @@ class ISRFDirect(GeneralRecommender):
         """
         if "candidates" not in interaction:
             raise UserError("ISRFDirect chooses from lists: use a protocol with candidates (--protocol=direct_100).")
-        return self.core.scores(interaction[self.USER_ID], interaction["candidates"], True, interaction["candidates"])
+        listed, target = interaction["candidates"], interaction[self.ITEM_ID] if self.core.depth else None
+        return self.core.scores(interaction[self.USER_ID], listed, True, listed, target)
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.settings.core import Amount, Count, Positive, Whole
 from recbole_llm.settings.schema import SettingsModel, setting
 
@@ -15,10 +16,17 @@ class ISRFSettings(SettingsModel):
 
     lm: str = setting("Language model: scratch, a folder, or a name such as google-t5/t5-small; T5 models only.")
     lm_scratch: dict[str, Any] = setting("Sizes of lm: scratch.")
-    decode: Literal["exact", "restricted", "free"] = setting(
-        "exact scores every valid item; restricted and free are beam searches (free as released)."
+    decode: Literal["exact", "bounded", "restricted", "free"] = setting(
+        "exact scores every valid item at the test, bounded looks no further than the largest cut-off there either; "
+        "restricted and free are beam searches (free as released)."
     )
     beams: Count = setting("Width of a beam search.")
+    item_numbers: Literal["random", "trained_order", "collaborative", "semantic"] = setting(
+        "Numbers of items: at random, by first training interaction, or paths through clusters of who has them in "
+        "training, or of their texts; legacy_leaks takes the release's.",
+        before="random",
+    )
+    number_width: int = setting("Clusters of a level of such a path.", before=32, ge=2, lt=100)
     item_semantics: bool = setting("False puts random item vectors into the graph.")
     item_text: Literal["fused", "positive", "negative"] = setting(
         "Text of an item: fused, positive (vPos) or negative (vNeg)."
@@ -34,6 +42,11 @@ class ISRFSettings(SettingsModel):
     sequence_words: Literal["graph", "position"] = setting(
         "Whole-word vectors of sequential prompts: from the graph (the paper), or positions (the release)."
     )
+    word_scale: Literal["absolute", "relative"] = setting(
+        "What alpha and sigma count in: absolute (as released, for a trained T5-small), or relative: in deviations of "
+        "the token vectors, and of the adapted item semantics, at the start.",
+        before="absolute",
+    )
     whole_word_scale: float = setting("Scale alpha of whole-word vectors.")
     graph_layers: Whole = setting("Layers L of the user-item graph.")
     user_graph_layers: Whole = setting("Layers L of the graph of similar users.")
@@ -46,7 +59,13 @@ class ISRFSettings(SettingsModel):
     prompt_vectors: Whole = setting("Prompt vectors p of each task.")
     paraphrases: bool = setting("A random wording of each training prompt.")
     n_negatives: Count = setting("Candidates of a direct training prompt besides the positive (released: 99).")
+    curriculum: list[Any] = setting("Numbers of candidates that come before n_negatives, fewest first.", before=[])
+    curriculum_batches: Count = setting("Direct batches with each number of the curriculum.", before=2000)
     samples_per_user: Count = setting("Draws from each user and task in an epoch (released: 1).")
+    draws_per_interaction: Amount = setting(
+        "Share of the training interactions that an epoch takes for each task, instead of draws by users; 0 for those.",
+        before=0.0,
+    )
     legacy_leaks: bool = setting("Profiles, graph and numbers as released, test items included.")
     loss_type: Literal["CE"] = setting("Training loss: the likelihood of the item's number.")
     gradient_checkpointing: bool = setting("Less memory for a third more time.")
@@ -63,14 +82,24 @@ class ISRFSettings(SettingsModel):
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
         """Users' reasoning for the alignments; it shows the items' reasoning, which the graph reads too."""
-        read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.graph_semantics}
+        semantic = self.item_numbers == "semantic" and not self.legacy_leaks
+        read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.graph_semantics or semantic}
         return tuple(name for name in features if read.get(name, True))
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """A beam of one has no scores to rank by.
+        """Hold decoding, numbers and curriculum against what they need.
 
         Raises:
-            UserError: such a beam.
+            UserError: a beam of one, which has no scores to rank by; uncut metrics of a bounded search; numbers of
+                texts that are not there; a curriculum that is no list of numbers.
         """
+        if self.decode == "bounded" and any(str(name).lower() in UNCUT_METRICS for name in values.get("metrics") or ()):
+            raise UserError(
+                "decode: bounded looks no further than the largest cut-off; GAUC, which has none, takes exact."
+            )
+        if self.item_numbers == "semantic" and values.get("semantics") == "none":
+            raise UserError("item_numbers: semantic are made of the items' texts, which semantics: none leaves out.")
+        if any(type(number) is not int or number < 1 for number in self.curriculum):
+            raise UserError(f"curriculum: give whole numbers from 1 on, such as [9,29]; got {self.curriculum}.")
         if self.decode == "restricted" and self.beams < 2:
             raise UserError(f"decode: restricted searches with beams: 2 or more; got {self.beams}.")

@@ -5,7 +5,10 @@ history (``.interest``) gives semantic clusters ``g_m``, means of the item vecto
 module assigns clusters to interests, so that granularity adjusts itself to behaviour:
 
      a_{m,k} = softmax_k(W_k g_m . W_q v_k / sqrt(d)),   h_k = sum_m a_{m,k} W_v g_m / sum_m a_{m,k}
-     z_k = v_k + gamma_k LayerNorm(h_k),   gamma_k = sigmoid(w . [v_k ; h_k])
+     z_k = v_k + gamma_k s LayerNorm(h_k),   gamma_k = sigmoid(w . [v_k ; h_k])
+
+A normalised vector has length ``sqrt(d)`` and a capsule less than ``interest_scale``: without ``s``, which is learned
+and starts at ``interest_scale / sqrt(d)``, the clusters would be all that a score hears (``cluster_scale: own``).
 
 User-crowd level. Cliques of similar users, chosen by maximum coverage, become synthesised users whose items the LLM
 partitions too (``.synuser``). With ``p_{g,m}`` the mean vector of cluster ``m`` of synthesised user ``g``:
@@ -16,8 +19,8 @@ partitions too (``.synuser``). With ``p_{g,m}`` the mean vector of cluster ``m``
 
 Known from the sources: the partition, the alignment, synthesised users by a max covering problem, contrast among
 interests, capsules with a fixed K. Reconstructed (no code and no equations could be found): the forms of the
-alignment, the gate, the cliques, L_A and L_B; each has a switch. Positions without a cluster form one of their own;
-a history without any gives ``z = v``.
+alignment, its scale, the gate, the cliques, L_A and L_B; each has a switch. Positions without a cluster form one of
+their own; a history without any gives ``z = v``.
 """
 
 from __future__ import annotations
@@ -63,8 +66,8 @@ class LDMI(ComiRecDR):
 
     Settings besides ComiRecDR's: ``align``, ``clusters`` (``llm``; without it: ``items``, each item its own, or
     ``history``, one of all), ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention), ``gate``
-    (``sigmoid``, ``one``, ``zero``), ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B, ``both``, ``none``),
-    ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
+    (``sigmoid``, ``one``, ``zero``), ``cluster_scale``, ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B,
+    ``both``, ``none``), ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
 
     With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR of the same
     ``routing_transform``, with the same numbers from the same seed.
@@ -92,6 +95,9 @@ class LDMI(ComiRecDR):
             self.register_buffer("labels", features.row_labels("interest", "interest_id"), persistent=False)
             self.query, self.key, self.value = (nn.Linear(self.size, self.size, bias=False) for _ in range(3))
             self.norm = nn.LayerNorm(self.size)
+            self.scale: nn.Parameter | None = None
+            if settings.cluster_scale == "matched":
+                self.scale = nn.Parameter(torch.tensor(self.interest_scale / self.size**0.5))
             self.gate_layer = nn.Linear(2 * self.size, 1, bias=False)
             self.text: nn.Linear | None = None
             if settings.cluster_text:
@@ -132,7 +138,8 @@ class LDMI(ComiRecDR):
         gamma = covered.any(dim=1)[:, None, None].to(capsules.dtype)
         if self.gate == "sigmoid":
             gamma = gamma * torch.sigmoid(self.gate_layer(torch.cat([capsules, assigned], dim=2)))
-        return capsules + gamma * self.norm(assigned)
+        added = self.norm(assigned)
+        return capsules + gamma * (added if self.scale is None else self.scale * added)
 
     def assignment(self, clusters: torch.Tensor, capsules: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         """``a`` ``(B, M, K)``: how much of each cluster belongs to each interest.

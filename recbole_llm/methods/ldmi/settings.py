@@ -22,6 +22,11 @@ class LDMISettings(ComiRecDRSettings):
         "Share each cluster out among interests, or (cluster) ordinary cross-attention."
     )
     gate: Literal["sigmoid", "one", "zero"] = setting("How much of the clusters enters an interest.")
+    cluster_scale: Literal["matched", "own"] = setting(
+        "Length of the clusters' term: a learned factor that starts at the interests' own length (matched), or that of "
+        "LayerNorm, sqrt(d), which drowns them (own).",
+        before="own",
+    )
     cluster_text: bool = setting("Add the vector of a cluster's name.")
     contrast: Literal["item", "real", "both", "none"] = setting(
         "Contrast over synthesised users: L_A, L_B, both, none."

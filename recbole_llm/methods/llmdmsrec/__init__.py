@@ -20,3 +20,13 @@ register(
         "intent": "recbole_llm.methods.llmdmsrec.features:Intents",
     },
 )
+register(
+    Method(
+        name="SRGNNEnsemble",
+        target="recbole_llm.methods.llmdmsrec.ensemble:SRGNNEnsemble",
+        kind=SEQUENTIAL,
+        paper="arXiv 1811.00855",
+        settings_of="SRGNN",
+        settings="recbole_llm.methods.llmdmsrec.settings:SRGNNEnsembleSettings",
+    )
+)

@@ -38,7 +38,7 @@ class Intents:
     name: ClassVar[str] = "intent"
     version: ClassVar[int] = 1
     prompts: ClassVar[tuple[str, ...]] = ("llmdmsrec_intent",)
-    settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride",)
+    settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride", "offline_latent", "legacy_match")
     files: ClassVar[tuple[str, ...]] = ("intent",)
     needs: ClassVar[tuple[str, ...]] = ("candidates",)
     visible: ClassVar[str] = PREFIX
@@ -73,8 +73,11 @@ def _offline(context: Context, rows: np.ndarray, candidates: np.ndarray, title_i
     """Intents without a language model; the target is not looked at.
 
     Explicit are the session's own items among the candidates, nearest in meaning to the last item first;
-    latent are the best candidates that are not in the session.
+    latent are the best candidates that are not in the session. With ``offline_latent: nearest`` these too are the
+    nearest in meaning: a rule that reads which items are candidates, and not how the candidate model ranks them.
     """
+    by_meaning = context.settings["offline_latent"] == "nearest"
+    legacy = bool(context.settings["legacy_match"])
     vectors = context.encode()[title_ids[1:]]
     vectors = np.concatenate([np.zeros((1, vectors.shape[1]), dtype=np.float32), vectors])
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
@@ -83,11 +86,21 @@ def _offline(context: Context, rows: np.ndarray, candidates: np.ndarray, title_i
         part = slice(begin, begin + PIECE)
         for row, wanted in zip(rows[part], candidates[part], strict=True):
             session = context.history(int(row))
+            nearness = vectors[wanted] @ vectors[session[-1]]
+            order = np.argsort(-nearness, kind="stable")
             inside = np.isin(wanted, session)
-            own, others = wanted[inside], wanted[~inside][:OFFLINE_LATENT]
-            nearness = vectors[own] @ vectors[session[-1]]
-            explicit = own[np.argsort(-nearness, kind="stable")][:OFFLINE_EXPLICIT]
-            yield int(row), title_ids[explicit], title_ids[others]
+            explicit = wanted[order[inside[order]]][:OFFLINE_EXPLICIT]
+            latent = (wanted[order[~inside[order]]] if by_meaning else wanted[~inside])[:OFFLINE_LATENT]
+            yield int(row), *_parted(title_ids[explicit], title_ids[latent], legacy)
+
+
+def _parted(explicit: Sequence[int], latent: Sequence[int], legacy: bool) -> tuple[Sequence[int], Sequence[int]]:
+    """Explicit and latent texts of an answer that names the explicit ones first, as they are or as released.
+
+    The release parts an answer at its semicolons and keeps the blanks after them, so that no title but the first
+    equals one of the session.
+    """
+    return (explicit[:1], [*explicit[1:], *latent]) if legacy else (explicit, latent)
 
 
 # ---- asking -------------------------------------------------------------------------------------
@@ -137,6 +150,8 @@ def _asked(
         chosen, invented = answer
         items = candidates[place[origin]][chosen]
         inside = np.isin(items, context.history(row))
+        if context.settings["legacy_match"]:
+            inside[1:] = False
         extra = [context.folder.texts.add(text) for text in invented]
         yield row, title_ids[items[inside]], [*title_ids[items[~inside]], *extra]
     if context.fills and gaps:

@@ -11,6 +11,8 @@ III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension
      x' = Dropout_q(x_s) W^T + b,  y' = Dropout_q(y_s) W^T + b      one W, b for both
      z  = W3 [g ; h_t ; x' ; y'] + b3                               SR-GNN, TAGNN (4d -> d)
      z  = W3 [g ; x' ; y']                                          GCE-GNN, GC-SAN (3d -> d)
+     z  = W3 [m ; LayerNorm(m) ; x' ; y'] + b3,  g = m              SHARE (4d -> d)
+     z_k = W3 [l_k ; g_k ; x' ; y'] + b3,  x' with g_1, y' with l_1   MSGIFSR (4d -> d, each level k)
      scores = z E^T                                                 TAGNN: (z + beta_i H) . e_i
      L_info = mean_s [ KL(P_g || P_x') + KL(P_g || P_y') ],  P_v = softmax(v) + 1e-8
      L  = CE(scores, target) + sigma L_info
@@ -19,11 +21,12 @@ A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and tak
 ``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch, tau 0.5),
 ``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
 
-Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before
-they are matched (the released code counts all but the first as latent); padding is left out of the mean of a
-text; model selection is on validation, not on test; the sentence encoder is MiniLM unless ``encoder`` says
-otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is. Missing: the
-backbones SHARE and MSGIFSR. ``--preset=paper`` has the release's sizes and its decay of the learning rate.
+Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before they are
+matched (``legacy_match: True`` counts all but the first as latent, as the released code does); padding is left out of
+the mean of a text; models are selected by validation, not by test; the sentence encoder is MiniLM unless ``encoder``
+says otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is; MSGIFSR is
+fused as SR-GNN is, where the release fuses nothing (``fusion: False``). ``--preset=paper`` has the release's sizes and
+its decay of the learning rate.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ from torch import nn
 from recbole_llm.layers.alignment import direct_au, info_nce, kl_alignment
 from recbole_llm.layers.text_bag import InteractionKeys, TextBag
 from recbole_llm.methods.baselines.gcegnn import GCEGNN
+from recbole_llm.methods.baselines.msgifsr import MSGIFSR
 from recbole_llm.methods.baselines.session import GCSANEncoder, Session, SessionEncoder, SRGNNEncoder
+from recbole_llm.methods.baselines.share import SHARE
 from recbole_llm.methods.baselines.tagnn import TAGNN
 from recbole_llm.methods.llmdmsrec.settings import LLMDMsRecSettings
 
@@ -49,6 +54,8 @@ BACKBONES: dict[str, Callable[[Any, Any], SessionEncoder]] = {
     "GCSAN": GCSANEncoder,
     "TAGNN": TAGNN,
     "GCEGNN": GCEGNN,
+    "SHARE": SHARE,
+    "MSGIFSR": MSGIFSR,
 }
 Alignment = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 ALIGNMENTS: dict[str, Alignment] = {
@@ -132,13 +139,17 @@ class LLMDMsRec(SequentialRecommender):
         x, y, known = self.intents(interaction)
         if self.aligned and self.training:
             assert self.align is not None
-            g, own_x, own_y = vectors[:, : self.size], x, y
+            of_x, of_y = session.structural or (vectors[:, : self.size], vectors[:, : self.size])
+            parts = [of_x, x, of_y, y]
             if not self.all_answered:  # a choice of rows waits for the device
-                g, own_x, own_y = g[known], x[known], y[known]
-            if len(g):
-                alignment = self.align(g, own_x) + self.align(g, own_y)
+                parts = [part[known] for part in parts]
+            if len(parts[0]):
+                alignment = self.align(parts[0], parts[1]) + self.align(parts[2], parts[3])
         if self.fusion:
-            vectors = torch.cat([vectors, x, y], dim=1)
+            intents = torch.cat([x, y], dim=1)
+            if vectors.dim() == 3:  # several vectors of a session, and the same intents for each
+                intents = intents[:, None].expand(-1, vectors.shape[1], -1)
+            vectors = torch.cat([vectors, intents], dim=-1)
         return self.readout(vectors), session, alignment
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:

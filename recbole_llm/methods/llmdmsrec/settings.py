@@ -8,11 +8,17 @@ from recbole_llm.settings.core import Amount, Count, Dropout
 from recbole_llm.settings.schema import SettingsModel, setting
 
 
+class SRGNNEnsembleSettings(SettingsModel):
+    """Several SR-GNNs (arXiv 1811.00855) whose scores are summed."""
+
+    members: Count = setting("SR-GNNs that are trained side by side.")
+
+
 class LLMDMsRecSettings(SettingsModel):
     """LLM-DMsRec (arXiv 2507.20147)."""
 
     loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
-    backbone: Literal["SRGNN", "GCSAN", "TAGNN", "GCEGNN"] = setting(
+    backbone: Literal["SRGNN", "GCSAN", "TAGNN", "GCEGNN", "SHARE", "MSGIFSR"] = setting(
         "Session model that the intents enter.", before="SRGNN"
     )
     sigma: Amount = setting("Weight sigma of the alignment loss; 0 turns it off.")
@@ -27,6 +33,14 @@ class LLMDMsRecSettings(SettingsModel):
     n_candidates: Count = setting("Candidates in a question.")
     candidate_folds: Count = setting(
         "1: one candidate model for all; k > 1: training candidates come from models without that user.", before=1
+    )
+    offline_latent: Literal["ranked", "nearest"] = setting(
+        "Latent intents by rule: the other candidates that rank first, or those nearest in meaning to the last item, "
+        "whatever their rank.",
+        before="ranked",
+    )
+    legacy_match: bool = setting(
+        "Count all intents of an answer but the first as latent, as the released code does.", before=False
     )
     intent_stride: Count = setting("Ask for every k-th prefix of a user; the others use the last one asked.")
 

@@ -42,6 +42,17 @@ def test_scores_are_the_best_of_the_interests(tiny: Path, name: str) -> None:
     assert interests.shape[1:] == (4, 64)
 
 
+@pytest.mark.parametrize("name", ["ComiRecDR", "MIND"])
+def test_capsules_are_as_long_as_their_scale_allows(tiny: Path, name: str) -> None:
+    plain, long = (prepare(name, interest_scale=scale) for scale in (1.0, 4.0))
+    for prepared, scale in ((plain, 1.0), (long, 4.0)):
+        model = seeded(prepared, name).eval()
+        with torch.no_grad():
+            model.item_embedding.weight *= 50.0  # capsules that the squash presses against its bound
+            longest = model.capsules(cases_of(prepared)[model.ITEM_SEQ]).norm(dim=2).max()
+        assert float(longest) == pytest.approx(scale, rel=0.05)
+
+
 def test_the_interest_nearest_to_the_target_answers(tiny: Path) -> None:
     model = prepare("ComiRecSA").model
     interests, target = torch.randn(9, 4, 64), torch.randn(9, 64)

@@ -1,4 +1,4 @@
-"""TAGNN (arXiv 2005.02844) and GCE-GNN (arXiv 2106.05081) against their equations, session by session.
+"""TAGNN, GCE-GNN, SHARE and MSGIFSR against their papers' equations, session by session.
 
 The references here work on one session at a time, node by node and item by item; they share no code with the models.
 """
@@ -215,3 +215,156 @@ def test_gradients_reach_every_parameter(tiny: Path, name: str) -> None:
     for parameter, value in prepared.model.named_parameters():
         assert value.grad is not None, parameter
         assert float(value.grad.abs().sum()) > 0, parameter
+
+
+# ---- SHARE --------------------------------------------------------------------------------------
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * weight + bias
+
+
+def share(w: Weights, session: list[int], steps: int, window: int) -> list[float]:
+    """Scores of all items for one session."""
+    nodes = list(dict.fromkeys(session))
+    edges = [
+        [nodes.index(item) for item in dict.fromkeys(session[begin : begin + size])]
+        for size in range(1, window + 2)
+        for begin in range(len(session) - size + 1)
+    ]
+    first = n = w["item_embedding.weight"][nodes]
+    root = np.sqrt(first.shape[1])
+    for step in range(steps):
+        keys = n @ w[f"steps.{step}.key.weight"].T
+        values = n @ w[f"steps.{step}.value.weight"].T if step else n
+        hyper = np.array([softmax(keys[edge] @ w[f"steps.{step}.context"] / root) @ values[edge] for edge in edges])
+        back = hyper @ w[f"steps.{step}.edge_key.weight"].T
+        n = (
+            np.array(
+                [
+                    softmax(np.array([keys[t] @ back[j] / root for j in own])) @ hyper[own]
+                    for t in range(len(nodes))
+                    for own in [[j for j, edge in enumerate(edges) if t in edge]]
+                ]
+            )
+            + first
+        )
+    states = n[[nodes.index(item) for item in session]]
+    query = w["query.weight"] @ layer_norm(states[-1], w["norm_query.weight"], w["norm_query.bias"])
+    attended = softmax(states @ w["key.weight"].T @ query / root) @ (states @ w["value.weight"].T)
+    m = states[-1] + w["joined.weight"] @ attended
+    inner = w["inner.weight"] @ layer_norm(m, w["norm_inner.weight"], w["norm_inner.bias"]) + w["inner.bias"]
+    m = m + w["outer.weight"] @ np.maximum(inner, 0) + w["outer.bias"]
+    return list(w["item_embedding.weight"] @ layer_norm(m, w["norm_last.weight"], w["norm_last.bias"]))
+
+
+@pytest.mark.parametrize(("steps", "window"), [(1, 1), (2, 1), (2, 3)])
+def test_share_is_its_papers_equations(tiny: Path, steps: int, window: int) -> None:
+    prepared = prepare("SHARE", step=steps, window=window, **SIZE)
+    check(prepared, lambda weights, session: share(weights, session, steps, window))
+
+
+# ---- MSGIFSR ------------------------------------------------------------------------------------
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x)
+
+
+def gru(w: Weights, name: str, inputs: np.ndarray) -> np.ndarray:
+    """The last state of a GRU that begins with zero."""
+    size = inputs.shape[1]
+    state = np.zeros(size)
+    for x in inputs:
+        of_x = w[f"{name}.weight_ih_l0"] @ x + w[f"{name}.bias_ih_l0"]
+        of_state = w[f"{name}.weight_hh_l0"] @ state + w[f"{name}.bias_hh_l0"]
+        r, z = sigmoid(of_x[:size] + of_state[:size]), sigmoid(of_x[size : 2 * size] + of_state[size : 2 * size])
+        new = np.tanh(of_x[2 * size :] + r * of_state[2 * size :])
+        state = (1 - z) * new + z * state
+    return state
+
+
+def msgifsr(w: Weights, session: list[int], order: int, heads: int, repeat: bool, scale: float = 12.0) -> list[float]:
+    """Log-probabilities of all items for one session."""
+    table, n, size = w["item_embedding.weight"], len(session), w["item_embedding.weight"].shape[1]
+    levels = [
+        [tuple(session[i : i + k]) for i in range(n - k + 1)] or [tuple((session + session[-1:] * k)[:k])]
+        for k in range(1, order + 1)
+    ]
+    nodes = [list(dict.fromkeys(units)) for units in levels]
+
+    def start(clicks: tuple[int, ...]) -> np.ndarray:
+        vectors = table[list(clicks)]
+        if len(clicks) == 1:
+            return unit(vectors[0])
+        return unit(0.5 * vectors.mean(0) + 0.5 * gru(w, f"in_order.{len(clicks) - 2}", vectors))
+
+    x = [np.array([start(clicks) for clicks in own]) for own in nodes]
+    edges: dict[tuple[int, int], set[tuple[int, int]]] = {}
+
+    def walk(source: int, i: int, target: int, j: int) -> None:
+        if i + source + 1 <= n and j + target + 1 <= n:
+            ends = nodes[source].index(levels[source][i]), nodes[target].index(levels[target][j])
+            edges.setdefault((source, target), set()).add(ends)
+
+    for i in range(n):
+        for k in range(order):
+            walk(k, i, k, i + 1)
+            if k:
+                walk(0, i, k, i + 1)
+                walk(k, i, 0, i + k + 1)
+
+    def attention(name: str, source: int, target: int, pairs: set[tuple[int, int]]) -> np.ndarray:
+        mapped = [(one @ w[f"{name}.map.weight"].T).reshape(len(one), heads, size) for one in (x[source], x[target])]
+        out = (x[target] @ w[f"{name}.residual.weight"].T).reshape(-1, heads, size)
+        for v in range(len(x[target])):
+            own = [u for u, other in pairs if other == v]
+            for h in range(heads if own else 0):
+                left = [mapped[0][u, h] @ w[f"{name}.of_source"][h] for u in own]
+                right = mapped[1][v, h] @ w[f"{name}.of_target"][h]
+                out[v, h] += softmax(leaky(np.array(left) + right)) @ mapped[0][own, h]
+        return out
+
+    def direction(name: str, walked: dict[tuple[int, int], set[tuple[int, int]]]) -> list[np.ndarray]:
+        found = []
+        for k in range(order):
+            total = attention(f"{name}.within.{k}", k, k, walked.get((k, k), set()))
+            for other in range(1, order) if k == 0 else [0]:
+                total = total + attention(f"{name}.between", other, k, walked.get((other, k), set()))
+            found.append(total)
+        return found
+
+    against = {(t, s): {(v, u) for u, v in pairs} for (s, t), pairs in edges.items()}
+    both = zip(direction("forwards", edges), direction("backwards", against), strict=True)
+    h = [
+        np.array([unit(state) for state in (one + other).max(axis=1) + x[k].mean(axis=0)])
+        for k, (one, other) in enumerate(both)
+    ]
+    every = np.concatenate(h)
+    total = np.zeros(len(table))
+    weights = softmax(w["levels"])
+    for k in range(order):
+        last = h[k][nodes[k].index(levels[k][-1])]
+        gate = sigmoid(every @ w[f"each.{k}.weight"].T + w[f"each.{k}.bias"] + w[f"newest.{k}.weight"] @ last)
+        general = softmax(gate @ w[f"energy.{k}.weight"][0]) @ every
+        z = unit(w["readout.weight"] @ np.concatenate([last, general]) + w["readout.bias"])
+        logits = scale * np.array([-np.inf, *(z @ unit(item) for item in table[1:])])
+        if repeat:
+            inside = np.isin(np.arange(len(table)), session)
+            inner = np.maximum(w["choice.0.weight"] @ z + w["choice.0.bias"], 0)
+            phi = softmax(w["choice.2.weight"] @ inner)
+            p = np.zeros(len(table))
+            p[inside] = phi[0] * softmax(logits[inside])
+            p[~inside] = phi[1] * softmax(logits[~inside])
+        else:
+            p = softmax(logits)
+        total += weights[k] * p
+    with np.errstate(divide="ignore"):
+        return list(np.log(total))
+
+
+@pytest.mark.parametrize("repeat", [True, False])
+@pytest.mark.parametrize(("order", "heads"), [(1, 2), (2, 3), (3, 2)])
+def test_msgifsr_is_its_papers_equations(tiny: Path, order: int, heads: int, repeat: bool) -> None:
+    prepared = prepare("MSGIFSR", order=order, n_heads=heads, repeat_explore=repeat, **SIZE)
+    check(prepared, lambda weights, session: msgifsr(weights, session, order, heads, repeat))

@@ -99,19 +99,43 @@ def test_rates_that_fall_do_so_from_the_start_of_each_stage(tiny: Path) -> None:
     assert rates == [[0.01], [0.01], [0.005], [0.02, 0.03], [0.02, 0.03], [0.01, 0.015]]
 
 
+def test_a_warm_up_is_a_share_of_each_stage(tiny: Path) -> None:
+    """As many steps for a stage of three epochs are half of one of two: it would never have its rate."""
+    prepared = duip(epochs=5, stage_epochs=[1, 3], warmup_share=0.5, learning_rate=0.01, finetune_learning_rate=0.02)
+    trainer = make_trainer(prepared.config, prepared.model)
+    loader = training_loader(prepared)[0]
+    stepped: list[list[float]] = [[], []]
+    build = trainer._build_optimizer
+
+    def watched(**kwargs: Any) -> Any:
+        optimizer = build(**kwargs)
+        stage = prepared.model.stage
+        optimizer.register_step_post_hook(lambda o, *_: stepped[stage].append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    trainer._build_optimizer = watched
+    trainer.optimizer = watched()
+    trainer.fit(loader, prepared.eval_loader("valid"))
+    for rate, epochs, found in zip((0.01, 0.02), (1, 3), stepped, strict=True):
+        steps = epochs * len(loader)
+        assert len(found) == steps
+        wanted = [rate * min(1.0, (number + 1) / (steps // 2)) for number in range(steps)]
+        assert found == pytest.approx(wanted)
+
+
 def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_been(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", 0.0)
-    options = {"epochs": 5, "stage_epochs": [2, 3]}
-    whole = runner("whole").run(make_run("DUIP", **SMALL, **options, checkpoint_dir="a"))
+    options = {**SMALL, "epochs": 5, "stage_epochs": [2, 3], "warmup_share": 0.5}
+    whole = runner("whole").run(make_run("DUIP", **options, checkpoint_dir="a"))
 
     class Stop(Exception):  # noqa: N818
         pass
 
     prepared = duip(**options)
     trainer = make_trainer(prepared.config, prepared.model)
-    cell = make_run("DUIP", **SMALL, **options, checkpoint_dir="b")
+    cell = make_run("DUIP", **options, checkpoint_dir="b")
     trainer.place(cell.folder)
 
     def stop(epoch: int, score: float) -> None:

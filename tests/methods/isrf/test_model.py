@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,15 @@ from recbole_llm.methods.isrf.decoding import UNFOUND
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import make_run, prepare, runner
+from tests.helpers import layered, make_run, prepare, runner
 
 SMALL: dict[str, Any] = {
     "lm_scratch": {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "vocab_size": 120},
     "n_negatives": 5,
     "similar_users": 5,
     "train_batch_size": 32,
-    "samples_per_user": 1,
+    "warmup_steps": 0,
+    "eval_step": 1,
     "epochs": 2,
 }
 
@@ -146,6 +148,7 @@ def test_inputs_are_prompt_vectors_and_tokens_with_words(
 ) -> None:
     """Equations 1 and 4: ``[P ; E_tok + alpha W]``, W the graph's vectors or, in sequential prompts, positions."""
     core = _core(tiny).eval()
+    assert core.scale == 9.0
     monkeypatch.setattr(core, "sequence_graph", words == "graph")
     user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 0], [2, 7, 8]])
     prompt = core.prompt_of(user, items, direct)
@@ -174,11 +177,11 @@ _CORES: dict[str, Any] = {}
 
 def _core(tiny: Path) -> Any:
     if "core" not in _CORES:
-        _CORES["core"] = isrf(semantics="none").model.core
+        _CORES["core"] = isrf(semantics="none", word_scale="absolute", whole_word_scale=9.0).model.core
     return _CORES["core"]
 
 
-def test_numbers_do_not_follow_the_order_of_appearance(tiny: Path) -> None:
+def test_random_numbers_do_not_follow_the_order_of_appearance(tiny: Path) -> None:
     fixed, legacy = (isrf(semantics="none", legacy_leaks=on).model.core.item_of_number for on in (False, True))
     assert sorted(fixed) == sorted(legacy) == list(range(1, len(fixed) + 1))
     assert all(number == item for number, item in legacy.items())
@@ -189,8 +192,9 @@ def test_numbers_do_not_follow_the_order_of_appearance(tiny: Path) -> None:
 # ---- batches ------------------------------------------------------------------------------------
 
 
-def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Path) -> None:
-    prepared = isrf()
+@pytest.mark.parametrize("draws", [{"draws_per_interaction": 0.7}, {"draws_per_interaction": 0.0}], ids=str)
+def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Path, draws: dict[str, Any]) -> None:
+    prepared = isrf(**draws)
     loader, _ = training_loader(prepared)
     assert isinstance(loader, AlternatingLoader)
     table, rows = prepared.dataset.table, prepared.dataset.split.train_rows
@@ -214,6 +218,39 @@ def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Pat
     assert len(kinds) == len(loader)
 
 
+def test_an_epoch_takes_a_share_of_the_interactions_each_as_often_as_another(tiny: Path) -> None:
+    """By users, one with a hundred items was drawn as often as one with three: SASRec saw 25 times as many examples."""
+    prepared = isrf(semantics="none", draws_per_interaction=1.5)
+    split, table = prepared.dataset.split, prepared.dataset.table
+    loader = training_loader(prepared)[0]
+    drawn: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for batch in loader:
+        pairs = zip(batch["user_id"].tolist(), batch["item_id"].tolist(), strict=True)
+        drawn["candidates" in batch] += list(pairs)
+    for direct, rows in ((False, split.train_targets), (True, split.train_rows)):
+        known = list(zip(table.user[rows].tolist(), table.item[rows].tolist(), strict=True))
+        assert len(drawn[direct]) == round(1.5 * len(rows))
+        counts = Counter(drawn[direct])
+        assert set(counts) == set(known)
+        assert sum(count > known.count(pair) for pair, count in counts.items()) == len(drawn[direct]) - len(rows)
+
+
+def test_lists_grow_with_the_curriculum_and_go_on_where_they_were(tiny: Path) -> None:
+    def lengths(loader: Any) -> list[int]:
+        return [batch["candidates"].shape[1] for batch in loader if "candidates" in batch]
+
+    prepared = isrf(semantics="none", n_negatives=7, curriculum=[2, 4], curriculum_batches=3)
+    loader = training_loader(prepared)[0]
+    first = lengths(loader)
+    assert first[:8] == [3, 3, 3, 5, 5, 5, 8, 8]
+    again = training_loader(prepared)[0]
+    assert lengths(again)[:3] == [3, 3, 3]
+    again.load_state_dict(loader.state_dict())
+    assert set(lengths(again)) == {8}
+    with pytest.raises(UserError, match=r"curriculum: give whole numbers from 1 on, such as \[9,29\]"):
+        isrf(semantics="none", curriculum=[0])
+
+
 def test_the_place_of_the_target_among_candidates_is_not_told(tiny: Path) -> None:
     prepared = direct()
     loader = prepared.eval_loader("test")
@@ -232,6 +269,54 @@ def test_stopping_and_going_on_draws_the_same_batches(tiny: Path) -> None:
     second.load_state_dict(first.state_dict())
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one["item_id"], other["item_id"])
+
+
+# ---- scale --------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def share_of_semantics(prepared: Prepared) -> float:
+    """Of the power of what the input says of an item: how much the texts have, which the users' codes have not."""
+    core = prepared.model.core
+    explicit, n_users = core.explicit, prepared.dataset.user_num
+    words = core.interests()[n_users + 1 :]
+    codes = explicit.users.clone()
+    explicit.users.zero_()
+    texts = core.interests()[n_users + 1 :]
+    explicit.users.copy_(codes)
+    digits = core.lm.get_input_embeddings().weight
+
+    def power(vectors: torch.Tensor) -> float:
+        return float((vectors - vectors.mean(0)).square().mean())
+
+    return power(core.scale * texts) / (power(core.scale * words) + power(digits))
+
+
+def test_texts_have_their_share_of_what_is_said_of_an_item(featured_isrf: Path) -> None:
+    """With the scales of a trained T5-small a model from scratch heard random codes of users alone."""
+    assert 0.2 < share_of_semantics(isrf()) < 0.5
+    absolute = {"word_scale": "absolute", "graph_init_std": 5.0, "whole_word_scale": 9.0}
+    assert share_of_semantics(isrf(**absolute)) < 0.02
+    assert share_of_semantics(isrf(graph_init_std=5.0)) < 0.5 * share_of_semantics(isrf())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("switch", [{}, {"adapter": False}, {"item_semantics": False}], ids=str)
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_words_begin_as_many_deviations_of_the_tokens_as_alpha_says(
+    featured_isrf: Path, switch: dict[str, Any], scale: float
+) -> None:
+    prepared = isrf(whole_word_scale=scale, **switch)
+    core, n_users = prepared.model.core, prepared.dataset.user_num
+    ids = [*range(1, n_users), *range(n_users + 1, n_users + prepared.dataset.item_num)]
+    words = core.scale * core.interests()[ids]
+    tokens = core.lm.get_input_embeddings().weight.std()
+    assert float((words - words.mean(0)).square().mean().sqrt() / tokens) == pytest.approx(scale, rel=1e-3)
+
+
+def test_positions_are_heard_without_a_graph_too(tiny: Path) -> None:
+    core = isrf(semantics="none", graph_words=False).model.core
+    assert float(core.positions.weight.std()) == pytest.approx(1.0, abs=0.1)
 
 
 # ---- graphs, alignment, switches ----------------------------------------------------------------
@@ -365,6 +450,9 @@ ABLATIONS: list[dict[str, Any]] = [
     {"alignment": "soft_targets"},
     {"sequence_words": "position"},
     {"graph_words": False},
+    {"word_scale": "absolute"},
+    {"item_numbers": "collaborative"},
+    {"item_numbers": "semantic"},
     {"semantics": "shuffled"},
     {"semantics": "random"},
 ]
@@ -398,6 +486,29 @@ def _featured_isrf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(_featured_isrf)
     return _featured_isrf
+
+
+# ---- presets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["ISRF", "ISRFDirect"])
+def test_presets_take_the_scales_of_their_language_model(workspace: Path, model: str) -> None:
+    """As released for the trained T5-small, relative for one from scratch; and they validate in a time that ends."""
+    paper, scratch = (layered(model, protocol="direct_100", preset=name) for name in ("paper", "scratch"))
+    alpha = {"ISRF": 9.0, "ISRFDirect": 11.0}[model]
+    names = ("lm", "word_scale", "whole_word_scale", "graph_init_std", "n_negatives", "curriculum")
+    assert [paper[name] for name in names] == ["google-t5/t5-small", "absolute", alpha, 5.0, 99, []]
+    assert [scratch[name] for name in names] == ["scratch", "relative", 1.0, 1.0, 99, [9, 29]]
+    for settings in (paper, scratch):
+        assert (settings["decode"], settings["eval_step"], settings["valid_users"]) == ("bounded", 10, 4000)
+
+
+def test_a_small_model_of_the_scratch_preset_s_kind_runs(tiny: Path) -> None:
+    sizes = {**SMALL["lm_scratch"], "dropout": 0.1, "attention": "sdpa"}
+    changes = {"lm_scratch": sizes, "preset": "scratch", "precision": "fp32", "n_negatives": 5, "curriculum": [2]}
+    record = runner().run(make_run("ISRF", **{**SMALL, **changes, "valid_users": 20, "semantics": "none"}))
+    assert record.notes[0].startswith("validated on 20 of ")
+    assert math.isfinite(record.metrics["ndcg@10"].value)
 
 
 # ---- whole runs ---------------------------------------------------------------------------------

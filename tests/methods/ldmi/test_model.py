@@ -116,6 +116,8 @@ def test_without_features_it_is_comirec_dr_too(workshop: Any) -> None:
         {"align_softmax": "cluster"},
         {"gate": "one"},
         {"gate": "zero"},
+        {"cluster_scale": "own"},
+        {"interest_scale": 4.0},
         {"cluster_text": True},
         {"contrast": "none"},
         {"contrast": "real"},
@@ -199,9 +201,10 @@ def test_each_cluster_is_shared_out_among_the_interests(workshop: Any) -> None:
 
 
 @pytest.mark.parametrize("clusters", ["llm", "items", "history"])
-def test_alignment_is_the_equations(workshop: Any, clusters: str) -> None:
-    """By hand for each case: means of clusters, shares, gate, layer norm."""
-    prepared = workshop(clusters=clusters)
+@pytest.mark.parametrize("scale", ["matched", "own"])
+def test_alignment_is_the_equations(workshop: Any, clusters: str, scale: str) -> None:
+    """By hand for each case: means of clusters, shares, gate, scale, layer norm."""
+    prepared = workshop(clusters=clusters, cluster_scale=scale)
     model, batch = built(prepared).eval(), test_cases(prepared)
     sequence, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
     with torch.no_grad():
@@ -222,8 +225,37 @@ def test_alignment_is_the_equations(workshop: Any, clusters: str) -> None:
             shares = (model.key(means) @ model.query(capsules[case]).T / 8.0).softmax(dim=1)
             assigned = shares.T @ model.value(means) / shares.sum(0)[:, None]
             gate = torch.sigmoid(torch.cat([capsules[case], assigned], dim=1) @ model.gate_layer.weight[0])
-            expected = capsules[case] + gate[:, None] * F.layer_norm(assigned, (64,))
+            scale = 1.0 if model.scale is None else model.scale
+            expected = capsules[case] + gate[:, None] * scale * F.layer_norm(assigned, (64,))
             torch.testing.assert_close(found[case], expected, rtol=1e-4, atol=1e-5)
+
+
+def share_of_capsules(prepared: Prepared) -> float:
+    """How much of the variance of the scores the capsules would give by themselves, after some steps."""
+    model = built(prepared)
+    train(model, batches(prepared, 1) * 8)
+    cases = test_cases(prepared)
+    with torch.no_grad():
+        capsules = model.eval().interests(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN])
+        added = model.align(capsules, cases) - capsules
+        alone, other = ((part @ model.item_embedding.weight[1:].T).var() for part in (capsules, added))
+    return float(alone / (alone + other))
+
+
+def test_a_score_hears_the_capsules_as_well_as_the_clusters(workshop: Any) -> None:
+    """A normalised vector is eight times as long as a capsule: left so, it is all of the score."""
+    assert share_of_capsules(workshop()) > 0.1
+    assert share_of_capsules(workshop(cluster_scale="own")) < 0.01
+
+
+def test_the_clusters_begin_as_long_as_a_capsule_can_be(workshop: Any) -> None:
+    model = built(workshop(interest_scale=3.0, gate="one")).eval()
+    cases = test_cases(workshop(interest_scale=3.0, gate="one"))
+    with torch.no_grad():
+        capsules = model.interests(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN])
+        added = model.align(capsules, cases) - capsules
+    torch.testing.assert_close(added.norm(dim=2), torch.full(added.shape[:2], 3.0), rtol=0.05, atol=0.0)
+    assert bool((capsules.norm(dim=2) <= 3.0).all())
 
 
 def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(workspace: Path) -> None:

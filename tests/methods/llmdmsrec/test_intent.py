@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from recbole_llm.data.atomic import read_table
 from recbole_llm.features.answers import AnswerError
 from recbole_llm.methods.llmdmsrec.features import (
+    CANDIDATE_COLUMNS,
     OFFLINE_EXPLICIT,
     OFFLINE_LATENT,
     IntentAnswer,
@@ -297,6 +299,57 @@ def test_the_offline_rule_puts_the_nearest_to_the_last_item_first(featured: Path
         last = vectors[texts.index(histories[key][-1])]
         near = vectors[[int(number) for number in explicit.split()]] @ last
         assert bool((np.diff(near) <= 1e-5).all())
+
+
+def test_a_rule_that_reads_no_ranks_names_the_nearest_candidates(featured: Path) -> None:
+    """By rank, the rule's latent intents are the top of a second model: what they give may be an ensemble's."""
+    prepared = prepare("LLMDMsRec", epochs=1, offline_latent="nearest")
+    folder = prepared.dataset.semantics.folder
+    texts = folder.texts.texts
+    index = {text: number for number, text in reversed(list(enumerate(texts)))}
+    vectors = prepared.dataset.semantics.text_vectors().numpy()
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    items = read_table(folder.file("itemtext")).set_index("item_id")["title_text"].astype(int)
+    histories = history_titles(prepared, folder.path)
+    candidates = by_key(read_table(folder.file("candidates")))
+    for key, (_, latent) in by_key(read_table(folder.file("intent"))).items():
+        last = vectors[index[histories[key][-1]]]
+        near = {int(items[t]): float(vectors[items[t]] @ last) for t in candidates[key][0].split()}
+        others = sorted(-near[n] for n in near if texts[n] not in histories[key])[:OFFLINE_LATENT]
+        assert [-near[int(number)] for number in latent.split()] == pytest.approx(others, abs=1e-5)
+
+
+def test_a_rule_that_reads_no_ranks_says_the_same_of_reversed_candidates(featured: Path) -> None:
+    prepared = prepare("LLMDMsRec", epochs=1, offline_latent="nearest")
+    folder = prepared.dataset.semantics.folder
+    before = by_key(read_table(folder.file("intent")))
+    lines = read_table(folder.file("candidates"))
+    lines["items"] = [" ".join(reversed(line.split())) for line in lines["items"]]
+    columns = tuple(zip(lines["user_id"], lines["position"], lines["items"], strict=True))
+    folder.write("candidates", CANDIDATE_COLUMNS, columns)
+    folder.save_manifest()
+    folder.file("intent").unlink()
+    prepare("LLMDMsRec", epochs=1, offline_latent="nearest")
+    assert by_key(read_table(folder.file("intent"))) == before
+
+
+@pytest.mark.parametrize("answers", ["rule", "llm"])
+def test_as_released_only_the_first_intent_can_be_explicit(few_users: Path, answers: str) -> None:
+    def reply(call: Call) -> Reply:
+        session, offered = call.data["session"], call.data["candidates"]
+        return Reply(text=json.dumps({"intents": sorted(offered, key=lambda title: title not in session)[:4]}))
+
+    with StubServer(reply) as server:
+        make = partial(ask, server) if answers == "llm" else partial(prepare, "LLMDMsRec", epochs=1)
+        folders = [make(legacy_match=on).dataset.semantics.folder for on in (False, True)]
+    stripped, legacy = (by_key(read_table(folder.file("intent"))) for folder in folders)
+    several = 0
+    for key, (explicit, latent) in stripped.items():
+        own = explicit.split()
+        several += len(own) > 1
+        assert legacy[key][0].split() == own[:1]
+        assert legacy[key][1].split() == [*own[1:], *latent.split()]
+    assert several
 
 
 def test_the_offline_rule_is_deterministic(featured: Path) -> None:

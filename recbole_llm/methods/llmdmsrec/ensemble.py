@@ -1,0 +1,47 @@
+"""Several SR-GNNs (Session-based Recommendation with Graph Neural Networks, AAAI 2019, arXiv 1811.00855) as one model.
+
+LLM-DMsRec reads what an LLM, or a rule, chose among the first items of a second model. What such a second opinion gives
+by itself is what two SR-GNNs give that differ by their first weights alone:
+
+     L = sum_m L_m,   score(i) = sum_m score_m(i)
+
+No member is in another one's loss, so that each learns as if it were alone, from the same batches. A softmax takes a
+constant from all scores of a session, so that sums of scores rank as products of probabilities do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from recbole.model.abstract_recommender import SequentialRecommender
+from recbole.model.sequential_recommender import SRGNN
+from torch import nn
+
+from recbole_llm.compat.fast import accelerated
+from recbole_llm.methods.llmdmsrec.settings import SRGNNEnsembleSettings
+
+
+class SRGNNEnsemble(SequentialRecommender):
+    """``members`` SR-GNNs side by side; with one it is SR-GNN, to the last bit."""
+
+    reads_past_length = False
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        kind, members = accelerated(SRGNN), SRGNNEnsembleSettings.of(config).members
+        self.members = nn.ModuleList(kind(config, dataset) for _ in range(members))
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The sum of the members' losses."""
+        losses = [member.calculate_loss(interaction) for member in self.members]  # type: ignore[operator]
+        return torch.stack(losses).sum()
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        return torch.stack([member.predict(interaction) for member in self.members]).sum(dim=0)  # type: ignore[operator]
+
+    def full_sort_predict(self, interaction: Any) -> torch.Tensor:
+        """``(B, n_items)`` scores of all items."""
+        found = [member.full_sort_predict(interaction) for member in self.members]  # type: ignore[operator]
+        return torch.stack(found).sum(dim=0)
