@@ -7,10 +7,10 @@ from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
-from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method
-from recbole_llm.settings.core import CoreSettings
+from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
+from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
-from recbole_llm.settings.schema import Role, plain_of, role_of
+from recbole_llm.settings.schema import Role, SettingsModel, before_of, plain_of, role_of
 from recbole_llm.utils.yaml import property_names
 
 # Settings of the text features: they tell two runs apart only for models that read such features.
@@ -18,8 +18,15 @@ SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
     "profiles",
 )
-# What our loop does beyond RecBole's, and the value that leaves it out.
-OF_OUR_LOOP = {n: plain_of(f) for n, f in CoreSettings.model_fields.items() if role_of(f) is Role.LOOP}
+
+
+def _of_loop(owner: type[SettingsModel] | None) -> dict[str, Any]:
+    """What our loop does beyond RecBole's, and the value that leaves it out."""
+    fields = owner.model_fields if owner is not None else {}
+    return {name: plain_of(field) for name, field in fields.items() if role_of(field) is Role.LOOP}
+
+
+OF_OUR_LOOP = _of_loop(CoreSettings)
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
@@ -33,8 +40,9 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     settle_each(method, values)
     if (owner := settings_class(method)) is not None:
         owner.of(values).check(values)
+    _check_backbone(method, values)
     _one_semantics(method, values)
-    _check_engine(values)
+    _check_engine(method, values)
     _check_source(values)
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
         values["candidate_seed"] = CANDIDATE_SEED
@@ -65,13 +73,22 @@ def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
 
 
-def _check_engine(values: Mapping[str, Any]) -> None:
+def _check_engine(method: Method, values: Mapping[str, Any]) -> None:
     """RecBole's own loop would pass over what it does not know, and the record would say otherwise."""
     if values.get("engine") != "recbole":
         return
-    for key, plain in OF_OUR_LOOP.items():
+    for key, plain in (OF_OUR_LOOP | _of_loop(settings_class(method))).items():
         if values.get(key) not in (plain, None):
             raise UserError(f"{key}={values[key]}: RecBole's own loop (engine: recbole) does not know it.")
+
+
+def _check_backbone(method: Method, values: Mapping[str, Any]) -> None:
+    """A method that is built on another model trains it by a loss of its own, at the last position."""
+    if methods().get(method.settings_of, method).backbone is None:
+        return
+    for name, field in NextItemSettings.model_fields.items():
+        if values.get(name, before_of(field)) != before_of(field):
+            raise UserError(f"{name}={values[name]}: {method.name} trains the model it is built on by its own loss.")
 
 
 def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:

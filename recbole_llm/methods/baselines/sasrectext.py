@@ -49,6 +49,7 @@ class SASRecText(SequentialRecommender):
     """SASRec with text embeddings; ``with_ids`` adds id embeddings. Without semantic features it is SASRec."""
 
     reads_past_length = False
+    every_position = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -73,7 +74,7 @@ class SASRecText(SequentialRecommender):
             return answer(interaction)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The loss of its SASRec: a softmax over all items, or BPR."""
+        """The loss of its SASRec."""
         return self._ask("calculate_loss", interaction)
 
     def predict(self, interaction: Any) -> torch.Tensor:

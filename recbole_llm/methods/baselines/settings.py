@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, Whole
+from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Whole
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
@@ -87,7 +87,7 @@ class GCEGNNSettings(SoftmaxSettings):
     dropout_global: Dropout = setting("Dropout on the global level.")
 
 
-class SASRecTextSettings(SettingsModel):
+class SASRecTextSettings(NextItemSettings):
     """SASRecText: SASRec (arXiv 1808.09781) over frozen text vectors; the Transformer's settings are RecBole's."""
 
     text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
