@@ -13,6 +13,9 @@ for _name, _module, _paper in (
     ("ComiRecSA", "comirec", "arXiv 2005.09347"),
     ("MIND", "mind", "arXiv 1904.08030"),
     ("REMI", "remi", "arXiv 2302.14532"),
+    ("eSASRec", "esasrec", "arXiv 2508.06450"),
+    ("gSASRec", "gsasrec", "arXiv 2308.07192"),
+    ("HSTU", "hstu", "arXiv 2402.17152"),
 ):
     register(
         Method(
@@ -20,7 +23,7 @@ for _name, _module, _paper in (
             target=f"{_PACKAGE}.{_module}:{_name}",
             kind=SEQUENTIAL,
             paper=_paper,
-            settings=f"{_PACKAGE}.settings:{_name}Settings",
+            settings=f"{_PACKAGE}.settings:{_name[0].upper()}{_name[1:]}Settings",
         )
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Whole
+from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Positive, Whole
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
@@ -85,6 +85,47 @@ class GCEGNNSettings(SoftmaxSettings):
     dropout_gcn: Dropout = setting("Dropout on an item and the mean of its neighbours.")
     dropout_local: Dropout = setting("Dropout on the session level.")
     dropout_global: Dropout = setting("Dropout on the global level.")
+
+
+class SequenceSettings(NextItemSettings):
+    """What our own sequential models share."""
+
+    loss_type: Literal["CE"] = setting("A loss of single targets; objective says which.")
+    hidden_size: Count = setting("Dimension d of item vectors and states.")
+    n_layers: Count = setting("Layers.")
+    n_heads: Count = setting("Attention heads, of d / n_heads numbers each.")
+    hidden_dropout_prob: Dropout = setting("Dropout of the layers.")
+    attn_dropout_prob: Dropout = setting("Dropout of attention weights.")
+    initializer_range: Amount = setting("Deviation of initial embeddings.")
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Heads divide the dimension among them.
+
+        Raises:
+            UserError: they cannot.
+        """
+        super().check(values)
+        if self.hidden_size % self.n_heads:
+            raise UserError(f"hidden_size={self.hidden_size} is no multiple of n_heads={self.n_heads}.")
+
+
+class ESASRecSettings(SequenceSettings):
+    """eSASRec (arXiv 2508.06450)."""
+
+    inner_size: Count = setting("Width of the feed-forward layers.")
+
+
+class GSASRecSettings(SequenceSettings):
+    """gSASRec (arXiv 2308.07192)."""
+
+
+class HSTUSettings(SequenceSettings):
+    """HSTU (arXiv 2402.17152)."""
+
+    temperature: Positive = setting("Temperature of the cosine scores.")
+    position_bias: bool = setting("Bias attention by relative place.")
+    time_bias: bool = setting("Bias attention by the time between two items.")
+    time_buckets: Count = setting("Buckets of that time, by its logarithm.")
 
 
 class SASRecTextSettings(NextItemSettings):
