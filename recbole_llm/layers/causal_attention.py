@@ -1,4 +1,4 @@
-"""RecBole's post-norm transformer encoder, computing only what a next-item model reads."""
+"""Causal attention; RecBole's post-norm transformer encoder, computing only what a next-item model reads."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def attend(
         visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     return dropout(scores.masked_fill_(~visible, float("-inf")).softmax(-1), p) @ value
+
+
+class SelfAttention(nn.Module):
+    """Causal softmax attention with several heads, without norm and residual.
+
+    Args:
+        size: ``d``.
+        heads: how many.
+        dropout: of attention weights.
+    """
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, L, d)`` to ``(B, L, d)``; a place sees itself and those before it."""
+        query, key, value = (heads_of(part(x), self.heads) for part in (self.query, self.key, self.value))
+        seen = attend(query, key, value, self.dropout if self.training else 0.0)
+        return self.out(seen.transpose(1, 2).reshape(x.shape))
 
 
 def _weight_dropout(module: Any) -> float:

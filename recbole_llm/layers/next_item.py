@@ -126,7 +126,7 @@ def generalised_bce(
 
 
 def gbce_beta(n_negatives: int, n_items: int, calibration: float) -> float:
-    """``beta`` of gBCE (equation 9) for the number of items without the padding one."""
+    """``beta`` of gBCE for the number of items without the padding one."""
     alpha = min(1.0, n_negatives / max(1, n_items - 1))
     return alpha * (calibration * (1.0 - 1.0 / alpha) + 1.0 / alpha)
 

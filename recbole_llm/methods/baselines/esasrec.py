@@ -22,31 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recbole_llm.layers.causal_attention import attend, heads_of
+from recbole_llm.layers.causal_attention import SelfAttention
 from recbole_llm.layers.dropout import Dropout
 from recbole_llm.methods.baselines.sequence import SequenceModel
 from recbole_llm.methods.baselines.settings import ESASRecSettings
-
-
-class SelfAttention(nn.Module):
-    """``MHA``: causal softmax attention.
-
-    Args:
-        size: ``d``.
-        heads: how many.
-        dropout: of attention weights.
-    """
-
-    def __init__(self, size: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, L, d)`` to ``(B, L, d)``; a place sees itself and those before it."""
-        query, key, value = (heads_of(part(x), self.heads) for part in (self.query, self.key, self.value))
-        seen = attend(query, key, value, self.dropout if self.training else 0.0)
-        return self.out(seen.transpose(1, 2).reshape(x.shape))
 
 
 class SwiGLU(nn.Module):

@@ -1,14 +1,14 @@
 """gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative Sampling.
 
 RecSys 2023, arXiv 2308.07192. SASRec (ICDM 2018, arXiv 1808.09781) trained at every position by gBCE with many
-negatives. With item vectors ``E``, places ``P``, the causal attention ``SA`` and ``g'(x) = x + Dropout(g(LN(x)))`` around
+negatives. With item vectors ``E``, places ``P``, causal attention ``SA`` and ``g'(x) = x + Dropout(g(LN(x)))`` around
 each part ``g`` (SASRec, section III-C):
 
      X = Dropout(E + P)
      X <- SA'(X),  X <- FF'(X),  FF(x) = ReLU(x W_1 + b_1) W_2 + b_2          ``n_layers`` times
      s_i = LN(x_n) . e_i
      L = -1/(n + 1) [log sigmoid(s_t)^beta + sum_j log(1 - sigmoid(s_j))]     ``n`` negatives ``j``
-     beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = n / (N - 1)       equation 10, ``t`` the calibration
+     beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = n / (N - 1)       ``t`` the calibration
 
 The loss is ``gbce`` of ``layers/next_item.py``; ``t = 0`` gives SASRec's own.
 
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from recbole_llm.layers.causal_attention import SelfAttention
 from recbole_llm.layers.dropout import Dropout
-from recbole_llm.methods.baselines.esasrec import SelfAttention
 from recbole_llm.methods.baselines.sequence import SequenceModel
 from recbole_llm.methods.baselines.settings import GSASRecSettings
 
