@@ -16,6 +16,10 @@ for _name, _module, _paper in (
     ("eSASRec", "esasrec", "arXiv 2508.06450"),
     ("gSASRec", "gsasrec", "arXiv 2308.07192"),
     ("HSTU", "hstu", "arXiv 2402.17152"),
+    ("PopRecent", "poprecent", "arXiv 2005.13829"),
+    ("PopUser", "popuser", "arXiv 1511.06939"),
+    ("MarkovChain", "markov", "arXiv 1803.09587"),
+    ("VSKNN", "vsknn", "arXiv 1803.09587"),
 ):
     register(
         Method(

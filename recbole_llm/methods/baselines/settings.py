@@ -87,6 +87,34 @@ class GCEGNNSettings(SoftmaxSettings):
     dropout_global: Dropout = setting("Dropout on the global level.")
 
 
+class PopRecentSettings(SettingsModel):
+    """PopRecent (arXiv 2005.13829)."""
+
+    days: list[int] = setting("Numbers of days that are tried, one an epoch; 0 counts all the time before.")
+
+
+class PopUserSettings(SettingsModel):
+    """PopUser (arXiv 1511.06939): it has none."""
+
+
+class MarkovChainSettings(SettingsModel):
+    """MarkovChain (arXiv 1803.09587)."""
+
+    smoothing: Amount = setting("Interactions by popularity that are added to the transitions of each item.")
+
+
+_Weighting = Literal["div", "linear", "quadratic", "log", "same"]
+
+
+class VSKNNSettings(SettingsModel):
+    """V-SKNN (arXiv 1803.09587)."""
+
+    k: Count = setting("Nearest sessions.")
+    sample_size: Whole = setting("Newest sessions among which these are; 0 for all.")
+    weighting: _Weighting = setting("How items of the session count by their place.")
+    score_weighting: _Weighting = setting("How a neighbour counts by the place of the newest item that it shares.")
+
+
 class SequenceSettings(NextItemSettings):
     """What our own sequential models share."""
 
