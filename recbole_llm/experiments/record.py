@@ -74,6 +74,9 @@ class SemanticFacts(BaseModel):
     encoder: str | None = None
     folder: str | None = None
     manifest_sha256: str | None = None
+    vectors: list[dict[str, Any]] = Field(
+        default_factory=list, description="files of vectors made elsewhere: hash, size, how much of the data they know"
+    )
     coverage: dict[str, float] = Field(default_factory=dict, description="share of keys with an answer, by feature")
     filled: dict[str, int] = Field(
         default_factory=dict,
@@ -167,11 +170,13 @@ class Record(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the semantics came from: the LLM's name, ``offline``, or the control's name."""
+        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, and files of vectors."""
+        names = [self.semantics]
         if self.semantics == "llm" and self.features is not None:
-            name = self.features.llm_model or self.features.llm
-            return f"{name}, mixed" if self.features.filled else name
-        return self.semantics
+            names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]
+        if self.features is not None:
+            names += [str(vectors["name"]) for vectors in self.features.vectors]
+        return ", ".join(names)
 
     def metric(self, name: str) -> float | None:
         """A test metric's value, ``None`` where it was not computed."""

@@ -13,6 +13,7 @@ from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.experiments.record import Record
 from recbole_llm.features.lookup import feature_versions
+from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.identity import FOLDERS
@@ -44,6 +45,9 @@ class Run:
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
+        files |= {
+            f"vectors.{place}": digest(Path(path)) for place, path in enumerate(self.settings.get("vectors") or ())
+        }
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.key = self.settings.key(files=files, features=self._feature_versions(), **(self.search or {}))

@@ -25,6 +25,7 @@ from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending
+from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.settings.identity import tells_apart
@@ -76,6 +77,11 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
     return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
 
 
+def _vectors_identity(settings: Settings) -> dict[str, Any]:
+    found = [digest(Path(path)) for path in settings.get("vectors") or ()]
+    return {"vectors": found} if found else {}
+
+
 def _identity(
     settings: Settings,
     location: DatasetLocation,
@@ -99,6 +105,7 @@ def _identity(
         "item_sha256": file_sha256(item_file) if item_file else None,
         "text": settings.get("text"),
         **_profiles_identity(settings),
+        **_vectors_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         "llm": {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
@@ -161,6 +168,7 @@ class FeatureBuilder:
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
+        self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
         self.builders = {feature.name: feature for feature in map(find_feature, names)}
@@ -256,6 +264,7 @@ class FeatureBuilder:
             self.encode,
             self.vectors_of,
             asking=self.asking,
+            given=self.given,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
         self.asking.begin(feature.name, context)
@@ -319,15 +328,22 @@ class FeatureBuilder:
             return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
 
     def features(self) -> SemanticFeatures:
-        """What models read."""
-        self.encode()
+        """What models read; texts are encoded now, or, where items have vectors already, when a model wants them."""
+        if ITEM not in self.given:
+            self.encode()
+        table = self.dataset.table
+        tokens = {ITEM: table.item_tokens.tolist(), USER: table.user_tokens.tolist()}
+        facts = _facts(self.folder, self.builders, self.encoder)
+        facts["vectors"] = [vectors.facts(tokens[key]) for key, vectors in self.given.items()]
         return SemanticFeatures(
             self.folder,
-            self.dataset.table,
-            self.encoder.id,
+            table,
+            self.encode,
             self.settings["semantics"],
-            _facts(self.folder, self.builders, self.encoder),
+            facts,
             int(self.settings["seed"]),
+            self.given,
+            str(self.settings["whitening"]),
         )
 
 

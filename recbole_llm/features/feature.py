@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -14,6 +14,7 @@ from recbole_llm.data.split import Split
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.features.sources import AnswerSource
+from recbole_llm.features.vectors import GivenVectors
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import Script, Usage
 from recbole_llm.llm.endpoint import Endpoint
@@ -56,6 +57,7 @@ class Context:
         asking: how answers are got.
         counts: outcomes of the answers, for the manifest.
         used: keys of the requests whose answers were read, in that order.
+        given: vectors made elsewhere, by what they are of.
         limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
@@ -75,6 +77,7 @@ class Context:
     counts: dict[str, int] = field(default_factory=dict)
     used: list[str] = field(default_factory=list)
     limited: str = ""
+    given: Mapping[str, GivenVectors] = field(default_factory=dict)
 
     def history(self, row: int) -> np.ndarray:
         """Item ids before a row of the interactions, as long as the model sees: never the row itself."""

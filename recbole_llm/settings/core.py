@@ -144,6 +144,13 @@ class CoreSettings(SettingsModel):
     encoder_max_length: Count = setting("Word pieces of a text that are encoded.", Role.SEMANTIC)
     profiles: str | None = setting("File of item profiles written elsewhere (JSON lines).", Role.FOLDER)
     profiles_by: Literal["title", "item_id"] = setting("How its lines find their items.", Role.SEMANTIC)
+    vectors: list[Any] | None = setting(
+        "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
+        Role.FOLDER,
+    )
+    whitening: Literal["none", "zca"] = setting(
+        "Whiten text vectors before they are read, by ZCA over all of them.", Role.SEMANTIC, before="none"
+    )
     stage_one_seed: Seed = setting("Seed of a candidate model, apart from the run's own.", Role.SEMANTIC)
 
 

@@ -17,6 +17,7 @@ from recbole_llm.utils.yaml import property_names
 SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
     "profiles",
+    "vectors",
 )
 
 
@@ -146,7 +147,7 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     """
     if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
-            values[key] = None
+            values[key] = before_of(CoreSettings.model_fields[key])
         values["semantics"] = "none"
     elif method.text and values["semantics"] != "none":
         values["llm"] = "offline"  # nobody is asked
@@ -156,6 +157,8 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+    if values["semantics"] == "none":
+        values["vectors"] = None
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -4,9 +4,9 @@ SASRec (ICDM 2018, arXiv 1808.09781) whose item embeddings are made from text:
 
      e_i = adaptor(t_i) [+ id_i],   score(u, i) = SASRec(e_1 .. e_n) . e_i
 
-``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them. It reads the
-same texts through the same encoder as the LLM methods and asks no LLM: a method's gain over SASRec that is no gain over
-SASRecText did not need one.
+``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them, or the
+item's vector in a file (``--vectors``). It reads the same texts through the same encoder as the LLM methods and asks no
+LLM: a method's gain over SASRec that is no gain over SASRecText did not need one.
 """
 
 from __future__ import annotations
@@ -22,27 +22,7 @@ from recbole.model.sequential_recommender import SASRec
 from torch import nn
 
 from recbole_llm.compat.fast import accelerated
-from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.settings import SASRecTextSettings
-
-
-def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
-    """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing.
-
-    Raises:
-        UserError: no item has a text in them, or profiles are asked for that nobody gave.
-    """
-    vectors = features.text_vectors()
-    found = {column: features.item_text_ids(column, exchange=True) for column in columns}
-    filled = {column for column, ids in found.items() if bool((ids >= 0).any())}
-    if "profile_text" in set(columns) - filled:
-        raise UserError("text_columns: no item has a profile_text; --profiles=FILE gives them.")
-    if not filled:
-        raise UserError(f"text_columns={columns}: no item has a text there, and a model of no text learns nothing.")
-    ids = torch.stack([found[column] for column in columns], dim=1)
-    present = ids >= 0
-    total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
-    return total / present.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 class SASRecText(SequentialRecommender):
@@ -59,7 +39,7 @@ class SASRecText(SequentialRecommender):
         self.has_texts = features is not None
         if features is not None:
             self.backbone.item_embedding = TextItemEmbedding(
-                mean_item_texts(features, list(settings.text_columns)),
+                features.item_vectors(settings.text_columns)[0],
                 int(config["hidden_size"]),
                 settings.adaptor,
                 settings.with_ids,

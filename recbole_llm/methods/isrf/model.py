@@ -97,9 +97,8 @@ class GroupInterests(nn.Module):
         self.layers = settings.user_graph_layers
         self.users = nn.Parameter(torch.randn(dataset.user_num, size) * settings.graph_init_std)
         features = dataset.semantics
-        ids = features.user_text_ids(USER_COLUMNS[settings.user_text])
-        vectors = features.text_vectors()[ids.clamp(min=0)]
-        self.graph = similar_users_graph(vectors, ids >= 0, settings.similar_users).to(config["device"])
+        vectors, known = features.user_vectors(USER_COLUMNS[settings.user_text])
+        self.graph = similar_users_graph(vectors, known, settings.similar_users).to(config["device"])
 
     def forward(self) -> torch.Tensor:
         """``(n_users, d)``."""
@@ -111,10 +110,9 @@ def _item_semantics(settings: ISRFSettings, dataset: Any) -> torch.Tensor | None
     features = dataset.semantics
     if features is None:
         return None
-    ids = features.item_text_ids(ITEM_COLUMNS[settings.item_text], suffix="itemprofile", exchange=True)
-    known = ids >= 0
-    reduced = pca(F.normalize(features.text_vectors()[ids[known]], dim=1), settings.pca_size)
-    table = torch.zeros(len(ids), reduced.shape[1])
+    vectors, known = features.item_vectors([ITEM_COLUMNS[settings.item_text]], suffix="itemprofile")
+    reduced = pca(F.normalize(vectors[known], dim=1), settings.pca_size)
+    table = torch.zeros(len(known), reduced.shape[1])
     table[known] = reduced
     return table
 
