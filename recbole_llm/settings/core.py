@@ -91,6 +91,10 @@ class CoreSettings(SettingsModel):
         "Arithmetic of training: fp32, or bf16 autocast.", Role.LOOP, plain="fp32"
     )
     nproc: Count = setting("Processes that train one model together.", before=1)
+    init: Literal["random", "vectors"] = setting(
+        "Item embeddings start at random, or from principal components of the items' vectors (sequential models).",
+        before="random",
+    )
     shuffle: bool = setting("Shuffle the training examples in each epoch.")
     reproducibility: bool = setting("Choose deterministic algorithms.")
     left_out: Any = setting("The fold of users that a candidate model does not see, and the number of folds.")

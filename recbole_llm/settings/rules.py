@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
@@ -30,6 +31,22 @@ def _of_loop(owner: type[SettingsModel] | None) -> dict[str, Any]:
 OF_OUR_LOOP = _of_loop(CoreSettings)
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
+
+
+def with_vectors(method: Method, values: Mapping[str, Any]) -> Method:
+    """The row of a model whose item embeddings start from vectors: it reads the items' texts, whatever else it reads.
+
+    Raises:
+        UserError: it is no sequential model.
+    """
+    if method.kind != SEQUENTIAL:
+        raise UserError(
+            f"init=vectors is for sequential models, and {method.name} is none; in a grid give it to one of them "
+            "(--SASRec.init=vectors)."
+        )
+    alone = not method.features or (method.text == "codes" and not reads_codes(values))
+    features = tuple(dict.fromkeys((*(() if alone else method.features), "itemtext")))
+    return replace(method, features=features, text="text" if alone else method.text)
 
 
 def settle(method: Method, values: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
 def test_a_file_of_another_form_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     (tmp_path / "v.ids").write_text("item_id\na\n")
-    with pytest.raises(UserError, match="cannot be read|give a file that ends in"):
+    with pytest.raises(UserError, match=r"cannot be read|give a file that ends in"):
         read_vectors(tmp_path / name)
 
 
