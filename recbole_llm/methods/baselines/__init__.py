@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from recbole_llm.registry import SEQUENTIAL, Method, register
+from recbole_llm.registry import GENERAL, SEQUENTIAL, Method, register
 
 _PACKAGE = "recbole_llm.methods.baselines"
 
@@ -31,15 +31,21 @@ for _name, _module, _paper in (
         )
     )
 
-# SASRec over frozen text vectors trains by what its SASRec has.
-register(
-    Method(
-        name="SASRecText",
-        target=f"{_PACKAGE}.sasrectext:SASRecText",
-        kind=SEQUENTIAL,
-        paper="arXiv 1808.09781",
-        features=("itemtext",),
-        text="text",
-        settings=f"{_PACKAGE}.settings:SASRecTextSettings",
+# Models that read frozen vectors of items, and ask no LLM.
+for _name, _module, _paper, _kind in (
+    ("SASRecText", "sasrectext", "arXiv 1808.09781", SEQUENTIAL),
+    ("UniSRec", "unisrec", "arXiv 2206.05941", SEQUENTIAL),
+    ("LLMESR", "llmesr", "arXiv 2405.20646", SEQUENTIAL),
+    ("AlphaRec", "alpharec", "arXiv 2407.05441", GENERAL),
+):
+    register(
+        Method(
+            name=_name,
+            target=f"{_PACKAGE}.{_module}:{_name}",
+            kind=_kind,
+            paper=_paper,
+            features=("itemtext",),
+            text="text",
+            settings=f"{_PACKAGE}.settings:{_name}Settings",
+        )
     )
-)

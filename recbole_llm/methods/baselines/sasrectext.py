@@ -25,6 +25,46 @@ from recbole_llm.compat.fast import accelerated
 from recbole_llm.methods.baselines.settings import SASRecTextSettings
 
 
+class MadeItemEmbedding(nn.Module):
+    """Stands where a model has ``nn.Embedding`` of items: a table that is computed. Subclasses give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: torch.Tensor | None = None
+
+    def table(self) -> torch.Tensor:
+        """``(n_items, size)``: made anew in each call; what row 0 holds does not count."""
+        raise NotImplementedError
+
+    @property
+    def looked_up(self) -> torch.Tensor:
+        """``(n_items, size)``: the table that items are looked up in; row 0, the padding item, is zero."""
+        if self._made is not None:
+            return self._made
+        table = self.table()
+        keep = torch.ones(len(table), 1, device=table.device)
+        keep[0] = 0.0
+        return table * keep
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """``(n_items, size)``: the table that scores are taken with."""
+        return self.looked_up
+
+    @contextmanager
+    def made_once(self) -> Iterator[None]:
+        """Make the table once for everything inside: a batch looks items up many times."""
+        self._made = self.looked_up
+        try:
+            yield
+        finally:
+            self._made = None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of some items."""
+        return F.embedding(ids, self.looked_up, padding_idx=0)
+
+
 class SASRecText(SequentialRecommender):
     """SASRec with text embeddings; ``with_ids`` adds id embeddings. Without semantic features it is SASRec."""
 
@@ -33,18 +73,25 @@ class SASRecText(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.backbone = self.make_backbone(config, dataset)
+        self.has_texts = dataset.semantics is not None
+        if self.has_texts:
+            self.backbone.item_embedding = self.text_embedding(config, dataset.semantics)
+
+    def make_backbone(self, config: Any, dataset: Any) -> Any:
+        """The SASRec that reads the embeddings."""
+        return accelerated(SASRec)(config, dataset)
+
+    def text_embedding(self, config: Any, features: Any) -> MadeItemEmbedding:
+        """What takes the place of the backbone's embeddings."""
         settings = SASRecTextSettings.of(config)
-        self.backbone: Any = accelerated(SASRec)(config, dataset)
-        features = dataset.semantics
-        self.has_texts = features is not None
-        if features is not None:
-            self.backbone.item_embedding = TextItemEmbedding(
-                features.item_vectors(settings.text_columns)[0],
-                int(config["hidden_size"]),
-                settings.adaptor,
-                settings.with_ids,
-                float(config["initializer_range"]),
-            )
+        return TextItemEmbedding(
+            features.item_vectors(settings.text_columns)[0],
+            int(config["hidden_size"]),
+            settings.adaptor,
+            settings.with_ids,
+            float(config["initializer_range"]),
+        )
 
     def _ask(self, question: str, interaction: Any) -> torch.Tensor:
         answer = getattr(self.backbone, question)
@@ -69,8 +116,8 @@ class SASRecText(SequentialRecommender):
 ADAPTORS = ("linear", "mlp")
 
 
-class TextItemEmbedding(nn.Module):
-    """Stands where a model has ``nn.Embedding`` of items: ``adaptor(t_i)``, plus an id embedding by choice.
+class TextItemEmbedding(MadeItemEmbedding):
+    """``adaptor(t_i)``, plus an id embedding by choice.
 
     Args:
         texts: ``(n_items, d_enc)`` frozen text vectors; zero rows for items without text.
@@ -101,29 +148,8 @@ class TextItemEmbedding(nn.Module):
             else:
                 # Text vectors have norm one: this keeps the embeddings on the scale of id embeddings.
                 nn.init.xavier_normal_(parameter)
-        self._made: torch.Tensor | None = None
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """``(n_items, size)``: the table that scores are taken with; row 0, the padding item, is zero."""
-        if self._made is not None:
-            return self._made
-        table = self.adaptor(self.texts)
-        if self.ids is not None:
-            table = table + self.ids.weight
-        keep = torch.ones(len(table), 1, device=table.device)
-        keep[0] = 0.0
-        return table * keep
-
-    @contextmanager
-    def made_once(self) -> Iterator[None]:
-        """Make the table once for everything inside: a batch looks items up many times."""
-        self._made = self.weight
-        try:
-            yield
-        finally:
-            self._made = None
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings of some items."""
-        return F.embedding(ids, self.weight, padding_idx=0)
+    def table(self) -> torch.Tensor:
+        """The items' embeddings."""
+        table: torch.Tensor = self.adaptor(self.texts)
+        return table if self.ids is None else table + self.ids.weight

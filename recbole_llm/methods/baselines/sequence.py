@@ -70,23 +70,27 @@ class SequenceModel(SequentialRecommender):
 
     def last_states(self, interaction: Any) -> torch.Tensor:
         """``(B, d)``, the state after each whole history."""
+        return self._by_length(self.encode_last, interaction)
 
-        def last(item_seq: torch.Tensor, item_seq_len: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
-            states = self.encode(item_seq, item_seq_len, *columns)
-            return states[torch.arange(len(states), device=states.device), item_seq_len - 1]
+    def encode_last(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
+        """``(B, d)``, the state after the last item of each row; see :meth:`encode`."""
+        return _at(self.encode(item_seq, item_seq_len, *columns), item_seq_len)
 
-        return self._by_length(last, interaction)
-
-    def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The loss of a batch, at every position where it says so."""
+    def loss_and_last(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of a batch, at every position where it says so, and the states after whole histories ``(B, d)``."""
         if TARGETS in interaction:
             width = interaction[self.ITEM_SEQ].shape[1]
             states = self._by_length(padded(self.encode, width), interaction)
             hidden, target = at_targets(states, interaction[TARGETS])
+            last = _at(states, interaction[self.ITEM_SEQ_LEN])
         else:
-            hidden, target = self.last_states(interaction), interaction[self.POS_ITEM_ID]
-        loss: torch.Tensor = self.next_item_loss(hidden, self.item_vectors(), target)
-        return loss
+            last = hidden = self.last_states(interaction)
+            target = interaction[self.POS_ITEM_ID]
+        return self.next_item_loss(hidden, self.item_vectors(), target), last
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch."""
+        return self.loss_and_last(interaction)[0]
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the batch's items."""
@@ -95,3 +99,8 @@ class SequenceModel(SequentialRecommender):
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, n_items)`` scores of all items."""
         return self.last_states(interaction) @ self.item_vectors().T
+
+
+def _at(states: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """``(B, d)``, the last state of each row ``(B, L, d)``."""
+    return states[torch.arange(len(states), device=states.device), lengths - 1]

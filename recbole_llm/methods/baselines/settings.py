@@ -162,3 +162,34 @@ class SASRecTextSettings(NextItemSettings):
     text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
     adaptor: Literal["linear", "mlp"] = setting("Map from text vectors to item vectors.")
     with_ids: bool = setting("Add learned item vectors.")
+
+
+class UniSRecSettings(NextItemSettings):
+    """UniSRec (arXiv 2206.05941); the Transformer's settings are RecBole's."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    n_experts: Count = setting("Experts of the adaptor.")
+    adaptor_dropout: Dropout = setting("Dropout on text vectors before an expert.")
+    with_ids: bool = setting("Add learned item vectors (transductive).")
+    temperature: Positive = setting("Temperature of the cosine scores.")
+
+
+class AlphaRecSettings(SettingsModel):
+    """AlphaRec (arXiv 2407.05441)."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    embedding_size: Count = setting("Dimension of the mapped vectors.")
+    n_layers: Whole = setting("Steps on the user-item graph.")
+    temperature: Positive = setting("Temperature of the contrast.")
+    n_negatives: Count = setting("Items that are drawn for each target.")
+    shared_negatives: bool = setting("Draw negatives once for a batch instead of once for each target.")
+
+
+class LLMESRSettings(SequenceSettings):
+    """LLM-ESR (arXiv 2405.20646)."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    inner_size: Count = setting("Width of the feed-forward layers.")
+    cross_attention: bool = setting("Let each view be asked by the other.")
+    distillation_weight: Amount = setting("Weight of the distance to similar users; 0 turns it off.")
+    similar_users: Count = setting("Users that teach a user.")

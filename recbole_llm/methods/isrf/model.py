@@ -40,12 +40,12 @@ from recbole_llm.data.interactions import token_hashes
 from recbole_llm.errors import UserError
 from recbole_llm.layers.alignment import info_nce, soft_target_alignment
 from recbole_llm.layers.packing import TokenTable
-from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
+from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency, mean_of_layers
 from recbole_llm.layers.text_projection import pca
 from recbole_llm.lm.load import SEQ2SEQ, load_language_model
 from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.isrf.decoding import ItemTrie, beam_scores, exact_scores
-from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
+from recbole_llm.methods.isrf.graphs import Adapter, similar_users_graph
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.prompt import DIRECT_TEMPLATES, SEQUENCE_TEMPLATES, IdPrompt, IdPromptBatch
 from recbole_llm.methods.isrf.settings import ISRFSettings
