@@ -26,7 +26,7 @@ from recbole_llm.features.vectors import files_of
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-GIVEN_FILES = ("profiles", "vectors")  # settings that name files of the user's
+GIVEN_FILES = ("profiles", "vectors", "lists")  # settings that name files of the user's
 
 Ask = Callable[[Any], Any]
 
@@ -138,7 +138,7 @@ class Payload:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
-        given: which of them settings name (profiles, vectors), by the setting.
+        given: which of them settings name (profiles, vectors, lists), by the setting.
     """
 
     digest: str

@@ -132,6 +132,9 @@ class Record(BaseModel):
     )
     data: DatasetFacts | None = None
     features: SemanticFacts | None = None
+    lists: dict[str, Any] | None = Field(
+        default=None, description="lists made elsewhere that were ranked: hash of their file, what of it was counted"
+    )
     language_model: str | None = Field(default=None, description="the language model inside the method")
     legacy_leaks: bool = Field(default=False, description="prompts and graphs hold what is tested, as a release had it")
     stage_one: str | None = Field(default=None, description="key of the record of the prerequisite model")
@@ -166,6 +169,7 @@ class Record(BaseModel):
         marks = [source] if source else []
         marks += [self.language_model] if self.language_model else []
         marks += ["legacy leaks"] if self.legacy_leaks else []
+        marks += [self.lists["name"], "foreign"] if self.lists else []
         return f"{self.model} ({', '.join(marks)})" if marks else self.model
 
     @property

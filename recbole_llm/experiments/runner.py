@@ -210,6 +210,7 @@ class Runner:
         if record is not None:
             record.language_model = getattr(model, "language_model", None)
             record.legacy_leaks = bool(settings.get("legacy_leaks"))
+            record.lists = getattr(model, "lists_facts", None)
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.data = DatasetFacts(
                 name=run.location.stem,

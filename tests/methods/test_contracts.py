@@ -71,11 +71,23 @@ def cell_on_ml100k(name: str, **overrides: Any) -> Run:
     method = find_method(name)
     values: dict[str, Any] = {"train_batch_size": BATCH, "eval_batch_size": BATCH, "epochs": 1, "llm": "offline"}
     values["user_inter_num_interval"] = "[20,40]"  # a third of the users, a tenth of the interactions
+    if "lists" in settings_file(method):
+        values["lists"] = str(some_lists(Path("lists.tsv")))
     protocol = method.protocols[0] if method.protocols else None
     if method.stage_one:
         below = layer_settings(method, "ml-100k", protocol)[method.stage_one]
         values |= {f"{below}.epochs": 1, f"{below}.train_batch_size": 2048, "stage_one_seed": 1}
     return Run.of(layer_settings(method, "ml-100k", protocol, overrides={**values, **overrides}))
+
+
+def some_lists(path: Path) -> Path:
+    """Twenty items for each user of ml-100k."""
+    if not path.is_file():
+        lines = (
+            f"{user}\t{(37 * user + 11 * rank) % 1682 + 1}\t{rank}\n" for user in range(1, 944) for rank in range(20)
+        )
+        path.write_text("user_id\titem_id\trank\n" + "".join(lines))
+    return path
 
 
 Make = Callable[..., Prepared]

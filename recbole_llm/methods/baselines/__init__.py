@@ -31,6 +31,17 @@ for _name, _module, _paper in (
         )
     )
 
+# Lists made elsewhere, a row like any other.
+register(
+    Method(
+        name="Lists",
+        target=f"{_PACKAGE}.lists:Lists",
+        kind=SEQUENTIAL,
+        paper="no model of a paper",
+        settings=f"{_PACKAGE}.settings:ListsSettings",
+    )
+)
+
 # Models that read frozen vectors of items, and ask no LLM.
 for _name, _module, _paper, _kind in (
     ("SASRecText", "sasrectext", "arXiv 1808.09781", SEQUENTIAL),

@@ -103,6 +103,13 @@ class MarkovChainSettings(SettingsModel):
     smoothing: Amount = setting("Interactions by popularity that are added to the transitions of each item.")
 
 
+class ListsSettings(SettingsModel):
+    """Lists made elsewhere."""
+
+    lists: str | None = setting("File of lists made elsewhere: user_id, item_id, and rank or score.", Role.FOLDER)
+    list_name: str | None = setting("What the row is called; the file's name where it is null.")
+
+
 _Weighting = Literal["div", "linear", "quadratic", "log", "same"]
 
 
