@@ -91,6 +91,10 @@ def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
     counted = ("rows", "cases", "cases_without_list", "unknown_users", "unknown_items", "rows_of_unknown_items")
     assert [record.lists[name] for name in counted] == [354, len(table.split.test), without, 1, 2, 3]
     assert without > 3
+    (table,) = build([record], ResultStore("results"))
+    assert any(
+        f"{without} of {len(table.rows[0].ranks[0])} cases have no list; 2 items and 1 users" in n for n in table.notes
+    )
 
 
 def test_a_row_is_marked_as_foreign_and_named_by_its_file(tiny: Path) -> None:
