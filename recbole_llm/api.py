@@ -508,6 +508,8 @@ def _planned(
     """The runs of a grid; every name and setting is checked."""
     files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
     given = {**settings, **({"results_dir": str(results_dir)} if results_dir is not None else {})}
+    if not model and given.get("lists"):
+        model = "Lists"
     return expand(model, dataset, protocol, seeds, semantics, files, given)
 
 

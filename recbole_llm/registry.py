@@ -115,6 +115,10 @@ def features() -> dict[str, str]:
     return _FEATURES
 
 
+# RecBole's models that ours train at every position too, and by other losses (``compat/fast.py``).
+NEXT_ITEM = ("SASRec", "GRU4Rec")
+_NEXT_ITEM_SETTINGS = "recbole_llm.settings.core:NextItemSettings"
+
 # RecBole's models that read item features get the clusters of the items' texts as a column.
 TEXT_CODE = "text_code"
 CODED = ("SASRecF", "GRU4RecF", "FDSA", "S3Rec")
@@ -148,7 +152,8 @@ def recbole_methods() -> dict[str, Method]:
             for name in re.findall(r"^class (\w+)\(", file.read_text(encoding="utf-8"), flags=re.M):
                 if name.lower() == file.stem:
                     row = Method(name, f"recbole.model.{folder}.{file.stem}:{name}", kind)
-                    rows[name] = replace(row, features=("codes",), text="codes") if name in CODED else row
+                    row = replace(row, features=("codes",), text="codes") if name in CODED else row
+                    rows[name] = replace(row, settings=_NEXT_ITEM_SETTINGS) if name in NEXT_ITEM else row
     return rows
 
 

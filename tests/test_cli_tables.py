@@ -123,11 +123,12 @@ def test_a_wrong_option_of_a_table_is_an_error(
 
 
 def test_a_run_out_of_its_band_gives_code_1(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
-    ResultStore("results").put(run_of("SASRec", 0.01, dataset="beauty", settings={"mask_history": True}))
+    settings = {"mask_history": True, "MAX_ITEM_LIST_LENGTH": 20}
+    ResultStore("results").put(run_of("SASRec", 0.01, dataset="beauty", settings=settings))
     assert cli("table", "--check-reference") == 1
     out = capsys.readouterr().out
     assert "**below**" in out
-    assert "mask_history True here, False there" in out
+    assert "MAX_ITEM_LIST_LENGTH 20 here, 50 there" in out
 
 
 def test_the_report_is_written_and_its_path_printed(

@@ -7,19 +7,24 @@ the result record.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.model.layers import TransformerEncoder
 from torch import nn
 
-from recbole_llm.layers.bucketing import by_length
-from recbole_llm.layers.causal_attention import encode_last
+from recbole_llm.layers.bucketing import by_length, padded
+from recbole_llm.layers.causal_attention import encode_all, encode_last
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.dropout import Dropout
+from recbole_llm.layers.next_item import TARGETS, NextItemLoss, at_targets
 from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
 from recbole_llm.layers.session_graph import session_graph
+from recbole_llm.settings.core import NextItemSettings
 
 
 class Bucketed:
@@ -31,6 +36,10 @@ class Bucketed:
         """The model's own ``forward``, group by group."""
         return by_length(super().forward, item_seq, item_seq_len)  # type: ignore[misc]
 
+    def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """The states of all positions, group by group; zero beyond the longest row of a group."""
+        return by_length(padded(super().states, item_seq.shape[1]), item_seq, item_seq_len)  # type: ignore[misc]
+
 
 class CheapDropout:
     """Dropout layers draw their masks four elements at a time."""
@@ -40,6 +49,9 @@ class CheapDropout:
         for module in self.modules():  # type: ignore[attr-defined]
             if type(module) is nn.Dropout:
                 module.__class__ = Dropout
+
+
+_EVERY = "every"
 
 
 class LastPosition:
@@ -57,27 +69,39 @@ class LastPosition:
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """The model's own ``forward`` with its encoders told which position is read."""
+        with self._encoders_told(item_seq_len - 1):
+            return super().forward(item_seq, item_seq_len)  # type: ignore[misc]
+
+    def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """The states of all positions, with the encoders told that all are read."""
+        with self._encoders_told(_EVERY):
+            return super().states(item_seq, item_seq_len)  # type: ignore[misc]
+
+    @contextmanager
+    def _encoders_told(self, read: torch.Tensor | str) -> Iterator[None]:
         encoders = [m for m in self.modules() if isinstance(m, _LastPositionEncoder)]  # type: ignore[attr-defined]
         for encoder in encoders:
-            encoder.last = item_seq_len - 1
+            encoder.read = read
         try:
-            return super().forward(item_seq, item_seq_len)  # type: ignore[misc]
+            yield
         finally:
             for encoder in encoders:
-                encoder.last = None
+                encoder.read = None
 
 
 class _LastPositionEncoder(TransformerEncoder):
-    """RecBole's encoder with the position to compute, set while a model's ``forward`` runs."""
+    """RecBole's encoder with the positions that are read, set while a model's ``forward`` runs."""
 
-    last: torch.Tensor | None = None
+    read: torch.Tensor | str | None = None
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, output_all_encoded_layers: bool = True
     ) -> list[torch.Tensor]:
-        if self.last is None:
+        if self.read is None:
             return super().forward(hidden_states, attention_mask, output_all_encoded_layers)
-        output = encode_last(self.layer, hidden_states, self.last)
+        if isinstance(self.read, str):
+            return [encode_all(self.layer, hidden_states)]
+        output = encode_last(self.layer, hidden_states, self.read)
         return [output[:, None].expand_as(hidden_states)]
 
 
@@ -118,6 +142,65 @@ class FusedLossWithEmbeddingNorm(FusedLoss):
         return super().calculate_loss(interaction) + model.reg_weight * model.reg_loss(model.item_embedding.weight)
 
 
+class EveryPosition:
+    """A model whose ``forward`` ends in ``gather_indexes`` gives the states of all positions too."""
+
+    _gathers = True
+
+    def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
+        """``(B, L, d)``: after each item, what ``forward`` would give if the history ended there."""
+        self._gathers = False
+        try:
+            return super().forward(item_seq, item_seq_len)  # type: ignore[misc]
+        finally:
+            self._gathers = True
+
+    def gather_indexes(self, output: torch.Tensor, gather_index: torch.Tensor) -> torch.Tensor:
+        """One position of each row, or all of them."""
+        return super().gather_indexes(output, gather_index) if self._gathers else output  # type: ignore[misc]
+
+
+class NextItem(FusedLoss):
+    """Trains by the losses of ``layers/next_item.py``, where a batch says so at every position."""
+
+    every_position = True
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)  # type: ignore[call-arg]
+        self.next_item_loss = next_item_loss(config, dataset)
+
+    def calculate_loss(self, interaction: Any) -> torch.Tensor:
+        """The loss of a batch; a pairwise one is the model's own."""
+        model: Any = self
+        if model.loss_type != "CE":
+            return super().calculate_loss(interaction)
+        history = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
+        if TARGETS in interaction:
+            hidden, target = at_targets(model.states(*history), interaction[TARGETS])
+        else:
+            hidden, target = model.forward(*history), interaction[model.POS_ITEM_ID]
+        loss: torch.Tensor = model.next_item_loss(hidden, model.item_embedding.weight, target)
+        return loss
+
+
+def next_item_loss(config: Any, dataset: Any) -> NextItemLoss:
+    """The loss that a model's settings ask for, with the chances of its training interactions."""
+    settings = NextItemSettings.of(config)
+    counts = None
+    if settings.negatives_by == "popularity":
+        trained = torch.from_numpy(np.asarray(dataset.table.item[dataset.split.train_rows], dtype=np.int64))
+        counts = torch.bincount(trained, minlength=dataset.item_num)
+    return NextItemLoss(
+        settings.objective or "softmax",  # a class from outside may have no such settings
+        dataset.item_num,
+        settings.n_negatives or 1,
+        bool(settings.shared_negatives),
+        counts,
+        bool(settings.log_q),
+        settings.calibration or 0.0,
+    )
+
+
 class CompressedGraph:
     """Propagation over compressed rows, and an adjacency matrix built without a dictionary of edges.
 
@@ -136,7 +219,7 @@ class CompressedGraph:
 
 
 _SEAMS: dict[str, tuple[type, ...]] = {
-    "sequential_recommender.sasrec:SASRec": (FusedLoss, Bucketed, CheapDropout, LastPosition),
+    "sequential_recommender.sasrec:SASRec": (NextItem, Bucketed, CheapDropout, LastPosition, EveryPosition),
     "sequential_recommender.sasrecf:SASRecF": (FusedLoss, Bucketed, CheapDropout, LastPosition),
     "sequential_recommender.fdsa:FDSA": (FusedLoss, Bucketed, CheapDropout, LastPosition),
     "sequential_recommender.gcsan:GCSAN": (
@@ -147,7 +230,7 @@ _SEAMS: dict[str, tuple[type, ...]] = {
         VectorisedGraphWithoutMask,
     ),
     "sequential_recommender.srgnn:SRGNN": (FusedLoss, Bucketed, VectorisedGraph),
-    "sequential_recommender.gru4rec:GRU4Rec": (FusedLoss, Bucketed, CheapDropout),
+    "sequential_recommender.gru4rec:GRU4Rec": (NextItem, Bucketed, CheapDropout, EveryPosition),
     "sequential_recommender.gru4recf:GRU4RecF": (FusedLoss, Bucketed, CheapDropout),
     "sequential_recommender.narm:NARM": (FusedLoss, Bucketed, CheapDropout),
     "general_recommender.lightgcn:LightGCN": (CompressedGraph,),

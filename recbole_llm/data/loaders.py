@@ -19,6 +19,7 @@ from recbole.data.transform import construct_transform
 from recbole.utils import InputType
 
 from recbole_llm.data.split import Cases
+from recbole_llm.layers.next_item import TARGETS
 
 Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
@@ -94,6 +95,10 @@ class DeviceTable:
         sources |= {name: partial(values, name) for name in self.other_columns()}
         return sources
 
+    def width(self, longest: int) -> int:
+        """Columns of the histories of a batch whose longest one has that many items."""
+        return max(1, min(longest, self.max_length)) if self.trim else self.max_length
+
     def histories(self, user: torch.Tensor, start: torch.Tensor, end: torch.Tensor, longest: int) -> dict[str, Source]:
         """Sources of the sequence columns: the last ``max_length`` rows before ``end``, left-aligned.
 
@@ -104,8 +109,7 @@ class DeviceTable:
                 device synchronisation is needed.
         """
         length = (end - start).clamp_(max=self.max_length)
-        width = max(1, min(longest, self.max_length)) if self.trim else self.max_length
-        place = torch.arange(width, device=self.device)
+        place = torch.arange(self.width(longest), device=self.device)
         index = (end - length)[:, None] + place
         padding = place >= length[:, None]
         index.masked_fill_(padding, 0)
@@ -248,6 +252,72 @@ class TrainLoader:
             label = torch.zeros(len(batch), device=self.table.device)
             label[:positives] = 1.0
             batch[self.config["LABEL_FIELD"]] = label
+
+
+class SequenceLoader(TrainLoader):
+    """Whole training histories with a target at every position, cut into windows.
+
+    A window is at most ``MAX_ITEM_LIST_LENGTH`` items of a history and, as ``next_items`` beside them, the item that
+    comes after each. Windows are cut from the end and do not overlap, so that every training target comes once an
+    epoch and the newest have the longest context. Targets are the rows that train, and no others.
+
+    A batch has a fixed number of windows, such that it holds ``train_batch_size`` targets in the mean: as many as in
+    training by prefixes.
+    """
+
+    def __init__(self, table: DeviceTable, train_part: Any, config: Config) -> None:
+        super().__init__(table, train_part, config, sequential=True)
+        targets = self.rows
+        self.windows = training_windows(table.offsets_host, table.user_host, targets, table.max_length)
+        self.rows = np.arange(len(self.windows))
+        self.step = max(1, round(int(config["train_batch_size"]) * len(self.rows) / len(targets)))
+
+    def batch(self, host_rows: np.ndarray) -> LazyInteraction:
+        """The batch of some windows."""
+        table = self.table
+        windows = self.windows[host_rows]
+        longest = int((windows[:, 1] - windows[:, 0]).max(initial=1))
+        start, stop, lowest = torch.from_numpy(windows).to(table.device, non_blocking=True).unbind(dim=1)
+        user = table.user[start].long()
+        sources: dict[str, Source] = {table.uid: lambda: user}
+        sources |= table.histories(user, start, stop, longest)
+
+        def next_items() -> torch.Tensor:
+            place = torch.arange(table.width(longest), device=table.device)
+            following = start[:, None] + place + 1
+            outside = (following < lowest[:, None]) | (following > stop[:, None])
+            return _ids(table.item, following.masked_fill(outside, 0)).masked_fill_(outside, 0)
+
+        sources[TARGETS] = next_items
+        batch = LazyInteraction(sources, len(start))
+        table.join(batch)
+        return table.transformed(batch)
+
+
+def training_windows(offsets: np.ndarray, user: np.ndarray, targets: np.ndarray, length: int) -> np.ndarray:
+    """Windows over histories, for training at every position.
+
+    Args:
+        offsets: ``(n_users + 2,)`` first row of each user, and the end.
+        user: ``(n,)`` user of each row.
+        targets: rows that train, ascending, none of them a user's first.
+        length: most items of a window.
+
+    Returns:
+        ``(w, 3)`` int64, the rows ``begin``, ``end`` and ``lowest`` of each window. Those of ``begin:end`` are read,
+        those of ``begin + 1:end + 1`` come next, and those from ``lowest`` on are targets, each in one window.
+    """
+    owner = user[targets]
+    first = np.ones(len(targets), dtype=bool)
+    first[1:] = (owner[1:] != owner[:-1]) | (targets[1:] != targets[:-1] + 1)
+    runs = np.flatnonzero(first)
+    lowest, highest = targets[runs], targets[np.append(runs[1:], len(targets)) - 1]
+    start = offsets[owner[runs]]
+    count = (highest - lowest) // length + 1
+    number = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
+    end = np.repeat(highest, count) - number * length
+    begin = np.maximum(np.repeat(start, count), end - length)
+    return np.stack([begin, end, np.repeat(lowest, count)], axis=1).astype(np.int64)
 
 
 class UserLoader(TrainLoader):

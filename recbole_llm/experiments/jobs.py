@@ -6,9 +6,9 @@ import getpass
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,11 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import find_feature
+from recbole_llm.features.vectors import files_of
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
+
+GIVEN_FILES = ("profiles", "vectors", "lists")  # settings that name files of the user's
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:
@@ -70,19 +73,19 @@ def make_features(runs: Sequence[Run], runner: Runner) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Payload:
-    """Dataset, semantic features and the user's settings files and item profiles.
+    """Dataset, semantic features and the user's files.
 
     Attributes:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
-        profiles: which of them holds item profiles, if any does.
+        given: which of them settings name (profiles, vectors, lists), by the setting.
     """
 
     digest: str
     files: dict[str, bytes]
     config_files: tuple[str, ...]
-    profiles: str | None = None
+    given: Mapping[str, str | list[str]] = field(default_factory=dict)
 
     @contextmanager
     def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
@@ -110,11 +113,12 @@ class Payload:
 
     def _moved(self, run: Run, place: Path) -> Run:
         location, home = run.location, place / "dataset"
-        paths = {
-            "data_path": str(place / "data" / location.stem),
+        folder = place / "data" / location.stem
+        paths: dict[str, Any] = {
+            "data_path": str(folder),
             "dataset_dir": str(home),
             "checkpoint_dir": str(place / "saved"),
-            **({"profiles": str(place / self.profiles)} if self.profiles is not None else {}),
+            **{key: _below(place, names) for key, names in self.given.items()},
         }
         settings = replace(
             run.settings,
@@ -123,7 +127,7 @@ class Payload:
             overrides={**run.settings.overrides, **paths},
             config_files=tuple(place / name for name in self.config_files),
         )
-        moved = replace(location, folder=Path(paths["data_path"]), home=home / location.name)
+        moved = replace(location, folder=folder, home=home / location.name)
         return replace(run, settings=settings, location=moved)
 
 
@@ -163,14 +167,24 @@ def pack(run: Run, features: Path | None) -> Payload:
     if features is not None:
         for path in sorted(features.iterdir()):
             files[f"dataset/{location.name}/semantics/{features.name}/{path.name}"] = path.read_bytes()
-    given = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
-    files |= {name: file.read_bytes() for name, file in given.items()}
-    profiles = Path(run.settings.get("profiles") or "")
-    packed = f"profiles/{profiles.name}" if profiles.is_file() else None
-    if packed is not None:
-        files[packed] = profiles.read_bytes()
+    config = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
+    files |= {name: file.read_bytes() for name, file in config.items()}
+    given: dict[str, str | list[str]] = {}
+    for key in GIVEN_FILES:
+        value = run.settings.get(key)
+        paths = [Path(path) for path in ([value] if isinstance(value, str) else value or ())]
+        for number, path in enumerate(paths):
+            parts = files_of(path) if key == "vectors" else [path]
+            files |= {f"{key}/{number}/{part.name}": part.read_bytes() for part in parts}
+        if paths:
+            names = [f"{key}/{number}/{path.name}" for number, path in enumerate(paths)]
+            given[key] = names[0] if isinstance(value, str) else names
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Payload(digest.hexdigest()[:16], files, tuple(given), packed)
+    return Payload(digest.hexdigest()[:16], files, tuple(config), given)
+
+
+def _below(place: Path, names: str | list[str]) -> str | list[str]:
+    return str(place / names) if isinstance(names, str) else [str(place / name) for name in names]

@@ -84,6 +84,9 @@ class SemanticFacts(BaseModel):
     encoder: str | None = None
     folder: str | None = None
     manifest_sha256: str | None = None
+    vectors: list[dict[str, Any]] = Field(
+        default_factory=list, description="files of vectors made elsewhere: hash, size, how much of the data they know"
+    )
     coverage: dict[str, float] = Field(default_factory=dict, description="share of keys with an answer, by feature")
     filled: dict[str, int] = Field(
         default_factory=dict,
@@ -139,6 +142,9 @@ class Record(BaseModel):
     )
     data: DatasetFacts | None = None
     features: SemanticFacts | None = None
+    lists: dict[str, Any] | None = Field(
+        default=None, description="lists made elsewhere that were ranked: hash of their file, what of it was counted"
+    )
     language_model: str | None = Field(default=None, description="the language model inside the method")
     legacy_leaks: bool = Field(default=False, description="prompts and graphs hold what is tested, as a release had it")
     stage_one: str | None = Field(default=None, description="key of the record of the prerequisite model")
@@ -174,15 +180,18 @@ class Record(BaseModel):
         marks = [source] if source else []
         marks += [self.language_model] if self.language_model else []
         marks += ["legacy leaks"] if self.legacy_leaks else []
+        marks += [self.lists["name"], "foreign"] if self.lists else []
         return f"{self.model} ({', '.join(marks)})" if marks else self.model
 
     @property
     def source(self) -> str:
-        """Where the semantics came from: the LLM's name, ``offline``, or the control's name."""
+        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, and files of vectors."""
+        names = [self.semantics]
         if self.semantics == "llm" and self.features is not None:
-            name = self.features.llm_model or self.features.llm
-            return f"{name}, mixed" if self.features.filled else name
-        return self.semantics
+            names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]
+        if self.features is not None:
+            names += [str(vectors["name"]) for vectors in self.features.vectors]
+        return ", ".join(names)
 
     def metric(self, name: str) -> float | None:
         """A test metric's value, ``None`` where it was not computed."""

@@ -11,12 +11,14 @@ from typing import Any
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import Record
 from recbole_llm.features.lookup import feature_versions
+from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.registry import KNOWLEDGE, Method
-from recbole_llm.settings.identity import FOLDERS
 from recbole_llm.settings.layers import Settings
+from recbole_llm.settings.schema import Role, role_of
 from recbole_llm.utils.environment import git_commit, versions
 from recbole_llm.utils.plugins import code_of
 
@@ -46,6 +48,14 @@ class Run:
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
             files["profiles"] = file_sha256(Path(profiles))
+        files |= {
+            f"vectors.{place}": digest(Path(path)) for place, path in enumerate(self.settings.get("vectors") or ())
+        }
+        lists = self.settings.get("lists")
+        if lists:
+            if not Path(lists).is_file():
+                raise UserError(f"--lists={lists}: there is no such file.")
+            files["lists"] = file_sha256(Path(lists))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
@@ -108,7 +118,9 @@ class Run:
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
         s = self.settings
-        shown = {k: v for k, v in s.values.items() if k not in FOLDERS}
+        # Records are made to be shown; files are known by their hashes.
+        folders = {k for k, owner in s.definitions.items() if role_of(owner.model_fields[k]) is Role.FOLDER}
+        shown = {k: v for k, v in s.values.items() if k not in folders}
         if shown.get("llm_base_url"):
             shown["llm_base_url"] = redact(shown["llm_base_url"])  # records are made to be shown
         return Record(

@@ -32,6 +32,7 @@ from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, Se
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import ensure_features
+from recbole_llm.features.item_texts import ITEM_COLUMNS
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL, Method
 from recbole_llm.settings.layers import Settings, stage_one_settings
@@ -39,6 +40,7 @@ from recbole_llm.settings.rules import reads_codes
 from recbole_llm.training import checkpoint
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.distributed import Together, is_joined, join
+from recbole_llm.training.initial import start_from_vectors
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.reference import ReferenceTrainer
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
@@ -236,9 +238,12 @@ class Runner:
             train_part = dataset.training_part()
             built = accelerated(model_class) if settings["engine"] == "fast" else model_class
             model = built(config, train_part).to(config["device"])
+            if settings["init"] == "vectors" and dataset.semantics is not None:
+                start_from_vectors(model, *dataset.semantics.item_vectors(ITEM_COLUMNS))
         if record is not None:
             record.language_model = getattr(model, "language_model", None)
             record.legacy_leaks = bool(settings.get("legacy_leaks"))
+            record.lists = getattr(model, "lists_facts", None)
             record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
             record.warnings = self._warnings(method, dataset, record)
             record.data = DatasetFacts(

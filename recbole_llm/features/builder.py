@@ -26,6 +26,7 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress
+from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
@@ -83,6 +84,11 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
     return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
 
 
+def _vectors_identity(settings: Settings) -> dict[str, Any]:
+    found = [digest(Path(path)) for path in settings.get("vectors") or ()]
+    return {"vectors": found} if found else {}
+
+
 def _identity(
     settings: Settings,
     location: DatasetLocation,
@@ -108,6 +114,7 @@ def _identity(
         "text": settings.get("text"),
         **({"text_found_by": items.found_by} if items.found_by else {}),
         **_profiles_identity(settings),
+        **_vectors_identity(settings),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
@@ -184,6 +191,7 @@ class FeatureBuilder:
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
         check_titles(location, self.items)
+        self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
         self.builders = {feature.name: feature for feature in map(find_feature, names)}
@@ -279,6 +287,7 @@ class FeatureBuilder:
             self.vectors_of,
             self.asking,
             ledger,
+            self.given,
         )
         logger.info("making %s for %s", feature.name, self.folder.path.name)
         self.asking.begin(feature.name)
@@ -368,15 +377,22 @@ class FeatureBuilder:
             return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
 
     def features(self) -> SemanticFeatures:
-        """What models read."""
-        self.encode()
+        """What models read; texts are encoded now, or, where items have vectors already, when a model wants them."""
+        if ITEM not in self.given:
+            self.encode()
+        table = self.dataset.table
+        tokens = {ITEM: table.item_tokens.tolist(), USER: table.user_tokens.tolist()}
+        facts = _facts(self.folder, self.builders, self.encoder)
+        facts["vectors"] = [vectors.facts(tokens[key]) for key, vectors in self.given.items()]
         return SemanticFeatures(
             self.folder,
-            self.dataset.table,
-            self.encoder.id,
+            table,
+            self.encode,
             self.settings["semantics"],
-            _facts(self.folder, self.builders, self.encoder),
+            facts,
             int(self.settings["seed"]),
+            self.given,
+            str(self.settings["whitening"]),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -13,6 +13,7 @@ from recbole_llm.data.split import Split
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.features.sources import AnswerSource, Ledger, MakeScript, Progress
+from recbole_llm.features.vectors import GivenVectors
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.layers import Settings
 
@@ -47,6 +48,7 @@ class Context:
         vectors_of: vectors of some texts by another pooling (``cls``).
         asking: how answers are got.
         ledger: what is asked and answered, ``None`` for the offline rule.
+        given: vectors made elsewhere, by what they are of.
     """
 
     settings: Settings
@@ -60,6 +62,7 @@ class Context:
     vectors_of: Callable[[Sequence[str], str], np.ndarray]
     asking: AnswerSource = field(default_factory=AnswerSource)
     ledger: Ledger | None = None
+    given: Mapping[str, GivenVectors] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> Endpoint | None:

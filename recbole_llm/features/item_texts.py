@@ -20,6 +20,10 @@ TEXT_COLUMNS = (
 )
 
 
+# What an item's vector is the mean of, where a model does not choose.
+ITEM_COLUMNS = ("title_text", "categories_text", "brand_text")
+
+
 class ItemTextIds:
     """Made for every method, since texts are what all features are made of; a missing text is an empty cell."""
 

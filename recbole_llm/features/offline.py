@@ -9,6 +9,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from recbole_llm.features.feature import Context
 from recbole_llm.features.items import ItemTexts
+from recbole_llm.features.vectors import ITEM
 
 # Mean cosine distance from which two groups stay apart. With MiniLM, 8 products of one user fall into 3 or 4 groups,
 # 60 films into 12.
@@ -29,7 +30,13 @@ class Interest:
 
 
 def item_vectors(context: Context) -> np.ndarray:
-    """``(n_items + 1, d)`` directions of the items' titles and categories, mean of both; row 0 is zero."""
+    """``(n_items + 1, d)`` directions of the items' titles and categories, mean of both; row 0 is zero.
+
+    Where items have vectors made elsewhere, directions of those.
+    """
+    if ITEM in context.given:
+        given, _ = context.given[ITEM].aligned(context.table.item_tokens.tolist())
+        return given / np.maximum(np.linalg.norm(given, axis=1, keepdims=True), 1e-9)
     texts, vectors = context.folder.texts, context.encode()
     found = np.zeros((len(context.items.title), vectors.shape[1]), dtype=np.float32)
     for column in (context.items.title, context.items.categories):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,10 @@ import torch
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.data.interactions import Interactions
+from recbole_llm.errors import UserError
 from recbole_llm.features.folder import SemanticFolder
+from recbole_llm.features.vectors import ITEM, USER, GivenVectors
+from recbole_llm.layers.text_projection import zca
 
 logger = logging.getLogger(__name__)
 
@@ -38,22 +42,28 @@ class SemanticFeatures:
     Args:
         folder: the files.
         table: the interactions.
-        encoder: id of the text encoder.
+        encode: gives the vectors of the folder's texts.
         semantics: ``llm``, ``offline``, ``shuffled`` or ``random``.
+        facts: for the record.
         seed: of the controls.
+        given: vectors made elsewhere, by what they are of.
+        whitening: ``none`` or ``zca``, of all vectors.
     """
 
     def __init__(
         self,
         folder: SemanticFolder,
         table: Interactions,
-        encoder: str,
+        encode: Callable[[], np.ndarray],
         semantics: str,
         facts: dict[str, Any],
         seed: int,
+        given: Mapping[str, GivenVectors] | None = None,
+        whitening: str = "none",
     ) -> None:
-        self.folder, self.table, self.encoder, self.semantics = folder, table, encoder, semantics
-        self._facts, self._seed = facts, seed
+        self.folder, self.table, self.semantics = folder, table, semantics
+        self._encode, self._facts, self._seed = encode, facts, seed
+        self._given, self._whitening = given or {}, whitening
         self.unknown_keys = 0
         self._users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
 
@@ -66,14 +76,71 @@ class SemanticFeatures:
 
         With ``semantics: random`` the vectors are Gaussian directions with the norms of the real ones.
         """
-        matrix = self.folder.vectors(self.encoder)
-        assert matrix is not None
-        vectors = torch.from_numpy(np.array(matrix))
+        return self._treated(torch.from_numpy(np.array(self._encode())))
+
+    def _treated(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Vectors whitened where that was asked for, and with ``semantics: random`` in directions of their own."""
+        if self._whitening == "zca":
+            vectors = zca(vectors)
         if self.semantics == "random":
             generator = torch.Generator().manual_seed(self._seed)
             noise = torch.randn(vectors.shape, generator=generator)
             vectors = torch.nn.functional.normalize(noise, dim=1) * vectors.norm(dim=1, keepdim=True)
         return vectors
+
+    def _given_vectors(self, key: str, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Vectors made elsewhere of a dataset's ids, zero where there is none, and which have one.
+
+        With ``semantics: shuffled`` those that have one exchange theirs.
+        """
+        found, known = self._given[key].aligned(tokens.tolist())
+        rows = np.flatnonzero(known)
+        vectors = self._treated(torch.from_numpy(found[rows]))
+        if self.semantics == "shuffled":
+            vectors = vectors[torch.from_numpy(_shuffle_within(np.arange(len(rows)), np.zeros(len(rows)), self._seed))]
+        table = torch.zeros(len(known), vectors.shape[1])
+        table[torch.from_numpy(rows)] = vectors
+        return table, torch.from_numpy(known)
+
+    def item_vectors(self, columns: Sequence[str], suffix: str = "itemtext") -> tuple[torch.Tensor, torch.Tensor]:
+        """``(n_items + 1, d)`` a vector for each item, zero where it has none, and ``(n_items + 1,)`` bool which have.
+
+        Those that were made elsewhere; without them the means of the vectors of some text columns, as far as an item
+        has them. Controls are those of texts.
+
+        Args:
+            columns: such as ``title_text``.
+            suffix: the file that has them.
+
+        Raises:
+            UserError: no item has a text in the columns, or profiles are asked for that nobody gave.
+        """
+        if ITEM in self._given:
+            return self._given_vectors(ITEM, self.table.item_tokens)
+        found = {column: self.item_text_ids(column, suffix, exchange=True) for column in columns}
+        filled = {column for column, ids in found.items() if bool((ids >= 0).any())}
+        if "profile_text" in set(columns) - filled:
+            raise UserError("text_columns: no item has a profile_text; --profiles=FILE gives them.")
+        if not filled:
+            raise UserError(f"text_columns={columns}: no item has a text there, and a model of no text learns nothing.")
+        vectors = self.text_vectors()
+        ids = torch.stack([found[column] for column in columns], dim=1)
+        present = ids >= 0
+        total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
+        return total / present.sum(dim=1, keepdim=True).clamp(min=1), present.any(dim=1)
+
+    def user_vectors(self, column: str | None = None) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """``(n_users + 1, d)`` a vector for each user, zero where there is none, and which have one.
+
+        Those that were made elsewhere; without them those of a column of ``.usertext``, ``None`` where none is named.
+        """
+        if USER in self._given:
+            return self._given_vectors(USER, self.table.user_tokens)
+        if column is None:
+            return None
+        ids = self.user_text_ids(column)
+        known = ids >= 0
+        return self.text_vectors()[ids.clamp(min=0)] * known[:, None], known
 
     def user_offsets(self) -> torch.Tensor:
         """``(n_users + 2,)`` int64: first row of each user, and the end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 
 MIN_ROWS = 128  # smaller groups cost more in calls than they save in padding,
 FEW_ROWS = 32  # but in a batch that makes no two of that size they are twice as fast as one pass
@@ -16,30 +17,41 @@ MAX_GROUPS = 8
 WORTH_IT = 0.85  # one pass when this share of the padded batch is real
 
 
+def padded(encode: Callable[..., torch.Tensor], width: int) -> Callable[..., torch.Tensor]:
+    """``encode`` for :func:`by_length`, where it gives ``(b, l, d)``: filled up with zeros to ``(b, width, d)``."""
+
+    def encoded(item_seq: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        return F.pad(encode(item_seq, *others), (0, 0, 0, width - item_seq.shape[1]))
+
+    return encoded
+
+
 def by_length(
-    encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], item_seq: torch.Tensor, item_seq_len: torch.Tensor
+    encode: Callable[..., torch.Tensor], item_seq: torch.Tensor, item_seq_len: torch.Tensor, *others: torch.Tensor
 ) -> torch.Tensor:
-    """``encode(item_seq, item_seq_len)`` with little padding; rows must not depend on one another.
+    """``encode(item_seq, item_seq_len, *others)`` with little padding; rows must not depend on one another.
 
     Args:
         encode: from ``(b, l)`` ids and ``(b,)`` lengths to ``(b, ...)``; must not look past a row's length.
         item_seq: ``(B, L)`` ids, left-aligned, 0 padded.
         item_seq_len: ``(B,)`` lengths.
+        others: ``(B, L)`` columns beside the ids.
 
     On a GPU one pass is faster than several small ones, and lengths would have to be fetched from it.
     """
-    rows, width = item_seq.shape
+    rows = len(item_seq)
     if item_seq.device.type != "cpu":
-        return encode(item_seq, item_seq_len)
+        return encode(item_seq, item_seq_len, *others)
     least = MIN_ROWS if rows >= 2 * MIN_ROWS else FEW_ROWS
     longest = int(item_seq_len.max())
     if rows < 2 * least or float(item_seq_len.sum()) > WORTH_IT * rows * longest:
-        return encode(item_seq[:, :longest] if longest < width else item_seq, item_seq_len)
+        return encode(item_seq[:, :longest], item_seq_len, *(other[:, :longest] for other in others))
     order = torch.argsort(item_seq_len, stable=True)
     groups = order.chunk(min(MAX_GROUPS, rows // least))
     parts = []
     for group in groups:
         lengths = item_seq_len[group]
-        parts.append(encode(item_seq[group, : int(lengths[-1])], lengths))
+        longest = int(lengths[-1])
+        parts.append(encode(item_seq[group, :longest], lengths, *(other[group, :longest] for other in others)))
     back = torch.empty_like(order).scatter_(0, order, torch.arange(rows))
     return torch.cat(parts)[back]

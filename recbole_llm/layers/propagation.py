@@ -99,3 +99,18 @@ def bipartite_adjacency(
     root = np.power(np.bincount(row, minlength=size).astype(np.float64) + epsilon, -0.5)
     values = (root[row] * root[column]).astype(np.float32)
     return sp.coo_matrix((values, (row, column)), shape=(size, size))
+
+
+def mean_of_layers(graph: SparseGraph, start: torch.Tensor, layers: int) -> torch.Tensor:
+    """LightGCN (SIGIR 2020, equation 8): mean of ``A^l x`` for ``l`` from 0 to ``layers``.
+
+    Args:
+        graph: the normalised adjacency matrix.
+        start: ``(n, d)``.
+        layers: propagation steps.
+    """
+    total = current = start
+    for _ in range(layers):
+        current = graph @ current
+        total = total + current
+    return total / (layers + 1)

@@ -19,6 +19,22 @@ def pca(vectors: torch.Tensor, size: int) -> torch.Tensor:
     return (centred.double() @ axes[:rank].T).float()
 
 
+def zca(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors ``(n, d)`` without correlations among their dimensions, as near to what they were as can be.
+
+        W = S^(-1/2),  S the covariance,  rows (x - mean) W
+
+    Directions in which the vectors hardly differ are not blown up: eigenvalues count at least a thousandth of the
+    largest. The result is scaled to the mean norm that the vectors had.
+    """
+    centred = (vectors - vectors.mean(dim=0)).double()
+    values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    root = values.clamp(min=1e-3 * float(values.max()) + 1e-12).rsqrt()
+    white = centred @ (axes * root) @ axes.T
+    scale = vectors.norm(dim=1).mean() / white.norm(dim=1).mean().clamp(min=1e-12)
+    return (white * scale).float()
+
+
 class ProjectedTexts(nn.Module):
     """A table of text vectors, projected.
 

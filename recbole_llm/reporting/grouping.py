@@ -118,12 +118,16 @@ def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
 
 
 def _by_answers(runs: Sequence[Record]) -> list[list[Record]]:
-    """Runs of equal settings by the LLM that answered; those that failed before they knew go with the first."""
+    """Runs of equal settings by what they read; those that failed before they knew go with the first."""
     parts: dict[str, list[Record]] = defaultdict(list)
+    unknown = []
     for run in runs:
-        if run.features is not None:
+        if run.lists is not None:
+            parts[run.lists["name"]].append(run)
+        elif run.features is not None:
             parts[run.source].append(run)
-    unknown = [run for run in runs if run.features is None]
+        else:
+            unknown.append(run)
     return [part + (unknown if number == 0 else []) for number, part in enumerate(parts.values())] or [unknown]
 
 
@@ -292,7 +296,9 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 
 
 def kind_of(record: Record) -> str:
-    """``baseline``, ``method`` (it reads what an LLM said) or ``control`` (a method without an LLM's answers)."""
+    """``baseline``, ``method`` (it reads what an LLM said, or was made elsewhere) or ``control`` (without answers)."""
+    if record.lists is not None:
+        return "method"
     row = methods().get(record.model)
     # A model from outside has no row here; the encoder is set for those that read features.
     has_features = bool(row.features) if row else record.settings.get("encoder") is not None

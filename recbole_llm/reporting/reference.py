@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -27,6 +27,7 @@ class Reference(BaseModel):
         title, source: what it is and who reports it.
         dataset, protocol: as ``--dataset`` and ``--protocol`` name them.
         mask_history: whether the source left items of the history out.
+        train_targets: at which positions its models were trained (``last``, ``all``); null where they have no choice.
         data: counts of the source's dataset.
         settings: keys that the source had and that can move the numbers.
         when: settings without which it says nothing about a run.
@@ -41,6 +42,7 @@ class Reference(BaseModel):
     dataset: str
     protocol: str
     mask_history: bool
+    train_targets: Literal["last", "all"] | None
     data: dict[str, int] = Field(default_factory=dict)
     settings: dict[str, Any] = Field(default_factory=dict)
     when: dict[str, Any] = Field(default_factory=dict)
@@ -48,16 +50,23 @@ class Reference(BaseModel):
     models: dict[str, dict[str, float | tuple[float, float]]]
 
     def applies(self, record: Record) -> bool:
-        """Whether it says something about a run; models that lack a key of ``when`` (Pop) need not have it."""
+        """Whether it says something about a run: one of its models, ranked and trained in the same form.
+
+        Models that lack a key of ``when`` (Pop) need not have it. Records from before there was a choice of positions
+        were trained at the last one.
+        """
+        settings = record.settings
         if (record.dataset, record.protocol) != (self.dataset, self.protocol) or record.model not in self.models:
+            return False
+        if bool(settings.get("mask_history", True)) != self.mask_history:
+            return False
+        if self.train_targets not in (None, settings.get("train_targets", "last")):
             return False
         return all(record.settings.get(key, value) == value for key, value in self.when.items())
 
     def differences(self, record: Record) -> list[str]:
         """What was different here from the source."""
-        masked = bool(record.settings.get("mask_history", True))
         found = [f"{self.leak} there"] if self.leak else []
-        found += [] if masked == self.mask_history else [f"mask_history {masked} here, {self.mask_history} there"]
         statistics = record.data.statistics if record.data else {}
         found += [
             f"{name} {statistics[name]:,.0f} here, {count:,} there"

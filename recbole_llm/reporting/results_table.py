@@ -347,7 +347,7 @@ def _results_table(
         done = [run for run in kept if run.status == "ok"]
         rows.append(Row(name, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
-    notes += _rarity(everything) + _warnings(rows)
+    notes += [*_rarity(everything), *_warnings(rows), *_foreign(rows)]
     primary = _primary(everything or [run for row in rows for run in row.failed])
     table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
@@ -394,6 +394,20 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
             found.setdefault(text, []).append(row.label)
     count = sum(bool(row.runs) for row in rows)
     return [text if len(labels) == count else f"{', '.join(labels)}: {text}" for text, labels in found.items()]
+
+
+def _foreign(rows: Sequence[Row]) -> list[str]:
+    """What a reader must know of rows that were made elsewhere."""
+    found = []
+    for row in rows:
+        for facts in (run.lists for run in row.runs[:1] if run.lists):
+            parts = [
+                f"{facts['cases_without_list']:,} of {facts['cases']:,} cases have no list",
+                f"{facts['unknown_items']:,} items and {facts['unknown_users']:,} users of its file are not here",
+                f"its shortest list has {facts['shortest']:,} items",
+            ]
+            found.append(f"{row.label} was made elsewhere, by what data and choices is not known: {'; '.join(parts)}")
+    return found
 
 
 def _primary(records: Sequence[Record]) -> str:

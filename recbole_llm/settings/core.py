@@ -6,10 +6,12 @@ setting whose type allows null may have no default at all.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from recbole_llm.errors import UserError
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 Count = Annotated[int, Field(ge=1)]  # at least one
@@ -118,6 +120,10 @@ class CoreSettings(SettingsModel):
         "Arithmetic of training: fp32, or bf16 autocast.", Role.LOOP, plain="fp32"
     )
     nproc: Count = setting("Processes that train one model together.", before=1)
+    init: Literal["random", "vectors"] = setting(
+        "Item embeddings start at random, or from principal components of the items' vectors (sequential models).",
+        before="random",
+    )
     shuffle: bool = setting("Shuffle the training examples in each epoch.")
     reproducibility: bool = setting("Choose deterministic algorithms.")
     left_out: Any = setting("The fold of users that a candidate model does not see, and the number of folds.")
@@ -190,6 +196,13 @@ class CoreSettings(SettingsModel):
     encoder_max_length: Count = setting("Word pieces of a text that are encoded.", Role.SEMANTIC)
     profiles: str | None = setting("File of item profiles written elsewhere (JSON lines).", Role.FOLDER)
     profiles_by: Literal["title", "item_id"] = setting("How its lines find their items.", Role.SEMANTIC)
+    vectors: list[Any] | None = setting(
+        "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
+        Role.FOLDER,
+    )
+    whitening: Literal["none", "zca"] = setting(
+        "Whiten text vectors before they are read, by ZCA over all of them.", Role.SEMANTIC, before="none"
+    )
     stage_one_seed: Seed = setting("Seed of a candidate model, apart from the run's own.", Role.SEMANTIC)
 
 
@@ -211,3 +224,45 @@ class RecBoleSettings(SettingsModel):
     step: Whole = setting("Steps of a session graph's propagation.")
     loss_type: Literal["BPR", "CE", "BCE", "NLL", "SoftmaxLoss"] = setting("Training loss.")
     n_codes: Count = setting("Clusters of item texts that stand in for them (--selected_features=text_code).")
+
+
+class NextItemSettings(SettingsModel):
+    """How a sequential model is trained to predict the next item: at which positions, by which loss.
+
+    With the values that ``before`` names, training is RecBole's.
+    """
+
+    train_targets: Literal["last", "all"] = setting(
+        "Examples: one for each prefix of a history (last, RecBole's) or the history with all its targets (all).",
+        Role.LOOP,
+        before="last",
+        plain="last",
+    )
+    objective: Literal["softmax", "sampled_softmax", "bce", "gbce"] = setting(
+        "Loss where loss_type is CE: softmax over all items, or a loss over the target and drawn ones.",
+        Role.LOOP,
+        before="softmax",
+        plain="softmax",
+    )
+    n_negatives: Count = setting("Items that are drawn for each target (objective other than softmax).", before=256)
+    shared_negatives: bool = setting("Draw negatives once for a batch instead of once for each target.", before=True)
+    negatives_by: Literal["uniform", "popularity"] = setting(
+        "Chances of an item to be drawn: equal, or those of its training interactions.", before="uniform"
+    )
+    log_q: bool = setting(
+        "Correct a sampled softmax by the logarithm of the chances, so that it estimates the softmax over all items.",
+        before=False,
+    )
+    calibration: Share = setting("Calibration of gBCE: 0 is BCE, 1 gives calibrated scores.", before=0.75)
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """A pairwise loss has its negatives from the loader and one target an example.
+
+        Raises:
+            UserError: it is to be trained at every position, or by another objective.
+        """
+        if values.get("loss_type") in (None, "CE"):
+            return
+        for name, usual in (("train_targets", "last"), ("objective", "softmax")):
+            if getattr(self, name) not in (None, usual):
+                raise UserError(f"{name}={getattr(self, name)} goes with loss_type: CE, not {values['loss_type']}.")

@@ -34,7 +34,7 @@ def definitions_of(method: Method, backbone: str | None = None) -> Definitions:
         backbone: name of the model that it is built on, whose settings it has too.
     """
     classes: list[type[SettingsModel]] = [CoreSettings, RecBoleSettings]
-    below = methods().get(backbone or "")
+    below = methods().get(backbone or "") or recbole_methods().get(backbone or "")
     for row in (below, method):
         owner = settings_class(row) if row is not None else None
         if owner is not None:

@@ -7,12 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.definitions import Definitions
-from recbole_llm.settings.schema import IDENTITY, Role, before_of, key_name, role_of
-
-# Where things lie on this machine. Records, which are made to be shown, leave it out; files are known by their hashes.
-FOLDERS = tuple(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.FOLDER)
+from recbole_llm.settings.schema import IDENTITY, before_of, key_name, role_of
 
 
 def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:

@@ -38,7 +38,7 @@ from recbole_llm.registry import (
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.definitions import Definitions, definitions_of
 from recbole_llm.settings.identity import hash_of, identity
-from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each
+from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each, with_vectors
 from recbole_llm.settings.schema import check_open, check_value, key_name, kinds_of
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
 
@@ -273,7 +273,9 @@ def layer_settings(
     settings = _layered(method, dataset, protocol, config_files, overrides, strict)
     if settings.origin["train_neg_sample_args"].startswith("RecBole"):
         leave_negatives_out(method, settings.values)
-    settle(method, settings.values)
+    if settings["init"] == "vectors":
+        settings = replace(settings, method=with_vectors(method, settings.values))
+    settle(settings.method, settings.values)
     return settings
 
 

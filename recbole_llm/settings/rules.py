@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
-from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method
-from recbole_llm.settings.core import CoreSettings
+from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
+from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
-from recbole_llm.settings.schema import Role, plain_of, role_of
+from recbole_llm.settings.schema import Role, SettingsModel, before_of, plain_of, role_of
 from recbole_llm.utils.yaml import property_names
 
 logger = logging.getLogger(__name__)
@@ -20,9 +21,8 @@ logger = logging.getLogger(__name__)
 SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
     "profiles",
+    "vectors",
 )
-# What our loop does beyond RecBole's, and the value that leaves it out.
-OF_OUR_LOOP = {n: plain_of(f) for n, f in CoreSettings.model_fields.items() if role_of(f) is Role.LOOP}
 # RecBole's settings that nothing here follows, by the only value that they may have, with what does their work.
 _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
     "save_dataset": (False, "what is read is kept under dataset/NAME/cache/ anyway, and nothing is pickled"),
@@ -45,8 +45,33 @@ _PASSED_OVER = {
     "state": "--quiet and --verbose choose what is said",
     "loss_decimal_place": "losses are written in full",
 }
+
+
+def _of_loop(owner: type[SettingsModel] | None) -> dict[str, Any]:
+    """What our loop does beyond RecBole's, and the value that leaves it out."""
+    fields = owner.model_fields if owner is not None else {}
+    return {name: plain_of(field) for name, field in fields.items() if role_of(field) is Role.LOOP}
+
+
+OF_OUR_LOOP = _of_loop(CoreSettings)
 CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
+
+
+def with_vectors(method: Method, values: Mapping[str, Any]) -> Method:
+    """The row of a model whose item embeddings start from vectors: it reads the items' texts, whatever else it reads.
+
+    Raises:
+        UserError: it is no sequential model.
+    """
+    if method.kind != SEQUENTIAL:
+        raise UserError(
+            f"init=vectors is for sequential models, and {method.name} is none; in a grid give it to one of them "
+            "(--SASRec.init=vectors)."
+        )
+    alone = not method.features or (method.text == "codes" and not reads_codes(values))
+    features = tuple(dict.fromkeys((*(() if alone else method.features), "itemtext")))
+    return replace(method, features=features, text="text" if alone else method.text)
 
 
 def settle(method: Method, values: dict[str, Any]) -> None:
@@ -58,8 +83,9 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     settle_each(method, values)
     if (owner := settings_class(method)) is not None:
         owner.of(values).check(values)
+    _check_backbone(method, values)
     _one_semantics(method, values)
-    _check_engine(values)
+    _check_engine(method, values)
     _check_source(values)
     _check_split(values)
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
@@ -92,13 +118,22 @@ def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
 
 
-def _check_engine(values: Mapping[str, Any]) -> None:
+def _check_engine(method: Method, values: Mapping[str, Any]) -> None:
     """RecBole's own loop would pass over what it does not know, and the record would say otherwise."""
     if values.get("engine") != "recbole":
         return
-    for key, plain in OF_OUR_LOOP.items():
+    for key, plain in (OF_OUR_LOOP | _of_loop(settings_class(method))).items():
         if values.get(key) not in (plain, None):
             raise UserError(f"{key}={values[key]}: RecBole's own loop (engine: recbole) does not know it.")
+
+
+def _check_backbone(method: Method, values: Mapping[str, Any]) -> None:
+    """A method that is built on another model trains it by a loss of its own, at the last position."""
+    if methods().get(method.settings_of, method).backbone is None:
+        return
+    for name, field in NextItemSettings.model_fields.items():
+        if values.get(name, before_of(field)) != before_of(field):
+            raise UserError(f"{name}={values[name]}: {method.name} trains the model it is built on by its own loss.")
 
 
 def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -172,7 +207,7 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     """
     if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
-            values[key] = None
+            values[key] = before_of(CoreSettings.model_fields[key])
         values["semantics"] = "none"
     elif method.text and values["semantics"] != "none":
         values["llm"] = "offline"  # nobody is asked
@@ -182,6 +217,8 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+    if values["semantics"] == "none":
+        values["vectors"] = None
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from recbole.data.utils import create_samplers, get_dataloader
 from recbole.sampler import KGSampler
 from recbole.utils import ModelType
 
-from recbole_llm.data.loaders import TrainLoader, UserLoader
+from recbole_llm.data.loaders import SequenceLoader, TrainLoader, UserLoader
 from recbole_llm.errors import UserError
 
 
@@ -47,6 +47,10 @@ def _chosen_loader(prepared: Any) -> tuple[Any, str]:
     own = getattr(prepared.model, "train_loader", None)
     if own is not None:
         return own(prepared.device_table(), prepared.train_part, config), ""
+    if config["train_targets"] == "all":
+        if not getattr(prepared.model, "every_position", False):
+            raise UserError(f"train_targets: all: {config['model']} learns from one position of a history at a time.")
+        return SequenceLoader(prepared.device_table(), prepared.train_part, config), ""
     wanted = get_dataloader(config, "train")
     plain = type(dataset).__mro__[2] in (Dataset, SequentialDataset)
     if config["engine"] == "fast" and plain and not config["train_neg_sample_args"].get("dynamic"):

@@ -6,13 +6,16 @@ import contextlib
 import copy
 import importlib
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from recbole_llm.compat.fast import _SEAMS, _LastPositionEncoder, accelerated, can_trim, seams_of
-from recbole_llm.data.loaders import TrainLoader
+from recbole_llm.data.loaders import SequenceLoader, TrainLoader
 from recbole_llm.layers.bucketing import MIN_ROWS
+from recbole_llm.registry import NEXT_ITEM
+from recbole_llm.training.loaders import training_loader
 from tests.helpers import prepare, write_tiny
 
 MODELS = [target.partition(":")[2] for target in _SEAMS]
@@ -202,7 +205,7 @@ def test_encoders_forget_the_position_after_a_pass(pair, name):
     encoders = [module for module in fast.modules() if isinstance(module, _LastPositionEncoder)]
     assert encoders
     fast.calculate_loss(next(iter(loader)))
-    assert all(encoder.last is None for encoder in encoders)
+    assert all(encoder.read is None for encoder in encoders)
 
 
 # ---- which classes -------------------------------------------------------------------------------
@@ -251,3 +254,55 @@ def test_histories_may_be_trimmed_for_the_faster_forms_alone(name):
     module = importlib.import_module(f"recbole.model.{target.partition(':')[0]}")
     assert can_trim(accelerated(getattr(module, name)))
     assert not can_trim(getattr(module, name))
+
+
+# ---- training at every position ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NEXT_ITEM)
+def test_the_state_after_each_item_is_that_of_the_prefix_that_ends_there(pair, name):
+    _, (fast, loader) = pair(name)
+    batch = next(iter(loader))
+    items, lengths = batch["item_id_list"], batch["item_length"]
+    states = fast.states(items, lengths)
+    assert states.shape[:2] == items.shape
+    for line in range(0, len(items), 37):
+        for end in range(1, int(lengths[line]) + 1):
+            prefix = fast(items[line : line + 1, :end], torch.tensor([end]))
+            assert close(states[line, end - 1], prefix[0])
+
+
+@pytest.mark.parametrize("name", NEXT_ITEM)
+def test_a_loss_at_every_position_is_that_of_all_prefixes(pair, name):
+    _, (fast, prefixes) = pair(name, MAX_ITEM_LIST_LENGTH=20)
+    prepared = prefixes.table
+    windows = SequenceLoader(prepared, prefixes.dataset, prefixes.config)
+    one, other = (gradients(fast, next(iter(loader))) for loader in (prefixes, windows))
+    assert len(prefixes) == len(windows) == 1  # the whole epoch
+    assert close(one[0], other[0])
+    assert all(close(one[1][key], other[1][key]) for key in one[1] if one[1][key] is not None)
+
+
+@pytest.mark.parametrize("name", NEXT_ITEM)
+@pytest.mark.parametrize("objective", ["sampled_softmax", "bce", "gbce"])
+@pytest.mark.parametrize("form", ["last", "all"])
+def test_other_losses_learn(tiny, name, objective, form):
+    prepared = prepare(name, train_targets=form, objective=objective, n_negatives=8, **options_of(name))
+    loader, _ = training_loader(prepared)
+    batch, model = next(iter(loader)), without_dropout(prepared.model)
+    optimizer, losses = torch.optim.Adam(model.parameters(), lr=0.01), []
+    for _ in range(20):
+        torch.manual_seed(0)
+        optimizer.zero_grad()
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01
+
+
+def test_negatives_by_popularity_are_counted_in_training_rows(tiny):
+    loss = prepare("SASRec", objective="bce", negatives_by="popularity").model.next_item_loss
+    dataset = prepare("SASRec").dataset
+    counts = np.bincount(dataset.table.item[dataset.split.train_rows], minlength=dataset.item_num)
+    assert np.allclose(loss.log_chance.exp().numpy(), counts / counts.sum())

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from recbole_llm.data.loaders import DeviceTable, EvalLoader, TrainLoader, UserLoader
+from recbole_llm.data.loaders import (
+    DeviceTable,
+    EvalLoader,
+    SequenceLoader,
+    TrainLoader,
+    UserLoader,
+    training_windows,
+)
+from recbole_llm.layers.next_item import TARGETS
+from recbole_llm.training.loaders import training_loader
 from tests.helpers import prepare
 
 ITEM_COLUMNS = {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", "brand", "title"]}
@@ -358,3 +367,76 @@ def test_the_table_holds_the_ids_in_four_bytes(tiny):
     prepared = prepare("BPR")
     table = DeviceTable(prepared.dataset, torch.device("cpu"), 10, True)
     assert table.item.dtype == table.user.dtype == torch.int32
+
+
+# ---- a target at every position ------------------------------------------------------------------
+
+
+def sequence_loader(model="SASRec", **more):
+    prepared = prepare(model, train_targets="all", **more)
+    loader, _ = training_loader(prepared)
+    assert type(loader) is SequenceLoader
+    return prepared, loader
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"MAX_ITEM_LIST_LENGTH": 3},
+        {"protocol": "user_split"},
+        {"protocol": "user_split", "min_history": 4, "MAX_ITEM_LIST_LENGTH": 3},
+        {"protocol": "session"},
+        {"protocol": "temporal_20"},
+        {"protocol": "session", "sessions": {"by": "day", "min_length": 2}},
+        {"left_out": [0, 3]},
+    ],
+)
+def test_every_training_target_comes_once_and_nothing_that_is_evaluated(tiny, more):
+    prepared, loader = sequence_loader(train_batch_size=40, **more)
+    table, split = prepared.dataset.table, prepared.dataset.split
+    following = []
+    for batch in loader:
+        items, targets, lengths = batch["item_id_list"], batch[TARGETS], batch["item_length"]
+        assert items.shape == targets.shape
+        for line in range(len(batch)):
+            end = int(table.offsets[batch["user_id"][line]]) + int(batch["position"][line])
+            rows = np.arange(end - int(lengths[line]), end)
+            assert items[line, : len(rows)].tolist() == table.item[rows].tolist()
+            assert not items[line, len(rows) :].any()
+            real = targets[line].nonzero()[:, 0].numpy()
+            assert targets[line, real].tolist() == table.item[rows[real] + 1].tolist()
+            following += (rows[real] + 1).tolist()
+    assert sorted(following) == split.train_targets.tolist()
+    assert not {*following} & {*split.valid.target_rows.tolist(), *split.test.target_rows.tolist()}
+
+
+def test_windows_are_cut_from_the_end_and_do_not_overlap():
+    offsets, user = np.array([0, 0, 8, 11]), np.array([1] * 8 + [2] * 3)
+    windows = training_windows(offsets, user, np.array([1, 2, 3, 4, 5, 6, 9, 10]), 4)
+    assert windows.tolist() == [[2, 6, 1], [0, 2, 1], [8, 10, 9]]
+
+
+def test_targets_that_do_not_train_are_context_alone():
+    offsets, user = np.array([0, 0, 8]), np.array([1] * 8)
+    assert training_windows(offsets, user, np.array([3, 4]), 10).tolist() == [[0, 4, 3]]
+    assert training_windows(offsets, user, np.array([1, 2, 5, 6]), 10).tolist() == [[0, 2, 1], [0, 6, 5]]
+
+
+def test_a_batch_of_windows_has_as_many_targets_as_one_of_prefixes(tiny):
+    prepared, loader = sequence_loader(train_batch_size=100)
+    counts = [int((batch[TARGETS] > 0).sum()) for batch in loader]
+    assert sum(counts) == len(prepared.dataset.split.train_targets)
+    assert np.mean(counts[:-1]) == pytest.approx(100, rel=0.15)
+    assert len(counts) == len(loader)
+
+
+def test_processes_share_a_batch_of_windows(tiny):
+    parts = []
+    for rank in range(2):
+        _, loader = sequence_loader()
+        loader.share(rank, 2, seed=1)
+        parts.append([batch["user_id"].tolist() for batch in loader])
+    _, whole = sequence_loader()
+    for first, second, batch in zip(*parts, whole, strict=True):
+        assert sorted(first + second) == sorted(batch["user_id"].tolist())

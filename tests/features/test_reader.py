@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -48,9 +47,9 @@ def features(path: Path, rows: Rows, semantics: str = "llm", seed: int = 1, **le
     for number in range(100):
         folder.texts.add(f"text {number}")
     folder.write("intent", INTENT_COLUMNS, rows)
-    folder.write_vectors("e", np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32))
     folder.commit("intent")
-    return SemanticFeatures(folder, table_of(lengths or LENGTHS), "e", semantics, {}, seed)
+    vectors = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    return SemanticFeatures(folder, table_of(lengths or LENGTHS), lambda: vectors, semantics, {}, seed)
 
 
 def lists(bags: Bags) -> list[list[int]]:
@@ -150,8 +149,8 @@ def test_shuffled_never_brings_an_unknown_keys_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("semantics", ["llm", "offline", "shuffled"])
 def test_vectors_are_the_encoders(tmp_path: Path, semantics: str) -> None:
     built = features(tmp_path, FULL, semantics)
-    stored: Any = built.folder.vectors("e")
-    assert torch.equal(built.text_vectors(), torch.from_numpy(np.array(stored)))
+    stored = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    assert torch.equal(built.text_vectors(), torch.from_numpy(stored))
 
 
 def test_random_keeps_the_norms_and_nothing_else(tmp_path: Path) -> None:
@@ -201,7 +200,7 @@ def test_random_codes_are_drawn_from_all_items_and_the_same_for_the_same_seed(tm
     folder.write("codes", columns, [(f"i{n}", n % 8) for n in range(200)])
     folder.commit("codes")
     real, drawn, again, other = (
-        SemanticFeatures(folder, table, "e", kind, {}, seed).item_codes()
+        SemanticFeatures(folder, table, lambda: np.empty((0, 1)), kind, {}, seed).item_codes()
         for kind, seed in (("llm", 1), ("random", 1), ("random", 1), ("random", 2))
     )
     assert (real == drawn)[1:].float().mean() < 0.4

@@ -53,7 +53,6 @@ def test_a_run_out_of_the_band_is_flagged(hit: float, word: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"mask_history": True}, "mask_history True here, False there"),
         ({"MAX_ITEM_LIST_LENGTH": 20}, "MAX_ITEM_LIST_LENGTH 20 here, 50 there"),
         ({"data": BEAUTY | {"users": 22000}}, "users 22,000 here, 22,363 there"),
     ],
@@ -73,8 +72,55 @@ def test_a_source_that_has_seen_the_test_is_said_to_have() -> None:
     assert verdicts_of(popular)[0].differences == ["tested interactions are counted there"]
 
 
-def test_another_loss_is_not_what_the_source_had() -> None:
-    assert verdicts_of(beauty_run(0.083, 0.0416, loss_type="BPR")) == []
+@pytest.mark.parametrize("change", [{"loss_type": "BPR"}, {"objective": "gbce"}])
+def test_another_loss_is_not_what_the_source_had(change: dict[str, Any]) -> None:
+    assert verdicts_of(beauty_run(0.083, 0.0416, **change)) == []
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("form", ["last", "all"])
+@pytest.mark.parametrize("objective", ["softmax", "sampled_softmax"])
+@pytest.mark.parametrize("model", ["SASRec", "eSASRec", "HSTU"])
+def test_a_source_of_another_mask_or_form_says_nothing(model: str, masked: bool, form: str, objective: str) -> None:
+    record = beauty_run(0.09, 0.05, mask_history=masked, train_targets=form, objective=objective)
+    for verdict in verdicts_of(record.model_copy(update={"model": model})):
+        assert verdict.reference.mask_history == masked
+        assert verdict.reference.train_targets == form
+        assert verdict.reference.when["objective"] == objective
+
+
+@pytest.mark.parametrize(
+    ("model", "masked", "form", "objective", "band"),
+    [
+        ("SASRec", False, "last", "softmax", (0.080, 0.087)),
+        ("SASRec", True, "last", "softmax", (0.088, 0.094)),
+        ("SASRec", True, "all", "sampled_softmax", (0.9 * 0.0921, 1.1 * 0.0921)),
+        ("eSASRec", True, "all", "sampled_softmax", (0.9 * 0.0928, 1.1 * 0.0928)),
+        ("HSTU", True, "all", "sampled_softmax", (0.9 * 0.0788, 1.1 * 0.0788)),
+        ("SASRec", False, "all", "softmax", None),
+        ("eSASRec", False, "all", "sampled_softmax", None),
+        ("HSTU", True, "last", "sampled_softmax", None),
+    ],
+)
+def test_each_form_of_beauty_has_the_band_of_its_own_source(
+    model: str, masked: bool, form: str, objective: str, band: tuple[float, float] | None
+) -> None:
+    record = beauty_run(0.09, 0.05, mask_history=masked, train_targets=form, objective=objective)
+    found = [v for v in verdicts_of(record.model_copy(update={"model": model})) if v.metric == "hit@10"]
+    assert [(v.low, v.high) for v in found] == ([pytest.approx(band)] if band else [])
+
+
+def test_records_from_before_there_were_forms_were_trained_at_the_last_position() -> None:
+    assert "train_targets" not in SETTINGS
+    assert {v.reference.train_targets for v in verdicts_of(beauty_run(0.083, 0.0416))} == {"last"}
+
+
+def test_every_reference_says_its_mask_its_form_and_its_source() -> None:
+    _, references = load_references()
+    sequential = {"SASRec", "GRU4Rec", "eSASRec", "HSTU", "gSASRec"}
+    for reference in references:
+        assert reference.source
+        assert (reference.train_targets is not None) == bool(sequential & set(reference.models)), reference.title
 
 
 def test_rows_without_a_reference_say_so() -> None:
@@ -85,15 +131,16 @@ def test_rows_without_a_reference_say_so() -> None:
 
 def test_a_source_with_the_same_data_comes_before_others() -> None:
     statistics = {"users": 6040, "items": 3706, "interactions": 1000209}
-    record = beauty_run(0.3, 0.17, statistics).model_copy(update={"dataset": "ml-1m"})
-    assert {v.reference.title for v in verdicts_of(record)} == {"MovieLens 1M as it is, histories of 200"}
+    record = beauty_run(0.3, 0.17, statistics, mask_history=True, train_targets="all", objective="softmax")
+    (title,) = {v.reference.title for v in verdicts_of(record.model_copy(update={"dataset": "ml-1m"}))}
+    assert title == "MovieLens 1M as it is, histories of 200, a softmax over all items"
 
 
 def test_a_single_number_is_a_band_of_the_tolerance(tmp_path: Path) -> None:
     path = tmp_path / "reference.yaml"
     path.write_text(
         "tolerance: 0.1\nreferences:\n- {title: t, source: s, dataset: beauty, protocol: loo, mask_history: false,"
-        " models: {SASRec: {hit@10: 0.1}}}\n"
+        " train_targets: last, models: {SASRec: {hit@10: 0.1}}}\n"
     )
     (verdict,) = verdicts_of(beauty_run(0.1, 0.05), path)
     assert (verdict.low, verdict.high) == pytest.approx((0.09, 0.11))

@@ -481,3 +481,35 @@ def test_config_files_hold_for_a_prerequisite_too(tmp_path):
 def test_keys_of_the_method_do_not_tell_prerequisites_apart():
     one, other = (stage_one_settings(layered("LLMDMsRec", sigma=sigma)) for sigma in (0.1, 0.9))
     assert one.key() == other.key()
+
+
+# ---- how a next item is trained --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "SASRecText"])
+def test_training_at_every_position_and_other_losses_are_other_runs(model):
+    usual = layered(model).key()
+    changes = [{"train_targets": "all"}, {"objective": "gbce"}, {"n_negatives": 5}, {"log_q": True}]
+    assert len({usual, *(layered(model, **change).key() for change in changes)}) == 5
+    assert layered(model, train_targets="last", objective="softmax").key() == usual
+
+
+@pytest.mark.parametrize("change", [{"train_targets": "all"}, {"objective": "bce"}])
+def test_what_recbole_s_loop_does_not_know_is_refused_for_it(change):
+    refused("RecBole's own loop .* does not know it", model="SASRec", engine="recbole", **change)
+
+
+@pytest.mark.parametrize("change", [{"train_targets": "all"}, {"objective": "bce"}])
+def test_a_pairwise_loss_has_one_target_and_its_own_negatives(change):
+    refused("goes with loss_type: CE, not BPR", model="SASRec", loss_type="BPR", **change)
+
+
+@pytest.mark.parametrize("change", [{"train_targets": "all"}, {"objective": "bce"}, {"n_negatives": 5}])
+def test_a_method_trains_what_it_is_built_on_by_its_own_loss(change):
+    refused("EIMF trains the model it is built on by its own loss", model="EIMF", backbone="SASRec", **change)
+    refused("EIMF has no setting", model="EIMF", **change)
+
+
+def test_a_method_on_sasrec_has_the_key_that_it_had():
+    identity = layered("EIMF", backbone="SASRec").identity()
+    assert not {"train_targets", "objective", "n_negatives", "calibration"} & set(identity)

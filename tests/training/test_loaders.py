@@ -7,7 +7,7 @@ import pytest
 import torch
 from recbole.data.dataloader import KnowledgeBasedDataLoader, TrainDataLoader
 
-from recbole_llm.data.loaders import TrainLoader, UserLoader
+from recbole_llm.data.loaders import SequenceLoader, TrainLoader, UserLoader
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
@@ -45,6 +45,20 @@ def test_a_model_of_labels_is_not_left_without_them(tiny, model, engine):
 
 def test_a_model_that_counts_needs_no_labels(tiny):
     assert training_loader(prepare("Pop", train_neg_sample_args=None))[0].negatives == 0
+
+
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "SASRecText"])
+def test_some_models_learn_from_every_position(tiny, model):
+    loader, note = training_loader(prepare(model, train_targets="all"))
+    assert (type(loader), note) == (SequenceLoader, "")
+
+
+def test_a_class_from_outside_that_reads_one_position_is_not_trained_at_every_one(tiny, workspace):
+    (workspace / "own_last.py").write_text(
+        "from recbole.model.sequential_recommender import SASRec\nclass Mine(SASRec):\n  pass\n"
+    )
+    with pytest.raises(UserError, match="train_targets: all: Mine learns from one position"):
+        training_loader(prepare("own_last:Mine", train_targets="all"))
 
 
 def test_recbole_s_engine_gets_recbole_s_loader(tiny):

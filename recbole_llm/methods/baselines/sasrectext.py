@@ -4,9 +4,9 @@ SASRec (ICDM 2018, arXiv 1808.09781) whose item embeddings are made from text:
 
      e_i = adaptor(t_i) [+ id_i],   score(u, i) = SASRec(e_1 .. e_n) . e_i
 
-``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them. It reads the
-same texts through the same encoder as the LLM methods and asks no LLM: a method's gain over SASRec that is no gain over
-SASRecText did not need one.
+``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them, or the
+item's vector in a file (``--vectors``). It reads the same texts through the same encoder as the LLM methods and asks no
+LLM: a method's gain over SASRec that is no gain over SASRecText did not need one.
 """
 
 from __future__ import annotations
@@ -22,48 +22,76 @@ from recbole.model.sequential_recommender import SASRec
 from torch import nn
 
 from recbole_llm.compat.fast import accelerated
-from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.settings import SASRecTextSettings
 
 
-def mean_item_texts(features: Any, columns: list[str]) -> torch.Tensor:
-    """``(n_items, d)`` mean of the vectors of some text columns of each item; zero where all are missing.
+class MadeItemEmbedding(nn.Module):
+    """Stands where a model has ``nn.Embedding`` of items: a table that is computed. Subclasses give it."""
 
-    Raises:
-        UserError: no item has a text in them, or profiles are asked for that nobody gave.
-    """
-    vectors = features.text_vectors()
-    found = {column: features.item_text_ids(column, exchange=True) for column in columns}
-    filled = {column for column, ids in found.items() if bool((ids >= 0).any())}
-    if "profile_text" in set(columns) - filled:
-        raise UserError("text_columns: no item has a profile_text; --profiles=FILE gives them.")
-    if not filled:
-        raise UserError(f"text_columns={columns}: no item has a text there, and a model of no text learns nothing.")
-    ids = torch.stack([found[column] for column in columns], dim=1)
-    present = ids >= 0
-    total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
-    return total / present.sum(dim=1, keepdim=True).clamp(min=1)
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: torch.Tensor | None = None
+
+    def table(self) -> torch.Tensor:
+        """``(n_items, size)``: made anew in each call; what row 0 holds does not count."""
+        raise NotImplementedError
+
+    @property
+    def looked_up(self) -> torch.Tensor:
+        """``(n_items, size)``: the table that items are looked up in; row 0, the padding item, is zero."""
+        if self._made is not None:
+            return self._made
+        table = self.table()
+        keep = torch.ones(len(table), 1, device=table.device)
+        keep[0] = 0.0
+        return table * keep
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """``(n_items, size)``: the table that scores are taken with."""
+        return self.looked_up
+
+    @contextmanager
+    def made_once(self) -> Iterator[None]:
+        """Make the table once for everything inside: a batch looks items up many times."""
+        self._made = self.looked_up
+        try:
+            yield
+        finally:
+            self._made = None
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Embeddings of some items."""
+        return F.embedding(ids, self.looked_up, padding_idx=0)
 
 
 class SASRecText(SequentialRecommender):
     """SASRec with text embeddings; ``with_ids`` adds id embeddings. Without semantic features it is SASRec."""
 
     reads_past_length = False
+    every_position = True
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
+        self.backbone = self.make_backbone(config, dataset)
+        self.has_texts = dataset.semantics is not None
+        if self.has_texts:
+            self.backbone.item_embedding = self.text_embedding(config, dataset.semantics)
+
+    def make_backbone(self, config: Any, dataset: Any) -> Any:
+        """The SASRec that reads the embeddings."""
+        return accelerated(SASRec)(config, dataset)
+
+    def text_embedding(self, config: Any, features: Any) -> MadeItemEmbedding:
+        """What takes the place of the backbone's embeddings."""
         settings = SASRecTextSettings.of(config)
-        self.backbone: Any = accelerated(SASRec)(config, dataset)
-        features = dataset.semantics
-        self.has_texts = features is not None
-        if features is not None:
-            self.backbone.item_embedding = TextItemEmbedding(
-                mean_item_texts(features, list(settings.text_columns)),
-                int(config["hidden_size"]),
-                settings.adaptor,
-                settings.with_ids,
-                float(config["initializer_range"]),
-            )
+        return TextItemEmbedding(
+            features.item_vectors(settings.text_columns)[0],
+            int(config["hidden_size"]),
+            settings.adaptor,
+            settings.with_ids,
+            float(config["initializer_range"]),
+        )
 
     def _ask(self, question: str, interaction: Any) -> torch.Tensor:
         answer = getattr(self.backbone, question)
@@ -73,7 +101,7 @@ class SASRecText(SequentialRecommender):
             return answer(interaction)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The loss of its SASRec: a softmax over all items, or BPR."""
+        """The loss of its SASRec."""
         return self._ask("calculate_loss", interaction)
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -88,8 +116,8 @@ class SASRecText(SequentialRecommender):
 ADAPTORS = ("linear", "mlp")
 
 
-class TextItemEmbedding(nn.Module):
-    """Stands where a model has ``nn.Embedding`` of items: ``adaptor(t_i)``, plus an id embedding by choice.
+class TextItemEmbedding(MadeItemEmbedding):
+    """``adaptor(t_i)``, plus an id embedding by choice.
 
     Args:
         texts: ``(n_items, d_enc)`` frozen text vectors; zero rows for items without text.
@@ -120,29 +148,8 @@ class TextItemEmbedding(nn.Module):
             else:
                 # Text vectors have norm one: this keeps the embeddings on the scale of id embeddings.
                 nn.init.xavier_normal_(parameter)
-        self._made: torch.Tensor | None = None
 
-    @property
-    def weight(self) -> torch.Tensor:
-        """``(n_items, size)``: the table that scores are taken with; row 0, the padding item, is zero."""
-        if self._made is not None:
-            return self._made
-        table = self.adaptor(self.texts)
-        if self.ids is not None:
-            table = table + self.ids.weight
-        keep = torch.ones(len(table), 1, device=table.device)
-        keep[0] = 0.0
-        return table * keep
-
-    @contextmanager
-    def made_once(self) -> Iterator[None]:
-        """Make the table once for everything inside: a batch looks items up many times."""
-        self._made = self.weight
-        try:
-            yield
-        finally:
-            self._made = None
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings of some items."""
-        return F.embedding(ids, self.weight, padding_idx=0)
+    def table(self) -> torch.Tensor:
+        """The items' embeddings."""
+        table: torch.Tensor = self.adaptor(self.texts)
+        return table if self.ids is None else table + self.ids.weight

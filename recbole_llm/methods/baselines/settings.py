@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, Positive, Whole
+from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Positive, Whole
 from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
@@ -109,9 +109,116 @@ class MSGIFSRSettings(SoftmaxSettings):
     repeat_explore: bool = setting("Give items of the session and the others a softmax each, and weigh the two.")
 
 
-class SASRecTextSettings(SettingsModel):
+class PopRecentSettings(SettingsModel):
+    """PopRecent (arXiv 2005.13829)."""
+
+    days: list[int] = setting("Numbers of days that are tried, one an epoch; 0 counts all the time before.")
+
+
+class PopUserSettings(SettingsModel):
+    """PopUser (arXiv 1511.06939): it has none."""
+
+
+class MarkovChainSettings(SettingsModel):
+    """MarkovChain (arXiv 1803.09587)."""
+
+    smoothing: Amount = setting("Interactions by popularity that are added to the transitions of each item.")
+
+
+class ListsSettings(SettingsModel):
+    """Lists made elsewhere."""
+
+    lists: str | None = setting("File of lists made elsewhere: user_id, item_id, and rank or score.", Role.FOLDER)
+    list_name: str | None = setting("What the row is called; the file's name where it is null.")
+
+
+_Weighting = Literal["div", "linear", "quadratic", "log", "same"]
+
+
+class VSKNNSettings(SettingsModel):
+    """V-SKNN (arXiv 1803.09587)."""
+
+    k: Count = setting("Nearest sessions.")
+    sample_size: Whole = setting("Newest sessions among which these are; 0 for all.")
+    weighting: _Weighting = setting("How items of the session count by their place.")
+    score_weighting: _Weighting = setting("How a neighbour counts by the place of the newest item that it shares.")
+
+
+class SequenceSettings(NextItemSettings):
+    """What our own sequential models share."""
+
+    loss_type: Literal["CE"] = setting("A loss of single targets; objective says which.")
+    hidden_size: Count = setting("Dimension d of item vectors and states.")
+    n_layers: Count = setting("Layers.")
+    n_heads: Count = setting("Attention heads, of d / n_heads numbers each.")
+    hidden_dropout_prob: Dropout = setting("Dropout of the layers.")
+    attn_dropout_prob: Dropout = setting("Dropout of attention weights.")
+    initializer_range: Amount = setting("Deviation of initial embeddings.")
+
+    def check(self, values: Mapping[str, Any]) -> None:
+        """Heads divide the dimension among them.
+
+        Raises:
+            UserError: they cannot.
+        """
+        super().check(values)
+        if self.hidden_size % self.n_heads:
+            raise UserError(f"hidden_size={self.hidden_size} is no multiple of n_heads={self.n_heads}.")
+
+
+class ESASRecSettings(SequenceSettings):
+    """eSASRec (arXiv 2508.06450)."""
+
+    inner_size: Count = setting("Width of the feed-forward layers.")
+
+
+class GSASRecSettings(SequenceSettings):
+    """gSASRec (arXiv 2308.07192)."""
+
+
+class HSTUSettings(SequenceSettings):
+    """HSTU (arXiv 2402.17152)."""
+
+    temperature: Positive = setting("Temperature of the cosine scores.")
+    position_bias: bool = setting("Bias attention by relative place.")
+    time_bias: bool = setting("Bias attention by the time between two items.")
+    time_buckets: Count = setting("Buckets of that time, by its logarithm.")
+
+
+class SASRecTextSettings(NextItemSettings):
     """SASRecText: SASRec (arXiv 1808.09781) over frozen text vectors; the Transformer's settings are RecBole's."""
 
     text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
     adaptor: Literal["linear", "mlp"] = setting("Map from text vectors to item vectors.")
     with_ids: bool = setting("Add learned item vectors.")
+
+
+class UniSRecSettings(NextItemSettings):
+    """UniSRec (arXiv 2206.05941); the Transformer's settings are RecBole's."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    n_experts: Count = setting("Experts of the adaptor.")
+    adaptor_dropout: Dropout = setting("Dropout on text vectors before an expert.")
+    with_ids: bool = setting("Add learned item vectors (transductive).")
+    temperature: Positive = setting("Temperature of the cosine scores.")
+
+
+class AlphaRecSettings(SettingsModel):
+    """AlphaRec (arXiv 2407.05441)."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    embedding_size: Count = setting("Dimension of the mapped vectors.")
+    n_layers: Whole = setting("Steps on the user-item graph.")
+    temperature: Positive = setting("Temperature of the contrast.")
+    n_negatives: Count = setting("Items that are drawn for each target.")
+    shared_negatives: bool = setting("Draw negatives once for a batch instead of once for each target.")
+
+
+class LLMESRSettings(SequenceSettings):
+    """LLM-ESR (arXiv 2405.20646)."""
+
+    text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
+    inner_size: Count = setting("Width of the feed-forward layers.")
+    cross_attention: bool = setting("Let each view be asked by the other.")
+    distillation_weight: Amount = setting("Weight of the distance to similar users; 0 turns it off.")
+    similar_users: Count = setting("Users that teach a user.")

@@ -27,7 +27,7 @@ import torch
 from recbole.model.sequential_recommender.srgnn import GNN
 from torch import nn
 
-from recbole_llm.layers.bucketing import by_length
+from recbole_llm.layers.bucketing import by_length, padded
 from recbole_llm.layers.session_graph import session_graph
 from recbole_llm.layers.target_attention import Attended, attended_cross_entropy, score_all, score_items
 from recbole_llm.methods.baselines.session import Session, SessionModel
@@ -64,12 +64,7 @@ class TAGNN(SessionModel):
 
     def encode(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> Session:
         """``[s_global ; s_local]``, and the states that scores attend to."""
-        width = item_seq.shape[1]
-
-        def padded(seq: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            return nn.functional.pad(self.states(seq, lengths), (0, 0, 0, width - seq.shape[1]))
-
-        states = by_length(padded, item_seq, item_seq_len)
+        states = by_length(padded(self.states, item_seq.shape[1]), item_seq, item_seq_len)
         attended = Attended(states, self.target(states), item_seq_len)
         local = self.gather_indexes(states, item_seq_len - 1)
         energy = self.query(torch.sigmoid(self.last(local)[:, None] + self.each(states)))

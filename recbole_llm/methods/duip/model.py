@@ -120,14 +120,11 @@ class DUIP(SequentialRecommender):
         features = dataset.semantics
         if features is None:
             return [""] + [f"item {number}" for number in range(1, self.n_items)], None
-        ids = features.item_text_ids("title_text", exchange=True)
         titles = features.shown_texts("title_text")
         if settings.prompt_categories:
             categories = features.shown_texts("categories_text")
             titles = [f"{t} ({c})" if c else t for t, c in zip(titles, categories, strict=True)]
-        vectors = features.text_vectors()
-        table = torch.where(ids[:, None] >= 0, vectors[ids.clamp(min=0)], torch.zeros(1, vectors.shape[1]))
-        return titles, F.normalize(table, dim=1)
+        return titles, F.normalize(features.item_vectors(["title_text"])[0], dim=1)
 
     def _add_language_model(self, settings: DUIPSettings, negatives: int, titles: list[str], hidden: int) -> int:
         fixed = [BEFORE, AFTER, OFFERED, ASKED, ".;"]

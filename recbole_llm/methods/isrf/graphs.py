@@ -5,49 +5,10 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from recbole_llm.layers.neighbours import nearest_neighbours
 from recbole_llm.layers.propagation import SparseGraph
-
-
-def mean_of_layers(graph: SparseGraph, start: torch.Tensor, layers: int) -> torch.Tensor:
-    """LightGCN (SIGIR 2020, equation 8): mean of ``A^l x`` for ``l`` from 0 to ``layers``.
-
-    Args:
-        graph: the normalised adjacency matrix.
-        start: ``(n, d)``.
-        layers: propagation steps.
-    """
-    total = current = start
-    for _ in range(layers):
-        current = graph @ current
-        total = total + current
-    return total / (layers + 1)
-
-
-@torch.no_grad()
-def nearest_neighbours(vectors: torch.Tensor, k: int, block_mib: int = 256) -> torch.Tensor:
-    """``(n, k)`` int64 row numbers of the most similar other rows by cosine, best first.
-
-    Similarities are made block by block, so that memory is a block's and not ``n^2``.
-
-    Args:
-        vectors: ``(n, d)``.
-        k: neighbours of a row; fewer where there are fewer rows.
-        block_mib: memory for one block of similarities.
-    """
-    unit = F.normalize(vectors.float(), dim=1)
-    count = len(unit)
-    k = min(k, count - 1)
-    rows = max(1, (block_mib << 20) // (4 * count))
-    found = torch.empty((count, max(0, k)), dtype=torch.int64)
-    for begin in range(0, count, rows):
-        similar = unit[begin : begin + rows] @ unit.T
-        place = torch.arange(len(similar), device=similar.device)
-        similar[place, place + begin] = -torch.inf
-        found[begin : begin + rows] = similar.topk(k, dim=1).indices.cpu()
-    return found
 
 
 def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int) -> SparseGraph:

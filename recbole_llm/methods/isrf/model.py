@@ -44,12 +44,12 @@ from torch import nn
 from recbole_llm.errors import UserError
 from recbole_llm.layers.alignment import info_nce, soft_target_alignment
 from recbole_llm.layers.packing import TokenTable
-from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency
+from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency, mean_of_layers
 from recbole_llm.layers.text_projection import pca
 from recbole_llm.lm.load import SEQ2SEQ, load_language_model
 from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.isrf.decoding import ItemTrie, beam_scores, exact_scores
-from recbole_llm.methods.isrf.graphs import Adapter, mean_of_layers, similar_users_graph
+from recbole_llm.methods.isrf.graphs import Adapter, similar_users_graph
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.numbers import (
     appearance_numbers,
@@ -129,9 +129,8 @@ class GroupInterests(nn.Module):
         self.layers = settings.user_graph_layers
         self.users = nn.Parameter(torch.randn(dataset.user_num, size) * settings.graph_init_std)
         features = dataset.semantics
-        ids = features.user_text_ids(USER_COLUMNS[settings.user_text])
-        vectors = features.text_vectors()[ids.clamp(min=0)]
-        self.graph = similar_users_graph(vectors, ids >= 0, settings.similar_users).to(config["device"])
+        vectors, known = features.user_vectors(USER_COLUMNS[settings.user_text])
+        self.graph = similar_users_graph(vectors, known, settings.similar_users).to(config["device"])
 
     def forward(self) -> torch.Tensor:
         """``(n_users, d)``."""
@@ -143,10 +142,9 @@ def _item_semantics(settings: ISRFSettings, dataset: Any) -> torch.Tensor | None
     features = dataset.semantics
     if features is None:
         return None
-    ids = features.item_text_ids(ITEM_COLUMNS[settings.item_text], suffix="itemprofile", exchange=True)
-    known = ids >= 0
-    reduced = pca(F.normalize(features.text_vectors()[ids[known]], dim=1), settings.pca_size)
-    table = torch.zeros(len(ids), reduced.shape[1])
+    vectors, known = features.item_vectors([ITEM_COLUMNS[settings.item_text]], suffix="itemprofile")
+    reduced = pca(F.normalize(vectors[known], dim=1), settings.pca_size)
+    table = torch.zeros(len(known), reduced.shape[1])
     table[known] = reduced
     return table
 

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from recbole_llm.layers.alignment import soft_target_alignment
-from recbole_llm.methods.isrf.graphs import mean_of_layers, nearest_neighbours, similar_users_graph
+from recbole_llm.layers.neighbours import nearest_neighbours
+from recbole_llm.layers.propagation import mean_of_layers
+from recbole_llm.methods.isrf.graphs import similar_users_graph
 
 
 @pytest.mark.parametrize("block_mib", [0, 1, 256])

@@ -1,0 +1,211 @@
+"""Vectors of items or users that were made elsewhere (``--vectors=FILE``).
+
+=================  ==================================================================================================
+``NAME.npy``       the matrix, one row an item or a user; ``NAME.ids`` beside it has ``item_id`` or ``user_id`` in its
+                   first line and then an id a line, in the order of the rows
+``.safetensors``   one tensor, or one of several that is called ``vectors``; a JSON list of ids in the metadata under
+                   ``item_id`` or ``user_id``, or ``NAME.ids`` beside it
+``.parquet``       a column ``item_id`` or ``user_id``, and ``vector``, a list a row
+=================  ==================================================================================================
+
+No file is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+ITEM, USER = "item_id", "user_id"
+_KEYS = (ITEM, USER)
+_TENSOR = "vectors"
+
+
+@dataclass(frozen=True)
+class GivenVectors:
+    """The vectors of a file.
+
+    Attributes:
+        key: ``item_id`` or ``user_id``: what a row is of.
+        tokens: the rows' ids.
+        matrix: ``(n, d)`` float32.
+        name: of the file, with the first digits of its hash.
+        sha256: of the file and its list of ids.
+    """
+
+    key: str
+    tokens: tuple[str, ...]
+    matrix: np.ndarray
+    name: str
+    sha256: str
+
+    def aligned(self, tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Vectors ``(len(tokens), d)`` of a dataset's ids, zero where there is none, and which have one.
+
+        Raises:
+            UserError: not one of the ids is a row's.
+        """
+        place = {token: row for row, token in enumerate(self.tokens)}
+        rows = np.array([place.get(token, -1) for token in tokens], dtype=np.int64)
+        rows[0] = -1  # padding
+        known = rows >= 0
+        if not known.any():
+            raise UserError(
+                f"--vectors: none of the {len(self.tokens)} rows of {self.name} is a {self.key} of this dataset. "
+                f"Here they are such as {', '.join(tokens[1:4])}, there such as {', '.join(self.tokens[:3])}."
+            )
+        found = np.zeros((len(rows), self.matrix.shape[1]), dtype=np.float32)
+        found[known] = self.matrix[rows[known]]
+        return found, known
+
+    def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
+        """For the record: what the file holds, and how much of a dataset it knows."""
+        known = int(self.aligned(tokens)[1].sum())
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "of": self.key,
+            "dimensions": self.matrix.shape[1],
+            "rows": len(self.tokens),
+            "known": known,
+            "missing": len(tokens) - 1 - known,
+        }
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold the vectors of a path: itself, and its list of ids.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if not path.is_file():
+        raise UserError(f"--vectors={path}: there is no such file.")
+    return [path, *filter(Path.is_file, [path.with_suffix(".ids")])]
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of the vectors of a path, its list of ids included."""
+    hashes = list(map(file_sha256, files_of(path)))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def read_vectors(path: Path) -> GivenVectors:
+    """The vectors of a file, read once.
+
+    Raises:
+        UserError: the file is missing, damaged, of another form, or its rows do not fit its ids.
+    """
+    return _read(path, digest(path))
+
+
+@cache
+def _read(path: Path, sha256: str) -> GivenVectors:
+    readers = {".npy": _from_npy, ".safetensors": _from_safetensors, ".parquet": _from_parquet}
+    reader = readers.get(path.suffix)
+    if reader is None:
+        raise UserError(f"--vectors={path}: give a file that ends in {', '.join(readers)}.")
+    try:
+        key, tokens, matrix = reader(path)
+    except UserError:
+        raise
+    except Exception as error:  # three libraries, each with errors of its own
+        raise UserError(f"--vectors={path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    _check(path, tokens, matrix)
+    return GivenVectors(key, tuple(tokens), matrix.astype(np.float32), f"{path.stem}#{sha256[:6]}", sha256)
+
+
+def _check(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> None:
+    if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "fiu":
+        raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {matrix.shape}.")
+    if len(tokens) != len(matrix):
+        raise UserError(f"--vectors={path} has {len(matrix)} rows and {len(tokens)} ids.")
+    if len(set(tokens)) < len(tokens):
+        twice = next(token for token in tokens if tokens.count(token) > 1)
+        raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
+    wrong = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    if len(wrong):
+        raise UserError(f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds what is no finite number.")
+
+
+def _ids_beside(path: Path) -> tuple[str, list[str]]:
+    ids = path.with_suffix(".ids")
+    if not ids.is_file():
+        raise UserError(
+            f"--vectors={path}: {ids.name} beside it is to name the rows: item_id or user_id, then the ids."
+        )
+    first, *tokens = ids.read_text(encoding="utf-8-sig").splitlines()
+    key = first.strip().partition(":")[0]  # item_id:token, as atomic files have it
+    if key not in _KEYS:
+        raise UserError(f"{ids}: the first line is item_id or user_id, not {first[:40]!r}.")
+    return key, [token for token in tokens if token]
+
+
+def _from_npy(path: Path) -> tuple[str, list[str], np.ndarray]:
+    key, tokens = _ids_beside(path)
+    return key, tokens, np.load(path, allow_pickle=False)
+
+
+def _from_safetensors(path: Path) -> tuple[str, list[str], np.ndarray]:
+    from safetensors import safe_open  # brings torch along
+
+    with safe_open(path, framework="pt") as file:
+        names, metadata = list(file.keys()), file.metadata() or {}
+        name = names[0] if len(names) == 1 else _TENSOR
+        if name not in names:
+            raise UserError(f"--vectors={path} has the tensors {', '.join(names)}: call one of them {_TENSOR}.")
+        matrix = file.get_tensor(name).float().numpy()  # numpy knows no bfloat16
+    key = next((key for key in _KEYS if key in metadata), None)
+    if key is None:
+        return *_ids_beside(path), matrix
+    tokens = json.loads(metadata[key])
+    if not isinstance(tokens, list):
+        raise UserError(f"--vectors={path}: {key} in its metadata is no JSON list.")
+    return key, list(map(str, tokens)), matrix
+
+
+def _from_parquet(path: Path) -> tuple[str, list[str], np.ndarray]:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path)
+    except ImportError as error:
+        raise UserError(f"--vectors={path}: parquet files want pyarrow: pip install 'recbole-llm[parquet]'.") from error
+    key = next((key for key in _KEYS if key in frame), None)
+    if key is None or "vector" not in frame:
+        raise UserError(
+            f"--vectors={path} has the columns {', '.join(map(str, frame))}: item_id or user_id, and vector."
+        )
+    vectors = list(frame["vector"])
+    if len({len(vector) for vector in vectors}) > 1:
+        raise UserError(f"--vectors={path}: its vectors are of several lengths.")
+    return key, frame[key].astype(str).tolist(), np.array([np.asarray(vector) for vector in vectors])
+
+
+def given_vectors(paths: Sequence[str] | None) -> dict[str, GivenVectors]:
+    """The vectors of some files by what they are of.
+
+    Raises:
+        UserError: two files are of the same.
+    """
+    found: dict[str, GivenVectors] = {}
+    for path in paths or ():
+        vectors = read_vectors(Path(path))
+        if vectors.key in found:
+            raise UserError(
+                f"--vectors: {vectors.name} and {found[vectors.key].name} both have one row a {vectors.key}."
+            )
+        found[vectors.key] = vectors
+    return found

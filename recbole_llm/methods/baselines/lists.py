@@ -1,0 +1,134 @@
+"""Lists: lists that were made elsewhere (``--lists=FILE``) as a row of the table; no model of a paper.
+
+A text file with a header, its columns parted by tabs or commas: ``user_id``, ``item_id``, and ``rank`` (1 is best) or
+``score`` (the highest is best); where a protocol has several cases a user, ``position`` too, the place of the target in
+the user's whole history. What ``recommend`` writes is such a file. Where both stand there, ``rank`` counts.
+
+     score_i = -rank_i or score_i for what is listed; all other items tie below it
+
+Cases, masks, metrics and tests are those of any row. Ties count as their expectation, so that a list of ``K`` items has
+the metrics of the model that made it up to ``@K``, to the digit. A user without a list has items in no order.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.atomic import open_text
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.methods.baselines.counting import CountingModel
+from recbole_llm.methods.baselines.settings import ListsSettings
+
+logger = logging.getLogger(__name__)
+
+_NEEDED = ("user_id", "item_id")
+
+
+class Lists(CountingModel):
+    """Scores of a file."""
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        settings = ListsSettings.of(config)
+        if not settings.lists:
+            raise UserError("--model=Lists takes lists made elsewhere: give --lists=FILE.")
+        path = Path(settings.lists)
+        frame = read_lists(path)
+        table, cases = dataset.table, dataset.split.test
+        self.by_position = "position" in frame
+        if not self.by_position and len(np.unique(cases.user)) < len(cases):
+            raise UserError(
+                f"--lists={path}: the protocol {config['protocol']} has several cases a user; give the place of each "
+                "target in its user's history, counted from 0, in a column position."
+            )
+        users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
+        items = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
+        user = frame["user_id"].map(users).fillna(0).to_numpy(dtype=np.int64)
+        item = frame["item_id"].map(items).fillna(0).to_numpy(dtype=np.int64)
+        key = self._keys(user, frame["position"].to_numpy()) if self.by_position else user
+        kept = (user > 0) & (item > 0)
+        order = np.flatnonzero(kept)[np.argsort(key[kept], kind="stable")]
+        self.key, self.item, self.value = key[order], item[order], frame["value"].to_numpy()[order]
+        self.below = float(frame["value"].min()) - 1.0
+        wanted = self._keys(cases.user, cases.end - np.asarray(table.offsets)[cases.user])
+        length = self._ends(wanted, "right") - self._ends(wanted, "left")
+        if not length.any():
+            raise UserError(
+                f"--lists={path}: none of its {len(frame)} rows is of a test case and an item of this dataset; the "
+                f"first names the user {frame['user_id'].iloc[0]!r}, the item {frame['item_id'].iloc[0]!r}."
+            )
+        self.lists_facts = {
+            "name": f"{settings.list_name or path.stem}#{file_sha256(path)[:6]}",
+            "sha256": file_sha256(path),
+            "rows": len(frame),
+            "cases": len(cases),
+            "cases_without_list": int((length == 0).sum()),
+            "shortest": int(length[length > 0].min()),
+            "unknown_users": int(frame["user_id"][user == 0].nunique()),
+            "unknown_items": int(frame["item_id"][item == 0].nunique()),
+            "rows_of_unknown_items": int((item == 0).sum()),
+        }
+        logger.info("%s: %s", path, ", ".join(f"{name} {value}" for name, value in self.lists_facts.items()))
+
+    def _keys(self, user: np.ndarray, position: np.ndarray) -> np.ndarray:
+        """One number for each case."""
+        return user * (1 << 32) + position if self.by_position else user
+
+    def _ends(self, keys: np.ndarray, side: Any) -> np.ndarray:
+        return np.searchsorted(self.key, keys, side=side)
+
+    def scores(self, interaction: Any) -> np.ndarray:
+        """What the file says; the same for all that it does not list."""
+        user, position = (interaction[name].cpu().numpy() for name in (self.USER_ID, "position"))
+        keys = self._keys(user, position)
+        found = np.full((len(keys), self.n_items), self.below)
+        for line, (begin, end) in enumerate(zip(self._ends(keys, "left"), self._ends(keys, "right"), strict=True)):
+            found[line, self.item[begin:end]] = self.value[begin:end]
+        return found
+
+
+def read_lists(path: Path) -> pd.DataFrame:
+    """``user_id`` and ``item_id`` as text, ``value``, the higher the better, and ``position`` where the file has it.
+
+    Raises:
+        UserError: the file cannot be read, lacks a column, or holds what is no number, or an item twice in a list.
+    """
+    try:
+        with open_text(path) as stream:
+            mark = "\t" if "\t" in stream.readline() else ","
+        frame = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise UserError(f"--lists={path}: there is no such file.") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--lists={path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    frame.columns = [str(name).strip().partition(":")[0] for name in frame.columns]  # atomic files name types too
+    lacking = [name for name in _NEEDED if name not in frame]
+    ranked = next((name for name in ("rank", "score") if name in frame), None)
+    if lacking or ranked is None or not len(frame):
+        raise UserError(
+            f"--lists={path} has {len(frame)} rows of {', '.join(frame.columns)}: the columns user_id, item_id, and "
+            "rank or score are wanted."
+        )
+    values = _numbers(path, frame, ranked)
+    found = frame[[*_NEEDED]].assign(value=-values if ranked == "rank" else values)
+    if "position" in frame:
+        found["position"] = _numbers(path, frame, "position").astype(np.int64)
+    again = found.duplicated([name for name in found if name != "value"])
+    if again.any():
+        first = found[again].iloc[0]
+        raise UserError(f"--lists={path}: the item {first.item_id!r} stands twice in a list of {first.user_id!r}.")
+    return found
+
+
+def _numbers(path: Path, frame: pd.DataFrame, name: str) -> np.ndarray:
+    values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
+    wrong = np.flatnonzero(~np.isfinite(values))
+    if len(wrong):
+        raise UserError(f"--lists={path}, line {wrong[0] + 2}: {name} is no number: {frame[name].iloc[wrong[0]]!r}.")
+    return values

@@ -1,0 +1,202 @@
+"""Models that count: each against its definition, worked out case by case."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from recbole_llm.data.loaders import EvalLoader
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.tuning.space import read_space
+from recbole_llm.utils.yaml import properties_folder
+from tests.data.build import write_rows
+from tests.helpers import StopAt, make_run, prepare, runner, write_tiny
+
+COUNTING = ("PopRecent", "PopUser", "MarkovChain", "VSKNN")
+DAY = 86_400
+
+
+def training_histories(prepared: Prepared) -> dict[int, list[tuple[int, int]]]:
+    """Items and times of each user's training rows, in order."""
+    table, found = prepared.dataset.table, {}
+    for row in prepared.dataset.split.train_rows:
+        found.setdefault(int(table.user[row]), []).append((int(table.item[row]), int(table.time[row])))
+    return found
+
+
+def cases_of(prepared: Prepared, phase: str = "test") -> tuple[Any, list[tuple[int, list[int], int]]]:
+    """The batch of all cases of a phase; user, visible items and time of the last one of each."""
+    table, cases = prepared.dataset.table, getattr(prepared.dataset.split, phase)
+    batch = EvalLoader(prepared.device_table(), cases, len(cases), True).batch(np.arange(len(cases)))
+    longest = int(prepared.config["MAX_ITEM_LIST_LENGTH"])
+    lines = [
+        (int(user), table.item[max(start, end - longest) : end].tolist(), int(table.time[end - 1]))
+        for user, start, end in zip(cases.user, cases.start, cases.end, strict=True)
+    ]
+    return batch, lines
+
+
+def popularity(prepared: Prepared) -> dict[int, float]:
+    counts = Counter(item for history in training_histories(prepared).values() for item, _ in history)
+    return {item: counts[item] / (max(counts.values()) + 1) for item in range(prepared.dataset.item_num)}
+
+
+@pytest.mark.parametrize("days", [1, 30, 0])
+@pytest.mark.parametrize("protocol", ["loo", "user_split"])
+def test_poprecent_counts_the_days_before_the_last_item(tiny: Path, days: int, protocol: str) -> None:
+    prepared = prepare("PopRecent", days=[days], protocol=protocol)
+    batch, lines = cases_of(prepared)
+    scores = prepared.model.full_sort_predict(batch)
+    fraction = popularity(prepared)
+    trained = [pair for history in training_histories(prepared).values() for pair in history]
+    counted = 0
+    for line, (_, _, now) in enumerate(lines):
+        since = now - days * DAY if days else -math.inf
+        recent = Counter(item for item, time in trained if since < time <= now)
+        counted += sum(recent.values())
+        expected = [recent[item] + fraction[item] for item in range(prepared.dataset.item_num)]
+        assert scores[line].tolist() == pytest.approx(expected)
+    assert counted
+
+
+def test_poprecent_takes_the_days_that_validate_best(tiny: Path) -> None:
+    """What each number of days gives alone is what the curve says of its epoch, and the best is tested."""
+    days = [1, 20, 60, 0]
+    alone = [runner().run(make_run("PopRecent", days=[n], epochs=1)) for n in days]
+    found = runner().run(make_run("PopRecent", days=days, epochs=4))
+    curve = [entry["valid"]["ndcg@10"] for entry in found.curve]
+    assert curve == [record.curve[0]["valid"]["ndcg@10"] for record in alone]
+    assert len(set(curve)) > 1
+    assert found.best_epoch is not None
+    assert curve[found.best_epoch - 1] == max(curve)
+    assert found.metrics == alone[found.best_epoch - 1].metrics
+
+
+def test_an_interrupted_choice_of_days_goes_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("PopRecent", days=[1, 20, 60, 0], epochs=4)
+    whole = Runner(ResultStore("whole")).run(make_run("PopRecent", days=[1, 20, 60, 0], epochs=4, checkpoint_dir="w"))
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(run)
+    found = runner().run(run)
+    assert [e["valid"] for e in found.curve] == [e["valid"] for e in whole.curve]
+    assert found.metrics == whole.metrics
+
+
+@pytest.mark.parametrize("times", ["ordinal", "missing"])
+def test_days_want_times_that_compare(workspace: Path, times: str) -> None:
+    folder = workspace / "dataset" / "walks"
+    folder.mkdir(parents=True)
+    rows = [(f"u{user}", f"i{(user + place) % 9}", place + 1) for user in range(12) for place in range(5)]
+    write_rows(folder / "walks.inter", rows, "user_id:token\titem_id:token\ttimestamp:float")
+    more = {"load_col": {"inter": ["user_id", "item_id"]}, "protocol": "user_split"} if times == "missing" else {}
+    with pytest.raises(UserError, match="PopRecent counts days: it needs times"):
+        prepare("PopRecent", "walks", **more)
+
+
+@pytest.mark.parametrize("protocol", ["loo", "user_split"])
+def test_popuser_counts_in_the_history(tiny: Path, protocol: str) -> None:
+    prepared = prepare("PopUser", protocol=protocol)
+    batch, lines = cases_of(prepared)
+    scores = prepared.model.full_sort_predict(batch)
+    fraction = popularity(prepared)
+    for line, (_, items, _) in enumerate(lines):
+        own = Counter(items)
+        expected = [own[item] + fraction[item] for item in range(prepared.dataset.item_num)]
+        assert scores[line].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 3.0])
+@pytest.mark.parametrize("protocol", ["loo", "session"])
+def test_markov_chain_counts_what_follows_in_training(tiny: Path, smoothing: float, protocol: str) -> None:
+    prepared = prepare("MarkovChain", smoothing=smoothing, protocol=protocol)
+    histories = training_histories(prepared).values()
+    pairs = Counter((a, b) for history in histories for (a, _), (b, _) in pairwise(history))
+    left = Counter(first for first, _ in pairs.elements())
+    share = Counter(item for history in histories for item, _ in history)
+    batch, lines = cases_of(prepared)
+    scores = prepared.model.full_sort_predict(batch)
+    for line, (_, items, _) in enumerate(lines):
+        last = items[-1]
+        for item in range(1, prepared.dataset.item_num):
+            total = left[last] + smoothing
+            expected = (pairs[last, item] + smoothing * share[item] / share.total()) / total if total else 0.0
+            assert float(scores[line, item]) == pytest.approx(expected)
+
+
+WEIGHTS = {
+    "div": lambda p, n: p / n,
+    "linear": lambda p, n: max(0.0, 1 - (n - p) / 10),
+    "quadratic": lambda p, n: (p / n) ** 2,
+    "log": lambda p, n: 1 / math.log10(n - p + 1.7),
+    "same": lambda p, n: 1.0,
+}
+DECAYS = {
+    "div": lambda q: 1 / q,
+    "linear": lambda q: max(0.0, 1 - q / 10),
+    "quadratic": lambda q: 1 / q**2,
+    "log": lambda q: 1 / math.log10(q + 1.7),
+    "same": lambda q: 1.0,
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize(("k", "sample_size", "protocol"), [(5, 0, "loo"), (7, 15, "loo"), (500, 12, "user_split")])
+def test_vsknn_scores_by_its_nearest_sessions(tiny: Path, name: str, k: int, sample_size: int, protocol: str) -> None:
+    weighting, decay = {"weighting": name, "score_weighting": name}, DECAYS[name]
+    prepared = prepare("VSKNN", k=k, sample_size=sample_size, protocol=protocol, **weighting)
+    past = training_histories(prepared)
+    batch, lines = cases_of(prepared)
+    scores = prepared.model.full_sort_predict(batch)
+    for line, (user, items, _) in enumerate(lines):
+        n, places = len(items), {item: place for place, item in enumerate(items, start=1)}
+        near = []
+        for owner, history in sorted(past.items()):
+            shared = places.keys() & {item for item, _ in history}
+            similarity = sum(WEIGHTS[name](places[item], n) for item in shared) / len(places)
+            if owner != user and similarity > 0:
+                newest = max(places[item] for item in shared)
+                near.append((similarity, history, decay(n + 1 - newest), max(time for _, time in history)))
+        near = sorted(near, key=lambda one: -one[3])[: sample_size or None]
+        near = sorted(near, key=lambda one: -round(one[0], 12))[:k]
+        for item in range(1, prepared.dataset.item_num):
+            expected = sum(s * d for s, history, d, _ in near if item in {i for i, _ in history})
+            assert float(scores[line, item]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("model", [*COUNTING, "ItemKNN", "EASE"])
+def test_a_row_without_gradients_is_run_recorded_and_found_again(tiny: Path, model: str) -> None:
+    record = runner().run(make_run(model))
+    assert 0 < record.metrics["ndcg@10"].value < 1
+    assert record.best_epoch
+    assert record.epochs == (2 if model in COUNTING else 1)
+    assert runner().finished(make_run(model)) is not None
+
+
+@pytest.mark.parametrize("model", COUNTING)
+def test_what_counts_is_not_trained_by_recbole_s_loop(tiny: Path, model: str) -> None:
+    with pytest.raises(UserError, match="engine=recbole"):
+        runner().run(make_run(model, engine="recbole"))
+
+
+@pytest.mark.parametrize("model", [*COUNTING, "ItemKNN", "EASE"])
+def test_it_can_be_searched(model: str) -> None:
+    space = read_space(properties_folder() / "search" / f"{model}.yaml")
+    assert bool(space) == (model not in ("PopRecent", "PopUser"))
+
+
+def test_seeds_change_nothing(workspace: Path) -> None:
+    write_tiny(workspace / "dataset" / "tiny")
+    for model in COUNTING:
+        scores = [prepare(model, seed=seed).model.full_sort_predict(cases_of(prepare(model))[0]) for seed in (1, 2)]
+        assert torch.equal(*scores)

@@ -1,0 +1,170 @@
+"""Lists made elsewhere: what they are held to, and that one of ours gives its model's row."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recbole_llm
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.experiments.jobs import pack
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.methods.baselines.lists import read_lists
+from recbole_llm.reporting.grouping import group, kind_of
+from recbole_llm.reporting.results_table import build
+from tests.helpers import Cli, make_run, prepare, runner
+
+SMALL: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 1, "seed": 1}
+
+
+def ranks_of(record: Record) -> Ranks:
+    return Ranks.load(ResultStore("results").ranks_of(record))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "mask"), [("loo", True), ("loo", False), ("user_split", True), ("direct_100", True)]
+)
+def test_a_list_of_one_of_our_models_gives_that_model_s_row_to_the_digit(
+    tiny: Path, cli: Cli, protocol: str, mask: bool
+) -> None:
+    case = ["--dataset=tiny", f"--protocol={protocol}", f"--mask_history={mask}"]
+    case += ["--candidates=9"] if protocol == "direct_100" else []
+    given = [*case, *(f"--{key}={value}" for key, value in SMALL.items())]
+    assert cli("run", "--model=SASRec", *given) == 0
+    words = ["--users=all", "--history=test", "--topk=60", "--output=lists.tsv"]
+    assert cli("recommend", "--model=SASRec", *given, *words) == 0
+    assert cli("run", "--lists=lists.tsv", *case) == 0
+    model, lists = sorted(ResultStore("results"), key=lambda record: record.model == "Lists")
+    assert lists.metrics == model.metrics
+    assert lists.list_metrics == model.list_metrics
+    for one, other in zip(vars(ranks_of(model)).values(), vars(ranks_of(lists)).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    (table,) = build([model, lists], ResultStore("results"))
+    assert len(table.comparisons) == 1
+    assert table.comparisons[0].difference == 0
+
+
+def test_short_lists_have_the_metrics_up_to_their_length(tiny: Path) -> None:
+    record = runner().run(make_run("GRU4Rec"))
+    found = recbole_llm.recommend("GRU4Rec", "tiny", "all", topk=10, history="test", **{**SMALL, "epochs": 2})
+    lines = (f"{one.user},{item},{rank}\n" for one in found for rank, item in enumerate(one.items, start=1))
+    Path("short.csv").write_text("user_id,item_id,rank\n" + "".join(lines))
+    lists = runner().run(make_run("Lists", lists="short.csv", epochs=0))
+    for name in ("hit@5", "ndcg@10", "mrr@10"):
+        assert lists.metrics[name] == record.metrics[name]
+    assert lists.lists is not None
+    assert lists.lists["shortest"] == 10
+
+
+def written(name: str = "mine.tsv", head: str = "user_id\titem_id\tscore", users: int = 80, **more: str) -> str:
+    """Lists in which every user has i0 to i4, the last best."""
+    lines = [f"u{user}\ti{item}\t{item / 2}\n" for user in range(users) for item in range(5)]
+    text = head + "\n" + "".join(lines) + more.get("tail", "")
+    Path(name).write_text(text)
+    return name
+
+
+def test_scores_are_the_higher_the_better_and_the_rest_ties_below(tiny: Path) -> None:
+    written()
+    prepared = prepare("Lists", lists="mine.tsv")
+    batch = next(iter(prepared.eval_loader("test")))[1]
+    scores = prepared.model.full_sort_predict(batch)
+    tokens = prepared.dataset.table.item_tokens.tolist()
+    listed = [tokens.index(f"i{item}") for item in range(5)]
+    assert scores[3, listed].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+    others = [number for number in range(len(tokens)) if number not in listed]
+    assert set(scores[3, others].tolist()) == {-1.0}
+
+
+def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
+    written(users=70, tail="u3\tnothing\t9\nu4\tnothing\t9\nu4\tnone\t8\nstranger\ti1\t1\n")
+    record = runner().run(make_run("Lists", lists="mine.tsv", epochs=0))
+    table = prepare("SASRec").dataset
+    without = sum(int(table.table.user_tokens[user][1:]) >= 70 for user in table.split.test.user)
+    assert record.lists is not None
+    counted = ("rows", "cases", "cases_without_list", "unknown_users", "unknown_items", "rows_of_unknown_items")
+    assert [record.lists[name] for name in counted] == [354, len(table.split.test), without, 1, 2, 3]
+    assert without > 3
+    (table,) = build([record], ResultStore("results"))
+    assert any(
+        f"{without} of {len(table.rows[0].ranks[0])} cases have no list; 2 items and 1 users" in n for n in table.notes
+    )
+
+
+def test_a_row_is_marked_as_foreign_and_named_by_its_file(tiny: Path) -> None:
+    records = []
+    for name, users in (("p5.tsv", 80), ("tiger.tsv", 79)):
+        records.append(runner().run(make_run("Lists", lists=written(name, users=users), epochs=0)))
+    records.append(runner().run(make_run("Lists", lists="p5.tsv", list_name="P5", epochs=0)))
+    (rows,) = group(records).values()
+    assert len(rows) == 3
+    assert all(", foreign)" in label for label in rows)
+    assert [label.partition("#")[0] for label in rows] == ["Lists (p5", "Lists (tiger", "Lists (P5"]
+    assert {kind_of(record) for record in records} == {"method"}  # no baseline that others are measured against
+    assert "lists" not in records[0].settings
+
+
+def test_another_file_is_another_run(tiny: Path) -> None:
+    keys = {make_run("Lists", lists=written(users=users), epochs=0).key for users in (80, 79, 80)}
+    assert len(keys) == 2
+
+
+def test_places_tell_the_cases_of_a_user_apart(tiny: Path) -> None:
+    written()
+    with pytest.raises(UserError, match="session has several cases a user; give the place"):
+        prepare("Lists", lists="mine.tsv", protocol="session")
+    dataset = prepare("SASRec", protocol="session").dataset
+    table, cases = dataset.table, dataset.split.test
+    lines = [
+        f"{table.user_tokens[user]}\t{row - table.offsets[user]}\t{table.item_tokens[table.item[row]]}\t1\n"
+        for user, row in zip(cases.user, cases.target_rows, strict=True)
+    ]
+    Path("mine.tsv").write_text("user_id\tposition\titem_id\trank\n" + "".join(lines))
+    record = runner().run(make_run("Lists", lists="mine.tsv", protocol="session", epochs=0))
+    assert record.metrics["hit@5"].value == 1.0  # every target was listed for its own case
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("user_id\titem_id\nu1\ti1\n", "the columns user_id, item_id, and rank or score are wanted"),
+        ("user,item,rank\nu1,i1,1\n", "the columns user_id, item_id, and rank or score are wanted"),
+        ("user_id,item_id,rank\n", "has 0 rows"),
+        ("user_id,item_id,rank\nu1,i1,first\n", "line 2: rank is no number: 'first'"),
+        ("user_id,item_id,score\nu1,i1,1\nu1,i2,nan\n", "line 3: score is no number"),
+        ("user_id,item_id,score\nu1,i1,1\nu1,i1,2\n", "the item 'i1' stands twice in a list of 'u1'"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "l.tsv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_lists(tmp_path / "l.tsv")
+
+
+def test_a_gzipped_file_with_typed_columns_is_read(tmp_path: Path) -> None:
+    (tmp_path / "l.tsv.gz").write_bytes(gzip.compress(b"user_id:token\titem_id:token\trank:float\nu1\t007\t2\n"))
+    frame = read_lists(tmp_path / "l.tsv.gz")
+    assert frame.to_dict("records") == [{"user_id": "u1", "item_id": "007", "value": -2.0}]
+
+
+def test_a_file_that_is_not_there_or_belongs_to_other_data_is_refused(tiny: Path) -> None:
+    with pytest.raises(UserError, match=r"--lists=none\.tsv: there is no such file"):
+        make_run("Lists", lists="none.tsv")
+    with pytest.raises(UserError, match="give --lists=FILE"):
+        prepare("Lists")
+    Path("mine.tsv").write_text("user_id\titem_id\trank\nx\ty\t1\n")
+    with pytest.raises(UserError, match="none of its 1 rows is of a test case and an item of this dataset"):
+        prepare("Lists", lists="mine.tsv")
+
+
+def test_lists_travel_with_a_job(tiny: Path) -> None:
+    run = make_run("Lists", lists=written(), epochs=0)
+    with pack(run, None).unpacked(run) as (moved, _):
+        assert Path(moved.settings["lists"]).read_text() == Path("mine.tsv").read_text()
+        assert moved.key == run.key

@@ -1,0 +1,254 @@
+"""UniSRec, AlphaRec and LLM-ESR against their papers' equations."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from recbole.model.sequential_recommender import SASRec
+
+from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
+from recbole_llm.training.loaders import training_loader
+from tests.features.test_vectors import as_npy, matrix_of
+from tests.helpers import make_run, prepare, runner
+
+SMALL: dict[str, Any] = {"hidden_size": 8, "inner_size": 12, "n_layers": 1, "n_heads": 2}
+
+
+@pytest.fixture
+def vectors(tiny: Path) -> dict[str, Any]:
+    """Options that give the items vectors of ten dimensions."""
+    as_npy(Path("v.npy"), matrix_of(size=10))
+    return {"vectors": ["v.npy"]}
+
+
+def roughened(model: Any) -> Any:
+    torch.manual_seed(5)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def batch_of(prepared: Any) -> Any:
+    return next(iter(training_loader(prepared)[0]))
+
+
+# ---- UniSRec -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+def test_an_item_of_unisrec_is_a_mixture_of_whitened_vectors(with_ids: bool) -> None:
+    texts = torch.from_numpy(matrix_of(5, 4))
+    mixture = roughened(MixtureEmbedding(texts, 3, 2, 0.2, with_ids, 0.02))
+    for item in range(1, 5):
+        x = texts[item].tolist()
+        logits = [sum(x[d] * float(mixture.gate[d, k]) for d in range(4)) for k in range(2)]
+        gates = [math.exp(logit) / sum(map(math.exp, logits)) for logit in logits]
+        expected = [
+            sum(
+                gates[k]
+                * sum((x[d] - float(mixture.expert_bias[k, d])) * float(mixture.expert[k, d, n]) for d in range(4))
+                for k in range(2)
+            )
+            + (float(mixture.ids.weight[item, n]) if with_ids else 0.0)
+            for n in range(3)
+        ]
+        assert mixture.looked_up[item].tolist() == pytest.approx(expected, rel=1e-4)
+        assert mixture.weight[item].tolist() == pytest.approx(
+            (torch.tensor(expected) / np.linalg.norm(expected)).tolist(), rel=1e-4
+        )
+    assert not mixture.looked_up[0].any()
+
+
+def test_gates_are_noisy_in_training_alone() -> None:
+    mixture = roughened(MixtureEmbedding(torch.from_numpy(matrix_of(5, 4)), 3, 2, 0.0, False, 0.02))
+    assert torch.equal(mixture.gates(), mixture.gates())
+    mixture.train()
+    torch.manual_seed(1)
+    first = mixture.gates()
+    torch.manual_seed(1)
+    noise = torch.randn(5, 2) * F.softplus(mixture.texts @ mixture.noise)
+    torch.testing.assert_close(first, (mixture.texts @ mixture.gate + noise).softmax(dim=1))
+
+
+def test_unisrec_scores_by_cosines_of_sasrec_s_states(vectors: dict[str, Any]) -> None:
+    prepared = prepare("UniSRec", temperature=0.1, **vectors, **SMALL)
+    model, batch = roughened(copy.deepcopy(prepared.model)), batch_of(prepared)
+    plain = SASRec(prepared.config, prepared.train_part).eval()
+    plain.load_state_dict(model.backbone.state_dict(), strict=False)
+    table = model.backbone.item_embedding.looked_up.detach()
+    plain.item_embedding.weight.data = table
+    states = plain.forward(batch["item_id_list"], batch["item_length"])
+    expected = F.cosine_similarity(states[:, None], table[None], dim=2) / 0.1
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch)
+    torch.testing.assert_close(scores[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+# ---- AlphaRec ------------------------------------------------------------------------------------
+
+
+def test_alpharec_is_its_map_and_its_graph(vectors: dict[str, Any]) -> None:
+    prepared = prepare("AlphaRec", embedding_size=4, n_layers=2, **vectors)
+    model, dataset = roughened(copy.deepcopy(prepared.model)), prepared.dataset
+    table, rows = dataset.table, dataset.split.train_rows
+    owned: dict[int, set[int]] = {}
+    for row in rows:
+        owned.setdefault(int(table.user[row]), set()).add(int(table.item[row]))
+    x = dataset.semantics.item_vectors(["title_text"])[0]
+    users = torch.stack(
+        [x[sorted(owned[u])].mean(dim=0) if u in owned else torch.zeros(10) for u in range(dataset.user_num)]
+    )
+    first, last = model.map[0], model.map[2]
+    z = [F.leaky_relu(part @ first.weight.T + first.bias) @ last.weight.T + last.bias for part in (users, x)]
+    interactions = torch.zeros(dataset.user_num, dataset.item_num)
+    for user, items in owned.items():
+        interactions[user, sorted(items)] = 1.0
+    degree = [interactions.sum(dim=d).clamp(min=1e-7) for d in (1, 0)]
+    norm = interactions / degree[0].sqrt()[:, None] / degree[1].sqrt()
+    total, current = z, z
+    for _ in range(2):
+        current = [norm @ current[1], norm.T @ current[0]]
+        total = [a + b for a, b in zip(total, current, strict=True)]
+    expected = F.cosine_similarity(total[0][:, None], total[1][None], dim=2)
+    batch = {"user_id": torch.arange(1, dataset.user_num)}
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch).view(-1, dataset.item_num)
+    torch.testing.assert_close(scores[:, 1:], expected[1:, 1:], rtol=1e-3, atol=1e-3)
+
+
+def test_alpharec_learns_by_the_contrast(vectors: dict[str, Any]) -> None:
+    prepared = prepare("AlphaRec", temperature=0.2, n_negatives=6, shared_negatives=False, **vectors)
+    model, batch = prepared.model, batch_of(prepared)
+    users, items = model.directions()
+    torch.manual_seed(3)
+    negatives = model.loss.draw(len(batch), torch.device("cpu"))
+    expected = 0.0
+    for line in range(len(batch)):
+        user, target = users[batch["user_id"][line]], int(batch["item_id"][line])
+        own = float(user @ items[target]) / 0.2
+        others = [float(user @ items[j]) / 0.2 for j in negatives[line].tolist() if j != target]
+        expected -= own - math.log(math.exp(own) + sum(map(math.exp, others)))
+    torch.manual_seed(3)
+    assert float(model.calculate_loss(batch)) == pytest.approx(expected / len(batch), rel=1e-4)
+
+
+def test_alpharec_sees_training_interactions_alone(vectors: dict[str, Any]) -> None:
+    prepared = prepare("AlphaRec", **vectors)
+    split, table = prepared.dataset.split, prepared.dataset.table
+    trained = {(int(table.user[row]), int(table.item[row])) for row in split.train_rows}
+    graph = prepared.model.graph._forward.to_dense()
+    users, items = graph[: prepared.dataset.user_num, prepared.dataset.user_num :].nonzero(as_tuple=True)
+    assert {*zip(users.tolist(), items.tolist(), strict=True)} == trained
+
+
+# ---- LLM-ESR -------------------------------------------------------------------------------------
+
+
+def llmesr_state(model: Any, items: list[int]) -> torch.Tensor:
+    """``u`` after a history: both views through cross-attention and RecBole's own encoder."""
+    ids, texts = model.item_embedding.weight[items], model.semantic.adapter(model.semantic.texts[items])
+
+    def asked(part: Any, asking: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        q, k, v = asking @ part.query.weight.T, other @ part.key.weight.T, other @ part.value.weight.T
+        scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(torch.ones(len(q), len(q)).triu(1) > 0, -torch.inf)
+        return scores.softmax(dim=1) @ v
+
+    views = asked(model.to_texts, ids, texts), asked(model.to_ids, texts, ids)
+    found = []
+    for view in views:
+        x = model.norm(view + model.position_embedding.weight[: len(items)])[None]
+        mask = torch.where(torch.ones(len(items), len(items)).tril() > 0, 0.0, -10000.0)[None, None]
+        for layer in model.layers:
+            x = layer(x, mask)
+        found.append(x[0, -1])
+    return torch.cat(found)
+
+
+def test_llmesr_scores_by_both_views(vectors: dict[str, Any]) -> None:
+    prepared = prepare("LLMESR", **vectors, **SMALL)
+    model, batch = roughened(copy.deepcopy(prepared.model)), batch_of(prepared)
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch)
+        table = torch.cat([model.semantic.adapter(model.semantic.texts), model.item_embedding.weight], dim=1)
+        for line in range(0, len(batch), 9):
+            length = int(batch["item_length"][line])
+            state = llmesr_state(model, batch["item_id_list"][line, :length].tolist())
+            torch.testing.assert_close(scores[line, 1:], (table @ state)[1:], rtol=1e-4, atol=1e-4)
+
+
+def test_similar_users_teach(vectors: dict[str, Any]) -> None:
+    more = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "similar_users": 3, "distillation_weight": 0.5}
+    prepared = prepare("LLMESR", **more, **vectors, **SMALL)
+    model, batch, dataset = prepared.model, batch_of(prepared), prepared.dataset
+    table, longest = dataset.table, prepared.config["MAX_ITEM_LIST_LENGTH"]
+    histories: dict[int, list[int]] = {}
+    for row in dataset.split.train_rows:
+        histories.setdefault(int(table.user[row]), []).append(int(table.item[row]))
+    x = F.normalize(dataset.semantics.item_vectors(["title_text"])[0], dim=1)
+    users = sorted(histories)
+    alike = F.normalize(torch.stack([x[histories[user]].sum(dim=0) for user in users]), dim=1)
+    similar = (alike @ alike.T).fill_diagonal_(-9.0)
+    expected = []
+    with torch.no_grad():
+        for line in range(len(batch)):
+            near = [users[n] for n in similar[users.index(int(batch["user_id"][line]))].topk(3).indices.tolist()]
+            teacher = torch.stack([llmesr_state(model, histories[user][-longest:]) for user in near]).mean(dim=0)
+            length = int(batch["item_length"][line])
+            own = llmesr_state(model, batch["item_id_list"][line, :length].tolist())
+            expected.append(float((own - teacher).square().mean()))
+    model.train()
+    _, distance = model.calculate_loss(batch)
+    assert float(distance.detach()) == pytest.approx(0.5 * np.mean(expected), rel=1e-3)
+
+
+def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str, Any]) -> None:
+    prepared = prepare("LLMESR", distillation_weight=0.0, **vectors, **SMALL)
+    assert isinstance(prepared.model.calculate_loss(batch_of(prepared)), torch.Tensor)
+    assert not hasattr(prepared.model, "neighbours")
+    teachers, known = (model := prepare("LLMESR", **vectors, **SMALL).model).teachers(torch.arange(1, 9))
+    assert teachers.shape == (8, 16)
+    assert bool(known.all())
+    assert model.distillation_weight > 0
+
+
+def test_users_may_bring_vectors_of_their_own(vectors: dict[str, Any]) -> None:
+    users = np.repeat(np.eye(8, dtype=np.float32), 10, axis=0)  # groups of ten
+    as_npy(Path("u.npy"), users + 0.001 * matrix_of(80, 8), [f"u{number}" for number in range(80)], "user_id")
+    prepared = prepare("LLMESR", vectors=["v.npy", "u.npy"], similar_users=5, **SMALL)
+    tokens = prepared.dataset.table.user_tokens.tolist()
+    for user in range(1, 9):
+        near = [int(tokens[other][1:]) // 10 for other in prepared.model.neighbours[user].tolist()]
+        assert near == [int(tokens[user][1:]) // 10] * 5
+
+
+def test_ids_start_from_principal_components(vectors: dict[str, Any]) -> None:
+    with_vectors = prepare("LLMESR", **vectors, **SMALL).model.item_embedding.weight
+    without = prepare("LLMESR", semantics="none", **SMALL).model.item_embedding.weight
+    assert not torch.isclose(with_vectors[1:], without[1:]).any(dim=0).all()
+    assert torch.linalg.matrix_rank(with_vectors[1:] - with_vectors[1:].mean(0)) == 8
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["UniSRec", "AlphaRec", "LLMESR"])
+@pytest.mark.parametrize("semantics", ["llm", "shuffled", "random", "none"])
+def test_it_runs_with_its_controls(vectors: dict[str, Any], name: str, semantics: str) -> None:
+    small = {"embedding_size": 8} if name == "AlphaRec" else SMALL
+    record = runner().run(make_run(name, semantics=semantics, epochs=1, **vectors, **small))
+    assert record.status == "ok"
+    assert record.semantics == ("text" if semantics == "llm" else semantics)
+
+
+@pytest.mark.parametrize("name", ["UniSRec", "LLMESR"])
+def test_it_trains_at_every_position(vectors: dict[str, Any], name: str) -> None:
+    record = runner().run(make_run(name, train_targets="all", epochs=2, **vectors, **SMALL))
+    losses = [np.sum(entry["loss"]) for entry in record.curve]
+    assert losses[1] < losses[0]
