@@ -84,15 +84,17 @@ def _encoder() -> Finding:
 
 
 def _keys() -> list[Finding]:
-    findings = []
+    sources: dict[str, list[str]] = {}
     for name in property_names("llm"):
         variable = read_yaml(properties_folder() / "llm" / f"{name}.yaml").get("key_env")
         if variable:
-            present = bool(os.environ.get(variable))
-            findings.append(
-                Finding(present, f"--llm={name}: {variable} is {'set' if present else 'not set'}", fatal=False)
-            )
-    return findings
+            sources.setdefault(variable, []).append(name)
+    found = []
+    for variable, names in sources.items():
+        present = bool(os.environ.get(variable))
+        text = f"--llm={', '.join(names)}: {variable} is {'set' if present else 'not set'}"
+        found.append(Finding(present, text, fatal=False))
+    return found
 
 
 def _writable(folder: Path) -> Finding:

@@ -37,13 +37,13 @@ def test_it_makes_no_folder(workspace: Path) -> None:
 def test_keys_are_named_and_never_shown(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
     found = texts(workspace)
-    assert "--llm=openai: OPENAI_API_KEY is set" in found
+    assert "--llm=gpt-4o-mini, openai: OPENAI_API_KEY is set" in found
     assert "0123456789abcdef" not in found
 
 
 def test_a_missing_key_is_a_note(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    (finding,) = [f for f in examine(Path("dataset"), Path("results")) if "OPENAI_API_KEY" in f.text]
+    (finding,) = [f for f in examine(Path("dataset"), Path("results")) if ": OPENAI_API_KEY" in f.text]
     assert not finding.good
     assert not finding.fatal
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from recbole_llm.data.atomic import read_table
+from recbole_llm.data.atomic import Column, read_table
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.generate import collect
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.features.feature import training_lists, visible_ends
 from recbole_llm.features.sources import BatchCollector
+from recbole_llm.methods.eimf.features import INTERESTS
+from recbole_llm.methods.ldmi.features import INTEREST_COLUMNS, SYNUSER_COLUMNS
 from recbole_llm.training.loaders import training_loader
 from tests.features.workshop import add_lines, plant
 from tests.helpers import make_run, prepare, runner, write_tiny
@@ -134,25 +139,44 @@ def test_long_histories_are_asked_about_in_parts(small: Path) -> None:
     assert manifest(prepared)["interest"]["coverage"] == 1.0
 
 
-def test_without_usable_answers_nothing_is_covered_and_the_model_is_its_backbone(small: Path) -> None:
-    with StubServer(lambda call: Reply(text="no idea")) as server:
-        prepared = made("LDMI", server)
-    assert {name: manifest(prepared)[name]["coverage"] for name in ("interest", "synuser")} == {
-        "interest": 0.0,
-        "synuser": 0.0,
-    }
+@pytest.mark.parametrize("fill", ["none", "offline"])
+@pytest.mark.parametrize("model", ["LDMI", "EIMF"])
+def test_without_a_usable_answer_there_is_no_row(small: Path, model: str, fill: str) -> None:
+    words = r"gave no usable answer to any of .*\. No model is trained on that"
+    with StubServer(lambda call: Reply(text="no idea")) as server, pytest.raises(UserError, match=words):
+        made(model, server, fill=fill)
+
+
+def emptied(prepared: Prepared, server: StubServer, model: str, tables: dict[str, Sequence[Column]]) -> Prepared:
+    """The same again, without a line in some tables of its features."""
+    folder = prepared.dataset.semantics.folder
+    for suffix, columns in tables.items():
+        folder.write(suffix, columns, [])
+    folder.commit()
+    return made(model, server)
+
+
+def test_without_interests_the_model_is_its_backbone(small: Path) -> None:
+    with StubServer(by_genre) as server:
+        tables = {"interest": INTEREST_COLUMNS, "synuser": SYNUSER_COLUMNS}
+        prepared = emptied(made("LDMI", server), server, "LDMI", tables)
     assert (prepared.model.labels == -1).all()
     assert np.isfinite(answering_step(prepared))
 
 
+def every_other(call: Call) -> Reply:
+    """Answer about half of the lists."""
+    return by_genre(call) if zlib.crc32(json.dumps(call.data).encode()) % 2 else Reply(text="no idea")
+
+
 @pytest.mark.parametrize("model", ["LDMI", "EIMF"])
 def test_gaps_are_filled_by_the_rule_where_asked(small: Path, model: str) -> None:
-    with StubServer(lambda call: Reply(text="no idea")) as server:
+    with StubServer(every_other) as server:
         prepared = made(model, server, fill="offline")
     for name in {"LDMI": ("interest", "synuser"), "EIMF": ("exemplar",)}[model]:
         entry = manifest(prepared)[name]
         assert entry["coverage"] == 1.0
-        assert entry["filled"] == entry["asked"]
+        assert 0 < entry["filled"] == entry["asked"] - entry["counts"]["valid"]
 
 
 def test_one_batch_asks_about_real_and_synthesised_users(small: Path) -> None:
@@ -201,10 +225,9 @@ def test_interests_named_again_count_once_and_titles_are_counted(small: Path) ->
         assert [folder.texts.texts[int(text)] for text in line.split()][:2] == ["Drama", "Comedy"]
 
 
-def test_without_usable_answers_eimf_is_its_backbone(small: Path) -> None:
-    with StubServer(lambda call: Reply(text="no idea")) as server:
-        prepared = made("EIMF", server)
-    assert manifest(prepared)["exemplar"]["coverage"] == 0.0
+def test_without_interests_eimf_is_its_backbone(small: Path) -> None:
+    with StubServer(by_genre) as server:
+        prepared = emptied(made("EIMF", server), server, "EIMF", {"exemplar": INTERESTS})
     batch = next(iter(training_loader(prepared)[0]))
     model = prepared.model.eval()
     assert float(model.calculate_loss(batch)) == float(model.ibim.losses(batch)[0])
