@@ -207,7 +207,8 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     """
     if not method.features or (method.text == "codes" and not reads_codes(values)):
         for key in SEMANTIC_KEYS:
-            values[key] = before_of(CoreSettings.model_fields[key])
+            value = before_of(CoreSettings.model_fields[key])
+            values[key] = None if value is ... else value
         values["semantics"] = "none"
     elif method.text and values["semantics"] != "none":
         values["llm"] = "offline"  # nobody is asked
