@@ -235,20 +235,20 @@ class ExposureRatio:
     def __init__(self, topk: Sequence[int], head: np.ndarray) -> None:
         self._topk, self._head = topk, torch.from_numpy(head)
         self._sizes = int(head.sum()), len(head) - 1 - int(head.sum())
-        self._sums = np.zeros((2, len(topk)))
+        self._shown = np.zeros((2, max(topk)), dtype=np.int64)  # whole numbers: the same whatever the blocks
 
     def add(self, shown: Shown) -> None:
         """Take in a block."""
         self._head = self._head.to(shown.items.device)
-        gain = 1 / torch.log2(torch.arange(2, shown.items.shape[1] + 2, device=shown.items.device).double())
         in_head = self._head[shown.items]
-        for number, k in enumerate(self._topk):
-            for group, mask in enumerate((in_head, ~in_head & (shown.items > 0))):
-                self._sums[group, number] += float((mask[:, :k] * gain[:k]).sum())
+        for group, mask in enumerate((in_head, ~in_head & (shown.items > 0))):
+            self._shown[group, : mask.shape[1]] += mask.sum(dim=0).cpu().numpy()
 
     def means(self) -> dict[str, np.ndarray]:
         """The ratio at each cut-off."""
-        head, tail = (sums / max(1, size) for sums, size in zip(self._sums, self._sizes, strict=True))
+        exposure = np.cumsum(self._shown / np.log2(np.arange(2, self._shown.shape[1] + 2)), axis=1)
+        places = np.asarray(self._topk) - 1
+        head, tail = (sums[places] / max(1, size) for sums, size in zip(exposure, self._sizes, strict=True))
         return {"exposureratio": np.divide(tail, head, out=np.full_like(head, np.nan), where=head > 0)}
 
 

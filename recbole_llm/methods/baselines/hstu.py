@@ -94,10 +94,11 @@ class HSTU(SequenceModel):
         settings = HSTUSettings.of(config)
         self.temperature, self.n_buckets = settings.temperature, 0
         if settings.time_bias:
-            time = config["TIME_FIELD"]
             if dataset.table.time is None:
-                raise UserError(f"--model=HSTU reads times: load the column {time} (load_col) or give time_bias=False.")
-            self.columns = (time + config["LIST_SUFFIX"],)
+                raise UserError(
+                    "--model=HSTU reads times, which TIME_FIELD leaves out: name it, or give time_bias=False."
+                )
+            self.columns = (config["TIME_FIELD"] + config["LIST_SUFFIX"],)
             self.n_buckets = settings.time_buckets
         self.dropout = Dropout(settings.hidden_dropout_prob)
         self.layers = nn.ModuleList(

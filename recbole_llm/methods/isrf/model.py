@@ -179,6 +179,7 @@ class IterativeReasoning(nn.Module):
     labels: torch.Tensor
     history_items: torch.Tensor
     offsets: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__()
@@ -192,9 +193,10 @@ class IterativeReasoning(nn.Module):
         size = lm.hidden_size
         self._add_words(settings, dataset)
 
-        self.scale = settings.whole_word_scale
+        scale = torch.tensor(settings.whole_word_scale)
         if settings.word_scale == "relative":
-            self.scale *= float(self.lm.get_input_embeddings().weight.detach().float().std())
+            scale = scale * self.lm.get_input_embeddings().weight.detach().float().std()
+        self.register_buffer("scale", scale)  # of the first weights: a checkpoint holds it
         self.prompt_vectors = nn.Parameter(torch.empty(2, settings.prompt_vectors, size).uniform_(-UNIFORM, UNIFORM))
         listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
         longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), settings.n_negatives + 1, listed + 1)

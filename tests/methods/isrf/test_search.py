@@ -11,12 +11,13 @@ import transformers
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case, summarise
+from recbole_llm.experiments.list_metrics import list_counter
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.isrf import search
 from recbole_llm.methods.isrf.decoding import ItemTrie, exact_scores
 from recbole_llm.methods.isrf.search import best_scores
 from recbole_llm.training.choice import make_trainer
-from tests.helpers import layered, prepare
+from tests.helpers import layered, make_run, prepare
 
 END, VOCABULARY, ITEMS = 1, 12, 120
 SHARPNESS = [0.05, 0.3, 0.6]  # from likelihoods that are nearly even to a few items that have most of it
@@ -169,11 +170,12 @@ def test_lists_of_a_bounded_test_are_those_of_an_exact_one(tiny: Any) -> None:
     counts = []
     for decode in ("exact", "bounded"):
         prepared = sharpened("ISRF", decode=decode, list_metrics=["ItemCoverage"])
-        lists = prepared.list_counter()
+        run = make_run("ISRF")
+        lists, _ = list_counter(run.settings, run.location, prepared.dataset, prepared.config)
         ranks = make_trainer(prepared.config, prepared.model).rank(prepared.eval_loader("test"), "test", lists)
         assert ranks.cut_off == (0 if decode == "exact" else 3)
         assert lists is not None
-        counts.append(lists.counts(3).tolist())
+        counts.append(lists.totals().counts[lists.topk.index(3)].tolist())
     assert counts[0] == counts[1]
 
 
