@@ -18,9 +18,14 @@ def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
         causes: the settings that only RecBole's reader knows; none where the model asks for it.
 
     Raises:
-        UserError: histories are to be cut into sessions, or a knowledge graph is missing.
+        UserError: histories are to be cut into sessions, parts are ready, or a knowledge graph is missing.
     """
     config = dataset.config
+    if config["split"] == "parts":
+        cause = f"with {causes[0]}" if causes else f"for {config['model']}"
+        raise UserError(
+            f"--protocol={config['protocol']}: {cause} RecBole reads one .inter file itself, and no own parts."
+        )
     if config["sessions"]:
         cause = f"with {causes[0]}" if causes else f"for {config['model']}"
         raise UserError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,11 @@ class DatasetLocation:
         """
         path = self.file("inter")
         if path is None:
-            raise UserError(f"--dataset={self.name}: {self.folder} holds no {self.stem}.inter or {self.stem}.inter.gz.")
+            parts = sorted(path.name for path in self.folder.glob(f"{self.stem}.*.inter*"))
+            advice = f" It holds parts ({', '.join(parts)}): give --protocol=parts." if parts else ""
+            raise UserError(
+                f"--dataset={self.name}: {self.folder} holds no {self.stem}.inter or {self.stem}.inter.gz.{advice}"
+            )
         return path
 
 
@@ -64,16 +69,21 @@ def file_sha256(path: Path) -> str:
 
 
 def _stem_in(folder: Path, wanted: list[str], lone: bool = True) -> str | None:
-    """The stem of the ``.inter`` file in ``folder``: one of ``wanted`` or, if ``lone``, the only one there is."""
+    """The stem of the ``.inter`` file in ``folder``: one of ``wanted`` or, if ``lone``, the only one there is.
+
+    A folder without such a file may hold ready parts, ``<stem>.train.inter`` and others.
+    """
     if not folder.is_dir():
         return None
-    stems = sorted(
-        {path.name.split(".inter")[0] for path in folder.iterdir() if path.name.endswith((".inter", ".inter.gz"))}
-    )
-    for name in wanted:
-        if name in stems:
-            return name
-    return stems[0] if lone and len(stems) == 1 else None
+    files = [path.name.split(".inter")[0] for path in folder.iterdir() if path.name.endswith((".inter", ".inter.gz"))]
+    parts = Counter(stem.rpartition(".")[0] for stem in set(files))
+    for stems in (sorted(set(files)), sorted(stem for stem, count in parts.items() if stem and count > 1)):
+        for name in wanted:
+            if name in stems:
+                return name
+        if lone and len(stems) == 1:
+            return stems[0]
+    return None
 
 
 def _copy_bundled(home: Path) -> None:
@@ -108,13 +118,16 @@ def known_datasets(dataset_dir: Path) -> list[str]:
     return sorted(names)
 
 
-def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "dataset") -> DatasetLocation:
+def locate(
+    name: str, data_path: str | None = None, dataset_dir: str | Path = "dataset", train: str | None = None
+) -> DatasetLocation:
     """Find a dataset by alias, by folder name or by path.
 
     Args:
         name: an alias such as ``beauty``, a folder under ``dataset_dir``, or a path.
         data_path: a folder of atomic files, or one that holds such folders; looked at first.
         dataset_dir: the harness's own dataset folder.
+        train: file of a ready training part; its folder is the dataset's where none of the name is found.
 
     Raises:
         UserError: nothing of that name, with the nearest names and what to do.
@@ -134,6 +147,10 @@ def locate(name: str, data_path: str | None = None, dataset_dir: str | Path = "d
         stem = _stem_in(folder, [short, *stems, *([folder.name] if own or not stems else [])], lone=own or not stems)
         if stem is not None:
             return DatasetLocation(short, stem, folder, dataset_dir / short, about)
+    if train is not None:
+        folder = Path(train).expanduser().parent
+        items = [path.name.split(".item")[0] for path in sorted(folder.glob("*.item*"))]
+        return DatasetLocation(short, items[0] if len(items) == 1 else short, folder, dataset_dir / short, about)
     wanted = f"{stems[0] if stems else short}.inter"
     given = "" if data_path is None else f" --data_path={data_path} {lies_in(Path(data_path).expanduser())}."
     if about:

@@ -39,8 +39,17 @@ from recbole_llm.data.interactions import (
     time_facts,
 )
 from recbole_llm.data.loaders import LazyInteraction
+from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
-from recbole_llm.data.split import Cases, Split, cut_sessions, read_user_ranks, split_interactions, without_fold
+from recbole_llm.data.split import (
+    Cases,
+    Split,
+    checked,
+    cut_sessions,
+    read_user_ranks,
+    split_interactions,
+    without_fold,
+)
 from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
 
@@ -52,7 +61,6 @@ _RECBOLE_ONLY = (
     "normalize_field",
     "normalize_all",
     "discretization",
-    "benchmark_filename",
     "additional_feat_suffix",
     "alias_of_user_id",
     "alias_of_item_id",
@@ -78,6 +86,7 @@ class BenchDatasetMixin(Dataset):
     sha256: str
     semantics: Any = None
     inter_feat: Any
+    part_of_row: np.ndarray  # with ready parts
     training_rows: np.ndarray | None = None  # set on the training part of a sequential dataset
 
     def __init__(self, config: Config, location: DatasetLocation) -> None:
@@ -96,7 +105,10 @@ class BenchDatasetMixin(Dataset):
             options["user_rank"] = read_user_ranks(order)
         if options["split"] == "published":
             return published_split(self.table, self.location, options)
-        split = split_interactions(self.table, options)
+        if options["split"] == "parts":
+            split = checked(split_by_parts(self.table, self.part_of_row, options), options)
+        else:
+            split = split_interactions(self.table, options)
         wanted = options.get("candidates", "all")
         if wanted in (None, "all"):
             return split
@@ -142,7 +154,13 @@ class BenchDatasetMixin(Dataset):
         self._get_preset()
         self._get_field_from_config()
         spec = ReadSpec.from_settings(self.config.final_config_dict)
-        self.table, self.sha256 = load_interactions(self.location, spec)
+        if self.config["split"] == "parts":
+            files = part_files(self.config.final_config_dict, self.location)
+            self.config["benchmark_filename"] = None  # RecBole would take each row for a whole history
+            self.sha256 = parts_sha256(files)
+            self.table, self.part_of_row = load_parts(self.location, files, spec)
+        else:
+            self.table, self.sha256 = load_interactions(self.location, spec)
         if self.config["sessions"]:
             self.table = cut_sessions(self.table, self.config["sessions"])
         self._declare_columns()

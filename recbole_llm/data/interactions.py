@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class ReadSpec:
         named = (values.get("load_col") or {}).get("inter")
         wanted = [] if named in (None, "*") else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
-        extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, time)))
+        left_out = time or cls.time_field  # without times nobody reads the column that holds them by default
+        extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, left_out)))
         return cls(
             user_field=user,
             item_field=item,
@@ -435,17 +436,31 @@ def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Intera
     """
     source = location.interactions
     sha = file_sha256(source)
+    return cached_interactions(location, sha, spec, lambda: read_interactions(source, spec)), sha
+
+
+def cached_interactions(
+    location: DatasetLocation, sha: str, spec: ReadSpec, read: Callable[[], Interactions]
+) -> Interactions:
+    """What ``read`` gives, kept under the dataset's ``home`` and memory-mapped the next time.
+
+    Args:
+        location: the dataset.
+        sha: hash of all that is read.
+        spec: how it is read.
+        read: reads the text.
+    """
     key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True).encode()).hexdigest()[:16]
     folder = location.home / "cache" / key
     cached = _open_cache(folder, spec)
     if cached is not None:
-        return cached, sha
-    table = read_interactions(source, spec)
+        return cached
+    table = read()
     try:
         _write_cache(folder, table)
     except OSError as error:
-        logger.warning("the cache of %s could not be written (%s); the next start reads the text again", source, error)
-    return table, sha
+        logger.warning("the cache %s could not be written (%s); the next start reads the text again", folder, error)
+    return table
 
 
 def _write_cache(folder: Path, table: Interactions) -> None:

@@ -145,7 +145,8 @@ def _one_target(table: Interactions, rows: np.ndarray) -> Cases:
     return Cases(user, np.asarray(table.offsets)[user], rows, np.arange(len(rows) + 1, dtype=np.int64), rows)
 
 
-def _positions(table: Interactions, rows: np.ndarray) -> np.ndarray:
+def positions(table: Interactions, rows: np.ndarray) -> np.ndarray:
+    """``(n,)`` int64: the index of each of some rows in its user's whole history, from 0."""
     return rows - np.asarray(table.offsets)[table.user[rows]]
 
 
@@ -171,7 +172,7 @@ def leave_one_out(table: Interactions, options: Options) -> Split:
     held_out = np.zeros(len(table), dtype=bool)
     held_out[last] = held_out[last - 1] = True
     train_rows = np.flatnonzero(~held_out)
-    targets = train_rows[_positions(table, train_rows) > 0]
+    targets = train_rows[positions(table, train_rows) > 0]
     return Split(train_rows, targets, _one_target(table, last - 1), _one_target(table, last))
 
 
@@ -187,7 +188,7 @@ def user_split(table: Interactions, options: Options) -> Split:
     train_count, valid_count = int(len(users) * 0.8), int(len(users) * 0.1)
     train, valid, test = np.split(users, [train_count, train_count + valid_count])
     train_rows = np.sort(_rows_of_users(table, train))
-    targets = train_rows[_positions(table, train_rows) >= max(1, int(options.get("min_history", 1)))]
+    targets = train_rows[positions(table, train_rows) >= max(1, int(options.get("min_history", 1)))]
     return Split(train_rows, targets, _rest_as_targets(table, valid), _rest_as_targets(table, test), unseen_users=True)
 
 
@@ -201,12 +202,26 @@ def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
     ends = np.cumsum(counts)
     targets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
     rows = targets + np.repeat(start + seen, counts)
-    # Targets are a set: an item that stands there twice is to be found once.
+    return cases_of_sets(table, users.astype(np.int64), start + seen, rows, counts)
+
+
+def cases_of_sets(
+    table: Interactions, users: np.ndarray, end: np.ndarray, rows: np.ndarray, counts: np.ndarray
+) -> Cases:
+    """Cases of several targets each, which are a set: an item that stands there twice is to be found once.
+
+    Args:
+        table: the interactions.
+        users: ``(m,)`` user ids.
+        end: ``(m,)`` where their visible histories end.
+        rows: rows of the targets, case by case.
+        counts: ``(m,)`` how many of them each case has.
+    """
     case = np.repeat(np.arange(len(users)), counts)
     _, first = np.unique(case * (table.n_items + 1) + np.asarray(table.item)[rows], return_index=True)
     first.sort()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(case[first], minlength=len(users)))])
-    return Cases(users.astype(np.int64), start, start + seen, offsets, rows[first])
+    return Cases(users, np.asarray(table.offsets)[users], end, offsets, rows[first])
 
 
 def read_user_ranks(path: Path) -> dict[str, float]:
@@ -271,7 +286,7 @@ def session(table: Interactions, options: Options) -> Split:
     test_count = len(order) - int(len(order) * 0.9)
     train, test = order[: len(order) - test_count], order[len(order) - test_count :]
     rows = _rows_of_users(table, train)
-    is_pair = _positions(table, rows) > 0
+    is_pair = positions(table, rows) > 0
     pairs = rows[is_pair]
     valid_rows = pairs[len(pairs) - int(len(pairs) * 0.1) :]
     held_out = np.zeros(len(table), dtype=bool)
@@ -281,9 +296,9 @@ def session(table: Interactions, options: Options) -> Split:
     alone = ~is_pair & held_out[first_pair] & (np.asarray(table.user)[first_pair] == np.asarray(table.user)[rows])
     held_out[rows[alone]] = True
     train_rows = np.sort(rows[~held_out[rows]])
-    targets = train_rows[_positions(table, train_rows) > 0]
+    targets = train_rows[positions(table, train_rows) > 0]
     test_rows = _rows_of_users(table, test)
-    test_rows = test_rows[_positions(table, test_rows) > 0]
+    test_rows = test_rows[positions(table, test_rows) > 0]
     return Split(train_rows, targets, _one_target(table, valid_rows), _one_target(table, test_rows), unseen_users=True)
 
 
@@ -293,7 +308,7 @@ def _last_items(table: Interactions, train: np.ndarray, valid: np.ndarray, test:
     train_rows = np.sort(_rows_of_users(table, train))
     return Split(
         train_rows,
-        train_rows[_positions(table, train_rows) > 0],
+        train_rows[positions(table, train_rows) > 0],
         _one_target(table, offsets[valid + 1] - 1),
         _one_target(table, offsets[test + 1] - 1),
         unseen_users=True,
@@ -407,7 +422,7 @@ def global_time_split(table: Interactions, options: Options) -> Split:
     )
     return Split(
         train_rows,
-        train_rows[_positions(table, train_rows) > 0],
+        train_rows[positions(table, train_rows) > 0],
         valid,
         test,
         cuts=cuts,
@@ -431,7 +446,7 @@ def _period(table: Interactions, begin: np.ndarray, end: np.ndarray, targets: st
         )
     else:
         rows = last if targets == "last" else first
-    kept = rows[_positions(table, rows) > 0]
+    kept = rows[positions(table, rows) > 0]
     cases = _one_target(table, kept)
     return replace(cases, shown=np.minimum(begin[cases.user], kept)), len(rows) - len(kept)
 
@@ -497,7 +512,15 @@ def split_interactions(table: Interactions, options: Options) -> Split:
             f"--protocol={options['protocol']}: sliding windows (sessions: window: {window}) overlap, and under split: "
             f"{options['split']} what one is tested on trains in another. They are for split: temporal."
         )
-    split = SPLITS[options["split"]](table, options)
+    return checked(SPLITS[options["split"]](table, options), options)
+
+
+def checked(split: Split, options: Options) -> Split:
+    """A split that has something in each part.
+
+    Raises:
+        UserError: it has not.
+    """
     if not len(split.train_targets) or not len(split.valid) or not len(split.test):
         raise UserError(
             f"--protocol={options['protocol']} leaves {len(split.train_targets)} training examples, {len(split.valid)} "

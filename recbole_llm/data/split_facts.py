@@ -44,10 +44,11 @@ def cut_days(split: Split) -> dict[str, str]:
     return {} if split.cuts is None else {"valid": day_of(split.cuts.valid), "test": day_of(split.cuts.test)}
 
 
-def split_warnings(table: Interactions, split: Split) -> list[str]:
-    """What a reader of numbers under a global time split must know of its cases."""
+def split_warnings(table: Interactions, split: Split, ready: bool = False) -> list[str]:
+    """What a reader of numbers under a global time split, or of ready parts, must know of its cases."""
     if split.cuts is None:
-        return []
+        later = later_training(table, split) if ready else None
+        return [f"{later:.0%} of the training is later than a test target, on average"] if later else []
     counts = cold_counts(table, split)
     days, cases, targets = cut_days(split), len(split.test), len(split.test.target_rows)
     found = [

@@ -11,6 +11,7 @@ from tabulate import tabulate
 
 from recbole_llm.data.catalog import DatasetLocation, check_data_path, known_datasets, lies_in, locate
 from recbole_llm.data.interactions import ReadSpec, load_interactions
+from recbole_llm.data.parts import load_parts, part_files
 from recbole_llm.errors import UserError
 from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
@@ -56,11 +57,15 @@ def dataset_statistics(
         dataset_dir: the harness's own dataset folder.
     """
     for location in _on_disk(data_path, Path(dataset_dir)):
-        values = layer_settings(find_method("Pop"), location.name).values
+        ready = "parts" if location.file("inter") is None else None
+        values = layer_settings(find_method("Pop"), location.name, ready).values
         sequence = str(values["USER_ID_FIELD"])
         published = {k: v for k, v in (location.about.get("published") or {}).items() if isinstance(v, int)}
         try:
-            table, _ = load_interactions(location, ReadSpec.from_settings(values))
+            spec = ReadSpec.from_settings(values)
+            table, _ = (
+                load_parts(location, part_files(values, location), spec) if ready else load_interactions(location, spec)
+            )
         except UserError as error:
             yield DatasetStatistics(location.name, location.folder, sequence, {}, published, str(error))
         else:

@@ -198,14 +198,24 @@ def notices(facts: Mapping[str, Any]) -> list[str]:
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:
     """What a reader of the numbers must know, one line each."""
+    found = []
+    if count := facts.get("targets_in_earlier_part"):
+        found.append(
+            f"{count:,} of {facts['held_out']:,} held-out rows stand in an earlier part too (same user and item)"
+        )
+    if count := facts.get("targets_before_training"):
+        found.append(
+            f"{count:,} of {facts['held_out']:,} held-out rows are earlier than what their user has in training"
+        )
     if facts.get("without_times"):
-        return ["there are no times: the order of the file stands, whatever that is"]
+        return [*found, "there are no times: the order of the file stands, whatever that is"]
     several, tied = facts.get("users_of_several", 0), facts.get("users_tied_throughout", 0)
     if 2 * tied <= several or not tied:
-        return []
+        return found
     return [
+        *found,
         f"the order of interactions is a tie throughout for {tied:,} of {several:,} users "
-        f"({facts.get('rows_tied_in_time', 0):,} interactions share user and time with another): a hash decides it"
+        f"({facts.get('rows_tied_in_time', 0):,} interactions share user and time with another): a hash decides it",
     ]
 
 

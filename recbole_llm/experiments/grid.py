@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
-from recbole_llm.settings.layers import check_grid_keys, layer_settings
+from recbole_llm.settings.layers import check_grid_keys, layer_settings, names_parts
 from recbole_llm.settings.rules import check_followed
 from recbole_llm.settings.schema import check_value
 
@@ -66,6 +67,18 @@ def _method(model: Any) -> Method:
     return find_method(str(model))
 
 
+def _ready_parts(method: Method, dataset: str, files: list[Path], overrides: dict[str, Any]) -> str | None:
+    """``parts`` where the user gives ready parts or the dataset has nothing else; ``None`` for the default protocol."""
+    if names_parts(files, overrides):
+        return "parts"
+    settings = layer_settings(method, dataset, None, files, overrides, strict=False)
+    try:
+        location = locate(dataset, settings.data_path, settings["dataset_dir"])
+    except UserError:
+        return None  # said where the run is planned, after mistakes in its settings
+    return "parts" if location.file("inter") is None else None
+
+
 def expand(
     model: Any,
     dataset: Any,
@@ -95,7 +108,8 @@ def expand(
             check_value(CoreSettings, "semantics", kind, None, f"--semantics={kind}")
     runs: dict[str, Run] = {}
     for name in datasets:
-        for each_protocol in protocols:
+        for given in protocols:
+            each_protocol = _ready_parts(methods[0], name, files, overrides) if given is None else given
             check_grid_keys(methods, name, each_protocol, overrides, files)
             for method in methods:
                 for kind in kinds:

@@ -53,7 +53,10 @@ def _examine(
         return [Finding(False, f"{folder}/manifest.json is damaged; remove the folder.")]
     overrides = {"dataset_dir": dataset_dir, **({"data_path": data_path} if data_path else {})}
     overrides |= identity.get("cut_by", {})
-    (run,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
+    try:
+        (run,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
+    except UserError as error:  # parts that were given by their paths, or a protocol that is gone
+        return [Finding(False, f"{folder.name}: its interactions are not found here ({error})", fatal=False)]
     found = Runner(ResultStore("results")).read_dataset(run)
     told_apart = found.sha256, split_identity(found.split), found.reading()
     if told_apart != (identity["inter_sha256"], identity["split"], identity.get("reading", {})):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.data.parts import part_files
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.errors import UserError
@@ -43,7 +44,11 @@ class Run:
     files: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        files = {"inter": file_sha256(self.location.interactions)}
+        if self.settings["split"] == "parts":
+            read = part_files(self.settings.values, self.location)
+        else:
+            read = {"inter": self.location.interactions}
+        files = {name: file_sha256(path) for name, path in read.items()}
         files |= {name: file_sha256(path) for name, path in self._side_files().items()}
         profiles = self.settings.get("profiles")
         if profiles and Path(profiles).is_file():
@@ -72,7 +77,7 @@ class Run:
         Raises:
             UserError: there is no such dataset.
         """
-        location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"])
+        location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"], settings.get("train"))
         return cls(settings, location, search)
 
     def _side_files(self) -> dict[str, Path]:
@@ -86,7 +91,6 @@ class Run:
         if split in BY_TIME:
             suffixes["user_last_order"] = "user_last_order.tsv"
         suffixes |= {str(name): str(name) for name in settings.get("additional_feat_suffix") or ()}
-        suffixes |= {f"{name}.inter": f"{name}.inter" for name in settings.get("benchmark_filename") or ()}
         found = {name: location.file(suffix) for name, suffix in suffixes.items()}
         if split == "published":
             phases = ("valid", "test")

@@ -265,7 +265,8 @@ class Runner:
 
     def _warnings(self, method: Method, dataset: Any, record: Record) -> list[str]:
         """What a reader of a run's numbers must know of its data and texts; said here too."""
-        found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split)]
+        ready = dataset.config["split"] == "parts"
+        found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split, ready)]
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
         if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
             found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
@@ -293,7 +294,7 @@ class Runner:
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, run.location)
         for notice in notices(dataset.table.facts):
-            self._say(f"{dataset.location.interactions}: {notice}")
+            self._say(f"{dataset.location.file('inter') or dataset.location.folder}: {notice}")
         return config, dataset
 
     def _say(self, text: str) -> None:

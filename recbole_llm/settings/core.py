@@ -23,7 +23,7 @@ Dropout = Share
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 
-SPLITS = Literal["loo", "session", "user_split", "temporal", "gts", "published"]
+SPLITS = Literal["loo", "session", "user_split", "temporal", "gts", "parts", "published"]
 SEMANTICS = Literal["llm", "offline", "shuffled", "random", "none"]
 
 
@@ -54,6 +54,12 @@ class CoreSettings(SettingsModel):
     seq_len: dict[str, Any] | None = setting("Longest sequence that is kept, by column.")
     MAX_ITEM_LIST_LENGTH: Count = setting("Longest history that a model sees, in items.")
     filter_inter_by_user_or_item: bool = setting("Leave out interactions whose user or item has no row in its file.")
+    train: str | None = setting("File of the interactions that train, where the parts are ready.", Role.FOLDER)
+    valid: str | None = setting("File of the interactions that validate.", Role.FOLDER)
+    test: str | None = setting("File of the interactions that test.", Role.FOLDER)
+    benchmark_filename: list[Any] | None = setting(
+        "Names of ready parts in the dataset's folder: [train,valid,test] for NAME.train.inter and so on."
+    )
     about: Any = setting("What the dataset or protocol is, for lists and messages.", Role.SHOWN)
     raw: Any = setting("Where the dataset's raw files come from.", Role.SHOWN)
     text: dict[str, Any] | None = setting("Columns of .item that hold an item's texts, as templates.")

@@ -352,6 +352,12 @@ def _layered(
     return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
 
 
+def names_parts(config_files: Iterable[str | Path], overrides: Mapping[str, Any]) -> bool:
+    """Whether the user gives ready parts of training, validation and test."""
+    layers = (overrides, *(read_yaml(Path(file)) for file in config_files))
+    return any(layer.get(key) for layer in layers for key in ("train", "valid", "test", "benchmark_filename"))
+
+
 def stage_one_settings(settings: Settings) -> Settings:
     """Settings of the model that ``settings``' model stands on.
 

@@ -157,8 +157,6 @@ def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 "another (recbole-llm list protocols), give --candidates=99 for sampled candidates, or write a file "
                 "of your own into properties/protocol/."
             )
-    if values.get("benchmark_filename"):
-        raise UserError("benchmark_filename: ready parts are not read; the protocol splits one .inter file.")
     if (values.get("unload_col") or {}).get("inter"):
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
     for key, (only, instead) in {**_NOT_FOLLOWED, **({} if theirs else _NOT_OF_OUR_LOOP)}.items():
@@ -232,10 +230,15 @@ def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 # Settings that one way of splitting reads; under another they would be passed over.
-_OF_SPLIT = {"gts": ("valid_from", "test_from", "targets")}
+_OF_SPLIT = {
+    "gts": ("valid_from", "test_from", "targets"),
+    "parts": ("train", "valid", "test", "benchmark_filename"),
+}
 
 
 def _check_split(values: Mapping[str, Any]) -> None:
+    if values.get("split") == "parts" and values.get("sessions"):
+        raise UserError("sessions: own parts are taken as they are; cut the files into sessions instead.")
     for split, keys in _OF_SPLIT.items():
         for key in keys:
             if values.get(key) is not None and values.get("split") != split:

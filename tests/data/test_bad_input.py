@@ -239,6 +239,13 @@ def test_times_are_left_out_only_where_the_setting_says_so(mine, caplog):
     assert record.warnings[0] in caplog.text
 
 
+def test_a_file_without_times_is_read_where_the_setting_says_so(mine, capsys):
+    write_rows(mine / "mine.inter", [row[:2] for row in ROWS], "user_id:token\titem_id:token")
+    assert "with --TIME_FIELD=~ the order of the file stands" in complaint(capsys)
+    assert main(["run", "--model=Pop", "--dataset=mine", "--quiet", "--TIME_FIELD=~"]) == 0
+    assert "there are no times" in capsys.readouterr().out
+
+
 def test_milliseconds_cut_the_sessions_that_seconds_cut(tiny, caplog):
     def sessions():
         split = prepare("Pop", protocol="temporal_20", candidates="all").dataset.split

@@ -1,0 +1,218 @@
+"""Training, validation and test as the user has them: three files in the place of one and a rule.
+
+They are given by ``--train``, ``--valid`` and ``--test``, or lie beside each other as RecBole's ``benchmark_filename``
+names them (``shop.train.inter``, ``shop.valid.inter``, ``shop.test.inter``). Ids are joined over the three. A user's
+rows stand by part, then by time: whatever the times say, the training part is what came before. Rows that stand in two
+parts and targets that are earlier than the training are counted and said; the parts are taken as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.atomic import read_columns, read_header
+from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.interactions import (
+    PAD_TOKEN,
+    Interactions,
+    ReadSpec,
+    as_exact_time,
+    cached_interactions,
+    canonical_order,
+    check_columns,
+    time_facts,
+)
+from recbole_llm.data.split import Split, cases_of_sets, positions
+from recbole_llm.data.times import in_seconds
+from recbole_llm.errors import UserError
+
+PARTS = ("train", "valid", "test")
+_LABEL = "@part"  # no column of a file is called so
+
+
+def part_files(values: Mapping[str, Any], location: DatasetLocation) -> dict[str, Path]:
+    """The files of the three parts.
+
+    Args:
+        values: settings of a run: ``train``, ``valid`` and ``test``, or ``benchmark_filename``.
+        location: the dataset, whose folder is looked into for named parts.
+
+    Raises:
+        UserError: a part is not given, or its file is not there.
+    """
+    given = {part: values.get(part) for part in PARTS}
+    if any(given.values()):
+        missing = [f"--{part}=FILE" for part in PARTS if not given[part]]
+        if missing:
+            raise UserError(f"own parts are three: give {' and '.join(missing)} too. Models are chosen by validation.")
+        found = {part: Path(str(path)).expanduser() for part, path in given.items()}
+        for part, path in found.items():
+            if not path.is_file():
+                raise UserError(f"--{part}={path}: there is no such file.")
+        return found
+    names = list(values.get("benchmark_filename") or PARTS)
+    if len(names) != len(PARTS):
+        raise UserError(f"benchmark_filename={names}: give three names, of training, validation and test.")
+    named: dict[str, Path] = {}
+    for part, name in zip(PARTS, names, strict=True):
+        there = location.file(f"{name}.inter")
+        if there is None:
+            raise UserError(
+                f"--protocol={values.get('protocol')}: {location.folder} holds no {location.stem}.{name}.inter. Name "
+                "the parts with benchmark_filename, such as [train,valid,test], or give --train, --valid and --test."
+            )
+        named[part] = there
+    return named
+
+
+def parts_sha256(files: Mapping[str, Path]) -> str:
+    """One hash of all three files."""
+    return hashlib.sha256("\n".join(f"{part} {file_sha256(files[part])}" for part in PARTS).encode()).hexdigest()
+
+
+def load_parts(location: DatasetLocation, files: Mapping[str, Path], spec: ReadSpec) -> tuple[Interactions, np.ndarray]:
+    """The interactions of three files, memory-mapped from the cache where the same were read before.
+
+    Returns:
+        The interactions, each user's by part and then by time, and ``(n,)`` the number of each row's part.
+
+    Raises:
+        UserError: as :func:`~recbole_llm.data.interactions.read_interactions`; filters that would undo the parts.
+    """
+    for name, value in (
+        ("user_inter_num_interval", spec.user_interval),
+        ("item_inter_num_interval", spec.item_interval),
+        ("val_interval", spec.value_intervals),
+        ("rm_dup_inter", spec.duplicates if spec.duplicates != "keep" else None),
+    ):
+        if value:
+            raise UserError(f"{name}: own parts are taken as they are; filter the files instead.")
+    labelled = replace(spec, extra=(*spec.extra, _LABEL))
+    table = cached_interactions(location, parts_sha256(files), labelled, lambda: _read(files, spec))
+    extra = dict(table.extra)
+    label = extra.pop(_LABEL)
+    return replace(table, extra=extra), np.asarray(label)
+
+
+def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
+    columns = _columns(files, spec)
+    keys = [name for name in (spec.user_field, spec.item_field, spec.time_field) if name]
+    frames, vocabularies = [], dict[str, dict[str, int]]()
+    facts = {"rows_read": 0, "rows_without_user_or_item": 0, "rows_repeated": 0}
+    for number, part in enumerate(PARTS):
+        data, names = read_columns(files[part], columns, spec.separator)
+        for name, found in names.items():
+            known = vocabularies.setdefault(name, {})
+            joined = np.array([0, *(known.setdefault(token, len(known) + 1) for token in found)], dtype=np.int32)
+            data[name] = joined[np.maximum(data[name], 0)]
+        if spec.time_field:
+            data[spec.time_field] = as_exact_time(data[spec.time_field], files[part], spec.time_field)
+        frame = pd.DataFrame(data)
+        whole = (frame[spec.user_field] > 0) & (frame[spec.item_field] > 0)
+        facts["rows_read"] += len(frame)
+        facts["rows_without_user_or_item"] += int((~whole).sum())
+        frame = frame[whole]
+        if spec.time_field and spec.duplicates is None:  # a row that stands in two parts is counted and stays
+            again = frame.duplicated(keys)
+            facts["rows_repeated"] += int(again.sum())
+            frame = frame[~again]
+        if not len(frame):
+            raise UserError(f"{files[part]} holds no interaction.")
+        frames.append(frame.assign(**{_LABEL: number}))
+    tokens = {name: np.array([PAD_TOKEN, *known], dtype=np.str_) for name, known in vocabularies.items()}
+    counts = {name: count for name, count in facts.items() if count or name != "rows_repeated"}
+    return _table(pd.concat(frames, ignore_index=True), tokens, spec, counts, files["train"].parent)
+
+
+def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
+    """The columns that are read of all files."""
+    found: list[str] = []
+    for part in PARTS:
+        lists = [c.name for c in read_header(files[part], spec.separator) if c.name == f"{spec.item_field}_list"]
+        if lists:
+            raise UserError(
+                f"{files[part]} holds whole histories ({lists[0]}), as RecBole's sequential models want them in parts; "
+                f"give one interaction a line: {spec.user_field}, {spec.item_field}, {spec.time_field}."
+            )
+        found = check_columns(files[part], spec)
+    return found
+
+
+def _table(
+    frame: pd.DataFrame, tokens: dict[str, np.ndarray], spec: ReadSpec, facts: dict[str, int], folder: Path
+) -> Interactions:
+    """The rows of all parts as one table, each user's by part and then by time."""
+    user, item, label = (frame[name].to_numpy() for name in (spec.user_field, spec.item_field, _LABEL))
+    time = frame[spec.time_field].to_numpy() if spec.time_field else None
+    names = tokens[spec.user_field], tokens[spec.item_field]
+    by_time, tied = canonical_order(user, item, time, *names)
+    facts["rows_tied_in_time"] = tied
+    facts |= {"without_times": 1} if time is None else time_facts(user[by_time], time[by_time])
+    order = by_time[np.lexsort((np.arange(len(by_time)), label[by_time], user[by_time]))]
+    user, item, label = user[order], item[order], label[order]
+    if time is not None:
+        time, of_unit = in_seconds(time[order], f"{folder}, {spec.time_field}")
+        facts |= of_unit
+    facts |= _overlaps(user, item, time, label)
+    offsets = np.zeros(len(names[0]) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(user, minlength=len(names[0])), out=offsets[1:])
+    return Interactions(
+        user=user,
+        item=item,
+        time=time,
+        extra={name: frame[name].to_numpy()[order] for name in (*spec.extra, _LABEL)},
+        offsets=offsets,
+        user_tokens=names[0],
+        item_tokens=names[1],
+        extra_tokens={name: tokens[name] for name in spec.extra if name in tokens},
+        facts=facts,
+    )
+
+
+def _overlaps(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, label: np.ndarray) -> dict[str, int]:
+    """How many held-out rows stand in an earlier part too, and how many are earlier than their user's earlier parts."""
+    frame = pd.DataFrame({"user": user, "item": item, "part": label})
+    first = frame.groupby(["user", "item"], sort=False)["part"].transform("min").to_numpy()
+    found = {"targets_in_earlier_part": int((first < label).sum()), "held_out": int((label > 0).sum())}
+    if time is not None:
+        before = pd.DataFrame({"user": user, "part": label, "time": time}).groupby(["user", "part"])["time"].max()
+        latest = before.groupby(level="user").cummax().groupby(level="user").shift()
+        keys = pd.MultiIndex.from_arrays([user, label])
+        bound = latest.reindex(keys).to_numpy()
+        found["targets_before_training"] = int((time < np.where(np.isnan(bound), -np.inf, bound)).sum())
+    return {name: count for name, count in found.items() if count}
+
+
+def split_by_parts(table: Interactions, label: np.ndarray, options: Mapping[str, Any]) -> Split:
+    """The split that three parts are: a case for each user of a part, with all of its rows there as targets.
+
+    The history of a case is what its user has in earlier parts; users without any are no cases, and are counted.
+
+    Raises:
+        UserError: no user of validation, or of the test, has a history.
+    """
+    train_rows = np.flatnonzero(label == 0)
+    found, lost = {}, {}
+    for number, part in enumerate(PARTS[1:], start=1):
+        rows = np.flatnonzero(label == number)
+        users, first, counts = np.unique(np.asarray(table.user)[rows], return_index=True, return_counts=True)
+        begin = rows[first]
+        known = positions(table, begin) > 0
+        if not known.any():
+            raise UserError(
+                f"--protocol={options['protocol']}: no user of the {part} part has an interaction in an earlier part, "
+                "so that there is nothing to predict from. Parts are of interactions, not of users: for users who are "
+                "held out whole take --protocol=user_split or session over one file."
+            )
+        rows = rows[np.repeat(known, counts)]
+        found[part] = cases_of_sets(table, users[known].astype(np.int64), begin[known], rows, counts[known])
+        lost[part] = int((~known).sum())
+    targets = train_rows[positions(table, train_rows) > 0]
+    return Split(train_rows, targets, found["valid"], found["test"], without_history=lost)
