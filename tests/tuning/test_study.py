@@ -94,7 +94,10 @@ def test_the_same_storage_holds_studies_of_other_settings_apart(tiny: Path) -> N
 
 def test_a_trial_that_fails_counts_and_is_not_tried_again(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 3)
-    study.finish(begun(study), result(error=UserError("training diverged")))
+    trial = begun(study)
+    study.folder(trial).mkdir(parents=True)
+    study.finish(trial, result(error=UserError("training diverged")))
+    assert not study.folder(trial).exists()
     assert take_part(study) == 2
     assert [trial.state for trial in study.ended()] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
     assert study.best().number > 0
