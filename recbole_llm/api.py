@@ -20,6 +20,7 @@ from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import FULL, Stage, read_suite
+from recbole_llm.features.sources import AnswerSource, chosen_endpoint
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.yaml import properties_folder, read_yaml
@@ -83,12 +84,13 @@ def run(
     """
     runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
+    store = ResultStore(runs[0].settings["results_dir"])
+    _check_sources([run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"])
     from recbole_llm.execution.choice import open_executor
     from recbole_llm.experiments.launch import run_all
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.utils.progress import Bars
 
-    store = ResultStore(runs[0].settings["results_dir"])
     with open_executor(executor, workers, ray_address, gpus) as chosen:
         return run_all(runs, Runner(store, Bars(not quiet), force), chosen)
 
@@ -142,6 +144,7 @@ def tune(
     _check_executor(executor, workers, ray_address, gpus)
     limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
     spaces, budget = _searched(runs, {**limits, "space": space})
+    _check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
     records, studies = tune_all(
@@ -195,7 +198,6 @@ def generate(
     runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
     from recbole_llm.experiments import generate as features
     from recbole_llm.experiments.runner import Runner
-    from recbole_llm.features.sources import AnswerSource
     from recbole_llm.utils.progress import Bars
 
     if import_from is not None:
@@ -511,6 +513,13 @@ def _planned(
     if not model and given.get("lists"):
         model = "Lists"
     return expand(model, dataset, protocol, seeds, semantics, files, given)
+
+
+def _check_sources(runs: Sequence[Run]) -> None:
+    """Refuse an endpoint that cannot be used, such as one that costs money without a limit, before anything loads."""
+    for run in runs:
+        if run.settings["semantics"] != "none":
+            chosen_endpoint(run.settings)
 
 
 def results_folder(given: dict[str, Any]) -> Path:

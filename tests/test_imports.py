@@ -123,6 +123,7 @@ LIGHT = {
     "soft prompt": ["--model=DUIP", "--dataset=tiny", "--soft_prompt=mpl"],
     "executor": ["--model=Pop", "--dataset=tiny", "--executor=process"],
     "tune": ["tune", "--model=GRU4Rec", "--dataset=tiny", "--trials=0"],
+    "price": ["--model=EIMF", "--dataset=tiny", "--llm=openai"],
     "generate": ["generate", "--model=LLMDMsRec", "--dataset=tiny", "--llm=opena"],
 }
 

@@ -16,10 +16,10 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.builder import FeatureBuilder, chosen_endpoint
+from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, FeaturePlan
+from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, FeaturePlan, chosen_endpoint
 from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import HOPELESS_AFTER

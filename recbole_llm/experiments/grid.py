@@ -71,11 +71,11 @@ def _ready_parts(method: Method, dataset: str, files: list[Path], overrides: dic
     """``parts`` where the user gives ready parts or the dataset has nothing else; ``None`` for the default protocol."""
     if names_parts(files, overrides):
         return "parts"
-    settings = layer_settings(method, dataset, None, files, overrides, strict=False)
     try:
+        settings = layer_settings(method, dataset, None, files, overrides, strict=False)
         location = locate(dataset, settings.data_path, settings["dataset_dir"])
     except UserError:
-        return None  # said where the run is planned, after mistakes in its settings
+        return None  # said where the settings are checked, with the file that they stand in
     return "parts" if location.file("inter") is None else None
 
 

@@ -25,11 +25,11 @@ from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
 from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
+from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.rules import features_read
@@ -37,30 +37,7 @@ from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT_KEYS = (
-    *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
-    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
-)
 Watch = Callable[[str], AbstractContextManager[None]]
-
-
-def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
-    """The endpoint of ``--llm``, ``None`` for the offline rule; what asks nothing may name a paid one without a limit.
-
-    Raises:
-        UserError: an unknown source, or a paid one without ``--max_cost``.
-    """
-    if settings["llm"] == OFFLINE:
-        return None
-    endpoint = load_endpoint(settings["llm"], {key: settings.get(key) for key in ENDPOINT_KEYS})
-    if asks and settings.get("max_cost") != 0:
-        endpoint.check_price()
-    if endpoint.paid and settings.get("max_cost") is None and asks:
-        raise UserError(
-            f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
-            "in and out): give --max_cost=5.00 or another limit."
-        )
-    return endpoint
 
 
 def split_identity(split: Split) -> dict[str, Any]:

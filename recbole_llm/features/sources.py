@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Self
 
+from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
 from recbole_llm.llm.cache import ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
 from recbole_llm.llm.client import Acquaintance, Client
-from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.settings.layers import Settings
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -30,6 +31,11 @@ Results = Iterator[tuple[Any, Any]]
 SAMPLE = 200  # cached answers of a prompt from which the length of the others is estimated
 ENOUGH = 20  # fewer say nothing
 INSPECTED = 20  # unreadable answers of a feature that its manifest names
+
+ENDPOINT_KEYS = (
+    *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
+    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+)
 
 
 class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
@@ -41,6 +47,25 @@ def spread(keys: list[Any], limit: int | None) -> list[Any]:
     if limit is None or limit >= len(keys):
         return keys
     return [keys[number * len(keys) // limit] for number in range(limit)]
+
+
+def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
+    """The endpoint of ``--llm``, ``None`` for the offline rule; what asks nothing may name a paid one without a limit.
+
+    Raises:
+        UserError: an unknown source, or a paid one without ``--max_cost``.
+    """
+    if settings["llm"] == OFFLINE:
+        return None
+    endpoint = load_endpoint(settings["llm"], {key: settings.get(key) for key in ENDPOINT_KEYS})
+    if asks and settings.get("max_cost") != 0:
+        endpoint.check_price()
+    if endpoint.paid and settings.get("max_cost") is None and asks:
+        raise UserError(
+            f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
+            "in and out): give --max_cost=5.00 or another limit."
+        )
+    return endpoint
 
 
 @dataclass

@@ -131,7 +131,7 @@ def test_a_dry_run_says_what_caching_prefixes_may_save(few_users: Path, monkeypa
     def early(name: str, changes: dict[str, object]) -> Endpoint:
         return replace(load_endpoint(name, changes), cache_from=100)
 
-    monkeypatch.setattr("recbole_llm.features.builder.load_endpoint", early)
+    monkeypatch.setattr("recbole_llm.features.sources.load_endpoint", early)
     line, plan = said()
     saved = (plan.requests - 1) * plan.shared * (0.25 - 0.025) / 1e6
     assert plan.saved == pytest.approx(saved, rel=0.1)  # all questions begin alike, some for a few letters more

@@ -151,7 +151,7 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"eval_args.split": {"RS": [8, 1, 1]}}}, r"eval_args.split=.*list protocols"),
         ({"overrides": {"eval_args": {"group_by": "none"}}}, r"eval_args.group_by=none: the protocol says"),
         ({"overrides": {"eval_args.order": "RO", "engine": "recbole"}}, r"eval_args.order=RO: the protocol says"),
-        ({"overrides": {"benchmark_filename": ["train", "valid", "test"]}}, "ready parts are not read"),
+        ({"overrides": {"benchmark_filename": ["train", "valid", "test"]}}, "holds no tiny.train.inter. Name"),
         ({"overrides": {"unload_col": {"inter": ["timestamp"]}}}, "leave these columns out of load_col.inter"),
         ({"overrides": {"save_dataset": True}}, "save_dataset=True is not followed: .* nothing is pickled"),
         ({"overrides": {"save_dataloaders": True}}, "save_dataloaders=True is not followed"),

@@ -94,7 +94,6 @@ GRAPH = {"kg": ["head_id", "relation_id", "tail_id"], "link": ["item_id", "entit
         ("CKE", "kg", {"load_col": None}),
         ("KSR", "kg", {"load_col": {"inter": INTER, **GRAPH}}),
         ("KSR", "ent_feature", {"additional_feat_suffix": ["ent_feature"]}),
-        ("BPR", "train.inter", {"benchmark_filename": ["train", "test"]}),
         ("SASRec", "user_last_order.tsv", {"protocol": "session"}),
         ("SASRec", "user_last_order.tsv", {"protocol": "temporal_20"}),
     ],
@@ -106,6 +105,16 @@ def test_another_side_file_is_another_key_where_it_is_read(
     before = make_run(model, **options).key
     (tiny / f"tiny.{suffix}").write_text("other")
     assert make_run(model, **options).key != before
+
+
+@pytest.mark.parametrize("part", ["train", "valid", "test"])
+def test_another_part_is_another_key(tiny: Path, part: str) -> None:
+    names = ["train", "valid", "test"]
+    for name in names:
+        (tiny / f"tiny.{name}.inter").write_text("one")
+    before = make_run("BPR", protocol="parts", benchmark_filename=names).key
+    (tiny / f"tiny.{part}.inter").write_text("other")
+    assert make_run("BPR", protocol="parts", benchmark_filename=names).key != before
 
 
 @pytest.mark.parametrize(
