@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,7 +91,7 @@ def own_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     methods().update(known)
 
 
-def test_run_returns_a_record_for_each_cell(tiny: Path) -> None:
+def test_run_returns_a_record_for_each_run(tiny: Path) -> None:
     records = recbole_llm.run(model="Pop,GRU4Rec", dataset="tiny", seeds=[1, 2], **SHORT)
     assert all(isinstance(record, Record) for record in records)
     assert [(record.model, record.seed) for record in records] == [
@@ -122,6 +123,13 @@ def test_run_keeps_its_records_where_it_is_told(tiny: Path, tmp_path: Path) -> N
 def test_a_mistake_raises_the_error_with_the_hint(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"Did you mean tiny\?"):
         recbole_llm.run(model="Pop", dataset="tinny")
+
+
+def test_no_module_has_the_name_of_a_function() -> None:
+    """It would stand in the function's place once it is imported."""
+    modules = {module.name for module in pkgutil.iter_modules(recbole_llm.__path__)}
+    assert not modules & set(recbole_llm.__all__)
+    assert all(getattr(recbole_llm, name) for name in recbole_llm.__all__)
 
 
 def test_importing_the_package_loads_neither_torch_nor_recbole() -> None:
@@ -175,7 +183,7 @@ def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str)
     assert torch.equal(prepared.model.bias.weight, before)
 
 
-def test_a_class_and_its_path_are_one_cell(own_models: str) -> None:
+def test_a_class_and_its_path_are_one_run(own_models: str) -> None:
     (first,) = recbole_llm.run(model=f"{own_models}:LastItem", dataset="tiny", **SHORT)
     (second,) = recbole_llm.run(model=find_method(f"{own_models}:LastItem").load(), dataset="tiny", **SHORT)
     assert first == second
