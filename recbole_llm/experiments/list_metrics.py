@@ -13,7 +13,7 @@ from recbole_llm.evaluation.names import LIST_METRICS, NEED_CATEGORIES, NEED_VEC
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
 from recbole_llm.evaluation.subgroups import user_gap
 from recbole_llm.features.encoder import Encoder, encode_texts
-from recbole_llm.features.items import ItemTexts, read_item_texts
+from recbole_llm.features.items import ItemTexts, item_texts
 from recbole_llm.settings.layers import Settings
 from recbole_llm.training.lists import ItemCategories, TopLists
 from recbole_llm.utils.yaml import properties_folder, read_yaml
@@ -41,7 +41,7 @@ def list_counter(
     if {*NEED_CATEGORIES, *NEED_VECTORS} & set(names) and location.file("item") is None:
         missing = dict.fromkeys(NEED_CATEGORIES, "categories") | dict.fromkeys(NEED_VECTORS, "titles")
     elif {*NEED_CATEGORIES, *NEED_VECTORS} & set(names):
-        texts = read_item_texts(location, dataset.table, settings.get("text"))
+        texts = item_texts(settings.values, location, dataset.table)
         if not any(texts.categories):
             missing |= dict.fromkeys(NEED_CATEGORIES, "categories")
         elif set(NEED_CATEGORIES) & set(names):

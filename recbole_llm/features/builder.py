@@ -20,7 +20,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
-from recbole_llm.features.items import ItemTexts, check_titles, read_item_texts, read_profiles
+from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import REASONED
@@ -148,13 +148,7 @@ class FeatureBuilder:
         self.asking = asking or AnswerSource.of(settings)
         self.endpoint = chosen_endpoint(settings, self.asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
-        self.items = read_item_texts(
-            location,
-            dataset.table,
-            settings.get("text"),
-            str(settings["ITEM_ID_FIELD"]),
-            str(settings["field_separator"]),
-        )
+        self.items = item_texts(settings.values, location, dataset.table)
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self.home = location.home / "semantics"

@@ -8,7 +8,7 @@ import logging
 import re
 import string
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,12 @@ def _columns(spec: dict[str, Any], header: list[str]) -> tuple[dict[str, Any], d
             texts[name] = next((column for column in header if _letters(column) == name), None)
             unusual |= {name: texts[name]} if texts[name] else {}
     return texts, unusual
+
+
+def item_texts(settings: Mapping[str, Any], location: DatasetLocation, table: Interactions) -> ItemTexts:
+    """Read ``.item`` as a run's settings say; see :func:`read_item_texts`."""
+    key, separator = str(settings["ITEM_ID_FIELD"]), str(settings["field_separator"])
+    return read_item_texts(location, table, settings.get("text"), key, separator)
 
 
 def read_item_texts(

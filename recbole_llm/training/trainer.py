@@ -28,6 +28,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
 from recbole_llm.training.ranking import rank_cases
+from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -230,11 +231,12 @@ class BenchTrainer(Trainer):
     def _warn_of_few_steps(self) -> None:
         """Batches that fit one dataset may be a tenth of another one."""
         steps = len(self._loader)
-        if steps < FEW_STEPS and getattr(self.model, "type", None) != ModelType.TRADITIONAL:
+        traditional = getattr(self.model, "type", None) == ModelType.TRADITIONAL
+        if steps < FEW_STEPS and not traditional and getattr(self.model, "learns", True):
             logger.warning(
-                "an epoch of %s has %d steps only: give a smaller --train_batch_size than %d, or --min_epoch_steps=%d",
+                "an epoch of %s has only %s: give a smaller --train_batch_size than %d, or --min_epoch_steps=%d",
                 type(self.model).__name__,
-                steps,
+                counted(steps, "step"),
                 int(self.config["train_batch_size"]),
                 FEW_STEPS,
             )

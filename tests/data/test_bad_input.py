@@ -292,7 +292,10 @@ def test_titles_are_found_by_the_column_that_the_setting_names(mine):
     write_rows(mine / "mine.inter", ROWS, HEADER.replace("item_id", "movieId"))
     rows = [(f"Title of {item}", item) for _, item, _ in ROWS]
     write_rows(mine / "mine.item", rows, "title:token_seq\tmovieId:token")
-    assert shown(mine, ITEM_ID_FIELD="movieId", load_col={"inter": ["user_id", "movieId"]}) == right
+    named = {"ITEM_ID_FIELD": "movieId", "load_col": {"inter": ["user_id", "movieId"]}}
+    assert shown(mine, **named) == right
+    record = runner().run(make_run("Pop", "mine", list_metrics=["ILDVectors"], **named))
+    assert record.list_metrics["ildvectors@10"].value > 0
 
 
 def test_an_item_file_without_the_key_is_refused(mine):

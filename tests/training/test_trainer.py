@@ -88,10 +88,10 @@ def test_rates_rise_from_zero_over_the_warm_up(training):
 
 def test_an_epoch_of_few_steps_is_warned_of(training, caplog):
     training(epochs=1).fit()
-    assert "an epoch of SASRec has 4 steps only" in caplog.text
+    assert "an epoch of SASRec has only 4 steps" in caplog.text
     caplog.clear()
     training("Pop", epochs=1).fit()
-    assert "steps only" not in caplog.text
+    assert "has only" not in caplog.text
 
 
 def test_batches_are_halved_until_an_epoch_has_the_steps_that_it_is_to_have(training):
