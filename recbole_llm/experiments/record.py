@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from recbole_llm.evaluation.names import higher_is_better
 
 SCHEMA = 3
+# What rows of invented titles are called (--titles).
+TITLES = {"pseudonym": "pseudonyms", "pseudonym_all": "pseudonyms, categories too"}
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -185,12 +187,13 @@ class Record(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, and files of vectors."""
+        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, vectors, invented titles."""
         names = [self.semantics]
         if self.semantics == "llm" and self.features is not None:
             names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]
         if self.features is not None:
             names += [str(vectors["name"]) for vectors in self.features.vectors]
+        names += [TITLES[titles]] if (titles := self.settings.get("titles", "real")) in TITLES else []
         return ", ".join(names)
 
     def metric(self, name: str) -> float | None:

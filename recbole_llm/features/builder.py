@@ -23,6 +23,7 @@ from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suf
 from recbole_llm.features.items import ItemTexts, check_titles, read_item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
@@ -92,6 +93,7 @@ def _identity(
         **({"text_found_by": items.found_by} if items.found_by else {}),
         **_profiles_identity(settings),
         **_vectors_identity(settings),
+        **({"titles": [settings["titles"], settings["titles_seed"]]} if settings["titles"] != REAL else {}),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
@@ -168,6 +170,7 @@ class FeatureBuilder:
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
         check_titles(location, self.items)
+        self.items = pseudonymous(self.items, str(settings["titles"]), int(settings["titles_seed"]))
         self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))

@@ -206,6 +206,13 @@ class CoreSettings(SettingsModel):
         "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
         Role.FOLDER,
     )
+    titles: Literal["real", "pseudonym", "pseudonym_all"] = setting(
+        "Titles that an LLM and the encoder read: real, or invented (pseudonym keeps the words of categories, "
+        "pseudonym_all invents those too).",
+        Role.SEMANTIC,
+        before="real",
+    )
+    titles_seed: Seed = setting("Key of the invented titles: another one gives others.", Role.SEMANTIC, before=2020)
     whitening: Literal["none", "zca"] = setting(
         "Whiten text vectors before they are read, by ZCA over all of them.", Role.SEMANTIC, before="none"
     )

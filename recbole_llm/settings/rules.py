@@ -218,6 +218,31 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["semantics"] = "offline"
     if values["semantics"] == "none":
         values["vectors"] = None
+        _leave_titles(values)
+    _check_titles(values)
+
+
+def _leave_titles(values: dict[str, Any]) -> None:
+    """Nothing reads titles: what they are called makes no other run."""
+    for key in ("titles", "titles_seed"):
+        values[key] = before_of(CoreSettings.model_fields[key])
+
+
+def _check_titles(values: dict[str, Any]) -> None:
+    """Texts and vectors that were made of the real titles would tell what the invented ones hide.
+
+    Raises:
+        UserError: there are such.
+    """
+    if values.get("titles") in (None, "real"):
+        _leave_titles(values)  # a key that nothing is made with
+        return
+    for key in ("profiles", "vectors"):
+        if values.get(key):
+            raise UserError(
+                f"--titles={values['titles']}: what --{key} brings was made of the real titles and tells them; leave "
+                "one of the two out."
+            )
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
