@@ -27,6 +27,7 @@ from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 if TYPE_CHECKING:
     from recbole_llm.experiments.doctor import Finding
+    from recbole_llm.experiments.probe_record import ProbeRecord
     from recbole_llm.experiments.recommend import Recommendation
     from recbole_llm.raw.prepare import PrepareReport
     from recbole_llm.tuning.study import Study
@@ -213,6 +214,37 @@ def generate(
     if batch:
         return features.render_made(features.run_batches(runs, runner, poll, limit))
     return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
+
+
+def probe(
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    questions: Annotated[int, Doc("Questions of each probe at most.")] = 100,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "list[ProbeRecord]":
+    """Ask an LLM what it remembers of datasets: titles, users' next items, rows of the files.
+
+    Returns:
+        One record a dataset and protocol, which is kept in the results folder and read by :func:`table`.
+
+    Raises:
+        UserError: an unknown name or setting, no LLM, a limit that was reached, or an endpoint that answers nothing.
+    """
+    if questions < 2:
+        raise UserError(f"--questions={questions}: give 2 or more; chance is told from the other questions.")
+    from recbole_llm.experiments import probe as probes
+
+    runs = _planned(probes.SETTINGS_OF, dataset, protocol, None, None, config_file, results_dir, settings)
+    _check_sources(runs)
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    return [probes.probe(run, runner, questions) for run in runs]
 
 
 def recommend(

@@ -94,6 +94,16 @@ def _show_text(found: Any, given: dict[str, Any]) -> int:
     return 0
 
 
+def _show_probe(records: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.experiments.probe import render_probes
+
+    print(render_probes(records))
+    if not given.get("quiet"):
+        store = ResultStore(api.results_folder(given))
+        print("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records))
+    return 0
+
+
 def _show_table(text: str, given: dict[str, Any]) -> int:
     if not given.get("output"):
         print(text)
@@ -203,6 +213,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(api.run, _show_run),
     "tune": Verb(api.tune, _show_tune),
     "generate": Verb(api.generate, _show_text),
+    "probe": Verb(api.probe, _show_probe),
     "suite": Verb(api.suite, _show_suite),
     "recommend": Verb(api.recommend, _show_recommend, output=True),
     "prepare": Verb(api.prepare, _show_prepare),

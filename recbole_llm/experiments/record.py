@@ -99,6 +99,8 @@ class SemanticFacts(BaseModel):
     failed: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    knowledge_cut: str | None = Field(default=None, description="the last day of which the LLM can know anything")
+    after_cut: float | None = Field(default=None, description="share of the test targets that are later")
     price: float = Field(default=0.0, description="US dollars paid for the answers, cached ones included")
 
 
@@ -187,7 +189,7 @@ class Record(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, vectors, invented titles."""
+        """Where the semantics came from: the LLM, ``offline`` or the control, files of vectors, invented titles."""
         names = [self.semantics]
         if self.semantics == "llm" and self.features is not None:
             names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]

@@ -16,6 +16,7 @@ import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import CUT_BY, Split
+from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
@@ -363,6 +364,9 @@ class FeatureBuilder:
         table = self.dataset.table
         tokens = {ITEM: table.item_tokens.tolist(), USER: table.user_tokens.tolist()}
         facts = _facts(self.folder, self.builders, self.encoder)
+        cut = self.endpoint.knowledge_cut if self.endpoint else None
+        if cut is not None:
+            facts |= {"knowledge_cut": cut.isoformat(), "after_cut": targets_after(table, self.dataset.split, cut)}
         facts["vectors"] = [vectors.facts(tokens[key]) for key, vectors in self.given.items()]
         return SemanticFeatures(
             self.folder,

@@ -15,7 +15,8 @@ from recbole_llm.features.items import ItemTexts
 from recbole_llm.utils.text import match_form
 
 REAL, PSEUDONYM, PSEUDONYM_ALL = "real", "pseudonym", "pseudonym_all"
-_SYLLABLES = [first + vowel for first in "b d f g k l m n p r s t v z br dr kr pl st tr".split() for vowel in "aeiou"]
+_BEGINNINGS = (*"bdfgklmnprstvz", "br", "dr", "kr", "pl", "st", "tr")
+_SYLLABLES = [beginning + vowel for beginning in _BEGINNINGS for vowel in "aeiou"]
 _TITLE_WORDS, _NAME_WORDS = (3, 3, 2), (3,)  # syllables of each word; of 10^16 titles two are hardly ever equal
 _WORD = re.compile(r"[^\W_]+(?:['’&-][^\W_]+)*")
 

@@ -34,7 +34,7 @@ INSPECTED = 20  # unreadable answers of a feature that its manifest names
 
 ENDPOINT_KEYS = (
     *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
-    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort", "llm_knowledge_cut"),
 )
 
 

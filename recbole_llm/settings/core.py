@@ -187,6 +187,9 @@ class CoreSettings(SettingsModel):
     llm_reasoning_effort: str | None = setting(
         "low, high, ... of models that reason, if not that of the endpoint's file.", Role.SEMANTIC, before=None
     )
+    llm_knowledge_cut: str | None = setting(
+        "The last day of which the model can know anything (2024-06-30), if its file does not say it.", Role.SHOWN
+    )
     llm_price_in: Amount | None = setting("US dollars for a million tokens of questions.", Role.MACHINE)
     llm_price_out: Amount | None = setting("US dollars for a million tokens of answers.", Role.MACHINE)
     llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
