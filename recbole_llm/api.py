@@ -26,6 +26,7 @@ from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 if TYPE_CHECKING:
+    from recbole_llm.experiments.advise import Advice
     from recbole_llm.experiments.doctor import Finding
     from recbole_llm.experiments.probe_record import ProbeRecord
     from recbole_llm.experiments.recommend import Recommendation
@@ -245,6 +246,57 @@ def probe(
 
     runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
     return [probes.probe(run, runner, questions) for run in runs]
+
+
+def advise(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    shares: Annotated[Any, Doc("Growing shares of the answers, such as 0.05,0.2,1.")] = "0.05,0.15,0.4,1",
+    margin: Annotated[float | None, Doc("Gains of the validation metric that are smaller count as none.")] = None,
+    seeds: Annotated[Any, Doc("Trainings of each look: a number of seeds, or a list of them.")] = 3,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "Advice":
+    """Buy only as many answers as it takes to tell whether models gain by them on the validation cases.
+
+    A command that was stopped goes on: answers and trainings are kept.
+
+    Raises:
+        UserError: an unknown name or setting, a model that asks no LLM, shares that do not grow, or an endpoint that
+            answers nothing.
+    """
+    growing = _shares(shares)
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
+    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    numbers = parse_seeds(seeds, int(runs[0].settings["seed"]))
+    _check_sources(runs)
+    from recbole_llm.experiments.advise import advise as advised
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    return advised(runs, runner, growing, numbers, margin)
+
+
+def _shares(given: Any) -> list[float]:
+    """Growing shares from a list or ``0.05,0.2,1``.
+
+    Raises:
+        UserError: they are none.
+    """
+    words = given if isinstance(given, (list, tuple)) else names_of(str(given))
+    try:
+        found = [float(word) for word in words]
+    except (TypeError, ValueError):
+        found = []
+    if not found or found != sorted({*found}) or found[0] <= 0 or found[-1] > 1:
+        raise UserError(f"--shares={given}: give growing shares of the answers, above 0 and at most 1: 0.05,0.2,1.")
+    return found
 
 
 def recommend(

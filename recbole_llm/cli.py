@@ -94,6 +94,13 @@ def _show_text(found: Any, given: dict[str, Any]) -> int:
     return 0
 
 
+def _show_advise(found: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.experiments.advise import render_advice
+
+    print(render_advice(found))
+    return 0
+
+
 def _show_probe(records: Any, given: dict[str, Any]) -> int:
     from recbole_llm.experiments.probe import render_probes
 
@@ -213,6 +220,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(api.run, _show_run),
     "tune": Verb(api.tune, _show_tune),
     "generate": Verb(api.generate, _show_text),
+    "advise": Verb(api.advise, _show_advise),
     "probe": Verb(api.probe, _show_probe),
     "suite": Verb(api.suite, _show_suite),
     "recommend": Verb(api.recommend, _show_recommend, output=True),

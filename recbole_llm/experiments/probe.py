@@ -33,7 +33,7 @@ from recbole_llm.features.items import ItemTexts, read_item_texts, title_key
 from recbole_llm.features.prompts import Prompt, load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import ask
-from recbole_llm.features.sources import AnswerSource, Ledger, chosen_endpoint
+from recbole_llm.features.sources import AnswerSource, Ledger, Stopped, chosen_endpoint
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import Script
 from recbole_llm.llm.endpoint import Endpoint
@@ -167,7 +167,7 @@ def _recall(each: Probe, asking: AnswerSource, ledger: Ledger) -> Recall:
             named.append((each.questions[number][1], answer))
     usage = ledger.usage
     if usage.stopped:
-        raise UserError(f"stopped: {usage.stopped}. Answers are kept; {usage.remedy}.")
+        raise Stopped(f"stopped: {usage.stopped}. Answers are kept; {usage.remedy}.")
     if not named:
         said = f" Its last words: {usage.said}." if usage.said else ""
         raise UserError(

@@ -27,7 +27,7 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, Stopped, chosen_endpoint
 from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
@@ -95,6 +95,7 @@ def _identity(
         **_profiles_identity(settings),
         **_vectors_identity(settings),
         **({"titles": [settings["titles"], settings["titles_seed"]]} if settings["titles"] != REAL else {}),
+        **({"answer_share": settings["answer_share"]} if settings["answer_share"] != 1 else {}),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
@@ -255,7 +256,10 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
-        ledger = None if self.endpoint is None or cache is None else Ledger(self.endpoint, cache, self.progress)
+        ledger = None
+        if self.endpoint is not None and cache is not None:
+            share = float(self.settings["answer_share"])
+            ledger = Ledger(self.endpoint, cache, self.progress, share=share)
         context = Context(
             self.settings,
             self.dataset.table,
@@ -293,7 +297,7 @@ class FeatureBuilder:
         if ledger is not None and ledger.usage.stopped:
             kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
             remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
-            raise UserError(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+            raise Stopped(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
 
     def _nothing_came(self, name: str, ledger: Ledger) -> str:
         """Why there is no feature: a row never bears the name of an LLM that said nothing."""

@@ -425,7 +425,7 @@ def _primary(records: Sequence[Record]) -> str:
 
 
 def _probe_of(runs: Sequence[Record], probes: Iterable[ProbeRecord]) -> ProbeRecord | None:
-    """The probe of the LLM that answered for some runs, on their data and under their titles; the largest one, the newest.
+    """The largest and newest probe of the LLM that answered for some runs, on their data and under their titles.
 
     ``None`` where there is none, or no LLM.
     """

@@ -195,6 +195,12 @@ class CoreSettings(SettingsModel):
     llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
     max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
+    answer_share: Annotated[float, Field(gt=0, le=1)] = setting(
+        "Share of each feature's questions that are asked: about a fixed random sample of items, users, ... that grows "
+        "with it. The others stay without an answer.",
+        Role.SEMANTIC,
+        before=1.0,
+    )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
         "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC

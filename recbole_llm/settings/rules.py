@@ -216,8 +216,11 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+    if values["llm"] == "offline":
+        values["answer_share"] = 1.0  # nothing is asked
     if values["semantics"] == "none":
         values["vectors"] = None
+        values["answer_share"] = 1.0
         _leave_titles(values)
     _check_titles(values)
 
