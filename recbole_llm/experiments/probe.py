@@ -167,7 +167,8 @@ def _recall(each: Probe, asking: AnswerSource, ledger: Ledger) -> Recall:
             named.append((each.questions[number][1], answer))
     usage = ledger.usage
     if usage.stopped:
-        raise Stopped(f"stopped: {usage.stopped}. Answers are kept; {usage.remedy}.")
+        kept = f"The {len(ledger.used):,} answers of this probe are kept; " if ledger.used else ""
+        raise Stopped(f"stopped: {usage.stopped}. {kept}{usage.remedy if kept else usage.remedy.capitalize()}.")
     if not named:
         said = f" Its last words: {usage.said}." if usage.said else ""
         raise UserError(

@@ -242,7 +242,7 @@ def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoi
     _check_effort(found, "reasoning_effort" in given)
     if found.paid and found.model != own.get("model") and not {"price_in", "price_out"} <= given.keys():
         _say_whose_prices(found.model, path.name, str(own.get("model")))
-    if name == "openai" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
+    if found.key_env == "OPENAI_API_KEY" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
         _say_not_followed(redact(named), found.base_url)
     return found
 
