@@ -12,7 +12,6 @@ models and steps).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,8 @@ from tabulate import tabulate
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
-from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import LEVEL, Family
 from recbole_llm.experiments.generate import plan
-from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
@@ -34,8 +31,6 @@ from recbole_llm.llm.budget import LimitReached
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.text import counted, percent
-
-logger = logging.getLogger(__name__)
 
 GAIN, LOSS, NONE, OPEN = "gain", "loss", "none", "open"
 WITHOUT, WITH = "without answers", "with answers"
@@ -125,19 +120,19 @@ def advise(
     """
     for run in runs:
         _check(run)
-    metric = str(runs[0].settings["valid_metric"]).lower()
-    found = Advice(metric, 1 - LEVEL / (len(runs) * len(shares)), len(seeds))
-    runner.asking = AnswerSource.of(runs[0].settings)
-    aside = ResultStore(Path(runs[0].settings["checkpoint_dir"]) / "advice")
-    open_runs = list(runs)
-    for place, share in enumerate(shares):
-        for run in list(open_runs):
-            why = _step(run, runner, aside, share, seeds, margin, found)
-            if not why and place == len(shares) - 1:
+    settings = runs[0].settings
+    found = Advice(str(settings["valid_metric"]).lower(), 1 - LEVEL / (len(runs) * len(shares)), len(seeds))
+    buying = _Buying(runner, ResultStore(Path(settings["checkpoint_dir"]) / "advice"), seeds, margin, found)
+    runner.asking = AnswerSource.of(settings)
+    undecided = list(runs)
+    for share in shares:
+        for run in [*undecided]:
+            why = buying.step(run, share)
+            if not why and share == shares[-1]:
                 why = "the largest share does not decide it"
             if why:
-                open_runs.remove(run)
-                found.ends.append(_end(run, runner, why, found))
+                undecided.remove(run)
+                buying.end(run, why)
     return found
 
 
@@ -154,69 +149,87 @@ def _check(run: Run) -> None:
         raise UserError("advise sets answer_share itself; give --shares=0.05,0.2,1.")
 
 
-def _step(
-    run: Run,
-    runner: Runner,
-    aside: ResultStore,
-    share: float,
-    seeds: Sequence[int],
-    margin: float | None,
-    found: Advice,
-) -> str:
-    """One look at one model; why it is the last one, or an empty string."""
-    cells = [_variant(run, seed, answer_share=share) for seed in seeds]
-    _, likely = _rest(cells[0], runner)
-    budget = runner.asking.budget
-    try:
-        if likely:
-            budget.check(likely)
-    except LimitReached:
-        left = max(0.0, budget.max_cost - budget.spent)
-        return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
-    try:
-        runner.make_features(cells[0])
-    except Stopped as error:
-        return str(error)
-    look = _look(run, share, cells, [_variant(run, seed, semantics="none") for seed in seeds], runner, aside, found)
-    verdict = _verdict(look.low, look.high, margin)
-    found.looks.append(_with_verdict(look, verdict))
-    return {GAIN: "the gain excludes zero", LOSS: "the loss excludes zero", NONE: f"within ±{margin}"}.get(verdict, "")
-
-
-def _look(
-    run: Run, share: float, cells: list[Run], bare: list[Run], runner: Runner, aside: ResultStore, found: Advice
-) -> Look:
-    """Train with and without the answers, and compare on the validation cases."""
-    without = [runner.rank_validation(each, aside)[1] for each in bare]
-    trained: list[tuple[Record, Ranks]] = [runner.rank_validation(each, aside) for each in cells]
-    family = Family({WITH: [ranks for _, ranks in trained], WITHOUT: without}, found.metric)
-    (test,) = family.compare([(WITH, WITHOUT)])
-    low, high = test.interval(found.level)
-    facts = trained[0][0].features
-    return Look(
-        run.location.name,
-        run.settings.method.name,
-        share,
-        facts.requests + facts.cached if facts else 0,
-        facts.price if facts else 0.0,
-        family.interval(WITHOUT).mean,
-        family.interval(WITH).mean,
-        test.difference,
-        low,
-        high,
-        OPEN,
-    )
-
-
-def _with_verdict(look: Look, verdict: str) -> Look:
-    return Look(**{**vars(look), "verdict": verdict})
-
-
 def _verdict(low: float, high: float, margin: float | None) -> str:
     """What an interval of the gain says; a gain that is smaller than the margin is none."""
     if margin is not None and -margin < low and high < margin:
         return NONE
     return GAIN if low > 0 else LOSS if high < 0 else OPEN
+
+
+@dataclass
+class _Buying:
+    """The steps of one command.
+
+    Attributes:
+        runner: makes features and trainings.
+        aside: where trainings are kept, apart from results.
+        seeds: of the trainings of each look.
+        margin: gains and losses that are smaller count as none.
+        found: takes looks and ends.
+    """
+
+    runner: Runner
+    aside: ResultStore
+    seeds: Sequence[int]
+    margin: float | None
+    found: Advice
+
+    def step(self, run: Run, share: float) -> str:
+        """Buy a share of a model's answers and look; why it is the last step, or an empty string."""
+        cells = [_variant(run, seed, answer_share=share) for seed in self.seeds]
+        _, likely = self._rest(cells[0])
+        budget = self.runner.asking.budget
+        try:
+            if likely:
+                budget.check(likely)
+            self.runner.make_features(cells[0])
+        except LimitReached:
+            left = max(0.0, budget.max_cost - budget.spent)
+            return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
+        except Stopped as error:
+            return str(error)
+        look = self._look(run, share, cells)
+        self.found.looks.append(look)
+        return {
+            GAIN: "the interval lies above zero",
+            LOSS: "the interval lies below zero",
+            NONE: f"the interval lies within ±{self.margin}",
+        }.get(look.verdict, "")
+
+    def end(self, run: Run, why: str) -> None:
+        """Note why no more is bought for a model."""
+        place = (run.location.name, run.settings.method.name)
+        made = [look.share for look in self.found.looks if (look.dataset, look.model) == place]
+        self.found.ends.append(End(*place, why, max(made, default=0.0), *self._rest(run)))
+
+    def _look(self, run: Run, share: float, cells: Sequence[Run]) -> Look:
+        """Train with and without the answers, and compare on the validation cases."""
+        bare = [_variant(run, seed, semantics="none") for seed in self.seeds]
+        without = [self.runner.rank_validation(each, self.aside)[1] for each in bare]
+        trained = [self.runner.rank_validation(each, self.aside) for each in cells]
+        family = Family({WITH: [ranks for _, ranks in trained], WITHOUT: without}, self.found.metric)
+        (test,) = family.compare([(WITH, WITHOUT)])
+        low, high = test.interval(self.found.level)
+        facts = trained[0][0].features
+        return Look(
+            run.location.name,
+            run.settings.method.name,
+            share,
+            facts.requests + facts.cached if facts else 0,
+            facts.price if facts else 0.0,
+            family.interval(WITHOUT).mean,
+            family.interval(WITH).mean,
+            test.difference,
+            low,
+            high,
+            _verdict(low, high, self.margin),
+        )
+
+    def _rest(self, run: Run) -> tuple[int, float | None]:
+        """Requests that a run's features still take, and US dollars for them, estimated from the answers so far."""
+        rows = plan([run], self.runner)
+        priced = all(shop.endpoint is None or shop.endpoint.priced for shop, _ in rows)
+        return sum(row.requests for _, row in rows), sum(row.price for _, row in rows) if priced else None
 
 
 def _variant(run: Run, seed: int, **changes: Any) -> Run:
@@ -226,21 +239,6 @@ def _variant(run: Run, seed: int, **changes: Any) -> Run:
     return Run.of(
         layer_settings(own.method, own["dataset"], own["protocol"], own.config_files, overrides, strict=False)
     )
-
-
-def _end(run: Run, runner: Runner, why: str, found: Advice) -> End:
-    name = run.settings.method.name
-    requests, price = _rest(run, runner)
-    made = [look.share for look in found.looks if (look.dataset, look.model) == (run.location.name, name)]
-    return End(run.location.name, name, why, max(made, default=0.0), requests, price)
-
-
-def _rest(run: Run, runner: Runner) -> tuple[int, float | None]:
-    """Requests that a run's features still take, and US dollars for them, estimated from the answers so far."""
-    rows = plan([run], runner)
-    priced = all(shop.endpoint is None or shop.endpoint.priced for shop, _ in rows)
-    price = sum(row.price for _, row in rows)
-    return sum(row.requests for _, row in rows), price if priced else None
 
 
 # ---- what is shown ------------------------------------------------------------------------------

@@ -195,7 +195,7 @@ class Record(BaseModel):
             names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]
         if self.features is not None:
             names += [str(vectors["name"]) for vectors in self.features.vectors]
-        names += [TITLES[titles]] if (titles := self.settings.get("titles", "real")) in TITLES else []
+        names += [TITLES[name] for name in [self.settings.get("titles")] if name in TITLES]
         return ", ".join(names)
 
     def metric(self, name: str) -> float | None:

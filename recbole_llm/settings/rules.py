@@ -221,14 +221,8 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     if values["semantics"] == "none":
         values["vectors"] = None
         values["answer_share"] = 1.0
-        _leave_titles(values)
+        values["titles"] = "real"
     _check_titles(values)
-
-
-def _leave_titles(values: dict[str, Any]) -> None:
-    """Nothing reads titles: what they are called makes no other run."""
-    for key in ("titles", "titles_seed"):
-        values[key] = before_of(CoreSettings.model_fields[key])
 
 
 def _check_titles(values: dict[str, Any]) -> None:
@@ -238,7 +232,7 @@ def _check_titles(values: dict[str, Any]) -> None:
         UserError: there are such.
     """
     if values.get("titles") in (None, "real"):
-        _leave_titles(values)  # a key that nothing is made with
+        values["titles_seed"] = before_of(CoreSettings.model_fields["titles_seed"])  # nothing is made with it
         return
     for key in ("profiles", "vectors"):
         if values.get(key):
