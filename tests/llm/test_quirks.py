@@ -62,7 +62,7 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, str]]] = {
     ),
     "OpenAI, value": (
         "reasoning_effort",
-        openai("reasoning_effort", "Invalid value: 'minimal'. Supported values are: 'low' and 'high'.", "invalid_value"),
+        openai("reasoning_effort", "Invalid value: 'minimal'. Supported values are: 'low' and 'high'.", "invalid"),
         {"reasoning_effort": "left out"},
     ),
     "without param": (
