@@ -53,7 +53,8 @@ def memory_table(table: ResultsTable) -> RenderedTable | None:
         [*(TableCell(row.identity(column)) for column in table.identity_columns), *map(TableCell, cells)]
         for row, cells in zip(table.rows, zip(*columns.values(), strict=True), strict=True)
     ]
-    return RenderedTable("", [*table.identity_columns, *columns], lines, text_columns=len(table.identity_columns))
+    header = [*table.identity_columns, *columns]
+    return RenderedTable("", header, lines, text_columns=len(header))
 
 
 def memory_fields(row: Row) -> dict[str, str | float | None]:

@@ -163,3 +163,6 @@ def test_the_table_has_columns_of_the_probe_and_of_the_knowledge_cut(tiny: Path)
     line = next(line for line in recbole_llm.table(format="csv").split("\n") if ",EIMF," in line)
     assert str(record.probes["next"].recall) in line
     assert "completes titles" in render_probes([record])
+    page = recbole_llm.report().read_text()
+    assert "<h3>What the LLM knew</h3>" in page
+    assert "<td>100 % (0 %)</td>" in page
