@@ -74,7 +74,9 @@ def _shown_columns(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _code_of(records: Any) -> int:
-    return 1 if any(record.status == "failed" for record in records) else 0
+    """0, 1 where something failed, 2 where nothing came of any run, as of a lone one."""
+    failed = [record.status == "failed" for record in records]
+    return 2 if failed and all(failed) else int(any(failed))
 
 
 def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
@@ -414,7 +416,7 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0 (fine), 1 (something failed), 2 (a user's error or a lone model's), 130 (Ctrl-C)."""
+    """Run one command; returns 0 (fine), 1 (some failed), 2 (a user's error, or every run failed), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = []  # nobody else reads the command line
     try:
