@@ -20,7 +20,7 @@ prepare_threads()  # before anything imports torch
 mend_on_import()
 
 if TYPE_CHECKING:
-    from recbole_llm.api import doctor, generate, prepare, recommend, report, run, suite, table, tune
+    from recbole_llm.api import advise, doctor, generate, prepare, probe, recommend, report, run, suite, table, tune
     from recbole_llm.api import list_ as list
     from recbole_llm.registry import Method, register
     from recbole_llm.reporting.frames import curves, per_user, results
@@ -29,12 +29,14 @@ __version__ = package_version()
 __all__ = [
     "Method",
     "__version__",
+    "advise",
     "curves",
     "doctor",
     "generate",
     "list",
     "per_user",
     "prepare",
+    "probe",
     "recommend",
     "register",
     "report",

@@ -26,7 +26,9 @@ from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 if TYPE_CHECKING:
+    from recbole_llm.experiments.advise import Advice
     from recbole_llm.experiments.doctor import Finding
+    from recbole_llm.experiments.probe_record import ProbeRecord
     from recbole_llm.experiments.recommend import Recommendation
     from recbole_llm.raw.prepare import PrepareReport
     from recbole_llm.tuning.study import Study
@@ -213,6 +215,88 @@ def generate(
     if batch:
         return features.render_made(features.run_batches(runs, runner, poll, limit))
     return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
+
+
+def probe(
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    questions: Annotated[int, Doc("Questions of each probe at most.")] = 100,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "list[ProbeRecord]":
+    """Ask an LLM what it remembers of datasets: titles, users' next items, rows of the files.
+
+    Returns:
+        One record a dataset and protocol, which is kept in the results folder and read by :func:`table`.
+
+    Raises:
+        UserError: an unknown name or setting, no LLM, a limit that was reached, or an endpoint that answers nothing.
+    """
+    if questions < 2:
+        raise UserError(f"--questions={questions}: give 2 or more; chance is told from the other questions.")
+    from recbole_llm.experiments import probe as probes
+
+    runs = _planned(probes.SETTINGS_OF, dataset, protocol, None, None, config_file, results_dir, settings)
+    _check_sources(runs)
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    return [probes.probe(run, runner, questions) for run in runs]
+
+
+def advise(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    shares: Annotated[Any, Doc("Growing shares of the answers, such as 0.05,0.2,1.")] = "0.05,0.15,0.4,1",
+    margin: Annotated[float | None, Doc("Gains of the validation metric that are smaller count as none.")] = None,
+    seeds: Annotated[Any, Doc("Trainings of each look: a number of seeds, or a list of them.")] = 3,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "Advice":
+    """Buy only as many answers as it takes to tell whether models gain by them on the validation cases.
+
+    A command that was stopped goes on: answers and trainings are kept.
+
+    Raises:
+        UserError: an unknown name or setting, a model that asks no LLM, shares that do not grow, or an endpoint that
+            answers nothing.
+    """
+    growing = _shares(shares)
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
+    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    numbers = parse_seeds(seeds, int(runs[0].settings["seed"]))
+    _check_sources(runs)
+    from recbole_llm.experiments.advise import advise as advised
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    return advised(runs, runner, growing, numbers, margin)
+
+
+def _shares(given: Any) -> list[float]:
+    """Growing shares from a list or ``0.05,0.2,1``.
+
+    Raises:
+        UserError: they are none.
+    """
+    words = given if isinstance(given, (list, tuple)) else names_of(str(given))
+    try:
+        found = [float(word) for word in words]
+    except (TypeError, ValueError):
+        found = []
+    if not found or found != sorted({*found}) or found[0] <= 0 or found[-1] > 1:
+        raise UserError(f"--shares={given}: give growing shares of the answers, above 0 and at most 1: 0.05,0.2,1.")
+    return found
 
 
 def recommend(

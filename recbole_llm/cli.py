@@ -74,7 +74,9 @@ def _shown_columns(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _code_of(records: Any) -> int:
-    return 1 if any(record.status == "failed" for record in records) else 0
+    """0, 1 where something failed, 2 where nothing came of any run, as of a lone one."""
+    failed = [record.status == "failed" for record in records]
+    return 2 if failed and all(failed) else int(any(failed))
 
 
 def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
@@ -91,6 +93,23 @@ def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
 
 def _show_text(found: Any, given: dict[str, Any]) -> int:
     print(found)
+    return 0
+
+
+def _show_advise(found: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.experiments.advise import render_advice
+
+    print(render_advice(found))
+    return 0
+
+
+def _show_probe(records: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.experiments.probe import render_probes
+
+    print(render_probes(records))
+    if not given.get("quiet"):
+        store = ResultStore(api.results_folder(given))
+        print("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records))
     return 0
 
 
@@ -203,6 +222,8 @@ VERBS: dict[str, Verb] = {
     "run": Verb(api.run, _show_run),
     "tune": Verb(api.tune, _show_tune),
     "generate": Verb(api.generate, _show_text),
+    "advise": Verb(api.advise, _show_advise),
+    "probe": Verb(api.probe, _show_probe),
     "suite": Verb(api.suite, _show_suite),
     "recommend": Verb(api.recommend, _show_recommend, output=True),
     "prepare": Verb(api.prepare, _show_prepare),
@@ -395,7 +416,7 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns 0 (fine), 1 (something failed), 2 (a user's error or a lone model's), 130 (Ctrl-C)."""
+    """Run one command; returns 0 (fine), 1 (some failed), 2 (a user's error, or every run failed), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.argv[1:] = []  # nobody else reads the command line
     try:

@@ -303,6 +303,17 @@ def test_a_failed_cell_gives_code_1_and_stands_in_the_table(
     assert "Traceback" not in err
 
 
+def test_where_no_run_has_a_result_the_code_is_2_as_of_a_lone_one(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = ("--model=EIMF", "--dataset=tiny", "--llm=vllm", "--llm_base_url=http://127.0.0.1:9/v1", *SHORT)
+    assert cli(*dead, "--seeds=2") == 2
+    out, err = capsys.readouterr()
+    assert "cannot be reached" in err
+    assert "Qwen" not in out  # no row bears the name of an LLM that did not answer
+    assert cli(*dead) == 2
+
+
 def test_settings_files_come_before_the_command_line(tiny: Path, cli: Cli) -> None:
     Path("a.yaml").write_text("epochs: 9\nlearning_rate: 0.5\n")
     Path("b.yaml").write_text("learning_rate: 1e-2\n")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, date, datetime, timedelta
+
 import numpy as np
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, cold_cases
-from recbole_llm.data.times import day_of, why_incomparable
+from recbole_llm.data.times import EARLIEST, LATEST, day_of, why_incomparable
 
 
 def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
@@ -37,6 +39,22 @@ def later_training(table: Interactions, split: Split) -> float | None:
         return None
     earlier = np.searchsorted(training, targets, side="right") / len(training)
     return round(float(1 - earlier.mean()), 4)
+
+
+def targets_after(table: Interactions, split: Split, day: date) -> float | None:
+    """The share of the test targets that are later than a day, such as the last one of which an LLM can know anything.
+
+    Returns:
+        ``None`` where times are missing, do not compare between users, or are no times of a clock.
+    """
+    time = None if table.time is None or why_incomparable(table.facts) else np.asarray(table.time)
+    if time is None or not len(split.test.target_rows):
+        return None
+    targets = time[split.test.target_rows]
+    if not ((targets >= EARLIEST) & (targets < LATEST)).all():
+        return None
+    end = datetime.combine(day + timedelta(days=1), datetime.min.time(), UTC).timestamp()
+    return round(float((targets >= end).mean()), 4)
 
 
 def cut_days(split: Split) -> dict[str, str]:

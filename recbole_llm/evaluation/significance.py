@@ -102,6 +102,13 @@ class Comparison:
         """Whether there is no difference beyond the margin, at 5 % after correction."""
         return self.p_equal < LEVEL
 
+    def interval(self, level: float) -> tuple[float, float]:
+        """The interval of the difference at another level than 95 %, such as 0.99, from the same t distribution."""
+        half = (self.high - self.low) / 2
+        if half > 0:
+            half *= float(stdtrit(self.df, (1 + level) / 2) / stdtrit(self.df, 1 - LEVEL / 2))
+        return self.difference - half, self.difference + half
+
     def turned(self) -> Comparison:
         """The same comparison seen from the other side."""
         return replace(

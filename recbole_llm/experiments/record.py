@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from recbole_llm.evaluation.names import higher_is_better
 
 SCHEMA = 3
+# What rows of invented titles are called (--titles).
+TITLES = {"pseudonym": "pseudonyms", "pseudonym_all": "pseudonyms, categories too"}
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +99,8 @@ class SemanticFacts(BaseModel):
     failed: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    knowledge_cut: str | None = Field(default=None, description="the last day of which the LLM can know anything")
+    after_cut: float | None = Field(default=None, description="share of the test targets that are later")
     price: float = Field(default=0.0, description="US dollars paid for the answers, cached ones included")
 
 
@@ -185,12 +189,13 @@ class Record(BaseModel):
 
     @property
     def source(self) -> str:
-        """Where the semantics came from: the LLM's name, ``offline`` or the control's name, and files of vectors."""
+        """Where the semantics came from: the LLM, ``offline`` or the control, files of vectors, invented titles."""
         names = [self.semantics]
         if self.semantics == "llm" and self.features is not None:
             names = [self.features.llm_model or self.features.llm, *(["mixed"] if self.features.filled else [])]
         if self.features is not None:
             names += [str(vectors["name"]) for vectors in self.features.vectors]
+        names += [TITLES[name] for name in [self.settings.get("titles")] if name in TITLES]
         return ", ".join(names)
 
     def metric(self, name: str) -> float | None:

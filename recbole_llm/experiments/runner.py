@@ -23,6 +23,7 @@ from recbole_llm.data.times import notices, warnings
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.execution.base import Job, JobError, each_result
 from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.experiments.candidate_model import CandidateModel
@@ -190,6 +191,28 @@ class Runner:
         self._note_training(run, trainer, record)
         record.seconds = watch.report()
         return record
+
+    def rank_validation(self, run: Run, aside: ResultStore) -> tuple[Record, Ranks]:
+        """Train, and rank the validation cases by the weights of the best epoch; the test cases are never ranked.
+
+        Args:
+            run: what to train. A training that was interrupted, or that an ordinary run has begun, goes on.
+            aside: where record and ranks are kept; they are no results.
+        """
+        with one_process_at_a_time(run.folder, run.title()):
+            record = aside.find(run.key)
+            if record is not None and (path := aside.ranks_of(record)).is_file():
+                return record, Ranks.load(path)
+            logger.info("training %s for its validation cases", run.title())
+            watch, record = Stopwatch(), run.blank_record()
+            prepared = self.prepare(run, watch, record, self._pretrain(run))
+            trainer = self._train(run, prepared, watch, record)
+            ranks = trainer.rank(prepared.eval_loader("valid"), "validation")
+            record.seconds = watch.report()
+            ranks.save(aside.ranks_path(record))
+            record.ranks_file = aside.ranks_path(record).name
+            aside.put(record)
+            return record, ranks
 
     def train_along(self, run: Run) -> None:
         """Train as one of several processes, of which the first one makes the record."""

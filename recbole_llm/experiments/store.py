@@ -1,6 +1,7 @@
 """The results folder. This class alone reads and writes it.
 
-One JSON file a run, one file of ranks beside it, under ``<dataset>/<protocol>/``. Files appear whole or
+One JSON file a run, one file of ranks beside it, under ``<dataset>/<protocol>/``; probes of an LLM's memory lie under
+``<dataset>/``. Files appear whole or
 not at all, so processes may write at once; a broken file is reported and skipped.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import SCHEMA, Record
 from recbole_llm.utils.files import whole_file
 
@@ -34,7 +36,7 @@ class ResultStore:
     def path(self, record: Record) -> Path:
         """Where a record belongs."""
         parts = [record.model] if record.semantics == "none" else [record.model, record.source]
-        name = "-".join(re.sub(r"[^\w.-]+", "-", part) for part in parts) + f"-s{record.seed}-{record.key}.json"
+        name = "-".join(map(_file_word, parts)) + f"-s{record.seed}-{record.key}.json"
         return self.place(record.dataset, record.protocol) / name
 
     def place(self, dataset: str, protocol: str) -> Path:
@@ -64,6 +66,25 @@ class ResultStore:
             record = self._read(path)
             if record is not None:
                 yield record
+
+    def probes(self) -> Iterator[ProbeRecord]:
+        """What was found of the memory of LLMs, in the order of the paths."""
+        for path in sorted(self.folder.glob("*/probe-*.json")):
+            try:
+                yield ProbeRecord.model_validate_json(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError, ValidationError) as error:
+                logger.warning("%s is no readable probe and is skipped: %s", path, str(error).splitlines()[0])
+
+    def probe_path(self, record: ProbeRecord) -> Path:
+        """Where a probe belongs."""
+        return self.folder / record.dataset / f"probe-{_file_word(record.llm_model)}-{record.key}.json"
+
+    def put_probe(self, record: ProbeRecord) -> Path:
+        """Write a probe, replacing one of the same key."""
+        path = self.probe_path(record)
+        with whole_file(path, "w") as stream:
+            stream.write(record.model_dump_json(indent=1))
+        return path
 
     def put(self, record: Record) -> Path:
         """Write a record, replacing one of the same key."""
@@ -110,6 +131,10 @@ class ResultStore:
             logger.warning("%s was written by a later version (schema %d) and is skipped.", path, record.schema_version)
             return None
         return record
+
+
+def _file_word(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def _remove_others(folder: Path, key: str, kept: set[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.split import CUT_BY, Split
+from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
@@ -23,9 +24,10 @@ from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suf
 from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, Stopped, chosen_endpoint
 from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
@@ -92,6 +94,8 @@ def _identity(
         **({"text_found_by": items.found_by} if items.found_by else {}),
         **_profiles_identity(settings),
         **_vectors_identity(settings),
+        **({"titles": [settings["titles"], settings["titles_seed"]]} if settings["titles"] != REAL else {}),
+        **({"answer_share": settings["answer_share"]} if settings["answer_share"] != 1 else {}),
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
@@ -162,6 +166,7 @@ class FeatureBuilder:
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
         check_titles(location, self.items)
+        self.items = pseudonymous(self.items, str(settings["titles"]), int(settings["titles_seed"]))
         self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
@@ -245,7 +250,10 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
-        ledger = None if self.endpoint is None or cache is None else Ledger(self.endpoint, cache, self.progress)
+        ledger = None
+        if self.endpoint is not None and cache is not None:
+            share = float(self.settings["answer_share"])
+            ledger = Ledger(self.endpoint, cache, self.progress, share=share)
         context = Context(
             self.settings,
             self.dataset.table,
@@ -283,7 +291,7 @@ class FeatureBuilder:
         if ledger is not None and ledger.usage.stopped:
             kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
             remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
-            raise UserError(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+            raise Stopped(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
 
     def _nothing_came(self, name: str, ledger: Ledger) -> str:
         """Why there is no feature: a row never bears the name of an LLM that said nothing."""
@@ -354,6 +362,9 @@ class FeatureBuilder:
         table = self.dataset.table
         tokens = {ITEM: table.item_tokens.tolist(), USER: table.user_tokens.tolist()}
         facts = _facts(self.folder, self.builders, self.encoder)
+        cut = self.endpoint.knowledge_cut if self.endpoint else None
+        if cut is not None:
+            facts |= {"knowledge_cut": cut.isoformat(), "after_cut": targets_after(table, self.dataset.split, cut)}
         facts["vectors"] = [vectors.facts(tokens[key]) for key, vectors in self.given.items()]
         return SemanticFeatures(
             self.folder,

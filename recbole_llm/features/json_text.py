@@ -22,7 +22,8 @@ _TAG = re.compile(
     r"|\[(?P<c>/?)(?-i:THINK)\]|◁(?P<d>/?)think▷",
     re.I,
 )
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # of gpt-oss ("harmony")
+# Of gpt-oss ("harmony"); <|constrain|>json may stand between a channel and its message.
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)(?:(?!<\|(?:message|channel)\|>).){0,200}<\|message\|>", re.S)
 _CHANNELS_BARE = re.compile(r"\s*(?:analysis|commentary)")  # the same where a server takes its special tokens out
 
 

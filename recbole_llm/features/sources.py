@@ -7,6 +7,7 @@ what the cache lacks, and a dry run goes on with the prompts' examples.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -34,8 +35,12 @@ INSPECTED = 20  # unreadable answers of a feature that its manifest names
 
 ENDPOINT_KEYS = (
     *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
-    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort"),
+    *("llm_temperature", "llm_max_tokens", "llm_reasoning_effort", "llm_knowledge_cut"),
 )
+
+
+class Stopped(UserError):  # noqa: N818 - a stop, not a fault
+    """No further question was sent, since a limit was reached or the endpoint is gone; what was answered is kept."""
 
 
 class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
@@ -47,6 +52,15 @@ def spread(keys: list[Any], limit: int | None) -> list[Any]:
     if limit is None or limit >= len(keys):
         return keys
     return [keys[number * len(keys) // limit] for number in range(limit)]
+
+
+def sampled(keys: list[Any], share: float) -> list[int]:
+    """Places of a random share of the keys, at least one; a larger share holds all of a smaller one's."""
+    if share >= 1 or not keys:
+        return list(range(len(keys)))
+    drawn = [hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in keys]
+    places = [place for place, digest in enumerate(drawn) if int.from_bytes(digest, "big") < share * 2**64]
+    return places or [min(range(len(keys)), key=drawn.__getitem__)]
 
 
 def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
@@ -81,6 +95,7 @@ class Ledger:
         used: keys of the requests whose answers were read, in that order.
         unreadable: keys of the requests of scripts with an answer that a reader stumbled over, a few of them.
         asked, answered: keys that were asked about, and those of them with a result.
+        share: of the keys that are asked about (``answer_share``).
         limited: that only some keys were asked about, as the command wanted; empty where all were.
     """
 
@@ -93,6 +108,7 @@ class Ledger:
     unreadable: list[str] = field(default_factory=list)
     asked: int = 0
     answered: int = 0
+    share: float = 1.0
     limited: str = ""
 
     def add(self, used: dict[str, ChatAnswer], counts: Counter[str]) -> None:
@@ -145,13 +161,18 @@ class AnswerSource:
         Answers go straight into the cache, and the scripts are then followed through it one by one. So memory stays
         flat, and a second run starts at the second step.
         """
-        chosen = spread(keys, self.limit)
+        places = sampled(keys, ledger.share)
+        chosen = spread([keys[place] for place in places], self.limit)
         ledger.asked += len(chosen)
         self.fetch(ledger, chosen, script, title)
-        if len(chosen) < len(keys):
-            ledger.limited = f"--limit={self.limit} of {len(keys)} is reached"
+        if len(chosen) < len(places):
+            ledger.limited = f"--limit={self.limit} of {len(places)} is reached"
         answers, counts = StoredAnswers(ledger.endpoint, ledger.cache), Counter[str]()
-        for key in keys:
+        drawn = {*places}
+        for place, key in enumerate(keys):
+            if place not in drawn:
+                yield key, None
+                continue
             unreadable = counts[UNREADABLE]
             result = answers.result(script(key, counts))
             ledger.answered += result is not None
@@ -273,7 +294,7 @@ class DryRun(AnswerSource):
         plan = self.plans[-1]
         plan.state = "asks"
         answers = AssumedAnswers(plan, ledger.endpoint, ledger.cache)
-        chosen = set(spread(list(range(len(keys))), self.limit))
+        chosen = set(spread(sampled(keys, ledger.share), self.limit))
         plan.keys += len(chosen)
         for number in ledger.progress(range(len(keys)), title):
             yield keys[number], answers.result(script(keys[number], Counter())) if number in chosen else None

@@ -85,6 +85,9 @@ class Tokens(TypedDict):
     reasoning: int
 
 
+_CUT_OFF = ("max_tokens", "model_length", "max_output_tokens")  # what others than OpenAI call "length"
+
+
 def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     """The answer in the JSON of a response.
 
@@ -96,6 +99,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
         reason = _storable(str(choice.get("finish_reason") or ""))[:100]
+        reason = "length" if reason.casefold() in _CUT_OFF else reason
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
     text = _text_of(content)
@@ -172,7 +176,8 @@ def usage_of(response: Any, request: ChatRequest, text: str, thought: str = "") 
 
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ ){0,2}support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|not available|"
-    r"extra.?(?:inputs|forbidden)|unavailable|does not (?:accept|take)|deprecated|only the default|no such",
+    r"extra.?(?:inputs|forbidden)|unavailable|does not (?:accept|take)|deprecated|only the default|no such|"
+    r"only \S+ is (?:allowed|supported)|may only be|cannot both|supported values|must be (?:one of|set to|1\b|['\"`])",
     re.I,
 )
 

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from functools import cache
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -50,6 +51,7 @@ class Endpoint:
         reasoning_effort: of models that reason; ``None`` to leave it to the server.
         reasoning_efforts: values of it that the server knows, none where it passes over all; ``None``: not known.
         extra: further fields of the request body.
+        knowledge_cut: the last day of which the model can know anything; ``None`` where that is not public.
         server: the address, where it is not that of the file: another server may have another model of the name.
     """
 
@@ -76,6 +78,7 @@ class Endpoint:
     reasoning_effort: str | None = None
     reasoning_efforts: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    knowledge_cut: date | None = None
     server: str = ""
 
     @property
@@ -222,6 +225,10 @@ def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoi
     _check_address(str(values["base_url"]), name)
     if _identity_of(values["base_url"]) != _identity_of(own.get("base_url") or ""):
         values["server"] = _identity_of(values["base_url"])
+    if "knowledge_cut" in given:
+        values["knowledge_cut"] = _day(given["knowledge_cut"])
+    elif values["model"] != own.get("model") or "server" in values:
+        values["knowledge_cut"] = None  # another model's
     try:
         json.dumps(values.get("extra"))
         found = _ENDPOINT.validate_python({"name": name, **values})
@@ -235,12 +242,24 @@ def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoi
     _check_effort(found, "reasoning_effort" in given)
     if found.paid and found.model != own.get("model") and not {"price_in", "price_out"} <= given.keys():
         _say_whose_prices(found.model, path.name, str(own.get("model")))
-    if name == "openai" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
+    if found.key_env == "OPENAI_API_KEY" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
         _say_not_followed(redact(named), found.base_url)
     return found
 
 
 _ENDPOINT = TypeAdapter(Endpoint)
+
+
+def _day(text: str) -> date:
+    """The day of ``--llm_knowledge_cut``.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise UserError(f"--llm_knowledge_cut={text}: give a day such as 2024-06-30.") from None
 
 
 def _check_address(address: str, name: str) -> None:

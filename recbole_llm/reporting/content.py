@@ -15,6 +15,7 @@ from recbole_llm.evaluation.significance import Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
+from recbole_llm.reporting.memory import memory_table
 from recbole_llm.reporting.results_table import ResultsTable, Row
 from recbole_llm.reporting.tables import mark, notes, p_text, reason, seeds_text
 from recbole_llm.utils.text import visible
@@ -44,7 +45,7 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
         "compared": table.reference is not None and bool(table.comparisons),
         "pairs": [_pair(table, found) for found in table.comparisons],
         "notes": notes(table),
-        "costs": cost_table(table),
+        "extras": [("What the LLM knew", memory_table(table)), ("Costs", cost_table(table))],
         "runs": [_run(row, run) for row in rows for run in (*row.runs, *row.failed)],
         "charts": {
             "primary": metric_title(table.primary),

@@ -70,6 +70,8 @@ def results(
                 "tokens_in": semantic.tokens_in if semantic else None,
                 "tokens_out": semantic.tokens_out if semantic else None,
                 "price": semantic.price if semantic else None,
+                "knowledge_cut": semantic.knowledge_cut if semantic else None,
+                "after_cut": semantic.after_cut if semantic else None,
                 "notes": "; ".join(record.notes), "commit": record.commit, "created": record.created,
                 **{f"settings.{name}": record.settings.get(name) for name in settings},
             }

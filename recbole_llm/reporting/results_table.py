@@ -15,6 +15,7 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases
+from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
@@ -51,6 +52,7 @@ class Row:
         failed: runs that failed.
         values: metrics of the finished runs.
         ranks: of the finished runs; empty where a file is missing.
+        memory: what the LLM behind the row was found to remember of the data; ``None`` where it was not asked.
     """
 
     name: RowName
@@ -59,6 +61,7 @@ class Row:
     failed: list[Record]
     values: dict[str, Value] = field(default_factory=dict)
     ranks: list[Ranks] = field(default_factory=list)
+    memory: ProbeRecord | None = None
 
     @property
     def label(self) -> str:
@@ -351,8 +354,10 @@ def _results_table(
     primary = _primary(everything or [run for row in rows for run in row.failed])
     table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
+        probes = [*store.probes()]
         for row in rows:
             row.ranks = _ranks(row, store, table.notes)
+            row.memory = _probe_of(row.runs, probes)
     sort = asked.sort or primary
     for row in rows:
         _fill(row, [*table.metrics, primary, *([] if sort in ORDERS else [sort.lower()])], table.notes)
@@ -417,6 +422,26 @@ def _primary(records: Sequence[Record]) -> str:
     if named:
         return named.most_common(1)[0][0]
     return next((name for record in records for name in record.metrics if name.startswith("ndcg")), "ndcg@10")
+
+
+def _probe_of(runs: Sequence[Record], probes: Iterable[ProbeRecord]) -> ProbeRecord | None:
+    """The largest and newest probe of the LLM that answered for some runs, on their data and under their titles.
+
+    ``None`` where there is none, or no LLM.
+    """
+    run = next((run for run in runs if run.features is not None and run.data is not None), None)
+    if run is None or run.features is None or run.data is None:
+        return None
+    titles = run.settings.get("titles", "real")
+    seed = run.settings.get("titles_seed") if titles != "real" else None
+    wanted = (run.dataset, run.data.sha256, run.features.llm, run.features.llm_model, titles, seed)
+    found = [
+        probe
+        for probe in probes
+        if (probe.dataset, probe.data_sha256, probe.llm, probe.llm_model, probe.titles, probe.titles_seed) == wanted
+    ]
+    found = [probe for probe in found if probe.protocol == run.protocol] or found
+    return max(found, key=lambda probe: (probe.questions, probe.created), default=None)
 
 
 def _ranks(row: Row, store: ResultStore, notes: list[str]) -> list[Ranks]:

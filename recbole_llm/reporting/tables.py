@@ -15,6 +15,7 @@ from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.costs import cost_table
 from recbole_llm.reporting.grouping import answered
+from recbole_llm.reporting.memory import memory_columns, memory_fields, memory_notes
 from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_table
 from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, csv_text, write
 from recbole_llm.reporting.results_table import (
@@ -133,9 +134,11 @@ def main_table(table: ResultsTable) -> RenderedTable:
         header.append(f"95 % {metric_title(table.primary)}")
     if compared:
         header += [f"Δ to {table.reference}", "d", "p", "Wilcoxon"]
+    known = memory_columns(table)
+    header += known
     ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     rows = []
-    for row in table.rows:
+    for number, row in enumerate(table.rows):
         cells = [*identity_cells(table, row), TableCell(_seeds(row))]
         if not row.runs:
             rows.append([*cells, *[TableCell("")] * (len(header) - len(cells))])
@@ -143,10 +146,11 @@ def main_table(table: ResultsTable) -> RenderedTable:
         cells += [_metric_cell(row, metric, *ranked[metric]) for metric in table.metrics]
         if intervals:
             value = row.values.get(table.primary)
-            known = value is not None and value.low is not None
-            cells.append(TableCell(f"[{value.low:.{DIGITS}f}, {value.high:.{DIGITS}f}]" if value and known else ""))
+            bounded = value is not None and value.low is not None
+            cells.append(TableCell(f"[{value.low:.{DIGITS}f}, {value.high:.{DIGITS}f}]" if value and bounded else ""))
         if compared:
             cells += _comparison_cells(table, row)
+        cells += [TableCell(column[number]) for column in known.values()]
         rows.append(cells)
     return RenderedTable(table.caption, header, rows, notes(table), len(table.identity_columns))
 
@@ -200,6 +204,7 @@ def notes(table: ResultsTable) -> list[str]:
     if any(row.still_improving for row in table.rows):
         found.append(f"{IMPROVING} still improving when training ended: best epoch among the last three validations")
     found += _gaps(table)
+    found += memory_notes(table)
     found += [f"{row.label}, {_plural('seed', row)} {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
               for row in table.rows if row.failed and row.runs]  # fmt: skip
     return [*found, *dict.fromkeys(table.notes)]
@@ -296,7 +301,9 @@ _CSV = (
 def _csv(tables: Sequence[ResultsTable]) -> str:
     """One line a row and metric."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, _CSV, restval="", lineterminator="\n")
+    memory = dict.fromkeys(name for table in tables for row in table.rows for name in memory_fields(row))
+    columns = [*_CSV, *memory]
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
     writer.writeheader()
     for table in tables:
         key = table.key
@@ -305,7 +312,7 @@ def _csv(tables: Sequence[ResultsTable]) -> str:
                 "dataset": key.dataset, "protocol": key.protocol, "mask_history": key.masked, "test_cases": table.cases,
                 "model": row.model, "label": row.label, "kind": row.kind, "semantics": row.name.semantics,
                 "language_model": row.name.language_model, "tuned": row.name.tuned,
-                "still_improving": row.still_improving,
+                "still_improving": row.still_improving, **memory_fields(row),
             }  # fmt: skip
             if not row.runs:
                 seeds = seeds_text(run.seed for run in row.failed)

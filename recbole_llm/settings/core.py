@@ -187,11 +187,20 @@ class CoreSettings(SettingsModel):
     llm_reasoning_effort: str | None = setting(
         "low, high, ... of models that reason, if not that of the endpoint's file.", Role.SEMANTIC, before=None
     )
+    llm_knowledge_cut: str | None = setting(
+        "The last day of which the model can know anything (2024-06-30), if its file does not say it.", Role.SHOWN
+    )
     llm_price_in: Amount | None = setting("US dollars for a million tokens of questions.", Role.MACHINE)
     llm_price_out: Amount | None = setting("US dollars for a million tokens of answers.", Role.MACHINE)
     llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
     max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
+    answer_share: Annotated[float, Field(gt=0, le=1)] = setting(
+        "Share of each feature's questions that are asked: about a fixed random sample of items, users, ... that grows "
+        "with it. The others stay without an answer.",
+        Role.SEMANTIC,
+        before=1.0,
+    )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
         "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC
@@ -206,6 +215,13 @@ class CoreSettings(SettingsModel):
         "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
         Role.FOLDER,
     )
+    titles: Literal["real", "pseudonym", "pseudonym_all"] = setting(
+        "Titles that an LLM and the encoder read: real, or invented (pseudonym keeps the words of categories, "
+        "pseudonym_all invents those too).",
+        Role.SEMANTIC,
+        before="real",
+    )
+    titles_seed: Seed = setting("Key of the invented titles: another one gives others.", Role.SEMANTIC, before=2020)
     whitening: Literal["none", "zca"] = setting(
         "Whiten text vectors before they are read, by ZCA over all of them.", Role.SEMANTIC, before="none"
     )

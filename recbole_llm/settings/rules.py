@@ -216,8 +216,30 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["llm"] = "offline"
     elif values["semantics"] == "llm" and values["llm"] == "offline":
         values["semantics"] = "offline"
+    if values["llm"] == "offline":
+        values["answer_share"] = 1.0  # nothing is asked
     if values["semantics"] == "none":
         values["vectors"] = None
+        values["answer_share"] = 1.0
+        values["titles"] = "real"
+    _check_titles(values)
+
+
+def _check_titles(values: dict[str, Any]) -> None:
+    """Texts and vectors that were made of the real titles would tell what the invented ones hide.
+
+    Raises:
+        UserError: there are such.
+    """
+    if values.get("titles") in (None, "real"):
+        values["titles_seed"] = before_of(CoreSettings.model_fields["titles_seed"])  # nothing is made with it
+        return
+    for key in ("profiles", "vectors"):
+        if values.get(key):
+            raise UserError(
+                f"--titles={values['titles']}: what --{key} brings was made of the real titles and tells them; leave "
+                "one of the two out."
+            )
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:

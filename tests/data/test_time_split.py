@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from recbole_llm.data.candidates import sampled
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Cases, Split, ends_before, global_time_split, split_interactions
-from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings
+from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings, targets_after
 from recbole_llm.errors import UserError
 from recbole_llm.features.feature import visible_ends
 from tests.data.build import table_of
@@ -243,3 +244,14 @@ def test_nothing_behind_a_cut_trains_or_is_shown(tmp_path_factory, rows, targets
         if targets != "all":
             assert len(set(cases.user.tolist())) == len(cases)
     assert split.shown_until(int(split.train_rows[0])) == split.train_rows[0]
+
+
+@pytest.mark.parametrize(("day", "share"), [(21, 1.0), (22, 0.6667), (23, 0.0)])
+def test_targets_later_than_a_day_are_counted(shop, day, share):
+    assert targets_after(shop, cut(shop), date(2014, 5, day)) == share
+
+
+def test_without_times_of_a_clock_no_target_is_later_than_a_day(tmp_path):
+    counts = table_of(tmp_path, [(f"u{u}", f"i{n}", n + 1) for u in range(12) for n in range(4)])
+    split = split_interactions(counts, {"protocol": "loo", "split": "loo"})
+    assert targets_after(counts, split, date(2014, 5, 21)) is None

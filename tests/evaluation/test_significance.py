@@ -260,6 +260,14 @@ def test_without_a_margin_nothing_is_said_of_equality() -> None:
     assert not found.none
 
 
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.995])
+def test_the_interval_at_another_level_is_that_of_the_same_t(level: float) -> None:
+    (found,) = Family({"a": [draw(20, 1), draw(20, 2)], "b": [draw(25, 3), draw(25, 4)]}, "ndcg@10").compare()
+    low, high = found.interval(level)
+    error = (found.high - found.low) / 2 / stats.t.ppf(0.975, found.df)
+    assert (low, high) == pytest.approx(stats.t.interval(level, found.df, found.difference, error))
+
+
 def test_the_same_runs_give_the_same_numbers() -> None:
     methods = {"a": [draw(5, 1)], "b": [draw(9, 2)]}
     first, second = (Family(methods, "mrr@10", margin=0.1).compare() for _ in range(2))

@@ -36,6 +36,7 @@ ENDED = {
     "a thought that speaks of its tags": "<think>I close with </think> and then {draft}</think>",
     "a thought within": "<think>now <think> {draft}</think> {draft}</think>",
     "harmony": "<|channel|>analysis<|message|>{draft}<|end|><|start|>assistant<|channel|>final<|message|>",
+    "harmony with a form": "<|channel|>analysis<|message|>{draft}<|end|><|channel|>final <|constrain|>json<|message|>",
     "harmony without its tokens": "analysis{draft}assistantfinal",
     "harmony with a tool": "<|channel|>commentary to=x <|message|>{draft}<|call|><|channel|>final <|message|>",
 }

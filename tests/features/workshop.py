@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Container
 from pathlib import Path
@@ -14,7 +15,7 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from tests.helpers import make_run, prepare
-from tests.stub_server import Call, StubServer
+from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
 
 SEMANTICS = Path("dataset/tiny/semantics")
 
@@ -114,3 +115,17 @@ def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -
             inter.write_text("".join("\t".join(row) + "\n" for row in cells), encoding="utf-8")
             return user
     raise AssertionError("no user of the dataset serves")
+
+
+def answer_of_any_prompt(call: Call) -> Reply:
+    """A usable answer to each of the methods' prompts, told apart by the schema that is asked for."""
+    fields = {*call.body["response_format"]["json_schema"]["schema"]["properties"]}
+    if "intents" in fields:
+        return intents_from_candidates(call)
+    if "summarization" in fields:
+        return Reply(text=json.dumps({"summarization": "those who like such things"}))
+    if "feature" in fields:
+        return Reply(text=json.dumps({"feature": "of a kind"}))
+    if isinstance(call.data, dict):  # LDMI's numbered history
+        return Reply(text=json.dumps({"interests": [{"name": "all of it", "items": [int(n) for n in call.data]}]}))
+    return Reply(text=json.dumps({"interests": ["this", "and that"]}))

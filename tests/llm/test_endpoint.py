@@ -211,3 +211,17 @@ def test_a_query_in_an_address_is_blotted_out() -> None:
 
 def test_other_text_is_left_as_it_is() -> None:
     assert redact("no model m", "abcdef0123456789") == "no model m"
+
+
+def test_a_knowledge_cut_is_that_of_the_model_at_its_own_address() -> None:
+    assert load_endpoint("openai").knowledge_cut == date(2024, 5, 31)
+    assert load_endpoint("openai", {"llm_model": "another"}).knowledge_cut is None
+    assert load_endpoint("openai", {"llm_base_url": "http://127.0.0.1:9/v1"}).knowledge_cut is None
+    given = {"llm_model": "another", "llm_knowledge_cut": "2025-01-31"}
+    assert load_endpoint("openai", given).knowledge_cut == date(2025, 1, 31)
+    assert load_endpoint("vllm").knowledge_cut is None
+
+
+def test_a_knowledge_cut_that_is_no_day_is_refused() -> None:
+    with pytest.raises(UserError, match=r"--llm_knowledge_cut=sometime: give a day such as 2024-06-30"):
+        load_endpoint("vllm", {"llm_knowledge_cut": "sometime"})

@@ -175,15 +175,16 @@ def test_a_password_in_such_an_address_is_not_repeated() -> None:
         assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["openai", "gpt-4o-mini"])
 def test_it_is_said_that_openai_base_url_is_not_followed(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:secret@proxy.example/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"https://me:secret@{name}.example/v1")  # said once, so each has its own
     caplog.set_level(logging.WARNING)
-    assert load_endpoint("openai").base_url == "https://api.openai.com/v1"
-    load_endpoint("openai", {"llm_base_url": "https://proxy.example/v1"})
+    assert load_endpoint(name).base_url == "https://api.openai.com/v1"
+    load_endpoint(name, {"llm_base_url": "https://proxy.example/v1"})
     load_endpoint("vllm")
     (words,) = caplog.messages
     assert words.startswith(
-        "OPENAI_BASE_URL=https://***@proxy.example/v1 is not followed: https://api.openai.com/v1 is "
+        f"OPENAI_BASE_URL=https://***@{name}.example/v1 is not followed: https://api.openai.com/v1 is "
     )

@@ -45,6 +45,26 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, str]]] = {
                "unsupported_value"),
         {"reasoning_effort": "left out"},
     ),
+    "Kimi, temperature": (
+        "temperature",
+        {"error": {"message": "invalid temperature: only 1 is allowed for this model"}},
+        {"temperature": "left out"},
+    ),
+    "Anthropic, temperature": (
+        "temperature",
+        {"error": {"message": "`temperature` may only be set to 1 when thinking is enabled."}},
+        {"temperature": "left out"},
+    ),
+    "Groq, effort": (
+        "reasoning_effort",
+        {"error": {"message": "`reasoning_effort` must be one of `none` or `default`"}},
+        {"reasoning_effort": "left out"},
+    ),
+    "OpenAI, value": (
+        "reasoning_effort",
+        openai("reasoning_effort", "Invalid value: 'minimal'. Supported values are: 'low' and 'high'.", "invalid"),
+        {"reasoning_effort": "left out"},
+    ),
     "without param": (
         "reasoning_effort",
         {"error": {"message": "Unrecognized request argument supplied: reasoning_effort", "param": None}},
@@ -180,6 +200,11 @@ def test_thoughts_beside_the_content_are_none_of_it(cache: ResponseCache) -> Non
     found = answered(cache, {"content": "fine", "reasoning_content": "hm " * 20})
     assert (found.content, found.reasoning) == ("fine", 15)
     assert found.tokens_out == 16
+
+
+@pytest.mark.parametrize("word", ["length", "max_tokens", "model_length", "MAX_TOKENS"])
+def test_an_answer_that_was_cut_off_is_one_whatever_it_is_called(cache: ResponseCache, word: str) -> None:
+    assert answered(cache, {"content": "half of"}, reason=word).finish_reason == "length"
 
 
 # ---- tokens -------------------------------------------------------------------------------------

@@ -1,0 +1,271 @@
+"""How many answers a question needs: growing random samples of them, and the gain after each.
+
+A method is trained with the answers about a small random share of items, users and exemplars, then about a larger one
+that holds it, and so on. Each is compared with the same model without its text features (``semantics: none``), its
+backbone, on the validation cases. Buying ends for a model when the interval of the gain excludes zero, when it lies
+within a margin, or when the money for the next step is not there.
+
+Test cases are never ranked here: a number that decided how many answers were bought would be no test. Several looks
+find a difference more often than one, so that the intervals are wide enough for all of them together (Bonferroni over
+models and steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import metric_title
+from recbole_llm.evaluation.significance import LEVEL, Family
+from recbole_llm.experiments.generate import plan
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.sources import AnswerSource, Stopped
+from recbole_llm.llm.budget import LimitReached
+from recbole_llm.settings.layers import layer_settings
+from recbole_llm.settings.rules import features_read
+from recbole_llm.utils.text import counted, percent
+
+GAIN, LOSS, NONE, OPEN = "gain", "loss", "none", "open"
+WITHOUT, WITH = "without answers", "with answers"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one share of the answers gave.
+
+    Attributes:
+        dataset, model: of the runs.
+        share: of the questions that were to be answered.
+        requests: questions behind the features so far.
+        price: US dollars for their answers.
+        backbone, value: means of the metric over validation cases and seeds, without and with the answers.
+        gain, low, high: their difference and its interval.
+        verdict: ``gain`` or ``loss`` where the interval excludes zero, ``none`` where it lies within the margin, else
+            ``open``.
+    """
+
+    dataset: str
+    model: str
+    share: float
+    requests: int
+    price: float
+    backbone: float
+    value: float
+    gain: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class End:
+    """Why no more answers were bought for a model, and what the others would cost.
+
+    Attributes:
+        dataset, model: of the runs.
+        why: in words.
+        share: of the questions of the last look; 0 where there was none.
+        requests: that the answers to all questions would take from here.
+        price: US dollars for them, estimated; ``None`` where the endpoint's file states no price.
+    """
+
+    dataset: str
+    model: str
+    why: str
+    share: float
+    requests: int
+    price: float | None
+
+
+@dataclass
+class Advice:
+    """What :func:`advise` found.
+
+    Attributes:
+        metric: that was validated.
+        level: of each interval.
+        seeds: trainings of each look.
+        looks: in the order in which they were made.
+        ends: one for each model.
+    """
+
+    metric: str
+    level: float
+    seeds: int
+    looks: list[Look] = field(default_factory=list)
+    ends: list[End] = field(default_factory=list)
+
+
+def advise(
+    runs: Sequence[Run], runner: Runner, shares: Sequence[float], seeds: Sequence[int], margin: float | None = None
+) -> Advice:
+    """Buy answers until the question is decided, for each model.
+
+    Args:
+        runs: one for each model, with its endpoint.
+        runner: makes features and trainings.
+        shares: of the answers, ascending.
+        seeds: of the trainings of each look.
+        margin: gains and losses that are smaller count as none.
+
+    Raises:
+        UserError: a model reads no answers of an LLM, or the endpoint answers nothing.
+    """
+    for run in runs:
+        _check(run)
+    settings = runs[0].settings
+    found = Advice(str(settings["valid_metric"]).lower(), 1 - LEVEL / (len(runs) * len(shares)), len(seeds))
+    buying = _Buying(runner, ResultStore(Path(settings["checkpoint_dir"]) / "advice"), seeds, margin, found)
+    runner.asking = AnswerSource.of(settings)
+    undecided = list(runs)
+    for share in shares:
+        for run in [*undecided]:
+            why = buying.step(run, share)
+            if not why and share == shares[-1]:
+                why = "the largest share does not decide it"
+            if why:
+                undecided.remove(run)
+                buying.end(run, why)
+    return found
+
+
+def _check(run: Run) -> None:
+    settings = run.settings
+    if settings["llm"] == "offline" or not features_read(settings.method, settings.values):
+        raise UserError(
+            f"advise buys answers of an LLM, and {settings.method.name} with these settings asks none: give --llm=NAME "
+            "and models that ask (recbole-llm list models)."
+        )
+    if settings["semantics"] != "llm":
+        raise UserError(f"advise compares answers with none: leave out --semantics={settings['semantics']}.")
+    if settings["answer_share"] != 1:
+        raise UserError("advise sets answer_share itself; give --shares=0.05,0.2,1.")
+
+
+def _verdict(low: float, high: float, margin: float | None) -> str:
+    """What an interval of the gain says; a gain that is smaller than the margin is none."""
+    if margin is not None and -margin < low and high < margin:
+        return NONE
+    return GAIN if low > 0 else LOSS if high < 0 else OPEN
+
+
+@dataclass
+class _Buying:
+    """The steps of one command.
+
+    Attributes:
+        runner: makes features and trainings.
+        aside: where trainings are kept, apart from results.
+        seeds: of the trainings of each look.
+        margin: gains and losses that are smaller count as none.
+        found: takes looks and ends.
+    """
+
+    runner: Runner
+    aside: ResultStore
+    seeds: Sequence[int]
+    margin: float | None
+    found: Advice
+
+    def step(self, run: Run, share: float) -> str:
+        """Buy a share of a model's answers and look; why it is the last step, or an empty string."""
+        cells = [_variant(run, seed, answer_share=share) for seed in self.seeds]
+        _, likely = self._rest(cells[0])
+        budget = self.runner.asking.budget
+        try:
+            if likely:
+                budget.check(likely)
+            self.runner.make_features(cells[0])
+        except LimitReached:
+            left = max(0.0, budget.max_cost - budget.spent)
+            return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
+        except Stopped as error:
+            return str(error)
+        look = self._look(run, share, cells)
+        self.found.looks.append(look)
+        return {
+            GAIN: "the interval lies above zero",
+            LOSS: "the interval lies below zero",
+            NONE: f"the interval lies within ±{self.margin}",
+        }.get(look.verdict, "")
+
+    def end(self, run: Run, why: str) -> None:
+        """Note why no more is bought for a model."""
+        place = (run.location.name, run.settings.method.name)
+        made = [look.share for look in self.found.looks if (look.dataset, look.model) == place]
+        self.found.ends.append(End(*place, why, max(made, default=0.0), *self._rest(run)))
+
+    def _look(self, run: Run, share: float, cells: Sequence[Run]) -> Look:
+        """Train with and without the answers, and compare on the validation cases."""
+        bare = [_variant(run, seed, semantics="none") for seed in self.seeds]
+        without = [self.runner.rank_validation(each, self.aside)[1] for each in bare]
+        trained = [self.runner.rank_validation(each, self.aside) for each in cells]
+        family = Family({WITH: [ranks for _, ranks in trained], WITHOUT: without}, self.found.metric)
+        (test,) = family.compare([(WITH, WITHOUT)])
+        low, high = test.interval(self.found.level)
+        facts = trained[0][0].features
+        return Look(
+            run.location.name,
+            run.settings.method.name,
+            share,
+            facts.requests + facts.cached if facts else 0,
+            facts.price if facts else 0.0,
+            family.interval(WITHOUT).mean,
+            family.interval(WITH).mean,
+            test.difference,
+            low,
+            high,
+            _verdict(low, high, self.margin),
+        )
+
+    def _rest(self, run: Run) -> tuple[int, float | None]:
+        """Requests that a run's features still take, and US dollars for them, estimated from the answers so far."""
+        rows = plan([run], self.runner)
+        priced = all(shop.endpoint is None or shop.endpoint.priced for shop, _ in rows)
+        return sum(row.requests for _, row in rows), sum(row.price for _, row in rows) if priced else None
+
+
+def _variant(run: Run, seed: int, **changes: Any) -> Run:
+    """The run with other settings."""
+    own = run.settings
+    overrides = {**own.overrides, **changes, "seed": seed}
+    return Run.of(
+        layer_settings(own.method, own["dataset"], own["protocol"], own.config_files, overrides, strict=False)
+    )
+
+
+# ---- what is shown ------------------------------------------------------------------------------
+
+
+def render_advice(found: Advice) -> str:
+    """The looks as a table, and why each model's was the last."""
+    title = metric_title(found.metric)
+    header = ["dataset", "model", "answers", "questions", "US$", "without", "with", "gain", f"{found.level:.1%}", ""]
+    lines = [
+        [
+            *(look.dataset, look.model, percent(look.share), f"{look.requests:,}", f"{look.price:.4f}"),
+            *(f"{look.backbone:.4f}", f"{look.value:.4f}", f"{look.gain:+.4f}"),
+            *(f"[{look.low:+.4f}, {look.high:+.4f}]", look.verdict),
+        ]
+        for look in found.looks
+    ]
+    text = tabulate(lines, header, disable_numparse=True, colalign=("left", "left") + ("right",) * 7 + ("left",))
+    notes = [
+        f"{title} on the validation cases, where epochs are chosen too, with {counted(found.seeds, 'seed')}; without: "
+        "the same model, --semantics=none. No test case was ranked.",
+        "intervals hold for all looks together; with part of the answers a method may gain less than with all",
+    ]
+    return "\n".join([text, "", *map(_end_text, found.ends), "", *notes])
+
+
+def _end_text(end: End) -> str:
+    price = "price not stated" if end.price is None else f"about {end.price:.2f} US$"
+    rest = f"the rest: {counted(end.requests, 'request')}, {price}" if end.requests else "no answer is left to buy"
+    return f"{end.model} on {end.dataset}: ends at {percent(end.share)} of the answers: {end.why}; {rest}"
