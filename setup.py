@@ -74,7 +74,7 @@ setup(
     packages=[*find_packages(include=["recbole_llm", "recbole_llm.*"]), "recbole_llm.properties"],
     package_dir={"recbole_llm.properties": "properties"},
     package_data={
-        "recbole_llm": ["py.typed", "VERSION", "methods/*/prompts/*.yaml", "reporting/templates/*"],
+        "recbole_llm": ["py.typed", "VERSION", "methods/*/prompts/*.yaml", "*/templates/*"],
         "recbole_llm.properties": ["*.yaml", "*/*.yaml"],
     },
     install_requires=REQUIRES,
