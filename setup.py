@@ -37,7 +37,6 @@ REQUIRES = [
     "transformers>=4.45",
     "optuna>=4.9",
     "statsmodels>=0.14",
-    "plotly>=5",
     "jinja2>=3.1",
 ]
 

@@ -21,13 +21,13 @@ const Charts = (() => {
     pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
     return pen.measureText(text).width;
   };
-  /** Lines of whole words that fit a width. */
+  /** Lines that fit a width, broken after blanks, hyphens, underscores and slashes alone. */
   const wrapped = (text, width) => {
     const lines = [];
-    for (const word of text.split(" ")) {
-      const longer = lines.length ? lines[lines.length - 1] + " " + word : word;
-      if (lines.length && widthOf(longer) <= width) lines[lines.length - 1] = longer;
-      else lines.push(word);
+    for (const part of text.split(/(?<=[\s\-_/])/)) {
+      const longer = lines.length ? lines[lines.length - 1] + part : part;
+      if (lines.length && widthOf(longer.trimEnd()) <= width) lines[lines.length - 1] = longer;
+      else lines.push(part);
     }
     return lines;
   };
@@ -90,7 +90,7 @@ const Charts = (() => {
     const svg = el("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" }, place);
     return { svg, width, height };
   };
-  const plotBox = (width, height) => ({ left: 48, right: width - 10, top: 22, bottom: height - 42 });
+  const plotBox = (width, height) => ({ left: 48, right: width - 16, top: 22, bottom: height - 42 });
 
   const mark = (shape, x, y, size, attributes, parent) => {
     const paths = {
@@ -181,7 +181,7 @@ const Charts = (() => {
       el("text", { class: "soft", x: width, y: height - 6, "text-anchor": "end" }, svg, title);
       groups.forEach((name, n) => {
         const top = 4 + n * 46;
-        el("text", { x: 0, y: top + 12 }, svg, name);
+        el("text", { x: 14, y: top + 14 }, svg, name);
         el("line", { class: "grid", x1: 0, x2: width, y1: top + 30, y2: top + 30 }, svg);
         for (const label of labels) {
           const value = values[label][n], look = style(label);
@@ -221,7 +221,7 @@ const Charts = (() => {
       axes.forEach((axis, n) => {
         const x = box.left + n * step, anchor = n === axes.length - 1 ? "end" : n ? "middle" : "start";
         el("line", { class: "zero", x1: x, x2: x, y1: box.top, y2: box.bottom }, svg);
-        write(svg, wrapped(axis.title.replaceAll("_", "_ "), step - 8).map((t) => t.replaceAll("_ ", "_")), x, 12, { "text-anchor": anchor });
+        write(svg, wrapped(axis.title, step - 8), x, 12, { "text-anchor": anchor });
         for (const value of scales[n].ticks) {
           const text = axis.names ? axis.names[value] : digits(value);
           el("text", { class: "soft", x: x + (n === axes.length - 1 ? -5 : 5), y: scales[n].at(value) + 4, "text-anchor": n === axes.length - 1 ? "end" : "start" }, svg, text);
