@@ -36,7 +36,6 @@ REQUIRES = [
     "sentence-transformers>=3",
     "transformers>=4.45",
     "optuna>=4.9",
-    "statsmodels>=0.14",
     "jinja2>=3.1",
 ]
 
@@ -55,6 +54,7 @@ EXTRAS = {
         "ruff>=0.5",
         "mypy>=1.10",
         "ir-measures>=0.3.5",
+        "statsmodels>=0.14",
         "build>=1.2",
         "types-PyYAML",
         "types-tabulate",

@@ -47,7 +47,7 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
         "best": f"{best.value:.4f}",
         "number": best.number,
         "settings": [
-            (key, visible(str(value)), visible(str(study.run.settings.get(key))))
+            (key, visible(_text(value)), visible(_text(study.run.settings.get(key))))
             for key, value in study.settings(best).items()
         ],
         "data": {"metric": metric, **_charts(study)},

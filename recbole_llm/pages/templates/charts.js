@@ -64,7 +64,7 @@ const Charts = (() => {
     const way = (value) => (log ? Math.log(value) : value), pad = log || zero ? 0 : (high - low) * 0.05;
     const begin = way(low) - pad, end = way(high) + (zero && high > 0 ? (high - low) * 0.05 : pad);
     const at = (value) => from + (to - from) * (way(value) - begin) / (end - begin);
-    const room = Math.abs(to - from) / (log ? 50 : 65);
+    const room = Math.abs(to - from) / 50;
     return { at, low, high, ticks: ticks || (log ? logTicks(low, high, room) : linearTicks(Math.min(begin, end), Math.max(begin, end), room)) };
   };
   /** Grid, ticks and titles of a plot with two axes. */
@@ -207,7 +207,7 @@ const Charts = (() => {
     /** axes: [{title, log, names}] with `names` where values are choices; lines: [{values, share, tip}], share 0 to 1 is the shade. */
     parallel(place, { axes, lines }) {
       const least = 70 * axes.length, { svg, width, height } = canvas(place, 320);
-      const box = { left: 40, right: Math.max(width, least) - 40, top: 44, bottom: height - 26 };
+      const box = { left: 40, right: Math.max(width, least) - 40, top: 66, bottom: height - 10 };
       const step = (box.right - box.left) / Math.max(1, axes.length - 1);
       const scales = axes.map((axis, n) => {
         const values = lines.map((line) => line.values[n]).filter(known);
@@ -221,7 +221,7 @@ const Charts = (() => {
       axes.forEach((axis, n) => {
         const x = box.left + n * step, anchor = n === axes.length - 1 ? "end" : n ? "middle" : "start";
         el("line", { class: "zero", x1: x, x2: x, y1: box.top, y2: box.bottom }, svg);
-        write(svg, wrapped(axis.title, step - 8), x, 12, { "text-anchor": anchor });
+        write(svg, wrapped(axis.title, 2 * step - 16).slice(0, 2), x, n % 2 ? 44 : 12, { "text-anchor": anchor });
         for (const value of scales[n].ticks) {
           const text = axis.names ? axis.names[value] : digits(value);
           el("text", { class: "soft", x: x + (n === axes.length - 1 ? -5 : 5), y: scales[n].at(value) + 4, "text-anchor": n === axes.length - 1 ? "end" : "start" }, svg, text);
