@@ -1,7 +1,8 @@
 """Pages from templates: the shell, the style and the charts that all pages share.
 
-A page is one file that opens without a server. Everything that comes from results is untrusted: templates escape it,
-data for scripts travel as JSON that cannot close its element, and a content security policy forbids a page any request.
+A page is one file that opens without a server. Everything that comes from results is untrusted: invisible characters
+are taken out, templates escape the rest, data for scripts travel as JSON that cannot close its element, and a content
+security policy forbids a page any request.
 
 A package's own template extends ``shared/base.html.j2`` and includes what it needs of ``shared/``:
 
@@ -13,6 +14,7 @@ A package's own template extends ``shared/base.html.j2`` and includes what it ne
 
 from __future__ import annotations
 
+from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ import jinja2
 
 from recbole_llm.utils.environment import package_version
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import visible
 
 
 def render_page(package: str, template: str, **values: Any) -> str:
@@ -39,8 +42,20 @@ def render_page(package: str, template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    values = {name: _shown(value) for name, value in values.items()}
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(template).render(version=package_version(), created=created, **values)
+
+
+def _shown(value: Any) -> Any:
+    """A value whose texts have no invisible characters: some turn the direction of what stands beside them."""
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, dict):
+        return {_shown(key): _shown(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_shown(part) for part in value]
+    return _shown(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def write_page(path: Path, page: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.results_table import Row
-from recbole_llm.utils.text import visible
 
 Facts = dict[str, str]
 PARTS = ("facts", "settings")
@@ -62,11 +61,11 @@ def _described(run: Record) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "seed": run.seed,
-        "error": visible(run.error or "no reason was recorded") if run.status == "failed" else None,
+        "error": run.error or "no reason was recorded" if run.status == "failed" else None,
         "facts": {name: _text(value) for name, value in facts.items() if value not in (None, "", {}, [])},
         "settings": {key: _text(value) for key, value in run.settings.items()},
     }
 
 
 def _text(value: Any) -> str:
-    return visible(value if isinstance(value, str) else json.dumps(value, default=str))
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from recbole_llm.evaluation.names import metric_title
 from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.tuning.study import Study
-from recbole_llm.utils.text import counted, visible
+from recbole_llm.utils.text import counted
 
 
 def write_search_report(studies: Sequence[Study], path: Path) -> Path:
@@ -47,8 +47,7 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
         "best": f"{best.value:.4f}",
         "number": best.number,
         "settings": [
-            (key, visible(_text(value)), visible(_text(study.run.settings.get(key))))
-            for key, value in study.settings(best).items()
+            (key, _text(value), _text(study.run.settings.get(key))) for key, value in study.settings(best).items()
         ],
         "data": {"metric": metric, **_charts(study)},
     }
@@ -83,7 +82,7 @@ def _reached(trial: FrozenTrial) -> float | None:
 
 
 def _shown(trial: FrozenTrial) -> str:
-    return "\n".join(f"{name}: {visible(_text(value))}" for name, value in trial.params.items())
+    return "\n".join(f"{name}: {_text(value)}" for name, value in trial.params.items())
 
 
 def _text(value: Any) -> str:

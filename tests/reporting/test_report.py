@@ -108,6 +108,17 @@ def test_text_from_results_never_becomes_markup(store: ResultStore) -> None:
     assert any(label.endswith(EVIL) for label in charts(page)["labels"])
 
 
+def test_what_is_invisible_is_not_on_the_page(store: ResultStore) -> None:
+    evil = "M\x1b[31mred\u202e\x9b"
+    settings = {"mask_history": True, "note": evil}
+    store_run(store, evil, 0.5, settings=settings, notes=[evil], warnings=[evil])
+    store.put(record_of(key="f" * 16, model="Broken", status="failed", error=evil, settings=settings))
+    page = page_of(store)
+    assert "Mred" in page
+    assert not set(page) & set("\x1b\u202e\x9b")
+    assert not any(escape in page for escape in ("\\u001b", "\\u202e", "\\u009b"))
+
+
 def test_failed_cells_stand_with_their_reason(store: ResultStore) -> None:
     store.put(
         record_of(key="f" * 16, model="Broken", status="failed", error="no luck", settings={"mask_history": True})
