@@ -47,6 +47,8 @@ EXTRAS = {
     # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
     "parquet": ["pyarrow>=15"],
     "cluster": ["ray>=2.40"],
+    # The plots of docs/notebooks.
+    "notebook": ["matplotlib>=3.8"],
     "dev": [
         "pytest>=8",
         "pytest-xdist[psutil]>=3.6",
@@ -54,6 +56,7 @@ EXTRAS = {
         "ruff>=0.5",
         "mypy>=1.10",
         "ir-measures>=0.3.5",
+        "matplotlib>=3.8",
         "statsmodels>=0.14",
         "build>=1.2",
         "types-PyYAML",

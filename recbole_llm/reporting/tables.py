@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
@@ -285,7 +285,7 @@ def group_table(table: ResultsTable) -> RenderedTable:
     return RenderedTable(f"{metric_title(table.primary)} by group", header, lines, [note], len(table.identity_columns))
 
 
-_CSV = (
+TABLE_COLUMNS = (
     *("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "semantics", "language_model"),
     *("tuned", "still_improving", "status", "seeds", "metric", "mean", "sd", "ci_low", "ci_high"),
     *("reference", "difference", "diff_low", "diff_high", "p", "df", "correction", "p_adjusted", "p_wilcoxon"),
@@ -294,10 +294,16 @@ _CSV = (
 
 
 def _csv(tables: Sequence[ResultsTable]) -> str:
-    """One line a row and metric."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, _CSV, restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, TABLE_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
+    for line in table_lines(tables):
+        writer.writerow({name: csv_text(value) for name, value in line.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | float | None]]:
+    """One line a row and metric, with values of ``TABLE_COLUMNS``; a row that failed has one line without numbers."""
     for table in tables:
         key = table.key
         for row in table.rows:
@@ -309,15 +315,11 @@ def _csv(tables: Sequence[ResultsTable]) -> str:
             }  # fmt: skip
             if not row.runs:
                 seeds = seeds_text(run.seed for run in row.failed)
-                lines = [{**line, "status": "failed", "seeds": seeds, "reason": reason(row)}]
-            else:
-                seeds = seeds_text(run.seed for run in row.runs)
-                lines = [
-                    {**line, "status": "ok", "seeds": seeds, "metric": metric, **_numbers(table, row, metric)}
-                    for metric in table.metrics
-                ]
-            writer.writerows({name: csv_text(value) for name, value in each.items()} for each in lines)
-    return out.getvalue().rstrip("\n")
+                yield {**line, "status": "failed", "seeds": seeds, "reason": reason(row)}
+                continue
+            line |= {"status": "ok", "seeds": seeds_text(run.seed for run in row.runs)}
+            for metric in table.metrics:
+                yield {**line, "metric": metric, **_numbers(table, row, metric)}
 
 
 def _numbers(table: ResultsTable, row: Row, metric: str) -> dict[str, str | float | None]:
