@@ -36,8 +36,6 @@ REQUIRES = [
     "sentence-transformers>=3",
     "transformers>=4.45",
     "optuna>=4.9",
-    "statsmodels>=0.14",
-    "plotly>=5",
     "jinja2>=3.1",
 ]
 
@@ -49,6 +47,8 @@ EXTRAS = {
     # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
     "parquet": ["pyarrow>=15"],
     "cluster": ["ray>=2.40"],
+    # The plots of docs/notebooks.
+    "notebook": ["matplotlib>=3.8"],
     "dev": [
         "pytest>=8",
         "pytest-xdist[psutil]>=3.6",
@@ -56,6 +56,8 @@ EXTRAS = {
         "ruff>=0.5",
         "mypy>=1.10",
         "ir-measures>=0.3.5",
+        "matplotlib>=3.8",
+        "statsmodels>=0.14",
         "build>=1.2",
         "types-PyYAML",
         "types-tabulate",
@@ -75,11 +77,8 @@ setup(
     package_dir={"recbole_llm.properties": "properties"},
     package_data={
         "recbole_llm": [
-            "py.typed",
-            "VERSION",
-            "methods/*/prompts/*.yaml",
-            "experiments/prompts/*.yaml",
-            "reporting/templates/*",
+            *("py.typed", "VERSION", "*/templates/*"),
+            *("methods/*/prompts/*.yaml", "experiments/prompts/*.yaml"),
         ],
         "recbole_llm.properties": ["*.yaml", "*/*.yaml"],
     },

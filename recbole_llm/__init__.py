@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from recbole_llm.api import advise, doctor, generate, prepare, probe, recommend, report, run, suite, table, tune
     from recbole_llm.api import list_ as list
     from recbole_llm.registry import Method, register
-    from recbole_llm.reporting.frames import curves, per_user, results
+    from recbole_llm.reporting.frames import curves, per_user, results, table_rows
 
 __version__ = package_version()
 __all__ = [
@@ -44,11 +44,12 @@ __all__ = [
     "run",
     "suite",
     "table",
+    "table_rows",
     "tune",
 ]
 _HOMES = dict.fromkeys(__all__, "api") | {
     **dict.fromkeys(("Method", "register"), "registry"),
-    **dict.fromkeys(("curves", "per_user", "results"), "reporting.frames"),
+    **dict.fromkeys(("curves", "per_user", "results", "table_rows"), "reporting.frames"),
 }
 
 

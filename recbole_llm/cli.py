@@ -35,6 +35,7 @@ from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.progress import TqdmHandler
+from recbole_llm.utils.text import visible
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
@@ -83,7 +84,7 @@ def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
     from recbole_llm.reporting.tables import render
     from recbole_llm.tuning.search import summary
 
-    print(summary(found.studies), end="\n\n")
+    print(visible(summary(found.studies)), end="\n\n")
     store = ResultStore(api.results_folder(given))
     print(render(found.records, screen_style(), store=store, **_shown_columns(given)))
     if found.report is not None:
@@ -139,9 +140,9 @@ def _show_recommend(lists: Any, given: dict[str, Any]) -> int:
 def _show_prepare(report: Any, given: dict[str, Any]) -> int:
     from recbole_llm.raw.prepare import render_report
 
-    print(render_report(report))
+    print(visible(render_report(report)))
     for difference in report.differences():
-        print(f"warning: {difference}", file=sys.stderr)
+        print(visible(f"warning: {difference}"), file=sys.stderr)
     return 0
 
 
@@ -149,7 +150,7 @@ def _show_list(found: Any, given: dict[str, Any]) -> int:
     if given.get("stats"):
         from recbole_llm.data.statistics import render_statistics
 
-        print(render_statistics(found.statistics))
+        print(visible(render_statistics(found.statistics)))
         return 0
     if found.models:
         print("models of recbole_llm:")
@@ -162,7 +163,8 @@ def _show_list(found: Any, given: dict[str, Any]) -> int:
         ("datasets", found.datasets, 22), ("protocols", found.protocols, 14), ("suites", found.suites, 14)
     ):  # fmt: skip
         if entries:
-            print("\n".join([f"{title}:", *(f"  {name:<{width}} {about}" for name, about in entries.items())]))
+            lines = [f"{title}:", *(f"  {name:<{width}} {about}" for name, about in entries.items())]
+            print(visible("\n".join(lines)))
     if found.settings:
         rows = [
             (each.name, each.takes + (f", {each.bounds}" if each.bounds else ""), json.dumps(each.default), each.help)
@@ -181,7 +183,7 @@ def _show_list(found: Any, given: dict[str, Any]) -> int:
 
 def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
     for finding in findings:
-        print(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}")
+        print(visible(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}"))
     return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
 
 
@@ -444,18 +446,19 @@ def _told(error: Exception, verbose: bool) -> int:
     Anything else is a defect of this program and passes through.
     """
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}"), file=sys.stderr)  # messages hold names and titles from files
     elif hasattr(error, "format_message"):  # Typer's: a word that is no number, a value that is missing
-        print(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help.", file=sys.stderr)
+        print(visible(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help."), file=sys.stderr)
     elif isinstance(error, FAILURES):
         if verbose:
             traceback.print_exception(error)
-        print(f"error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(visible(f"error: {type(error).__name__}: {' '.join(str(error).split())}"), file=sys.stderr)
         if not verbose:
             print("The same command with --verbose shows where it came from.", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         name = f" ({error.filename})" if error.filename else ""
-        print(f"error: {error.strerror}{name}; what is finished is kept, the same command goes on.", file=sys.stderr)
+        text = f"error: {error.strerror}{name}; what is finished is kept, the same command goes on."
+        print(visible(text), file=sys.stderr)
     else:
         raise error
     return 2

@@ -140,6 +140,15 @@ def test_a_mistake_in_a_settings_file_names_file_and_key(
     assert "mine.yaml, epochs: epochs takes a whole number" in capsys.readouterr().err
 
 
+def test_a_message_holds_nothing_that_a_terminal_obeys(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("--model=BPR\x1b[31m\x1b]0;title\x07", "--dataset=tiny") == 2
+    error = capsys.readouterr().err
+    assert "BPR" in error
+    assert not set(error) & set("\x1b\x07")
+
+
 def test_a_disk_without_room_is_told_in_a_line(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--model=Pop", "--dataset=tiny", *SHORT) == 0
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

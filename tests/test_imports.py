@@ -17,7 +17,7 @@ PACKAGE = ROOT / "recbole_llm"
 # A package may import those of its own line and of the lines above it. Modules at the top are named by themselves.
 LAYERS = (
     ("errors", "utils"),
-    ("evaluation", "registry", "llm", "layers", "lm"),
+    ("evaluation", "registry", "llm", "layers", "lm", "pages"),
     ("settings",),
     ("compat",),
     ("data",),
@@ -33,7 +33,12 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Torch stays out of what works where it is not installed; layers know nothing but torch.
-ALONE = {"layers": {"layers"}, "llm": {"errors", "utils", "llm"}, "evaluation": {"errors", "utils", "evaluation"}}
+ALONE = {
+    "layers": {"layers"},
+    "llm": {"errors", "utils", "llm"},
+    "pages": {"errors", "utils", "pages"},
+    "evaluation": {"errors", "utils", "evaluation"},
+}
 
 
 def module_of(path: Path) -> str:

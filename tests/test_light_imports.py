@@ -30,4 +30,4 @@ def test_evaluation_and_reporting_load_neither_torch_nor_recbole() -> None:
 @pytest.mark.parametrize("module", ["recbole_llm.reporting.tables", "recbole_llm.evaluation.metrics"])
 def test_tables_start_without_what_they_may_not_need(module: str) -> None:
     """Statistics packages take half a second to load; a table without a comparison needs none."""
-    assert not loaded_by(module) & {"statsmodels", "pandas", "plotly", "jinja2"}
+    assert not loaded_by(module) & {"statsmodels", "pandas", "jinja2"}

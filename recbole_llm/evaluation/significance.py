@@ -33,6 +33,7 @@ from recbole_llm.evaluation.ranks import Ranks
 
 LEVEL = 0.05
 EXACT_DIGITS = 12  # of a user's difference; what is smaller is rounding
+_WILCOXON_CELLS = 200_000  # users times pairs at once: some 20 MiB of ranks
 CORRECTIONS = {"holm": "Holm", "fdr": "Benjamini-Hochberg"}
 
 Methods = Mapping[str, Sequence[Ranks]]
@@ -277,6 +278,7 @@ class Family:
         if pairs is None:
             pairs = [(a, b) for number, a in enumerate(self.labels) for b in self.labels[number + 1 :]]
         found = [self._compared(a, b) for a, b in pairs]
+        found = [replace(each, p_wilcoxon=p) for each, p in zip(found, self._wilcoxon(pairs), strict=True)]
         corrected = {
             name: adjusted([getattr(each, name) for each in found], self.correction)
             for name in ("p", "p_wilcoxon", "p_equal")
@@ -292,8 +294,7 @@ class Family:
         difference = a.mean - b.mean
         error, df = standard_error(a, b)
         half = float(stdtrit(df, 1 - LEVEL / 2)) * error
-        # Seeds add up in another order to a sum that is off by 1e-17: no user's difference, and no rank of its own.
-        by_user = np.round(a.values - b.values, EXACT_DIGITS)
+        by_user = self._by_user(first, second)
         deviation = by_user.std(ddof=1) if len(by_user) > 1 else 0.0
         return Comparison(
             first=first,
@@ -303,7 +304,7 @@ class Family:
             high=difference + half,
             p=2 * _upper(abs(difference), error, df),
             p_adjusted=1.0,
-            p_wilcoxon=_wilcoxon(by_user),
+            p_wilcoxon=1.0,
             p_equal=float("nan") if self.margin is None else _upper(self.margin - abs(difference), error, df),
             df=df,
             effect=float(by_user.mean() / deviation) if deviation > 0 else 0.0,
@@ -313,20 +314,49 @@ class Family:
             one_training=min(len(a.by_seed), len(b.by_seed)) == 1,
         )
 
+    def _by_user(self, first: str, second: str) -> np.ndarray:
+        """``(n,)`` each user's difference, cases and seeds averaged.
+
+        Seeds add up in another order to a sum that is off by 1e-17: no user's difference, and no rank of its own.
+        """
+        return np.round(self._estimates[first].values - self._estimates[second].values, EXACT_DIGITS)
+
+    def _wilcoxon(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """``p_wilcoxon`` of some pairs, before correction; many at once, since a call costs more than its sums."""
+        at_once = max(1, _WILCOXON_CELLS // max(1, self.users))
+        return [
+            p
+            for begin in range(0, len(pairs), at_once)
+            for p in _wilcoxon(np.stack([self._by_user(a, b) for a, b in pairs[begin : begin + at_once]]))
+        ]
+
 
 def adjusted(p: Sequence[float], correction: str) -> list[float]:
-    """Values of p after correction over all of them; ``nan`` where any is."""
-    if not p or np.isnan(p).any():
+    """Values of p after correction over all of them; ``nan`` where any is.
+
+    Holm (Scandinavian Journal of Statistics 1979) multiplies the smallest of ``m`` values by ``m``, the next by
+    ``m - 1`` and so on; Benjamini and Hochberg (JRSS B 1995) multiply the ``i``-th smallest by ``m / i``.
+    """
+    if not len(p) or np.isnan(p).any():
         return list(p)
-    from statsmodels.stats.multitest import multipletests  # half a second that a single row does not need
+    values, count = np.asarray(p, dtype=float), len(p)
+    order = np.argsort(values, kind="stable")
+    if correction == "holm":
+        steps = np.maximum.accumulate(values[order] * np.arange(count, 0, -1))
+    else:
+        steps = np.minimum.accumulate((values[order] / (np.arange(1, count + 1) / count))[::-1])[::-1]
+    found = np.empty(count)
+    found[order] = np.minimum(steps, 1.0)
+    return [float(value) for value in found]
 
-    return [float(value) for value in multipletests(p, method={"holm": "holm", "fdr": "fdr_bh"}[correction])[1]]
 
+def _wilcoxon(differences: np.ndarray) -> list[float]:
+    """Two-sided p of the signed-rank test of each row of ``(pairs, users)``; 1 where nothing differs."""
+    found = np.ones(len(differences))
+    differ = differences.any(axis=1)
+    if differ.any():
+        from scipy import stats  # half a second that a single row does not need
 
-def _wilcoxon(differences: np.ndarray) -> float:
-    """Two-sided p of the signed-rank test; 1 where nothing differs."""
-    if not np.any(differences):
-        return 1.0
-    from scipy import stats  # as above
-
-    return float(stats.wilcoxon(differences, zero_method="pratt", method="approx").pvalue)
+        test = stats.wilcoxon(differences[differ], zero_method="pratt", method="approx", axis=1)
+        found[differ] = test.pvalue
+    return [float(value) for value in found]

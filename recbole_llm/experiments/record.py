@@ -12,8 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from recbole_llm.evaluation.names import higher_is_better
+from recbole_llm.utils.portable import portable
 
 SCHEMA = 3
+_SHOWN = ("error", "settings", "origin", "features", "lists", "notes", "warnings")  # parts that may name files
 # What rows of invented titles are called (--titles).
 TITLES = {"pseudonym": "pseudonyms", "pseudonym_all": "pseudonyms, categories too"}
 
@@ -167,9 +169,13 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, values: Any) -> Any:
-        """Bring what an older version wrote to this one; a record made here has no version yet."""
+        """Bring what an older version wrote to this one; a record made here has no version yet.
+
+        Records are made to be shown: paths of the machine that a run or an older version left in them are taken out.
+        """
         if not isinstance(values, dict):
             return values
+        values = {name: portable(part) if name in _SHOWN else part for name, part in values.items()}
         while (version := values.get("schema_version")) in _UPGRADES:
             values = {**_UPGRADES[version](values), "schema_version": version + 1}
         return values

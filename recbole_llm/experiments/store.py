@@ -90,7 +90,7 @@ class ResultStore:
         """Write a record, replacing one of the same key."""
         path = self.path(record)
         with whole_file(path, "w") as stream:
-            stream.write(record.model_dump_json(indent=1))
+            stream.write(Record.model_validate(record.model_dump()).model_dump_json(indent=1))  # without machine paths
         _remove_others(path.parent, record.key, {path.name, self.ranks_of(record).name})
         return path
 

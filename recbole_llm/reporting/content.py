@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,12 +12,13 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import RANK_METRICS, higher_is_better, metric_title
 from recbole_llm.evaluation.significance import Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
-from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
+from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_table
 from recbole_llm.reporting.results_table import ResultsTable, Row
+from recbole_llm.reporting.runs import runs_content
 from recbole_llm.reporting.tables import mark, notes, p_text, reason, seeds_text
-from recbole_llm.utils.text import visible
+from recbole_llm.utils.text import percent
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
 
@@ -31,31 +31,37 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
         name: identifier in the page.
     """
     rows = table.rows
+    others = [metric for metric in table.metrics if metric != table.primary]
     return {
         "id": name,
         "title": table.caption,
         "facts": _facts(table),
         "identity": table.identity_columns,
         "primary": metric_title(table.primary),
-        "primary_cut": table.primary.partition("@")[2],
         "reference": table.reference,
         "cut_offs": sorted({int(cut) for cut in (m.partition("@")[2] for m in table.metrics) if cut}),
-        "columns": [{"title": metric_title(m), "cut": m.partition("@")[2]} for m in table.metrics],
-        "rows": [_row(table, row) for row in rows],
-        "compared": table.reference is not None and bool(table.comparisons),
-        "pairs": [_pair(table, found) for found in table.comparisons],
+        "primary_cut": table.primary.partition("@")[2],
+        "others": [{"title": metric_title(metric), "cut": metric.partition("@")[2]} for metric in others],
+        "kinds": len({row.kind for row in rows}) > 1,
+        "asked": any(answered(run) for row in rows for run in row.runs),
+        "priced": any(price(row) for row in rows if row.runs),
+        "rows": [_row(table, row, others) for row in rows],
+        "compared": bool(table.against),
+        "pairs": len(table.comparisons),
         "notes": notes(table),
         "extras": [("What the LLM knew", memory_table(table)), ("Costs", cost_table(table))],
-        "runs": [_run(row, run) for row in rows for run in (*row.runs, *row.failed)],
-        "charts": {
+        "data": {
             "primary": metric_title(table.primary),
+            "best": "high" if higher_is_better(table.primary) else "low",
             "reference": table.reference,
-            "rows": [row.label for row in rows if row.runs],
+            "labels": [row.label for row in rows if row.runs],
             "gains": _gains(table, rows),
             "cuts": _cuts(table, rows),
             "groups": _groups(table, rows),
             "training": _training(rows),
             "price": _prices(table, rows),
+            "pairs": _pairs(table),
+            "runs": runs_content(rows),
         },
     }
 
@@ -70,47 +76,74 @@ def _facts(table: ResultsTable) -> list[tuple[str, str]]:
     return [*found, ("sha256", data.sha256[:16])]
 
 
-def _row(table: ResultsTable, row: Row) -> dict[str, Any]:
+def _row(table: ResultsTable, row: Row, others: Sequence[str]) -> dict[str, Any]:
     found = table.against_reference(row.label)
-    ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
-    cells = []
-    for metric in table.metrics:
-        value = row.values.get(metric)
-        best, second = ranked[metric]
-        cells.append(
-            {
-                "value": None if value is None else value.mean,
-                "sd": None if value is None else value.deviation,
-                "low": None if value is None else value.low,
-                "high": None if value is None else value.high,
-                "rank": "best" if row.label in best else "second" if row.label in second else "",
-            }
-        )
+    share = min((share for run in row.runs for share in answered(run).values()), default=None)
+    identity = [row.identity(column) for column in table.identity_columns]
     return {
         "label": row.label,
-        "identity": [row.identity(column) for column in table.identity_columns],
-        "improving": row.still_improving,
+        "identity": identity,
+        "about": ", ".join(filter(None, identity[1:])),
         "kind": row.kind,
         "seeds": seeds_text(run.seed for run in row.runs),
         "failed": seeds_text(run.seed for run in row.failed),
         "reason": reason(row) if row.failed else "",
-        "cells": cells,
-        "test": None if found is None else _pair(table, found),
+        "main": _cell(table, row, table.primary),
+        "cells": [_cell(table, row, metric) for metric in others],
+        "test": None if found is None else _test(table, found),
+        "answered": None if share is None else {"share": share, "text": percent(share)},
+        "price": price(row) if row.runs and share is not None else None,
     }
 
 
-def _pair(table: ResultsTable, found: Comparison) -> dict[str, Any]:
-    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p", "p_adjusted", "p_wilcoxon")}
+def _cell(table: ResultsTable, row: Row, metric: str) -> dict[str, Any]:
+    value = row.values.get(metric)
+    if value is None:
+        return {"value": None, "rank": ""}
+    best, second = table.best_and_second(metric)
+    rank = "best" if row.label in best else "second" if row.label in second else ""
+    return {"value": value.mean, "sd": value.deviation, "low": value.low, "high": value.high, "rank": rank}
+
+
+def _test(table: ResultsTable, found: Comparison) -> dict[str, Any]:
+    shown = {f"{key}_text": p_text(getattr(found, key)) for key in ("p_adjusted", "p_wilcoxon")}
     # JSON has no nan (a p that was not asked for) and no infinity (the interval of a single user).
     numbers = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(found).items()}
     return {**numbers, **shown, "verdict": table.verdict(found), "mark": mark(table, found)}
 
 
+def _pairs(table: ResultsTable) -> dict[str, Any]:
+    """Tests of all pairs, as lists: there may be a thousand of them."""
+    labels = list(dict.fromkeys(label for found in table.comparisons for label in (found.first, found.second)))
+    number = {label: place for place, label in enumerate(labels)}
+    return {
+        "labels": labels,
+        "users": table.comparisons[0].users if table.comparisons else 0,
+        "rows": [
+            [
+                *(number[found.first], number[found.second]),
+                *(short(v, 4) for v in (found.difference, found.low, found.high, found.effect)),
+                *(found.greater, found.less),
+                *(short(v, 4) for v in (found.p, found.p_adjusted, found.p_wilcoxon)),
+                *(mark(table, found), table.verdict(found)),
+            ]
+            for found in table.comparisons
+        ],
+    }
+
+
+def short(value: float | None, digits: int) -> float | None:
+    """A number in so many digits, as a page of thousands of them holds it; JSON has no nan and no infinity."""
+    return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
+
+
 def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Differences to the reference row, with its value for percentages."""
+    base = table.row(table.reference).values[table.primary].mean if table.reference and table.against else 0.0
     found = [(row, table.against_reference(row.label)) for row in rows]
-    base = table.row(table.reference).values[table.primary].mean if table.reference else 0.0
-    return [{**_pair(table, test), "label": row.label, "base": base} for row, test in found if test is not None]
+    kept = ("difference", "low", "high", "p_adjusted_text", "verdict", "mark", "one_training")
+    tests = [(row.label, _test(table, test)) for row, test in found if test is not None]
+    return [{"label": label, "base": base, **{key: test[key] for key in kept}} for label, test in tests]
 
 
 def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
@@ -122,7 +155,7 @@ def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     cuts = [k for k in CUT_OFFS if k <= most]
     lines = {
         name: {
-            row.label: [float(np.mean([per_case(r, f"{name}@{k}").mean() for r in row.ranks])) for k in cuts]
+            row.label: [short(np.mean([per_case(r, f"{name}@{k}").mean() for r in row.ranks]), 5) for k in cuts]
             for row in ranked
         }
         for name in names
@@ -135,7 +168,7 @@ def _groups(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows if row.ranks}
     sizes = {name: max((found[name][0] for found in means.values()), default=0) for name in SUBGROUPS}
     shown = [name for name in SUBGROUPS if sizes[name]]
-    values = {label: [None if np.isnan(found[n][1]) else found[n][1] for n in shown] for label, found in means.items()}
+    values = {label: [short(found[name][1], 5) for name in shown] for label, found in means.items()}
     return {"names": [f"{name} ({sizes[name]:,})" for name in shown], "values": values}
 
 
@@ -153,8 +186,8 @@ def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
                     "seed": run.seed,
                     "best": run.best_epoch,
                     "epoch": [point.get("epoch", n) for n, point in enumerate(run.curve, start=1)],
-                    "loss": [_total(point.get("loss")) for point in run.curve],
-                    "valid": [point.get("valid", {}).get(name) for point in run.curve],
+                    "loss": [short(_total(point.get("loss")), 4) for point in run.curve],
+                    "valid": [short(point.get("valid", {}).get(name), 4) for point in run.curve],
                 }
             )
     return found
@@ -182,31 +215,7 @@ def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
             "memory, MiB": memory_mib(row),
             "parameters": row.runs[0].parameters or 0,
         }
+        costs = {name: short(spent, 4) or 0.0 for name, spent in costs.items()}
         points.append({"label": row.label, "y": value.mean, "low": value.low, "high": value.high, "costs": costs})
     used = [name for name in (points[0]["costs"] if points else ()) if any(p["costs"][name] for p in points)]
-    return {"points": points, "axes": used, "higher_is_better": higher_is_better(table.primary)}
-
-
-def _run(row: Row, run: Record) -> dict[str, Any]:
-    """One run's settings and circumstances."""
-    facts: dict[str, Any] = {
-        "key": run.key, "created": run.created, "engine": run.engine, "commit": run.commit,
-        "best epoch": f"{run.best_epoch} of {run.epochs}" if run.best_epoch else run.epochs,
-        "accelerations": ", ".join(run.accelerations), "notes": "; ".join(run.notes), "stage one": run.stage_one,
-        **{f"{name} s": value for name, value in run.seconds.items()},
-        **{f"hardware: {name}": value for name, value in run.hardware.items()},
-        **{f"version: {name}": value for name, value in run.versions.items()},
-        **({f"features: {k}": v for k, v in run.features.model_dump().items()} if run.features else {}),
-    }  # fmt: skip
-    origin = run.origin
-    settings = sorted(run.settings.items(), key=lambda item: (item[0] not in origin, item[0].lower()))
-    return {
-        "title": f"{row.label}, seed {run.seed}",
-        "error": visible(run.error or "no reason was recorded") if run.status == "failed" else None,
-        "facts": [(name, _text(value)) for name, value in facts.items() if value not in (None, "", {}, [])],
-        "settings": [(key, _text(value), origin.get(key, "RecBole")) for key, value in settings],
-    }
-
-
-def _text(value: Any) -> str:
-    return visible(value if isinstance(value, str) else json.dumps(value, default=str))
+    return {"points": points, "axes": used}

@@ -1,4 +1,4 @@
-"""Records as pandas DataFrames: one row a run, a user, or an epoch."""
+"""Records as pandas DataFrames: one row a run, a user, an epoch, or a row of a table."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import per_user as values_by_user
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import answered, group
-from recbole_llm.reporting.results_table import still_improving
+from recbole_llm.reporting.grouping import answered, group, kind_of
+from recbole_llm.reporting.results_table import build, still_improving
+from recbole_llm.reporting.tables import columns_of, table_lines
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ def results(
         rows.append(
             {
                 **_run(label, record),
-                "status": record.status, "error": record.error, "engine": record.engine,
+                "kind": kind_of(record), "status": record.status, "error": record.error, "engine": record.engine,
                 "language_model": record.language_model, "legacy_leaks": record.legacy_leaks,
                 "tuned": record.tuned, "trials": record.trials, "trial_epochs": record.trial_epochs,
                 "trial_minutes": record.trial_minutes,
@@ -149,17 +150,54 @@ def curves(
     return _frame(rows, (*_RUN, "epoch", "loss", "seconds"))
 
 
+def table_rows(
+    folder: str | Path = "results",
+    dataset: Names = None,
+    protocol: Names = None,
+    model: Names = None,
+    baseline: str | None = None,
+    correction: str = "holm",
+    margin: float | None = None,
+) -> pd.DataFrame:
+    """One row a table row and metric: means, intervals and tests, as ``table --format=csv`` has them.
+
+    Args:
+        folder: the results folder.
+        dataset, protocol, model: names to be kept; all by default.
+        baseline: model or label that the others are measured against; default the best baseline of each table.
+        correction, margin: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
+
+    Returns:
+        Differences and their tests stand in the rows of the metric that models were selected by.
+
+    Raises:
+        UserError: a baseline that no table has, an unknown correction, or a margin that is none.
+    """
+    store = ResultStore(folder)
+    wanted = _chosen(store, dataset, protocol, model)
+    tables = build(wanted, store, None, [], baseline, True, correction, margin)
+    lines = list(table_lines(tables))
+    return pd.DataFrame(lines, columns=columns_of(lines))
+
+
+def _chosen(records: Iterable[Record], dataset: Names, protocol: Names, model: Names) -> list[Record]:
+    wanted = {"dataset": _names(dataset), "protocol": _names(protocol), "model": _names(model)}
+    return [
+        record
+        for record in records
+        if all(names is None or getattr(record, field) in names for field, names in wanted.items())
+    ]
+
+
 def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names) -> Iterator[tuple[str, Record]]:
     """The chosen records with the labels that their rows have among all of the folder."""
-    wanted = {"dataset": _names(dataset), "protocol": _names(protocol), "model": _names(model)}
     everything = list(store)
     labels = {
         id(record): name.label
         for rows in group(everything).values() for name, runs in rows.items() for record in runs
     }  # fmt: skip
-    for record in everything:
-        if all(names is None or getattr(record, field) in names for field, names in wanted.items()):
-            yield labels[id(record)], record
+    for record in _chosen(everything, dataset, protocol, model):
+        yield labels[id(record)], record
 
 
 def _names(names: Names) -> set[str] | None:

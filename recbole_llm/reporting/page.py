@@ -1,24 +1,15 @@
-"""Writes the report: a template filled with plain values, with styles, scripts and plotly.js inside the page.
-
-Everything that comes from results is untrusted. The template escapes it, the data for the charts travel as
-JSON that cannot close its element, and a content security policy forbids the page any request.
-"""
+"""Writes the report: one page with tables and charts of finished runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
-
-import jinja2
-import plotly.offline
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.reporting.content import table_content
 from recbole_llm.reporting.results_table import build
-from recbole_llm.utils.environment import package_version
-from recbole_llm.utils.files import whole_file
 
 
 def render_report(
@@ -30,16 +21,8 @@ def render_report(
 ) -> str:
     """The page as text; see :func:`write_report`."""
     tables = build(records, store, None, [], baseline, True, correction, margin)
-    loader = jinja2.PackageLoader("recbole_llm.reporting", "templates")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html.j2").render(
-        tables=[table_content(table, f"t{number}") for number, table in enumerate(tables, start=1)],
-        version=package_version(),
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        plotly=plotly.offline.get_plotlyjs(),
-    )
+    contents = [table_content(table, f"t{number}") for number, table in enumerate(tables, start=1)]
+    return render_page("recbole_llm.reporting", "report.html.j2", tables=contents)
 
 
 def write_report(
@@ -62,6 +45,4 @@ def write_report(
     Raises:
         UserError: a baseline that no table has, an unknown correction, or a margin that is none.
     """
-    page = render_report(records, store, baseline, correction, margin)
-    with whole_file(path, "w") as stream:
-        stream.write(page)
+    write_page(path, render_report(records, store, baseline, correction, margin))

@@ -141,7 +141,9 @@ def _latex(rendered: RenderedTable) -> str:
     lines += [f"\\begin{{tabular}}{{{columns}}}", "\\toprule"]
     lines.append(" & ".join(map(escape_latex, rendered.header)) + " \\\\")
     lines.append("\\midrule")
-    lines += [" & ".join(map(_latex_cell, row)) + " \\\\" for row in rendered.rows]
+    rows = [" & ".join(map(_latex_cell, row)) + " \\\\" for row in rendered.rows]
+    # What begins with these after the end of a row would be that end's argument.
+    lines += [f"{{{row[0]}}}{row[1:]}" if row.startswith(("[", "*")) else row for row in rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}" for note in rendered.notes]
     return "\n".join([*lines, "\\end{table}"])
@@ -223,14 +225,18 @@ def _without_escapes(rendered: RenderedTable) -> RenderedTable:
     )
 
 
+_FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+
 def csv_text(value: str | float | None) -> str:
     """A cell of a CSV file: numbers in six digits, and text on one line that no spreadsheet takes for a formula.
 
-    An apostrophe before ``=``, ``+``, ``-`` and ``@`` makes it text (OWASP, "CSV injection").
+    An apostrophe before ``=``, ``+``, ``-`` and ``@``, and their full-width forms, makes it text (OWASP, "CSV
+    injection").
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = " ".join(visible(str(value)).split())
-    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
+    return f"'{text}" if isinstance(value, str) and text.startswith(_FORMULAS) else text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
@@ -290,7 +290,7 @@ def group_table(table: ResultsTable) -> RenderedTable:
     return RenderedTable(f"{metric_title(table.primary)} by group", header, lines, [note], len(table.identity_columns))
 
 
-_CSV = (
+TABLE_COLUMNS = (
     *("dataset", "protocol", "mask_history", "test_cases", "model", "label", "kind", "semantics", "language_model"),
     *("tuned", "still_improving", "status", "seeds", "metric", "mean", "sd", "ci_low", "ci_high"),
     *("reference", "difference", "diff_low", "diff_high", "p", "df", "correction", "p_adjusted", "p_wilcoxon"),
@@ -299,12 +299,22 @@ _CSV = (
 
 
 def _csv(tables: Sequence[ResultsTable]) -> str:
-    """One line a row and metric."""
     out = io.StringIO()
-    memory = dict.fromkeys(name for table in tables for row in table.rows for name in memory_fields(row))
-    columns = [*_CSV, *memory]
-    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    lines = list(table_lines(tables))
+    writer = csv.DictWriter(out, columns_of(lines), restval="", lineterminator="\n")
     writer.writeheader()
+    for line in lines:
+        writer.writerow({name: csv_text(value) for name, value in line.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def columns_of(lines: Iterable[Mapping[str, object]]) -> list[str]:
+    """``TABLE_COLUMNS``, and those about what an LLM knew where a line has them."""
+    return list(dict.fromkeys([*TABLE_COLUMNS, *(name for line in lines for name in line)]))
+
+
+def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | float | None]]:
+    """One line a row and metric, with values of :func:`columns_of`; a row that failed has one without numbers."""
     for table in tables:
         key = table.key
         for row in table.rows:
@@ -316,15 +326,11 @@ def _csv(tables: Sequence[ResultsTable]) -> str:
             }  # fmt: skip
             if not row.runs:
                 seeds = seeds_text(run.seed for run in row.failed)
-                lines = [{**line, "status": "failed", "seeds": seeds, "reason": reason(row)}]
-            else:
-                seeds = seeds_text(run.seed for run in row.runs)
-                lines = [
-                    {**line, "status": "ok", "seeds": seeds, "metric": metric, **_numbers(table, row, metric)}
-                    for metric in table.metrics
-                ]
-            writer.writerows({name: csv_text(value) for name, value in each.items()} for each in lines)
-    return out.getvalue().rstrip("\n")
+                yield {**line, "status": "failed", "seeds": seeds, "reason": reason(row)}
+                continue
+            line |= {"status": "ok", "seeds": seeds_text(run.seed for run in row.runs)}
+            for metric in table.metrics:
+                yield {**line, "metric": metric, **_numbers(table, row, metric)}
 
 
 def _numbers(table: ResultsTable, row: Row, metric: str) -> dict[str, str | float | None]:

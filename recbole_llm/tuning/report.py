@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-import plotly.io
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import FrozenTrial, TrialState
 
+from recbole_llm.evaluation.names import metric_title
+from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.tuning.study import Study
-from recbole_llm.utils.files import whole_file
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Searches</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem}}
-table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #ccc}}</style>
-</head><body><h1>Searches</h1>
-<p>Every model had the same budget; trials were chosen by validation alone.</p>
-{sections}
-</body></html>
-"""
+from recbole_llm.utils.text import counted
 
 
 def write_search_report(studies: Sequence[Study], path: Path) -> Path:
@@ -33,52 +24,104 @@ def write_search_report(studies: Sequence[Study], path: Path) -> Path:
         studies: what to show.
         path: the page to be.
     """
-    script: bool | str = True  # plotly's code stands in the page once
-    sections = []
-    for study in studies:
-        parts = [f"<h2>{html.escape(study.name)}</h2>", _facts(study)]
-        for title, figure in _figures(study):
-            parts.append(f"<h3>{title}</h3>")
-            parts.append(
-                plotly.io.to_html(figure, include_plotlyjs=script, full_html=False)
-                if figure is not None
-                else "<p>Too few different trials to say.</p>"
-            )
-            script = script and figure is None
-        sections.append("\n".join(parts))
-    with whole_file(path, "w") as stream:
-        stream.write(PAGE.format(sections="\n".join(sections)))
+    contents = [_study_content(study, f"s{number}") for number, study in enumerate(studies, start=1)]
+    write_page(path, render_page("recbole_llm.tuning", "search.html.j2", studies=contents))
     return path
 
 
-def _facts(study: Study) -> str:
+def _study_content(study: Study, name: str) -> dict[str, Any]:
+    """Everything about one search."""
     best, budget = study.best(), study.budget
-    limits = [f"{study.trials} trials", f"pruner {budget.pruner}"]
+    limits = [counted(study.trials, "trial"), f"pruner {budget.pruner}"]
     if budget.epochs:
-        limits.append(f"{budget.epochs} epochs a trial")
+        limits.append(f"{counted(budget.epochs, 'epoch')} a trial")
     if budget.minutes:
         limits.append(f"{budget.minutes:g} minutes a trial")
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td>"
-        f"<td>{html.escape(str(study.run.settings.get(name)))}</td></tr>"
-        for name, value in study.settings(best).items()
-    )
-    metric = html.escape(str(study.run.settings["valid_metric"]))
-    return (
-        f"<p>{', '.join(limits)}. Best validation {metric}: {best.value:.4f}, trial {best.number}.</p>"
-        f"<table><tr><th>setting</th><th>best</th><th>default</th></tr>{rows}</table>"
-    )
+    metric = metric_title(str(study.run.settings["valid_metric"]))
+    return {
+        "id": name,
+        "title": study.run.title(),
+        "name": study.name,
+        "limits": ", ".join(limits),
+        "metric": metric,
+        "best": f"{best.value:.4f}",
+        "number": best.number,
+        "settings": [
+            (key, _text(value), _text(study.run.settings.get(key))) for key, value in study.settings(best).items()
+        ],
+        "data": {"metric": metric, **_charts(study)},
+    }
 
 
-def _figures(study: Study) -> list[tuple[str, Any]]:
-    """Optuna's figures over the trials that count; ``None`` where there is too little to draw."""
-    shown = optuna.create_study(direction="maximize", study_name=study.name)
-    shown.add_trials(study.ended())
-    done = [trial for trial in study.ended() if trial.state == TrialState.COMPLETE]
+def _charts(study: Study) -> dict[str, Any]:
+    """What the charts draw of the trials that count; parts that too few different trials say nothing of are empty."""
+    ended = study.ended()
+    done = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({trial.value for trial in done}) > 1
-    draw = optuna.visualization
-    return [
-        ("Optimisation history", draw.plot_optimization_history(shown)),
-        ("Importance of settings", draw.plot_param_importances(shown) if varied else None),
-        ("Settings and scores", draw.plot_parallel_coordinate(shown) if varied else None),
+    return {
+        "history": [
+            {
+                "number": trial.number,
+                "state": trial.state.name.lower(),
+                "value": _reached(trial),
+                "params": _shown(trial),
+            }
+            for trial in ended
+        ],
+        "importances": _importances(ended) if varied else [],
+        "parallel": _parallel(done) if varied else None,
+    }
+
+
+def _reached(trial: FrozenTrial) -> float | None:
+    """The value of a trial that ended; of a pruned one, what it had reached."""
+    value = trial.value
+    if value is None and trial.intermediate_values:
+        value = trial.intermediate_values[max(trial.intermediate_values)]
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _shown(trial: FrozenTrial) -> str:
+    return "\n".join(f"{name}: {_text(value)}" for name, value in trial.params.items())
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _importances(trials: Sequence[FrozenTrial]) -> list[tuple[str, float]]:
+    """Share of the values' variance that each setting explains (Optuna's default, fANOVA)."""
+    shown = optuna.create_study(direction="maximize")
+    shown.add_trials(trials)
+    found: Mapping[str, float] = optuna.importance.get_param_importances(shown)
+    return [(name, float(share)) for name, share in found.items()]
+
+
+def _parallel(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """Axes and lines: one a setting and the value, one a trial."""
+    distributions: dict[str, BaseDistribution] = {}
+    for trial in trials:
+        distributions |= trial.distributions
+    choices = {
+        name: list(map(str, distribution.choices))
+        for name, distribution in distributions.items()
+        if isinstance(distribution, CategoricalDistribution)
+    }
+    axes = [
+        {"title": name, "log": bool(getattr(distribution, "log", False)), "names": choices.get(name)}
+        for name, distribution in distributions.items()
     ]
+    lines = [
+        {
+            "number": trial.number,
+            "value": trial.value,
+            "values": [
+                None if name not in trial.params
+                else choices[name].index(str(trial.params[name])) if name in choices
+                else trial.params[name]
+                for name in distributions
+            ],
+        }
+        for trial in trials
+    ]  # fmt: skip
+    return {"axes": axes, "lines": lines}

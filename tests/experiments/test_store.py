@@ -179,3 +179,29 @@ def test_processes_write_at_once_and_every_record_is_whole(
     assert len(list(store)) == 3 * WRITES + 1
     assert "not a readable record" not in caplog.text
     assert not [path for path in store.folder.rglob(".*") if path.is_file()]
+
+
+def test_a_stored_record_holds_no_path_of_the_machine(
+    store: ResultStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record = record_of(status="failed", settings={"encoder": "/home/someone/minilm", "topk": [10]})
+    record.features = SemanticFacts(llm="offline", folder=str(tmp_path / "dataset" / "x"))
+    record.error = f"UserError: {tmp_path}/dataset/x.inter is gone"
+    text = store.put(record).read_text(encoding="utf-8")
+    assert str(tmp_path) not in text
+    assert "someone" not in text
+    (found,) = store
+    assert found.features is not None
+    assert found.features.folder == "dataset/x"
+    assert found.error == "UserError: dataset/x.inter is gone"
+    assert found.settings["topk"] == [10]
+
+
+def test_paths_in_records_of_earlier_versions_are_not_shown(store: ResultStore) -> None:
+    path = store.put(record_of(features=SemanticFacts(llm="offline", folder="dataset/x")))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["features"]["folder"] = "/home/someone/dataset/x"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    (found,) = store
+    assert "someone" not in found.model_dump_json()

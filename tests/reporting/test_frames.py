@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import MetricValue, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.frames import curves, per_user, results
+from recbole_llm.reporting.frames import curves, per_user, results, table_rows
+from recbole_llm.reporting.tables import render
 from tests.reporting.records import record_of, store_run
 
 RUN = ["dataset", "protocol", "label", "model", "semantics", "seed", "key"]
@@ -120,6 +122,16 @@ def test_losses_add_up_and_epochs_without_validation_have_none(tmp_path: Path) -
     frame = curves(store.folder)
     assert frame["loss"].tolist() == [3.0, 2.0]
     assert frame["valid.ndcg@10"].isna().tolist() == [True, False]
+
+
+def test_table_rows_hold_what_the_csv_file_holds(store: ResultStore) -> None:
+    frame = table_rows(store.folder, baseline="Pop")
+    written = pd.read_csv(io.StringIO(render(list(store), "csv", store=store, baseline="Pop")))
+    assert list(frame.columns) == list(written.columns)
+    for column in ("mean", "ci_low", "difference", "p"):
+        assert frame[column].tolist() == pytest.approx(written[column].tolist(), rel=1e-5, nan_ok=True)
+    assert set(frame.loc[frame["difference"].notna(), "metric"]) == {"ndcg@10"}
+    assert set(table_rows(store.folder, model="Pop")["model"]) == {"Pop"}
 
 
 def test_an_empty_folder_gives_empty_frames_with_their_columns(tmp_path: Path) -> None:

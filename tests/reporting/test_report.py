@@ -34,13 +34,6 @@ def page_of(store: ResultStore, **options: Any) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def own_part(page: str) -> str:
-    """The page without plotly.js, which is full of everything."""
-    begin = page.index("<script>", page.index("</main>"))
-    end = page.index("</script>", begin)
-    return page[:begin] + page[end:]
-
-
 def charts(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" class="data">(.*?)</script>', page, flags=re.S)
     assert found is not None
@@ -48,17 +41,17 @@ def charts(page: str) -> dict[str, Any]:
 
 
 def test_the_page_needs_nothing_from_elsewhere(store: ResultStore) -> None:
-    page = own_part(page_of(store))
+    page = page_of(store)
     assert not re.findall(r"<link|<script[^>]+src|<img|@import|url\(", page)
     assert "default-src 'none'" in page
-    assert "Plotly.react" in page
+    assert len(page) < 100_000
 
 
 def test_a_table_without_the_baseline_has_no_differences(store: ResultStore) -> None:
     store_run(store, "SASRec", 1.0, key="s", protocol="session")
     store_run(store, "NARM", 0.5, key="n", protocol="session")
-    page = own_part(page_of(store, baseline="Pop"))
-    assert page.count("− Pop</button>") == 1
+    page = page_of(store, baseline="Pop")
+    assert page.count("Δ to Pop</button>") == 1
     assert "None</button>" not in page
 
 
@@ -76,7 +69,7 @@ def test_numbers_intervals_and_tests_are_on_the_page(store: ResultStore) -> None
 
 def test_what_one_seed_says_is_marked_as_such(store: ResultStore) -> None:
     store_run(store, "NARM", 9.0)
-    page = own_part(page_of(store, baseline="Pop", margin=0.9))
+    page = page_of(store, baseline="Pop", margin=0.9)
     assert '<span class="better" title="holds: better, for these trainings">(↑≈)</span>' in page
     assert '<span class="better" title="holds: better">↑≈</span>' in page
     gains = {gain["label"]: gain for gain in charts(page)["gains"]}
@@ -86,9 +79,9 @@ def test_what_one_seed_says_is_marked_as_such(store: ResultStore) -> None:
 def test_the_page_has_columns_for_what_tells_rows_apart(store: ResultStore) -> None:
     features = SemanticFacts(llm="openai", llm_model="g")
     store_run(store, "LLMDMsRec", 0.7, semantics="llm", features=features)
-    page = own_part(page_of(store))
-    assert '<th><button type="button">semantics</button></th>' in page
-    assert "<td>g</td>" in page
+    page = page_of(store)
+    assert '<th class="wide"><button type="button">semantics</button></th>' in page
+    assert '<td class="wide" data-title="semantics">g</td>' in page
     assert "† still improving when training ended" in page
 
 
@@ -109,10 +102,21 @@ def test_training_has_a_line_a_run(store: ResultStore) -> None:
 def test_text_from_results_never_becomes_markup(store: ResultStore) -> None:
     store_run(store, f"M{EVIL}", 0.5, settings={"mask_history": True, "note": EVIL}, notes=[EVIL])
     store.put(record_of(key="f" * 16, model="Broken", status="failed", error=EVIL, settings={"mask_history": True}))
-    page = own_part(page_of(store))
+    page = page_of(store)
     assert "<img" not in page
     assert EVIL in unescape(page)
-    assert any(label.endswith(EVIL) for label in charts(page)["rows"])
+    assert any(label.endswith(EVIL) for label in charts(page)["labels"])
+
+
+def test_what_is_invisible_is_not_on_the_page(store: ResultStore) -> None:
+    evil = "M\x1b[31mred\u202e\x9b"
+    settings = {"mask_history": True, "note": evil}
+    store_run(store, evil, 0.5, settings=settings, notes=[evil], warnings=[evil])
+    store.put(record_of(key="f" * 16, model="Broken", status="failed", error=evil, settings=settings))
+    page = page_of(store)
+    assert "Mred" in page
+    assert not set(page) & set("\x1b\u202e\x9b")
+    assert not any(escape in page for escape in ("\\u001b", "\\u202e", "\\u009b"))
 
 
 def test_failed_cells_stand_with_their_reason(store: ResultStore) -> None:

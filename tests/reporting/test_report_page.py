@@ -17,7 +17,25 @@ pytestmark = [
     pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium"),
 ]
 SKILLS = {"Pop": 0.0, "SASRec": 1.0, "BPR": 0.4, '<img src=x onerror="document.title=1">': 0.7}
-MODELS = "[...document.querySelectorAll('table.main tbody tr')].map(row => row.cells[0].textContent.replace(' †', ''))"
+# Words of the page that stand on two lines.
+WHOLE_WORDS = """(() => {
+  const found = [], walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const node = walk.currentNode;
+    if (node.parentElement.closest("script, details, svg") || !node.parentElement.getClientRects().length) continue;
+    for (const match of node.data.matchAll(/[\\w.,±]+/g)) {
+      const range = document.createRange();
+      range.setStart(node, match.index);
+      range.setEnd(node, match.index + match[0].length);
+      const tops = new Set([...range.getClientRects()].map((box) => Math.round(box.top)));
+      if (tops.size > 1) found.push(match[0]);
+    }
+  }
+  return found;
+})()"""
+MODELS = (
+    "[...document.querySelectorAll('table.main tbody tr')].map(row => row.cells[0].firstChild.data.replace(' †', ''))"
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +61,24 @@ def page(report: Path) -> Iterator[Page]:
 
 def test_it_opens_without_errors_and_asks_for_nothing_else(page: Page, report: Path) -> None:
     assert page.run("document.title") == "Benchmark report"
-    assert page.run("document.querySelectorAll('.js-plotly-plot').length") == 5
+    assert page.run("document.querySelectorAll('figure .chart svg').length") == 5
     assert page.requests == [report.resolve().as_uri()]
+
+
+@pytest.mark.parametrize("width", [1400, 800, 390])
+def test_it_can_be_read_at_every_width(report: Path, width: int) -> None:
+    program = find_browser()
+    assert program is not None
+    with Page(program, width) as page:
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+        page.open(report)
+        assert page.run("document.documentElement.scrollWidth") == width  # nothing is wider than the page
+        p = "[...document.querySelectorAll('table.main td[data-title=p]')].map(td => td.getBoundingClientRect())"
+        assert page.run(f"{p}.every(box => box.width > 0 && box.right <= {width})")
+        assert page.run("[...document.querySelectorAll('figure')].every(figure => figure.querySelector('svg path'))")
+        assert page.run("document.querySelectorAll('.legend').length") == 1
+        assert page.run(WHOLE_WORDS) == []
+        assert page.errors == []
 
 
 def test_a_click_sorts_by_the_column_and_a_second_one_turns_it(page: Page) -> None:
@@ -92,14 +126,35 @@ def test_it_follows_the_readers_theme_and_the_button_turns_it(report: Path, them
 
 def test_another_metric_is_drawn_when_chosen(page: Page) -> None:
     figure = "document.querySelector('figure[data-chart=cuts]')"
-    axis = f"{figure}.querySelector('.chart').layout.yaxis.title.text"
-    assert page.run(axis) == "NDCG@K"
+    texts = f"[...{figure}.querySelectorAll('svg text')].map(text => text.textContent)"
+    assert "NDCG@K" in page.run(texts)
     page.run(f"{figure}.querySelector('select').value = 'hit'")
     page.run(f"{figure}.querySelector('select').dispatchEvent(new Event('change'))")
-    assert page.run(axis) == "Hit@K"
+    assert "Hit@K" in page.run(texts)
+
+
+def test_a_click_in_the_legend_takes_a_row_out_of_all_charts(page: Page) -> None:
+    drawn = "[...document.querySelectorAll('figure')].filter(f => f.querySelector('[data-label=BPR]')).length"
+    assert page.run(drawn) == 5
+    page.run("[...document.querySelectorAll('.legend button')].find(b => b.textContent === 'BPR').click()")
+    assert page.run(drawn) == 0
+
+
+def test_a_point_says_what_it_is(page: Page) -> None:
+    page.run(
+        "document.querySelector('figure[data-chart=price] [data-label=BPR]')"
+        ".dispatchEvent(new PointerEvent('pointermove', {bubbles: true}))"
+    )
+    assert page.run("document.getElementById('tip').textContent").startswith("BPR\nNDCG@10 ")
 
 
 def test_settings_lie_behind_a_click(page: Page) -> None:
     assert page.run("document.querySelectorAll('details.run[open]').length") == 0
-    page.run("document.querySelector('details.run summary').click()")
+    assert page.run("document.querySelectorAll('details.run').length") == 1 + len(SKILLS)
+    page.run("document.querySelector('details.run').open = true; new Promise(done => setTimeout(done))")
     assert "mask_history" in page.run("document.querySelector('details.run[open]').textContent")
+
+
+def test_all_pairs_lie_behind_a_click(page: Page) -> None:
+    page.run("document.querySelector('details.pairs').open = true; new Promise(done => setTimeout(done))")
+    assert page.run("document.querySelectorAll('details.pairs tbody tr').length") == 6

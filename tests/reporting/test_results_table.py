@@ -350,6 +350,12 @@ def test_latex_has_booktabs_and_escaped_names() -> None:
     assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 2
 
 
+@pytest.mark.parametrize("name", ["[1cm]", "*"])
+def test_no_name_is_an_argument_of_the_row_before(name: str) -> None:
+    text = render([run_of("A", 0.2), run_of(name, 0.1)], "latex")
+    assert f"\n{{{name[0]}}}{name[1:]} & " in text
+
+
 def test_html_escapes_names() -> None:
     text = render([run_of("<script>alert(1)</script>", 0.1)], "html")
     assert "<script>" not in text

@@ -1,0 +1,41 @@
+"""Values as they may be shown to others: without the paths of the machine that they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+_WHOLE = re.compile(r"(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]*")
+# In a sentence: no part of an address (https://a/b) or of a relative path (a/b), and at least two names deep.
+_WITHIN = re.compile(r"(?<![\w.:/~-])~?(?:/[\w.+@=-]+){2,}/?|\b[A-Za-z]:\\[\w.+@=\\-]+")
+
+
+def portable(value: Any) -> Any:
+    """A value of JSON whose absolute paths are relative to the working folder, or named by their last part.
+
+    A path elsewhere becomes ``…/0a1b2c/name`` with digits of its hash, so that two of them stay two.
+    """
+    if isinstance(value, dict):
+        return {key: portable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [portable(part) for part in value]
+    if not isinstance(value, str) or not ("/" in value or "\\" in value):
+        return value
+    if _WHOLE.fullmatch(value) and " /" not in value:
+        return _short(value)
+    return _WITHIN.sub(lambda found: _short(found[0]), value)
+
+
+def _short(text: str) -> str:
+    if text.startswith("/"):
+        path: PurePosixPath | PureWindowsPath = PurePosixPath(text)
+        if path == PurePosixPath("/"):
+            return text
+        here = PurePosixPath(Path.cwd().as_posix())
+        if here != PurePosixPath("/") and path.is_relative_to(here):
+            return str(path.relative_to(here))
+    else:
+        path = PurePosixPath(text) if text.startswith("~") else PureWindowsPath(text)
+    return f"…/{hashlib.sha256(text.encode()).hexdigest()[:6]}/{path.name}"
