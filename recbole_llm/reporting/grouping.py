@@ -164,6 +164,7 @@ def _parts(runs: Sequence[Record]) -> _Parts:
     known = next((run for run in runs if run.features is not None), runs[0])
     semantics = known.source if known.semantics != "none" or kind_of(known) == "control" else ""
     model = f"{known.model}, legacy leaks" if known.legacy_leaks else known.model
+    model += ", refit" if known.refit else ""
     if runs[0].lists is not None:  # the file's name is the only thing that the lists are known by
         model = f"{model} ({runs[0].lists['name']}, foreign)"
     return _Parts(*map(visible, (model, semantics, known.language_model or "", _search(known) or "")))
