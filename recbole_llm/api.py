@@ -367,6 +367,7 @@ def table(
     correction: Correction = "holm",
     margin: Margin = None,
     groups: Annotated[bool, Doc("Show popular, rare and cold items, short and long histories apart.")] = False,
+    twin: Annotated[Names | None, Doc("Two protocols to be shown beside each other, such as loo,gts.")] = None,
     check_reference: Annotated[bool, Doc("Hold baselines against published numbers.")] = False,
     format: Annotated[Format, Doc("text, terminal (text in colour), markdown, latex, csv or html.")] = "text",
     output: Output = None,
@@ -378,11 +379,15 @@ def table(
         UserError: no such results, an unknown metric, order, correction or baseline, or options that do not go
             together.
     """
-    columns, cut_offs = _columns(metrics, topk, groups, check_reference, format)
+    protocols = _twin_of(twin, protocol=protocol, baseline=baseline, margin=margin, check_reference=check_reference)
+    columns, cut_offs = _columns(metrics, topk, groups and not protocols, check_reference, format)
     store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
     from recbole_llm.reporting.tables import render, render_check
+    from recbole_llm.reporting.twin import render_twin
 
-    if check_reference:
+    if protocols:
+        text = render_twin(chosen, protocols, format, columns, store, cut_offs, groups, correction, sort)
+    elif check_reference:
         text = render_check(chosen, format, store)[0]
     else:
         text = render(chosen, format, columns, store, cut_offs, baseline, groups, correction, margin, sort)
@@ -517,10 +522,12 @@ def _check_stage(stage: Stage) -> None:
         for key in others:
             raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, parameters)}")
     if stage.verb == "table":
+        others = {key: own.get(key) for key in ("protocol", "baseline", "margin", "check_reference")}
+        twin = _twin_of(own.get("twin"), **others)
         _columns(
             own.get("metrics"),
             own.get("topk"),
-            bool(own.get("groups")),
+            bool(own.get("groups")) and not twin,
             bool(own.get("check_reference")),
             own.get("format", "text"),
         )
@@ -658,6 +665,23 @@ def _columns(
     if not words or not all(word.isdigit() and int(word) > 0 for word in words):
         raise UserError(f"--topk={topk}: give cut-offs such as 5,10, or all.")
     return names, [int(word) for word in words]
+
+
+def _twin_of(twin: Names | None, **others: Any) -> list[str]:
+    """The protocols of a twin table; none where there is none.
+
+    Raises:
+        UserError: not two of them, or an option that a twin table has no place for.
+    """
+    if twin is None:
+        return []
+    names = list(dict.fromkeys(names_of(twin)))
+    if len(names) != 2:
+        raise UserError(f"--twin={twin}: give two protocols, such as loo,gts.")
+    for option, value in others.items():
+        if value:
+            raise UserError(f"--twin shows rows under two protocols; leave --{option} out.")
+    return names
 
 
 def _chosen(results_dir: str | Path | None, **wanted: Names | None) -> tuple[ResultStore, list[Record]]:

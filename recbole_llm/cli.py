@@ -42,6 +42,7 @@ SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of 
 POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
+FLAGS = ("refit",)  # settings that may be given without a value
 HEADER = "user_id\trank\titem_id\tscore\n"
 EXAMPLES = """\b
 recbole-llm --model=LLMDMsRec --dataset=ml-100k                   train, test, show the table (the verb is run)
@@ -380,6 +381,8 @@ def _canonical(words: Sequence[str]) -> list[str]:
         name = name.replace("-", "_") if not name.startswith(("install", "show_c", "show-c")) else name
         if name == OPTIONAL_VALUE and not equals and "tune" in words[:1]:
             equals = "="
+        if name in FLAGS and not equals and words[0] not in ("table", "report"):
+            equals, value = "=", "True"
         if equals and name != SEVERAL and values.setdefault(name, value) != value:
             raise UserError(f"--{name} is given twice with different values.")
         found.append(f"--{name}{equals}{value}")

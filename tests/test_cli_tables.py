@@ -154,3 +154,27 @@ def test_results_lie_where_they_are_said_to(workspace: Path, cli: Cli, capsys: p
     ResultStore("elsewhere").put(run_of("SASRec", 0.125))
     assert cli("table", "--results_dir=elsewhere") == 0
     assert "SASRec" in capsys.readouterr().out
+
+
+def test_the_twin_table_shows_two_protocols(workspace: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ResultStore("results")
+    for protocol, value in (("loo", 0.5), ("gts", 0.25)):
+        store.put(run_of("SASRec", value, protocol=protocol))
+    assert cli("table", "--twin=loo,gts", "--format=markdown") == 0
+    assert re.search(r"^\| SASRec +\| 1 +\| 0\.5000 +\| 0\.2500", capsys.readouterr().out, flags=re.M)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--twin=loo"], "--twin=loo: give two protocols, such as loo,gts"),
+        (["--twin=loo,gts"], "no dataset has results under both; there are results under loo, session"),
+        (["--twin=loo,session", "--baseline=BPR"], "leave --baseline out"),
+        (["--twin=loo,session", "--protocol=loo"], "leave --protocol out"),
+    ],
+)
+def test_a_twin_table_that_there_cannot_be_is_an_error(
+    stored: ResultStore, cli: Cli, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert cli("table", *options) == 2
+    assert message in capsys.readouterr().err

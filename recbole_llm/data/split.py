@@ -326,6 +326,11 @@ def temporal(table: Interactions, options: Options) -> Split:
     order = order[np.diff(table.offsets)[order] > 1]
     bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
     split = _last_items(table, *np.split(_earlier_windows_first(table, order, bounds[0]), bounds))
+    return of_windows(table, split, options)
+
+
+def of_windows(table: Interactions, split: Split, options: Options) -> Split:
+    """A split that trains on what ``window_targets`` says of windows that overlap; see :func:`temporal`."""
     wanted = options.get("window_targets", "all")
     if wanted == "all":
         return split

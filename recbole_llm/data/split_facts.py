@@ -58,8 +58,11 @@ def targets_after(table: Interactions, split: Split, day: date) -> float | None:
 
 
 def cut_days(split: Split) -> dict[str, str]:
-    """The cuts of a global time split as dates; empty for other splits."""
-    return {} if split.cuts is None else {"valid": day_of(split.cuts.valid), "test": day_of(split.cuts.test)}
+    """The cuts of a global time split as dates, that of the test alone after a refit; empty for other splits."""
+    if split.cuts is None:
+        return {}
+    both = {"valid": day_of(split.cuts.valid), "test": day_of(split.cuts.test)}
+    return both if split.cuts.valid < split.cuts.test else {"test": both["test"]}
 
 
 def split_warnings(table: Interactions, split: Split, ready: bool = False) -> list[str]:
@@ -69,8 +72,9 @@ def split_warnings(table: Interactions, split: Split, ready: bool = False) -> li
         return [f"{later:.0%} of the training is later than a test target, on average"] if later else []
     counts = cold_counts(table, split)
     days, cases, targets = cut_days(split), len(split.test), len(split.test.target_rows)
+    trained = days.get("valid", days["test"])
     found = [
-        f"trained before {days['valid']}, tested from {days['test']} on; {counts['user_cases']:,} of {cases:,} cases "
+        f"trained before {trained}, tested from {days['test']} on; {counts['user_cases']:,} of {cases:,} cases "
         f"are of users, {counts['item_targets']:,} of {targets:,} targets are items without a training interaction"
     ]
     if counts["targets_without_history"]:

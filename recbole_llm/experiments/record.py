@@ -127,6 +127,9 @@ class Record(BaseModel):
     trial_epochs: int | None = Field(default=None, description="epochs of such a trial at most; none: as the run's")
     trial_minutes: float | None = Field(default=None, description="minutes of such a trial at most")
 
+    refit: bool = Field(default=False, description="validation data trained too, after they had chosen the epochs")
+    chosen_by: str | None = Field(default=None, description="of a refit: key of the run that chose the epochs")
+
     metrics: dict[str, MetricValue] = Field(default_factory=dict, description="test metrics")
     list_metrics: dict[str, MetricValue] = Field(
         default_factory=dict, description="test metrics of the shown lists (coverage, popularity, ...)"
@@ -190,6 +193,7 @@ class Record(BaseModel):
         marks = [source] if source else []
         marks += [self.language_model] if self.language_model else []
         marks += ["legacy leaks"] if self.legacy_leaks else []
+        marks += ["refit"] if self.refit else []
         marks += [self.lists["name"], "foreign"] if self.lists else []
         return f"{self.model} ({', '.join(marks)})" if marks else self.model
 

@@ -80,6 +80,10 @@ class Run:
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"], settings.get("train"))
         return cls(settings, location, search)
 
+    def chooser(self) -> Run | None:
+        """The run whose validation chooses the epochs of this one, which is a refit; ``None`` for other runs."""
+        return Run(self.settings.replaced(refit=False), self.location, self.search) if self.settings["refit"] else None
+
     def _side_files(self) -> dict[str, Path]:
         """What is read of the dataset beside ``.inter``, by the name that it has in the key."""
         settings, location = self.settings, self.location
@@ -114,6 +118,7 @@ class Run:
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
         tuned = "" if self.search is None else ", tuned"
+        tuned += ", refit" if s["refit"] else ""
         if s.get("left_out"):
             tuned += f", without fold {s['left_out'][0] + 1} of {s['left_out'][1]}"
         preset = f", preset {s['preset']}" if s.get("preset") else ""
@@ -136,6 +141,7 @@ class Run:
             semantics=s["semantics"],
             engine=s["engine"],
             tuned=self.search is not None,
+            refit=bool(s["refit"]),
             **(self.search or {}),
             settings=_plain(shown),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},

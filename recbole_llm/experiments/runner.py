@@ -18,6 +18,7 @@ from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
+from recbole_llm.data.refit import with_validation
 from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings
 from recbole_llm.data.times import notices, warnings
 from recbole_llm.errors import UserError
@@ -30,6 +31,7 @@ from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.experiments.refit import chosen_epochs
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import ensure_features
@@ -121,7 +123,9 @@ class Runner:
         return found
 
     def _make(self, run: Run) -> Record:
-        """Train and test, whether there is a record or not."""
+        """Train and test, whether there is a record or not; before a refit, the run that chooses its epochs."""
+        if (chooser := run.chooser()) is not None:
+            self.run(chooser)
         if int(run.settings["nproc"]) > 1:
             return run_together(run, self)
         return self.make_here(run)
@@ -178,7 +182,7 @@ class Runner:
 
         watch, record = Stopwatch(), run.blank_record()
         prepared = self.prepare(run, watch, record, self._pretrain(run))
-        trainer, train_data = self._trainer(prepared, folder, watch, record)
+        trainer, train_data = self._trainer(run, prepared, folder, watch, record)
         trainer.resume(train_data)
         trainer.on_epoch = after
         try:
@@ -254,6 +258,8 @@ class Runner:
             )
         if settings["semantics"] != "none":
             self._add_semantics(run, dataset, watch, record)
+        if settings["refit"]:
+            dataset.split = with_validation(dataset.table, dataset.split, config.final_config_dict)
         if reads_codes(settings.values):
             add_item_codes(dataset, dataset.semantics.item_codes() if dataset.semantics is not None else None)
         with watch("build"):
@@ -275,7 +281,7 @@ class Runner:
                 statistics=dataset.table.statistics(),
                 reading={k: int(v) for k, v in dataset.table.facts.items()},
                 train_interactions=len(dataset.split.train_rows),
-                valid_cases=len(dataset.split.valid),
+                valid_cases=0 if settings["refit"] else len(dataset.split.valid),
                 test_cases=len(dataset.split.test),
                 rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
                 files=run.files,
@@ -293,6 +299,8 @@ class Runner:
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
         if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
             found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
+        if record.refit and record.features is not None:
+            found.append("refit: features and prompts are those of the training part alone")
         named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
         if named < HALF:
             found.append(f"only {named:.0%} of the items have a title; the others are called by their ids")
@@ -413,18 +421,18 @@ class Runner:
                 # Its evaluator masks what a general model's user has, and ranks it for a sequential one.
                 record.notes.append("chosen by RecBole's validation, which masks otherwise")
             return self._note_training(run, trainer, record)
-        trainer, train_data = self._trainer(prepared, run.folder, watch, record)
+        trainer, train_data = self._trainer(run, prepared, run.folder, watch, record)
         if self.force:
             trainer.discard()
         else:
             trainer.resume(train_data)
-        trainer.fit(train_data, prepared.eval_loader("valid"))
+        trainer.fit(train_data, None if trainer.plan is not None else prepared.eval_loader("valid"))
         trainer.restore_best()
         for phase, seconds in trainer.seconds.items():
             watch.add(phase, seconds)
         return self._note_training(run, trainer, record)
 
-    def _trainer(self, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
+    def _trainer(self, run: Run, prepared: Prepared, folder: Path, watch: Stopwatch, record: Record) -> tuple[Any, Any]:
         """Our trainer and the batches it trains on."""
         trainer = make_trainer(prepared.config, prepared.model)
         trainer.place(folder)
@@ -433,12 +441,24 @@ class Runner:
             train_data, note = training_loader(prepared)
         if note:
             record.notes.append(note)
+        if (chooser := run.chooser()) is not None:
+            self._plan(trainer, chooser, record)
+            return trainer, train_data
         chosen, cases = len(prepared.cases("valid")), len(prepared.dataset.split.valid)
         if chosen < cases:
             record.notes.append(f"validated on {chosen} of {cases} cases: the users with the smallest hashes")
         if is_joined():
             Together.take_over(trainer, train_data)
         return trainer, train_data
+
+    def _plan(self, trainer: Any, chooser: Run, record: Record) -> None:
+        """Let a refit train as long as the run before it did until its best epoch."""
+        chosen = self.store.find(chooser.key)
+        if chosen is None or chosen.status != "ok":
+            raise UserError(f"{chooser.title()} has no record that says how long a refit trains.")
+        trainer.follow(chosen_epochs(chosen))
+        record.chosen_by = chosen.key
+        record.notes.append(f"refit on training and validation data: epochs as {chosen.key} chose them, {trainer.plan}")
 
     def _note_training(self, run: Run, trainer: Any, record: Record) -> Any:
         record.curve = trainer.curve

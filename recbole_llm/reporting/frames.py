@@ -54,7 +54,7 @@ def results(
                 "kind": kind_of(record), "status": record.status, "error": record.error, "engine": record.engine,
                 "language_model": record.language_model, "legacy_leaks": record.legacy_leaks,
                 "tuned": record.tuned, "trials": record.trials, "trial_epochs": record.trial_epochs,
-                "trial_minutes": record.trial_minutes,
+                "trial_minutes": record.trial_minutes, "refit": record.refit,
                 **{name: metric.value for name, metric in (record.metrics | record.list_metrics).items()},
                 **{f"valid.{name}": value for name, value in record.valid_metrics.items()},
                 "valid_metric": record.valid_metric, "best_epoch": record.best_epoch, "epochs": record.epochs,

@@ -97,7 +97,7 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
     return record.dataset, record.protocol, masked, json.dumps(cases, sort_keys=True, default=str)
 
 
-def _identity(record: Record) -> dict[str, Any]:
+def row_identity(record: Record) -> dict[str, Any]:
     """The settings that tell two rows of one model apart; two searches may find the same settings."""
     definitions = _definitions(record)
     kept = {k: v for k, v in record.settings.items() if tells_apart(k, v, definitions) and k not in ("seed", "model")}
@@ -111,7 +111,7 @@ def _definitions(record: Record) -> Definitions:
 def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
     variants: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in records:
-        identity = json.dumps(_identity(record), sort_keys=True, default=str)
+        identity = json.dumps(row_identity(record), sort_keys=True, default=str)
         variants[record.model, identity].append(record)
     rows = [part for runs in variants.values() for part in _by_answers(runs)]
     return dict(zip(_names(rows), rows, strict=True))
@@ -150,7 +150,7 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
     seen: Counter[str] = Counter()
     for own, places in alike.items():
         head = _head(own, parts)
-        differences = _differences([_identity(rows[place][0]) for place in places], _definitions(rows[places[0]][0]))
+        differences = _differences([row_identity(rows[place][0]) for place in places], _definitions(rows[places[0]][0]))
         for place, difference in zip(places, differences, strict=True):
             ending = visible(difference) + _coverage(rows[place])
             seen[head + ending] += 1
@@ -164,6 +164,7 @@ def _parts(runs: Sequence[Record]) -> _Parts:
     known = next((run for run in runs if run.features is not None), runs[0])
     semantics = known.source if known.semantics != "none" or kind_of(known) == "control" else ""
     model = f"{known.model}, legacy leaks" if known.legacy_leaks else known.model
+    model += ", refit" if known.refit else ""
     if runs[0].lists is not None:  # the file's name is the only thing that the lists are known by
         model = f"{model} ({runs[0].lists['name']}, foreign)"
     return _Parts(*map(visible, (model, semantics, known.language_model or "", _search(known) or "")))

@@ -86,6 +86,12 @@ class Row:
         return "none" if value == "no language model" else value
 
 
+def identity_columns(rows: Sequence[Row]) -> list[str]:
+    """The columns that tell some rows apart, the model's first."""
+    others = ("semantics", "language model", "tuned")
+    return ["model", *(c for c in others if len({row.identity(c) for row in rows}) > 1)]
+
+
 def still_improving(run: Record) -> bool:
     """Whether the best epoch is among the last three validations, and better than the first one."""
     validated = [point.get("epoch", n) for n, point in enumerate(run.curve, start=1) if point.get("valid")]
@@ -120,8 +126,7 @@ class ResultsTable:
     @property
     def identity_columns(self) -> list[str]:
         """The columns that say what a row is: what all rows share stands in the caption instead."""
-        others = ("semantics", "language model", "tuned")
-        return ["model", *(c for c in others if len({row.identity(c) for row in self.rows}) > 1)]
+        return identity_columns(self.rows)
 
     @property
     def caption(self) -> str:

@@ -54,6 +54,7 @@ def _described(run: Record) -> dict[str, Any]:
         "key": run.key, "created": run.created, "engine": run.engine, "commit": run.commit,
         "best epoch": f"{run.best_epoch} of {run.epochs}" if run.best_epoch else run.epochs,
         "accelerations": ", ".join(run.accelerations), "notes": "; ".join(run.notes), "stage one": run.stage_one,
+        "epochs chosen by": run.chosen_by,
         **{f"{name} s": value for name, value in run.seconds.items()},
         **{f"hardware: {name}": value for name, value in run.hardware.items()},
         **{f"version: {name}": value for name, value in run.versions.items()},

@@ -143,7 +143,7 @@ def main_table(table: ResultsTable) -> RenderedTable:
         if not row.runs:
             rows.append([*cells, *[TableCell("")] * (len(header) - len(cells))])
             continue
-        cells += [_metric_cell(row, metric, *ranked[metric]) for metric in table.metrics]
+        cells += [metric_cell(row, metric, *ranked[metric]) for metric in table.metrics]
         if intervals:
             value = row.values.get(table.primary)
             bounded = value is not None and value.low is not None
@@ -162,7 +162,8 @@ def _seeds(row: Row) -> str:
     return seeds_text(run.seed for run in row.runs) + lost
 
 
-def _metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> TableCell:
+def metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> TableCell:
+    """A mean with its deviation over seeds, marked where it is the best or the second best."""
     value = row.values.get(metric)
     if value is None:
         return TableCell("")
@@ -200,7 +201,7 @@ def notes(table: ResultsTable) -> list[str]:
     if table.comparisons:
         found += _tests(table)
     found += _single_trainings(table)
-    found += _lead(table)
+    found += lead(table)
     if any(row.still_improving for row in table.rows):
         found.append(f"{IMPROVING} still improving when training ended: best epoch among the last three validations")
     found += _gaps(table)
@@ -246,7 +247,7 @@ def _single_trainings(table: ResultsTable) -> list[str]:
     return [f"{which}; p and marks in brackets speak for these trainings alone, not for the methods"]
 
 
-def _lead(table: ResultsTable) -> list[str]:
+def lead(table: ResultsTable) -> list[str]:
     """Whether the best row's lead over the second holds."""
     ordered = table.ordered(table.primary)
     top = table.compared(ordered[0].label, ordered[1].label) if len(ordered) > 1 else None

@@ -130,6 +130,12 @@ class CoreSettings(SettingsModel):
         "Item embeddings start at random, or from principal components of the items' vectors (sequential models).",
         before="random",
     )
+    refit: bool = setting(
+        "Train the chosen settings for the chosen number of epochs on training and validation data, then test.",
+        Role.LOOP,
+        before=False,
+        plain=False,
+    )
     shuffle: bool = setting("Shuffle the training examples in each epoch.")
     reproducibility: bool = setting("Choose deterministic algorithms.")
     left_out: Any = setting("The fold of users that a candidate model does not see, and the number of folds.")

@@ -362,7 +362,8 @@ def stage_one_settings(settings: Settings) -> Settings:
     """Settings of the model that ``settings``' model stands on.
 
     The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
-    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again.
+    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again. It is never refit: prompts must
+    not show what validation data taught.
     """
     method = _stage_one(settings)
     own = settings.method.name + "."
@@ -370,9 +371,10 @@ def stage_one_settings(settings: Settings) -> Settings:
     overrides["seed"] = settings["stage_one_seed"]
     overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
-    return layer_settings(
+    found = layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )
+    return found.replaced(refit=False)
 
 
 def check_grid_keys(

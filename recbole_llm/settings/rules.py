@@ -88,6 +88,8 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     _check_engine(method, values)
     _check_source(values)
     _check_split(values)
+    if values.get("refit") and values.get("lists"):
+        raise UserError("refit: lists that were made elsewhere are not trained here.")
     if values.get("candidates") not in (None, "all") and values.get("candidate_seed") is None:
         values["candidate_seed"] = CANDIDATE_SEED
 

@@ -7,7 +7,8 @@ A model takes part by two members::
 
 A stage ends like a training does: when validation stops improving, or with the first validation after its
 ``stage_epochs``. The next one starts from the best weights so far, so that a later stage can only be kept where it is
-better. A model with one stage has the epochs of all of them, so that an ablation without the others trains as long.
+better. A refit has no validation: it follows the epochs, stage by stage, that led to the best weights before. A model
+with one stage has the epochs of all of them, so that an ablation without the others trains as long.
 """
 
 from __future__ import annotations
@@ -69,11 +70,22 @@ class StagedTrainer(BenchTrainer):
             return True
         if saved:
             self.restore_best()
+        self._enter_next(epoch)
+        return False
+
+    def _enter_next(self, epoch: int) -> None:
+        """Begin the next stage after an epoch."""
         self.model.stage += 1
         self._began, self.cur_step, self._entered = epoch + 1, 0, True
         self.optimizer = self._build_optimizer()
         logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
-        return False
+
+    def _keep_to_plan(self, epoch: int, entry: dict[str, Any]) -> None:
+        """Go on to the next stage that has epochs of its own."""
+        entry["stage"] = self.model.stages[self.model.stage]
+        assert self.plan is not None
+        while epoch + 1 < self.epochs and epoch + 1 - self._began >= self.plan[self.model.stage]:
+            self._enter_next(epoch)
 
     def _is_due(self, saved_at: float) -> bool:
         # Best weights of the new stage take the place of those that it began with, which are then nowhere else.

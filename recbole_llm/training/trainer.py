@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +49,7 @@ class BenchTrainer(Trainer):
     """Trains and evaluates one model.
 
     Attributes:
+        plan: epochs of a refit, see :meth:`follow`; ``None`` where validation ends the training.
         folder: where ``best_so_far.pt`` (weights by validation) and ``last.pt`` (to resume from) are written;
             ``best.pt`` there is of a finished training.
         curve: one entry an epoch: loss, seconds, validation metrics.
@@ -59,10 +60,12 @@ class BenchTrainer(Trainer):
     folder: Path
     progress: Progress = staticmethod(_no_progress)  # type: ignore[assignment]
     on_epoch: Callable[[int, float], None] | None = None
+    plan: Sequence[int] | None = None
     process = 0  # number of this one among those that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
     cur_step: int
+    epochs: int
 
     def __init__(self, config: Any, model: Any) -> None:
         super().__init__(config, model)
@@ -79,6 +82,19 @@ class BenchTrainer(Trainer):
         self.saved_model_file = str(folder / "best_so_far.pt")
 
     # ---- training ------------------------------------------------------------------------------
+
+    def follow(self, plan: Sequence[int]) -> None:
+        """Train for a number of epochs that was chosen before, and keep the last weights.
+
+        Args:
+            plan: epochs of each stage; of a training without stages one number.
+        """
+        self._longest = int(self.epochs)  # a warm-up stays the share that it was while the epochs were chosen
+        self.plan = list(plan)
+        self.epochs = sum(self.plan)
+
+    def _keep_to_plan(self, epoch: int, entry: dict[str, Any]) -> None:
+        """After an epoch of a plan; trainings in stages go on to the next one here."""
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
@@ -113,7 +129,7 @@ class BenchTrainer(Trainer):
 
     def _most_epochs(self) -> int:
         """Epochs that a warm-up is a share of."""
-        return int(self.epochs)
+        return int(self.epochs) if self.plan is None else self._longest
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config["precision"] == "bf16":
@@ -213,6 +229,8 @@ class BenchTrainer(Trainer):
             self._add_train_loss_to_tensorboard(epoch, loss)
             self.curve.append(entry)
             stop, final = False, epoch + 1 == self.epochs
+            if self.plan is not None:
+                self._keep_to_plan(epoch, entry)
             # After the last epoch too, where RecBole would keep nothing of it.
             if valid_data is not None and self.eval_step > 0 and (final or (epoch + 1) % self.eval_step == 0):
                 stop = self._validate(valid_data, epoch, entry, saved, callback_fn)

@@ -64,7 +64,8 @@ class Study:
         self.run, self.space, self.budget = run, space, budget
         self.trials = budget.trials if space else 1  # a model without settings to search has one configuration
         s = run.settings
-        parts = [run.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
+        chooser = run.chooser() or run  # trials of a refit are ordinary trainings, and those of the search without it
+        parts = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
         self.name = "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
@@ -188,7 +189,7 @@ class Study:
         """The run that a trial trains."""
         limits = {} if self.budget.epochs is None else {"epochs": self._epochs()}
         settings = with_own(self.run.settings, {**self.settings(trial), **limits})
-        return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial))))
+        return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial)), refit=False))
 
     def folder(self, trial: optuna.Trial | FrozenTrial) -> Path:
         """Of a trial's checkpoints."""

@@ -1,0 +1,55 @@
+"""The split of a refit: what validated trains too, once the settings and the number of epochs are chosen.
+
+Test cases stay what they are. What features and prompts may show stays, too: they were made for the split before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Cuts, Split, of_windows, people_of, positions
+
+
+def with_validation(table: Interactions, split: Split, options: Mapping[str, Any]) -> Split:
+    """The split that trains on the histories and targets of the validation cases too.
+
+    Under a global time split that is everything before the second cut. Where users or sessions validate whole, all of
+    them train. Cases of validation are kept for what is known of their rows; nothing is chosen by them any more.
+    """
+    trains = np.zeros(len(table), dtype=bool)
+    trains[split.train_rows] = True
+    if split.cuts is not None:
+        trains |= np.asarray(table.time) < split.cuts.test
+    else:
+        cases = split.valid
+        last = cases.target_rows[cases.target_offsets[1:] - 1]
+        for begin, end in zip(cases.start.tolist(), last.tolist(), strict=True):
+            trains[begin : end + 1] = True
+    if options["split"] == "temporal":
+        trains &= ~_tested(table, split)  # windows overlap: an interaction may stand in several sessions
+    rows = np.flatnonzero(trains)
+    shortest = max(1, int(options.get("min_history", 1))) if options["split"] == "user_split" else 1
+    found = replace(
+        split,
+        train_rows=rows,
+        train_targets=rows[positions(table, rows) >= shortest],
+        cuts=None if split.cuts is None else Cuts(split.cuts.test, split.cuts.test),
+    )
+    return of_windows(table, found, options) if options["split"] == "temporal" else found
+
+
+def _tested(table: Interactions, split: Split) -> np.ndarray:
+    """``(n,)`` bool: rows that are the same interaction of the same person as a test target."""
+    user = np.asarray(table.user)
+    known, place = np.unique(user, return_inverse=True)
+    frame = pd.DataFrame({"person": people_of(table, known)[place], "item": np.asarray(table.item)})
+    if table.time is not None:
+        frame["time"] = np.asarray(table.time)
+    index = pd.MultiIndex.from_frame(frame)
+    return np.asarray(index.isin(index[split.test.target_rows]))

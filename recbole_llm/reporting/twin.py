@@ -1,0 +1,427 @@
+"""Twin tables: the same rows under two protocols, and whether the protocols put them in the same order.
+
+Rows belong together that have the same model, settings, semantics and search but for what the protocols themselves set.
+A search finds other settings under another protocol: what is left of tuned rows is matched by the rows' names.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations, product
+
+from scipy.stats import kendalltau, spearmanr
+
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import higher_is_better, metric_title
+from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.grouping import row_identity
+from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, csv_text, write
+from recbole_llm.reporting.results_table import (
+    DIGITS,
+    ResultsTable,
+    Row,
+    best_and_second,
+    build,
+    identity_columns,
+)
+from recbole_llm.reporting.tables import lead, metric_cell, seeds_text
+from recbole_llm.utils.text import counted, visible
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
+
+FEWEST_ROWS = 3  # two rows have two orders, so that any correlation of them is 1 or -1
+_NAMED_SWAPS = 5
+
+
+@dataclass
+class Pair:
+    """A row under both protocols; ``None`` where it has no numbers under one of them."""
+
+    sides: tuple[Row | None, Row | None]
+
+    @property
+    def row(self) -> Row:
+        """The row that gives the pair its name."""
+        first, second = self.sides
+        found = first or second
+        assert found is not None
+        return found
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has numbers under both."""
+        return None not in self.sides
+
+
+@dataclass
+class Twin:
+    """The tables of one dataset under two protocols.
+
+    Attributes:
+        tables: of the first and of the second protocol.
+        metrics: the columns; the first one orders the rows and is the one whose orders are compared.
+        pairs: the rows, in the order of the first table.
+        notes: what a reader must know beside what the tables' own notes say.
+    """
+
+    tables: tuple[ResultsTable, ResultsTable]
+    metrics: list[str]
+    pairs: list[Pair]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The protocols."""
+        first, second = self.tables
+        return first.key.protocol, second.key.protocol
+
+    @property
+    def primary(self) -> str:
+        """The metric whose orders are compared."""
+        return self.metrics[0]
+
+    @property
+    def identity_columns(self) -> list[str]:
+        """The columns that tell the rows apart."""
+        return identity_columns([pair.row for pair in self.pairs])
+
+    def ordered_pairs(self) -> list[Pair]:
+        """Rows that have the compared metric under both protocols."""
+        return [pair for pair in self.pairs if all(side and self.primary in side.values for side in pair.sides)]
+
+    def values(self, side: int) -> list[float]:
+        """The compared metric of these rows, in the digits that a table shows: what is equal there is tied."""
+        sign = 1 if higher_is_better(self.primary) else -1
+        rows = (pair.sides[side] for pair in self.ordered_pairs())
+        return [sign * round(row.values[self.primary].mean, DIGITS) for row in rows if row is not None]
+
+    def correlations(self) -> tuple[float, float]:
+        """Kendall's tau-b and Spearman's rho of the two orders; ``nan`` of fewer than three rows, or where all tie."""
+        first, second = self.values(0), self.values(1)
+        if len(first) < FEWEST_ROWS or len({*first}) < 2 or len({*second}) < 2:
+            return math.nan, math.nan
+        return float(kendalltau(first, second).statistic), float(spearmanr(first, second).statistic)
+
+    def swaps(self) -> list[tuple[str, str]]:
+        """Pairs of rows of which the protocols prefer another one: the first one leads under the first protocol."""
+        labels = [pair.row.label for pair in self.ordered_pairs()]
+        found = []
+        for a, b in combinations(zip(labels, self.values(0), self.values(1), strict=True), 2):
+            if (a[1] - b[1]) * (a[2] - b[2]) < 0:
+                found.append((a[0], b[0]) if a[1] > b[1] else (b[0], a[0]))
+        return found
+
+    def places(self, side: int) -> list[int | None]:
+        """For each pair its place under one protocol, from 1; ties share one, and a row of one protocol has none."""
+        values = dict(zip(map(id, self.ordered_pairs()), self.values(side), strict=True))
+        return [
+            1 + sum(other > values[id(pair)] for other in values.values()) if id(pair) in values else None
+            for pair in self.pairs
+        ]
+
+
+def render_twin(
+    records: Iterable[Record],
+    protocols: Sequence[str],
+    style: str = "text",
+    metrics: Sequence[str] | None = None,
+    store: ResultStore | None = None,
+    topk: Sequence[int] | None = None,
+    groups: bool = False,
+    correction: str = "holm",
+    sort: str | None = None,
+) -> str:
+    """The twin tables of some records.
+
+    Args:
+        records: what to show; those of other protocols are left out.
+        protocols: two names.
+        style: as :func:`~recbole_llm.reporting.tables.render`; ``csv`` has one line a row, metric and group.
+        metrics: columns; default the metric that models were selected by under the first protocol.
+        store: where the ranks lie.
+        topk: cut-offs of the columns.
+        groups: show the compared metric by subgroups too.
+        correction: of the p values behind the lead of the best row.
+        sort: order of the rows under the first protocol.
+
+    Raises:
+        UserError: no dataset has results under both protocols, or an unknown metric.
+    """
+    found = twins(records, protocols, store, metrics, topk, style == "csv", correction, sort)
+    if style == "csv":
+        return _csv(found, groups)
+    rendered = []
+    for twin in found:
+        rendered.append(_main(twin))
+        if groups and any(side and side.ranks for pair in twin.pairs for side in pair.sides):
+            rendered.append(_by_group(twin))
+    return write(rendered, style)
+
+
+def twins(
+    records: Iterable[Record],
+    protocols: Sequence[str],
+    store: ResultStore | None = None,
+    metrics: Sequence[str] | None = None,
+    topk: Sequence[int] | None = None,
+    intervals: bool = False,
+    correction: str = "holm",
+    sort: str | None = None,
+) -> list[Twin]:
+    """The twins of some records: for each dataset its tables of both protocols, where histories are masked alike."""
+    first, second = protocols
+    records = list(records)
+    of = {name: [record for record in records if record.protocol == name] for name in protocols}
+    found, lonely = [], []
+    for table in build(of[first], store, metrics, topk, None, intervals, correction, None, sort):
+        shown = list(table.metrics) if metrics else [table.primary]
+        others = [record for record in of[second] if record.dataset == table.key.dataset]
+        opposite = build(others, store, shown, [], None, intervals, correction, None, sort)
+        alike = [other for other in opposite if other.key.masked == table.key.masked] or opposite
+        same = [other for other in alike if other.key.data == table.key.data] or alike
+        found += [_twin(table, other, shown) for other in same]
+        if not same:
+            lonely.append(f"{table.key.dataset} has no results under {second}")
+    if not found:
+        there = ", ".join(sorted({record.protocol for record in records}))
+        raise UserError(f"--twin={first},{second}: no dataset has results under both; there are results under {there}.")
+    having = {table.key.dataset for twin in found for table in twin.tables}
+    lonely += [f"{name} has no results under {first}" for name in dict.fromkeys(r.dataset for r in of[second])
+               if name not in having]  # fmt: skip
+    found[-1].notes += dict.fromkeys(lonely)
+    return found
+
+
+def _twin(first: ResultsTable, second: ResultsTable, metrics: list[str]) -> Twin:
+    twin = Twin((first, second), metrics, _matched(first.rows, second.rows))
+    if first.key.data != second.key.data:
+        twin.notes.append("the protocols read different files of interactions")
+    if first.key.masked != second.key.masked:
+        twin.notes.append("seen items are ranked under one of the protocols only, so the values do not compare")
+    return twin
+
+
+def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
+    """Rows of the first protocol with their like of the second, then the rows of the second that are left."""
+    rest = list(second)
+    found: list[Pair] = []
+    for row in first:
+        twin = next((other for other in rest if _same_settings(row) == _same_settings(other)), None)
+        found.append(Pair((row, twin)))
+        if twin is not None:
+            rest.remove(twin)
+    for pair in found:
+        if pair.is_whole or not pair.row.name.tuned:
+            continue
+        twin = next((other for other in rest if other.name == pair.row.name), None)
+        if twin is not None:
+            pair.sides = pair.row, twin
+            rest.remove(twin)
+    return [*found, *(Pair((None, row)) for row in rest)]
+
+
+def _same_settings(row: Row) -> str:
+    """What two rows of different protocols have in common where they belong together."""
+    run = (row.runs or row.failed)[0]
+    own = _settings_of_protocols()
+    kept = {key: value for key, value in row_identity(run).items() if key not in own}
+    lists = run.lists["name"] if run.lists else ""
+    return json.dumps([run.model, run.source, lists, run.language_model, kept], sort_keys=True, default=str)
+
+
+@cache
+def _settings_of_protocols() -> frozenset[str]:
+    """Settings that a protocol's file decides."""
+    files = (properties_folder() / "protocol" / f"{name}.yaml" for name in property_names("protocol"))
+    return frozenset({"protocol"}.union(*(read_yaml(file) for file in files)))
+
+
+# ---- as tables --------------------------------------------------------------------------------------
+
+
+def _identity_cells(twin: Twin, pair: Pair) -> list[TableCell]:
+    return [TableCell(pair.row.identity(column)) for column in twin.identity_columns]
+
+
+def _main(twin: Twin) -> RenderedTable:
+    """Every row under both protocols, and its places."""
+    ranked = {
+        (side, metric): best_and_second({r.label: r.values[metric].mean for r in table.ordered(metric)})
+        for (side, table), metric in product(enumerate(twin.tables), twin.metrics)
+    }
+    places = [twin.places(side) for side in (0, 1)]
+    rows = []
+    for number, pair in enumerate(twin.pairs):
+        cells = [*_identity_cells(twin, pair), TableCell(_seeds(pair))]
+        for metric, side in product(twin.metrics, (0, 1)):
+            row = pair.sides[side]
+            cells.append(TableCell("") if row is None else metric_cell(row, metric, *ranked[side, metric]))
+        cells += [TableCell(str(each[number] or "")) for each in places]
+        rows.append(cells)
+    header = [*twin.identity_columns, "seeds"]
+    header += [f"{metric_title(metric)} {name}" for metric, name in product(twin.metrics, twin.names)]
+    header += [f"place {name}" for name in twin.names]
+    title = f"{twin.tables[0].key.dataset}: {twin.names[0]} beside {twin.names[1]}"
+    return RenderedTable(title, header, rows, notes(twin), len(twin.identity_columns))
+
+
+def _seeds(pair: Pair) -> str:
+    """The seeds of a row, those of each protocol apart where they differ."""
+    found = [seeds_text(run.seed for run in side.runs) or "failed" for side in pair.sides if side is not None]
+    return " / ".join(dict.fromkeys(found))
+
+
+def notes(twin: Twin) -> list[str]:
+    """What a reader must know: how the orders agree, what trains on the future, and what each table says."""
+    found = [_agreement(twin), *_later(twin), *_alone(twin)]
+    for name, table in zip(twin.names, twin.tables, strict=True):
+        found.append(f"{name}: {table.caption.partition(': ')[2]}")
+        found += [f"{name}: {text}" for text in (*lead(table), *dict.fromkeys(table.notes))]
+    return [*found, *twin.notes]
+
+
+def _agreement(twin: Twin) -> str:
+    """How far the protocols put the rows in one order."""
+    count, title = len(twin.ordered_pairs()), metric_title(twin.primary)
+    tau, rho = twin.correlations()
+    if math.isnan(tau):
+        why = (
+            "all rows tie" if count >= FEWEST_ROWS else f"{counted(count, 'row')} under both, at least three are needed"
+        )
+        return f"no rank correlation of the two orders by {title}: {why}"
+    swaps = twin.swaps()
+    text = (
+        f"two orders of {count} rows by {title}: Kendall's tau {tau:+.2f}, Spearman's rho {rho:+.2f}; "
+        f"{len(swaps)} of {counted(math.comb(count, 2), 'pair')} {'changes' if len(swaps) == 1 else 'change'} places"
+    )
+    if not swaps:
+        return text
+    named = "; ".join(f"{a} before {b}" for a, b in swaps[:_NAMED_SWAPS])
+    more = f"; and {len(swaps) - _NAMED_SWAPS} more" if len(swaps) > _NAMED_SWAPS else ""
+    return f"{text} (under {twin.names[0]} {named}{more})"
+
+
+def later_training(table: ResultsTable) -> list[float]:
+    """The shares of later training interactions that a table's records know, each once, the smallest first."""
+    return sorted({run.data.later_training for row in table.rows for run in row.runs
+                   if run.data and run.data.later_training is not None})  # fmt: skip
+
+
+def _later(twin: Twin) -> list[str]:
+    """How much of the training is later than what it is tested on."""
+    told = []
+    for name, table in zip(twin.names, twin.tables, strict=True):
+        shares = [f"{share:.1%}" for share in later_training(table)]
+        told.append(f"{' to '.join(shares[:1] + shares[1:][-1:])} under {name}" if shares else f"unknown under {name}")
+    return [f"training interactions that are later than a test target, on average: {', '.join(told)}"]
+
+
+def _alone(twin: Twin) -> list[str]:
+    """The rows that only one protocol has numbers of."""
+    found = []
+    for side, name in enumerate(twin.names):
+        labels = [pair.row.label for pair in twin.pairs if pair.sides[1 - side] is None]
+        if labels:
+            found.append(f"under {name} only, with these settings: {', '.join(labels)}")
+        failed = [pair.row.label for pair in twin.pairs if (row := pair.sides[side]) is not None and not row.runs]
+        if failed:
+            found.append(f"failed under {name}: {', '.join(failed)}")
+    return found
+
+
+def _by_group(twin: Twin) -> RenderedTable:
+    """The compared metric of parts of the test cases, under both protocols."""
+    means = _group_means(twin)
+    shown = sorted({place for place, _ in means})
+    lines = {place: _identity_cells(twin, twin.pairs[place]) for place in shown}
+    header = list(twin.identity_columns)
+    for name, side in product(SUBGROUPS, (0, 1)):
+        own = {str(place): means[place, side][name] for place in shown if (place, side) in means}
+        size = max((count for count, _ in own.values()), default=0)
+        if not size:
+            continue
+        header.append(f"{name} {twin.names[side]} ({size:,})")
+        values = {place: mean for place, (_, mean) in own.items() if not math.isnan(mean)}
+        best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
+        for place in shown:
+            label = str(place)
+            rank = BEST if label in best else SECOND if label in second else ""
+            lines[place].append(TableCell(f"{values[label]:.{DIGITS}f}" if label in values else "", rank))
+    note = "cold: without a training interaction under that protocol; warm: all others, where a protocol has cold users"
+    title = f"{metric_title(twin.primary)} by group"
+    return RenderedTable(title, header, list(lines.values()), [note], len(twin.identity_columns))
+
+
+def _group_means(twin: Twin) -> dict[tuple[int, int], dict[str, tuple[int, float]]]:
+    """By the place of a pair and its side: the sizes and means of the subgroups."""
+    return {
+        (place, number): subgroup_means(side.ranks, twin.primary)
+        for place, pair in enumerate(twin.pairs)
+        for number, side in enumerate(pair.sides)
+        if side is not None and side.ranks
+    }
+
+
+_SIDE = ("protocol", "seeds", "cases", "mean", "sd", "ci_low", "ci_high", "place", "later_training")
+_CSV = (
+    *("dataset", "model", "label", "kind", "semantics", "language_model", "tuned", "metric", "group"),
+    *(f"{name}_{side}" for side in (1, 2) for name in _SIDE),
+    *("kendall_tau", "spearman_rho", "rows_compared"),
+)
+
+
+def _csv(found: Sequence[Twin], groups: bool) -> str:
+    """One line a row and metric, and with ``groups`` one a row and subgroup."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, _CSV, restval="", lineterminator="\n")
+    writer.writeheader()
+    for twin in found:
+        tau, rho = twin.correlations()
+        agreement = {"kendall_tau": tau, "spearman_rho": rho, "rows_compared": len(twin.ordered_pairs())}
+        means = _group_means(twin) if groups else {}
+        for place, pair in enumerate(twin.pairs):
+            row = pair.row
+            base: dict[str, str | float | None] = {
+                "dataset": twin.tables[0].key.dataset, "model": row.model, "label": row.label, "kind": row.kind,
+                "semantics": row.name.semantics, "language_model": row.name.language_model, "tuned": row.name.tuned,
+            }  # fmt: skip
+            for metric in twin.metrics:
+                compared = agreement if metric == twin.primary else {}
+                line = {**base, "metric": metric, "group": "all", **compared}
+                for side in (0, 1):
+                    line |= {f"{key}_{side + 1}": value for key, value in _side(twin, pair, side, metric).items()}
+                writer.writerow({name: csv_text(value) for name, value in line.items()})
+            for group in SUBGROUPS if groups else ():
+                line = {**base, "metric": twin.primary, "group": group}
+                for side, protocol in enumerate(twin.names):
+                    size, mean = means.get((place, side), {}).get(group, (0, math.nan))
+                    line |= {f"protocol_{side + 1}": protocol, f"mean_{side + 1}": mean, f"cases_{side + 1}": size}
+                if any(line[f"cases_{side}"] for side in (1, 2)):
+                    writer.writerow({name: csv_text(value) for name, value in line.items()})
+    return out.getvalue().rstrip("\n")
+
+
+def _side(twin: Twin, pair: Pair, side: int, metric: str) -> dict[str, str | float | None]:
+    """The cells of one protocol."""
+    table, row = twin.tables[side], pair.sides[side]
+    shares = later_training(table)
+    found: dict[str, str | float | None] = {
+        "protocol": visible(twin.names[side]),
+        "cases": table.cases,
+        "later_training": shares[-1] if shares else None,
+    }
+    if row is not None and row.runs:
+        found["seeds"] = seeds_text(run.seed for run in row.runs)
+        value = row.values.get(metric)
+        if value is not None:
+            found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}
+        if metric == twin.primary:
+            found["place"] = twin.places(side)[twin.pairs.index(pair)]
+    return found

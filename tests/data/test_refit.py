@@ -1,0 +1,112 @@
+"""The split of a refit: what validated trains, what tests never does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.refit import with_validation
+from recbole_llm.data.split import Split, cut_sessions, people_of, split_interactions
+from tests.data.build import table_of
+
+GTS = {"split": "gts", "valid_from": 0.6, "test_from": 0.8}
+WINDOWS = {"by": "day", "window": 4, "min_length": 2}
+PROTOCOLS: list[dict[str, Any]] = [
+    {"split": "loo"},
+    {"split": "session"},
+    {"split": "user_split"},
+    *({**GTS, "targets": targets} for targets in ("last", "first", "random", "all")),
+    *({"split": "temporal", "sessions": WINDOWS, "window_targets": wanted} for wanted in ("all", "once", "last")),
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Interactions:
+    """Forty users with three to twelve interactions over 200 hours, some at one time, each item of a user once."""
+    generator = np.random.default_rng(3)
+    rows = []
+    for user in range(40):
+        times = np.sort(generator.integers(0, 200, size=int(generator.integers(3, 13)))) * 3600 + 1_400_025_600
+        items = generator.permutation(30)[: len(times)]
+        rows += [(f"u{user}", f"i{item}", time) for item, time in zip(items, times, strict=True)]
+    return table_of(tmp_path, rows)
+
+
+def both(table: Interactions, options: dict[str, Any]) -> tuple[Interactions, Split, Split]:
+    """The interactions as a protocol has them, its split, and that of a refit."""
+    options = {"protocol": "mine", **options}
+    if options.get("sessions"):
+        table = cut_sessions(table, options["sessions"])
+    split = split_interactions(table, options)
+    return table, split, with_validation(table, split, options)
+
+
+def interactions(table: Interactions, rows: np.ndarray) -> set[tuple[str, int, int]]:
+    """Who had what when, whatever session it stands in."""
+    person = people_of(table, np.asarray(table.user)[rows])
+    assert table.time is not None
+    return set(zip(person.tolist(), table.item[rows].tolist(), np.asarray(table.time)[rows].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("options", PROTOCOLS, ids=str)
+def test_what_is_tested_never_trains(table: Interactions, options: dict[str, Any]) -> None:
+    table, split, refit = both(table, options)
+    assert not interactions(table, refit.train_rows) & interactions(table, split.test.target_rows)
+    assert set(refit.train_targets) <= set(refit.train_rows)
+
+
+@pytest.mark.parametrize("options", PROTOCOLS, ids=str)
+def test_what_validated_trains_and_the_test_stays(table: Interactions, options: dict[str, Any]) -> None:
+    table, split, refit = both(table, options)
+    assert set(split.train_rows) <= set(refit.train_rows)
+    assert set(split.train_targets) <= set(refit.train_targets)
+    missing = interactions(table, split.valid.target_rows) - interactions(table, refit.train_rows)
+    assert missing <= interactions(table, split.test.target_rows)  # of windows that overlap
+    assert len(refit.train_targets) > len(split.train_targets)
+    assert refit.test is split.test
+
+
+def test_leave_one_out_trains_on_all_but_the_last_item(table: Interactions) -> None:
+    table, split, refit = both(table, {"split": "loo"})
+    assert len(refit.train_rows) == len(table) - len(split.test)
+
+
+@pytest.mark.parametrize("targets", ["last", "first", "random", "all"])
+def test_a_global_time_split_trains_on_everything_before_the_test(table: Interactions, targets: str) -> None:
+    table, split, refit = both(table, {**GTS, "targets": targets})
+    assert split.cuts is not None
+    assert table.time is not None
+    assert refit.train_rows.tolist() == np.flatnonzero(np.asarray(table.time) < split.cuts.test).tolist()
+    rows = np.concatenate([split.valid.target_rows, split.test.target_rows])
+    assert [refit.shown_until(row) for row in rows] == [split.shown_until(row) for row in rows]  # what prompts show
+
+
+def test_held_out_users_of_validation_train_whole(table: Interactions) -> None:
+    table, split, refit = both(table, {"split": "user_split"})
+    tested = np.isin(np.asarray(table.user), split.test.user)
+    assert refit.train_rows.tolist() == np.flatnonzero(~tested).tolist()
+
+
+def test_the_shortest_history_of_a_training_example_is_kept(table: Interactions) -> None:
+    table, _, refit = both(table, {"split": "user_split", "min_history": 3})
+    position = refit.train_targets - np.asarray(table.offsets)[np.asarray(table.user)[refit.train_targets]]
+    assert position.min() == 3
+
+
+def test_windows_train_each_interaction_once(table: Interactions) -> None:
+    table, _, refit = both(table, {"split": "temporal", "sessions": WINDOWS, "window_targets": "once"})
+    assert len(interactions(table, refit.train_rows)) == len(refit.train_rows)
+
+
+@pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6)])
+@pytest.mark.parametrize("wanted", ["all", "once", "last"])
+def test_windows_of_one_second_keep_the_test_apart(tmp_path: Path, lengths: tuple[int, ...], wanted: str) -> None:
+    """Their sessions tie in time, so that a window which tests may stand among those that validate."""
+    rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
+    table = table_of(tmp_path, [*rows, ("early", "i", 1), ("early", "j", 50)])
+    table, split, refit = both(table, {"split": "temporal", "sessions": WINDOWS, "window_targets": wanted})
+    assert not interactions(table, refit.train_rows) & interactions(table, split.test.target_rows)
