@@ -29,6 +29,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.probe_record import PROBES, ProbeRecord, Recall
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
+from recbole_llm.features.builder import split_identity
 from recbole_llm.features.items import ItemTexts, read_item_texts, title_key
 from recbole_llm.features.prompts import Prompt, load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
@@ -48,11 +49,11 @@ SHORTEST_TITLE = 6  # letters; of less there is no beginning and no rest
 
 
 class TitleAnswer(BaseModel):
-    """A title."""
+    """A title; empty where the model knows none."""
 
     model_config = ConfigDict(extra="ignore")
 
-    title: str = Field(default="", max_length=400)
+    title: str = Field(max_length=400)
 
 
 class TitlesAnswer(BaseModel):
@@ -60,7 +61,7 @@ class TitlesAnswer(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    titles: list[str] = Field(default_factory=list)
+    titles: list[str]
 
 
 class RowAnswer(BaseModel):
@@ -68,7 +69,7 @@ class RowAnswer(BaseModel):
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
-    row: list[str] = Field(default_factory=list)
+    row: list[str]
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,9 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
     titles = {"titles": settings["titles"]}
     if settings["titles"] != REAL:
         titles["titles_seed"] = settings["titles_seed"]
-    identity = [run.location.name, dataset.sha256, settings["protocol"], questions, prompts, titles, _asked(endpoint)]
+    data = [run.location.name, run.files, dataset.reading(), settings["protocol"], split_identity(dataset.split)]
     record = ProbeRecord(
-        key=hash_of(identity),
+        key=hash_of([data, questions, prompts, titles, _asked(endpoint)]),
         dataset=run.location.name,
         protocol=settings["protocol"],
         data_sha256=dataset.sha256,

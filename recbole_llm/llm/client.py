@@ -34,7 +34,10 @@ LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
 DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
-NO_CREDIT = ("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached")
+NO_CREDIT = (
+    *("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"),
+    "credit balance is too low",  # of Anthropic, as a bad request
+)
 FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # of the first question, before all stop
 FIRST_QUESTIONS = 2  # that may end without an answer before all stop
 LOOK_AGAIN = 0.2  # seconds between two looks for the answer to a question that another command asks

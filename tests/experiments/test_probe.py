@@ -102,6 +102,18 @@ def test_chance_holds_an_answer_against_the_other_questions() -> None:
     assert found.low < 1 / 3 < found.high
 
 
+def test_an_object_that_is_no_answer_is_no_miss(tiny: Path) -> None:
+    remember = Rememberer(tiny)
+
+    def reply(call: Call) -> Reply:
+        return Reply(text='{"error": "busy"}') if len(call.question) % 2 else remember(call)
+
+    with StubServer(reply) as server:
+        found = probed(server).probes["title"]
+    assert 0 < found.answered < found.asked
+    assert found.recall == 1.0
+
+
 def test_an_endpoint_that_says_nothing_usable_makes_no_record(tiny: Path, cli: Cli, capsys: Any) -> None:
     with StubServer(lambda call: Reply(text="I will not")) as server:
         assert cli("probe", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}") == 2

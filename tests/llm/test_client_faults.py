@@ -210,8 +210,9 @@ def test_the_key_is_in_no_log_error_or_cache(
     [
         Reply(status=429, body={"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}),
         Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
+        Reply(status=400, body={"error": {"message": "Your credit balance is too low to access the API."}}),
     ],
-    ids=["OpenAI", "DeepSeek"],
+    ids=["OpenAI", "DeepSeek", "Anthropic"],
 )
 def test_an_empty_account_stops_the_run_at_once(cache: ResponseCache, reply: Reply) -> None:
     with StubServer(lambda call: reply if call.number >= 3 else Reply()) as server:
