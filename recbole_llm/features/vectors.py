@@ -137,7 +137,9 @@ def _check(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> None:
         raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
     wrong = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
     if len(wrong):
-        raise UserError(f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds what is no finite number.")
+        raise UserError(
+            f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number."
+        )
 
 
 def _ids_beside(path: Path) -> tuple[str, list[str]]:

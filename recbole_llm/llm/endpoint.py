@@ -263,7 +263,7 @@ def _day(text: str) -> date:
 
 
 def _check_address(address: str, name: str) -> None:
-    """Refuse what is no base address, before anything is asked.
+    """Refuse an address that cannot be a base address, before anything is asked.
 
     Raises:
         UserError: it is none.

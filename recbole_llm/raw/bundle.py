@@ -28,10 +28,8 @@ from recbole_llm.raw.source import (
     Collector,
     RawTable,
     Source,
-    k_core,
     plain,
     text_stream,
-    without_repeats,
 )
 
 DOMAINS = ("electronic", "clothing", "food")
@@ -98,16 +96,11 @@ class Bundle(Source):
         except csv.Error as error:
             raise UserError(f"{path}, line {reader.line_num + 1}: {error}; is a quotation mark left open?") from error
 
-    def tidy(self, table: RawTable, kcore: int) -> RawTable:
-        """Order by day, user, session and place in the file; drop repeats within a session; filter."""
+    def ordered(self, table: RawTable) -> RawTable:
+        """Rows by day, user, session and place in the file."""
         _, session = np.unique(np.array(table.users), return_inverse=True)
         _, user = np.unique(np.array([self.owner[name] for name in table.users]), return_inverse=True)
-        ordered = table.take(np.lexsort((session[table.user], user[table.user], table.time)))
-        first = without_repeats(ordered)
-        kept = k_core(first, kcore)
-        self.tally.counts["repeats_of_user_and_item"] = len(ordered) - len(first)
-        self.tally.counts["rows_below_kcore"] = len(first) - len(kept)
-        return kept
+        return table.take(np.lexsort((session[table.user], user[table.user], table.time)))
 
     def counts(self, table: RawTable) -> dict[str, int]:
         """Users, sessions, items and interactions."""

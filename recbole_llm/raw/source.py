@@ -60,12 +60,16 @@ class Source:
 
     def tidy(self, table: RawTable, kcore: int) -> RawTable:
         """Order, drop repeats (the first in time stays) and filter; counts what goes."""
-        ordered = in_order(table)
+        ordered = self.ordered(table)
         first = without_repeats(ordered)
         kept = k_core(first, kcore)
         self.tally.counts["repeats_of_user_and_item"] = len(ordered) - len(first)
         self.tally.counts["rows_below_kcore"] = len(first) - len(kept)
         return kept
+
+    def ordered(self, table: RawTable) -> RawTable:
+        """The rows, each user's in the order of time."""
+        return in_order(table)
 
     def counts(self, table: RawTable) -> dict[str, int]:
         """Counts to stand beside the published ones."""

@@ -90,7 +90,7 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
         ({"ids": "item_id\na\na\n"}, "the id 'a' has several rows"),
         ({"matrix": np.ones(2)}, "a matrix of numbers is wanted"),
         ({"matrix": np.array([["x"], ["y"]])}, "a matrix of numbers is wanted"),
-        ({"matrix": np.array([[1.0, 2.0], [np.nan, 1.0]])}, r"row 2 \(b\) holds what is no finite number"),
+        ({"matrix": np.array([[1.0, 2.0], [np.nan, 1.0]])}, r"row 2 \(b\) holds a value that is not a finite number"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: dict[str, Any], message: str) -> None:

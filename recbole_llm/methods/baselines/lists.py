@@ -97,7 +97,8 @@ def read_lists(path: Path) -> pd.DataFrame:
     """``user_id`` and ``item_id`` as text, ``value``, the higher the better, and ``position`` where the file has it.
 
     Raises:
-        UserError: the file cannot be read, lacks a column, or holds what is no number, or an item twice in a list.
+        UserError: the file cannot be read, lacks a column, holds a value that is not a number, or names an item
+            twice in a list.
     """
     try:
         with open_text(path) as stream:

@@ -43,7 +43,7 @@ def trained_order(dataset: Any) -> list[str]:
 
 
 def cooccurrence_vectors(dataset: Any) -> np.ndarray:
-    """``(N - 1, d)`` spectral vectors of the items by who has them in training; zero for items nobody has."""
+    """``(N - 1, d)`` spectral vectors of the items by their users in training; zero for items without any."""
     rows, table = np.asarray(dataset.split.train_rows), dataset.table
     pairs = np.unique(np.stack([np.asarray(table.user)[rows], np.asarray(table.item)[rows]]), axis=1)
     shape = (len(table.user_tokens), len(table.item_tokens))

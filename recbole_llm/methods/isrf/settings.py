@@ -22,7 +22,7 @@ class ISRFSettings(SettingsModel):
     )
     beams: Count = setting("Width of a beam search.")
     item_numbers: Literal["random", "trained_order", "collaborative", "semantic"] = setting(
-        "Numbers of items: at random, by first training interaction, or paths through clusters of who has them in "
+        "Numbers of items: at random, by first training interaction, or paths through clusters of co-occurrence in "
         "training, or of their texts; legacy_leaks takes the release's.",
         before="random",
     )
