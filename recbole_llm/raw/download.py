@@ -154,7 +154,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, url: s
 
 
 def _remember(response: http.client.HTTPResponse, part: Path, url: str) -> None:
-    """Keep what tells this version of the file, and where it comes from; without it, a partial file is never gone on with."""
+    """Keep what tells this version of the file, and its address; without it, a partial file is never gone on with."""
     tag = response.headers.get("ETag", "")
     if not tag or tag.startswith("W/"):  # a weak tag does not promise equal bytes
         tag = response.headers.get("Last-Modified", "")

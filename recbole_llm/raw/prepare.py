@@ -184,8 +184,9 @@ def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
             found[role] = here
             continue
         file = alternatives[0]
-        path = None if failures else _from_any(file, folder, failures)  # one file tells that it does not work here
+        path, reasons = (None, []) if failures else _from_any(file, folder)  # one file tells that it does not work here
         if path is None:
+            failures += reasons
             missing.append(file)
         else:
             found[role] = path, file
@@ -198,17 +199,16 @@ def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
     return found
 
 
-def _from_any(file: RawFile, folder: Path, failures: list[str]) -> Path | None:
-    """Download a file from the first of its addresses that gives it; adds why each of the others did not."""
-    if not file.urls:
-        failures.append(f"no address of {file.name} is known")
+def _from_any(file: RawFile, folder: Path) -> tuple[Path | None, list[str]]:
+    """A file from the first of its addresses that gives it, and why each one before that did not."""
+    failures = [] if file.urls else [f"no address of {file.name} is known"]
     for url in file.urls:
         try:
-            return download(url, file.place(folder, url), file.sha256)
+            return download(url, file.place(folder, url), file.sha256), failures
         except UserError as error:
             failures.append(str(error).rstrip("."))
             logger.warning("%s", error)
-    return None
+    return None, failures
 
 
 def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:

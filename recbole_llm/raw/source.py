@@ -425,7 +425,8 @@ def read_spec(name: str) -> RawSpec:
     values = read_yaml(file) if Path(name).name == name and file.is_file() else {}
     if "raw" not in values:
         known = preparable()
-        what = "no raw files are known for it" if values else "there is no such dataset"
+        more = f"no raw files are known for it; `recbole-llm doctor --dataset={name}` says where it can be had"
+        what = more if values else "there is no such dataset"
         raise UserError(f"prepare {name}: {what}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     raw, about = values["raw"], values.get("about") or {}
     bases = _listed(raw.get("base"))
