@@ -435,16 +435,20 @@ def report(
 def doctor(
     *,
     leaks: Annotated[bool, Doc("Look for leaks in a dataset's semantic files.")] = False,
-    dataset: Annotated[str | None, Doc("The dataset that --leaks looks at.")] = None,
+    dataset: Annotated[str | None, Doc("Say what of this dataset is missing, or look at it with --leaks.")] = None,
     data_path: DataPath = None,
     dataset_dir: DatasetDir = "dataset",
     results_dir: ResultsDir = None,
 ) -> "list[Finding]":
-    """Check this machine, or semantic files for leaks.
+    """Check this machine, one dataset, or semantic files for leaks.
 
     Raises:
-        UserError: no dataset to look at, or it has no semantic files.
+        UserError: no dataset to look at, nothing is known of it, or it has no semantic files.
     """
+    if not leaks and dataset:
+        from recbole_llm.experiments.dataset_report import examine_dataset
+
+        return examine_dataset(dataset, data_path, str(dataset_dir))
     if not leaks:
         from recbole_llm.experiments.doctor import examine
 

@@ -158,7 +158,7 @@ def locate(
         other = "Put" if data_path else "Give --data_path=FOLDER that holds"
         raise UserError(
             f"--dataset={name}: no atomic files in {' or '.join(str(p) for p in places)}.{given} "
-            f"{other} {wanted}(.gz){' there' if data_path else ''}{make}. `recbole-llm list datasets --dataset={name}` "
+            f"{other} {wanted}(.gz){' there' if data_path else ''}{make}. `recbole-llm doctor --dataset={name}` "
             "says where they can be had."
         )
     known = known_datasets(dataset_dir)

@@ -13,6 +13,7 @@ from recbole_llm.data.parts import part_files
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import Record
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
@@ -100,6 +101,14 @@ class Run:
             phases = ("valid", "test")
             found |= {f"published_{phase}": published_file(location, phase, settings.values) for phase in phases}
         return {name: path for name, path in found.items() if path is not None}
+
+    def shown_files(self) -> dict[str, str]:
+        """SHA-256 of what only metrics of the shown lists read; it changes no number that a key speaks for."""
+        path = self.location.file("item")
+        asked = {str(name).lower() for name in self.settings.get("list_metrics") or ()}
+        if path is None or not asked & {*NEED_CATEGORIES, *NEED_VECTORS}:
+            return {}
+        return {"item": file_sha256(path)}
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:

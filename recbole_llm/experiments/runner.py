@@ -284,7 +284,7 @@ class Runner:
                 valid_cases=0 if settings["refit"] else len(dataset.split.valid),
                 test_cases=len(dataset.split.test),
                 rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
-                files=run.files,
+                files=run.shown_files() | run.files,
                 cold=cold_counts(dataset.table, dataset.split),
                 later_training=later_training(dataset.table, dataset.split),
                 cuts=cut_days(dataset.split),

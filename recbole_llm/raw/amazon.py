@@ -84,7 +84,7 @@ class Amazon2014(Source):
             if not may_matter(line):
                 continue
             try:
-                record = _literal_or_json(line)
+                record = literal_or_json(line)
                 item = token(record[self.meta_key])
             except BAD_LINE as error:
                 self.tally.bad(path, line_number, error)
@@ -118,7 +118,7 @@ class Amazon2014(Source):
         return may_matter
 
 
-def _literal_or_json(line: bytes) -> dict[str, Any]:
+def literal_or_json(line: bytes) -> dict[str, Any]:
     """A line of either form."""
     text = line.decode("utf-8").strip()
     if text.startswith('{"'):

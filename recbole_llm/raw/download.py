@@ -65,7 +65,7 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0) -> Pa
 
 
 def _validator(part: Path) -> Path:
-    """Where the server's ETag or date of a partial file is kept."""
+    """Where the server's ETag or date of a partial file is kept, and below it the address."""
     return part.with_name(part.name + ".tag")
 
 
@@ -97,11 +97,13 @@ def _attempt(url: str, part: Path, offset: int) -> None:
     tag = _validator(part)
     headers = {"User-Agent": "recbole-llm", "Accept-Encoding": "identity"}
     if offset and tag.exists():
-        headers |= {"Range": f"bytes={offset}-", "If-Range": tag.read_text(encoding="utf-8")}
+        version, _, origin = tag.read_text(encoding="utf-8").partition("\n")
+        if origin in ("", url):  # another address may have other bytes under the same tag
+            headers |= {"Range": f"bytes={offset}-", "If-Range": version}
     request = urllib.request.Request(quote(url, safe=":/?&=%#+~@,;"), headers=headers)  # noqa: S310 - scheme checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
-            _receive(response, part, offset)
+            _receive(response, part, offset, url)
     except urllib.error.HTTPError as error:
         if error.code == 416:
             if error.headers.get("Content-Range") == f"bytes */{offset}":
@@ -119,7 +121,7 @@ def _attempt(url: str, part: Path, offset: int) -> None:
         raise _BrokenConnectionError(str(error) or type(error).__name__) from error
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, offset: int) -> None:
+def _receive(response: http.client.HTTPResponse, part: Path, offset: int, url: str) -> None:
     """Append the answer's body; start over where the server sends all of it."""
     total = None
     resumed = False
@@ -134,7 +136,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int) -> Non
         total = int(response.headers["Content-Length"])
     if not resumed:
         offset = 0
-        _remember(response, part)
+        _remember(response, part, url)
     name = part.stem
     logger.info("%s: %s %s", name, f"going on at byte {offset:,} of" if resumed else "fetching", _size(total))
     with part.open("ab" if resumed else "wb") as stream:
@@ -151,14 +153,14 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int) -> Non
         raise _BrokenConnectionError(f"{size:,} of {total:,} bytes arrived")
 
 
-def _remember(response: http.client.HTTPResponse, part: Path) -> None:
-    """Keep what tells this version of the file; without it, a partial file is never gone on with."""
+def _remember(response: http.client.HTTPResponse, part: Path, url: str) -> None:
+    """Keep what tells this version of the file, and its address; without it, a partial file is never gone on with."""
     tag = response.headers.get("ETag", "")
     if not tag or tag.startswith("W/"):  # a weak tag does not promise equal bytes
         tag = response.headers.get("Last-Modified", "")
     if tag:
         with whole_file(_validator(part), "w") as stream:
-            stream.write(tag)
+            stream.write(f"{tag}\n{url}")
     else:
         _validator(part).unlink(missing_ok=True)
 

@@ -22,6 +22,7 @@ from recbole_llm.raw.amazon import Amazon2014, Amazon2018, Amazon2023
 from recbole_llm.raw.bundle import Bundle
 from recbole_llm.raw.download import download
 from recbole_llm.raw.movielens import MovieLens1M, MovieLens20M, MovieLens100K
+from recbole_llm.raw.reviews import Steam, Yelp
 from recbole_llm.raw.source import Collector, RawFile, RawSpec, RawTable, Source, Tally, read_spec
 from recbole_llm.utils.files import whole_file
 
@@ -37,6 +38,8 @@ FAMILIES: dict[str, type[Source]] = {
     "ml-100k": MovieLens100K,
     "ml-1m": MovieLens1M,
     "ml-20m": MovieLens20M,
+    "steam": Steam,
+    "yelp": Yelp,
 }
 RULES = {
     "repeats": "of several rows of one user and item (in bundle: session and item) the first in time is kept",
@@ -177,24 +180,35 @@ def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
     failures: list[str] = []
     for role, alternatives in spec.files.items():
         here = next(((path, file) for file in alternatives if (path := file.find(folder)) is not None), None)
-        if here is None:
-            file = alternatives[0]
-            try:
-                if failures or not file.url:  # one failure is enough to tell that it does not work here
-                    raise UserError(f"no address of {file.name} is known" if not file.url else "")
-                here = download(file.url, folder / file.name, file.sha256), file
-            except UserError as error:
-                failures += [str(error).rstrip(".")] if str(error) else []
-                missing.append(file)
-                continue
-        found[role] = here
+        if here is not None:
+            found[role] = here
+            continue
+        file = alternatives[0]
+        path, reasons = (None, []) if failures else _from_any(file, folder)  # one file tells that it does not work here
+        if path is None:
+            failures += reasons
+            missing.append(file)
+        else:
+            found[role] = path, file
     if missing:
         where = f", from {spec.page}" if spec.page else ""
         raise UserError(
             f"prepare {spec.name}: put {', '.join(file.name for file in missing)} into {folder}/{where} "
-            f"(or give --raw=FOLDER). Downloading failed: {failures[0]}."
+            f"(or give --raw=FOLDER). Downloading failed: {'; '.join(failures)}."
         )
     return found
+
+
+def _from_any(file: RawFile, folder: Path) -> tuple[Path | None, list[str]]:
+    """A file from the first of its addresses that gives it, and why each one before that did not."""
+    failures = [] if file.urls else [f"no address of {file.name} is known"]
+    for url in file.urls:
+        try:
+            return download(url, file.place(folder, url), file.sha256), failures
+        except UserError as error:
+            failures.append(str(error).rstrip("."))
+            logger.warning("%s", error)
+    return None, failures
 
 
 def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:
@@ -248,7 +262,7 @@ def _fingerprint(path: Path, file: RawFile) -> dict[str, Any]:
     sha256 = file_sha256(path)
     if file.sha256 and sha256 != file.sha256 and path.name == Path(file.name).name:
         logger.warning("%s has sha256 %s, not %s as published", path, sha256, file.sha256)
-    return {"file": file.name, "bytes": path.stat().st_size, "sha256": sha256, "url": file.url}
+    return {"file": file.name, "bytes": path.stat().st_size, "sha256": sha256, "urls": list(file.urls)}
 
 
 _LEFT_OUT = {

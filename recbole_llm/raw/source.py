@@ -370,13 +370,17 @@ class RawFile:
 
     Attributes:
         name: file name, also below the raw folder; it may hold one folder (``food/user_session.csv``).
-        url: official address, empty where there is none.
+        urls: addresses in the order in which they are tried, the official one first; none where it is had by hand.
         sha256: published or pinned checksum, empty where there is none.
     """
 
     name: str
-    url: str = ""
+    urls: tuple[str, ...] = ()
     sha256: str = ""
+
+    def place(self, folder: Path, url: str) -> Path:
+        """Where what comes from an address is put: a mirror may have the file unpacked."""
+        return folder / (self.name if url.endswith(".gz") else self.name.removesuffix(".gz"))
 
     def find(self, folder: Path) -> Path | None:
         """The file in ``folder``, with or without ``.gz``; ``None`` where it is missing."""
@@ -425,22 +429,33 @@ def read_spec(name: str) -> RawSpec:
     values = read_yaml(file) if Path(name).name == name and file.is_file() else {}
     if "raw" not in values:
         known = preparable()
-        what = "no raw files are known for it" if values else "there is no such dataset"
+        more = f"no raw files are known for it; `recbole-llm doctor --dataset={name}` says where it can be had"
+        what = more if values else "there is no such dataset"
         raise UserError(f"prepare {name}: {what}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     raw, about = values["raw"], values.get("about") or {}
-    base = str(raw.get("base", ""))
+    bases = _listed(raw.get("base"))
     return RawSpec(
         name=name,
         title=str(about.get("title", name)),
         family=str(raw["family"]),
-        files={role: _alternatives(entry, base) for role, entry in raw["files"].items()},
+        files={role: _alternatives(entry, bases) for role, entry in raw["files"].items()},
         kcore=int(raw.get("kcore", 0)),
         page=str(raw.get("page", "")),
         published=dict(about.get("published") or {}),
     )
 
 
-def _alternatives(entry: Any, base: str) -> tuple[RawFile, ...]:
+def _alternatives(entry: Any, bases: tuple[str, ...]) -> tuple[RawFile, ...]:
     entries = entry if isinstance(entry, list) else [entry]
-    files = [RawFile(**item) if isinstance(item, dict) else RawFile(str(item)) for item in entries]
-    return tuple(RawFile(f.name, f.url or (base + f.name if base else ""), f.sha256) for f in files)
+    return tuple(_file(item if isinstance(item, dict) else {"name": str(item)}, bases) for item in entries)
+
+
+def _file(entry: Mapping[str, Any], bases: tuple[str, ...]) -> RawFile:
+    name = str(entry["name"])
+    urls = _listed(entry.get("url")) or tuple(base + name for base in bases)
+    return RawFile(name, urls, str(entry.get("sha256", "")))
+
+
+def _listed(value: Any) -> tuple[str, ...]:
+    """An address or a list of them."""
+    return tuple(map(str, value if isinstance(value, list) else [value] if value else ()))

@@ -506,3 +506,14 @@ def test_a_record_of_items_without_titles_is_made_again(tiny: Path) -> None:
     record.features.coverage["itemtext"] = 0.0
     as_if_older(record)
     assert runner().finished(run) is None
+
+
+@pytest.mark.parametrize(("metrics", "known"), [(["ILDCategories"], True), (["ItemCoverage"], False)])
+def test_a_record_has_the_hash_of_titles_that_only_metrics_of_lists_read(
+    tiny: Path, metrics: list[str], known: bool
+) -> None:
+    record = runner().run(make_run("Pop", list_metrics=metrics))
+    assert record.data is not None
+    assert record.data.files["inter"] == file_sha256(tiny / "tiny.inter")
+    assert record.data.files.get("item") == (file_sha256(tiny / "tiny.item") if known else None)
+    assert record.key == make_run("Pop").key

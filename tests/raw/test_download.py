@@ -116,3 +116,14 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(server, tmp_path):
     (tmp_path / "raw").write_text("a file")
     with pytest.raises(UserError, match="cannot be written"):
         download(server.url("/a.gz"), tmp_path / "raw" / "a.gz", pause=0)
+
+
+def test_what_came_from_one_address_is_not_gone_on_with_at_another(server, tmp_path):
+    """Mirrors may give the same tag to other bytes."""
+    server.files["/mirror/a.gz"] = DATA
+    server.cuts = [400_000] + [0] * (ATTEMPTS - 1)
+    with pytest.raises(UserError, match="400,000 bytes are kept"):
+        download(server.url("/a.gz"), tmp_path / "a.gz", pause=0)
+    server.seen.clear()
+    assert download(server.url("/mirror/a.gz"), tmp_path / "a.gz", pause=0).read_bytes() == DATA
+    assert server.seen == [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 
@@ -156,7 +157,7 @@ def test_missing_files_are_downloaded_and_resumed(raw, tmp_path, monkeypatch):
     with FileServer(files) as server:
         server.cuts = [100]
         sources = {
-            role: (RawFile(name, server.url(f"/{name}"), hashlib.sha256(files[f"/{name}"]).hexdigest()),)
+            role: (RawFile(name, (server.url(f"/{name}"),), hashlib.sha256(files[f"/{name}"]).hexdigest()),)
             for role, name in (("reviews", "reviews.json.gz"), ("items", "meta.json.gz"))
         }
         report = prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
@@ -170,15 +171,15 @@ def test_only_what_is_missing_is_downloaded(raw, tmp_path, monkeypatch):
     with FileServer({"/meta.json.gz": (raw / "meta.json.gz").read_bytes()}) as server:
         (raw / "meta.json.gz").unlink()
         sources = {
-            "reviews": (RawFile("reviews.json.gz", server.url("/reviews.json.gz")),),
-            "items": (RawFile("meta.json.gz", server.url("/meta.json.gz")),),
+            "reviews": (RawFile("reviews.json.gz", (server.url("/reviews.json.gz"),)),),
+            "items": (RawFile("meta.json.gz", (server.url("/meta.json.gz"),)),),
         }
         prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, tmp_path / "fresh")
     assert len(server.seen) == 1
 
 
 def test_a_hand_placed_file_of_another_checksum_is_warned_of(raw, caplog):
-    sources = {"reviews": (RawFile("reviews.json.gz", "", "0" * 64),), "items": (RawFile("meta.json.gz"),)}
+    sources = {"reviews": (RawFile("reviews.json.gz", (), "0" * 64),), "items": (RawFile("meta.json.gz"),)}
     prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, raw.parent / "dataset")
     assert "as published" in caplog.text
 
@@ -191,12 +192,63 @@ def test_every_yaml_file_describes_its_raw_files(name):
     spec = read_spec(name)
     assert spec.family in FAMILIES
     assert spec.page.startswith("https://")
-    assert spec.published
+    assert spec.published or name == "yelp"  # whose counts change with each edition
     for alternatives in spec.files.values():
         for file in alternatives:
-            assert file.url.startswith("https://")
-            assert file.url.endswith(file.name)
+            assert file.urls or name == "yelp"  # whose licence is to be agreed to first
+            for url in file.urls:
+                assert url.startswith("https://")
+                assert url.endswith((file.name, file.name.removesuffix(".gz")))
             assert len(file.sha256) in (0, 64)
+
+
+@pytest.mark.parametrize("name", [name for name in preparable() if name not in ("bundle", "yelp")])
+def test_more_than_one_address_is_known_of_each_file(name):
+    assert all(len(file.urls) > 1 for alternatives in read_spec(name).files.values() for file in alternatives)
+
+
+@pytest.fixture
+def mirrored(raw, monkeypatch):
+    """A server, and the addresses of both raw files there: a first one that is gone and a second one."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with FileServer({f"/mirror/{path.name}": path.read_bytes() for path in raw.iterdir()}) as server:
+        sources = {
+            role: (RawFile(name, (server.url(f"/gone/{name}"), server.url(f"/mirror/{name}"))),)
+            for role, name in (("reviews", "reviews.json.gz"), ("items", "meta.json.gz"))
+        }
+        yield server, RawSpec("toy", "Toy", "amazon2014", sources)
+
+
+def test_a_mirror_stands_in_for_an_address_that_is_gone(mirrored, tmp_path, caplog):
+    server, spec = mirrored
+    report = prepare_from(spec, None, tmp_path / "fresh")
+    assert report.counts["interactions"] == len(ROWS)
+    assert f"{server.url('/gone/reviews.json.gz')}: the server answers 404" in caplog.text
+    assert report.record["sources"][0]["urls"] == list(spec.files["reviews"][0].urls)
+
+
+def test_every_address_that_failed_is_named(mirrored, tmp_path):
+    server, spec = mirrored
+    server.files.clear()
+    with pytest.raises(UserError) as caught:
+        prepare_from(spec, None, tmp_path / "fresh")
+    assert all(f"{server.url(path)}: the server answers 404" in str(caught.value)
+               for path in ("/gone/reviews.json.gz", "/mirror/reviews.json.gz"))  # fmt: skip
+    assert "put reviews.json.gz, meta.json.gz into" in str(caught.value)
+
+
+def test_a_mirror_may_have_a_file_unpacked(raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    packed = (raw / "reviews.json.gz").read_bytes()
+    files = {"/reviews.json": gzip.decompress(packed), "/meta.json.gz": (raw / "meta.json.gz").read_bytes()}
+    with FileServer(files) as s:
+        sources = {
+            "reviews": (RawFile("reviews.json.gz", (s.url("/reviews.json.gz"), s.url("/reviews.json"))),),
+            "items": (RawFile("meta.json.gz", (s.url("/meta.json.gz"),)),),
+        }
+        report = prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
+    assert report.counts["interactions"] == len(ROWS)
+    assert (tmp_path / "fresh" / "toy" / "raw" / "reviews.json").is_file()
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(workspace):
