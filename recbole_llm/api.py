@@ -124,7 +124,8 @@ def tune(
     space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
     trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
     trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
-    pruner: Annotated[str, Doc("median, hyperband or none.")] = "median",
+    pruner: Annotated[str, Doc("median, hyperband, users or none.")] = "median",
+    objectives: Annotated[Names, Doc("accuracy, or accuracy,seconds.")] = "accuracy",
     report: Annotated[str | Path | None, Doc("Page about the searches; its usual name if none is given.")] = None,
     quiet: Quiet = True,
     workers: Workers = None,
@@ -143,7 +144,7 @@ def tune(
     runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
     limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
-    spaces, budget = _searched(runs, {**limits, "space": space})
+    spaces, budget = _searched(runs, {**limits, "objectives": objectives, "space": space})
     _check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
@@ -465,7 +466,7 @@ def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
     from recbole_llm.tuning.budget import Budget
     from recbole_llm.tuning.space import spaces_of
 
-    names = ("trials", "trial_epochs", "trial_minutes", "pruner")
+    names = ("trials", "trial_epochs", "trial_minutes", "pruner", "objectives")
     defaults = inspect.signature(tune).parameters
     budget = Budget.given(*(given.get(name, defaults[name].default) for name in names))
     return spaces_of(runs, given.get("space"), budget.epochs), budget

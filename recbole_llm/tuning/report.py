@@ -9,8 +9,8 @@ from typing import Any
 
 import optuna
 import plotly.io
-from optuna.trial import TrialState
 
+from recbole_llm.tuning.history import accuracy
 from recbole_llm.tuning.study import Study
 from recbole_llm.utils.files import whole_file
 
@@ -65,20 +65,24 @@ def _facts(study: Study) -> str:
     )
     metric = html.escape(str(study.run.settings["valid_metric"]))
     return (
-        f"<p>{', '.join(limits)}. Best validation {metric}: {best.value:.4f}, trial {best.number}.</p>"
+        f"<p>{', '.join(limits)}. Best validation {metric}: {accuracy(best):.4f}, trial {best.number}.</p>"
         f"<table><tr><th>setting</th><th>best</th><th>default</th></tr>{rows}</table>"
     )
 
 
 def _figures(study: Study) -> list[tuple[str, Any]]:
     """Optuna's figures over the trials that count; ``None`` where there is too little to draw."""
-    shown = optuna.create_study(direction="maximize", study_name=study.name)
+    several, done = study.budget.several, study.complete()
+    shown = optuna.create_study(directions=["maximize", "minimize"] if several else ["maximize"], study_name=study.name)
     shown.add_trials(study.ended())
-    done = [trial for trial in study.ended() if trial.state == TrialState.COMPLETE]
-    varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({trial.value for trial in done}) > 1
+    varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({accuracy(trial) for trial in done}) > 1
     draw = optuna.visualization
+    # Optuna wants to be told which of several objectives is drawn.
+    of: dict[str, Any] = {"target": accuracy, "target_name": study.run.settings["valid_metric"]} if several else {}
+    front = draw.plot_pareto_front(shown, target_names=list(study.budget.objectives)) if several else None
     return [
-        ("Optimisation history", draw.plot_optimization_history(shown)),
-        ("Importance of settings", draw.plot_param_importances(shown) if varied else None),
-        ("Settings and scores", draw.plot_parallel_coordinate(shown) if varied else None),
+        ("Optimisation history", draw.plot_optimization_history(shown, **of)),
+        *([("Accuracy and seconds", front)] if several else []),
+        ("Importance of settings", draw.plot_param_importances(shown, **of) if varied else None),
+        ("Settings and scores", draw.plot_parallel_coordinate(shown, **of) if varied else None),
     ]
