@@ -20,7 +20,19 @@ prepare_threads()  # before anything imports torch
 mend_on_import()
 
 if TYPE_CHECKING:
-    from recbole_llm.api import doctor, generate, prepare, recommend, report, run, suite, table, tune
+    from recbole_llm.api import (
+        doctor,
+        estimate,
+        estimate_suite,
+        generate,
+        prepare,
+        recommend,
+        report,
+        run,
+        suite,
+        table,
+        tune,
+    )
     from recbole_llm.api import list_ as list
     from recbole_llm.registry import Method, register
     from recbole_llm.reporting.frames import curves, per_user, results
@@ -31,6 +43,8 @@ __all__ = [
     "__version__",
     "curves",
     "doctor",
+    "estimate",
+    "estimate_suite",
     "generate",
     "list",
     "per_user",
