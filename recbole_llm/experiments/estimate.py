@@ -7,9 +7,11 @@ that is thrown away. Everything else is arithmetic on these numbers and on recor
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -482,15 +484,15 @@ class _SomeBatches:
 
     @property
     def counted(self) -> int:
-        """Steps that :attr:`step` is the mean of; the first one counts where it is the only one."""
+        """Steps that :attr:`step` is the median of; the first one counts where it is the only one."""
         return max(1, len(self._ends) - 1)
 
     @property
     def step(self) -> float:
-        """Mean seconds of a step."""
+        """Median seconds of a step: what else the machine does for a moment is not the model's."""
         if len(self._ends) == 1:
             return self._ends[0] - self._first
-        return (self._ends[-1] - self._ends[0]) / self.counted
+        return statistics.median(end - begin for begin, end in itertools.pairwise(self._ends))
 
 
 def _ranked(trainer: Any, prepared: Prepared, now: Callable[[], float]) -> tuple[int, float]:
@@ -520,7 +522,20 @@ def _size_mib(folder: Path) -> float:
 
 def render_estimate(estimate: Estimate) -> str:
     """The table of an estimate, its sums, and what was measured and what was not."""
-    header = ["", "", "to do", "done", "epochs", "s an epoch", "s each", "hours", "MiB", "disk MiB", "requests", "US$"]
+    header = [
+        "model, data",
+        "what",
+        "to do",
+        "done",
+        "epochs",
+        "s an epoch",
+        "s each",
+        "hours",
+        "MiB",
+        "disk MiB",
+        "requests",
+        "US$",
+    ]
     rows = [_row(line) for line in estimate.lines]
     text = tabulate(rows, header, colalign=("left", "left", *["right"] * 10), disable_numparse=True)
     return "\n".join([text, "", *_sums(estimate), *_notes(estimate)])
