@@ -23,6 +23,7 @@ import torch
 from tabulate import tabulate
 
 from recbole_llm.errors import FAILURES, UserError
+from recbole_llm.execution.sharing import CUDA_MIB, free_memory_mib, workers_that_fit
 from recbole_llm.experiments.generate import plan
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.experiments.prepared import Prepared
@@ -95,7 +96,8 @@ class Measured:
         start: seconds before the first step of an epoch.
         step, case: seconds of a training step, of ranking a case.
         steps_of_epoch, valid_cases, test_cases: how many there are.
-        memory_mib: peak of the device, or of the process where there is none.
+        memory_mib: peak of the process on its GPU, or of the process where there is none.
+        on_gpu: which of the two.
         disk_mib, kept_mib: checkpoints during the training, and after it.
         without_features: the semantic features are not made yet, so the model was measured without them.
     """
@@ -113,6 +115,7 @@ class Measured:
     memory_mib: float
     disk_mib: float
     kept_mib: float
+    on_gpu: bool = False
     without_features: bool = False
 
     @property
@@ -201,9 +204,11 @@ class Estimate:
 
     Attributes:
         lines: by what is trained.
+        free_mib: memory that is free on each device; empty where it is not known.
     """
 
     lines: list[EstimatedWork]
+    free_mib: list[float] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:
@@ -219,6 +224,13 @@ class Estimate:
     def memory_mib(self) -> float:
         """Peak memory of the largest training."""
         return max((line.measured.memory_mib for line in self.lines if line.measured), default=0.0)
+
+    @property
+    def workers(self) -> int | None:
+        """How many of the largest training fit into the free memory at once; ``None`` where it is not known."""
+        if not self.free_mib or not self.memory_mib:
+            return None
+        return workers_that_fit(self.memory_mib, self.free_mib)
 
     @property
     def disk_mib(self) -> float:
@@ -289,7 +301,9 @@ def estimate_work(works: Sequence[Work], runner: Runner) -> Estimate:
     """
     state = checkpoint.random_state()
     try:
-        return Estimate(_lines([work for work in works if work.count or work.done], runner))
+        lines = _lines([work for work in works if work.count or work.done], runner)
+        on_gpu = any(line.measured is not None and line.measured.on_gpu for line in lines)
+        return Estimate(lines, free_memory_mib(on_gpu))
     finally:
         checkpoint.restore_random_state(state)
 
@@ -434,7 +448,8 @@ def _measure(run: Run, folder: Path, without_features: bool) -> Measured:
         steps_of_epoch=len(train_data),
         valid_cases=valid_cases,
         test_cases=len(prepared.cases("test")),
-        memory_mib=memory.get("device", memory["host"]),
+        memory_mib=memory["device"] + CUDA_MIB if "device" in memory else memory["host"],
+        on_gpu="device" in memory,
         disk_mib=_size_mib(trainer.folder),
         kept_mib=kept,
         without_features=without_features,
@@ -569,6 +584,16 @@ def _sums(estimate: Estimate) -> list[str]:
         f"(at least {_hours(estimate.least_seconds)}, where patience ends each at once)",
         f"     {estimate.memory_mib:,.0f} MiB of memory for the largest, {estimate.disk_mib:,.1f} MiB of disk, "
         f"{counted(estimate.requests, 'request')}, {dollars}",
+        *_sharing(estimate),
+    ]
+
+
+def _sharing(estimate: Estimate) -> list[str]:
+    if estimate.workers is None:
+        return []
+    free = " + ".join(f"{mib:,.0f}" for mib in estimate.free_mib)
+    return [
+        f"     --workers: up to {estimate.workers:,} of the largest fit into the memory that is free now ({free} MiB)"
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,17 @@ def test_what_cannot_be_measured_says_why_and_the_sum_says_so(tiny: Path) -> Non
     text = render_estimate(found)
     assert "not measured: it is trained in several stages" in text
     assert "one after the other and what could not be measured" in text
+
+
+def test_workers_are_as_many_as_the_largest_training_fits(tiny: Path) -> None:
+    found = estimate("GRU4Rec,BPR", "tiny")
+    assert found.memory_mib == max(line.measured.memory_mib for line in found.lines if line.measured)
+    half = replace(found, free_mib=[1.5 * found.memory_mib, 2.5 * found.memory_mib])
+    assert half.workers == 2  # the third would stand on the first again
+    assert "up to 2 of the largest fit" in render_estimate(half)
+    unknown = replace(found, free_mib=[])
+    assert unknown.workers is None
+    assert "--workers" not in render_estimate(unknown)
 
 
 # ---- on the command line --------------------------------------------------------------------------
