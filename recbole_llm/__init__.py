@@ -20,7 +20,21 @@ prepare_threads()  # before anything imports torch
 mend_on_import()
 
 if TYPE_CHECKING:
-    from recbole_llm.api import advise, doctor, generate, prepare, probe, recommend, report, run, suite, table, tune
+    from recbole_llm.api import (
+        advise,
+        doctor,
+        estimate,
+        estimate_suite,
+        generate,
+        prepare,
+        probe,
+        recommend,
+        report,
+        run,
+        suite,
+        table,
+        tune,
+    )
     from recbole_llm.api import list_ as list
     from recbole_llm.registry import Method, register
     from recbole_llm.reporting.frames import curves, per_user, results, table_rows
@@ -32,6 +46,8 @@ __all__ = [
     "advise",
     "curves",
     "doctor",
+    "estimate",
+    "estimate_suite",
     "generate",
     "list",
     "per_user",

@@ -28,8 +28,10 @@ from recbole_llm.utils.yaml import properties_folder, read_yaml
 if TYPE_CHECKING:
     from recbole_llm.experiments.advise import Advice
     from recbole_llm.experiments.doctor import Finding
+    from recbole_llm.experiments.estimate import Estimate, Work
     from recbole_llm.experiments.probe_record import ProbeRecord
     from recbole_llm.experiments.recommend import Recommendation
+    from recbole_llm.experiments.runner import Runner
     from recbole_llm.raw.prepare import PrepareReport
     from recbole_llm.tuning.study import Study
 
@@ -126,7 +128,8 @@ def tune(
     space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
     trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
     trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
-    pruner: Annotated[str, Doc("median, hyperband or none.")] = "median",
+    pruner: Annotated[str, Doc("median, hyperband, users or none.")] = "median",
+    objectives: Annotated[Names, Doc("accuracy, or accuracy,seconds.")] = "accuracy",
     report: Annotated[str | Path | None, Doc("Page about the searches; its usual name if none is given.")] = None,
     quiet: Quiet = True,
     workers: Workers = None,
@@ -145,7 +148,7 @@ def tune(
     runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
     limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
-    spaces, budget = _searched(runs, {**limits, "space": space})
+    spaces, budget = _searched(runs, {**limits, "objectives": objectives, "space": space})
     _check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
@@ -165,6 +168,82 @@ def tune(
         results = Path(runs[0].settings["results_dir"])
         page = write_search_report(studies, Path(report) if str(report) else results / "search.html")
     return Tuned(records, studies, page)
+
+
+def estimate(
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    protocol: Protocol = None,
+    seeds: Seeds = None,
+    semantics: Semantics = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    force: Annotated[bool, Doc("Count what has a record too.")] = False,
+    trials: Annotated[int | None, Doc("Trials of a search of each model; none: the runs alone.")] = None,
+    space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
+    trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
+    trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> "Estimate":
+    """Say what runs or a search will take: seconds, memory, disk, requests, dollars, from a few measured steps.
+
+    Nothing is trained to its end, asked or kept.
+
+    Raises:
+        UserError: an unknown name, setting or space.
+    """
+    runs = _planned(model, dataset, protocol, None if trials else seeds, semantics, config_file, results_dir, settings)
+    search = {"trials": trials, "space": space, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes}
+    from recbole_llm.experiments.estimate import estimate_work
+
+    runner = _estimating(runs, force)
+    return estimate_work(_work(runs, runner, seeds, search if trials else None), runner)
+
+
+def estimate_suite(
+    name: str, *, budget: str = FULL, dataset: str | None = None, results_dir: ResultsDir = None, **settings: Any
+) -> "Estimate":
+    """Say what the commands of a suite will take, as :func:`estimate` does; arguments are those of :func:`suite`.
+
+    Raises:
+        UserError: there is no such suite or budget, or a mistake in one of the commands.
+    """
+    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
+    planned = []
+    for stage in stages:
+        _check_stage(stage)
+        if stage.verb in ("run", "tune"):
+            seeds = stage.keys.get("seeds")
+            search = {"trials": inspect.signature(tune).parameters["trials"].default, **stage.keys}
+            runs = _stage_runs(stage, None if stage.verb == "tune" else seeds)
+            planned.append((runs, seeds, search if stage.verb == "tune" else None))
+    if not planned:
+        raise UserError(f"{name}: the suite runs nothing that could be estimated.")
+    from recbole_llm.experiments.estimate import estimate_work
+
+    runner = _estimating(planned[0][0], False)
+    return estimate_work([work for each, own, search in planned for work in _work(each, runner, own, search)], runner)
+
+
+def _estimating(runs: list[Run], force: bool) -> "Runner":
+    from recbole_llm.experiments.runner import Runner
+
+    return Runner(ResultStore(runs[0].settings["results_dir"]), force=force, asks_again=False)
+
+
+def _work(runs: list[Run], runner: "Runner", seeds: Any, search: dict[str, Any] | None) -> "list[Work]":
+    """What a command trains: a grid, or with ``search`` the trials and the runs that follow."""
+    from recbole_llm.experiments.estimate import work_of_grid, work_of_search
+
+    if search is None:
+        return work_of_grid(runs, runner)
+    spaces, budget = _searched(runs, search)
+    trials = [budget.trials if space else 1 for space in spaces]  # one without settings to search has one configuration
+    tuned = [len(parse_seeds(seeds, int(run.settings["seed"]))) for run in runs]
+    return work_of_search(runs, trials, tuned, budget.epochs, budget.seconds)
 
 
 def generate(
@@ -536,19 +615,20 @@ def _check_stage(stage: Stage) -> None:
             own.get("format", "text"),
         )
     if stage.verb in ("run", "tune", "generate"):
-        runs = _planned(
-            own.get("model", ""),
-            own.get("dataset", ""),
-            own.get("protocol"),
-            own.get("seeds"),
-            own.get("semantics"),
-            own.get("config_file", ()),
-            own.get("results_dir"),
-            others,
-        )
+        runs = _stage_runs(stage, own.get("seeds"))
         _check_executor(own.get("executor"), own.get("workers"), own.get("ray_address"), own.get("gpus"))
         if stage.verb == "tune":
             _searched(runs, own)
+
+
+def _stage_runs(stage: Stage, seeds: Any) -> list[Run]:
+    """The runs of a command that runs something."""
+    parameters = inspect.signature(_STAGES[stage.verb]).parameters
+    own = ("model", "dataset", "protocol", "semantics", "config_file", "results_dir")
+    defaults = {"model": "", "dataset": "", "config_file": ()}
+    named = {key: stage.keys.get(key, defaults.get(key)) for key in own}
+    others = {key: value for key, value in stage.keys.items() if key not in parameters}
+    return _planned(**named, seeds=seeds, settings=others)
 
 
 def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -560,7 +640,7 @@ def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
     from recbole_llm.tuning.budget import Budget
     from recbole_llm.tuning.space import spaces_of
 
-    names = ("trials", "trial_epochs", "trial_minutes", "pruner")
+    names = ("trials", "trial_epochs", "trial_minutes", "pruner", "objectives")
     defaults = inspect.signature(tune).parameters
     budget = Budget.given(*(given.get(name, defaults[name].default) for name in names))
     return spaces_of(runs, given.get("space"), budget.epochs), budget

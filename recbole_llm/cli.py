@@ -40,6 +40,7 @@ from recbole_llm.utils.text import visible
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
 POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
+DRY_RUN = "Say what it will take, from a few measured steps; run nothing."
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
 FLAGS = ("refit",)  # settings that may be given without a value
@@ -49,6 +50,7 @@ recbole-llm --model=LLMDMsRec --dataset=ml-100k                   train, test, s
 recbole-llm run --model=Pop,SASRec --dataset=ml-100k --seeds=5    only what is missing is run
 recbole-llm generate --model=EIMF --dataset=ml-100k --llm=openai --dry-run
 recbole-llm tune --model=GRU4Rec,LLMDMsRec --dataset=ml-100k --trials=20
+recbole-llm estimate --model=SASRec,EIMF --dataset=ml-100k --seeds=5   seconds, memory, requests and dollars beforehand
 recbole-llm list settings --model=EIMF                            every setting, what it takes and does
 """
 
@@ -188,8 +190,15 @@ def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
     return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
 
 
+def _show_estimate(found: Any, given: dict[str, Any]) -> int:
+    from recbole_llm.experiments.estimate import render_estimate
+
+    print(render_estimate(found))
+    return 0
+
+
 def _show_suite(results: Any, given: dict[str, Any]) -> int:
-    """Print each command, then what it gave."""
+    """Print each command, then what it gave; in a dry run all commands, then what they will take."""
     code = 0
     for result in results:
         stage: Stage = result.stage
@@ -199,6 +208,10 @@ def _show_suite(results: Any, given: dict[str, Any]) -> int:
             print(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
         else:
             code = max(code, VERBS[stage.verb].show(result.value, {**stage.keys, "quiet": given.get("quiet")}))
+    if given.get("dry_run"):
+        asked = {key: value for key, value in given.items() if key not in ("dry_run", "quiet", "verbose")}
+        print()
+        return _show_estimate(api.estimate_suite(**asked), given)
     return code
 
 
@@ -213,17 +226,19 @@ class Verb:
         function: of the API.
         show: prints what it gave; returns the exit code.
         output: takes ``--output``, which the function has not.
-        listens: takes ``--quiet`` and ``--verbose``.
+        estimated: takes ``--dry_run``, which shows an estimate instead.
     """
 
     function: Callable[..., Any]
     show: Callable[[Any, dict[str, Any]], int]
     output: bool = False
+    estimated: bool = False
 
 
 VERBS: dict[str, Verb] = {
-    "run": Verb(api.run, _show_run),
-    "tune": Verb(api.tune, _show_tune),
+    "run": Verb(api.run, _show_run, estimated=True),
+    "tune": Verb(api.tune, _show_tune, estimated=True),
+    "estimate": Verb(api.estimate, _show_estimate),
     "generate": Verb(api.generate, _show_text),
     "advise": Verb(api.advise, _show_advise),
     "probe": Verb(api.probe, _show_probe),
@@ -274,6 +289,8 @@ def _parameters(name: str, verb: Verb) -> list[inspect.Parameter]:
         found.append(_parameter(parameter.name, kind, default if kind is not bool else bool(default), info))
     if verb.output:
         found.append(_parameter("output", str | None, None, typer.Option("--output", help="File that is written.")))
+    if verb.estimated:
+        found.append(_parameter("dry_run", bool, False, typer.Option("--dry_run", help=DRY_RUN)))
     for flag, doc in (("quiet", "Show no progress."), ("verbose", "Show where an error came from.")):
         found.append(_parameter(flag, bool, False, typer.Option(f"--{flag}", help=doc)))
     return found
@@ -315,6 +332,10 @@ def _command(name: str, verb: Verb) -> Callable[..., int]:
         arguments = {k: defaults[k] if v is None and k in defaults else v for k, v in arguments.items()}
         if arguments.get("format") == "text" and not given.get("output"):
             arguments["format"] = screen_style()
+        if verb.estimated and arguments.pop("dry_run"):
+            wanted = inspect.signature(api.estimate).parameters
+            arguments = {key: value for key, value in arguments.items() if key in wanted or key not in takes}
+            return _show_estimate(api.estimate(**arguments), given)
         return verb.show(verb.function(**arguments), given)
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -162,21 +162,25 @@ class Runner:
         return record
 
     def validate(
-        self, run: Run, folder: Path, on_epoch: Callable[[int, float], None], max_seconds: float | None = None
+        self,
+        run: Run,
+        folder: Path,
+        on_epoch: Callable[[int, float, Ranks | None], None],
+        max_seconds: float | None = None,
     ) -> Record:
         """Train and validate for a search: the test cases are never ranked and the record is not kept.
 
         Args:
             run: what to train.
             folder: of the checkpoints; a training that was interrupted goes on.
-            on_epoch: called with epoch (from 1) and validation score, also for the epochs of a training that goes
-                on; ``StopTraining`` ends it.
+            on_epoch: called with epoch (from 1), validation score and ranks, also for the epochs of a training that
+                goes on, whose ranks are not known any more; ``StopTraining`` ends it.
             max_seconds: of training and validation, those before an interruption included; training ends with the
                 epoch in which they are over.
         """
 
         def after(epoch: int, score: float) -> None:
-            on_epoch(epoch + 1, score)
+            on_epoch(epoch + 1, score, trainer.validated)
             if max_seconds is not None and sum(trainer.seconds.values()) > max_seconds:
                 raise StopTraining
 
@@ -188,7 +192,7 @@ class Runner:
         try:
             for entry in trainer.curve:
                 if "valid" in entry:  # with eval_step > 1 not every epoch is validated
-                    on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric])
+                    on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric], None)
             trainer.fit(train_data, prepared.eval_loader("valid"))
         except StopTraining:
             pass  # what was reached counts

@@ -28,7 +28,9 @@ RUNNING = ("generate", "tune", "run")  # verbs that take settings
 # Options that not all of them have; what else the command line gives is a setting.
 _OPTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("seeds", "workers", "executor", "ray_address", "gpus"), ("tune", "run")),
-    **dict.fromkeys(("trials", "trial_epochs", "trial_minutes", "pruner", "storage", "space", "report"), ("tune",)),
+    **dict.fromkeys(
+        ("trials", "trial_epochs", "trial_minutes", "pruner", "objectives", "storage", "space", "report"), ("tune",)
+    ),
     **dict.fromkeys(("limit", "poll"), ("generate",)),
     "force": ("run",),
 }

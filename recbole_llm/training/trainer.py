@@ -54,6 +54,7 @@ class BenchTrainer(Trainer):
             ``best.pt`` there is of a finished training.
         curve: one entry an epoch: loss, seconds, validation metrics.
         progress: shows a bar over batches; set by the caller.
+        validated: ranks of the last validation.
         on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
     """
 
@@ -61,6 +62,7 @@ class BenchTrainer(Trainer):
     progress: Progress = staticmethod(_no_progress)  # type: ignore[assignment]
     on_epoch: Callable[[int, float], None] | None = None
     plan: Sequence[int] | None = None
+    validated: Ranks | None = None
     process = 0  # number of this one among those that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
@@ -445,8 +447,8 @@ class BenchTrainer(Trainer):
         metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
         topk = sorted({*self.config["topk"], int(self.valid_metric.split("@")[1])})
         pools = any(metric.lower() in UNCUT_METRICS for metric in metrics)
-        ranks = self.rank(eval_data, "validation", count_pools=pools, kept=False)
-        return OrderedDict(summarise(ranks, metrics, topk))
+        self.validated = self.rank(eval_data, "validation", count_pools=pools, kept=False)
+        return OrderedDict(summarise(self.validated, metrics, topk))
 
 
 class Pretraining(BenchTrainer):

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
 from recbole_llm.errors import UserError
+from recbole_llm.tuning.users import attribute_of, users_of
 from recbole_llm.utils.files import whole_file
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,10 @@ class Ended(BaseModel):
         number: of the trial in its study; the first has 0.
         state: how it ended.
         value: best validation score; of a pruned trial the last one.
+        cost: what it took, in a search with several objectives.
         params: as the storage has them.
         curve: validation scores by epoch.
+        users: users' validation values by epoch, where trials are compared by them.
         epochs, best_epoch, seconds: of its training.
         same_as: number of the trial that had the same parameters; this one was not trained.
         error: why it failed.
@@ -66,8 +69,10 @@ class Ended(BaseModel):
     number: NonNegativeInt
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     value: FiniteFloat | None = None
+    cost: FiniteFloat | None = None
     params: dict[str, Any] = {}
     curve: dict[NonNegativeInt, FiniteFloat] = {}
+    users: dict[NonNegativeInt, list[FiniteFloat]] = {}
     epochs: int | None = None
     best_epoch: int | None = None
     seconds: float | None = None
@@ -89,9 +94,11 @@ class Ended(BaseModel):
         return cls(
             number=trial.number,
             state=trial.state.name,
-            value=trial.value,
+            value=accuracy(trial),
+            cost=cost(trial),
             params=trial.params,
             curve=trial.intermediate_values,
+            users=users_of(trial.user_attrs),
             **known,
         )
 
@@ -102,9 +109,10 @@ class Ended(BaseModel):
             ValueError: its parameters are not of these distributions.
         """
         known = {name: getattr(self, name) for name in ATTRIBUTES} | {TAKEN_IN_AS: self.number}
+        known |= {attribute_of(epoch): values for epoch, values in self.users.items()}
         return optuna.create_trial(
             state=TrialState[self.state],
-            value=self.value,
+            values=[value for value in (self.value, self.cost) if value is not None] or None,
             params=self.params,
             distributions={**distributions},
             intermediate_values={**self.curve},
@@ -114,6 +122,16 @@ class Ended(BaseModel):
     def told(self) -> dict[str, Any]:
         """What is known, as plain values."""
         return {name: value for name, value in self.model_dump().items() if value is not None and value != {}}
+
+
+def accuracy(trial: FrozenTrial) -> float | None:
+    """The validation score of a trial, which is the first of its objectives."""
+    return trial.values[0] if trial.values else None
+
+
+def cost(trial: FrozenTrial) -> float | None:
+    """What a trial took, where that is the second objective."""
+    return trial.values[1] if trial.values and len(trial.values) > 1 else None
 
 
 def is_elsewhere(trial: FrozenTrial) -> bool:

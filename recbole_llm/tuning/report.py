@@ -9,10 +9,11 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from recbole_llm.evaluation.names import metric_title
 from recbole_llm.pages.render import render_page, write_page
+from recbole_llm.tuning.history import accuracy, cost
 from recbole_llm.tuning.study import Study
 from recbole_llm.utils.text import counted
 
@@ -44,7 +45,7 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
         "name": study.name,
         "limits": ", ".join(limits),
         "metric": metric,
-        "best": f"{best.value:.4f}",
+        "best": f"{accuracy(best):.4f}",
         "number": best.number,
         "settings": [
             (key, _text(value), _text(study.run.settings.get(key))) for key, value in study.settings(best).items()
@@ -56,26 +57,27 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
 def _charts(study: Study) -> dict[str, Any]:
     """What the charts draw of the trials that count; parts that too few different trials say nothing of are empty."""
     ended = study.ended()
-    done = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({trial.value for trial in done}) > 1
+    done = study.complete()
+    varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({accuracy(trial) for trial in done}) > 1
     return {
         "history": [
             {
                 "number": trial.number,
                 "state": trial.state.name.lower(),
                 "value": _reached(trial),
+                "seconds": cost(trial),
                 "params": _shown(trial),
             }
             for trial in ended
         ],
-        "importances": _importances(ended) if varied else [],
+        "importances": _importances(study) if varied else [],
         "parallel": _parallel(done) if varied else None,
     }
 
 
 def _reached(trial: FrozenTrial) -> float | None:
     """The value of a trial that ended; of a pruned one, what it had reached."""
-    value = trial.value
+    value = accuracy(trial)
     if value is None and trial.intermediate_values:
         value = trial.intermediate_values[max(trial.intermediate_values)]
     return None if value is None or not math.isfinite(value) else value
@@ -89,11 +91,11 @@ def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _importances(trials: Sequence[FrozenTrial]) -> list[tuple[str, float]]:
-    """Share of the values' variance that each setting explains (Optuna's default, fANOVA)."""
-    shown = optuna.create_study(direction="maximize")
-    shown.add_trials(trials)
-    found: Mapping[str, float] = optuna.importance.get_param_importances(shown)
+def _importances(study: Study) -> list[tuple[str, float]]:
+    """Share of the validation scores' variance that each setting explains (Optuna's default, fANOVA)."""
+    shown = optuna.create_study(directions=["maximize", "minimize"] if study.budget.several else ["maximize"])
+    shown.add_trials(study.ended())
+    found: Mapping[str, float] = optuna.importance.get_param_importances(shown, target=accuracy)
     return [(name, float(share)) for name, share in found.items()]
 
 
@@ -114,7 +116,7 @@ def _parallel(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     lines = [
         {
             "number": trial.number,
-            "value": trial.value,
+            "value": accuracy(trial),
             "values": [
                 None if name not in trial.params
                 else choices[name].index(str(trial.params[name])) if name in choices

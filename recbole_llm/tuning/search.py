@@ -22,6 +22,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.history import accuracy, cost
 from recbole_llm.tuning.liveness import Heartbeat
 from recbole_llm.tuning.space import Space
 from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address
@@ -190,12 +191,21 @@ def summary(studies: Iterable[Study]) -> str:
     return "\n".join(line for study in studies for line in _lines(study))
 
 
-def _lines(study: Study) -> tuple[str, str]:
+def _lines(study: Study) -> list[str]:
     ended, best = study.ended(), study.best()
     states = [trial.state.name for trial in ended]
     counts = [(states.count("PRUNED"), "pruned"), (states.count("FAIL"), "failed")]
     told = "".join(f", {count} {word}" for count, word in counts if count)
-    default = f" (defaults {ended[0].value:.4f})" if states[0] == "COMPLETE" else ""
-    found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(best).items())
-    score = f"validation {study.run.settings['valid_metric']} {best.value:.4f}{default}"
-    return f"{study.name}: {len(ended)} trials{told}", f"  {score}: {found or 'nothing to search'}"
+    default = f" (defaults {accuracy(ended[0]):.4f})" if states[0] == "COMPLETE" else ""
+    score = f"validation {study.run.settings['valid_metric']} {accuracy(best):.4f}{default}"
+    lines = [f"{study.name}: {len(ended)} trials{told}", f"  {score}: {_settings(study, best)}"]
+    lines += [
+        f"  {accuracy(trial):.4f} in {cost(trial):.1f} s of training: {_settings(study, trial)}"
+        for trial in study.front()[1:]
+    ]
+    return lines
+
+
+def _settings(study: Study, trial: Any) -> str:
+    found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
+    return found or "nothing to search"

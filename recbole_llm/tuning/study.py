@@ -27,12 +27,13 @@ from recbole_llm.execution.base import JobResult
 from recbole_llm.experiments.run import Run
 from recbole_llm.settings.layers import Settings, layer_settings
 from recbole_llm.tuning.budget import Budget
-from recbole_llm.tuning.history import Ended, Header, is_elsewhere, read_history, write_history
+from recbole_llm.tuning.history import Ended, Header, accuracy, is_elsewhere, read_history, write_history
 from recbole_llm.tuning.liveness import is_lost, owner
 from recbole_llm.tuning.sampler import TrialSampler
 from recbole_llm.tuning.space import Space, space_json
 from recbole_llm.tuning.storage import Storage
 from recbole_llm.tuning.trial import Reporter, Trained
+from recbole_llm.tuning.users import UserPruner
 from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ class Study:
         self.trials = budget.trials if space else 1  # a model without settings to search has one configuration
         s = run.settings
         chooser = run.chooser() or run  # trials of a refit are ordinary trainings, and those of the search without it
-        parts = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
+        parts: list[Any] = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
+        parts += [budget.objectives] if budget.several else []  # names of studies stay what they were
         digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
         semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
         self.name = "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
@@ -79,7 +81,7 @@ class Study:
             self._study = optuna.create_study(
                 storage=storage.backend,
                 study_name=self.name,
-                direction="maximize",
+                directions=["maximize", "minimize"] if budget.several else ["maximize"],
                 load_if_exists=True,
                 sampler=TrialSampler(int(s["seed"]), self._starts),
                 pruner=self._pruner,
@@ -149,7 +151,7 @@ class Study:
                 for step, value in other.intermediate_values.items():
                     trial.report(value, step)
                 pruned = other.state == TrialState.PRUNED
-                self._study.tell(trial, None if pruned else other.value, TrialState.PRUNED if pruned else None)
+                self._study.tell(trial, None if pruned else other.values, TrialState.PRUNED if pruned else None)
                 return True
         return False
 
@@ -203,7 +205,10 @@ class Study:
             address: where it finds the storage, if not where this process does.
         """
         pruner = None if trial.number < len(self._starts) else self._pruner
-        return Reporter(address or self._storage.address, self.name, trial._trial_id, pruner)
+        metric = str(self.run.settings["valid_metric"]) if isinstance(self._pruner, UserPruner) else None
+        return Reporter(
+            address or self._storage.address, self.name, trial._trial_id, pruner, metric, self.budget.several
+        )
 
     def finish(self, trial: optuna.Trial, result: JobResult) -> None:
         """Take down how a trial ended."""
@@ -230,7 +235,8 @@ class Study:
         if trained.pruned:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
-            self._study.tell(trial, trained.score)
+            values = {"accuracy": trained.score, "seconds": trained.training_seconds}
+            self._study.tell(trial, [values[name] for name in self.budget.objectives])
 
     def release(self) -> None:
         """Give up the trials of this process; its jobs have ended."""
@@ -258,11 +264,26 @@ class Study:
         Raises:
             UserError: every trial failed.
         """
-        done = [trial for trial in self.ended() if trial.state == TrialState.COMPLETE]
+        done = self.complete()
         if not done:
             reasons = [str(trial.user_attrs["error"]) for trial in self.ended() if "error" in trial.user_attrs]
             raise UserError(f"every trial of {self.name} failed: {reasons[0] if reasons else 'all were pruned'}")
-        return max(done, key=lambda trial: (trial.value, -trial.number))
+        return max(done, key=lambda trial: (accuracy(trial), -trial.number))
+
+    def complete(self) -> list[FrozenTrial]:
+        """The trials of the budget that were trained to their end."""
+        return [trial for trial in self.ended() if trial.state == TrialState.COMPLETE]
+
+    def front(self) -> list[FrozenTrial]:
+        """The trials that no other one is as good as in all objectives and better in one, by accuracy.
+
+        Of trials that are equal the first one counts.
+        """
+        found: list[FrozenTrial] = []
+        for trial in sorted(self.complete(), key=lambda t: (-t.values[0], *t.values[1:], t.number)):
+            if not found or trial.values[-1] < found[-1].values[-1]:
+                found.append(trial)
+        return found if self.budget.several else found[:1]
 
     def tuned_run(self, seed: int) -> Run:
         """The best settings with a seed, to be run and kept."""
@@ -272,7 +293,12 @@ class Study:
     # ---- history -------------------------------------------------------------------------------
 
     def _header(self) -> Header:
-        budget = {"epochs": self.budget.epochs, "seconds": self.budget.seconds, "pruner": self.budget.pruner}
+        budget: dict[str, Any] = {
+            "epochs": self.budget.epochs,
+            "seconds": self.budget.seconds,
+            "pruner": self.budget.pruner,
+        }
+        budget |= {"objectives": list(self.budget.objectives)} if self.budget.several else {}
         metric = str(self.run.settings["valid_metric"])
         return Header(study=self.name, metric=metric, budget=budget, space=space_json(self.space))
 

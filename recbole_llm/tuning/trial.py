@@ -13,11 +13,13 @@ import optuna
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.jobs import Payload
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner, StopTraining
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.tuning.storage import open_storage
+from recbole_llm.tuning.users import attribute_of, values_of_users
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,16 @@ class Reporter:
         study: its name.
         trial_id: Optuna's, which storages take.
         pruner: ``None`` for a trial that is never pruned.
+        metric: whose values of users are taken down; ``None`` where the pruner reads none.
+        several: the study has several objectives, for which Optuna takes down no curves.
     """
 
     storage: str
     study: str
     trial_id: int
     pruner: BasePruner | None
+    metric: str | None = None
+    several: bool = False
 
     @cached_property
     def _study(self) -> optuna.Study:
@@ -45,15 +51,19 @@ class Reporter:
             study_name=self.study, storage=open_storage(self.storage).backend, sampler=sampler, pruner=self.pruner
         )
 
-    def __call__(self, epoch: int, score: float) -> bool:
-        """Take down a validation score; whether the trial should stop there.
+    def __call__(self, epoch: int, score: float, ranks: Ranks | None = None) -> bool:
+        """Take down a validation score, and users' values where trials are compared by them; whether to stop there.
 
         A trial that was interrupted reports its epochs again. Those before the last one that is known were decided.
         """
+        if self.several:
+            return False
         try:
             trial = optuna.trial.Trial(self._study, self.trial_id)
             known = trial.storage.get_trial(self.trial_id).intermediate_values
             if epoch not in known:
+                if self.metric is not None and ranks is not None:
+                    trial.set_user_attr(attribute_of(epoch), values_of_users(ranks, self.metric))
                 trial.report(score, epoch)
             return self.pruner is not None and epoch >= max(known, default=0) and bool(trial.should_prune())
         except UpdateFinishedTrialError:
@@ -72,6 +82,7 @@ class Trained:
         best_epoch, epochs: when it was reached, how many there were.
         pruned: stopped because the pruner said so.
         seconds: of all phases.
+        training_seconds: of the training up to the best epoch, whatever interrupted it.
     """
 
     score: float | None
@@ -79,9 +90,12 @@ class Trained:
     epochs: int
     pruned: bool
     seconds: float
+    training_seconds: float = 0.0
 
 
-def run_trial(run: Run, folder: str, max_seconds: float | None, report: Callable[[int, float], bool]) -> Trained:
+def run_trial(
+    run: Run, folder: str, max_seconds: float | None, report: Callable[[int, float, Ranks | None], bool]
+) -> Trained:
     """Train and validate a run.
 
     Args:
@@ -90,24 +104,25 @@ def run_trial(run: Run, folder: str, max_seconds: float | None, report: Callable
             has taken down the result finds the training finished.
         max_seconds: of training and validation, also before the trial was killed; it ends with the epoch in which
             they are over.
-        report: called with epoch and score after each validation; says whether to stop.
+        report: called with epoch, score and ranks after each validation; says whether to stop.
     """
     pruned = False
 
-    def after(epoch: int, score: float) -> None:
+    def after(epoch: int, score: float, ranks: Ranks | None) -> None:
         nonlocal pruned
-        pruned = report(epoch, score)
+        pruned = report(epoch, score, ranks)
         if pruned:
             raise StopTraining
 
     runner = Runner(ResultStore(run.settings["results_dir"]), asks_again=False)
     record = runner.validate(run, Path(folder), after, max_seconds)
     score = record.valid_metrics.get(record.valid_metric)
-    return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"])
+    training = sum(entry["seconds"] for entry in record.curve[: record.best_epoch])
+    return Trained(score, record.best_epoch, record.epochs or 0, pruned, record.seconds["total"], training)
 
 
 def run_trial_away(
-    run: Run, payload: Payload, max_seconds: float | None, report: Callable[[int, float], bool]
+    run: Run, payload: Payload, max_seconds: float | None, report: Callable[[int, float, Ranks | None], bool]
 ) -> Trained:
     """Run a trial where the driver's files may be missing; its checkpoints go, since the driver cannot remove them."""
     with payload.unpacked(run) as (run, _):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from recbole_llm import api
 from recbole_llm.cli import main
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
@@ -60,15 +61,17 @@ def test_a_budget_wins_over_the_stage_and_the_command_line_over_both(workspace: 
 def test_an_option_of_one_verb_goes_to_its_stages_alone(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [{"generate": {"model": "SASRecText"}}, *SUITE["stages"]]
     options = ["--seeds=2", "--workers=2", "--trials=3", "--force=true", "--limit=5", "--learning_rate=0.01"]
-    assert main(["suite", written(stages=stages), *options, "--dry-run"]) == 0
-    generate, tune, run, table = (
-        [f"--{word}" for word in line.split(" --")[1:]] for line in capsys.readouterr().out.splitlines()
-    )
+    assert main(["suite", written(stages=stages), *options, "--dry-run", "--quiet"]) == 0
+    commands, estimate = capsys.readouterr().out.split("\n\n", 1)
+    generate, tune, run, table = ([f"--{word}" for word in line.split(" --")[1:]] for line in commands.splitlines())
     assert set(generate) & set(options) == {"--limit=5", "--learning_rate=0.01"}
     assert set(tune) & set(options) == {"--seeds=2", "--workers=2", "--trials=3", "--learning_rate=0.01"}
     assert set(run) & set(options) == {"--seeds=2", "--workers=2", "--learning_rate=0.01"}
     assert "--force" in run
     assert not set(table) & set(options)
+    trials, tuned = (line.split() for line in estimate.splitlines() if line.startswith("BPR"))
+    assert (trials[3:5], tuned[3:6]) == (["trial", "3"], ["tuned", "run", "2"])
+    assert not Path("results").exists()
 
 
 def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
@@ -78,14 +81,13 @@ def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
 
 @pytest.mark.parametrize("name", property_names("suite"))
 @pytest.mark.parametrize("budget", ["full", "small", "short"])
-def test_every_command_of_our_suites_is_one(
-    tiny: Path, capsys: pytest.CaptureFixture[str], name: str, budget: str
-) -> None:
-    """``--dry-run`` looks up every model, key, value and search space."""
-    assert main(["suite", name, f"--budget={budget}", "--dry-run", "--dataset=tiny", "--llm=vllm"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(read_suite(name))
-    assert all("--dataset=tiny" in line for line in lines)
+def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) -> None:
+    """A dry run looks up every model, key, value and search space."""
+    commands = [
+        result.stage.words for result in api.suite(name, budget=budget, dry_run=True, dataset="tiny", llm="vllm")
+    ]
+    assert len(commands) == len(read_suite(name))
+    assert all("--dataset=tiny" in words for words in commands)
     assert not Path("results").exists()
 
 

@@ -31,8 +31,10 @@ def score_of(values: dict[str, float]) -> float:
     return values["num_layers"] - values["learning_rate"]
 
 
-def result(score: float | None = None, error: Exception | None = None, pruned: bool = False) -> JobResult:
-    value = None if error else Trained(score, 1, 1, pruned, 0.1)
+def result(
+    score: float | None = None, error: Exception | None = None, pruned: bool = False, training: float = 0.0
+) -> JobResult:
+    value = None if error else Trained(score, 1, 1, pruned, 0.1, training)
     return JobResult(Job("", chores.double), value, error)
 
 

@@ -225,3 +225,31 @@ def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) ->
     assert [record.model for record in ResultStore("results")] == ["BPR"]
     with pytest.raises(UserError, match="--max_requests=0 is reached"):
         tune("EIMF", "tiny", trials=2, epochs=1, **unanswered)
+
+
+def test_a_search_for_accuracy_and_seconds_gives_what_is_best_for_each_time(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**SMALL, "trials": 4, "pruner": "none", "objectives": "accuracy,seconds", "report": ""}
+    found = api.tune("GRU4Rec", "tiny", **options)
+    (study,) = found.studies
+    assert study.name != tune("GRU4Rec", "tiny", **{**SMALL, "trials": 4, "pruner": "none"})[1][0].name
+    assert all(trial.values[1] > 0 for trial in study.complete())
+    front = study.front()
+    assert front[0].number == study.best().number
+    for trial in study.complete():
+        beaten = any(o.values[0] >= trial.values[0] and o.values[1] < trial.values[1] for o in study.complete())
+        assert (trial not in front) == beaten
+    lines = summary([study]).splitlines()
+    assert len(lines) == 2 + len(front) - 1
+    assert found.report is not None and "Accuracy and seconds" in found.report.read_text()
+    assert found.records[0].status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [("accuracy,dollars", "the same dollars"), ("seconds", "use accuracy"), ("accuracy,seconds", "--pruner=none")],
+)
+def test_objectives_that_no_search_can_have_are_an_error(tiny: Path, objectives: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tune("GRU4Rec", "tiny", objectives=objectives)

@@ -386,3 +386,32 @@ def test_a_storage_that_cannot_be_used_is_an_error_without_its_password(tiny: Pa
 def test_a_mistaken_budget_is_an_error(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Budget(**arguments)
+
+
+# ---- several objectives ---------------------------------------------------------------------------
+
+
+def test_the_front_has_each_trial_that_none_beats_in_both(tiny: Path) -> None:
+    study = study_of("results/s.sqlite3", 5, objectives=("accuracy", "seconds"))
+    pairs = [(0.5, 3.0), (0.7, 9.0), (0.5, 2.0), (0.4, 5.0), (0.7, 9.0)]
+    for score, seconds in pairs:
+        trial = begun(study)
+        assert not study.reporter(trial)(1, score)
+        study.finish(trial, result(score, training=seconds))
+    assert [trial.number for trial in study.front()] == [1, 2]
+    assert study.best().number == 1
+    study_of("results/elsewhere.sqlite3", 5, objectives=("accuracy", "seconds"))
+    assert [
+        trial.values for trial in study_of("results/elsewhere.sqlite3", 5, objectives=("accuracy", "seconds")).ended()
+    ] == [list(pair) for pair in pairs]
+
+
+def test_a_trial_of_known_settings_has_both_values_of_the_first(tiny: Path) -> None:
+    study = study_of("results/s.sqlite3", 4, space="num_layers: [1, 2]", objectives=("accuracy", "seconds"))
+    while not study.is_done:
+        trial = study.next()
+        if trial is not None:
+            score = float(trial.params["num_layers"])
+            study.finish(trial, result(score, training=3 * score))
+    assert sorted({tuple(trial.values) for trial in study.ended()}) == [(1.0, 3.0), (2.0, 6.0)]
+    assert any("same_as" in trial.user_attrs for trial in study.ended())

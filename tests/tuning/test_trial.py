@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.jobs import pack
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.training import checkpoint
@@ -28,7 +29,7 @@ class Study:
         self.stop_at, self.interrupt_at = stop_at, interrupt_at
         self.heard: list[tuple[int, float]] = []
 
-    def __call__(self, epoch: int, score: float) -> bool:
+    def __call__(self, epoch: int, score: float, ranks: Ranks | None = None) -> bool:
         self.heard.append((epoch, score))
         if epoch == self.interrupt_at:
             raise KeyboardInterrupt

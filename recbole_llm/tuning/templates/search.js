@@ -8,6 +8,13 @@
       }));
       return points.length && ["points", { points, x: { title: "trial" }, y: { title: metric }, best: "high" }];
     },
+    front: ({ history, metric }) => {
+      const points = history.filter((trial) => trial.seconds !== null).map((trial) => ({
+        label: trial.state, x: trial.seconds, y: trial.value,
+        tip: `trial ${trial.number}: ${trial.value.toFixed(4)}, ${trial.seconds.toPrecision(3)} s\n${trial.params}`,
+      }));
+      return points.length && ["points", { points, x: { title: "seconds of training" }, y: { title: metric }, best: "high" }];
+    },
     importances: ({ importances }) => importances.length && ["bars", {
       rows: importances.map(([label, value]) => ({ label, value, tip: `${label}: ${(100 * value).toFixed(1)} %` })),
       title: "share of the variance",

@@ -1,0 +1,213 @@
+"""What a command will take, from a few measured steps that leave nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recbole_llm import api
+from recbole_llm.cli import main
+from recbole_llm.experiments import generate
+from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
+from tests.helpers import make_run, runner
+
+SMALL: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "embedding_size": 16, "epochs": 4}
+
+
+def estimate(*names: str, **options: Any) -> Estimate:
+    return api.estimate(*names, **{**SMALL, **options})
+
+
+def files() -> dict[Path, int]:
+    """All files of the workspace but the data in the form in which they are read faster."""
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and "cache" not in path.parts}
+
+
+def by_kind(found: Estimate) -> dict[str, EstimatedWork]:
+    return {line.work.kind: line for line in found.lines}
+
+
+def test_seconds_are_those_of_steps_cases_and_epochs_and_add_up(tiny: Path) -> None:
+    found = estimate("GRU4Rec,BPR", "tiny", seeds=3, eval_step=2)
+    for line in found.lines:
+        steps = line.measured
+        assert steps is not None
+        assert min(steps.before, steps.step, steps.case, steps.memory_mib, steps.kept_mib) > 0
+        assert steps.steps >= 3
+        assert steps.valid_cases == steps.cases == steps.test_cases == 80
+        assert steps.disk_mib > steps.kept_mib
+        assert (line.work.count, line.epochs) == (3, 4)
+        ranked = (2 * steps.valid_cases + steps.test_cases) * steps.case
+        trained = 4 * (steps.start + steps.steps_of_epoch * steps.step)
+        assert line.each == pytest.approx(steps.before + trained + ranked)
+        assert line.seconds == pytest.approx(3 * (line.each or 0))
+    assert found.seconds == pytest.approx(sum(line.seconds for line in found.lines))
+    assert found.disk_mib > 3 * sum(line.measured.kept_mib for line in found.lines if line.measured)
+
+
+def test_patience_may_end_a_training_earlier_than_its_limit(tiny: Path) -> None:
+    (line,) = estimate("GRU4Rec", "tiny", epochs=50, stopping_step=3).lines
+    assert (line.epochs, line.work.least_epochs) == (50, 5)
+    assert 0 < line.least_seconds < line.seconds
+
+
+def test_measuring_leaves_nothing_behind(tiny: Path) -> None:
+    before = files()
+    torch.manual_seed(5)
+    wanted = torch.rand(3).tolist()
+    torch.manual_seed(5)
+    estimate("GRU4Rec,LLMDMsRec", "tiny", semantics="offline")
+    assert torch.rand(3).tolist() == wanted
+    assert files() == before
+
+
+def test_a_run_after_an_estimate_has_the_numbers_of_one_without(tiny: Path) -> None:
+    (alone,) = api.run("GRU4Rec", "tiny", results_dir="alone", checkpoint_dir="alone", **SMALL)
+    estimate("GRU4Rec", "tiny")
+    (after,) = api.run("GRU4Rec", "tiny", checkpoint_dir="after", **SMALL)
+    assert after.metrics == alone.metrics
+    assert [each["loss"] for each in after.curve] == [each["loss"] for each in alone.curve]
+
+
+def test_what_is_done_is_not_counted_unless_it_is_forced(tiny: Path) -> None:
+    api.run("GRU4Rec", "tiny", seeds=[1, 2], **SMALL)
+    (line,) = estimate("GRU4Rec", "tiny", seeds=[1, 2, 3]).lines
+    assert (line.work.count, line.work.done) == (1, 2)
+    assert line.work.run.settings["seed"] == 3
+    (done,) = estimate("GRU4Rec", "tiny", seeds=[1, 2]).lines
+    assert (done.work.count, done.seconds, done.measured) == (0, 0, None)
+    (again,) = estimate("GRU4Rec", "tiny", seeds=[1, 2], force=True).lines
+    assert again.work.count == 2
+
+
+def test_epochs_are_those_of_records_that_converged(tiny: Path) -> None:
+    options = {"epochs": 60, "stopping_step": 1, "learning_rate": 0.05}
+    (record,) = api.run("GRU4Rec", "tiny", **{**SMALL, **options})
+    assert record.epochs is not None and record.epochs < 60
+    found = estimate("GRU4Rec", "tiny", seeds=[7], **options)
+    assert found.lines[0].epochs == record.epochs
+    assert f"{record.epochs} epochs, as 1 record had" in render_estimate(found)
+    other = estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "learning_rate": 0.01})
+    assert "as 1 record with 1 other setting had" in render_estimate(other)
+    assert estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "epochs": 2}).lines[0].epochs == 2
+
+
+def test_a_record_that_ended_at_a_lower_limit_says_nothing_of_convergence(tiny: Path) -> None:
+    api.run("GRU4Rec", "tiny", **{**SMALL, "epochs": 2})
+    found = estimate("GRU4Rec", "tiny", epochs=60)
+    assert found.lines[0].epochs == 60
+    assert "1 record ended at a lower limit of epochs, before convergence" in render_estimate(found)
+
+
+def test_a_model_that_counts_has_one_epoch(tiny: Path) -> None:
+    (line,) = api.estimate("Pop", "tiny", epochs=100).lines
+    assert line.epochs == 1
+
+
+def test_a_search_is_its_trials_and_the_runs_that_follow(tiny: Path) -> None:
+    found = estimate("GRU4Rec", "tiny", trials=5, trial_epochs=2, seeds=3, epochs=30)
+    lines = by_kind(found)
+    assert {kind: (line.work.count, line.epochs) for kind, line in lines.items()} == {
+        "trial": (5, 2),
+        "tuned run": (3, 30),
+    }
+    assert lines["trial"].measured is lines["tuned run"].measured
+    assert lines["trial"].kept_mib == 0  # trials are not kept
+    limited = by_kind(estimate("GRU4Rec", "tiny", trials=5, trial_minutes=1e-5, seeds=3, epochs=10_000))
+    assert (limited["trial"].each or 0) < (limited["tuned run"].each or 0)
+    assert not Path("results").exists()
+
+
+def test_requests_and_dollars_are_those_of_the_dry_run_and_count_once(few_users: Path) -> None:
+    options = {"llm": "gpt-4o-mini", "llm_price_in": 10.0, "llm_price_out": 20.0, "semantics": "llm"}
+    run = make_run("EIMF", "tiny", **options)
+    planned = [row for _, row in generate.plan([run], runner())]
+    found = estimate("EIMF", "tiny", seeds=2, **{**options, "semantics": "llm,shuffled"})
+    assert found.requests == sum(row.requests for row in planned) > 0
+    assert found.dollars == pytest.approx(sum(row.price for row in planned))
+    assert (found.dollars or 0) > 0
+    assert all(line.measured and line.measured.without_features for line in found.lines)
+    assert "not made yet" in render_estimate(found)
+
+
+def test_a_source_without_a_price_has_none(few_users: Path) -> None:
+    found = estimate("EIMF", "tiny", llm="mistral", semantics="llm")
+    assert found.requests > 0
+    assert found.dollars is None
+    assert "an unstated price" in render_estimate(found)
+
+
+def test_features_that_are_made_are_read_and_cost_nothing(featured: Path) -> None:
+    before = files()
+    run = make_run("LLMDMsRec", epochs=1)  # as they were made
+    (line,) = estimate_work(work_of_grid([run], runner()), runner()).lines
+    assert line.measured is not None
+    assert not line.measured.without_features
+    assert line.requests == 0
+    assert files() == before
+
+
+def test_a_model_that_others_stand_on_is_a_line_of_its_own(few_users: Path) -> None:
+    lines = by_kind(estimate("LLMDMsRec", "tiny", semantics="offline,shuffled"))
+    assert lines["candidate model"].work.count == 1
+    assert lines["candidate model"].seconds > 0
+
+
+def test_what_cannot_be_measured_says_why_and_the_sum_says_so(tiny: Path) -> None:
+    found = estimate("BPR,S3Rec", "tiny")
+    known, unknown = found.lines
+    assert unknown.measured is None
+    assert found.seconds == known.seconds
+    text = render_estimate(found)
+    assert "not measured: it is trained in several stages" in text
+    assert "one after the other and what could not be measured" in text
+
+
+def test_workers_are_as_many_as_the_largest_training_fits(tiny: Path) -> None:
+    found = estimate("GRU4Rec,BPR", "tiny")
+    assert found.memory_mib == max(line.measured.memory_mib for line in found.lines if line.measured)
+    half = replace(found, free_mib=[1.5 * found.memory_mib, 2.5 * found.memory_mib])
+    assert half.workers == 2  # the third would stand on the first again
+    assert "up to 2 of the largest fit" in render_estimate(half)
+    unknown = replace(found, free_mib=[])
+    assert unknown.workers is None
+    assert "--workers" not in render_estimate(unknown)
+
+
+# ---- on the command line --------------------------------------------------------------------------
+
+WORDS = [f"--{key}={value}" for key, value in SMALL.items()]
+
+
+@pytest.mark.parametrize("verb", [["run", "--dry-run"], ["estimate"], ["--dry-run"]])
+def test_a_dry_run_of_a_grid_shows_the_estimate_and_runs_nothing(
+    tiny: Path, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    before = files()
+    assert main([*verb, "--model=GRU4Rec", "--dataset=tiny", "--seeds=2", "--quiet", *WORDS]) == 0
+    out = capsys.readouterr().out
+    assert "all: 2 trainings" in out
+    assert "measured here: " in out and "extrapolated: " in out
+    assert files() == before
+
+
+def test_a_dry_run_of_a_search_shows_trials_and_tuned_runs(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--model=GRU4Rec", "--dataset=tiny", "--trials=4", "--seeds=2", "--pruner=none", "--report", "--quiet"]
+    assert main(["tune", "--dry-run", *words, *WORDS]) == 0
+    assert "all: 6 trainings" in capsys.readouterr().out
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--model=GRU4Re"], "Did you mean GRU4Rec"), (["--model=GRU4Rec", "--epoch=3"], "Did you mean epochs")],
+)
+def test_a_mistake_is_an_error_in_a_dry_run_too(
+    tiny: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main(["run", "--dry-run", "--dataset=tiny", *words]) == 2
+    assert message in capsys.readouterr().err
