@@ -55,6 +55,7 @@ def test_a_refit_trains_as_long_as_validation_chose_and_validates_nothing(tiny: 
 
 def test_epochs_that_are_known_are_not_chosen_again(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = runner().run(make_run("SASRec"))
+    caplog.clear()
     with caplog.at_level("INFO", logger="recbole_llm"):
         refit, chooser = run_both("SASRec")
     assert chooser.created == first.created
