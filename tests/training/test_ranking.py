@@ -9,7 +9,7 @@ import torch
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
-from recbole_llm.training.ranking import rank_cases
+from recbole_llm.training.ranking import _rows_of_block, rank_cases
 from tests.data.build import write_rows
 from tests.helpers import prepare
 
@@ -151,6 +151,19 @@ def test_the_size_of_blocks_changes_nothing(prepared, options):
     one, other = rank(prepared, cases, scores, True), rank(prepared, cases, scores, True, **options)
     assert one.higher.tolist() == other.higher.tolist()
     assert one.tied.tolist() == other.tied.tolist()
+
+
+@pytest.mark.parametrize(
+    ("device", "n_items", "block_mib", "rows"),
+    [
+        ("cpu", 10_000, 256, 838),  # 32 MiB
+        ("cpu", 1_000_000, 1024, 128),  # fewer would read the table of items more often
+        ("cpu", 1_000_000, 256, 67),  # never more than the reader allows
+        ("cuda", 10_000, 256, 4096),
+    ],
+)
+def test_blocks_on_a_cpu_are_small(device, n_items, block_mib, rows):
+    assert _rows_of_block(4096, n_items, block_mib, torch.device(device)) == rows
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
