@@ -38,7 +38,7 @@ from recbole_llm.utils.progress import TqdmHandler
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
-POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
+POSITIONAL = {"answers": "action", "list": "what", "prepare": "dataset", "suite": "name"}
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
 HEADER = "user_id\trank\titem_id\tscore\n"
@@ -203,6 +203,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(api.run, _show_run),
     "tune": Verb(api.tune, _show_tune),
     "generate": Verb(api.generate, _show_text),
+    "answers": Verb(api.answers, _show_text),
     "suite": Verb(api.suite, _show_suite),
     "recommend": Verb(api.recommend, _show_recommend, output=True),
     "prepare": Verb(api.prepare, _show_prepare),

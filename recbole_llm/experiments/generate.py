@@ -14,6 +14,7 @@ from tabulate import tabulate
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.published import lend
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.builder import FeatureBuilder, chosen_endpoint
@@ -69,6 +70,7 @@ def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) 
         raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
     seen = set()
     for run in runs:
+        lend(asking, run)
         watch = Stopwatch()
         dataset = runner.read_dataset(run)
         stage_one = _stage_one(run, runner, dataset, watch, asking.dry) if run.settings.method.stage_one else None
@@ -92,7 +94,7 @@ def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[
     rows = []
     for shop in feature_builders(runs, runner, DryRun()):
         asking = DryRun(limit=limit)
-        shop.asking = asking
+        asking.published, shop.asking = shop.asking.published, asking
         missing = set(shop.missing())
         if shop.endpoint is not None:
             shop.make()
@@ -301,18 +303,23 @@ def _cache_of(runs: Sequence[Run]) -> ResponseCache:
     return ResponseCache(next(iter(homes)))
 
 
+def prompts_of(runs: Sequence[Run]) -> set[str]:
+    """``id@version`` of the prompts of the runs' features."""
+    return {
+        f"{prompt.id}@{prompt.version}"
+        for run in runs
+        for feature in run.settings.method.features
+        for prompt in map(load_prompt, find_feature(feature).prompts)
+    }
+
+
 def export(runs: Sequence[Run], path: Path) -> int:
     """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
 
     Raises:
         UserError: there are none.
     """
-    prompts = {
-        f"{prompt.id}@{prompt.version}"
-        for run in runs
-        for feature in run.settings.method.features
-        for prompt in map(load_prompt, find_feature(feature).prompts)
-    }
+    prompts = prompts_of(runs)
     endpoint = chosen_endpoint(runs[0].settings, asks=False)
     with _cache_of(runs) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)

@@ -28,6 +28,7 @@ from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.experiments.candidate_model import CandidateModel
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.published import lend
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -307,6 +308,7 @@ class Runner:
         if self.asking is None:
             self.asking = AnswerSource.of(run.settings)
             self.asking.mends = self.asks_again
+            lend(self.asking, run)
         stage_one = self.candidate_model(run, watch) if run.settings.method.stage_one else None
         features = ensure_features(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features

@@ -274,6 +274,8 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        if cache is not None:
+            self._borrow(feature, cache)
         ledger = None if self.endpoint is None or cache is None else Ledger(self.endpoint, cache, self.progress)
         context = Context(
             self.settings,
@@ -313,6 +315,14 @@ class FeatureBuilder:
             kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
             remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
             raise UserError(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+
+    def _borrow(self, feature: Feature, cache: ResponseCache) -> None:
+        """Let a cache take what others have published of a feature's answers; a dry run keeps nothing of it."""
+        if self.asking.published is None or self.endpoint is None or not feature.prompts:
+            return
+        prompts = [f"{prompt.id}@{prompt.version}" for prompt in map(load_prompt, feature.prompts)]
+        cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
+        cache.borrows = not self.asking.dry
 
     def _nothing_came(self, name: str, ledger: Ledger) -> str:
         """Why there is no feature: a row never bears the name of an LLM that said nothing."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
-from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.cache import Lender, ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
 from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import Endpoint
@@ -78,6 +78,13 @@ class Ledger:
             self.usage.read(answer, self.endpoint.price_of(answer))
 
 
+class Published(Protocol):
+    """Answers that others have published."""
+
+    def lender(self, model: str, prompts: Collection[str]) -> Lender:
+        """Those of a model to some prompts (``id@version``)."""
+
+
 class AnswerSource:
     """Live answers. One object serves all features and runs of a command.
 
@@ -89,6 +96,7 @@ class AnswerSource:
         mends: questions that an earlier command got no answer to are asked again.
         made: what this command has made, by folder and feature: its gaps are left to the next command.
         met: what the command has learnt of each endpoint.
+        published: answers of others, taken where there are any before a question is asked (``--answers``).
     """
 
     dry = False  # features are made in a folder that is thrown away
@@ -99,6 +107,7 @@ class AnswerSource:
         self.mends = True
         self.made: set[tuple[str, str]] = set()
         self.met: dict[tuple[str, str], Acquaintance] = {}
+        self.published: Published | None = None
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:

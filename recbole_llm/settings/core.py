@@ -192,6 +192,9 @@ class CoreSettings(SettingsModel):
     llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
     max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
+    answers: str | None = setting(
+        "Store of published answers, which are taken before any is asked for: a folder or an address.", Role.MACHINE
+    )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
         "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC

@@ -16,7 +16,7 @@ HISTORIES = {"ann": "a b c d e f g h", "bob": "p q e d c s t", "eve": "f g h k l
 @pytest.fixture
 def runs(tmp_path: Path) -> TitleRuns:
     """Runs of three histories whose last two items are hidden."""
-    return runs_of(tmp_path, {user: 2 for user in HISTORIES})
+    return runs_of(tmp_path, dict.fromkeys(HISTORIES, 2))
 
 
 def runs_of(folder: Path, hidden: dict[str, int]) -> TitleRuns:
