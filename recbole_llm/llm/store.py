@@ -1,8 +1,8 @@
 """Published answers: a folder, or a static address, that anyone can fill and anyone can take answers from.
 
 ``index.json`` lists the files of a store: one for each prompt and model, in the form of an export (``key``,
-``request``, ``answer``, ``created``) with ``price`` and ``licence``, and tables that answers stand on. Files are named by their
-contents' hash. A store comes from strangers: nothing of it is executed, sizes are bounded by what the index states, and
+``request``, ``answer``, ``created``) with ``price`` and ``licence``, and tables that answers stand on. Files are named by
+their hash. A store comes from strangers: nothing of it is executed, sizes are bounded by what the index states, and
 an answer counts only if its file has the stated hash and its key is the hash of its request.
 """
 
