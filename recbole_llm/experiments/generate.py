@@ -13,7 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.candidate_model import CandidateModel, CandidateTable
 from recbole_llm.experiments.published import lend
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -45,7 +45,7 @@ class PopularityPlaceholder:
         used: it was asked, so that what follows is an estimate.
     """
 
-    def __init__(self, stage_one: CandidateModel, dataset: Any) -> None:
+    def __init__(self, stage_one: CandidateModel | CandidateTable, dataset: Any) -> None:
         self.key, self.untrained, self.folds = stage_one.key, stage_one.untrained(), list[dict[str, Any]]()
         self._dataset, self.used = dataset, False
 
@@ -136,6 +136,7 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
         notes.append(_prefix_note(endpoint, [row for _, row in rows]))
     trainings = {shop.name: _trainings(shop) for shop, _ in rows}
     notes += [text for text in trainings.values() if text]
+    notes += dict.fromkeys(f"{row.feature}: {row.note}" for _, row in rows if row.note)
     if any(row.estimated for _, row in rows):
         notes.append(
             "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."

@@ -122,6 +122,8 @@ def _identity(
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
+        # Older versions left tested positions to earlier prefixes where a stride was set.
+        **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"reading": reading} if reading else {}),
     }

@@ -123,6 +123,9 @@ class AnswerSource:
     def begin(self, feature: str) -> None:
         """Called before a feature is made."""
 
+    def say(self, note: str) -> None:
+        """Called with what a reader of the plan must know of the feature that is being made."""
+
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
         """The result of each key's script, in order; ``None`` where there is no usable answer.
 
@@ -217,6 +220,7 @@ class FeaturePlan:
         price: US dollars for them.
         shared: tokens with which a question and an earlier one of its prompt begin, at most.
         saved: US dollars that the endpoint's cache of prefixes may save of the price.
+        note: what else a reader of the plan must know.
         estimated: the requests stand on something that is not there yet (an untrained stage I, an earlier
             answer of a chain), so that their number and length are estimates.
     """
@@ -231,6 +235,7 @@ class FeaturePlan:
     price: float = 0.0
     shared: int = 0
     saved: float = 0.0
+    note: str = ""
     estimated: bool = False
 
 
@@ -251,6 +256,10 @@ class DryRun(AnswerSource):
     def begin(self, feature: str) -> None:
         """Start a new line of the plan."""
         self.plans.append(FeaturePlan(feature))
+
+    def say(self, note: str) -> None:
+        """Put it below the plan."""
+        self.plans[-1].note = note
 
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
         """Results of the prompts' example answers where there is no answer yet."""

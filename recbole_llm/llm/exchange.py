@@ -213,10 +213,13 @@ def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[ChatReques
 
 
 def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collection[ChatRequest], path: Path) -> None:
-    """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again."""
-    with whole_file(path, "w") as stream:
+    """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again.
+
+    They are packed where the name of the file ends in ``.gz`` or ``.xz``.
+    """
+    with whole_file(path) as raw, writer(path, raw) as stream:
         for line in batch_lines(endpoint, pending):
-            stream.write(line)
+            stream.write(line.encode())
     cache.put_pending(pending)
 
 

@@ -1,9 +1,9 @@
 """Published answers: a folder, or a static address, that anyone can fill and anyone can take answers from.
 
 ``index.json`` lists the files of a store: one for each prompt and model, in the form of an export (``key``,
-``request``, ``answer``, ``created``) with ``price`` and ``licence``, and tables that answers stand on. Files are named by
-their hash. A store comes from strangers: nothing of it is executed, sizes are bounded by what the index states, and
-an answer counts only if its file has the stated hash and its key is the hash of its request.
+``request``, ``answer``, ``created``) with ``price`` and ``licence``. Files are named by their hash; tables that answers
+stand on may lie beside them. A store comes from strangers: nothing of it is executed, sizes are bounded by what the
+index states, and an answer counts only if its file has the stated hash and its key is the hash of its request.
 """
 
 from __future__ import annotations
