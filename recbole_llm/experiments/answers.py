@@ -15,7 +15,8 @@ from recbole_llm.features.builder import chosen_endpoint
 from recbole_llm.features.sources import BatchCollector
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import redact
-from recbole_llm.llm.store import INDEX, publish
+from recbole_llm.llm.store import INDEX, publish, publish_table
+from recbole_llm.utils.files import whole_file
 
 
 def pull(runs: Sequence[Run], runner: Runner) -> str:
@@ -32,8 +33,26 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
     asking, before = BatchCollector(), _count(runs)
     waiting = collect(runs, runner, asking)
     taken = _count(runs) - before
+    tables = _bring_tables(runs)
     rest = f"; {len(asking.pending):,} questions have no answer there" if waiting else "; nothing is missing"
-    return f"{redact(str(runs[0].settings['answers']))}: {taken:,} answers taken in{rest}"
+    return f"{redact(str(runs[0].settings['answers']))}: {taken:,} answers taken in{rest}{tables}"
+
+
+def _bring_tables(runs: Sequence[Run]) -> str:
+    """Bring the tables of candidates of the runs' datasets here; how they are used, empty where there are none."""
+    said = ""
+    homes = {run.location.name: run.location.home for run in runs if run.settings.method.stage_one}
+    if not homes:
+        return said
+    with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
+        store = open_store(str(runs[0].settings["answers"]), Path(scratch))
+        for entry in store.index.tables:
+            if entry.dataset in homes:
+                target = homes[entry.dataset] / "semantics" / entry.name
+                with whole_file(target) as stream:
+                    stream.write(store.file(entry).read_bytes())
+                said += f"; --candidate_table={target} takes their candidates"
+    return said
 
 
 def _count(runs: Sequence[Run]) -> int:
@@ -61,6 +80,9 @@ def push(runs: Sequence[Run], folder: Path, licence: str) -> str:
         written = publish(cache, folder, endpoint, prompts_of(runs), licence)
     if not written:
         raise UserError("there are no such answers to publish.")
+    tables = {Path(run.settings["candidate_table"]) for run in runs if run.settings.get("candidate_table")}
+    for table in sorted(tables):
+        publish_table(table, folder, runs[0].location.name)
     size = sum(entry.bytes for entry in written)
     return f"{folder}: {sum(entry.answers for entry in written):,} answers in {len(written)} files, {size:,} bytes"
 
@@ -74,5 +96,6 @@ def verify(address: str) -> str:
     with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
         store = open_store(address, Path(scratch))
         count = store.verify()
-    tables = f" and {len(store.index.tables)} tables" if store.index.tables else ""
+    found = len(store.index.tables)
+    tables = f" and {found} {'table' if found == 1 else 'tables'}" if found else ""
     return f"{redact(address)}: {count:,} answers in {len(store.index.files)} files{tables}, all as {INDEX} says"

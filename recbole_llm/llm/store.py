@@ -8,6 +8,7 @@ index states, and an answer counts only if its file has the stated hash and its 
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -62,8 +63,6 @@ class TableFile(StoreFile):
 
     table: Literal["candidates"]
     dataset: Words
-    rows: int = Field(ge=1)
-    about: Words = ""
 
 
 class StoreIndex(BaseModel):
@@ -219,6 +218,26 @@ def publish(
     for name in {entry.name for entry in old} - {entry.name for entry in index.files}:
         (folder / name).unlink(missing_ok=True)
     return written
+
+
+def publish_table(table: Path, folder: Path, dataset: str) -> TableFile:
+    """Put a table of candidates that answers stand on into the folder of a store, gzipped and named by its hash."""
+    data = table.read_bytes()
+    packed = data if table.suffix == ".gz" else gzip.compress(data, mtime=0)
+    digest = hashlib.sha256(packed).hexdigest()
+    entry = TableFile(
+        name=f"{dataset}.{digest[:DIGITS]}.candidates.gz",
+        bytes=len(packed),
+        sha256=digest,
+        table="candidates",
+        dataset=dataset,
+    )
+    with whole_file(folder / entry.name) as stream:
+        stream.write(packed)
+    index = AnswerStore.opened(str(folder), folder / INDEX, lambda each: folder / each.name).index
+    index.tables = sorted({*index.tables, entry}, key=lambda each: each.name)
+    write_index(folder, index)
+    return entry
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:

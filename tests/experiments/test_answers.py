@@ -15,11 +15,11 @@ import pytest
 from recbole_llm.experiments.published import open_store
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.store import INDEX
-from tests.features.workshop import SEMANTICS
+from tests.features.workshop import SEMANTICS, only_folder
 from tests.file_server import FileServer
 from tests.helpers import Cli
 from tests.methods.ldmi.test_interests import by_genre
-from tests.stub_server import StubServer
+from tests.stub_server import StubServer, intents_from_candidates
 
 SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--seed=1", "--quiet"]
 Said = Callable[..., str]
@@ -42,6 +42,27 @@ def store(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> tupl
 
 def served(folder: Path) -> FileServer:
     return FileServer({f"/store/{path.name}": path.read_bytes() for path in folder.iterdir()})
+
+
+def test_candidates_travel_with_the_answers_about_them(
+    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StubServer(intents_from_candidates) as server:
+        words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
+        assert cli("generate", *words) == 0
+        shutil.copy(only_folder() / "tiny.candidates", "mine.candidates")
+        table = ["--candidate_table=mine.candidates"]
+        assert cli("answers", "push", *words, *table, "--store=store") == 0
+    for name in ("dataset/tiny/semantics", "results", "saved"):
+        shutil.rmtree(name, ignore_errors=True)
+    capsys.readouterr()
+    assert cli("answers", "verify", "--store=store") == 0
+    assert "and 1 table," in capsys.readouterr().out
+    assert cli("answers", "pull", *words, *table, "--store=store") == 0
+    out = capsys.readouterr().out
+    assert "nothing is missing" in out
+    given = next(word for word in out.split() if word.startswith("--candidate_table="))
+    assert cli("run", *words, given, "--answers=store") == 0  # the endpoint is gone
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
