@@ -378,6 +378,44 @@ def _shares(given: Any) -> list[float]:
     return found
 
 
+def answers(
+    action: Annotated[Literal["pull", "push", "verify"], Doc("pull, push or verify.")],
+    model: Model = "",
+    dataset: Dataset = "",
+    *,
+    store: Annotated[str, Doc("Store of answers: a folder; for pull and verify an address too.")] = "",
+    licence: Annotated[str, Doc("Under which pushed answers may be used.")] = "none stated",
+    protocol: Protocol = None,
+    config_file: ConfigFiles = (),
+    results_dir: ResultsDir = None,
+    quiet: Quiet = True,
+    **settings: Any,
+) -> str:
+    """Take published answers in (pull), publish those of a dataset (push), or check a store (verify).
+
+    Returns:
+        A line on what was taken, written or checked.
+
+    Raises:
+        UserError: an unknown name or setting, no store, or one that is not what its index says.
+    """
+    one_of("answers", action, ("pull", "push", "verify"))
+    if not store:
+        place = "FOLDER" if action == "push" else "FOLDER or an address"
+        raise UserError(f"answers {action}: name the store with --store={place}.")
+    from recbole_llm.experiments import answers as verbs
+
+    if action == "verify":
+        return verbs.verify(store)
+    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, {**settings, "answers": store})
+    if action == "push":
+        return verbs.push(runs, Path(store), licence)
+    from recbole_llm.experiments.runner import Runner
+    from recbole_llm.utils.progress import Bars
+
+    return verbs.pull(runs, Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet)))
+
+
 def recommend(
     model: Model = "",
     dataset: Dataset = "",

@@ -39,7 +39,7 @@ from recbole_llm.utils.text import visible
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
-POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
+POSITIONAL = {"answers": "action", "list": "what", "prepare": "dataset", "suite": "name"}
 DRY_RUN = "Say what it will take, from a few measured steps; run nothing."
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
@@ -242,6 +242,7 @@ VERBS: dict[str, Verb] = {
     "generate": Verb(api.generate, _show_text),
     "advise": Verb(api.advise, _show_advise),
     "probe": Verb(api.probe, _show_probe),
+    "answers": Verb(api.answers, _show_text),
     "suite": Verb(api.suite, _show_suite),
     "recommend": Verb(api.recommend, _show_recommend, output=True),
     "prepare": Verb(api.prepare, _show_prepare),

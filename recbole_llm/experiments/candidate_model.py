@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from recbole_llm.data.atomic import read_table, split_ids
+from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases, fold_of_users, rows_digest
 from recbole_llm.errors import UserError
@@ -91,6 +95,58 @@ class CandidateModel:
             found[fold == number] = best_items(prepared, rows[fold == number], k, trainer.bars)
             if number != WHOLE:
                 self.folds.append({"key": run.key, "train_rows": rows_digest(prepared.dataset.split.train_rows)})
+        return found
+
+
+class CandidateTable:
+    """Candidates made elsewhere, so that answers about them travel: a model trained again ranks in other last bits.
+
+    Args:
+        path: a ``.candidates`` table (``user_id``, ``position``, ``items``), gzipped where its name ends in ``.gz``.
+        sha256: of the file; it stands in the record in the place of a candidate model's key.
+        read: reads the interactions when candidates are asked for.
+
+    Attributes:
+        key: tells the table from others.
+        folds: none.
+    """
+
+    def __init__(self, path: Path, sha256: str, read: Callable[[], Interactions]) -> None:
+        self._path, self._read = path, read
+        self.key = f"table-{sha256[:16]}"
+        self.folds: list[dict[str, Any]] = []
+
+    def untrained(self) -> int:
+        """Nothing is to be trained."""
+        return 0
+
+    def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
+        """``(len(rows), k)`` int64 item ids, best first, as the table has them for some rows.
+
+        A row that the table lacks has the candidates of the user's last earlier row that it has: a table for answers
+        with a stride need not hold what nothing is asked about.
+
+        Raises:
+            UserError: the table has nothing of a user, an item of it is unknown, or a row has another number of items.
+        """
+        table = self._read()
+        frame = read_table(self._path, ["user_id", "position", "items"])
+        index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
+        lines: dict[str, dict[int, str]] = {}
+        for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
+            lines.setdefault(user, {})[int(position)] = items
+        found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
+        for place, row in enumerate(rows.tolist()):
+            user, position = str(table.user_tokens[table.user[row]]), row - int(table.offsets[table.user[row]])
+            own = lines.get(user, {})
+            last = max((known for known in own if known <= position), default=None)
+            chosen = [] if last is None else [index.get(token, 0) for token in split_ids(own[last])]
+            if len(chosen) != found.shape[1] or not all(chosen):
+                raise UserError(
+                    f"{self._path} is not of these data or settings: user {user}, position {position} has "
+                    f"{sum(map(bool, chosen))} of {found.shape[1]} candidates (n_candidates)."
+                )
+            found[place] = chosen
         return found
 
 

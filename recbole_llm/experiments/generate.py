@@ -13,7 +13,8 @@ import numpy as np
 from tabulate import tabulate
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.candidate_model import CandidateModel, CandidateTable
+from recbole_llm.experiments.published import lend
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.builder import FeatureBuilder
@@ -44,7 +45,7 @@ class PopularityPlaceholder:
         used: it was asked, so that what follows is an estimate.
     """
 
-    def __init__(self, stage_one: CandidateModel, dataset: Any) -> None:
+    def __init__(self, stage_one: CandidateModel | CandidateTable, dataset: Any) -> None:
         self.key, self.untrained, self.folds = stage_one.key, stage_one.untrained(), list[dict[str, Any]]()
         self._dataset, self.used = dataset, False
 
@@ -69,6 +70,7 @@ def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) 
         raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
     seen = set()
     for run in runs:
+        lend(asking, run)
         watch = Stopwatch()
         dataset = runner.read_dataset(run)
         stage_one = _stage_one(run, runner, dataset, watch, asking.dry) if run.settings.method.stage_one else None
@@ -92,7 +94,7 @@ def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[
     rows = []
     for shop in feature_builders(runs, runner, DryRun()):
         asking = DryRun(limit=limit)
-        shop.asking = asking
+        asking.published, shop.asking = shop.asking.published, asking
         missing = set(shop.missing())
         if shop.endpoint is not None:
             shop.make()
@@ -134,6 +136,7 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
         notes.append(_prefix_note(endpoint, [row for _, row in rows]))
     trainings = {shop.name: _trainings(shop) for shop, _ in rows}
     notes += [text for text in trainings.values() if text]
+    notes += dict.fromkeys(f"{row.feature}: {row.note}" for _, row in rows if row.note)
     if any(row.estimated for _, row in rows):
         notes.append(
             "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
@@ -301,18 +304,23 @@ def _cache_of(runs: Sequence[Run]) -> ResponseCache:
     return ResponseCache(next(iter(homes)))
 
 
+def prompts_of(runs: Sequence[Run]) -> set[str]:
+    """``id@version`` of the prompts of the runs' features."""
+    return {
+        f"{prompt.id}@{prompt.version}"
+        for run in runs
+        for feature in run.settings.method.features
+        for prompt in map(load_prompt, find_feature(feature).prompts)
+    }
+
+
 def export(runs: Sequence[Run], path: Path) -> int:
     """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
 
     Raises:
         UserError: there are none.
     """
-    prompts = {
-        f"{prompt.id}@{prompt.version}"
-        for run in runs
-        for feature in run.settings.method.features
-        for prompt in map(load_prompt, find_feature(feature).prompts)
-    }
+    prompts = prompts_of(runs)
     endpoint = chosen_endpoint(runs[0].settings, asks=False)
     with _cache_of(runs) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)

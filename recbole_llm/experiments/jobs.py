@@ -23,7 +23,7 @@ from recbole_llm.features.vectors import files_of
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-GIVEN_FILES = ("profiles", "vectors", "lists")  # settings that name files of the user's
+GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table")  # settings that name files of the user's
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:

@@ -14,12 +14,12 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import split_identity
 from recbole_llm.features.folder import SemanticFolder
-from recbole_llm.features.leaks import Files, look
+from recbole_llm.features.leaks import Files, check_leaks
 from recbole_llm.llm.cache import ResponseCache
 
 
 def examine_leaks(dataset: str, data_path: str | None, dataset_dir: str) -> list[Finding]:
-    """Look at every folder of semantic files of a dataset.
+    """Check every folder of semantic files of a dataset.
 
     Raises:
         UserError: there is no such dataset, or it has no semantic files.
@@ -66,4 +66,4 @@ def _examine(
     source = manifest["features"].get("itemtext", {}).get("titles_from", "metadata")
     findings = [Finding(True, f"{folder.name}: files, data and split as the manifest says; titles from {source}")]
     asked = cache if identity["llm"]["name"] != "offline" else None
-    return findings + [Finding(each.good, f"{folder.name}: {each.text}") for each in look(files, asked)]
+    return findings + [Finding(each.good, f"{folder.name}: {each.text}") for each in check_leaks(files, asked)]

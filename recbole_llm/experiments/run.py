@@ -57,6 +57,11 @@ class Run:
         files |= {
             f"vectors.{place}": digest(Path(path)) for place, path in enumerate(self.settings.get("vectors") or ())
         }
+        table = self.settings.get("candidate_table")
+        if table:
+            if not Path(table).is_file():
+                raise UserError(f"--candidate_table={table}: there is no such file.")
+            files["candidate_table"] = file_sha256(Path(table))
         lists = self.settings.get("lists")
         if lists:
             if not Path(lists).is_file():
@@ -69,6 +74,9 @@ class Run:
         time = self.settings["TIME_FIELD"]
         # Older versions took the order of the file where load_col did not name the times.
         more = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
+        # Older versions left tested positions to earlier prefixes where a stride was set.
+        if self.settings.get("intent_stride", 1) != 1:
+            more["tested_positions"] = "asked"
         self.key = self.settings.key(files=files, features=self._feature_versions(), **more, **(self.search or {}))
 
     @classmethod

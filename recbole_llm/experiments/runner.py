@@ -27,9 +27,10 @@ from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.execution.base import Job, JobError, each_result
 from recbole_llm.execution.processes import ProcessExecutor
-from recbole_llm.experiments.candidate_model import CandidateModel
+from recbole_llm.experiments.candidate_model import CandidateModel, CandidateTable
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
+from recbole_llm.experiments.published import lend
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.refit import chosen_epochs
 from recbole_llm.experiments.run import Run
@@ -342,6 +343,7 @@ class Runner:
         if self.asking is None:
             self.asking = AnswerSource.of(run.settings)
             self.asking.mends = self.asks_again
+            lend(self.asking, run)
         stage_one = self.candidate_model(run, watch) if run.settings.method.stage_one else None
         features = ensure_features(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
         dataset.semantics = features
@@ -357,12 +359,15 @@ class Runner:
         """The run of the model that this one stands on: same data and settings, a seed of its own."""
         return Run.of(stage_one_settings(run.settings))
 
-    def candidate_model(self, run: Run, watch: Stopwatch) -> CandidateModel:
+    def candidate_model(self, run: Run, watch: Stopwatch) -> CandidateModel | CandidateTable:
         """The trained model, or models, that a run's features stand on; the models of folds are no results.
 
         Raises:
             UserError: folds with a model that knows users by their ids alone.
         """
+        table = run.settings.get("candidate_table")
+        if table:
+            return CandidateTable(Path(table), run.files["candidate_table"], lambda: self.read_dataset(run).table)
         whole = self.candidate_run(run)
         aside = Runner(ResultStore(Path(whole.settings["checkpoint_dir"]) / "folds"), self.bars)
         return CandidateModel(whole, int(run.settings["candidate_folds"]), self, aside, watch)

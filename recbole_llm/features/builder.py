@@ -103,6 +103,8 @@ def _identity(
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
+        # Older versions left tested positions to earlier prefixes where a stride was set.
+        **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"reading": reading} if reading else {}),
     }
@@ -250,6 +252,8 @@ class FeatureBuilder:
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
+        if cache is not None:
+            self._borrow(feature, cache)
         ledger = None
         if self.endpoint is not None and cache is not None:
             share = float(self.settings["answer_share"])
@@ -292,6 +296,14 @@ class FeatureBuilder:
             kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
             remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
             raise Stopped(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+
+    def _borrow(self, feature: Feature, cache: ResponseCache) -> None:
+        """Let a cache take what others have published of a feature's answers; a dry run keeps nothing of it."""
+        if self.asking.published is None or self.endpoint is None or not feature.prompts:
+            return
+        prompts = [f"{prompt.id}@{prompt.version}" for prompt in map(load_prompt, feature.prompts)]
+        cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
+        cache.borrows = not self.asking.dry
 
     def _nothing_came(self, name: str, ledger: Ledger) -> str:
         """Why there is no feature: a row never bears the name of an LLM that said nothing."""

@@ -1,7 +1,7 @@
-"""Looking for leaks in finished semantic files: did what is evaluated reach an answer?
+"""Checks of finished semantic files for leaks: did what is evaluated reach an answer?
 
-Nothing here trusts the code that built the files. Four things are looked at, each against what the manifest says
-that a feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
+Nothing here trusts the code that built the files. There are four checks, each against what the manifest says that a
+feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
 whether answers about a user name that user's held-out items more often than other users' held-out items; and whether
 a prompt that was sent holds a history up to an item that no prompt may show.
 """
@@ -23,18 +23,18 @@ from recbole_llm.data.split import Split, ends_before, rows_digest, without_fold
 from recbole_llm.features.feature import TRAINING, visible_ends
 from recbole_llm.features.folder import asked_suffix
 from recbole_llm.features.lookup import find_feature
+from recbole_llm.features.title_runs import TitleRuns
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.registry import features
 
 SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
 MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
 CHANCE = 1e-4  # a difference that is less likely by chance is a leak
-RUN = 3  # items in a row that tell one history from all others
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look: what was looked at, and what was found.
+class LeakCheck:
+    """One check: what was examined, and what was found.
 
     Attributes:
         good: no leak.
@@ -83,12 +83,12 @@ class Files:
         return slice(int(self.table.offsets[user]), int(self.table.offsets[user + 1]))
 
 
-def look(files: Files, cache: ResponseCache | None) -> Iterator[Look]:
-    """Everything that is looked at in one folder.
+def check_leaks(files: Files, cache: ResponseCache | None) -> Iterator[LeakCheck]:
+    """All checks of one folder.
 
     Args:
         files: the folder.
-        cache: the answers, to look at the prompts; ``None`` where there are none.
+        cache: the answers, to check the prompts; ``None`` where there are none.
     """
     ends = visible_ends(files.table, files.split)
     if "candidates" in files.manifest["features"] and "candidates" in files.manifest["files"]:
@@ -118,7 +118,7 @@ def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str
     return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
 
 
-def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> LeakCheck:
     frame = read_table(files.file(suffix), ["user_id", "position"])
     users = np.array([files.users.get(user, 0) for user in frame["user_id"].astype(str)], dtype=np.int64)
     rows = np.asarray(files.table.offsets)[users] + frame["position"].astype(np.int64).to_numpy()
@@ -126,10 +126,10 @@ def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
     text = f"{suffix}: {len(rows):,} interactions, {len(beyond):,} of them held out"
     if len(beyond):
         text += f" (first: user {files.table.user_tokens[users[beyond[0]]]})"
-    return Look(not len(beyond), text)
+    return LeakCheck(not len(beyond), text)
 
 
-def _makers_of_candidates(files: Files) -> Look:
+def _makers_of_candidates(files: Files) -> LeakCheck:
     """How often the target is among the candidates, and whether a model had seen the users it spoke for.
 
     One model for all is as the paper has it: it was fitted to the training rows it speaks for, so that candidates
@@ -149,18 +149,18 @@ def _makers_of_candidates(files: Files) -> Look:
     wanted = int(files.manifest["identity"]["settings"].get("candidate_folds", 1))
     folds = files.manifest["features"]["candidates"].get("folds", [])
     if wanted == 1:
-        return Look(not folds, f"{text}; one model made all, fitted to the training rows (candidate_folds: 1)")
+        return LeakCheck(not folds, f"{text}; one model made all, fitted to the training rows (candidate_folds: 1)")
     honest = [
         fold["train_rows"] == rows_digest(without_fold(table, split, number, wanted).train_rows)
         for number, fold in enumerate(folds)
     ]
     if len(honest) == wanted and all(honest):
-        return Look(True, f"{text}; {wanted} models made those of training rows, each of users it had not seen")
+        return LeakCheck(True, f"{text}; {wanted} models made those of training rows, each of users it had not seen")
     number = honest.index(False) + 1 if False in honest else len(honest) + 1
-    return Look(False, f"{text}; model {number} of {wanted} had seen the users whose candidates it made")
+    return LeakCheck(False, f"{text}; model {number} of {wanted} had seen the users whose candidates it made")
 
 
-def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
+def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> LeakCheck:
     """Of a table that mixes users, all that can be told: no item may be one that only held-out rows have."""
     table = files.table
     shown = np.zeros(table.n_items + 1, dtype=bool)
@@ -171,13 +171,13 @@ def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> Look:
     text = f"{suffix}: {items.nunique():,} items, {beyond.nunique():,} of them in no interaction that may be shown"
     if len(beyond):
         text += f" (first: item {beyond.iloc[0]})"
-    return Look(not len(beyond), text)
+    return LeakCheck(not len(beyond), text)
 
 
 # ---- answers ------------------------------------------------------------------------------------
 
 
-def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], ends: np.ndarray) -> Look:
+def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], ends: np.ndarray) -> LeakCheck:
     """Whether answers name their own user's held-out items more often than another user's.
 
     What an answer may know is left out on both sides: items of the visible history, and candidates offered.
@@ -204,7 +204,7 @@ def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], 
     chance = float(fisher_exact(table, alternative="greater")[1]) if asked[0] and asked[1] else 1.0
     good = chance > CHANCE or named[0] < 3
     share = [f"{100 * count / max(1, total):.2f} %" for count, total in zip(named, asked, strict=True)]
-    return Look(
+    return LeakCheck(
         good,
         f"{suffix}: {asked[0]:,} answers; {share[0]} name an item that their user takes only later, {share[1]} "
         f"one that another user takes (by chance as far apart: {chance:.2g})",
@@ -249,52 +249,44 @@ def _case(
 
 def _prompts_sent(
     files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
-) -> Look:
+) -> LeakCheck:
     """Whether a prompt holds items in a row that end in one that no prompt may show.
 
     Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
     before its prompts were noted cannot tell its own from theirs.
     """
-    forbidden = _forbidden_runs(files, sees, ends)
-    looked, found = 0, ""
+    runs = TitleRuns(files.table, files.titles, _limits(files, sees, ends))
+    checked, found = 0, ""
     for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model"), files.asked(feature)):
-        looked += 1
-        for run in _runs_in(body["messages"]):
-            if run in forbidden:
-                found = found or f"; a prompt holds the history of user {forbidden[run]} up to a held-out item"
-    return Look(not found, f"{feature}: {looked:,} prompts, {len(forbidden):,} endings that none may hold{found}")
+        checked += 1
+        for titles in _lists_of(body["messages"]):
+            user = 0 if found else runs.leak(titles)
+            if user:
+                found = f"; a prompt holds the history of user {files.table.user_tokens[user]} up to a held-out item"
+    return LeakCheck(not found, f"{feature}: {checked:,} prompts, {runs.hidden:,} endings that none may hold{found}")
 
 
-def _forbidden_runs(files: Files, sees: str, ends: np.ndarray) -> dict[tuple[str, ...], str]:
-    """Titles in a row that end in a held-out item, where no other history has the same, by their user."""
-    table = files.table
-    last = np.asarray(table.offsets).copy()
-    for cases in (files.split.valid, files.split.test):
-        np.maximum.at(last, cases.user, cases.end)  # what any case has as its history may be shown for it
-    cuts = files.split.cuts
-    if cuts is not None:  # what is behind a cut is held out, whoever's it is
-        last = ends_before(table, cuts.test)
-    limit = ends if sees == TRAINING else last
-    titles = [title.casefold() for title in files.titles]
-    items = np.asarray(table.item).tolist()
-    seen: dict[tuple[str, ...], str | None] = {}
-    for user in range(1, table.n_users + 1):
-        own = files.own(user)
-        names = [titles[item] for item in items[own]]
-        for place in range(RUN - 1, len(names)):
-            run = tuple(names[place - RUN + 1 : place + 1])
-            hidden = own.start + place >= limit[user] and (cuts is not None or limit[user] > own.start)
-            seen[run] = str(table.user_tokens[user]) if hidden and run not in seen else None
-    return {run: user for run, user in seen.items() if user is not None and all(run)}
+def _limits(files: Files, sees: str, ends: np.ndarray) -> np.ndarray:
+    """``(n_users + 2,)``: no prompt of a feature may show a user's rows from there on."""
+    table, split = files.table, files.split
+    offsets = np.asarray(table.offsets)
+    if sees == TRAINING:
+        limits = ends
+    elif split.cuts is not None:  # what is behind a cut is held out, whoever's it is
+        return ends_before(table, split.cuts.test)
+    else:
+        limits = offsets.copy()
+        for cases in (split.valid, split.test):
+            np.maximum.at(limits, cases.user, cases.end)  # what any case has as its history may be shown for it
+    # Without a cut, a user of whom nothing trains and nothing is evaluated has nothing to hide.
+    return limits if split.cuts is not None else np.where(limits > offsets, limits, len(table))
 
 
-def _runs_in(messages: list[dict[str, str]]) -> Iterator[tuple[str, ...]]:
-    """Titles in a row, forwards and backwards, of every list in the data of a prompt's questions."""
+def _lists_of(messages: list[dict[str, str]]) -> Iterator[list[str]]:
+    """Every list of titles in the data of a prompt's questions."""
     for message in messages:
         if message["role"] == "user":
-            for names in _lists_in(_data_of(message["content"])):
-                for order in (names, names[::-1]):
-                    yield from zip(*(order[n:] for n in range(RUN)), strict=False)
+            yield from _lists_in(_data_of(message["content"]))
 
 
 def _data_of(content: str) -> Any:
@@ -312,13 +304,13 @@ def _data_of(content: str) -> Any:
 def _lists_in(value: Any) -> Iterator[list[str]]:
     if isinstance(value, dict):
         numbered = [value.get(str(number)) for number in range(1, len(value) + 1)]
-        yield [name.casefold() for name in numbered if isinstance(name, str)]
+        yield [name for name in numbered if isinstance(name, str)]
         for name, inner in value.items():
             if name != "candidates":  # an offer, which may hold the target; no history
                 yield from _lists_in(inner)
     elif isinstance(value, list):
         names = [item.get("title", "") if isinstance(item, dict) else item for item in value]
-        yield [name.casefold() for name in names if isinstance(name, str)]
+        yield [name for name in names if isinstance(name, str)]
         for inner in value:
             if isinstance(inner, (dict, list)):
                 yield from _lists_in(inner)

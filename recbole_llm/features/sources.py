@@ -10,16 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
-from recbole_llm.llm.cache import ResponseCache, StoredAnswers
+from recbole_llm.llm.cache import Lender, ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
 from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
@@ -119,6 +119,13 @@ class Ledger:
             self.usage.read(answer, self.endpoint.price_of(answer))
 
 
+class Published(Protocol):
+    """Answers that others have published."""
+
+    def lender(self, model: str, prompts: Collection[str]) -> Lender:
+        """Those of a model to some prompts (``id@version``)."""
+
+
 class AnswerSource:
     """Live answers. One object serves all features and runs of a command.
 
@@ -130,6 +137,7 @@ class AnswerSource:
         mends: questions that an earlier command got no answer to are asked again.
         made: what this command has made, by folder and feature: its gaps are left to the next command.
         met: what the command has learnt of each endpoint.
+        published: answers of others, taken where there are any before a question is asked (``--answers``).
     """
 
     dry = False  # features are made in a folder that is thrown away
@@ -140,6 +148,7 @@ class AnswerSource:
         self.mends = True
         self.made: set[tuple[str, str]] = set()
         self.met: dict[tuple[str, str], Acquaintance] = {}
+        self.published: Published | None = None
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:
@@ -154,6 +163,9 @@ class AnswerSource:
 
     def begin(self, feature: str) -> None:
         """Called before a feature is made."""
+
+    def say(self, note: str) -> None:
+        """Called with what a reader of the plan must know of the feature that is being made."""
 
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
         """The result of each key's script, in order; ``None`` where there is no usable answer.
@@ -254,6 +266,7 @@ class FeaturePlan:
         price: US dollars for them.
         shared: tokens with which a question and an earlier one of its prompt begin, at most.
         saved: US dollars that the endpoint's cache of prefixes may save of the price.
+        note: what else a reader of the plan must know.
         estimated: the requests stand on something that is not there yet (an untrained stage I, an earlier
             answer of a chain), so that their number and length are estimates.
     """
@@ -268,6 +281,7 @@ class FeaturePlan:
     price: float = 0.0
     shared: int = 0
     saved: float = 0.0
+    note: str = ""
     estimated: bool = False
 
 
@@ -288,6 +302,10 @@ class DryRun(AnswerSource):
     def begin(self, feature: str) -> None:
         """Start a new line of the plan."""
         self.plans.append(FeaturePlan(feature))
+
+    def say(self, note: str) -> None:
+        """Put it below the plan."""
+        self.plans[-1].note = note
 
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
         """Results of the prompts' example answers where there is no answer yet."""

@@ -17,7 +17,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
@@ -107,6 +107,13 @@ class StoredAnswers:
         return at_once(follow(script, self))
 
 
+class Lender(Protocol):
+    """Answers that lie elsewhere."""
+
+    def row(self, key: str) -> tuple[ChatRequest, ChatAnswer, float] | None:
+        """A question with its answer and the time at which it came; ``None`` where there is none."""
+
+
 class ResponseCache:
     """The answers of one dataset.
 
@@ -114,12 +121,18 @@ class ResponseCache:
         path: the SQLite file; made with its folder.
         lease: seconds that a claim on a question holds unless it is renewed.
 
+    Attributes:
+        lender: where an answer that is not here is taken from, if it is there.
+        borrows: answers that are taken are kept.
+
     Raises:
         UserError: the file is damaged, or was made by a newer version.
     """
 
     def __init__(self, path: Path, lease: float = LEASE) -> None:
         self.path, self.lease = path, lease
+        self.lender: Lender | None = None
+        self.borrows = True
         self._connection = open_database(path, FRAMES, isolation_level=None, check_same_thread=False)
         self._packer = Packer(self._run, self._examples)
         self._run("PRAGMA synchronous = NORMAL")
@@ -183,13 +196,36 @@ class ResponseCache:
         query = "SELECT frame, body FROM kept WHERE key = ? AND created NOT NULL"
         row = self._run(query, (_as_bytes(key),)).fetchone()
         if row is None:
-            return None
+            return self._borrow(key)
         try:
             return self._packer.answer(*row)
         except (TypeError, ValueError) as error:
             logger.warning("%s: the answer %s is damaged (%s); it is asked for again", self.path, key, error)
             self._run("DELETE FROM kept WHERE key = ?", (_as_bytes(key),))
             return None
+
+    def _borrow(self, key: str) -> ChatAnswer | None:
+        """The answer that a lender has."""
+        found = self.lender.row(key) if self.lender is not None else None
+        if found is None:
+            return None
+        request, answer, created = found
+        if self.borrows:
+            self.put(request, answer, created)
+        return answer
+
+    def row(self, key: str) -> tuple[ChatRequest, ChatAnswer, float] | None:
+        """A question with its answer and the time at which it came, from this file alone.
+
+        Raises:
+            ValueError: the row is damaged.
+        """
+        query = "SELECT frame, body, created FROM kept WHERE key = ? AND created NOT NULL"
+        found = self._run(query, (_as_bytes(key),)).fetchone()
+        if found is None:
+            return None
+        request, answer = self._packer.unpack(found[0], found[1])
+        return None if answer is None else (request, answer, float(found[2]))
 
     def put(self, request: ChatRequest, answer: ChatAnswer | None, created: float | None = None) -> None:
         """Keep an answer; the first one of a request stays.
@@ -220,9 +256,9 @@ class ResponseCache:
                 if keys is None or key in keys:
                     yield request.body()
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """All rows as plain values, by key."""
-        for key, request, answer, created in self._read():
+    def rows(self, prompt: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
+        """All rows as plain values, by key; those of one prompt and model where they are given."""
+        for key, request, answer, created in self._read(prompt, model):
             time_of = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
             yield {"key": key, "request": request.body(), "answer": answer.stored(), "created": time_of}
 

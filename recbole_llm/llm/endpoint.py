@@ -52,6 +52,7 @@ class Endpoint:
         reasoning_efforts: values of it that the server knows, none where it passes over all; ``None``: not known.
         extra: further fields of the request body.
         knowledge_cut: the last day of which the model can know anything; ``None`` where that is not public.
+        published: its answers are published ones; there is no server that gives others.
         server: the address, where it is not that of the file: another server may have another model of the name.
     """
 
@@ -79,6 +80,7 @@ class Endpoint:
     reasoning_efforts: tuple[str, ...] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
     knowledge_cut: date | None = None
+    published: bool = False
     server: str = ""
 
     @property
@@ -153,7 +155,9 @@ class Endpoint:
 
     @property
     def has_key(self) -> bool:
-        """Whether the environment holds the key, where one is wanted."""
+        """Whether questions may be asked: the environment holds the key, where one is wanted."""
+        if self.published:
+            return False
         return not self.key_env or bool(os.environ.get(self.key_env, "").strip())
 
     @property
@@ -178,8 +182,14 @@ class Endpoint:
         """The API key from the environment.
 
         Raises:
-            UserError: the variable is not set, or holds what no key holds.
+            UserError: the variable is not set, or holds what no key holds; or there is no server.
         """
+        if self.published:
+            raise UserError(
+                f"--llm={self.name}: the answers of {self.model} are published ones, and an answer that these settings "
+                "need is not among those taken in so far. Take them in (recbole-llm answers pull, or generate "
+                "--import=FILE); where they do not cover these settings, choose another source with --llm."
+            )
         if not self.key_env:
             return "none"
         key = os.environ.get(self.key_env, "").strip()
@@ -219,10 +229,15 @@ def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoi
         if key not in allowed:
             raise UserError(f"{path}: endpoints have no field {key!r}.{did_you_mean(key, allowed)}")
     values = own | given
+    if values.get("published"):
+        if given.get("base_url"):
+            raise UserError(f"--llm={name}: its answers are published ones; leave --llm_base_url out.")
+        values["base_url"] = ""
     for key in ("base_url", "model"):
-        if not values.get(key):
+        if not values.get(key) and not (key == "base_url" and values.get("published")):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    _check_address(str(values["base_url"]), name)
+    if values["base_url"]:
+        _check_address(str(values["base_url"]), name)
     if _identity_of(values["base_url"]) != _identity_of(own.get("base_url") or ""):
         values["server"] = _identity_of(values["base_url"])
     if "knowledge_cut" in given:

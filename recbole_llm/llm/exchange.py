@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -16,13 +17,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.llm.completion import chat_body, read_completion
 from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.llm.unpacking import XzFile
 from recbole_llm.utils.files import whole_file
 
 LONGEST_LINE = 8 << 20  # characters; a real answer has thousands
@@ -62,7 +64,7 @@ class ImportReport:
 def export_answers(
     cache: ResponseCache, path: Path, model: str | None = None, prompts: Iterable[str] | None = None
 ) -> int:
-    """Write answers as JSON lines in the order of their keys, gzipped where the name ends in ``.gz``.
+    """Write answers as JSON lines in the order of their keys, packed where the name ends in ``.gz`` or ``.xz``.
 
     The same answers give the same bytes. Where there are none, nothing is written, and an older file stays.
 
@@ -86,16 +88,24 @@ def export_answers(
     if first is None:
         return 0
     count = 0
-    with whole_file(path) as raw, _writer(path, raw) as stream:
-        for count, row in enumerate(chain([first], rows), start=1):  # noqa: B007 - the last one is their number
-            stream.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n")
+    with whole_file(path) as raw, writer(path, raw) as stream:
+        for count, line in enumerate(answer_lines(chain([first], rows)), start=1):  # noqa: B007 - the last is their number
+            stream.write(line)
     return count
 
 
-def _writer(path: Path, raw: IO[bytes]) -> AbstractContextManager[Any]:
-    """The stream to write to; it leaves ``raw`` open."""
+def answer_lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    """A JSON line for each answer; the same answer gives the same bytes."""
+    for row in rows:
+        yield json.dumps(row, ensure_ascii=False, sort_keys=True).encode() + b"\n"
+
+
+def writer(path: Path, raw: IO[bytes]) -> AbstractContextManager[Any]:
+    """The stream to write to, packed as the name of the file says; it leaves ``raw`` open."""
     if path.suffix == ".gz":
         return gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0)
+    if path.suffix == ".xz":  # looks further back than gzip, over the openings that all prompts have in common
+        return lzma.LZMAFile(raw, mode="wb", preset=6)
     return nullcontext(raw)
 
 
@@ -118,38 +128,49 @@ def take_answers(cache: ResponseCache, path: Path) -> ImportReport:
         UserError: the file cannot be read.
     """
     report = ImportReport()
-    for line in _lines(path):
+    for line in lines_of(path):
         try:
             _take(cache, line, report)
-        except _Refused as reason:
+        except Refused as reason:
             report.refused[str(reason)] += 1
         except UnicodeEncodeError:  # half a character, which JSON can name and no key of ours holds
             report.refused["not an answer"] += 1
     return report
 
 
-class _Refused(Exception):  # noqa: N818 - a reason
+class Refused(Exception):  # noqa: N818 - a reason
     """Why a line is not taken."""
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
+    """The lines of a file that are not blank; longer ones than an answer can have come in pieces.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+        with _reader(path) as stream:
             while line := stream.readline(LONGEST_LINE):
                 if line.strip():
                     yield line
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _reader(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    return XzFile.opened(path) if path.suffix == ".xz" else path.open("rb")
 
 
 def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
-        raise _Refused("not JSON") from None
+        raise Refused("not JSON") from None
     if not isinstance(value, dict):
-        raise _Refused("not an answer")
-    request, answer = _from_batch(cache, value) if "custom_id" in value else _from_export(value)
+        raise Refused("not an answer")
+    request, answer = _from_batch(cache, value) if "custom_id" in value else parse_exported(value)
     if cache.get(request.key) is not None:
         report.known += 1
         return
@@ -159,14 +180,21 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
     report.tokens_out += answer.tokens_out
 
 
-def _from_export(value: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
+def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
+    """Question and answer of a line of an export.
+
+    Raises:
+        Refused: it is none, or its key is not the hash of its request.
+    """
+    if not isinstance(value, dict):
+        raise Refused("not an answer")
     try:
         request, answer = ChatRequest.parse(value.get("request")), ChatAnswer.parse(value.get("answer"))
         key = request.key
     except ValueError:  # UnicodeEncodeError among them: half a character, which no request of ours holds
-        raise _Refused("not an answer") from None
+        raise Refused("not an answer") from None
     if key != value.get("key"):
-        raise _Refused("the key is not that of the request")
+        raise Refused("the key is not that of the request")
     return request, answer
 
 
@@ -174,21 +202,24 @@ def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[ChatReques
     key, response = value["custom_id"], value.get("response")
     request = cache.pending(key) if isinstance(key, str) else None
     if request is None:
-        raise _Refused("not asked for from here")
+        raise Refused("not asked for from here")
     if not isinstance(response, dict) or response.get("status_code") != 200:
-        raise _Refused("the request failed")
+        raise Refused("the request failed")
     try:
         answer = read_completion(response.get("body"), request)
     except ValueError:
-        raise _Refused("no chat completion") from None
+        raise Refused("no chat completion") from None
     return request, replace(answer, via=BATCH)
 
 
 def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collection[ChatRequest], path: Path) -> None:
-    """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again."""
-    with whole_file(path, "w") as stream:
+    """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again.
+
+    They are packed where the name of the file ends in ``.gz`` or ``.xz``.
+    """
+    with whole_file(path) as raw, writer(path, raw) as stream:
         for line in batch_lines(endpoint, pending):
-            stream.write(line)
+            stream.write(line.encode())
     cache.put_pending(pending)
 
 

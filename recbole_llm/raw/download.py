@@ -35,7 +35,7 @@ class _BrokenConnectionError(Exception):
     """The connection broke; what arrived is kept."""
 
 
-def download(url: str, target: Path, sha256: str = "", pause: float = 2.0) -> Path:
+def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, largest: int | None = None) -> Path:
     """Fetch a file.
 
     Args:
@@ -43,16 +43,18 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0) -> Pa
         target: the file to be; its folder is made.
         sha256: refuse other contents; not checked where empty.
         pause: seconds before the second attempt; doubled each time.
+        largest: bytes that the file may have; any number unless told.
 
     Raises:
-        UserError: the address cannot be reached or refuses, the checksum is wrong, the disk is full.
+        UserError: the address cannot be reached or refuses, the file is too large, the checksum is wrong, the disk is
+            full.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http and https addresses are downloaded.")
     part = target.with_name(target.name + ".part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, pause)
+        _fetch(url, part, pause, largest)
     except OSError as error:
         raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
     if sha256 and (found := file_sha256(part)) != sha256:
@@ -69,12 +71,12 @@ def _validator(part: Path) -> Path:
     return part.with_name(part.name + ".tag")
 
 
-def _fetch(url: str, part: Path, pause: float) -> None:
+def _fetch(url: str, part: Path, pause: float, largest: int | None) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
         try:
-            _attempt(url, part, before)
+            _attempt(url, part, before, largest)
             return
         except _BrokenConnectionError as error:
             now = part.stat().st_size if part.exists() else 0
@@ -87,7 +89,7 @@ def _fetch(url: str, part: Path, pause: float) -> None:
             time.sleep(pause * 2 ** (failures - 1))
 
 
-def _attempt(url: str, part: Path, offset: int) -> None:
+def _attempt(url: str, part: Path, offset: int, largest: int | None) -> None:
     """One request for what is missing.
 
     Raises:
@@ -103,7 +105,7 @@ def _attempt(url: str, part: Path, offset: int) -> None:
     request = urllib.request.Request(quote(url, safe=":/?&=%#+~@,;"), headers=headers)  # noqa: S310 - scheme checked
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
-            _receive(response, part, offset, url)
+            _receive(response, part, offset, largest, url)
     except urllib.error.HTTPError as error:
         if error.code == 416:
             if error.headers.get("Content-Range") == f"bytes */{offset}":
@@ -121,8 +123,12 @@ def _attempt(url: str, part: Path, offset: int) -> None:
         raise _BrokenConnectionError(str(error) or type(error).__name__) from error
 
 
-def _receive(response: http.client.HTTPResponse, part: Path, offset: int, url: str) -> None:
-    """Append the answer's body; start over where the server sends all of it."""
+def _receive(response: http.client.HTTPResponse, part: Path, offset: int, largest: int | None, url: str) -> None:
+    """Append the answer's body; start over where the server sends all of it.
+
+    Raises:
+        UserError: it is larger than it may be.
+    """
     total = None
     resumed = False
     if response.status == 206:
@@ -143,6 +149,9 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, url: s
         reported = time.monotonic()
         while block := response.read(_BLOCK):
             stream.write(block)
+            if largest is not None and stream.tell() > largest:
+                part.unlink()
+                raise UserError(f"{response.url} has more than the {largest:,} bytes that it may have.")
             if time.monotonic() - reported > _REPORT_SECONDS:
                 reported = time.monotonic()
                 logger.info("%s: %s of %s", name, f"{stream.tell():,}", _size(total))

@@ -207,6 +207,9 @@ class CoreSettings(SettingsModel):
         Role.SEMANTIC,
         before=1.0,
     )
+    answers: str | None = setting(
+        "Store of published answers, which are taken before any is asked for: a folder or an address.", Role.MACHINE
+    )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
         "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC

@@ -21,6 +21,8 @@ from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 from tests.features.workshop import SEMANTICS, ask, by_key, contents, only_folder
 from tests.helpers import prepare
+from tests.methods.isrf.test_reasoning import SMALL as SMALL_ISRF
+from tests.methods.isrf.test_reasoning import reply as reasoning
 from tests.methods.ldmi.test_interests import by_genre, made
 from tests.stub_server import StubServer, intents_from_candidates
 
@@ -189,6 +191,32 @@ def test_a_history_by_numbers_is_one_too(few_users: Path) -> None:
     )
     (found,) = bad()
     assert "interest: " in found.text
+    assert "a prompt holds the history of user u" in found.text
+
+
+def test_a_prompt_about_an_exemplar_that_shows_its_test_item_is_found(few_users: Path) -> None:
+    with StubServer(by_genre) as server:
+        prepared = made("EIMF", server)
+    assert bad() == []
+    plant_prompts(prepared, "exemplar", "eimf_interests", lambda titles: titles)
+    (found,) = bad()
+    assert "exemplar: " in found.text
+    assert "a prompt holds the history of user u" in found.text
+
+
+@pytest.mark.parametrize("step", ["isrf_user_positive", "isrf_user_preference"])
+def test_a_list_of_items_newest_first_is_a_history_too(few_users: Path, step: str) -> None:
+    with StubServer(reasoning) as server:
+        prepared = made("ISRF", server, **SMALL_ISRF)
+    assert bad() == []
+
+    def data_of(titles: list[str]) -> Any:
+        items = [{"title": title, "brand": "None", "categories": "None"} for title in titles[::-1]]
+        return items if step.endswith("positive") else {"items": items, "likes": "", "dislikes": ""}
+
+    plant_prompts(prepared, "user_reasoning", step, data_of)
+    (found,) = bad()
+    assert "user_reasoning: " in found.text
     assert "a prompt holds the history of user u" in found.text
 
 

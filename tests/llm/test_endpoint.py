@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
+from recbole_llm.llm.client import Client
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint, redact
 from recbole_llm.utils.yaml import properties_folder, property_names
-from tests.llm.chat import question
+from tests.llm.chat import asking, question
 
 
 @pytest.mark.parametrize("name", property_names("llm"))
@@ -21,7 +24,19 @@ def test_every_file_makes_an_endpoint(name: str) -> None:
     mine = {"llm_base_url": "https://mine.openai.azure.com/openai/v1", "llm_model": "mine"}
     endpoint = load_endpoint(name, mine if name == "azure" else None)
     assert endpoint.name == name
-    assert endpoint.base_url.startswith("http")
+    assert endpoint.base_url.startswith("http") or endpoint.published
+
+
+def test_a_source_of_published_answers_has_no_server(tmp_path: Path) -> None:
+    endpoint = load_endpoint("claude-2026-11")
+    assert (endpoint.base_url, endpoint.paid, endpoint.has_key) == ("", False, False)
+    with pytest.raises(UserError, match="leave --llm_base_url out"):
+        load_endpoint("claude-2026-11", {"llm_base_url": "http://127.0.0.1:9/v1"})
+    with (
+        ResponseCache(tmp_path / "responses.sqlite") as cache,
+        pytest.raises(UserError, match=r"the answers of claude-2026-11 are published ones.*recbole-llm answers pull"),
+    ):
+        Client(endpoint, cache).run([asking("hello")])
 
 
 def test_settings_of_the_run_win_over_the_file() -> None:

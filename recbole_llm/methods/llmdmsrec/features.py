@@ -109,7 +109,8 @@ def _parted(explicit: Sequence[int], latent: Sequence[int], legacy: bool) -> tup
 def asked_rows(context: Context, rows: np.ndarray, stride: int) -> np.ndarray:
     """For each row the row whose answer it uses: with a stride of ``k`` only every ``k``-th prefix is asked.
 
-    A prefix takes the answer of the last shorter prefix that was asked, never of a longer one.
+    The rows of validation and test are always asked: what is measured stands on no older prefix. Any other prefix takes
+    the answer of the last shorter prefix that was asked, never of a longer one.
     """
     if stride <= 1:
         return rows
@@ -118,7 +119,15 @@ def asked_rows(context: Context, rows: np.ndarray, stride: int) -> np.ndarray:
     # With filtered rows the grid point may not be a row; the next shorter row of the user is.
     place = np.searchsorted(rows, asked, side="right") - 1
     before = rows[np.maximum(place, 0)]
-    return np.where((place >= 0) & (before >= offsets), before, rows)
+    on_grid = np.where((place >= 0) & (before >= offsets), before, rows)
+    is_asked = np.isin(rows, on_grid) | np.isin(rows, tested_rows(context))
+    # A user's first row is always asked, so that no row takes the answer of another user's.
+    return rows[np.maximum.accumulate(np.where(is_asked, np.arange(len(rows)), 0))]
+
+
+def tested_rows(context: Context) -> np.ndarray:
+    """The targets of validation and test."""
+    return np.concatenate([context.split.valid.end, context.split.test.end])
 
 
 def _asked(
@@ -137,8 +146,15 @@ def _asked(
 
         return (yield from ask(prompt, {"session": session, "candidates": offered}, parse, counts))
 
-    source = asked_rows(context, rows, int(context.settings["intent_stride"]))
+    stride = int(context.settings["intent_stride"])
+    source = asked_rows(context, rows, stride)
     asked = np.unique(source)
+    if stride > 1:
+        tested = int(np.isin(asked, tested_rows(context)).sum())
+        context.asking.say(
+            f"with intent_stride {stride}, {len(asked):,} of {len(rows):,} positions are asked, among them all "
+            f"{tested:,} of validation and test."
+        )
     answers = dict(context.answer_all(asked.tolist(), script, "asking for intents"))
     facts["asked"] = len(asked)
     gaps: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from recbole_llm.settings.core import Amount, Count, Dropout
-from recbole_llm.settings.schema import SettingsModel, setting
+from recbole_llm.settings.schema import Role, SettingsModel, setting
 
 
 class SRGNNEnsembleSettings(SettingsModel):
@@ -42,7 +42,12 @@ class LLMDMsRecSettings(SettingsModel):
     legacy_match: bool = setting(
         "Count all intents of an answer but the first as latent, as the released code does.", before=False
     )
-    intent_stride: Count = setting("Ask for every k-th prefix of a user; the others use the last one asked.")
+    intent_stride: Count = setting(
+        "Ask for every k-th prefix of a user and for validation and test positions; the others use the last one asked."
+    )
+    candidate_table: str | None = setting(
+        "Table of candidates made elsewhere (.candidates), in the place of a candidate model.", Role.FOLDER, before=None
+    )
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
         """Nothing where the intents neither enter the session vector nor are aligned with it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import read_table
+from recbole_llm.experiments import generate
 from recbole_llm.features.answers import AnswerError
 from recbole_llm.methods.llmdmsrec.features import (
     CANDIDATE_COLUMNS,
@@ -25,8 +28,17 @@ from recbole_llm.methods.llmdmsrec.features import (
     asked_rows,
     match_titles,
 )
-from tests.features.workshop import ask, by_key, contents, history_titles, only_folder, plant, sessions_asked
-from tests.helpers import prepare
+from tests.features.workshop import (
+    ask,
+    asking_cell,
+    by_key,
+    contents,
+    history_titles,
+    only_folder,
+    plant,
+    sessions_asked,
+)
+from tests.helpers import Cli, prepare, runner
 from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
 
 OFFERED = ["The Matrix (1999)", "Tom & Jerry; the Movie", "2001: A Space Odyssey", "Alien", "日本の歴史"]
@@ -128,13 +140,17 @@ def test_any_answer_is_matched_or_unusable(texts: list[str], offered: list[str])
 # ---- every k-th prefix --------------------------------------------------------------------------
 
 
-def borrowed(lengths: list[int], stride: int, dropped: set[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def borrowed(
+    lengths: list[int], stride: int, dropped: set[int], tested: Sequence[int] = ()
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, the rows they borrow from, and users; some rows are not predicted at."""
     counts = np.array([0, *lengths])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     user = np.repeat(np.arange(len(counts)), counts)
     rows = np.array([r for r in range(len(user)) if r > offsets[user[r]] and r not in dropped], dtype=np.int64)
-    context: Any = SimpleNamespace(table=SimpleNamespace(offsets=offsets, user=user))
+    cases = [SimpleNamespace(end=np.array(part, dtype=np.int64)) for part in (tested[::2], tested[1::2])]
+    split = SimpleNamespace(valid=cases[0], test=cases[1])
+    context: Any = SimpleNamespace(table=SimpleNamespace(offsets=offsets, user=user), split=split)
     return rows, asked_rows(context, rows, stride), user
 
 
@@ -149,15 +165,24 @@ def test_with_a_stride_of_three_each_third_prefix_of_a_user_is_asked() -> None:
     assert source.tolist() == [1, 1, 1, 4, 4, 4, 7, 9, 9, 9, 12]
 
 
+def test_tested_positions_are_always_asked() -> None:
+    rows, source, _ = borrowed([8, 5], 3, set(), tested=[6, 7, 11, 12])
+    assert rows.tolist() == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12]
+    assert source.tolist() == [1, 1, 1, 4, 4, 6, 7, 9, 9, 11, 12]
+
+
 @given(
     st.lists(st.integers(1, 12), min_size=1, max_size=5),
     st.integers(1, 6),
     st.sets(st.integers(0, 60)),
+    st.lists(st.integers(0, 60)),
 )
 def test_no_prefix_borrows_from_a_longer_one_or_another_user(
-    lengths: list[int], stride: int, dropped: set[int]
+    lengths: list[int], stride: int, dropped: set[int], tested: list[int]
 ) -> None:
-    rows, source, user = borrowed(lengths, stride, dropped)
+    rows, source, user = borrowed(lengths, stride, dropped, tested)
+    asked = np.isin(rows, tested)
+    np.testing.assert_array_equal(source[asked], rows[asked])
     assert bool((source <= rows).all())
     assert set(source.tolist()) <= set(rows.tolist())
     np.testing.assert_array_equal(user[source], user[rows])
@@ -249,7 +274,36 @@ def test_with_a_stride_fewer_prefixes_are_asked_and_all_have_intents(few_users: 
     keys = len(read_table(folder / "tiny.candidates"))
     assert len(read_table(folder / "tiny.intent")) == keys
     asked = json.loads((folder / "manifest.json").read_text())["features"]["intent"]["asked"]
-    assert len(server.calls) <= asked < keys / 2
+    assert len(server.calls) <= asked < keys
+    plan = generate.plan([asking_cell(server, intent_stride=3)], runner())
+    assert re.search(
+        r"with intent_stride 3, \d+ of \d+ positions are asked, among them all \d+ of validation and test",
+        generate.render_plan(plan),
+    )
+
+
+def test_candidates_of_a_table_are_asked_about_and_nothing_is_trained(
+    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StubServer(intents_from_candidates) as server:
+        ask(server)
+        made = only_folder() / "tiny.candidates"
+        Path("mine.candidates.gz").write_bytes(gzip.compress(made.read_bytes(), mtime=0))
+        calls = len(server.calls)
+        record = runner().run(asking_cell(server, candidate_table="mine.candidates.gz"))
+        assert len(server.calls) == calls
+        assert record.status == "ok"
+        assert record.stage_one == f"table-{record.data.files['candidate_table'][:16]}"
+        (other,) = set(made.parent.parent.glob("loo-vllm-*")) - {made.parent}
+        assert (other / "tiny.candidates").read_bytes() == made.read_bytes()
+    lines = made.read_text().splitlines()
+    user = lines[1].split("\t")[0]
+    Path("mine.candidates").write_text("\n".join(line for line in lines if not line.startswith(f"{user}\t")) + "\n")
+    words = ["--model=LLMDMsRec", "--dataset=tiny", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10"]
+    assert cli("run", *words, "--candidate_table=mine.candidates", "--quiet") == 2
+    assert f"is not of these data or settings: user {user}" in capsys.readouterr().err
+    assert cli("run", *words, "--candidate_table=none", "--quiet") == 2
+    assert "--candidate_table=none: there is no such file" in capsys.readouterr().err
 
 
 def test_hostile_titles_reach_the_model_as_data(few_users: Path) -> None:

@@ -1,0 +1,71 @@
+"""Answers that others have published, at a folder or an address (``--answers``)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.run import Run
+from recbole_llm.features.sources import AnswerSource
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.endpoint import redact
+from recbole_llm.llm.store import INDEX, LARGEST_INDEX, AnswerStore, StoreFile
+from recbole_llm.raw.download import download
+
+
+class PublishedAnswers:
+    """The answers of a store, brought here prompt by prompt when a feature first wants them.
+
+    Args:
+        address: a folder, ``file:``, ``http:`` or ``https:``; opened when something is wanted of it.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._scratch = tempfile.TemporaryDirectory(prefix="recbole-llm-answers-")  # goes with this object
+        self._store: AnswerStore | None = None
+        self._lent = ResponseCache(Path(self._scratch.name) / "lent.sqlite")
+        self._brought: set[tuple[str, str]] = set()
+
+    def lender(self, model: str, prompts: Collection[str]) -> ResponseCache:
+        """The answers of a model to some prompts (``id@version``), and to those that were wanted before.
+
+        Raises:
+            UserError: the store cannot be reached, or a file is not what its index says.
+        """
+        missing = [prompt for prompt in prompts if (model, prompt) not in self._brought]
+        if missing:
+            self._store = self._store or open_store(self.address, Path(self._scratch.name))
+            self._store.take(self._lent, model, missing)
+            self._brought.update((model, prompt) for prompt in missing)
+        return self._lent
+
+
+def lend(asking: AnswerSource, run: Run) -> None:
+    """Let a command take answers from the store that a run names; one store serves the whole command."""
+    address = run.settings.get("answers")
+    if address and asking.published is None:
+        asking.published = PublishedAnswers(str(address))
+
+
+def open_store(address: str, scratch: Path) -> AnswerStore:
+    """A store by its address; files of a remote one are brought into a folder when they are wanted.
+
+    Raises:
+        UserError: there is none, or it cannot be reached.
+    """
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https"):
+        base, shown = address.rstrip("/"), redact(address).rstrip("/")
+
+        def fetch(entry: StoreFile) -> Path:
+            return download(f"{base}/{entry.name}", scratch / entry.name, entry.sha256, largest=entry.bytes)
+
+        return AnswerStore.opened(shown, download(f"{base}/{INDEX}", scratch / INDEX, largest=LARGEST_INDEX), fetch)
+    if "://" in address and parts.scheme != "file":
+        raise UserError(f"{redact(address)}: a store is a folder, or an http, https or file address.")
+    folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(address)
+    return AnswerStore.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name)

@@ -1,0 +1,282 @@
+"""Published answers: a folder, or a static address, that anyone can fill and anyone can take answers from.
+
+``index.json`` lists the files of a store: one for each prompt and model, in the form of an export (``key``,
+``request``, ``answer``, ``created``) with ``price`` and ``licence``. Files are named by their hash; tables that answers
+stand on may lie beside them. A store comes from strangers: nothing of it is executed, sizes are bounded by what the
+index states, and an answer counts only if its file has the stated hash and its key is the hash of its request.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recbole_llm.errors import UserError
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
+from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.llm.exchange import Refused, answer_lines, lines_of, parse_exported, writer
+from recbole_llm.utils.files import whole_file
+
+INDEX = "index.json"
+LARGEST_INDEX = 4 << 20  # bytes
+LARGEST_FILE = 4 << 30
+DIGITS = 12  # of a file's hash in its name
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,200}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Words = Annotated[str, Field(max_length=2000)]
+Fetch = Callable[["StoreFile"], Path]
+
+
+class StoreFile(BaseModel):
+    """A file of a store, as its index has it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: Name
+    bytes: int = Field(ge=0, le=LARGEST_FILE)
+    sha256: Digest
+
+
+class AnswerFile(StoreFile):
+    """Answers of one model to one prompt."""
+
+    prompt: Words = Field(description="`id@version` of the prompt")
+    model: Words
+    answers: int = Field(ge=1, le=100_000_000)
+    price: float | None = Field(default=None, ge=0, description="US dollars for all of them; null where not known")
+    dates: tuple[Words, Words] = Field(description="of the first and the last answer")
+    licence: Words
+
+
+class TableFile(StoreFile):
+    """A table that answers stand on: candidates of a model trained elsewhere."""
+
+    table: Literal["candidates"]
+    dataset: Words
+
+
+class StoreIndex(BaseModel):
+    """What a store holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    format: Literal[1] = 1
+    about: Words = ""
+    files: list[AnswerFile] = Field(default_factory=list, max_length=10_000)
+    tables: list[TableFile] = Field(default_factory=list, max_length=10_000)
+
+
+@dataclass
+class AnswerStore:
+    """A store that was opened.
+
+    Args:
+        address: for messages.
+        index: what it holds.
+        fetch: brings one of its files here; the path, which is checked then.
+    """
+
+    address: str
+    index: StoreIndex
+    fetch: Fetch
+
+    @classmethod
+    def opened(cls, address: str, index: Path, fetch: Fetch) -> AnswerStore:
+        """A store by its index.
+
+        Raises:
+            UserError: there is no index, or it is none.
+        """
+        try:
+            if index.stat().st_size > LARGEST_INDEX:
+                raise ValueError(f"it has more than {LARGEST_INDEX >> 20} MiB")
+            return cls(address, StoreIndex.model_validate_json(index.read_bytes()), fetch)
+        except FileNotFoundError:
+            raise UserError(f"{address} is no store of answers: it has no {INDEX}.") from None
+        except OSError as error:
+            raise UserError(f"{address}/{INDEX} cannot be read: {error.strerror}.") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"])) or "the file"
+            raise UserError(f"{address}/{INDEX} is not the index of a store ({place}: {first['msg']}).") from None
+        except ValueError as error:
+            raise UserError(f"{address}/{INDEX} is not the index of a store ({error}).") from None
+
+    def file(self, entry: StoreFile) -> Path:
+        """A file of the store, with the stated size and hash.
+
+        Raises:
+            UserError: it is gone or another one.
+        """
+        path = self.fetch(entry)
+        if not path.is_file():
+            raise UserError(f"{self.address}/{entry.name} is gone, though {INDEX} lists it.")
+        if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+            raise UserError(
+                f"{self.address}/{entry.name} is not the file that {INDEX} describes (SHA-256); nothing of it was "
+                "taken. Get the store again, or tell those who publish it."
+            )
+        return path
+
+    def answers(self, entry: AnswerFile) -> Iterator[tuple[ChatRequest, ChatAnswer, float]]:
+        """Answers of a file with the time at which they came, each of them checked.
+
+        Raises:
+            UserError: one of them is not what it should be.
+        """
+        count = 0
+        for line in lines_of(self.file(entry)):
+            count += 1
+            try:
+                if count > entry.answers:
+                    raise Refused("more answers than stated")
+                value = json.loads(line)
+                request, answer = parse_exported(value)
+                if (request.prompt, request.model) != (entry.prompt, entry.model):
+                    raise Refused("of another prompt or model than stated")
+                moment = datetime.fromisoformat(value["created"]).timestamp()
+            except (Refused, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                reason = str(error) if isinstance(error, Refused) else "not an answer"
+                raise UserError(
+                    f"{self.address}/{entry.name}, line {count}: {reason}. Nothing of this file was taken."
+                ) from None
+            yield request, answer, moment
+        if count != entry.answers:
+            raise UserError(
+                f"{self.address}/{entry.name} holds {count:,} answers, not {entry.answers:,} as {INDEX} says."
+            )
+
+    def verify(self) -> int:
+        """Check every file, line by line; the number of answers.
+
+        Raises:
+            UserError: something is not what the index says.
+        """
+        for table in self.index.tables:
+            self.file(table)
+        return sum(sum(1 for _ in self.answers(entry)) for entry in self.index.files)
+
+    def take(self, cache: ResponseCache, model: str, prompts: Collection[str]) -> int:
+        """Put the answers of a model to some prompts into a cache; their number.
+
+        Raises:
+            UserError: a file is not what the index says; what other files hold is kept.
+        """
+        count = 0
+        for entry in self.index.files:
+            if entry.model == model and entry.prompt in prompts:
+                with cache.at_one_go():
+                    for request, answer, moment in self.answers(entry):
+                        cache.put(request, answer, moment)
+                        count += 1
+        return count
+
+
+def publish(
+    cache: ResponseCache, folder: Path, endpoint: Endpoint, prompts: Iterable[str], licence: str, about: str = ""
+) -> list[AnswerFile]:
+    """Write the answers of a cache into the folder of a store, one file for each prompt.
+
+    Files of other prompts and models stay; the same answers give the same bytes.
+
+    Args:
+        cache: where the answers are.
+        folder: of the store; made where it is missing.
+        endpoint: whose model's answers are written, at whose prices.
+        prompts: ``id@version`` of those that are written.
+        licence: under which they may be used.
+        about: of the store; as it was where it is empty.
+
+    Returns:
+        The files that were written, none where there are no answers.
+    """
+    index = StoreIndex()
+    if (folder / INDEX).is_file():
+        index = AnswerStore.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name).index
+    written = []
+    for prompt in sorted(set(prompts)):
+        rows = list(cache.rows(prompt, endpoint.model))
+        if rows:
+            written.append(_write(folder, endpoint, prompt, rows, licence))
+    replaced = {(entry.prompt, entry.model) for entry in written}
+    old = [entry for entry in index.files if (entry.prompt, entry.model) in replaced]
+    kept = [entry for entry in index.files if entry not in old]
+    index.files = sorted([*kept, *written], key=lambda entry: (entry.model, entry.prompt))
+    index.about = about or index.about
+    if written:
+        write_index(folder, index)
+    for name in {entry.name for entry in old} - {entry.name for entry in index.files}:
+        (folder / name).unlink(missing_ok=True)
+    return written
+
+
+def publish_table(table: Path, folder: Path, dataset: str) -> TableFile:
+    """Put a table of candidates that answers stand on into the folder of a store, gzipped and named by its hash."""
+    data = table.read_bytes()
+    packed = data if table.suffix == ".gz" else gzip.compress(data, mtime=0)
+    digest = hashlib.sha256(packed).hexdigest()
+    entry = TableFile(
+        name=f"{dataset}.{digest[:DIGITS]}.candidates.gz",
+        bytes=len(packed),
+        sha256=digest,
+        table="candidates",
+        dataset=dataset,
+    )
+    with whole_file(folder / entry.name) as stream:
+        stream.write(packed)
+    index = AnswerStore.opened(str(folder), folder / INDEX, lambda each: folder / each.name).index
+    index.tables = sorted({*index.tables, entry}, key=lambda each: each.name)
+    write_index(folder, index)
+    return entry
+
+
+def write_index(folder: Path, index: StoreIndex) -> None:
+    """Write the index of a store."""
+    with whole_file(folder / INDEX, "w") as stream:
+        stream.write(json.dumps(index.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")
+
+
+def _write(folder: Path, endpoint: Endpoint, prompt: str, rows: list[dict[str, Any]], licence: str) -> AnswerFile:
+    total = 0.0
+    for row in rows:
+        price = endpoint.price_of(ChatAnswer.parse(row["answer"])) if _is_priced(endpoint) else None
+        total += price or 0.0
+        row |= {"price": None if price is None else round(price, 8), "licence": licence}
+    stem = "".join(sign if sign.isalnum() or sign in "_.@-" else "-" for sign in f"{endpoint.model}.{prompt}")
+    with whole_file(folder / f"{stem}.jsonl.xz") as raw, writer(Path("x.xz"), raw) as stream:
+        stream.writelines(answer_lines(rows))
+    path = folder / f"{stem}.jsonl.xz"
+    digest = _sha256(path)
+    named = path.replace(folder / f"{stem}.{digest[:DIGITS]}.jsonl.xz")
+    dates = sorted(str(row["created"])[:10] for row in rows)
+    return AnswerFile(
+        name=named.name,
+        bytes=named.stat().st_size,
+        sha256=digest,
+        prompt=prompt,
+        model=endpoint.model,
+        answers=len(rows),
+        price=round(total, 6) if _is_priced(endpoint) else None,
+        dates=(dates[0], dates[-1]),
+        licence=licence,
+    )
+
+
+def _is_priced(endpoint: Endpoint) -> bool:
+    """Whether what the answers cost is known."""
+    return endpoint.priced and not endpoint.published
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,52 @@
+"""Files packed by xz, read in bounded memory: whoever packed one says how much memory unpacking takes."""
+
+from __future__ import annotations
+
+import io
+import lzma
+from pathlib import Path
+from typing import IO, Any, cast
+
+MOST_MEMORY = 256 << 20
+BLOCK = 1 << 18
+
+
+class XzFile(io.RawIOBase):
+    """The contents of an xz file as a stream.
+
+    Args:
+        packed: the file.
+
+    Raises:
+        lzma.LZMAError: while reading: the file is damaged, or wants more memory than ``MOST_MEMORY``.
+        EOFError: while reading: the file is cut off.
+    """
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        self._packed = packed
+        self._unpacker = lzma.LZMADecompressor(memlimit=MOST_MEMORY)
+
+    @classmethod
+    def opened(cls, path: Path) -> IO[bytes]:
+        """A stream of a file's contents that can read lines."""
+        return cast(IO[bytes], io.BufferedReader(cls(path.open("rb")), BLOCK))
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as there is something to fill it with; 0 at the end."""
+        data = b""
+        while not data and not self._unpacker.eof:
+            block = self._packed.read(BLOCK) if self._unpacker.needs_input else b""
+            if not block and self._unpacker.needs_input:
+                raise EOFError("it is cut off")
+            data = self._unpacker.decompress(block, max_length=len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._packed.close()
+        super().close()

@@ -1,0 +1,239 @@
+"""Answers that travel: published, taken in from a folder and over HTTP, verified, refused where they were changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.experiments.published import open_store
+from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.llm.store import INDEX
+from tests.features.workshop import SEMANTICS, only_folder
+from tests.file_server import FileServer
+from tests.helpers import Cli
+from tests.methods.ldmi.test_interests import by_genre
+from tests.stub_server import StubServer, intents_from_candidates
+
+SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--seed=1", "--quiet"]
+Said = Callable[..., str]
+
+
+@pytest.fixture
+def store(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[str]]:
+    """A store of LDMI's answers about the small dataset, whose cache is empty again, and the words that name them."""
+    with StubServer(by_genre) as server:
+        words = ["--model=LDMI", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
+        assert cli("generate", *words) == 0
+        assert cli("answers", "push", *words, "--store=store", "--licence=CC0-1.0") == 0
+    for path in SEMANTICS.glob("responses.sqlite*"):
+        path.unlink()
+    for path in SEMANTICS.glob("loo-vllm-*/manifest.json"):
+        path.unlink()
+    capsys.readouterr()
+    return few_users / "store", words
+
+
+def served(folder: Path) -> FileServer:
+    return FileServer({f"/store/{path.name}": path.read_bytes() for path in folder.iterdir()})
+
+
+def test_candidates_travel_with_the_answers_about_them(
+    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with StubServer(intents_from_candidates) as server:
+        words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
+        assert cli("generate", *words) == 0
+        shutil.copy(only_folder() / "tiny.candidates", "mine.candidates")
+        table = ["--candidate_table=mine.candidates"]
+        assert cli("answers", "push", *words, *table, "--store=store") == 0
+    for name in ("dataset/tiny/semantics", "results", "saved"):
+        shutil.rmtree(name, ignore_errors=True)
+    capsys.readouterr()
+    assert cli("answers", "verify", "--store=store") == 0
+    assert "and 1 table," in capsys.readouterr().out
+    assert cli("answers", "pull", *words, *table, "--store=store") == 0
+    out = capsys.readouterr().out
+    assert "nothing is missing" in out
+    given = next(word for word in out.split() if word.startswith("--candidate_table="))
+    assert cli("run", *words, given, "--answers=store") == 0  # the endpoint is gone
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of answers."""
+    return [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
+
+
+def answers_here() -> int:
+    with ResponseCache(SEMANTICS / "responses.sqlite") as cache:
+        return len(cache)
+
+
+def test_what_is_pushed_is_verified_and_states_all_of_an_answer(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, _ = store
+    assert cli("answers", "verify", "--store=store") == 0
+    assert "all as index.json says" in capsys.readouterr().out
+    (entry,) = json.loads((folder / INDEX).read_text())["files"]
+    assert (entry["prompt"], entry["licence"], entry["price"]) == ("ldmi_interests@2", "CC0-1.0", 0.0)
+    assert entry["sha256"].startswith(entry["name"].split(".")[-3])
+    lines = rows_of(folder / entry["name"])
+    assert len(lines) == entry["answers"] > 0
+    assert {*lines[0]} == {"key", "request", "answer", "created", "price", "licence"}
+
+
+def test_the_same_answers_are_the_same_store_and_others_of_it_stay(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, words = store
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert cli("answers", "pull", *words, "--store=store") == 0
+    assert cli("answers", "push", *words, "--store=store", "--licence=CC0-1.0") == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert cli("answers", "push", *words, "--store=store", "--licence=mine") == 0
+    assert len(list(folder.iterdir())) == 2  # the file of the same prompt and model was replaced
+    assert cli("answers", "push", *words, "--llm_model=other", "--store=store") == 2
+    assert "there are no such answers to publish" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_pull_takes_what_a_run_needs_and_the_run_asks_nothing(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str], remote: bool
+) -> None:
+    folder, words = store
+    with served(folder) as server:
+        address = server.url("/store") if remote else "store"
+        assert cli("answers", "pull", *words, f"--store={address}") == 0
+        out = capsys.readouterr().out
+        assert "answers taken in; nothing is missing" in out
+        assert answers_here() > 0
+        assert len(server.seen) == 2 * remote
+    assert cli("run", *words) == 0  # the endpoint is gone
+
+
+def test_pull_leaves_what_no_run_needs(store: tuple[Path, list[str]], cli: Cli) -> None:
+    _, words = store
+    assert cli("answers", "pull", *words, "--store=store", "--contrast=none") == 0
+    some = answers_here()
+    assert cli("answers", "pull", *words, "--store=store") == 0
+    assert 0 < some < answers_here()
+
+
+def test_a_run_takes_answers_from_a_store_by_itself(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, words = store
+    with served(folder) as server:
+        assert cli("generate", *words, f"--answers={server.url('/store')}", "--dry-run") == 0
+        assert "total: 0 requests" in capsys.readouterr().out
+        assert answers_here() == 0
+        assert cli("run", *words, f"--answers={server.url('/store')}") == 0
+    assert answers_here() > 0
+
+
+def test_what_a_store_lacks_is_said(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, words = store
+    assert cli("answers", "pull", *words, "--store=store", "--llm_model=other") == 0
+    assert "0 answers taken in; " in (out := capsys.readouterr().out)
+    assert "questions have no answer there" in out
+
+
+def spoil_index(folder: Path, **changes: Any) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    index["files"][0] |= changes
+    (folder / INDEX).write_text(json.dumps(index))
+
+
+def repack(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    """Change the answers of a store, and its index so that sizes and hashes are right."""
+    index = json.loads((folder / INDEX).read_text())
+    path = folder / index["files"][0]["name"]
+    rows = rows_of(path)
+    change(rows)
+    path.write_bytes(lzma.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    data = path.read_bytes()
+    spoil_index(folder, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def answers_file(folder: Path) -> Path:
+    (path,) = folder.glob("*.xz")
+    return path
+
+
+SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no index": (lambda folder: (folder / INDEX).unlink(), "is no store of answers|answers 404"),
+    "half an index": (lambda folder: (folder / INDEX).write_text('{"format": 1, "fil'), "is not the index of a store"),
+    "another format": (lambda folder: (folder / INDEX).write_text('{"format": 2}'), "is not the index of a store"),
+    "a path for a name": (lambda folder: spoil_index(folder, name="../../secret"), "is not the index of a store"),
+    "a file that is gone": (lambda folder: answers_file(folder).unlink(), "is gone|answers 404"),
+    "a file cut off": (
+        lambda folder: answers_file(folder).write_bytes(answers_file(folder).read_bytes()[:-9]),
+        "SHA-256|sha256",
+    ),
+    "a byte more": (
+        lambda folder: answers_file(folder).write_bytes(answers_file(folder).read_bytes() + b"x"),
+        "SHA-256|sha256|more than the",
+    ),
+    "another question": (
+        lambda folder: repack(folder, lambda rows: rows[1]["request"]["messages"][-1].update(content="new")),
+        "line 2: the key is not that of the request",
+    ),
+    "another model": (lambda folder: spoil_index(folder, model="other"), "of another prompt or model than stated"),
+    "no answer": (lambda folder: repack(folder, lambda rows: rows[0].pop("answer")), "line 1: not an answer"),
+    "no time": (lambda folder: repack(folder, lambda rows: rows[0].update(created="soon")), "line 1: not an answer"),
+    "an answer less": (lambda folder: repack(folder, lambda rows: rows.pop()), "answers, not"),
+    "an answer more": (lambda folder: spoil_index(folder, answers=1), "line 2: more answers than stated"),
+}
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_store_that_was_changed_is_refused_in_one_line(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str], remote: bool
+) -> None:
+    whole, words = store
+    for number, (fault, (spoil, message)) in enumerate(SPOILT.items()):
+        folder = Path(shutil.copytree(whole, f"spoilt-{number}"))
+        spoil(folder)
+        with served(folder) as server:
+            address = server.url("/store") if remote else str(folder)
+            for command in (["verify"], ["pull", *words]):
+                if command[0] == "pull" and fault == "another model":
+                    continue  # that model's answers are not wanted
+                assert cli("answers", *command, "--quiet", f"--store={address}") == 2, fault
+                (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+                assert line.startswith("error: ")
+                assert any(part in line for part in message.split("|")), line
+    assert answers_here() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["pull"], "name the store with --store=FOLDER or an address."),
+        (["push"], "name the store with --store=FOLDER."),
+        (["pul", "--store=x"], "Did you mean pull?"),
+        (["verify", "--store=nowhere"], "nowhere is no store of answers"),
+        (["verify", "--store=ftp://x/y"], "a store is a folder, or an http, https or file address"),
+        (["verify", "--store=http://127.0.0.1:1/x"], "cannot be reached"),
+        (["pull", "--model=LDMI", "--dataset=tiny", "--store=x"], "name it with --llm"),
+    ],
+)
+def test_mistakes_are_named(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli("answers", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_address_is_a_folder(store: tuple[Path, list[str]], tmp_path: Path) -> None:
+    folder, _ = store
+    assert open_store(folder.resolve().as_uri(), tmp_path).verify() > 0

@@ -1,0 +1,57 @@
+"""The answers that travel with the repository: complete, without leaks, and enough to run EIMF, LDMI and ISRF."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm import api
+from recbole_llm.data.catalog import locate
+from recbole_llm.experiments.leak_report import examine_leaks
+from recbole_llm.experiments.published import open_store
+
+STORE = Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers"
+SOURCE: dict[str, Any] = {"dataset": "ml-100k", "llm": "claude-2026-11", "answers": str(STORE)}
+TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 8192}
+
+
+def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
+    store = open_store(str(STORE), tmp_path)
+    assert store.verify() == 9433
+    assert {path.name for path in STORE.glob("*.jsonl.xz")} == {entry.name for entry in store.index.files}
+
+
+def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Path) -> None:
+    models = {"model": "EIMF,LDMI,ISRF", "dataset": "ml-100k", "llm": SOURCE["llm"]}
+    assert api.answers("pull", store=str(STORE), **models).endswith("9,433 answers taken in; nothing is missing")
+    findings = examine_leaks("ml-100k", None, "dataset")
+    assert [finding.text for finding in findings if not finding.good] == []
+    assert sum(" prompts, " in finding.text for finding in findings) == 3
+    (record,) = api.run("EIMF", **SOURCE, **TOY)
+    assert (record.status, record.label) == ("ok", "EIMF (claude-2026-11)")
+    assert record.features is not None
+    assert record.features.coverage == {"itemtext": 1.0, "exemplar": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "small"),
+    [
+        ("LDMI", {"contrast": "none"}),  # synthesised users are of all users
+        ("ISRF", {"lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300}}),
+    ],
+)
+def test_one_command_runs_a_row(workspace: Path, model: str, small: dict[str, Any]) -> None:
+    """With a few users whose histories are one question each: such questions do not depend on other users."""
+    inter = locate("ml-100k", None, "dataset").file("inter")
+    assert inter is not None
+    header, *rows = inter.read_text(encoding="utf-8").splitlines()
+    counts = Counter(row.split("\t")[0] for row in rows)
+    kept = [row for row in rows if (user := row.split("\t")[0]) and int(user) <= 30 and counts[user] <= 100]
+    inter.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+    (record,) = api.run(model, **SOURCE, **TOY, **small, encoder_max_length=8)
+    assert (record.status, record.label.partition(",")[0].rstrip(")")) == ("ok", f"{model} (claude-2026-11")
+    assert record.features is not None
+    assert {*record.features.coverage.values()} == {1.0}
