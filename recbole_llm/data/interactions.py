@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from recbole_llm.data.atomic import TAB, read_columns, read_header
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -465,22 +465,16 @@ def cached_interactions(
 
 def _write_cache(folder: Path, table: Interactions) -> None:
     """Write all arrays into a fresh folder, then give it its name in one step."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     arrays = {"user": table.user, "item": table.item, "offsets": table.offsets}
     arrays |= {"user_tokens": table.user_tokens, "item_tokens": table.item_tokens}
     if table.time is not None:
         arrays["time"] = table.time
     arrays |= {f"extra.{name}": values for name, values in table.extra.items()}
     arrays |= {f"tokens.{name}": values for name, values in table.extra_tokens.items()}
-    for name, values in arrays.items():
-        np.save(partial / f"{name}.npy", values, allow_pickle=False)
-    (partial / "facts.json").write_text(json.dumps(table.facts), encoding="utf-8")
-    try:
-        partial.replace(folder)
-    except OSError:
-        shutil.rmtree(partial)  # another process was first; its files are the same
+    with whole_folder(folder) as partial:
+        for name, values in arrays.items():
+            np.save(partial / f"{name}.npy", values, allow_pickle=False)
+        (partial / "facts.json").write_text(json.dumps(table.facts), encoding="utf-8")
 
 
 def _open_cache(folder: Path, spec: ReadSpec) -> Interactions | None:

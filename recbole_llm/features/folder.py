@@ -15,7 +15,7 @@ import numpy as np
 from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import check_name, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ class SemanticFolder:
             raise UserError(
                 f"{path} belongs to other data, another split or another version; remove the folder or move it away."
             )
+        for entry in manifest["files"].values():
+            check_name(str(entry["name"]), str(path))
         return manifest
 
     def _mend_text(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import socket
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -12,12 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
+from sqlalchemy.exc import SQLAlchemyError
 
-from recbole_llm.errors import UserError
-from recbole_llm.utils.files import make_folder, open_database
+from recbole_llm.errors import NoRoomError, UserError
+from recbole_llm.utils.files import database_error, make_folder, open_database
+from recbole_llm.utils.text import told
 
+logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
@@ -64,6 +72,7 @@ def open_storage(address: str) -> Storage:
 
     Raises:
         UserError: the storage cannot be used.
+        NoRoomError: the disk is full.
     """
     if address.startswith(SERVER):
         return Storage(address, _server_at(address))
@@ -72,9 +81,66 @@ def open_storage(address: str) -> Storage:
     path = Path(address)
     make_folder(path.parent)
     if path.suffix in (".log", ".journal"):
-        return Storage(address, optuna.storages.JournalStorage(JournalFileBackend(str(path))))
+        return Storage(address, _journal(path))
     open_database(path, "SELECT 1").close()  # write-ahead logging: readers and writers do not block each other
     return Storage(address, _database(f"sqlite:///{path}"))
+
+
+@contextmanager
+def storage_errors(storage: Storage) -> Iterator[None]:
+    """A block in which what a storage raises is told in a line.
+
+    Raises:
+        UserError: the storage is damaged, has other tables, or has gone away.
+        NoRoomError: the disk is full.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise _told_of(storage.address, error) from error
+
+
+def _told_of(address: str, error: BaseException) -> UserError | NoRoomError:
+    """What is told of a storage that cannot be used."""
+    cause: BaseException | None = error
+    while isinstance(cause, (StorageInternalError, SQLAlchemyError)):
+        inner = getattr(cause, "orig", None) or cause.__cause__
+        if inner is None:
+            break
+        cause = inner
+    place = (_without_password(address) if "://" in address else address).removeprefix("sqlite:///")
+    if isinstance(cause, sqlite3.Error):
+        full = database_error(Path(place), cause)
+        if isinstance(full, NoRoomError):
+            return full
+    reason = told(cause or error)
+    return UserError(
+        f"--storage={place} is no storage of searches that can be used ({reason}): move it away, or name another one."
+    )
+
+
+def _journal(path: Path) -> BaseStorage:
+    """A journal, without the half of a line that a process which was killed, or had no room, left at its end."""
+    backend = JournalFileBackend(str(path))
+    with get_lock_file(backend._lock):
+        text = path.read_bytes()
+        lines = text[: text.rfind(b"\n") + 1]
+        if text and not re.match(rb'\{[^\n]*"op_code"', text):
+            raise _not_a_journal(path)
+        if len(lines) < len(text):
+            logger.warning("%s ends within a line, which is left out", path)
+            with path.open("r+b") as stream:
+                stream.truncate(len(lines))
+    try:
+        return optuna.storages.JournalStorage(backend)
+    except OSError:
+        raise
+    except Exception as error:  # lines that are none, or of something else, raise whatever they lead to
+        raise _not_a_journal(path) from error
+
+
+def _not_a_journal(path: Path) -> UserError:
+    return UserError(f"--storage={path} holds what is no journal of searches: move it away, or name another one.")
 
 
 def _database(address: str) -> BaseStorage:
@@ -86,7 +152,7 @@ def _database(address: str) -> BaseStorage:
             )
         except Exception as error:  # whatever the database's driver raises
             if attempt + 1 == OPEN_ATTEMPTS:
-                raise UserError(f"--storage={_without_password(address)}: {type(error).__name__}.") from error
+                raise _told_of(address, error) from error
             time.sleep(0.2)  # another process may have been making the same tables
     raise AssertionError
 
