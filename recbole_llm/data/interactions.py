@@ -494,7 +494,7 @@ def _open_cache(folder: Path, spec: ReadSpec) -> Interactions | None:
             extra_tokens={n: arrays[f"tokens.{n}"] for n in spec.extra if f"tokens.{n}" in arrays},
             facts=facts,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy raises half a dozen types for a damaged file
         logger.warning("the cache %s is damaged (%s) and is made anew", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+import errno
+import json
+import os
 import re
 import socket
 import sqlite3
@@ -12,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -22,10 +24,9 @@ from optuna.storages.journal._file import get_lock_file
 from sqlalchemy.exc import SQLAlchemyError
 
 from recbole_llm.errors import NoRoomError, UserError
-from recbole_llm.utils.files import database_error, make_folder, open_database
+from recbole_llm.utils.files import NO_ROOM, database_error, make_folder, open_database
 from recbole_llm.utils.text import told
 
-logger = logging.getLogger(__name__)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 warnings.filterwarnings("ignore", message="Heartbeat of storage is supposed to be used with Study.optimize")
@@ -34,6 +35,7 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
 OPEN_ATTEMPTS = 5
 REACH_SECONDS = 30.0
 SERVER = "grpc://"
+_PIECE = 4096  # bytes of a journal that are looked at
 
 
 @dataclass(frozen=True)
@@ -119,18 +121,62 @@ def _told_of(address: str, error: BaseException) -> UserError | NoRoomError:
     )
 
 
+class _Journal(JournalFileBackend):
+    """A journal in which a line stands whole or not at all.
+
+    Optuna writes behind the half of a line that a process left which was killed, or had no room, and neither can be
+    read then.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines.
+
+        Raises:
+            NoRoomError: the disk is full; nothing was written.
+        """
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        path = Path(self._file_path)
+        with get_lock_file(self._lock), path.open("r+b", buffering=0) as stream:
+            end = _end_of_lines(stream)
+            try:
+                stream.truncate(end)
+                stream.seek(end)
+                written = stream.write(text)
+                os.fsync(stream.fileno())
+            except OSError as error:
+                stream.truncate(end)
+                if error.errno in NO_ROOM:
+                    raise NoRoomError(path, error.strerror) from error
+                raise
+            if written < len(text):
+                stream.truncate(end)
+                raise NoRoomError(path, os.strerror(errno.ENOSPC))
+
+
+def _end_of_lines(stream: IO[bytes]) -> int:
+    """Where the last whole line of a file ends."""
+    place = stream.seek(0, os.SEEK_END)
+    while place:
+        begin = max(0, place - _PIECE)
+        stream.seek(begin)
+        piece = stream.read(place - begin)
+        if b"\n" in piece:
+            return begin + piece.rindex(b"\n") + 1
+        place = begin
+    return 0
+
+
 def _journal(path: Path) -> BaseStorage:
-    """A journal, without the half of a line that a process which was killed, or had no room, left at its end."""
-    backend = JournalFileBackend(str(path))
-    with get_lock_file(backend._lock):
-        text = path.read_bytes()
-        lines = text[: text.rfind(b"\n") + 1]
-        if text and not re.match(rb'\{[^\n]*"op_code"', text):
-            raise _not_a_journal(path)
-        if len(lines) < len(text):
-            logger.warning("%s ends within a line, which is left out", path)
-            with path.open("r+b") as stream:
-                stream.truncate(len(lines))
+    """A journal that is open.
+
+    Raises:
+        UserError: the file is something else; it stays as it is.
+    """
+    backend = _Journal(str(path))
+    with path.open("rb") as stream:
+        begin = stream.read(_PIECE)
+    if begin and not re.match(rb'\{[^\n]*"op_code"', begin):
+        raise _not_a_journal(path)
     try:
         return optuna.storages.JournalStorage(backend)
     except OSError:

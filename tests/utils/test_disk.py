@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 import resource
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +19,15 @@ import torch
 
 from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.execution.worker import call, result_of
-from recbole_llm.features.encoder import VectorCache
+from recbole_llm.features.encoder import Encoder, VectorCache, minilm_folder
 from recbole_llm.training import checkpoint
+from recbole_llm.tuning.storage import open_storage, storage_errors
 from recbole_llm.utils import files
 from recbole_llm.utils.files import check_name, whole_file, whole_folder
+from recbole_llm.utils.text import told
+from tests.helpers import Cli
 from tests.processes import start
+from tests.tuning.searchers import study_of, take_part
 
 
 @pytest.fixture
@@ -110,7 +118,8 @@ def write_and_wait(path: str) -> None:
     with whole_file(Path(path), "w") as stream:
         stream.write("half")
         stream.flush()
-        print("there", flush=True)
+        sys.stdout.write("there\n")
+        sys.stdout.flush()
         time.sleep(600)
 
 
@@ -185,3 +194,84 @@ def test_a_name_that_leaves_its_folder_is_refused_in_a_line(name: str) -> None:
 @pytest.mark.parametrize("name", ["ml-100k", "..a", "a..b", "Büro", "a b", ".hidden"])
 def test_other_names_are_taken(name: str) -> None:
     assert check_name(name, "--dataset") == name
+
+
+# ---- commands ------------------------------------------------------------------------------------
+
+SHORT = ["--train_batch_size=128", "--MAX_ITEM_LIST_LENGTH=10", "--epochs=1", "--quiet"]
+
+
+@pytest.mark.parametrize("words", [["run", "--model=GRU4Rec"], ["tune", "--model=BPR", "--trials=1"]], ids="-".join)
+def test_a_command_without_room_says_so_in_a_line_and_goes_on_later(
+    small_disk: Path, tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    folders = [f"--results_dir={small_disk / 'results'}", f"--checkpoint_dir={small_disk / 'saved'}"]
+    command = [*words, "--dataset=tiny", *SHORT, *folders]
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((1 << 20) - (24 << 10)))
+    assert cli(*command) == 2
+    said = capsys.readouterr().err
+    (told_last,) = [line for line in said.splitlines() if "cannot be written" in line]
+    assert told_last.startswith(f"error: {small_disk}/")
+    assert said.endswith(f"{told_last}\n")
+    assert "Traceback" not in said
+    assert not list(small_disk.glob("results/*/*/*.json"))  # no failure is recorded
+    filler.unlink()
+    assert cli(*command) == 0
+
+
+@pytest.mark.parametrize("name", ["studies.sqlite3", "studies.log"])
+def test_a_search_whose_storage_has_no_room_fails_no_trial(small_disk: Path, tiny: Path, name: str) -> None:
+    storage = str(small_disk / name)
+    study = study_of(storage, 3)
+    take_part(study_of(storage, 1))
+    trial = study.next()
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as stream, suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+
+    def fill_up() -> None:
+        with storage_errors(open_storage(storage)):
+            for number in range(100):
+                trial.set_user_attr(f"note {number}", "x" * 1000)
+
+    with pytest.raises(NoRoomError, match=rf"{name} cannot be written"):
+        fill_up()
+    filler.unlink()
+    study.release()
+    assert take_part(study_of(storage, 3)) + len(study_of(storage, 1).ended()) >= 3
+    assert {each.state.name for each in study_of(storage, 3).ended()} == {"COMPLETE"}
+
+
+def test_a_dataset_that_leaves_its_folder_is_refused(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(tiny / "tiny.inter", "tiny.inter")
+    before = sorted(Path().rglob("*"))
+    for name in ("..", "dataset/..", "."):
+        assert cli("--model=Pop", f"--dataset={name}", *SHORT) == 2
+        assert "is no name of a file or folder" in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_what_a_terminal_would_obey_is_left_out_of_messages(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("--model=\x1b]0;mine\x07Pop\x1b[2J\x9b1m", "--dataset=tiny") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --model=Pop")
+    assert said.removesuffix("\n").isprintable()
+
+
+def test_a_pickle_as_an_encoder_is_refused_without_advice_to_run_it(tmp_path: Path) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(minilm_folder(), folder)
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Path("made")))
+    with pytest.raises(UserError, match=r"--encoder=.* cannot be loaded") as caught:
+        Encoder(str(folder)).load("cpu")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_torchs_advice_is_never_repeated() -> None:
+    error = pickle.UnpicklingError("Weights only load failed. Re-run with\n weights_only=False, or trust the file.")
+    assert told(error) == "it holds objects that are neither tensors nor plain values"
+    assert told(ValueError("no\nsuch \x1b[2Jthing.")) == "no such thing"
