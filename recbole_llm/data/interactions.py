@@ -458,7 +458,7 @@ def cached_interactions(
     table = read()
     try:
         _write_cache(folder, table)
-    except OSError as error:
+    except (OSError, UserError) as error:  # reading goes on without it
         logger.warning("the cache %s could not be written (%s); the next start reads the text again", folder, error)
     return table
 
