@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo flagship test test-landing test-browser lint clean
+.PHONY: demo flagship test test-landing test-browser soak lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -36,6 +36,10 @@ test-browser: $(READY)
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
 	    echo "no browser here and none could be installed: the report is not checked in one"
 	$(BIN)/python -m pytest -rs -m browser tests/reporting $(ARGS)
+
+# Broken servers, kills, full disks and two commands at once, for MINUTES; full disks need root, for a mount.
+soak: $(READY)
+	MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -n0 -m soak tests/test_soak.py $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

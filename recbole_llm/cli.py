@@ -7,7 +7,6 @@ and so do the printers here, so that help and mistakes are answered at once.
 
 from __future__ import annotations
 
-import errno
 import inspect
 import json
 import logging
@@ -26,18 +25,17 @@ from tabulate import tabulate
 
 import recbole_llm
 from recbole_llm import api
-from recbole_llm.errors import FAILURES, UserError, did_you_mean
+from recbole_llm.errors import FAILURES, NoRoomError, UserError, did_you_mean
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import NO_ROOM, whole_file
 from recbole_llm.utils.progress import TqdmHandler
 from recbole_llm.utils.text import visible
 
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
 POSITIONAL = {"answers": "action", "list": "what", "prepare": "dataset", "suite": "name"}
 DRY_RUN = "Say what it will take, from a few measured steps; run nothing."
@@ -96,7 +94,7 @@ def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
 
 
 def _show_text(found: Any, given: dict[str, Any]) -> int:
-    print(found)
+    print(visible(str(found)))
     return 0
 
 
@@ -119,7 +117,8 @@ def _show_probe(records: Any, given: dict[str, Any]) -> int:
 
 def _show_table(text: str, given: dict[str, Any]) -> int:
     if not given.get("output"):
-        print(text)
+        style = screen_style() if given.get("format") in (None, "text") else given["format"]
+        print(text if style == "terminal" else visible(text))  # its colours are escapes
     if not given.get("check_reference"):
         return 0
     chosen = {key: given.get(key) for key in ("model", "dataset", "protocol")}
@@ -136,8 +135,13 @@ def _show_recommend(lists: Any, given: dict[str, Any]) -> int:
         with whole_file(Path(given["output"]), "w") as stream:
             stream.writelines((HEADER, *lines))
     else:
-        sys.stdout.writelines((HEADER, *lines))
+        sys.stdout.writelines(map(_harmless, (HEADER, *lines)) if sys.stdout.isatty() else (HEADER, *lines))
     return 0
+
+
+def _harmless(line: str) -> str:
+    """A line of a table for a terminal, whose tabs stay."""
+    return "\t".join(map(visible, line.split("\t")))
 
 
 def _show_prepare(report: Any, given: dict[str, Any]) -> int:
@@ -186,7 +190,8 @@ def _show_list(found: Any, given: dict[str, Any]) -> int:
 
 def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
     for finding in findings:
-        print(visible(f"{'ok  ' if finding.good else 'FAIL' if finding.fatal else 'note'} {finding.text}"))
+        mark = "ok  " if finding.good else "FAIL" if finding.fatal else "note"
+        print(visible(f"{mark} {finding.text}"))
     return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
 
 
@@ -470,7 +475,7 @@ def _told(error: Exception, verbose: bool) -> int:
 
     Anything else is a defect of this program and passes through.
     """
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, NoRoomError)):
         print(visible(f"error: {error}"), file=sys.stderr)  # messages hold names and titles from files
     elif hasattr(error, "format_message"):  # Typer's: a word that is no number, a value that is missing
         print(visible(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help."), file=sys.stderr)
@@ -481,9 +486,7 @@ def _told(error: Exception, verbose: bool) -> int:
         if not verbose:
             print("The same command with --verbose shows where it came from.", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
-        name = f" ({error.filename})" if error.filename else ""
-        text = f"error: {error.strerror}{name}; what is finished is kept, the same command goes on."
-        print(visible(text), file=sys.stderr)
+        print(visible(f"error: {NoRoomError(error.filename or 'a file', error.strerror)}"), file=sys.stderr)
     else:
         raise error
     return 2

@@ -19,6 +19,25 @@ class UserError(Exception):
     """
 
 
+class NoRoomError(OSError):
+    """The disk is full, or a limit of it is reached.
+
+    It is no fault of a run or a trial, so it is recorded for neither and ends the whole command. What is finished is
+    kept, and the same command goes on once there is room.
+
+    Args:
+        place: the file or the address that could not be written.
+        reason: in the words of the system.
+    """
+
+    def __init__(self, place: object, reason: object) -> None:
+        super().__init__(f"{place} cannot be written ({reason}); what is finished is kept, the same command goes on.")
+        self.place, self.reason = str(place), str(reason)
+
+    def __reduce__(self) -> tuple[type[NoRoomError], tuple[str, str]]:
+        return type(self), (self.place, self.reason)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean LLMDMsRec?``, or an empty string when nothing is near.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.registry import recbole_folder
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import check_name, whole_file
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ def locate(
         train: file of a ready training part; its folder is the dataset's where none of the name is found.
 
     Raises:
-        UserError: nothing of that name, with the nearest names and what to do.
+        UserError: nothing of that name, with the nearest names and what to do, or a name that leaves its folder.
     """
     dataset_dir = Path(dataset_dir)
     check_data_path(data_path)
@@ -138,7 +138,7 @@ def locate(
     about = (read_yaml(file).get("about") or {}) if file.is_file() else {}
     stems = [str(stem) for stem in about.get("files", [])]
     places = _places(name, stems, data_path, dataset_dir)
-    short = Path(name).name
+    short = check_name(Path(name).name, f"--dataset={name}")
     if short == BUNDLED and not data_path and _stem_in(dataset_dir / BUNDLED, [BUNDLED]) is None:
         _copy_bundled(dataset_dir / BUNDLED)
     for folder in places:

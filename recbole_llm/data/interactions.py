@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from recbole_llm.data.atomic import TAB, read_columns, read_header
 from recbole_llm.data.catalog import DatasetLocation, file_sha256
 from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -458,29 +458,23 @@ def cached_interactions(
     table = read()
     try:
         _write_cache(folder, table)
-    except OSError as error:
+    except (OSError, UserError) as error:  # reading goes on without it
         logger.warning("the cache %s could not be written (%s); the next start reads the text again", folder, error)
     return table
 
 
 def _write_cache(folder: Path, table: Interactions) -> None:
     """Write all arrays into a fresh folder, then give it its name in one step."""
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     arrays = {"user": table.user, "item": table.item, "offsets": table.offsets}
     arrays |= {"user_tokens": table.user_tokens, "item_tokens": table.item_tokens}
     if table.time is not None:
         arrays["time"] = table.time
     arrays |= {f"extra.{name}": values for name, values in table.extra.items()}
     arrays |= {f"tokens.{name}": values for name, values in table.extra_tokens.items()}
-    for name, values in arrays.items():
-        np.save(partial / f"{name}.npy", values, allow_pickle=False)
-    (partial / "facts.json").write_text(json.dumps(table.facts), encoding="utf-8")
-    try:
-        partial.replace(folder)
-    except OSError:
-        shutil.rmtree(partial)  # another process was first; its files are the same
+    with whole_folder(folder) as partial:
+        for name, values in arrays.items():
+            np.save(partial / f"{name}.npy", values, allow_pickle=False)
+        (partial / "facts.json").write_text(json.dumps(table.facts), encoding="utf-8")
 
 
 def _open_cache(folder: Path, spec: ReadSpec) -> Interactions | None:
@@ -500,7 +494,7 @@ def _open_cache(folder: Path, spec: ReadSpec) -> Interactions | None:
             extra_tokens={n: arrays[f"tokens.{n}"] for n in spec.extra if f"tokens.{n}" in arrays},
             facts=facts,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # numpy raises half a dozen types for a damaged file
         logger.warning("the cache %s is damaged (%s) and is made anew", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None

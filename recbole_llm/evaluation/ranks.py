@@ -8,8 +8,6 @@ sort does, alone raised one published model by 20 %.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import told
 
 FORMAT = 1
 _MAY_LACK = ("pool", "person", "cold_user", "cut_off")  # earlier files of this format have none
@@ -78,8 +77,10 @@ class Ranks:
                 present = [name for name in cls.__dataclass_fields__ if name not in _MAY_LACK or name in data]
                 values = {name: data[name] for name in present}
                 return cls(**{**values, "cut_off": int(values.get("cut_off", 0))})
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{path} is not a readable file of ranks: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
+            raise UserError(f"{path} is not a readable file of ranks: {told(error)}") from error
 
     def select(self, cases: np.ndarray) -> Ranks:
         """The ranks of some cases (their numbers, in the order given)."""

@@ -21,9 +21,10 @@ from typing import Any, Self
 
 from threadpoolctl import threadpool_limits
 
-from recbole_llm.errors import UserError
+from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.execution.base import Job, JobError, JobResult
 from recbole_llm.registry import Method, features, methods, register
+from recbole_llm.utils.files import NO_ROOM
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -94,13 +95,21 @@ def _limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-Answer = tuple[str, Any]  # ``done`` and a value, ``refused`` and a user's error, ``failed`` and the text of another
+# ``done`` and a value, ``refused`` and a user's error, ``full`` and what has no room, ``failed`` and another's text
+Answer = tuple[str, Any]
 
 
 def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
     """Make a call."""
     try:
         return "done", function(*arguments)
+    except NoRoomError as error:
+        return "full", (error.place, error.reason)
+    except OSError as error:
+        logging.getLogger(__name__).debug("%s", function.__name__, exc_info=True)
+        if error.errno in NO_ROOM:
+            return "full", (error.filename or "a file", error.strerror)
+        return "failed", f"{type(error).__name__}: {error}"
     except UserError as error:
         return "refused", str(error)
     except Exception as error:
@@ -109,8 +118,14 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
 
 
 def result_of(job: Job, answer: Answer) -> JobResult:
-    """What an answer says, in the process that submitted the job."""
+    """What an answer says, in the process that submitted the job.
+
+    Raises:
+        NoRoomError: the disk is full, which ends the other jobs too.
+    """
     kind, content = answer
+    if kind == "full":
+        raise NoRoomError(*content)
     if kind == "done":
         return JobResult(job, content)
     return JobResult(job, error=(UserError if kind == "refused" else JobError)(content))

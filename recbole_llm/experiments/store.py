@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import SCHEMA, Record
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import check_name, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,12 @@ class ResultStore:
         return self.place(record.dataset, record.protocol) / name
 
     def place(self, dataset: str, protocol: str) -> Path:
-        """The folder of the records of a dataset under a protocol."""
-        return self.folder / dataset / protocol
+        """The folder of the records of a dataset under a protocol.
+
+        Raises:
+            UserError: a name that leaves the results folder.
+        """
+        return self.folder / check_name(dataset, "dataset of a record") / check_name(protocol, "protocol of a record")
 
     def find(self, key: str) -> Record | None:
         """The record of a key, if it is there and readable.
@@ -100,9 +104,15 @@ class ResultStore:
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
 
     def unpack(self, files: Mapping[str, bytes]) -> Record:
-        """Write what another store packed, the record last, replacing one of the same key."""
+        """Write what another store packed, the record last, replacing one of the same key.
+
+        Raises:
+            UserError: a file would lie outside the folder.
+        """
         *others, last = sorted(files, key=lambda name: name.endswith(".json"))
         record = Record.model_validate_json(files[last])
+        for part in {part for name in files for part in Path(name).parts}:
+            check_name(part, "a file that a worker sends")
         for name in (*others, last):
             with whole_file(self.folder / name) as stream:
                 stream.write(files[name])
@@ -115,7 +125,7 @@ class ResultStore:
 
     def ranks_of(self, record: Record) -> Path:
         """Where a record says that its ranks lie; the folder may have been moved or renamed since."""
-        return self.path(record).parent / (record.ranks_file or self.ranks_path(record).name)
+        return self.path(record).parent / check_name(record.ranks_file or self.ranks_path(record).name, "ranks_file")
 
     def _parsed(self, path: Path) -> Record | None:
         """The record of any version in a file."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,8 @@ from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import quiet
-from recbole_llm.utils.files import open_database
+from recbole_llm.utils.files import database_error, open_database
+from recbole_llm.utils.text import told
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +99,9 @@ class Encoder:
                 model = read(True) if Path(path).is_dir() else load_by_name(path, read)
             if self.pooling == "cls":
                 model = _first_piece_of(model, device)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
             raise UserError(
-                f"--encoder={self.name} cannot be loaded ({' '.join(str(error).split())[:160]}). "
+                f"--encoder={self.name} cannot be loaded ({told(error)}). "
                 "Use minilm, a local folder, or a sentence-transformers name that this machine can download."
             ) from error
         model.max_seq_length = min(self.max_length, model.max_seq_length or self.max_length)
@@ -133,6 +136,7 @@ class VectorCache:
     """Vectors by encoder and text, in SQLite; shared by all feature folders of a dataset."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._connection = open_database(
             path,
             "CREATE TABLE IF NOT EXISTS vectors "
@@ -143,20 +147,34 @@ class VectorCache:
         """Vectors of those ``texts`` that are known, by their place in the list."""
         found = {}
         query = "SELECT vector FROM vectors WHERE encoder = ? AND text = ?"
-        for place, text in enumerate(texts):
-            row = self._connection.execute(query, (encoder, _digest(text))).fetchone()
-            if row is not None:
-                found[place] = np.frombuffer(row[0], dtype=np.float32)
+        with self._named():
+            for place, text in enumerate(texts):
+                row = self._connection.execute(query, (encoder, _digest(text))).fetchone()
+                if row is not None:
+                    found[place] = np.frombuffer(row[0], dtype=np.float32)
         return found
 
     def put(self, encoder: str, texts: Iterable[str], vectors: np.ndarray) -> None:
-        """Keep some vectors."""
+        """Keep some vectors.
+
+        Raises:
+            UserError: the file is damaged.
+            NoRoomError: the disk is full; what was put before is kept.
+        """
         rows = [
             (encoder, _digest(text), vector.astype(np.float32).tobytes())
             for text, vector in zip(texts, vectors, strict=True)
         ]
-        with self._connection:
+        with self._named(), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """A block whose errors name the file."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise database_error(self.path, error) from error
 
     def close(self) -> None:
         """Close the file."""

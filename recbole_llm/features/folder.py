@@ -15,7 +15,7 @@ import numpy as np
 from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
 from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import check_name, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class SemanticFolder:
             return fresh
         try:
             manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged ({error}); remove the folder and run again, paid answers are kept."
             ) from error
@@ -87,6 +87,10 @@ class SemanticFolder:
             raise UserError(
                 f"{path} belongs to other data, another split or another version; remove the folder or move it away."
             )
+        if not _is_whole(manifest):
+            raise UserError(f"{path} is damaged; remove the folder and run again, paid answers are kept.")
+        for entry in manifest["files"].values():
+            check_name(entry["name"], str(path))
         return manifest
 
     def _mend_text(self) -> None:
@@ -181,3 +185,15 @@ class SemanticFolder:
         """Write the manifest in one step."""
         with whole_file(self.path / "manifest.json", "w") as stream:
             json.dump(self.manifest, stream, indent=1, ensure_ascii=False)
+
+
+def _is_whole(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest has what every one of ours has."""
+    wanted = {"name": str, "bytes": int, "sha256": str}
+    files = manifest.get("files")
+    return (
+        isinstance(manifest.get("features"), dict)
+        and isinstance(files, dict)
+        and all(isinstance(entry, dict) for entry in files.values())
+        and all(isinstance(entry.get(key), kind) for entry in files.values() for key, kind in wanted.items())
+    )

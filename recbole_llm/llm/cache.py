@@ -23,7 +23,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.packing import FRAMES, Packer
-from recbole_llm.utils.files import BUSY_SECONDS, open_database
+from recbole_llm.utils.files import BUSY_SECONDS, database_error, open_database
 
 logger = logging.getLogger(__name__)
 
@@ -165,15 +165,13 @@ class ResponseCache:
         """Run a statement.
 
         Raises:
-            UserError: the disk is full, or the file is damaged.
+            UserError: the file is damaged.
+            NoRoomError: the disk is full.
         """
         try:
             return self._connection.execute(statement, values)
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{self.path}: {error}. Make room on the disk, or mend the file (sqlite3's .recover); the answers in "
-                "it are kept, the same command goes on."
-            ) from error
+            raise database_error(self.path, error) from error
 
     @contextmanager
     def at_one_go(self) -> Iterator[None]:

@@ -131,7 +131,10 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         raise WireFault(MALFORMED, f"a response packed as {encoding[:40]!r}, which was not asked for")
     unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
-    found = unpacker.decompress(body, LARGEST_RESPONSE)
+    try:
+        found = unpacker.decompress(body, LARGEST_RESPONSE)
+    except zlib.error as error:
+        raise WireFault(MALFORMED, f"a packed response that cannot be unpacked ({error})") from error
     if unpacker.unconsumed_tail:
         raise WireFault(MALFORMED, f"a response that unpacks to more than {LARGEST_RESPONSE:,} bytes")
     if not unpacker.eof:

@@ -20,6 +20,7 @@ from typing import Any
 from recbole_llm.errors import UserError
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.tokenizer import build_tokenizer
+from recbole_llm.utils.text import told
 
 SCRATCH = "scratch"
 CAUSAL = "causal"
@@ -149,7 +150,7 @@ def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> La
     except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
         if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
-        raise UserError(f"--lm={name} cannot be loaded ({_first_line(error)}). {_options(kind)}") from error
+        raise UserError(f"--lm={name} cannot be loaded ({told(error, 200)}). {_options(kind)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LanguageModel(model, tokenizer, Path(name).stem if Path(name).exists() else name)
@@ -164,10 +165,6 @@ def _read(place: str, kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
     safe = {} if "gguf_file" in options else {"use_safetensors": True}
     return tokenizer, auto.from_pretrained(place, trust_remote_code=False, dtype=torch.float32, **safe, **options)
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import told
 
 
 def pack(value: Any) -> Any:
@@ -69,11 +70,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}.") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        reason = " ".join(str(error).split())[:200]
-        if "Unsupported" in str(error):  # torch's own words advise to run the file's code
-            reason = "it holds objects that are neither tensors nor plain values."
         raise UserError(
-            f"{path} is not a readable checkpoint: {reason.rstrip('.')}. Delete it; the same command then trains anew."
+            f"{path} is not a readable checkpoint: {told(error, 200)}. Delete it; the same command then trains anew."
         ) from error
     return state
 

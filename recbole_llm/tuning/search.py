@@ -12,6 +12,9 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
+
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Executor, Job, JobResult
 from recbole_llm.execution.choice import open_executor
@@ -25,7 +28,7 @@ from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.history import accuracy, cost
 from recbole_llm.tuning.liveness import Heartbeat
 from recbole_llm.tuning.space import Space
-from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address
+from recbole_llm.tuning.storage import Storage, open_storage, served, storage_address, storage_errors
 from recbole_llm.tuning.study import Study
 from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
@@ -67,9 +70,9 @@ def tune_all(
     address = storage_address(storage, store.folder)
     make_folder(store.folder)
     kept = open_storage(address)
-    studies = [Study(run, s, budget, kept, store.folder) for run, s in zip(runs, spaces, strict=True)]
     runner = Runner(store, Bars(not quiet))
-    with open_executor(*executor) as chosen:
+    with storage_errors(kept), open_executor(*executor) as chosen:
+        studies = [Study(run, s, budget, kept, store.folder) for run, s in zip(runs, spaces, strict=True)]
         lost = search(studies, chosen, runner, kept)
         tuned: list[Run] = []
         for study, of in zip(studies, seeds, strict=True):
@@ -117,12 +120,20 @@ def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage
             _run_trials(studies, executor, job_of)
         except BaseException:
             executor.close()
-            for study in studies:
-                study.release()  # in a session that goes on, the next search need not wait for the trials of this one
+            _release(studies)
             raise
     for study in studies:
         study.export()
     return lost
+
+
+def _release(studies: Sequence[Study]) -> None:
+    """Give the trials up: in a session that goes on, the next search need not wait for them."""
+    for study in studies:
+        try:
+            study.release()
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:  # it has no room, which is being told
+            logger.debug("the trials of %s stay: %s", study.name, error)
 
 
 def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[Study, Any], Job]) -> None:

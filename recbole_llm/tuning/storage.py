@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import re
 import socket
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import get_lock_file
+from sqlalchemy.exc import SQLAlchemyError
 
-from recbole_llm.errors import UserError
-from recbole_llm.utils.files import make_folder, open_database
+from recbole_llm.errors import NoRoomError, UserError
+from recbole_llm.utils.files import NO_ROOM, database_error, make_folder, open_database
+from recbole_llm.utils.text import told
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -26,6 +35,7 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
 OPEN_ATTEMPTS = 5
 REACH_SECONDS = 30.0
 SERVER = "grpc://"
+_PIECE = 4096  # bytes of a journal that are looked at
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ def open_storage(address: str) -> Storage:
 
     Raises:
         UserError: the storage cannot be used.
+        NoRoomError: the disk is full.
     """
     if address.startswith(SERVER):
         return Storage(address, _server_at(address))
@@ -72,9 +83,110 @@ def open_storage(address: str) -> Storage:
     path = Path(address)
     make_folder(path.parent)
     if path.suffix in (".log", ".journal"):
-        return Storage(address, optuna.storages.JournalStorage(JournalFileBackend(str(path))))
+        return Storage(address, _journal(path))
     open_database(path, "SELECT 1").close()  # write-ahead logging: readers and writers do not block each other
     return Storage(address, _database(f"sqlite:///{path}"))
+
+
+@contextmanager
+def storage_errors(storage: Storage) -> Iterator[None]:
+    """A block in which what a storage raises is told in a line.
+
+    Raises:
+        UserError: the storage is damaged, has other tables, or has gone away.
+        NoRoomError: the disk is full.
+    """
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise _told_of(storage.address, error) from error
+
+
+def _told_of(address: str, error: BaseException) -> UserError | NoRoomError:
+    """What is told of a storage that cannot be used."""
+    cause: BaseException | None = error
+    while isinstance(cause, (StorageInternalError, SQLAlchemyError)):
+        inner = getattr(cause, "orig", None) or cause.__cause__
+        if inner is None:
+            break
+        cause = inner
+    place = (_without_password(address) if "://" in address else address).removeprefix("sqlite:///")
+    if isinstance(cause, sqlite3.Error):
+        full = database_error(Path(place), cause)
+        if isinstance(full, NoRoomError):
+            return full
+    reason = told(cause or error)
+    return UserError(
+        f"--storage={place} is no storage of searches that can be used ({reason}): move it away, or name another one."
+    )
+
+
+class _Journal(JournalFileBackend):
+    """A journal in which a line stands whole or not at all.
+
+    Optuna writes behind the half of a line that a process left which was killed, or had no room, and neither can be
+    read then.
+    """
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write lines.
+
+        Raises:
+            NoRoomError: the disk is full; nothing was written.
+        """
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        path = Path(self._file_path)
+        with get_lock_file(self._lock), path.open("r+b", buffering=0) as stream:
+            end = _end_of_lines(stream)
+            try:
+                stream.truncate(end)
+                stream.seek(end)
+                written = stream.write(text)
+                os.fsync(stream.fileno())
+            except OSError as error:
+                stream.truncate(end)
+                if error.errno in NO_ROOM:
+                    raise NoRoomError(path, error.strerror) from error
+                raise
+            if written < len(text):
+                stream.truncate(end)
+                raise NoRoomError(path, os.strerror(errno.ENOSPC))
+
+
+def _end_of_lines(stream: IO[bytes]) -> int:
+    """Where the last whole line of a file ends."""
+    place = stream.seek(0, os.SEEK_END)
+    while place:
+        begin = max(0, place - _PIECE)
+        stream.seek(begin)
+        piece = stream.read(place - begin)
+        if b"\n" in piece:
+            return begin + piece.rindex(b"\n") + 1
+        place = begin
+    return 0
+
+
+def _journal(path: Path) -> BaseStorage:
+    """A journal that is open.
+
+    Raises:
+        UserError: the file is something else; it stays as it is.
+    """
+    backend = _Journal(str(path))
+    with path.open("rb") as stream:
+        begin = stream.read(_PIECE)
+    if begin and not re.match(rb'\{[^\n]*"op_code"', begin):
+        raise _not_a_journal(path)
+    try:
+        return optuna.storages.JournalStorage(backend)
+    except OSError:
+        raise
+    except Exception as error:  # lines that are none, or of something else, raise whatever they lead to
+        raise _not_a_journal(path) from error
+
+
+def _not_a_journal(path: Path) -> UserError:
+    return UserError(f"--storage={path} holds what is no journal of searches: move it away, or name another one.")
 
 
 def _database(address: str) -> BaseStorage:
@@ -86,7 +198,7 @@ def _database(address: str) -> BaseStorage:
             )
         except Exception as error:  # whatever the database's driver raises
             if attempt + 1 == OPEN_ATTEMPTS:
-                raise UserError(f"--storage={_without_password(address)}: {type(error).__name__}.") from error
+                raise _told_of(address, error) from error
             time.sleep(0.2)  # another process may have been making the same tables
     raise AssertionError
 

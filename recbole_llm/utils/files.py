@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
+import re
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from recbole_llm.errors import UserError
+from recbole_llm.errors import NoRoomError, UserError
 
 try:
     import fcntl
@@ -22,6 +27,23 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60.0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # neither a mistake nor a defect
+_PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # what whole_file writes to
+_YOUNG = 60.0  # seconds in which a file may have been opened and not locked yet
+
+
+class _Watched(io.FileIO):
+    """A file that remembers why it could not be written: libraries raise errors of their own instead."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 @contextmanager
@@ -37,20 +59,114 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Raises:
         UserError: there is a folder of that name, or its own folder cannot be made.
+        NoRoomError: the disk is full.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file.")
     make_folder(path.parent)
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
-    text: dict[str, str] = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    _remove_abandoned(path.parent.absolute())
+    partial = _partial_name(path)
+    raw: _Watched | None = None
     try:
-        with partial.open(mode, **text) as stream:  # type: ignore[call-overload]
+        raw = _Watched(partial, "w")
+        _lock(raw.fileno())
+        buffered = io.BufferedWriter(raw)
+        stream: IO[Any] = buffered if "b" in mode else io.TextIOWrapper(buffered, encoding="utf-8", newline="\n")
+        with _closed_whatever_comes(stream, raw):
             yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(raw.fileno())
         partial.replace(path)
+    except Exception as error:
+        cause = raw.error if raw is not None and raw.error is not None else error
+        if isinstance(cause, OSError) and (cause.errno in NO_ROOM or _is_of_numpy(cause)):
+            raise NoRoomError(path, cause.strerror or "no room is left") from error
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to be filled, which gets the name ``path`` when the block ends without an error.
+
+    Where another process was first, its folder stays.
+
+    Args:
+        path: the folder to be; the one that it lies in is made.
+
+    Raises:
+        UserError: the folder that it lies in cannot be made.
+    """
+    make_folder(path.parent)
+    _remove_abandoned(path.parent.absolute())
+    partial = _partial_name(path)
+    partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if descriptor is not None:
+            _lock(descriptor)
+        yield partial
+        if not path.exists():
+            with suppress(FileExistsError, NotADirectoryError):
+                partial.replace(path)
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial_name(path: Path) -> Path:
+    """A hidden name beside a path, as ``_PARTIAL`` knows it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
+
+
+@contextmanager
+def _closed_whatever_comes(stream: IO[Any], raw: _Watched) -> Iterator[None]:
+    """A block after which a stream is closed; of several errors the first one counts."""
+    try:
+        yield
+    except BaseException:
+        raw.close()  # what is still in the buffer has no place to go
+        raise
+    stream.close()
+
+
+def _is_of_numpy(error: OSError) -> bool:
+    """Whether numpy could not write all of an array: it gives numbers of elements, and no reason."""
+    return error.errno is None and " requested and " in str(error)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file without waiting, where the file system can; whether it could be."""
+    if fcntl is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+@cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left half-written in a folder; done once by each process.
+
+    A writer locks its file as long as it lives, so one that can be locked has lost its writer.
+    """
+    for path in folder.glob(".*"):
+        try:
+            if not _PARTIAL.fullmatch(path.name) or time.time() - path.stat().st_mtime < _YOUNG:
+                continue
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if _lock(descriptor):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    logger.info("removed %s, which a command that was killed left unfinished", path)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            logger.debug("%s stays: %s", path, error)
 
 
 @contextmanager
@@ -83,6 +199,21 @@ def one_process_at_a_time(folder: Path, what: str = "") -> Iterator[None]:
         os.close(descriptor)
 
 
+def check_name(name: str, what: str) -> str:
+    """A name that becomes a part of a path; what leaves its folder is refused.
+
+    Args:
+        name: such as that of a dataset.
+        what: names it in the message, such as ``--dataset=..``.
+
+    Raises:
+        UserError: it is empty, ``.`` or ``..``, or holds a slash, a backslash, or what is not visible.
+    """
+    if name in ("", ".", "..") or not name.isprintable() or any(mark in name for mark in "/\\"):
+        raise UserError(f"{what}: {name!r} is no name of a file or folder; what is written would leave its folder.")
+    return name
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that will be written to.
 
@@ -92,6 +223,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in NO_ROOM:
+            raise NoRoomError(path, error.strerror) from error
         raise UserError(f"the folder {path} cannot be made: {error.strerror}.") from error
     if not os.access(path, os.W_OK):
         raise UserError(f"the folder {path} cannot be written to.")
@@ -110,6 +243,7 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
 
     Raises:
         UserError: the file is no database, or stays locked.
+        NoRoomError: the disk is full.
     """
     make_folder(path.parent)
     give_up = time.monotonic() + BUSY_SECONDS
@@ -125,7 +259,12 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
                 time.sleep(0.01)
         connection.execute(schema)
     except sqlite3.DatabaseError as error:
-        raise UserError(
-            f"{path} cannot be used ({error}); mend it (sqlite3's .recover), or move it away and start again."
-        ) from error
+        raise database_error(path, error) from error
     return connection
+
+
+def database_error(path: Path, error: sqlite3.Error) -> UserError | NoRoomError:
+    """What is told of an SQLite file that cannot be used."""
+    if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return NoRoomError(path, error)
+    return UserError(f"{path} cannot be used ({error}); mend it (sqlite3's .recover), or move it away and start again.")

@@ -27,6 +27,17 @@ def visible(text: str) -> str:
     return "".join(ch for ch in text if ch == "\n" or unicodedata.category(ch) not in _INVISIBLE)
 
 
+def told(error: BaseException, limit: int = 160) -> str:
+    """What an error of a library says, in one line, without a full stop.
+
+    Of a file that holds more than tensors torch's own words are advice to run its code; they are never repeated.
+    """
+    words = " ".join(visible(str(error)).split())
+    if "weights_only" in words or "Weights only" in words or "WeightsUnpickler" in words:
+        return "it holds objects that are neither tensors nor plain values"
+    return words[:limit].rstrip(".") or type(error).__name__
+
+
 def counted(number: int, what: str) -> str:
     """``1 trial``, ``20 trials``."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")

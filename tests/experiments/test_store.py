@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recbole_llm.api import run
-from recbole_llm.errors import UserError
+from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.experiments.record import SCHEMA, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from tests.processes import start
@@ -148,7 +148,7 @@ def test_a_write_that_fails_leaves_the_old_record(store: ResultStore, monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(NoRoomError, match="No space left"):
         store.put(record_of(notes=["new"]))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]

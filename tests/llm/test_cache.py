@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.errors import UserError
+from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from tests.llm.chat import asked, endpoint_at, question
@@ -112,7 +112,7 @@ def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path, fill: Call
     with ResponseCache(tmp_path / "c.sqlite") as cache:
         cache.put(HELLO, ANSWER)
         cache._connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
-        with pytest.raises(UserError, match=r"c\.sqlite: database or disk is full\. Make room"):
+        with pytest.raises(NoRoomError, match=r"c\.sqlite cannot be written \(database or disk is full\)"):
             fill(cache)
         assert cache.get(HELLO.key) == ANSWER
         cache._connection.execute("PRAGMA max_page_count = 100000")

@@ -360,8 +360,8 @@ def test_the_limit_of_a_trial_raises_nothing(tiny: Path, most: int, epochs: int)
         ("results/file/x.sqlite3", "cannot be made"),
         ("results/file/x.log", "cannot be made"),
         ("results/search.txt", "give an address .postgresql"),
-        ("nosuchdb://me:secret@host/x", "NoSuchModuleError"),
-        ("sqlite:////no/such/folder/x.sqlite3", "OperationalError"),
+        ("nosuchdb://me:secret@host/x", "Can't load plugin"),
+        ("sqlite:////no/such/folder/x.sqlite3", "unable to open database file"),
     ],
 )
 def test_a_storage_that_cannot_be_used_is_an_error_without_its_password(tiny: Path, address: str, message: str) -> None:
