@@ -432,6 +432,57 @@ def report(
     return path
 
 
+def submit(
+    folder: Annotated[str | Path, Doc("Results folder whose records are handed in.")],
+    *,
+    verify: Annotated[bool, Doc("Run the cheapest row again and compare.")] = False,
+    dataset_dir: DatasetDir = "dataset",
+    output: Output = None,
+) -> str:
+    """Check records and write them as one folder for review; with ``verify`` run one of them again.
+
+    Returns:
+        What was checked and where it lies.
+
+    Raises:
+        UserError: a record does not hold, or its row comes out otherwise.
+    """
+    from recbole_llm.experiments.submission import read_submission, write_submission
+    from recbole_llm.utils.text import counted
+
+    found = read_submission(Path(folder), Path(dataset_dir))
+    lines = [f"{counted(len(found.entries), 'record')}: every metric follows from the ranks"]
+    lines.append(f"settings give the key: {sum(entry.settings_checked for entry in found.entries)}")
+    read = [entry.answers_checked for entry in found.entries if entry.answers_checked is not None]
+    lines.append(f"answers have their hashes: {sum(map(bool, read))} of {len(read)} that read any")
+    if found.failed:
+        lines.append(f"left out: {counted(found.failed, 'run')} that failed")
+    if verify:
+        from recbole_llm.experiments.verify import verify as run_again
+
+        lines.append(f"run again: {run_again(found, Path(dataset_dir))}")
+    target = Path(output or Path("submissions") / found.name)
+    write_submission(found, target)
+    return "\n".join([*lines, f"submission: {target}/"])
+
+
+def board(
+    folder: Annotated[str | Path, Doc("Folder of submissions, or of results folders.")] = "submissions",
+    *,
+    dataset_dir: DatasetDir = "dataset",
+    output: Annotated[str | Path, Doc("Folder of the site.")] = "board",
+) -> str:
+    """Write a leaderboard of submissions: static pages, one a dataset and protocol.
+
+    Raises:
+        UserError: there is no submission, or one of them does not hold.
+    """
+    from recbole_llm.reporting.board import write_board
+
+    rows = write_board(Path(folder), Path(output), Path(dataset_dir))
+    return f"{rows} rows: {Path(output) / 'index.html'}"
+
+
 def doctor(
     *,
     leaks: Annotated[bool, Doc("Look for leaks in a dataset's semantic files.")] = False,

@@ -39,7 +39,7 @@ from recbole_llm.utils.text import visible
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the machine: neither a mistake nor a defect
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
-POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name"}
+POSITIONAL = {"list": "what", "prepare": "dataset", "suite": "name", "submit": "folder", "board": "folder"}
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
 FLAGS = ("refit",)  # settings that may be given without a value
@@ -233,6 +233,8 @@ VERBS: dict[str, Verb] = {
     "list": Verb(api.list_, _show_list),
     "table": Verb(api.table, _show_table),
     "report": Verb(api.report, _show_text),
+    "submit": Verb(api.submit, _show_text),
+    "board": Verb(api.board, _show_text),
     "doctor": Verb(api.doctor, _show_doctor),
 }
 SETTINGS = [
