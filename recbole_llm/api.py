@@ -50,6 +50,7 @@ Workers = Annotated[int | None, Doc("Jobs that run at once.")]
 ExecutorName = Annotated[str | None, Doc("Where jobs run: serial, processes or ray.")]
 RayAddress = Annotated[str | None, Doc("A running Ray cluster: auto or host:port.")]
 Gpus = Annotated[float | None, Doc("Share of a GPU for each job on Ray.")]
+Track = Annotated[str | None, Doc("Send finished runs to wandb, mlflow, trackio or tensorboard.")]
 Baseline = Annotated[str | None, Doc("Row that the others are measured against; the best baseline by default.")]
 Correction = Annotated[str, Doc("Of the p values: holm, or fdr for the false discovery rate.")]
 Margin = Annotated[float | None, Doc("Differences of the primary metric that are smaller count as none.")]
@@ -74,6 +75,7 @@ def run(
     executor: ExecutorName = None,
     ray_address: RayAddress = None,
     gpus: Gpus = None,
+    track: Track = None,
     **settings: Any,
 ) -> list[Record]:
     """Train and test every run of a grid that has no record yet.
@@ -87,6 +89,7 @@ def run(
     runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
+    made = _tracking(track, store)
     _check_sources([run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"])
     from recbole_llm.execution.choice import open_executor
     from recbole_llm.experiments.launch import run_all
@@ -94,7 +97,7 @@ def run(
     from recbole_llm.utils.progress import Bars
 
     with open_executor(executor, workers, ray_address, gpus) as chosen:
-        return run_all(runs, Runner(store, Bars(not quiet), force), chosen)
+        return run_all(runs, Runner(store, Bars(not quiet), force), chosen, made)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def tune(
     executor: ExecutorName = None,
     ray_address: RayAddress = None,
     gpus: Gpus = None,
+    track: Track = None,
     **settings: Any,
 ) -> Tuned:
     """Search settings with one budget for every model, then run the best ones.
@@ -146,6 +150,7 @@ def tune(
     _check_executor(executor, workers, ray_address, gpus)
     limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
     spaces, budget = _searched(runs, {**limits, "space": space})
+    made = _tracking(track, ResultStore(runs[0].settings["results_dir"]))
     _check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
@@ -157,6 +162,7 @@ def tune(
         storage=storage,
         quiet=quiet,
         executor=(executor, workers, ray_address, gpus),
+        made=made,
     )
     page = None
     if report is not None:
@@ -677,6 +683,19 @@ def _check_executor(executor: str | None, workers: int | None, ray_address: str 
     from recbole_llm.execution.choice import check_executor
 
     check_executor(executor, workers, ray_address, gpus)
+
+
+def _tracking(name: str | None, store: ResultStore) -> Callable[[Record], None] | None:
+    """What sends finished runs to a tracker.
+
+    Raises:
+        UserError: an unknown tracker, or its library is missing.
+    """
+    if name is None:
+        return None
+    from recbole_llm.experiments.tracking import open_tracking
+
+    return open_tracking(name, store)
 
 
 def one_of(option: str, value: str, known: Sequence[str]) -> None:
