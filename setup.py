@@ -46,6 +46,11 @@ EXTRAS = {
     "gguf": ["gguf>=0.10", "accelerate>=0.34"],
     # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
     "parquet": ["pyarrow>=15"],
+    # Experiment trackers (--track=NAME); RecBole brings TensorBoard.
+    "wandb": ["wandb>=0.19"],
+    "mlflow": ["mlflow>=2.16"],
+    "trackio": ["trackio>=0.40"],
+    "tensorboard": ["tensorboard>=2.10"],
     "cluster": ["ray>=2.40"],
     # The plots of docs/notebooks.
     "notebook": ["matplotlib>=3.8"],

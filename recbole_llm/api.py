@@ -52,6 +52,7 @@ Workers = Annotated[int | None, Doc("Jobs that run at once.")]
 ExecutorName = Annotated[str | None, Doc("Where jobs run: serial, processes or ray.")]
 RayAddress = Annotated[str | None, Doc("A running Ray cluster: auto or host:port.")]
 Gpus = Annotated[float | None, Doc("Share of a GPU for each job on Ray.")]
+Track = Annotated[str | None, Doc("Send finished runs to wandb, mlflow, trackio or tensorboard.")]
 Baseline = Annotated[str | None, Doc("Row that the others are measured against; the best baseline by default.")]
 Correction = Annotated[str, Doc("Of the p values: holm, or fdr for the false discovery rate.")]
 Margin = Annotated[float | None, Doc("Differences of the primary metric that are smaller count as none.")]
@@ -76,6 +77,7 @@ def run(
     executor: ExecutorName = None,
     ray_address: RayAddress = None,
     gpus: Gpus = None,
+    track: Track = None,
     **settings: Any,
 ) -> list[Record]:
     """Train and test every run of a grid that has no record yet.
@@ -89,6 +91,7 @@ def run(
     runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
     _check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
+    made = _tracking(track, store)
     _check_sources([run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"])
     from recbole_llm.execution.choice import open_executor
     from recbole_llm.experiments.launch import run_all
@@ -96,7 +99,7 @@ def run(
     from recbole_llm.utils.progress import Bars
 
     with open_executor(executor, workers, ray_address, gpus) as chosen:
-        return run_all(runs, Runner(store, Bars(not quiet), force), chosen)
+        return run_all(runs, Runner(store, Bars(not quiet), force), chosen, made)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,7 @@ def tune(
     executor: ExecutorName = None,
     ray_address: RayAddress = None,
     gpus: Gpus = None,
+    track: Track = None,
     **settings: Any,
 ) -> Tuned:
     """Search settings with one budget for every model, then run the best ones.
@@ -149,6 +153,7 @@ def tune(
     _check_executor(executor, workers, ray_address, gpus)
     limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
     spaces, budget = _searched(runs, {**limits, "objectives": objectives, "space": space})
+    made = _tracking(track, ResultStore(runs[0].settings["results_dir"]))
     _check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
@@ -160,6 +165,7 @@ def tune(
         storage=storage,
         quiet=quiet,
         executor=(executor, workers, ray_address, gpus),
+        made=made,
     )
     page = None
     if report is not None:
@@ -549,6 +555,57 @@ def report(
     return path
 
 
+def submit(
+    folder: Annotated[str | Path, Doc("Results folder whose records are handed in.")],
+    *,
+    verify: Annotated[bool, Doc("Run the cheapest row again and compare.")] = False,
+    dataset_dir: DatasetDir = "dataset",
+    output: Output = None,
+) -> str:
+    """Check records and write them as one folder for review; with ``verify`` run one of them again.
+
+    Returns:
+        What was checked and where it lies.
+
+    Raises:
+        UserError: a record does not hold, or its row comes out otherwise.
+    """
+    from recbole_llm.experiments.submission import read_submission, write_submission
+    from recbole_llm.utils.text import counted
+
+    found = read_submission(Path(folder), Path(dataset_dir))
+    lines = [f"{counted(len(found.entries), 'record')}: every metric follows from the ranks"]
+    lines.append(f"settings give the key: {sum(entry.settings_checked for entry in found.entries)}")
+    read = [entry.answers_checked for entry in found.entries if entry.answers_checked is not None]
+    lines.append(f"answers have their hashes: {sum(map(bool, read))} of {len(read)} that read any")
+    if found.failed:
+        lines.append(f"left out: {counted(found.failed, 'run')} that failed")
+    if verify:
+        from recbole_llm.experiments.verify import verify as run_again
+
+        lines.append(f"run again: {run_again(found, Path(dataset_dir))}")
+    target = Path(output or Path("submissions") / found.name)
+    write_submission(found, target)
+    return "\n".join([*lines, f"submission: {target}/"])
+
+
+def board(
+    folder: Annotated[str | Path, Doc("Folder of submissions, or of results folders.")] = "submissions",
+    *,
+    dataset_dir: DatasetDir = "dataset",
+    output: Annotated[str | Path, Doc("Folder of the site.")] = "board",
+) -> str:
+    """Write a leaderboard of submissions: static pages, one a dataset and protocol.
+
+    Raises:
+        UserError: there is no submission, or one of them does not hold.
+    """
+    from recbole_llm.reporting.board import write_board
+
+    rows = write_board(Path(folder), Path(output), Path(dataset_dir))
+    return f"{rows} rows: {Path(output) / 'index.html'}"
+
+
 def doctor(
     *,
     leaks: Annotated[bool, Doc("Look for leaks in a dataset's semantic files.")] = False,
@@ -748,6 +805,19 @@ def _check_executor(executor: str | None, workers: int | None, ray_address: str 
     from recbole_llm.execution.choice import check_executor
 
     check_executor(executor, workers, ray_address, gpus)
+
+
+def _tracking(name: str | None, store: ResultStore) -> Callable[[Record], None] | None:
+    """What sends finished runs to a tracker.
+
+    Raises:
+        UserError: an unknown tracker, or its library is missing.
+    """
+    if name is None:
+        return None
+    from recbole_llm.experiments.tracking import open_tracking
+
+    return open_tracking(name, store)
 
 
 def one_of(option: str, value: str, known: Sequence[str]) -> None:

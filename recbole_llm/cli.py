@@ -37,7 +37,14 @@ from recbole_llm.utils.progress import TqdmHandler
 from recbole_llm.utils.text import visible
 
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
-POSITIONAL = {"answers": "action", "list": "what", "prepare": "dataset", "suite": "name"}
+POSITIONAL = {
+    "answers": "action",
+    "board": "folder",
+    "list": "what",
+    "prepare": "dataset",
+    "submit": "folder",
+    "suite": "name",
+}
 DRY_RUN = "Say what it will take, from a few measured steps; run nothing."
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
@@ -254,6 +261,8 @@ VERBS: dict[str, Verb] = {
     "list": Verb(api.list_, _show_list),
     "table": Verb(api.table, _show_table),
     "report": Verb(api.report, _show_text),
+    "submit": Verb(api.submit, _show_text),
+    "board": Verb(api.board, _show_text),
     "doctor": Verb(api.doctor, _show_doctor),
 }
 SETTINGS = [

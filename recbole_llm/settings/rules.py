@@ -35,7 +35,7 @@ _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
 _NOT_OF_OUR_LOOP: dict[str, tuple[Any, str]] = {
     "enable_amp": (False, "our loop takes --precision=bf16 instead"),
     "enable_scaler": (False, "our loop takes --precision=bf16, which needs no scaler"),
-    "log_wandb": (False, "our loop writes curves with --tensorboard=True, and into every record"),
+    "log_wandb": (False, "--track=wandb sends finished runs, --tensorboard=True writes curves; records have both"),
     "metric_decimal_place": (12, "our loop never rounds before it compares"),
 }
 # Those that change what is printed or how fast it goes: they are passed over, and that is said.

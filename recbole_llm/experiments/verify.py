@@ -1,0 +1,129 @@
+"""One row of a submission, run again here and compared."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recbole_llm.data.catalog import locate
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.experiments.grid import expand
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.rerun import rerun_command
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.submission import Entry, Submission
+from recbole_llm.registry import methods, recbole_methods
+from recbole_llm.settings.layers import parse_assignment
+from recbole_llm.utils.progress import Bars
+
+logger = logging.getLogger(__name__)
+
+# Settings of a foreign record that could make a run read a file, load other code, or ask and pay.
+_REACH_OUT = ("pre_model_path", "llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A row that was run again.
+
+    Attributes:
+        record: as it was handed in.
+        again: as it came out here.
+        largest: largest difference of a metric between the two.
+        metric: the metric with it.
+    """
+
+    record: Record
+    again: Record
+    largest: float
+    metric: str
+
+    def __str__(self) -> str:
+        record = self.record
+        found = f"largest difference {self.largest:.2g} ({self.metric})" if self.largest else "every metric is the same"
+        return f"{record.label} on {record.dataset} ({record.protocol}, seed {record.seed}): {found}"
+
+
+def verify(submission: Submission, dataset_dir: Path) -> Verified:
+    """Run the cheapest row again that asks no LLM and needs no code from outside.
+
+    Raises:
+        UserError: there is no such row, or a metric differs by more than its standard error over the test cases. The
+            same code on another processor may differ in the last digits, and after long trainings in more.
+    """
+    entry = min(_candidates(submission, dataset_dir), key=_seconds, default=None)
+    if entry is None:
+        raise UserError(
+            f"{submission.name}: no row can be run again here: its datasets are not in {dataset_dir}/, or all rows ask "
+            "an LLM or need code or files from outside."
+        )
+    record = entry.record
+    again = _again(record, dataset_dir)
+    if again.status != "ok":
+        raise UserError(f"{record.label}, seed {record.seed} failed when it was run again: {again.error}")
+    ranks = Ranks.load(entry.ranks)
+    differences = {name: abs(again.metrics[name].value - metric.value) for name, metric in record.metrics.items()}
+    for name, difference in differences.items():
+        values = per_case(ranks, name)
+        if difference > float(values.std()) / np.sqrt(len(values)):
+            raise UserError(
+                f"{record.label}, seed {record.seed}: {name} was handed in as {record.metrics[name].value:.4f} and "
+                f"came out as {again.metrics[name].value:.4f}, further apart than its standard error."
+            )
+    worst = max(differences, key=lambda name: differences[name])
+    return Verified(record, again, differences[worst], worst)
+
+
+def _seconds(entry: Entry) -> float:
+    return entry.record.seconds.get("total", float("inf"))
+
+
+def _candidates(submission: Submission, dataset_dir: Path) -> list[Entry]:
+    known = {**recbole_methods(), **methods()}
+    found = []
+    for entry in submission.entries:
+        record = entry.record
+        row = known.get(record.model)
+        if row is None or row.features or record.features is not None or record.lists is not None:
+            continue
+        if record.tuned and record.trials is None:
+            continue
+        words = {word.partition("=")[0].lstrip("-") for word in _words(record)}
+        if not words & {*_REACH_OUT} and _has_data(record, dataset_dir):
+            found.append(entry)
+    return found
+
+
+def _has_data(record: Record, dataset_dir: Path) -> bool:
+    """Whether the same interactions lie here."""
+    try:
+        locate(record.dataset, None, str(dataset_dir))
+    except UserError:
+        return False
+    return True
+
+
+def _words(record: Record) -> list[str]:
+    """The words of the command after its verb."""
+    return shlex.split(rerun_command([record]))[3:]
+
+
+def _again(record: Record, dataset_dir: Path) -> Record:
+    """The record of a new run in a folder of its own."""
+    given = dict(parse_assignment(word[2:]) for word in _words(record))
+    model, dataset, protocol, seeds = (given.pop(name) for name in ("model", "dataset", "protocol", "seeds"))
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        given |= {"dataset_dir": str(dataset_dir), "results_dir": folder, "checkpoint_dir": str(Path(folder) / "saved")}
+        (run,) = expand(model, dataset, protocol, seeds, None, (), given)
+        if record.data is not None and record.data.files and run.files != record.data.files:
+            raise UserError(f"{record.dataset} here has other files than those that {record.label} was run on.")
+        logger.info("running %s again", run.title())
+        return Runner(ResultStore(folder), Bars(False), force=True).run(run)

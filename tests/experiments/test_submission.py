@@ -1,0 +1,229 @@
+"""Records that are handed in: what is refused, each with one message and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm import api
+from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.experiments.grid import expand
+from recbole_llm.experiments.rerun import rerun_command
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.submission import read_submission
+from recbole_llm.settings.layers import parse_assignment
+from tests.helpers import Cli, make_featured
+
+KEPT = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture(scope="module")
+def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with finished runs: one reads semantic files, two are seeds of a row."""
+    place, here = make_featured(tmp_path_factory.mktemp("submission")), Path.cwd()
+    os.chdir(place)
+    try:
+        api.run("Pop", "tiny", seeds=2, results_dir="mine")
+        api.run("LDMI", "tiny", epochs=1, results_dir="mine")
+    finally:
+        os.chdir(here)
+    return place
+
+
+@pytest.fixture
+def finished(workspace: Path, _finished: Path) -> Path:
+    """A copy of it; returns the results folder."""
+    shutil.copytree(_finished, workspace, dirs_exist_ok=True)
+    return Path("mine")
+
+
+def record_of(folder: Path, model: str) -> Path:
+    return sorted(folder.glob(f"*/*/{model}-*.json"))[0]
+
+
+def change(path: Path, edit: Callable[[dict[str, Any]], Any]) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    edit(values)
+    path.write_text(json.dumps(values), encoding="utf-8")
+
+
+def test_what_holds_is_written_as_one_folder(finished: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli("submit", "mine", "--output=handed") == 0
+    said = capsys.readouterr().out
+    assert "3 records: every metric follows from the ranks" in said
+    assert "settings give the key: 3" in said
+    assert "answers have their hashes: 1 of 1" in said
+    again = read_submission(Path("handed"))
+    assert {entry.record.key for entry in again.entries} == {record.key for record in ResultStore(finished)}
+    assert len(json.loads(Path("handed/submission.json").read_text())["files"]) == 6
+
+
+def _metric(values: dict[str, Any]) -> None:
+    values["metrics"]["ndcg@10"]["value"] += 1e-4
+
+
+def _setting(values: dict[str, Any]) -> None:
+    values["settings"]["learning_rate"] = 0.5
+
+
+def _search(values: dict[str, Any]) -> None:
+    values["trials"] = 50
+
+
+def _answers(values: dict[str, Any]) -> None:
+    values["features"]["manifest_sha256"] = "0" * 64
+
+
+TAMPERED = {
+    "metric": (_metric, "ndcg@10 is"),
+    "settings": (_setting, "its settings give the key"),
+    "search": (_search, "its settings give the key"),
+    "answers": (_answers, "the run read other answers"),
+    "no answers' hash": (lambda v: v["features"].update(manifest_sha256=None), "the answers have no hash"),
+    "missing field": (lambda v: v.pop("hardware"), "the field hardware is missing"),
+    "wrong type": (lambda v: v.update(seed="many"), "seed"),
+    "no files": (lambda v: v["data"].update(files={}), "data.files is missing"),
+    "no version": (lambda v: v["versions"].pop("torch"), "versions does not name torch"),
+    "later schema": (lambda v: v.update(schema_version=99), "later version"),
+    "test cases": (lambda v: v["data"].update(test_cases=5), "data.test_cases is 5"),
+    "seed": (lambda v: v.update(seed=7), "seed is 7"),
+    "path as ranks": (lambda v: v.update(ranks_file="../../x.npz"), "no plain name"),
+    "path as dataset": (lambda v: v.update(dataset="../tiny"), "no plain name"),
+    "other place": (lambda v: v.update(dataset="other"), "lies in other/"),
+    "nan": (lambda v: v["metrics"]["ndcg@10"].update(value=float("nan")), "ndcg@10 is nan"),
+    "list for a name": (lambda v: v["settings"].update(backbone=[1]), "backbone"),
+    "large cut": (lambda v: v["metrics"].update({"ndcg@99999999": {"value": 0.0}}), "no metric of ranks"),
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_changed_record_is_refused(what: str, finished: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    edit, message = TAMPERED[what]
+    change(record_of(finished, "LDMI"), edit)
+    assert cli("submit", "mine", "--output=handed") == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("error:") == 1 and "Traceback" not in said
+    assert not Path("handed").exists()
+
+
+def test_other_ranks_are_refused(finished: Path) -> None:
+    path = record_of(finished, "Pop")
+    file = path.with_suffix(".ranks.npz")
+    ranks = Ranks.load(file)
+    replace(ranks, higher=ranks.higher // 2).save(file)
+    with pytest.raises(UserError, match="and the ranks in"):
+        api.submit(finished, output="handed")
+
+
+def test_missing_ranks_are_refused(finished: Path) -> None:
+    record_of(finished, "Pop").with_suffix(".ranks.npz").unlink()
+    with pytest.raises(UserError, match=r"ranks\.npz is missing"):
+        api.submit(finished, output="handed")
+
+
+def test_ranks_of_impossible_shape_are_refused(finished: Path) -> None:
+    file = record_of(finished, "Pop").with_suffix(".ranks.npz")
+    ranks = Ranks.load(file)
+    replace(ranks, offsets=ranks.offsets * 1000).save(file)
+    with pytest.raises(UserError, match="offsets do not divide"):
+        api.submit(finished, output="handed")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000, "\x00"])
+def test_a_file_that_is_no_record_is_refused(text: str, finished: Path) -> None:
+    record_of(finished, "Pop").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="is no record"):
+        api.submit(finished, output="handed")
+
+
+def test_a_link_is_not_followed(finished: Path) -> None:
+    path = record_of(finished, "Pop")
+    path.rename("elsewhere.json")
+    path.symlink_to(Path("elsewhere.json").resolve())
+    with pytest.raises(UserError, match="links are not followed"):
+        api.submit(finished, output="handed")
+
+
+def test_changed_semantic_files_are_refused(finished: Path) -> None:
+    (record,) = [record for record in ResultStore(finished) if record.model == "LDMI"]
+    assert record.features is not None and record.features.folder is not None
+    folder = Path(record.features.folder)
+    with (folder / "tiny.text").open("a", encoding="utf-8") as stream:
+        stream.write("999\tanother answer\n")
+    with pytest.raises(UserError, match="the answers were changed"):
+        api.submit(finished, output="handed")
+
+
+def test_semantic_files_that_are_not_here_are_said_to_be_unchecked(finished: Path) -> None:
+    assert "answers have their hashes: 0 of 1" in api.submit(finished, output="handed", dataset_dir="nowhere")
+
+
+@pytest.mark.parametrize("what", ["changed", "gone", "more"])
+def test_a_submission_that_was_changed_later_is_refused(what: str, finished: Path) -> None:
+    api.submit(finished, output="handed")
+    path = record_of(Path("handed"), "Pop")
+    if what == "changed":
+        change(path, lambda values: values.update(notes=["better than it was"]))
+    elif what == "gone":
+        path.unlink()
+    else:
+        (path.parent / "more.txt").write_text("more")
+    with pytest.raises(UserError, match=r"changed since|is missing|is not in submission\.json"):
+        read_submission(Path("handed"))
+
+
+def test_a_row_is_run_again(finished: Path) -> None:
+    said = api.submit(finished, verify=True, output="handed")
+    assert "run again: Pop on tiny (loo, seed" in said and "every metric is the same" in said
+
+
+def test_a_row_that_comes_out_otherwise_is_refused(finished: Path) -> None:
+    """Forged ranks with metrics and key that fit them: only a second run can tell."""
+    for path in finished.glob("*/*/Pop-*.json"):
+        file = path.with_suffix(".ranks.npz")
+        forged = replace(Ranks.load(file), higher=Ranks.load(file).higher // 4)
+        forged.save(file)
+
+        def better(values: dict[str, Any], ranks: Ranks = forged) -> None:
+            from recbole_llm.evaluation.metrics import per_case
+
+            for name, metric in values["metrics"].items():
+                metric["value"] = float(per_case(ranks, name).mean())
+
+        change(path, better)
+    api.submit(finished, output="unverified")
+    with pytest.raises(UserError, match="further apart than its standard error"):
+        api.submit(finished, verify=True, output="handed")
+    assert not Path("handed").exists()
+
+
+def test_kept_records_hold() -> None:
+    folders = [path for path in sorted(KEPT.iterdir()) if path.is_dir()]
+    found = [read_submission(path, Path("nowhere")) for path in folders]
+    assert sum(len(each.entries) for each in found) > 300
+
+
+def test_a_submission_of_old_records_is_one(tmp_path: Path) -> None:
+    """They name no files, which only a record of today must do."""
+    api.submit(KEPT / "backbones", output=tmp_path / "handed")
+    assert len(read_submission(tmp_path / "handed").entries) == 10
+
+
+def test_the_command_of_a_kept_record_makes_its_key_again(workspace: Path) -> None:
+    """Defaults that have changed since are named."""
+    records = [record for record in ResultStore(KEPT / "session-graph") if not record.tuned]
+    assert len(records) > 20
+    for record in records:
+        words = rerun_command([record]).replace("'", "").split()[3:]
+        given = dict(parse_assignment(word[2:]) for word in words)
+        model, dataset, protocol, seeds = (given.pop(name) for name in ("model", "dataset", "protocol", "seeds"))
+        (run,) = expand(model, dataset, protocol, seeds, None, (), given)
+        assert run.key == record.key
