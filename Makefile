@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo flagship test test-landing test-browser lint clean
+.PHONY: demo flagship test test-landing test-browser docs lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -36,6 +36,15 @@ test-browser: $(READY)
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
 	    echo "no browser here and none could be installed: the report is not checked in one"
 	$(BIN)/python -m pytest -rs -m browser tests/reporting $(ARGS)
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# The site in build/site. A warning, a broken link, or a script or style from the network fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	! grep -rlE '<(script|link|img)[^>]*(src|href)="https?://' build/site --include='*.html'
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -49,6 +49,8 @@ EXTRAS = {
     # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
     "parquet": ["pyarrow>=15"],
     "cluster": ["ray>=2.40"],
+    # The documentation site (make docs).
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "mkdocs-gen-files>=0.5"],
     "dev": [
         "pytest>=8",
         "pytest-xdist[psutil]>=3.6",
