@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo flagship test test-landing test-browser soak lint clean
+.PHONY: demo flagship test test-landing test-browser soak docs lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -40,6 +40,15 @@ test-browser: $(READY)
 # Broken servers, kills, full disks and two commands at once, for MINUTES; full disks need root, for a mount.
 soak: $(READY)
 	MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -n0 -m soak tests/test_soak.py $(ARGS)
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# The site in build/site. A warning, a broken link, or a script or style from the network fails.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	! grep -rlE '<(script|link|img)[^>]*(src|href)="https?://' build/site --include='*.html'
 
 lint: $(READY)
 	$(BIN)/ruff check .

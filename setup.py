@@ -54,6 +54,8 @@ EXTRAS = {
     "cluster": ["ray>=2.40"],
     # The plots of docs/notebooks.
     "notebook": ["matplotlib>=3.8"],
+    # The documentation site (make docs).
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "mkdocs-gen-files>=0.5"],
     "dev": [
         "pytest>=8",
         "pytest-xdist[psutil]>=3.6",

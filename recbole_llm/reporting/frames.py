@@ -37,7 +37,9 @@ def results(
 
     Args:
         folder: the results folder.
-        dataset, protocol, model: names to be kept; all by default.
+        dataset: names to be kept; all by default.
+        protocol: the same.
+        model: the same.
         settings: names of settings that become columns, as ``settings.learning_rate``.
 
     Returns:
@@ -92,7 +94,9 @@ def per_user(
     Args:
         folder: the results folder.
         metric: one that follows from ranks, such as ``ndcg@10`` or ``map@7``.
-        dataset, protocol, model: names to be kept; all by default.
+        dataset: names to be kept; all by default.
+        protocol: the same.
+        model: the same.
 
     Returns:
         Besides the columns that say which run it is: ``user`` (its number in the ranks; where histories are cut into
@@ -128,7 +132,9 @@ def curves(
 
     Args:
         folder: the results folder.
-        dataset, protocol, model: names to be kept; all by default.
+        dataset: names to be kept; all by default.
+        protocol: the same.
+        model: the same.
 
     Returns:
         Columns ``epoch``, ``loss`` (the sum, where a model has several), ``seconds``, and each validation metric as
