@@ -75,7 +75,7 @@ def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings
 
 
 def make_run(model: str, dataset: str = "tiny", **overrides: Any) -> Run:
-    """A cell of a grid."""
+    """A run of a grid."""
     return Run.of(settings_of(model, dataset, **overrides))
 
 
@@ -85,7 +85,7 @@ def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
 
 
 def runner(results: str | Path = "results", force: bool = False) -> Runner:
-    """A runner of cells without progress bars."""
+    """A runner without progress bars."""
     return Runner(ResultStore(results), force=force)
 
 

@@ -22,7 +22,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.tuning.history import Ended
 from recbole_llm.utils.files import _PARTIAL
-from tests.features.workshop import contents, only_folder
+from tests.features.asking import contents, only_folder
 from tests.helpers import make_featured
 from tests.llm.fault_server import FAULTS
 from tests.llm.test_wire import outcomes

@@ -174,10 +174,10 @@ def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
 
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
     """``Biased`` gives the same row of its parameters to every user."""
-    cell = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
-    cells = runner()
-    cells.run(cell)
-    prepared = cells.trained(cell)
+    run = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
+    maker = runner()
+    maker.run(run)
+    prepared = maker.trained(run)
     before = prepared.model.bias.weight.clone()
     rank_cases(prepared.model, prepared.eval_loader("test"), mask_history=True)
     assert torch.equal(prepared.model.bias.weight, before)

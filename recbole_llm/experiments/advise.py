@@ -176,19 +176,19 @@ class _Buying:
 
     def step(self, run: Run, share: float) -> str:
         """Buy a share of a model's answers and look; why it is the last step, or an empty string."""
-        cells = [_variant(run, seed, answer_share=share) for seed in self.seeds]
-        _, likely = self._rest(cells[0])
+        variants = [_variant(run, seed, answer_share=share) for seed in self.seeds]
+        _, likely = self._rest(variants[0])
         budget = self.runner.asking.budget
         try:
             if likely:
                 budget.check(likely)
-            self.runner.make_features(cells[0])
+            self.runner.make_features(variants[0])
         except LimitReached:
             left = max(0.0, budget.max_cost - budget.spent)
             return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
         except Stopped as error:
             return str(error)
-        look = self._look(run, share, cells)
+        look = self._look(run, share, variants)
         self.found.looks.append(look)
         return {
             GAIN: "the interval lies above zero",
@@ -202,11 +202,11 @@ class _Buying:
         made = [look.share for look in self.found.looks if (look.dataset, look.model) == place]
         self.found.ends.append(End(*place, why, max(made, default=0.0), *self._rest(run)))
 
-    def _look(self, run: Run, share: float, cells: Sequence[Run]) -> Look:
+    def _look(self, run: Run, share: float, variants: Sequence[Run]) -> Look:
         """Train with and without the answers, and compare on the validation cases."""
         bare = [_variant(run, seed, semantics="none") for seed in self.seeds]
         without = [self.runner.rank_validation(each, self.aside)[1] for each in bare]
-        trained = [self.runner.rank_validation(each, self.aside) for each in cells]
+        trained = [self.runner.rank_validation(each, self.aside) for each in variants]
         family = Family({WITH: [ranks for _, ranks in trained], WITHOUT: without}, self.found.metric)
         (test,) = family.compare([(WITH, WITHOUT)])
         low, high = test.interval(self.found.level)
@@ -228,7 +228,7 @@ class _Buying:
     def _rest(self, run: Run) -> tuple[int, float | None]:
         """Requests that a run's features still take, and US dollars for them, estimated from the answers so far."""
         rows = plan([run], self.runner)
-        priced = all(shop.endpoint is None or shop.endpoint.priced for shop, _ in rows)
+        priced = all(builder.endpoint is None or builder.endpoint.priced for builder, _ in rows)
         return sum(row.requests for _, row in rows), sum(row.price for _, row in rows) if priced else None
 
 

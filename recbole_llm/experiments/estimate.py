@@ -342,7 +342,7 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
         if features not in plans:
             rows = plan([run], runner)
             plans[features] = any(row.state != "made" for _, row in rows)
-            folder = next(((shop.name, *shop.wanted) for shop, _ in rows), ())
+            folder = next(((builder.name, *builder.wanted) for builder, _ in rows), ())
             if folder not in folders:
                 folders.add(folder)
                 asked[name] = _requests(rows)
@@ -359,7 +359,7 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
 
 def _requests(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> tuple[int, float | None]:
     requests = sum(row.requests for _, row in rows)
-    if any(row.requests and not (shop.endpoint is not None and shop.endpoint.priced) for shop, row in rows):
+    if any(row.requests and not (builder.endpoint is not None and builder.endpoint.priced) for builder, row in rows):
         return requests, None
     return requests, sum(row.price for _, row in rows)
 

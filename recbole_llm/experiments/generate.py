@@ -60,7 +60,7 @@ class PopularityPlaceholder:
 
 
 def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> Iterator[FeatureBuilder]:
-    """The features of each cell; cells that read the same of one folder (seeds, controls) come once.
+    """The features of each run; runs that read the same of one folder (seeds, controls) come once.
 
     Raises:
         UserError: none of the models reads semantic features.
@@ -74,10 +74,10 @@ def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) 
         watch = Stopwatch()
         dataset = runner.read_dataset(run)
         stage_one = _stage_one(run, runner, dataset, watch, asking.dry) if run.settings.method.stage_one else None
-        shop = FeatureBuilder(run.settings, run.location, dataset, stage_one, runner.bars, watch, asking)
-        if (shop.name, *shop.wanted) not in seen:
-            seen.add((shop.name, *shop.wanted))
-            yield shop
+        builder = FeatureBuilder(run.settings, run.location, dataset, stage_one, runner.bars, watch, asking)
+        if (builder.name, *builder.wanted) not in seen:
+            seen.add((builder.name, *builder.wanted))
+            yield builder
 
 
 def _reads_any(run: Run) -> bool:
@@ -92,22 +92,22 @@ def _stage_one(run: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bo
 def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[tuple[FeatureBuilder, FeaturePlan]]:
     """What each feature would take, without asking, training or writing anything."""
     rows = []
-    for shop in feature_builders(runs, runner, DryRun()):
+    for builder in feature_builders(runs, runner, DryRun()):
         asking = DryRun(limit=limit)
-        asking.published, shop.asking = shop.asking.published, asking
-        missing = set(shop.missing())
-        if shop.endpoint is not None:
-            shop.make()
+        asking.published, builder.asking = builder.asking.published, asking
+        missing = set(builder.missing())
+        if builder.endpoint is not None:
+            builder.make()
         made = {each.feature: each for each in asking.plans}
         guessing = False
-        for name in shop.wanted:
-            by_rule = shop.endpoint is None and name in missing
+        for name in builder.wanted:
+            by_rule = builder.endpoint is None and name in missing
             found = made.get(name, FeaturePlan(name, "by rule" if by_rule else "made"))
             found.estimated = found.state == "asks" and (found.estimated or guessing)
-            guessing = guessing or (name in missing and bool(getattr(shop.stage_one, "used", False)))
-            rows.append((shop, found))
-        if shop.scratch is not None:
-            shop.scratch.cleanup()
+            guessing = guessing or (name in missing and bool(getattr(builder.stage_one, "used", False)))
+            rows.append((builder, found))
+        if builder.scratch is not None:
+            builder.scratch.cleanup()
     return rows
 
 
@@ -115,13 +115,13 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
     """The table of a dry run."""
     header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
     lines: list[list[Any]] = []
-    endpoint = next((shop.endpoint for shop, _ in rows if shop.endpoint is not None), None)
-    for shop, row in rows:
+    endpoint = next((builder.endpoint for builder, _ in rows if builder.endpoint is not None), None)
+    for builder, row in rows:
         about = "~ estimate" if row.estimated else row.state
         asks = row.state == "asks"
         numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
         price = f"{row.price:.2f}" if asks and endpoint is not None and endpoint.priced else "?" if asks else ""
-        names = [shop.settings["dataset"], shop.settings.method.name, row.feature]
+        names = [builder.settings["dataset"], builder.settings.method.name, row.feature]
         lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
     text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
     total, requests = sum(row.price for _, row in rows), sum(row.requests for _, row in rows)
@@ -134,7 +134,7 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
         notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
     if endpoint is not None and total:
         notes.append(_prefix_note(endpoint, [row for _, row in rows]))
-    trainings = {shop.name: _trainings(shop) for shop, _ in rows}
+    trainings = {builder.name: _trainings(builder) for builder, _ in rows}
     notes += [text for text in trainings.values() if text]
     notes += dict.fromkeys(f"{row.feature}: {row.note}" for _, row in rows if row.note)
     if any(row.estimated for _, row in rows):
@@ -155,41 +155,41 @@ def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
     return f"prefix caching may save {saved:.2f} US$ of it: {begins}; questions begin with up to {shared:,} equal ones."
 
 
-def _trainings(shop: FeatureBuilder) -> str:
+def _trainings(builder: FeatureBuilder) -> str:
     """What is trained before the first question; empty where nothing is."""
-    stand_in, key = shop.stage_one, shop.settings.method.stage_one
+    stand_in, key = builder.stage_one, builder.settings.method.stage_one
     if not isinstance(stand_in, PopularityPlaceholder) or not stand_in.used or key is None:
         return ""
-    return f"before the first question: {stand_in.untrained} trainings of {shop.settings[key]} (stage I)."
+    return f"before the first question: {stand_in.untrained} trainings of {builder.settings[key]} (stage I)."
 
 
 def make(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:
-    """Make all features of the cells, with their text vectors.
+    """Make all features of the runs, with their text vectors.
 
     Raises:
         UserError: a limit was reached; what was answered is kept.
     """
     done = []
-    for shop in feature_builders(runs, runner, asking):
-        shop.make()
-        shop.encode()
-        done.append(shop)
+    for builder in feature_builders(runs, runner, asking):
+        builder.make()
+        builder.encode()
+        done.append(builder)
     return done
 
 
-def render_made(shops: Iterable[FeatureBuilder]) -> str:
+def render_made(builders: Iterable[FeatureBuilder]) -> str:
     """What the manifests say of the features."""
     header = ["dataset", "feature", "coverage", "filled", "asked", "cached", "failed", "tokens in", "tokens out", "US$"]
     lines, folders = [], []
-    for shop in shops:
-        folders.append(f"{shop.folder.path}/")
-        for name in shop.wanted:
-            entry = shop.folder.manifest["features"][name]
+    for builder in builders:
+        folders.append(f"{builder.folder.path}/")
+        for name in builder.wanted:
+            entry = builder.folder.manifest["features"][name]
             usage = entry["usage"]
             numbers = [usage[key] for key in ("requests", "cached", "failed", "tokens_in", "tokens_out")]
             coverage = f"{entry.get('coverage', 1.0):.1%}"
             filled = entry.get("filled", 0) or ""
-            lines.append([shop.settings["dataset"], name, coverage, filled, *numbers, f"{usage['price']:.4f}"])
+            lines.append([builder.settings["dataset"], name, coverage, filled, *numbers, f"{usage['price']:.4f}"])
             counts = ", ".join(f"{key} {count}" for key, count in sorted(entry.get("counts", {}).items()))
             if counts:
                 folders.append(f"  {name}: {counts}")
@@ -203,8 +203,8 @@ def render_made(shops: Iterable[FeatureBuilder]) -> str:
 
 
 def collect(runs: Sequence[Run], runner: Runner, asking: BatchCollector) -> list[FeatureBuilder]:
-    """Go through all features, keeping the questions that have no answer; shops of features that wait for some."""
-    return [shop for shop in feature_builders(runs, runner, asking) if shop.make()]
+    """Go through all features, keeping the questions that have no answer; builders of features that wait for some."""
+    return [builder for builder in feature_builders(runs, runner, asking) if builder.make()]
 
 
 def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | None = None) -> int:
@@ -214,20 +214,20 @@ def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | Non
         UserError: nothing is pending, or the models stand on different datasets or endpoints.
     """
     asking = BatchCollector(limit=limit)
-    shops = collect(runs, runner, asking)
+    builders = collect(runs, runner, asking)
     if not asking.pending:
         raise UserError("nothing is to be asked: all answers are there.")
-    if any((shop.home, shop.endpoint) != (shops[0].home, shops[0].endpoint) for shop in shops):
+    if any((builder.home, builder.endpoint) != (builders[0].home, builders[0].endpoint) for builder in builders):
         raise UserError("--batch-file takes one dataset and one --llm.")
-    endpoint = shops[0].endpoint
+    endpoint = builders[0].endpoint
     assert endpoint is not None
-    with shops[0].responses() as cache:
+    with builders[0].responses() as cache:
         write_batch_file(cache, endpoint, asking.pending.values(), path)
     return len(asking.pending)
 
 
 class _Batches:
-    """The batches of the cells of one dataset, whose answers go into one cache."""
+    """The batches of the runs of one dataset, whose answers go into one cache."""
 
     def __init__(self, runs: Sequence[Run], runner: Runner, asking: BatchCollector, pause: float) -> None:
         self.runs, self.asking = runs, asking
@@ -238,15 +238,15 @@ class _Batches:
     def submit(self, stack: ExitStack) -> BatchClient | None:
         """Collect what has no answer and submit it; ``None`` where all is there."""
         self.asking.pending.clear()
-        shops = collect(self.runs, self._runner, self.asking)
+        builders = collect(self.runs, self._runner, self.asking)
         if not self.asking.pending:
             return None
-        endpoint = shops[0].endpoint
+        endpoint = builders[0].endpoint
         assert endpoint is not None
-        cache = stack.enter_context(shops[0].responses())
+        cache = stack.enter_context(builders[0].responses())
         client = BatchClient(endpoint, cache, self.asking.budget, self._pause)
         stack.callback(client.close)
-        with one_process_at_a_time(shops[0].home, f"the batches of {shops[0].home.parent.name}"):
+        with one_process_at_a_time(builders[0].home, f"the batches of {builders[0].home.parent.name}"):
             # Of a run that was stopped, or of another command: what is paid for comes first.
             self._earlier = bool(client.open_batches())
             self._stopped = "" if self._earlier else client.submit(self.asking.pending.values())
@@ -291,7 +291,7 @@ def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | 
             for group, client in under_way:
                 group.fetch(client)
         if not under_way:
-            return [shop for group in groups for shop in make(group.runs, runner, group.asking)]
+            return [builder for group in groups for builder in make(group.runs, runner, group.asking)]
 
 
 # ---- answers in and out -------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def prompts_of(runs: Sequence[Run]) -> set[str]:
 
 
 def export(runs: Sequence[Run], path: Path) -> int:
-    """Write the answers that the cells' prompts have had, from the chosen endpoint's model; their number.
+    """Write the answers that the runs' prompts have had, from the chosen endpoint's model; their number.
 
     Raises:
         UserError: there are none.
@@ -330,6 +330,6 @@ def export(runs: Sequence[Run], path: Path) -> int:
 
 
 def take_in(runs: Sequence[Run], path: Path) -> ImportReport:
-    """Take answers from a file into the cache of the cells' dataset."""
+    """Take answers from a file into the cache of the runs' dataset."""
     with _cache_of(runs) as cache:
         return import_answers(cache, path)

@@ -77,8 +77,8 @@ def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]:
     if executor.shares_files:
         folder = str(runner.store.folder)
         return [Job(run.title(), run_job, (run, folder, runner.force), tag=run) for run in runs]
-    ship = PayloadSender(executor, runner)
-    return [Job(run.title(), run_job_away, (run, ship(run)), tag=run) for run in runs]
+    payload_of = PayloadSender(executor, runner)
+    return [Job(run.title(), run_job_away, (run, payload_of(run)), tag=run) for run in runs]
 
 
 def _record(result: JobResult, runner: Runner, lone: bool) -> Record:

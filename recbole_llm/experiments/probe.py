@@ -65,7 +65,7 @@ class TitlesAnswer(BaseModel):
 
 
 class RowAnswer(BaseModel):
-    """The cells of a row."""
+    """The values of a row."""
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 

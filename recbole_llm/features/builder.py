@@ -119,7 +119,7 @@ def _llm_identity(endpoint: Endpoint) -> dict[str, Any]:
 
 
 class FeatureBuilder:
-    """The features of one cell: which there are, which are missing, and how they are made.
+    """The features of one run: which there are, which are missing, and how they are made.
 
     Args:
         settings: of the run.
@@ -131,7 +131,7 @@ class FeatureBuilder:
         asking: how the command gets its answers.
 
     Attributes:
-        builders: the features that the model reads under these settings, by name, in the order in which they are
+        by_name: the features that the model reads under these settings, by name, in the order in which they are
             made. The folder is that of all its features: models with some parts off share it with the whole one.
         wanted: names of those of them that the registry row states.
 
@@ -172,7 +172,7 @@ class FeatureBuilder:
         self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
-        self.builders = {feature.name: feature for feature in map(find_feature, names)}
+        self.by_name = {feature.name: feature for feature in map(find_feature, names)}
         self.wanted = [find_feature(name).name for name in read]
         self.stamps = feature_stamps(names)
 
@@ -186,7 +186,7 @@ class FeatureBuilder:
 
     def _reads(self, name: str) -> set[str]:
         """Features whose files a feature reads."""
-        return set(getattr(self.builders[name], "needs", ()))
+        return set(getattr(self.by_name[name], "needs", ()))
 
     def _is_made(self, name: str) -> bool:
         stamp = self.stamps[name]
@@ -199,7 +199,7 @@ class FeatureBuilder:
             logger.info("%s is stale (%s is now %s): it is made again", name, entry.get("stamp"), stamp)
             return False
         noted = [asked_suffix(name)] if asked_suffix(name) in self.folder.manifest["files"] else []
-        return all(self.folder.has(file) for file in (*self.builders[name].files, *noted))
+        return all(self.folder.has(file) for file in (*self.by_name[name].files, *noted))
 
     def make(self) -> list[str]:
         """Make what is missing.
@@ -233,7 +233,7 @@ class FeatureBuilder:
                 if self._reads(name) & set(missing) and self._is_made(name):
                     continue  # what it reads was made again and came out the same
                 try:
-                    self._make(self.builders[name], cache)
+                    self._make(self.by_name[name], cache)
                 except AnswersPending:
                     waiting.append(name)
         finally:
@@ -248,7 +248,7 @@ class FeatureBuilder:
     def _needs(self, name: str) -> tuple[str, ...]:
         """Features that a feature reads; all before it where it does not say."""
         names = tuple(self.stamps)
-        needs: tuple[str, ...] = getattr(self.builders[name], "needs", names[: names.index(name)])
+        needs: tuple[str, ...] = getattr(self.by_name[name], "needs", names[: names.index(name)])
         return needs
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
@@ -373,7 +373,7 @@ class FeatureBuilder:
             self.encode()
         table = self.dataset.table
         tokens = {ITEM: table.item_tokens.tolist(), USER: table.user_tokens.tolist()}
-        facts = _facts(self.folder, self.builders, self.encoder)
+        facts = _facts(self.folder, self.by_name, self.encoder)
         cut = self.endpoint.knowledge_cut if self.endpoint else None
         if cut is not None:
             facts |= {"knowledge_cut": cut.isoformat(), "after_cut": targets_after(table, self.dataset.split, cut)}
@@ -413,9 +413,9 @@ def ensure_features(
     Raises:
         UserError: the source of answers, the encoder or a file cannot be used, or a limit was reached.
     """
-    shop = FeatureBuilder(settings, location, dataset, stage_one, progress, watch, asking)
-    shop.make()
-    return shop.features()
+    builder = FeatureBuilder(settings, location, dataset, stage_one, progress, watch, asking)
+    builder.make()
+    return builder.features()
 
 
 def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from tests.helpers import layered, make_run
 @pytest.fixture
 def config_of(tiny):
     def make(model="SASRec", **overrides):
-        cell = make_run(model, **overrides)
-        return BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem)
+        run = make_run(model, **overrides)
+        return BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem)
 
     return make
 
@@ -111,8 +111,8 @@ def test_the_data_lie_where_the_catalogue_found_them(config_of, tiny):
 
 
 def test_ml_100k_is_read_from_our_own_folder(workspace):
-    cell = make_run("Pop", "ml-100k")
-    config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem)
+    run = make_run("Pop", "ml-100k")
+    config = BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem)
     assert config["data_path"] == str(Path("dataset/ml-100k"))
 
 
@@ -148,8 +148,8 @@ def test_a_class_from_outside_has_its_own_settings(tiny, monkeypatch):
         "from recbole.model.sequential_recommender import SASRec\nclass Mine(SASRec):\n  pass\n"
     )
     monkeypatch.syspath_prepend(str(tiny.parent.parent))
-    cell = make_run("own_sasrec:Mine", my_width=7, loss_type="CE")
-    config = BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem)
+    run = make_run("own_sasrec:Mine", my_width=7, loss_type="CE")
+    config = BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem)
     assert (config["model"], config["my_width"]) == ("Mine", 7)
 
 

@@ -49,7 +49,7 @@ print(torch.is_anomaly_enabled(), int(product.view(torch.int32).count_nonzero())
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
-    """A process of its own that ran a cell: whether anomaly detection was on, its denormals, its modules."""
+    """A process of its own that trained a model: whether anomaly detection was on, its denormals, its modules."""
     folder = tmp_path_factory.mktemp("process")
     write_tiny(folder / "dataset" / "tiny")
     anomaly, denormals, *modules = python(RUN_POP, folder)
@@ -146,8 +146,8 @@ def with_gaps(workspace):
     write_rows(folder / "gaps.inter", rows)
     write_rows(folder / "gaps.item", ITEMS, HEADER)
     columns = {"inter": ["user_id", "item_id", "timestamp"], "item": [name.split(":")[0] for name in HEADER.split()]}
-    cell = make_run("BPR", "gaps", load_col=columns)
-    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem))
+    run = make_run("BPR", "gaps", load_col=columns)
+    return Dataset(BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem))
 
 
 def row(dataset, item):

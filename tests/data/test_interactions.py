@@ -29,13 +29,13 @@ def recbole_dataset(**overrides):
 
     from recbole_llm.compat.config import BenchConfig
 
-    cell = make_run("BPR", **overrides)
-    return Dataset(BenchConfig(cell.settings, cell.settings.method.load(), cell.location.folder, cell.location.stem))
+    run = make_run("BPR", **overrides)
+    return Dataset(BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem))
 
 
 def ours(**overrides):
-    cell = make_run("BPR", **overrides)
-    return read_interactions(cell.location.interactions, ReadSpec.from_settings(cell.settings.values))
+    run = make_run("BPR", **overrides)
+    return read_interactions(run.location.interactions, ReadSpec.from_settings(run.settings.values))
 
 
 # ---- ids -----------------------------------------------------------------------------------------

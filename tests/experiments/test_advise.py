@@ -16,7 +16,7 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.sources import sampled
 from recbole_llm.settings.core import CoreSettings
-from tests.features.workshop import answer_of_any_prompt
+from tests.features.asking import answer_of_any_prompt
 from tests.helpers import Cli, make_run, runner
 from tests.processes import start_command
 from tests.stub_server import Call, Reply, StubServer

@@ -15,7 +15,7 @@ import pytest
 from recbole_llm.experiments.published import open_store
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.store import INDEX
-from tests.features.workshop import SEMANTICS, only_folder
+from tests.features.asking import SEMANTICS, only_folder
 from tests.file_server import FileServer
 from tests.helpers import Cli
 from tests.methods.ldmi.test_interests import by_genre

@@ -18,7 +18,7 @@ from recbole_llm.features.sources import AnswerSource, FeaturePlan
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import Endpoint, load_endpoint
-from tests.features.workshop import SEMANTICS, asking_cell, contents, only_folder
+from tests.features.asking import SEMANTICS, asking_run, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
 from tests.stub_server import StubServer, intents_from_candidates
@@ -31,7 +31,7 @@ def made(run: Run, limit: int | None = None, budget: Budget | None = None) -> No
 
 
 def paid(server: StubServer, **overrides: object) -> Run:
-    return asking_cell(server, **{"llm": "openai", "max_cost": 5.0} | overrides)
+    return asking_run(server, **{"llm": "openai", "max_cost": 5.0} | overrides)
 
 
 @pytest.fixture(autouse=True)
@@ -142,18 +142,18 @@ def test_a_dry_run_says_what_caching_prefixes_may_save(few_users: Path, monkeypa
 
 def test_a_dry_run_without_a_price_says_so_and_asking_wants_one(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        cell = asking_cell(server, llm="groq", max_cost=5.0)
-        text = generate.render_plan(generate.plan([cell], runner()))
+        run = asking_run(server, llm="groq", max_cost=5.0)
+        text = generate.render_plan(generate.plan([run], runner()))
         assert "requests; price not stated: give --llm_price_in and --llm_price_out" in text
         assert " ? " in text or text.splitlines()[3].endswith("?")
         with pytest.raises(UserError, match=r"states no price for openai/gpt-oss-20b\. Give --llm_price_in"):
-            made(cell)
+            made(run)
         assert server.calls == []
 
 
 def test_another_file_of_the_same_service_states_no_price_of_prefixes(few_users: Path) -> None:
     with StubServer() as server:
-        rows = generate.plan([asking_cell(server, llm="anthropic", max_cost=5.0)], runner())
+        rows = generate.plan([asking_run(server, llm="anthropic", max_cost=5.0)], runner())
     assert "properties/llm/anthropic.yaml states no price for it" in generate.render_plan(rows)
 
 
@@ -162,12 +162,12 @@ def test_another_file_of_the_same_service_states_no_price_of_prefixes(few_users:
 
 def test_one_budget_holds_for_all_cells_of_a_command(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        runs = [asking_cell(server, intent_stride=stride) for stride in (4, 1)]
+        runs = [asking_run(server, intent_stride=stride) for stride in (4, 1)]
         with pytest.raises(UserError, match="--max_requests=40 is reached"):
             generate.make(runs, runner(), AnswerSource(Budget(max_requests=40)))
         assert len(server.calls) == 40
         first = len(json.loads(only_manifest("loo-vllm-*", 4).read_text())["features"])
-    assert first == 3  # itemtext, candidates and intents of the first cell are whole
+    assert first == 3  # itemtext, candidates and intents of the first run are whole
 
 
 def only_manifest(pattern: str, stride: int) -> Path:
@@ -181,7 +181,7 @@ def only_manifest(pattern: str, stride: int) -> Path:
 
 def test_a_trial_asks_a_few_and_the_rest_later(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        run = asking_cell(server)
+        run = asking_run(server)
         made(run, limit=7)
         assert len(server.calls) == 7
         entry = json.loads((only_folder() / "manifest.json").read_text())["features"]["intent"]
@@ -241,9 +241,9 @@ def test_a_batch_file_and_its_output_take_the_place_of_asking(few_users: Path) -
 
 def test_nothing_pending_is_no_batch(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
-        made(asking_cell(server))
+        made(asking_run(server))
         with pytest.raises(UserError, match="all answers are there"):
-            generate.batch_file([asking_cell(server)], runner(), Path("batch.jsonl"))
+            generate.batch_file([asking_run(server)], runner(), Path("batch.jsonl"))
 
 
 def test_batches_are_submitted_awaited_and_taken_in(few_users: Path) -> None:
@@ -316,8 +316,8 @@ def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> Non
         options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "epochs": 1}
         runs = [make_run("LLMDMsRec", name, **options) for name in ("tiny", "other")]
         shops = generate.run_batches(runs, runner(), pause=0.0)
-    assert [shop.settings["dataset"] for shop in shops] == ["tiny", "other"]
-    keys = [set(read_table(shop.folder.file("intent.asked"))["request_key"]) for shop in shops]
+    assert [builder.settings["dataset"] for builder in shops] == ["tiny", "other"]
+    keys = [set(read_table(builder.folder.file("intent.asked"))["request_key"]) for builder in shops]
     assert [{line["custom_id"] for line in lines} for lines in stub.files.values()] == keys
     for name, own in zip(("tiny", "other"), keys, strict=True):
         with ResponseCache(Path("dataset", name, "semantics", "responses.sqlite")) as cache:
@@ -330,7 +330,7 @@ def test_folders_with_the_same_questions_wait_for_the_same_answers(few_users: Pa
     with StubServer(stub) as server:
         shops = generate.run_batches([paid(server), paid(server, fill="offline")], runner(), pause=0.0)
     assert len(stub.submitted) == len(set(stub.submitted))
-    assert [shop.folder.manifest["features"]["intent"]["coverage"] for shop in shops] == [1.0, 1.0]
+    assert [builder.folder.manifest["features"]["intent"]["coverage"] for builder in shops] == [1.0, 1.0]
 
 
 def test_a_batch_without_a_usable_line_is_over(few_users: Path) -> None:

@@ -43,7 +43,7 @@ def test_workers_find_what_one_process_finds_with_features_made_once(tiny: Path)
     there = run(**grid, workers=2)
     assert [record.label for record in there] == ["GRU4Rec", "LLMDMsRec (offline)", "LLMDMsRec (shuffled)"]
     models = [(record.model, record.status) for record in ResultStore("results")]
-    assert models.count(("SRGNN", "ok")) == 1  # stage one, made by the driver before the cells were spread
+    assert models.count(("SRGNN", "ok")) == 1  # stage one, made by the driver before the runs were spread
     assert len(models) == 4
     assert {phase for record in there for phase in record.seconds} & {"features", "encode", "stage_one"} == set()
     here = run(**grid, results_dir="serial", checkpoint_dir="other")

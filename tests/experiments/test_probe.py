@@ -12,7 +12,7 @@ import recbole_llm
 from recbole_llm.experiments.probe import recall_of, render_probes
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.store import ResultStore
-from tests.features.workshop import answer_of_any_prompt
+from tests.features.asking import answer_of_any_prompt
 from tests.helpers import Cli
 from tests.stub_server import Call, Reply, StubServer
 

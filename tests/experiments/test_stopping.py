@@ -142,9 +142,9 @@ def test_a_kill_during_the_test_costs_no_training(tiny: Path, monkeypatch: pytes
 
 
 def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
-    """``kill -9`` in the second of three cells: the first is not run again, and every record is whole."""
+    """``kill -9`` in the second of three runs: the first is not run again, and every record is whole."""
     Path("pausing_model.py").write_text(PAUSING)
-    first = start("--seeds=3", PAUSE_AT="34")  # 24 batches a cell: in the third epoch of the second
+    first = start("--seeds=3", PAUSE_AT="34")  # 24 batches a run: in the third epoch of the second
     stop(first, signal.SIGKILL)
     (done,) = Path("results").rglob("*.json")
     before = done.stat().st_mtime_ns

@@ -16,8 +16,8 @@ from recbole_llm.evaluation.ranks import item_popularity
 from recbole_llm.experiments.leak_report import examine_leaks
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
+from tests.features.asking import ask, by_key, contents
 from tests.features.test_leaks import INTEREST, SYNUSER, USERTEXT, bad, last_row, opened, plant_prompts, title_of
-from tests.features.workshop import ask, by_key, contents
 from tests.helpers import make_run, prepare, runner, write_tiny
 from tests.methods.ldmi.test_interests import by_genre, made
 from tests.stub_server import StubServer, intents_from_candidates

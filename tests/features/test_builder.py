@@ -14,7 +14,7 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.encoder import Encoder, minilm_folder
 from recbole_llm.utils.progress import Stopwatch
-from tests.features.workshop import SEMANTICS, contents, file_states, only_folder
+from tests.features.asking import SEMANTICS, contents, file_states, only_folder
 from tests.helpers import StopAt, make_run, prepare, runner
 
 FILES = {"manifest.json", "text.minilm-mean-128.npy", "tiny.candidates", "tiny.intent", "tiny.itemtext", "tiny.text"}
@@ -124,9 +124,9 @@ def test_other_data_have_a_folder_of_their_own(featured: Path) -> None:
 
 
 def test_other_item_text_has_a_folder_of_its_own(featured: Path) -> None:
-    cell = make_run("LLMDMsRec", epochs=1)
-    cell.settings.values["text"] = {"title": "{brand}"}
-    prepared = runner().prepare(cell, Stopwatch())
+    run = make_run("LLMDMsRec", epochs=1)
+    run.settings.values["text"] = {"title": "{brand}"}
+    prepared = runner().prepare(run, Stopwatch())
     titles = read_table(prepared.dataset.semantics.folder.file("text"))["text"]
     assert not titles.str.contains("No.").any()
     assert len(list(SEMANTICS.glob("loo-offline-*"))) == 2

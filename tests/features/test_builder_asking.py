@@ -21,7 +21,7 @@ from recbole_llm.features.encoder import minilm_folder
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
-from tests.features.workshop import SEMANTICS, ask, asking_cell, contents, file_states, only_folder
+from tests.features.asking import SEMANTICS, ask, asking_run, contents, file_states, only_folder
 from tests.helpers import make_run, runner
 from tests.processes import Started, start_command
 from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
@@ -49,8 +49,8 @@ def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
     came = threading.Event()
     monkeypatch.setattr("recbole_llm.utils.files.logger.info", lambda *_: came.set())
     with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(1) as pool:
-        cells = [asking_cell(server, seed=seed) for seed in (1, 2)]
-        first, second = (next(feature_builders([cell], runner(), AnswerSource.of(cell.settings))) for cell in cells)
+        runs = [asking_run(server, seed=seed) for seed in (1, 2)]
+        first, second = (next(feature_builders([run], runner(), AnswerSource.of(run.settings))) for run in runs)
         with one_process_at_a_time(first.folder.path, "a test"):
             made = pool.submit(second.make)
             made.add_done_callback(lambda _: came.set())
@@ -66,8 +66,8 @@ def test_of_two_commands_at_once_the_second_waits_and_reads_what_the_first_made(
 
 def test_two_folders_with_the_same_questions_ask_each_once(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server, ThreadPoolExecutor(2) as pool:
-        cells = [asking_cell(server, fill=fill) for fill in ("none", "offline")]
-        builders = [next(feature_builders([cell], runner(), AnswerSource.of(cell.settings))) for cell in cells]
+        runs = [asking_run(server, fill=fill) for fill in ("none", "offline")]
+        builders = [next(feature_builders([run], runner(), AnswerSource.of(run.settings))) for run in runs]
         assert builders[0].name != builders[1].name
         for builder in builders:
             builder.asking.limit = 1
@@ -123,7 +123,7 @@ def test_gaps_are_filled_by_rule_where_it_is_asked_for_and_the_row_says_mixed(fe
         return Reply(text="no idea") if len(call.data["session"]) == 1 else intents_from_candidates(call)
 
     with StubServer(reply) as server:
-        record = runner().run(asking_cell(server, fill="offline"))
+        record = runner().run(asking_run(server, fill="offline"))
     keys = len(read_table(only_folder() / "tiny.candidates"))
     assert len(read_table(only_folder() / "tiny.intent")) == keys
     assert record.features is not None
@@ -193,9 +193,9 @@ def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None
         server.reply = lambda call: Reply(status=400)
         command = runner()
         for seed in (1, 2):
-            command.prepare(asking_cell(server, seed=seed), Stopwatch())
+            command.prepare(asking_run(server, seed=seed), Stopwatch())
         assert [call.raw for call in server.calls[asked:]] == [lost]
-        Runner(ResultStore("results"), asks_again=False).prepare(asking_cell(server), Stopwatch())
+        Runner(ResultStore("results"), asks_again=False).prepare(asking_run(server), Stopwatch())
         assert len(server.calls) == asked + 1
 
 
@@ -237,9 +237,9 @@ def nothing_is_made() -> bool:
 
 def test_a_row_never_bears_the_name_of_an_llm_that_is_not_there(few_users: Path) -> None:
     with StubServer() as server:
-        cell = asking_cell(server)
+        run = asking_run(server)
     with pytest.raises(UserError, match=r"--llm=vllm \(http://127\.0\.0\.1.*\) cannot be reached"):
-        runner().run(cell)
+        runner().run(run)
     assert nothing_is_made()
 
 
@@ -256,10 +256,10 @@ def test_a_row_never_bears_the_name_of_an_llm_that_is_not_there(few_users: Path)
 def test_answers_of_which_none_can_be_used_make_no_row(few_users: Path, reply: Reply, words: str, fill: str) -> None:
     with StubServer(lambda call: reply) as server:
         with pytest.raises(UserError, match=words):
-            runner().run(asking_cell(server, fill=fill))
+            runner().run(asking_run(server, fill=fill))
         asked = len(server.calls)
         with pytest.raises(UserError, match=words):  # from the cache, for nothing
-            runner().run(asking_cell(server, fill=fill))
+            runner().run(asking_run(server, fill=fill))
         assert len(server.calls) == asked
     assert nothing_is_made()
 
@@ -276,7 +276,7 @@ def test_what_some_questions_lack_stands_in_the_record(few_users: Path) -> None:
     with StubServer(
         lambda call: Reply(status=400) if call.number % 3 == 2 else intents_from_candidates(call)
     ) as server:
-        record = runner().run(asking_cell(server))
+        record = runner().run(asking_run(server))
     assert record.features is not None
     assert 0.5 < record.features.coverage["intent"] < 0.8
     assert record.features.failed > 0
@@ -287,9 +287,9 @@ def test_features_that_are_there_but_for_gaps_outlive_their_server(
 ) -> None:
     with StubServer(refusing_one()) as server:
         ask(server)
-        before, cell = intent_entry(), asking_cell(server)
+        before, run = intent_entry(), asking_run(server)
     assert before["counts"]["unanswered"] > 0
-    prepared = runner().prepare(cell, Stopwatch())
+    prepared = runner().prepare(run, Stopwatch())
     assert prepared.dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
     assert intent_entry() == before
     (said,) = [text for text in caplog.messages if "keeps its gaps" in text]
@@ -418,8 +418,8 @@ def test_a_paid_source_wants_a_limit_first(few_users: Path, monkeypatch: pytest.
 def test_the_key_is_in_no_file(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with StubServer(intents_from_candidates) as server:
-        cell = asking_cell(server, llm="openai", max_cost=5.0, max_requests=500)
-        record = runner().run(cell)
+        run = asking_run(server, llm="openai", max_cost=5.0, max_requests=500)
+        record = runner().run(run)
     assert server.calls[0].headers["authorization"] == f"Bearer {KEY}"
     assert record.features is not None
     assert record.features.llm_model == "gpt-5-mini"

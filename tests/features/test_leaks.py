@@ -19,7 +19,7 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
-from tests.features.workshop import SEMANTICS, ask, by_key, contents, only_folder
+from tests.features.asking import SEMANTICS, ask, by_key, contents, only_folder
 from tests.helpers import prepare
 from tests.methods.isrf.test_reasoning import SMALL as SMALL_ISRF
 from tests.methods.isrf.test_reasoning import reply as reasoning

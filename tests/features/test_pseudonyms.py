@@ -13,7 +13,7 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.features.pseudonyms import pseudonym, pseudonymous
-from tests.features.workshop import SEMANTICS, answer_of_any_prompt
+from tests.features.asking import SEMANTICS, answer_of_any_prompt
 from tests.helpers import GENRES, make_run, runner, settings_of
 from tests.stub_server import StubServer
 
@@ -76,19 +76,19 @@ def test_no_question_and_no_text_holds_a_real_title(few_users: Path, model: str)
 
 def test_invented_titles_are_another_folder_and_ask_their_own_questions(few_users: Path) -> None:
     with StubServer(answer_of_any_prompt) as server:
-        cells = [
+        runs = [
             make_run("LDMI", epochs=1, llm="vllm", llm_base_url=server.base_url, **each)
             for each in ({}, {"titles": "pseudonym"}, {"titles": "pseudonym", "titles_seed": 5})
         ]
         counts = []
-        for cell in cells:
-            runner().make_features(cell)
+        for run in runs:
+            runner().make_features(run)
             counts.append(len(server.calls))
         assert counts[0] * 2 == counts[1]
         assert counts[0] * 3 == counts[2]
         assert set(server.times_asked().values()) == {1}
     manifests = [json.loads(path.read_text()) for path in SEMANTICS.glob("loo-vllm-*/manifest.json")]
-    assert len({cell.key for cell in cells}) == 3
+    assert len({run.key for run in runs}) == 3
     assert sorted(str(each["identity"].get("titles")) for each in manifests) == [
         "None",
         "['pseudonym', 2020]",

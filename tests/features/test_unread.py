@@ -10,7 +10,7 @@ import pytest
 
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.settings.rules import features_read
-from tests.features.workshop import SEMANTICS, only_folder
+from tests.features.asking import SEMANTICS, only_folder
 from tests.helpers import layered, make_run, prepare, runner, write_tiny
 from tests.methods.ldmi.test_interests import by_genre
 from tests.stub_server import Reply, StubServer

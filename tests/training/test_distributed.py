@@ -29,16 +29,16 @@ def values(record: Record) -> dict[str, float]:
 def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
     """Without dropout only the order of sums differs: losses and metrics agree."""
     alone = runner("alone").run(make_run("GRU4Rec", checkpoint_dir="other", **EXACT))
-    cell = make_run("GRU4Rec", nproc=2, **EXACT)
-    together = runner().run(cell)
+    run = make_run("GRU4Rec", nproc=2, **EXACT)
+    together = runner().run(run)
     assert together.key != alone.key
     assert together.settings["nproc"] == 2
     assert [e["loss"] for e in together.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-4)
     assert together.epochs == alone.epochs == 3
     assert values(together) == pytest.approx(values(alone), abs=0.005)
     assert together.valid_metrics == pytest.approx(alone.valid_metrics, abs=0.005)
-    assert ResultStore("results").find(cell.key) == together
-    assert {path.name for path in cell.folder.iterdir()} == {"best.pt"}
+    assert ResultStore("results").find(run.key) == together
+    assert {path.name for path in run.folder.iterdir()} == {"best.pt"}
 
 
 @pytest.fixture

@@ -101,11 +101,11 @@ def test_knowledge_aware_models_run(knowledge, model):
 @pytest.mark.parametrize("model", ["CFKG", "CKE"])
 def test_a_knowledge_aware_training_that_is_interrupted_ends_as_if_it_never_was(knowledge, monkeypatch, model):
     whole = runner("whole").run(make_run(model, epochs=4, checkpoint_dir="whole", **knowledge))
-    cell = make_run(model, epochs=4, **knowledge)
+    run = make_run(model, epochs=4, **knowledge)
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
-        Runner(ResultStore("results"), StopAt("epoch 3")).run(cell)
-    found = runner().run(cell)
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(run)
+    found = runner().run(run)
     losses = [np.array([entry["loss"] for entry in record.curve]) for record in (found, whole)]
     assert np.array_equal(*losses)
     assert found.metrics == whole.metrics

@@ -98,9 +98,9 @@ def test_recbole_s_best_weights_are_tested(tiny):
 
 
 def test_checkpoints_of_recbole_s_loop_lie_in_the_cell_s_folder(tiny):
-    cell = make_run("BPR", engine="recbole")
-    runner().run(cell)
-    assert (cell.folder / "best.pt").is_file()
+    bpr = make_run("BPR", engine="recbole")
+    runner().run(bpr)
+    assert (bpr.folder / "best.pt").is_file()
 
 
 @pytest.mark.parametrize("model", ["MultiVAE", "RecVAE", "BERT4Rec", "FM"])

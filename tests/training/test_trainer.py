@@ -260,13 +260,13 @@ def test_finished_training_leaves_no_resumable_checkpoint(training, saved_each_e
 
 def test_a_run_that_was_interrupted_goes_on_by_itself(tiny, saved_each_epoch, monkeypatch):
     whole = runner("whole").run(make_run("SASRec", epochs=4, checkpoint_dir="whole"))
-    cell = make_run("SASRec", epochs=4, checkpoint_dir="broken")
+    run = make_run("SASRec", epochs=4, checkpoint_dir="broken")
     monkeypatch.setattr(trainer.BenchTrainer, "on_epoch", staticmethod(stop_after(3)))
     with pytest.raises(StoppedError):
-        runner("broken").run(cell)
+        runner("broken").run(run)
     monkeypatch.undo()
     monkeypatch.chdir(tiny.parent.parent)
-    again = runner("broken").run(cell)
+    again = runner("broken").run(run)
     assert {name: metric.value for name, metric in again.metrics.items()} == {
         name: metric.value for name, metric in whole.metrics.items()
     }
@@ -348,11 +348,11 @@ def test_without_validation_the_last_weights_are_kept(training):
 
 
 def test_without_epochs_the_model_is_tested_as_it_began(tiny):
-    cell = make_run("SASRec", epochs=0, **SMALL["SASRec"])
-    record = runner().run(cell)
+    run = make_run("SASRec", epochs=0, **SMALL["SASRec"])
+    record = runner().run(run)
     assert (record.status, record.epochs, record.curve) == ("ok", 0, [])
     began = prepare("SASRec", epochs=0, **SMALL["SASRec"]).model.state_dict()
-    kept = checkpoint.load(cell.folder / "best.pt")["state_dict"]
+    kept = checkpoint.load(run.folder / "best.pt")["state_dict"]
     assert all(torch.equal(kept[name], value) for name, value in began.items())
 
 
@@ -492,7 +492,7 @@ def test_pretraining_runs_and_keeps_what_it_learnt(training, model):
 @pytest.mark.parametrize("stopped_in", [2, 4, 6])  # of 3 epochs a stage
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model, stopped_in):
-    def cell(folder):
+    def run(folder):
         return make_run(model, pretrain_epochs=3, epochs=3, checkpoint_dir=folder, **PRETRAINED[model])
 
     epoch = trainer.BenchTrainer._train_epoch
@@ -506,18 +506,18 @@ def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model
 
     monkeypatch.setattr(trainer.BenchTrainer, "_train_epoch", counted)
     stop = 0
-    whole = runner("whole").run(cell("whole"))
+    whole = runner("whole").run(run("whole"))
     needed = len(begun)
     begun.clear()
     stop = stopped_in
     with pytest.raises(StoppedError):
-        runner("broken").run(cell("broken"))
+        runner("broken").run(run("broken"))
     stop = 0
-    again = runner("broken").run(cell("broken"))
+    again = runner("broken").run(run("broken"))
     assert len(begun) == needed + 1  # none but the one that was stopped is done twice
     assert again.metrics == whole.metrics
     begun.clear()
-    runner("broken", force=True).run(cell("broken"))
+    runner("broken", force=True).run(run("broken"))
     assert len(begun) == needed
 
 

@@ -202,9 +202,9 @@ def test_the_number_of_interests_is_that_of_equation_9(tiny: Path, most: int) ->
 @pytest.mark.parametrize("name", ["ComiRecDR", "REMI", "LDMI", "EIMF"])
 def test_held_out_users_have_several_targets_and_each_counts(tiny: Path, name: str) -> None:
     """On user_split the share of targets found and the chance to find any are two things."""
-    cell = make_run(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
-    record = runner().run(cell)
-    prepared = runner().trained(cell)
+    run = make_run(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
+    record = runner().run(run)
+    prepared = runner().trained(run)
     table, cases = prepared.dataset.table, prepared.dataset.split.test
     recall, hit = [], []
     for numbers, batch in prepared.eval_loader("test"):

@@ -135,8 +135,8 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
 
     prepared = duip(**options)
     trainer = make_trainer(prepared.config, prepared.model)
-    cell = make_run("DUIP", **options, checkpoint_dir="b")
-    trainer.place(cell.folder)
+    run = make_run("DUIP", **options, checkpoint_dir="b")
+    trainer.place(run.folder)
 
     def stop(epoch: int, score: float) -> None:
         if epoch == 3:
@@ -145,7 +145,7 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
     trainer.on_epoch = stop
     with pytest.raises(Stop):
         trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
-    resumed = runner("parts").run(cell)
+    resumed = runner("parts").run(run)
     assert [entry["loss"] for entry in resumed.curve] == [entry["loss"] for entry in whole.curve]
     assert resumed.metrics == whole.metrics
 

@@ -30,7 +30,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pre
 
 
 @pytest.fixture
-def workshop(_made: tuple[Path, dict[str, Prepared]], monkeypatch: pytest.MonkeyPatch) -> Any:
+def made(_made: tuple[Path, dict[str, Prepared]], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Prepared models of the small dataset by their settings; models and features are made once."""
     folder, known = _made
     monkeypatch.chdir(folder)
@@ -78,12 +78,12 @@ def train(model: Any, batch: Any, steps: int = 4) -> list[float]:
 
 def test_serving_needs_no_semantic_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every semantic file is removed, and the encoder too: the same lists with the same scores."""
-    cell = make_run("EIMF", epochs=1)
-    runner().run(cell)
+    run = make_run("EIMF", epochs=1)
+    runner().run(run)
     users = [f"u{number}" for number in range(30)]
 
     def lists() -> list[Any]:
-        return list(Recommender.trained(cell, runner()).recommend(users, k=5))
+        return list(Recommender.trained(run, runner()).recommend(users, k=5))
 
     before = lists()
     shutil.rmtree(tiny / "semantics")
@@ -93,8 +93,8 @@ def test_serving_needs_no_semantic_file(tiny: Path, monkeypatch: pytest.MonkeyPa
     assert not (tiny / "semantics").exists()
 
 
-def test_scores_are_those_of_the_behavioural_module(workshop: Any) -> None:
-    prepared = workshop()
+def test_scores_are_those_of_the_behavioural_module(made: Any) -> None:
+    prepared = made()
     model, cases = built(prepared).eval(), test_cases(prepared)
     assert model.esim is not None
     with torch.no_grad():
@@ -106,17 +106,17 @@ def test_scores_are_those_of_the_behavioural_module(workshop: Any) -> None:
 
 
 @pytest.mark.parametrize("off", [{"esim": False}, {"alignment_weight": 0.0, "semantic_weight": 0.0}])
-def test_with_all_off_it_is_its_backbone(workshop: Any, off: dict[str, Any]) -> None:
-    prepared = workshop(**off)
+def test_with_all_off_it_is_its_backbone(made: Any, off: dict[str, Any]) -> None:
+    prepared = made(**off)
     eimf, remi = built(prepared), built(prepared, REMI)
     assert eimf.esim is None
     assert train(eimf, batch_of(prepared)) == train(remi, batch_of(prepared))
 
 
-def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(workshop: Any) -> None:
+def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(made: Any) -> None:
     scores = []
     for switch in ({"alignment_weight": 0.0}, {"esim": False}, {"semantic_weight": 0.0}):
-        prepared = workshop(**switch)
+        prepared = made(**switch)
         model = built(prepared)
         train(model, batch_of(prepared))
         with torch.no_grad():
@@ -126,11 +126,11 @@ def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(works
 
 
 @pytest.mark.parametrize("ibim", [{"backbone": "SASRec"}, {"backbone": "MIND"}, {"n_sampled": 10}], ids=str)
-def test_the_backbone_draws_in_training_what_it_draws_alone(workshop: Any, ibim: dict[str, Any]) -> None:
+def test_the_backbone_draws_in_training_what_it_draws_alone(made: Any, ibim: dict[str, Any]) -> None:
     """Dropout, first logits and sampled negatives, so that without the alignment the numbers are the backbone's."""
     losses = []
     for switch in ({"alignment_weight": 0.0}, {"esim": False}):
-        prepared = workshop(**ibim, **switch)
+        prepared = made(**ibim, **switch)
         losses.append(float(built(prepared).behavioural(batch_of(prepared))[0].detach()))
     assert losses[0] == losses[1]
 
@@ -151,12 +151,12 @@ def test_the_backbone_draws_in_training_what_it_draws_alone(workshop: Any, ibim:
     ],
     ids=str,
 )
-def test_each_switch_changes_the_numbers_and_learns(workshop: Any, switch: dict[str, Any]) -> None:
-    prepared = workshop(**switch)
+def test_each_switch_changes_the_numbers_and_learns(made: Any, switch: dict[str, Any]) -> None:
+    prepared = made(**switch)
     losses = train(built(prepared), batch_of(prepared))
     assert all(map(math.isfinite, losses))
     assert losses[-1] < losses[0]
-    assert losses != train(built(workshop()), batch_of(workshop()))
+    assert losses != train(built(made()), batch_of(made()))
 
 
 @pytest.mark.parametrize("key", ["backbone", "text_proj", "cluster_pooling"])
@@ -168,8 +168,8 @@ def test_a_word_that_a_switch_does_not_know_is_refused(workspace: Path, key: str
 # ---- the semantic module ------------------------------------------------------------------------
 
 
-def test_the_losses_are_the_equations(workshop: Any) -> None:
-    prepared = workshop()
+def test_the_losses_are_the_equations(made: Any) -> None:
+    prepared = made()
     model, batch = built(prepared), batch_of(prepared)
     esim, target = model.esim, batch[model.POS_ITEM_ID]
     with torch.no_grad():
@@ -198,8 +198,8 @@ def test_the_losses_are_the_equations(workshop: Any) -> None:
         torch.testing.assert_close(model.calculate_loss(batch), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_padded_interests_have_no_part(workshop: Any) -> None:
-    esim = built(workshop()).esim
+def test_padded_interests_have_no_part(made: Any) -> None:
+    esim = built(made()).esim
     user = torch.arange(1, 20)
     target = torch.randn(19, esim.texts.size)
     narrow, _ = esim.readout(user, target)
@@ -207,9 +207,9 @@ def test_padded_interests_have_no_part(workshop: Any) -> None:
     torch.testing.assert_close(esim.readout(user, target)[0], narrow)
 
 
-def test_a_padded_interest_never_answers(workshop: Any) -> None:
+def test_a_padded_interest_never_answers(made: Any) -> None:
     """With attention so sharp that interests differ, padding would be nearest to some of the targets."""
-    esim = built(workshop()).esim
+    esim = built(made()).esim
     with torch.no_grad():
         for parameter in esim.query.parameters():
             parameter.mul_(1000.0)
@@ -220,8 +220,8 @@ def test_a_padded_interest_never_answers(workshop: Any) -> None:
     torch.testing.assert_close(esim.readout(user, target)[0], narrow)
 
 
-def test_fewer_users_than_clusters_are_read_as_many(workshop: Any) -> None:
-    esim = built(workshop()).esim
+def test_fewer_users_than_clusters_are_read_as_many(made: Any) -> None:
+    esim = built(made()).esim
     user, target = torch.arange(1, 60), torch.randn(59, esim.texts.size)
     assert 1 < len(esim.interests) < len(user)
     many, known = esim.readout(user, target)
@@ -232,8 +232,8 @@ def test_fewer_users_than_clusters_are_read_as_many(workshop: Any) -> None:
     assert torch.equal(known_alone, known[:1])
 
 
-def test_users_without_a_cluster_learn_from_behaviour_alone(workshop: Any) -> None:
-    prepared = workshop()
+def test_users_without_a_cluster_learn_from_behaviour_alone(made: Any) -> None:
+    prepared = made()
     model, batch = built(prepared), batch_of(prepared)
     model.esim.interests.fill_(-1)
     torch.testing.assert_close(model.calculate_loss(batch), model.ibim.losses(batch)[0])
@@ -242,8 +242,8 @@ def test_users_without_a_cluster_learn_from_behaviour_alone(workshop: Any) -> No
     assert math.isfinite(float(with_some.calculate_loss(batch).detach()))
 
 
-def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(workshop: Any) -> None:
-    prepared = workshop()
+def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(made: Any) -> None:
+    prepared = made()
     model, batch = built(prepared), batch_of(prepared)
     esim, target = model.esim, batch[model.POS_ITEM_ID]
     alone = batch[model.USER_ID].unique()[:20]
@@ -260,8 +260,8 @@ def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(workshop: A
         torch.testing.assert_close(model.calculate_loss(batch), wanted)
 
 
-def test_items_without_a_title_have_no_text(workshop: Any) -> None:
-    esim = built(workshop()).esim
+def test_items_without_a_title_have_no_text(made: Any) -> None:
+    esim = built(made()).esim
     assert not esim.item_vectors()[0].any()
     esim.item_text[7] = -1
     assert not esim.item_vectors()[7].any()
@@ -271,8 +271,8 @@ def test_items_without_a_title_have_no_text(workshop: Any) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["loo", "user_split"])
-def test_every_training_user_has_an_exemplar_and_no_other_user(workshop: Any, protocol: str) -> None:
-    prepared = workshop(protocol=protocol)
+def test_every_training_user_has_an_exemplar_and_no_other_user(made: Any, protocol: str) -> None:
+    prepared = made(protocol=protocol)
     table, split = prepared.dataset.table, prepared.dataset.split
     folder = prepared.dataset.semantics.folder
     clusters = read_table(folder.file("usercluster"))
@@ -283,8 +283,8 @@ def test_every_training_user_has_an_exemplar_and_no_other_user(workshop: Any, pr
     assert set(read_table(folder.file("exemplar"))["exemplar_id"]) == set(own.values())
 
 
-def test_shuffled_exemplars_exchange_their_interests(workshop: Any) -> None:
-    modules = (workshop(semantics=kind).model.esim for kind in ("offline", "shuffled"))
+def test_shuffled_exemplars_exchange_their_interests(made: Any) -> None:
+    modules = (made(semantics=kind).model.esim for kind in ("offline", "shuffled"))
     real, mixed = (esim.interests[esim.cluster] for esim in modules)
     assert not torch.equal(real, mixed)
     rows = [sorted({tuple(row.tolist()) for row in table if row.max() >= 0}) for table in (real, mixed)]

@@ -12,7 +12,7 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.experiments import generate
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.methods.isrf.features import UserReasoning
-from tests.features.workshop import add_lines, file_states, only_folder
+from tests.features.asking import add_lines, file_states, only_folder
 from tests.helpers import make_run, prepare, runner, write_tiny
 from tests.stub_server import Call, Reply, StubServer
 
@@ -126,15 +126,15 @@ def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) 
 
 def test_users_of_a_trial_are_asked_again_when_the_items_are_whole(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), AnswerSource(limit=16))  # all users, some of the items
+        run = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([run], runner(), AnswerSource(limit=16))  # all users, some of the items
         features = json.loads((only_folder() / "manifest.json").read_text())["features"]
         assert features["item_reasoning"]["stopped"].startswith("--limit=16 of ")
         assert not features["user_reasoning"]["stopped"]
-        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
-        assert shop.missing() == ["item_reasoning", "user_reasoning"]
+        (builder,) = generate.feature_builders([run], runner(), AnswerSource())
+        assert builder.missing() == ["item_reasoning", "user_reasoning"]
         before = len(server.calls)
-        generate.make([cell], runner(), AnswerSource())
+        generate.make([run], runner(), AnswerSource())
         shown = [call.data for call in server.calls[before:] if step_of(call) == "user 1"]
     assert shown
     assert not any(item["feature"] == "None" for items in shown for item in items)
@@ -144,14 +144,14 @@ def test_users_of_a_trial_are_asked_again_when_the_items_are_whole(few_users: Pa
 
 def test_a_killed_run_does_not_take_users_of_a_trial_for_whole(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), AnswerSource(limit=16))
-        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
+        run = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([run], runner(), AnswerSource(limit=16))
+        (builder,) = generate.feature_builders([run], runner(), AnswerSource())
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(UserReasoning, "build", interrupted)
-            shop.make()
-        (shop,) = generate.feature_builders([cell], runner(), AnswerSource())
-        assert shop.missing() == ["user_reasoning"]
+            builder.make()
+        (builder,) = generate.feature_builders([run], runner(), AnswerSource())
+        assert builder.missing() == ["user_reasoning"]
 
 
 def interrupted(*_: Any) -> None:
@@ -161,9 +161,9 @@ def interrupted(*_: Any) -> None:
 
 def test_users_are_not_made_again_for_items_that_came_out_the_same(few_users: Path) -> None:
     with StubServer(reply) as server:
-        cell = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
-        generate.make([cell], runner(), AnswerSource())
+        run = make_run("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
+        generate.make([run], runner(), AnswerSource())
         (only_folder() / "tiny.itemprofile").unlink()
         before = file_states(only_folder())["tiny.usertext"]
-        generate.make([cell], runner(), AnswerSource())
+        generate.make([run], runner(), AnswerSource())
     assert file_states(only_folder())["tiny.usertext"] == before

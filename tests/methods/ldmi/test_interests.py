@@ -20,7 +20,7 @@ from recbole_llm.features.sources import BatchCollector
 from recbole_llm.methods.eimf.features import INTERESTS
 from recbole_llm.methods.ldmi.features import INTEREST_COLUMNS, SYNUSER_COLUMNS
 from recbole_llm.training.loaders import training_loader
-from tests.features.workshop import add_lines, plant
+from tests.features.asking import add_lines, plant
 from tests.helpers import make_run, prepare, runner, write_tiny
 from tests.stub_server import Call, Reply, StubServer
 
@@ -182,9 +182,11 @@ def test_gaps_are_filled_by_the_rule_where_asked(small: Path, model: str) -> Non
 def test_one_batch_asks_about_real_and_synthesised_users(small: Path) -> None:
     """What is synthesised needs no answer about anybody: in a second batch it came a day later."""
     with StubServer(by_genre) as server:
-        cell = make_run("LDMI", epochs=1, llm="vllm", llm_base_url=server.base_url)
+        run = make_run("LDMI", epochs=1, llm="vllm", llm_base_url=server.base_url)
         asking = BatchCollector()
-        assert [shop.folder.manifest["features"].keys() for shop in collect([cell], runner(), asking)] == [{"itemtext"}]
+        assert [builder.folder.manifest["features"].keys() for builder in collect([run], runner(), asking)] == [
+            {"itemtext"}
+        ]
         asked = {request.messages[-1]["content"] for request in asking.pending.values()}
         made("LDMI", server)
         assert {call.question for call in server.calls} == asked

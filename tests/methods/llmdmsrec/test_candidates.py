@@ -16,7 +16,7 @@ from recbole_llm.experiments.leak_report import examine_leaks
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.progress import Stopwatch
-from tests.features.workshop import by_key, contents, only_folder, plant
+from tests.features.asking import by_key, contents, only_folder, plant
 from tests.helpers import blank_ids, make_run, prepare, runner
 
 
@@ -31,9 +31,9 @@ def test_there_is_a_line_for_every_row_that_is_predicted_at(featured: Path) -> N
 
 @pytest.mark.parametrize("name", ["SRGNN", "GCSAN", "TAGNN", "GCEGNN"])
 def test_candidates_are_the_models_best_items_in_order(featured: Path, name: str) -> None:
-    cells = runner()
-    stage_one = cells.candidate_run(make_run("LLMDMsRec", epochs=1, stage_one_model=name))
-    trained = cells.trained(stage_one)
+    maker = runner()
+    stage_one = maker.candidate_run(make_run("LLMDMsRec", epochs=1, stage_one_model=name))
+    trained = maker.trained(stage_one)
     dataset, model = trained.dataset, trained.model
     features = prepare("LLMDMsRec", epochs=1, stage_one_model=name, backbone=name).dataset.semantics
     offered = by_key(read_table(features.folder.file("candidates")))
@@ -117,14 +117,14 @@ def lists_of(prepared: Prepared) -> dict[int, list[str]]:
 
 def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded: Prepared) -> None:
     table, split = folded.dataset.table, folded.dataset.split
-    cells, found = runner(), lists_of(folded)
-    stage_one = cells.candidate_model(make_run("LLMDMsRec", epochs=1, candidate_folds=3), Stopwatch())
+    maker, found = runner(), lists_of(folded)
+    stage_one = maker.candidate_model(make_run("LLMDMsRec", epochs=1, candidate_folds=3), Stopwatch())
     assert stage_one.untrained() == 0
     held_out = np.unique(np.concatenate([split.valid.end, split.test.end]))
     names = np.asarray(table.item_tokens)
     seen = set()
-    for fold, (maker, cell) in stage_one._models.items():
-        trained = maker.trained(cell)
+    for fold, (fold_runner, run) in stage_one._models.items():
+        trained = fold_runner.trained(run)
         users = set(table.user[trained.dataset.split.train_rows].tolist())
         if fold == WHOLE:
             rows = held_out
@@ -132,7 +132,7 @@ def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded
             rows = np.array([row for row in split.train_targets if int(table.user[row]) not in users])
             assert not users & set(table.user[rows].tolist())
             seen |= set(rows.tolist())
-        for row, items in zip(rows, best_items(trained, rows, 7, cells.bars), strict=True):
+        for row, items in zip(rows, best_items(trained, rows, 7, maker.bars), strict=True):
             assert found[int(row)] == names[items].tolist()
     assert seen == set(split.train_targets.tolist())
 
@@ -171,13 +171,13 @@ def test_folds_want_a_model_that_can_rank_for_strangers(featured: Path) -> None:
 
 
 def test_stage_one_is_trained_when_it_is_first_asked(tiny: Path) -> None:
-    cells = runner()
-    cell = cells.candidate_run(make_run("LLMDMsRec", epochs=1))
-    stage_one = cells.candidate_model(make_run("LLMDMsRec", epochs=1), Stopwatch())
-    assert stage_one.key == cell.key
-    assert not cell.folder.exists()
+    maker = runner()
+    run = maker.candidate_run(make_run("LLMDMsRec", epochs=1))
+    stage_one = maker.candidate_model(make_run("LLMDMsRec", epochs=1), Stopwatch())
+    assert stage_one.key == run.key
+    assert not run.folder.exists()
     stage_one.top_items(np.array([5]), 3)
-    assert (cell.folder / "best.pt").is_file()
+    assert (run.folder / "best.pt").is_file()
 
 
 def test_ids_with_blanks_are_ids(tiny: Path) -> None:

@@ -28,9 +28,9 @@ from recbole_llm.methods.llmdmsrec.features import (
     asked_rows,
     match_titles,
 )
-from tests.features.workshop import (
+from tests.features.asking import (
     ask,
-    asking_cell,
+    asking_run,
     by_key,
     contents,
     history_titles,
@@ -275,7 +275,7 @@ def test_with_a_stride_fewer_prefixes_are_asked_and_all_have_intents(few_users: 
     assert len(read_table(folder / "tiny.intent")) == keys
     asked = json.loads((folder / "manifest.json").read_text())["features"]["intent"]["asked"]
     assert len(server.calls) <= asked < keys
-    plan = generate.plan([asking_cell(server, intent_stride=3)], runner())
+    plan = generate.plan([asking_run(server, intent_stride=3)], runner())
     assert re.search(
         r"with intent_stride 3, \d+ of \d+ positions are asked, among them all \d+ of validation and test",
         generate.render_plan(plan),
@@ -290,7 +290,7 @@ def test_candidates_of_a_table_are_asked_about_and_nothing_is_trained(
         made = only_folder() / "tiny.candidates"
         Path("mine.candidates.gz").write_bytes(gzip.compress(made.read_bytes(), mtime=0))
         calls = len(server.calls)
-        record = runner().run(asking_cell(server, candidate_table="mine.candidates.gz"))
+        record = runner().run(asking_run(server, candidate_table="mine.candidates.gz"))
         assert len(server.calls) == calls
         assert record.status == "ok"
         assert record.stage_one == f"table-{record.data.files['candidate_table'][:16]}"

@@ -314,9 +314,9 @@ def test_lists_for_whole_histories_say_that_they_stand_on_no_intents(
     said = {}
     for history in ("all", "test"):
         for semantics in ("llm", "none"):
-            cell = make_run("LLMDMsRec", epochs=1, semantics=semantics)
-            runner().run(cell)
+            run = make_run("LLMDMsRec", epochs=1, semantics=semantics)
+            runner().run(run)
             caplog.clear()
-            Recommender.trained(cell, runner(), history=history)
+            Recommender.trained(run, runner(), history=history)
             said[history, semantics] = "--history=test has it" in caplog.text
     assert said == {("all", "llm"): True, ("all", "none"): False, ("test", "llm"): False, ("test", "none"): False}

@@ -20,8 +20,8 @@ from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
 SEMANTICS = Path("dataset/tiny/semantics")
 
 
-def asking_cell(server: StubServer, **overrides: Any) -> Run:
-    """A cell of LLM-DMsRec on the small dataset whose intents the stub server gives."""
+def asking_run(server: StubServer, **overrides: Any) -> Run:
+    """A run of LLM-DMsRec on the small dataset whose intents the stub server gives."""
     return make_run("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
 
 
