@@ -6,29 +6,32 @@ is heavy (torch, RecBole, Optuna) is imported where it is used, so that a mistak
 
 # Annotations are values here, not text: the command line reads them.
 
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typing_extensions import Doc
 
-from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.experiments.grid import expand, parse_seeds
+from recbole_llm.errors import UserError, check_choice
+from recbole_llm.execution.choice import check_executor, open_executor
+from recbole_llm.experiments.grid import check_endpoints, expand, parse_seeds, parse_shares
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.suite import FULL, Stage, read_suite
-from recbole_llm.features.sources import AnswerSource, chosen_endpoint
+from recbole_llm.experiments.suite import FULL, read_suite
+from recbole_llm.experiments.tracking import open_tracking
+from recbole_llm.features.sources import AnswerSource
 from recbole_llm.listing import Catalogue, Listed, catalogue
+from recbole_llm.reporting.choice import Format, chosen_records, table_columns, twin_protocols
+from recbole_llm.stages import StageResult, Verbs, check_stages, run_stages, trained_by
 from recbole_llm.utils.files import whole_file
-from recbole_llm.utils.yaml import properties_folder, read_yaml
+from recbole_llm.utils.progress import Bars
 
 if TYPE_CHECKING:
     from recbole_llm.experiments.advise import Advice
     from recbole_llm.experiments.doctor import Finding
-    from recbole_llm.experiments.estimate import Estimate, Work
+    from recbole_llm.experiments.estimate import Estimate
     from recbole_llm.experiments.probe_record import ProbeRecord
     from recbole_llm.experiments.recommend import Recommendation
     from recbole_llm.experiments.runner import Runner
@@ -59,7 +62,6 @@ Margin = Annotated[float | None, Doc("Differences of the primary metric that are
 Output = Annotated[str | Path | None, Doc("File that is written.")]
 DatasetDir = Annotated[str | Path, Doc("Folder of datasets.")]
 DataPath = Annotated[str | None, Doc("Folder that holds the dataset's folder or its files.")]
-Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
 
 
 def run(
@@ -88,18 +90,15 @@ def run(
     Raises:
         UserError: an unknown name or setting, before anything runs.
     """
-    runs = _planned(model, dataset, protocol, seeds, semantics, config_file, results_dir, settings)
-    _check_executor(executor, workers, ray_address, gpus)
+    runs = expand(model, dataset, protocol, seeds, semantics, config_file, settings, results_dir)
+    check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
-    made = _tracking(track, store)
-    _check_sources([run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"])
-    from recbole_llm.execution.choice import open_executor
+    tracking = open_tracking(track, store)
+    check_endpoints(run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok")
     from recbole_llm.experiments.launch import run_all
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
 
     with open_executor(executor, workers, ray_address, gpus) as chosen:
-        return run_all(runs, Runner(store, Bars(not quiet), force), chosen, made)
+        return run_all(runs, _runner(runs, quiet, force=force), chosen, tracking)
 
 
 @dataclass(frozen=True)
@@ -149,12 +148,13 @@ def tune(
     Raises:
         UserError: an unknown name, setting or space, before anything runs; or no search has a result.
     """
-    runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
-    _check_executor(executor, workers, ray_address, gpus)
-    limits = {"trials": trials, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes, "pruner": pruner}
-    spaces, budget = _searched(runs, {**limits, "objectives": objectives, "space": space})
-    made = _tracking(track, ResultStore(runs[0].settings["results_dir"]))
-    _check_sources(runs)
+    runs = expand(model, dataset, protocol, None, semantics, config_file, settings, results_dir)
+    check_executor(executor, workers, ray_address, gpus)
+    from recbole_llm.tuning.space import searched
+
+    spaces, budget = searched(runs, trials, trial_epochs, trial_minutes, pruner, objectives, space)
+    tracking = open_tracking(track, ResultStore(runs[0].settings["results_dir"]))
+    check_endpoints(runs)
     from recbole_llm.tuning.search import tune_all
 
     records, studies = tune_all(
@@ -165,7 +165,7 @@ def tune(
         storage=storage,
         quiet=quiet,
         executor=(executor, workers, ray_address, gpus),
-        made=made,
+        tracking=tracking,
     )
     page = None
     if report is not None:
@@ -200,12 +200,13 @@ def estimate(
     Raises:
         UserError: an unknown name, setting or space.
     """
-    runs = _planned(model, dataset, protocol, None if trials else seeds, semantics, config_file, results_dir, settings)
+    runs = expand(model, dataset, protocol, None if trials else seeds, semantics, config_file, settings, results_dir)
     search = {"trials": trials, "space": space, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes}
     from recbole_llm.experiments.estimate import estimate_work
+    from recbole_llm.tuning.work import work_of
 
-    runner = _estimating(runs, force)
-    return estimate_work(_work(runs, runner, seeds, search if trials else None), runner)
+    runner = _runner(runs, quiet, force=force, asks_again=False)
+    return estimate_work(work_of(runs, runner, seeds, search if trials else None), runner)
 
 
 def estimate_suite(
@@ -216,40 +217,18 @@ def estimate_suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    given = {**settings, "dataset": dataset, "results_dir": results_dir}
-    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
-    planned = []
-    for stage in stages:
-        _check_stage(stage)
-        if stage.verb in ("run", "tune"):
-            seeds = stage.keys.get("seeds")
-            search = {"trials": inspect.signature(tune).parameters["trials"].default, **stage.keys}
-            runs = _stage_runs(stage, None if stage.verb == "tune" else seeds)
-            planned.append((runs, seeds, search if stage.verb == "tune" else None))
-    if not planned:
+    stages = read_suite(name, budget, {**settings, "dataset": dataset, "results_dir": results_dir})
+    check_stages(stages, _STAGES)
+    commands = trained_by(stages, _STAGES)
+    if not commands:
         raise UserError(f"{name}: the suite runs nothing that could be estimated.")
     from recbole_llm.experiments.estimate import estimate_work
+    from recbole_llm.tuning.work import work_of
 
-    runner = _estimating(planned[0][0], False)
-    return estimate_work([work for each, own, search in planned for work in _work(each, runner, own, search)], runner)
-
-
-def _estimating(runs: list[Run], force: bool) -> "Runner":
-    from recbole_llm.experiments.runner import Runner
-
-    return Runner(ResultStore(runs[0].settings["results_dir"]), force=force, asks_again=False)
-
-
-def _work(runs: list[Run], runner: "Runner", seeds: Any, search: dict[str, Any] | None) -> "list[Work]":
-    """What a command trains: a grid, or with ``search`` the trials and the runs that follow."""
-    from recbole_llm.experiments.estimate import work_of_grid, work_of_search
-
-    if search is None:
-        return work_of_grid(runs, runner)
-    spaces, budget = _searched(runs, search)
-    trials = [budget.trials if space else 1 for space in spaces]  # one without settings to search has one configuration
-    tuned = [len(parse_seeds(seeds, int(run.settings["seed"]))) for run in runs]
-    return work_of_search(runs, trials, tuned, budget.epochs, budget.seconds)
+    runner = _runner(commands[0][0], asks_again=False)
+    return estimate_work(
+        [work for runs, seeds, search in commands for work in work_of(runs, runner, seeds, search)], runner
+    )
 
 
 def generate(
@@ -282,16 +261,14 @@ def generate(
         raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
     if limit is not None and limit < 1:
         raise UserError(f"--limit={limit}: give 1 or more.")
-    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    runs = expand(model, dataset, protocol, None, None, config_file, settings, results_dir)
     from recbole_llm.experiments import generate as features
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
 
     if import_from is not None:
         return f"{import_from}: {features.take_in(runs, Path(import_from))}"
     if export_to is not None:
         return f"{export_to}: {features.export(runs, Path(export_to))} answers"
-    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    runner = _runner(runs, quiet)
     if dry_run:
         return features.render_plan(features.plan(runs, runner, limit))
     if batch_file is not None:
@@ -324,12 +301,9 @@ def probe(
         raise UserError(f"--questions={questions}: give 2 or more; chance is told from the other questions.")
     from recbole_llm.experiments import probe as probes
 
-    runs = _planned(probes.SETTINGS_OF, dataset, protocol, None, None, config_file, results_dir, settings)
-    _check_sources(runs)
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
-
-    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    runs = expand(probes.SETTINGS_OF, dataset, protocol, None, None, config_file, settings, results_dir)
+    check_endpoints(runs)
+    runner = _runner(runs, quiet)
     return [probes.probe(run, runner, questions) for run in runs]
 
 
@@ -354,34 +328,15 @@ def advise(
         UserError: an unknown name or setting, a model that asks no LLM, shares that do not grow, or an endpoint that
             answers nothing.
     """
-    growing = _shares(shares)
+    growing = parse_shares(shares)
     if margin is not None and not 0 < margin < float("inf"):
         raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
-    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    runs = expand(model, dataset, protocol, None, None, config_file, settings, results_dir)
     numbers = parse_seeds(seeds, int(runs[0].settings["seed"]))
-    _check_sources(runs)
+    check_endpoints(runs)
     from recbole_llm.experiments.advise import advise as advised
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
 
-    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
-    return advised(runs, runner, growing, numbers, margin)
-
-
-def _shares(given: Any) -> list[float]:
-    """Growing shares from a list or ``0.05,0.2,1``.
-
-    Raises:
-        UserError: they are none.
-    """
-    words = given if isinstance(given, (list, tuple)) else names_of(str(given))
-    try:
-        found = [float(word) for word in words]
-    except (TypeError, ValueError):
-        found = []
-    if not found or found != sorted({*found}) or found[0] <= 0 or found[-1] > 1:
-        raise UserError(f"--shares={given}: give growing shares of the answers, above 0 and at most 1: 0.05,0.2,1.")
-    return found
+    return advised(runs, _runner(runs, quiet), growing, numbers, margin)
 
 
 def answers(
@@ -405,7 +360,7 @@ def answers(
     Raises:
         UserError: an unknown name or setting, no store, or one that is not what its index says.
     """
-    one_of("answers", action, ("pull", "push", "verify"))
+    check_choice("answers", action, ("pull", "push", "verify"))
     if not store:
         place = "FOLDER" if action == "push" else "FOLDER or an address"
         raise UserError(f"answers {action}: name the store with --store={place}.")
@@ -413,13 +368,10 @@ def answers(
 
     if action == "verify":
         return verbs.verify(store)
-    runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, {**settings, "answers": store})
+    runs = expand(model, dataset, protocol, None, None, config_file, {**settings, "answers": store}, results_dir)
     if action == "push":
         return verbs.push(runs, Path(store), licence)
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
-
-    return verbs.pull(runs, Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet)))
+    return verbs.pull(runs, _runner(runs, quiet))
 
 
 def recommend(
@@ -446,17 +398,14 @@ def recommend(
     """
     if topk < 1:
         raise UserError(f"--topk={topk}: give 1 or more.")
-    runs = _planned(model, dataset, protocol, None, semantics, config_file, results_dir, settings)
+    runs = expand(model, dataset, protocol, None, semantics, config_file, settings, results_dir)
     if len(runs) != 1:
         raise UserError("recommend takes one model and one dataset.")
     from recbole_llm.experiments.recommend import Recommender, users_of
-    from recbole_llm.experiments.runner import Runner
-    from recbole_llm.utils.progress import Bars
 
-    chosen = runs[0]
-    runner = Runner(ResultStore(chosen.settings["results_dir"]), Bars(not quiet), asks_again=False)
-    mask = bool(chosen.settings["mask_history"])
-    recommender = Recommender.trained(chosen, runner, mask_history=mask, history=history)
+    mask = bool(runs[0].settings["mask_history"])
+    runner = _runner(runs, quiet, asks_again=False)
+    recommender = Recommender.trained(runs[0], runner, mask_history=mask, history=history)
     return [*recommender.recommend(users_of(users, recommender), topk)]
 
 
@@ -502,9 +451,11 @@ def table(
         UserError: no such results, an unknown metric, order, correction or baseline, or options that do not go
             together.
     """
-    protocols = _twin_of(twin, protocol=protocol, baseline=baseline, margin=margin, check_reference=check_reference)
-    columns, cut_offs = _columns(metrics, topk, groups and not protocols, check_reference, format)
-    store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
+    protocols = twin_protocols(
+        twin, protocol=protocol, baseline=baseline, margin=margin, check_reference=check_reference
+    )
+    columns, cut_offs = table_columns(metrics, topk, groups and not protocols, check_reference, format)
+    store, chosen = chosen_records(results_dir, model=model, dataset=dataset, protocol=protocol)
     from recbole_llm.reporting.tables import render, render_check
     from recbole_llm.reporting.twin import render_twin
 
@@ -518,14 +469,6 @@ def table(
         with whole_file(Path(output), "w") as stream:
             stream.write(text + "\n")
     return text
-
-
-def out_of_band(*, results_dir: ResultsDir = None, **chosen: Names | None) -> bool:
-    """Whether a baseline among some records (``model``, ``dataset``, ``protocol``) is out of its published band."""
-    store, records = _chosen(results_dir, **chosen)
-    from recbole_llm.reporting.tables import render_check
-
-    return render_check(records, "text", store)[1]
 
 
 def report(
@@ -547,7 +490,7 @@ def report(
     Raises:
         UserError: no such results, or an unknown baseline.
     """
-    store, chosen = _chosen(results_dir, model=model, dataset=dataset, protocol=protocol)
+    store, chosen = chosen_records(results_dir, model=model, dataset=dataset, protocol=protocol)
     from recbole_llm.reporting.page import write_report
 
     path = Path(output or store.folder / "report.html")
@@ -570,16 +513,10 @@ def submit(
     Raises:
         UserError: a record does not hold, or its row comes out otherwise.
     """
-    from recbole_llm.experiments.submission import read_submission, write_submission
-    from recbole_llm.utils.text import counted
+    from recbole_llm.experiments.submission import read_submission, render_submission, write_submission
 
     found = read_submission(Path(folder), Path(dataset_dir))
-    lines = [f"{counted(len(found.entries), 'record')}: every metric follows from the ranks"]
-    lines.append(f"settings give the key: {sum(entry.settings_checked for entry in found.entries)}")
-    read = [entry.answers_checked for entry in found.entries if entry.answers_checked is not None]
-    lines.append(f"answers have their hashes: {sum(map(bool, read))} of {len(read)} that read any")
-    if found.failed:
-        lines.append(f"left out: {counted(found.failed, 'run')} that failed")
+    lines = [render_submission(found)]
     if verify:
         from recbole_llm.experiments.verify import verify as run_again
 
@@ -634,23 +571,6 @@ def doctor(
     return examine_leaks(dataset, data_path, str(dataset_dir))
 
 
-@dataclass(frozen=True)
-class StageResult:
-    """One command of a suite.
-
-    Attributes:
-        stage: the command.
-        place: its number among all of them, as 1/5.
-        value: what its function gave; ``None`` before it ran and where it failed.
-        error: why it failed.
-    """
-
-    stage: Stage
-    place: str
-    value: Any = None
-    error: Exception | None = None
-
-
 def suite(
     name: Annotated[str, Doc("A file of properties/suite/, or the path of a .yaml file.")],
     *,
@@ -671,79 +591,12 @@ def suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    given = {**settings, "dataset": dataset, "results_dir": results_dir}
-    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
-    for stage in stages:
-        _check_stage(stage)
-    return _staged(stages, dry_run, quiet)
+    stages = read_suite(name, budget, {**settings, "dataset": dataset, "results_dir": results_dir})
+    check_stages(stages, _STAGES)
+    return run_stages(stages, _STAGES, dry_run, quiet)
 
 
-def _staged(stages: Sequence[Stage], dry_run: bool, quiet: bool) -> Iterator[StageResult]:
-    for number, stage in enumerate(stages, start=1):
-        place = f"{number}/{len(stages)}"
-        yield StageResult(stage, place)
-        if dry_run:
-            continue
-        shown = {"quiet": quiet} if stage.verb in ("run", "tune", "generate") else {}
-        try:
-            yield StageResult(stage, place, _STAGES[stage.verb](**{**shown, **stage.keys}))
-        except Exception as error:  # the caller says what it was; the other commands go on
-            yield StageResult(stage, place, error=error)
-
-
-def _check_stage(stage: Stage) -> None:
-    """Raise the ``UserError`` of a mistake in a command that is still to come: an option, a name, a key, a value."""
-    parameters = inspect.signature(_STAGES[stage.verb]).parameters
-    own = {key: value for key, value in stage.keys.items() if key in parameters}
-    others = {key: value for key, value in stage.keys.items() if key not in parameters}
-    if stage.verb in ("table", "report"):
-        for key in others:
-            raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, parameters)}")
-    if stage.verb == "table":
-        others = {key: own.get(key) for key in ("protocol", "baseline", "margin", "check_reference")}
-        twin = _twin_of(own.get("twin"), **others)
-        _columns(
-            own.get("metrics"),
-            own.get("topk"),
-            bool(own.get("groups")) and not twin,
-            bool(own.get("check_reference")),
-            own.get("format", "text"),
-        )
-    if stage.verb in ("run", "tune", "generate"):
-        runs = _stage_runs(stage, own.get("seeds"))
-        _check_executor(own.get("executor"), own.get("workers"), own.get("ray_address"), own.get("gpus"))
-        if stage.verb == "tune":
-            _searched(runs, own)
-
-
-def _stage_runs(stage: Stage, seeds: Any) -> list[Run]:
-    """The runs of a command that runs something."""
-    parameters = inspect.signature(_STAGES[stage.verb]).parameters
-    own = ("model", "dataset", "protocol", "semantics", "config_file", "results_dir")
-    defaults = {"model": "", "dataset": "", "config_file": ()}
-    named = {key: stage.keys.get(key, defaults.get(key)) for key in own}
-    others = {key: value for key, value in stage.keys.items() if key not in parameters}
-    return _planned(**named, seeds=seeds, settings=others)
-
-
-def _searched(runs: list[Run], given: dict[str, Any]) -> tuple[list[Any], Any]:
-    """Spaces and budget of a search.
-
-    Raises:
-        UserError: a model that cannot be searched or has no space, or a budget that is none.
-    """
-    from recbole_llm.tuning.budget import Budget
-    from recbole_llm.tuning.space import spaces_of
-
-    names = ("trials", "trial_epochs", "trial_minutes", "pruner", "objectives")
-    defaults = inspect.signature(tune).parameters
-    budget = Budget.given(*(given.get(name, defaults[name].default) for name in names))
-    return spaces_of(runs, given.get("space"), budget.epochs), budget
-
-
-_STAGES: dict[str, Callable[..., Any]] = {
-    "run": run, "tune": tune, "generate": generate, "table": table, "report": report,
-}  # fmt: skip
+_STAGES: Verbs = {"run": run, "tune": tune, "generate": generate, "table": table, "report": report}
 
 
 def list_(
@@ -760,140 +613,12 @@ def list_(
         UserError: statistics or a model where there is no place for them, or an unknown model.
     """
     if what is not None:
-        one_of("list", what, get_args(Listed))
+        check_choice("list", what, get_args(Listed))
     return catalogue(what, stats, model, data_path, Path(dataset_dir))
 
 
-# ---- what several verbs do -------------------------------------------------------------------------
+def _runner(runs: Sequence[Run], quiet: bool = True, **options: bool) -> "Runner":
+    """What makes the runs of a command, over its results folder."""
+    from recbole_llm.experiments.runner import Runner
 
-
-def _planned(
-    model: Any,
-    dataset: Any,
-    protocol: Any,
-    seeds: Any,
-    semantics: Any,
-    config_file: Names,
-    results_dir: str | Path | None,
-    settings: dict[str, Any],
-) -> list[Run]:
-    """The runs of a grid; every name and setting is checked."""
-    files = [config_file] if isinstance(config_file, (str, Path)) else list(config_file)
-    given = {**settings, **({"results_dir": str(results_dir)} if results_dir is not None else {})}
-    if not model and given.get("lists"):
-        model = "Lists"
-    return expand(model, dataset, protocol, seeds, semantics, files, given)
-
-
-def _check_sources(runs: Sequence[Run]) -> None:
-    """Refuse an endpoint that cannot be used, such as one that costs money without a limit, before anything loads."""
-    for run in runs:
-        if run.settings["semantics"] != "none":
-            chosen_endpoint(run.settings)
-
-
-def results_folder(given: dict[str, Any]) -> Path:
-    """The folder of records of a command: its option, the last settings file that names one, or the default."""
-    files = given.get("config_file") or ()
-    layers = [read_yaml(Path(file)) for file in ([files] if isinstance(files, str) else files)]
-    named = [layer["results_dir"] for layer in layers if layer.get("results_dir")]
-    default = read_yaml(properties_folder() / "overall.yaml")["results_dir"]
-    return Path(given.get("results_dir") or (named[-1] if named else default))
-
-
-def _check_executor(executor: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> None:
-    from recbole_llm.execution.choice import check_executor
-
-    check_executor(executor, workers, ray_address, gpus)
-
-
-def _tracking(name: str | None, store: ResultStore) -> Callable[[Record], None] | None:
-    """What sends finished runs to a tracker.
-
-    Raises:
-        UserError: an unknown tracker, or its library is missing.
-    """
-    if name is None:
-        return None
-    from recbole_llm.experiments.tracking import open_tracking
-
-    return open_tracking(name, store)
-
-
-def one_of(option: str, value: str, known: Sequence[str]) -> None:
-    """Raise a ``UserError`` where a word is none of those that an option takes."""
-    if value not in known:
-        raise UserError(f"{option}={value}: use {', '.join(known)}.{did_you_mean(value, known)}")
-
-
-def names_of(text: Names | None) -> list[str]:
-    """``"A, B"``, ``"[A,B]"`` or a sequence to its names."""
-    if text is None:
-        return []
-    parts = text.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(text, str) else map(str, text)
-    return [part.strip() for part in parts if part.strip()]
-
-
-def _columns(
-    metrics: Names | None, topk: Any, groups: bool, check_reference: bool, style: str
-) -> tuple[list[str] | None, list[int] | None]:
-    """Names and cut-offs of a table's columns.
-
-    Raises:
-        UserError: an unknown metric, no cut-off, or subgroups where there is no place for them.
-    """
-    from recbole_llm.evaluation.names import metric_title, parse_metric
-
-    one_of("--format", style, get_args(Format))
-    names = names_of(metrics) or None
-    for name in names or ():
-        parse_metric(name if "@" in name or metric_title(name) == "GAUC" else f"{name}@10")
-    if groups and (style == "csv" or check_reference):
-        other = "--check_reference" if check_reference else "--format=csv"
-        raise UserError(f"--groups: {other} shows no subgroups; leave one of them out.")
-    if topk is None or topk == "all":
-        return names, None if topk is None else []
-    words = names_of(str(topk) if isinstance(topk, int) else topk)
-    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
-        raise UserError(f"--topk={topk}: give cut-offs such as 5,10, or all.")
-    return names, [int(word) for word in words]
-
-
-def _twin_of(twin: Names | None, **others: Any) -> list[str]:
-    """The protocols of a twin table; none where there is none.
-
-    Raises:
-        UserError: not two of them, or an option that a twin table has no place for.
-    """
-    if twin is None:
-        return []
-    names = list(dict.fromkeys(names_of(twin)))
-    if len(names) != 2:
-        raise UserError(f"--twin={twin}: give two protocols, such as loo,gts.")
-    for option, value in others.items():
-        if value:
-            raise UserError(f"--twin shows rows under two protocols; leave --{option} out.")
-    return names
-
-
-def _chosen(results_dir: str | Path | None, **wanted: Names | None) -> tuple[ResultStore, list[Record]]:
-    """The store and the records that the options name.
-
-    Raises:
-        UserError: there are none.
-    """
-    store = ResultStore(results_dir or "results")
-    chosen = list(store)
-    if not chosen:
-        raise UserError(f"{store.folder}/ holds no results yet; run something first.")
-    for key, value in wanted.items():
-        names = names_of(value)
-        there = sorted({getattr(record, key) for record in chosen})
-        for name in names:
-            if name not in there:
-                hint = did_you_mean(name, there)
-                raise UserError(
-                    f"--{key}={name}: {store.folder}/ holds no such results.{hint} It has {', '.join(there)}."
-                )
-        chosen = [record for record in chosen if not names or getattr(record, key) in names]
-    return store, chosen
+    return Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet), **options)

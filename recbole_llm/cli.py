@@ -8,7 +8,6 @@ and so do the printers here, so that help and mistakes are answered at once.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import os
 import shlex
@@ -17,22 +16,19 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
-from tabulate import tabulate
 
 import recbole_llm
-from recbole_llm import api
+from recbole_llm import api, screen
 from recbole_llm.errors import FAILURES, NoRoomError, UserError, did_you_mean
-from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
-from recbole_llm.utils.files import NO_ROOM, whole_file
+from recbole_llm.utils.files import NO_ROOM
 from recbole_llm.utils.progress import TqdmHandler
 from recbole_llm.utils.text import visible
 
@@ -49,7 +45,6 @@ DRY_RUN = "Say what it will take, from a few measured steps; run nothing."
 SEVERAL = "config_file"  # may be given several times
 OPTIONAL_VALUE = "report"  # of tune: --report alone takes the usual name
 FLAGS = ("refit",)  # settings that may be given without a value
-HEADER = "user_id\trank\titem_id\tscore\n"
 EXAMPLES = """\b
 recbole-llm --model=LLMDMsRec --dataset=ml-100k                   train, test, show the table (the verb is run)
 recbole-llm run --model=Pop,SASRec --dataset=ml-100k --seeds=5    only what is missing is run
@@ -58,155 +53,6 @@ recbole-llm tune --model=GRU4Rec,LLMDMsRec --dataset=ml-100k --trials=20
 recbole-llm estimate --model=SASRec,EIMF --dataset=ml-100k --seeds=5   seconds, memory, requests and dollars beforehand
 recbole-llm list settings --model=EIMF                            every setting, what it takes and does
 """
-
-
-# ---- what the verbs print -------------------------------------------------------------------------
-
-
-def _show_run(records: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.reporting.tables import render
-
-    store = ResultStore(api.results_folder(given))
-    print(render(records, screen_style(), store=store, **_shown_columns(given)))
-    if not given.get("quiet"):
-        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
-        if given.get("preset"):
-            print(f"settings: --preset={given['preset']} (properties/preset/)")
-    return _code_of(records)
-
-
-def _shown_columns(given: dict[str, Any]) -> dict[str, Any]:
-    """Columns that a command names as settings: they are those of its table too."""
-    metrics, topk = api.names_of(given.get("metrics")), given.get("topk")
-    cut_offs = None if topk is None else [int(k) for k in api.names_of(str(topk))]
-    return {"metrics": metrics or None, "topk": cut_offs}
-
-
-def _code_of(records: Any) -> int:
-    """0, 1 where something failed, 2 where nothing came of any run, as of a lone one."""
-    failed = [record.status == "failed" for record in records]
-    return 2 if failed and all(failed) else int(any(failed))
-
-
-def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
-    from recbole_llm.reporting.tables import render
-    from recbole_llm.tuning.search import summary
-
-    print(visible(summary(found.studies)), end="\n\n")
-    store = ResultStore(api.results_folder(given))
-    print(render(found.records, screen_style(), store=store, **_shown_columns(given)))
-    if found.report is not None:
-        print(f"\nreport: {found.report}")
-    return _code_of(found.records)
-
-
-def _show_text(found: Any, given: dict[str, Any]) -> int:
-    print(visible(str(found)))
-    return 0
-
-
-def _show_advise(found: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.experiments.advise import render_advice
-
-    print(render_advice(found))
-    return 0
-
-
-def _show_probe(records: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.experiments.probe import render_probes
-
-    print(render_probes(records))
-    if not given.get("quiet"):
-        store = ResultStore(api.results_folder(given))
-        print("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records))
-    return 0
-
-
-def _show_table(text: str, given: dict[str, Any]) -> int:
-    if not given.get("output"):
-        style = screen_style() if given.get("format") in (None, "text") else given["format"]
-        print(text if style == "terminal" else visible(text))  # its colours are escapes
-    if not given.get("check_reference"):
-        return 0
-    chosen = {key: given.get(key) for key in ("model", "dataset", "protocol")}
-    return 1 if api.out_of_band(results_dir=given.get("results_dir"), **chosen) else 0
-
-
-def _show_recommend(lists: Any, given: dict[str, Any]) -> int:
-    lines = (
-        f"{each.user}\t{place}\t{item}\t{score:.6g}\n"
-        for each in lists
-        for place, (item, score) in enumerate(zip(each.items, each.scores, strict=True), 1)
-    )
-    if given.get("output"):
-        with whole_file(Path(given["output"]), "w") as stream:
-            stream.writelines((HEADER, *lines))
-    else:
-        sys.stdout.writelines(map(_harmless, (HEADER, *lines)) if sys.stdout.isatty() else (HEADER, *lines))
-    return 0
-
-
-def _harmless(line: str) -> str:
-    """A line of a table for a terminal, whose tabs stay."""
-    return "\t".join(map(visible, line.split("\t")))
-
-
-def _show_prepare(report: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.raw.prepare import render_report
-
-    print(visible(render_report(report)))
-    for difference in report.differences():
-        print(visible(f"warning: {difference}"), file=sys.stderr)
-    return 0
-
-
-def _show_list(found: Any, given: dict[str, Any]) -> int:
-    if given.get("stats"):
-        from recbole_llm.data.statistics import render_statistics
-
-        print(visible(render_statistics(found.statistics)))
-        return 0
-    if found.models:
-        print("models of recbole_llm:")
-        print("\n".join(f"  {name:<14} {row.kind:<11} {row.paper}" for name, row in found.models.items()))
-    for preset, names in found.presets.items():
-        print(f"with settings for --preset={preset}:\n  {', '.join(names)}")
-    for kind, names in found.recbole.items():
-        print(f"models of RecBole, {kind}:\n  {', '.join(names)}")
-    for title, entries, width in (
-        ("datasets", found.datasets, 22), ("protocols", found.protocols, 14), ("suites", found.suites, 14)
-    ):  # fmt: skip
-        if entries:
-            lines = [f"{title}:", *(f"  {name:<{width}} {about}" for name, about in entries.items())]
-            print(visible("\n".join(lines)))
-    if found.settings:
-        rows = [
-            (each.name, each.takes + (f", {each.bounds}" if each.bounds else ""), json.dumps(each.default), each.help)
-            for each in found.settings
-        ]
-        print(
-            tabulate(
-                rows,
-                ["setting", "takes", "default", "what it does"],
-                disable_numparse=True,
-                maxcolwidths=[30, 30, 30, 60],
-            )
-        )
-    return 0
-
-
-def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
-    for finding in findings:
-        mark = "ok  " if finding.good else "FAIL" if finding.fatal else "note"
-        print(visible(f"{mark} {finding.text}"))
-    return 1 if any(finding.fatal and not finding.good for finding in findings) else 0
-
-
-def _show_estimate(found: Any, given: dict[str, Any]) -> int:
-    from recbole_llm.experiments.estimate import render_estimate
-
-    print(render_estimate(found))
-    return 0
 
 
 def _show_suite(results: Any, given: dict[str, Any]) -> int:
@@ -223,7 +69,7 @@ def _show_suite(results: Any, given: dict[str, Any]) -> int:
     if given.get("dry_run"):
         asked = {key: value for key, value in given.items() if key not in ("dry_run", "quiet", "verbose")}
         print()
-        return _show_estimate(api.estimate_suite(**asked), given)
+        return screen.show_estimate(api.estimate_suite(**asked), given)
     return code
 
 
@@ -248,22 +94,22 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "run": Verb(api.run, _show_run, estimated=True),
-    "tune": Verb(api.tune, _show_tune, estimated=True),
-    "estimate": Verb(api.estimate, _show_estimate),
-    "generate": Verb(api.generate, _show_text),
-    "advise": Verb(api.advise, _show_advise),
-    "probe": Verb(api.probe, _show_probe),
-    "answers": Verb(api.answers, _show_text),
+    "run": Verb(api.run, screen.show_run, estimated=True),
+    "tune": Verb(api.tune, screen.show_tune, estimated=True),
+    "estimate": Verb(api.estimate, screen.show_estimate),
+    "generate": Verb(api.generate, screen.show_text),
+    "advise": Verb(api.advise, screen.show_advise),
+    "probe": Verb(api.probe, screen.show_probe),
+    "answers": Verb(api.answers, screen.show_text),
     "suite": Verb(api.suite, _show_suite),
-    "recommend": Verb(api.recommend, _show_recommend, output=True),
-    "prepare": Verb(api.prepare, _show_prepare),
-    "list": Verb(api.list_, _show_list),
-    "table": Verb(api.table, _show_table),
-    "report": Verb(api.report, _show_text),
-    "submit": Verb(api.submit, _show_text),
-    "board": Verb(api.board, _show_text),
-    "doctor": Verb(api.doctor, _show_doctor),
+    "recommend": Verb(api.recommend, screen.show_recommend, output=True),
+    "prepare": Verb(api.prepare, screen.show_prepare),
+    "list": Verb(api.list_, screen.show_list),
+    "table": Verb(api.table, screen.show_table),
+    "report": Verb(api.report, screen.show_text),
+    "submit": Verb(api.submit, screen.show_text),
+    "board": Verb(api.board, screen.show_text),
+    "doctor": Verb(api.doctor, screen.show_doctor),
 }
 SETTINGS = [
     name for name, verb in VERBS.items()
@@ -350,7 +196,7 @@ def _command(name: str, verb: Verb) -> Callable[..., int]:
         if verb.estimated and arguments.pop("dry_run"):
             wanted = inspect.signature(api.estimate).parameters
             arguments = {key: value for key, value in arguments.items() if key in wanted or key not in takes}
-            return _show_estimate(api.estimate(**arguments), given)
+            return screen.show_estimate(api.estimate(**arguments), given)
         return verb.show(verb.function(**arguments), given)
 
     context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 # What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
 FAILURES = (
@@ -36,6 +36,12 @@ class NoRoomError(OSError):
 
     def __reduce__(self) -> tuple[type[NoRoomError], tuple[str, str]]:
         return type(self), (self.place, self.reason)
+
+
+def check_choice(option: str, value: str, known: Collection[str]) -> None:
+    """Raise a ``UserError`` where a word is none of those that an option takes."""
+    if value not in known:
+        raise UserError(f"{option}={value}: use {', '.join(known)}.{did_you_mean(value, known)}")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

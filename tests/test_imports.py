@@ -26,8 +26,10 @@ LAYERS = (
     ("execution",),
     ("experiments",),
     ("tuning", "reporting", "listing"),
+    ("stages",),
     ("api",),
     ("__init__",),
+    ("screen",),
     ("cli",),
     ("__main__",),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_choice
 from recbole_llm.execution.base import Executor
 from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.execution.ray import RayExecutor
@@ -22,8 +22,7 @@ def check_executor(kind: str | None, workers: int | None, ray_address: str | Non
     """
     if kind is None:
         kind = "ray" if ray_address is not None else "processes" if (workers or 1) > 1 else "serial"
-    if kind not in EXECUTORS:
-        raise UserError(f"--executor={kind}: use {', '.join(EXECUTORS)}.{did_you_mean(kind, EXECUTORS)}")
+    check_choice("--executor", kind, EXECUTORS)
     if kind != "ray" and (ray_address is not None or gpus is not None):
         raise UserError("--ray_address and --gpus are for --executor=ray.")
     if workers is not None and workers < 1:

@@ -265,23 +265,6 @@ def work_of_grid(runs: Sequence[Run], runner: Runner) -> list[Work]:
     return found
 
 
-def work_of_search(
-    runs: Sequence[Run], trials: Sequence[int], seeds: Sequence[int], epochs: int | None, seconds: float | None
-) -> list[Work]:
-    """The trials of a search and the runs with the best settings.
-
-    Args:
-        runs: one a study, with the defaults.
-        trials: of each study.
-        seeds: how many runs each study has afterwards.
-        epochs, seconds: of a trial at most.
-    """
-    found = []
-    for run, count, tuned in zip(runs, trials, seeds, strict=True):
-        found += [Work(run, TRIAL, count, 0, epochs, seconds), Work(run, TUNED, tuned)]
-    return found
-
-
 def _but_seed(run: Run) -> str:
     values = {key: value for key, value in run.settings.values.items() if key != "seed"}
     return json.dumps([run.settings.method.name, run.location.name, values], sort_keys=True, default=str)

@@ -1,8 +1,7 @@
-"""Grids of runs: which are missing, one after the other or many at once, whatever fails."""
+"""From the words of a command to the runs that it means; every name and setting is checked."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,13 @@ from typing import Any
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
+from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
 from recbole_llm.settings.layers import check_grid_keys, layer_settings, names_parts
 from recbole_llm.settings.rules import check_followed
 from recbole_llm.settings.schema import check_value
-
-logger = logging.getLogger(__name__)
-
-
-def as_list(value: Any) -> list[Any]:
-    """``"A, B"``, ``"[A,B]"`` or a sequence to a list of names."""
-    if isinstance(value, str):
-        parts = value.strip().removeprefix("[").removesuffix("]").split(",")
-        return [part.strip() for part in parts if part.strip()]
-    return [value] if isinstance(value, type) else list(value)
+from recbole_llm.utils.text import names_of
 
 
 def parse_seeds(value: Any, default: int) -> list[int]:
@@ -49,6 +40,21 @@ def parse_seeds(value: Any, default: int) -> list[int]:
     if max(seeds) > LARGEST_SEED:
         raise UserError(f"--seeds={value}: a seed is at most {LARGEST_SEED}; got {max(seeds)}.")
     return list(dict.fromkeys(seeds))
+
+
+def parse_shares(value: Any) -> list[float]:
+    """Growing shares from a list or ``0.05,0.2,1``.
+
+    Raises:
+        UserError: they are none.
+    """
+    try:
+        found = [float(share) for share in (value if isinstance(value, (list, tuple)) else names_of(str(value)))]
+    except (TypeError, ValueError):
+        found = []
+    if not found or found != sorted({*found}) or found[0] <= 0 or found[-1] > 1:
+        raise UserError(f"--shares={value}: give growing shares of the answers, above 0 and at most 1: 0.05,0.2,1.")
+    return found
 
 
 def _whole(value: Any) -> int:
@@ -85,8 +91,9 @@ def expand(
     protocol: Any = None,
     seeds: Any = None,
     semantics: Any = None,
-    config_files: Iterable[str | Path] = (),
+    config_files: str | Path | Iterable[str | Path] = (),
     overrides: dict[str, Any] | None = None,
+    results_dir: str | Path | None = None,
 ) -> list[Run]:
     """All runs of a grid, each once, in the order they should run.
 
@@ -94,13 +101,17 @@ def expand(
         UserError: an unknown name or key anywhere in the grid, before anything runs.
     """
     overrides = dict(overrides or {})
-    files = [Path(file) for file in config_files]
-    methods = [_method(name) for name in as_list(model)]
-    datasets = as_list(dataset)
+    if results_dir is not None:
+        overrides["results_dir"] = str(results_dir)
+    if not model and overrides.get("lists"):
+        model = "Lists"
+    files = [Path(file) for file in ([config_files] if isinstance(config_files, (str, Path)) else config_files)]
+    methods = [_method(name) for name in names_of(model)]
+    datasets = names_of(dataset)
     if not methods or not datasets:
         raise UserError("give --model=NAME and --dataset=NAME; `recbole-llm list` shows what there is.")
-    kinds = as_list(semantics) if semantics is not None else [None]
-    protocols = as_list(protocol) if protocol is not None else [None]
+    kinds = names_of(semantics) if semantics is not None else [None]
+    protocols = names_of(protocol) if protocol is not None else [None]
     if not kinds or not protocols:
         raise UserError(f"--{'protocol' if kinds else 'semantics'}=: it names nothing; leave it out for the default.")
     for kind in kinds:
@@ -124,3 +135,10 @@ def expand(
                         run = Run.of(settings)
                         runs.setdefault(run.key, run)
     return list(runs.values())
+
+
+def check_endpoints(runs: Iterable[Run]) -> None:
+    """Refuse an endpoint that cannot be used, such as one that costs money without a limit, before anything loads."""
+    for run in runs:
+        if run.settings["semantics"] != "none":
+            chosen_endpoint(run.settings)

@@ -21,7 +21,7 @@ def run_all(
     runs: Sequence[Run],
     runner: Runner,
     executor: Executor | None = None,
-    made: Callable[[Record], None] | None = None,
+    tracking: Callable[[Record], None] | None = None,
 ) -> list[Record]:
     """Make the records that are missing; a run that fails is recorded as failed and the others go on.
 
@@ -31,7 +31,7 @@ def run_all(
         runs: what to run.
         runner: runs them here, or makes what they have in common before others run them.
         executor: where they run; one after the other in this process by default.
-        made: called with each record that this call made, as it arrives.
+        tracking: called with each record that this call made, as it arrives.
 
     Returns:
         One record a run, in the order of the runs.
@@ -52,8 +52,8 @@ def run_all(
     for number, result in enumerate(each_result(executor, _jobs(missing, runner, executor)), start=1):
         run = result.job.tag
         records[run.key] = _record(result, runner, lone=len(runs) == 1)
-        if made is not None:
-            made(records[run.key])
+        if tracking is not None:
+            tracking(records[run.key])
         if not isinstance(executor, SerialExecutor):
             logger.info("[%d/%d] %s: %s", number, len(missing), run.title(), records[run.key].status)
     return [records[run.key] for run in runs]

@@ -35,6 +35,7 @@ from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.identity import hash_of, identity
 from recbole_llm.utils.files import make_folder, whole_file
+from recbole_llm.utils.text import counted
 
 FORMAT = 1
 LIST = "submission.json"
@@ -147,6 +148,20 @@ def write_submission(submission: Submission, output: Path) -> None:
     }
     with whole_file(output / LIST, "w") as text:
         text.write(json.dumps(about, indent=1) + "\n")
+
+
+def render_submission(submission: Submission) -> str:
+    """What was checked, line by line."""
+    entries = submission.entries
+    read = [entry.answers_checked for entry in entries if entry.answers_checked is not None]
+    lines = [
+        f"{counted(len(entries), 'record')}: every metric follows from the ranks",
+        f"settings give the key: {sum(entry.settings_checked for entry in entries)}",
+        f"answers have their hashes: {sum(map(bool, read))} of {len(read)} that read any",
+    ]
+    if submission.failed:
+        lines.append(f"left out: {counted(submission.failed, 'run')} that failed")
+    return "\n".join(lines)
 
 
 # ---- checks of one record --------------------------------------------------------------------------

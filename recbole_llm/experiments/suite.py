@@ -71,12 +71,13 @@ def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = 
     Args:
         name: of a file in ``properties/suite/``, or the path of a ``.yaml`` file.
         budget: ``full``, or one that the suite names.
-        given: keys from the command line, which win over all; settings go to the stages that run something, options
-            of some verbs to their stages, ``dataset`` and ``results_dir`` to every stage.
+        given: keys from the command line; they win over all, ``None`` says nothing. Settings go to the stages that run
+            something, options of some verbs to their stages, ``dataset`` and ``results_dir`` to every stage.
 
     Raises:
         UserError: there is no such suite or budget, the file says something else, or no stage has a given option.
     """
+    given = {key: value for key, value in (given or {}).items() if value is not None}
     path = _path_of(name)
     suite = read_yaml(path)
     _known(suite, _SECTIONS, str(path))
@@ -98,8 +99,8 @@ def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = 
         ((verb, keys),) = stage.items()
         _known(stage, STAGE_VERBS, where)
         of_budget = (_mapping(chosen.get(part, {}), f"{path}, budgets, {budget}") for part in ("common", verb))
-        found.append(_stage(str(verb), (common, _mapping(keys or {}, where), *of_budget), given or {}))
-    for key in given or ():
+        found.append(_stage(str(verb), (common, _mapping(keys or {}, where), *of_budget), given))
+    for key in given:
         takers = _OPTIONS.get(key, STAGE_VERBS)
         if not any(stage.verb in takers for stage in found):
             raise UserError(f"--{key} is an option of {' and '.join(takers)}, and {path} has no such stage.")

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_choice
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.endpoint import redact
@@ -76,25 +76,21 @@ class Tracking:
             self._failed = True
 
 
-def open_tracking(name: str, store: ResultStore) -> Tracking:
-    """A tracker by its name.
+def open_tracking(name: str | None, store: ResultStore) -> Tracking | None:
+    """A tracker by its name; ``None`` where none is named.
 
     Raises:
         UserError: an unknown name, or a library that is not installed.
     """
-    check_tracker(name)
+    if name is None:
+        return None
+    check_choice("--track", name, TRACKERS)
     try:
         return Tracking(TRACKERS[name](), store)
     except ImportError as error:
         raise UserError(
             f"--track={name}: its library is missing ({error.name}); pip install 'recbole-llm[{name}]'."
         ) from error
-
-
-def check_tracker(name: str) -> None:
-    """Raise a ``UserError`` for an unknown name."""
-    if name not in TRACKERS:
-        raise UserError(f"--track={name}: use {', '.join(TRACKERS)}.{did_you_mean(name, TRACKERS)}")
 
 
 def group_of(record: Record) -> str:

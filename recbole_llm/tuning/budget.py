@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_choice
 from recbole_llm.tuning.users import UserPruner
 
 OBJECTIVES = ("accuracy", "seconds")
@@ -49,8 +49,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UserError(f"--trials={self.trials}: give 1 or more.")
-        if self.pruner not in PRUNERS:
-            raise UserError(f"--pruner={self.pruner}: use {', '.join(PRUNERS)}.{did_you_mean(self.pruner, PRUNERS)}")
+        check_choice("--pruner", self.pruner, PRUNERS)
         # Neither nan nor inf limits anything, and JSON, which records are, has none of them.
         no_time = self.seconds is not None and not 0 < self.seconds < math.inf
         if no_time or (self.epochs is not None and self.epochs < 1):

@@ -47,7 +47,7 @@ def tune_all(
     storage: str | None = None,
     quiet: bool = True,
     executor: tuple[str | None, int | None, str | None, float | None] = (None, None, None, None),
-    made: Callable[[Record], None] | None = None,
+    tracking: Callable[[Record], None] | None = None,
 ) -> tuple[list[Record], list[Study]]:
     """Search the settings of some runs, then run the best ones.
 
@@ -60,7 +60,7 @@ def tune_all(
             share their studies.
         quiet: no progress bars.
         executor: see :func:`~recbole_llm.execution.choice.open_executor`.
-        made: called with the record of each tuned run, as it arrives; trials have none.
+        tracking: called with the record of each tuned run, as it arrives; trials have none.
 
     Returns:
         The records of the tuned runs and of studies that failed, and the studies that did not.
@@ -86,7 +86,7 @@ def tune_all(
         if len(lost) == len(studies):
             raise next(iter(lost.values()))
         failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]
-        return [*run_all(tuned, runner, chosen, made), *failed], [s for s in studies if s.name not in lost]
+        return [*run_all(tuned, runner, chosen, tracking), *failed], [s for s in studies if s.name not in lost]
 
 
 def _failure(study: Study, error: UserError) -> Record:

@@ -35,6 +35,7 @@ from recbole_llm.registry import Method
 from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
+from recbole_llm.tuning.budget import Budget
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -206,24 +207,34 @@ def _file_of(method: Method) -> Path | None:
     return next((file for file in (*own, ours) if file.is_file()), None)
 
 
-def spaces_of(runs: Sequence[Run], file: str | Path | None = None, epochs: int | None = None) -> list[Space]:
-    """What is searched for each run.
+def searched(
+    runs: Sequence[Run],
+    trials: int,
+    trial_epochs: int | None = None,
+    trial_minutes: float | None = None,
+    pruner: str = "median",
+    objectives: str | Sequence[str] = "accuracy",
+    space: str | Path | None = None,
+) -> tuple[list[Space], Budget]:
+    """What a search varies for each run, and what each model of it gets, from the options of a command.
 
     Args:
         runs: one a study.
-        file: the user's space, for a single model.
-        epochs: of a trial at most.
+        trials, trial_epochs, trial_minutes, pruner, objectives: see :meth:`Budget.given`.
+        space: the user's, for a single model.
 
     Raises:
-        UserError: a run that cannot be searched, or has no space.
+        UserError: a run that cannot be searched or has no space, or a budget that is none.
     """
+    budget = Budget.given(trials, trial_epochs, trial_minutes, pruner, objectives)
     if any(run.settings["engine"] != "fast" for run in runs):
         raise UserError("tune needs --engine=fast; RecBole's own loop reads the test data as it trains.")
     if any(int(run.settings["nproc"]) > 1 for run in runs):
         raise UserError("tune trains each trial by one process; give --workers=N instead of --nproc.")
-    if file is not None and len({run.settings.method.name for run in runs}) > 1:
+    if space is not None and len({run.settings.method.name for run in runs}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
-    return [space_of(run.settings, None if file is None else Path(file), epochs) for run in runs]
+    file = None if space is None else Path(space)
+    return [space_of(run.settings, file, budget.epochs) for run in runs], budget
 
 
 def space_of(settings: Settings, file: Path | None = None, epochs: int | None = None) -> Space:

@@ -6,6 +6,7 @@ import html
 import math
 import re
 import unicodedata
+from typing import Any
 
 TITLE_LENGTH = 200
 # Line and paragraph separators, bidirectional overrides, zero-width and other invisible characters.
@@ -46,6 +47,14 @@ def counted(number: int, what: str) -> str:
 def percent(share: float) -> str:
     """A share as a percentage that never looks whole where it is not: ``99.9 %``."""
     return f"{math.floor(1000 * share) / 10:g} %"
+
+
+def names_of(given: Any) -> list[Any]:
+    """``"A, B"``, ``"[A,B]"``, a sequence or a single class to a list of names; ``None`` to an empty one."""
+    if isinstance(given, type):
+        return [given]
+    parts = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given or ()
+    return [name for part in parts if (name := part.strip() if isinstance(part, str) else part) != ""]
 
 
 def clean(text: str, limit: int = TITLE_LENGTH) -> str:

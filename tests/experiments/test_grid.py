@@ -13,7 +13,7 @@ import pytest
 
 from recbole_llm.api import run
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.grid import as_list, expand, parse_seeds
+from recbole_llm.experiments.grid import expand, parse_seeds
 from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.runner import Runner
@@ -70,12 +70,6 @@ def started(log: pytest.LogCaptureFixture) -> list[str]:
 
 
 # ---- names and seeds ----------------------------------------------------------------------------
-
-
-def test_names_come_as_text_with_commas_or_as_a_list() -> None:
-    assert as_list("A, B,,C ") == ["A", "B", "C"]
-    assert as_list(["A", "B"]) == ["A", "B"]
-    assert as_list(int) == [int]
 
 
 @pytest.mark.parametrize(

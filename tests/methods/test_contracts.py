@@ -21,7 +21,6 @@ from recbole.utils import init_seed
 
 from recbole_llm.compat.fast import can_trim
 from recbole_llm.data.loaders import DeviceTable, EvalLoader
-from recbole_llm.experiments.grid import as_list
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import Method, find_method, methods
@@ -29,6 +28,7 @@ from recbole_llm.settings.layers import layer_settings
 from recbole_llm.training import checkpoint
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.progress import Stopwatch
+from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 from tests.helpers import runner, write_tiny
 
@@ -42,7 +42,7 @@ every_device = pytest.mark.parametrize("device", DEVICES)
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test with a ``name`` runs for all models of the registry, or for those of ``--model``."""
-    names = as_list(metafunc.config.getoption("--model") or list(methods()))
+    names = names_of(metafunc.config.getoption("--model") or list(methods()))
     if "key" in metafunc.fixturenames:
         cases = [pytest.param(*case, id="-".join(map(str, case))) for case in switches(names)]
         metafunc.parametrize(("name", "key", "value"), cases)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.utils.text import TITLE_LENGTH, clean, counted, match_form, percent, visible
+from recbole_llm.utils.text import TITLE_LENGTH, clean, counted, match_form, names_of, percent, visible
 
 
 def test_entities_are_decoded() -> None:
@@ -122,3 +122,11 @@ def test_one_is_singular(number: int, text: str) -> None:
 @pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.99999, "99.9 %"), (0.5, "50 %"), (0.0, "0 %")])
 def test_a_share_looks_whole_only_where_it_is(share: float, text: str) -> None:
     assert percent(share) == text
+
+
+def test_names_come_as_text_with_commas_or_as_a_list() -> None:
+    assert names_of("A, B,,C ") == ["A", "B", "C"]
+    assert names_of(["A", "B"]) == ["A", "B"]
+    assert names_of(int) == [int]
+    assert names_of(" [A,B]") == ["A", "B"]
+    assert names_of(None) == []
