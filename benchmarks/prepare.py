@@ -84,13 +84,13 @@ def generate(folder: Path, reviews: int) -> dict[str, int]:
 
 def measure(raw: Path, out: Path) -> dict[str, float]:
     """One run of ``prepare`` in this process."""
-    from recbole_llm.raw.prepare import prepare_from
+    from recbole_llm.raw.prepare import prepare as prepare_dataset
     from recbole_llm.raw.source import RawFile, RawSpec
 
     files = {"reviews": (RawFile("reviews_Gen_5.json.gz"),), "items": (RawFile("meta_Gen.json.gz"),)}
     start = _peak_mib()
     began, worked = time.perf_counter(), time.process_time()
-    report = prepare_from(RawSpec("gen", "generated", "amazon2014", files, kcore=5), raw, out)
+    report = prepare_dataset(RawSpec("gen", "generated", "amazon2014", files, kcore=5), raw, out)
     seconds, cpu = time.perf_counter() - began, time.process_time() - worked
     return {"seconds": seconds, "cpu": cpu, "start_mib": start, "peak_mib": _peak_mib(), **report.counts}
 

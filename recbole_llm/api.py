@@ -241,7 +241,7 @@ def generate(
     limit: Annotated[int | None, Doc("Keys of each feature that are asked about: a trial.")] = None,
     dry_run: Annotated[bool, Doc("Count requests, tokens and dollars; ask and write nothing.")] = False,
     batch: Annotated[bool, Doc("Submit to the Batch API, wait and take in.")] = False,
-    poll: Annotated[float, Doc("Seconds between two looks at a batch.")] = 60.0,
+    poll: Annotated[float, Doc("Seconds between two checks of a batch.")] = 60.0,
     batch_file: Annotated[str | Path | None, Doc("Write the open requests for a Batch API.")] = None,
     export_to: Annotated[str | Path | None, Doc("Write the answers to a file (--export).")] = None,
     import_from: Annotated[str | Path | None, Doc("Take in answers from a file (--import).")] = None,
@@ -314,7 +314,7 @@ def advise(
     protocol: Protocol = None,
     shares: Annotated[Any, Doc("Growing shares of the answers, such as 0.05,0.2,1.")] = "0.05,0.15,0.4,1",
     margin: Annotated[float | None, Doc("Gains of the validation metric that are smaller count as none.")] = None,
-    seeds: Annotated[Any, Doc("Trainings of each look: a number of seeds, or a list of them.")] = 3,
+    seeds: Annotated[Any, Doc("Trainings of each step: a number of seeds, or a list of them.")] = 3,
     config_file: ConfigFiles = (),
     results_dir: ResultsDir = None,
     quiet: Quiet = True,
@@ -394,7 +394,7 @@ def recommend(
     """The first items of chosen users, from a model that was run before.
 
     Raises:
-        UserError: nobody has run these settings, or a user is unknown.
+        UserError: these settings have no run, or a user is unknown.
     """
     if topk < 1:
         raise UserError(f"--topk={topk}: give 1 or more.")

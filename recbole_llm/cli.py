@@ -30,7 +30,7 @@ from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.utils.files import NO_ROOM
 from recbole_llm.utils.progress import TqdmHandler
-from recbole_llm.utils.text import visible
+from recbole_llm.utils.text import one_line, visible
 
 SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
 POSITIONAL = {
@@ -61,7 +61,7 @@ def _show_suite(results: Any, given: dict[str, Any]) -> int:
     for result in results:
         stage: Stage = result.stage
         if result.error is not None:
-            code = _told(result.error, bool(given.get("verbose")))
+            code = _report(result.error, bool(given.get("verbose")))
         elif result.value is None:
             print(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
         else:
@@ -305,7 +305,7 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 (fine), 1 (some failed), 2 (a user's error, or every run failed), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.argv[1:] = []  # nobody else reads the command line
+    sys.argv[1:] = []  # RecBole reads it too
     try:
         if arguments[:1] in (["--version"], ["-V"]):
             print(recbole_llm.__version__)
@@ -322,11 +322,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        return _told(error, "--verbose" in arguments)
+        return _report(error, "--verbose" in arguments)
 
 
-def _told(error: Exception, verbose: bool) -> int:
-    """Say what a user or a model did wrong in a line, with ``--verbose`` where a model did; returns the exit code.
+def _report(error: Exception, verbose: bool) -> int:
+    """Print what a user or a model did wrong, on one line, with ``--verbose`` where a model did; returns the exit code.
 
     Anything else is a defect of this program and passes through.
     """
@@ -337,7 +337,7 @@ def _told(error: Exception, verbose: bool) -> int:
     elif isinstance(error, FAILURES):
         if verbose:
             traceback.print_exception(error)
-        print(visible(f"error: {type(error).__name__}: {' '.join(str(error).split())}"), file=sys.stderr)
+        print(visible(f"error: {type(error).__name__}: {one_line(error)}"), file=sys.stderr)
         if not verbose:
             print("The same command with --verbose shows where it came from.", file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:

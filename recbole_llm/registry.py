@@ -195,15 +195,15 @@ def _by_path(target: str) -> Method:
     base = next(filter(None, bases), None)
     if base is not None:
         row = replace(base, name=row.name, target=target, paper="", settings_of=base.settings_of or base.name)
-    said = getattr(model_class, "registry_row", {})
-    for key, value in dict(said).items():
+    given = getattr(model_class, "registry_row", {})
+    for key, value in dict(given).items():
         if key not in ROW_KEYS:
             hint = did_you_mean(str(key), ROW_KEYS)
             raise UserError(f"--model={target}, registry_row: there is no {key!r}.{hint} Known: {', '.join(ROW_KEYS)}.")
         if key in ("features", "protocols") and isinstance(value, str):
             raise UserError(f"--model={target}, registry_row: {key} is a list, such as ({value!r},).")
-    lists = {key: tuple(said[key]) for key in ("features", "protocols") if key in said}
-    return replace(row, **{**said, **lists}, kind=kind_of(model_class))
+    lists = {key: tuple(given[key]) for key in ("features", "protocols") if key in given}
+    return replace(row, **{**given, **lists}, kind=kind_of(model_class))
 
 
 def find_method(name: str) -> Method:

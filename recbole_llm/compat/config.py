@@ -16,6 +16,7 @@ from recbole.utils import InputType
 
 from recbole_llm.errors import UserError
 from recbole_llm.settings.layers import Settings
+from recbole_llm.utils.text import one_line
 
 
 def gpu_number(gpu_id: Any) -> int | None:
@@ -77,7 +78,7 @@ class BenchConfig(Config):
             if self["transform"]:
                 construct_transform(self)  # it names the columns that the model's constructor asks for
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
-            raise UserError(f"--model={settings.method.name}: {' '.join(str(error).split())}") from error
+            raise UserError(f"--model={settings.method.name}: {one_line(error)}") from error
         sampled = self["train_neg_sample_args"]["distribution"] != "none"
         if self["MODEL_INPUT_TYPE"] == InputType.PAIRWISE and not sampled:
             raise UserError(

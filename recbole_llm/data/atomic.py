@@ -29,6 +29,7 @@ import pandas as pd
 from recbole_llm.data.foreign import check_contents, explain_header, word_of
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import one_line
 
 TAB = "\t"
 TYPES = ("token", "token_seq", "float", "float_seq")
@@ -137,7 +138,7 @@ def _explain(path: Path, error: Exception) -> UserError:
         )
     if isinstance(error, (EOFError, gzip.BadGzipFile, zlib.error)):
         return UserError(f"{path} is a damaged or truncated gzip file: fetch it again.")
-    return UserError(f"{path} cannot be parsed: {' '.join(str(error).split())}. Columns are separated by single tabs.")
+    return UserError(f"{path} cannot be parsed: {one_line(error)}. Columns are separated by single tabs.")
 
 
 def _unwrap(values: pd.Series) -> pd.Series:

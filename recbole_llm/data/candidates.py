@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids, write_table
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
 from recbole_llm.data.split import BY_TIME, CUT_BY, Cases
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("item
 def rarity(table: Interactions, train_rows: np.ndarray, cases: Cases) -> dict[str, float]:
     """What rarity alone says of the targets among their candidates; empty where all items are ranked.
 
-    Cold targets among candidates that trained can be told apart without a look at any history.
+    Cold targets among candidates that trained can be told apart without any history.
 
     Returns:
         ``untrained_targets`` and ``untrained_others``, the shares of targets and of other candidates in no training

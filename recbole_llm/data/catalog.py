@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections import Counter
@@ -46,6 +45,21 @@ class DatasetLocation:
         return None
 
     @property
+    def semantics(self) -> Path:
+        """Folder of the semantic files, of the answers and of the vectors."""
+        return self.home / "semantics"
+
+    @property
+    def answers(self) -> Path:
+        """The cache of an LLM's answers about the dataset."""
+        return self.semantics / "responses.sqlite"
+
+    @property
+    def vectors(self) -> Path:
+        """The cache of the vectors of its texts."""
+        return self.semantics / "vectors.sqlite"
+
+    @property
     def interactions(self) -> Path:
         """The ``.inter`` file.
 
@@ -60,12 +74,6 @@ class DatasetLocation:
                 f"--dataset={self.name}: {self.folder} holds no {self.stem}.inter or {self.stem}.inter.gz.{advice}"
             )
         return path
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _stem_in(folder: Path, wanted: list[str], lone: bool = True) -> str | None:

@@ -25,7 +25,7 @@ from recbole.utils import FeatureSource, FeatureType, ModelType
 from recbole_llm.compat.reader import check_recbole_can_read
 from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
-from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import (
     KEEP,
     Interactions,
@@ -52,6 +52,7 @@ from recbole_llm.data.split import (
 )
 from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import file_sha256
 
 logger = logging.getLogger(__name__)
 

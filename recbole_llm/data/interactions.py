@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import TAB, read_columns, read_header
-from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import whole_folder
+from recbole_llm.utils.files import file_sha256, whole_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ReadSpec:
         named = (values.get("load_col") or {}).get("inter")
         wanted = [] if named in (None, "*") else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
-        left_out = time or cls.time_field  # without times nobody reads the column that holds them by default
+        left_out = time or cls.time_field  # without times nothing reads the column that holds them by default
         extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, left_out)))
         return cls(
             user_field=user,

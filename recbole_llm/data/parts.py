@@ -1,7 +1,7 @@
 """Training, validation and test as the user has them: three files in the place of one and a rule.
 
 They are given by ``--train``, ``--valid`` and ``--test``, or lie beside each other as RecBole's ``benchmark_filename``
-names them (``shop.train.inter``, ``shop.valid.inter``, ``shop.test.inter``). Ids are joined over the three. A user's
+names them (``mine.train.inter``, ``mine.valid.inter``, ``mine.test.inter``). Ids are joined over the three. A user's
 rows stand by part, then by time: whatever the times say, the training part is what came before. Rows that stand in two
 parts and targets that are earlier than the training are counted and said; the parts are taken as they are.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import read_columns, read_header
-from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import (
     PAD_TOKEN,
     Interactions,
@@ -32,6 +32,7 @@ from recbole_llm.data.interactions import (
 from recbole_llm.data.split import Split, cases_of_sets, positions
 from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import file_sha256
 
 PARTS = ("train", "valid", "test")
 _LABEL = "@part"  # no column of a file is called so

@@ -53,7 +53,7 @@ class PublishedCases:
 
     Attributes:
         users: ``(m,)`` users (sessions), whose last item is the target.
-        candidates: ``(m, c)`` item ids, the target first; 0 for an item that nobody has interacted with.
+        candidates: ``(m, c)`` item ids, the target first; 0 for an item without an interaction.
     """
 
     users: np.ndarray

@@ -32,7 +32,7 @@ class Cases:
         start, end: ``(m,)`` rows ``start:end`` of the interactions are the visible history.
         target_offsets: ``(m + 1,)``; case ``c`` owns ``target_rows[target_offsets[c]:target_offsets[c + 1]]``.
         target_rows: rows of the interactions that are to be predicted.
-        candidates: ``(m, c)`` item ids that are ranked (0: an item that nobody has, always last), or ``None`` for
+        candidates: ``(m, c)`` item ids that are ranked (0: the padding item, always last), or ``None`` for
             all items.
         shown: ``(m,)`` rows ``start:shown`` are what a prompt or another feature may show of the history; ``None``
             for all of it.
@@ -243,7 +243,7 @@ def read_user_ranks(path: Path) -> dict[str, float]:
 
 
 def check_times_compare(table: Interactions, options: Options) -> None:
-    """Raise where the times of the dataset say nothing about who was earlier.
+    """Raise where the times of the dataset say nothing about the order of rows.
 
     Raises:
         UserError: there are no times, or they do not compare between users.
@@ -291,7 +291,7 @@ def session(table: Interactions, options: Options) -> Split:
     valid_rows = pairs[len(pairs) - int(len(pairs) * 0.1) :]
     held_out = np.zeros(len(table), dtype=bool)
     held_out[valid_rows] = True
-    # A session whose pairs all validate gives its first item to no one.
+    # A session whose pairs all validate gives its first item to no pair.
     first_pair = np.minimum(rows + 1, len(table) - 1)
     alone = ~is_pair & held_out[first_pair] & (np.asarray(table.user)[first_pair] == np.asarray(table.user)[rows])
     held_out[rows[alone]] = True

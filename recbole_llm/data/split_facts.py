@@ -25,7 +25,7 @@ def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
 def later_training(table: Interactions, split: Split) -> float | None:
     """The share of the training interactions that are later than a test target, on average over the targets.
 
-    A model that is trained on them has seen what nobody knew when the target was due: 24 % on Beauty under
+    A model that is trained on them has seen what was not known when the target was due: 24 % on Beauty under
     leave-one-out, nothing under a global time split.
 
     Returns:

@@ -15,7 +15,7 @@ import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
-from recbole_llm.utils.text import told
+from recbole_llm.utils.text import reason_of
 
 FORMAT = 1
 _MAY_LACK = ("pool", "person", "cold_user", "cut_off")  # earlier files of this format have none
@@ -80,7 +80,7 @@ class Ranks:
         except UserError:
             raise
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
-            raise UserError(f"{path} is not a readable file of ranks: {told(error)}") from error
+            raise UserError(f"{path} is not a readable file of ranks: {reason_of(error)}") from error
 
     def select(self, cases: np.ndarray) -> Ranks:
         """The ranks of some cases (their numbers, in the order given)."""
@@ -88,20 +88,17 @@ class Ranks:
         targets = (
             np.concatenate([np.arange(self.offsets[c], self.offsets[c + 1]) for c in cases]) if len(cases) else cases
         )
-        targets = targets.astype(np.int64)
+        return self._part(cases, targets.astype(np.int64), lengths)
+
+    def _part(self, cases: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> Ranks:
+        """Some cases with some of their targets, of which each case has so many."""
+        of_cases = {name: getattr(self, name) for name in ("user", "history", "pool", "person", "cold_user")}
+        of_targets = {name: getattr(self, name) for name in ("item", "higher", "tied", "train_count", "head")}
         return replace(
             self,
-            user=self.user[cases],
-            offsets=np.concatenate([[0], np.cumsum(lengths)]),
-            item=self.item[targets],
-            higher=self.higher[targets],
-            tied=self.tied[targets],
-            history=self.history[cases],
-            train_count=self.train_count[targets],
-            head=self.head[targets],
-            pool=self.pool[cases] if len(self.pool) else self.pool,
-            person=self.person[cases] if len(self.person) else self.person,
-            cold_user=self.cold_user[cases] if len(self.cold_user) else self.cold_user,
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            **{name: values[cases] if len(values) else values for name, values in of_cases.items()},
+            **{name: values[targets] for name, values in of_targets.items()},
         )
 
 
@@ -109,21 +106,7 @@ def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
     """The ranks of some targets (``(t,)`` bool); cases that have none of them are left out."""
     owner = np.repeat(np.arange(len(ranks)), np.diff(ranks.offsets))[wanted]
     counts = np.bincount(owner, minlength=len(ranks))
-    cases = counts > 0
-    return Ranks(
-        user=ranks.user[cases],
-        offsets=np.concatenate([[0], np.cumsum(counts[cases])]),
-        item=ranks.item[wanted],
-        higher=ranks.higher[wanted],
-        tied=ranks.tied[wanted],
-        history=ranks.history[cases],
-        train_count=ranks.train_count[wanted],
-        head=ranks.head[wanted],
-        pool=ranks.pool[cases] if len(ranks.pool) else ranks.pool,
-        person=ranks.person[cases] if len(ranks.person) else ranks.person,
-        cold_user=ranks.cold_user[cases] if len(ranks.cold_user) else ranks.cold_user,
-        cut_off=ranks.cut_off,
-    )
+    return ranks._part(counts > 0, wanted, counts[counts > 0])
 
 
 def item_popularity(train_items: np.ndarray, n_items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -16,6 +16,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Job, JobError, JobResult
 from recbole_llm.execution.worker import Answer, Setup, call, result_of
 from recbole_llm.utils.environment import available_cores
+from recbole_llm.utils.text import one_line
 
 RETRIES = 3  # of a job whose worker or machine was lost
 CONNECT_SECONDS = 10.0
@@ -76,7 +77,7 @@ class RayExecutor:
         try:
             self._ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--ray_address={address}: {' '.join(str(error).split())[:300]}") from error
+            raise UserError(f"--ray_address={address}: {one_line(error, 300)}") from error
 
     @property
     def free(self) -> int:
@@ -104,7 +105,7 @@ class RayExecutor:
         try:
             return result_of(job, self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            lost = " ".join(str(error).split())[:300]
+            lost = one_line(error, 300)
             return JobResult(job, error=JobError(f"lost on the cluster ({type(error).__name__}): {lost}"))
 
     def put(self, value: Any) -> Any:

@@ -5,7 +5,7 @@ that holds it, and so on. Each is compared with the same model without its text 
 backbone, on the validation cases. Buying ends for a model when the interval of the gain excludes zero, when it lies
 within a margin, or when the money for the next step is not there.
 
-Test cases are never ranked here: a number that decided how many answers were bought would be no test. Several looks
+Test cases are never ranked here: a number that decided how many answers were bought would be no test. Several steps
 find a difference more often than one, so that the intervals are wide enough for all of them together (Bonferroni over
 models and steps).
 """
@@ -37,7 +37,7 @@ WITHOUT, WITH = "without answers", "with answers"
 
 
 @dataclass(frozen=True)
-class Look:
+class Step:
     """What one share of the answers gave.
 
     Attributes:
@@ -71,7 +71,7 @@ class End:
     Attributes:
         dataset, model: of the runs.
         why: in words.
-        share: of the questions of the last look; 0 where there was none.
+        share: of the questions of the last step; 0 where there was none.
         requests: that the answers to all questions would take from here.
         price: US dollars for them, estimated; ``None`` where the endpoint's file states no price.
     """
@@ -91,15 +91,15 @@ class Advice:
     Attributes:
         metric: that was validated.
         level: of each interval.
-        seeds: trainings of each look.
-        looks: in the order in which they were made.
+        seeds: trainings of each step.
+        steps: in the order in which they were made.
         ends: one for each model.
     """
 
     metric: str
     level: float
     seeds: int
-    looks: list[Look] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     ends: list[End] = field(default_factory=list)
 
 
@@ -112,7 +112,7 @@ def advise(
         runs: one for each model, with its endpoint.
         runner: makes features and trainings.
         shares: of the answers, ascending.
-        seeds: of the trainings of each look.
+        seeds: of the trainings of each step.
         margin: gains and losses that are smaller count as none.
 
     Raises:
@@ -163,9 +163,9 @@ class _Buying:
     Attributes:
         runner: makes features and trainings.
         aside: where trainings are kept, apart from results.
-        seeds: of the trainings of each look.
+        seeds: of the trainings of each step.
         margin: gains and losses that are smaller count as none.
-        found: takes looks and ends.
+        found: takes steps and ends.
     """
 
     runner: Runner
@@ -175,7 +175,7 @@ class _Buying:
     found: Advice
 
     def step(self, run: Run, share: float) -> str:
-        """Buy a share of a model's answers and look; why it is the last step, or an empty string."""
+        """Buy a share of a model's answers and measure the gain; why it is the last step, or an empty string."""
         variants = [_variant(run, seed, answer_share=share) for seed in self.seeds]
         _, likely = self._rest(variants[0])
         budget = self.runner.asking.budget
@@ -188,21 +188,21 @@ class _Buying:
             return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
         except Stopped as error:
             return str(error)
-        look = self._look(run, share, variants)
-        self.found.looks.append(look)
+        step = self._measured(run, share, variants)
+        self.found.steps.append(step)
         return {
             GAIN: "the interval lies above zero",
             LOSS: "the interval lies below zero",
             NONE: f"the interval lies within ±{self.margin}",
-        }.get(look.verdict, "")
+        }.get(step.verdict, "")
 
     def end(self, run: Run, why: str) -> None:
         """Note why no more is bought for a model."""
         place = (run.location.name, run.settings.method.name)
-        made = [look.share for look in self.found.looks if (look.dataset, look.model) == place]
+        made = [step.share for step in self.found.steps if (step.dataset, step.model) == place]
         self.found.ends.append(End(*place, why, max(made, default=0.0), *self._rest(run)))
 
-    def _look(self, run: Run, share: float, variants: Sequence[Run]) -> Look:
+    def _measured(self, run: Run, share: float, variants: Sequence[Run]) -> Step:
         """Train with and without the answers, and compare on the validation cases."""
         bare = [_variant(run, seed, semantics="none") for seed in self.seeds]
         without = [self.runner.rank_validation(each, self.aside)[1] for each in bare]
@@ -211,7 +211,7 @@ class _Buying:
         (test,) = family.compare([(WITH, WITHOUT)])
         low, high = test.interval(self.found.level)
         facts = trained[0][0].features
-        return Look(
+        return Step(
             run.location.name,
             run.settings.method.name,
             share,
@@ -245,22 +245,22 @@ def _variant(run: Run, seed: int, **changes: Any) -> Run:
 
 
 def render_advice(found: Advice) -> str:
-    """The looks as a table, and why each model's was the last."""
+    """The steps as a table, and why each model's was the last."""
     title = metric_title(found.metric)
     header = ["dataset", "model", "answers", "questions", "US$", "without", "with", "gain", f"{found.level:.1%}", ""]
     lines = [
         [
-            *(look.dataset, look.model, percent(look.share), f"{look.requests:,}", f"{look.price:.4f}"),
-            *(f"{look.backbone:.4f}", f"{look.value:.4f}", f"{look.gain:+.4f}"),
-            *(f"[{look.low:+.4f}, {look.high:+.4f}]", look.verdict),
+            *(step.dataset, step.model, percent(step.share), f"{step.requests:,}", f"{step.price:.4f}"),
+            *(f"{step.backbone:.4f}", f"{step.value:.4f}", f"{step.gain:+.4f}"),
+            *(f"[{step.low:+.4f}, {step.high:+.4f}]", step.verdict),
         ]
-        for look in found.looks
+        for step in found.steps
     ]
     text = tabulate(lines, header, disable_numparse=True, colalign=("left", "left") + ("right",) * 7 + ("left",))
     notes = [
         f"{title} on the validation cases, where epochs are chosen too, with {counted(found.seeds, 'seed')}; without: "
         "the same model, --semantics=none. No test case was ranked.",
-        "intervals hold for all looks together; with part of the answers a method may gain less than with all",
+        "intervals hold for all steps together; with part of the answers a method may gain less than with all",
     ]
     return "\n".join([text, "", *map(_end_text, found.ends), "", *notes])
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.generate import collect, prompts_of
+from recbole_llm.experiments.generate import cache_of, collect, prompts_of
 from recbole_llm.experiments.published import open_store
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -26,7 +26,7 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
         A line about it.
 
     Raises:
-        UserError: the runs ask nobody, or a file of the store is not what its index says.
+        UserError: the runs ask no LLM, or a file of the store is not what its index says.
     """
     if any(chosen_endpoint(run.settings, asks=False) is None for run in runs):
         raise UserError("answers pull takes answers of one source: name it with --llm.")
@@ -40,25 +40,25 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
 
 def _bring_tables(runs: Sequence[Run]) -> str:
     """Bring the tables of candidates of the runs' datasets here; how they are used, empty where there are none."""
-    said = ""
-    homes = {run.location.name: run.location.home for run in runs if run.settings.method.stage_one}
-    if not homes:
-        return said
+    used = ""
+    folders = {run.location.name: run.location.semantics for run in runs if run.settings.method.stage_one}
+    if not folders:
+        return used
     with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
         store = open_store(str(runs[0].settings["answers"]), Path(scratch))
         for entry in store.index.tables:
-            if entry.dataset in homes:
-                target = homes[entry.dataset] / "semantics" / entry.name
+            if entry.dataset in folders:
+                target = folders[entry.dataset] / entry.name
                 with whole_file(target) as stream:
                     stream.write(store.file(entry).read_bytes())
-                said += f"; --candidate_table={target} takes their candidates"
-    return said
+                used += f"; --candidate_table={target} takes their candidates"
+    return used
 
 
 def _count(runs: Sequence[Run]) -> int:
     """Answers in the caches of some runs' datasets."""
     count = 0
-    for path in {run.location.home / "semantics" / "responses.sqlite" for run in runs}:
+    for path in {run.location.answers for run in runs}:
         with ResponseCache(path) as cache:
             count += len(cache)
     return count
@@ -73,10 +73,7 @@ def push(runs: Sequence[Run], folder: Path, licence: str) -> str:
     endpoint = chosen_endpoint(runs[0].settings, asks=False)
     if endpoint is None:
         raise UserError("answers push writes answers of one source: name it with --llm.")
-    homes = {run.location.home / "semantics" / "responses.sqlite" for run in runs}
-    if len(homes) != 1:
-        raise UserError("answers are kept by dataset: give one.")
-    with ResponseCache(homes.pop()) as cache:
+    with cache_of(runs) as cache:
         written = publish(cache, folder, endpoint, prompts_of(runs), licence)
     if not written:
         raise UserError("there are no such answers to publish.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.doctor import Finding
 from recbole_llm.raw.source import RawSpec, preparable, read_spec
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 
@@ -59,8 +60,8 @@ def _raw(spec: RawSpec, folder: Path, needed: bool) -> list[Finding]:
 def _ways(name: str, about: dict[str, Any], spec: RawSpec | None, here: bool) -> list[Finding]:
     """Where the data come from, on which terms, and what makes them ready."""
     page = (spec.page if spec is not None else "") or str(about.get("page", ""))
-    told = {"source": about.get("source"), "page": page, "licence": about.get("licence")}
-    found = [Finding(True, f"{what}: {text}") for what, text in told.items() if text]
+    terms = {"source": about.get("source"), "page": page, "licence": about.get("licence")}
+    found = [Finding(True, f"{what}: {text}") for what, text in terms.items() if text]
     if here:
         return found
     stems = " or ".join([f"{name}.inter", *(f"{stem}.inter" for stem in about.get("files", []))])

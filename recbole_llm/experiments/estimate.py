@@ -39,7 +39,7 @@ from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.environment import forget_peak_memory, peak_memory_mib
 from recbole_llm.utils.progress import Stopwatch
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import counted, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -396,7 +396,7 @@ def _measured(run: Run, without_features: bool) -> Measured | str:
         except UserError as error:
             return str(error)
         except FAILURES as error:  # as a run would fail
-            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return f"{type(error).__name__}: {one_line(error, 200)}"
         finally:
             gc.collect()  # models refer to themselves; the next one's peak memory would hold this one
 
@@ -607,8 +607,8 @@ def _notes(estimate: Estimate) -> list[str]:
     if any(line.work.kind == CANDIDATES for line in lines):
         found.append("candidate models are trained once, and the features of the others stand on them")
     found.append("not counted: making features and waiting for answers, starting processes, several workers at once")
-    told = dict.fromkeys(_remark(line) for line in lines)
-    return [*found, *(text for text in told if text)]
+    remarks = dict.fromkeys(_remark(line) for line in lines)
+    return [*found, *(text for text in remarks if text)]
 
 
 def _remark(line: EstimatedWork) -> str:

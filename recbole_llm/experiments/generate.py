@@ -39,7 +39,7 @@ class PopularityPlaceholder:
     """The most popular items in the place of an untrained stage I, for dry runs.
 
     Attributes:
-        key: of the model it stands in for.
+        key: of the model whose place it takes.
         untrained: how many models that would have to be trained.
         folds: none.
         used: it was asked, so that what follows is an estimate.
@@ -157,10 +157,10 @@ def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
 
 def _trainings(builder: FeatureBuilder) -> str:
     """What is trained before the first question; empty where nothing is."""
-    stand_in, key = builder.stage_one, builder.settings.method.stage_one
-    if not isinstance(stand_in, PopularityPlaceholder) or not stand_in.used or key is None:
+    placeholder, key = builder.stage_one, builder.settings.method.stage_one
+    if not isinstance(placeholder, PopularityPlaceholder) or not placeholder.used or key is None:
         return ""
-    return f"before the first question: {stand_in.untrained} trainings of {builder.settings[key]} (stage I)."
+    return f"before the first question: {placeholder.untrained} trainings of {builder.settings[key]} (stage I)."
 
 
 def make(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:
@@ -297,11 +297,16 @@ def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | 
 # ---- answers in and out -------------------------------------------------------------------------
 
 
-def _cache_of(runs: Sequence[Run]) -> ResponseCache:
-    homes = {run.location.home / "semantics" / "responses.sqlite" for run in runs}
-    if len(homes) != 1:
+def cache_of(runs: Sequence[Run]) -> ResponseCache:
+    """The answers of the runs' dataset; to be closed.
+
+    Raises:
+        UserError: the runs are of several.
+    """
+    paths = {run.location.answers for run in runs}
+    if len(paths) != 1:
         raise UserError("answers are kept by dataset: give one.")
-    return ResponseCache(next(iter(homes)))
+    return ResponseCache(paths.pop())
 
 
 def prompts_of(runs: Sequence[Run]) -> set[str]:
@@ -322,7 +327,7 @@ def export(runs: Sequence[Run], path: Path) -> int:
     """
     prompts = prompts_of(runs)
     endpoint = chosen_endpoint(runs[0].settings, asks=False)
-    with _cache_of(runs) as cache:
+    with cache_of(runs) as cache:
         count = export_answers(cache, path, endpoint.model if endpoint else None, prompts)
     if not count:
         raise UserError("there are no such answers to export.")
@@ -331,5 +336,5 @@ def export(runs: Sequence[Run], path: Path) -> int:
 
 def take_in(runs: Sequence[Run], path: Path) -> ImportReport:
     """Take answers from a file into the cache of the runs' dataset."""
-    with _cache_of(runs) as cache:
+    with cache_of(runs) as cache:
         return import_answers(cache, path)

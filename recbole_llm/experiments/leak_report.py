@@ -24,12 +24,12 @@ def examine_leaks(dataset: str, data_path: str | None, dataset_dir: str) -> list
     Raises:
         UserError: there is no such dataset, or it has no semantic files.
     """
-    home = locate(dataset, data_path, dataset_dir).home / "semantics"
-    folders = sorted(path.parent for path in home.glob("*/manifest.json"))
+    location = locate(dataset, data_path, dataset_dir)
+    folders = sorted(path.parent for path in location.semantics.glob("*/manifest.json"))
     if not folders:
-        raise UserError(f"{home}/ holds no semantic files yet; `recbole-llm generate` makes them.")
+        raise UserError(f"{location.semantics}/ holds no semantic files yet; `recbole-llm generate` makes them.")
     findings = []
-    cache = ResponseCache(home / "responses.sqlite") if (home / "responses.sqlite").is_file() else None
+    cache = ResponseCache(location.answers) if location.answers.is_file() else None
     try:
         for folder in folders:
             findings += _examine(folder, dataset, data_path, dataset_dir, cache)

@@ -74,8 +74,7 @@ def _title_vectors(texts: ItemTexts, tokens: Sequence[str], location: DatasetLoc
     defaults = read_yaml(properties_folder() / "overall.yaml")
     encoder = Encoder(str(defaults["encoder"]), "mean", int(defaults["encoder_max_length"]))
     titled = [item for item in range(1, len(tokens)) if texts.title[item] != f"item {tokens[item]}"]
-    cache = location.home / "semantics" / "vectors.sqlite"
-    found = encode_texts([texts.title[item] for item in titled], encoder, cache, device)
+    found = encode_texts([texts.title[item] for item in titled], encoder, location.vectors, device)
     vectors = np.zeros((len(tokens), found.shape[1]), dtype=np.float32)
     vectors[titled] = found
     return vectors

@@ -34,7 +34,7 @@ from recbole_llm.features.items import ItemTexts, read_item_texts, title_key
 from recbole_llm.features.prompts import Prompt, load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import ask
-from recbole_llm.features.sources import AnswerSource, Ledger, Stopped, chosen_endpoint
+from recbole_llm.features.sources import AnswerSource, Ledger, chosen_endpoint
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import Script
 from recbole_llm.llm.endpoint import Endpoint
@@ -112,7 +112,7 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
     if not probes:
         raise UserError(f"--dataset={run.location.name}: no titles and no file of interactions to ask about.")
     asking, found = AnswerSource.of(settings), dict[str, Recall]()
-    with ResponseCache(run.location.home / "semantics" / "responses.sqlite") as cache:
+    with ResponseCache(run.location.answers) as cache:
         ledgers = []
         for each in probes:
             ledger = Ledger(endpoint, cache, runner.bars)
@@ -166,16 +166,9 @@ def _recall(each: Probe, asking: AnswerSource, ledger: Ledger) -> Recall:
     for number, answer in asking.results(ledger, list(range(len(each.questions))), script, f"probe: {each.name}"):
         if answer is not None:
             named.append((each.questions[number][1], answer))
-    usage = ledger.usage
-    if usage.stopped:
-        kept = f"The {len(ledger.used):,} answers of this probe are kept; " if ledger.used else ""
-        raise Stopped(f"stopped: {usage.stopped}. {kept}{usage.remedy if kept else usage.remedy.capitalize()}.")
+    ledger.check_not_stopped("of this probe")
     if not named:
-        said = f" Its last words: {usage.said}." if usage.said else ""
-        raise UserError(
-            f"--llm={ledger.endpoint.name} ({ledger.endpoint.model}) gave no usable answer to any of "
-            f"{len(each.questions):,} questions of the probe {each.name}.{said}"
-        )
+        raise UserError(ledger.nothing_came(f"of the probe {each.name}"))
     return recall_of(named, len(each.questions))
 
 

@@ -78,7 +78,7 @@ class Recommender:
         """The recommender of a run that was made before; where its weights are elsewhere, it is trained again.
 
         Raises:
-            UserError: nobody has run these settings.
+            UserError: these settings have no run.
         """
         if not (run.folder / "best.pt").is_file():
             if runner.finished(run) is None:
@@ -149,7 +149,7 @@ def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
     """The users that ``--users`` names: ``all``, a name, a file with one name a line, names with commas, or a list.
 
     Raises:
-        UserError: the file is not UTF-8 text, or nobody is named.
+        UserError: the file is not UTF-8 text, or no user is named.
     """
     if not isinstance(given, str):
         return list(given)
@@ -166,5 +166,5 @@ def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
     # Blanks and commas may belong to a name; what is no name is tried without the blanks around it.
     named = [name if name in there else name.strip() for name in names]
     if not any(named):
-        raise UserError(f"--users={given}: it names nobody; give names, a file with one a line, or all.")
+        raise UserError(f"--users={given}: it names no user; give names, a file with one a line, or all.")
     return [name for name in named if name]

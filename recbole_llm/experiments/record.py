@@ -6,7 +6,7 @@ to the next version. ``Record.model_json_schema()`` is the documented form (``do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -40,6 +40,12 @@ def _from_2(values: dict[str, Any]) -> dict[str, Any]:
 
 
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
+
+
+def loss_of(point: Mapping[str, Any]) -> float | None:
+    """The loss of an epoch of a curve: the sum, where a model has several; ``None`` where there is none."""
+    loss = point.get("loss")
+    return None if loss is None else float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
 
 
 class MetricValue(BaseModel):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.catalog import DatasetLocation, file_sha256, locate
+from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.parts import part_files
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
@@ -22,6 +22,7 @@ from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
 from recbole_llm.utils.environment import git_commit, versions
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.plugins import code_of
 
 

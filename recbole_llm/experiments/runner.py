@@ -35,7 +35,7 @@ from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, Se
 from recbole_llm.experiments.refit import chosen_epochs
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.features.builder import ensure_features
+from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.item_texts import ITEM_COLUMNS
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL, Method
@@ -57,7 +57,7 @@ UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole rea
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 # Facts of a reading by which an older version's rows, or their times, were others.
 OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
-HALF = 0.5  # share of the items with a title, below which it is said
+HALF = 0.5  # share of the items with a title, below which a warning is given
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
@@ -79,7 +79,7 @@ class Runner:
         self, store: ResultStore, bars: Bars | None = None, force: bool = False, asks_again: bool = True
     ) -> None:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self._readings: dict[Any, dict[str, Any]] = {}
         self.asking: Any = None  # how answers are got; one budget for all runs, made with the first that asks
         self._fresh: set[str] = set()
@@ -298,7 +298,7 @@ class Runner:
         return Prepared(config, dataset, train_part, model, sequential, not sequential and method.name not in USERLESS)
 
     def _warnings(self, method: Method, dataset: Any, record: Record) -> list[str]:
-        """What a reader of a run's numbers must know of its data and texts; said here too."""
+        """What a reader of a run's numbers must know of its data and texts; logged too."""
         ready = dataset.config["split"] == "parts"
         found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split, ready)]
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
@@ -310,7 +310,7 @@ class Runner:
         if named < HALF:
             found.append(f"only {named:.0%} of the items have a title; the others are called by their ids")
         for text in found:
-            self._say(f"{record.dataset}: {text}")
+            self._warn_once(f"{record.dataset}: {text}")
         return found
 
     def _read(self, run: Run, settings: Settings, watch: Stopwatch) -> tuple[Any, Any]:
@@ -330,13 +330,13 @@ class Runner:
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, run.location)
         for notice in notices(dataset.table.facts):
-            self._say(f"{dataset.location.file('inter') or dataset.location.folder}: {notice}")
+            self._warn_once(f"{dataset.location.file('inter') or dataset.location.folder}: {notice}")
         return config, dataset
 
-    def _say(self, text: str) -> None:
+    def _warn_once(self, text: str) -> None:
         """Warn of something once, however many runs it is true of."""
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             logger.warning("%s", text)
 
     def _add_semantics(self, run: Run, dataset: Any, watch: Stopwatch, record: Record | None) -> None:
@@ -345,8 +345,9 @@ class Runner:
             self.asking.mends = self.asks_again
             lend(self.asking, run)
         stage_one = self.candidate_model(run, watch) if run.settings.method.stage_one else None
-        features = ensure_features(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
-        dataset.semantics = features
+        builder = FeatureBuilder(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
+        builder.make()
+        dataset.semantics = features = builder.features()
         if record is not None:
             record.features = SemanticFacts(**features.facts())
             record.stage_one = stage_one.key if stage_one else None
@@ -385,7 +386,7 @@ class Runner:
                     self._make(run)
         stage = self._last_stage(run)
         if run.settings.method.serves_alone:
-            stage["semantics"] = "none"  # no file is read, nobody is asked, no encoder is loaded
+            stage["semantics"] = "none"  # no file is read, no question asked, no encoder loaded
         prepared = self.prepare(run, Stopwatch(), stage=stage)
         checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
         prepared.model.eval()

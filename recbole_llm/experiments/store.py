@@ -19,6 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import SCHEMA, Record
 from recbole_llm.utils.files import check_name, whole_file
+from recbole_llm.utils.text import complaint
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class ResultStore:
             try:
                 yield ProbeRecord.model_validate_json(path.read_text(encoding="utf-8"))
             except (OSError, UnicodeDecodeError, ValidationError) as error:
-                logger.warning("%s is no readable probe and is skipped: %s", path, str(error).splitlines()[0])
+                logger.warning("%s is no readable probe and is skipped: %s", path, complaint(error))
 
     def probe_path(self, record: ProbeRecord) -> Path:
         """Where a probe belongs."""
@@ -132,7 +133,7 @@ class ResultStore:
         try:
             return Record.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, ValidationError, json.JSONDecodeError) as error:
-            logger.warning("%s is not a readable record and is skipped: %s", path, str(error).splitlines()[0])
+            logger.warning("%s is not a readable record and is skipped: %s", path, complaint(error))
             return None
 
     def _read(self, path: Path) -> Record | None:

@@ -10,7 +10,6 @@ cannot tell that a training took place; :mod:`recbole_llm.experiments.verify` ru
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -21,9 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import needs_lists, parse_metric
@@ -34,8 +31,8 @@ from recbole_llm.features.lookup import feature_versions
 from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.identity import hash_of, identity
-from recbole_llm.utils.files import make_folder, whole_file
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.files import file_sha256, make_folder, whole_file
+from recbole_llm.utils.text import complaint, counted
 
 FORMAT = 1
 LIST = "submission.json"
@@ -176,7 +173,7 @@ def _entry(path: Path, values: dict[str, Any], dataset_dir: Path) -> Entry:
         record = Record.model_validate(values)
         shown = (record.label, *map(str, (record.settings.get(name) for name in _WORDS)))  # what names are made of
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no record: {_first_line(error)}") from error
+        raise UserError(f"{path} is no record: {complaint(error)}") from error
     if record.schema_version > SCHEMA:
         raise UserError(f"{path} was written by a later version (schema {record.schema_version}).")
     if max(map(len, shown)) > LONGEST_NAME or not all(isinstance(record.settings.get(n), str | None) for n in _WORDS):
@@ -188,19 +185,12 @@ def _entry(path: Path, values: dict[str, Any], dataset_dir: Path) -> Entry:
     return Entry(record, ranks, written, _check_key(path, record), _check_answers(path, record, dataset_dir))
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error).partition("\n")[0]
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     _check_file(path, LARGEST_RECORD)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no record: {_first_line(error)}") from error
+        raise UserError(f"{path} is no record: {complaint(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} is no record: it holds no JSON object.")
     return values
@@ -365,7 +355,7 @@ def _check_list(folder: Path) -> None:
         raise UserError(f"{folder / name} is {'missing' if name in files else f'not in {LIST}'}.")
     for name, file in there.items():
         _check_file(file, LARGEST_RANKS)
-        if hashlib.sha256(file.read_bytes()).hexdigest() != files[name]:
+        if file_sha256(file) != files[name]:
             raise UserError(f"{file} is not the file that {LIST} lists: it was changed since it was submitted.")
 
 

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recbole_llm.errors import UserError, check_choice
-from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.record import Record, loss_of
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.identity import hash_of, identity
+from recbole_llm.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class Tracking:
         except Exception as error:
             logger.debug("tracking %s", name, exc_info=error)
             if not self._failed:
-                why = redact(" ".join(str(error).split())[:300])
+                why = redact(one_line(error, 300))
                 logger.warning("the tracker failed (%s: %s); runs and records go on", type(error).__name__, why)
             self._failed = True
 
@@ -134,10 +135,10 @@ def summary(record: Record) -> dict[str, float]:
 def curve(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
     """Loss and validation metrics of each epoch."""
     for number, point in enumerate(record.curve, start=1):
-        loss = point.get("loss")
+        loss = loss_of(point)
         found = {f"valid/{name}": float(value) for name, value in point.get("valid", {}).items()}
         if loss is not None:
-            found["train/loss"] = float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
+            found["train/loss"] = loss
         yield int(point.get("epoch", number)), found
 
 

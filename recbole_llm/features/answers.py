@@ -25,6 +25,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from recbole_llm.features.json_text import mended_values, parsed, whole_values, without_reasoning
+from recbole_llm.utils.text import complaint
 
 Answer = TypeVar("Answer", bound=BaseModel)
 
@@ -143,6 +144,4 @@ def read_answer(text: str, kind: type[Answer], counts: Counter[str] | None = Non
         if problem is None:
             raise
     assert problem is not None
-    first = problem.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"]) or "the answer"
-    raise AnswerError(f"{place}: {first['msg']}", "schema") from problem
+    raise AnswerError(complaint(problem, "the answer"), "schema") from problem

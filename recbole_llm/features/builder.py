@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.catalog import DatasetLocation, file_sha256
+from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.split import CUT_BY, Split
 from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
@@ -25,9 +25,8 @@ from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
-from recbole_llm.features.questions import REASONED
 from recbole_llm.features.reader import SemanticFeatures
-from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, Stopped, chosen_endpoint
+from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
 from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
@@ -35,7 +34,7 @@ from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.rules import features_read
-from recbole_llm.utils.files import one_process_at_a_time
+from recbole_llm.utils.files import file_sha256, one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ class FeatureBuilder:
         self.items = item_texts(settings.values, location, dataset.table)
         identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        self.home = location.home / "semantics"
+        self.location, self.home = location, location.semantics
         source = self.endpoint.name if self.endpoint else OFFLINE
         path = self.home / f"{settings['protocol']}-{source}-{digest}"
         self.name = str(path)
@@ -243,7 +242,7 @@ class FeatureBuilder:
 
     def responses(self) -> ResponseCache:
         """The answers of the dataset; to be closed."""
-        return ResponseCache(self.home / "responses.sqlite")
+        return ResponseCache(self.location.answers)
 
     def _needs(self, name: str) -> tuple[str, ...]:
         """Features that a feature reads; all before it where it does not say."""
@@ -285,17 +284,17 @@ class FeatureBuilder:
                 self.asking.made.add((self.name, feature.name))
                 return
         if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:
-            raise UserError(self._nothing_came(feature.name, ledger))
+            # A row never bears the name of an LLM that said nothing.
+            why = ledger.nothing_came(f"for {feature.name}")
+            raise UserError(f"{why} No model is trained on that; --semantics=none trains it without.")
         if self._digests(feature) != before:
             self._forget_readers(feature.name)
         if ledger is not None and feature.prompts:
             self.folder.write(asked_suffix(feature.name), ASKED_COLUMNS, ((key,) for key in ledger.used))
         self._commit(feature, facts, ledger)
         self.asking.made.add((self.name, feature.name))
-        if ledger is not None and ledger.usage.stopped:
-            kept = f"The {len(ledger.used):,} answers so far are kept; " if ledger.used else ""
-            remedy = ledger.usage.remedy if kept else ledger.usage.remedy.capitalize()
-            raise Stopped(f"stopped: {ledger.usage.stopped}. {kept}{remedy}.")
+        if ledger is not None:
+            ledger.check_not_stopped()
 
     def _borrow(self, feature: Feature, cache: ResponseCache) -> None:
         """Let a cache take what others have published of a feature's answers; a dry run keeps nothing of it."""
@@ -304,17 +303,6 @@ class FeatureBuilder:
         prompts = [f"{prompt.id}@{prompt.version}" for prompt in map(load_prompt, feature.prompts)]
         cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
         cache.borrows = not self.asking.dry
-
-    def _nothing_came(self, name: str, ledger: Ledger) -> str:
-        """Why there is no feature: a row never bears the name of an LLM that said nothing."""
-        usage, endpoint = ledger.usage, ledger.endpoint
-        counts = ", ".join(f"{key} {count}" for key, count in sorted(ledger.counts.items()))
-        said = f" Its last words: {usage.said}." if usage.said else ""
-        hint = " Raise --llm_max_tokens, or lower --llm_reasoning_effort." if ledger.counts[REASONED] else ""
-        return (
-            f"--llm={endpoint.name} ({endpoint.model}) gave no usable answer to any of {ledger.asked:,} questions for "
-            f"{name} ({counts}).{said}{hint} No model is trained on that; --semantics=none trains it without."
-        )
 
     def _is_whole(self, name: str) -> bool:
         """Whether a feature is there but for gaps."""
@@ -365,7 +353,7 @@ class FeatureBuilder:
         """``(n, d)`` vectors of some texts by a pooling of the encoder."""
         device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
         with self.watch("encode"):
-            return encode_texts(texts, encoder, self.home / "vectors.sqlite", device, self.progress)
+            return encode_texts(texts, encoder, self.location.vectors, device, self.progress)
 
     def features(self) -> SemanticFeatures:
         """What models read; texts are encoded now, or, where items have vectors already, when a model wants them."""
@@ -397,25 +385,6 @@ def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
         for path in folder.iterdir():
             Path(copy.name, path.name).symlink_to(path.resolve())
     return copy
-
-
-def ensure_features(
-    settings: Settings,
-    location: DatasetLocation,
-    dataset: Any,
-    stage_one: Prerequisite | None,
-    progress: Progress,
-    watch: Watch,
-    asking: AnswerSource | None = None,
-) -> SemanticFeatures:
-    """Make what is missing of the features that the settings' model reads; see :class:`FeatureBuilder`.
-
-    Raises:
-        UserError: the source of answers, the encoder or a file cannot be used, or a limit was reached.
-    """
-    builder = FeatureBuilder(settings, location, dataset, stage_one, progress, watch, asking)
-    builder.make()
-    return builder.features()
 
 
 def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> dict[str, Any]:

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import quiet
-from recbole_llm.utils.files import database_error, open_database
-from recbole_llm.utils.text import told
+from recbole_llm.utils.files import database_error, file_sha256, open_database
+from recbole_llm.utils.text import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +100,7 @@ class Encoder:
                 model = _first_piece_of(model, device)
         except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
             raise UserError(
-                f"--encoder={self.name} cannot be loaded ({told(error)}). "
+                f"--encoder={self.name} cannot be loaded ({reason_of(error)}). "
                 "Use minilm, a local folder, or a sentence-transformers name that this machine can download."
             ) from error
         model.max_seq_length = min(self.max_length, model.max_seq_length or self.max_length)

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import check_name, whole_file
+from recbole_llm.utils.files import check_name, file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
 

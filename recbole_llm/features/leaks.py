@@ -192,14 +192,14 @@ def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], 
             cases.append(_case(files, user, line, columns, ends, offered))
     named = [0, 0]
     asked = [0, 0]
-    for number, (said, hidden, known) in enumerate(cases):
+    for number, (answer, hidden, known) in enumerate(cases):
         other = cases[(number + len(cases) // 2 + 1) % len(cases)]
         for place, (items, also_known) in enumerate(((hidden, known), (other[1], known | other[2]))):
             names = [files.titles[item].casefold() for item in items if item not in also_known]
             names = [name for name in names if len(name) >= SHORTEST_NAME]
             if names:
                 asked[place] += 1
-                named[place] += any(name in said for name in names)
+                named[place] += any(name in answer for name in names)
     table = [[named[0], asked[0] - named[0]], [named[1], asked[1] - named[1]]]
     chance = float(fisher_exact(table, alternative="greater")[1]) if asked[0] and asked[1] else 1.0
     good = chance > CHANCE or named[0] < 3
@@ -228,7 +228,7 @@ def _case(
     ends: np.ndarray,
     offered: dict[tuple[str, int], set[str]],
 ) -> tuple[str, list[int], set[int]]:
-    """What was said, the items that nobody could know, and those that could be known."""
+    """The answer, the items that it cannot know, and those that it can."""
     own, items = files.own(user), np.asarray(files.table.item)
     end = int(ends[user])
     hidden = items[end : own.stop]
@@ -240,8 +240,8 @@ def _case(
     tokens = offered.get((str(line.get("user_id")), int(line.get("position", -1))), set())
     known |= {item for item in hidden.tolist() if str(files.table.item_tokens[item]) in tokens}
     cells = [str(line[column]) for column in columns if isinstance(line[column], (str, int))]
-    said = " | ".join(files.texts[int(part)] for cell in cells for part in cell.split() if part.isdecimal())
-    return said.casefold(), hidden.tolist(), known
+    answer = " | ".join(files.texts[int(part)] for cell in cells for part in cell.split() if part.isdecimal())
+    return answer.casefold(), hidden.tolist(), known
 
 
 # ---- prompts ------------------------------------------------------------------------------------

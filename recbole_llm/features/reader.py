@@ -113,7 +113,7 @@ class SemanticFeatures:
             suffix: the file that has them.
 
         Raises:
-            UserError: no item has a text in the columns, or profiles are asked for that nobody gave.
+            UserError: no item has a text in the columns, or profiles are asked for and none are given.
         """
         if ITEM in self._given:
             return self._given_vectors(ITEM, self.table.item_tokens)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.questions import UNREADABLE
+from recbole_llm.features.questions import REASONED, UNREADABLE
 from recbole_llm.llm.budget import Budget, Usage
 from recbole_llm.llm.cache import Lender, ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
@@ -117,6 +117,23 @@ class Ledger:
         self.used += used
         for answer in used.values():
             self.usage.read(answer, self.endpoint.price_of(answer))
+
+    def check_not_stopped(self, of: str = "so far") -> None:
+        """Raise ``Stopped`` where a limit was reached or the endpoint is gone; ``of`` says which answers are kept."""
+        if self.usage.stopped:
+            kept = f"The {len(self.used):,} answers {of} are kept; " if self.used else ""
+            remedy = self.usage.remedy if kept else self.usage.remedy.capitalize()
+            raise Stopped(f"stopped: {self.usage.stopped}. {kept}{remedy}.")
+
+    def nothing_came(self, of: str) -> str:
+        """That no question had a usable answer, and why; ``of`` says what was asked for."""
+        counts = ", ".join(f"{key} {count}" for key, count in sorted(self.counts.items()))
+        words = f" Its last words: {self.usage.last_words}." if self.usage.last_words else ""
+        hint = " Raise --llm_max_tokens, or lower --llm_reasoning_effort." if self.counts[REASONED] else ""
+        return (
+            f"--llm={self.endpoint.name} ({self.endpoint.model}) gave no usable answer to any of {self.asked:,} "
+            f"questions {of} ({counts}).{words}{hint}"
+        )
 
 
 class Published(Protocol):

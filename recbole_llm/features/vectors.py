@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.utils.text import told
+from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.text import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def _read(path: Path, sha256: str) -> GivenVectors:
     except UserError:
         raise
     except Exception as error:  # three libraries, each with errors of its own
-        raise UserError(f"--vectors={path} cannot be read: {told(error, 200)}") from error
+        raise UserError(f"--vectors={path} cannot be read: {reason_of(error, 200)}") from error
     _check(path, tokens, matrix)
     return GivenVectors(key, tuple(tokens), matrix.astype(np.float32), f"{path.stem}#{sha256[:6]}", sha256)
 

@@ -20,6 +20,7 @@ from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatRequest
 from recbole_llm.llm.endpoint import Endpoint, redact
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
+from recbole_llm.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ LARGEST_BYTES = 150 << 20
 OPEN, SUBMITTING = "open", "submitting"
 MARK = "recbole_llm"  # name of our mark among a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
-PAUSE = 60.0  # seconds between two looks at a batch
+PAUSE = 60.0  # seconds between two checks of a batch
 
 
 class BatchClient:
@@ -38,7 +39,7 @@ class BatchClient:
         endpoint: with ``batch_price``.
         cache: where answers, and batches under way, are kept.
         budget: of the command.
-        pause: seconds between two looks.
+        pause: seconds between two checks.
         sleep: for tests.
 
     Attributes:
@@ -172,7 +173,7 @@ class BatchClient:
         try:
             return action()
         except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
-            reason = redact(" ".join(str(error).split()), self._key)[:300]
+            reason = redact(one_line(error), self._key)[:300]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "
                 "run the same command to go on."

@@ -25,7 +25,7 @@ class Usage:
         spoilt, spoilt_price: responses that were billed and could not be read, and what they cost.
         errors: failed attempts by kind.
         parameters: what the endpoint turned out not to take, and what was sent in its place.
-        said: the last words of an endpoint or a connection that failed.
+        last_words: of an endpoint or a connection that failed.
         stopped, remedy: why no further question was sent, and what to do; empty where all were.
     """
 
@@ -42,7 +42,7 @@ class Usage:
     spoilt_price: float = 0.0
     errors: dict[str, int] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
-    said: str = ""
+    last_words: str = ""
     stopped: str = ""
     remedy: str = ""
 
@@ -54,7 +54,7 @@ class Usage:
         for kind, count in other.errors.items():
             self.errors[kind] = self.errors.get(kind, 0) + count
         self.parameters |= other.parameters
-        self.said = other.said or self.said
+        self.last_words = other.last_words or self.last_words
         if not self.stopped:
             self.stopped, self.remedy = other.stopped, other.remedy
 
@@ -72,7 +72,7 @@ class Usage:
         return {
             name: value
             for name, value in vars(self).items()
-            if name not in ("said", "stopped", "remedy") and (value or name not in newer)
+            if name not in ("last_words", "stopped", "remedy") and (value or name not in newer)
         }
 
 

@@ -40,7 +40,7 @@ NO_CREDIT = (
 )
 FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # of the first question, before all stop
 FIRST_QUESTIONS = 2  # that may end without an answer before all stop
-LOOK_AGAIN = 0.2  # seconds between two looks for the answer to a question that another command asks
+POLL_SECONDS = 0.2  # between two checks for the answer to a question that another command asks
 
 
 class _Refusal(Exception):  # noqa: N818 - the server's, not ours
@@ -167,7 +167,7 @@ class Client:
         """Ask, unless another command asks the same: then wait for its answer."""
         claimed = self.cache.claim(request.key, self._owner)
         while not claimed:
-            await asyncio.sleep(LOOK_AGAIN)
+            await asyncio.sleep(POLL_SECONDS)
             claimed = self.cache.get(request.key) is not None or self.cache.claim(request.key, self._owner)
         try:
             found = self.cache.get(request.key)  # answered by the other one, perhaps just before its claim ended
@@ -274,7 +274,7 @@ class Client:
                     self.endpoint.name,
                     name,
                     "it is left out" if instead == LEFT_OUT else f"{instead} is sent",
-                    self._said(error_words(response)),
+                    self._redacted(error_words(response)),
                 )
             self.usage.parameters = dict(self.known.dialect.changes)
 
@@ -309,7 +309,7 @@ class Client:
             self._wire = Wire(self.endpoint.url, headers, self.endpoint.timeout)
         return self._wire
 
-    def _said(self, words: object) -> str:
+    def _redacted(self, words: object) -> str:
         """Words of a server, without the key that it may repeat."""
         return redact(str(words), self.endpoint.key())
 
@@ -347,13 +347,13 @@ class Client:
             kinds = ", ".join(f"{kind} {count} times" for kind, count in sorted(self.usage.errors.items()))
             raise UserError(
                 f"{self.endpoint.address} answered none of the first questions ({kinds}). Its last words: "
-                f"{self.usage.said or 'none'}"
+                f"{self.usage.last_words or 'none'}"
             )
 
     def _unreachable(self, fault: WireFault) -> str:
         """What to do about a first question that came to nothing."""
         where = f"--llm={self.endpoint.name} ({self.endpoint.address})"
-        words = self._said(fault)
+        words = self._redacted(fault)
         if fault.kind == NO_SERVER:
             return (
                 f"{where} cannot be reached: {words}. Is the server running, and is this its address (--llm_base_url)?"
@@ -376,7 +376,9 @@ class Client:
         """
         text = response.body[:4000].decode("utf-8", "replace").casefold()
         if response.status == 402 or any(word in text for word in NO_CREDIT):
-            raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {self._said(error_words(response))}")
+            raise LimitReached(
+                f"--llm={self.endpoint.name} has no credit left: {self._redacted(error_words(response))}"
+            )
 
     def _stop_if_dead(self, throttled: bool) -> None:
         """Stop all where nothing but faults has come for long: the server is gone.
@@ -422,7 +424,7 @@ class Client:
         Raises:
             UserError: all of them.
         """
-        words, name = self._said(refusal), self.endpoint.name
+        words, name = self._redacted(refusal), self.endpoint.name
         self._refused_in_a_row += 1
         if refusal.status in (401, 403):
             key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
@@ -448,7 +450,7 @@ class Client:
 
     def _count_error(self, kind: str, words: object) -> None:
         self.usage.errors[kind] = self.usage.errors.get(kind, 0) + 1
-        self.usage.said = self._said(words)
+        self.usage.last_words = self._redacted(words)
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:

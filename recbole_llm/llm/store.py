@@ -17,14 +17,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import Refused, answer_lines, lines_of, parse_exported, writer
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import file_sha256, whole_file
+from recbole_llm.utils.text import complaint
 
 INDEX = "index.json"
 LARGEST_INDEX = 4 << 20  # bytes
@@ -105,12 +106,8 @@ class AnswerStore:
             raise UserError(f"{address} is no store of answers: it has no {INDEX}.") from None
         except OSError as error:
             raise UserError(f"{address}/{INDEX} cannot be read: {error.strerror}.") from error
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the file"
-            raise UserError(f"{address}/{INDEX} is not the index of a store ({place}: {first['msg']}).") from None
         except ValueError as error:
-            raise UserError(f"{address}/{INDEX} is not the index of a store ({error}).") from None
+            raise UserError(f"{address}/{INDEX} is not the index of a store ({complaint(error)}).") from None
 
     def file(self, entry: StoreFile) -> Path:
         """A file of the store, with the stated size and hash.
@@ -121,7 +118,7 @@ class AnswerStore:
         path = self.fetch(entry)
         if not path.is_file():
             raise UserError(f"{self.address}/{entry.name} is gone, though {INDEX} lists it.")
-        if path.stat().st_size != entry.bytes or _sha256(path) != entry.sha256:
+        if path.stat().st_size != entry.bytes or file_sha256(path) != entry.sha256:
             raise UserError(
                 f"{self.address}/{entry.name} is not the file that {INDEX} describes (SHA-256); nothing of it was "
                 "taken. Get the store again, or tell those who publish it."
@@ -183,7 +180,7 @@ class AnswerStore:
 
 
 def publish(
-    cache: ResponseCache, folder: Path, endpoint: Endpoint, prompts: Iterable[str], licence: str, about: str = ""
+    cache: ResponseCache, folder: Path, endpoint: Endpoint, prompts: Iterable[str], licence: str
 ) -> list[AnswerFile]:
     """Write the answers of a cache into the folder of a store, one file for each prompt.
 
@@ -195,7 +192,6 @@ def publish(
         endpoint: whose model's answers are written, at whose prices.
         prompts: ``id@version`` of those that are written.
         licence: under which they may be used.
-        about: of the store; as it was where it is empty.
 
     Returns:
         The files that were written, none where there are no answers.
@@ -212,7 +208,6 @@ def publish(
     old = [entry for entry in index.files if (entry.prompt, entry.model) in replaced]
     kept = [entry for entry in index.files if entry not in old]
     index.files = sorted([*kept, *written], key=lambda entry: (entry.model, entry.prompt))
-    index.about = about or index.about
     if written:
         write_index(folder, index)
     for name in {entry.name for entry in old} - {entry.name for entry in index.files}:
@@ -256,7 +251,7 @@ def _write(folder: Path, endpoint: Endpoint, prompt: str, rows: list[dict[str, A
     with whole_file(folder / f"{stem}.jsonl.xz") as raw, writer(Path("x.xz"), raw) as stream:
         stream.writelines(answer_lines(rows))
     path = folder / f"{stem}.jsonl.xz"
-    digest = _sha256(path)
+    digest = file_sha256(path)
     named = path.replace(folder / f"{stem}.{digest[:DIGITS]}.jsonl.xz")
     dates = sorted(str(row["created"])[:10] for row in rows)
     return AnswerFile(
@@ -275,8 +270,3 @@ def _write(folder: Path, endpoint: Endpoint, prompt: str, rows: list[dict[str, A
 def _is_priced(endpoint: Endpoint) -> bool:
     """Whether what the answers cost is known."""
     return endpoint.priced and not endpoint.published
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,13 +9,13 @@ from typing import TypeVar
 logger = logging.getLogger(__name__)
 
 Loaded = TypeVar("Loaded")
-PATIENCE = 5.0  # seconds for one look at whether the hub is there
+PATIENCE = 5.0  # seconds for one check whether the hub is there
 
 
 def load_by_name(name: str, load: Callable[[bool], Loaded]) -> Loaded:
     """What ``load(local_files_only)`` gives: from the cache alone, then, where that has not all of it, from the hub.
 
-    Without a network the libraries would try for half a minute, file after file; one look tells.
+    Without a network the libraries would try for half a minute, file after file; one check tells.
 
     Args:
         name: of the hub.

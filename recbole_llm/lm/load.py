@@ -20,7 +20,7 @@ from typing import Any
 from recbole_llm.errors import UserError
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.tokenizer import build_tokenizer
-from recbole_llm.utils.text import told
+from recbole_llm.utils.text import reason_of
 
 SCRATCH = "scratch"
 CAUSAL = "causal"
@@ -150,7 +150,7 @@ def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> La
     except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
         if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
-        raise UserError(f"--lm={name} cannot be loaded ({told(error, 200)}). {_options(kind)}") from error
+        raise UserError(f"--lm={name} cannot be loaded ({reason_of(error, 200)}). {_options(kind)}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return LanguageModel(model, tokenizer, Path(name).stem if Path(name).exists() else name)
@@ -176,7 +176,7 @@ def quiet() -> Iterator[None]:
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the bar over the tensors of a GGUF file asks nobody
+        with redirect_stderr(StringIO()):  # the bar over the tensors of a GGUF file shows whatever the setting
             yield
     finally:
         hf_logging.set_verbosity(level)

@@ -18,9 +18,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
 

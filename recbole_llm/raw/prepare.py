@@ -16,7 +16,6 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_llm.data.atomic import write_table
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.raw.amazon import Amazon2014, Amazon2018, Amazon2023
 from recbole_llm.raw.bundle import Bundle
@@ -24,7 +23,7 @@ from recbole_llm.raw.download import download
 from recbole_llm.raw.movielens import MovieLens1M, MovieLens20M, MovieLens100K
 from recbole_llm.raw.reviews import Steam, Yelp
 from recbole_llm.raw.source import Collector, RawFile, RawSpec, RawTable, Source, Tally, read_spec
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class PrepareReport:
 
 
 def prepare(
-    name: str,
+    dataset: str | RawSpec,
     raw_dir: str | Path | None = None,
     dataset_dir: str | Path = "dataset",
     force: bool = False,
@@ -95,26 +94,16 @@ def prepare(
     """Make a dataset's atomic files from its raw files.
 
     Args:
-        name: alias in ``properties/dataset/``.
-        raw_dir: where the raw files lie or are to be downloaded; ``<dataset_dir>/<name>/raw`` by default.
-        dataset_dir: the files go to ``<dataset_dir>/<name>/``.
+        dataset: alias in ``properties/dataset/``, or a spec that does not come from there.
+        raw_dir: where the raw files lie or are to be downloaded; ``<dataset_dir>/NAME/raw`` by default.
+        dataset_dir: the files go to ``<dataset_dir>/NAME/``.
         force: make them again where they are there.
         kcore: fewest interactions of a user and of an item; the source's usual rule by default.
 
     Raises:
         UserError: a file is missing and cannot be fetched, or is damaged; files of another rule are there.
     """
-    return prepare_from(read_spec(name), raw_dir, dataset_dir, force, kcore)
-
-
-def prepare_from(
-    spec: RawSpec,
-    raw_dir: str | Path | None = None,
-    dataset_dir: str | Path = "dataset",
-    force: bool = False,
-    kcore: int | None = None,
-) -> PrepareReport:
-    """The same for a spec that does not come from ``properties/dataset/``."""
+    spec = read_spec(dataset) if isinstance(dataset, str) else dataset
     folder = Path(dataset_dir) / spec.name
     kcore = spec.kcore if kcore is None else kcore
     if kcore < 0:

@@ -12,10 +12,11 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import RANK_METRICS, higher_is_better, metric_title
 from recbole_llm.evaluation.significance import Comparison
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
+from recbole_llm.experiments.record import loss_of
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
 from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_table
-from recbole_llm.reporting.results_table import ResultsTable, Row
+from recbole_llm.reporting.results_table import ResultsTable, Row, rank_of
 from recbole_llm.reporting.runs import runs_content
 from recbole_llm.reporting.tables import mark, notes, p_text, reason, seeds_text
 from recbole_llm.utils.text import percent
@@ -101,8 +102,8 @@ def _cell(table: ResultsTable, row: Row, metric: str) -> dict[str, Any]:
     if value is None:
         return {"value": None, "rank": ""}
     best, second = table.best_and_second(metric)
-    rank = "best" if row.label in best else "second" if row.label in second else ""
-    return {"value": value.mean, "sd": value.deviation, "low": value.low, "high": value.high, "rank": rank}
+    numbers = {"value": value.mean, "sd": value.deviation, "low": value.low, "high": value.high}
+    return {**numbers, "rank": rank_of(row.label, best, second)}
 
 
 def _test(table: ResultsTable, found: Comparison) -> dict[str, Any]:
@@ -186,17 +187,11 @@ def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
                     "seed": run.seed,
                     "best": run.best_epoch,
                     "epoch": [point.get("epoch", n) for n, point in enumerate(run.curve, start=1)],
-                    "loss": [short(_total(point.get("loss")), 4) for point in run.curve],
+                    "loss": [short(loss_of(point), 4) for point in run.curve],
                     "valid": [short(point.get("valid", {}).get(name), 4) for point in run.curve],
                 }
             )
     return found
-
-
-def _total(loss: Any) -> float | None:
-    if isinstance(loss, (list, tuple)):
-        return float(sum(loss))
-    return None if loss is None else float(loss)
 
 
 def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:

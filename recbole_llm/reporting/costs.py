@@ -69,10 +69,7 @@ def cost_table(table: ResultsTable) -> RenderedTable | None:
     ]
     kept = [(name, values) for name, values in columns if any(values)]
     identity = table.identity_columns
-    lines = [
-        [*(TableCell(row.identity(column)) for column in identity), *(TableCell(values[n]) for _, values in kept)]
-        for n, row in enumerate(rows)
-    ]
+    lines = [[*row.cells(identity), *(TableCell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
     return RenderedTable("", [*identity, *(name for name, _ in kept)], lines, text_columns=len(identity))
 
 

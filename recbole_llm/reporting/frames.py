@@ -14,11 +14,12 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import per_user as values_by_user
-from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.record import Record, loss_of
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import answered, group, kind_of
 from recbole_llm.reporting.results_table import build, still_improving
 from recbole_llm.reporting.tables import columns_of, table_lines
+from recbole_llm.utils.text import names_of
 
 logger = logging.getLogger(__name__)
 
@@ -143,12 +144,11 @@ def curves(
     rows = []
     for label, record in _labelled(ResultStore(folder), dataset, protocol, model):
         for number, point in enumerate(record.curve, start=1):
-            loss = point.get("loss")
             rows.append(
                 {
                     **_run(label, record),
                     "epoch": point.get("epoch", number),
-                    "loss": sum(loss) if isinstance(loss, (list, tuple)) else loss,
+                    "loss": loss_of(point),
                     "seconds": point.get("seconds"),
                     **{f"valid.{name}": value for name, value in point.get("valid", {}).items()},
                 }
@@ -187,12 +187,9 @@ def table_rows(
 
 
 def _chosen(records: Iterable[Record], dataset: Names, protocol: Names, model: Names) -> list[Record]:
-    wanted = {"dataset": _names(dataset), "protocol": _names(protocol), "model": _names(model)}
-    return [
-        record
-        for record in records
-        if all(names is None or getattr(record, field) in names for field, names in wanted.items())
-    ]
+    given = {"dataset": dataset, "protocol": protocol, "model": model}
+    wanted = {field: names_of(names) for field, names in given.items() if names is not None}
+    return [record for record in records if all(getattr(record, field) in names for field, names in wanted.items())]
 
 
 def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names) -> Iterator[tuple[str, Record]]:
@@ -204,10 +201,6 @@ def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names)
     }  # fmt: skip
     for record in _chosen(everything, dataset, protocol, model):
         yield labels[id(record)], record
-
-
-def _names(names: Names) -> set[str] | None:
-    return None if names is None else {names} if isinstance(names, str) else set(names)
 
 
 def _run(label: str, record: Record) -> dict[str, Any]:

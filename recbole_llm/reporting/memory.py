@@ -50,7 +50,7 @@ def memory_table(table: ResultsTable) -> RenderedTable | None:
     if not columns:
         return None
     lines = [
-        [*(TableCell(row.identity(column)) for column in table.identity_columns), *map(TableCell, cells)]
+        [*row.cells(table.identity_columns), *map(TableCell, cells)]
         for row, cells in zip(table.rows, zip(*columns.values(), strict=True), strict=True)
     ]
     header = [*table.identity_columns, *columns]

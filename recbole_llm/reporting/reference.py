@@ -14,7 +14,7 @@ from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
 from recbole_llm.reporting.results_table import DIGITS, ResultsTable, Row, still_improving
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import complaint, counted
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 IN_BAND, BELOW, ABOVE = "in band", "below", "above"
@@ -125,9 +125,7 @@ def load_references(path: Path | None = None) -> tuple[float, list[Reference]]:
     try:
         file = _File.model_validate(read_yaml(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}") from error
+        raise UserError(f"{path}: {complaint(error)}") from error
     for reference in file.references:
         for metrics in reference.models.values():
             for name in metrics:

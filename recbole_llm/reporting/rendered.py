@@ -6,12 +6,14 @@ terminal would obey is removed from all.
 
 from __future__ import annotations
 
+import csv
 import html
+import io
 import math
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tabulate import tabulate
@@ -223,6 +225,15 @@ def _without_escapes(rendered: RenderedTable) -> RenderedTable:
         list(map(visible, rendered.notes)),
         rendered.text_columns,
     )
+
+
+def csv_table(columns: Sequence[str], lines: Iterable[Mapping[str, str | float | None]]) -> str:
+    """Lines as a CSV file with a header; a column that a line lacks is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: csv_text(value) for name, value in line.items()} for line in lines)
+    return out.getvalue().rstrip("\n")
 
 
 _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")

@@ -19,6 +19,7 @@ from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
+from recbole_llm.reporting.rendered import BEST, SECOND, TableCell
 from recbole_llm.utils.text import counted, visible
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,10 @@ class Row:
             return self.name.model + (f" {IMPROVING}" if self.still_improving else "")
         value = str(getattr(self.name, column.replace(" ", "_")))
         return "none" if value == "no language model" else value
+
+    def cells(self, columns: Sequence[str]) -> list[TableCell]:
+        """The cells of some of these columns."""
+        return [TableCell(self.identity(column)) for column in columns]
 
 
 def identity_columns(rows: Sequence[Row]) -> list[str]:
@@ -224,6 +229,20 @@ def best_and_second(values: Mapping[str, float]) -> tuple[set[str], set[str]]:
         return set(), set()
     best, second = ({label for label, v in values.items() if round(v, DIGITS) == one} for one in shown[:2])
     return best, second
+
+
+def rank_of(label: str, best: set[str], second: set[str]) -> str:
+    """How a cell of a row is marked: ``best``, ``second`` or not at all."""
+    return BEST if label in best else SECOND if label in second else ""
+
+
+def ranked_cells(values: Mapping[str, float], labels: Iterable[str]) -> list[TableCell]:
+    """A cell for each label, the highest two values marked; empty where there is no value."""
+    best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
+    return [
+        TableCell(f"{values[label]:.{DIGITS}f}" if label in values else "", rank_of(label, best, second))
+        for label in labels
+    ]
 
 
 def build(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -17,7 +15,7 @@ from recbole_llm.reporting.costs import cost_table
 from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_columns, memory_fields, memory_notes
 from recbole_llm.reporting.reference import IN_BAND, check, reference_metrics, reference_table
-from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, csv_text, write
+from recbole_llm.reporting.rendered import RenderedTable, TableCell, csv_table, write
 from recbole_llm.reporting.results_table import (
     BETTER,
     DIGITS,
@@ -26,8 +24,9 @@ from recbole_llm.reporting.results_table import (
     WORSE,
     ResultsTable,
     Row,
-    best_and_second,
     build,
+    rank_of,
+    ranked_cells,
 )
 from recbole_llm.utils.text import counted, percent, visible
 
@@ -68,7 +67,8 @@ def render(
         topk = []
     tables = build(records, store, metrics, topk, baseline, style == "csv", correction, margin, sort)
     if style == "csv":
-        return _csv(tables)
+        lines = list(table_lines(tables))
+        return csv_table(columns_of(lines), lines)
     rendered_tables: list[RenderedTable] = []
     for table in tables:
         rendered_tables.append(main_table(table))
@@ -120,11 +120,6 @@ def difference_text(found: Comparison) -> str:
     return f"{found.difference:+.{DIGITS}f} [{found.low:+.{DIGITS}f}, {found.high:+.{DIGITS}f}]"
 
 
-def identity_cells(table: ResultsTable, row: Row) -> list[TableCell]:
-    """The cells that say which row it is."""
-    return [TableCell(row.identity(column)) for column in table.identity_columns]
-
-
 def main_table(table: ResultsTable) -> RenderedTable:
     """Metrics, the interval of the primary one, and the differences to the reference row."""
     compared = table.reference is not None and len(table.comparisons) > 0
@@ -139,7 +134,7 @@ def main_table(table: ResultsTable) -> RenderedTable:
     ranked = {metric: table.best_and_second(metric) for metric in table.metrics}
     rows = []
     for number, row in enumerate(table.rows):
-        cells = [*identity_cells(table, row), TableCell(_seeds(row))]
+        cells = [*row.cells(table.identity_columns), TableCell(_seeds(row))]
         if not row.runs:
             rows.append([*cells, *[TableCell("")] * (len(header) - len(cells))])
             continue
@@ -168,7 +163,7 @@ def metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> Tabl
     if value is None:
         return TableCell("")
     text = f"{value.mean:.{DIGITS}f}" + ("" if value.deviation is None else f" ±{value.deviation:.{DIGITS}f}")
-    return TableCell(text, BEST if row.label in best else SECOND if row.label in second else "")
+    return TableCell(text, rank_of(row.label, best, second))
 
 
 def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
@@ -279,13 +274,11 @@ def group_table(table: ResultsTable) -> RenderedTable:
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows}
     sizes = {name: max(means[row.label][name][0] for row in rows) for name in SUBGROUPS}
     shown = [name for name in SUBGROUPS if sizes[name]]
-    lines = [identity_cells(table, row) for row in rows]
+    lines = [row.cells(table.identity_columns) for row in rows]
     for name in shown:
         values = {row.label: means[row.label][name][1] for row in rows if not math.isnan(means[row.label][name][1])}
-        best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
-        for cells, row in zip(lines, rows, strict=True):
-            rank = BEST if row.label in best else SECOND if row.label in second else ""
-            cells.append(TableCell(f"{values[row.label]:.{DIGITS}f}" if row.label in values else "", rank))
+        for cells, cell in zip(lines, ranked_cells(values, [row.label for row in rows]), strict=True):
+            cells.append(cell)
     header = [*table.identity_columns, *(f"{name} ({sizes[name]:,})" for name in shown)]
     note = "head: the fifth of the items with most training interactions; cold: none; short: up to the median history"
     return RenderedTable(f"{metric_title(table.primary)} by group", header, lines, [note], len(table.identity_columns))
@@ -297,16 +290,6 @@ TABLE_COLUMNS = (
     *("reference", "difference", "diff_low", "diff_high", "p", "df", "correction", "p_adjusted", "p_wilcoxon"),
     *("p_equal", "one_training", "reason"),
 )
-
-
-def _csv(tables: Sequence[ResultsTable]) -> str:
-    out = io.StringIO()
-    lines = list(table_lines(tables))
-    writer = csv.DictWriter(out, columns_of(lines), restval="", lineterminator="\n")
-    writer.writeheader()
-    for line in lines:
-        writer.writerow({name: csv_text(value) for name, value in line.items()})
-    return out.getvalue().rstrip("\n")
 
 
 def columns_of(lines: Iterable[Mapping[str, object]]) -> list[str]:

@@ -6,11 +6,9 @@ A search finds other settings under another protocol: what is left of tuned rows
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import combinations, product
@@ -23,7 +21,7 @@ from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import row_identity
-from recbole_llm.reporting.rendered import BEST, SECOND, RenderedTable, TableCell, csv_text, write
+from recbole_llm.reporting.rendered import RenderedTable, TableCell, csv_table, write
 from recbole_llm.reporting.results_table import (
     DIGITS,
     ResultsTable,
@@ -31,6 +29,7 @@ from recbole_llm.reporting.results_table import (
     best_and_second,
     build,
     identity_columns,
+    ranked_cells,
 )
 from recbole_llm.reporting.tables import lead, metric_cell, seeds_text
 from recbole_llm.utils.text import counted, visible
@@ -156,7 +155,7 @@ def render_twin(
     """
     found = twins(records, protocols, store, metrics, topk, style == "csv", correction, sort)
     if style == "csv":
-        return _csv(found, groups)
+        return csv_table(_CSV, _lines(found, groups))
     rendered = []
     for twin in found:
         rendered.append(_main(twin))
@@ -246,10 +245,6 @@ def _settings_of_protocols() -> frozenset[str]:
 # ---- as tables --------------------------------------------------------------------------------------
 
 
-def _identity_cells(twin: Twin, pair: Pair) -> list[TableCell]:
-    return [TableCell(pair.row.identity(column)) for column in twin.identity_columns]
-
-
 def _main(twin: Twin) -> RenderedTable:
     """Every row under both protocols, and its places."""
     ranked = {
@@ -259,7 +254,7 @@ def _main(twin: Twin) -> RenderedTable:
     places = [twin.places(side) for side in (0, 1)]
     rows = []
     for number, pair in enumerate(twin.pairs):
-        cells = [*_identity_cells(twin, pair), TableCell(_seeds(pair))]
+        cells = [*pair.row.cells(twin.identity_columns), TableCell(_seeds(pair))]
         for metric, side in product(twin.metrics, (0, 1)):
             row = pair.sides[side]
             cells.append(TableCell("") if row is None else metric_cell(row, metric, *ranked[side, metric]))
@@ -316,11 +311,11 @@ def later_training(table: ResultsTable) -> list[float]:
 
 def _later(twin: Twin) -> list[str]:
     """How much of the training is later than what it is tested on."""
-    told = []
+    parts = []
     for name, table in zip(twin.names, twin.tables, strict=True):
         shares = [f"{share:.1%}" for share in later_training(table)]
-        told.append(f"{' to '.join(shares[:1] + shares[1:][-1:])} under {name}" if shares else f"unknown under {name}")
-    return [f"training interactions that are later than a test target, on average: {', '.join(told)}"]
+        parts.append(f"{' to '.join(shares[:1] + shares[1:][-1:])} under {name}" if shares else f"unknown under {name}")
+    return [f"training interactions that are later than a test target, on average: {', '.join(parts)}"]
 
 
 def _alone(twin: Twin) -> list[str]:
@@ -340,7 +335,7 @@ def _by_group(twin: Twin) -> RenderedTable:
     """The compared metric of parts of the test cases, under both protocols."""
     means = _group_means(twin)
     shown = sorted({place for place, _ in means})
-    lines = {place: _identity_cells(twin, twin.pairs[place]) for place in shown}
+    lines = {place: twin.pairs[place].row.cells(twin.identity_columns) for place in shown}
     header = list(twin.identity_columns)
     for name, side in product(SUBGROUPS, (0, 1)):
         own = {str(place): means[place, side][name] for place in shown if (place, side) in means}
@@ -349,11 +344,8 @@ def _by_group(twin: Twin) -> RenderedTable:
             continue
         header.append(f"{name} {twin.names[side]} ({size:,})")
         values = {place: mean for place, (_, mean) in own.items() if not math.isnan(mean)}
-        best, second = best_and_second(dict(sorted(values.items(), key=lambda item: -item[1])))
-        for place in shown:
-            label = str(place)
-            rank = BEST if label in best else SECOND if label in second else ""
-            lines[place].append(TableCell(f"{values[label]:.{DIGITS}f}" if label in values else "", rank))
+        for place, cell in zip(shown, ranked_cells(values, map(str, shown)), strict=True):
+            lines[place].append(cell)
     note = "cold: without a training interaction under that protocol; warm: all others, where a protocol has cold users"
     title = f"{metric_title(twin.primary)} by group"
     return RenderedTable(title, header, list(lines.values()), [note], len(twin.identity_columns))
@@ -377,11 +369,8 @@ _CSV = (
 )
 
 
-def _csv(found: Sequence[Twin], groups: bool) -> str:
+def _lines(found: Sequence[Twin], groups: bool) -> Iterator[dict[str, str | float | None]]:
     """One line a row and metric, and with ``groups`` one a row and subgroup."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, _CSV, restval="", lineterminator="\n")
-    writer.writeheader()
     for twin in found:
         tau, rho = twin.correlations()
         agreement = {"kendall_tau": tau, "spearman_rho": rho, "rows_compared": len(twin.ordered_pairs())}
@@ -397,15 +386,14 @@ def _csv(found: Sequence[Twin], groups: bool) -> str:
                 line = {**base, "metric": metric, "group": "all", **compared}
                 for side in (0, 1):
                     line |= {f"{key}_{side + 1}": value for key, value in _side(twin, pair, side, metric).items()}
-                writer.writerow({name: csv_text(value) for name, value in line.items()})
+                yield line
             for group in SUBGROUPS if groups else ():
                 line = {**base, "metric": twin.primary, "group": group}
                 for side, protocol in enumerate(twin.names):
                     size, mean = means.get((place, side), {}).get(group, (0, math.nan))
                     line |= {f"protocol_{side + 1}": protocol, f"mean_{side + 1}": mean, f"cases_{side + 1}": size}
                 if any(line[f"cases_{side}"] for side in (1, 2)):
-                    writer.writerow({name: csv_text(value) for name, value in line.items()})
-    return out.getvalue().rstrip("\n")
+                    yield line
 
 
 def _side(twin: Twin, pair: Pair, side: int, metric: str) -> dict[str, str | float | None]:

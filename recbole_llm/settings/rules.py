@@ -108,7 +108,7 @@ def settle_each(method: Method, values: dict[str, Any]) -> None:
 
 
 def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:
-    """RecBole refuses negative sampling together with a softmax over all items; nobody has asked for it."""
+    """RecBole refuses negative sampling together with a softmax over all items; no user asked for it."""
     if method.kind == SEQUENTIAL and values.get("loss_type") == "CE":
         values["train_neg_sample_args"] = None
 
@@ -211,7 +211,7 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
             values[key] = None if value is ... else value
         values["semantics"] = "none"
     elif method.text and values["semantics"] != "none":
-        values["llm"] = "offline"  # nobody is asked
+        values["llm"] = "offline"  # no question is asked
         if values["semantics"] in ("llm", "offline"):
             values["semantics"] = method.text
     elif values["semantics"] == "offline":

@@ -12,7 +12,7 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import whole_file
-from recbole_llm.utils.text import told
+from recbole_llm.utils.text import one_line, reason_of
 
 
 def pack(value: Any) -> Any:
@@ -71,7 +71,8 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}.") from None
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise UserError(
-            f"{path} is not a readable checkpoint: {told(error, 200)}. Delete it; the same command then trains anew."
+            f"{path} is not a readable checkpoint: {reason_of(error, 200)}. Delete it; the same command then trains "
+            "anew."
         ) from error
     return state
 
@@ -91,7 +92,7 @@ def restore_model(model: Any, state: dict[str, Any]) -> None:
     try:
         model.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"the checkpoint does not fit the model: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"the checkpoint does not fit the model: {one_line(error, 300)}") from error
     model.load_other_parameter(state.get("other_parameter"))
 
 

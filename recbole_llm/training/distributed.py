@@ -105,9 +105,9 @@ class Together(BenchTrainer):
         return score, result
 
     def _is_due(self, saved_at: float) -> bool:
-        said = [super()._is_due(saved_at)]
-        distributed.broadcast_object_list(said)  # all of them save, by the clock of the first one
-        return said[0]
+        due = [super()._is_due(saved_at)]
+        distributed.broadcast_object_list(due)  # all of them save, by the clock of the first one
+        return due[0]
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
         if self.is_first:

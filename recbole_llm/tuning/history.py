@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, Validat
 from recbole_llm.errors import UserError
 from recbole_llm.tuning.users import attribute_of, users_of
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import complaint
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +120,8 @@ class Ended(BaseModel):
             user_attrs={name: value for name, value in known.items() if value is not None},
         )
 
-    def told(self) -> dict[str, Any]:
-        """What is known, as plain values."""
+    def line(self) -> dict[str, Any]:
+        """What is known, as plain values: a line of the file."""
         return {name: value for name, value in self.model_dump().items() if value is not None and value != {}}
 
 
@@ -141,7 +142,7 @@ def is_elsewhere(trial: FrozenTrial) -> bool:
 
 def write_history(path: Path, header: Header, trials: Sequence[Ended]) -> None:
     """Write the file, which appears whole or not at all."""
-    lines = [header.model_dump(), *(trial.told() for trial in sorted(trials, key=lambda trial: trial.number))]
+    lines = [header.model_dump(), *(trial.line() for trial in sorted(trials, key=lambda trial: trial.number))]
     with whole_file(path, "w") as stream:
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
@@ -164,7 +165,7 @@ def read_history(path: Path, header: Header) -> dict[int, Ended]:
         first, *rest = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         found = Header.model_validate_json(first)
     except (OSError, ValueError) as error:  # of pydantic and of UTF-8
-        raise UserError(f"{path} is not the history of a search ({_first_line(error)}); move it away.") from error
+        raise UserError(f"{path} is not the history of a search ({complaint(error)}); move it away.") from error
     if found != header:
         later = ", by a later version" if found.schema_version > SCHEMA else ""
         raise UserError(f"{path} was written for another search{later}, and this one would replace it; move it away.")
@@ -173,11 +174,7 @@ def read_history(path: Path, header: Header) -> dict[int, Ended]:
         try:
             trial = Ended.model_validate_json(line)
         except ValidationError as error:
-            logger.warning("%s, line %d is no trial and is skipped: %s", path, number, _first_line(error))
+            logger.warning("%s, line %d is no trial and is skipped: %s", path, number, complaint(error))
         else:
             trials.setdefault(trial.number, trial)
     return trials
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -36,7 +36,7 @@ from recbole_llm.utils.progress import Bars
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5.0  # how often a process looks for trials that others have lost
+POLL_SECONDS = 5.0  # between two searches for trials that other processes have lost
 
 
 def tune_all(
@@ -134,7 +134,7 @@ def _release(studies: Sequence[Study]) -> None:
     for study in studies:
         try:
             study.release()
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:  # it has no room, which is being told
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:  # the disk is full; that error is on its way
             logger.debug("the trials of %s stay: %s", study.name, error)
 
 
@@ -145,7 +145,7 @@ def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[
                 executor.submit(job_of(study, trial))
                 break
         else:
-            result = executor.next(LOOK_SECONDS)
+            result = executor.next(POLL_SECONDS)
             if result is not None:
                 study, trial = result.job.tag
                 study.finish(trial, result)
@@ -153,7 +153,7 @@ def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[
             elif not executor.under_way:
                 if all(study.is_done for study in studies):
                     return
-                time.sleep(LOOK_SECONDS)  # the rest runs in other processes
+                time.sleep(POLL_SECONDS)  # the rest runs in other processes
 
 
 def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserError]:
@@ -163,7 +163,7 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
         run = study.run
         if run.settings["semantics"] != "none":
             try:
-                with one_process_at_a_time(run.location.home / "semantics", f"the features of {run.title()}"):
+                with one_process_at_a_time(run.location.semantics, f"the features of {run.title()}"):
                     make_features([run], runner)
             except UserError as error:
                 lost[study.name] = error
@@ -187,12 +187,12 @@ def _title(study: Study, trial: Any) -> str:
 def _log(study: Study, trial: Any, result: JobResult) -> None:
     values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
     if result.error is not None:
-        told = f"failed: {result.reason}"
+        outcome = f"failed: {result.reason}"
     else:
         score = "no score" if result.value.score is None else f"{result.value.score:.4f}"
-        told = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
+        outcome = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
     name = study.run.settings.method.name
-    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, told, values)
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, outcome, values)
 
 
 def _short(value: Any) -> str:
@@ -208,10 +208,10 @@ def _lines(study: Study) -> list[str]:
     ended, best = study.ended(), study.best()
     states = [trial.state.name for trial in ended]
     counts = [(states.count("PRUNED"), "pruned"), (states.count("FAIL"), "failed")]
-    told = "".join(f", {count} {word}" for count, word in counts if count)
+    others = "".join(f", {count} {word}" for count, word in counts if count)
     default = f" (defaults {accuracy(ended[0]):.4f})" if states[0] == "COMPLETE" else ""
     score = f"validation {study.run.settings['valid_metric']} {accuracy(best):.4f}{default}"
-    lines = [f"{study.name}: {len(ended)} trials{told}", f"  {score}: {_settings(study, best)}"]
+    lines = [f"{study.name}: {len(ended)} trials{others}", f"  {score}: {_settings(study, best)}"]
     lines += [
         f"  {accuracy(trial):.4f} in {cost(trial):.1f} s of training: {_settings(study, trial)}"
         for trial in study.front()[1:]

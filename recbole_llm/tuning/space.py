@@ -36,6 +36,7 @@ from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
 from recbole_llm.tuning.budget import Budget
+from recbole_llm.utils.text import one_line
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,7 @@ def _from_hyper(lines: Iterable[str], path: Path) -> Space:
                 raise ValueError("a line holds name, type and values")
             space[words[0]] = _from_words(words[1], "".join(words[2:]))
         except (TypeError, ValueError, OverflowError, yaml.YAMLError) as error:
-            message = " ".join(str(error).split())
+            message = one_line(error)
             raise UserError(
                 f"{path}, line {number}: {message}. An example: learning_rate choice [0.001,0.01]"
             ) from error

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.utils.files import NO_ROOM, database_error, make_folder, open_database
-from recbole_llm.utils.text import told
+from recbole_llm.utils.text import reason_of
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -90,7 +90,7 @@ def open_storage(address: str) -> Storage:
 
 @contextmanager
 def storage_errors(storage: Storage) -> Iterator[None]:
-    """A block in which what a storage raises is told in a line.
+    """A block in which an error of a storage is one of the user's, on one line.
 
     Raises:
         UserError: the storage is damaged, has other tables, or has gone away.
@@ -99,11 +99,11 @@ def storage_errors(storage: Storage) -> Iterator[None]:
     try:
         yield
     except (StorageInternalError, SQLAlchemyError) as error:
-        raise _told_of(storage.address, error) from error
+        raise _storage_error(storage.address, error) from error
 
 
-def _told_of(address: str, error: BaseException) -> UserError | NoRoomError:
-    """What is told of a storage that cannot be used."""
+def _storage_error(address: str, error: BaseException) -> UserError | NoRoomError:
+    """The error of a storage that cannot be used."""
     cause: BaseException | None = error
     while isinstance(cause, (StorageInternalError, SQLAlchemyError)):
         inner = getattr(cause, "orig", None) or cause.__cause__
@@ -115,7 +115,7 @@ def _told_of(address: str, error: BaseException) -> UserError | NoRoomError:
         full = database_error(Path(place), cause)
         if isinstance(full, NoRoomError):
             return full
-    reason = told(cause or error)
+    reason = reason_of(cause or error)
     return UserError(
         f"--storage={place} is no storage of searches that can be used ({reason}): move it away, or name another one."
     )
@@ -198,7 +198,7 @@ def _database(address: str) -> BaseStorage:
             )
         except Exception as error:  # whatever the database's driver raises
             if attempt + 1 == OPEN_ATTEMPTS:
-                raise _told_of(address, error) from error
+                raise _storage_error(address, error) from error
             time.sleep(0.2)  # another process may have been making the same tables
     raise AssertionError
 

@@ -311,9 +311,9 @@ class Study:
     def _take_in(self) -> None:
         """Add the trials of the history that the storage does not have, under their numbers."""
         known = len(self._study.get_trials(deepcopy=False))
-        told = read_history(self.history, self._header())
-        for number in range(known, max(told, default=-1) + 1):
-            self._study.add_trial(self._frozen(told[number]) if number in told else WAITING)
+        kept = read_history(self.history, self._header())
+        for number in range(known, max(kept, default=-1) + 1):
+            self._study.add_trial(self._frozen(kept[number]) if number in kept else WAITING)
 
     def _frozen(self, trial: Ended) -> FrozenTrial:
         try:

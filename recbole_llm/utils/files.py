@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import logging
 import os
@@ -214,6 +215,12 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def make_folder(path: Path) -> None:
     """Make a folder that will be written to.
 
@@ -264,7 +271,7 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
 
 
 def database_error(path: Path, error: sqlite3.Error) -> UserError | NoRoomError:
-    """What is told of an SQLite file that cannot be used."""
+    """The error of an SQLite file that cannot be used."""
     if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return NoRoomError(path, error)
     return UserError(f"{path} cannot be used ({error}); mend it (sqlite3's .recover), or move it away and start again.")

@@ -33,12 +33,6 @@ class Bars:
         total = len(items) if isinstance(items, Sized) else None
         return tqdm(items, desc=title, total=total, leave=False, delay=SHOW_AFTER_SECONDS, dynamic_ncols=True)
 
-    @contextmanager
-    def counter(self, title: str, total: int) -> Iterator[tqdm]:
-        """A bar to be moved by hand."""
-        with tqdm(total=total, desc=title, leave=False, disable=not self.enabled, dynamic_ncols=True) as bar:
-            yield bar
-
 
 class TqdmHandler(logging.Handler):
     """Writes log lines above a running bar instead of through it."""

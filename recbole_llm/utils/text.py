@@ -8,6 +8,8 @@ import re
 import unicodedata
 from typing import Any
 
+from pydantic import ValidationError
+
 TITLE_LENGTH = 200
 # Line and paragraph separators, bidirectional overrides, zero-width and other invisible characters.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -28,12 +30,30 @@ def visible(text: str) -> str:
     return "".join(ch for ch in text if ch == "\n" or unicodedata.category(ch) not in _INVISIBLE)
 
 
-def told(error: BaseException, limit: int = 160) -> str:
+def one_line(error: object, limit: int | None = None) -> str:
+    """What an error says, on one line of at most so many characters."""
+    return " ".join(str(error).split())[:limit]
+
+
+def complaint(error: Exception, whole: str = "the file") -> str:
+    """What an error says first: of a pydantic class the field and what is wrong with it, else the first line.
+
+    Args:
+        error: to be told.
+        whole: what a fault of no single field is a fault of.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error).partition("\n")[0]
+    first = error.errors(include_url=False, include_context=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
+
+
+def reason_of(error: BaseException, limit: int = 160) -> str:
     """What an error of a library says, in one line, without a full stop.
 
     Of a file that holds more than tensors torch's own words are advice to run its code; they are never repeated.
     """
-    words = " ".join(visible(str(error)).split())
+    words = one_line(visible(str(error)))
     if "weights_only" in words or "Weights only" in words or "WeightsUnpickler" in words:
         return "it holds objects that are neither tensors nor plain values"
     return words[:limit].rstrip(".") or type(error).__name__

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from recbole_llm.errors import UserError
+from recbole_llm.utils.text import one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -52,11 +53,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=512)
 def _mapping_of(text: str, path: Path) -> dict[str, Any]:
-    """What a file says; a grid and a search space read the same files for each of their cells."""
+    """What a file says; a grid and a search space read the same files for each of their runs."""
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
     if value is None:
         return {}
     if not isinstance(value, dict):

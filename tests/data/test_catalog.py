@@ -7,9 +7,10 @@ import hashlib
 
 import pytest
 
-from recbole_llm.data.catalog import BUNDLED, DatasetLocation, file_sha256, known_datasets, locate
+from recbole_llm.data.catalog import BUNDLED, DatasetLocation, known_datasets, locate
 from recbole_llm.errors import UserError
 from recbole_llm.registry import recbole_folder
+from recbole_llm.utils.files import file_sha256
 
 ROWS = "user_id:token\titem_id:token\nu\ti\n"
 

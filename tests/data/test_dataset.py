@@ -355,7 +355,7 @@ def test_a_dataset_that_is_too_small_is_a_user_error(workspace):
 
 
 def test_the_hash_is_that_of_the_interactions(tiny):
-    from recbole_llm.data.catalog import file_sha256
+    from recbole_llm.utils.files import file_sha256
 
     plain = prepare("BPR")
     assert plain.dataset.sha256 == file_sha256(tiny / "tiny.inter")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recbole_llm.data.catalog import file_sha256, locate
+from recbole_llm.data.catalog import locate
 from recbole_llm.data.interactions import (
     PAD_TOKEN,
     ReadSpec,
@@ -19,6 +19,7 @@ from recbole_llm.data.interactions import (
     token_hashes,
 )
 from recbole_llm.errors import UserError
+from recbole_llm.utils.files import file_sha256
 from tests.data.build import HEADER, names, table_of, walks, write_rows
 from tests.helpers import make_run
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recbole_llm.data.catalog import file_sha256, known_datasets, locate
+from recbole_llm.data.catalog import known_datasets, locate
 from recbole_llm.data.statistics import dataset_statistics
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.leak_report import examine_leaks
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.feature import visible_ends
+from recbole_llm.utils.files import file_sha256
 from tests.data.build import names, write_rows
 from tests.helpers import make_run, prepare, runner
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.candidates import contents_digest, unusual_reading
-from recbole_llm.data.catalog import file_sha256
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.yaml import property_names
 from tests.data.build import HEADER, table_of, walks, write_rows
 from tests.helpers import blank_ids, layered, prepare

@@ -33,14 +33,14 @@ def test_looks_grow_until_all_answers_are_there(few_users: Path) -> None:
     with StubServer(answer_of_any_prompt) as server:
         found = advised(server, "LDMI,EIMF", shares="0.3,1")
         assert set(server.times_asked().values()) == {1}  # a larger sample holds the smaller one
-    by_model = {name: [look for look in found.looks if look.model == name] for name in ("LDMI", "EIMF")}
-    for looks in by_model.values():
-        if all(look.verdict == OPEN for look in looks):
-            assert [look.share for look in looks] == [0.3, 1.0]
-        asked = [look.requests for look in looks]
+    by_model = {name: [step for step in found.steps if step.model == name] for name in ("LDMI", "EIMF")}
+    for steps in by_model.values():
+        if all(step.verdict == OPEN for step in steps):
+            assert [step.share for step in steps] == [0.3, 1.0]
+        asked = [step.requests for step in steps]
         assert asked == sorted(asked)
-        assert all(look.low <= look.gain <= look.high for look in looks)
-        assert all(look.gain == pytest.approx(look.value - look.backbone) for look in looks)
+        assert all(step.low <= step.gain <= step.high for step in steps)
+        assert all(step.gain == pytest.approx(step.value - step.backbone) for step in steps)
     assert {end.model for end in found.ends} == {"LDMI", "EIMF"}
     assert found.level == pytest.approx(1 - 0.05 / 4)
     ldmi = by_model["LDMI"]
@@ -52,9 +52,9 @@ def test_a_gain_within_the_margin_ends_it_and_the_rest_is_priced(few_users: Path
         given = {"llm_price_in": 1000.0, "llm_price_out": 1000.0, "max_cost": 1000.0, "seeds": 1}
         found = advised(server, margin=0.999, **given)
         asked = len(server.calls)
-        (look,), (end,) = found.looks, found.ends
-        assert (look.share, look.verdict) == (0.2, NONE)
-        assert look.price == pytest.approx((server.tokens_in + server.tokens_out) / 1000)
+        (step,), (end,) = found.steps, found.ends
+        assert (step.share, step.verdict) == (0.2, NONE)
+        assert step.price == pytest.approx((server.tokens_in + server.tokens_out) / 1000)
         run = make_run("LDMI", llm="vllm", llm_base_url=server.base_url, **SHORT)
         runner().make_features(run)
         assert end.requests == len(server.calls) - asked > 0
@@ -73,7 +73,7 @@ def test_no_test_case_is_ranked_and_no_result_is_written(few_users: Path, monkey
     before = [record.key for record in ResultStore("results")]
     monkeypatch.setattr(Prepared, "eval_loader", valid_alone)
     with StubServer(answer_of_any_prompt) as server:
-        assert advised(server, seeds=1, shares="0.5").looks
+        assert advised(server, seeds=1, shares="0.5").steps
     assert [record.key for record in ResultStore("results")] == before
 
 
@@ -86,7 +86,7 @@ def test_a_second_command_asks_and_trains_nothing(few_users: Path, monkeypatch: 
         monkeypatch.setattr(Runner, "_train", no_training)
         second = advised(server, seeds=1, shares="0.2,1")
         assert len(server.calls) == asked
-    assert (second.looks, second.ends) == (first.looks, first.ends)
+    assert (second.steps, second.ends) == (first.steps, first.ends)
 
 
 def test_a_killed_command_goes_on_with_what_is_there(few_users: Path) -> None:
@@ -116,7 +116,7 @@ def test_money_that_is_not_there_ends_it_before_it_is_spent(few_users: Path, cli
         found = advised(server, seeds=1, shares="0.2,1", max_cost=0.01, **prices)
         (end,) = found.ends
         assert "US$ more, and 0.0100 are left" in end.why
-        assert (end.share, len(found.looks)) == (0.2, 1)  # what is in the cache costs nothing again
+        assert (end.share, len(found.steps)) == (0.2, 1)  # what is in the cache costs nothing again
         assert end.requests > 0
         assert len(server.calls) == asked
         words = [f"--{k}={v}" for k, v in (SHORT | prices).items()]

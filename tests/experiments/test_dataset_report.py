@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.raw.source import preparable
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.yaml import property_names
 from tests.helpers import Cli
 

@@ -14,7 +14,6 @@ import torch
 from recbole.data.dataset import Dataset, KnowledgeBasedDataset
 from recbole.trainer import Trainer
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks
@@ -27,6 +26,7 @@ from recbole_llm.features.lookup import feature_versions, find_feature
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
 from recbole_llm.training.ranking import rank_cases
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.progress import Stopwatch
 from tests.helpers import StopAt, make_run, runner, write_tiny
 from tests.processes import start

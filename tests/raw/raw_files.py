@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.atomic import read_table
-from recbole_llm.raw.prepare import PrepareReport, prepare_from
+from recbole_llm.raw.prepare import PrepareReport, prepare
 from recbole_llm.raw.source import RawFile, RawSpec
 
 DAY = 86_400
@@ -85,7 +85,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 def run(spec: RawSpec, raw: Path, **options: Any) -> PrepareReport:
     """``prepare`` into a folder beside the raw files."""
-    return prepare_from(spec, raw, raw.parent / "dataset", **options)
+    return prepare(spec, raw, raw.parent / "dataset", **options)
 
 
 def inter(report: PrepareReport) -> list[list[str]]:

@@ -13,7 +13,7 @@ from recbole_llm.data.catalog import BUNDLED, locate
 from recbole_llm.data.interactions import ReadSpec, read_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.raw import prepare as module
-from recbole_llm.raw.prepare import FAMILIES, prepare, prepare_from, render_report
+from recbole_llm.raw.prepare import FAMILIES, prepare, render_report
 from recbole_llm.raw.source import RawFile, RawSpec, preparable, read_spec
 from tests.file_server import FileServer
 from tests.raw.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
@@ -70,8 +70,8 @@ def test_the_record_tells_sources_rules_and_counts(raw):
 
 
 def test_the_same_raw_files_give_the_same_bytes(raw, tmp_path):
-    first = prepare_from(amazon_spec(), raw, tmp_path / "one").record["outputs"]
-    assert prepare_from(amazon_spec(), raw, tmp_path / "two").record["outputs"] == first
+    first = prepare(amazon_spec(), raw, tmp_path / "one").record["outputs"]
+    assert prepare(amazon_spec(), raw, tmp_path / "two").record["outputs"] == first
 
 
 def test_a_second_call_finds_it_done_even_without_the_raw_files(raw):
@@ -142,7 +142,7 @@ def test_counts_stand_beside_the_published_ones(raw):
 
 def test_all_missing_files_are_named_with_their_place(tmp_path):
     with pytest.raises(UserError) as caught:
-        prepare_from(amazon_spec(page="https://example.org/data"), None, tmp_path / "dataset")
+        prepare(amazon_spec(page="https://example.org/data"), None, tmp_path / "dataset")
     message = str(caught.value)
     assert "put reviews.json.gz, meta.json.gz into" in message
     assert str(tmp_path / "dataset" / "toy" / "raw") in message
@@ -160,7 +160,7 @@ def test_missing_files_are_downloaded_and_resumed(raw, tmp_path, monkeypatch):
             role: (RawFile(name, (server.url(f"/{name}"),), hashlib.sha256(files[f"/{name}"]).hexdigest()),)
             for role, name in (("reviews", "reviews.json.gz"), ("items", "meta.json.gz"))
         }
-        report = prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
+        report = prepare(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
     assert server.seen == [None, "bytes=100-", None]
     assert report.counts["interactions"] == len(ROWS)
     assert {p.name for p in (tmp_path / "fresh" / "toy" / "raw").iterdir()} == {"reviews.json.gz", "meta.json.gz"}
@@ -174,13 +174,13 @@ def test_only_what_is_missing_is_downloaded(raw, tmp_path, monkeypatch):
             "reviews": (RawFile("reviews.json.gz", (server.url("/reviews.json.gz"),)),),
             "items": (RawFile("meta.json.gz", (server.url("/meta.json.gz"),)),),
         }
-        prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, tmp_path / "fresh")
+        prepare(RawSpec("toy", "Toy", "amazon2014", sources), raw, tmp_path / "fresh")
     assert len(server.seen) == 1
 
 
 def test_a_hand_placed_file_of_another_checksum_is_warned_of(raw, caplog):
     sources = {"reviews": (RawFile("reviews.json.gz", (), "0" * 64),), "items": (RawFile("meta.json.gz"),)}
-    prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), raw, raw.parent / "dataset")
+    prepare(RawSpec("toy", "Toy", "amazon2014", sources), raw, raw.parent / "dataset")
     assert "as published" in caplog.text
 
 
@@ -221,7 +221,7 @@ def mirrored(raw, monkeypatch):
 
 def test_a_mirror_stands_in_for_an_address_that_is_gone(mirrored, tmp_path, caplog):
     server, spec = mirrored
-    report = prepare_from(spec, None, tmp_path / "fresh")
+    report = prepare(spec, None, tmp_path / "fresh")
     assert report.counts["interactions"] == len(ROWS)
     assert f"{server.url('/gone/reviews.json.gz')}: the server answers 404" in caplog.text
     assert report.record["sources"][0]["urls"] == list(spec.files["reviews"][0].urls)
@@ -231,7 +231,7 @@ def test_every_address_that_failed_is_named(mirrored, tmp_path):
     server, spec = mirrored
     server.files.clear()
     with pytest.raises(UserError) as caught:
-        prepare_from(spec, None, tmp_path / "fresh")
+        prepare(spec, None, tmp_path / "fresh")
     assert all(f"{server.url(path)}: the server answers 404" in str(caught.value)
                for path in ("/gone/reviews.json.gz", "/mirror/reviews.json.gz"))  # fmt: skip
     assert "put reviews.json.gz, meta.json.gz into" in str(caught.value)
@@ -246,7 +246,7 @@ def test_a_mirror_may_have_a_file_unpacked(raw, tmp_path, monkeypatch):
             "reviews": (RawFile("reviews.json.gz", (s.url("/reviews.json.gz"), s.url("/reviews.json"))),),
             "items": (RawFile("meta.json.gz", (s.url("/meta.json.gz"),)),),
         }
-        report = prepare_from(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
+        report = prepare(RawSpec("toy", "Toy", "amazon2014", sources), None, tmp_path / "fresh")
     assert report.counts["interactions"] == len(ROWS)
     assert (tmp_path / "fresh" / "toy" / "raw" / "reviews.json").is_file()
 

@@ -24,7 +24,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.tuning.storage import open_storage, storage_errors
 from recbole_llm.utils import files
 from recbole_llm.utils.files import check_name, whole_file, whole_folder
-from recbole_llm.utils.text import told
+from recbole_llm.utils.text import reason_of
 from tests.helpers import Cli
 from tests.processes import start
 from tests.tuning.searchers import study_of, take_part
@@ -273,5 +273,5 @@ def test_a_pickle_as_an_encoder_is_refused_without_advice_to_run_it(tmp_path: Pa
 
 def test_torchs_advice_is_never_repeated() -> None:
     error = pickle.UnpicklingError("Weights only load failed. Re-run with\n weights_only=False, or trust the file.")
-    assert told(error) == "it holds objects that are neither tensors nor plain values"
-    assert told(ValueError("no\nsuch \x1b[2Jthing.")) == "no such thing"
+    assert reason_of(error) == "it holds objects that are neither tensors nor plain values"
+    assert reason_of(ValueError("no\nsuch \x1b[2Jthing.")) == "no such thing"

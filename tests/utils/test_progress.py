@@ -33,22 +33,6 @@ def test_on_a_terminal_the_items_pass_in_order(monkeypatch: pytest.MonkeyPatch) 
     assert list(Bars(True)(iter(range(5)), "title")) == list(range(5))
 
 
-def test_a_counter_shows_its_title_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    with Bars(True).counter("asking", 3) as bar:
-        bar.update()
-    assert "asking" in terminal.getvalue()
-
-
-def test_a_counter_is_silent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with Bars(True).counter("asking", 3) as bar:
-        bar.update()
-    assert stream.getvalue() == ""
-
-
 def test_log_lines_go_to_stderr_without_what_a_terminal_would_obey(capsys: pytest.CaptureFixture[str]) -> None:
     record = logging.LogRecord("name", logging.INFO, __file__, 1, "a \x1b[31mline\x07", None, None)
     TqdmHandler().emit(record)

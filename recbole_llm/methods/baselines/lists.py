@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import open_text
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel
 from recbole_llm.methods.baselines.settings import ListsSettings
+from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def read_lists(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"--lists={path}: there is no such file.") from None
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--lists={path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"--lists={path} cannot be read: {one_line(error, 200)}") from error
     frame.columns = [str(name).strip().partition(":")[0] for name in frame.columns]  # atomic files name types too
     lacking = [name for name in _NEEDED if name not in frame]
     ranked = next((name for name in ("rank", "score") if name in frame), None)
