@@ -78,10 +78,8 @@ def test_the_wheel_holds_every_file_of_settings(names: set[str]) -> None:
 
 def test_the_wheel_holds_prompts_templates_version_and_type_marker(names: set[str]) -> None:
     package = ROOT / "recbole_llm"
-    prompts, templates = (
-        {str(path.relative_to(ROOT)) for path in package.rglob(pattern)}
-        for pattern in ("prompts/*.yaml", "templates/*")
-    )
+    prompts = {str(path.relative_to(ROOT)) for path in package.rglob("prompts/*.yaml")}
+    templates = {str(path.relative_to(ROOT)) for path in package.rglob("templates/*")}
     assert prompts
     assert templates
     assert prompts | templates | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
