@@ -77,10 +77,12 @@ def test_the_wheel_holds_every_file_of_settings(names: set[str]) -> None:
 
 
 def test_the_wheel_holds_prompts_templates_version_and_type_marker(names: set[str]) -> None:
-    prompts = {str(path.relative_to(ROOT)) for path in (ROOT / "recbole_llm").rglob("prompts/*.yaml")}
+    package = ROOT / "recbole_llm"
+    prompts = {str(path.relative_to(ROOT)) for path in package.rglob("prompts/*.yaml")}
+    templates = {str(path.relative_to(ROOT)) for path in package.rglob("templates/*")}
     assert prompts
-    page = {f"recbole_llm/reporting/templates/page.{suffix}" for suffix in ("html.j2", "css", "js")}
-    assert prompts | page | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
+    assert templates
+    assert prompts | templates | {"recbole_llm/VERSION", "recbole_llm/py.typed"} <= names
 
 
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:

@@ -15,6 +15,7 @@ from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.utils.portable import portable
 
 SCHEMA = 3
+SHOWN_FILE = "shown."  # before the name of a file that only metrics of the shown lists read
 _SHOWN = ("error", "settings", "origin", "features", "lists", "notes", "warnings")  # parts that may name files
 # What rows of invented titles are called (--titles).
 TITLES = {"pseudonym": "pseudonyms", "pseudonym_all": "pseudonyms, categories too"}
@@ -82,6 +83,10 @@ class DatasetFacts(BaseModel):
     rarity: dict[str, float] = Field(
         default_factory=dict, description="sampled rankings: what rarity in training alone says of the test targets"
     )
+
+    def key_files(self) -> dict[str, str]:
+        """The files that enter a run's key: all but those that only metrics of the shown lists read."""
+        return {name: digest for name, digest in self.files.items() if not name.startswith(SHOWN_FILE)}
 
 
 class SemanticFacts(BaseModel):

@@ -14,7 +14,7 @@ from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
-from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.record import SHOWN_FILE, Record
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import redact
@@ -71,14 +71,8 @@ class Run:
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
-        named = (self.settings.get("load_col") or {}).get("inter")
-        time = self.settings["TIME_FIELD"]
-        # Older versions took the order of the file where load_col did not name the times.
-        more = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
-        # Older versions left tested positions to earlier prefixes where a stride was set.
-        if self.settings.get("intent_stride", 1) != 1:
-            more["tested_positions"] = "asked"
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **more, **(self.search or {}))
+        more = {**changes_of_meaning(self.settings.values), **(self.search or {})}
+        self.key = self.settings.key(files=files, features=self._feature_versions(), **more)
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
@@ -117,7 +111,7 @@ class Run:
         asked = {str(name).lower() for name in self.settings.get("list_metrics") or ()}
         if path is None or not asked & {*NEED_CATEGORIES, *NEED_VECTORS}:
             return {}
-        return {"item": file_sha256(path)}
+        return {f"{SHOWN_FILE}item": file_sha256(path)} if "item" not in self.files else {}
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:
@@ -172,6 +166,17 @@ class Run:
 def _reads_graph(method: Method) -> bool:
     """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
     return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
+
+
+def changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
+    """What enters the key because older versions did something else under the same settings.
+
+    They took the order of the file where ``load_col`` did not name the times, and left tested positions to earlier
+    prefixes where ``intent_stride`` was set.
+    """
+    named, time = (settings.get("load_col") or {}).get("inter"), settings.get("TIME_FIELD")
+    found = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
+    return found | ({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {})
 
 
 def _plain(values: Any) -> Any:

@@ -25,7 +25,8 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.record import SCHEMA, Record
+from recbole_llm.experiments.record import SCHEMA, DatasetFacts, Record
+from recbole_llm.experiments.run import changes_of_meaning
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.registry import methods
@@ -281,18 +282,15 @@ def _malformed(ranks: Ranks) -> str | None:
     return None
 
 
-def settings_key(record: Record) -> str:
+def settings_key(record: Record, data: DatasetFacts) -> str:
     """The key that a record's settings, files and search have in this version of the package."""
     row = methods().get(record.model)
     features = feature_versions(row.features) if row is not None and row.features else {}
     settings, search = record.settings, ("trials", "trial_epochs", "trial_minutes")
     more: dict[str, Any] = {name: getattr(record, name) for name in search if getattr(record, name) is not None}
-    named, time = (settings.get("load_col") or {}).get("inter"), settings.get("TIME_FIELD")
-    if time and named not in (None, "*") and time not in named:
-        more["times"] = "read"
-    files = record.data.files if record.data is not None else {}
+    more |= changes_of_meaning(settings)
     own = identity(settings, definitions_of_name(record.model, settings.get("backbone")), record.model)
-    return hash_of([own, {"files": files, "features": features, **more}])
+    return hash_of([own, {"files": data.key_files(), "features": features, **more}])
 
 
 def _check_key(path: Path, record: Record) -> bool:
@@ -300,7 +298,7 @@ def _check_key(path: Path, record: Record) -> bool:
     if record.data is None or not record.data.files:
         return False
     try:
-        found = settings_key(record)
+        found = settings_key(record, record.data)
     except (AttributeError, TypeError, ValueError) as error:  # values of a kind that no setting has
         raise UserError(f"{path}: the settings are not those of a run: {error}") from error
     if found != record.key:

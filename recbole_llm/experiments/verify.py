@@ -123,7 +123,7 @@ def _again(record: Record, dataset_dir: Path) -> Record:
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         given |= {"dataset_dir": str(dataset_dir), "results_dir": folder, "checkpoint_dir": str(Path(folder) / "saved")}
         (run,) = expand(model, dataset, protocol, seeds, None, (), given)
-        if record.data is not None and record.data.files and run.files != record.data.files:
+        if record.data is not None and record.data.files and run.files != record.data.key_files():
             raise UserError(f"{record.dataset} here has other files than those that {record.label} was run on.")
         logger.info("running %s again", run.title())
         return Runner(ResultStore(folder), Bars(False), force=True).run(run)

@@ -515,5 +515,5 @@ def test_a_record_has_the_hash_of_titles_that_only_metrics_of_lists_read(
     record = runner().run(make_run("Pop", list_metrics=metrics))
     assert record.data is not None
     assert record.data.files["inter"] == file_sha256(tiny / "tiny.inter")
-    assert record.data.files.get("item") == (file_sha256(tiny / "tiny.item") if known else None)
+    assert record.data.files.get("shown.item") == (file_sha256(tiny / "tiny.item") if known else None)
     assert record.key == make_run("Pop").key
