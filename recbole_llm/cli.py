@@ -1,8 +1,8 @@
-"""The command line: the functions of ``api.py`` as verbs, with messages and exit codes.
+"""The command line: the functions of ``api.py`` as verbs, with messages and exit codes; ``screen.py`` prints results.
 
 Options, types and help come from the functions' signatures. Options may be spelt with ``-`` and with ``_``. A word that
-is no option of a verb is a setting (``--key=value``) where the verb takes settings. The functions import what is heavy,
-and so do the printers here, so that help and mistakes are answered at once.
+is no option of a verb is a setting (``--key=value``) where the verb takes settings. The functions import what is heavy
+where they use it, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations

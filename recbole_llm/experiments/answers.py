@@ -17,6 +17,7 @@ from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.llm.store import INDEX, publish, publish_table
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import counted
 
 
 def pull(runs: Sequence[Run], runner: Runner) -> str:
@@ -94,5 +95,5 @@ def verify(address: str) -> str:
         store = open_store(address, Path(scratch))
         count = store.verify()
     found = len(store.index.tables)
-    tables = f" and {found} {'table' if found == 1 else 'tables'}" if found else ""
+    tables = f" and {counted(found, 'table')}" if found else ""
     return f"{redact(address)}: {count:,} answers in {len(store.index.files)} files{tables}, all as {INDEX} says"

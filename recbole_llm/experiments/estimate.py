@@ -520,20 +520,8 @@ def _size_mib(folder: Path) -> float:
 
 def render_estimate(estimate: Estimate) -> str:
     """The table of an estimate, its sums, and what was measured and what was not."""
-    header = [
-        "model, data",
-        "what",
-        "to do",
-        "done",
-        "epochs",
-        "s an epoch",
-        "s each",
-        "hours",
-        "MiB",
-        "disk MiB",
-        "requests",
-        "US$",
-    ]
+    header = ["model, data", "what", "to do", "done", "epochs", "s an epoch", "s each", "hours"]
+    header += ["MiB", "disk MiB", "requests", "US$"]
     rows = [_row(line) for line in estimate.lines]
     text = tabulate(rows, header, colalign=("left", "left", *["right"] * 10), disable_numparse=True)
     return "\n".join([text, "", *_sums(estimate), *_notes(estimate)])

@@ -65,7 +65,11 @@ def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) 
     Raises:
         UserError: none of the models reads semantic features.
     """
-    runs = [run for run in runs if _reads_any(run) and run.settings["semantics"] != "none"]
+    runs = [
+        run
+        for run in runs
+        if run.settings["semantics"] != "none" and features_read(run.settings.method, run.settings.values)
+    ]
     if not runs:
         raise UserError("none of these models reads semantic features; `recbole-llm list models` shows them.")
     seen = set()
@@ -78,10 +82,6 @@ def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) 
         if (builder.name, *builder.wanted) not in seen:
             seen.add((builder.name, *builder.wanted))
             yield builder
-
-
-def _reads_any(run: Run) -> bool:
-    return bool(features_read(run.settings.method, run.settings.values))
 
 
 def _stage_one(run: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bool) -> Any:

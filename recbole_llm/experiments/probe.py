@@ -14,7 +14,6 @@ import csv
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import Script
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.identity import hash_of
-from recbole_llm.utils.environment import git_commit, versions
+from recbole_llm.utils.environment import git_commit, now, versions
 from recbole_llm.utils.text import clean, percent
 
 SETTINGS_OF = "EIMF"  # a model that asks an LLM: its settings hold those of data, protocol and questions
@@ -141,7 +140,7 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
         prompts=prompts,
         versions=versions(),
         commit=git_commit(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=now(),
     )
     runner.store.put_probe(record)
     return record

@@ -48,13 +48,10 @@ def changed_settings(record: Record) -> dict[str, Any]:
         then = before(key, definitions)
         if key not in record.settings and then is not ... and tells_apart(key, value, definitions) and value != then:
             found[key] = then
-    if backbone is not None and backbone != _own_backbone(record):
-        found["backbone"] = backbone
+    if backbone is not None:
+        usual = _defaults(record.model, record.dataset, record.protocol, None).get("backbone")
+        found |= {"backbone": backbone} if backbone != usual else {}
     return found
-
-
-def _own_backbone(record: Record) -> Any:
-    return _defaults(record.model, record.dataset, record.protocol, None).get("backbone")
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from recbole_llm.llm.endpoint import redact
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
-from recbole_llm.utils.environment import git_commit, versions
+from recbole_llm.utils.environment import git_commit, now, versions
 from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.plugins import code_of
 
@@ -58,16 +57,11 @@ class Run:
         files |= {
             f"vectors.{place}": digest(Path(path)) for place, path in enumerate(self.settings.get("vectors") or ())
         }
-        table = self.settings.get("candidate_table")
-        if table:
-            if not Path(table).is_file():
-                raise UserError(f"--candidate_table={table}: there is no such file.")
-            files["candidate_table"] = file_sha256(Path(table))
-        lists = self.settings.get("lists")
-        if lists:
-            if not Path(lists).is_file():
-                raise UserError(f"--lists={lists}: there is no such file.")
-            files["lists"] = file_sha256(Path(lists))
+        for name in ("candidate_table", "lists"):
+            if path := self.settings.get(name):
+                if not Path(path).is_file():
+                    raise UserError(f"--{name}={path}: there is no such file.")
+                files[name] = file_sha256(Path(path))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
@@ -157,7 +151,7 @@ class Run:
             **(self.search or {}),
             settings=_plain(shown),
             origin={k: v for k, v in s.origin.items() if not v.startswith("RecBole")},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=now(),
             versions=versions(),
             commit=git_commit(),
         )

@@ -59,7 +59,11 @@ def verify(submission: Submission, dataset_dir: Path) -> Verified:
         UserError: there is no such row, or a metric differs by more than its standard error over the test cases. The
             same code on another processor may differ in the last digits, and after long trainings in more.
     """
-    entry = min(_candidates(submission, dataset_dir), key=_seconds, default=None)
+    entry = min(
+        _candidates(submission, dataset_dir),
+        key=lambda each: each.record.seconds.get("total", float("inf")),
+        default=None,
+    )
     if entry is None:
         raise UserError(
             f"{submission.name}: no row can be run again here: its datasets are not in {dataset_dir}/, or all rows ask "
@@ -80,10 +84,6 @@ def verify(submission: Submission, dataset_dir: Path) -> Verified:
             )
     worst = max(differences, key=lambda name: differences[name])
     return Verified(record, again, differences[worst], worst)
-
-
-def _seconds(entry: Entry) -> float:
-    return entry.record.seconds.get("total", float("inf"))
 
 
 def _candidates(submission: Submission, dataset_dir: Path) -> list[Entry]:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from recbole_llm.data.atomic import Column, clean_field, read_table, write_table
 from recbole_llm.errors import UserError
+from recbole_llm.utils.environment import now
 from recbole_llm.utils.files import check_name, file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
@@ -176,7 +176,7 @@ class SemanticFolder:
         if feature is not None:
             self.manifest["features"][feature] = {
                 **(facts or {}),
-                "made": datetime.now(UTC).isoformat(timespec="seconds"),
+                "made": now(),
             }
         self.save_manifest()
 

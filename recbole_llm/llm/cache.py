@@ -23,6 +23,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.packing import FRAMES, Packer
+from recbole_llm.utils.environment import now
 from recbole_llm.utils.files import BUSY_SECONDS, database_error, open_database
 
 logger = logging.getLogger(__name__)
@@ -370,7 +371,7 @@ class ResponseCache:
         """Remember a batch, or its new status."""
         self._run(
             "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET status = excluded.status",
-            (batch, base_url, requests, likely, status, datetime.now(UTC).isoformat(timespec="seconds")),
+            (batch, base_url, requests, likely, status, now()),
         )
 
     def drop_batch(self, batch: str) -> None:

@@ -9,7 +9,6 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from recbole_llm.raw.download import download
 from recbole_llm.raw.movielens import MovieLens1M, MovieLens20M, MovieLens100K
 from recbole_llm.raw.reviews import Steam, Yelp
 from recbole_llm.raw.source import Collector, RawFile, RawSpec, RawTable, Source, Tally, read_spec
+from recbole_llm.utils.environment import now
 from recbole_llm.utils.files import file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def prepare(
         "published": dict(spec.published),
         "malformed_examples": tally.examples,
         "outputs": {path.name: file_sha256(path) for path in _outputs(folder, spec.name)},
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
     }
     with whole_file(folder / RECORD, "w") as stream:
         stream.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")

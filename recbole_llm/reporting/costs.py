@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from recbole_llm.experiments.record import Record, SemanticFacts
+from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
 from recbole_llm.reporting.results_table import ResultsTable, Row
 
@@ -47,10 +47,6 @@ def tokens(row: Row) -> int:
     return int(_most(row, lambda facts: facts.tokens_in + facts.tokens_out))
 
 
-def _epochs(run: Record) -> int:
-    return run.epochs or 0
-
-
 def cost_table(table: ResultsTable) -> RenderedTable | None:
     """A table of costs; columns that are empty everywhere are left out. ``None`` where nothing ran."""
     rows = table.finished
@@ -60,7 +56,7 @@ def cost_table(table: ResultsTable) -> RenderedTable | None:
         (f"{phase} s", [_text(seconds(row, phase), ".1f", 0.05) for row in rows]) for phase in PHASES
     ]
     columns += [
-        ("epochs", [_text(float(np.mean([_epochs(run) for run in row.runs])), ".0f", 0.5) for row in rows]),
+        ("epochs", [_text(float(np.mean([run.epochs or 0 for run in row.runs])), ".0f", 0.5) for row in rows]),
         ("MiB", [_text(memory_mib(row), ",.0f", 0.5) for row in rows]),
         ("parameters", [f"{row.runs[0].parameters:,}" if row.runs[0].parameters else "" for row in rows]),
         ("LLM requests", [_text(requests(row), ",.0f", 1) for row in rows]),

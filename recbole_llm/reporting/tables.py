@@ -201,13 +201,11 @@ def notes(table: ResultsTable) -> list[str]:
         found.append(f"{IMPROVING} still improving when training ended: best epoch among the last three validations")
     found += _gaps(table)
     found += memory_notes(table)
-    found += [f"{row.label}, {_plural('seed', row)} {seeds_text(r.seed for r in row.failed)} failed: {reason(row)}"
-              for row in table.rows if row.failed and row.runs]  # fmt: skip
+    for row in table.rows:
+        if row.failed and row.runs:
+            seeds = "seeds" if len(row.failed) > 1 else "seed"
+            found.append(f"{row.label}, {seeds} {seeds_text(run.seed for run in row.failed)} failed: {reason(row)}")
     return [*found, *dict.fromkeys(table.notes)]
-
-
-def _plural(word: str, row: Row) -> str:
-    return word + "s" * (len(row.failed) > 1)
 
 
 def _tests(table: ResultsTable) -> list[str]:

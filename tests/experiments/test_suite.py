@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import read_suite
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.utils.yaml import property_names
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 from tests.processes import start_command, wait_for
 
 SUITE: dict[str, Any] = {
@@ -79,8 +79,14 @@ def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
         read_suite(written(stages=[{"run": {"model": "Pop"}}]), given={"trials": 3})
 
 
-@pytest.mark.parametrize("name", property_names("suite"))
-@pytest.mark.parametrize("budget", ["full", "small", "short"])
+SUITES = [
+    (name, budget)
+    for name in property_names("suite")
+    for budget in ("full", *read_yaml(properties_folder() / "suite" / f"{name}.yaml").get("budgets", {}))
+]
+
+
+@pytest.mark.parametrize(("name", "budget"), SUITES)
 def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) -> None:
     """A dry run looks up every model, key, value and search space."""
     commands = [
