@@ -22,7 +22,7 @@ import typer
 
 import recbole_llm
 from recbole_llm import api, screen
-from recbole_llm.errors import FAILURES, NoRoomError, UserError, did_you_mean
+from recbole_llm.errors import FAILURES, NoRoomError, UserError, check_known
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.reporting.rendered import screen_style
@@ -284,8 +284,7 @@ def _with_verb(words: Sequence[str]) -> list[str]:
     if words[0].startswith("-"):
         general = ("-h", "--help", "--install-completion", "--show-completion")
         return list(words) if words[0] in general else ["run", *words]
-    if words[0] not in VERBS:
-        raise UserError(f"there is no verb {words[0]!r}.{did_you_mean(words[0], VERBS)} Known: {', '.join(VERBS)}.")
+    check_known(f"there is no verb {words[0]!r}", words[0], VERBS)
     return list(words)
 
 

@@ -44,6 +44,12 @@ def check_choice(option: str, value: str, known: Collection[str]) -> None:
         raise UserError(f"{option}={value}: use {', '.join(known)}.{did_you_mean(value, known)}")
 
 
+def check_known(complaint: str, word: object, known: Collection[str]) -> None:
+    """Raise a ``UserError`` with a complaint, a hint and the known names where a name is none of them."""
+    if word not in known:
+        raise UserError(f"{complaint}.{did_you_mean(str(word), known)} Known: {', '.join(known)}.")
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean LLMDMsRec?``, or an empty string when nothing is near.
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.utils.plugins import load_class, module_folder
 
 SEQUENTIAL = "sequential"
@@ -197,9 +197,7 @@ def _by_path(target: str) -> Method:
         row = replace(base, name=row.name, target=target, paper="", settings_of=base.settings_of or base.name)
     given = getattr(model_class, "registry_row", {})
     for key, value in dict(given).items():
-        if key not in ROW_KEYS:
-            hint = did_you_mean(str(key), ROW_KEYS)
-            raise UserError(f"--model={target}, registry_row: there is no {key!r}.{hint} Known: {', '.join(ROW_KEYS)}.")
+        check_known(f"--model={target}, registry_row: there is no {key!r}", key, ROW_KEYS)
         if key in ("features", "protocols") and isinstance(value, str):
             raise UserError(f"--model={target}, registry_row: {key} is a list, such as ({value!r},).")
     lists = {key: tuple(given[key]) for key in ("features", "protocols") if key in given}

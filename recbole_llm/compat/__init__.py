@@ -1,7 +1,7 @@
 """Everything that knows RecBole's faults: mends, its configuration, faster subclasses, its dataset reader.
 
 RecBole 1.2 does not run on today's numpy, pandas, scipy and torch. :mod:`~recbole_llm.compat.mends` mends it in
-memory. That has to happen when RecBole is imported, whoever imports it: this package, a model of the user's own, or a
+memory. That has to happen when RecBole is imported, be it by this package, a model of the user's own, or a
 notebook. So importing ``recbole_llm`` puts a hook before the import of ``recbole``; RecBole itself, and torch, are
 imported only where they are needed.
 """

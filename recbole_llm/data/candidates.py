@@ -140,7 +140,7 @@ def _read(path: Path, table: Interactions, cases: Cases, negatives: int) -> np.n
 
 
 # What a protocol or a dataset reads by default where that is not ReadSpec's. Written down and not looked up in their
-# files, so that whoever edits those gets other names: under the old ones lies what was made before.
+# files, so that edited ones get other names; under the old names lies what was made before.
 _ORDINARY: dict[str, dict[str, Any]] = {
     "temporal_20": {"sessions": {"by": "day", "window": 20, "min_length": 2}},
     "bundle": {"user_field": "session_id"},

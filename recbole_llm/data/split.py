@@ -110,7 +110,7 @@ class Split:
         valid, test: cases for model selection and for the final numbers.
         unseen_users: evaluated users have no training interaction, so that models which know a user only
             by an id cannot take part.
-        cuts: of a global time split: nothing after them is shown to a feature, whoever's it is.
+        cuts: of a global time split: what comes after them is shown to no feature, of any user.
         without_history: by phase, targets that are no cases since nothing stands before them.
     """
 

@@ -14,7 +14,7 @@ import torch
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_choice, did_you_mean
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -60,8 +60,7 @@ class Recommender:
     """
 
     def __init__(self, prepared: Prepared, mask_history: bool = True, history: str = "all") -> None:
-        if history not in HISTORIES:
-            raise UserError(f"--history={history}: use {', '.join(HISTORIES)}.")
+        check_choice("--history", history, HISTORIES)
         self.prepared, self.mask_history = prepared, mask_history
         self._table = prepared.device_table()
         data = prepared.dataset.table

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_known
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
@@ -82,9 +82,7 @@ def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = 
     suite = read_yaml(path)
     _known(suite, _SECTIONS, str(path))
     budgets = _mapping(suite.get("budgets", {}), f"{path}, budgets")
-    if budget not in (FULL, *budgets):
-        hint = did_you_mean(budget, (FULL, *budgets))
-        raise UserError(f"--budget={budget}: {path} has no such budget.{hint} Known: {', '.join((FULL, *budgets))}.")
+    check_known(f"--budget={budget}: {path} has no such budget", budget, (FULL, *budgets))
     chosen = _mapping(budgets.get(budget, {}), f"{path}, budgets, {budget}")
     _known(chosen, ("common", *STAGE_VERBS), f"{path}, budgets, {budget}")
     common = _mapping(suite.get("common", {}), f"{path}, common")
@@ -118,9 +116,7 @@ def _stage(verb: str, layers: Sequence[Mapping[str, Any]], given: Mapping[str, A
 def _path_of(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
         return Path(name)
-    known = property_names("suite")
-    if name not in known:
-        raise UserError(f"there is no suite {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
+    check_known(f"there is no suite {name!r}", name, property_names("suite"))
     return properties_folder() / "suite" / f"{name}.yaml"
 
 
@@ -132,5 +128,4 @@ def _mapping(value: Any, where: str) -> dict[str, Any]:
 
 def _known(found: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in found:
-        if key not in known:
-            raise UserError(f"{where}: there is no {key!r}.{did_you_mean(str(key), known)} Known: {', '.join(known)}.")
+        check_known(f"{where}: there is no {key!r}", key, known)

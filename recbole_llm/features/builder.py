@@ -214,7 +214,7 @@ class FeatureBuilder:
         if self.asking.dry:
             return self._make_missing()
         with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
-            # Whoever was at it has made some, or all; two at once would pay for every question twice.
+            # Another process may have made some or all; two at once would pay for every question twice.
             self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
             return self._make_missing()
 

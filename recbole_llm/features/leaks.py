@@ -272,7 +272,7 @@ def _limits(files: Files, sees: str, ends: np.ndarray) -> np.ndarray:
     offsets = np.asarray(table.offsets)
     if sees == TRAINING:
         limits = ends
-    elif split.cuts is not None:  # what is behind a cut is held out, whoever's it is
+    elif split.cuts is not None:  # what is behind a cut is held out for every user
         return ends_before(table, split.cuts.test)
     else:
         limits = offsets.copy()

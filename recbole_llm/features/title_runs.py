@@ -49,7 +49,7 @@ class TitleRuns:
     def leak(self, titles: Sequence[str]) -> int:
         """The user whose hidden item a list shows after the items before it; 0 for none.
 
-        A run that the list's own user has not shown yet is a leak. So is one that no history may show, whoever's it is.
+        A run that the list's own user has not shown yet is a leak. So is one that no user's history may show.
         """
         ids = np.array([self._ids.get(title.casefold(), -1) for title in titles], dtype=np.int64)
         found = {FORWARDS: self._found(ids), BACKWARDS: self._found(ids[::-1])}

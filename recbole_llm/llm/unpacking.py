@@ -1,4 +1,4 @@
-"""Files packed by xz, read in bounded memory: whoever packed one says how much memory unpacking takes."""
+"""Files packed by xz, read in bounded memory: a file itself says how much memory unpacking takes."""
 
 from __future__ import annotations
 

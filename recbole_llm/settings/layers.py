@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
     SEQUENTIAL,
@@ -183,10 +183,7 @@ def _takes_mapping(key: str, definitions: Definitions) -> bool:
 def check_preset(preset: str) -> None:
     """Raise a ``UserError`` when no model has a preset of that name."""
     known = sorted({name.rpartition("-")[2] for name in property_names("preset")})
-    if preset not in known:
-        raise UserError(
-            f"--preset={preset}: there is no such preset.{did_you_mean(preset, known)} Known: {', '.join(known)}."
-        )
+    check_known(f"--preset={preset}: there is no such preset", preset, known)
 
 
 def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> Any:
@@ -240,11 +237,7 @@ def _base_layers(
 
 def check_protocol(name: str) -> None:
     """Raise a ``UserError`` when there is no protocol of that name."""
-    known = property_names("protocol")
-    if name not in known:
-        raise UserError(
-            f"--protocol={name}: there is no such protocol.{did_you_mean(name, known)} Known: {', '.join(known)}."
-        )
+    check_known(f"--protocol={name}: there is no such protocol", name, property_names("protocol"))
 
 
 def layer_settings(

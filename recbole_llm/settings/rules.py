@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
@@ -189,9 +189,7 @@ def _check_cut_offs(values: Mapping[str, Any]) -> None:
 
 def _check_clipping(given: Mapping[str, Any]) -> None:
     for key in given:
-        if key not in _CLIPPING:
-            hint = did_you_mean(str(key), _CLIPPING)
-            raise UserError(f"clip_grad_norm: there is no {key!r}.{hint} Known: {', '.join(_CLIPPING)}.")
+        check_known(f"clip_grad_norm: there is no {key!r}", key, _CLIPPING)
     limit = given.get("max_norm")
     if given and (isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0):
         raise UserError(
@@ -273,10 +271,8 @@ def _check_split(values: Mapping[str, Any]) -> None:
 
 
 def _check_source(values: Mapping[str, Any]) -> None:
-    known, name = ["offline", *property_names("llm")], values.get("llm")
-    if name is not None and name not in known:
-        hint = did_you_mean(str(name), known)
-        raise UserError(f"--llm={name}: there is no such source.{hint} Known: {', '.join(known)}.")
+    if (name := values.get("llm")) is not None:
+        check_known(f"--llm={name}: there is no such source", name, ["offline", *property_names("llm")])
 
 
 def reads_codes(values: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""One search: an Optuna study whose trials are neither lost nor counted twice, whoever dies.
+"""One search: an Optuna study whose trials are neither lost nor counted twice, whichever process dies.
 
 A study has a budget of N trials: those with the first N numbers. A trial keeps its number and its parameters until it
 has ended. Where its process is gone it is put back among the waiting ones, which any process of the search may take:

@@ -34,7 +34,7 @@ def user_item_matrix(offsets: np.ndarray, items: np.ndarray, n_items: int, weigh
 
 
 def nearest_users(matrix: sparse.csr_matrix, count: int, progress: Progress) -> np.ndarray:
-    """``(m, count)`` the nearest other users of each by cosine, nearest first; -1 where nobody shares an item.
+    """``(m, count)`` the nearest other users of each by cosine, nearest first; -1 where no user shares an item.
 
     Among equally near users the one with fewer items comes first, then the earlier row.
     """
@@ -79,7 +79,7 @@ def disjoint(cliques: np.ndarray) -> np.ndarray:
     """Cliques in which every user stands once: a user who is taken is no longer a neighbour (-1) and leads none.
 
     Args:
-        cliques: ``(m, n)`` a user and the nearest others, -1 for nobody.
+        cliques: ``(m, n)`` a user and the nearest others, -1 for none.
     """
     taken = np.zeros(len(cliques), dtype=bool)
     kept = []
@@ -100,7 +100,7 @@ def clique_items(
     How recent an interaction is, is counted from the end of its member's history, so that ordinal times serve.
 
     Args:
-        cliques: ``(c, n)`` users, -1 for nobody.
+        cliques: ``(c, n)`` users, -1 for none.
         offsets, items: items of each user in compressed rows, oldest first.
         longest: items kept of each.
 
