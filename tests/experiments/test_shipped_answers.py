@@ -27,6 +27,7 @@ def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
     assert [entry.questions for entry in store.index.pending] == [3503]
 
 
+@pytest.mark.landing
 def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Path) -> None:
     models = {"model": "EIMF,LDMI,ISRF", "dataset": "ml-100k", "llm": SOURCE["llm"]}
     assert api.answers("pull", store=str(STORE), **models).endswith("9,433 answers taken in; nothing is missing")
