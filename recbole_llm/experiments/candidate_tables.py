@@ -16,6 +16,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.sources import DryRun
 from recbole_llm.llm.store import packed_table, table_name
+from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import whole_file
 
 SUFFIX = "candidates"
@@ -29,11 +30,11 @@ def tables_of(runs: Sequence[Run], runner: Runner) -> list[bytes]:
     found: dict[bytes, None] = {}
     made_here = []
     for run in runs:
-        given = run.settings.get("candidate_table")
-        if given:
-            found.setdefault(packed_table(Path(given)))
-        elif run.settings.method.stage_one and run.settings["semantics"] != "none":
-            made_here.append(run)
+        settings = run.settings
+        if settings.get("candidate_table"):
+            found.setdefault(packed_table(Path(settings["candidate_table"])))
+        elif settings["semantics"] != "none" and settings.method.stage_one:
+            made_here += [run] if features_read(settings.method, settings.values) else []
     if made_here:
         for builder in feature_builders(made_here, runner, DryRun()):
             if builder.folder.has(SUFFIX):
