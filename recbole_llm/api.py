@@ -7,6 +7,7 @@ is heavy (torch, RecBole, Optuna) is imported where it is used, so that a mistak
 # Annotations are values here, not text: the command line reads them.
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from recbole_llm.experiments.grid import expand, parse_seeds
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.suite import FULL, Stage, read_suite
+from recbole_llm.experiments.suite import FULL, RUNNING, Stage, read_suite
 from recbole_llm.features.sources import AnswerSource, chosen_endpoint
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.utils.files import whole_file
@@ -92,7 +93,7 @@ def run(
     _check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
     made = _tracking(track, store)
-    _check_sources([run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"])
+    _check_sources(_to_run(runs, store, force))
     from recbole_llm.execution.choice import open_executor
     from recbole_llm.experiments.launch import run_all
     from recbole_llm.experiments.runner import Runner
@@ -216,11 +217,8 @@ def estimate_suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    given = {**settings, "dataset": dataset, "results_dir": results_dir}
-    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
     planned = []
-    for stage in stages:
-        _check_stage(stage)
+    for stage in _checked_stages(name, budget, {**settings, "dataset": dataset, "results_dir": results_dir}):
         if stage.verb in ("run", "tune"):
             seeds = stage.keys.get("seeds")
             search = {"trials": inspect.signature(tune).parameters["trials"].default, **stage.keys}
@@ -277,21 +275,23 @@ def generate(
     Raises:
         UserError: an unknown name or setting, a limit that was reached, or an endpoint that answers nothing.
     """
-    actions = (dry_run, batch, batch_file, export_to, import_from)
-    if sum(action not in (None, False) for action in actions) > 1:
-        raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit={limit}: give 1 or more.")
+    _check_generate(limit, (dry_run, batch, batch_file, export_to, import_from))
     runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, settings)
+    from recbole_llm.experiments import candidate_tables as candidates
     from recbole_llm.experiments import generate as features
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.utils.progress import Bars
 
-    if import_from is not None:
-        return f"{import_from}: {features.take_in(runs, Path(import_from))}"
-    if export_to is not None:
-        return f"{export_to}: {features.export(runs, Path(export_to))} answers"
     runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    if import_from is not None:
+        tables = candidates.tables_beside(runs, Path(import_from))
+        report = features.take_in(runs, Path(import_from))
+        brought = candidates.bring(tables, runs[0].location.home)
+        return f"{import_from}: {report}{candidates.told_tables(brought)}"
+    if export_to is not None:
+        count = features.export(runs, Path(export_to))
+        beside = candidates.export_tables(runs, runner, Path(export_to))
+        return f"{export_to}: {count} answers" + "".join(f"; their candidates: {path}" for path in beside)
     if dry_run:
         return features.render_plan(features.plan(runs, runner, limit))
     if batch_file is not None:
@@ -389,7 +389,7 @@ def answers(
     model: Model = "",
     dataset: Dataset = "",
     *,
-    store: Annotated[str, Doc("Store of answers: a folder; for pull and verify an address too.")] = "",
+    store: Annotated[str, Doc("Store of answers: a folder; for pull and verify an address or hf:OWNER/NAME too.")] = "",
     licence: Annotated[str, Doc("Under which pushed answers may be used.")] = "none stated",
     protocol: Protocol = None,
     config_file: ConfigFiles = (),
@@ -414,12 +414,11 @@ def answers(
     if action == "verify":
         return verbs.verify(store)
     runs = _planned(model, dataset, protocol, None, None, config_file, results_dir, {**settings, "answers": store})
-    if action == "push":
-        return verbs.push(runs, Path(store), licence)
     from recbole_llm.experiments.runner import Runner
     from recbole_llm.utils.progress import Bars
 
-    return verbs.pull(runs, Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet)))
+    runner = Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet))
+    return verbs.push(runs, runner, Path(store), licence) if action == "push" else verbs.pull(runs, runner)
 
 
 def recommend(
@@ -672,10 +671,7 @@ def suite(
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
     given = {**settings, "dataset": dataset, "results_dir": results_dir}
-    stages = read_suite(name, budget, {key: value for key, value in given.items() if value is not None})
-    for stage in stages:
-        _check_stage(stage)
-    return _staged(stages, dry_run, quiet)
+    return _staged(_checked_stages(name, budget, given, asks=not dry_run), dry_run, quiet)
 
 
 def _staged(stages: Sequence[Stage], dry_run: bool, quiet: bool) -> Iterator[StageResult]:
@@ -691,29 +687,93 @@ def _staged(stages: Sequence[Stage], dry_run: bool, quiet: bool) -> Iterator[Sta
             yield StageResult(stage, place, error=error)
 
 
-def _check_stage(stage: Stage) -> None:
-    """Raise the ``UserError`` of a mistake in a command that is still to come: an option, a name, a key, a value."""
-    parameters = inspect.signature(_STAGES[stage.verb]).parameters
-    own = {key: value for key, value in stage.keys.items() if key in parameters}
-    others = {key: value for key, value in stage.keys.items() if key not in parameters}
-    if stage.verb in ("table", "report"):
-        for key in others:
+def _checked_stages(name: str, budget: str, given: dict[str, Any], asks: bool = False) -> list[Stage]:
+    """The commands of a suite, after all of them were checked; with ``asks`` the sources of their answers too."""
+    options = {verb: inspect.signature(function).parameters for verb, function in _STAGES.items()}
+    stages = read_suite(name, options, budget, {key: value for key, value in given.items() if value is not None})
+    runs: list[Run] = []
+    for stage in stages:
+        if stage.verb in RUNNING:
+            runs += _checked_runs(stage, asks)
+        else:
+            _check_shown(stage, runs)
+    return stages
+
+
+def _checked_runs(stage: Stage, asks: bool) -> list[Run]:
+    """The runs of a command that is still to come.
+
+    Raises:
+        UserError: a mistake in an option, a name, a key or a value.
+    """
+    given = stage.keys
+    if stage.verb == "generate":
+        actions = [given.get(key) for key in ("dry_run", "batch", "batch_file", "export_to", "import_from")]
+        _check_generate(given.get("limit"), actions)
+        asks = asks and not any(actions[2:] + actions[:1])
+    runs = _stage_runs(stage, given.get("seeds"))
+    store = ResultStore(runs[0].settings["results_dir"])
+    if stage.verb != "generate":
+        _check_executor(given.get("executor"), given.get("workers"), given.get("ray_address"), given.get("gpus"))
+        _tracking(given.get("track"), store)
+    if stage.verb == "tune":
+        from recbole_llm.tuning.storage import storage_address
+
+        _searched(runs, dict(given))
+        storage_address(given.get("storage"), store.folder)
+    if asks:
+        _check_sources(_to_run(runs, store, bool(given.get("force"))) if stage.verb == "run" else runs)
+    return runs
+
+
+def _check_shown(stage: Stage, runs: Sequence[Run]) -> None:
+    """Check a command that shows what is in the results folder, or what some runs will have put there by then.
+
+    Raises:
+        UserError: a mistake in an option, a name or a value.
+    """
+    from recbole_llm.reporting.results_table import build
+
+    given, parameters = stage.keys, inspect.signature(_STAGES[stage.verb]).parameters
+    for key in given:
+        if key not in parameters:
             raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, parameters)}")
+    twin = []
     if stage.verb == "table":
-        others = {key: own.get(key) for key in ("protocol", "baseline", "margin", "check_reference")}
-        twin = _twin_of(own.get("twin"), **others)
-        _columns(
-            own.get("metrics"),
-            own.get("topk"),
-            bool(own.get("groups")) and not twin,
-            bool(own.get("check_reference")),
-            own.get("format", "text"),
-        )
-    if stage.verb in ("run", "tune", "generate"):
-        runs = _stage_runs(stage, own.get("seeds"))
-        _check_executor(own.get("executor"), own.get("workers"), own.get("ray_address"), own.get("gpus"))
-        if stage.verb == "tune":
-            _searched(runs, own)
+        others = {key: given.get(key) for key in ("protocol", "baseline", "margin", "check_reference")}
+        twin = _twin_of(given.get("twin"), **others)
+        groups, check_reference = bool(given.get("groups")) and not twin, bool(given.get("check_reference"))
+        _columns(given.get("metrics"), given.get("topk"), groups, check_reference, given.get("format", "text"))
+    build([], correction=given.get("correction", "holm"), margin=given.get("margin"), sort=given.get("sort"))
+    wanted = {key: names_of(given.get(key)) for key in ("model", "dataset", "protocol")}
+    if given.get("baseline"):
+        wanted["baseline"] = [re.split(r" \(|, ", str(given["baseline"]))[0]]  # a label begins with its model
+    _check_names({**wanted, "twin": twin}, runs, given.get("results_dir"))
+
+
+def _check_names(wanted: dict[str, list[str]], runs: Sequence[Run], results_dir: str | Path | None) -> None:
+    """Raise a ``UserError`` where neither some runs nor the records of a folder have a name that a table shows."""
+    there: dict[str, set[str]] = {"model": set(), "dataset": set(), "protocol": set()}
+    for run in runs:
+        method, settings = run.settings.method, run.settings
+        there["model"].add(method.target if method.is_external else method.name)
+        there["model"].update([str(settings[method.stage_one])] if method.stage_one else [])
+        there["dataset"].add(run.location.name)
+        there["protocol"].add(str(settings["protocol"]))
+    column = {"baseline": "model", "twin": "protocol"}
+    if all({*names} <= there[column.get(option, option)] for option, names in wanted.items()):
+        return
+    for record in ResultStore(results_dir or "results"):
+        for key, held in there.items():
+            held.add(getattr(record, key))
+    for option, names in wanted.items():
+        known = sorted(there[column.get(option, option)])
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"--{option}={name}: neither this suite nor its results folder has it."
+                    f"{did_you_mean(name, known)} There are {', '.join(known) or 'none'}."
+                )
 
 
 def _stage_runs(stage: Stage, seeds: Any) -> list[Run]:
@@ -783,6 +843,19 @@ def _planned(
     if not model and given.get("lists"):
         model = "Lists"
     return expand(model, dataset, protocol, seeds, semantics, files, given)
+
+
+def _to_run(runs: Sequence[Run], store: ResultStore, force: bool) -> list[Run]:
+    """The runs that have no finished record."""
+    return [run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"]
+
+
+def _check_generate(limit: int | None, actions: Sequence[Any]) -> None:
+    """Raise a ``UserError`` where ``generate`` is to do two things, or nothing."""
+    if sum(action not in (None, False) for action in actions) > 1:
+        raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit={limit}: give 1 or more.")
 
 
 def _check_sources(runs: Sequence[Run]) -> None:

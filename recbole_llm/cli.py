@@ -69,7 +69,7 @@ def _show_run(records: Any, given: dict[str, Any]) -> int:
     store = ResultStore(api.results_folder(given))
     print(render(records, screen_style(), store=store, **_shown_columns(given)))
     if not given.get("quiet"):
-        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+        print(visible(f"\nrecords: {store.folder}/ ({len(records)} of this command)"))
         if given.get("preset"):
             print(f"settings: --preset={given['preset']} (properties/preset/)")
     return _code_of(records)
@@ -96,7 +96,7 @@ def _show_tune(found: api.Tuned, given: dict[str, Any]) -> int:
     store = ResultStore(api.results_folder(given))
     print(render(found.records, screen_style(), store=store, **_shown_columns(given)))
     if found.report is not None:
-        print(f"\nreport: {found.report}")
+        print(visible(f"\nreport: {found.report}"))
     return _code_of(found.records)
 
 
@@ -108,17 +108,17 @@ def _show_text(found: Any, given: dict[str, Any]) -> int:
 def _show_advise(found: Any, given: dict[str, Any]) -> int:
     from recbole_llm.experiments.advise import render_advice
 
-    print(render_advice(found))
+    print(visible(render_advice(found)))
     return 0
 
 
 def _show_probe(records: Any, given: dict[str, Any]) -> int:
     from recbole_llm.experiments.probe import render_probes
 
-    print(render_probes(records))
+    print(visible(render_probes(records)))
     if not given.get("quiet"):
         store = ResultStore(api.results_folder(given))
-        print("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records))
+        print(visible("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records)))
     return 0
 
 
@@ -205,7 +205,7 @@ def _show_doctor(findings: Any, given: dict[str, Any]) -> int:
 def _show_estimate(found: Any, given: dict[str, Any]) -> int:
     from recbole_llm.experiments.estimate import render_estimate
 
-    print(render_estimate(found))
+    print(visible(render_estimate(found)))
     return 0
 
 
@@ -217,7 +217,7 @@ def _show_suite(results: Any, given: dict[str, Any]) -> int:
         if result.error is not None:
             code = _told(result.error, bool(given.get("verbose")))
         elif result.value is None:
-            print(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
+            print(visible(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}"), flush=True)
         else:
             code = max(code, VERBS[stage.verb].show(result.value, {**stage.keys, "quiet": given.get("quiet")}))
     if given.get("dry_run"):
