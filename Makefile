@@ -25,7 +25,8 @@ flagship: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=worksteal $(ARGS)
 
-# What needs proving once before anything lands: the wheel, and the contracts of models on ml-100k.
+# What needs proving once before anything lands: the wheel, the contracts of models on ml-100k, the published answers, and
+# that processes that share a training go on after a kill.
 test-landing: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=worksteal -m landing $(ARGS)
 

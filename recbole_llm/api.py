@@ -15,16 +15,16 @@ from typing_extensions import Doc
 
 from recbole_llm.errors import UserError, check_choice
 from recbole_llm.execution.choice import check_executor, open_executor
-from recbole_llm.experiments.grid import check_endpoints, expand, parse_seeds, parse_shares
+from recbole_llm.experiments.grid import check_endpoints, expand, parse_seeds, parse_shares, unfinished
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.suite import FULL, read_suite
+from recbole_llm.experiments.suite import FULL
 from recbole_llm.experiments.tracking import open_tracking
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.reporting.choice import Format, chosen_records, table_columns, twin_protocols
-from recbole_llm.stages import StageResult, Verbs, check_stages, run_stages, trained_by
+from recbole_llm.stages import StageResult, Verbs, check_generate, checked_stages, run_stages, trained_by
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.progress import Bars
 
@@ -94,7 +94,7 @@ def run(
     check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
     tracking = open_tracking(track, store)
-    check_endpoints(run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok")
+    check_endpoints(unfinished(runs, store, force))
     from recbole_llm.experiments.launch import run_all
 
     with open_executor(executor, workers, ray_address, gpus) as chosen:
@@ -217,9 +217,8 @@ def estimate_suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    stages = read_suite(name, budget, {**settings, "dataset": dataset, "results_dir": results_dir})
-    check_stages(stages, _STAGES)
-    commands = trained_by(stages, _STAGES)
+    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    commands = trained_by(checked_stages(name, _STAGES, budget, given), _STAGES)
     if not commands:
         raise UserError(f"{name}: the suite runs nothing that could be estimated.")
     from recbole_llm.experiments.estimate import estimate_work
@@ -256,19 +255,21 @@ def generate(
     Raises:
         UserError: an unknown name or setting, a limit that was reached, or an endpoint that answers nothing.
     """
-    actions = (dry_run, batch, batch_file, export_to, import_from)
-    if sum(action not in (None, False) for action in actions) > 1:
-        raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
-    if limit is not None and limit < 1:
-        raise UserError(f"--limit={limit}: give 1 or more.")
+    check_generate(limit, (dry_run, batch, batch_file, export_to, import_from))
     runs = expand(model, dataset, protocol, None, None, config_file, settings, results_dir)
+    from recbole_llm.experiments import candidate_tables as candidates
     from recbole_llm.experiments import generate as features
 
-    if import_from is not None:
-        return f"{import_from}: {features.take_in(runs, Path(import_from))}"
-    if export_to is not None:
-        return f"{export_to}: {features.export(runs, Path(export_to))} answers"
     runner = _runner(runs, quiet)
+    if import_from is not None:
+        tables = candidates.tables_beside(runs, Path(import_from))
+        report = features.take_in(runs, Path(import_from))
+        brought = candidates.bring(tables, runs[0].location.home)
+        return f"{import_from}: {report}{candidates.told_tables(brought)}"
+    if export_to is not None:
+        count = features.export(runs, Path(export_to))
+        beside = candidates.export_tables(runs, runner, Path(export_to))
+        return f"{export_to}: {count} answers" + "".join(f"; their candidates: {path}" for path in beside)
     if dry_run:
         return features.render_plan(features.plan(runs, runner, limit))
     if batch_file is not None:
@@ -344,7 +345,7 @@ def answers(
     model: Model = "",
     dataset: Dataset = "",
     *,
-    store: Annotated[str, Doc("Store of answers: a folder; for pull and verify an address too.")] = "",
+    store: Annotated[str, Doc("Store of answers: a folder; for pull and verify an address or hf:OWNER/NAME too.")] = "",
     licence: Annotated[str, Doc("Under which pushed answers may be used.")] = "none stated",
     protocol: Protocol = None,
     config_file: ConfigFiles = (),
@@ -369,9 +370,8 @@ def answers(
     if action == "verify":
         return verbs.verify(store)
     runs = expand(model, dataset, protocol, None, None, config_file, {**settings, "answers": store}, results_dir)
-    if action == "push":
-        return verbs.push(runs, Path(store), licence)
-    return verbs.pull(runs, _runner(runs, quiet))
+    runner = _runner(runs, quiet)
+    return verbs.push(runs, runner, Path(store), licence) if action == "push" else verbs.pull(runs, runner)
 
 
 def recommend(
@@ -591,8 +591,8 @@ def suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    stages = read_suite(name, budget, {**settings, "dataset": dataset, "results_dir": results_dir})
-    check_stages(stages, _STAGES)
+    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    stages = checked_stages(name, _STAGES, budget, given, asks=not dry_run)
     return run_stages(stages, _STAGES, dry_run, quiet)
 
 

@@ -63,7 +63,7 @@ def _show_suite(results: Any, given: dict[str, Any]) -> int:
         if result.error is not None:
             code = _report(result.error, bool(given.get("verbose")))
         elif result.value is None:
-            print(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}", flush=True)
+            print(visible(f"[{result.place}] recbole-llm {redact(shlex.join(stage.words))}"), flush=True)
         else:
             code = max(code, VERBS[stage.verb].show(result.value, {**stage.keys, "quiet": given.get("quiet")}))
     if given.get("dry_run"):

@@ -30,7 +30,7 @@ def show_run(records: Any, given: dict[str, Any]) -> int:
     store = ResultStore(results_folder(given))
     print(render(records, screen_style(), store=store, **_shown_columns(given)))
     if not given.get("quiet"):
-        print(f"\nrecords: {store.folder}/ ({len(records)} of this command)")
+        print(visible(f"\nrecords: {store.folder}/ ({len(records)} of this command)"))
         if given.get("preset"):
             print(f"settings: --preset={given['preset']} (properties/preset/)")
     return _code_of(records)
@@ -58,7 +58,7 @@ def show_tune(found: Tuned, given: dict[str, Any]) -> int:
     store = ResultStore(results_folder(given))
     print(render(found.records, screen_style(), store=store, **_shown_columns(given)))
     if found.report is not None:
-        print(f"\nreport: {found.report}")
+        print(visible(f"\nreport: {found.report}"))
     return _code_of(found.records)
 
 
@@ -72,7 +72,7 @@ def show_advise(found: Any, given: dict[str, Any]) -> int:
     """A table of the gains, and why no more answers were bought."""
     from recbole_llm.experiments.advise import render_advice
 
-    print(render_advice(found))
+    print(visible(render_advice(found)))
     return 0
 
 
@@ -80,10 +80,10 @@ def show_probe(records: Any, given: dict[str, Any]) -> int:
     """A table of what an LLM remembers, and where the records lie."""
     from recbole_llm.experiments.probe import render_probes
 
-    print(render_probes(records))
+    print(visible(render_probes(records)))
     if not given.get("quiet"):
         store = ResultStore(results_folder(given))
-        print("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records))
+        print(visible("\n" + "\n".join(f"record: {store.probe_path(record)}" for record in records)))
     return 0
 
 
@@ -179,7 +179,7 @@ def show_estimate(found: Any, given: dict[str, Any]) -> int:
     """A table of what a command will take."""
     from recbole_llm.experiments.estimate import render_estimate
 
-    print(render_estimate(found))
+    print(visible(render_estimate(found)))
     return 0
 
 

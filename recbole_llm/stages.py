@@ -12,10 +12,12 @@ from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.execution.choice import check_executor
-from recbole_llm.experiments.grid import expand
+from recbole_llm.experiments.grid import check_endpoints, expand, unfinished
 from recbole_llm.experiments.run import Run
-from recbole_llm.experiments.suite import RUNNING, Stage
-from recbole_llm.reporting.choice import table_columns, twin_protocols
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.suite import RUNNING, Stage, read_suite
+from recbole_llm.experiments.tracking import open_tracking
+from recbole_llm.reporting.choice import check_shown
 
 Verbs = Mapping[str, Callable[..., Any]]
 GRID = ("model", "dataset", "protocol", "semantics", "results_dir")
@@ -53,24 +55,59 @@ def run_stages(stages: Sequence[Stage], verbs: Verbs, dry_run: bool, quiet: bool
             yield StageResult(stage, place, error=error)
 
 
-def check_stages(stages: Sequence[Stage], verbs: Verbs) -> None:
-    """Raise the ``UserError`` of a mistake in a command that is still to come: an option, a name, a key, a value."""
-    for stage in stages:
-        options, settings = _split(stage, verbs)
-        if stage.verb in RUNNING:
-            runs = _runs(options, settings, options.get("seeds"))
-            check_executor(*(options.get(name) for name in ("executor", "workers", "ray_address", "gpus")))
-            if stage.verb == "tune":
-                from recbole_llm.tuning.space import searched  # Optuna, which no other command needs
+def checked_stages(name: str, verbs: Verbs, budget: str, given: Mapping[str, Any], asks: bool = False) -> list[Stage]:
+    """The commands of a suite, after all of them were checked; with ``asks`` the sources of their answers too.
 
-                searched(runs, **{name: options[name] for name in SEARCH})
-            continue
-        for key in settings:
-            raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, options)}")
-        if stage.verb == "table":
-            others = {key: options[key] for key in ("protocol", "baseline", "margin", "check_reference")}
-            groups = options["groups"] and not twin_protocols(options["twin"], **others)
-            table_columns(options["metrics"], options["topk"], groups, options["check_reference"], options["format"])
+    Raises:
+        UserError: there is no such suite or budget, or a mistake in one of the commands.
+    """
+    options = {verb: inspect.signature(function).parameters for verb, function in verbs.items()}
+    stages = read_suite(name, options, budget, given)
+    runs: list[Run] = []
+    for stage in stages:
+        if stage.verb in RUNNING:
+            runs += _checked_runs(stage, verbs, asks)
+        else:
+            for key in stage.keys:
+                if key not in options[stage.verb]:
+                    raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, options[stage.verb])}")
+            check_shown(stage.keys, runs, stage.verb == "table")
+    return stages
+
+
+def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
+    """The runs of a command that is still to come.
+
+    Raises:
+        UserError: a mistake in an option, a name, a key or a value.
+    """
+    options, settings = _split(stage, verbs)
+    if stage.verb == "generate":
+        here = [options[key] for key in ("dry_run", "batch_file", "export_to", "import_from")]  # none of these asks
+        check_generate(options["limit"], (options["batch"], *here))
+        asks = asks and not any(here)
+    runs = _runs(options, settings, options.get("seeds"))
+    store = ResultStore(runs[0].settings["results_dir"])
+    if stage.verb != "generate":
+        check_executor(*(options[name] for name in ("executor", "workers", "ray_address", "gpus")))
+        open_tracking(options["track"], store)
+    if stage.verb == "tune":
+        from recbole_llm.tuning.space import searched  # Optuna, which no other command needs
+        from recbole_llm.tuning.storage import storage_address
+
+        searched(runs, **{name: options[name] for name in SEARCH})
+        storage_address(options["storage"], store.folder)
+    if asks:
+        check_endpoints(unfinished(runs, store, options["force"]) if stage.verb == "run" else runs)
+    return runs
+
+
+def check_generate(limit: int | None, actions: Sequence[Any]) -> None:
+    """Raise a ``UserError`` where ``generate`` is to do two things, or nothing."""
+    if sum(action not in (None, False) for action in actions) > 1:
+        raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit={limit}: give 1 or more.")
 
 
 def trained_by(stages: Sequence[Stage], verbs: Verbs) -> list[tuple[list[Run], Any, dict[str, Any] | None]]:

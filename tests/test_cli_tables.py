@@ -178,3 +178,23 @@ def test_a_twin_table_that_there_cannot_be_is_an_error(
 ) -> None:
     assert cli("table", *options) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_from_records_send_a_terminal_nothing_that_it_obeys(
+    workspace: Path,
+    cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+) -> None:
+    evil = "M\x1b[31mred\x1b]0;title\x07\u202e"
+    store = ResultStore("results")
+    store.put(run_of(evil, 0.1, key="a"))
+    store.put(run_of("SASRec", 0.2, key="b"))
+    monkeypatch.setattr("recbole_llm.cli.screen_style", lambda: "terminal" if terminal else "text")
+    assert cli("table") == 0
+    out = capsys.readouterr().out
+    assert "Mred" in out
+    assert ("\x1b[1m" in out) == terminal
+    assert not set(re.sub(r"\x1b\[[0-4]*m", "", out)) & set("\x1b\x07\u202e")

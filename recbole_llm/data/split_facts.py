@@ -9,6 +9,7 @@ import numpy as np
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, cold_cases
 from recbole_llm.data.times import EARLIEST, LATEST, day_of, why_incomparable
+from recbole_llm.utils.text import counted
 
 
 def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
@@ -78,5 +79,6 @@ def split_warnings(table: Interactions, split: Split, ready: bool = False) -> li
         f"are of users, {counts['item_targets']:,} of {targets:,} targets are items without a training interaction"
     ]
     if counts["targets_without_history"]:
-        found.append(f"{counts['targets_without_history']:,} targets that nothing stands before are no cases")
+        without = counted(counts["targets_without_history"], "target")
+        found.append(f"not counted as cases: {without} with no earlier interaction")
     return found

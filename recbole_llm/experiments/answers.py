@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.candidate_tables import bring, tables_of, told_tables
 from recbole_llm.experiments.generate import cache_of, collect, prompts_of
 from recbole_llm.experiments.published import open_store
 from recbole_llm.experiments.run import Run
@@ -16,12 +17,14 @@ from recbole_llm.features.sources import BatchCollector
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import redact
 from recbole_llm.llm.store import INDEX, publish, publish_table
-from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.text import counted
 
 
 def pull(runs: Sequence[Run], runner: Runner) -> str:
     """Take the answers that some runs need from their store (``answers``) into the caches of their datasets.
+
+    A run that names no ``candidate_table`` asks about the candidates of the store's table, where it has one: those of a
+    model trained here would be other questions.
 
     Returns:
         A line about it.
@@ -31,29 +34,43 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
     """
     if any(chosen_endpoint(run.settings, asks=False) is None for run in runs):
         raise UserError("answers pull takes answers of one source: name it with --llm.")
-    asking, before = BatchCollector(), _count(runs)
-    waiting = collect(runs, runner, asking)
-    taken = _count(runs) - before
     tables = _bring_tables(runs)
+    asking, before = BatchCollector(), _count(runs)
+    waiting = collect([_with_table(run, tables.get(run.location.name, [])) for run in runs], runner, asking)
+    taken = _count(runs) - before
     rest = f"; {len(asking.pending):,} questions have no answer there" if waiting else "; nothing is missing"
-    return f"{redact(str(runs[0].settings['answers']))}: {taken:,} answers taken in{rest}{tables}"
+    used = told_tables(path for paths in tables.values() for path in paths)
+    return f"{redact(str(runs[0].settings['answers']))}: {taken:,} answers taken in{rest}{used}"
 
 
-def _bring_tables(runs: Sequence[Run]) -> str:
-    """Bring the tables of candidates of the runs' datasets here; how they are used, empty where there are none."""
-    used = ""
-    folders = {run.location.name: run.location.semantics for run in runs if run.settings.method.stage_one}
-    if not folders:
-        return used
-    with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
-        store = open_store(str(runs[0].settings["answers"]), Path(scratch))
-        for entry in store.index.tables:
-            if entry.dataset in folders:
-                target = folders[entry.dataset] / entry.name
-                with whole_file(target) as stream:
-                    stream.write(store.file(entry).read_bytes())
-                used += f"; --candidate_table={target} takes their candidates"
-    return used
+def _bring_tables(runs: Sequence[Run]) -> dict[str, list[Path]]:
+    """Bring the tables of candidates of the runs' datasets here; their paths by dataset."""
+    homes = {run.location.name: run.location.home for run in runs if run.settings.method.stage_one}
+    found: dict[str, list[Path]] = {}
+    if homes:
+        with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
+            store = open_store(str(runs[0].settings["answers"]), Path(scratch))
+            for entry in store.index.tables:
+                if entry.dataset in homes:
+                    table = {entry.name.rpartition("/")[2]: store.file(entry).read_bytes()}
+                    found.setdefault(entry.dataset, []).extend(bring(table, homes[entry.dataset]))
+    return found
+
+
+def _with_table(run: Run, tables: Sequence[Path]) -> Run:
+    """The run with the candidates of a table that came with the answers, where it names none.
+
+    Raises:
+        UserError: there are several.
+    """
+    if not tables or not run.settings.method.stage_one or run.settings.get("candidate_table"):
+        return run
+    if len(tables) > 1:
+        raise UserError(
+            f"the store has {len(tables)} tables of candidates for {run.location.name}, which are here now: name one "
+            f"with --candidate_table={' or '.join(map(str, tables))}."
+        )
+    return Run(run.settings.replaced(candidate_table=str(tables[0])), run.location, run.search)
 
 
 def _count(runs: Sequence[Run]) -> int:
@@ -65,8 +82,11 @@ def _count(runs: Sequence[Run]) -> int:
     return count
 
 
-def push(runs: Sequence[Run], folder: Path, licence: str) -> str:
-    """Write the answers to the runs' prompts into the folder of a store; a line about it.
+def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str:
+    """Write the answers to the runs' prompts, and candidates they are about, into the folder of a store.
+
+    Returns:
+        A line about it.
 
     Raises:
         UserError: there are none, or no source is named.
@@ -78,11 +98,11 @@ def push(runs: Sequence[Run], folder: Path, licence: str) -> str:
         written = publish(cache, folder, endpoint, prompts_of(runs), licence)
     if not written:
         raise UserError("there are no such answers to publish.")
-    tables = {Path(run.settings["candidate_table"]) for run in runs if run.settings.get("candidate_table")}
-    for table in sorted(tables):
-        publish_table(table, folder, runs[0].location.name)
-    size = sum(entry.bytes for entry in written)
-    return f"{folder}: {sum(entry.answers for entry in written):,} answers in {len(written)} files, {size:,} bytes"
+    tables = [publish_table(data, folder, runs[0].location.name) for data in tables_of(runs, runner)]
+    size = sum(entry.bytes for entry in (*written, *tables))
+    count = sum(entry.answers for entry in written)
+    beside = f" and {counted(len(tables), 'table')} of candidates" if tables else ""
+    return f"{folder}: {counted(count, 'answer')} in {counted(len(written), 'file')}{beside}, {size:,} bytes"
 
 
 def verify(address: str) -> str:
@@ -94,6 +114,8 @@ def verify(address: str) -> str:
     with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
         store = open_store(address, Path(scratch))
         count = store.verify()
-    found = len(store.index.tables)
-    tables = f" and {counted(found, 'table')}" if found else ""
-    return f"{redact(address)}: {count:,} answers in {len(store.index.files)} files{tables}, all as {INDEX} says"
+    index = store.index
+    held = [f"{counted(count, 'answer')} in {counted(len(index.files), 'file')}"]
+    held += [counted(len(index.tables), "table")] if index.tables else []
+    held += [f"{counted(sum(each.questions for each in index.pending), 'open question')}"] if index.pending else []
+    return f"{redact(address)}: {', '.join(held)}, all as {INDEX} says"

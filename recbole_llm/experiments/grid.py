@@ -9,6 +9,7 @@ from typing import Any
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
@@ -135,6 +136,11 @@ def expand(
                         run = Run.of(settings)
                         runs.setdefault(run.key, run)
     return list(runs.values())
+
+
+def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run]:
+    """The runs that have no finished record, or all of them."""
+    return [run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"]
 
 
 def check_endpoints(runs: Iterable[Run]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +22,7 @@ class PublishedAnswers:
     """The answers of a store, brought here prompt by prompt when a feature first wants them.
 
     Args:
-        address: a folder, ``file:``, ``http:`` or ``https:``; opened when something is wanted of it.
+        address: as :func:`open_store` takes it; opened when something is wanted of it.
     """
 
     def __init__(self, address: str) -> None:
@@ -51,12 +53,37 @@ def lend(asking: AnswerSource, run: Run) -> None:
         asking.published = PublishedAnswers(str(address))
 
 
+HUB = "hf:"
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", re.ASCII)
+
+
+def _on_the_hub(address: str) -> str:
+    """The static address of a dataset's files on the hub, as huggingface_hub has it.
+
+    Raises:
+        UserError: it names no dataset.
+    """
+    found = _HUB_NAME.fullmatch(address.removeprefix(HUB))
+    if found is None or ".." in address:
+        raise UserError(f"{address}: name a dataset of the hub as hf:OWNER/NAME or hf:OWNER/NAME@REVISION.")
+    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    if urlsplit(hub).scheme not in ("http", "https"):
+        raise UserError(f"HF_ENDPOINT={redact(hub)}: give an http or https address.")
+    return f"{hub}/datasets/{found[1]}/resolve/{found[2] or 'main'}"
+
+
 def open_store(address: str, scratch: Path) -> AnswerStore:
     """A store by its address; files of a remote one are brought into a folder when they are wanted.
+
+    Args:
+        address: a folder, ``file:``, ``http:`` or ``https:``, or ``hf:OWNER/NAME``, a dataset of the Hugging Face Hub
+            (``hf:OWNER/NAME@REVISION``; ``HF_ENDPOINT`` names another hub).
+        scratch: the folder.
 
     Raises:
         UserError: there is none, or it cannot be reached.
     """
+    address = _on_the_hub(address) if address.startswith(HUB) else address
     parts = urlsplit(address)
     if parts.scheme in ("http", "https"):
         base, shown = address.rstrip("/"), redact(address).rstrip("/")
@@ -66,6 +93,6 @@ def open_store(address: str, scratch: Path) -> AnswerStore:
 
         return AnswerStore.opened(shown, download(f"{base}/{INDEX}", scratch / INDEX, largest=LARGEST_INDEX), fetch)
     if "://" in address and parts.scheme != "file":
-        raise UserError(f"{redact(address)}: a store is a folder, or an http, https or file address.")
+        raise UserError(f"{redact(address)}: a store is a folder, an http, https or file address, or hf:OWNER/NAME.")
     folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(address)
     return AnswerStore.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name)

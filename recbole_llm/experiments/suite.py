@@ -3,37 +3,30 @@
 ::
 
     about: what the suite is for
-    common: {dataset: ml-100k, results_dir: results/mine}      # keys of every stage
+    common: {dataset: ml-100k, results_dir: results/mine}      # keys of every stage that takes them
     stages:                                                    # a verb and its keys, as the command line has them
       - tune: {model: [SASRec, LLMDMsRec], trials: 20, seeds: 5}
       - table: {format: markdown, output: table.md}            # outputs lie in the results folder
     budgets:                                                   # --budget=small: keys that win over those of a stage
       small: {common: {results_dir: results/small}, tune: {trials: 2, seeds: 1}}
 
-A stage does what its command does, and so runs only what is missing.
+A key of ``common`` goes to each stage whose verb has an option of that name, and a setting to each stage that runs
+something. A stage does what its command does, and so runs only what is missing.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recbole_llm.errors import UserError, check_known
+from recbole_llm.settings.core import CoreSettings
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings
-# Options that not all of them have; what else the command line gives is a setting.
-_OPTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("seeds", "workers", "executor", "ray_address", "gpus"), ("tune", "run")),
-    **dict.fromkeys(
-        ("trials", "trial_epochs", "trial_minutes", "pruner", "objectives", "storage", "space", "report"), ("tune",)
-    ),
-    **dict.fromkeys(("limit", "poll"), ("generate",)),
-    "force": ("run",),
-}
 FULL = "full"  # the budget of the stages themselves
 _SECTIONS = ("about", "common", "stages", "budgets")
 _NAMES = ("model", "dataset", "protocol", "semantics", "metrics")  # written A,B
@@ -65,49 +58,88 @@ def _word(key: str, value: Any) -> str:
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-def read_suite(name: str, budget: str = FULL, given: Mapping[str, Any] | None = None) -> list[Stage]:
+Options = Mapping[str, Collection[str]]  # of each verb, its options by name
+
+
+def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[str, Any] | None = None) -> list[Stage]:
     """The commands of a suite.
 
     Args:
         name: of a file in ``properties/suite/``, or the path of a ``.yaml`` file.
+        options: of each verb of a stage; what else a key names is a setting.
         budget: ``full``, or one that the suite names.
-        given: keys from the command line; they win over all, ``None`` says nothing. Settings go to the stages that run
-            something, options of some verbs to their stages, ``dataset`` and ``results_dir`` to every stage.
+        given: keys from the command line, which win over all; ``None`` says nothing. They are of the stages that run
+            something, and ``dataset``, ``results_dir`` and what those stages do not take are of the others too.
 
     Raises:
-        UserError: there is no such suite or budget, the file says something else, or no stage has a given option.
+        UserError: there is no such suite or budget, the file says something else, or no stage takes a key of
+            ``common`` or of ``given``.
     """
-    given = {key: value for key, value in (given or {}).items() if value is not None}
     path = _path_of(name)
     suite = read_yaml(path)
     _known(suite, _SECTIONS, str(path))
     budgets = _mapping(suite.get("budgets", {}), f"{path}, budgets")
     check_known(f"--budget={budget}: {path} has no such budget", budget, (FULL, *budgets))
-    chosen = _mapping(budgets.get(budget, {}), f"{path}, budgets, {budget}")
-    _known(chosen, ("common", *STAGE_VERBS), f"{path}, budgets, {budget}")
+    of_budget = f"{path}, budgets, {budget}"
+    chosen = _mapping(budgets.get(budget, {}), of_budget)
+    _known(chosen, ("common", *STAGE_VERBS), of_budget)
     common = _mapping(suite.get("common", {}), f"{path}, common")
+    cheaper = _mapping(chosen.get("common", {}), f"{of_budget}, common")
     stages = suite.get("stages")
     if not isinstance(stages, list) or not stages:
         raise UserError(f"{path}: stages is a list such as `- run: {{model: SASRec}}`.")
+    given = {key: value for key, value in (given or {}).items() if value is not None}
     found = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}, stage {number}"
         if not isinstance(stage, dict) or len(stage) != 1:
             raise UserError(f"{where}: a stage is one verb with its keys, such as `run: {{model: SASRec}}`.")
-        ((verb, keys),) = stage.items()
         _known(stage, STAGE_VERBS, where)
-        of_budget = (_mapping(chosen.get(part, {}), f"{path}, budgets, {budget}") for part in ("common", verb))
-        found.append(_stage(str(verb), (common, _mapping(keys or {}, where), *of_budget), given))
+        ((verb, keys),) = stage.items()
+        layers = (
+            _of_verb(verb, common, options),
+            _mapping(keys or {}, where),
+            _of_verb(verb, cheaper, options),
+            _mapping(chosen.get(verb, {}), f"{of_budget}, {verb}"),
+            {key: value for key, value in given.items() if verb in _takers_of_given(key, options)},
+        )
+        found.append(_stage(verb, layers))
+    verbs = {stage.verb for stage in found}
+    for key in (*common, *cheaper):
+        if not verbs.intersection(_takers(key, options)):
+            raise UserError(f"{path}, common: no stage takes {key!r}; {_described_takers(key, options)}.")
     for key in given:
-        takers = _OPTIONS.get(key, STAGE_VERBS)
-        if not any(stage.verb in takers for stage in found):
-            raise UserError(f"--{key} is an option of {' and '.join(takers)}, and {path} has no such stage.")
+        if not verbs.intersection(_takers_of_given(key, options)):
+            takers = " and ".join(_takers_of_given(key, options))
+            raise UserError(f"--{key} is an option of {takers}, and {path} has no such stage.")
     return found
 
 
-def _stage(verb: str, layers: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> Stage:
-    mine = {k: v for k, v in given.items() if verb in _OPTIONS.get(k, RUNNING) or k in ("dataset", "results_dir")}
-    keys = {key: value for layer in (*layers, mine) for key, value in layer.items()}
+def _takers(key: str, options: Options) -> list[str]:
+    """The verbs to whose stages a key belongs: those that have such an option, or take it as a setting."""
+    having = [verb for verb in STAGE_VERBS if key in options[verb]]
+    is_setting = not having or (key in CoreSettings.model_fields and not {*having} & {*RUNNING})
+    return [verb for verb in STAGE_VERBS if verb in having or (is_setting and verb in RUNNING)]
+
+
+def _takers_of_given(key: str, options: Options) -> list[str]:
+    """The same of a key on the command line: what a run takes chooses no rows and columns of a table."""
+    takers = _takers(key, options)
+    running = [verb for verb in takers if verb in RUNNING]
+    return running if running and key not in ("dataset", "results_dir") else takers
+
+
+def _described_takers(key: str, options: Options) -> str:
+    having = [verb for verb in STAGE_VERBS if key in options[verb]]
+    return f"it is an option of {' and '.join(having)}" if having else f"settings are for {', '.join(RUNNING)}"
+
+
+def _of_verb(verb: str, keys: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    return {key: value for key, value in keys.items() if verb in _takers(key, options)}
+
+
+def _stage(verb: str, layers: Sequence[Mapping[str, Any]]) -> Stage:
+    keys = {key: value for layer in layers for key, value in layer.items()}
     if "output" in keys:
         keys["output"] = str(Path(keys.get("results_dir", "results")) / str(keys["output"]))
     return Stage(verb, keys)

@@ -1,9 +1,13 @@
 """Published answers: a folder, or a static address, that anyone can fill and anyone can take answers from.
 
 ``index.json`` lists the files of a store: one for each prompt and model, in the form of an export (``key``,
-``request``, ``answer``, ``created``) with ``price`` and ``licence``. Files are named by their hash; tables that answers
-stand on may lie beside them. A store comes from strangers: nothing of it is executed, sizes are bounded by what the
-index states, and an answer counts only if its file has the stated hash and its key is the hash of its request.
+``request``, ``answer``, ``created``) with ``price`` and ``licence``. Files are named by their hash. Tables that answers
+stand on, and questions that wait for answers, may lie beside them. A store comes from strangers: nothing of it is
+executed, sizes are bounded by what the index states, and an answer counts only if its file has the stated hash and its
+key is the hash of its request.
+
+So the key says what was asked, and the hash of the file what was answered: no byte of an answer can change without the
+index. A hash for each answer would say no more, since a stranger who can write the index can write that too.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,7 +37,8 @@ LARGEST_INDEX = 4 << 20  # bytes
 LARGEST_FILE = 4 << 30
 DIGITS = 12  # of a file's hash in its name
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@+-]{0,200}$")]
+_PART = "[A-Za-z0-9][A-Za-z0-9_.@+-]{0,200}"  # begins with a letter or digit, so it is never ``..``
+Name = Annotated[str, Field(pattern=f"^({_PART}/)?{_PART}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Words = Annotated[str, Field(max_length=2000)]
 Fetch = Callable[["StoreFile"], Path]
@@ -66,6 +72,15 @@ class TableFile(StoreFile):
     dataset: Words
 
 
+class QuestionFile(StoreFile):
+    """Questions of one prompt that wait for answers, in the form of the Batch API."""
+
+    prompt: Words
+    model: Words
+    questions: int = Field(ge=1, le=100_000_000)
+    table: Name | None = Field(default=None, description="the table that they stand on")
+
+
 class StoreIndex(BaseModel):
     """What a store holds."""
 
@@ -75,6 +90,7 @@ class StoreIndex(BaseModel):
     about: Words = ""
     files: list[AnswerFile] = Field(default_factory=list, max_length=10_000)
     tables: list[TableFile] = Field(default_factory=list, max_length=10_000)
+    pending: list[QuestionFile] = Field(default_factory=list, max_length=10_000)
 
 
 @dataclass
@@ -161,7 +177,28 @@ class AnswerStore:
         """
         for table in self.index.tables:
             self.file(table)
+        for questions in self.index.pending:
+            self._check_questions(questions)
         return sum(sum(1 for _ in self.answers(entry)) for entry in self.index.files)
+
+    def _check_questions(self, entry: QuestionFile) -> None:
+        """Raise a ``UserError`` where a file holds other questions than stated."""
+        keys = set()
+        for number, line in enumerate(lines_of(self.file(entry)), start=1):
+            try:
+                value = json.loads(line)
+                key, model = value["custom_id"], value["body"]["model"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise UserError(f"{self.address}/{entry.name}, line {number}: not a question.") from None
+            if not (isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)) or model != entry.model:
+                raise UserError(f"{self.address}/{entry.name}, line {number}: not a question to {entry.model}.")
+            keys.add(key)
+        if len(keys) != entry.questions:
+            raise UserError(
+                f"{self.address}/{entry.name} holds {len(keys):,} questions, not {entry.questions:,} as {INDEX} says."
+            )
+        if entry.table is not None and entry.table not in {table.name for table in self.index.tables}:
+            raise UserError(f"{self.address}/{entry.name} stands on {entry.table}, which {INDEX} does not list.")
 
     def take(self, cache: ResponseCache, model: str, prompts: Collection[str]) -> int:
         """Put the answers of a model to some prompts into a cache; their number.
@@ -215,15 +252,23 @@ def publish(
     return written
 
 
-def publish_table(table: Path, folder: Path, dataset: str) -> TableFile:
-    """Put a table of candidates that answers stand on into the folder of a store, gzipped and named by its hash."""
-    data = table.read_bytes()
-    packed = data if table.suffix == ".gz" else gzip.compress(data, mtime=0)
-    digest = hashlib.sha256(packed).hexdigest()
+def packed_table(path: Path) -> bytes:
+    """A table of candidates, gzipped; the same table gives the same bytes."""
+    data = path.read_bytes()
+    return data if path.suffix == ".gz" else gzip.compress(data, mtime=0)
+
+
+def table_name(stem: str, packed: bytes) -> str:
+    """The name of a gzipped table of candidates: it holds the table's hash."""
+    return f"{stem}.{hashlib.sha256(packed).hexdigest()[:DIGITS]}.candidates.gz"
+
+
+def publish_table(packed: bytes, folder: Path, dataset: str) -> TableFile:
+    """Put a gzipped table of candidates that answers stand on into the folder of a store, named by its hash."""
     entry = TableFile(
-        name=f"{dataset}.{digest[:DIGITS]}.candidates.gz",
+        name=table_name(dataset, packed),
         bytes=len(packed),
-        sha256=digest,
+        sha256=hashlib.sha256(packed).hexdigest(),
         table="candidates",
         dataset=dataset,
     )

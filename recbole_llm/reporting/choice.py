@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from recbole_llm.errors import UserError, check_choice, did_you_mean
 from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.text import names_of
 
@@ -53,6 +55,58 @@ def twin_protocols(twin: str | Sequence[str] | None, **others: Any) -> list[str]
         if value:
             raise UserError(f"--twin shows rows under two protocols; leave --{option} out.")
     return names
+
+
+def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool) -> None:
+    """Check a command that shows what is in the results folder, or what some runs will have put there by then.
+
+    Args:
+        options: of the command, as far as they are given.
+        runs: that come before it.
+        is_table: whether it is ``table``, and not ``report``.
+
+    Raises:
+        UserError: a mistake in a name or a value.
+    """
+    from recbole_llm.reporting.results_table import build  # scipy
+
+    twin = []
+    if is_table:
+        others = {key: options.get(key) for key in ("protocol", "baseline", "margin", "check_reference")}
+        twin = twin_protocols(options.get("twin"), **others)
+        groups, check_reference = bool(options.get("groups")) and not twin, bool(options.get("check_reference"))
+        form = options.get("format", "text")
+        table_columns(options.get("metrics"), options.get("topk"), groups, check_reference, form)
+    build([], correction=options.get("correction", "holm"), margin=options.get("margin"), sort=options.get("sort"))
+    wanted = {key: names_of(options.get(key)) for key in ("model", "dataset", "protocol")}
+    if options.get("baseline"):
+        wanted["baseline"] = [re.split(r" \(|, ", str(options["baseline"]))[0]]  # a label begins with its model
+    _check_names({**wanted, "twin": twin}, runs, options.get("results_dir"))
+
+
+def _check_names(wanted: Mapping[str, list[str]], runs: Iterable[Run], results_dir: str | Path | None) -> None:
+    """Raise a ``UserError`` where neither some runs nor the records of a folder have a name that a table shows."""
+    there: dict[str, set[str]] = {"model": set(), "dataset": set(), "protocol": set()}
+    for run in runs:
+        method, settings = run.settings.method, run.settings
+        there["model"].add(method.target if method.is_external else method.name)
+        there["model"].update([str(settings[method.stage_one])] if method.stage_one else [])
+        there["dataset"].add(run.location.name)
+        there["protocol"].add(str(settings["protocol"]))
+    column = {"baseline": "model", "twin": "protocol"}
+    if all({*names} <= there[column.get(option, option)] for option, names in wanted.items()):
+        return
+    for record in ResultStore(results_dir or "results"):
+        for key, held in there.items():
+            held.add(getattr(record, key))
+    for option, names in wanted.items():
+        known = sorted(there[column.get(option, option)])
+        for name in names:
+            if name not in known:
+                raise UserError(
+                    f"--{option}={name}: neither this suite nor its results folder has it."
+                    f"{did_you_mean(name, known)} There are {', '.join(known) or 'none'}."
+                )
 
 
 def chosen_records(

@@ -165,7 +165,7 @@ def test_cold_users_and_items_are_counted(shop):
     assert cold_counts(shop, split) == {"user_cases": 2, "item_targets": 2, "targets_without_history": 1}
     first, second = split_warnings(shop, split)
     assert "trained before 2014-05-18, tested from 2014-05-20 on; 2 of 3 cases" in first
-    assert second == "1 targets that nothing stands before are no cases"
+    assert second == "not counted as cases: 1 target with no earlier interaction"
 
 
 def test_the_cuts_are_dates(shop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import lzma
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.data.catalog import file_sha256
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.answers import verify
 from recbole_llm.experiments.published import open_store
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.store import INDEX
-from tests.features.asking import SEMANTICS, only_folder
+from recbole_llm.llm.store import INDEX, publish_table
+from tests.features.asking import SEMANTICS
 from tests.file_server import FileServer
 from tests.helpers import Cli
 from tests.methods.ldmi.test_interests import by_genre
@@ -44,25 +49,74 @@ def served(folder: Path) -> FileServer:
     return FileServer({f"/store/{path.name}": path.read_bytes() for path in folder.iterdir()})
 
 
-def test_candidates_travel_with_the_answers_about_them(
-    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def about_candidates(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Words of a command about LLM-DMsRec: pushed into ``store``, exported to ``mine.jsonl.gz``, and gone here."""
     with StubServer(intents_from_candidates) as server:
         words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
         assert cli("generate", *words) == 0
-        shutil.copy(only_folder() / "tiny.candidates", "mine.candidates")
-        table = ["--candidate_table=mine.candidates"]
-        assert cli("answers", "push", *words, *table, "--store=store") == 0
+        assert cli("answers", "push", *words, "--store=store") == 0
+        assert "and 1 table of candidates" in capsys.readouterr().out
+        assert cli("generate", *words, "--export=mine.jsonl.gz") == 0
+        assert "; their candidates: mine." in capsys.readouterr().out
     for name in ("dataset/tiny/semantics", "results", "saved"):
         shutil.rmtree(name, ignore_errors=True)
-    capsys.readouterr()
+    return words
+
+
+def stands_on_the_table(said: str, words: list[str], cli: Cli) -> None:
+    """A run with the table that a command names asks nothing, trains no candidate model, and records the table."""
+    (given,) = [word for word in said.split() if word.startswith("--candidate_table=")]
+    assert cli("run", *words, given) == 0  # the endpoint is gone
+    (record,) = ResultStore("results")
+    assert record.features is not None
+    assert record.features.coverage["intent"] == 1.0
+    assert record.stage_one == f"table-{file_sha256(Path(given.partition('=')[2]))[:16]}"
+
+
+def test_candidates_travel_in_a_store(
+    about_candidates: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli("answers", "verify", "--store=store") == 0
-    assert "and 1 table," in capsys.readouterr().out
-    assert cli("answers", "pull", *words, *table, "--store=store") == 0
-    out = capsys.readouterr().out
-    assert "nothing is missing" in out
-    given = next(word for word in out.split() if word.startswith("--candidate_table="))
-    assert cli("run", *words, given, "--answers=store") == 0  # the endpoint is gone
+    assert ", 1 table, all as" in capsys.readouterr().out
+    assert cli("answers", "pull", *about_candidates, "--store=store") == 0
+    said = capsys.readouterr().out
+    assert "; nothing is missing; --candidate_table=" in said
+    assert not Path("saved").exists()  # the table's candidates were asked about
+    stands_on_the_table(said, about_candidates, cli)
+
+
+def test_candidates_travel_with_an_export(
+    about_candidates: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli("generate", *about_candidates, "--import=mine.jsonl.gz") == 0
+    said = capsys.readouterr().out
+    stands_on_the_table(said, about_candidates, cli)
+    (given,) = [word for word in said.split() if word.startswith("--candidate_table=")]
+    assert cli("generate", *about_candidates, given, "--export=again.jsonl") == 0  # with the table that was given
+    mine, again = (next(Path().glob(f"{name}.*.candidates.gz")) for name in ("mine", "again"))
+    assert again.read_bytes() == mine.read_bytes()
+
+
+def test_a_table_beside_an_export_that_was_changed_is_refused(
+    about_candidates: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table,) = Path().glob("mine.*.candidates.gz")
+    table.write_bytes(gzip.compress(gzip.decompress(table.read_bytes()).replace(b"1", b"2")))
+    assert cli("generate", *about_candidates, "--import=mine.jsonl.gz") == 2
+    assert f"{table} is not the table that was exported" in capsys.readouterr().err
+    assert answers_here() == 0
+
+
+def test_of_several_tables_one_is_named(
+    about_candidates: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table,) = Path().glob("mine.*.candidates.gz")
+    other = gzip.compress(gzip.decompress(table.read_bytes()) + b"\n")
+    publish_table(other, Path("store"), "tiny")
+    assert cli("answers", "pull", *about_candidates, "--store=store") == 2
+    assert "the store has 2 tables of candidates for tiny" in capsys.readouterr().err
+    assert cli("answers", "pull", *about_candidates, "--store=store", f"--candidate_table={table}") == 0
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -169,6 +223,15 @@ def answers_file(folder: Path) -> Path:
     return path
 
 
+def change_an_answer(folder: Path) -> None:
+    """Let one answer say something else; the index keeps the hash of its file."""
+    path = answers_file(folder)
+    rows = rows_of(path)
+    rows[1]["answer"] = rows[0]["answer"]
+    path.write_bytes(lzma.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    spoil_index(folder, bytes=path.stat().st_size)
+
+
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no index": (lambda folder: (folder / INDEX).unlink(), "is no store of answers|answers 404"),
     "half an index": (lambda folder: (folder / INDEX).write_text('{"format": 1, "fil'), "is not the index of a store"),
@@ -187,6 +250,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda folder: repack(folder, lambda rows: rows[1]["request"]["messages"][-1].update(content="new")),
         "line 2: the key is not that of the request",
     ),
+    "another answer": (change_an_answer, "SHA-256|sha256"),
     "another model": (lambda folder: spoil_index(folder, model="other"), "of another prompt or model than stated"),
     "no answer": (lambda folder: repack(folder, lambda rows: rows[0].pop("answer")), "line 1: not an answer"),
     "no time": (lambda folder: repack(folder, lambda rows: rows[0].update(created="soon")), "line 1: not an answer"),
@@ -222,7 +286,9 @@ def test_a_store_that_was_changed_is_refused_in_one_line(
         (["push"], "name the store with --store=FOLDER."),
         (["pul", "--store=x"], "Did you mean pull?"),
         (["verify", "--store=nowhere"], "nowhere is no store of answers"),
-        (["verify", "--store=ftp://x/y"], "a store is a folder, or an http, https or file address"),
+        (["verify", "--store=ftp://x/y"], "a store is a folder, an http, https or file address, or hf:OWNER/NAME"),
+        (["verify", "--store=hf:name"], "name a dataset of the hub as hf:OWNER/NAME"),
+        (["verify", "--store=hf:../name"], "name a dataset of the hub as hf:OWNER/NAME"),
         (["verify", "--store=http://127.0.0.1:1/x"], "cannot be reached"),
         (["pull", "--model=LDMI", "--dataset=tiny", "--store=x"], "name it with --llm"),
     ],
@@ -237,3 +303,63 @@ def test_mistakes_are_named(
 def test_a_file_address_is_a_folder(store: tuple[Path, list[str]], tmp_path: Path) -> None:
     folder, _ = store
     assert open_store(folder.resolve().as_uri(), tmp_path).verify() > 0
+
+
+@pytest.mark.parametrize(("address", "revision"), [("hf:me/answers", "main"), ("hf:me/answers@v1.0", "v1.0")])
+def test_a_dataset_of_the_hub_is_a_store(
+    store: tuple[Path, list[str]],
+    cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    revision: str,
+) -> None:
+    folder, words = store
+    place = f"/hub/datasets/me/answers/resolve/{revision}"
+    files = {f"{place}/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    with FileServer(files) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url("/hub/"))
+        assert cli("answers", "verify", f"--store={address}") == 0
+        assert cli("answers", "pull", *words, f"--store={address}") == 0
+        assert "nothing is missing" in capsys.readouterr().out
+        shutil.rmtree(SEMANTICS)
+        assert cli("run", *words, f"--answers={address}") == 0
+        assert cli("answers", "verify", "--store=hf:me/other") == 2
+        assert "/hub/datasets/me/other/resolve/main/index.json: the server answers 404" in capsys.readouterr().err
+    monkeypatch.setenv("HF_ENDPOINT", "file:///tmp")
+    assert cli("answers", "verify", f"--store={address}") == 2
+    assert "HF_ENDPOINT=file:///tmp: give an http or https address" in capsys.readouterr().err
+
+
+QUESTION = {"custom_id": "ab" * 32, "body": {"model": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("lines", "changes", "message"),
+    [
+        ([QUESTION], {}, ""),
+        ([QUESTION], {"sha256": "0" * 64}, "is not the file that index.json describes"),
+        ([QUESTION, QUESTION], {"questions": 2}, "holds 1 questions, not 2"),
+        ([{**QUESTION, "custom_id": "x"}], {}, "line 1: not a question to m"),
+        ([QUESTION], {"model": "n"}, "line 1: not a question to n"),
+        ([[1]], {}, "line 1: not a question"),
+        ([QUESTION], {"table": "pending/tiny.candidates.gz"}, "which index.json does not list"),
+        ([QUESTION], {"name": "pending/../q.jsonl"}, "is not the index of a store"),
+        ([QUESTION], {"name": "a/b/q.jsonl"}, "is not the index of a store"),
+    ],
+)
+def test_open_questions_of_a_store_are_verified(
+    tmp_path: Path, lines: list[Any], changes: dict[str, Any], message: str
+) -> None:
+    folder = tmp_path / "store"
+    (folder / "pending").mkdir(parents=True)
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (folder / "pending/q.jsonl").write_bytes(data)
+    facts = {"name": "pending/q.jsonl", "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    entry = {**facts, "prompt": "p@1", "model": "m", "questions": 1, **changes}
+    (folder / INDEX).write_text(json.dumps({"pending": [entry]}))
+    if not message:
+        assert verify(str(folder)).endswith("store: 0 answers in 0 files, 1 open question, all as index.json says")
+        return
+    with pytest.raises(UserError, match=message):
+        verify(str(folder))

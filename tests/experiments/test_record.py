@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import SCHEMA, MetricValue, Record, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
@@ -91,3 +94,12 @@ def test_a_record_of_the_first_version_is_read_and_shown(tmp_path: Path) -> None
 def test_a_broken_record_of_the_first_version_is_a_broken_record(metrics: object) -> None:
     with pytest.raises(ValidationError):
         Record.model_validate({**record_of().model_dump(), "schema_version": 1, "metrics": metrics})
+
+
+def test_the_page_about_results_knows_the_schema_and_every_field() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
+    assert f"## The record (schema {SCHEMA})" in page
+    named = set(re.findall(r"`(\w+)`", page.partition("## The record")[2].partition("## The ranks")[0]))
+    assert named >= {*Record.model_fields}
+    of_ranks = set(re.findall(r"`(\w+)`", page.partition("## The ranks")[2].partition("## DataFrames")[0]))
+    assert of_ranks >= {field.name for field in fields(Ranks)} - {"offsets"}

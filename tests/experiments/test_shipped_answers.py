@@ -21,9 +21,13 @@ TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size
 def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
     store = open_store(str(STORE), tmp_path)
     assert store.verify() == 9433
-    assert {path.name for path in STORE.glob("*.jsonl.xz")} == {entry.name for entry in store.index.files}
+    listed = {entry.name for entry in (*store.index.files, *store.index.tables, *store.index.pending)}
+    found = [path for path in STORE.rglob("*") if path.suffix == ".xz" or path.name.endswith(".candidates.gz")]
+    assert {path.relative_to(STORE).as_posix() for path in found} == listed
+    assert [entry.questions for entry in store.index.pending] == [3503]
 
 
+@pytest.mark.landing
 def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Path) -> None:
     models = {"model": "EIMF,LDMI,ISRF", "dataset": "ml-100k", "llm": SOURCE["llm"]}
     assert api.answers("pull", store=str(STORE), **models).endswith("9,433 answers taken in; nothing is missing")

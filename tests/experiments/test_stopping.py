@@ -96,6 +96,7 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     goes_on_as_if_it_had_not_stopped(monkeypatch, after=4)
 
 
+@pytest.mark.landing
 def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout differs between the two; so it does when they go on."""
     Path("pausing_model.py").write_text(PAUSING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import yaml
 from recbole_llm import api
 from recbole_llm.cli import main
 from recbole_llm.errors import UserError
+from recbole_llm.experiments import suite
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.suite import read_suite
+from recbole_llm.experiments.suite import Stage
 from recbole_llm.tuning.storage import open_storage, storage_address
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 from tests.processes import start_command, wait_for
+from tests.reporting.records import run_of
 
 SUITE: dict[str, Any] = {
     "common": {"dataset": "tiny"},
@@ -27,6 +30,13 @@ SUITE: dict[str, Any] = {
     ],
     "budgets": {"small": {"common": {"results_dir": "few"}, "tune": {"trials": 2, "epochs": 1}}},
 }
+
+
+OPTIONS = {verb: signature(getattr(api, verb)).parameters for verb in suite.STAGE_VERBS}
+
+
+def read_suite(name: str, budget: str = suite.FULL, given: dict[str, Any] | None = None) -> list[Stage]:
+    return suite.read_suite(name, OPTIONS, budget, given)
 
 
 def written(**changes: Any) -> str:
@@ -72,6 +82,41 @@ def test_an_option_of_one_verb_goes_to_its_stages_alone(tiny: Path, capsys: pyte
     trials, tuned = (line.split() for line in estimate.splitlines() if line.startswith("BPR"))
     assert (trials[3:5], tuned[3:6]) == (["trial", "3"], ["tuned", "run", "2"])
     assert not Path("results").exists()
+
+
+def test_a_common_key_goes_to_the_stages_that_take_it(workspace: Path) -> None:
+    common = {"dataset": "tiny", "llm": "vllm", "seeds": 3, "limit": 5, "topk": [5], "baseline": "Pop", "epochs": 2}
+    stages = [{"generate": {"model": "EIMF"}}, {"tune": {"model": "BPR"}}, {"run": {"model": "Pop"}}, {"table": {}}]
+    budgets = {"small": {"common": {"epochs": 1, "margin": 0.1}}}
+    keys = [stage.keys for stage in read_suite(written(common=common, stages=stages, budgets=budgets), "small")]
+    shared = {"dataset": "tiny", "topk": [5]}
+    assert keys == [
+        {"model": "EIMF", **shared, "llm": "vllm", "limit": 5, "epochs": 1},
+        {"model": "BPR", **shared, "llm": "vllm", "seeds": 3, "epochs": 1},
+        {"model": "Pop", **shared, "llm": "vllm", "seeds": 3, "epochs": 1},
+        {**shared, "baseline": "Pop", "margin": 0.1},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("common", "message"),
+    [
+        ({"limit": 5}, "mine.yaml, common: no stage takes 'limit'; it is an option of generate"),
+        ({"epochs": 5}, "mine.yaml, common: no stage takes 'epochs'; settings are for generate, tune, run"),
+    ],
+)
+def test_a_common_key_that_no_stage_takes_is_an_error(workspace: Path, common: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_suite(written(common=common, stages=[{"table": {}}]))
+
+
+def test_the_command_line_gives_what_tables_alone_take_to_them(workspace: Path) -> None:
+    given = {"baseline": "BPR", "protocol": "gts", "track": "mlflow"}
+    tune, run, table = (stage.keys for stage in read_suite(written(), given=given))
+    assert "baseline" not in {**tune, **run}
+    assert (tune["track"], run["protocol"]) == ("mlflow", "gts")
+    assert table["baseline"] == "BPR"
+    assert not {"protocol", "track"} & {*table}
 
 
 def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
@@ -149,6 +194,21 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"table": {"topk": 0}}, "--topk=0: give cut-offs"),
         ({"run": {"model": "SRGNN", "executor": "proceses"}}, "Did you mean processes"),
         ({"tune": {"model": "SRGNN", "workers": 0}}, "--workers=0: give 1 or more"),
+        ({"tune": {"model": "SRGNN", "storage": "studies.txt"}}, "--storage=studies.txt: give an address"),
+        ({"run": {"model": "Pop", "track": "mlflw"}}, "--track=mlflw: use "),
+        ({"run": {"model": "EIMF", "llm": "openai"}}, "--llm=openai costs money"),
+        ({"generate": {"model": "EIMF", "limit": 0}}, "--limit=0: give 1 or more"),
+        ({"generate": {"model": "EIMF", "batch": True, "dry_run": True}}, "generate does one thing"),
+        ({"table": {"sort": "quality"}}, "--sort=quality: give kind, model"),
+        ({"table": {"model": "Pop,SASRecc"}}, "--model=SASRecc: neither this suite nor its results folder has it"),
+        (
+            {"table": {"dataset": "tyni"}},
+            "--dataset=tyni: neither this suite nor its results folder has it. There",
+        ),
+        ({"table": {"twin": "loo,gts"}}, "--twin=gts: neither this suite"),
+        ({"report": {"baseline": "Popp"}}, "--baseline=Popp: neither this suite"),
+        ({"report": {"correction": "bonferroni"}}, "--correction=bonferroni: known are"),
+        ({"report": {"margin": -1}}, "--margin=-1: give a difference"),
     ],
 )
 def test_a_mistake_in_the_last_stage_costs_nothing(
@@ -159,6 +219,20 @@ def test_a_mistake_in_the_last_stage_costs_nothing(
     assert out == ""
     assert message in err
     assert not Path("results").exists()
+
+
+def test_a_suite_with_settings_in_common_shows_its_tables(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ResultStore("results").put(run_of("GRU4Rec", 0.1, dataset="other"))
+    common = {"dataset": "tiny", "llm": "offline", "epochs": 1, "metrics": ["Hit", "NDCG"]}
+    stages = [
+        {"run": {"model": "Pop"}},
+        {"table": {"baseline": "Pop", "model": ["Pop"]}},
+        {"table": {"dataset": "other", "model": "GRU4Rec"}},  # of an earlier command
+    ]
+    assert main(["suite", written(common=common, stages=stages), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "GRU4Rec" in out
+    assert "Hit@10" in out
 
 
 def test_a_command_is_shown_without_the_password_of_an_address(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_the_record_says_when_it_was_cut_and_what_is_cold(shop: Path) -> None:
     assert record.data.cold["targets_without_history"] == 1
     first, second = record.warnings
     assert f"tested from {record.data.cuts['test']} on" in first
-    assert second == "1 targets that nothing stands before are no cases"
+    assert second == "not counted as cases: 1 target with no earlier interaction"
 
 
 def test_leave_one_out_says_how_much_of_its_training_is_later(shop: Path) -> None:

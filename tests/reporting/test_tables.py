@@ -248,6 +248,13 @@ def test_rows_that_were_still_improving_are_marked(best: int | None, valid: Sequ
     assert "Pop †" not in text
 
 
+def test_the_last_choice_of_a_model_that_counts_is_not_a_training_that_was_still_improving() -> None:
+    curve = [{"epoch": n, "loss": 0.0, "valid": {"ndcg@10": 0.1}} for n in (1, 2, 3)]
+    assert "†" not in render([run_of("PopRecent", 0.1, curve=curve, best_epoch=3)])
+    learning = [{**point, "loss": 0.1 * (3 - point["epoch"])} for point in curve]  # 0 in the last epoch alone
+    assert "SASRec †" in render([run_of("SASRec", 0.1, curve=learning, best_epoch=3)])
+
+
 def test_rows_stand_by_the_main_metric_or_as_asked() -> None:
     def models(**options: Any) -> list[str]:
         lines = render(runs, metrics=["hit@10"], **options).split("\n\n")[1].splitlines()[2:]

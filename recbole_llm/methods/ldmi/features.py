@@ -52,7 +52,11 @@ class Interests:
 
 
 def windows(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
-    """``begin:end`` cut into parts of nearly equal length, none longer than ``longest``."""
+    """``begin:end`` cut into parts of nearly equal length, none longer than ``longest``.
+
+    A cut in the middle between two rows goes to the even one, counted from the first row of the table. So the parts
+    of a user, and the questions about them, may differ by one item where the table holds other users before this one.
+    """
     cuts = np.linspace(begin, end, -(-(end - begin) // longest) + 1).round().astype(int).tolist()
     return list(pairwise(cuts))
 
