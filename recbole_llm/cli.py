@@ -25,7 +25,6 @@ from recbole_llm import api, screen
 from recbole_llm.errors import FAILURES, NoRoomError, UserError, check_known
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.endpoint import redact
-from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.utils.files import NO_ROOM
@@ -192,7 +191,7 @@ def _command(name: str, verb: Verb) -> Callable[..., int]:
         defaults = {key: p.default for key, p in takes.items() if p.default is not p.empty}
         arguments = {k: defaults[k] if v is None and k in defaults else v for k, v in arguments.items()}
         if arguments.get("format") == "text" and not given.get("output"):
-            arguments["format"] = screen_style()
+            arguments["format"] = screen.screen_style()
         if verb.estimated and arguments.pop("dry_run"):
             wanted = inspect.signature(api.estimate).parameters
             arguments = {key: value for key, value in arguments.items() if key in wanted or key not in takes}

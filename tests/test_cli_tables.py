@@ -192,7 +192,7 @@ def test_names_from_records_send_a_terminal_nothing_that_it_obeys(
     store = ResultStore("results")
     store.put(run_of(evil, 0.1, key="a"))
     store.put(run_of("SASRec", 0.2, key="b"))
-    monkeypatch.setattr("recbole_llm.cli.screen_style", lambda: "terminal" if terminal else "text")
+    monkeypatch.setattr("recbole_llm.screen.screen_style", lambda: "terminal" if terminal else "text")
     assert cli("table") == 0
     out = capsys.readouterr().out
     assert "Mred" in out

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from recbole_llm.data.catalog import file_sha256
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.answers import verify
 from recbole_llm.experiments.published import open_store
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.store import INDEX, publish_table
+from recbole_llm.utils.files import file_sha256
 from tests.features.asking import SEMANTICS
 from tests.file_server import FileServer
 from tests.helpers import Cli
