@@ -40,9 +40,9 @@ def tables(text: str) -> list[list[list[str]]]:
 def quoted() -> list[tuple[str, str, list[list[str]]]]:
     """File, command and the table under it."""
     found = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
-        found += [(path.name, match[1].strip(), tables(text[match.end() :])[0]) for match in COMMAND.finditer(text)]
+        found += [(path.relative_to(ROOT).as_posix(), match[1].strip(), tables(text[match.end() :])[0]) for match in COMMAND.finditer(text)]
     return found
 
 
