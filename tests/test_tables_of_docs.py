@@ -59,8 +59,8 @@ def test_the_calibration_table_is_that_of_its_measurement() -> None:
         (each["null"], each["seeds"], each["test"]): f"{100 * each['share']:.1f} ± {100 * each['error']:.1f} %"
         for each in measured["results"]["shares"]
     }
-    text = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    _, *rows = tables(text[text.index("### Calibration") :])[0]
+    text = (ROOT / "docs/explanation/statistics.md").read_text(encoding="utf-8")
+    _, *rows = tables(text[text.index("## Calibration") :])[0]
     assert len(rows) == 7
     for null, seeds, both, users in rows:
         null, _, how = null.partition(", ")
