@@ -93,8 +93,8 @@ def settings() -> str:
 
 def record() -> str:
     """The fields of a record and of its parts, from their pydantic classes."""
-    parts = ["# Record\n\nAfter this page you can read any JSON file under `results/`. [Results folder](results.md) says "
-             "where records lie and when a run is repeated.\n"]  # fmt: skip
+    parts = ["# Record\n\nAfter this page you can read any JSON file under `results/`. "
+             "[Results folder](results.md) says where records lie and when a run is repeated.\n"]  # fmt: skip
     for model in (Record, DatasetFacts, SemanticFacts, MetricValue):
         about = (model.__doc__ or "").partition("\n")[0]
         rows = [

@@ -1,56 +1,84 @@
-"""Every command of the tutorials, how-to pages and explanations runs, in the order of its page, on toy data."""
+"""Every command of the tutorials, how-to pages and explanations runs, in the order of its page, on toy data.
+
+A page shows commands in ``sh`` blocks or indented. A ``text`` block holds what needs a server, a cluster, files of the
+reader or hours; of these the verbs and options must exist. Tables are held to their commands by
+``tests/test_tables_of_docs.py``.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import recbole_llm
 from recbole_llm import cli
 from recbole_llm.data.catalog import locate
+from recbole_llm.registry import methods
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.definitions import settings_class
 from tests.experiments.test_probe import kind_of
 from tests.features.asking import answer_of_any_prompt
+from tests.helpers import Cli, write_tiny
 from tests.stub_server import Call, Reply, StubServer
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("tutorials", "howto", "explanation")
-PAGES = [page for folder in FOLDERS for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
-ELSEWHERE = {"add_a_method.md", "board.md"}  # pages whose own tests run their commands
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUN = ("tutorials", "howto", "explanation")  # the folders whose commands are run
+ELSEWHERE = ("add_a_method", "board")  # pages whose own tests run their commands
+CONTRACTS = ("methods",)  # trains every method; the contract tests do: options alone are checked
+COMMAND = re.compile(r"^ *(?:recbole-llm|python run_benchmark\.py|\.venv/bin/recbole-llm) ([^#\n]+)", flags=re.M)
 TABLE = "table --results_dir=results/"  # tests/test_tables_of_docs.py runs these, on the kept records
-COMMAND = re.compile(r"^ *(?:recbole-llm|python run_benchmark\.py) ([^#\n]+)", flags=re.M)
-PLAIN = re.compile(r"^( *)```text\n.*?^\1```$", flags=re.M | re.S)  # what only a server, a cluster or a GPU can run
-OTHER = re.compile(r"^ *(make|pip install|python -m) (.+)$", flags=re.M)
+PLAIN = re.compile(r"^( *)```text\n.*?^\1```$", flags=re.M | re.S)
+PYTHON = re.compile(r"^```python\n(.*?)^```$", flags=re.M | re.S)
 
-# What a page writes for a large run, and what the test runs instead. Where a value is None, the setting is added.
-SMALLER = {"seeds": "2", "trials": "2", "trial_epochs": "1", "trial_minutes": None, "shares": "0.2,1", "questions": "5",
-           "device": "cpu", "workers": None, "nproc": None, "storage": "results/studies.sqlite3",
-           "epochs": "1", "budget": "toy"}  # fmt: skip
+# What a page writes for a large run, and what the test runs instead; None leaves the option out.
+SMALLER = {"seeds": "1", "trials": "2", "trial_epochs": "1", "shares": "0.5,1", "questions": "5", "device": "cpu",
+           "workers": None, "nproc": None, "storage": "results/studies.sqlite3", "epochs": "1"}  # fmt: skip
 TOY = {"MAX_ITEM_LIST_LENGTH": "5", "train_batch_size": "512", "epochs": "1", "encoder_max_length": "8"}
 TRAINS = ("run", "tune", "generate", "advise", "answers", "estimate", "recommend")
 PUBLISHED = "--llm=claude-2026-11"  # has no server; the toy's answers come from the stub server
+OF_RECBOLE = ("SASRec", "S3Rec", "eSASRec", "ComiRecDR")  # their settings are in no class of ours
 ASKED = ("llamacpp", "openai", "vllm", "gpt-4o-mini")
 
 
-def commands(page: Path) -> list[str]:
-    """The commands of a page, without ``recbole-llm``."""
-    found = [line.strip() for line in COMMAND.findall(PLAIN.sub("", page.read_text(encoding="utf-8")))]
+def name_of(page: Path) -> str:
+    """A page in the names of tests."""
+    return page.relative_to(ROOT).with_suffix("").as_posix()
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a text, without ``recbole-llm``."""
+    found = [line.strip() for line in COMMAND.findall(text)]
     return [line for line in found if not line.startswith(TABLE)]
+
+
+def run_here(page: Path) -> list[str]:
+    """The commands of a page that this file runs."""
+    if page.parent.name not in RUN or page.stem in (*ELSEWHERE, *CONTRACTS):
+        return []
+    return commands(PLAIN.sub("", page.read_text(encoding="utf-8")))
 
 
 def small(line: str, address: str) -> list[str]:
     """The words of a command, with small values and the stub server in place of an LLM."""
     words = cli._with_verb(shlex.split(line.replace(PUBLISHED, "--llm=llamacpp")))
     verb, given = words[0], [word.partition("=") for word in words[1:]]
-    kept = [f"{key}={SMALLER[key[2:]]}" if key[2:] in SMALLER and SMALLER[key[2:]] is not None and equal
-            else key + equal + value for key, equal, value in given
-            if not (key[2:] in SMALLER and SMALLER[key[2:]] is None)]  # fmt: skip
-    names = {key[2:] for key, _, _ in given}
+    kept = [
+        f"{key}={SMALLER[key[2:]]}" if equal and key[2:] in SMALLER else key + equal + value
+        for key, equal, value in given
+        if SMALLER.get(key[2:], "") is not None
+    ]
     if verb in TRAINS:
+        names = {key[2:] for key, _, _ in given}
         kept += [f"--{key}={value}" for key, value in TOY.items() if key not in names]
     if any(f"--llm={name}" in words for name in ASKED):
         kept.append(f"--llm_base_url={address}")
@@ -82,14 +110,22 @@ def toy_ml_100k(folder: str = "dataset") -> None:
 
 
 def shop(page: Path) -> None:
-    """``data/shop``, with the header that a page of the tutorials shows."""
-    header = next((line.strip() for line in page.read_text(encoding="utf-8").splitlines() if "user_id:token" in line), "")
-    if not header or "\t" not in header:
-        return
-    file = Path("data/shop/shop.inter")
-    file.parent.mkdir(parents=True)
-    rows = [f"u{user}\ti{(user * 3 + place * 5) % 23}\t{1000 + place}" for user in range(30) for place in range(6)]
-    file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    """``data/shop`` with the header that a page shows, or with titles; its three parts; vectors of ml-100k's items."""
+    header = next(
+        (line.strip() for line in page.read_text(encoding="utf-8").splitlines() if "user_id:token\t" in line), ""
+    )
+    if header:
+        file = Path("data/shop/shop.inter")
+        file.parent.mkdir(parents=True)
+        rows = [f"u{user}\ti{(user * 3 + place * 5) % 23}\t{1000 + place}" for user in range(30) for place in range(6)]
+        file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    else:
+        inter = write_tiny(Path("data/shop")) / "shop.inter"
+        header, *rows = inter.read_text(encoding="utf-8").splitlines()
+        for number, part in enumerate(("train", "valid", "test")):
+            Path(f"{part}.tsv").write_text("\n".join([header, *rows[number::3]]) + "\n", encoding="utf-8")
+    np.save("items.npy", np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+    Path("items.ids").write_text("\n".join(["item_id", *map(str, range(1, 61))]) + "\n", encoding="utf-8")
 
 
 def store(server: StubServer) -> None:
@@ -107,11 +143,10 @@ def server() -> Iterator[StubServer]:
         yield found
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page) and page.name not in ELSEWHERE],
-                         ids=lambda page: f"{page.parent.name}/{page.stem}")  # fmt: skip
+@pytest.mark.parametrize("page", [page for page in PAGES if run_here(page)], ids=name_of)
 def test_the_commands_run(page: Path, workspace: Path, server: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    lines = commands(page)
+    lines = run_here(page)
     shop(page)
     if any("ml-100k" in line for line in lines):
         toy_ml_100k()
@@ -119,8 +154,49 @@ def test_the_commands_run(page: Path, workspace: Path, server: StubServer, monke
         store(server)
     asked = len(server.calls)
     for line in lines:
-        if "--executor=ray" in line:
-            continue  # a cluster takes its time to start: test_the_commands_for_ray_run
-        assert cli.main([*small(line, server.base_url), "--quiet"]) == 0, line
+        if "--executor=ray" not in line:  # a cluster takes its time to start; tests/execution/test_ray.py starts one
+            assert cli.main([*small(line, server.base_url), "--quiet"]) == 0, line
     if all(PUBLISHED in line for line in lines if "--llm=" in line):
         assert len(server.calls) == asked, "a page of published answers asked an LLM"
+
+
+def test_the_python_of_the_pages_runs(workspace: Path, cli: Cli) -> None:
+    toy_ml_100k()
+    assert cli(*small("run --model=Pop,BPR --dataset=ml-100k", ""), "--quiet") == 0
+    for page in ("howto/tables", "reference/results"):
+        blocks = PYTHON.findall((ROOT / f"docs/{page}.md").read_text(encoding="utf-8"))
+        assert blocks
+        for block in blocks:
+            exec(compile(block, page, "exec"), {})
+
+
+@cache
+def options(verb: str) -> set[str]:
+    """Every option and setting that a verb takes."""
+    own = {cli.SPELT.get(each.name, each.name) for each in cli._parameters(verb, cli.VERBS[verb])}
+    if verb not in cli.SETTINGS:
+        return own
+    classes = [CoreSettings, *filter(None, map(settings_class, methods().values()))]
+    listed = (each.name for name in OF_RECBOLE for each in recbole_llm.list("settings", model=name).settings)
+    return own.union(*(each.model_fields for each in classes), listed)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if COMMAND.search(page.read_text(encoding="utf-8"))], ids=name_of
+)
+def test_every_option_exists(page: Path) -> None:
+    for line in COMMAND.findall(page.read_text(encoding="utf-8")):
+        verb, *words = cli._with_verb(shlex.split(line))
+        given = {word[2:].partition("=")[0].partition(".")[0].replace("-", "_") for word in words if word[:2] == "--"}
+        assert given - {each.replace("-", "_") for each in options(verb)} == set(), line
+
+
+def test_what_the_pages_name_beside_commands_exists() -> None:
+    """Targets of make, extras of pip, and measurements."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    targets = set(re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
+    assert set(re.findall(r"(?:^ *|`)make ([a-z-]+)", text, flags=re.M)) <= targets
+    extras = set(re.findall(r'^ *"(\w+)": ', (ROOT / "setup.py").read_text(encoding="utf-8"), flags=re.M))
+    assert set(re.findall(r"recbole-llm\[(\w+)\]", text)) <= extras
+    for module in set(re.findall(r"python -m (benchmarks\.\w+)", text)):
+        assert importlib.util.find_spec(module), module

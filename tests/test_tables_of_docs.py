@@ -42,7 +42,10 @@ def quoted() -> list[tuple[str, str, list[list[str]]]]:
     found = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
-        found += [(path.relative_to(ROOT).as_posix(), match[1].strip(), tables(text[match.end() :])[0]) for match in COMMAND.finditer(text)]
+        found += [
+            (path.relative_to(ROOT).as_posix(), match[1].strip(), tables(text[match.end() :])[0])
+            for match in COMMAND.finditer(text)
+        ]
     return found
 
 
