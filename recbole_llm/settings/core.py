@@ -43,8 +43,8 @@ class CoreSettings(SettingsModel):
     dataset_dir: str = setting("Folder of datasets and of what is derived from them.", Role.FOLDER)
     load_col: dict[str, Any] | None = setting("Columns that are read, by file suffix.")
     rm_dup_inter: Literal["first", "last", "keep"] | None = setting(
-        "Repeats of a user and an item: first or last keeps one of them, null removes exact repeats (same user, item and "
-        "time), keep keeps all.",
+        "Repeats of a user and an item: first or last keeps one of them, null removes exact repeats (same user, item "
+        "and time), keep keeps all.",
     )
     field_separator: str = setting("Character between columns, such as ','; the tab by default.")
     val_interval: dict[str, Any] | None = setting("Interactions that are kept, by intervals of their columns.")
