@@ -17,7 +17,7 @@ $(READY): setup.py pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/python run_benchmark.py --model=SRGNN,LLMDMsRec --dataset=ml-100k --preset=demo $(ARGS)
 
-# The large table (docs/flagship.md). Stopped and started again it goes on. ARGS=--budget=small is the least that runs every row.
+# The large table (docs/howto/flagship.md). Stopped and started again it goes on. ARGS=--budget=small is the least that runs every row.
 flagship: $(READY)
 	$(BIN)/python run_benchmark.py suite flagship $(ARGS)
 

@@ -93,8 +93,8 @@ def settings() -> str:
 
 def record() -> str:
     """The fields of a record and of its parts, from their pydantic classes."""
-    parts = ["# Record\n\nAfter this page you can read any JSON file under `results/`. [Results](../results.md) says "
-             "where records lie and when a run is repeated.\n"]  # fmt: skip
+    parts = ["# Record\n\nAfter this page you can read any JSON file under `results/`. "
+             "[Results folder](results.md) says where records lie and when a run is repeated.\n"]  # fmt: skip
     for model in (Record, DatasetFacts, SemanticFacts, MetricValue):
         about = (model.__doc__ or "").partition("\n")[0]
         rows = [
@@ -120,14 +120,14 @@ def metrics() -> str:
         for name, title in known.items()
     ]
     head = ("# Metrics\n\nAfter this page you know which metrics a table can compute later. "
-            "Definitions: [evaluation](../evaluation.md).\n\n")  # fmt: skip
+            "Definitions: [ranks, ties and metrics](../explanation/ties.md#metrics).\n\n")  # fmt: skip
     return head + table(("metric", "computed from", "cut-offs", "better"), rows)
 
 
 def protocols() -> str:
     """Every file of ``properties/protocol/``."""
     parts = ["# Protocol files\n\nAfter this page you know what each `--protocol` sets. "
-             "[Protocols](../protocols.md) explains the choices.\n"]  # fmt: skip
+             "[Protocols](../explanation/protocols.md) explains the choices.\n"]  # fmt: skip
     for name in property_names("protocol"):
         values = read_yaml(properties_folder() / "protocol" / f"{name}.yaml")
         rows = [(f"`{key}`", f"`{json.dumps(value)}`") for key, value in values.items() if key != "about"]
@@ -145,7 +145,7 @@ def feature_files() -> str:
         files = ", ".join(f"`.{each}`" for each in found.files)
         rows.append((f"`{name}`", files, ", ".join(found.prompts), sees, ", ".join(users)))
     head = ("# Feature files\n\nAfter this page you can find what an LLM said in "
-            "`dataset/NAME/semantics/`. [LLM features](../semantics.md) says how the files are made.\n\n")  # fmt: skip
+            "`dataset/NAME/semantics/`. [LLM sources](llm.md) says how the files are made.\n\n")  # fmt: skip
     return head + table(("feature", "files", "prompts", "sees of a user", "read by"), rows)
 
 

@@ -1,4 +1,4 @@
-"""docs/adding_a_method.md: its files and commands, cut out and run."""
+"""docs/howto/add_a_method.md: its files and commands, cut out and run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.processes import start, start_command
 from tests.stub_server import Call, Reply, StubServer
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "adding_a_method.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "howto" / "add_a_method.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(moody/[\w./]+)`\n\n```(?:python|yaml)\n(.*?)^```$", PAGE, flags=re.M | re.S))
 COMMANDS = [
     line.split() for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, flags=re.M | re.S) for line in block.splitlines()

@@ -40,9 +40,12 @@ def tables(text: str) -> list[list[list[str]]]:
 def quoted() -> list[tuple[str, str, list[list[str]]]]:
     """File, command and the table under it."""
     found = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
-        found += [(path.name, match[1].strip(), tables(text[match.end() :])[0]) for match in COMMAND.finditer(text)]
+        found += [
+            (path.relative_to(ROOT).as_posix(), match[1].strip(), tables(text[match.end() :])[0])
+            for match in COMMAND.finditer(text)
+        ]
     return found
 
 
@@ -59,8 +62,8 @@ def test_the_calibration_table_is_that_of_its_measurement() -> None:
         (each["null"], each["seeds"], each["test"]): f"{100 * each['share']:.1f} ± {100 * each['error']:.1f} %"
         for each in measured["results"]["shares"]
     }
-    text = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
-    _, *rows = tables(text[text.index("### Calibration") :])[0]
+    text = (ROOT / "docs/explanation/statistics.md").read_text(encoding="utf-8")
+    _, *rows = tables(text[text.index("## Calibration") :])[0]
     assert len(rows) == 7
     for null, seeds, both, users in rows:
         null, _, how = null.partition(", ")

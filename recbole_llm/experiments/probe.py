@@ -105,7 +105,9 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
     settings = run.settings
     endpoint = chosen_endpoint(settings)
     if endpoint is None:
-        raise UserError("probe asks an LLM what it remembers: give --llm=NAME (recbole-llm list, docs/semantics.md).")
+        raise UserError(
+            "probe asks an LLM what it remembers: give --llm=NAME (recbole-llm list, docs/explanation/leaks.md)."
+        )
     dataset = runner.read_dataset(run)
     probes = list(_probes(run, dataset, questions))
     if not probes:

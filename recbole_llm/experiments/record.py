@@ -1,7 +1,7 @@
 """The record of one run: everything that a table, a test or a doubt may ask for, years later.
 
 The schema is versioned, and records of older versions are read: each step of ``_UPGRADES`` brings a record
-to the next version. ``Record.model_json_schema()`` is the documented form (``docs/results.md``).
+to the next version. ``Record.model_json_schema()`` is the documented form (``docs/reference/results.md``).
 """
 
 from __future__ import annotations

@@ -43,10 +43,10 @@ class CoreSettings(SettingsModel):
     dataset_dir: str = setting("Folder of datasets and of what is derived from them.", Role.FOLDER)
     load_col: dict[str, Any] | None = setting("Columns that are read, by file suffix.")
     rm_dup_inter: Literal["first", "last", "keep"] | None = setting(
-        "Which of several interactions of a user with an item is kept: first or last; all but exact repeats (same "
-        "user, item and time) where it is null; keep for those too."
+        "Repeats of a user and an item: first or last keeps one of them, null removes exact repeats (same user, item "
+        "and time), keep keeps all.",
     )
-    field_separator: str = setting("What separates columns, where it is not the tab: one character, such as ','.")
+    field_separator: str = setting("Character between columns, such as ','; the tab by default.")
     val_interval: dict[str, Any] | None = setting("Interactions that are kept, by intervals of their columns.")
     user_inter_num_interval: str | None = setting("Users that are kept, by their number of interactions.")
     item_inter_num_interval: str | None = setting("Items that are kept, by their number of interactions.")
@@ -150,7 +150,7 @@ class CoreSettings(SettingsModel):
     topk: list[Any] = setting("Cut-offs of the metrics.", Role.SHOWN)
     valid_metric: str = setting("Metric that chooses the epoch, and the trial of a search.")
     valid_users: Whole = setting(
-        "Users of a fixed sample that validate, those with the smallest hashes; 0 for all.",
+        "Number of users that validate, a fixed sample by hash; 0 for all.",
         Role.LOOP,
         before=0,
         plain=0,
@@ -170,7 +170,7 @@ class CoreSettings(SettingsModel):
     show_progress: bool = setting("RecBole's progress bars.", Role.MACHINE)
     tensorboard: bool = setting("Write TensorBoard curves to log_tensorboard/.", Role.MACHINE)
     log_wandb: bool = setting("RecBole's Weights & Biases log.", Role.MACHINE)
-    wandb_project: str | None = setting("Its project.", Role.MACHINE)
+    wandb_project: str | None = setting("Project of the Weights & Biases log.", Role.MACHINE)
     results_dir: str = setting("Folder of records.", Role.FOLDER)
     checkpoint_dir: str = setting("Folder of trained weights.", Role.FOLDER)
     save_dataset: bool = setting("RecBole's pickled datasets.", Role.MACHINE)
@@ -186,7 +186,7 @@ class CoreSettings(SettingsModel):
         "Temperature of sampling, if not that of the endpoint's file.", Role.SEMANTIC, before=None
     )
     llm_max_tokens: Count | None = setting(
-        "Tokens of an answer at most, hidden reasoning included, if not as the prompts say.",
+        "Most tokens of an answer, hidden reasoning included, instead of the prompts' own limits.",
         Role.SEMANTIC,
         before=None,
     )
@@ -198,8 +198,8 @@ class CoreSettings(SettingsModel):
     )
     llm_price_in: Amount | None = setting("US dollars for a million tokens of questions.", Role.MACHINE)
     llm_price_out: Amount | None = setting("US dollars for a million tokens of answers.", Role.MACHINE)
-    llm_concurrency: Count | None = setting("Requests under way at once.", Role.MACHINE)
-    max_cost: Amount | None = setting("US dollars that one command may spend; a paid endpoint wants it.", Role.MACHINE)
+    llm_concurrency: Count | None = setting("Requests in flight at once.", Role.MACHINE)
+    max_cost: Amount | None = setting("US dollars that one command may spend; paid endpoints require it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
     answer_share: Annotated[float, Field(gt=0, le=1)] = setting(
         "Share of each feature's questions that are asked: about a fixed random sample of items, users, ... that grows "
@@ -208,18 +208,21 @@ class CoreSettings(SettingsModel):
         before=1.0,
     )
     answers: str | None = setting(
-        "Store of published answers, which are taken before any is asked for: a folder or an address.", Role.MACHINE
+        "Store of published answers, a folder or an address; its answers are taken before any question is asked.",
+        Role.MACHINE,
     )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
-        "What stands where an answer is missing: nothing, or the offline rule (the row says mixed).", Role.SEMANTIC
+        "Filling of missing answers: none, or the offline rule (the row says mixed).", Role.SEMANTIC
     )
     encoder: str = setting(
         "Sentence encoder: minilm (a wheel), or a sentence-transformers name or folder.", Role.SEMANTIC
     )
     encoder_max_length: Count = setting("Word pieces of a text that are encoded.", Role.SEMANTIC)
     profiles: str | None = setting("File of item profiles written elsewhere (JSON lines).", Role.FOLDER)
-    profiles_by: Literal["title", "item_id"] = setting("How its lines find their items.", Role.SEMANTIC)
+    profiles_by: Literal["title", "item_id"] = setting(
+        "How the lines of --profiles find their items: by title, or by item_id.", Role.SEMANTIC
+    )
     vectors: list[Any] | None = setting(
         "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
         Role.FOLDER,
@@ -230,7 +233,9 @@ class CoreSettings(SettingsModel):
         Role.SEMANTIC,
         before="real",
     )
-    titles_seed: Seed = setting("Key of the invented titles: another one gives others.", Role.SEMANTIC, before=2020)
+    titles_seed: Seed = setting(
+        "Seed of the invented titles; another seed gives other titles.", Role.SEMANTIC, before=2020
+    )
     whitening: Literal["none", "zca"] = setting(
         "Whiten text vectors before they are read, by ZCA over all of them.", Role.SEMANTIC, before="none"
     )
