@@ -5,7 +5,9 @@ python docs/gain_picture.py     # writes docs/gain.svg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 from xml.sax.saxutils import escape
 
 from recbole_llm.evaluation.ranks import Ranks
@@ -14,25 +16,50 @@ from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 
 ROOT = Path(__file__).parents[1]
-RECORDS = ROOT / "results/one-budget"
 METRIC = "ndcg@10"
 CONTROLS = ("llm", "offline", "shuffled", "none")
 COLOURS = dict(zip(CONTROLS, ("#c2410c", "#2563eb", "#7c3aed", "#6b7280"), strict=True))
-# The backbone of each method that reads LLM answers (DUIP reads titles alone), and the setting that makes the backbone.
-BACKBONES: dict[str, tuple[str, dict[str, object]]] = {
-    "LLMDMsRec": ("SRGNN", {}),
-    "EIMF": ("REMI", {}),
-    "LDMI": ("ComiRecDR", {}),
-    "ISRF": ("ISRF", {"graph_words": False}),
+
+
+class Backbone(NamedTuple):
+    """What a method is compared with.
+
+    Attributes:
+        model: of the backbone's rows.
+        records: folder of the backbone's and the method's records.
+        tuned: whether the rows have searched settings, or the same fixed ones.
+        where: settings that make the backbone.
+        title: its name in the picture.
+    """
+
+    model: str
+    records: str
+    tuned: bool
+    where: Mapping[str, Any]
+    title: str
+
+
+LDMI_ROUTING = {"routing_transform": "interest", "interest_scale": 1.0}
+# Of the methods that read LLM answers; DUIP reads titles alone.
+BACKBONES = {
+    "EIMF": Backbone("REMI", "answers", False, {}, "REMI"),
+    "LDMI": Backbone(
+        "ComiRecDR", "answers", False, {"routing_transform": "interest", "interest_scale": 1.0}, "ComiRecDR"
+    ),
+    "LLMDMsRec": Backbone("SRGNN", "one-budget", True, {}, "SRGNN"),
+    "ISRF": Backbone("ISRF", "one-budget", True, {"graph_words": False}, "ISRF without its graph"),
 }
 SPAN, LEFT, RIGHT, ROW = 0.04, 110, 20, 22
 
 
-def kept() -> list[tuple[Record, Ranks]]:
-    """The tuned records of the leave-one-out table, with their ranks."""
-    folder = RECORDS / "ml-100k/loo"
-    found = [each for each in ResultStore(RECORDS) if each.protocol == "loo" and each.tuned and each.status == "ok"]
-    return [(each, Ranks.load(folder / each.ranks_file)) for each in found if each.ranks_file]
+def kept(base: Backbone) -> list[tuple[Record, Ranks]]:
+    """The records of a leave-one-out table, with their ranks."""
+    folder = ROOT / "results" / base.records
+    return [
+        (each, Ranks.load(folder / "ml-100k/loo" / each.ranks_file))
+        for each in ResultStore(folder)
+        if each.protocol == "loo" and each.tuned == base.tuned and each.status == "ok" and each.ranks_file
+    ]
 
 
 def control_of(record: Record) -> str:
@@ -41,20 +68,21 @@ def control_of(record: Record) -> str:
     return "llm" if real else "offline" if record.semantics == "llm" else record.semantics
 
 
-def _has(record: Record, where: dict[str, object]) -> bool:
+def _has(record: Record, where: Mapping[str, Any]) -> bool:
     return all(record.settings.get(name) == value for name, value in where.items())
 
 
 def gains() -> dict[tuple[str, str], Comparison]:
-    """Difference of each method under each control to its tuned backbone; what has no record is missing."""
-    records = kept()
+    """Difference of each method under each control to its backbone; what has no record is missing."""
     found = {}
-    for method, (backbone, where) in BACKBONES.items():
-        below = [ranks for record, ranks in records if record.model == backbone and _has(record, where)]
+    for method, base in BACKBONES.items():
+        records = kept(base)
+        below = [ranks for record, ranks in records if record.model == base.model and _has(record, base.where)]
         for control in CONTROLS:
             runs = [
                 ranks for record, ranks in records
-                if record.model == method and control_of(record) == control and not (where and _has(record, where))
+                if record.model == method and control_of(record) == control
+                and not (method == base.model and _has(record, base.where))
             ]  # fmt: skip
             if runs:
                 (found[method, control],) = Family({"method": runs, "backbone": below}, METRIC).compare()
@@ -66,9 +94,8 @@ def svg(found: dict[tuple[str, str], Comparison]) -> str:
     width, middle = 720, LEFT + (720 - LEFT - RIGHT) / 2
     scale = (720 - LEFT - RIGHT) / 2 / SPAN
     lines, y = [], 40
-    for method, (backbone, where) in BACKBONES.items():
-        backbone += " without its graph" if where else ""
-        lines.append(f'<text x="8" y="{y + 5}" class="b">{escape(method)} − {escape(backbone)}</text>')
+    for method, base in BACKBONES.items():
+        lines.append(f'<text x="8" y="{y + 5}" class="b">{escape(method)} − {escape(base.title)}</text>')
         y += ROW
         for control in CONTROLS:
             each = found.get((method, control))
@@ -90,7 +117,7 @@ def svg(found: dict[tuple[str, str], Comparison]) -> str:
         "text{font:13px sans-serif;fill:#1f2937}.b{font-weight:bold}.m{fill:#6b7280}.z{stroke:#6b7280;"
         "stroke-dasharray:3 3}@media (prefers-color-scheme:dark){text{fill:#e5e7eb}.m{fill:#9ca3af}}"
     )
-    title = "Gain in NDCG@10 over the tuned backbone; 95 % intervals over users and seeds (ml-100k, three seeds)"
+    title = "Gain in NDCG@10 over the backbone; 95 % intervals over users and seeds (ml-100k, three seeds)"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y + 20}" role="img"><title>{title}</title>'
     text = f'<text x="8" y="18">{title}</text>'
     return "\n".join([head, f"<style>{style}</style>", text, *axis, *lines, "</svg>"]) + "\n"
