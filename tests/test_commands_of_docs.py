@@ -172,6 +172,8 @@ def test_the_python_of_the_pages_runs(workspace: Path, cli: Cli) -> None:
 def options(verb: str) -> set[str]:
     """Every option and setting that a verb takes."""
     own = {cli.SPELT.get(each.name, each.name) for each in cli._parameters(verb, cli.VERBS[verb])}
+    if verb == "suite":  # hands them on to its stages
+        own |= options("run") | options("tune")
     if verb not in cli.SETTINGS:
         return own
     classes = [CoreSettings, *filter(None, map(settings_class, methods().values()))]
