@@ -119,6 +119,11 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return key.strip(), value
 
 
+@cache  # each run of a command reads its settings again
+def _say_renamed(where: str, old: str, new: str) -> None:
+    logger.warning("%s: %s is now called %s", where, old, new)
+
+
 @cache
 def _recbole_model_keys() -> dict[str, frozenset[str]]:
     """Keys of each RecBole model's own YAML file."""
@@ -315,7 +320,7 @@ def _layered(
                 apply(rest, value, where, source)
             return
         if owner not in known and renamed.get(owner, owner) in known:
-            logger.warning("%s: %s is now called %s", where, owner, renamed[owner])
+            _say_renamed(where, owner, renamed[owner])
             apply(renamed[owner] + dot + rest, value, where, source)
             return
         if owner not in known and not open_ended:

@@ -513,3 +513,11 @@ def test_a_method_trains_what_it_is_built_on_by_its_own_loss(change):
 def test_a_method_on_sasrec_has_the_key_that_it_had():
     identity = layered("EIMF", backbone="SASRec").identity()
     assert not {"train_targets", "objective", "n_negatives", "calibration"} & set(identity)
+
+
+def test_the_old_name_of_a_setting_is_taken_with_one_notice(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="recbole_llm"):
+        old, again = (layered("EIMF", ibim="MIND") for _ in range(2))
+    assert old["backbone"] == again["backbone"] == "MIND"
+    assert old.key() == layered("EIMF", backbone="MIND").key()
+    assert len([message for message in caplog.messages if "ibim is now called backbone" in message]) == 1
