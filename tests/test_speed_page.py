@@ -1,0 +1,82 @@
+"""The tables of the page on speed are those of the kept measurements."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+from tests.test_tables_of_docs import tables
+
+ROOT = Path(__file__).parents[1]
+TABLES = {tuple(head[:2]): rows for head, *rows in tables((ROOT / "docs/explanation/speed.md").read_text("utf-8"))}
+
+
+def measured(name: str) -> Any:
+    return json.loads((ROOT / f"benchmarks/results/{name}-cpu.json").read_text(encoding="utf-8"))["results"]
+
+
+def by_model(name: str) -> dict[str, dict[str, Any]]:
+    return {each["model"]: each for each in measured(name)}
+
+
+def shows(text: str, value: float) -> bool:
+    """Whether a number is a value, rounded to the digits that it has."""
+    text = text.removesuffix("x").replace(",", "")
+    digits = len(text.partition(".")[2])
+    return abs(float(text) - value) <= 0.501 * 10**-digits
+
+
+def test_seconds_of_a_training_step() -> None:
+    rows, name = TABLES["data", "model"], ""
+    assert len(rows) == 6
+    for data, model, shipped, off, here, to_shipped, to_off in rows:
+        name = {"Beauty, history 50": "train-beauty", "ml-100k, history 20": "train-ml-100k"}.get(data, name)
+        found = by_model(name)[model.partition(",")[0]]
+        seconds = found["seconds_per_step"]
+        assert shows(shipped, seconds["shipped"])
+        assert shows(off, seconds["plain"])
+        assert shows(here, seconds["ours"])
+        assert shows(to_shipped, found["ratio_to_shipped"])
+        assert shows(to_off, found["ratio_to_plain"])
+
+
+def test_steps_of_models_that_recbole_lacks() -> None:
+    rows, found = TABLES["model", "s a step"], by_model("train-multi-interest-ml-100k")
+    assert {row[0] for row in rows} == {*found}
+    for model, step, epoch, recbole, ratio, _ in rows:
+        assert shows(step, found[model]["seconds_per_step"]["ours"])
+        assert shows(epoch, found[model]["seconds_per_epoch"]["ours"])
+        assert shows(recbole, found[model]["seconds_per_step"]["plain"])
+        assert shows(ratio, found[model]["ratio_to_plain"])
+
+
+def test_seconds_of_a_full_evaluation() -> None:
+    rows, found = TABLES["model", "RecBole"], by_model("evaluate-beauty")
+    assert {row[0] for row in rows} == {*found}
+    for model, recbole, here, ratio, largest in rows:
+        assert shows(recbole, found[model]["seconds"]["recbole"])
+        assert shows(here, found[model]["seconds"]["ours"])
+        assert shows(ratio, found[model]["ratio"])
+        assert float(largest) == pytest.approx(found[model]["largest_difference_of_metrics"], rel=0.13)
+
+
+def test_seconds_to_the_first_batch() -> None:
+    for (_, recbole, first, second), name in zip(
+        TABLES["interactions", "RecBole"], ("load-gen-1m", "load-gen-10m"), strict=True
+    ):
+        seconds = {path: median(each["seconds"] for each in starts) for path, starts in measured(name).items()}
+        assert shows(first.partition(" ")[0], seconds["fresh"])
+        assert shows(second, seconds["cached"])
+        assert recbole == "not run" if "recbole" not in seconds else shows(recbole, seconds["recbole"])
+
+
+def test_curves_of_validation() -> None:
+    found, model = by_model("curves-ml-100k"), ""
+    for name, engine, *values in TABLES["", "engine"]:
+        model = name or model
+        key = {"RecBole": "recbole", "here": "ours"}[engine]
+        assert all(shows(text, each[key]) for text, each in zip(values, found[model]["epochs"], strict=True))
