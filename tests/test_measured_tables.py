@@ -1,4 +1,4 @@
-"""The tables of the page on speed are those of the kept measurements."""
+"""Tables of seconds, memory and prices are those of the kept measurements and of the dry run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from recbole_llm import generate
 from tests.test_tables_of_docs import tables
 
 ROOT = Path(__file__).parents[1]
-TABLES = {tuple(head[:2]): rows for head, *rows in tables((ROOT / "docs/explanation/speed.md").read_text("utf-8"))}
+
+
+def tables_of(page: str) -> dict[tuple[str, ...], list[list[str]]]:
+    """Rows of the tables of a page, by the first two words of their heads."""
+    return {tuple(head[:2]): rows for head, *rows in tables((ROOT / f"docs/{page}.md").read_text(encoding="utf-8"))}
+
+
+TABLES = tables_of("explanation/speed")
 
 
 def measured(name: str) -> Any:
@@ -80,3 +88,37 @@ def test_curves_of_validation() -> None:
         model = name or model
         key = {"RecBole": "recbole", "here": "ours"}[engine]
         assert all(shows(text, each[key]) for text, each in zip(values, found[model]["epochs"], strict=True))
+
+
+def test_memory_and_seconds_of_losses() -> None:
+    found = {each["loss"]: each for each in measured("losses-1000000-items")}
+    rows = tables_of("explanation/methods")["loss", "seconds"]
+    assert len(rows) == len(found) - 1  # the vectors alone are what the others are counted beside
+    for loss, seconds, further in rows:
+        name = loss.replace("shared negatives", "shared").replace("negatives of each target", "per target")
+        assert shows(seconds, found[name]["seconds"])
+        assert shows(further, found[name]["mib"] - found["vectors"]["mib"])
+
+
+def test_seconds_and_memory_of_clusters() -> None:
+    rows = tables_of("explanation/methods")["", "users"]
+    for (_, users, seconds, peak, result, similarity), each in zip(rows, measured("clusters-beauty"), strict=True):
+        assert shows(users, each["users"])
+        assert shows(seconds, each["seconds"])
+        assert shows(peak, each["mib"])
+        assert result.split()[0] == each["result"].split()[0]
+        assert similarity == "-" or shows(similarity.split()[0], each["net_similarity"])
+
+
+@pytest.mark.landing  # histories and films are encoded
+@pytest.mark.parametrize("method", ["EIMF", "LDMI", "ISRF"])
+def test_what_answers_about_ml_100k_cost(method: str, workspace: Path) -> None:
+    (wanted,) = (row for row in tables_of("howto/prices")["method", "questions"] if row[0] == method)
+    text = generate(model=method, dataset="ml-100k", llm="gpt-4o-mini", dry_run=True)
+    lines = [line.split()[-5:] for line in text.splitlines() if line.startswith("ml-100k")]
+    requests, _, tokens_in, tokens_out, _ = (
+        sum(float(value.replace(",", "")) for value in column) for column in zip(*lines, strict=True)
+    )
+    total = next(line for line in text.splitlines() if line.startswith("total"))
+    assert [f"{value:,.0f}" for value in (requests, tokens_in, tokens_out)] == wanted[1:4]
+    assert f"{wanted[4]} US$" in total
