@@ -46,6 +46,7 @@ _ISRF = {
     "epochs": 15,
     "eval_step": 3,
 }
+OF_TODAY = ("answers", "times")  # folders of records that were made with today's defaults
 # Defaults that changed since, with the values that the records were made with: new runs have other keys.
 FORMER: dict[str, dict[str, Any]] = {
     "ComiRecDR": {"stopping_step": 5},
@@ -64,10 +65,10 @@ FORMER: dict[str, dict[str, Any]] = {
 }
 
 
-def run_of(record: Record) -> Run:
+def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
     """The run that today's code plans for a record's settings, with defaults that have changed since as they were."""
     named = {key: record.settings.get(key) for key, source in record.origin.items() if source == "command line"}
-    given = FORMER.get(record.model, {}) | {key: value for key, value in named.items() if value is not None}
+    given = former.get(record.model, {}) | {key: value for key, value in named.items() if value is not None}
     if record.semantics in ("text", "codes"):
         given.pop("semantics", None)
     limits = {name: getattr(record, name) for name in ("trials", "trial_epochs", "trial_minutes")}
@@ -86,5 +87,9 @@ def test_there_are_kept_records() -> None:
 
 
 def test_every_kept_record_is_found_by_its_settings() -> None:
-    lost = {f"{folder}/{record.key}" for folder, record in RECORDS if run_of(record).key != record.key}
+    lost = {
+        f"{folder}/{record.key}"
+        for folder, record in RECORDS
+        if run_of(record, {} if folder in OF_TODAY else FORMER).key != record.key
+    }
     assert lost == OLDER

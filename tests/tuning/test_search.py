@@ -238,7 +238,12 @@ def test_a_search_for_accuracy_and_seconds_gives_what_is_best_for_each_time(
     front = study.front()
     assert front[0].number == study.best().number
     for trial in study.complete():
-        beaten = any(o.values[0] >= trial.values[0] and o.values[1] < trial.values[1] for o in study.complete())
+        accuracy, seconds = trial.values
+        beaten = any(
+            other.values[0] >= accuracy and other.values[1] <= seconds
+            and (other.values != trial.values or other.number < trial.number)
+            for other in study.complete()
+        )  # fmt: skip
         assert (trial not in front) == beaten
     lines = summary([study]).splitlines()
     assert len(lines) == 2 + len(front) - 1
