@@ -186,7 +186,7 @@ def _journal(path: Path) -> BaseStorage:
 
 
 def _not_a_journal(path: Path) -> UserError:
-    return UserError(f"--storage={path} holds what is no journal of searches: move it away, or name another one.")
+    return UserError(f"--storage={path} is not a journal of searches: move it away, or name another one.")
 
 
 def _database(address: str) -> BaseStorage:

@@ -102,7 +102,7 @@ def test_windows_train_each_interaction_once(table: Interactions) -> None:
     assert len(interactions(table, refit.train_rows)) == len(refit.train_rows)
 
 
-@pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6)])
+@pytest.mark.parametrize("lengths", [(4, 7), (30,), (9, 14, 11), (4, 25, 4, 17, 6)])
 @pytest.mark.parametrize("wanted", ["all", "once", "last"])
 def test_windows_of_one_second_keep_the_test_apart(tmp_path: Path, lengths: tuple[int, ...], wanted: str) -> None:
     """Their sessions tie in time, so that a window which tests may stand among those that validate."""

@@ -27,7 +27,7 @@ JUNK = {
 def test_a_journal_of_something_else_is_refused_and_stays_as_it_is(workspace: Path, junk: str) -> None:
     path = workspace / "a.log"
     path.write_bytes(JUNK[junk])
-    with pytest.raises(UserError, match=r"a\.log holds what is no journal of searches: move it away"):
+    with pytest.raises(UserError, match=r"a\.log is not a journal of searches: move it away"):
         open_storage(storage_address("a.log", workspace))
     assert path.read_bytes() == JUNK[junk]
 
