@@ -16,7 +16,7 @@ from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
-from recbole_llm.llm.endpoint import redact
+from recbole_llm.llm.endpoint import is_own_file, redact, source_file
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
@@ -62,6 +62,9 @@ class Run:
                 if not Path(path).is_file():
                     raise UserError(f"--{name}={path}: there is no such file.")
                 files[name] = file_sha256(Path(path))
+        source = self.settings["llm"]
+        if source and is_own_file(source):
+            files["llm"] = file_sha256(source_file(source))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files

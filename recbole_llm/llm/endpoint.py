@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint as ``properties/llm/*.yaml`` describes it."""
+"""An OpenAI-compatible endpoint as ``properties/llm/*.yaml``, or a file of one's own, describes it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -212,16 +213,46 @@ def redact(text: str, key: str = "") -> str:
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
 
 
-def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoint:
-    """The endpoint of ``--llm=name``; ``changes`` (``llm_model``, ``llm_base_url``, ...) win over the file.
+def is_own_file(source: str) -> bool:
+    """Whether ``--llm`` gives the path of a file, and not a name."""
+    return Path(source).suffix in (".yaml", ".yml")
+
+
+def source_file(source: str) -> Path:
+    """The file that describes a source.
+
+    Raises:
+        UserError: there is none.
+    """
+    if is_own_file(source):
+        if not Path(source).is_file():
+            raise UserError(f"--llm={source}: there is no such file.")
+        return Path(source)
+    known = [OFFLINE, *property_names("llm")]
+    if source not in known[1:]:
+        hint = did_you_mean(source, known)
+        raise UserError(f"--llm={source}: there is no such source.{hint} Known: {', '.join(known)}; or a .yaml file.")
+    return properties_folder() / "llm" / f"{source}.yaml"
+
+
+@cache
+def _shipped_addresses() -> list[str]:
+    files = (read_yaml(properties_folder() / "llm" / f"{name}.yaml") for name in property_names("llm"))
+    return [_identity_of(file.get("base_url") or "") for file in files]
+
+
+def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endpoint:
+    """The endpoint of ``--llm=source``; ``changes`` (``llm_model``, ``llm_base_url``, ...) win over the file.
+
+    Args:
+        source: name of a file in ``properties/llm/``, or the path of a file like those.
+        changes: settings of the run.
 
     Raises:
         UserError: no such file, a field that endpoints do not have, or a value that it does not take.
     """
-    known = [OFFLINE, *property_names("llm")]
-    if name not in property_names("llm"):
-        raise UserError(f"--llm={name}: there is no such source.{did_you_mean(name, known)} Known: {', '.join(known)}.")
-    path = properties_folder() / "llm" / f"{name}.yaml"
+    path = source_file(source)
+    name = path.stem
     own = {key: value for key, value in read_yaml(path).items() if key != "about"}
     given = {key.removeprefix("llm_"): value for key, value in (changes or {}).items() if value is not None}
     allowed = {item.name for item in fields(Endpoint)} - {"name", "server"}
@@ -238,11 +269,13 @@ def load_endpoint(name: str, changes: Mapping[str, Any] | None = None) -> Endpoi
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
     if values["base_url"]:
         _check_address(str(values["base_url"]), name)
-    if _identity_of(values["base_url"]) != _identity_of(own.get("base_url") or ""):
-        values["server"] = _identity_of(values["base_url"])
+    address, own_address = _identity_of(values["base_url"]), _identity_of(own.get("base_url") or "")
+    # What is asked at a shipped file's address is kept without it; two files of one's own may share a name.
+    if address not in (_shipped_addresses() if is_own_file(source) else [own_address]):
+        values["server"] = address
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
-    elif values["model"] != own.get("model") or "server" in values:
+    elif values["model"] != own.get("model") or address != own_address:
         values["knowledge_cut"] = None  # another model's
     try:
         json.dumps(values.get("extra"))
@@ -326,7 +359,7 @@ def _check_effort(endpoint: Endpoint, given: bool) -> None:
 def _say_whose_prices(model: str, file: str, priced: str) -> None:
     logger.warning(
         "--llm_model=%s: prices and --max_cost count with those of %s (%s); a dearer model spends more than the limit. "
-        "Give --llm_price_in and --llm_price_out, or a file of its own in properties/llm/.",
+        "Give --llm_price_in and --llm_price_out, or --llm=FILE.yaml with a file of its own.",
         model,
         priced,
         file,

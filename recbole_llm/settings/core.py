@@ -179,7 +179,10 @@ class CoreSettings(SettingsModel):
     dataloaders_save_path: str | None = setting("Where RecBole keeps them.", Role.MACHINE)
 
     # ---- text features -------------------------------------------------------------------------
-    llm: str = setting("Source of answers: offline (a rule, no LLM) or a file of properties/llm/.", Role.SEMANTIC)
+    llm: str = setting(
+        "Source of answers: offline (a rule, no LLM), a file of properties/llm/, or the path of one's own.",
+        Role.SEMANTIC,
+    )
     llm_model: str | None = setting("Model of the endpoint, if not that of its file.", Role.SEMANTIC)
     llm_base_url: str | None = setting("Address of the endpoint, if not that of its file.", Role.MACHINE)
     llm_temperature: Amount | None = setting(

@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
+from recbole_llm.llm.endpoint import is_own_file
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
@@ -271,8 +272,9 @@ def _check_split(values: Mapping[str, Any]) -> None:
 
 
 def _check_source(values: Mapping[str, Any]) -> None:
-    if (name := values.get("llm")) is not None:
-        check_known(f"--llm={name}: there is no such source", name, ["offline", *property_names("llm")])
+    source = values.get("llm")
+    if source is not None and not is_own_file(str(source)):
+        check_known(f"--llm={source}: there is no such source", source, ["offline", *property_names("llm")])
 
 
 def reads_codes(values: Mapping[str, Any]) -> bool:

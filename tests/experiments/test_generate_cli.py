@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from recbole_llm.experiments.store import ResultStore
 from tests.helpers import Cli
 from tests.stub_server import Reply, StubServer, intents_from_candidates
 
@@ -91,3 +92,20 @@ def test_mistakes_are_named(
 ) -> None:
     assert cli("generate", "--model=LLMDMsRec", "--dataset=tiny", *SHORT, *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_source_may_be_a_file_of_ones_own(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    with StubServer(intents_from_candidates) as server:
+        Path("lab.yaml").write_text(f"base_url: {server.base_url}\nmodel: lab-7b\n")
+        run = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=lab.yaml", *SHORT]
+        assert cli(*run) == 0
+        assert "lab-7b" in capsys.readouterr().out
+        asked = len(server.calls)
+        assert asked
+        Path("lab.yaml").write_text(f"base_url: {server.base_url}\nmodel: lab-13b\n")
+        assert cli(*run) == 0  # another model is another run
+        assert "lab-13b" in capsys.readouterr().out
+        assert len(server.calls) == 2 * asked
+    assert {record.settings["llm"] for record in ResultStore() if record.features} == {"lab.yaml"}
+    assert cli(*run[:2], "--llm=nowhere.yaml", *SHORT) == 2
+    assert "--llm=nowhere.yaml: there is no such file" in capsys.readouterr().err

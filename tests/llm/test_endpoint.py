@@ -154,6 +154,34 @@ def test_where_nothing_of_this_is_set_the_key_is_that_of_older_answers() -> None
     assert key_of(model="m") == hashlib.sha256(text.encode()).hexdigest()
 
 
+# ---- a file of one's own ------------------------------------------------------------------------
+
+
+def own_file(path: Path, base_url: str = "http://10.0.0.7:8000/v1", model: str = "mine") -> str:
+    path.write_text(f"base_url: {base_url}\nmodel: {model}\nknowledge_cut: 2024-06-30\n")
+    return str(path)
+
+
+def test_a_file_of_ones_own_is_a_source(tmp_path: Path) -> None:
+    endpoint = load_endpoint(own_file(tmp_path / "lab.yaml"))
+    assert (endpoint.name, endpoint.model, endpoint.knowledge_cut) == ("lab", "mine", date(2024, 6, 30))
+    with pytest.raises(UserError, match=r"--llm=.*none\.yaml: there is no such file"):
+        load_endpoint(str(tmp_path / "none.yaml"))
+
+
+def test_two_files_of_one_name_are_two_servers(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    own = own_file(tmp_path / "lab.yaml")
+    other = own_file(tmp_path / "other" / "lab.yaml", "http://10.0.0.8:8000/v1")
+    assert key_of(own) != key_of(other)
+
+
+def test_a_copy_of_a_shipped_file_finds_the_answers_that_were_paid_for(tmp_path: Path) -> None:
+    copy = tmp_path / "ours.yaml"
+    copy.write_text((properties_folder() / "llm" / "openai.yaml").read_text().replace("0.25", "0.20"))
+    assert key_of(str(copy)) == key_of("openai")
+
+
 # ---- files --------------------------------------------------------------------------------------
 
 
