@@ -50,11 +50,6 @@ class Cases:
         return len(self.user)
 
     @property
-    def shown_end(self) -> np.ndarray:
-        """``(m,)`` where the part of each history ends that a feature may show."""
-        return self.end if self.shown is None else self.shown
-
-    @property
     def single_target(self) -> bool:
         """Whether every case has exactly one target, the row after its history."""
         return len(self.target_rows) == len(self) and bool(np.all(self.target_rows == self.end))

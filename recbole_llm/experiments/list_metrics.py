@@ -12,7 +12,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import LIST_METRICS, NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
 from recbole_llm.evaluation.subgroups import user_gap
-from recbole_llm.features.encoder import Encoder, encode_texts
+from recbole_llm.features.encoder import default_encoder, encode_texts
 from recbole_llm.features.items import ItemTexts, item_texts
 from recbole_llm.settings.layers import Settings
 from recbole_llm.training.lists import ItemCategories, TopLists
@@ -71,10 +71,8 @@ def _title_vectors(texts: ItemTexts, tokens: Sequence[str], location: DatasetLoc
 
     They are the titles' own by the default encoder for every model, whatever it reads itself, so that rows compare.
     """
-    defaults = read_yaml(properties_folder() / "overall.yaml")
-    encoder = Encoder(str(defaults["encoder"]), "mean", int(defaults["encoder_max_length"]))
     titled = [item for item in range(1, len(tokens)) if texts.title[item] != f"item {tokens[item]}"]
-    found = encode_texts([texts.title[item] for item in titled], encoder, location.vectors, device)
+    found = encode_texts([texts.title[item] for item in titled], default_encoder(), location.vectors, device)
     vectors = np.zeros((len(tokens), found.shape[1]), dtype=np.float32)
     vectors[titled] = found
     return vectors

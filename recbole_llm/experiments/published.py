@@ -13,7 +13,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import redact
+from recbole_llm.llm.endpoint import check_store_address, redact
 from recbole_llm.llm.store import INDEX, LARGEST_INDEX, AnswerStore, StoreFile
 from recbole_llm.raw.download import download
 
@@ -83,6 +83,7 @@ def open_store(address: str, scratch: Path) -> AnswerStore:
     Raises:
         UserError: there is none, or it cannot be reached.
     """
+    check_store_address(address)
     address = _on_the_hub(address) if address.startswith(HUB) else address
     parts = urlsplit(address)
     if parts.scheme in ("http", "https"):

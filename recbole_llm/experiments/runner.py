@@ -343,7 +343,7 @@ class Runner:
         if self.asking is None:
             self.asking = AnswerSource.of(run.settings)
             self.asking.mends = self.asks_again
-            lend(self.asking, run)
+        lend(self.asking, run)
         stage_one = self.candidate_model(run, watch) if run.settings.method.stage_one else None
         builder = FeatureBuilder(run.settings, run.location, dataset, stage_one, self.bars, watch, self.asking)
         builder.make()

@@ -119,6 +119,8 @@ def _words(record: Record) -> list[str]:
 def _again(record: Record, dataset_dir: Path) -> Record:
     """The record of a new run in a folder of its own."""
     given = dict(parse_assignment(word[2:]) for word in _words(record))
+    # They change no number, and all numbers are compared.
+    given |= {name: record.settings[name] for name in ("metrics", "topk") if name in record.settings}
     model, dataset, protocol, seeds = (given.pop(name) for name in ("model", "dataset", "protocol", "seeds"))
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         given |= {"dataset_dir": str(dataset_dir), "results_dir": folder, "checkpoint_dir": str(Path(folder) / "saved")}

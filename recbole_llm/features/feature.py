@@ -124,6 +124,8 @@ class Feature(Protocol):
     - ``visible: str``, what of a user its answers may stand on (``"none"``): ``"none"``, items alone;
       ``"prefix"``, what stands before the row of ``position``; ``"training"``, the user's training segment.
       ``doctor --leaks`` holds the files against it.
+    - ``clusters_vectors: bool``, whether whom it asks about follows from sentence vectors (``False``): another encoder
+      then has other answers too.
     """
 
     name: ClassVar[str]

@@ -213,6 +213,24 @@ def redact(text: str, key: str = "") -> str:
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
 
 
+def check_store_address(address: str) -> None:
+    """Refuse an address with a secret in it, before anything is asked, recorded or logged.
+
+    Raises:
+        UserError: it has a name, a password or a query.
+    """
+    try:
+        parts = urlsplit(address)
+        secret = parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query)
+    except ValueError as error:
+        raise UserError(f"{redact(address)} is no address of a store ({error}).") from None
+    if secret:
+        raise UserError(
+            f"{redact(address)}: a store is read without a name, a password or a query; bring its folder here and give "
+            "the folder."
+        )
+
+
 def is_own_file(source: str) -> bool:
     """Whether ``--llm`` gives the path of a file, and not a name."""
     return Path(source).suffix in (".yaml", ".yml")

@@ -9,7 +9,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
-from recbole_llm.llm.endpoint import is_own_file
+from recbole_llm.llm.endpoint import check_store_address, is_own_file
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
@@ -275,6 +275,8 @@ def _check_source(values: Mapping[str, Any]) -> None:
     source = values.get("llm")
     if source is not None and not is_own_file(str(source)):
         check_known(f"--llm={source}: there is no such source", source, ["offline", *property_names("llm")])
+    if values.get("answers"):
+        check_store_address(str(values["answers"]))
 
 
 def reads_codes(values: Mapping[str, Any]) -> bool:

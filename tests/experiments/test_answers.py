@@ -45,6 +45,23 @@ def store(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> tupl
     return few_users / "store", words
 
 
+def test_advise_buys_nothing_that_a_store_has(store: tuple[Path, list[str]], cli: Cli) -> None:
+    folder, words = store
+    assert cli("advise", *words[:-2], "--shares=0.5,1", f"--answers={folder}") == 0  # the endpoint is gone
+
+
+@pytest.mark.parametrize("address", ["https://me:sesame@example.org/store", "https://example.org/store?token=sesame"])
+def test_an_address_with_a_secret_is_refused_before_anything_is_recorded(
+    few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    assert cli("--model=LDMI", "--dataset=tiny", "--llm=vllm", f"--answers={address}", *SHORT) == 2
+    assert cli("answers", "verify", f"--store={address}") == 2
+    said = capsys.readouterr().err
+    assert said.count("without a name, a password or a query") == 2
+    assert "sesame" not in said
+    assert not list(Path().glob("results/**/LDMI*.json"))
+
+
 def served(folder: Path) -> FileServer:
     return FileServer({f"/store/{path.name}": path.read_bytes() for path in folder.iterdir()})
 

@@ -185,6 +185,11 @@ def test_a_row_is_run_again(finished: Path) -> None:
     assert "run again: Pop on tiny (loo, seed" in said and "every metric is the same" in said
 
 
+def test_a_row_with_other_cut_offs_is_run_again(tiny: Path) -> None:
+    api.run("Pop", "tiny", topk=[3, 50], metrics=["NDCG", "GAUC"], valid_metric="NDCG@3", quiet=True)
+    assert "every metric is the same" in api.submit("results", verify=True, output="handed")
+
+
 def test_a_row_that_comes_out_otherwise_is_refused(finished: Path) -> None:
     """Forged ranks with metrics and key that fit them: only a second run can tell."""
     for path in finished.glob("*/*/Pop-*.json"):

@@ -21,8 +21,8 @@ from recbole_llm.features.encoder import minilm_folder
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
-from tests.features.asking import SEMANTICS, ask, asking_run, contents, file_states, only_folder
-from tests.helpers import make_run, runner
+from tests.features.asking import SEMANTICS, answer_of_any_prompt, ask, asking_run, contents, file_states, only_folder
+from tests.helpers import make_run, prepare, runner
 from tests.processes import Started, start_command
 from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
 
@@ -87,6 +87,14 @@ def test_another_encoder_asks_nothing(few_users: Path) -> None:
         ask(server, encoder=str(minilm_folder()))
     assert len(server.calls) == asked
     assert len(list(only_folder().glob("text.*.npy"))) == 2
+
+
+def test_another_encoder_has_exemplars_of_its_own(few_users: Path) -> None:
+    with StubServer(answer_of_any_prompt) as server:
+        given = {"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url}
+        prepare("EIMF", **given)
+        prepare("EIMF", **given, encoder_max_length=4)
+    assert len(list(SEMANTICS.glob("loo-vllm-*"))) == 2
 
 
 def test_a_removed_feature_is_made_from_the_cache(few_users: Path) -> None:

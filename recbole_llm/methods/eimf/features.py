@@ -43,6 +43,7 @@ class Exemplars:
     )
     files: ClassVar[tuple[str, ...]] = ("usercluster", "exemplar")
     visible: ClassVar[str] = TRAINING
+    clusters_vectors: ClassVar[bool] = True
 
     def build(self, context: Context) -> dict[str, Any]:
         """Cluster, ask about exemplars alone, write both files."""
