@@ -209,6 +209,17 @@ class Record(BaseModel):
         return f"{self.model} ({', '.join(marks)})" if marks else self.model
 
     @property
+    def reads(self) -> dict[str, str] | None:
+        """SHA-256 of each file that the run read beside the interactions, by its name.
+
+        ``None`` where the record does not say: the run failed before, or an older version wrote it. Lists made elsewhere
+        are left out: those of several seeds are several files under one name.
+        """
+        if self.data is None or not self.data.files:
+            return None
+        return {name: digest for name, digest in self.data.key_files().items() if name not in ("inter", "lists")}
+
+    @property
     def source(self) -> str:
         """Where the semantics came from: the LLM, ``offline`` or the control, files of vectors, invented titles."""
         names = [self.semantics]
