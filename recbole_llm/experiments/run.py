@@ -16,7 +16,7 @@ from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
-from recbole_llm.llm.endpoint import is_own_file, redact, source_file
+from recbole_llm.llm.endpoint import OFFLINE, is_own_file, redact, server_of, source_file
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
@@ -68,7 +68,12 @@ class Run:
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
-        more = {**changes_of_meaning(self.settings.values), **(self.search or {})}
+        server = self._server()
+        more = {
+            **changes_of_meaning(self.settings.values),
+            **(self.search or {}),
+            **({"server": server} if server else {}),
+        }
         self.key = self.settings.key(files=files, features=self._feature_versions(), **more)
 
     @classmethod
@@ -109,6 +114,13 @@ class Run:
         if path is None or not asked & {*NEED_CATEGORIES, *NEED_VECTORS}:
             return {}
         return {f"{SHOWN_FILE}item": file_sha256(path)} if "item" not in self.files else {}
+
+    def _server(self) -> str:
+        """The address of the LLM that is asked, where it is not that of its file: the answers may be others."""
+        source = self.settings["llm"]
+        if source in (None, OFFLINE) or self.settings["semantics"] == "none":
+            return ""
+        return server_of(str(source), self.settings.get("llm_base_url"))
 
     def _feature_versions(self) -> dict[str, str]:
         if not self.settings.method.features:

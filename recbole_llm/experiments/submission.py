@@ -289,6 +289,7 @@ def settings_key(record: Record, data: DatasetFacts) -> str:
     settings, search = record.settings, ("trials", "trial_epochs", "trial_minutes")
     more: dict[str, Any] = {name: getattr(record, name) for name in search if getattr(record, name) is not None}
     more |= changes_of_meaning(settings)
+    more |= {"server": record.features.server} if record.features and record.features.server else {}
     own = identity(settings, definitions_of_name(record.model, settings.get("backbone")), record.model)
     return hash_of([own, {"files": data.key_files(), "features": features, **more}])
 

@@ -140,7 +140,7 @@ def _reading(run: Record) -> tuple[str | None, str | None]:
 
 
 def _with_files(rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """The settings of rows that are named alike, with the files by which they differ: ``profiles#`` and six digits.
+    """Settings of rows that are named alike, and what they read in which they differ: ``profiles#`` and six digits.
 
     That only some of them read a file goes without saying where settings tell them apart.
     """
@@ -154,9 +154,14 @@ def _with_files(rows: Sequence[Record]) -> list[dict[str, Any]]:
             found[name] |= {digest} - {None}
     telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name]) > 1}
     return [
-        identity | {f"{name}#": digest[:6] for name, digest in (row.reads or {}).items() if name in telling}
+        identity | dict(_shown(*item) for item in (row.reads or {}).items() if item[0] in telling)
         for row, identity in zip(rows, identities, strict=True)
     ]
+
+
+def _shown(name: str, value: str) -> tuple[str, str]:
+    """What a run read, as a setting of a label: a server by its address, a file by its hash."""
+    return (name, value) if name == "server" else (f"{name}#", value[:6])
 
 
 class _Parts(NamedTuple):

@@ -153,6 +153,16 @@ def test_runs_that_read_other_files_are_never_seeds_of_one_row(name: str) -> Non
     assert labels(runs[0], of_files(2, {})) == [f"M [{name}#1a1a1a]", f"M [{name}#unset]"]
 
 
+def test_answers_of_two_servers_are_two_rows() -> None:
+    def run(seed: int, server: str) -> Record:
+        features = SemanticFacts(llm="vllm", llm_model="m", server=server)
+        return of_files(seed, {"item": "1a"}, semantics="llm", features=features)
+
+    runs = [run(1, "http://a/v1"), run(2, "http://a/v1"), run(1, "http://b/v1")]
+    assert labels(*runs) == ["M (m) [server=http://a/v1]", "M (m) [server=http://b/v1]"]
+    assert labels(*runs[:2]) == ["M (m)"]
+
+
 def test_a_file_that_other_settings_bring_along_is_not_named() -> None:
     runs = [of_files(1, {"item": "1a"}, settings={"text": True}), of_files(1, {}, settings={"text": False})]
     assert labels(*runs) == ["M [text=True]", "M [text=False]"]
