@@ -68,13 +68,8 @@ class Run:
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
-        server = self._server()
-        more = {
-            **changes_of_meaning(self.settings.values),
-            **(self.search or {}),
-            **({"server": server} if server else {}),
-        }
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **more)
+        more = key_parts(self.settings.method, self.settings.values, files, self.search or {}, self._server())
+        self.key = self.settings.key(**more)
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
@@ -121,11 +116,6 @@ class Run:
         if source in (None, OFFLINE) or self.settings["semantics"] == "none":
             return ""
         return server_of(str(source), self.settings.get("llm_base_url"))
-
-    def _feature_versions(self) -> dict[str, str]:
-        if not self.settings.method.features:
-            return {}
-        return feature_versions(self.settings.method.features)
 
     @property
     def folder(self) -> Path:
@@ -177,7 +167,23 @@ def _reads_graph(method: Method) -> bool:
     return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 
-def changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
+def key_parts(
+    method: Method, settings: Mapping[str, Any], files: Mapping[str, str], search: Mapping[str, Any], server: str
+) -> dict[str, Any]:
+    """What enters a run's key beside the identity of its settings.
+
+    Args:
+        method: the model's row under these settings.
+        settings: of the run.
+        files: SHA-256 of every file that is read, by what it is.
+        search: what the search had that found the settings; empty where none did.
+        server: address of the LLM, where it is not that of its file.
+    """
+    more = {**_changes_of_meaning(settings), **search, **({"server": server} if server else {})}
+    return {"files": files, "features": feature_versions(method.features), **more}
+
+
+def _changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
     """What enters the key because older versions did something else under the same settings.
 
     They took the order of the file where ``load_col`` did not name the times, and left tested positions to earlier
