@@ -14,9 +14,12 @@ from recbole_llm.data.split import BY_TIME
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
+from recbole_llm.features.encoder import MINILM
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import OFFLINE, is_own_file, redact, server_of, source_file
+from recbole_llm.lm.contents import contents_of
+from recbole_llm.lm.load import SCRATCH
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
@@ -62,6 +65,7 @@ class Run:
                 if not Path(path).is_file():
                     raise UserError(f"--{name}={path}: there is no such file.")
                 files[name] = file_sha256(Path(path))
+        files |= {name: contents_of(path) for name, path in self._local_models().items()}
         source = self.settings["llm"]
         if source and is_own_file(source):
             files["llm"] = file_sha256(source_file(source))
@@ -101,6 +105,12 @@ class Run:
             phases = ("valid", "test")
             found |= {f"published_{phase}": published_file(location, phase, settings.values) for phase in phases}
         return {name: path for name, path in found.items() if path is not None}
+
+    def _local_models(self) -> dict[str, Path]:
+        """What settings name by a path of the encoder, the language model and the weights to start from."""
+        named = {"encoder": MINILM, "lm": SCRATCH, "pre_model_path": ""}
+        given = {name: str(self.settings.get(name) or usual) for name, usual in named.items()}
+        return {name: Path(path) for name, path in given.items() if path != named[name] and Path(path).exists()}
 
     def shown_files(self) -> dict[str, str]:
         """SHA-256 of what only metrics of the shown lists read; it changes no number that a key speaks for."""

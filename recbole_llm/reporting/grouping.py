@@ -145,14 +145,14 @@ def _with_files(rows: Sequence[Record]) -> list[dict[str, Any]]:
     That only some of them read a file goes without saying where settings tell them apart.
     """
     identities = [row_identity(row) for row in rows]
-    found: dict[str, set[str]] = defaultdict(set)
+    found: dict[str, set[str | None]] = defaultdict(set)
     of_equals: dict[tuple[str, str], set[str | None]] = defaultdict(set)
     for name in dict.fromkeys(name for row in rows for name in row.reads or ()):
         for row, identity in zip(rows, identities, strict=True):
             digest = (row.reads or {}).get(name)
             of_equals[name, json.dumps(identity, sort_keys=True, default=str)].add(digest)
-            found[name] |= {digest} - {None}
-    telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name]) > 1}
+            found[name].add(digest)
+    telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name] - {None}) > 1}
     return [
         identity | dict(_shown(*item) for item in (row.reads or {}).items() if item[0] in telling)
         for row, identity in zip(rows, identities, strict=True)

@@ -10,7 +10,8 @@ from typing import Any
 from recbole_llm.settings.definitions import Definitions
 from recbole_llm.settings.schema import IDENTITY, before_of, key_name, role_of
 
-BY_CONTENTS = ("llm",)  # settings that may name a file of the user's, whose hash is in the key
+# Settings that may name a file or folder of the user's, whose hash is then in the key.
+BY_CONTENTS = ("llm", "encoder", "lm", "pre_model_path")
 
 
 def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:

@@ -78,6 +78,29 @@ def test_another_server_is_another_key_where_its_answers_are_read(tiny: Path) ->
     assert key("http://a/v1", semantics="none") == key("http://b/v1", semantics="none")
 
 
+@pytest.mark.parametrize(
+    ("model", "name", "path"),
+    [
+        ("LDMI", "encoder", "models/mine"),
+        ("DUIP", "lm", "models/mine"),
+        ("DUIP", "lm", "models/mine/model.gguf"),
+        ("S3Rec", "pre_model_path", "models/mine/weights.pth"),
+    ],
+)
+def test_other_contents_of_a_local_model_are_another_key_wherever_it_lies(
+    tiny: Path, model: str, name: str, path: str
+) -> None:
+    place = Path("models/mine")
+    place.mkdir(parents=True)
+    for file in ("model.safetensors", "model.gguf", "weights.pth"):
+        (place / file).write_bytes(b"one")
+    before = make_run(model, **{name: path}).key
+    assert make_run(model, **{name: str(Path(path).absolute())}).key == before
+    for file in ("model.safetensors", "model.gguf", "weights.pth"):
+        (place / file).write_bytes(b"another")
+    assert make_run(model, **{name: path}).key != before
+
+
 def test_other_interactions_are_another_key(tiny: Path) -> None:
     before = make_run("SRGNN").key
     with (tiny / "tiny.inter").open("a") as stream:

@@ -190,6 +190,9 @@ def test_a_submission_that_was_changed_later_is_refused(what: str, finished: Pat
         ("GRU4RecF", {"selected_features": ["text_code"]}),
         ("GRU4RecF", {"selected_features": ["text_code"], "init": "vectors"}),
         ("LDMI", {"llm": "elsewhere/lab.yaml"}),
+        ("LDMI", {"encoder": "elsewhere"}),
+        ("DUIP", {"lm": "elsewhere", "encoder": "elsewhere"}),
+        ("S3Rec", {"train_stage": "finetune", "pre_model_path": "elsewhere/config.json"}),
         ("LDMI", {"llm": "vllm", "llm_model": "m", "llm_base_url": "http://a/v1"}),
     ],
 )
@@ -198,6 +201,7 @@ def test_what_a_record_keeps_of_a_run_gives_its_key(
 ) -> None:
     """Paths outside the working folder, which no record keeps, included."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "config.json").write_text("{}")
     (elsewhere / "lab.yaml").write_text("base_url: http://lab/v1\nmodel: m\n")
     given = {k: str(v).replace("elsewhere", str(elsewhere)) if "elsewhere" in str(v) else v for k, v in changes.items()}
     run = make_run(model, **given)
