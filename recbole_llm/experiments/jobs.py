@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from recbole_llm.data.parts import PARTS
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Executor
 from recbole_llm.experiments.record import Record
@@ -23,7 +24,8 @@ from recbole_llm.features.vectors import files_of
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table")  # settings that name files of the user's
+# Settings that name files of the user's.
+GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table", *PARTS)
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:
@@ -79,7 +81,7 @@ class Payload:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
-        given: which of them settings name (profiles, vectors, lists), by the setting.
+        given: which of them settings name (profiles, vectors, parts), by the setting.
     """
 
     digest: str
@@ -87,37 +89,43 @@ class Payload:
     config_files: tuple[str, ...]
     given: Mapping[str, str | list[str]] = field(default_factory=dict)
 
+    @property
+    def place(self) -> Path:
+        """The folder on the other machine."""
+        return Path(tempfile.gettempdir()) / f"recbole_llm-{getpass.getuser()}" / self.digest
+
     @contextmanager
     def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
-        """The run over the unpacked files, and a folder for its results that goes when the block ends.
+        """The run over the unpacked files, and a folder for its results; that and all checkpoints go at the end.
 
         Raises:
             UserError: another version of this package runs here.
         """
-        place = Path(tempfile.gettempdir()) / f"recbole_llm-{getpass.getuser()}" / self.digest
         for name, content in self.files.items():
-            path = place / name
+            path = self.place / name
             if not path.is_file() or path.stat().st_size != len(content):
                 with whole_file(path) as stream:
                     stream.write(content)
-        moved = self._moved(run, place)
-        if moved.key != run.key:
-            raise UserError(
-                "the machines of the cluster run other versions of recbole_llm or of your model; put one everywhere."
-            )
-        results = Path(tempfile.mkdtemp(prefix="results-", dir=place))
+        aside = Path(tempfile.mkdtemp(prefix="run-", dir=self.place))
         try:
-            yield moved, results
+            moved = self._moved(run, aside / "saved")
+            if moved.key != run.key:
+                raise UserError(
+                    "the machines of the cluster run other versions of recbole_llm or of your model; "
+                    "put one everywhere."
+                )
+            yield moved, aside / "results"
         finally:
-            shutil.rmtree(results, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
 
-    def _moved(self, run: Run, place: Path) -> Run:
-        location, home = run.location, place / "dataset"
+    def _moved(self, run: Run, checkpoints: Path) -> Run:
+        location, place = run.location, self.place
+        home = place / "dataset"
         folder = place / "data" / location.stem
         paths: dict[str, Any] = {
             "data_path": str(folder),
             "dataset_dir": str(home),
-            "checkpoint_dir": str(place / "saved"),
+            "checkpoint_dir": str(checkpoints),
             **{key: _below(place, names) for key, names in self.given.items()},
         }
         settings = replace(
@@ -145,7 +153,8 @@ class PayloadSender:
 
     def __call__(self, run: Run) -> Any:
         """The payload of a run, as an argument of a job."""
-        key = (run.location.folder, run.settings.config_files, features_of(run, self._runner))
+        given = [str(run.settings.get(name)) for name in GIVEN_FILES]
+        key = (run.location.folder, run.settings.config_files, *given, features_of(run, self._runner))
         if key not in self._sent:
             self._sent[key] = self._executor.put(pack(run, self._runner.make_features(run)))
         return self._sent[key]
@@ -172,12 +181,15 @@ def pack(run: Run, features: Path | None) -> Payload:
     given: dict[str, str | list[str]] = {}
     for key in GIVEN_FILES:
         value = run.settings.get(key)
-        paths = [Path(path) for path in ([value] if isinstance(value, str) else value or ())]
-        for number, path in enumerate(paths):
+        paths = [Path(path).expanduser() for path in ([value] if isinstance(value, str) else value or ())]
+        # The dataset's folder may be known by a part that lies there.
+        at_home = [key in PARTS and path.parent == location.folder for path in paths]
+        folders = [f"data/{location.stem}" if home else f"{key}/{number}" for number, home in enumerate(at_home)]
+        names = [f"{folder}/{path.name}" for folder, path in zip(folders, paths, strict=True)]
+        for path, folder in zip(paths, folders, strict=True):
             parts = files_of(path) if key == "vectors" else [path]
-            files |= {f"{key}/{number}/{part.name}": part.read_bytes() for part in parts}
+            files |= {f"{folder}/{part.name}": part.read_bytes() for part in parts}
         if paths:
-            names = [f"{key}/{number}/{path.name}" for number, path in enumerate(paths)]
             given[key] = names[0] if isinstance(value, str) else names
     digest = hashlib.sha256()
     for name, content in files.items():

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from recbole_llm.experiments.jobs import make_features
+import pytest
+
+from recbole_llm.execution.base import Job, JobResult
+from recbole_llm.execution.serial import SerialExecutor
+from recbole_llm.experiments.jobs import Payload, make_features
+from recbole_llm.experiments.launch import run_all
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.run import Run
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
+from tests.data.build import write_rows
 from tests.helpers import make_run, runner
 
 
@@ -13,3 +26,93 @@ def test_runs_whose_features_cannot_be_made_are_named_with_the_reason(tiny: Path
     reasons = make_features([make_run("GRU4Rec"), lacking], runner())
     assert list(reasons) == [lacking.key]
     assert "no/such/encoder" in reasons[lacking.key]
+
+
+# ---- where the driver's files are missing -------------------------------------------------------
+
+SMALL: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
+
+
+class Elsewhere:
+    """Runs jobs in this process as another machine does: what travels is pickled, and relative paths lead nowhere."""
+
+    shares_files = False
+    slots = 1
+    host = "localhost"
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.sent = place, list[Payload]()
+        self._inner = SerialExecutor()
+
+    @property
+    def free(self) -> int:
+        return self._inner.free
+
+    @property
+    def under_way(self) -> int:
+        return self._inner.under_way
+
+    def put(self, value: Any) -> Any:
+        self.sent.append(value)
+        return value
+
+    def submit(self, job: Job) -> None:
+        self._inner.submit(replace(job, arguments=pickle.loads(pickle.dumps(job.arguments))))
+
+    def next(self, timeout: float | None = None) -> JobResult | None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(self.place)
+            patch.setattr("tempfile.tempdir", str(self.place))
+            return self._inner.next(timeout)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+    """An executor whose jobs do not see the driver's files."""
+    return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
+
+
+def both(elsewhere: Elsewhere, *runs: Run) -> tuple[list[Record], list[Record]]:
+    """The records that are made elsewhere, and those that are made here."""
+    there = run_all(runs, Runner(ResultStore("there")), elsewhere)
+    assert [record.error for record in there] == [None] * len(runs)
+    here = run_all(runs, Runner(ResultStore("here")))
+    assert [record.metrics for record in there] == [record.metrics for record in here]
+    assert [record.key for record in there] == [record.key for record in here]
+    return there, here
+
+
+@pytest.mark.parametrize("folder", ["parts", "dataset/tiny"])
+@pytest.mark.parametrize("model", ["Pop", "LLMDMsRec"])
+def test_ready_parts_travel_with_a_run(tiny: Path, elsewhere: Elsewhere, folder: str, model: str) -> None:
+    header, *lines = (tiny / "tiny.inter").read_text().splitlines()
+    given = {}
+    for number, part in enumerate(("train", "valid", "test")):
+        given[part] = str(write_rows(Path(folder) / f"own.{part}.inter", [[line] for line in lines[number::3]], header))
+    both(elsewhere, make_run(model, protocol="parts", **given, **SMALL))
+
+
+def test_runs_that_read_other_files_have_payloads_of_their_own(tiny: Path, elsewhere: Elsewhere) -> None:
+    table = run_all([make_run("Pop", **SMALL)], Runner(ResultStore("first")))[0]
+    assert table.status == "ok"
+    users = {line.split("\t")[0] for line in (tiny / "tiny.inter").read_text().splitlines()[1:]}
+    for name, item in (("a.tsv", "i1"), ("b.tsv", "i2")):
+        Path(name).write_text(
+            "user_id:token\titem_id:token\tscore:float\n" + "".join(f"{u}\t{item}\t1\n" for u in users)
+        )
+    runs = [make_run("SASRec", **SMALL), *(make_run("Lists", lists=name, **SMALL) for name in ("a.tsv", "b.tsv"))]
+    both(elsewhere, *runs)
+    assert len(elsewhere.sent) == 3
+
+
+def test_nothing_is_left_elsewhere_but_what_was_sent(tiny: Path, elsewhere: Elsewhere) -> None:
+    run_all([make_run("SASRec", **SMALL)], Runner(ResultStore("there")), elsewhere)
+    (payload,) = elsewhere.sent
+    left = {path for path in elsewhere.place.rglob("*") if path.is_file()}
+    (home,) = elsewhere.place.glob("recbole_llm-*/*")
+    assert {str(path.relative_to(home)) for path in left if "cache" not in path.parts} == {*payload.files}
+    assert not list(home.glob("run-*"))
+    assert not list(home.rglob("*.pt"))
