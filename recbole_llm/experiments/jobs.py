@@ -33,11 +33,19 @@ def run_job(run: Run, results: str, force: bool) -> Record:
     return Runner(ResultStore(results), force=force, asks_again=False).run(run)
 
 
-def run_job_away(run: Run, payload: Payload) -> dict[str, bytes]:
-    """Make the record of a run where the driver's files may be missing; gives the record's files."""
+def run_job_away(run: Run, payload: Payload, chosen: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Make the record of a run where the driver's files may be missing; gives the record's files.
+
+    Args:
+        run: what to run.
+        payload: what it reads.
+        chosen: of a refit, the file of the record that chose its epochs, by its path in the results folder.
+    """
     with payload.unpacked(run) as (run, results):
-        store = ResultStore(results)
-        return store.pack(Runner(store, force=True, asks_again=False).run(run))
+        store = ResultStore(results)  # empty, so that nothing but what chose the epochs counts as made
+        if chosen:
+            store.unpack(chosen)
+        return store.pack(Runner(store, asks_again=False).run(run))
 
 
 def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:

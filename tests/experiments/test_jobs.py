@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Job, JobResult
 from recbole_llm.execution.serial import SerialExecutor
 from recbole_llm.experiments.jobs import Payload, make_features
@@ -116,3 +117,46 @@ def test_nothing_is_left_elsewhere_but_what_was_sent(tiny: Path, elsewhere: Else
     assert {str(path.relative_to(home)) for path in left if "cache" not in path.parts} == {*payload.files}
     assert not list(home.glob("run-*"))
     assert not list(home.rglob("*.pt"))
+
+
+def test_a_refit_elsewhere_keeps_the_record_that_chose_its_epochs(
+    tiny: Path, elsewhere: Elsewhere, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs = [make_run("SASRec", refit=True, **SMALL), make_run("Pop", refit=True, **SMALL)]
+    with caplog.at_level("INFO", logger="recbole_llm"):
+        there, _ = both(elsewhere, *runs)
+    assert len(elsewhere.sent) == 1
+    store = ResultStore("there")
+    for run, record in zip(runs, there, strict=True):
+        chooser = run.chooser()
+        assert chooser is not None
+        assert record.chosen_by == chooser.key
+        found = store.find(chooser.key)
+        assert found is not None
+        assert store.ranks_of(found).is_file()
+    began = [message for message in caplog.messages if message.startswith("running SASRec")]
+    assert began[:2] == ["running SASRec on tiny (loo, seed 1)", "running SASRec on tiny (loo, seed 1, refit)"]
+    assert len(began) == 4  # those of the other place
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_refit_elsewhere_takes_the_epochs_that_are_known(
+    tiny: Path, elsewhere: Elsewhere, caplog: pytest.LogCaptureFixture, force: bool
+) -> None:
+    runner("there").run(make_run("SASRec", **SMALL))
+    run = make_run("SASRec", refit=True, **SMALL)
+    with caplog.at_level("INFO", logger="recbole_llm"):
+        (record,) = run_all([run], Runner(ResultStore("there"), force=force), elsewhere)
+    assert record.status == "ok"
+    began = [message.removeprefix("running SASRec on tiny ") for message in caplog.messages if "running" in message]
+    assert began == [*(["(loo, seed 1)"] if force else []), "(loo, seed 1, refit)"]
+
+
+def test_a_refit_whose_epochs_cannot_be_chosen_fails_with_the_reason(tiny: Path, elsewhere: Elsewhere) -> None:
+    bad = {**SMALL, "learning_rate": 1e30}
+    runs = [make_run("GRU4Rec", refit=True, **bad), make_run("Pop", refit=True, **SMALL)]
+    records = run_all(runs, Runner(ResultStore("there")), elsewhere)
+    assert [record.status for record in records] == ["failed", "ok"]
+    assert "diverged" in (records[0].error or "")
+    with pytest.raises(UserError, match="diverged"):
+        run_all(runs[:1], Runner(ResultStore("there")), elsewhere)
