@@ -119,8 +119,8 @@ class Payload:
             moved = self._moved(run, aside / "saved")
             if moved.key != run.key:
                 raise UserError(
-                    "the machines of the cluster run other versions of recbole_llm or of your model; "
-                    "put one everywhere."
+                    "the machines of the cluster run other versions of recbole_llm or of your model, or hold something "
+                    "else where --encoder, --lm or pre_model_path names a folder or file; put the same everywhere."
                 )
             yield moved, aside / "results"
         finally:

@@ -96,6 +96,7 @@ class SemanticFacts(BaseModel):
 
     llm: str = Field(description="name of the source; `offline` is a rule, not an LLM")
     llm_model: str | None = None
+    server: str | None = Field(default=None, description="address of the LLM, where it is not that of its file")
     encoder: str | None = None
     folder: str | None = None
     manifest_sha256: str | None = None
@@ -207,6 +208,18 @@ class Record(BaseModel):
         marks += ["refit"] if self.refit else []
         marks += [self.lists["name"], "foreign"] if self.lists else []
         return f"{self.model} ({', '.join(marks)})" if marks else self.model
+
+    @property
+    def reads(self) -> dict[str, str] | None:
+        """SHA-256 of each file that the run read beside the interactions, by its name; and ``server``, its LLM's.
+
+        ``None`` where the record does not say: the run failed before, or an older version wrote it. Lists that were
+        made elsewhere are left out: those of several seeds are several files under one name.
+        """
+        if self.data is None or not self.data.files:
+            return None
+        files = {name: digest for name, digest in self.data.key_files().items() if name not in ("inter", "lists")}
+        return files | ({"server": self.features.server} if self.features and self.features.server else {})
 
     @property
     def source(self) -> str:

@@ -14,9 +14,12 @@ from recbole_llm.data.split import BY_TIME
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
+from recbole_llm.features.encoder import MINILM
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
-from recbole_llm.llm.endpoint import is_own_file, redact, source_file
+from recbole_llm.llm.endpoint import OFFLINE, is_own_file, redact, server_of, source_file
+from recbole_llm.lm.contents import contents_of
+from recbole_llm.lm.load import SCRATCH
 from recbole_llm.registry import KNOWLEDGE, Method
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
@@ -62,14 +65,15 @@ class Run:
                 if not Path(path).is_file():
                     raise UserError(f"--{name}={path}: there is no such file.")
                 files[name] = file_sha256(Path(path))
+        files |= {name: contents_of(path) for name, path in self._local_models().items()}
         source = self.settings["llm"]
         if source and is_own_file(source):
             files["llm"] = file_sha256(source_file(source))
         if self.settings.method.is_external:
             files |= code_of(self.settings.method.load())
         self.files = files
-        more = {**changes_of_meaning(self.settings.values), **(self.search or {})}
-        self.key = self.settings.key(files=files, features=self._feature_versions(), **more)
+        more = key_parts(self.settings.method, self.settings.values, files, self.search or {}, self._server())
+        self.key = self.settings.key(**more)
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
@@ -102,6 +106,12 @@ class Run:
             found |= {f"published_{phase}": published_file(location, phase, settings.values) for phase in phases}
         return {name: path for name, path in found.items() if path is not None}
 
+    def _local_models(self) -> dict[str, Path]:
+        """What settings name by a path of the encoder, the language model and the weights to start from."""
+        named = {"encoder": MINILM, "lm": SCRATCH, "pre_model_path": ""}
+        given = {name: str(self.settings.get(name) or usual) for name, usual in named.items()}
+        return {name: Path(path) for name, path in given.items() if path != named[name] and Path(path).exists()}
+
     def shown_files(self) -> dict[str, str]:
         """SHA-256 of what only metrics of the shown lists read; it changes no number that a key speaks for."""
         path = self.location.file("item")
@@ -110,10 +120,12 @@ class Run:
             return {}
         return {f"{SHOWN_FILE}item": file_sha256(path)} if "item" not in self.files else {}
 
-    def _feature_versions(self) -> dict[str, str]:
-        if not self.settings.method.features:
-            return {}
-        return feature_versions(self.settings.method.features)
+    def _server(self) -> str:
+        """The address of the LLM that is asked, where it is not that of its file: the answers may be others."""
+        source = self.settings["llm"]
+        if source in (None, OFFLINE) or self.settings["semantics"] == "none":
+            return ""
+        return server_of(str(source), self.settings.get("llm_base_url"))
 
     @property
     def folder(self) -> Path:
@@ -165,7 +177,23 @@ def _reads_graph(method: Method) -> bool:
     return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 
-def changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
+def key_parts(
+    method: Method, settings: Mapping[str, Any], files: Mapping[str, str], search: Mapping[str, Any], server: str
+) -> dict[str, Any]:
+    """What enters a run's key beside the identity of its settings.
+
+    Args:
+        method: the model's row under these settings.
+        settings: of the run.
+        files: SHA-256 of every file that is read, by what it is.
+        search: what the search had that found the settings; empty where none did.
+        server: address of the LLM, where it is not that of its file.
+    """
+    more = {**_changes_of_meaning(settings), **search, **({"server": server} if server else {})}
+    return {"files": files, "features": feature_versions(method.features), **more}
+
+
+def _changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
     """What enters the key because older versions did something else under the same settings.
 
     They took the order of the file where ``load_col`` did not name the times, and left tested positions to earlier

@@ -26,12 +26,12 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import SCHEMA, DatasetFacts, Record
-from recbole_llm.experiments.run import changes_of_meaning
+from recbole_llm.experiments.run import key_parts
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.features.lookup import feature_versions
-from recbole_llm.registry import methods
+from recbole_llm.registry import SEQUENTIAL, Method, methods, recbole_methods
 from recbole_llm.settings.definitions import definitions_of_name
-from recbole_llm.settings.identity import hash_of, identity
+from recbole_llm.settings.identity import identity, key_of
+from recbole_llm.settings.rules import with_vectors
 from recbole_llm.utils.files import file_sha256, make_folder, whole_file
 from recbole_llm.utils.text import complaint, counted
 
@@ -284,13 +284,14 @@ def _malformed(ranks: Ranks) -> str | None:
 
 def settings_key(record: Record, data: DatasetFacts) -> str:
     """The key that a record's settings, files and search have in this version of the package."""
-    row = methods().get(record.model)
-    features = feature_versions(row.features) if row is not None and row.features else {}
     settings, search = record.settings, ("trials", "trial_epochs", "trial_minutes")
-    more: dict[str, Any] = {name: getattr(record, name) for name in search if getattr(record, name) is not None}
-    more |= changes_of_meaning(settings)
+    row = {**recbole_methods(), **methods()}.get(record.model, Method(record.model, record.model, SEQUENTIAL))
+    if settings.get("init") == "vectors":
+        row = with_vectors(row, settings)
+    limits = {name: getattr(record, name) for name in search if getattr(record, name) is not None}
+    server = record.features.server if record.features is not None else None
     own = identity(settings, definitions_of_name(record.model, settings.get("backbone")), record.model)
-    return hash_of([own, {"files": data.key_files(), "features": features, **more}])
+    return key_of(own, **key_parts(row, settings, data.key_files(), limits, server or ""))
 
 
 def _check_key(path: Path, record: Record) -> bool:
@@ -299,7 +300,7 @@ def _check_key(path: Path, record: Record) -> bool:
         return False
     try:
         found = settings_key(record, record.data)
-    except (AttributeError, TypeError, ValueError) as error:  # values of a kind that no setting has
+    except (AttributeError, TypeError, ValueError, UserError) as error:  # values of a kind that no setting has
         raise UserError(f"{path}: the settings are not those of a run: {error}") from error
     if found != record.key:
         raise UserError(

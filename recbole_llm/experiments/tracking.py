@@ -98,7 +98,7 @@ def group_of(record: Record) -> str:
     """A name that runs share which differ in the seed alone."""
     definitions = definitions_of_name(record.model, record.settings.get("backbone"))
     own = {key: v for key, v in identity(record.settings, definitions, record.model).items() if key != "seed"}
-    return f"{record.model}-{record.dataset}-{record.protocol}-{hash_of([own, record.source])[:8]}"
+    return f"{record.model}-{record.dataset}-{record.protocol}-{hash_of([own, record.source, record.reads])[:8]}"
 
 
 # ---- what is sent ----------------------------------------------------------------------------------

@@ -419,6 +419,7 @@ def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> d
     return {
         "llm": llm["name"],
         "llm_model": llm.get("model"),
+        "server": llm.get("settings", {}).get("server"),
         "encoder": encoder.id,
         "folder": str(folder.path),
         "manifest_sha256": file_sha256(folder.path / "manifest.json"),

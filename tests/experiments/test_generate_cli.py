@@ -106,6 +106,9 @@ def test_a_source_may_be_a_file_of_ones_own(few_users: Path, cli: Cli, capsys: p
         assert cli(*run) == 0  # another model is another run
         assert "lab-13b" in capsys.readouterr().out
         assert len(server.calls) == 2 * asked
-    assert {record.settings["llm"] for record in ResultStore() if record.features} == {"lab.yaml"}
+    read = [(record.settings["llm"], record.features.server) for record in ResultStore() if record.features]
+    assert read == 2 * [("lab.yaml", server.base_url)]
+    assert cli("submit", "results", "--output=handed") == 0  # the key holds both
+    capsys.readouterr()
     assert cli(*run[:2], "--llm=nowhere.yaml", *SHORT) == 2
     assert "--llm=nowhere.yaml: there is no such file" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def test_a_record_comes_back_from_json_as_it_was() -> None:
         metrics={"ndcg@10": MetricValue(value=0.25)},
         features=SemanticFacts(llm="openai", llm_model="m", coverage={"intent": 0.5}, price=0.25),
         curve=[{"epoch": 1, "loss": 2.5, "valid": {"ndcg@10": 0.1}}],
-        settings={"topk": [5, 10], "clip_grad_norm": None, "nested": {"a": 1}},
+        settings={"topk": [5, 10], "clip_grad_norm": None, "nested": {"a": 1}, "encoder": "/models/e"},
     )
     assert Record.model_validate_json(record.model_dump_json()) == record
 

@@ -23,6 +23,7 @@ from recbole_llm.experiments.run import Run, _reads_graph
 from recbole_llm.experiments.runner import OF_READING, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import feature_versions, find_feature
+from recbole_llm.llm.endpoint import load_endpoint
 from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
 from recbole_llm.training import checkpoint
 from recbole_llm.training.ranking import rank_cases
@@ -61,6 +62,43 @@ def test_what_can_change_a_number_changes_the_key(tiny: Path, changes: dict[str,
 )
 def test_what_cannot_change_a_number_does_not(tiny: Path, changes: dict[str, Any]) -> None:
     assert make_run("SRGNN", **changes).key == make_run("SRGNN").key
+
+
+def test_another_server_is_another_key_where_its_answers_are_read(tiny: Path) -> None:
+    def key(address: str | None = None, **changes: Any) -> str:
+        return make_run("LDMI", **{"llm": "vllm", "llm_model": "m", "llm_base_url": address} | changes).key
+
+    own = load_endpoint("vllm", {"llm_model": "m"}).base_url
+    assert key("http://a/v1") != key("http://b/v1") != key()
+    assert key("http://a/v1", semantics="shuffled") != key("http://b/v1", semantics="shuffled")
+    assert key("http://me:secret@a/v1/?q=1") == key("http://a/v1")
+    assert key(own) == key()
+    with pytest.raises(UserError, match="does not begin with http"):
+        key("a/v1")
+    assert key("http://a/v1", semantics="none") == key("http://b/v1", semantics="none")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "path"),
+    [
+        ("LDMI", "encoder", "models/mine"),
+        ("DUIP", "lm", "models/mine"),
+        ("DUIP", "lm", "models/mine/model.gguf"),
+        ("S3Rec", "pre_model_path", "models/mine/weights.pth"),
+    ],
+)
+def test_other_contents_of_a_local_model_are_another_key_wherever_it_lies(
+    tiny: Path, model: str, name: str, path: str
+) -> None:
+    place = Path("models/mine")
+    place.mkdir(parents=True)
+    for file in ("model.safetensors", "model.gguf", "weights.pth"):
+        (place / file).write_bytes(b"one")
+    before = make_run(model, **{name: path}).key
+    assert make_run(model, **{name: str(Path(path).absolute())}).key == before
+    for file in ("model.safetensors", "model.gguf", "weights.pth"):
+        (place / file).write_bytes(b"another")
+    assert make_run(model, **{name: path}).key != before
 
 
 def test_other_interactions_are_another_key(tiny: Path) -> None:

@@ -16,11 +16,13 @@ from recbole_llm import api
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.grid import expand
+from recbole_llm.experiments.record import DatasetFacts, Record, SemanticFacts
 from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.submission import read_submission
+from recbole_llm.experiments.submission import read_submission, settings_key
+from recbole_llm.llm.endpoint import load_endpoint
 from recbole_llm.settings.layers import parse_assignment
-from tests.helpers import Cli, make_featured
+from tests.helpers import Cli, make_featured, make_run
 
 KEPT = Path(__file__).parents[2] / "results"
 
@@ -178,6 +180,38 @@ def test_a_submission_that_was_changed_later_is_refused(what: str, finished: Pat
         (path.parent / "more.txt").write_text("more")
     with pytest.raises(UserError, match=r"changed since|is missing|is not in submission\.json"):
         read_submission(Path("handed"))
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("SASRec", {"init": "vectors"}),
+        ("EIMF", {"init": "vectors"}),
+        ("GRU4RecF", {"selected_features": ["text_code"]}),
+        ("GRU4RecF", {"selected_features": ["text_code"], "init": "vectors"}),
+        ("LDMI", {"llm": "elsewhere/lab.yaml"}),
+        ("LDMI", {"encoder": "elsewhere"}),
+        ("DUIP", {"lm": "elsewhere", "encoder": "elsewhere"}),
+        ("S3Rec", {"train_stage": "finetune", "pre_model_path": "elsewhere/config.json"}),
+        ("LDMI", {"llm": "vllm", "llm_model": "m", "llm_base_url": "http://a/v1"}),
+    ],
+)
+def test_what_a_record_keeps_of_a_run_gives_its_key(
+    tiny: Path, tmp_path_factory: pytest.TempPathFactory, model: str, changes: dict[str, Any]
+) -> None:
+    """Paths outside the working folder, which no record keeps, included."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "config.json").write_text("{}")
+    (elsewhere / "lab.yaml").write_text("base_url: http://lab/v1\nmodel: m\n")
+    given = {k: str(v).replace("elsewhere", str(elsewhere)) if "elsewhere" in str(v) else v for k, v in changes.items()}
+    run = make_run(model, **given)
+    record = run.blank_record()
+    if record.semantics == "llm":
+        server = load_endpoint(given["llm"], {"llm_base_url": given.get("llm_base_url")}).server
+        record.features = SemanticFacts(llm="m", server=server)
+    record = Record.model_validate_json(record.model_dump_json())
+    assert settings_key(record, DatasetFacts(name="tiny", sha256="", files=run.files)) == run.key
+    assert str(elsewhere) not in record.model_dump_json()
 
 
 def test_a_row_is_run_again(finished: Path) -> None:

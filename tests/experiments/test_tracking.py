@@ -120,7 +120,12 @@ def test_seeds_share_a_group_that_other_settings_do_not(store: ResultStore) -> N
     other = first.model_copy(update={"settings": {**first.settings, "learning_rate": 0.5}})
     answers = first.model_copy(update={"semantics": "llm", "features": SemanticFacts(llm="openai")})
     assert group_of(first) == group_of(second)
-    assert len({group_of(first), group_of(other), group_of(answers)}) == 3
+    assert first.data is not None
+    profiles = [
+        first.model_copy(update={"data": first.data.model_copy(update={"files": {"profiles": digest}})})
+        for digest in ("1a", "2b")
+    ]
+    assert len({group_of(record) for record in (first, other, answers, *profiles)}) == 5
 
 
 def test_nothing_that_looks_like_a_key_is_sent(store: ResultStore) -> None:

@@ -139,6 +139,50 @@ def test_a_seed_that_failed_before_its_features_stays_in_its_row() -> None:
     assert labels(good, lost) == ["M (small)"]
 
 
+def of_files(seed: int, files: dict[str, str], **changes: Any) -> Record:
+    """A seed of a run that read some files."""
+    data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=1234, files={"inter": "ab" * 32} | files)
+    return run_of("M", 0.1, key=f"{seed}{files}", seed=seed, data=data, **changes)
+
+
+@pytest.mark.parametrize("name", ["profiles", "item", "kg", "candidate_table", "package.module"])
+def test_runs_that_read_other_files_are_never_seeds_of_one_row(name: str) -> None:
+    runs = [of_files(seed, {name: digest * 32}) for seed, digest in ((1, "1a"), (2, "1a"), (1, "2b"))]
+    assert labels(*runs) == [f"M [{name}#1a1a1a]", f"M [{name}#2b2b2b]"]
+    assert labels(*runs[:2]) == ["M"]
+    assert labels(runs[0], of_files(2, {})) == [f"M [{name}#1a1a1a]", f"M [{name}#unset]"]
+
+
+def test_answers_of_two_servers_are_two_rows() -> None:
+    def run(seed: int, server: str) -> Record:
+        features = SemanticFacts(llm="vllm", llm_model="m", server=server)
+        return of_files(seed, {"item": "1a"}, semantics="llm", features=features)
+
+    runs = [run(1, "http://a/v1"), run(2, "http://a/v1"), run(1, "http://b/v1")]
+    assert labels(*runs) == ["M (m) [server=http://a/v1]", "M (m) [server=http://b/v1]"]
+    assert labels(*runs[:2]) == ["M (m)"]
+
+
+def test_a_file_that_other_settings_bring_along_is_not_named() -> None:
+    runs = [of_files(1, {"item": "1a"}, settings={"text": True}), of_files(1, {}, settings={"text": False})]
+    assert labels(*runs) == ["M [text=True]", "M [text=False]"]
+
+
+def test_lists_of_several_seeds_are_seeds_of_one_row() -> None:
+    lists = {"name": "Mine", "sha256": "ab" * 32}
+    assert labels(*(of_files(seed, {"lists": f"{seed}" * 64}, lists=lists) for seed in (1, 2))) == ["M (Mine, foreign)"]
+
+
+def test_a_run_that_does_not_name_its_files_joins_a_row_only_where_there_is_one() -> None:
+    old, lost = run_of("M", 0.1, seed=3), record_of(model="M", key="x", seed=4, status="failed")
+    lost.settings = old.settings
+    one, other = (of_files(1, {"item": digest * 32}) for digest in ("1a", "2b"))
+    (rows,) = group([old, lost, one]).values()
+    assert [[run.seed for run in runs] for runs in rows.values()] == [[1, 3, 4]]
+    (rows,) = group([old, lost, one, other]).values()
+    assert [[run.seed for run in runs] for runs in rows.values()] == [[1, 4], [1], [3]]
+
+
 def test_candidates_and_full_rankings_never_share_a_table() -> None:
     sampled = {"mask_history": True, "candidates": 99, "candidate_seed": 1}
     other = {**sampled, "candidate_seed": 2}

@@ -88,6 +88,16 @@ def test_other_settings_are_another_row() -> None:
     assert pairs == {"SASRec [n_layers=4]": False, "SASRec [n_layers=2]": True, "Pop": True}
 
 
+def test_other_files_are_another_row_but_for_those_of_the_protocol() -> None:
+    def run(protocol: str, item: str) -> Record:
+        files = {"item": item, "train": protocol, "inter": "ab"}
+        data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=1234, files=files)
+        return run_under(protocol, "M", 0.1, key=protocol + item, data=data)
+
+    (twin,) = twins([run("loo", "1a"), run("loo", "2b"), run("gts", "2b")], BOTH)
+    assert {pair.row.label: pair.is_whole for pair in twin.pairs} == {"M [item#1a]": False, "M [item#2b]": True}
+
+
 def test_rows_of_searches_are_matched_by_their_names() -> None:
     def tuned(protocol: str, rate: float) -> Record:
         return run_under(protocol, "SASRec", 0.4, tuned=True, trials=20, settings={"learning_rate": rate})

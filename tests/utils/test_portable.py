@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recbole_llm.utils.portable import portable
 
@@ -25,6 +27,21 @@ def test_a_path_elsewhere_keeps_its_name_alone(path: str) -> None:
     assert "someone" not in found
     assert "models" not in found
     assert found == portable(path)
+
+
+_PIECES = [*"/~\\\n (@:.-…aé", "C:\\", "//", "/home/me", "http://host", str(Path.cwd())]
+
+
+@pytest.mark.parametrize("text", ["/models/e", "cannot read /a/b/c.inter, nor ~/files/e or C:\\me\\e"])
+def test_a_path_elsewhere_is_named_once(text: str) -> None:
+    assert "…/" in portable(text)
+    assert "me" not in portable(f"loading…{text}…/home/me/e")
+    assert portable(portable(text)) == portable(text)
+
+
+@given(st.text() | st.lists(st.sampled_from(_PIECES), max_size=12).map("".join))
+def test_what_is_portable_stays(text: str) -> None:
+    assert portable(portable(text)) == portable(text)
 
 
 def test_two_paths_of_one_name_stay_two() -> None:
