@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from recbole_llm.data.parts import PARTS
@@ -21,11 +22,14 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.vectors import files_of
+from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
 # Settings that name files of the user's.
 GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table", *PARTS)
+# Those that may name a model's folder or file, which is too large to be sent.
+LOCAL_MODELS = ("encoder", "lm", "pre_model_path")
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:
@@ -89,13 +93,15 @@ class Payload:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
-        given: which of them settings name (profiles, vectors, parts), by the setting.
+        given: which of them settings name (profiles, vectors, parts, ...), by the setting.
+        local: absolute paths of models that every machine has to hold itself, by the setting.
     """
 
     digest: str
     files: dict[str, bytes]
     config_files: tuple[str, ...]
     given: Mapping[str, str | list[str]] = field(default_factory=dict)
+    local: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def place(self) -> Path:
@@ -107,8 +113,14 @@ class Payload:
         """The run over the unpacked files, and a folder for its results; that and all checkpoints go at the end.
 
         Raises:
-            UserError: another version of this package runs here.
+            UserError: another version of this package runs here, or a model that is not sent is missing.
         """
+        for name, model in self.local.items():
+            if not Path(model).exists():
+                raise UserError(
+                    f"--{name}={model}: {gethostname()} has no such file or folder, and it is not sent; put it under "
+                    "the same path on every machine, or in a folder that they share."
+                )
         for name, content in self.files.items():
             path = self.place / name
             if not path.is_file() or path.stat().st_size != len(content):
@@ -135,6 +147,7 @@ class Payload:
             "dataset_dir": str(home),
             "checkpoint_dir": str(checkpoints),
             **{key: _below(place, names) for key, names in self.given.items()},
+            **self.local,
         }
         settings = replace(
             run.settings,
@@ -161,7 +174,7 @@ class PayloadSender:
 
     def __call__(self, run: Run) -> Any:
         """The payload of a run, as an argument of a job."""
-        given = [str(run.settings.get(name)) for name in GIVEN_FILES]
+        given = [str(run.settings.get(name)) for name in (*GIVEN_FILES, *LOCAL_MODELS)]
         key = (run.location.folder, run.settings.config_files, *given, features_of(run, self._runner))
         if key not in self._sent:
             self._sent[key] = self._executor.put(pack(run, self._runner.make_features(run)))
@@ -187,7 +200,7 @@ def pack(run: Run, features: Path | None) -> Payload:
     config = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
     files |= {name: file.read_bytes() for name, file in config.items()}
     given: dict[str, str | list[str]] = {}
-    for key in GIVEN_FILES:
+    for key in (*GIVEN_FILES, *(["llm"] if "llm" in run.files else [])):
         value = run.settings.get(key)
         paths = [Path(path).expanduser() for path in ([value] if isinstance(value, str) else value or ())]
         # The dataset's folder may be known by a part that lies there.
@@ -203,7 +216,18 @@ def pack(run: Run, features: Path | None) -> Payload:
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Payload(digest.hexdigest()[:16], files, tuple(config), given)
+    local = {name: str(Path(run.settings[name]).absolute()) for name in LOCAL_MODELS if name in run.files}
+    return Payload(digest.hexdigest()[:16], files, tuple(config), given, local)
+
+
+def received(run: Run, files: Mapping[str, bytes], store: ResultStore) -> Record:
+    """Keep a record from another machine, with the names that files of the user's have here."""
+    record = store.unpack(files)
+    here = {name: run.settings[name] for name in BY_CONTENTS if name in run.files}
+    if here:
+        record = Record.model_validate({**record.model_dump(), "settings": record.settings | here})
+        store.put(record)
+    return record
 
 
 def _below(place: Path, names: str | list[str]) -> str | list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Executor, Job, JobError, JobResult, each_result
 from recbole_llm.execution.serial import SerialExecutor
-from recbole_llm.experiments.jobs import PayloadSender, make_features, run_job, run_job_away
+from recbole_llm.experiments.jobs import PayloadSender, make_features, received, run_job, run_job_away
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -87,7 +87,7 @@ def _make_choosers(runs: Sequence[Run], runner: Runner, executor: Executor, send
         if result.error is not None:
             errors[chooser.key] = result.error
         else:
-            runner.store.unpack(result.value)
+            received(chooser, result.value, runner.store)
             logger.info("%s: ok", chooser.title())
     refits = [run for run in runs if run.key in chooser_of and chooser_of[run.key].key in errors]
     return [JobResult(Job(c.title(), run_job_away, tag=c), error=errors[chooser_of[c.key].key]) for c in refits]
@@ -124,7 +124,7 @@ def _record(result: JobResult, runner: Runner, lone: bool) -> Record:
         return _failed(run, runner, result.reason)
     if isinstance(result.value, Record):
         return result.value
-    return runner.store.unpack(result.value)
+    return received(run, result.value, runner.store)
 
 
 def _failed(run: Run, runner: Runner, reason: str) -> Record:

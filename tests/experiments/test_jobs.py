@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import pytest
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Job, JobResult
 from recbole_llm.execution.serial import SerialExecutor
-from recbole_llm.experiments.jobs import Payload, make_features
+from recbole_llm.experiments.jobs import Payload, make_features, pack, run_job_away
 from recbole_llm.experiments.launch import run_all
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.encoder import minilm_folder
 from tests.data.build import write_rows
 from tests.helpers import make_run, runner
+from tests.stub_server import StubServer, intents_from_candidates
 
 
 def test_runs_whose_features_cannot_be_made_are_named_with_the_reason(tiny: Path) -> None:
@@ -160,3 +163,58 @@ def test_a_refit_whose_epochs_cannot_be_chosen_fails_with_the_reason(tiny: Path,
     assert "diverged" in (records[0].error or "")
     with pytest.raises(UserError, match="diverged"):
         run_all(runs[:1], Runner(ResultStore("there")), elsewhere)
+
+
+def only_features(elsewhere: Elsewhere) -> Path:
+    """The one folder of features there: what was sent is what was read."""
+    (found,) = elsewhere.place.glob("recbole_llm-*/*/dataset/tiny/semantics/*")
+    return found
+
+
+def test_a_source_of_answers_of_ones_own_travels(few_users: Path, elsewhere: Elsewhere) -> None:
+    with StubServer(intents_from_candidates) as server:
+        Path("lab.yaml").write_text(f"base_url: {server.base_url}\nmodel: lab-7b\n")
+        run = make_run("LLMDMsRec", llm="lab.yaml", **{**SMALL, "epochs": 1})
+        runner().make_features(run)
+        asked = len(server.calls)
+        (there,), (here,) = both(elsewhere, run)
+        assert len(server.calls) == asked
+    assert only_features(elsewhere).name.startswith("loo-lab-")
+    assert there.settings == here.settings
+    assert ResultStore("there").find(there.key) == there
+    assert ResultStore("there").ranks_of(there).is_file()
+
+
+def test_a_local_encoder_is_found_where_machines_share_it(tiny: Path, elsewhere: Elsewhere) -> None:
+    shutil.copytree(minilm_folder(), "mine")
+    (there,), (here,) = both(elsewhere, make_run("LLMDMsRec", encoder="mine", **SMALL))
+    assert only_features(elsewhere)
+    assert there.settings == here.settings
+
+
+def test_a_machine_that_lacks_a_local_encoder_says_which(tiny: Path, elsewhere: Elsewhere) -> None:
+    shutil.copytree(minilm_folder(), "mine")
+    run = make_run("LLMDMsRec", encoder="mine", **SMALL)
+    payload = pack(run, runner().make_features(run))
+    shutil.rmtree("mine")
+    with pytest.raises(UserError, match=rf"--encoder={Path.cwd()}/mine: .* has no such .*, and it is not sent"):
+        run_job_away(run, payload)
+
+
+@pytest.mark.parametrize(("model", "name"), [("DUIP", "lm"), ("SASRec", "pre_model_path")])
+def test_other_local_models_keep_their_place_and_the_key(
+    tiny: Path, elsewhere: Elsewhere, model: str, name: str
+) -> None:
+    Path("weights.gguf").write_bytes(b"some")
+    run = make_run(model, **{name: "weights.gguf"})
+    payload = pack(run, None)
+    path = Path("weights.gguf").absolute()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere.place)
+        patch.setattr("tempfile.tempdir", str(elsewhere.place))
+        with payload.unpacked(run) as (moved, _):
+            assert moved.settings[name] == str(path)
+            assert moved.key == run.key
+        path.write_bytes(b"others")
+        with pytest.raises(UserError, match="hold something else"), payload.unpacked(run):
+            pass
