@@ -90,7 +90,12 @@ RECORD = json.dumps(
     }
 ).encode()
 MANIFEST = json.dumps(
-    {"format": 1, "identity": {}, "features": {}, "files": {"text": {"name": "d.text", "bytes": 3, "sha256": "0"}}}
+    {
+        "format": 1,
+        "identity": {},
+        "features": {},
+        "files": {"text": {"name": "d.text", "rows": 1, "bytes": 3, "sha256": "0"}},
+    }
 ).encode()
 BATCH = json.dumps(
     {"custom_id": "0" * 64, "response": {"status_code": 200, "body": json.loads(completion())}, "error": None}

@@ -28,9 +28,8 @@ def with_validation(table: Interactions, split: Split, options: Mapping[str, Any
         trains |= np.asarray(table.time) < split.cuts.test
     else:
         cases = split.valid
-        last = cases.target_rows[cases.target_offsets[1:] - 1]
-        for begin, end in zip(cases.start.tolist(), last.tolist(), strict=True):
-            trains[begin : end + 1] = True
+        for begin, end in zip(cases.start.tolist(), cases.whole_end.tolist(), strict=True):
+            trains[begin:end] = True
     if options["split"] == "temporal":
         trains &= ~_tested(table, split)  # windows overlap: an interaction may stand in several sessions
     rows = np.flatnonzero(trains)

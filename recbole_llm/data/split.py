@@ -36,6 +36,8 @@ class Cases:
             all items.
         shown: ``(m,)`` rows ``start:shown`` are what a prompt or another feature may show of the history; ``None``
             for all of it.
+        ends_before: ``(m,)`` the rows before which each case ends, an item that repeats a target included; ``None``
+            where the last target ends it.
     """
 
     user: np.ndarray
@@ -45,9 +47,15 @@ class Cases:
     target_rows: np.ndarray
     candidates: np.ndarray | None = None
     shown: np.ndarray | None = None
+    ends_before: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.user)
+
+    @property
+    def whole_end(self) -> np.ndarray:
+        """``(m,)`` where the rows of each case end, its targets and their repeats included."""
+        return self.target_rows[self.target_offsets[1:] - 1] + 1 if self.ends_before is None else self.ends_before
 
     @property
     def single_target(self) -> bool:
@@ -67,6 +75,7 @@ class Cases:
             self.target_rows[targets],
             None if self.candidates is None else self.candidates[chosen],
             None if self.shown is None else self.shown[chosen],
+            None if self.ends_before is None else self.ends_before[chosen],
         )
 
     def of_sample(self, user_tokens: np.ndarray, users: int) -> Cases:
@@ -216,7 +225,8 @@ def cases_of_sets(
     _, first = np.unique(case * (table.n_items + 1) + np.asarray(table.item)[rows], return_index=True)
     first.sort()
     offsets = np.concatenate([[0], np.cumsum(np.bincount(case[first], minlength=len(users)))])
-    return Cases(users, np.asarray(table.offsets)[users], end, offsets, rows[first])
+    ends_before = rows[np.cumsum(counts) - 1] + 1
+    return Cases(users, np.asarray(table.offsets)[users], end, offsets, rows[first], ends_before=ends_before)
 
 
 def read_user_ranks(path: Path) -> dict[str, float]:

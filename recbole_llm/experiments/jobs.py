@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
+from recbole_llm.data.parts import PARTS
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Executor
 from recbole_llm.experiments.record import Record
@@ -20,10 +22,14 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.vectors import files_of
+from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table")  # settings that name files of the user's
+# Settings that name files of the user's.
+GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table", *PARTS)
+# Those that may name a model's folder or file, which is too large to be sent.
+LOCAL_MODELS = ("encoder", "lm", "pre_model_path")
 
 
 def run_job(run: Run, results: str, force: bool) -> Record:
@@ -31,11 +37,19 @@ def run_job(run: Run, results: str, force: bool) -> Record:
     return Runner(ResultStore(results), force=force, asks_again=False).run(run)
 
 
-def run_job_away(run: Run, payload: Payload) -> dict[str, bytes]:
-    """Make the record of a run where the driver's files may be missing; gives the record's files."""
+def run_job_away(run: Run, payload: Payload, chosen: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Make the record of a run where the driver's files may be missing; gives the record's files.
+
+    Args:
+        run: what to run.
+        payload: what it reads.
+        chosen: of a refit, the file of the record that chose its epochs, by its path in the results folder.
+    """
     with payload.unpacked(run) as (run, results):
-        store = ResultStore(results)
-        return store.pack(Runner(store, force=True, asks_again=False).run(run))
+        store = ResultStore(results)  # empty, so that nothing but what chose the epochs counts as made
+        if chosen:
+            store.unpack(chosen)
+        return store.pack(Runner(store, asks_again=False).run(run))
 
 
 def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:
@@ -79,47 +93,61 @@ class Payload:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
         config_files: which of them are the user's settings files, in order.
-        given: which of them settings name (profiles, vectors, lists), by the setting.
+        given: which of them settings name (profiles, vectors, parts, ...), by the setting.
+        local: absolute paths of models that every machine has to hold itself, by the setting.
     """
 
     digest: str
     files: dict[str, bytes]
     config_files: tuple[str, ...]
     given: Mapping[str, str | list[str]] = field(default_factory=dict)
+    local: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self) -> Path:
+        """The folder on the other machine."""
+        return Path(tempfile.gettempdir()) / f"recbole_llm-{getpass.getuser()}" / self.digest
 
     @contextmanager
     def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
-        """The run over the unpacked files, and a folder for its results that goes when the block ends.
+        """The run over the unpacked files, and a folder for its results; that and all checkpoints go at the end.
 
         Raises:
-            UserError: another version of this package runs here.
+            UserError: another version of this package runs here, or a model that is not sent is missing.
         """
-        place = Path(tempfile.gettempdir()) / f"recbole_llm-{getpass.getuser()}" / self.digest
+        for name, model in self.local.items():
+            if not Path(model).exists():
+                raise UserError(
+                    f"--{name}={model}: {gethostname()} has no such file or folder, and it is not sent; put it under "
+                    "the same path on every machine, or in a folder that they share."
+                )
         for name, content in self.files.items():
-            path = place / name
+            path = self.place / name
             if not path.is_file() or path.stat().st_size != len(content):
                 with whole_file(path) as stream:
                     stream.write(content)
-        moved = self._moved(run, place)
-        if moved.key != run.key:
-            raise UserError(
-                "the machines of the cluster run other versions of recbole_llm or of your model, or hold something "
-                "else where --encoder, --lm or pre_model_path names a folder or file; put the same everywhere."
-            )
-        results = Path(tempfile.mkdtemp(prefix="results-", dir=place))
+        aside = Path(tempfile.mkdtemp(prefix="run-", dir=self.place))
         try:
-            yield moved, results
+            moved = self._moved(run, aside / "saved")
+            if moved.key != run.key:
+                raise UserError(
+                    "the machines of the cluster run other versions of recbole_llm or of your model, or hold something "
+                    "else where --encoder, --lm or pre_model_path names a folder or file; put the same everywhere."
+                )
+            yield moved, aside / "results"
         finally:
-            shutil.rmtree(results, ignore_errors=True)
+            shutil.rmtree(aside, ignore_errors=True)
 
-    def _moved(self, run: Run, place: Path) -> Run:
-        location, home = run.location, place / "dataset"
+    def _moved(self, run: Run, checkpoints: Path) -> Run:
+        location, place = run.location, self.place
+        home = place / "dataset"
         folder = place / "data" / location.stem
         paths: dict[str, Any] = {
             "data_path": str(folder),
             "dataset_dir": str(home),
-            "checkpoint_dir": str(place / "saved"),
+            "checkpoint_dir": str(checkpoints),
             **{key: _below(place, names) for key, names in self.given.items()},
+            **self.local,
         }
         settings = replace(
             run.settings,
@@ -146,7 +174,8 @@ class PayloadSender:
 
     def __call__(self, run: Run) -> Any:
         """The payload of a run, as an argument of a job."""
-        key = (run.location.folder, run.settings.config_files, features_of(run, self._runner))
+        given = [str(run.settings.get(name)) for name in (*GIVEN_FILES, *LOCAL_MODELS)]
+        key = (run.location.folder, run.settings.config_files, *given, features_of(run, self._runner))
         if key not in self._sent:
             self._sent[key] = self._executor.put(pack(run, self._runner.make_features(run)))
         return self._sent[key]
@@ -171,20 +200,34 @@ def pack(run: Run, features: Path | None) -> Payload:
     config = {f"config/{number}-{file.name}": file for number, file in enumerate(run.settings.config_files)}
     files |= {name: file.read_bytes() for name, file in config.items()}
     given: dict[str, str | list[str]] = {}
-    for key in GIVEN_FILES:
+    for key in (*GIVEN_FILES, *(["llm"] if "llm" in run.files else [])):
         value = run.settings.get(key)
-        paths = [Path(path) for path in ([value] if isinstance(value, str) else value or ())]
-        for number, path in enumerate(paths):
+        paths = [Path(path).expanduser() for path in ([value] if isinstance(value, str) else value or ())]
+        # The dataset's folder may be known by a part that lies there.
+        at_home = [key in PARTS and path.parent == location.folder for path in paths]
+        folders = [f"data/{location.stem}" if home else f"{key}/{number}" for number, home in enumerate(at_home)]
+        names = [f"{folder}/{path.name}" for folder, path in zip(folders, paths, strict=True)]
+        for path, folder in zip(paths, folders, strict=True):
             parts = files_of(path) if key == "vectors" else [path]
-            files |= {f"{key}/{number}/{part.name}": part.read_bytes() for part in parts}
+            files |= {f"{folder}/{part.name}": part.read_bytes() for part in parts}
         if paths:
-            names = [f"{key}/{number}/{path.name}" for number, path in enumerate(paths)]
             given[key] = names[0] if isinstance(value, str) else names
     digest = hashlib.sha256()
     for name, content in files.items():
         digest.update(f"{name}\0{len(content)}\0".encode())
         digest.update(content)
-    return Payload(digest.hexdigest()[:16], files, tuple(config), given)
+    local = {name: str(Path(run.settings[name]).absolute()) for name in LOCAL_MODELS if name in run.files}
+    return Payload(digest.hexdigest()[:16], files, tuple(config), given, local)
+
+
+def received(run: Run, files: Mapping[str, bytes], store: ResultStore) -> Record:
+    """Keep a record from another machine, with the names that files of the user's have here."""
+    record = store.unpack(files)
+    here = {name: run.settings[name] for name in BY_CONTENTS if name in run.files}
+    if here:
+        record = Record.model_validate({**record.model_dump(), "settings": record.settings | here})
+        store.put(record)
+    return record
 
 
 def _below(place: Path, names: str | list[str]) -> str | list[str]:

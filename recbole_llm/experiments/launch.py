@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import Executor, Job, JobError, JobResult, each_result
 from recbole_llm.execution.serial import SerialExecutor
-from recbole_llm.experiments.jobs import PayloadSender, make_features, run_job, run_job_away
+from recbole_llm.experiments.jobs import PayloadSender, make_features, received, run_job, run_job_away
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -49,7 +49,11 @@ def run_all(
         records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
         records |= _present(missing, runner)  # a stage one may be a run of the grid
         missing = [run for run in missing if run.key not in records]
-    for number, result in enumerate(each_result(executor, _jobs(missing, runner, executor)), start=1):
+    send = None if executor.shares_files else PayloadSender(executor, runner)
+    lost = _make_choosers(missing, runner, executor, send) if send is not None else []
+    records |= {result.job.tag.key: _record(result, runner, lone=len(runs) == 1) for result in lost}
+    missing = [run for run in missing if run.key not in records]
+    for number, result in enumerate(each_result(executor, _jobs(missing, runner, executor, send)), start=1):
         run = result.job.tag
         records[run.key] = _record(result, runner, lone=len(runs) == 1)
         if tracking is not None:
@@ -69,16 +73,43 @@ def _run_here(runner: Runner, run: Run, place: str) -> Record:
     return runner.run(run)
 
 
-def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor) -> list[Job]:
-    """The runs as the executor takes them."""
+def _make_choosers(runs: Sequence[Run], runner: Runner, executor: Executor, send: PayloadSender) -> list[JobResult]:
+    """Make the records that choose the epochs of refits, before refits go where none of them is found.
+
+    Returns:
+        How the refits end whose epochs nothing chose.
+    """
+    chooser_of = {run.key: chooser for run in runs if (chooser := run.chooser()) is not None}
+    wanted = {chooser.key: chooser for chooser in chooser_of.values() if runner.finished(chooser) is None}
+    errors: dict[str, Exception] = {}
+    for result in each_result(executor, _jobs([*wanted.values()], runner, executor, send)):
+        chooser = result.job.tag
+        if result.error is not None:
+            errors[chooser.key] = result.error
+        else:
+            received(chooser, result.value, runner.store)
+            logger.info("%s: ok", chooser.title())
+    refits = [run for run in runs if run.key in chooser_of and chooser_of[run.key].key in errors]
+    return [JobResult(Job(c.title(), run_job_away, tag=c), error=errors[chooser_of[c.key].key]) for c in refits]
+
+
+def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor, send: PayloadSender | None) -> list[Job]:
+    """The runs as the executor takes them; ``send`` packs what they read where workers do not share files."""
     if isinstance(executor, SerialExecutor):
         places = [f"[{n}/{len(runs)}]" if len(runs) > 1 else "" for n in range(1, len(runs) + 1)]
         return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(runs, places, strict=True)]
-    if executor.shares_files:
+    if send is None:
         folder = str(runner.store.folder)
         return [Job(run.title(), run_job, (run, folder, runner.force), tag=run) for run in runs]
-    payload_of = PayloadSender(executor, runner)
-    return [Job(run.title(), run_job_away, (run, payload_of(run)), tag=run) for run in runs]
+    return [Job(run.title(), run_job_away, (run, send(run), _chosen(run, runner)), tag=run) for run in runs]
+
+
+def _chosen(run: Run, runner: Runner) -> dict[str, bytes]:
+    """The file of the record that chose a refit's epochs, its ranks left out; nothing for other runs."""
+    chooser = run.chooser()
+    record = None if chooser is None else runner.store.find(chooser.key)
+    files = {} if record is None else runner.store.pack(record)
+    return {name: content for name, content in files.items() if name.endswith(".json")}
 
 
 def _record(result: JobResult, runner: Runner, lone: bool) -> Record:
@@ -93,7 +124,7 @@ def _record(result: JobResult, runner: Runner, lone: bool) -> Record:
         return _failed(run, runner, result.reason)
     if isinstance(result.value, Record):
         return result.value
-    return runner.store.unpack(result.value)
+    return received(run, result.value, runner.store)
 
 
 def _failed(run: Run, runner: Runner, reason: str) -> Record:

@@ -6,8 +6,8 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Callable, Container, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, default_encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
-from recbole_llm.features.folder import ASKED_COLUMNS, SemanticFolder, asked_suffix
+from recbole_llm.features.folder import ASKED_COLUMNS, ChangedFileError, SemanticFolder, asked_suffix
 from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
@@ -165,6 +165,7 @@ class FeatureBuilder:
         self.name = str(path)
         self.scratch = _linked_copy(path) if self.asking.dry else None
         self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
+        self._is_alone = False
         if settings.get("profiles"):
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
@@ -212,14 +213,29 @@ class FeatureBuilder:
         Raises:
             UserError: a limit was reached; what was answered is kept.
         """
-        if not self.missing():
-            return []
-        if self.asking.dry:
-            return self._make_missing()
-        with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
+        with suppress(ChangedFileError):  # another process may be writing it
+            if not self.missing():
+                return []
+        with self._alone():
             # Another process may have made some or all; two at once would pay for every question twice.
-            self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
             return self._make_missing()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block that holds the folder's lock and begins with what other processes left there.
+
+        Only such a block writes: a manifest that was read before it may lack what another process has made since.
+        """
+        if self._is_alone:  # a feature wants vectors while it is made, of texts that are not committed yet
+            yield
+            return
+        with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
+            self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
+            self._is_alone = True
+            try:
+                yield
+            finally:
+                self._is_alone = False
 
     def _make_missing(self) -> list[str]:
         missing = self.missing()
@@ -344,12 +360,16 @@ class FeatureBuilder:
         self.folder.commit(feature.name, entry)
 
     def encode(self) -> np.ndarray:
-        """Vectors of all texts of the folder, made now where they are missing."""
-        known = self.folder.vectors(self.encoder.id)
-        if known is None:
-            known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
-            self.folder.write_vectors(self.encoder.id, known)
-            self.folder.save_manifest()
+        """Vectors of all texts of the folder, made now where they are missing; other processes wait meanwhile."""
+        with suppress(ChangedFileError):  # another process may be writing them
+            if (known := self.folder.vectors(self.encoder.id)) is not None:
+                return known
+        with self._alone():
+            known = self.folder.vectors(self.encoder.id)
+            if known is None:
+                known = self.vectors_of(self.folder.texts.texts, self.encoder.pooling)
+                self.folder.write_vectors(self.encoder.id, known)
+                self.folder.save_manifest()
         return known
 
     def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:

@@ -28,6 +28,10 @@ def asked_suffix(feature: str) -> str:
     return f"{feature}.asked"
 
 
+class ChangedFileError(UserError):
+    """A file is not what the manifest says; to a process without the folder's lock it may be one under way."""
+
+
 class TextTable:
     """Every distinct text once; its place is its id in all other files."""
 
@@ -62,10 +66,11 @@ class SemanticFolder:
     def __init__(self, path: Path, stem: str, identity: dict[str, Any]) -> None:
         self.path, self.stem, self.identity = path, stem, identity
         self.manifest = self._read_manifest()
-        self._mend_text()
+        self._start_anew_without_text()
         self.texts = TextTable()
         if self.has("text"):
-            self.texts = TextTable(read_table(self.file("text"), ["text"])["text"].fillna(""))
+            rows = self.manifest["files"]["text"]["rows"]
+            self.texts = TextTable(read_table(self.file("text"), ["text"])["text"].fillna("")[:rows])
 
     def _read_manifest(self) -> dict[str, Any]:
         fresh = {"format": FORMAT, "identity": self.identity, "features": {}, "files": {}}
@@ -92,24 +97,14 @@ class SemanticFolder:
             check_name(entry["name"], str(path))
         return manifest
 
-    def _mend_text(self) -> None:
-        """Undo an interrupted commit; without the text table, which all files refer to, start anew.
-
-        The table only grows, so what the manifest vouches for is the beginning of a later one.
-        """
+    def _start_anew_without_text(self) -> None:
+        """Forget all files where the text table is gone, which they refer to."""
         entry = self.manifest["files"].get("text")
-        if entry is None:
-            return
-        path = self.path / entry["name"]
-        if not path.is_file():
+        if entry is not None and not (self.path / entry["name"]).is_file():
+            path = self.path / entry["name"]
             logger.warning("%s is gone: the features are made again, from paid answers where there are any", path)
             self.manifest["features"].clear()
             self.manifest["files"].clear()
-        elif path.stat().st_size > entry["bytes"]:
-            listed = path.read_bytes()[: entry["bytes"]]
-            if hashlib.sha256(listed).hexdigest() == entry["sha256"]:
-                with whole_file(path) as stream:
-                    stream.write(listed)
 
     def file(self, suffix: str) -> Path:
         """Path of an atomic file of this folder."""
@@ -118,8 +113,11 @@ class SemanticFolder:
     def has(self, suffix: str) -> bool:
         """Whether a file is listed in the manifest and unchanged since.
 
+        The text table only grows, so the manifest vouches for the beginning of a later one: a commit under way in
+        another process, or one that was killed before its manifest, has written more than is listed.
+
         Raises:
-            UserError: the file was changed by someone else.
+            ChangedFileError: the file was changed by someone else, or another process is writing it.
         """
         entry = self.manifest["files"].get(suffix)
         if entry is None:
@@ -127,8 +125,15 @@ class SemanticFolder:
         path = self.path / entry["name"]
         if not path.is_file():
             return False
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
-            raise UserError(f"{path} is not the file that manifest.json describes; remove it to have it made again.")
+        if suffix == "text":
+            with path.open("rb") as stream:
+                found = hashlib.sha256(stream.read(max(0, entry["bytes"]))).hexdigest()
+        else:
+            found = file_sha256(path) if path.stat().st_size == entry["bytes"] else ""
+        if found != entry["sha256"]:
+            raise ChangedFileError(
+                f"{path} is not the file that manifest.json describes; remove it to have it made again."
+            )
         return True
 
     def check(self) -> None:
@@ -188,7 +193,7 @@ class SemanticFolder:
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
     """Whether a manifest has what every one of ours has."""
-    wanted = {"name": str, "bytes": int, "sha256": str}
+    wanted = {"name": str, "rows": int, "bytes": int, "sha256": str}
     files = manifest.get("files")
     return (
         isinstance(manifest.get("features"), dict)

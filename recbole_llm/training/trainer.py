@@ -51,7 +51,8 @@ class BenchTrainer(Trainer):
     Attributes:
         plan: epochs of a refit, see :meth:`follow`; ``None`` where validation ends the training.
         folder: where ``best_so_far.pt`` (weights by validation) and ``last.pt`` (to resume from) are written;
-            ``best.pt`` there is of a finished training.
+            ``best_of_last.pt`` there are the best weights that ``last.pt`` counts on, once there are better ones, and
+            ``best.pt`` is of a finished training.
         curve: one entry an epoch: loss, seconds, validation metrics.
         progress: shows a bar over batches; set by the caller.
         validated: ranks of the last validation.
@@ -82,6 +83,8 @@ class BenchTrainer(Trainer):
         self.folder.mkdir(parents=True, exist_ok=True)  # RecBole's pretraining saves into it by itself
         self.checkpoint_dir = str(folder)
         self.saved_model_file = str(folder / "best_so_far.pt")
+        self._best_of_last = folder / "best_of_last.pt"
+        self._keeps_best_of_last = False
 
     # ---- training ------------------------------------------------------------------------------
 
@@ -214,6 +217,7 @@ class BenchTrainer(Trainer):
         """
         self._loader = train_data
         self._warn_of_few_steps()
+        self._return_to_best()
         if self.config["tensorboard"]:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -302,9 +306,38 @@ class BenchTrainer(Trainer):
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
+        if path == Path(self.saved_model_file):
+            self._put_best_aside(path)
         self._write(
             path, {"epoch": epoch + 1, "score": float(self.best_valid_score), **checkpoint.model_state(self.model)}
         )
+
+    def _put_best_aside(self, best: Path) -> None:
+        """Keep the best weights that ``last.pt`` counts on, until a later one counts on better ones.
+
+        After a kill the epochs since ``last.pt`` are trained again, which need not be as good on a device whose
+        numbers do not repeat.
+        """
+        if self.process == 0 and not self._keeps_best_of_last and (self.folder / "last.pt").is_file():
+            if best.is_file():
+                best.replace(self._best_of_last)
+            self._keeps_best_of_last = True
+
+    def _best_at(self, stopping: Sequence[float]) -> Path | None:
+        """The file with the weights of a best epoch and its score, ``None`` where they are gone."""
+        for path in (Path(self.saved_model_file), self._best_of_last):
+            if path.is_file():
+                found = checkpoint.load(path)
+                if (found.get("epoch"), found.get("score")) == (stopping[-1], stopping[0]):
+                    return path
+        return None
+
+    def _return_to_best(self) -> None:
+        """Begin with the best weights that a resumed training counts on, and not with those of lost epochs."""
+        if self.process != 0 or self.start_epoch < 1 or self.best_epoch < 1:
+            return
+        if self._best_at([float(self.best_valid_score), self.best_epoch]) == self._best_of_last:
+            self._best_of_last.replace(self.saved_model_file)
 
     def _save_last(self, epoch: int, over: bool) -> None:
         """Everything that the next epoch depends on; after the last one, what the record says of the training."""
@@ -322,6 +355,12 @@ class BenchTrainer(Trainer):
             state["optimizers"] = {name: value.state_dict() for name, value in self._optimizers().items()}
             state["schedulers"] = {name: value.state_dict() for name, value in self._schedulers().items()}
         self._write(self.folder / "last.pt", state)
+        self._drop_best_of_last()
+
+    def _drop_best_of_last(self) -> None:
+        if self.process == 0:
+            self._best_of_last.unlink(missing_ok=True)
+        self._keeps_best_of_last = False
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Optimisers by attribute; RecVAE's trainer has two of its own and lets ``optimizer`` be one or the other."""
@@ -343,9 +382,13 @@ class BenchTrainer(Trainer):
         if not isinstance(state["random"], list):
             logger.warning("%s was written by an older version; training begins anew", path)
             return None
-        counts_on_best = state["stopping"][-1] > 0 or state["next_epoch"] >= self.epochs
-        if counts_on_best and not Path(self.saved_model_file).is_file():
-            logger.warning("%s is without its best_so_far.pt; training begins anew", path)
+        if state["stopping"][-1] > 0:
+            best = self._best_at(state["stopping"])
+        else:  # not validated yet, or over and never validated: the weights are the last ones
+            best = Path(self.saved_model_file)
+        over = state["next_epoch"] >= self.epochs
+        if best is None or (over and not best.is_file()):
+            logger.warning("%s is without its best weights; training begins anew", path)
             return None
         return state
 
@@ -379,6 +422,7 @@ class BenchTrainer(Trainer):
     def discard(self) -> None:
         """Forget a training that was interrupted: this one's best weights take the place of those it counts on."""
         (self.folder / "last.pt").unlink(missing_ok=True)
+        self._drop_best_of_last()
 
     def keep(self) -> None:
         """Make the best weights those of the finished model; until then the weights of an older run are served.
@@ -387,6 +431,7 @@ class BenchTrainer(Trainer):
         """
         Path(self.saved_model_file).replace(self.folder / "best.pt")
         (self.folder / "last.pt").unlink(missing_ok=True)
+        self._drop_best_of_last()
 
     # ---- evaluation ----------------------------------------------------------------------------
 

@@ -124,9 +124,12 @@ def run_trial(
 def run_trial_away(
     run: Run, payload: Payload, max_seconds: float | None, report: Callable[[int, float, Ranks | None], bool]
 ) -> Trained:
-    """Run a trial where the driver's files may be missing; its checkpoints go, since the driver cannot remove them."""
+    """Run a trial where the driver's files may be missing; its checkpoints go, since the driver cannot remove them.
+
+    Until then they have a place of their own, where a trial whose worker was lost goes on.
+    """
     with payload.unpacked(run) as (run, _):
-        folder = Path(run.settings["checkpoint_dir"]) / run.key
+        folder = payload.place / "trials" / run.key
         try:
             return run_trial(run, str(folder), max_seconds, report)
         finally:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.parts import split_by_parts
 from recbole_llm.data.refit import with_validation
 from recbole_llm.data.split import Split, cut_sessions, people_of, split_interactions
 from tests.data.build import table_of
@@ -89,6 +90,35 @@ def test_held_out_users_of_validation_train_whole(table: Interactions) -> None:
     table, split, refit = both(table, {"split": "user_split"})
     tested = np.isin(np.asarray(table.user), split.test.user)
     assert refit.train_rows.tolist() == np.flatnonzero(~tested).tolist()
+
+
+@pytest.mark.parametrize("last", [["i0"], ["i9"], ["i8"], ["i9", "i8"]], ids=str)
+def test_items_that_repeat_a_target_of_validation_train_too(tmp_path: Path, last: list[str]) -> None:
+    items = [*(f"i{step}" for step in range(10)), *last]
+    rows = [(f"u{user}", item, time) for user in range(10) for time, item in enumerate(items)]
+    table, split, refit = both(table_of(tmp_path, rows), {"split": "user_split"})
+    tested = np.isin(np.asarray(table.user), split.test.user)
+    assert refit.train_rows.tolist() == np.flatnonzero(~tested).tolist()
+    assert (
+        split.valid.select(np.array([0])).whole_end.tolist() == np.asarray(table.offsets)[split.valid.user + 1].tolist()
+    )
+
+
+def test_repeats_in_a_ready_part_of_validation_train_and_the_test_part_does_not() -> None:
+    label = np.array([0, 0, 1, 1, 1, 2, 2])
+    table = Interactions(
+        user=np.ones(7, dtype=np.int32),
+        item=np.array([1, 2, 3, 4, 3, 4, 5], dtype=np.int32),
+        time=None,
+        extra={},
+        offsets=np.array([0, 0, 7]),
+        user_tokens=np.array(["[PAD]", "u"]),
+        item_tokens=np.array(["[PAD]", *"abcde"]),
+    )
+    options = {"split": "parts", "protocol": "parts"}
+    split = split_by_parts(table, label, options)
+    assert split.valid.target_rows.tolist() == [2, 3]
+    assert with_validation(table, split, options).train_rows.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_shortest_history_of_a_training_example_is_kept(table: Interactions) -> None:

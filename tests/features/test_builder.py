@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.generate import feature_builders
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.encoder import Encoder, minilm_folder
+from recbole_llm.features.sources import AnswerSource
+from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
 from tests.features.asking import SEMANTICS, contents, file_states, only_folder
 from tests.helpers import StopAt, make_run, prepare, runner
+from tests.stub_server import PATIENCE
 
 FILES = {"manifest.json", "text.minilm-mean-128.npy", "tiny.candidates", "tiny.intent", "tiny.itemtext", "tiny.text"}
 
@@ -147,3 +155,53 @@ def test_histories_in_another_order_have_features_of_their_own(featured: Path) -
     assert folder.identity["reading"] == {"time_field": None}
     prepare("LLMDMsRec", epochs=1, TIME_FIELD=None)
     assert len(list(SEMANTICS.glob("loo-offline-*"))) == 2
+
+
+# ---- two commands in one folder -----------------------------------------------------------------
+
+
+def builder_of_features() -> FeatureBuilder:
+    """As a command has it that finds the folder whole."""
+    run = make_run("LLMDMsRec", epochs=1)
+    return next(feature_builders([run], runner(), AnswerSource.of(run.settings)))
+
+
+def test_vectors_are_listed_beside_what_another_command_made_meanwhile(featured: Path) -> None:
+    mine, other = builder_of_features(), builder_of_features()
+    (only_folder("offline") / "text.minilm-mean-128.npy").unlink()
+    other.folder.texts.add("a text of another feature")
+    other.folder.commit("another", {"coverage": 1.0})
+    vectors = mine.encode()
+    assert len(vectors) == len(other.folder.texts)
+    found = builder_of_features().folder
+    assert found.manifest["features"].keys() >= {"itemtext", "intent", "another"}
+    assert found.texts.texts == other.folder.texts.texts
+    found.check()
+
+
+def test_of_two_commands_that_encode_at_once_the_second_takes_the_vectors_of_the_first(
+    featured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came = threading.Event()
+    monkeypatch.setattr("recbole_llm.utils.files.logger.info", lambda *_: came.set())
+    mine = builder_of_features()
+    path = only_folder("offline") / "text.minilm-mean-128.npy"
+    saved = path.read_bytes()
+    path.unlink()
+    with ThreadPoolExecutor(1) as pool:
+        with one_process_at_a_time(mine.folder.path, "a test"):
+            encoded = pool.submit(mine.encode)
+            encoded.add_done_callback(lambda _: came.set())
+            assert came.wait(PATIENCE)
+            assert not path.exists()
+            monkeypatch.setattr(Encoder, "load", None)
+            path.write_bytes(saved)
+        np.testing.assert_array_equal(encoded.result(), np.load(path))
+
+
+def test_vectors_that_another_process_writes_are_waited_for(featured: Path) -> None:
+    mine, other = builder_of_features(), builder_of_features()
+    other.folder.texts.add("a text of another feature")
+    other.folder.commit("another")
+    expected = other.encode()  # the file is now longer than the other builder's manifest says
+    np.testing.assert_array_equal(mine.encode(), expected)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import Column, read_table
 from recbole_llm.errors import UserError
-from recbole_llm.features.folder import SemanticFolder, TextTable
+from recbole_llm.features.folder import TEXT_COLUMNS, SemanticFolder, TextTable
 
 COLUMNS = (Column("item_id", "token"), Column("title_text", "token"))
 IDENTITY = {"dataset": "d", "inter_sha256": "abc"}
@@ -123,11 +123,22 @@ def test_without_the_text_table_all_files_have_to_be_made_again(
 def test_a_commit_interrupted_before_the_manifest_is_undone(tmp_path: Path) -> None:
     folder = made(tmp_path, "a", "b")
     folder.texts.add("c")
-    folder.write("text", (Column("text_id", "token"), Column("text", "token_seq")), enumerate(folder.texts.texts))
+    folder.write("text", TEXT_COLUMNS, enumerate(folder.texts.texts))
     again = folder_at(tmp_path)
     assert again.texts.texts == ["a", "b"]
     assert again.has("text")
     assert again.has("itemtext")
+
+
+def test_a_reader_leaves_a_commit_under_way_alone(tmp_path: Path) -> None:
+    folder = made(tmp_path, "a", "b")
+    folder.texts.add("c")
+    folder.write("text", TEXT_COLUMNS, enumerate(folder.texts.texts))
+    assert folder_at(tmp_path).texts.texts == ["a", "b"]
+    folder.save_manifest()
+    again = folder_at(tmp_path)
+    assert again.has("text")
+    assert again.texts.texts == ["a", "b", "c"]
 
 
 # ---- vectors ------------------------------------------------------------------------------------

@@ -233,6 +233,70 @@ def test_early_stopping_goes_on_counting_after_a_resume(training, saved_each_epo
     assert second.fit().numbers() == whole.numbers()
 
 
+def killed_after_better_epochs(training, monkeypatch, tmp_path, kills=1):
+    """A training whose ``last.pt`` is of its second epoch, and whose best weights are of a later one."""
+    for kill in range(kills):
+        killed = training(epochs=25, learning_rate=0.005)
+        assert killed.trainer.resume(killed.train_data) == (kill > 0)
+
+        def on_epoch(epoch, score, killed=killed):
+            monkeypatch.setattr(trainer, "SAVE_EVERY_SECONDS", -1.0 if epoch < 2 else float("inf"))
+            if killed.trainer.best_epoch > 3:
+                raise StoppedError
+
+        killed.trainer.on_epoch = on_epoch
+        with pytest.raises(StoppedError):
+            killed.fit()
+    last, best = (checkpoint.load(tmp_path / "run" / name) for name in ("last.pt", "best_so_far.pt"))
+    assert last["stopping"][-1] <= 2 < best["epoch"]
+    return last
+
+
+@pytest.mark.parametrize("kills", [1, 2])
+def test_weights_and_best_epoch_stay_together_where_lost_epochs_do_not_repeat(training, monkeypatch, tmp_path, kills):
+    last = killed_after_better_epochs(training, monkeypatch, tmp_path, kills)
+    again = training(epochs=4, learning_rate=0.005)
+    assert again.trainer.resume(again.train_data)
+    with monkeypatch.context() as patch:
+        patch.setattr(again.trainer, "_valid_epoch", lambda _: (0.0, {"ndcg@10": 0.0}))  # as if it were worse now
+        again.fit()
+    again.trainer.restore_best()
+    assert again.trainer.best_epoch == last["stopping"][-1]
+    found = again.trainer.evaluate(again.valid_data, load_best_model=False)
+    assert found == again.trainer.best_valid_result == last["best_valid_result"]
+    again.trainer.keep()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best.pt"]
+
+
+def test_where_lost_epochs_repeat_training_ends_as_if_it_was_not_killed(training, monkeypatch, tmp_path):
+    whole = training(folder="whole", epochs=25, learning_rate=0.005).fit()
+    killed_after_better_epochs(training, monkeypatch, tmp_path)
+    again = training(epochs=25, learning_rate=0.005)
+    assert again.trainer.resume(again.train_data)
+    assert again.fit().numbers() == whole.numbers()
+    again.trainer.restore_best()
+    whole.trainer.restore_best()
+    assert again.numbers() == whole.numbers()
+
+
+def test_a_kill_while_better_weights_are_written_loses_none_that_count(training, monkeypatch, tmp_path):
+    last = killed_after_better_epochs(training, monkeypatch, tmp_path)
+    (tmp_path / "run" / "best_so_far.pt").unlink()
+    again = training(epochs=last["next_epoch"], learning_rate=0.005)
+    assert again.trainer.resume(again.train_data)
+    again.fit().trainer.restore_best()
+    found = again.trainer.evaluate(again.valid_data, load_best_model=False)
+    assert found == last["best_valid_result"]
+
+
+def test_training_begins_anew_where_only_weights_of_lost_epochs_are_left(training, monkeypatch, tmp_path, caplog):
+    killed_after_better_epochs(training, monkeypatch, tmp_path)
+    (tmp_path / "run" / "best_of_last.pt").unlink()  # no older version kept it
+    again = training(epochs=25, learning_rate=0.005)
+    assert not again.trainer.resume(again.train_data)
+    assert "is without its best weights; training begins anew" in caplog.text
+
+
 def test_without_a_checkpoint_there_is_nothing_to_resume(training):
     made = training()
     assert made.trainer.resume(made.train_data) is False
