@@ -507,6 +507,7 @@ SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
 
 
 CUT_BY = ("valid_from", "test_from", "targets")  # settings of a global time split
+SEVERAL_TARGETS = ("user_split", "parts")  # splits whose cases are sets of items
 BY_TIME = ("session", "temporal", "published")  # splits that put users in the order of their last interaction
 
 

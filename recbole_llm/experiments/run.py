@@ -10,7 +10,7 @@ from typing import Any
 from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.parts import part_files
 from recbole_llm.data.published import published_file
-from recbole_llm.data.split import BY_TIME
+from recbole_llm.data.split import BY_TIME, SEVERAL_TARGETS
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
@@ -196,12 +196,13 @@ def key_parts(
 def _changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
     """What enters the key because older versions did something else under the same settings.
 
-    They took the order of the file where ``load_col`` did not name the times, and left tested positions to earlier
-    prefixes where ``intent_stride`` was set.
+    They took the order of the file where ``load_col`` did not name the times, left tested positions to earlier
+    prefixes where ``intent_stride`` was set, and refits without the repeats at the end of a case with several targets.
     """
     named, time = (settings.get("load_col") or {}).get("inter"), settings.get("TIME_FIELD")
     found = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
-    return found | ({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {})
+    found |= {"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}
+    return found | ({"repeats": "train"} if settings.get("refit") and settings.get("split") in SEVERAL_TARGETS else {})
 
 
 def _plain(values: Any) -> Any:

@@ -207,6 +207,15 @@ def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
     assert run.key == run.settings.key(files={"inter": inter, "item": item}, features=features)
 
 
+@pytest.mark.parametrize(("protocol", "changed"), [("loo", False), ("user_split", True)])
+def test_a_refit_that_trains_other_rows_than_before_is_another_run(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, protocol: str, changed: bool
+) -> None:
+    now = make_run("Pop", protocol=protocol, refit=True).key
+    monkeypatch.setattr("recbole_llm.experiments.run.SEVERAL_TARGETS", ())
+    assert (make_run("Pop", protocol=protocol, refit=True).key != now) is changed
+
+
 def test_another_version_of_a_feature_is_another_key(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {model: make_run(model).key for model in ("SRGNN", "LLMDMsRec")}
     monkeypatch.setattr(type(find_feature("intent")), "version", 99)
