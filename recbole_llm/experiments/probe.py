@@ -36,7 +36,6 @@ from recbole_llm.features.questions import ask
 from recbole_llm.features.sources import AnswerSource, Ledger, chosen_endpoint
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import Script
-from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.identity import hash_of
 from recbole_llm.utils.environment import git_commit, now, versions
 from recbole_llm.utils.text import clean, percent
@@ -126,7 +125,7 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
         titles["titles_seed"] = settings["titles_seed"]
     data = [run.location.name, run.files, dataset.reading(), settings["protocol"], split_identity(dataset.split)]
     record = ProbeRecord(
-        key=hash_of([data, questions, prompts, titles, _asked(endpoint)]),
+        key=hash_of([data, questions, prompts, titles, endpoint.identity]),
         dataset=run.location.name,
         protocol=settings["protocol"],
         data_sha256=dataset.sha256,
@@ -146,11 +145,6 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
     )
     runner.store.put_probe(record)
     return record
-
-
-def _asked(endpoint: Endpoint) -> list[Any]:
-    """What tells one endpoint's answers from another's."""
-    return [endpoint.name, endpoint.model, endpoint.temperature, endpoint.max_tokens, endpoint.settings]
 
 
 def _recall(each: Probe, asking: AnswerSource, ledger: Ledger) -> Recall:

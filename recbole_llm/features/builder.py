@@ -100,7 +100,7 @@ def _identity(
         "protocol": settings["protocol"],
         "split": split_identity(dataset.split),
         **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
-        "llm": _llm_identity(endpoint) if endpoint else {"name": OFFLINE, "encoder": encoder.id},
+        "llm": endpoint.identity if endpoint else {"name": OFFLINE, "encoder": encoder.id},
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
@@ -110,14 +110,6 @@ def _identity(
         **({"encoder": encoder.id} if other and not fills else {}),
         **({"reading": reading} if reading else {}),
     }
-
-
-def _llm_identity(endpoint: Endpoint) -> dict[str, Any]:
-    """What tells the answers of one endpoint from those of another; what is not set leaves it as it always was."""
-    found: dict[str, Any] = {"name": endpoint.name, "model": endpoint.model, "temperature": endpoint.temperature}
-    if endpoint.max_tokens is not None:
-        found["max_tokens"] = endpoint.max_tokens
-    return found | ({"settings": endpoint.settings} if endpoint.settings else {})
 
 
 class FeatureBuilder:
@@ -244,6 +236,7 @@ class FeatureBuilder:
             return waiting
         cache = self.responses() if self.endpoint else None
         try:
+            self._check_key(missing, cache)
             for name in missing:
                 if set(waiting) & set(self._needs(name)):
                     waiting.append(name)  # its questions depend on answers that are not there
@@ -258,6 +251,14 @@ class FeatureBuilder:
             if cache is not None:
                 cache.close()
         return waiting
+
+    def _check_key(self, missing: Sequence[str], cache: ResponseCache | None) -> None:
+        """Miss the key now where nothing can be answered without it, and not after titles are encoded for a question."""
+        asks = any(self.by_name[name].prompts for name in missing) and self.asking.asks
+        if self.endpoint is None or cache is None or self.asking.published is not None or not asks:
+            return
+        if not len(cache) and not self.asking.budget.asks_nothing:
+            self.endpoint.key()
 
     def responses(self) -> ResponseCache:
         """The answers of the dataset; to be closed."""

@@ -169,6 +169,14 @@ class Endpoint:
             found["reasoning_effort"] = self.reasoning_effort
         return found | ({"server": self.server} if self.server else {})
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the answers of one endpoint from those of another; what is not set leaves it as it always was."""
+        found: dict[str, Any] = {"name": self.name, "model": self.model, "temperature": self.temperature}
+        if self.max_tokens is not None:
+            found["max_tokens"] = self.max_tokens
+        return found | ({"settings": self.settings} if self.settings else {})
+
     def addressed(self, request: ChatRequest) -> ChatRequest:
         """A script's request as this endpoint is asked it."""
         return replace(

@@ -80,6 +80,18 @@ def test_two_folders_with_the_same_questions_ask_each_once(few_users: Path) -> N
     assert [entry["coverage"] for entry in entries] == [1.0, 1.0]
 
 
+def test_a_missing_key_is_said_before_the_titles_of_a_question_are_encoded(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    run = make_run("EIMF", epochs=1, llm="openai", max_cost=1.0)
+    builder = next(feature_builders([run], runner(), AnswerSource.of(run.settings)))
+    builder.location.vectors.unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r"--llm=openai needs a key.*OPENAI_API_KEY"):
+        builder.make()
+    assert not builder.location.vectors.exists()
+
+
 def test_another_encoder_asks_nothing(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         ask(server)
