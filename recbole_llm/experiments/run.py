@@ -70,7 +70,8 @@ class Run:
         if source and is_own_file(source):
             files["llm"] = file_sha256(source_file(source))
         if self.settings.method.is_external:
-            files |= code_of(self.settings.method.load())
+            code = code_of(self.settings.method.load())
+            files |= {name if name not in files else f"code.{name}": digest for name, digest in code.items()}
         self.files = files
         more = key_parts(self.settings.method, self.settings.values, files, self.search or {}, self._server())
         self.key = self.settings.key(**more)

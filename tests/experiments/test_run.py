@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -227,6 +228,10 @@ def print_key(model: str) -> None:
     sys.stdout.write(make_run(model).key)
 
 
+def print_files(model: str) -> None:
+    json.dump(make_run(model).files, sys.stdout)
+
+
 def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
     """Asked for by a process each, as while a model is worked at."""
     folder = tiny.parents[1] / "own_code"
@@ -246,6 +251,15 @@ def test_an_edited_class_from_outside_has_another_key(tiny: Path) -> None:
     second = key("model.py", "from own_code.base import Base\nclass Mine(Base):\n  wide = True\n")
     assert second != first
     assert key("base.py", base + "  deep = True\n") not in (first, second)
+
+
+def test_a_class_from_a_module_that_is_named_as_a_file_of_the_dataset_keeps_both(tiny: Path) -> None:
+    model = "from recbole.model.sequential_recommender import SRGNN\nclass Mine(SRGNN):\n  pass\n"
+    Path("inter.py").write_text(model)
+    process = start(print_files, "inter:Mine")
+    found, messages = process.communicate()
+    assert process.returncode == 0, messages
+    assert json.loads(found) == {**make_run("SRGNN").files, "code.inter": file_sha256(Path("inter.py"))}
 
 
 def test_an_unknown_dataset_is_an_error_with_the_nearest_name(tiny: Path) -> None:
