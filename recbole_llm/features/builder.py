@@ -253,7 +253,7 @@ class FeatureBuilder:
         return waiting
 
     def _check_key(self, missing: Sequence[str], cache: ResponseCache | None) -> None:
-        """Miss the key now where nothing can be answered without it, and not after titles are encoded for a question."""
+        """Miss the key now where nothing is answered without it, and not after titles are encoded for a question."""
         asks = any(self.by_name[name].prompts for name in missing) and self.asking.asks
         if self.endpoint is None or cache is None or self.asking.published is not None or not asks:
             return
