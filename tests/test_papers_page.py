@@ -1,0 +1,74 @@
+"""The page on the papers' numbers says of ours what the tables of the other findings and the kept measurements say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from tests.test_tables_of_docs import IDENTITY, tables
+
+ROOT = Path(__file__).parents[1]
+FINDINGS = ROOT / "docs/findings"
+NUMBER = re.compile(r"\b0\.\d{4}\b")
+ROWS = {source: (here, why) for source, _, here, why in tables((FINDINGS / "papers.md").read_text(encoding="utf-8"))[0]}
+
+
+def shown(page: str, table: int, column: str) -> dict[str, str]:
+    """A column of a findings page's table, by the cells that say which row it is; values without their spread."""
+    head, *rows = tables((FINDINGS / page).read_text(encoding="utf-8"))[table]
+    names, place = [head.index(name) for name in IDENTITY if name in head], head.index(column)
+    return {
+        " ".join(cell for cell in (row[name].removesuffix(" †") for name in names) if cell): row[place].split(" ")[0]
+        for row in rows
+    }
+
+
+def numbers(row: str) -> list[str]:
+    """Of ours, in the row of a source that begins so."""
+    (here,) = (here for source, (here, _) in ROWS.items() if source.startswith(row))
+    return NUMBER.findall(here)
+
+
+def test_eimf_and_ldmi_on_the_split_users_of_beauty() -> None:
+    recall = shown("beauty.md", 0, "Recall@20")
+    assert numbers("EIMF") == [recall["EIMF offline"], recall["REMI"]]
+    ldmi, backbone, remi = numbers("LDMI")
+    assert [ldmi, backbone, remi] == [
+        recall["LDMI [clusters=llm] offline"],
+        recall["ComiRecDR [routing_transform=interest]"],
+        recall["REMI"],
+    ]
+    here, _ = ROWS["LDMI's abstract, data and cut not named"]
+    above, below = float(ldmi) / float(backbone) - 1, 1 - float(ldmi) / float(remi)
+    assert f"{above:.0%} above".replace("%", " %") in here
+    assert f"{below:.0%} below".replace("%", " %") in here
+
+
+def test_sasrec_and_popularity_on_beauty_leave_one_out() -> None:
+    hit, ndcg = (shown("beauty.md", 1, column) for column in ("Hit@10", "NDCG@10"))
+    assert numbers("RecBole's SASRec") == [hit["SASRec"], ndcg["SASRec"]]
+    assert numbers("S3-Rec's table") == [hit["Pop"], ndcg["Pop"]]
+
+
+def test_popularity_that_counts_the_tested_interactions() -> None:
+    _, why = next(row for source, row in ROWS.items() if source.startswith("S3-Rec's table"))
+    wanted = []
+    for name in ("beauty", "sports", "toys"):
+        text = (ROOT / f"benchmarks/results/popularity-{name}-cpu.json").read_text(encoding="utf-8")
+        *_, counted = json.loads(text)["results"]
+        assert (counted["counted"], counted["history"]) == ("all, the tested ones among them", "not ranked")
+        wanted += [f"{counted[metric]:.4f}" for metric in ("hit@10", "ndcg@10")]
+    assert NUMBER.findall(why) == wanted
+
+
+def test_candidates_of_beauty_s_sessions() -> None:
+    hit, mrr = (shown("candidates.md", 0, column) for column in ("Hit@20", "MRR@20"))
+    rows = ("GCEGNN", "SASRec")
+    assert numbers("LLM-DMsRec") == [column[row] for row in rows for column in (hit, mrr)]
+
+
+def test_duip_on_bundle() -> None:
+    hit = shown("sessions.md", 0, "Hit@1")
+    rows = (f"DUIP [cold_in_softmax=False] text {model}" for model in ("scratch GPT-2 2x64", "none"))
+    assert numbers("DUIP") == [hit[row] for row in rows]
