@@ -59,7 +59,7 @@ FORMER: dict[str, dict[str, Any]] = {
         "train_batch_size": 512,
         "min_epoch_steps": 0,
     },
-    "ISRF": {**_ISRF, "whole_word_scale": 9.0, "n_negatives": 29, "samples_per_user": 4},
+    "ISRF": {**_ISRF, "item_numbers": "random", "whole_word_scale": 9.0, "n_negatives": 29, "samples_per_user": 4},
     "ISRFDirect": {**_ISRF, "whole_word_scale": 11.0, "n_negatives": 99, "samples_per_user": 2},
     "LDMI": {"stopping_step": 5, "cluster_scale": "own"},
 }
