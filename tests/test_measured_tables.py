@@ -82,6 +82,18 @@ def test_seconds_to_the_first_batch() -> None:
         assert recbole == "not run" if "recbole" not in seconds else shows(recbole, seconds["recbole"])
 
 
+def test_validation_of_the_numbers_of_items() -> None:
+    (rows,) = (rows for head, rows in tables_of("explanation/methods").items() if head[0] == "--item_numbers=")
+    records = [
+        json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("results/item-numbers/ml-100k/loo/*.json")
+    ]
+    found = {(each["settings"]["item_numbers"], each["semantics"]): each["valid_metrics"] for each in records}
+    assert len(rows) == 4
+    for name, _, value in rows:
+        name = name.removesuffix(" (default)")
+        assert shows(value, found[name, "llm" if name == "semantic" else "none"]["ndcg@10"])
+
+
 def test_curves_of_validation() -> None:
     found, model = by_model("curves-ml-100k"), ""
     for name, engine, *values in TABLES["", "engine"]:
