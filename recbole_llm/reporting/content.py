@@ -18,7 +18,7 @@ from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_table
 from recbole_llm.reporting.results_table import ResultsTable, Row, rank_of
 from recbole_llm.reporting.runs import runs_content
-from recbole_llm.reporting.tables import mark, notes, p_text, reason, seeds_text
+from recbole_llm.reporting.tables import mark, notes, p_text, seeds_text
 from recbole_llm.utils.text import percent
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
@@ -88,7 +88,6 @@ def _row(table: ResultsTable, row: Row, others: Sequence[str]) -> dict[str, Any]
         "kind": row.kind,
         "seeds": seeds_text(run.seed for run in row.runs),
         "failed": seeds_text(run.seed for run in row.failed),
-        "reason": reason(row) if row.failed else "",
         "main": _cell(table, row, table.primary),
         "cells": [_cell(table, row, metric) for metric in others],
         "test": None if found is None else _test(table, found),

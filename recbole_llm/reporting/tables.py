@@ -28,7 +28,7 @@ from recbole_llm.reporting.results_table import (
     rank_of,
     ranked_cells,
 )
-from recbole_llm.utils.text import counted, percent, visible
+from recbole_llm.utils.text import counted, one_line, percent, visible
 
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 
@@ -104,10 +104,12 @@ def seeds_text(seeds: Iterable[int]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 2 else ",".join(map(str, run)) for run in runs)
 
 
-def reason(row: Row) -> str:
-    """Why a row's runs failed, on one short line."""
-    text = " ".join(visible(row.failed[0].error or "no reason was recorded").split())
-    return text if len(text) <= 80 else text[:79] + "…"
+def failures(row: Row) -> dict[str, list[int]]:
+    """The seeds of a row that failed, by the reason, which is one line."""
+    found: dict[str, list[int]] = {}
+    for run in row.failed:
+        found.setdefault(one_line(visible(run.error or "no reason was recorded")), []).append(run.seed)
+    return found
 
 
 def p_text(p: float) -> str:
@@ -152,7 +154,7 @@ def main_table(table: ResultsTable) -> RenderedTable:
 
 def _seeds(row: Row) -> str:
     if not row.runs:
-        return f"failed: {reason(row)}"
+        return "failed"  # a note says why
     lost = f" (failed: {seeds_text(run.seed for run in row.failed)})" if row.failed else ""
     return seeds_text(run.seed for run in row.runs) + lost
 
@@ -202,9 +204,8 @@ def notes(table: ResultsTable) -> list[str]:
     found += _gaps(table)
     found += memory_notes(table)
     for row in table.rows:
-        if row.failed and row.runs:
-            seeds = "seeds" if len(row.failed) > 1 else "seed"
-            found.append(f"{row.label}, {seeds} {seeds_text(run.seed for run in row.failed)} failed: {reason(row)}")
+        for why, seeds in failures(row).items():
+            found.append(f"{row.label}, seed{'s' * (len(seeds) > 1)} {seeds_text(seeds)} failed: {why}")
     return [*found, *dict.fromkeys(table.notes)]
 
 
@@ -308,7 +309,7 @@ def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | floa
             }  # fmt: skip
             if not row.runs:
                 seeds = seeds_text(run.seed for run in row.failed)
-                yield {**line, "status": "failed", "seeds": seeds, "reason": reason(row)}
+                yield {**line, "status": "failed", "seeds": seeds, "reason": "; ".join(failures(row))}
                 continue
             line |= {"status": "ok", "seeds": seeds_text(run.seed for run in row.runs)}
             for metric in table.metrics:

@@ -261,7 +261,7 @@ def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_runni
     assert re.search(r"^error: ValueError: The hidden size \(64\) is not a multiple", err, flags=re.M)
     assert ("Traceback" in err) == verbose
     assert {record.model: record.status for record in ResultStore("results")} == {"SASRec": "failed", "Pop": "ok"}
-    assert "failed: ValueError: The hidden size (64)" in out
+    assert "SASRec, seed 2020 failed: ValueError: The hidden size (64)" in out
 
 
 def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:

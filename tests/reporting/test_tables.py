@@ -100,8 +100,22 @@ def test_a_failed_cell_is_shown_with_its_reason_beside_the_others() -> None:
     failed = record_of(model="Broken", status="failed", error="RuntimeError: no luck", settings={"mask_history": True})
     text = render([run_of("SASRec", 0.1), failed])
     assert len(tables(text)) == 1
-    line = next(line for line in text.splitlines() if line.startswith("Broken"))
-    assert "failed: RuntimeError: no luck" in line
+    assert any(line.split() == ["Broken", "failed"] for line in text.splitlines())
+    assert "\nBroken, seed 1 failed: RuntimeError: no luck" in text
+
+
+def test_each_reason_of_a_failed_row_is_told_whole_with_its_seeds() -> None:
+    why = "ValueError: " + "the reason of a failure is often long, and its end says what to do; " * 5 + "do this"
+    reasons = {1: why, 2: "no memory", 3: why}
+    failed = [
+        record_of(model="Broken", seed=seed, status="failed", error=error, settings={"mask_history": True})
+        for seed, error in reasons.items()
+    ]
+    text = render(failed)
+    assert f"\nBroken, seeds 1,3 failed: {why}\n" in text
+    assert "\nBroken, seed 2 failed: no memory" in text
+    rows = list(csv.DictReader(io.StringIO(render(failed, "csv"))))
+    assert [row["reason"] for row in rows] == [f"{why}; no memory"]
 
 
 def test_a_seed_that_failed_is_named_and_no_part_of_the_mean() -> None:
@@ -258,7 +272,7 @@ def test_the_last_choice_of_a_model_that_counts_is_not_a_training_that_was_still
 def test_rows_stand_by_the_main_metric_or_as_asked() -> None:
     def models(**options: Any) -> list[str]:
         lines = render(runs, metrics=["hit@10"], **options).split("\n\n")[1].splitlines()[2:]
-        return [line.split()[0] for line in lines if not line.startswith("mean")]
+        return [line.split()[0] for line in lines if not line.startswith(("mean", "Broken, "))]
 
     metrics = {"Pop": (0.1, 0.9), "LDMI": (0.3, 0.2), "SASRec": (0.2, 0.5)}
     runs = [
