@@ -264,7 +264,7 @@ def generate(
     if import_from is not None:
         tables = candidates.tables_beside(runs, Path(import_from))
         report = features.take_in(runs, Path(import_from))
-        brought = candidates.bring(tables, runs[0].location.home)
+        brought = candidates.bring(tables, runs[0].location)
         return f"{import_from}: {report}{candidates.told_tables(brought)}"
     if export_to is not None:
         count = features.export(runs, Path(export_to))

@@ -45,15 +45,15 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
 
 def _bring_tables(runs: Sequence[Run]) -> dict[str, list[Path]]:
     """Bring the tables of candidates of the runs' datasets here; their paths by dataset."""
-    homes = {run.location.name: run.location.home for run in runs if run.settings.method.stage_one}
+    places = {run.location.name: run.location for run in runs if run.settings.method.stage_one}
     found: dict[str, list[Path]] = {}
-    if homes:
+    if places:
         with tempfile.TemporaryDirectory(prefix="recbole-llm-answers-") as scratch:
             store = open_store(str(runs[0].settings["answers"]), Path(scratch))
             for entry in store.index.tables:
-                if entry.dataset in homes:
-                    table = {entry.name.rpartition("/")[2]: store.file(entry).read_bytes()}
-                    found.setdefault(entry.dataset, []).extend(bring(table, homes[entry.dataset]))
+                if entry.dataset in places:
+                    table = store.file(entry).read_bytes()
+                    found.setdefault(entry.dataset, []).extend(bring([table], places[entry.dataset]))
     return found
 
 

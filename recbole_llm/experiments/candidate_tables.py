@@ -7,9 +7,14 @@ last bits, and its questions are others. Answers are of use there only with the 
 from __future__ import annotations
 
 import glob
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from recbole_llm.data.atomic import read_table
+from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.generate import feature_builders
 from recbole_llm.experiments.run import Run
@@ -54,13 +59,13 @@ def export_tables(runs: Sequence[Run], runner: Runner, answers: Path) -> list[Pa
     return paths
 
 
-def tables_beside(runs: Sequence[Run], answers: Path) -> dict[str, bytes]:
-    """The tables beside a file of exported answers, by the names that they get in the dataset's folder.
+def tables_beside(runs: Sequence[Run], answers: Path) -> list[bytes]:
+    """The tables, gzipped, beside a file of exported answers.
 
     Raises:
         UserError: one of them is not what its name says.
     """
-    found = {}
+    found = []
     if any(run.settings.method.stage_one for run in runs):
         for path in sorted(answers.parent.glob(f"{glob.escape(_stem(answers))}.*.{SUFFIX}.gz")):
             data = path.read_bytes()
@@ -68,17 +73,37 @@ def tables_beside(runs: Sequence[Run], answers: Path) -> dict[str, bytes]:
                 raise UserError(
                     f"{path} is not the table that was exported: its hash is another. Nothing was taken in."
                 )
-            found[table_name(runs[0].location.name, data)] = data
+            found.append(data)
     return found
 
 
-def bring(tables: dict[str, bytes], home: Path) -> list[Path]:
-    """Put tables (gzipped, by name) into the folder of a dataset (its home); their paths."""
-    paths = [home / "semantics" / name for name in tables]
-    for path, data in zip(paths, tables.values(), strict=True):
+def bring(tables: Iterable[bytes], location: DatasetLocation) -> list[Path]:
+    """Put tables (gzipped) that may come from strangers into the folder of a dataset; their paths.
+
+    They are named here, by their hash: a name that a stranger chose could be that of a file that is there.
+
+    Raises:
+        UserError: one is no table of candidates; it is not kept.
+    """
+    paths = []
+    for data in tables:
+        path = location.home / "semantics" / table_name(location.name, data)
+        with tempfile.TemporaryDirectory(prefix="recbole-llm-table-") as scratch:
+            look = Path(scratch) / path.name
+            look.write_bytes(data)
+            _check(look)
         with whole_file(path) as stream:
             stream.write(data)
+        paths.append(path)
     return paths
+
+
+def _check(path: Path) -> None:
+    """Raise a ``UserError`` where a file is no table of candidates."""
+    frame = read_table(path, ["user_id", "position", "items"])
+    position = pd.to_numeric(frame["position"], errors="coerce")
+    if not ((position >= 0) & (position % 1 == 0)).all() or frame.duplicated(["user_id", "position"]).any():
+        raise UserError(f"{path.name} is no table of candidates: its positions are not each a user's row, given once.")
 
 
 def told_tables(paths: Iterable[Path]) -> str:

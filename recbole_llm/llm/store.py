@@ -68,6 +68,7 @@ class AnswerFile(StoreFile):
 class TableFile(StoreFile):
     """A table that answers stand on: candidates of a model trained elsewhere."""
 
+    name: Annotated[str, Field(pattern=rf"^({_PART}/)?{_PART}\.candidates\.gz$")]
     table: Literal["candidates"]
     dataset: Words
 

@@ -136,6 +136,55 @@ def test_of_several_tables_one_is_named(
     assert cli("answers", "pull", *about_candidates, "--store=store", f"--candidate_table={table}") == 0
 
 
+def changed_table(data: bytes, name: str) -> None:
+    """Put another table, by another name, into the index of ``store``."""
+    index = json.loads(Path("store", INDEX).read_text())
+    Path("store", name).write_bytes(data)
+    index["tables"][0] |= {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    Path("store", INDEX).write_text(json.dumps(index))
+
+
+def test_a_table_never_takes_the_place_of_a_file_that_is_there(
+    about_candidates: list[str], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (table,) = Path().glob("mine.*.candidates.gz")
+    paid = Path("dataset/tiny/semantics/responses.sqlite")
+    own = Path("dataset/tiny/semantics/own.candidates.gz")
+    paid.parent.mkdir()
+    for path in (paid, own):
+        path.write_bytes(b"bought")
+    changed_table(table.read_bytes(), "responses.sqlite")
+    assert cli("answers", "pull", *about_candidates, "--store=store") == 2
+    assert "is not the index of a store (tables.0.name" in capsys.readouterr().err
+    assert paid.read_bytes() == b"bought"
+    paid.unlink()
+    changed_table(table.read_bytes(), own.name)
+    assert cli("answers", "pull", *about_candidates, "--store=store") == 0
+    assert own.read_bytes() == b"bought"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: table.replace(b"position", b"place"), "position"),
+        (lambda table: table.replace(b"\t2\t", b"\tx\t", 1), "is no table of candidates"),
+        (lambda table: table + table.splitlines(keepends=True)[-1], "is no table of candidates"),
+    ],
+)
+def test_what_is_no_table_of_candidates_is_not_kept(
+    about_candidates: list[str],
+    cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    change: Callable[[bytes], bytes],
+    message: str,
+) -> None:
+    (table,) = Path().glob("mine.*.candidates.gz")
+    changed_table(gzip.compress(change(gzip.decompress(table.read_bytes()))), "other.candidates.gz")
+    assert cli("answers", "pull", *about_candidates, "--store=store") == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("dataset/tiny/semantics/*.candidates.gz"))
+
+
 def rows_of(path: Path) -> list[dict[str, Any]]:
     """The lines of a file of answers."""
     return [json.loads(line) for line in lzma.decompress(path.read_bytes()).splitlines()]
