@@ -96,13 +96,16 @@ def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str
         raise UserError("answers push writes answers of one source: name it with --llm.")
     with cache_of(runs) as cache:
         written = publish(cache, folder, endpoint, prompts_of(runs), licence)
+        rows = (row for entry in written for row in cache.rows(entry.prompt, entry.model))
+        servers = sorted({row["request"].get("settings", {}).get("server", "") for row in rows} - {""})
     if not written:
         raise UserError("there are no such answers to publish.")
     tables = [publish_table(data, folder, runs[0].location.name) for data in tables_of(runs, runner)]
     size = sum(entry.bytes for entry in (*written, *tables))
     count = sum(entry.answers for entry in written)
     beside = f" and {counted(len(tables), 'table')} of candidates" if tables else ""
-    return f"{folder}: {counted(count, 'answer')} in {counted(len(written), 'file')}{beside}, {size:,} bytes"
+    named = f"; they name the server that answered: {', '.join(servers)}" if servers else ""
+    return f"{folder}: {counted(count, 'answer')} in {counted(len(written), 'file')}{beside}, {size:,} bytes{named}"
 
 
 def verify(address: str) -> str:
