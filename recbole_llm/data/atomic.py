@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -278,14 +278,16 @@ def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError |
     wanted = [(n, name) for n, name in wanted if header.columns[n].type == "float"]
     try:
         with open_text(path) as stream:
-            next(stream)
-            for number, line in enumerate(stream, start=2):
-                parts = line.rstrip("\r\n").split(header.separator)
+            by_tabs = header.separator == TAB
+            quoting: Literal[0, 3] = csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL
+            rows = csv.reader(stream, delimiter=header.separator, quoting=quoting)
+            next(rows)
+            for parts in rows:
                 for position, name in wanted:
                     if position < len(parts) and parts[position] and not _is_number(parts[position]):
                         kind = _what_it_is(parts[position])
-                        return UserError(f"{path}, line {number}: {name} is {parts[position]!r}, not a {kind}.")
-    except (OSError, *_DAMAGE):
+                        return UserError(f"{path}, line {rows.line_num}: {name} is {parts[position]!r}, not a {kind}.")
+    except (OSError, csv.Error, *_DAMAGE):
         return None
     return None
 

@@ -276,14 +276,14 @@ class BenchDatasetMixin(Dataset):
         if self.config["rm_dup_inter"] in ("first", "last"):
             super()._remove_duplication()
         elif self.config["rm_dup_inter"] != KEEP and self.time_field in self.inter_feat:
-            user, item, time, order = self._ordered()
+            user, item, time, order, _ = self._ordered()
             assert time is not None
             if len(repeats := exact_repeats(user, item, time, order)):
                 self._reading["rows_repeated"] = len(repeats)
                 self.inter_feat = self.inter_feat.drop(self.inter_feat.index[repeats])
 
-    def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-        """Users, items and times of the frame that RecBole read, and the canonical order of its rows."""
+    def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, int]:
+        """Users, items and times of the frame that RecBole read, the canonical order of its rows, and how many tie."""
         feat = self.inter_feat
         codes = [feat[name].astype("category") for name in (self.uid_field, self.iid_field)]
         time = None
@@ -291,12 +291,12 @@ class BenchDatasetMixin(Dataset):
             time = as_exact_time(feat[self.time_field].to_numpy(), self.location.interactions, self.time_field)
         user, item = (code.cat.codes.to_numpy() for code in codes)
         names = [np.asarray(code.cat.categories, dtype=np.str_) for code in codes]
-        return user, item, time, canonical_order(user, item, time, names[0], names[1])[0]
+        return user, item, time, *canonical_order(user, item, time, names[0], names[1])
 
     def _data_filtering(self) -> None:
         """RecBole's filters, then the canonical order (only where RecBole reads the files)."""
         super()._data_filtering()
-        order = self._ordered()[3]
+        *_, order, self._reading["rows_tied_in_time"] = self._ordered()
         self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
 
     def _data_processing(self) -> None:

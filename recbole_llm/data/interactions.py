@@ -27,6 +27,7 @@ from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import file_sha256, whole_folder
+from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -226,11 +227,10 @@ def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
     Raises:
         UserError: a row has no time.
     """
-    if np.isnan(time).any():
-        count = int(np.isnan(time).sum())
+    if count := int((~np.isfinite(time)).sum()):
         raise UserError(
-            f"{path}: {count} rows have no {name}; give each a time, or leave all times out: with --TIME_FIELD=~ the "
-            "order of the file stands."
+            f"{path}: {counted(count, 'row')} without a {name}, or with one that is not finite; give each a time, or "
+            "leave all times out: with --TIME_FIELD=~ the order of the file stands."
         )
     if len(time) and np.all(time == np.floor(time)) and np.abs(time).max() < 2**53:
         return time.astype(np.int64)

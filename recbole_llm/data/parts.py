@@ -216,4 +216,5 @@ def split_by_parts(table: Interactions, label: np.ndarray, options: Mapping[str,
         found[part] = cases_of_sets(table, users[known].astype(np.int64), begin[known], rows, counts[known])
         lost[part] = int((~known).sum())
     targets = train_rows[positions(table, train_rows) > 0]
-    return Split(train_rows, targets, found["valid"], found["test"], without_history=lost)
+    held_back = np.flatnonzero(label == PARTS.index("valid"))
+    return Split(train_rows, targets, found["valid"], found["test"], without_history=lost, valid_rows=held_back)

@@ -26,6 +26,8 @@ def with_validation(table: Interactions, split: Split, options: Mapping[str, Any
     trains[split.train_rows] = True
     if split.cuts is not None:
         trains |= np.asarray(table.time) < split.cuts.test
+    elif split.valid_rows is not None:
+        trains[split.valid_rows] = True
     else:
         cases = split.valid
         for begin, end in zip(cases.start.tolist(), cases.whole_end.tolist(), strict=True):

@@ -116,6 +116,7 @@ class Split:
             by an id cannot take part.
         cuts: of a global time split: what comes after them is shown to no feature, of any user.
         without_history: by phase, targets that are no cases since nothing stands before them.
+        valid_rows: of ready parts, all rows of validation; those without a history, which are no cases, too.
     """
 
     train_rows: np.ndarray
@@ -125,6 +126,7 @@ class Split:
     unseen_users: bool = False
     cuts: Cuts | None = None
     without_history: Mapping[str, int] = field(default_factory=dict)
+    valid_rows: np.ndarray | None = None
 
     @cached_property
     def _shown(self) -> dict[int, int]:

@@ -23,6 +23,21 @@ def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
     }
 
 
+def targets_in_history(table: Interactions, split: Split) -> int:
+    """Test targets that stand in the history which they are to be found from: things that people take again.
+
+    Where seen items are not ranked a target is ranked all the same, so that a model which repeats histories finds it.
+    """
+    cases, rows = split.test, split.test.target_rows
+    owner = np.repeat(np.arange(len(cases)), np.diff(cases.target_offsets))
+    user, item = np.asarray(table.user).astype(np.int64), np.asarray(table.item)
+    _, pair = np.unique(user * (table.n_items + 1) + item, return_inverse=True)
+    places = np.sort(pair * len(table) + np.arange(len(table)))  # by user and item, then by row
+    begins = pair[rows] * len(table) + cases.start[owner]
+    ends = pair[rows] * len(table) + cases.end[owner]
+    return int((np.searchsorted(places, begins) < np.searchsorted(places, ends)).sum())
+
+
 def later_training(table: Interactions, split: Split) -> float | None:
     """The share of the training interactions that are later than a test target, on average over the targets.
 
@@ -70,13 +85,21 @@ def split_warnings(table: Interactions, split: Split, ready: bool = False) -> li
     """What a reader of numbers under a global time split, or of ready parts, must know of its cases."""
     if split.cuts is None:
         later = later_training(table, split) if ready else None
-        return [f"{later:.0%} of the training is later than a test target, on average"] if later else []
-    counts = cold_counts(table, split)
-    days, cases, targets = cut_days(split), len(split.test), len(split.test.target_rows)
+        found = [f"{later:.0%} of the training is later than a test target, on average"] if later else []
+        cold = ready and any(cold_counts(table, split).values())
+        return [*found, *(_cold(table, split) if cold else [])]
+    days = cut_days(split)
     trained = days.get("valid", days["test"])
+    first, *rest = _cold(table, split)
+    return [f"trained before {trained}, tested from {days['test']} on; {first}", *rest]
+
+
+def _cold(table: Interactions, split: Split) -> list[str]:
+    """How many cases and targets are cold, and how many targets are no cases."""
+    counts, cases, targets = cold_counts(table, split), len(split.test), len(split.test.target_rows)
     found = [
-        f"trained before {trained}, tested from {days['test']} on; {counts['user_cases']:,} of {cases:,} cases "
-        f"are of users, {counts['item_targets']:,} of {targets:,} targets are items without a training interaction"
+        f"{counts['user_cases']:,} of {cases:,} cases are of users without a training interaction; "
+        f"{counts['item_targets']:,} of {targets:,} targets are items without one"
     ]
     if counts["targets_without_history"]:
         without = counted(counts["targets_without_history"], "target")

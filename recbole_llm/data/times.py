@@ -15,12 +15,17 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.errors import UserError
+from recbole_llm.utils.text import counted
 
 EARLIEST, LATEST = 473_385_600, 4_102_444_800  # 1985 and 2100, in seconds: what a clock of today's data may show
-MOST = 0.9  # share of the rows that tells the unit of all
+MOST = 0.9  # share of the rows of one unit, or of several, that tells what the others should be
+HALF = 0.5  # share of the rows of one unit that tells the unit of all where no other is there
 UNITS = {1: "seconds", 1_000: "milliseconds", 1_000_000: "microseconds", 1_000_000_000: "nanoseconds"}
-DATES = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}  # whole numbers that are written dates, by their digits
+# Whole numbers that are written dates, by their digits. Those of ten look like seconds of 2032 to 2036 as well.
+DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+FORMS = {8: "YYYYMMDD", 10: "YYYYMMDDHH", 12: "YYYYMMDDHHMM", 14: "YYYYMMDDHHMMSS"}
 ALIKE = 0.95  # share of the users whose times begin (or end) at one time, from which they are no clock's
+_HOUR = 3_600  # in the unit of the times; equal steps of an hour and more may be days or weeks
 _FEW = 10  # users; of fewer, beginning alike says nothing
 
 
@@ -36,7 +41,7 @@ def in_seconds(time: np.ndarray, where: str) -> tuple[np.ndarray, dict[str, int]
 
     Returns:
         The times, and facts: ``times_per_second`` of a smaller unit, ``times_as_dates`` (their digits), ``times_off``
-        (rows far outside of what the others say); none of them for seconds and for mere numbers.
+        (rows far outside of what the others say; of dates they become 0); none of them for seconds and mere numbers.
 
     Raises:
         UserError: some rows are in one unit and some in another.
@@ -44,15 +49,19 @@ def in_seconds(time: np.ndarray, where: str) -> tuple[np.ndarray, dict[str, int]
     if not len(time):
         return time, {}
     inside = {unit: (time >= EARLIEST * unit) & (time < LATEST * unit) for unit in UNITS}
-    shares = {unit: float(found.mean()) for unit, found in inside.items()}
-    units = [unit for unit, share in shares.items() if share > 0]
-    if len(units) > 1 and sum(shares.values()) >= MOST:
-        counts = ", ".join(f"{int(inside[unit].sum()):,} rows of {UNITS[unit]}" for unit in units)
-        raise UserError(f"{where}: the times are of several units ({counts}); write all of them in seconds.")
-    digits = next((digits for digits in DATES if _are_dates(time, digits)), None)
+    dates = {digits: _are_dates(time, digits) for digits in DATES}
+    digits = next((digits for digits, found in dates.items() if found.mean() >= MOST), None)
     if digits is not None:
-        return _from_dates(time, digits), {"times_as_dates": digits}
-    unit = next((unit for unit in units if shares[unit] >= MOST), None)
+        off = int((~dates[digits]).sum())
+        return _from_dates(time, digits), {"times_as_dates": digits} | ({"times_off": off} if off else {})
+    # Written dates of ten digits are left out: seconds of those years would be taken for two forms.
+    found = {UNITS[unit]: rows for unit, rows in inside.items()}
+    found |= {f"dates ({FORMS[digits]})": rows for digits, rows in dates.items() if digits != 10}
+    there = {name: int(rows.sum()) for name, rows in found.items() if rows.any()}
+    if len(there) > 1 and sum(there.values()) >= MOST * len(time):
+        counts = ", ".join(f"{counted(count, 'row')} of {name}" for name, count in there.items())
+        raise UserError(f"{where}: the times are of several units ({counts}); write all of them in seconds.")
+    unit = next((unit for unit, rows in inside.items() if rows.mean() > HALF), None)
     if unit is None:
         return time, {}
     off = int(len(time) - inside[unit].sum())
@@ -67,12 +76,13 @@ def _divided(time: np.ndarray, unit: int) -> np.ndarray:
     return whole.astype(np.int64) if np.array_equal(whole * unit, time) else time / unit
 
 
-def _are_dates(time: np.ndarray, digits: int) -> bool:
-    """Whether all numbers are dates such as 20140131, or such with the time of day behind them."""
+def _are_dates(time: np.ndarray, digits: int) -> np.ndarray:
+    """``(n,)`` bool: which numbers are dates such as 20140131, or such with the time of day behind them."""
     low, high = 1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)
-    if time.dtype.kind != "i" or time.min() < low or time.max() >= high:
-        return False
-    return not bool(_parsed(time, digits).isna().any())
+    found = (time >= low) & (time < high) if time.dtype.kind == "i" else np.zeros(len(time), dtype=bool)
+    if found.any():
+        found[found] = _parsed(time[found], digits).notna().to_numpy()
+    return found
 
 
 def _parsed(time: np.ndarray, digits: int) -> pd.Series:
@@ -82,7 +92,8 @@ def _parsed(time: np.ndarray, digits: int) -> pd.Series:
 
 
 def _from_dates(time: np.ndarray, digits: int) -> np.ndarray:
-    return _parsed(time, digits).dt.as_unit("s").astype("int64").to_numpy()
+    parsed = _parsed(time, digits).fillna(pd.Timestamp(0, tz="UTC"))
+    return parsed.dt.as_unit("s").astype("int64").to_numpy()
 
 
 # ---- between users ----------------------------------------------------------------------------------
@@ -104,12 +115,14 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
         return {}
     if time.min() == time.max():
         return {"one_time_for_all": 1}
-    if _of_a_clock(time):
-        return {}
     begins_alike, ends_alike = _most_common(time[first]), _most_common(time[last])
     steps = np.diff(time)[user[1:] == user[:-1]]
     rising = steps[steps > 0]
     several = last > first
+    if _of_a_clock(time):
+        # Numbers 1, 2, 3, ... behind a date that was added: no clock lets all begin in one second and go on alike.
+        alike = users >= _FEW and begins_alike >= ALIKE and len(rising) > 0 and rising.min() == rising.max() < _HOUR
+        return {"times_count_within_users": 1} if alike else {}
     if len(rising) and begins_alike >= 0.5:
         values, counts = np.unique(rising, return_counts=True)
         step = values[counts.argmax()]
@@ -189,10 +202,12 @@ def notices(facts: Mapping[str, Any]) -> list[str]:
     if unit := facts.get("times_per_second"):
         found.append(f"times are in {UNITS[unit]} and are read as seconds")
     if digits := facts.get("times_as_dates"):
-        form = "YYYYMMDD" if digits == 8 else "YYYYMMDDHHMMSS"
-        found.append(f"times are dates ({form}) and are read as seconds")
+        found.append(f"times are dates ({FORMS[digits]}) and are read as seconds")
     if count := facts.get("times_off"):
-        found.append(f"{count:,} rows have times before 1985 or after 2099, unlike the others: are they missing there?")
+        found.append(
+            f"{counted(count, 'row')} with times before 1985 or after 2099, or impossible dates, unlike the others: "
+            "are they missing there?"
+        )
     return found
 
 

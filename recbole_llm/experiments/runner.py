@@ -19,7 +19,7 @@ from recbole_llm.data.dataset import make_dataset
 from recbole_llm.data.interactions import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
 from recbole_llm.data.refit import with_validation
-from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings
+from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings, targets_in_history
 from recbole_llm.data.times import notices, warnings
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
@@ -304,6 +304,12 @@ class Runner:
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
         if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
             found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
+        repeated = targets_in_history(dataset.table, dataset.split) if dataset.config["mask_history"] else 0
+        if repeated:
+            found.append(
+                f"{repeated:,} of {len(dataset.split.test.target_rows):,} targets stand in the user's own history; "
+                "seen items are left out of the ranking, but for these: what repeats a history finds them"
+            )
         if record.refit and record.features is not None:
             found.append("refit: features and prompts are those of the training part alone")
         named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
@@ -329,8 +335,9 @@ class Runner:
             config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, run.location)
+        files = [run.settings["train"]] if run.settings.get("train") else [dataset.location.file("inter")]
         for notice in notices(dataset.table.facts):
-            self._warn_once(f"{dataset.location.file('inter') or dataset.location.folder}: {notice}")
+            self._warn_once(f"{files[0] or dataset.location.folder}: {notice}")
         return config, dataset
 
     def _warn_once(self, text: str) -> None:

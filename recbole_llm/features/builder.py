@@ -162,7 +162,7 @@ class FeatureBuilder:
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
-        check_titles(location, self.items)
+        check_titles(location, self.items, str(settings["field_separator"]))
         self.items = pseudonymous(self.items, str(settings["titles"]), int(settings["titles_seed"]))
         self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)

@@ -208,7 +208,7 @@ def read_item_texts(
     )
 
 
-def check_titles(location: DatasetLocation, items: ItemTexts) -> None:
+def check_titles(location: DatasetLocation, items: ItemTexts, separator: str = TAB) -> None:
     """Raise where there is no text at all: features would be made of ids, under a row that says text.
 
     Raises:
@@ -224,7 +224,7 @@ def check_titles(location: DatasetLocation, items: ItemTexts) -> None:
             f"title: put it there (item_id:token, title:token_seq), {without}."
         )
     if items.source == "none":
-        header = ", ".join(column.name for column in read_header(path))
+        header = ", ".join(column.name for column in read_header(path, separator))
         raise UserError(
             f"{path}: no column is known to hold titles; it has {header}. Name it with --text.title=COLUMN, {without}."
         )

@@ -149,7 +149,9 @@ class ResultsTable:
                 words.append(f"{sort}s with {interval} interactions")
         if "test_from" in key.case_settings:
             began, targets = key.case_settings["test_from"], key.case_settings.get("targets")
-            words.append(f"tested from {began} of the time on, {targets} target")
+            share = isinstance(began, float)
+            when = f"on the last {100 * (1 - began):.4g} % of the interactions" if share else f"from {began} on"
+            words.append(f"tested {when}, {targets} target{'s' if targets == 'all' else ''}")
         candidates = key.case_settings.get("candidates", "all")
         if isinstance(candidates, int):
             words.append(f"1 + {counted(candidates, 'candidate')}")

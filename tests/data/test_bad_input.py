@@ -275,6 +275,10 @@ def test_files_that_recbole_reads_follow_the_same_rules(tiny, how):
     )
     assert len(table) == len(right)
     assert (table.facts["rows_repeated"], table.facts["times_per_second"]) == (50, 1000)
+    assert table.facts["rows_tied_in_time"] == right.facts["rows_tied_in_time"]
+    write_rows(tiny / "tiny.inter", [(u, i, r, "inf" if n == 7 else t) for n, (u, i, r, t) in enumerate(rows)], TINY)
+    with pytest.raises(UserError, match=r"1 row without a timestamp, or with one that is not finite"):
+        prepare("SASRec", load_col=columns, **extra)
 
 
 # ---- texts ---------------------------------------------------------------------------------------

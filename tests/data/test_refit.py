@@ -121,6 +121,24 @@ def test_repeats_in_a_ready_part_of_validation_train_and_the_test_part_does_not(
     assert with_validation(table, split, options).train_rows.tolist() == [0, 1, 2, 3, 4]
 
 
+def test_a_ready_part_of_validation_trains_whole() -> None:
+    """User 2 has validation and test alone, user 3 validation alone: no cases of validation, and data all the same."""
+    label = np.array([0, 1, 2, 1, 2, 1])
+    table = Interactions(
+        user=np.array([1, 1, 1, 2, 2, 3], dtype=np.int32),
+        item=np.array([1, 2, 3, 1, 2, 3], dtype=np.int32),
+        time=None,
+        extra={},
+        offsets=np.array([0, 0, 3, 5, 6]),
+        user_tokens=np.array(["[PAD]", *"uvw"]),
+        item_tokens=np.array(["[PAD]", *"abc"]),
+    )
+    options = {"split": "parts", "protocol": "parts"}
+    split = split_by_parts(table, label, options)
+    assert split.valid.target_rows.tolist() == [1]
+    assert with_validation(table, split, options).train_rows.tolist() == [0, 1, 3, 5]
+
+
 def test_the_shortest_history_of_a_training_example_is_kept(table: Interactions) -> None:
     table, _, refit = both(table, {"split": "user_split", "min_history": 3})
     position = refit.train_targets - np.asarray(table.offsets)[np.asarray(table.user)[refit.train_targets]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from recbole_llm.data.split import (
     temporal,
     user_split,
 )
+from recbole_llm.data.split_facts import targets_in_history
 from recbole_llm.errors import UserError
 from tests.data.build import table_of, walks
 
@@ -256,3 +258,10 @@ def test_an_order_of_users_that_is_none_is_named(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"x\.user_last_order\.tsv: each line has a user and a number"):
         read_user_ranks(path)
+
+
+def test_targets_that_a_history_holds_are_counted_and_said(tmp_path: Path) -> None:
+    histories = {"u": "abcab", "v": "abcd", "w": "aabb"}
+    rows = [(user, item, 10 * n) for user, items in histories.items() for n, item in enumerate(items)]
+    table = table_of(tmp_path, rows)
+    assert targets_in_history(table, split_interactions(table, {"split": "loo", "protocol": "loo"})) == 2

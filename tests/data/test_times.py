@@ -79,7 +79,7 @@ def test_numbers_of_no_clock_stay_what_they_are(time):
 def test_times_of_two_units_are_refused(tmp_path):
     rows = clock()
     rows[3] = (*rows[3][:2], rows[3][2] * 1000)
-    with pytest.raises(UserError, match=r"timestamp: .* several units \(119 rows of seconds, 1 rows of milliseconds\)"):
+    with pytest.raises(UserError, match=r"timestamp: .* several units \(119 rows of seconds, 1 row of milliseconds\)"):
         table_of(tmp_path, rows)
 
 
@@ -88,7 +88,37 @@ def test_rows_far_from_the_others_are_counted_and_said(tmp_path):
     rows[3] = (*rows[3][:2], 0)
     table = table_of(tmp_path, rows)
     assert table.facts["times_off"] == 1
-    assert any("1 rows have times before 1985" in text for text in notices(table.facts))
+    assert any("1 row with times before 1985" in text for text in notices(table.facts))
+
+
+@pytest.mark.parametrize(
+    ("form", "named"),
+    [("%Y%m%d", "YYYYMMDD"), ("%Y%m%d%H", "YYYYMMDDHH"), ("%Y%m%d%H%M", "YYYYMMDDHHMM"),
+     ("%Y%m%d%H%M%S", "YYYYMMDDHHMMSS")],
+)  # fmt: skip
+def test_dates_of_each_form_are_told_though_some_are_none(tmp_path, form, named):
+    rows = with_times(clock(), lambda now: int(datetime.fromtimestamp(now, UTC).strftime(form)))
+    days = {str(row[2])[:8] for n, row in enumerate(rows) if n not in (3, 5)}
+    rows[3] = (*rows[3][:2], 0)
+    rows[5] = (*rows[5][:2], int("20140231" + str(rows[5][2])[8:]))
+    table = table_of(tmp_path, rows)
+    assert (table.facts["times_as_dates"], table.facts["times_off"]) == (len(named), 2)
+    assert any(f"times are dates ({named})" in text for text in notices(table.facts))
+    times = sorted(table.time)
+    assert times[:2] == [0, 0]
+    assert {datetime.fromtimestamp(time, UTC).strftime("%Y%m%d") for time in times[2:]} == days
+
+
+def test_a_unit_is_told_though_a_seventh_of_the_times_are_missing(tmp_path):
+    rows = [(user, item, 0 if n % 7 == 0 else time * 1000) for n, (user, item, time) in enumerate(clock())]
+    table = table_of(tmp_path, rows)
+    assert (table.facts["times_per_second"], table.facts["times_off"]) == (1000, 18)
+
+
+def test_seconds_beside_dates_are_refused(tmp_path):
+    rows = [(user, item, 20140131 if n % 2 else time) for n, (user, item, time) in enumerate(clock())]
+    with pytest.raises(UserError, match=r"several units \(60 rows of seconds, 60 rows of dates \(YYYYMMDD\)\)"):
+        table_of(tmp_path, rows)
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "1e400"])
@@ -125,6 +155,7 @@ def counted(first: int = 1, step: int = 1, users: int = 30) -> list[tuple[str, s
 
 GAPS = [row for n, row in enumerate(counted(users=60)) if n % 7 != 3]
 INCOMPARABLE = {
+    "from one behind a date": counted(1_400_000_001),
     "from one": counted(),
     "from zero": counted(0),
     "in tens": counted(10, 10),

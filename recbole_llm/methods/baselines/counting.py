@@ -16,6 +16,7 @@ from torch import nn
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.loaders import LazyInteraction
+from recbole_llm.data.times import why_incomparable
 
 
 class EmptyBatch:
@@ -87,6 +88,6 @@ class CountingModel(SequentialRecommender):
 
 def clock(table: Interactions) -> np.ndarray | None:
     """``(n,)`` times of the interactions; ``None`` where there are none that compare between users."""
-    if table.time is None or table.facts.get("times_count_within_users"):
+    if table.time is None or why_incomparable(table.facts):
         return None
     return np.asarray(table.time)

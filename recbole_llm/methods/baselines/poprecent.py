@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.data.times import EARLIEST, LATEST
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import PopRecentSettings
@@ -34,7 +35,12 @@ class PopRecent(CountingModel):
         if times is None:
             raise UserError(
                 "--model=PopRecent counts days: it needs times (load_col) that compare between users, and this "
-                "dataset's are missing or only count within each user."
+                "dataset's are missing or those of no common clock."
+            )
+        if not EARLIEST <= np.median(times) < LATEST:
+            raise UserError(
+                "--model=PopRecent counts days: it needs times in seconds since 1970, and most of this dataset's "
+                f"({np.min(times):g} to {np.max(times):g}) would be of before 1985 or after 2099."
             )
         when = times[np.asarray(dataset.split.train_rows)]
         order = np.argsort(when, kind="stable")

@@ -93,11 +93,13 @@ def test_an_interrupted_choice_of_days_goes_on(tiny: Path, monkeypatch: pytest.M
     assert found.metrics == whole.metrics
 
 
-@pytest.mark.parametrize("times", ["ordinal", "missing"])
+@pytest.mark.parametrize("times", ["ordinal", "missing", "one for all", "days"])
 def test_days_want_times_that_compare(workspace: Path, times: str) -> None:
     folder = workspace / "dataset" / "walks"
     folder.mkdir(parents=True)
-    rows = [(f"u{user}", f"i{(user + place) % 9}", place + 1) for user in range(12) for place in range(5)]
+    when = {"one for all": lambda *_: 1_400_000_000, "days": lambda user, place: 16_000 + 7 * user + place * place}
+    time = when.get(times, lambda _, place: place + 1)
+    rows = [(f"u{user}", f"i{(user + place) % 9}", time(user, place)) for user in range(12) for place in range(5)]
     write_rows(folder / "walks.inter", rows, "user_id:token\titem_id:token\ttimestamp:float")
     more = {"load_col": {"inter": ["user_id", "item_id"]}, "protocol": "user_split"} if times == "missing" else {}
     with pytest.raises(UserError, match="PopRecent counts days: it needs times"):
