@@ -264,7 +264,7 @@ def test_a_sequence_column_is_refused(tmp_path):
 
 
 def test_rows_without_a_time_are_refused(tmp_path):
-    with pytest.raises(UserError, match="1 rows have no timestamp"):
+    with pytest.raises(UserError, match="1 row without a timestamp"):
         table_of(tmp_path, [("u", "i", 1), ("u", "j", "")])
 
 
