@@ -156,6 +156,17 @@ def positions(table: Interactions, rows: np.ndarray) -> np.ndarray:
     return rows - np.asarray(table.offsets)[table.user[rows]]
 
 
+def whole_histories(table: Interactions, rows: np.ndarray) -> np.ndarray:
+    """Rows of the histories that end with some rows, ascending: of each user of these all up to its last one.
+
+    Of training rows that is more than they are where windows overlap and each interaction trains in the first window
+    that holds it: of the later windows the last row alone trains, with those before it as its history.
+    """
+    ends = np.zeros(len(table.user_tokens), dtype=np.int64)
+    np.maximum.at(ends, np.asarray(table.user)[rows], rows + 1)
+    return np.flatnonzero(np.arange(len(table)) < ends[table.user])
+
+
 def _rows_of_users(table: Interactions, users: np.ndarray) -> np.ndarray:
     """All rows of some users, user by user in the order given."""
     begin = np.asarray(table.offsets)[users]
@@ -365,6 +376,15 @@ def _later_window(table: Interactions) -> np.ndarray:
     same[offsets[1:] - 1] = True  # the last one is new
     found[2:] = alike & np.logical_and.reduceat(same, offsets[2:-1])
     return found
+
+
+def whole_sessions(table: Interactions) -> np.ndarray:
+    """``(n_users + 1,)`` int64: the first window of the session that each user is a window of; itself where it is none.
+
+    Sessions that were cut into sliding windows become one again.
+    """
+    users = np.arange(len(table.user_tokens))
+    return np.maximum.accumulate(np.where(_later_window(table), 0, users))
 
 
 def _earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -> np.ndarray:

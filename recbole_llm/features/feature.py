@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import Split
+from recbole_llm.data.split import Split, whole_histories
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.features.sources import AnswerSource, Ledger, MakeScript, Progress
@@ -90,8 +90,8 @@ class Context:
     def training_rows(self, user: int) -> np.ndarray:
         """Rows of a user's training segment: what a prompt about the whole user may show."""
         begin, end = np.asarray(self.table.offsets[user : user + 2])
-        rows = self.split.train_rows
-        return np.asarray(rows[np.searchsorted(rows, begin) : np.searchsorted(rows, end)])
+        own = self.split.train_rows[slice(*np.searchsorted(self.split.train_rows, [begin, end]))]
+        return np.arange(begin, own[-1] + 1 if len(own) else begin)
 
     @property
     def fills(self) -> bool:
@@ -168,6 +168,6 @@ def training_lists(table: Interactions, split: Split) -> tuple[np.ndarray, np.nd
     Returns:
         Users ``(m,)`` ascending, offsets ``(m + 1,)`` and items ``(n_train,)`` in compressed rows.
     """
-    user = np.asarray(table.user)[split.train_rows]
-    users, counts = np.unique(user, return_counts=True)
-    return users, np.concatenate([[0], np.cumsum(counts)]), np.asarray(table.item)[split.train_rows]
+    rows = whole_histories(table, split.train_rows)
+    users, counts = np.unique(np.asarray(table.user)[rows], return_counts=True)
+    return users, np.concatenate([[0], np.cumsum(counts)]), np.asarray(table.item)[rows]

@@ -17,6 +17,8 @@ from recbole_llm.data.split import (
     split_interactions,
     temporal,
     user_split,
+    whole_histories,
+    whole_sessions,
 )
 from recbole_llm.data.split_facts import targets_in_history
 from recbole_llm.errors import UserError
@@ -194,6 +196,25 @@ def test_windows_train_each_interaction_once_or_their_last_item_alone(tmp_path, 
     assert splits["last"].train_targets.tolist() == (table.offsets[trained + 1] - 1).tolist()
     for kind in ("once", "last"):
         assert splits[kind].valid.target_rows.tolist() == splits["all"].valid.target_rows.tolist()
+
+
+def test_windows_are_undone(tmp_path):
+    table = windows(tmp_path, (9, 3, 14))
+    people = [str(name).rpartition("#")[0] for name in table.user_tokens]
+    sessions = whole_sessions(table)
+    assert sessions[0] == 0
+    for user in range(1, table.n_users + 1):
+        assert sessions[user] == people.index(people[user])
+    plain = table_of(tmp_path, [("u", "i", 1), ("u", "j", 2), ("v", "j", 3)])
+    assert whole_sessions(plain).tolist() == [0, 1, 2]
+
+
+def test_whole_histories_of_windows_end_with_their_last_training_row(tmp_path):
+    table = windows(tmp_path, (9, 14, 11))
+    splits = [temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once", "last")]
+    for split in splits:
+        assert whole_histories(table, split.train_rows).tolist() == splits[0].train_rows.tolist()
+    assert len(splits[1].train_rows) < len(splits[0].train_rows)
 
 
 def test_sessions_that_do_not_overlap_are_no_windows_of_one(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import SPLITS, split_interactions
+from recbole_llm.data.split import SPLITS, cut_sessions, split_interactions
 from recbole_llm.features.feature import training_lists, visible_ends
 
 
@@ -75,6 +75,17 @@ def test_training_lists_hold_training_rows_and_no_other(name: str) -> None:
     users, ends, items = training_lists(TABLE, split)
     np.testing.assert_array_equal(items, TABLE.item[split.train_rows])
     np.testing.assert_array_equal(np.repeat(users, np.diff(ends)), TABLE.user[split.train_rows])
+
+
+@pytest.mark.parametrize("targets", ["all", "once", "last"])
+def test_training_lists_of_windows_are_whole(targets: str) -> None:
+    table = cut_sessions(TABLE, {"by": "user", "window": 4, "min_length": 2})
+    split = split_interactions(table, {"split": "temporal", "protocol": "temporal_20", "window_targets": targets})
+    users, ends, items = training_lists(table, split)
+    assert users.tolist() == np.unique(table.user[split.train_rows]).tolist()
+    for place, user in enumerate(users):
+        own = table.item[table.offsets[user] : table.offsets[user + 1]]
+        np.testing.assert_array_equal(items[ends[place] : ends[place + 1]], own)
 
 
 def test_training_lists_are_the_training_items_user_by_user() -> None:

@@ -103,9 +103,9 @@ class GCEGNN(SessionModel):
         settings = GCEGNNSettings.of(config)
         size = settings.embedding_size
         self.slope = settings.leaky_slope
-        rows = dataset.training_rows
-        user, item = (np.asarray(column[rows]) for column in (dataset.table.user, dataset.table.item))
-        graph = nearby_items(user, item, self.n_items, settings.epsilon, settings.n_neighbours)
+        table, targets = dataset.table, np.asarray(dataset.split.train_targets)
+        owner, items = np.asarray(table.user), np.asarray(table.item)
+        graph = nearby_items(owner, items, targets, self.n_items, settings.epsilon, settings.n_neighbours)
         for name, values in zip(("neighbours", "weights"), graph, strict=True):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
@@ -169,9 +169,9 @@ class GCEGNN(SessionModel):
 
 
 def nearby_items(
-    owner: np.ndarray, items: np.ndarray, n_items: int, epsilon: int, n_neighbours: int
+    owner: np.ndarray, items: np.ndarray, targets: np.ndarray, n_items: int, epsilon: int, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The items that most often stand near each item, over all sessions.
+    """The items that most often stand near each item, over all training sessions.
 
     Two places of a session that are at most ``epsilon`` apart make their items neighbours of one another; the
     weight of an edge is how often that happens (GCE-GNN, SIGIR 2020, section 3.2). Among equal weights at the
@@ -180,6 +180,7 @@ def nearby_items(
     Args:
         owner: ``(n,)`` session of each interaction; a session's interactions are consecutive, in order.
         items: ``(n,)`` item ids.
+        targets: the interactions that are counted, each with those before it.
         n_items: number of ids, padding included.
         epsilon: largest distance of two neighbours.
         n_neighbours: neighbours that an item keeps.
@@ -191,8 +192,9 @@ def nearby_items(
     items = items.astype(np.int64)
     ends = []
     for distance in range(1, epsilon + 1):
-        same = owner[distance:] == owner[:-distance]
-        ends.append(np.stack([items[:-distance][same], items[distance:][same]]))
+        later = targets[targets >= distance]
+        later = later[owner[later] == owner[later - distance]]
+        ends.append(np.stack([items[later - distance], items[later]]))
     first, second = np.concatenate(ends, axis=1) if ends else np.zeros((2, 0), dtype=np.int64)
     row, column = np.concatenate([first, second]), np.concatenate([second, first])
     counts = sp.coo_matrix((np.ones(len(row)), (row, column)), shape=(n_items, n_items)).tocsr().tocoo()

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from recbole.model.layers import TransformerEncoder
 from torch import nn
 
+from recbole_llm.data.split import whole_histories
 from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import attend, encode_all
 from recbole_llm.layers.dropout import Dropout
@@ -113,7 +114,7 @@ class LLMESR(SequenceModel):
     def _find_similar_users(self, dataset: Any, given: tuple[torch.Tensor, torch.Tensor] | None, count: int) -> None:
         """For each user the users most like it, and the last training items of all."""
         assert self.semantic is not None
-        rows = np.asarray(dataset.split.train_rows)
+        rows = whole_histories(dataset.table, np.asarray(dataset.split.train_rows))
         user, item = (np.asarray(column)[rows].astype(np.int64) for column in (dataset.table.user, dataset.table.item))
         n_users, longest = dataset.user_num, self.max_seq_length
         length = np.bincount(user, minlength=n_users)

@@ -2,8 +2,8 @@
 
      p(i | l) = (n_li + smoothing * p_i) / (n_l + smoothing),  p_i = n_i / n
 
-``n_li`` counts how often ``i`` follows ``l`` in training histories; ``l`` is the last item of the history. Smoothing is
-towards popularity, so that an item without transitions has it.
+``n_li`` counts the training targets ``i`` that directly follow ``l``; ``l`` is the last item of the history. Smoothing
+is towards popularity, so that an item without transitions has it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ class MarkovChain(CountingModel):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.smoothing = MarkovChainSettings.of(config).smoothing
-        rows = np.asarray(dataset.split.train_rows)
-        follows = np.flatnonzero((rows[1:] == rows[:-1] + 1) & (self.train_user[1:] == self.train_user[:-1])) + 1
-        pairs = self.train_item[follows - 1], self.train_item[follows]
+        targets, items = np.asarray(dataset.split.train_targets), np.asarray(dataset.table.item)
+        pairs = items[targets - 1], items[targets]
         shape = (self.n_items, self.n_items)
-        self.transitions = sp.coo_matrix((np.ones(len(follows)), pairs), shape=shape).tocsr()
+        self.transitions = sp.coo_matrix((np.ones(len(targets)), pairs), shape=shape).tocsr()
         self.total = np.asarray(self.transitions.sum(axis=1)).ravel()
 
     def scores(self, interaction: Any) -> np.ndarray:

@@ -10,7 +10,8 @@ items:
      w: div p / n, linear max(0, 1 - (n - p) / 10), quadratic (p / n)^2, log 1 / log10(n - p + 1.7), same 1
      d: div 1 / q, linear max(0, 1 - q / 10), quadratic 1 / q^2, log 1 / log10(q + 1.7), same 1
 
-Past sessions are the training histories; a user's own is not its own neighbour. Where times do not compare between
+Past sessions are the training histories; a user's own is not its own neighbour. Sessions that the protocol cut into
+sliding windows are taken whole. Where times do not compare between
 users none is newer than another, and all are taken.
 
 Deviates from the paper in: a session is a whole history where the protocol cuts none.
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from recbole_llm.data.split import whole_sessions
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import VSKNNSettings
 
@@ -52,7 +54,8 @@ class VSKNN(CountingModel):
         settings = VSKNNSettings.of(config)
         self.k, self.sample_size = settings.k, settings.sample_size
         self.weight, self.decay = WEIGHTS[settings.weighting], DECAYS[settings.score_weighting]
-        self.owner, line = np.unique(self.train_user, return_inverse=True)
+        self.session_of = whole_sessions(dataset.table)
+        self.owner, line = np.unique(self.session_of[self.train_user], return_inverse=True)
         shape = (len(self.owner), self.n_items)
         self.sessions = sp.coo_matrix((np.ones(len(line)), (line, self.train_item)), shape=shape).tocsr()
         self.sessions.data[:] = 1.0
@@ -66,20 +69,20 @@ class VSKNN(CountingModel):
     def scores(self, interaction: Any) -> np.ndarray:
         """Scores of the items of the nearest sessions; 0 for others."""
         items, lengths = self.histories(interaction)
-        users = interaction[self.USER_ID].cpu().numpy()
+        own = self.session_of[interaction[self.USER_ID].cpu().numpy()]
         found = np.zeros((len(items), self.n_items))
         for case in range(len(items)):
-            self._score(found[case], items[case, : lengths[case]], int(users[case]))
+            self._score(found[case], items[case, : lengths[case]], int(own[case]))
         return found
 
-    def _score(self, scores: np.ndarray, session: np.ndarray, user: int) -> None:
+    def _score(self, scores: np.ndarray, session: np.ndarray, own: int) -> None:
         n = len(session)
         distinct, back = np.unique(session[::-1], return_index=True)  # the last place of each item
         place = n - back
         shared = self.holders[distinct]
         similarity = shared.T @ self.weight(place, n) / len(distinct)
         near = np.flatnonzero(similarity > 0)
-        near = self._nearest(near[self.owner[near] != user], similarity)
+        near = self._nearest(near[self.owner[near] != own], similarity)
         if not len(near):
             return
         # The most recent shared item of each neighbour: products with one over the distance have it as their maximum.

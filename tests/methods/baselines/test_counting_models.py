@@ -23,6 +23,7 @@ from tests.data.build import write_rows
 from tests.helpers import StopAt, make_run, prepare, runner, write_tiny
 
 COUNTING = ("PopRecent", "PopUser", "MarkovChain", "VSKNN")
+WINDOWS = {"by": "user", "window": 4, "min_length": 2}
 DAY = 86_400
 
 
@@ -44,6 +45,15 @@ def cases_of(prepared: Prepared, phase: str = "test") -> tuple[Any, list[tuple[i
         for user, start, end in zip(cases.user, cases.start, cases.end, strict=True)
     ]
     return batch, lines
+
+
+def items_of_people(prepared: Prepared) -> dict[str, list[int]]:
+    """Training items of each person in order, where windows are cut and each interaction trains once."""
+    table, found = prepared.dataset.table, {}
+    for row in prepared.dataset.split.train_rows:
+        person = str(table.user_tokens[table.user[row]]).rpartition("#")[0]
+        found.setdefault(person, []).append(int(table.item[row]))
+    return found
 
 
 def popularity(prepared: Prepared) -> dict[int, float]:
@@ -134,6 +144,47 @@ def test_markov_chain_counts_what_follows_in_training(tiny: Path, smoothing: flo
             total = left[last] + smoothing
             expected = (pairs[last, item] + smoothing * share[item] / share.total()) / total if total else 0.0
             assert float(scores[line, item]) == pytest.approx(expected)
+
+
+def test_markov_chain_counts_each_transition_of_windows_once(tiny: Path) -> None:
+    prepared = prepare("MarkovChain", protocol="temporal_20", sessions=WINDOWS)
+    pairs = Counter(pair for items in items_of_people(prepared).values() for pair in pairwise(items))
+    counts = prepared.model.transitions.tocoo()
+    found = {(int(a), int(b)): int(n) for a, b, n in zip(counts.row, counts.col, counts.data, strict=True)}
+    assert found == dict(pairs)
+    assert sum(found.values()) == len(prepared.dataset.split.train_targets)
+
+
+@pytest.mark.parametrize("kind", ["last", "all"])
+def test_markov_chain_counts_the_targets_that_windows_train_on(tiny: Path, kind: str) -> None:
+    prepared = prepare("MarkovChain", protocol="temporal_20", sessions=WINDOWS, window_targets=kind)
+    assert prepared.model.total.sum() == len(prepared.dataset.split.train_targets)
+
+
+@pytest.mark.parametrize("kind", ["once", "last", "all"])
+def test_vsknn_takes_sessions_whole_that_windows_cut(tiny: Path, kind: str) -> None:
+    prepared = prepare("VSKNN", protocol="temporal_20", sessions=WINDOWS, window_targets=kind)
+    model, table = prepared.model, prepared.dataset.table
+    found = {}
+    for line, owner in enumerate(model.owner):
+        person, _, number = str(table.user_tokens[owner]).rpartition("#")
+        assert number == "1"
+        found[person] = set(model.sessions[line].indices.tolist())
+    assert found == {person: set(items) for person, items in items_of_people(prepared).items()}
+
+
+def test_vsknn_is_no_neighbour_of_the_windows_before(tiny: Path) -> None:
+    prepared = prepare("VSKNN", protocol="temporal_20", sessions=WINDOWS, k=10_000, sample_size=0)
+    table, people = prepared.dataset.table, items_of_people(prepared)
+    batch, lines = cases_of(prepared, "valid")
+    scores = prepared.model.full_sort_predict(batch)
+    continued = 0
+    for line, (user, items, _) in enumerate(lines):
+        person = str(table.user_tokens[user]).rpartition("#")[0]
+        near = {i for other, own in people.items() if other != person and set(own) & set(items) for i in own}
+        assert set(scores[line].nonzero()[:, 0].tolist()) == near
+        continued += person in people
+    assert continued
 
 
 WEIGHTS = {

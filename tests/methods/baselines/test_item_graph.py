@@ -15,7 +15,7 @@ SESSIONS = st.lists(st.lists(st.integers(1, 7), min_size=1, max_size=9), max_siz
 
 def flat(sessions):
     owner = np.repeat(np.arange(len(sessions)), [len(session) for session in sessions])
-    return owner, np.array([item for session in sessions for item in session], dtype=np.int64)
+    return owner, np.array([item for session in sessions for item in session], dtype=np.int64), np.arange(len(owner))
 
 
 def by_hand(sessions, epsilon):

@@ -110,6 +110,25 @@ def global_graph(prepared: Prepared, epsilon: int) -> Counter[tuple[int, int]]:
     return counts
 
 
+def test_windows_count_the_places_of_a_session_once(tiny: Path) -> None:
+    """Later windows hold all but one interaction of the window before them."""
+    windows = {"by": "user", "window": 4, "min_length": 2}
+    more = {"protocol": "temporal_20", "sessions": windows, "n_neighbours": 47, "epsilon": 2}
+    prepared = prepare("GCEGNN", **more, **SIZE)
+    table, people = prepared.dataset.table, {}
+    for row in prepared.dataset.split.train_rows:  # each interaction once
+        person = str(table.user_tokens[table.user[row]]).rpartition("#")[0]
+        people.setdefault(person, []).append(int(table.item[row]))
+    counts = Counter[tuple[int, int]]()
+    for items in people.values():
+        for distance in (1, 2):
+            for pair in zip(items, items[distance:], strict=False):
+                counts.update([pair, pair[::-1]])
+    model = prepared.model
+    places = (model.weights > 0).nonzero().tolist()
+    assert {(item, int(model.neighbours[item, n])): int(model.weights[item, n]) for item, n in places} == counts
+
+
 class GCEGNNByHand:
     """The equations, with the neighbours that the model keeps (their weights are checked apart)."""
 

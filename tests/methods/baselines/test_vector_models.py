@@ -208,6 +208,19 @@ def test_similar_users_teach(vectors: dict[str, Any]) -> None:
     assert float(distance.detach()) == pytest.approx(0.5 * np.mean(expected), rel=1e-3)
 
 
+def test_similar_users_are_found_and_teach_by_their_whole_windows(vectors: dict[str, Any]) -> None:
+    windows = {"protocol": "temporal_20", "sessions": {"by": "user", "window": 4, "min_length": 2}}
+    prepared = prepare("LLMESR", **windows, **vectors, **SMALL)
+    table, rows = prepared.dataset.table, prepared.dataset.split.train_rows
+    lone = 0
+    for user in np.unique(table.user[rows]):
+        own = table.item[table.offsets[user] : table.offsets[user + 1]].tolist()
+        taught = prepared.model.trained_items[user].tolist()
+        assert taught == own + [0] * (len(taught) - len(own))
+        lone += (table.user[rows] == user).sum() == 1
+    assert lone  # windows of which one row trains
+
+
 def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str, Any]) -> None:
     prepared = prepare("LLMESR", distillation_weight=0.0, **vectors, **SMALL)
     assert isinstance(prepared.model.calculate_loss(batch_of(prepared)), torch.Tensor)
