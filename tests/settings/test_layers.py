@@ -499,6 +499,11 @@ def test_what_recbole_s_loop_does_not_know_is_refused_for_it(change):
     refused("RecBole's own loop .* does not know it", model="SASRec", engine="recbole", **change)
 
 
+def test_cosines_are_not_trained_by_a_pairwise_loss():
+    """It would train products of vectors whose lengths the ranking leaves out."""
+    refused("loss_type is one of CE; got 'BPR'", model="UniSRec", loss_type="BPR")
+
+
 @pytest.mark.parametrize("change", [{"train_targets": "all"}, {"objective": "bce"}])
 def test_a_pairwise_loss_has_one_target_and_its_own_negatives(change):
     refused("goes with loss_type: CE, not BPR", model="SASRec", loss_type="BPR", **change)

@@ -196,6 +196,7 @@ class SASRecTextSettings(NextItemSettings):
 class UniSRecSettings(NextItemSettings):
     """UniSRec (arXiv 2206.05941); the Transformer's settings are RecBole's."""
 
+    loss_type: Literal["CE"] = setting("A loss of single targets; a pairwise one would not train the cosines.")
     text_columns: list[str] = setting("Columns of .itemtext whose vectors are averaged.", Role.NUMBERS)
     n_experts: Count = setting("Experts of the adaptor.")
     adaptor_dropout: Dropout = setting("Dropout on text vectors before an expert.")
