@@ -128,7 +128,9 @@ def expand(
                     extra = {"semantics": kind} if kind is not None else {}
                     base = {**overrides, **extra}
                     default = layer_settings(method, name, each_protocol, files, base, strict=False)
-                    check_followed(default.values, layer_settings(method, name, default["protocol"]).values)
+                    preset = {"preset": default["preset"]} if default.get("preset") else {}
+                    own = layer_settings(method, name, default["protocol"], overrides=preset, strict=False)
+                    check_followed(method, default.values, own.values)
                     for seed in parse_seeds(seeds, int(default["seed"])):
                         settings = layer_settings(
                             method, name, each_protocol, files, {**base, "seed": seed}, strict=False

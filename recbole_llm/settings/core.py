@@ -265,6 +265,17 @@ class RecBoleSettings(SettingsModel):
     n_codes: Count = setting("Clusters of item texts that stand in for them (--selected_features=text_code).")
 
 
+# Options of a next-item loss, by the objectives that read them.
+_DRAWING = ("sampled_softmax", "bce", "gbce")
+_READ_BY = {
+    "n_negatives": _DRAWING,
+    "shared_negatives": _DRAWING,
+    "negatives_by": _DRAWING,
+    "log_q": ("sampled_softmax",),
+    "calibration": ("gbce",),
+}
+
+
 class NextItemSettings(SettingsModel):
     """How a sequential model is trained to predict the next item: at which positions, by which loss.
 
@@ -305,3 +316,12 @@ class NextItemSettings(SettingsModel):
         for name, usual in (("train_targets", "last"), ("objective", "softmax")):
             if getattr(self, name) not in (None, usual):
                 raise UserError(f"{name}={getattr(self, name)} goes with loss_type: CE, not {values['loss_type']}.")
+
+    def not_followed(self, loss_type: str | None) -> dict[str, str]:
+        """Options that the loss passes over, with the reason."""
+        loss = self.objective or "softmax" if loss_type in (None, "CE") else f"loss_type: {loss_type}"
+        return {
+            name: f"is not read by {loss}, but by objective: {' or '.join(readers)}"
+            for name, readers in _READ_BY.items()
+            if loss not in readers
+        }

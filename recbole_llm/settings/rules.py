@@ -139,12 +139,15 @@ def _check_backbone(method: Method, values: Mapping[str, Any]) -> None:
             raise UserError(f"{name}={values[name]}: {method.name} trains the model it is built on by its own loss.")
 
 
-def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse what RecBole follows and this harness would pass over: the record would say that it was followed.
+def check_followed(method: Method, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse what would be passed over: the record would say that it was followed, in a row of its own.
+
+    That is what RecBole follows and this harness does not, and options of another loss than the run's.
 
     Args:
+        method: the model.
         values: the settings of a run.
-        own: those of the same run without what the user gave.
+        own: those of the same run without what the user gave, but for a preset.
 
     Raises:
         UserError: such a setting.
@@ -160,6 +163,7 @@ def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
                 "another (recbole-llm list protocols), give --candidates=99 for sampled candidates, or write a file "
                 "of your own into properties/protocol/."
             )
+    _check_loss(method, values, own)
     if (values.get("unload_col") or {}).get("inter"):
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
     for key, (only, instead) in {**_NOT_FOLLOWED, **({} if theirs else _NOT_OF_OUR_LOOP)}.items():
@@ -168,6 +172,19 @@ def check_followed(values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for key, instead in {} if theirs else _PASSED_OVER.items():
         if key in values and values[key] != own.get(key):
             logger.warning("%s=%s is passed over: %s", key, values[key], instead)
+
+
+def _check_loss(method: Method, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Defaults and presets may say what their loss does not read; what the user gives is to be followed."""
+    owner = settings_class(method)
+    if owner is None or not issubclass(owner, NextItemSettings):
+        return
+    for name, why in owner.of(values).not_followed(values.get("loss_type")).items():
+        if values.get(name) != own.get(name):
+            raise UserError(
+                f"{name}={values[name]}: it {why}. Leave it out for {method.name}; in a grid give it to models "
+                f"that read it (--gSASRec.{name}=...)."
+            )
 
 
 def _settle_separator(values: dict[str, Any]) -> None:

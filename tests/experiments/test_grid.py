@@ -151,6 +151,11 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"save_dataloaders": True}}, "save_dataloaders=True is not followed"),
         ({"overrides": {"dataset_save_path": "x.pth"}}, "dataset_save_path=x.pth is not followed"),
         ({"overrides": {"dataloaders_save_path": "x.pth"}}, "dataloaders_save_path=x.pth is not followed"),
+        ({"overrides": {"log_q": True}}, "log_q=True: it is not read by softmax, but by objective: sampled_softmax"),
+        ({"overrides": {"negatives_by": "popularity"}}, "negatives_by=popularity: it is not read by softmax"),
+        ({"overrides": {"n_negatives": 3}}, r"n_negatives=3: it is not read by softmax.*--gSASRec.n_negatives="),
+        ({"overrides": {"calibration": 0.1, "objective": "bce"}}, "calibration=0.1: it is not read by bce"),
+        ({"overrides": {"loss_type": "BPR", "n_negatives": 3}}, "n_negatives=3: it is not read by loss_type: BPR"),
         ({"overrides": {"valid_metric_bigger": False}}, "valid_metric_bigger=False is not followed"),
         ({"overrides": {"valid_metric_bigger": False, "engine": "recbole"}}, "valid_metric_bigger=False is not follow"),
         ({"overrides": {"log_wandb": True}}, "log_wandb=True is not followed: .*--tensorboard"),
@@ -167,6 +172,19 @@ def test_a_mistake_anywhere_is_an_error_before_anything_runs(
     with pytest.raises(UserError, match=message):
         expand(**{"model": "Pop,SASRec", "dataset": "tiny"} | arguments)
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "gSASRec", "overrides": {"objective": "softmax"}},
+        {"model": "LLMESR", "overrides": {"objective": "softmax", "preset": "paper"}},
+        {"model": "SASRec", "overrides": {"objective": "sampled_softmax", "log_q": True, "n_negatives": 3}},
+        {"model": "SASRec,eSASRec", "overrides": {"eSASRec.n_negatives": 3}},
+    ],
+)
+def test_options_of_another_loss_may_be_defaults_or_a_preset_s(tiny: Path, given: dict[str, Any]) -> None:
+    assert len(expand(**given, dataset="tiny")) == len(given["model"].split(","))
 
 
 @pytest.mark.parametrize(
