@@ -75,6 +75,8 @@ class BenchTrainer(Trainer):
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
+        if rounds := getattr(model, "rounds", 0):  # what it tries is its own list, which no patience is to end early
+            self.epochs, self.stopping_step, self.eval_step = rounds, rounds, 1
         self.place(Path(config["checkpoint_dir"]))
 
     def place(self, folder: Path) -> None:

@@ -9,8 +9,8 @@ NeurIPS 2024, arXiv 2405.20646. Two views of each item, of its text and of its i
      u = [f(S^se) ; f(S^co)],  score_i = u . [e^se_i ; e^co_i]
      L = L_rank + distillation_weight * mean_u 1/(2 d) |u - t_u|^2,  t_u the mean of ``u'`` over the ``similar_users``
 
-``t_u`` has no gradient. ``distillation_weight`` is in units of the mean over the ``2 d`` numbers of ``u``. Users are alike by their vectors: of a file (``--vectors``), or the mean of their training
-items'.
+``t_u`` has no gradient. ``distillation_weight`` is in units of the mean over the ``2 d`` numbers of ``u``. Users are
+alike by their vectors: of a file (``--vectors``), or the mean of their training items'.
 
 Deviates from the paper in: L_rank is what ``objective`` says, by default a softmax over all items, as that of the other
 rows of a table (there pairwise, with one negative). Cross-attention sees what stands before, so that a model may train

@@ -3,7 +3,8 @@
      score_i = #{training interactions with i at times in (t - D, t]} + popularity_i
 
 ``t`` is the time of the last item of the history, ``D`` one of ``days``; ``popularity_i`` is below one. Each epoch
-takes the next of ``days``, and validation keeps the best, as it keeps the best epoch of other models.
+takes the next of ``days``, and validation keeps the best, as it keeps the best epoch of other models. All of ``days``
+are tried, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say.
 
 Deviates from the paper in: ``D`` is fitted instead of fixed; counts do not fade within the days.
 """
@@ -31,6 +32,7 @@ class PopRecent(CountingModel):
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
         self.choices = list(PopRecentSettings.of(config).days)
+        self.rounds = len(self.choices)
         times = clock(dataset.table)
         if times is None:
             raise UserError(

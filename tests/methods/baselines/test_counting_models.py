@@ -92,6 +92,13 @@ def test_poprecent_takes_the_days_that_validate_best(tiny: Path) -> None:
     assert found.metrics == alone[found.best_epoch - 1].metrics
 
 
+@pytest.mark.parametrize("given", [{"epochs": 2}, {"stopping_step": 1}, {"eval_step": 3}], ids=str)
+def test_poprecent_tries_all_days_whatever_ends_other_trainings(tiny: Path, given: dict[str, int]) -> None:
+    days = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 0]
+    found = runner().run(make_run("PopRecent", days=days, **{"epochs": 9, **given}))
+    assert [entry["epoch"] for entry in found.curve if "valid" in entry] == [*range(1, 12)]
+
+
 def test_an_interrupted_choice_of_days_goes_on(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("PopRecent", days=[1, 20, 60, 0], epochs=4)
     whole = Runner(ResultStore("whole")).run(make_run("PopRecent", days=[1, 20, 60, 0], epochs=4, checkpoint_dir="w"))
@@ -232,7 +239,7 @@ def test_a_row_without_gradients_is_run_recorded_and_found_again(tiny: Path, mod
     record = runner().run(make_run(model))
     assert 0 < record.metrics["ndcg@10"].value < 1
     assert record.best_epoch
-    assert record.epochs == (2 if model in COUNTING else 1)
+    assert record.epochs == (9 if model == "PopRecent" else 2 if model in COUNTING else 1)
     assert runner().finished(make_run(model)) is not None
 
 
