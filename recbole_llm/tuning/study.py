@@ -39,6 +39,7 @@ from recbole_llm.utils.files import one_process_at_a_time
 logger = logging.getLogger(__name__)
 
 PUBLISHED = "paper"  # the preset whose settings are tried after the defaults
+UNITS = ("lm", "word_scale")  # settings in whose terms a model's scales and rates are
 MAX_LOSSES = 5  # of a trial, after which it has failed
 WAITING = optuna.create_trial(state=TrialState.WAITING)  # in the place of a trial that a history lacks
 
@@ -336,6 +337,8 @@ def _counts(trial: FrozenTrial) -> bool:
 def starts(run: Run, space: Space) -> list[dict[str, Any]]:
     """Parameters of the first trials: the model's defaults, and then its published settings as far as the space goes.
 
+    Published settings for another language model, or in other units, say nothing of this one and are left out.
+
     Args:
         run: the model with its defaults and with what the user fixed.
         space: what is searched.
@@ -344,7 +347,9 @@ def starts(run: Run, space: Space) -> list[dict[str, Any]]:
     known = [s]
     try:
         preset = {**s.overrides, "preset": PUBLISHED}
-        known.append(layer_settings(s.method, s["dataset"], s["protocol"], s.config_files, preset, strict=False))
+        other = layer_settings(s.method, s["dataset"], s["protocol"], s.config_files, preset, strict=False)
+        if all(other.get(name) == s.get(name) for name in UNITS):
+            known.append(other)
     except UserError as error:
         logger.debug("what the user gives does not go with the published settings of %s: %s", s.method.name, error)
     found: list[dict[str, Any]] = []

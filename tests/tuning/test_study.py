@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 from recbole_llm.errors import UserError
 from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.liveness import is_lost
+from recbole_llm.tuning.space import space_of
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import MAX_LOSSES, Study
+from recbole_llm.tuning.study import MAX_LOSSES, Study, starts
 from tests.helpers import make_run
 from tests.processes import start, wait_for
 from tests.tuning.searchers import hang, result, score_of, study_of, take_part, take_part_and_count
@@ -58,6 +59,16 @@ def test_the_published_settings_are_the_second_trial_as_far_as_the_space_goes(ti
     fixed = study_of("results/s.sqlite3", 3, make_run("SRGNN", embedding_size=100), "step: [1, 2]")
     assert study_of("results/s.sqlite3", 3, make_run("SRGNN", preset="paper"), space)._starts[1:] == []
     assert fixed._starts == [{"step": 1}]
+
+
+@pytest.mark.parametrize("model", ["ISRF", "DUIP"])
+def test_published_settings_of_another_language_model_are_no_start(tiny: Path, model: str) -> None:
+    """Their scales and rates are in its terms: ISRF's of a trained T5's absolute deviations, DUIP's of GPT-2."""
+    run = make_run(model)
+    assert len(starts(run, space_of(run.settings))) == 1
+    published = {"DUIP": {"lm": "gpt2"}, "ISRF": {"lm": "google-t5/t5-small", "word_scale": "absolute"}}
+    same = make_run(model, **published[model])
+    assert len(starts(same, space_of(same.settings))) == 2
 
 
 def test_a_search_that_goes_on_tries_what_it_would_have_tried(tiny: Path) -> None:
