@@ -86,6 +86,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
         owner.of(values).check(values)
     _check_backbone(method, values)
     _one_semantics(method, values)
+    _check_whitening(method, values)
     _check_engine(method, values)
     _check_source(values)
     _check_split(values)
@@ -241,6 +242,27 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["answer_share"] = 1.0
         values["titles"] = "real"
     _check_titles(values)
+
+
+def _check_whitening(method: Method, values: Mapping[str, Any]) -> None:
+    """After ZCA all directions have one variance, so that the first principal components are almost any directions.
+
+    Raises:
+        UserError: the model is to read principal components of whitened vectors.
+    """
+    if values.get("whitening") != "zca" or values["semantics"] == "none":
+        return
+    reader = {
+        "init: vectors": values.get("init") == "vectors",
+        "LLMESR's item vectors": "LLMESR" in (method.name, method.settings_of),
+        "text_proj: pca": values.get("text_proj") == "pca",
+        "pca_size": values.get("pca_size") is not None,
+    }
+    for name in (name for name, reads in reader.items() if reads):
+        raise UserError(
+            f"whitening=zca: {method.name} takes principal components ({name}), and whitened vectors have none that "
+            "stand out: what is kept would be almost arbitrary. Leave --whitening out for it."
+        )
 
 
 def _check_titles(values: dict[str, Any]) -> None:

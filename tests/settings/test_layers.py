@@ -499,6 +499,25 @@ def test_what_recbole_s_loop_does_not_know_is_refused_for_it(change):
     refused("RecBole's own loop .* does not know it", model="SASRec", engine="recbole", **change)
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "name"),
+    [
+        ("SASRec", {"init": "vectors"}, "init: vectors"),
+        ("LLMESR", {}, "LLMESR's item vectors"),
+        ("EIMF", {}, "text_proj: pca"),
+        ("ISRF", {}, "pca_size"),
+    ],
+)
+def test_whitened_vectors_have_no_principal_components(model, given, name):
+    refused(rf"whitening=zca: {model} takes principal components \({name}\)", model=model, whitening="zca", **given)
+    layered(model, whitening="zca", semantics="none", **given)
+
+
+def test_whitened_vectors_may_be_read_whole():
+    layered("SASRecText", whitening="zca")
+    layered("EIMF", whitening="zca", text_proj="linear")
+
+
 def test_cosines_are_not_trained_by_a_pairwise_loss():
     """It would train products of vectors whose lengths the ranking leaves out."""
     refused("loss_type is one of CE; got 'BPR'", model="UniSRec", loss_type="BPR")
