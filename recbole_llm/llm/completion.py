@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypedDict
 
 from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
@@ -134,42 +135,73 @@ def _text_of(content: Any) -> str:
     return "".join(map(str, texts))
 
 
+# Where counts stand, by vendor: OpenAI's chat completions and its later API, DeepSeek, Anthropic.
+_QUESTION = ("prompt_tokens", "input_tokens")
+_CACHED = (
+    *("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"),
+    *("prompt_cache_hit_tokens", "cache_read_input_tokens"),
+)
+_REASONING = (
+    *("completion_tokens_details.reasoning_tokens", "output_tokens_details.reasoning_tokens"),
+    "reasoning_tokens",
+)
+
+
 def usage_of(response: Any, request: ChatRequest, text: str, thought: str = "") -> Tokens:
     """Tokens of an answer; where the server did not count, or counts nothing, a guess.
 
-    Vendors differ in what they count: thoughts beside the answer's tokens (Gemini), tokens of a cached prefix beside
-    those of the question (Anthropic). The bill has all of them.
+    Vendors differ in what they count: thoughts beside the answer's tokens (Gemini; in the total alone), tokens of a
+    cached prefix beside those of the question (Anthropic). The bill has all of them, each once.
     """
     usage = response.get("usage") if isinstance(response, Mapping) else None
-    usage = usage if isinstance(usage, Mapping) else {}
-
-    def count(*names: str) -> int:
-        for name in names:
-            value: Any = usage
-            for part in name.split("."):
-                value = value.get(part) if isinstance(value, Mapping) else None
-            if type(value) is int and 0 < value < MOST_TOKENS:
-                return value
-        return 0
-
-    beside = "input_tokens" in usage and "prompt_tokens" not in usage
-    tokens_in, counted_out = count("prompt_tokens", "input_tokens"), count("completion_tokens", "output_tokens")
-    reasoning = count("completion_tokens_details.reasoning_tokens", "reasoning_tokens") or guess_tokens(thought)
-    tokens_out = counted_out or guess_tokens(text) + reasoning
-    further = count("total_tokens") - tokens_in - counted_out if tokens_in and counted_out else 0
-    further = max(further, reasoning if reasoning > tokens_out else 0)
-    cached = count("prompt_tokens_details.cached_tokens", "prompt_cache_hit_tokens", "cache_read_input_tokens")
-    written = count("cache_creation_input_tokens", "prompt_tokens_details.cache_write_tokens")
-    tokens_in = tokens_in or request.estimated_tokens()
-    if beside or cached + written > tokens_in:
+    count = partial(_count, usage if isinstance(usage, Mapping) else {})
+    question, answer, total = count(*_QUESTION), count("completion_tokens", "output_tokens"), count("total_tokens")
+    cached, written = count(*_CACHED), count("cache_creation_input_tokens", "prompt_tokens_details.cache_write_tokens")
+    tokens_in = question or request.estimated_tokens()
+    native = not count("prompt_tokens") and not count("input_tokens_details.cached_tokens")  # Anthropic's own form
+    added_up = total == question + answer + cached + written
+    if (question and native) or cached + written > tokens_in or added_up:
         tokens_in += cached + written
+    room = max(0, total - tokens_in - answer) if total and question else None
+    tokens_out, reasoning = _tokens_out(answer, room, count(*_REASONING), text, thought)
     return {
         "tokens_in": tokens_in,
-        "tokens_out": tokens_out + max(0, further),
+        "tokens_out": tokens_out,
         "cached": cached,
         "written": written,
-        "reasoning": min(max(reasoning, further), tokens_out + max(0, further)),
+        "reasoning": reasoning,
     }
+
+
+def _count(usage: Mapping[str, Any], *names: str) -> int:
+    """The first of some counts (dotted names reach inside) that is one; 0 where none is."""
+    for name in names:
+        value: Any = usage
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if type(value) is int and 0 < value < MOST_TOKENS:
+            return value
+    return 0
+
+
+def _tokens_out(answer: int, room: int | None, counted: int, text: str, thought: str) -> tuple[int, int]:
+    """Tokens of an answer with its reasoning, and those of the reasoning.
+
+    Args:
+        answer: as the server counts it, with or without the reasoning; 0 where it does not.
+        room: what the server's total has beyond question and answer; ``None`` where there is no total.
+        counted: the reasoning as the server counts it; 0 where it does not.
+        text, thought: what was said and thought, as far as it is shown.
+    """
+    reasoning = counted or guess_tokens(thought)
+    if not answer:
+        found = room or guess_tokens(text) + reasoning
+        return found, min(reasoning, found) if text else found
+    beside = room or 0
+    # A guess is no match for a total that has no room for it: the answer's tokens hold the thought.
+    if counted > answer + beside or (room is None and reasoning > answer):
+        beside = reasoning
+    return answer + beside, min(max(reasoning, beside), answer + beside)
 
 
 # ---- errors -------------------------------------------------------------------------------------

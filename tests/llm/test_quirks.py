@@ -240,6 +240,58 @@ USAGES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {"prompt_tokens": 600, "completion_tokens": 40, "cache_read_input_tokens": 500},
         {"tokens_in": 600, "tokens_out": 40, "cached": 500},
     ),
+    "Gemini, nothing but thoughts": (
+        {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 1124},
+        {"tokens_in": 100, "tokens_out": 1024},
+    ),
+    "Gemini, without a count of the answer": (
+        {"prompt_tokens": 100, "total_tokens": 1124},
+        {"tokens_in": 100, "tokens_out": 1024},
+    ),
+    "nothing but thoughts, counted": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 0,
+            "total_tokens": 1124,
+            "completion_tokens_details": {"reasoning_tokens": 1000},
+        },
+        {"tokens_in": 100, "tokens_out": 1024, "reasoning": 1000},
+    ),
+    "a gateway, cache beside the question": (
+        {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 1120, "cache_read_input_tokens": 1000},
+        {"tokens_in": 1100, "tokens_out": 20, "cached": 1000},
+    ),
+    "a gateway, less cache than question beside it": (
+        {"prompt_tokens": 600, "completion_tokens": 20, "total_tokens": 1120, "cache_read_input_tokens": 500},
+        {"tokens_in": 1100, "tokens_out": 20, "cached": 500},
+    ),
+    "Anthropic, with a total": (
+        {"input_tokens": 100, "output_tokens": 20, "total_tokens": 1120, "cache_read_input_tokens": 1000},
+        {"tokens_in": 1100, "tokens_out": 20, "cached": 1000},
+    ),
+    "Anthropic, with a total that lacks the cache": (
+        {"input_tokens": 100, "output_tokens": 20, "total_tokens": 120, "cache_read_input_tokens": 1000},
+        {"tokens_in": 1100, "tokens_out": 20, "cached": 1000},
+    ),
+    "OpenAI's later API": (
+        {
+            "input_tokens": 1000,
+            "output_tokens": 20,
+            "total_tokens": 1020,
+            "input_tokens_details": {"cached_tokens": 900},
+            "output_tokens_details": {"reasoning_tokens": 15},
+        },
+        {"tokens_in": 1000, "tokens_out": 20, "cached": 900, "reasoning": 15},
+    ),
+    "xAI, less thought than answer, beside it": (
+        {
+            "prompt_tokens": 100,
+            "completion_tokens": 40,
+            "total_tokens": 150,
+            "completion_tokens_details": {"reasoning_tokens": 10},
+        },
+        {"tokens_in": 100, "tokens_out": 50, "reasoning": 10},
+    ),
     "zeros": (
         {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         {"tokens_in": 19, "tokens_out": 10},
@@ -259,6 +311,38 @@ def test_tokens_are_counted_as_the_bill_has_them(
     found = answered(cache, {"content": "x" * 40}, usage)
     counted = {name: value for name, value in found.stored().items() if name not in ("content", "finish_reason")}
     assert counted == wanted
+
+
+def usage_of(total: int, answer: int) -> dict[str, int]:
+    return {"prompt_tokens": 100, "completion_tokens": answer, **({"total_tokens": total} if total else {})}
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens_out", "reasoning"),
+    [
+        (usage_of(total=1100, answer=1000), 1000, 1000),  # the thought is among the 1,000
+        (usage_of(total=1200, answer=20), 1100, 1100),
+        (usage_of(total=0, answer=20), 1120, 1100),
+        (usage_of(total=1124, answer=0), 1024, 1024),
+    ],
+    ids=["total agrees", "total has room", "no total", "answer not counted"],
+)
+def test_the_length_of_a_thought_is_guessed_at_only_where_the_total_is_silent(
+    cache: ResponseCache, usage: dict[str, int], tokens_out: int, reasoning: int
+) -> None:
+    found = answered(cache, {"content": "x" * 40, "reasoning_content": "hmm " * 1100}, usage)
+    assert (found.tokens_in, found.tokens_out, found.reasoning) == (100, tokens_out, reasoning)
+
+
+def test_thoughts_alone_are_said_with_their_number(cache: ResponseCache) -> None:
+    body = {"choices": [{"message": {}, "finish_reason": "length"}], "usage": usage_of(total=1124, answer=0)}
+    with StubServer(lambda call: Reply(body=body)) as server:
+        endpoint = endpoint_at(server.base_url, price_in=1.0, price_out=1.0)
+        client = Client(endpoint, cache)
+        with pytest.raises(UserError, match=r"ended in hidden reasoning.*after 1024 tokens"):
+            client.run(numbered(0, 5))
+    assert client.usage.price * 1e6 == pytest.approx(1124)
+    assert client.usage.reasoning == 1024
 
 
 def test_an_answer_comes_out_of_the_cache_with_its_counts(cache: ResponseCache) -> None:
