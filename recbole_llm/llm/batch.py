@@ -11,6 +11,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatRequest
+from recbole_llm.llm.completion import words_in
 from recbole_llm.llm.endpoint import Endpoint, redact
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
 from recbole_llm.utils.text import one_line
@@ -30,6 +32,21 @@ OPEN, SUBMITTING = "open", "submitting"
 MARK = "recbole_llm"  # name of our mark among a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
 PAUSE = 60.0  # seconds between two checks of a batch
+
+
+@dataclass(frozen=True)
+class _State:
+    """How far a batch is.
+
+    Attributes:
+        status: as the API calls it.
+        files: with lines of requests that ended: those that were answered, and those that failed.
+        words: what the API says of a batch that it did not take.
+    """
+
+    status: str
+    files: list[str]
+    words: str
 
 
 class BatchClient:
@@ -136,33 +153,39 @@ class BatchClient:
             total.add(report)
         self.budget.release(self._likely)
         self._likely = 0.0
-        self.budget.spend(self.endpoint.price(total.tokens_in, total.tokens_out, BATCH))
+        self.budget.spend(total.price)
         return total
 
     def _fetch(self, batch: str) -> ImportReport:
         while True:
-            status, output = self._call(lambda: self._state(batch))
-            if status in ENDED:
+            state = self._call(lambda: self._state(batch))
+            if state.status in ENDED:
                 break
-            logger.info("batch %s is %s; looking again in %.0f s", batch, status, self._pause)
+            logger.info("batch %s is %s; looking again in %.0f s", batch, state.status, self._pause)
             self._sleep(self._pause)
         report = ImportReport()
-        if output:
-            content = self._call(lambda: self._api.files.content(output).read())
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "output.jsonl"
-                path.write_bytes(content)
-                report = take_answers(self.cache, path)
-        if status != "completed":
-            report.refused[f"batch {status}"] += 1
+        for file in state.files:
+            report.add(self._take(file))
+        report.words = redact(report.words or state.words, self._key)
+        if state.status != "completed":
+            report.refused[f"batch {state.status}"] += 1
             self.incomplete = True
-        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, status)
+        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, state.status)
         return report
 
-    def _state(self, batch: str) -> tuple[str, str | None]:
-        """A batch's status, and the file of its answers where there is one."""
+    def _take(self, file: str) -> ImportReport:
+        """Take in a file of the server's."""
+        content = self._call(lambda: self._api.files.content(file).read())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "output.jsonl"
+            path.write_bytes(content)
+            return take_answers(self.cache, path, self.endpoint)
+
+    def _state(self, batch: str) -> _State:
         found = self._api.batches.retrieve(batch)
-        return str(found.status), found.output_file_id
+        files = [file for file in (found.output_file_id, found.error_file_id) if file]
+        faults = found.errors.data if found.errors is not None else None
+        return _State(str(found.status), files, words_in([{"message": fault.message} for fault in faults or ()]))
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """One call of the API; its errors as the user's.

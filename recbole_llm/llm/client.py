@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import logging
 import random
 import re
@@ -21,7 +20,14 @@ from recbole_llm.errors import UserError
 from recbole_llm.llm.budget import HIGHER, Budget, LimitReached, Usage
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
-from recbole_llm.llm.completion import LEFT_OUT, Dialect, error_words, read_completion, unsupported_parameter, usage_of
+from recbole_llm.llm.completion import (
+    LEFT_OUT,
+    Dialect,
+    error_words,
+    read_completion,
+    spoilt_answer,
+    unsupported_parameter,
+)
 from recbole_llm.llm.endpoint import Endpoint, redact
 from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
 
@@ -291,9 +297,8 @@ class Client:
         try:
             answer = read_completion(body, request)
         except ValueError as error:
-            if isinstance(body, dict) and ("usage" in body or "choices" in body):
-                text = json.dumps(body.get("choices"))[: 4 * request.max_tokens]
-                self._pay(ChatAnswer("", "", **usage_of(body, request, text)), spoilt=True)
+            if (spoilt := spoilt_answer(body, request)) is not None:
+                self._pay(spoilt, spoilt=True)
             raise WireFault(MALFORMED, f"{error}: {error_words(response)}") from error
         self._pay(answer)
         return answer

@@ -112,6 +112,14 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     return ChatAnswer(content=text, finish_reason=reason, **tokens)
 
 
+def spoilt_answer(response: Any, request: ChatRequest) -> ChatAnswer | None:
+    """What a response took that is no chat completion, as an empty answer; ``None`` where it was not billed."""
+    if not isinstance(response, dict) or not ("usage" in response or "choices" in response):
+        return None
+    text = json.dumps(response.get("choices"))[: 4 * request.max_tokens]
+    return ChatAnswer("", "", **usage_of(response, request, text))
+
+
 def _storable(text: str) -> str:
     """A text without half an emoji, which JSON can name and no file can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
@@ -253,8 +261,17 @@ def error_words(response: Response) -> str:
         found = _message_in(response.json())
     except (ValueError, RecursionError):
         found = re.sub(r"<[^>]{0,200}>", " ", response.body[:4000].decode("utf-8", "replace"))
-    printable = "".join(sign if sign.isprintable() else " " for sign in found)
-    return " ".join(printable.split())[:300] or f"HTTP {response.status} without a word"
+    return _tidy(found) or f"HTTP {response.status} without a word"
+
+
+def words_in(value: Any) -> str:
+    """What the JSON of an error says, in one line."""
+    return _tidy(_message_in(value))
+
+
+def _tidy(text: str) -> str:
+    printable = "".join(sign if sign.isprintable() else " " for sign in text)
+    return " ".join(printable.split())[:300]
 
 
 def _message_in(value: Any) -> str:

@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
-from recbole_llm.llm.completion import chat_body, read_completion
+from recbole_llm.llm.completion import chat_body, read_completion, spoilt_answer, words_in
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.unpacking import XzFile
 from recbole_llm.utils.files import whole_file
@@ -39,26 +39,32 @@ class ImportReport:
         new: answers that were taken in.
         known: answers that were there already; the first one stays.
         refused: lines that were not taken, by reason.
-        tokens_in, tokens_out: of the new answers.
+        spoilt: of these, responses that were billed and cannot be read.
+        price: US dollars for the new answers and the spoilt ones.
+        words: what a server said of the first request that failed.
     """
 
     new: int = 0
     known: int = 0
     refused: Counter[str] = field(default_factory=Counter)
-    tokens_in: int = 0
-    tokens_out: int = 0
+    spoilt: int = 0
+    price: float = 0.0
+    words: str = ""
 
     def add(self, other: ImportReport) -> None:
         """Add what became of another file's lines."""
         self.new += other.new
         self.known += other.known
         self.refused.update(other.refused)
-        self.tokens_in += other.tokens_in
-        self.tokens_out += other.tokens_out
+        self.spoilt += other.spoilt
+        self.price += other.price
+        self.words = self.words or other.words
 
     def __str__(self) -> str:
         refused = "".join(f", {count} refused ({reason})" for reason, count in sorted(self.refused.items()))
-        return f"{self.new} answers taken in, {self.known} known before{refused}"
+        spoilt = f", {self.spoilt} of them billed all the same" if self.spoilt else ""
+        words = f"; the first failure says: {self.words}" if self.words else ""
+        return f"{self.new} answers taken in, {self.known} known before{refused}{spoilt}{words}"
 
 
 def export_answers(
@@ -121,8 +127,13 @@ def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
     return report
 
 
-def take_answers(cache: ResponseCache, path: Path) -> ImportReport:
+def take_answers(cache: ResponseCache, path: Path, endpoint: Endpoint | None = None) -> ImportReport:
     """Take in the usable lines of a file, which may be none.
+
+    Args:
+        cache: where they are kept.
+        path: the file.
+        endpoint: at whose prices the lines are counted; without one they cost nothing.
 
     Raises:
         UserError: the file cannot be read.
@@ -130,16 +141,30 @@ def take_answers(cache: ResponseCache, path: Path) -> ImportReport:
     report = ImportReport()
     for line in lines_of(path):
         try:
-            _take(cache, line, report)
+            _take(cache, line, report, endpoint)
         except Refused as reason:
             report.refused[str(reason)] += 1
+            report.words = report.words or reason.words
+            if reason.spoilt is not None:
+                report.spoilt += 1
+                report.price += endpoint.price_of(reason.spoilt) if endpoint else 0.0
         except UnicodeEncodeError:  # half a character, which JSON can name and no key of ours holds
             report.refused["not an answer"] += 1
     return report
 
 
 class Refused(Exception):  # noqa: N818 - a reason
-    """Why a line is not taken."""
+    """Why a line is not taken.
+
+    Args:
+        reason: as it is counted.
+        words: of the server.
+        spoilt: what it took, where it was billed all the same.
+    """
+
+    def __init__(self, reason: str, words: str = "", spoilt: ChatAnswer | None = None) -> None:
+        super().__init__(reason)
+        self.words, self.spoilt = words, spoilt
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
@@ -163,7 +188,7 @@ def _reader(path: Path) -> IO[bytes]:
     return XzFile.opened(path) if path.suffix == ".xz" else path.open("rb")
 
 
-def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
+def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: Endpoint | None) -> None:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -176,8 +201,7 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport) -> None:
         return
     cache.put(request, answer)
     report.new += 1
-    report.tokens_in += answer.tokens_in
-    report.tokens_out += answer.tokens_out
+    report.price += endpoint.price_of(answer) if endpoint else 0.0
 
 
 def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
@@ -204,11 +228,13 @@ def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[ChatReques
     if request is None:
         raise Refused("not asked for from here")
     if not isinstance(response, dict) or response.get("status_code") != 200:
-        raise Refused("the request failed")
+        said = value.get("error") or (response.get("body") if isinstance(response, dict) else None)
+        raise Refused("the request failed", words_in(said) if said else "")
     try:
         answer = read_completion(response.get("body"), request)
     except ValueError:
-        raise Refused("no chat completion") from None
+        spoilt = spoilt_answer(response.get("body"), request)
+        raise Refused("no chat completion", spoilt=spoilt and replace(spoilt, via=BATCH)) from None
     return request, replace(answer, via=BATCH)
 
 

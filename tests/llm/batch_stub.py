@@ -19,10 +19,14 @@ class BatchStub:
         answer: the answer's text for a request body; ``None`` for a request that fails.
         looks: looks at a batch before it is done.
         status: in which it ends.
+        fault: what it says of a batch that failed.
+        split: requests that failed are in a file of their own, as OpenAI's are.
     """
 
-    def __init__(self, answer: Answering, looks: int = 1, status: str = "completed") -> None:
-        self.answer, self.looks, self.status = answer, looks, status
+    def __init__(
+        self, answer: Answering, looks: int = 1, status: str = "completed", fault: str = "", split: bool = False
+    ) -> None:
+        self.answer, self.looks, self.status, self.fault, self.split = answer, looks, status, fault, split
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.submitted: list[str] = []
@@ -39,7 +43,7 @@ class BatchStub:
         if found := re.fullmatch(r"/v1/batches/([\w-]+)", call.path):
             return self._look(found[1])
         if found := re.fullmatch(r"/v1/files/([\w-]+)/content", call.path):
-            return Reply(body=self._output(found[1].removeprefix("out-")))
+            return Reply(body=self._lines(*found[1].split("-", 1)))
         return Reply(status=500)
 
     def _file(self, call: Call) -> Reply:
@@ -69,10 +73,19 @@ class BatchStub:
         state = {"id": name, "object": "batch", "endpoint": "/v1/chat/completions", "input_file_id": file}
         state |= {"completion_window": "24h", "created_at": 0, "status": status}
         state["metadata"] = self.batches[name]["metadata"]
-        return state | ({"output_file_id": f"out-{file}"} if status == "completed" else {})
+        if self.fault and status == "failed":
+            state["errors"] = {"object": "list", "data": [{"code": "c", "message": self.fault}]}
+        kinds = {"output_file_id": "out", "error_file_id": "err"} if self.split else {"output_file_id": "out"}
+        # Of OpenAI's there is only one that holds a line.
+        named = {key: f"{kind}-{file}" for key, kind in kinds.items() if self._lines(kind, file)}
+        return state | (named if status == "completed" else {})
 
-    def _output(self, file: str) -> str:
-        return "".join(json.dumps(output_line(line, self.answer(line["body"]))) + "\n" for line in self.files[file])
+    def _lines(self, kind: str, file: str) -> str:
+        """What a file holds: the answers (``out``) or the failures (``err``); without ``split`` both are one."""
+        lines = [output_line(line, self.answer(line["body"])) for line in self.files[file]]
+        if self.split:
+            lines = [line for line in lines if (line["response"]["status_code"] == 200) == (kind == "out")]
+        return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 def output_line(line: dict[str, Any], text: str | None, tokens: tuple[int, int] = (100, 10)) -> dict[str, Any]:

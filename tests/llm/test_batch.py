@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +50,48 @@ def test_what_was_answered_since_is_not_submitted(cache: ResponseCache, with_key
     with StubServer(stub) as server:
         client_at(server, cache, **with_key).submit(PENDING)
     assert stub.submitted == [other.key]
+
+
+def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: dict[str, Any]) -> None:
+    stub = BatchStub(lambda body: "{}")
+    cached = '"total_tokens": 110, "prompt_tokens_details": {"cached_tokens": 90}'
+
+    def reply(call: Call) -> Reply:
+        found = stub(call)
+        return (
+            replace(found, body=re.sub('"total_tokens": 110', cached, found.body)) if "content" in call.path else found
+        )
+
+    with StubServer(reply) as server:
+        client = client_at(server, cache, price_cached=0.1, **with_key)
+        client.submit(PENDING)
+        client.fetch()
+    assert client.budget.spent * 1e6 == pytest.approx(2 * 0.5 * (10 + 9))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_what_a_server_says_of_a_request_that_failed_is_repeated(
+    cache: ResponseCache, with_key: dict[str, Any], split: bool
+) -> None:
+    stub = BatchStub(lambda body: "{}" if body["messages"][0]["content"] == "one" else None, split=split)
+    with StubServer(stub) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        report = client.fetch()
+    assert (report.new, report.words) == (1, "stub says 400")
+    assert str(report) == (
+        "1 answers taken in, 0 known before, 1 refused (the request failed); the first failure says: stub says 400"
+    )
+
+
+def test_what_a_server_says_of_a_batch_that_it_did_not_take_is_repeated(
+    cache: ResponseCache, with_key: dict[str, Any]
+) -> None:
+    stub = BatchStub(lambda body: "{}", status="failed", fault="the model has no batches")
+    with StubServer(stub) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        assert client.fetch().words == "the model has no batches"
 
 
 BODIES: dict[str, Any] = {

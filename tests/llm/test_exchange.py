@@ -16,7 +16,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
-from recbole_llm.llm.exchange import export_answers, import_answers, write_batch_file
+from recbole_llm.llm.exchange import export_answers, import_answers, take_answers, write_batch_file
 from tests.llm.batch_stub import output_line
 from tests.llm.chat import asked, endpoint_at
 
@@ -179,6 +179,38 @@ def test_lines_of_a_batch_that_failed_or_were_not_asked_for_are_refused(tmp_path
     report = import_answers(other, tmp_path / "out")
     assert report.new == 1
     assert report.refused == {"the request failed": 1, "no chat completion": 1, "not asked for from here": 1}
+
+
+def test_lines_cost_what_their_answers_cost_and_unreadable_ones_too(tmp_path: Path, other: ResponseCache) -> None:
+    read, spoilt = (output_line(line, "fine") for line in batch(other, tmp_path / "in", "a", "b"))
+    usage = {"prompt_tokens": 10_000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 9_000}}
+    read["response"]["body"]["usage"] = usage
+    spoilt["response"]["body"] |= {"choices": [], "usage": {"prompt_tokens": 10_000, "completion_tokens": 50_000}}
+    (tmp_path / "out").write_text(json.dumps(read) + "\n" + json.dumps(spoilt))
+    prices = {"price_in": 1.0, "price_out": 5.0, "price_cached": 0.1, "batch_price": 0.5}
+    endpoint = endpoint_at("http://127.0.0.1:1/v1", **prices)
+    report = take_answers(other, tmp_path / "out", endpoint)
+    assert (report.new, report.spoilt) == (1, 1)
+    assert report.price == pytest.approx(0.5 * (1_000 + 900 + 50 + 10_000 + 250_000) / 1e6)
+    assert str(report).endswith("1 refused (no chat completion), 1 of them billed all the same")
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        ({"response": {"status_code": 400, "body": {"error": {"message": "no such model"}}}}, "no such model"),
+        ({"response": None, "error": {"code": "batch_expired", "message": "it ran out of time"}}, "it ran out of time"),
+    ],
+)
+def test_the_words_of_the_first_failure_are_kept(
+    tmp_path: Path, other: ResponseCache, failure: dict[str, Any], words: str
+) -> None:
+    first, second = batch(other, tmp_path / "in", "a", "b")
+    later = {"response": {"status_code": 500, "body": {"error": {"message": "another"}}}}
+    lines = [{"custom_id": first["custom_id"], **failure}, {"custom_id": second["custom_id"], **later}]
+    (tmp_path / "out").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=rf"2 refused \(the request failed\); the first failure says: {words}"):
+        import_answers(other, tmp_path / "out")
 
 
 def test_the_answers_that_are_published_here_come_in_whole(other: ResponseCache) -> None:
