@@ -3,7 +3,7 @@
 Nothing here trusts the code that built the files. There are four checks, each against what the manifest says that a
 feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
 whether answers about a user name that user's held-out items more often than other users' held-out items; and whether
-a prompt that was sent holds a history up to an item that no prompt may show.
+a prompt that was sent holds a history with an item that no prompt may show.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _case(
 def _prompts_sent(
     files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
 ) -> LeakCheck:
-    """Whether a prompt holds items in a row that end in one that no prompt may show.
+    """Whether a prompt holds a history with an item that no prompt may show.
 
     Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
     before its prompts were noted cannot tell its own from theirs.
@@ -259,10 +259,12 @@ def _prompts_sent(
     checked, found = 0, ""
     for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model"), files.asked(feature)):
         checked += 1
-        for titles in _lists_of(body["messages"]):
-            user = 0 if found else runs.leak(titles)
+        lists = [titles for titles in _lists_of(body["messages"]) if titles]
+        for titles in lists:
+            # Two titles of many lists are neighbours somewhere by chance; two that are all of a prompt are a history.
+            user = 0 if found or (len(titles) == 2 and len(lists) > 1) else runs.leak(titles)
             if user:
-                found = f"; a prompt holds the history of user {files.table.user_tokens[user]} up to a held-out item"
+                found = f"; a prompt holds the history of user {files.table.user_tokens[user]} with a held-out item"
     return LeakCheck(not found, f"{feature}: {checked:,} prompts, {runs.hidden:,} endings that none may hold{found}")
 
 

@@ -1,8 +1,16 @@
-"""Titles in a row: whose history a list of titles is, and whether it holds what may not be shown.
+"""Lists of titles: whose history a list is, and whether it holds what may not be shown.
 
-Prompts name no user. A list belongs to the user whose history has most of the list's runs of three titles, read in one
+Prompts name no user, so a list is held against all histories, in two ways.
+
+Titles in a row: a list belongs to the user whose history has most of the list's runs of three titles, read in one
 direction from the first title to the last. Runs that this user's visible history has in that direction are accounted
 for, whatever other histories hold; the other runs are held against what is hidden.
+
+Titles wherever they stand: a list whose titles are all in one history, some of them only where it is hidden, belongs to
+that history if most neighbours in the list are neighbours there, or if it holds most of the history and is in nobody's
+visible one. It does not where a visible history has all the titles and as many of the neighbours. A list that mixes
+histories, or holds an offer, has titles that no single history has. A list from a visible history has all its
+neighbours there, whatever times are equal: prompts and this check read the interactions in one order.
 """
 
 from __future__ import annotations
@@ -15,6 +23,7 @@ import numpy as np
 from recbole_llm.data.interactions import Interactions
 
 RUN = 3  # titles in a row that tell one history from most others
+MANY = 6  # titles that tell a history in any order, where they are more than half of it
 FORWARDS, BACKWARDS = 1, -1
 
 Occurrences = tuple[np.ndarray, np.ndarray]  # users of a run, and whether it ends in an item that is hidden there
@@ -40,6 +49,7 @@ class TitleRuns:
         order = np.argsort(code[within], kind="stable")
         self._code, self._user = code[within][order], user[last][within][order]
         self._hidden = (last >= np.asarray(limits)[user[last]])[within][order]
+        self._any_order = _AnyOrder(np.asarray(known, dtype=np.int64), table, np.asarray(limits))
 
     @property
     def hidden(self) -> int:
@@ -47,11 +57,16 @@ class TitleRuns:
         return len(np.unique(self._code[self._hidden]))
 
     def leak(self, titles: Sequence[str]) -> int:
-        """The user whose hidden item a list shows after the items before it; 0 for none.
+        """The user whose hidden item a list shows; 0 for none.
 
-        A run that the list's own user has not shown yet is a leak. So is one that no user's history may show.
+        A run that the list's own user has not shown yet is a leak. So is one that no user's history may show. So is a
+        title, wherever in the list, that only the hidden part of the list's history has.
         """
         ids = np.array([self._ids.get(title.casefold(), -1) for title in titles], dtype=np.int64)
+        return self._of_runs(ids) or self._any_order.leak(ids)
+
+    def _of_runs(self, ids: np.ndarray) -> int:
+        """The user whose hidden run a list has; 0 for none."""
         found = {FORWARDS: self._found(ids), BACKWARDS: self._found(ids[::-1])}
         owner, direction = _owner(found)
         for users, hidden in found[direction]:
@@ -88,3 +103,65 @@ def _owner(found: dict[int, list[Occurrences]]) -> tuple[int, int]:
             runs.update((user, direction) for user in {*users.tolist()})
             visible.update((user, direction) for user in {*users[~hidden].tolist()})
     return max(runs, key=lambda key: (runs[key], visible[key]), default=(0, FORWARDS))
+
+
+class _AnyOrder:
+    """Which histories have all titles of a list.
+
+    Args:
+        known: number of each item's title; negative for none.
+        table: the interactions.
+        limits: as for :class:`TitleRuns`.
+    """
+
+    def __init__(self, known: np.ndarray, table: Interactions, limits: np.ndarray) -> None:
+        self._titles, user = known[np.asarray(table.item)], np.asarray(table.user, dtype=np.int64)
+        self._begins, self._limits = np.asarray(table.offsets), limits
+        self._n_titles, self._n_users = int(known.max(initial=-1)) + 1, len(limits)
+        code = self._titles * self._n_users + user
+        shown = np.arange(len(user)) < limits[user]
+        self._held, self._held_visibly = (np.unique(code[(self._titles >= 0) & part]) for part in (True, shown))
+
+    def leak(self, ids: np.ndarray) -> int:
+        """The user whose history, and nobody's visible one, accounts for a list; 0 for none."""
+        wanted = np.unique(ids[ids >= 0])
+        holders = self._holders(self._held, wanted)
+        visible = self._holders(self._held_visibly, wanted)
+        suspects = np.setdiff1d(holders, visible)
+        if len(wanted) < 2 or not len(suspects):
+            return 0
+        pairs = {user: self._neighbours(ids, user, int(self._begins[user + 1])) for user in suspects.tolist()}
+        owner = max(pairs, key=lambda user: pairs[user])
+        honest = max((self._neighbours(ids, user, int(self._limits[user])) for user in visible.tolist()), default=-1)
+        told = 2 * pairs[owner] > len(ids) - 1 or (not len(visible) and self._is_most(wanted, owner))
+        return owner if told and pairs[owner] > honest else 0
+
+    def _is_most(self, wanted: np.ndarray, user: int) -> bool:
+        """Whether some titles are more than half of a user's, and more than a few."""
+        whole = self._titles[self._begins[user] : self._begins[user + 1]]
+        return len(wanted) >= MANY and 2 * len(wanted) > len(np.unique(whole[whole >= 0]))
+
+    def _holders(self, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        """The users who have all of some titles, ascending."""
+        begins, ends = (np.searchsorted(held, bound * self._n_users) for bound in (wanted, wanted + 1))
+        if not len(wanted):
+            return wanted
+        rarest = int(np.argmin(ends - begins))
+        users = held[begins[rarest] : ends[rarest]] % self._n_users
+        for title in wanted.tolist():
+            if not len(users):
+                break
+            code = title * self._n_users + users
+            places = np.minimum(np.searchsorted(held, code), len(held) - 1)
+            users = users[held[places] == code]
+        return users
+
+    def _neighbours(self, ids: np.ndarray, user: int, end: int) -> int:
+        """How many neighbours of a list are neighbours in a user's history before a row, in the better direction."""
+        own = self._pairs(self._titles[self._begins[user] : end])
+        return max(int(np.isin(self._pairs(line), own).sum()) for line in (ids, ids[::-1]))
+
+    def _pairs(self, ids: np.ndarray) -> np.ndarray:
+        """One number for each two titles in a row that are known."""
+        first, second = ids[:-1], ids[1:]
+        return (first * self._n_titles + second)[(first >= 0) & (second >= 0)]

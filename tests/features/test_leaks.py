@@ -220,6 +220,34 @@ def test_a_list_of_items_newest_first_is_a_history_too(few_users: Path, step: st
     assert "a prompt holds the history of user u" in found.text
 
 
+SHAPES: dict[str, Callable[[list[str]], list[str]]] = {
+    "validation item skipped": lambda titles: [*titles[:-2], titles[-1]],
+    "held-out item first": lambda titles: [titles[-1], *titles[:-2]],
+    "a visible item dropped": lambda titles: [*titles[:-3], *titles[-2:]],
+    "sorted": sorted,
+}
+DATA: dict[str, tuple[str, str, Callable[[list[str]], Any]]] = {
+    "EIMF": ("exemplar", "eimf_interests", lambda titles: titles),
+    "LDMI": ("interest", "ldmi_interests", lambda titles: {str(n): title for n, title in enumerate(titles, start=1)}),
+    "ISRF": ("user_reasoning", "isrf_user_positive", lambda titles: [{"title": title} for title in titles[::-1]]),
+    "LLMDMsRec": ("intent", "llmdmsrec_intent", lambda titles: {"session": titles, "candidates": titles}),
+}
+
+
+@pytest.mark.parametrize("model", DATA)
+def test_a_held_out_item_is_found_wherever_a_prompt_shows_it(few_users: Path, model: str) -> None:
+    answer = {"ISRF": reasoning, "LLMDMsRec": intents_from_candidates}.get(model, by_genre)
+    with StubServer(answer) as server:
+        prepared = (
+            ask(server) if model == "LLMDMsRec" else made(model, server, **(SMALL_ISRF if model == "ISRF" else {}))
+        )
+    assert bad() == []
+    feature, prompt, data_of = DATA[model]
+    for name, shape in SHAPES.items():
+        plant_prompts(prepared, feature, prompt, lambda titles, shape=shape: data_of(shape(titles)))  # type: ignore[misc]
+        assert ["with a held-out item" in finding.text for finding in bad()] == [True], name
+
+
 def test_prompts_of_another_protocol_are_no_leak_of_this_one(few_users: Path) -> None:
     with StubServer(by_genre) as server:
         made("LDMI", server, protocol="loo")

@@ -60,7 +60,55 @@ def test_hidden_items_of_somebody_else_are_found_in_a_foreign_list(runs: TitleRu
     assert runs.leak([*shown("a b c d e f"), *shown("c s t")]) == 2
 
 
-@pytest.mark.parametrize("titles", [[], ["title g", "title h"], ["x", "y", "z"], ["title g", "", "title h"]])
+PLANTED = {
+    "the test item without the validation item": "a b c d e f h",
+    "the held-out item first": "g a b c d e f",
+    "the held-out item in the middle": "a b c h d e f",
+    "a visible item dropped": "a b c d e g h",
+    "in no order": "d h a f c g b e",
+    "one visible item": "f g",
+    "held-out items alone": "g h",
+    "another title that no history has": "a b c x d e f h",
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("items", PLANTED.values(), ids=PLANTED)
+def test_a_hidden_item_is_found_wherever_a_list_of_its_history_holds_it(tmp_path: Path, items: str, order: int) -> None:
+    """Nobody else shows ``f g``."""
+    runs = runs_of(tmp_path, {"ann": 2, "bob": 2, "eve": 5})
+    assert runs.leak(shown(items)[::order]) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("items", ["f g", "f g h", "g h k", "g k h", "f h", "p q a c", "b a d c", "d c e", "a g m"])
+def test_what_a_visible_history_accounts_for_or_no_single_one_is_no_leak(
+    runs: TitleRuns, items: str, order: int
+) -> None:
+    """``f g h k`` is visible of eve, and ``g h`` hidden of ann."""
+    assert runs.leak(shown(items)[::order]) == 0
+
+
+def test_a_few_titles_of_a_long_history_in_no_order_tell_nothing(tmp_path: Path) -> None:
+    table = table_of(tmp_path, [("ann", f"i{step:02}", step) for step in range(20)])
+    titles = ["", *(f"Title {token}" for token in table.item_tokens[1:].tolist())]
+    runs = TitleRuns(table, titles, np.array([0, 19, 20]))
+    few = [f"title i{step:02}" for step in (19, 2, 11, 6, 14, 9)]
+    assert runs.leak(few) == 0
+    assert runs.leak([*few, *(f"title i{step:02}" for step in (4, 17, 0, 7, 12))]) == 1
+
+
+def test_a_title_that_a_visible_item_has_too_is_not_hidden(tmp_path: Path) -> None:
+    table = table_of(tmp_path, [("ann", f"i{step}", step) for step in range(8)])
+    titles = ["", *(f"Title {token}" for token in table.item_tokens[1:].tolist())]
+    titles[8] = titles[1]
+    runs = TitleRuns(table, titles, np.array([0, 7, 8]))
+    assert runs.leak([titles[8], *titles[3:8]]) == 0
+
+
+@pytest.mark.parametrize(
+    "titles", [[], ["title h"], ["title h", "title h"], ["x", "y", "z"], ["title g", "", "title h"]]
+)
 def test_what_is_no_run_is_no_leak(runs: TitleRuns, titles: list[str]) -> None:
     assert runs.leak(titles) == 0
 
