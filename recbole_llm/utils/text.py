@@ -69,6 +69,15 @@ def percent(share: float) -> str:
     return f"{math.floor(1000 * share) / 10:g} %"
 
 
+def share_of(part: int, whole: int) -> float:
+    """A share to four digits, 0 for none of none; it is 0 or 1 only where nothing or all is meant.
+
+    One gap in 176,139 answers is a gap: rounded it would be none.
+    """
+    found = math.floor(10_000 * part / max(1, whole)) / 10_000
+    return max(found, 0.0001) if part else 0.0
+
+
 def names_of(given: Any) -> list[Any]:
     """``"A, B"``, ``"[A,B]"``, a sequence or a single class to a list of names; ``None`` to an empty one."""
     if isinstance(given, type):

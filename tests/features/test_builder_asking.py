@@ -21,6 +21,7 @@ from recbole_llm.features.encoder import minilm_folder
 from recbole_llm.features.sources import AnswerSource
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
+from recbole_llm.utils.text import share_of
 from tests.features.asking import SEMANTICS, answer_of_any_prompt, ask, asking_run, contents, file_states, only_folder
 from tests.helpers import make_run, prepare, runner
 from tests.processes import Started, start_command
@@ -133,7 +134,7 @@ def test_unusable_answers_lower_the_coverage_and_are_counted(few_users: Path) ->
     assert 0 < short < keys
     assert manifest["asked"] == keys
     lines = len(read_table(only_folder() / "tiny.intent"))
-    assert manifest["coverage"] == round(lines / keys, 4) == prepared.dataset.semantics.facts()["coverage"]["intent"]
+    assert manifest["coverage"] == share_of(lines, keys) == prepared.dataset.semantics.facts()["coverage"]["intent"]
     assert lines < keys
     assert manifest["counts"]["invalid"] == keys - lines
 
@@ -148,7 +149,7 @@ def test_gaps_are_filled_by_rule_where_it_is_asked_for_and_the_row_says_mixed(fe
     assert len(read_table(only_folder() / "tiny.intent")) == keys
     assert record.features is not None
     filled = record.features.filled["intent"]
-    assert record.features.coverage["intent"] == round((keys - filled) / keys, 4) < 1
+    assert record.features.coverage["intent"] == share_of(keys - filled, keys) < 1
     assert record.source == "Qwen/Qwen2.5-7B-Instruct, mixed"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recbole_llm.utils.text import TITLE_LENGTH, clean, counted, match_form, names_of, percent, visible
+from recbole_llm.utils.text import TITLE_LENGTH, clean, counted, match_form, names_of, percent, share_of, visible
 
 
 def test_entities_are_decoded() -> None:
@@ -130,3 +130,11 @@ def test_names_come_as_text_with_commas_or_as_a_list() -> None:
     assert names_of(int) == [int]
     assert names_of(" [A,B]") == ["A", "B"]
     assert names_of(None) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "share"),
+    [(0, 0, 0.0), (0, 7, 0.0), (7, 7, 1.0), (2, 3, 0.6666), (176_138, 176_139, 0.9999), (1, 176_139, 0.0001)],
+)
+def test_a_share_is_whole_or_none_only_where_it_is_so(part: int, whole: int, share: float) -> None:
+    assert share_of(part, whole) == share

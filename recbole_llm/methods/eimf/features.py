@@ -18,6 +18,7 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
 from recbole_llm.llm.chat import Script
 from recbole_llm.methods.eimf import affinity
+from recbole_llm.utils.text import share_of
 
 PROMPT = "eimf_interests"
 CLUSTERS = (Column("user_id", "token"), Column("exemplar_id", "token"))
@@ -69,7 +70,7 @@ class Exemplars:
 
         context.folder.write("exemplar", INTERESTS, rows())
         return {
-            "coverage": round(float(np.isin(label, answered).mean()), 4),
+            "coverage": share_of(int(np.isin(label, answered).sum()), len(label)),
             "exemplars": len(histories),
             "preference": round(preference, 6),
             "net_similarity": round(affinity.net_similarity(vectors, label, preference), 4),

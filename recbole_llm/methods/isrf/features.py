@@ -20,7 +20,7 @@ from recbole_llm.features.feature import ITEMS_ALONE, TRAINING, Context
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script
-from recbole_llm.utils.text import clean
+from recbole_llm.utils.text import clean, share_of
 
 ITEM_COLUMNS = (
     Column("item_id", "token"),
@@ -81,7 +81,7 @@ class _Reasoning:
 
         context.folder.write(suffix, columns, lines())
         facts = {"filled": filled} if filled else {}
-        return {"coverage": round(answered / max(1, len(keys)), 4), **facts}
+        return {"coverage": share_of(answered, len(keys)), **facts}
 
 
 class ItemReasoning(_Reasoning):

@@ -18,7 +18,7 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
 from recbole_llm.llm.chat import Script
 from recbole_llm.methods.ldmi.cliques import clique_items, disjoint, max_coverage, nearest_users, user_item_matrix
-from recbole_llm.utils.text import match_form
+from recbole_llm.utils.text import match_form, share_of
 
 PROMPT = "ldmi_interests"
 INTEREST_COLUMNS = (
@@ -48,7 +48,7 @@ class Interests:
         ends = visible_ends(context.table, context.split)
         written = context.folder.write("interest", INTEREST_COLUMNS, _interest_rows(context, ends, facts))
         visible = int((ends - np.asarray(context.table.offsets)).sum())
-        return {"coverage": round(written / max(1, visible), 4), "visible": visible, **facts}
+        return {"coverage": share_of(written, visible), "visible": visible, **facts}
 
 
 def windows(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
@@ -215,7 +215,7 @@ class SynthesisedUsers:
         facts: dict[str, Any] = {}
         lists = synthesised_lists(context, facts)
         written = context.folder.write("synuser", SYNUSER_COLUMNS, _synuser_rows(context, lists, facts))
-        return {"coverage": round(written / max(1, sum(map(len, lists))), 4), "synthesised": len(lists), **facts}
+        return {"coverage": share_of(written, sum(map(len, lists))), "synthesised": len(lists), **facts}
 
 
 def synthesised_lists(context: Context, facts: dict[str, Any]) -> list[np.ndarray]:

@@ -18,7 +18,7 @@ from recbole_llm.features.feature import PREFIX, Context
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
 from recbole_llm.llm.chat import Script
-from recbole_llm.utils.text import clean, match_form
+from recbole_llm.utils.text import clean, match_form, share_of
 
 INTENT_COLUMNS = (
     Column("user_id", "token"),
@@ -53,7 +53,7 @@ class Intents:
         else:
             lines = _asked(context, rows, candidates, title_ids, facts)
         written = context.folder.write("intent", INTENT_COLUMNS, _with_keys(context, lines))
-        return {"coverage": round((written - facts.get("filled", 0)) / max(1, len(rows)), 4), **facts}
+        return {"coverage": share_of(written - facts.get("filled", 0), len(rows)), **facts}
 
 
 Line = tuple[int, Sequence[int], Sequence[int]]
