@@ -245,13 +245,21 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
 
 
 def _check_whitening(method: Method, values: Mapping[str, Any]) -> None:
-    """After ZCA all directions have one variance, so that the first principal components are almost any directions.
+    """Whitening is for models that read whole vectors.
+
+    After ZCA all directions have one variance, so that the first principal components are almost any directions.
 
     Raises:
-        UserError: the model is to read principal components of whitened vectors.
+        UserError: the model is to read principal components of whitened vectors, or reads no vectors themselves.
     """
     if values.get("whitening") != "zca" or values["semantics"] == "none":
         return
+    labels_alone = "LDMI" in (method.name, method.settings_of) and not values.get("cluster_text")
+    if method.text == "codes" or labels_alone:
+        raise UserError(
+            f"whitening=zca: {method.name} reads clusters or interests that were made before any whitening, and no "
+            "vectors. Leave --whitening out for it."
+        )
     reader = {
         "init: vectors": values.get("init") == "vectors",
         "LLMESR's item vectors": "LLMESR" in (method.name, method.settings_of),

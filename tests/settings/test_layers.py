@@ -513,9 +513,15 @@ def test_whitened_vectors_have_no_principal_components(model, given, name):
     layered(model, whitening="zca", semantics="none", **given)
 
 
+@pytest.mark.parametrize("model", ["FDSA", "SASRecF", "LDMI"])
+def test_whitening_is_refused_where_no_vectors_are_read(model):
+    refused(f"whitening=zca: {model} reads clusters or interests", model=model, whitening="zca")
+
+
 def test_whitened_vectors_may_be_read_whole():
     layered("SASRecText", whitening="zca")
     layered("EIMF", whitening="zca", text_proj="linear")
+    layered("LDMI", whitening="zca", cluster_text=True)
 
 
 def test_cosines_are_not_trained_by_a_pairwise_loss():
