@@ -178,7 +178,9 @@ def recall_of(named: Sequence[tuple[str, set[str]]], asked: int) -> Recall:
     count = len(named)
     hits = sum(truth in names for truth, names in named)
     others = sum(sum(truths[name] for name in names) - (truth in names) for truth, names in named)
-    chance = others / (count * (count - 1)) if count > 1 else 0.0
+    pairs = count * (count - 1)
+    chance = others / pairs if pairs else 0.0
+    at_most = (others + 1) / (pairs + 1)  # a few pairs without a match do not show that there never is one
     interval = binomtest(hits, count).proportion_ci(0.95, "wilson")
     return Recall(
         asked=asked,
@@ -188,7 +190,7 @@ def recall_of(named: Sequence[tuple[str, set[str]]], asked: int) -> Recall:
         chance=chance,
         low=float(interval.low),
         high=float(interval.high),
-        p=float(binomtest(hits, count, min(1.0, chance), alternative="greater").pvalue),
+        p=float(binomtest(hits, count, min(1.0, at_most), alternative="greater").pvalue),
     )
 
 
@@ -317,7 +319,8 @@ def _titles_named(answer: TitlesAnswer) -> set[str]:
 
 
 def _forms(titles: Sequence[str]) -> set[str]:
-    return {form for title in titles if (form := _form(clean(title)))}
+    """The forms of some titles, each with and without what stands in brackets: an answer may repeat either."""
+    return {form for title in map(clean, titles) for each in (title, _bare(title)) if (form := _form(each))}
 
 
 def _row_named(answer: RowAnswer) -> set[str]:

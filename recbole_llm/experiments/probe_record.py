@@ -24,7 +24,7 @@ class Recall(BaseModel):
     chance: float
     low: float = Field(description="95 % interval of the recall (Wilson)")
     high: float
-    p: float = Field(description="chance of as many hits were the recall that of chance (exact binomial test)")
+    p: float = Field(description="of as many hits by chance, with one match more than was seen (binomial)")
 
 
 class ProbeRecord(BaseModel):

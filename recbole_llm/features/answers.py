@@ -45,6 +45,9 @@ class AnswerError(Exception):
 
 
 def _as_text(value: Any) -> Any:
+    """A number as text; blanks alone as no text at all."""
+    if isinstance(value, str):
+        return value if value.strip() else ""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 

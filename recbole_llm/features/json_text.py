@@ -16,15 +16,21 @@ DEEPEST = 64  # containers inside one another that are mended; answers have two 
 MOST_DIGITS = 400  # of a number; Python refuses thousands, and says so in its own words
 
 _NAMES = "think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|analysis|inner_monologue|internal_monologue"
-# <think>, <|begin_of_thought|>, <seed:think>, [THINK], ◁think▷ and the ends of each
+# <think>, <think budget="1">, <thinking_process>, <|begin_of_thought|>, <|START_THINKING|>, <|channel>thought,
+# <seed:think>, [THINK], ◁think▷ and the ends of each
 _TAG = re.compile(
-    rf"<(?P<a>/?)(?:\w+:)?(?:{_NAMES})>|<\|(?P<b>begin|end)_of_thought\|>"
-    r"|\[(?P<c>/?)(?-i:THINK)\]|◁(?P<d>/?)think▷",
+    rf"<(?P<a>/?)(?:\w{{1,40}}:)?(?:{_NAMES})(?:[\s_][^<>]{{0,100}})?>"
+    r"|<\|(?P<b>begin|end|start)_(?:of_)?(?:thought|thinking)\|>"
+    r"|<\|channel>thoughts?\b|<(?P<e>channel)\|>|\[(?P<c>/?)(?-i:THINK)\]|◁(?P<d>/?)think▷",
     re.I,
 )
+_ENDINGS = ("/", "end", "channel")
+_FENCED = re.compile(rf"```(?:{_NAMES})\b.*?(?:```|\Z)", re.S | re.I)
 # Of gpt-oss ("harmony"); <|constrain|>json may stand between a channel and its message.
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)(?:(?!<\|(?:message|channel)\|>).){0,200}<\|message\|>", re.S)
-_CHANNELS_BARE = re.compile(r"\s*(?:analysis|commentary)")  # the same where a server takes its special tokens out
+_CHANNEL = re.compile(r"<\|channel\|>\s{0,40}(\w{1,40})(?:(?!<\|(?:message|channel)\|>).){0,200}<\|message\|>", re.S)
+# The same where a server takes its special tokens out; a thought begins without a blank where none of it is kept.
+_CHANNELS_BARE = re.compile(r"\s*(?:analysis|commentary)")
+_THOUGHT_BARE = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z])")
 
 
 def without_reasoning(text: str) -> str:
@@ -35,10 +41,13 @@ def without_reasoning(text: str) -> str:
         return text[final[-1].end() :].partition("<|")[0] if final else ""
     if _CHANNELS_BARE.match(text) and "assistantfinal" in text:
         return text.rpartition("assistantfinal")[2]
+    if _THOUGHT_BARE.match(text):
+        return ""
+    text = _FENCED.sub("", text)
     kept: list[str] = []
     place, thinking = 0, False
     for tag in _TAG.finditer(text):
-        if any(mark in ("/", "end") for mark in tag.groupdict(default="").values()):
+        if any(mark.casefold() in _ENDINGS for mark in tag.groupdict(default="").values()):
             if not thinking:
                 kept.clear()  # its beginning was part of the prompt, or the thought spoke of such tags
             thinking, place = False, tag.end()

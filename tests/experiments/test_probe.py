@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import recbole_llm
-from recbole_llm.experiments.probe import recall_of, render_probes
+from recbole_llm.experiments.probe import TitleAnswer, _title_named, recall_of, render_probes
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.store import ResultStore
 from tests.features.asking import answer_of_any_prompt
@@ -100,6 +100,20 @@ def test_chance_holds_an_answer_against_the_other_questions() -> None:
     assert (found.hits, found.recall, found.chance) == (1, 1 / 3, 4 / 6)
     assert (found.asked, found.answered) == (4, 3)
     assert found.low < 1 / 3 < found.high
+
+
+def test_one_lucky_answer_is_no_proof() -> None:
+    assert recall_of([("a", {"a"})], asked=1).p == 1.0
+    found = recall_of([("a", {"a"}), *((f"b{n}", {"x"}) for n in range(99))], asked=100)
+    assert (found.hits, found.chance) == (1, 0.0)
+    assert found.p == pytest.approx(1 - (1 - 1 / 9901) ** 100)
+
+
+def test_a_title_repeated_with_its_brackets_is_known() -> None:
+    title = "Eyelash Enhancing Serum (3ml), 0.1-Fluid Ounces Bottle"
+    truth = "eyelashenhancingserum"
+    assert truth in _title_named(TitleAnswer(title=title))
+    assert truth in _title_named(TitleAnswer(title=title.partition(" (")[0]))
 
 
 def test_an_object_that_is_no_answer_is_no_miss(tiny: Path) -> None:

@@ -122,12 +122,19 @@ def test_what_holds_no_json_is_refused_with_the_reason(text: str, reason: str) -
         read_answer(text, IntentAnswer)
 
 
+@pytest.mark.parametrize("blank", ["", "  ", "\n", "\u3000"])
+def test_blanks_are_no_phrase(blank: str) -> None:
+    with pytest.raises(AnswerError):
+        read_answer(json.dumps({"intents": ["a", blank]}), IntentAnswer)
+
+
 def test_a_number_longer_than_python_reads_is_refused() -> None:
     with pytest.raises(AnswerError, match="no JSON"):
         read_answer("1" * 5000, IntentAnswer)
 
 
-TITLES = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=30), min_size=1, max_size=6)
+TITLE = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
+TITLES = st.lists(TITLE, min_size=1, max_size=6)
 PROSE = st.text(st.characters(codec="utf-8", exclude_characters="{<`"), max_size=60).map(lambda text: text + "\n")
 WRAPPINGS = {
     "thought": "<think>{before}</think>\n{json}",
