@@ -31,6 +31,7 @@ LARGEST_BYTES = 150 << 20
 OPEN, SUBMITTING = "open", "submitting"
 MARK = "recbole_llm"  # name of our mark among a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
+SHOWN = 300  # characters of a server's words in a message
 PAUSE = 60.0  # seconds between two checks of a batch
 
 
@@ -166,7 +167,7 @@ class BatchClient:
         report = ImportReport()
         for file in state.files:
             report.add(self._take(file))
-        report.words = redact(report.words or state.words, self._key)
+        report.words = redact(report.words or state.words, self._key)[:SHOWN]
         if state.status != "completed":
             report.refused[f"batch {state.status}"] += 1
             self.incomplete = True
@@ -196,7 +197,7 @@ class BatchClient:
         try:
             return action()
         except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
-            reason = redact(one_line(error), self._key)[:300]
+            reason = redact(one_line(error), self._key)[:SHOWN]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "
                 "run the same command to go on."

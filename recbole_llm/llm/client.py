@@ -46,6 +46,7 @@ NO_CREDIT = (
 )
 FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # of the first question, before all stop
 FIRST_QUESTIONS = 2  # that may end without an answer before all stop
+SHOWN = 300  # characters of a server's words in a message
 POLL_SECONDS = 0.2  # between two checks for the answer to a question that another command asks
 
 
@@ -315,8 +316,11 @@ class Client:
         return self._wire
 
     def _redacted(self, words: object) -> str:
-        """Words of a server, without the key that it may repeat."""
-        return redact(str(words), self.endpoint.key())
+        """Words of a server in short, without the key or the password that it may repeat."""
+        text = str(words)
+        for secret in self.endpoint.secrets():
+            text = redact(text, secret)
+        return text[:SHOWN]
 
     def _pay(self, answer: ChatAnswer, spoilt: bool = False) -> None:
         """Count what a response cost."""
@@ -432,7 +436,8 @@ class Client:
         words, name = self._redacted(refusal), self.endpoint.name
         self._refused_in_a_row += 1
         if refusal.status in (401, 403):
-            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
+            named = "the name and the password in its address" if len(self.endpoint.secrets()) > 1 else ""
+            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else named or "a request without a key"
             raise UserError(f"--llm={name} refuses {key}: {words}")
         if refusal.status == 404 and "model" in words.casefold():
             raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {words}")

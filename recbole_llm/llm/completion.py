@@ -214,6 +214,8 @@ def _tokens_out(answer: int, room: int | None, counted: int, text: str, thought:
 
 # ---- errors -------------------------------------------------------------------------------------
 
+LONGEST_WORDS = 4000  # characters of an error that are kept
+
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ ){0,2}support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|not available|"
     r"extra.?(?:inputs|forbidden)|unavailable|does not (?:accept|take)|deprecated|only the default|no such|"
@@ -270,8 +272,9 @@ def words_in(value: Any) -> str:
 
 
 def _tidy(text: str) -> str:
+    """On one line; to be cut for a reader once no key is in it, of which a cut could leave most."""
     printable = "".join(sign if sign.isprintable() else " " for sign in text)
-    return " ".join(printable.split())[:300]
+    return " ".join(printable.split())[:LONGEST_WORDS]
 
 
 def _message_in(value: Any) -> str:

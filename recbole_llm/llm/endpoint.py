@@ -108,6 +108,15 @@ class Endpoint:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
+    def secrets(self) -> list[str]:
+        """What no message may show: the key, or the password in the address, plain and as it is sent.
+
+        Raises:
+            UserError: as :meth:`authorization`.
+        """
+        sent, password = self.authorization().partition(" ")[2], urlsplit(self.base_url).password
+        return [sent, *({password, unquote(password)} if password else ())]
+
     @property
     def address(self) -> str:
         """``base_url`` for messages, without a name and a password that it may hold."""

@@ -16,7 +16,7 @@ from recbole_llm.llm.client import Client
 from recbole_llm.llm.wire import LARGEST_RESPONSE
 from tests.llm.chat import KEY, asking, endpoint_at, met
 from tests.llm.fault_server import FAULTS, FaultServer, completion, whole
-from tests.stub_server import Reply, StubServer
+from tests.stub_server import Call, Reply, StubServer
 
 Outcome = tuple[str | None, Usage]
 
@@ -164,3 +164,25 @@ def test_the_key_travels_to_no_log_of_a_wire_fault(cache: ResponseCache, with_ke
     with StubServer(lambda call: Reply(how="close")) as server:
         usage = Client(endpoint_at(server.base_url, attempts=1, **with_key), cache).run([asking("hello")])
     assert KEY not in repr(usage)
+
+
+@pytest.mark.parametrize("before", range(255, 300, 7))
+def test_a_key_where_a_long_message_is_cut_is_blotted_out(
+    cache: ResponseCache, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    key = "AIzaSyD3xampleKEYexampleKEY0123456789"
+    monkeypatch.setenv("OTHER_KEY", key)
+    reply = Reply(status=401, body="x" * before + f" {key} is no key of ours")
+    with StubServer(lambda call: reply) as server, pytest.raises(UserError) as caught:
+        Client(endpoint_at(server.base_url, key_env="OTHER_KEY"), cache).run([asking("hello")])
+    assert key[:6] not in str(caught.value)
+
+
+def test_a_password_that_a_server_repeats_is_blotted_out(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(status=401, body=f"bad: {call.headers['authorization']}, me:s%40cret! or me:s@cret!")
+
+    with StubServer(reply) as server, pytest.raises(UserError) as caught:
+        Client(endpoint_at(address(server, "me:s%40cret!@")), cache).run([asking("hello")])
+    assert "refuses the name and the password in its address: bad: Basic ***" in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in ("s@cret", "s%40cret", "bWU6"))
