@@ -118,7 +118,11 @@ class Client:
         Raises:
             UserError: the endpoint refuses the key, the model or every request.
         """
-        _run_to_the_end(self._run(iter(scripts), done))
+        try:
+            _run_to_the_end(self._run(iter(scripts), done))
+        finally:
+            if self.usage.attempts:  # an earlier client may have found out what this one's questions went without
+                self.usage.parameters = dict(self.known.dialect.changes)
         return self.usage
 
     async def _run(self, scripts: Iterator[Script], done: Callable[[], None] | None) -> None:
@@ -283,7 +287,6 @@ class Client:
                     "it is left out" if instead == LEFT_OUT else f"{instead} is sent",
                     self._redacted(error_words(response)),
                 )
-            self.usage.parameters = dict(self.known.dialect.changes)
 
     def _read(self, response: Response, request: ChatRequest) -> ChatAnswer:
         """The answer in a response; one that cannot be read was paid for all the same.

@@ -58,9 +58,8 @@ def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: di
 
     def reply(call: Call) -> Reply:
         found = stub(call)
-        return (
-            replace(found, body=re.sub('"total_tokens": 110', cached, found.body)) if "content" in call.path else found
-        )
+        body = re.sub('"total_tokens": 110', cached, str(found.body))
+        return replace(found, body=body) if "content" in call.path else found
 
     with StubServer(reply) as server:
         client = client_at(server, cache, price_cached=0.1, **with_key)

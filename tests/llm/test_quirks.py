@@ -96,13 +96,22 @@ def test_a_parameter_that_a_refusal_names_is_left_out_or_renamed(
         second = Client(endpoint, cache, known=known).run(numbered(20, 30))
     assert (first.failed, second.failed, len(cache)) == (0, 0, 30)
     assert len(server.calls) == 31  # one question was refused, once
-    assert first.parameters == changes
+    assert first.parameters == second.parameters == changes
     assert first.errors == {f"HTTP {status}": 1}
     sent = server.calls[-1].body
     assert name not in sent
     assert {instead for instead in changes.values() if instead != "left out"} <= sent.keys()
     (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("recbole_llm")]
     assert said.startswith(f"--llm=stub does not take {name}; ")
+
+
+def test_answers_that_are_there_tell_of_no_parameters(cache: ResponseCache) -> None:
+    known = Acquaintance()
+    with StubServer(refusing("top_k", "unknown field `top_k`")) as server:
+        endpoint = endpoint_at(server.base_url, extra={"top_k": 1})
+        Client(endpoint, cache, known=known).run(numbered(0, 2))
+        usage = Client(endpoint, cache, known=known).run(numbered(0, 2))
+    assert (usage.cached, usage.parameters) == (2, {})
 
 
 def test_the_token_limit_is_renamed_either_way_and_left_out_at_last(cache: ResponseCache) -> None:
