@@ -61,9 +61,7 @@ def ask(
             return None
         if answer.finish_reason == "length":
             counts["truncated"] += 1
-        if answer.lost_in_thought or (
-            answer.finish_reason == "length" and not without_reasoning(answer.content).strip()
-        ):
+        if reasoned_only(answer):
             counts[REASONED] += 1
             _say_reasoned(prompt.id)
             break  # it would end there again
@@ -89,6 +87,11 @@ def ask(
             return result
     counts["invalid"] += 1
     return None
+
+
+def reasoned_only(answer: ChatAnswer) -> bool:
+    """Whether the token limit was reached before a word was said, by reasoning hidden or written out."""
+    return answer.finish_reason == "length" and not without_reasoning(answer.content).strip()
 
 
 def _unreadable(prompt: Prompt, error: Exception) -> AnswerError:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 from recbole_llm.errors import UserError
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.questions import REASONED, UNREADABLE
+from recbole_llm.features.questions import REASONED, UNREADABLE, reasoned_only
 from recbole_llm.llm.budget import Budget, Usage
 from recbole_llm.llm.cache import Lender, ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow, guess_tokens
@@ -214,7 +214,7 @@ class AnswerSource:
         """Put the answers about some keys into the cache, chains of different keys apart from each other."""
         endpoint = ledger.endpoint
         known = self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
-        client = Client(endpoint, ledger.cache, self.budget, known)
+        client = Client(endpoint, ledger.cache, self.budget, known, reasoned_only)
         bar = iter(ledger.progress(range(len(keys)), title))
         client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
         ledger.usage.add(client.usage)

@@ -83,6 +83,8 @@ class Client:
         cache: where answers are kept, and the claims of all commands that ask.
         budget: what the whole command may spend; no limit where there is none.
         known: what earlier clients of the command have learnt of the endpoint.
+        lost: whether an answer is nothing but reasoning that was cut off; where reasoning may be part of the text, its
+            reader knows.
     """
 
     def __init__(
@@ -91,9 +93,11 @@ class Client:
         cache: ResponseCache,
         budget: Budget | None = None,
         known: Acquaintance | None = None,
+        lost: Callable[[ChatAnswer], bool] = lambda answer: answer.lost_in_thought,
     ) -> None:
         self.endpoint, self.cache = endpoint, cache
         self.budget, self.known = budget or Budget(), known or Acquaintance()
+        self._lost = lost
         self.usage = Usage()
         self._random = random.Random(0)  # noqa: S311 - jitter, not a secret
         self._over: LimitReached | UserError | None = None
@@ -339,11 +343,11 @@ class Client:
         """Note the first answer, after which the other questions may be sent.
 
         Raises:
-            UserError: it ended in hidden reasoning, as all others would.
+            UserError: it ended in its reasoning, as all others would.
         """
-        if not self.known.answered and answer.lost_in_thought:
+        if not self.known.answered and self._lost(answer):
             raise UserError(
-                f"the first answer of {self.endpoint.model} ended in hidden reasoning, before its first word (after "
+                f"the first answer of {self.endpoint.model} ended in its reasoning, before its first word (after "
                 f"{answer.tokens_out} tokens): raise --llm_max_tokens, or lower --llm_reasoning_effort."
             )
         self.known.answered = True

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.errors import UserError
 from recbole_llm.features.answers import AnswerError
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.questions import ask
@@ -68,6 +69,15 @@ def test_live_answers_are_asked_for_and_kept(cache: ResponseCache) -> None:
     assert len(server.calls) == len(cache) == ledger.usage.requests == len(ledger.used) == 6
     assert ledger.counts == {"valid": 6}
     assert (ledger.usage.tokens_in, ledger.usage.tokens_out) == (server.tokens_in, server.tokens_out)
+
+
+@pytest.mark.parametrize("text", ["", "<think>let me see, perhaps {", "[THINK]hm"])
+def test_a_first_answer_that_is_cut_off_in_its_reasoning_stops_all(cache: ResponseCache, text: str) -> None:
+    with StubServer(lambda call: Reply(text=text, finish_reason="length")) as server:
+        ledger = ledger_at(server.base_url, cache)
+        with pytest.raises(UserError, match=r"ended in its reasoning.*raise --llm_max_tokens"):
+            results(AnswerSource(), ledger)
+        assert len(server.calls) == 1
 
 
 def test_cached_answers_give_the_same_without_an_endpoint(cache: ResponseCache) -> None:

@@ -348,7 +348,7 @@ def test_thoughts_alone_are_said_with_their_number(cache: ResponseCache) -> None
     with StubServer(lambda call: Reply(body=body)) as server:
         endpoint = endpoint_at(server.base_url, price_in=1.0, price_out=1.0)
         client = Client(endpoint, cache)
-        with pytest.raises(UserError, match=r"ended in hidden reasoning.*after 1024 tokens"):
+        with pytest.raises(UserError, match=r"ended in its reasoning.*after 1024 tokens"):
             client.run(numbered(0, 5))
     assert client.usage.price * 1e6 == pytest.approx(1124)
     assert client.usage.reasoning == 1024
@@ -366,6 +366,6 @@ def test_a_first_answer_that_ends_in_its_reasoning_stops_and_is_kept(cache: Resp
         "usage": {"prompt_tokens": 9, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 50}},
     }
     with StubServer(lambda call: Reply(body=body)) as server:
-        with pytest.raises(UserError, match=r"ended in hidden reasoning.*50 tokens.*raise --llm_max_tokens"):
+        with pytest.raises(UserError, match=r"ended in its reasoning.*50 tokens.*raise --llm_max_tokens"):
             Client(endpoint_at(server.base_url), cache).run(numbered(0, 50))
         assert (len(server.calls), len(cache)) == (1, 1)
