@@ -127,13 +127,16 @@ class CandidateTable:
         with a stride need not hold what nothing is asked about.
 
         Raises:
-            UserError: the table has nothing of a user, an item of it is unknown, or a row has another number of items.
+            UserError: the table has nothing of a user, an item of it is unknown, a position is no number, or a row has
+                another number of items.
         """
         table = self._read()
         frame = read_table(self._path, ["user_id", "position", "items"])
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
         lines: dict[str, dict[int, str]] = {}
         for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
+            if not position.isdecimal():
+                raise UserError(f"{self._path}: user {user} has the position {position!r}, which is no whole number.")
             lines.setdefault(user, {})[int(position)] = items
         found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
         for place, row in enumerate(rows.tolist()):

@@ -29,6 +29,7 @@ from recbole_llm.llm.exchange import ImportReport, export_answers, import_answer
 from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
+from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ def _trainings(builder: FeatureBuilder) -> str:
     placeholder, key = builder.stage_one, builder.settings.method.stage_one
     if not isinstance(placeholder, PopularityPlaceholder) or not placeholder.used or key is None:
         return ""
-    return f"before the first question: {placeholder.untrained} trainings of {builder.settings[key]} (stage I)."
+    trainings = counted(placeholder.untrained, "training")
+    return f"before the first question: {trainings} of {builder.settings[key]} (stage I)."
 
 
 def make(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[FeatureBuilder]:

@@ -9,6 +9,7 @@ from recbole_llm.llm.chat import ChatAnswer
 
 HIGHER = "run the same command with a higher limit to go on"
 AGAIN = "run the same command to go on"
+TOP_UP = "top up the account, then run the same command to go on"
 
 
 @dataclass

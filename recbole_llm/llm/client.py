@@ -17,7 +17,7 @@ from typing import Any
 from aiolimiter import AsyncLimiter
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.budget import HIGHER, Budget, LimitReached, Usage
+from recbole_llm.llm.budget import HIGHER, TOP_UP, Budget, LimitReached, Usage
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
 from recbole_llm.llm.completion import (
@@ -30,6 +30,7 @@ from recbole_llm.llm.completion import (
 )
 from recbole_llm.llm.endpoint import Endpoint, redact
 from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
+from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Client:
         self.usage = Usage()
         self._random = random.Random(0)  # noqa: S311 - jitter, not a secret
         self._over: LimitReached | UserError | None = None
-        self._unanswered = 0
+        self._kept = self._unanswered = 0
         self._resume_at = 0.0
         self._refused_in_a_row = 0
         self._faults_in_a_row = 0
@@ -124,6 +125,11 @@ class Client:
         """
         try:
             _run_to_the_end(self._run(iter(scripts), done))
+        except UserError as error:
+            if not self._kept:
+                raise
+            kept = f"{counted(self._kept, 'answer')} before that {'is' if self._kept == 1 else 'are'} kept"
+            raise UserError(f"{str(error).rstrip('.')}. {kept}.") from error
         finally:
             if self.usage.attempts:  # an earlier client may have found out what this one's questions went without
                 self.usage.parameters = dict(self.known.dialect.changes)
@@ -230,6 +236,7 @@ class Client:
         else:
             self.cache.put(request, answer)
             self._meet(answer)
+            self._kept += 1
         return answer
 
     async def _attempts(self, request: ChatRequest) -> ChatAnswer | None:
@@ -393,7 +400,7 @@ class Client:
         text = response.body[:4000].decode("utf-8", "replace").casefold()
         if response.status == 402 or any(word in text for word in NO_CREDIT):
             raise LimitReached(
-                f"--llm={self.endpoint.name} has no credit left: {self._redacted(error_words(response))}"
+                f"--llm={self.endpoint.name} has no credit left: {self._redacted(error_words(response))}", TOP_UP
             )
 
     def _stop_if_dead(self, throttled: bool) -> None:

@@ -338,8 +338,9 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, extra: what goes into a request is plain JSON ({error}).") from None
     _check_effort(found, "reasoning_effort" in given)
-    if found.paid and found.model != own.get("model") and not {"price_in", "price_out"} <= given.keys():
-        _say_whose_prices(found.model, path.name, str(own.get("model")))
+    priced = own.get("model")  # where the file names none, its prices are of whichever it is asked for
+    if found.paid and priced and priced != found.model and not {"price_in", "price_out"} <= given.keys():
+        _say_whose_prices(found.model, path.name, priced)
     if found.key_env == "OPENAI_API_KEY" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
         _say_not_followed(redact(named), found.base_url)
     return found
@@ -360,23 +361,33 @@ def _day(text: str) -> date:
         raise UserError(f"--llm_knowledge_cut={text}: give a day such as 2024-06-30.") from None
 
 
+_AROUND = " \t\r\n\ufeff\u200b\u00a0\"'`“”„‟‘’‚‛«»‹›"  # what a paste may bring along with an address
+_SCHEME = re.compile(r"^(?:https?(?::|/)/?/?|\w+://)", re.I)
+
+
 def _check_address(address: str, name: str) -> None:
     """Refuse an address that cannot be a base address, before anything is asked.
 
     Raises:
         UserError: it is none.
     """
-    whole = address if "://" in address else f"http://{address}"
-    shown = redact(whole).removeprefix("http://" if whole != address else "")
+    bare = address.strip(_AROUND)
+    rest = _SCHEME.sub("", bare)
+    safe = redact(f"http://{rest}").removeprefix("http://")  # a password is known by the :// before it
+    shown = address.replace(rest, safe)
+    mended = rest[:1] not in ("", "/", ":") and rest.isprintable() and " " not in rest
+    advice = f" Give --llm_base_url=http://{safe}, or https://..." if mended else ""
     try:
-        parts = urlsplit(whole)
-        usable = bool(parts.hostname) and parts.port != 0
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError as error:
         raise UserError(f"--llm={name}: the address {shown} is none ({error}).") from None
-    if whole != address or parts.scheme not in ("http", "https") or not usable:
+    if bare != address or not bare.isprintable() or " " in bare:
+        raise UserError(f"--llm={name}: the address {shown!r} has quotation marks or blanks.{advice}")
+    if not usable:
         raise UserError(
-            f"--llm={name}: the address {shown} does not begin with http:// or https:// and the name of a server. Give "
-            f"--llm_base_url=http://{redact(whole).partition('://')[2]}, or https://..."
+            f"--llm={name}: the address {shown} does not begin with http:// or https:// and the name of a server."
+            f"{advice}"
         )
     for end in ("/chat/completions", "/completions", "/responses"):
         if parts.path.rstrip("/").endswith(end):

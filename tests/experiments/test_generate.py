@@ -84,6 +84,7 @@ def test_a_dry_run_counts_the_trainings_before_the_first_question(few_users: Pat
         assert rows[1][1].estimated
         shutil.rmtree("saved")
         assert ": 4 trainings of SRGNN" in generate.render_plan(generate.plan([run], runner()))
+        assert ": 1 training of SRGNN" in generate.render_plan(generate.plan([paid(server)], runner()))
         assert not Path("saved").exists()
     assert server.calls == []
 

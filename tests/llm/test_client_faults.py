@@ -157,6 +157,17 @@ def test_a_refused_key_stops_the_run_and_names_the_variable(
     assert len(server.calls) <= 2
 
 
+@pytest.mark.parametrize(("count", "kept"), [(1, "1 answer before that is"), (3, "3 answers before that are")])
+def test_a_refusal_after_some_answers_says_how_many_are_kept(cache: ResponseCache, count: int, kept: str) -> None:
+    refused = Reply(status=401, body={"error": {"message": "The key has expired."}})
+    with (
+        StubServer(lambda call: refused if call.number >= count else Reply()) as server,
+        pytest.raises(UserError, match=rf"The key has expired\. {kept} kept\.$"),
+    ):
+        Client(endpoint_at(server.base_url, concurrency=1), cache).run(numbered(0, 50))
+    assert len(cache) == count
+
+
 def test_an_unknown_model_stops_the_run_and_is_named(cache: ResponseCache) -> None:
     unknown = Reply(status=404, body={"error": {"message": "The model `gpt-99` does not exist", "param": None}})
     with StubServer(lambda call: unknown) as server:

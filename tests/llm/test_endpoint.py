@@ -54,6 +54,11 @@ def test_another_model_at_the_prices_of_the_file_is_warned_of_once(caplog: pytes
     assert said.startswith("--llm_model=dear-1: prices and --max_cost count with those of gpt-5-mini (openai.yaml)")
 
 
+def test_a_file_that_names_no_model_has_no_prices_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    load_endpoint("azure", {"llm_model": "mine", "llm_base_url": "https://mine.openai.azure.com/openai/v1"})
+    assert caplog.messages == []
+
+
 def test_an_unknown_source_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=rf"--llm=opnai: .*Did you mean openai\?.*Known: {OFFLINE}, "):
         load_endpoint("opnai")

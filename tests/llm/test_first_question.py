@@ -106,6 +106,7 @@ def test_an_account_without_credit(cache: ResponseCache) -> None:
         usage = Client(endpoint_at(server.base_url, concurrency=16), cache).run(numbered(0, 1000))
         assert len(server.calls) == 1
     assert usage.stopped == "--llm=stub has no credit left: Insufficient Balance"
+    assert usage.remedy == "top up the account, then run the same command to go on"
 
 
 def test_a_pause_of_a_day(cache: ResponseCache) -> None:
@@ -154,6 +155,13 @@ def test_one_question_that_cannot_be_answered_does_not_stop_the_others(cache: Re
         ("localhost:8000/v1", "Give --llm_base_url=http://localhost:8000/v1"),
         ("api.example.com/v1", "Give --llm_base_url=http://api.example.com/v1"),
         ("ftp://host/v1", "does not begin with http:// or https://"),
+        ("http:/host/v1", "Give --llm_base_url=http://host/v1, or"),
+        ("https//host/v1", "Give --llm_base_url=http://host/v1, or"),
+        ("“http://host/v1”", "quotation marks or blanks. Give --llm_base_url=http://host/v1, or"),
+        ("http://host/v1”", "quotation marks or blanks. Give --llm_base_url=http://host/v1, or"),
+        (" http://host/v1", "quotation marks or blanks. Give --llm_base_url=http://host/v1, or"),
+        ("http://host/v1\n", "quotation marks or blanks. Give --llm_base_url=http://host/v1, or"),
+        ("http://my host/v1", "quotation marks or blanks."),
         ("http:///v1", "and the name of a server"),
         ("http://host:port/v1", "is none"),
         ("http://[::1/v1", "is none"),
@@ -169,7 +177,10 @@ def test_an_address_that_is_none_is_named_before_anything_is_asked(address: str,
 
 
 def test_a_password_in_such_an_address_is_not_repeated() -> None:
-    for address in ("me:secret@host/v1", "ftp://me:secret@host/v1", "http://me:secret@host/v1/chat/completions"):
+    for address in (
+        *("me:secret@host/v1", "ftp://me:secret@host/v1", "http://me:secret@host/v1/chat/completions"),
+        *("http:/me:secret@host/v1", "“http://me:secret@host/v1”"),
+    ):
         with pytest.raises(UserError) as caught:
             load_endpoint("vllm", {"llm_base_url": address})
         assert "secret" not in str(caught.value)

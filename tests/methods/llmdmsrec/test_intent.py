@@ -302,6 +302,9 @@ def test_candidates_of_a_table_are_asked_about_and_nothing_is_trained(
     words = ["--model=LLMDMsRec", "--dataset=tiny", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10"]
     assert cli("run", *words, "--candidate_table=mine.candidates", "--quiet") == 2
     assert f"is not of these data or settings: user {user}" in capsys.readouterr().err
+    Path("mine.candidates").write_text("\n".join([*lines, f"{user}\tx\t1"]) + "\n")
+    assert cli("run", *words, "--candidate_table=mine.candidates", "--quiet") == 2
+    assert f"mine.candidates: user {user} has the position 'x', which is no whole number" in capsys.readouterr().err
     assert cli("run", *words, "--candidate_table=none", "--quiet") == 2
     assert "--candidate_table=none: there is no such file" in capsys.readouterr().err
 
