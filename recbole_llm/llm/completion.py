@@ -223,10 +223,20 @@ _UNSUPPORTED = re.compile(
     re.I,
 )
 
+# Of Gemini, which calls an effort a budget or a level of thinking, and names no parameter.
+_EFFORT = re.compile(
+    r"only works in thinking mode|\bthinking (?:budget|level)\b.{0,60}\b(?:not supported|unsupported|invalid)", re.I
+)
+
 
 def unsupported_parameter(response: Response, body: Mapping[str, Any]) -> str:
     """The parameter of a body that a refusal names as unsupported; empty where it names none."""
-    if response.status not in (400, 422) or not _UNSUPPORTED.search(words := error_words(response)):
+    if response.status not in (400, 422):
+        return ""
+    words = error_words(response)
+    if "reasoning_effort" in body and _EFFORT.search(words):
+        return "reasoning_effort"
+    if not _UNSUPPORTED.search(words):
         return ""
     own = [name for name in body if name not in _NEEDED]
     try:

@@ -60,6 +60,16 @@ REFUSALS: dict[str, tuple[str, Any, dict[str, str]]] = {
         {"error": {"message": "`reasoning_effort` must be one of `none` or `default`"}},
         {"reasoning_effort": "left out"},
     ),
+    "Gemini, no thoughts": (
+        "reasoning_effort",
+        [{"error": {"code": 400, "message": "Budget 0 is invalid. This model only works in thinking mode."}}],
+        {"reasoning_effort": "left out"},
+    ),
+    "Gemini, level": (
+        "reasoning_effort",
+        [{"error": {"code": 400, "message": "Thinking level NONE is not supported for this model."}}],
+        {"reasoning_effort": "left out"},
+    ),
     "OpenAI, value": (
         "reasoning_effort",
         openai("reasoning_effort", "Invalid value: 'minimal'. Supported values are: 'low' and 'high'.", "invalid"),
@@ -146,6 +156,16 @@ def test_a_refusal_that_names_no_parameter_as_unsupported_stays_one(cache: Respo
         with pytest.raises(UserError, match=r"refuses every request: max_tokens is too large"):
             Client(endpoint_at(server.base_url), cache).run(numbered(0, 9))
         assert all("max_tokens" in call.body for call in server.calls)
+
+
+@pytest.mark.parametrize(
+    "words", ["Budget 0 is invalid.", "`max_tokens` must be greater than the thinking budget", "thinking of a budget"]
+)
+def test_not_every_budget_is_one_of_thinking(cache: ResponseCache, words: str) -> None:
+    with StubServer(lambda call: Reply(status=400, body={"error": {"message": words}})) as server:
+        with pytest.raises(UserError, match="refuses every request"):
+            Client(endpoint_at(server.base_url, reasoning_effort="none"), cache).run(numbered(0, 9))
+        assert all("reasoning_effort" in call.body for call in server.calls)
 
 
 @pytest.mark.parametrize("name", ["model", "messages", "something_else"])
