@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.questions import reasoned_only
 from recbole_llm.features.sources import AnswerSource, BatchCollector, DryRun, FeaturePlan, chosen_endpoint
 from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.client import HOPELESS_AFTER
+from recbole_llm.llm.chat import ChatRequest, Script
+from recbole_llm.llm.client import HOPELESS_AFTER, Client
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import ImportReport, export_answers, import_answers, write_batch_file
 from recbole_llm.settings.rules import features_read
@@ -228,6 +232,11 @@ def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | Non
     return len(asking.pending)
 
 
+def _alone(request: ChatRequest) -> Script:
+    """A script of one question."""
+    return (yield request)
+
+
 class _Batches:
     """The batches of the runs of one dataset, whose answers go into one cache."""
 
@@ -246,13 +255,26 @@ class _Batches:
         endpoint = builders[0].endpoint
         assert endpoint is not None
         cache = stack.enter_context(builders[0].responses())
-        client = BatchClient(endpoint, cache, self.asking.budget, self._pause)
+        dialect = self.asking.known(endpoint).dialect
+        client = BatchClient(endpoint, cache, self.asking.budget, self._pause, dialect=dialect)
         stack.callback(client.close)
         with one_process_at_a_time(builders[0].home, f"the batches of {builders[0].home.parent.name}"):
             # Of a run that was stopped, or of another command: what is paid for comes first.
             self._earlier = bool(client.open_batches())
-            self._stopped = "" if self._earlier else client.submit(self.asking.pending.values())
+            if not self._earlier:
+                self._stopped = self._meet(endpoint, cache) or client.submit(self.asking.pending.values())
         return client
+
+    def _meet(self, endpoint: Endpoint, cache: ResponseCache) -> str:
+        """Ask live until one question is answered: what is wrong for all shows now, and not in a day; why to stop.
+
+        Raises:
+            UserError: the endpoint refuses the key, the model or every request.
+        """
+        known = self.asking.known(endpoint)
+        first = takewhile(lambda _: not known.answered, map(_alone, self.asking.pending.values()))
+        client = Client(replace(endpoint, concurrency=1), cache, self.asking.budget, known, reasoned_only)
+        return client.run(first).stopped
 
     def fetch(self, client: BatchClient) -> None:
         """Wait for what was submitted and take it in; a request that fails again and again is given up.

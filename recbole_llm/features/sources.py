@@ -178,6 +178,10 @@ class AnswerSource:
             return False
         return endpoint.has_key or not self.asks
 
+    def known(self, endpoint: Endpoint) -> Acquaintance:
+        """What the command has learnt of an endpoint."""
+        return self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
+
     def begin(self, feature: str) -> None:
         """Called before a feature is made."""
 
@@ -213,8 +217,7 @@ class AnswerSource:
     def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
         """Put the answers about some keys into the cache, chains of different keys apart from each other."""
         endpoint = ledger.endpoint
-        known = self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
-        client = Client(endpoint, ledger.cache, self.budget, known, reasoned_only)
+        client = Client(endpoint, ledger.cache, self.budget, self.known(endpoint), reasoned_only)
         bar = iter(ledger.progress(range(len(keys)), title))
         client.run((script(key, Counter()) for key in keys), done=lambda: next(bar, None))
         ledger.usage.add(client.usage)
@@ -241,6 +244,7 @@ class BatchCollector(AnswerSource):
         Raises:
             AnswersPending: some are not there; their questions are in ``pending``.
         """
+        ledger.usage.parameters |= self.known(ledger.endpoint).dialect.changes
         answers, waiting = _BatchAnswers(self, ledger.endpoint, ledger.cache), False
         for key in ledger.progress(keys, title):
             try:

@@ -19,7 +19,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatRequest
-from recbole_llm.llm.completion import words_in
+from recbole_llm.llm.completion import Dialect, words_in
 from recbole_llm.llm.endpoint import Endpoint, redact
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
 from recbole_llm.utils.text import one_line
@@ -59,6 +59,7 @@ class BatchClient:
         budget: of the command.
         pause: seconds between two checks.
         sleep: for tests.
+        dialect: what the endpoint turned out not to take.
 
     Attributes:
         incomplete: a batch that was fetched had ended before all of its requests were tried.
@@ -71,6 +72,7 @@ class BatchClient:
         budget: Budget,
         pause: float = PAUSE,
         sleep: Callable[[float], None] = time.sleep,
+        dialect: Dialect | None = None,
     ) -> None:
         import openai
 
@@ -78,7 +80,7 @@ class BatchClient:
             raise UserError(f"--llm={endpoint.name} has no Batch API (batch_price in properties/llm/).")
         self.endpoint, self.cache, self.budget = endpoint, cache, budget
         self.incomplete = False
-        self._pause, self._sleep = pause, sleep
+        self._pause, self._sleep, self._dialect = pause, sleep, dialect
         self._likely = 0.0  # set aside of the budget for what is under way
         self._key = endpoint.key()
         self._api = openai.OpenAI(api_key=self._key, base_url=endpoint.base_url, max_retries=5, timeout=600.0)
@@ -112,7 +114,7 @@ class BatchClient:
 
     def _submit(self, part: list[ChatRequest], price: float) -> None:
         self.cache.put_pending(part)
-        content = "".join(batch_lines(self.endpoint, part)).encode()
+        content = "".join(batch_lines(self.endpoint, part, self._dialect)).encode()
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
         file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch").id)

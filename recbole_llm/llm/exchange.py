@@ -22,7 +22,7 @@ from typing import IO, Any, cast
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
-from recbole_llm.llm.completion import chat_body, read_completion, spoilt_answer, words_in
+from recbole_llm.llm.completion import Dialect, read_completion, spoilt_answer, words_in
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.unpacking import XzFile
 from recbole_llm.utils.files import whole_file
@@ -249,9 +249,10 @@ def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collecti
     cache.put_pending(pending)
 
 
-def batch_lines(endpoint: Endpoint, pending: Iterable[ChatRequest]) -> Iterator[str]:
-    """A JSON line for each request."""
+def batch_lines(endpoint: Endpoint, pending: Iterable[ChatRequest], dialect: Dialect | None = None) -> Iterator[str]:
+    """A JSON line for each request, as the endpoint takes it."""
+    dialect = dialect or Dialect()
     for request in pending:
-        body = chat_body(endpoint, request)
+        body = dialect.body(endpoint, request)
         line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
         yield json.dumps(line, ensure_ascii=False) + "\n"

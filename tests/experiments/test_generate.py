@@ -21,7 +21,7 @@ from recbole_llm.llm.endpoint import Endpoint, load_endpoint
 from tests.features.asking import SEMANTICS, asking_run, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
-from tests.stub_server import StubServer, intents_from_candidates
+from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
 
 KEY = "sk-test-0123456789abcdef"
 
@@ -304,6 +304,35 @@ def test_a_batch_that_brings_nothing_stops_the_run(few_users: Path) -> None:
     assert len(stub.batches) == 1
 
 
+def test_what_is_wrong_for_all_is_said_before_a_batch_is_made(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+
+    def reply(call: Call) -> Reply:
+        refused = Reply(status=401, body={"error": {"message": "No such key"}})
+        return refused if call.path.endswith("/chat/completions") else stub(call)
+
+    with StubServer(reply) as server:
+        with pytest.raises(UserError, match="refuses the key in OPENAI_API_KEY: No such key"):
+            generate.run_batches([paid(server)], runner(), pause=0.0)
+        assert len(server.calls) == 1
+
+
+def test_what_an_endpoint_does_not_take_is_left_out_of_its_batches(few_users: Path) -> None:
+    stub = BatchStub(three_candidates)
+
+    def reply(call: Call) -> Reply:
+        live = call.path.endswith("/chat/completions")
+        words = {"error": {"message": "Unknown parameter: temperature"}}
+        return Reply(status=400, body=words) if live and "temperature" in call.body else stub(call)
+
+    with StubServer(reply) as server:
+        generate.run_batches([paid(server, llm_temperature=0.5)], runner(), pause=0.0)
+    assert len(stub.live) == 1
+    assert all("temperature" not in line["body"] for lines in stub.files.values() for line in lines)
+    assert intent_entry()["usage"]["parameters"] == {"temperature": "left out"}
+    assert intent_entry()["coverage"] == 1.0
+
+
 def intent_entry(dataset: str = "tiny") -> dict[str, Any]:
     """What the manifest says of a dataset's intents."""
     (folder,) = Path("dataset", dataset, "semantics").glob("loo-openai-*")
@@ -319,7 +348,9 @@ def test_each_dataset_has_batches_and_answers_of_its_own(few_users: Path) -> Non
         shops = generate.run_batches(runs, runner(), pause=0.0)
     assert [builder.settings["dataset"] for builder in shops] == ["tiny", "other"]
     keys = [set(read_table(builder.folder.file("intent.asked"))["request_key"]) for builder in shops]
-    assert [{line["custom_id"] for line in lines} for lines in stub.files.values()] == keys
+    sent = [{line["custom_id"] for line in lines} for lines in stub.files.values()]
+    assert all(own > batch for own, batch in zip(keys, sent, strict=True))
+    assert [len(own - batch) for own, batch in zip(keys, sent, strict=True)] == [1, 1]  # asked before the batch
     for name, own in zip(("tiny", "other"), keys, strict=True):
         with ResponseCache(Path("dataset", name, "semantics", "responses.sqlite")) as cache:
             assert {row["key"] for row in cache.rows()} == own
@@ -336,7 +367,11 @@ def test_folders_with_the_same_questions_wait_for_the_same_answers(few_users: Pa
 
 def test_a_batch_without_a_usable_line_is_over(few_users: Path) -> None:
     stub = BatchStub(lambda body: None)
-    with StubServer(stub) as server:
+
+    def reply(call: Call) -> Reply:
+        return Reply(text=three_candidates(call.body)) if call.path.endswith("/chat/completions") else stub(call)
+
+    with StubServer(reply) as server:
         for count in (1, 2):  # it is not waited for again
             with pytest.raises(UserError, match=r"brought no answer.*refused \(the request failed\)"):
                 generate.run_batches([paid(server)], runner(), pause=0.0)

@@ -30,6 +30,7 @@ class BatchStub:
         self.files: dict[str, list[dict[str, Any]]] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.submitted: list[str] = []
+        self.live: list[dict[str, Any]] = []
 
     def __call__(self, call: Call) -> Reply:
         """Answer by path."""
@@ -44,6 +45,10 @@ class BatchStub:
             return self._look(found[1])
         if found := re.fullmatch(r"/v1/files/([\w-]+)/content", call.path):
             return Reply(body=self._lines(*found[1].split("-", 1)))
+        if call.path == "/v1/chat/completions":
+            self.live.append(call.body)
+            text = self.answer(call.body)
+            return Reply(status=400) if text is None else Reply(text=text)
         return Reply(status=500)
 
     def _file(self, call: Call) -> Reply:
