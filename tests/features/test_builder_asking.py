@@ -287,7 +287,7 @@ def test_answers_of_which_none_can_be_used_make_no_row(few_users: Path, reply: R
 
 def test_answers_that_end_in_reasoning_say_what_to_raise(few_users: Path) -> None:
     body = {"choices": [{"message": {"content": "<think>hm"}, "finish_reason": "length"}]}
-    with StubServer(lambda call: Reply(body=body)) as server:
+    with StubServer(lambda call: Reply(body=body) if call.number else Reply(text="no idea")) as server:
         with pytest.raises(UserError, match=r"reasoned \d+, .*Raise --llm_max_tokens"):
             ask(server)
         assert set(server.times_asked().values()) == {1}
@@ -333,25 +333,32 @@ def test_what_an_endpoint_does_not_take_stands_in_the_manifest(few_users: Path) 
 
 
 @pytest.mark.parametrize(
-    ("reply", "words"),
+    ("reply", "words", "remedy"),
     [
         (
             Reply(status=402, body={"error": {"message": "Insufficient Balance"}}),
             "no credit left: Insufficient Balance",
+            "top up the account, then run the same command to go on",
         ),
-        (Reply(status=429, headers={"Retry-After": "86400"}), "asks for a pause of 86400 seconds"),
+        (
+            Reply(status=429, headers={"Retry-After": "86400"}),
+            "asks for a pause of 86400 seconds",
+            "run the same command to go on",
+        ),
     ],
     ids=["no credit", "a pause of a day"],
 )
-def test_a_stop_speaks_of_answers_and_limits_where_there_are_any(few_users: Path, reply: Reply, words: str) -> None:
+def test_a_stop_speaks_of_answers_and_limits_where_there_are_any(
+    few_users: Path, reply: Reply, words: str, remedy: str
+) -> None:
     with StubServer(lambda call: reply) as server:
         with pytest.raises(UserError) as caught:
             ask(server, llm_concurrency=1)
-        assert str(caught.value).endswith(f"{words}. Run the same command to go on.")
+        assert str(caught.value).endswith(f"{words}. {remedy.capitalize()}.")
         server.reply = lambda call: intents_from_candidates(call) if call.number < 10 else reply
         with pytest.raises(UserError) as caught:
             ask(server, llm_concurrency=1)
-        assert str(caught.value).endswith(f"{words}. The 9 answers so far are kept; run the same command to go on.")
+        assert str(caught.value).endswith(f"{words}. The 9 answers so far are kept; {remedy}.")
         server.reply = intents_from_candidates
         with pytest.raises(UserError) as caught:
             ask(server, max_requests=5)
