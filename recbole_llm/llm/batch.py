@@ -31,7 +31,6 @@ LARGEST_BYTES = 150 << 20
 OPEN, SUBMITTING = "open", "submitting"
 MARK = "recbole_llm"  # name of our mark among a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
-SHOWN = 300  # characters of a server's words in a message
 PAUSE = 60.0  # seconds between two checks of a batch
 
 
@@ -82,8 +81,7 @@ class BatchClient:
         self.incomplete = False
         self._pause, self._sleep, self._dialect = pause, sleep, dialect
         self._likely = 0.0  # set aside of the budget for what is under way
-        self._key = endpoint.key()
-        self._api = openai.OpenAI(api_key=self._key, base_url=endpoint.base_url, max_retries=5, timeout=600.0)
+        self._api = openai.OpenAI(api_key=endpoint.key(), base_url=endpoint.base_url, max_retries=5, timeout=600.0)
 
     def close(self) -> None:
         """Close the connections."""
@@ -169,7 +167,7 @@ class BatchClient:
         report = ImportReport()
         for file in state.files:
             report.add(self._take(file))
-        report.words = redact(report.words or state.words, self._key)[:SHOWN]
+        report.words = report.words or state.words
         if state.status != "completed":
             report.refused[f"batch {state.status}"] += 1
             self.incomplete = True
@@ -188,7 +186,8 @@ class BatchClient:
         found = self._api.batches.retrieve(batch)
         files = [file for file in (found.output_file_id, found.error_file_id) if file]
         faults = found.errors.data if found.errors is not None else None
-        return _State(str(found.status), files, words_in([{"message": fault.message} for fault in faults or ()]))
+        words = words_in([{"message": fault.message} for fault in faults or ()], self.endpoint.secrets)
+        return _State(str(found.status), files, words)
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """One call of the API; its errors as the user's.
@@ -199,7 +198,7 @@ class BatchClient:
         try:
             return action()
         except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
-            reason = redact(one_line(error), self._key)[:SHOWN]
+            reason = redact(one_line(error), *self.endpoint.secrets)[:300]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "
                 "run the same command to go on."

@@ -8,11 +8,12 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiolimiter import AsyncLimiter
 
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 RETRIED = {408, 409, 425, 429}
 THROTTLED = "HTTP 429"
 LONGEST_PAUSE = 60.0
+LONGEST_WORDS = 600  # characters of what a fault says
 LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is left alone
 HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
 THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
@@ -47,17 +49,16 @@ NO_CREDIT = (
 )
 FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # of the first question, before all stop
 FIRST_QUESTIONS = 2  # that may end without an answer before all stop
-SHOWN = 300  # characters of a server's words in a message
 POLL_SECONDS = 0.2  # between two checks for the answer to a question that another command asks
 
 
 class _Refusal(Exception):  # noqa: N818 - the server's, not ours
     """A response that no retry mends."""
 
-    def __init__(self, response: Response) -> None:
-        super().__init__(error_words(response))
+    def __init__(self, response: Response, secrets: Collection[str]) -> None:
+        super().__init__(error_words(response, secrets))
         self.status = response.status
-        self.location = redact(response.headers.get("location", ""))[:200]
+        self.location = redact(response.headers.get("location", ""), *secrets)[:200]
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Client:
     ) -> None:
         self.endpoint, self.cache = endpoint, cache
         self.budget, self.known = budget or Budget(), known or Acquaintance()
-        self._lost = lost
+        self._lost, self._secrets = lost, endpoint.secrets
         self.usage = Usage()
         self._random = random.Random(0)  # noqa: S311 - jitter, not a secret
         self._over: LimitReached | UserError | None = None
@@ -284,11 +285,11 @@ class Client:
                 return self._read(response, request)
             self._stop_without_credit(response)
             if response.status in RETRIED or response.status >= 500 or response.status < 300:
-                raise WireFault(f"HTTP {response.status}", error_words(response), response.headers)
+                raise WireFault(f"HTTP {response.status}", self._words(response), response.headers)
             name = unsupported_parameter(response, body)
             if not name:
-                raise _Refusal(response)
-            self._count_error(f"HTTP {response.status}", error_words(response))
+                raise _Refusal(response, self._secrets)
+            self._count_error(f"HTTP {response.status}", self._words(response))
             if body == self.known.dialect.body(self.endpoint, request):  # no other request has found it out meanwhile
                 instead = self.known.dialect.change(name, body)
                 logger.warning(
@@ -296,7 +297,7 @@ class Client:
                     self.endpoint.name,
                     name,
                     "it is left out" if instead == LEFT_OUT else f"{instead} is sent",
-                    self._redacted(error_words(response)),
+                    self._words(response),
                 )
 
     def _read(self, response: Response, request: ChatRequest) -> ChatAnswer:
@@ -308,13 +309,13 @@ class Client:
         try:
             body = response.json()
         except ValueError as error:
-            raise WireFault(MALFORMED, f"no JSON: {error_words(response)}") from error
+            raise WireFault(MALFORMED, f"no JSON: {self._words(response)}") from error
         try:
             answer = read_completion(body, request)
         except ValueError as error:
             if (spoilt := spoilt_answer(body, request)) is not None:
                 self._pay(spoilt, spoilt=True)
-            raise WireFault(MALFORMED, f"{error}: {error_words(response)}") from error
+            raise WireFault(MALFORMED, f"{error}: {self._words(response)}") from error
         self._pay(answer)
         return answer
 
@@ -329,12 +330,13 @@ class Client:
             self._wire = Wire(self.endpoint.url, headers, self.endpoint.timeout)
         return self._wire
 
+    def _words(self, response: Response) -> str:
+        """What a response says, without the key that it may repeat."""
+        return error_words(response, self._secrets)
+
     def _redacted(self, words: object) -> str:
-        """Words of a server in short, without the key or the password that it may repeat."""
-        text = str(words)
-        for secret in self.endpoint.secrets():
-            text = redact(text, secret)
-        return text[:SHOWN]
+        """Words of a fault, without the key that a server may repeat; cut where they are long."""
+        return redact(str(words), *self._secrets)[:LONGEST_WORDS]
 
     def _pay(self, answer: ChatAnswer, spoilt: bool = False) -> None:
         """Count what a response cost."""
@@ -399,9 +401,7 @@ class Client:
         """
         text = response.body[:4000].decode("utf-8", "replace").casefold()
         if response.status == 402 or any(word in text for word in NO_CREDIT):
-            raise LimitReached(
-                f"--llm={self.endpoint.name} has no credit left: {self._redacted(error_words(response))}", TOP_UP
-            )
+            raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {self._words(response)}", TOP_UP)
 
     def _stop_if_dead(self, throttled: bool) -> None:
         """Stop all where nothing but faults has come for long: the server is gone.
@@ -450,8 +450,8 @@ class Client:
         words, name = self._redacted(refusal), self.endpoint.name
         self._refused_in_a_row += 1
         if refusal.status in (401, 403):
-            named = "the name and the password in its address" if len(self.endpoint.secrets()) > 1 else ""
-            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else named or "a request without a key"
+            key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
+            key = "the name and the password in its address" if urlsplit(self.endpoint.base_url).username else key
             raise UserError(f"--llm={name} refuses {key}: {words}")
         if refusal.status == 404 and "model" in words.casefold():
             raise UserError(f"{self.endpoint.address} knows no model {self.endpoint.model!r}: {words}")

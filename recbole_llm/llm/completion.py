@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, TypedDict
 
 from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
-from recbole_llm.llm.endpoint import Endpoint
+from recbole_llm.llm.endpoint import Endpoint, blotted, redact
 from recbole_llm.llm.wire import Response
 
 # ---- requests -----------------------------------------------------------------------------------
@@ -214,8 +214,6 @@ def _tokens_out(answer: int, room: int | None, counted: int, text: str, thought:
 
 # ---- errors -------------------------------------------------------------------------------------
 
-LONGEST_WORDS = 4000  # characters of an error that are kept
-
 _UNSUPPORTED = re.compile(
     r"unsupported|not (?:\w+ ){0,2}support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|not available|"
     r"extra.?(?:inputs|forbidden)|unavailable|does not (?:accept|take)|deprecated|only the default|no such|"
@@ -267,24 +265,34 @@ def _parameters_in(value: Any) -> list[str]:
     return found + [name for key in ("error", "detail") for name in _parameters_in(value.get(key))]
 
 
-def error_words(response: Response) -> str:
-    """What a response that is no answer says, in one line: the message of its JSON, or the beginning of its text."""
+_LOOKED_AT = 4000  # characters of a text without secrets; what looks like one is sought in no more
+
+
+def error_words(response: Response, secrets: Collection[str] = ()) -> str:
+    """What a response that is no answer says, in one line: the message of its JSON, or the beginning of its text.
+
+    Args:
+        response: that is no answer.
+        secrets: that it may repeat, and this does not.
+    """
     try:
         found = _message_in(response.json())
     except (ValueError, RecursionError):
-        found = re.sub(r"<[^>]{0,200}>", " ", response.body[:4000].decode("utf-8", "replace"))
-    return _tidy(found) or f"HTTP {response.status} without a word"
+        page = blotted(response.body.decode("utf-8", "replace"), secrets)
+        found = re.sub(r"<[^>]{0,200}>", " ", page[:_LOOKED_AT])
+    return _tidy(found, secrets) or f"HTTP {response.status} without a word"
 
 
-def words_in(value: Any) -> str:
-    """What the JSON of an error says, in one line."""
-    return _tidy(_message_in(value))
+def words_in(value: Any, secrets: Collection[str] = ()) -> str:
+    """What the JSON of an error says, in one line and without some secrets."""
+    return _tidy(_message_in(value), secrets)
 
 
-def _tidy(text: str) -> str:
-    """On one line; to be cut for a reader once no key is in it, of which a cut could leave most."""
-    printable = "".join(sign if sign.isprintable() else " " for sign in text)
-    return " ".join(printable.split())[:LONGEST_WORDS]
+def _tidy(text: str, secrets: Collection[str]) -> str:
+    """A text in one line that is cut where it is long, after its secrets are gone: a cut one is not known again."""
+    known = redact(blotted(text, secrets)[:_LOOKED_AT])
+    printable = "".join(sign if sign.isprintable() else " " for sign in known)
+    return " ".join(printable.split())[:300]
 
 
 def _message_in(value: Any) -> str:
@@ -292,10 +300,10 @@ def _message_in(value: Any) -> str:
     if isinstance(value, list):  # Gemini: a list of one; FastAPI: a list of fields
         return "; ".join(filter(None, (_message_in(each) for each in value[:5])))
     if not isinstance(value, Mapping):
-        return str(value)[:300]
+        return str(value)
     place = value.get("loc")
     before = f"{'.'.join(map(str, place))}: " if isinstance(place, list) else ""
     for name in ("error", "detail", "message", "msg"):
         if value.get(name):
             return before + _message_in(value[name])
-    return json.dumps(value, ensure_ascii=False)[:300]
+    return json.dumps(value, ensure_ascii=False)

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
@@ -105,17 +105,22 @@ class Endpoint:
                 f"--llm={self.name}: the address holds a name and a password, and the key in {self.key_env} is sent in "
                 f"their place. Leave them out of --llm_base_url, or use a source without a key, such as --llm=vllm."
             )
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        return "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")
+        return f"Basic {self._pair}"
 
-    def secrets(self) -> list[str]:
-        """What no message may show: the key, or the password in the address, plain and as it is sent.
+    @property
+    def _pair(self) -> str:
+        """Name and password in the address, as they are sent."""
+        parts = urlsplit(self.base_url)
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        return base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
-        Raises:
-            UserError: as :meth:`authorization`.
-        """
-        sent, password = self.authorization().partition(" ")[2], urlsplit(self.base_url).password
-        return [sent, *({password, unquote(password)} if password else ())]
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What a server may repeat and no message does: the key, or the password in the address in all its forms."""
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
+        password = urlsplit(self.base_url).password
+        own = (password, unquote(password), self._pair) if password else ()
+        return tuple(filter(None, (key, *own)))
 
     @property
     def address(self) -> str:
@@ -221,10 +226,19 @@ class Endpoint:
         return key
 
 
-def redact(text: str, key: str = "") -> str:
-    """Text without anything that looks like a key, and without names, passwords and queries in addresses."""
-    if len(key) > 5:
-        text = text.replace(key, "***")
+def blotted(text: str, secrets: Iterable[str]) -> str:
+    """Text without some secrets; a short one goes where it is a word of its own."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) > 5:
+            text = text.replace(secret, "***")
+        elif secret:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Text without some secrets, what looks like a key, and names, passwords and queries in addresses."""
+    text = blotted(text, secrets)
     text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
     text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key there
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)

@@ -195,7 +195,8 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: End
         raise Refused("not JSON") from None
     if not isinstance(value, dict):
         raise Refused("not an answer")
-    request, answer = _from_batch(cache, value) if "custom_id" in value else parse_exported(value)
+    secrets = endpoint.secrets if endpoint else ()
+    request, answer = _from_batch(cache, value, secrets) if "custom_id" in value else parse_exported(value)
     if cache.get(request.key) is not None:
         report.known += 1
         return
@@ -222,14 +223,16 @@ def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
     return request, answer
 
 
-def _from_batch(cache: ResponseCache, value: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
+def _from_batch(
+    cache: ResponseCache, value: dict[str, Any], secrets: Collection[str]
+) -> tuple[ChatRequest, ChatAnswer]:
     key, response = value["custom_id"], value.get("response")
     request = cache.pending(key) if isinstance(key, str) else None
     if request is None:
         raise Refused("not asked for from here")
     if not isinstance(response, dict) or response.get("status_code") != 200:
         said = value.get("error") or (response.get("body") if isinstance(response, dict) else None)
-        raise Refused("the request failed", words_in(said) if said else "")
+        raise Refused("the request failed", words_in(said, secrets) if said else "")
     try:
         answer = read_completion(response.get("body"), request)
     except ValueError:

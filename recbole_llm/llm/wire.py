@@ -159,4 +159,4 @@ def _words(error: BaseException) -> str:
     if isinstance(inner, ssl.SSLError):
         return f"no TLS ({inner.reason or inner})"
     text = " ".join(str(getattr(inner, "strerror", None) or error).split())
-    return text[:200] or type(error).__name__
+    return text or type(error).__name__

@@ -14,7 +14,7 @@ from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
 from tests.llm.batch_stub import BatchStub
-from tests.llm.chat import asked, endpoint_at
+from tests.llm.chat import KEY, asked, endpoint_at
 from tests.stub_server import Call, Reply, StubServer
 
 PENDING = [asked("one"), asked("two")]
@@ -81,6 +81,20 @@ def test_what_a_server_says_of_a_request_that_failed_is_repeated(
     assert str(report) == (
         "1 answers taken in, 0 known before, 1 refused (the request failed); the first failure says: stub says 400"
     )
+
+
+def test_a_key_that_the_lines_of_a_batch_repeat_is_not_shown(cache: ResponseCache, with_key: dict[str, Any]) -> None:
+    stub = BatchStub(lambda body: None)
+
+    def reply(call: Call) -> Reply:
+        found = stub(call)
+        words = "y" * 290 + f" {KEY}"
+        return replace(found, body=str(found.body).replace("stub says 400", words)) if "content" in call.path else found
+
+    with StubServer(reply) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        assert client.fetch().words == "y" * 290 + " ***"
 
 
 def test_what_a_server_says_of_a_batch_that_it_did_not_take_is_repeated(

@@ -216,6 +216,34 @@ def test_the_key_is_in_no_log_error_or_cache(
     assert all(KEY.encode() not in file.read_bytes() for file in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("before", [258, 270, 290, 3980])
+@pytest.mark.parametrize("page", [False, True])
+def test_a_key_where_the_words_are_cut_is_not_shown_in_part(
+    cache: ResponseCache, monkeypatch: pytest.MonkeyPatch, before: int, page: bool
+) -> None:
+    key = "AIzaSyD3xampleKEYexampleKEYexampleKEY012"  # nothing but its being ours tells it from a word
+    monkeypatch.setenv("STUB_KEY", key)
+    words = ("<p>" * (before // 3) if page else "y" * before) + f" key {key} is not valid"
+    reply = Reply(status=401, body=words if page else {"error": {"message": words}})
+    with StubServer(lambda call: reply) as server, pytest.raises(UserError, match="refuses the key") as caught:
+        Client(endpoint_at(server.base_url, key_env="STUB_KEY"), cache).run([asking("hello")])
+    assert "AIza" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_password_in_the_address_is_in_no_message(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        said = f"{call.headers['authorization']} (me, s@cret-word) of http://me:s%40cret-word@host"
+        return Reply(status=401, body={"error": {"message": said}})
+
+    with StubServer(reply) as server:
+        address = server.base_url.replace("://", "://me:s%40cret-word@")
+        with pytest.raises(UserError, match="--llm=stub refuses the name and the password in its address: ") as caught:
+            Client(endpoint_at(address), cache).run([asking("hello")])
+    assert "cret-word" not in str(caught.value)
+    assert "bWU6" not in str(caught.value)  # base64 of the name
+
+
 @pytest.mark.parametrize(
     "reply",
     [

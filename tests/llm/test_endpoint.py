@@ -246,6 +246,10 @@ def test_what_looks_like_a_key_is_blotted_out(text: str) -> None:
     assert "abcdef0123456789" not in redact(text, "abcdef0123456789")
 
 
+def test_a_short_secret_is_blotted_out_where_it_is_a_word() -> None:
+    assert redact("password pw, not pwd", "pw") == "password ***, not pwd"
+
+
 def test_a_password_in_an_address_is_blotted_out() -> None:
     assert redact("--storage=postgresql://me:sec@ret@host/x --quiet") == "--storage=postgresql://***@host/x --quiet"
     assert Endpoint("e", "https://me:secret@host:8000/v1", "m").address == "https://***@host:8000/v1"
