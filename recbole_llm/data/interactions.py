@@ -225,7 +225,7 @@ def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
     """Whole-numbered times as int64: float32, which RecBole uses, merges seconds above 2**24.
 
     Raises:
-        UserError: a row has no time.
+        UserError: a row has no time, or one that is not finite.
     """
     if count := int((~np.isfinite(time)).sum()):
         raise UserError(

@@ -98,6 +98,23 @@ class CandidateModel:
         return found
 
 
+def read_candidates(path: Path) -> dict[str, dict[int, str]]:
+    """The items of a ``.candidates`` table, as it has them, by user and position.
+
+    Raises:
+        UserError: it is none, a position is no whole number, or a user's position is given twice.
+    """
+    frame = read_table(path, ["user_id", "position", "items"])
+    lines: dict[str, dict[int, str]] = {}
+    for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
+        if not position.isdecimal():
+            raise UserError(f"{path}: user {user} has the position {position!r}, which is no whole number.")
+        if int(position) in lines.setdefault(user, {}):
+            raise UserError(f"{path}: user {user} has the position {position} twice.")
+        lines[user][int(position)] = items
+    return lines
+
+
 class CandidateTable:
     """Candidates made elsewhere, so that answers about them travel: a model trained again ranks in other last bits.
 
@@ -127,17 +144,11 @@ class CandidateTable:
         with a stride need not hold what nothing is asked about.
 
         Raises:
-            UserError: the table has nothing of a user, an item of it is unknown, a position is no number, or a row has
-                another number of items.
+            UserError: as :func:`read_candidates`; the table has nothing of a user, an item of it is unknown, or a row
+                has another number of items.
         """
-        table = self._read()
-        frame = read_table(self._path, ["user_id", "position", "items"])
+        table, lines = self._read(), read_candidates(self._path)
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
-        lines: dict[str, dict[int, str]] = {}
-        for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
-            if not position.isdecimal():
-                raise UserError(f"{self._path}: user {user} has the position {position!r}, which is no whole number.")
-            lines.setdefault(user, {})[int(position)] = items
         found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
         for place, row in enumerate(rows.tolist()):
             user, position = str(table.user_tokens[table.user[row]]), row - int(table.offsets[table.user[row]])

@@ -11,11 +11,9 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from recbole_llm.data.atomic import read_table
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.candidate_model import read_candidates
 from recbole_llm.experiments.generate import feature_builders
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -87,23 +85,15 @@ def bring(tables: Iterable[bytes], location: DatasetLocation) -> list[Path]:
     """
     paths = []
     for data in tables:
-        path = location.home / "semantics" / table_name(location.name, data)
+        path = location.semantics / table_name(location.name, data)
         with tempfile.TemporaryDirectory(prefix="recbole-llm-table-") as scratch:
             look = Path(scratch) / path.name
             look.write_bytes(data)
-            _check(look)
+            read_candidates(look)
         with whole_file(path) as stream:
             stream.write(data)
         paths.append(path)
     return paths
-
-
-def _check(path: Path) -> None:
-    """Raise a ``UserError`` where a file is no table of candidates."""
-    frame = read_table(path, ["user_id", "position", "items"])
-    position = pd.to_numeric(frame["position"], errors="coerce")
-    if not ((position >= 0) & (position % 1 == 0)).all() or frame.duplicated(["user_id", "position"]).any():
-        raise UserError(f"{path.name} is no table of candidates: its positions are not each a user's row, given once.")
 
 
 def told_tables(paths: Iterable[Path]) -> str:

@@ -167,8 +167,8 @@ def test_a_table_never_takes_the_place_of_a_file_that_is_there(
     ("change", "message"),
     [
         (lambda table: table.replace(b"position", b"place"), "position"),
-        (lambda table: table.replace(b"\t2\t", b"\tx\t", 1), "is no table of candidates"),
-        (lambda table: table + table.splitlines(keepends=True)[-1], "is no table of candidates"),
+        (lambda table: table.replace(b"\t2\t", b"\tx\t", 1), "has the position 'x', which is no whole number"),
+        (lambda table: table + table.splitlines(keepends=True)[-1], " twice"),
     ],
 )
 def test_what_is_no_table_of_candidates_is_not_kept(

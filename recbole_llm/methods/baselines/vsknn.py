@@ -11,8 +11,7 @@ items:
      d: div 1 / q, linear max(0, 1 - q / 10), quadratic 1 / q^2, log 1 / log10(q + 1.7), same 1
 
 Past sessions are the training histories; a user's own is not its own neighbour. Sessions that the protocol cut into
-sliding windows are taken whole. Where times do not compare between
-users none is newer than another, and all are taken.
+sliding windows are taken whole. Where times do not compare between users none is newer than another, and all are taken.
 
 Deviates from the paper in: a session is a whole history where the protocol cuts none.
 """
