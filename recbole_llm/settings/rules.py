@@ -183,8 +183,8 @@ def _check_loss(method: Method, values: Mapping[str, Any], own: Mapping[str, Any
     for name, why in owner.of(values).not_followed(values.get("loss_type")).items():
         if values.get(name) != own.get(name):
             raise UserError(
-                f"{name}={values[name]}: it {why}. Leave it out for {method.name}; in a grid give it to models "
-                f"that read it (--gSASRec.{name}=...)."
+                f"{name}={values[name]}: it {why}. Leave it out for {method.name}; in a grid give it to a model "
+                f"that reads it (--MODEL.{name}=...)."
             )
 
 

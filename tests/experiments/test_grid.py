@@ -153,7 +153,7 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"dataloaders_save_path": "x.pth"}}, "dataloaders_save_path=x.pth is not followed"),
         ({"overrides": {"log_q": True}}, "log_q=True: it is not read by softmax, but by objective: sampled_softmax"),
         ({"overrides": {"negatives_by": "popularity"}}, "negatives_by=popularity: it is not read by softmax"),
-        ({"overrides": {"n_negatives": 3}}, r"n_negatives=3: it is not read by softmax.*--gSASRec.n_negatives="),
+        ({"overrides": {"n_negatives": 3}}, r"n_negatives=3: it is not read by softmax.*--MODEL.n_negatives="),
         ({"overrides": {"calibration": 0.1, "objective": "bce"}}, "calibration=0.1: it is not read by bce"),
         ({"overrides": {"loss_type": "BPR", "n_negatives": 3}}, "n_negatives=3: it is not read by loss_type: BPR"),
         ({"overrides": {"valid_metric_bigger": False}}, "valid_metric_bigger=False is not followed"),
