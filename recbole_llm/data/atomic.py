@@ -71,6 +71,13 @@ def line_blocks(path: Path) -> Iterator[bytes]:
         yield left + b"\n"
 
 
+def lines_alike(path: Path) -> int:
+    """How many lines after the header are the same as an earlier one, to the letter."""
+    lines = itertools.chain.from_iterable(block.splitlines() for block in line_blocks(path))
+    hashes = np.fromiter(map(hash, filter(None, itertools.islice(lines, 1, None))), np.int64)
+    return len(hashes) - len(np.unique(hashes))
+
+
 @dataclass(frozen=True)
 class Header:
     """The first line of an atomic file.

@@ -36,6 +36,7 @@ from recbole_llm.data.interactions import (
     check_columns,
     exact_repeats,
     load_interactions,
+    no_time_facts,
     time_facts,
 )
 from recbole_llm.data.loaders import LazyInteraction
@@ -310,7 +311,8 @@ class BenchDatasetMixin(Dataset):
         counts = np.bincount(user, minlength=self.user_num)
         time, facts = None, self._reading
         if self.time_field not in self.inter_feat:
-            facts["without_times"] = 1
+            spec = ReadSpec.from_settings(self.config.final_config_dict)
+            facts |= no_time_facts(self.location.interactions, user, self.inter_feat[self.iid_field].to_numpy(), spec)
         else:
             path = self.location.interactions
             time = as_exact_time(self.inter_feat[self.time_field].to_numpy(), path, self.time_field)

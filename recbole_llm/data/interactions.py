@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.atomic import TAB, read_columns, read_header
+from recbole_llm.data.atomic import TAB, lines_alike, read_columns, read_header
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.times import comparison_facts, in_seconds, users_tied
 from recbole_llm.errors import UserError
@@ -31,7 +31,7 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 4  # raise when the cached files change their meaning
+FORMAT = 5  # raise when the cached files change their meaning
 PAD_TOKEN = "[PAD]"  # noqa: S105 - RecBole's padding token
 KEEP = "keep"  # rm_dup_inter: all rows, those too that repeat another one exactly
 
@@ -364,7 +364,7 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         data = {name: values[once] for name, values in data.items()}
         order, _ = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
     # Told before filters leave gaps in the counting.
-    facts = {"without_times": 1} if time is None else time_facts(user[order], time[order])
+    facts = no_time_facts(path, user, item, spec) if time is None else time_facts(user[order], time[order])
     own = {ids[0]: user, ids[1]: item} | ({} if time is None else {str(spec.time_field): time})
     keep = _keep_by_values(data | own, tokens, spec)
     del own  # the rows as they were in the file would stay in memory beside the ordered ones
@@ -424,6 +424,13 @@ def time_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
     """Facts of the times of a file, in canonical order: whether they compare between users, and where they tie."""
     several, tied = users_tied(user, time)
     return comparison_facts(user, time) | ({"users_of_several": several, "users_tied_throughout": tied} if tied else {})
+
+
+def no_time_facts(path: Path, user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> dict[str, int]:
+    """Facts of a file that is read without times: how many lines are given twice, unless the user said what to do."""
+    again = spec.duplicates is None and pd.DataFrame({"user": user, "item": item}).duplicated().any()
+    alike = lines_alike(path) if again else 0
+    return {"without_times": 1} | ({"lines_alike": alike} if alike else {})
 
 
 def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Interactions, str]:

@@ -27,6 +27,7 @@ from recbole_llm.data.interactions import (
     cached_interactions,
     canonical_order,
     check_columns,
+    no_time_facts,
     time_facts,
 )
 from recbole_llm.data.split import Split, cases_of_sets, positions
@@ -106,7 +107,7 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
     columns = _columns(files, spec)
     keys = [name for name in (spec.user_field, spec.item_field, spec.time_field) if name]
     frames, vocabularies = [], dict[str, dict[str, int]]()
-    facts = {"rows_read": 0, "rows_without_user_or_item": 0, "rows_repeated": 0}
+    facts = {"rows_read": 0, "rows_without_user_or_item": 0, "rows_repeated": 0, "lines_alike": 0}
     for number, part in enumerate(PARTS):
         data, names = read_columns(files[part], columns, spec.separator)
         for name, found in names.items():
@@ -124,11 +125,14 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
             again = frame.duplicated(keys)
             facts["rows_repeated"] += int(again.sum())
             frame = frame[~again]
+        if not spec.time_field:
+            user, item = (frame[name].to_numpy() for name in (spec.user_field, spec.item_field))
+            facts["lines_alike"] += no_time_facts(files[part], user, item, spec).get("lines_alike", 0)
         if not len(frame):
             raise UserError(f"{files[part]} holds no interaction.")
         frames.append(frame.assign(**{_LABEL: number}))
     tokens = {name: np.array([PAD_TOKEN, *known], dtype=np.str_) for name, known in vocabularies.items()}
-    counts = {name: count for name, count in facts.items() if count or name != "rows_repeated"}
+    counts = {name: count for name, count in facts.items() if count or name not in ("rows_repeated", "lines_alike")}
     return _table(pd.concat(frames, ignore_index=True), tokens, spec, counts, files["train"].parent)
 
 

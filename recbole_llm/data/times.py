@@ -199,6 +199,14 @@ def notices(facts: Mapping[str, Any]) -> list[str]:
             f"{count:,} rows repeat another one (same user, item and time) and are left out; --rm_dup_inter=keep keeps "
             "them"
         )
+    if count := facts.get("lines_alike"):
+        own_parts = "held_out" in facts
+        mend = "take them out of the files" if own_parts else "--rm_dup_inter=first keeps one row of a user and an item"
+        verb = "repeats" if count == 1 else "repeat"
+        found.append(
+            f"{counted(count, 'line')} {verb} an earlier line exactly, and all are kept: without times a line given "
+            f"twice looks like an item taken again. If lines were given twice, {mend}"
+        )
     if unit := facts.get("times_per_second"):
         found.append(f"times are in {UNITS[unit]} and are read as seconds")
     if digits := facts.get("times_as_dates"):

@@ -20,6 +20,7 @@ from tests.data.build import HEADER, names, table_of, walks, write_rows
 from tests.helpers import make_run, prepare, runner
 
 ROWS = walks([4] * 30)
+UNTIMED = "user_id:token\titem_id:token"
 ITEM = "item_id:token\ttitle:token_seq"
 
 
@@ -240,10 +241,24 @@ def test_times_are_left_out_only_where_the_setting_says_so(mine, caplog):
 
 
 def test_a_file_without_times_is_read_where_the_setting_says_so(mine, capsys):
-    write_rows(mine / "mine.inter", [row[:2] for row in ROWS], "user_id:token\titem_id:token")
+    write_rows(mine / "mine.inter", [row[:2] for row in ROWS], UNTIMED)
     assert "with --TIME_FIELD=~ the order of the file stands" in complaint(capsys)
     assert main(["run", "--model=Pop", "--dataset=mine", "--quiet", "--TIME_FIELD=~"]) == 0
     assert "there are no times" in capsys.readouterr().out
+
+
+def test_lines_given_twice_are_said_where_no_times_tell_them_from_items_taken_again(mine, caplog):
+    twice = [*ROWS, *ROWS[::2], ("u0", "i0.0", 9)]  # the last one is another line of the same user and item
+    write_rows(mine / "mine.inter", [(*row[:2], n) for n, row in enumerate(twice)], f"{UNTIMED}\tplace:float")
+    with caplog.at_level("WARNING"):
+        prepare("Pop", "mine", TIME_FIELD=None)
+        write_rows(mine / "mine.inter", [row[:2] for row in twice], UNTIMED)
+        prepare("Pop", "mine", TIME_FIELD=None, rm_dup_inter="keep")
+        assert "earlier line" not in caplog.text
+        assert len(prepare("Pop", "mine", TIME_FIELD=None).dataset.table) == 181
+    assert "61 lines repeat an earlier line exactly" in caplog.text
+    assert "--rm_dup_inter=first keeps one row of a user and an item" in caplog.text
+    assert len(prepare("Pop", "mine", TIME_FIELD=None, rm_dup_inter="first").dataset.table) == 120
 
 
 def test_milliseconds_cut_the_sessions_that_seconds_cut(tiny, caplog):
@@ -279,6 +294,13 @@ def test_files_that_recbole_reads_follow_the_same_rules(tiny, how):
     write_rows(tiny / "tiny.inter", [(u, i, r, "inf" if n == 7 else t) for n, (u, i, r, t) in enumerate(rows)], TINY)
     with pytest.raises(UserError, match=r"1 row without a timestamp, or with one that is not finite"):
         prepare("SASRec", load_col=columns, **extra)
+
+
+def test_lines_given_twice_are_said_where_recbole_reads_them(mine, caplog):
+    write_rows(mine / "mine.inter", [row[:2] for row in [*ROWS, *ROWS[:3]]], UNTIMED)
+    with caplog.at_level("WARNING"):
+        prepare("Pop", "mine", TIME_FIELD=None, filter_inter_by_user_or_item=True)
+    assert "3 lines repeat an earlier line exactly" in caplog.text
 
 
 # ---- texts ---------------------------------------------------------------------------------------

@@ -66,6 +66,15 @@ def test_each_part_is_what_its_name_says(parts: Path) -> None:
     assert found.split.without_history == {"valid": 1, "test": 0}
 
 
+def test_lines_given_twice_without_times_are_said(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, rows in (("train", [*TRAIN, TRAIN[0]]), ("valid", VALID), ("test", [*TEST, TEST[1]])):
+        write_rows(parts / f"mine.{name}.inter", [row[:2] for row in rows], UNTIMED)
+    with caplog.at_level("WARNING"):
+        dataset(TIME_FIELD=None)
+    assert "2 lines repeat an earlier line exactly" in caplog.text
+    assert "If lines were given twice, take them out of the files" in caplog.text
+
+
 def test_ids_are_joined(parts: Path) -> None:
     table = dataset().table
     assert table.user_tokens[1:].tolist() == ["a", "b", "c", "only", "new"]
