@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
-from recbole_llm.data.times import EARLIEST, LATEST, day_of, why_incomparable
+from recbole_llm.data.times import EARLIEST, LATEST, day_of, larger_unit, why_incomparable
 from recbole_llm.errors import UserError
 
 
@@ -503,8 +503,10 @@ def _cut(ordered: np.ndarray, given: Any, name: str) -> float:
     """A share of the interactions, or a date, as a time."""
     if isinstance(given, str):
         if not EARLIEST <= ordered[len(ordered) // 2] < LATEST:
+            unit = larger_unit(ordered)
+            why = f" ({unit})" if unit else ""
             raise UserError(
-                f"{name}={given}: the times of this dataset are no seconds since 1970; give a share such as 0.9."
+                f"{name}={given}: the times of this dataset are no seconds since 1970{why}; give a share such as 0.9."
             )
         try:
             day = datetime.fromisoformat(given)
@@ -636,6 +638,11 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
     if table.time is None:
         raise UserError("sessions are cut by time: name the column of times with --TIME_FIELD.")
     user, time = np.asarray(table.user), np.asarray(table.time)
+    if (rule.get("by") == "day" or rule.get("gap")) and (unit := larger_unit(time)):
+        raise UserError(
+            "sessions are cut by times in seconds since 1970, and this dataset's are "
+            f"{time.min():g} to {time.max():g}: {unit}, or take a protocol without sessions, such as loo."
+        )
     new = np.ones(len(table), dtype=bool)
     new[1:] = user[1:] != user[:-1]
     if rule.get("by") == "day":

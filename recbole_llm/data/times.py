@@ -24,6 +24,9 @@ UNITS = {1: "seconds", 1_000: "milliseconds", 1_000_000: "microseconds", 1_000_0
 # Whole numbers that are written dates, by their digits. Those of ten look like seconds of 2032 to 2036 as well.
 DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 FORMS = {8: "YYYYMMDD", 10: "YYYYMMDDHH", 12: "YYYYMMDDHHMM", 14: "YYYYMMDDHHMMSS"}
+# Units above the second, which are told and never taken for seconds: a count may come as far as these numbers do.
+LARGER_UNITS = {"minutes": 60, "hours": 3_600, "days": 86_400}
+_RECENT = (757_382_400, 2_145_916_800)  # 1994 and 2038, in seconds: where times of a larger unit are looked for
 ALIKE = 0.95  # share of the users whose times begin (or end) at one time, from which they are no clock's
 _HOUR = 3_600  # in the unit of the times; equal steps of an hour and more may be days or weeks
 _FEW = 10  # users; of fewer, beginning alike says nothing
@@ -94,6 +97,20 @@ def _parsed(time: np.ndarray, digits: int) -> pd.Series:
 def _from_dates(time: np.ndarray, digits: int) -> np.ndarray:
     parsed = _parsed(time, digits).fillna(pd.Timestamp(0, tz="UTC"))
     return parsed.dt.as_unit("s").astype("int64").to_numpy()
+
+
+def larger_unit(time: np.ndarray) -> str:
+    """What to do with times that seem to be minutes, hours or days since 1970, in words; empty where they do not.
+
+    Such times order interactions as well as seconds do, so only what counts seconds or days asks for this.
+
+    Args:
+        time: ``(n,)`` as :func:`in_seconds` gave them.
+    """
+    for name, seconds in LARGER_UNITS.items():
+        if ((time >= _RECENT[0] / seconds) & (time < _RECENT[1] / seconds)).mean() >= MOST:
+            return f"they look like {name} since 1970; multiply them by {seconds:,}"
+    return ""
 
 
 # ---- between users ----------------------------------------------------------------------------------

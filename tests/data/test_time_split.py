@@ -146,6 +146,14 @@ def test_a_date_needs_a_clock(tmp_path):
         cut(table_of(tmp_path, rows))
 
 
+def test_a_date_names_the_larger_unit_that_times_are_in(tmp_path):
+    rows = [(user, item, (START + DAY * day) // 3600) for user, own in HISTORIES.items() for day, item in own]
+    table = table_of(tmp_path, rows)
+    with pytest.raises(UserError, match=r"\(they look like hours since 1970; multiply them by 3,600\); give a share"):
+        cut(table)
+    assert len(cut(table, valid_from=0.4, test_from=0.6).test)
+
+
 def test_times_that_do_not_compare_are_refused(tmp_path):
     table = table_of(tmp_path, [(f"u{u}", f"i{k}", k) for u in range(20) for k in range(6)])
     with pytest.raises(UserError, match=r"--protocol=gts orders users by time, but the times .* only count"):

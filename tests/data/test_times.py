@@ -10,7 +10,7 @@ import pytest
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import cut_sessions, session, temporal
-from recbole_llm.data.times import comparison_facts, day_of, in_seconds, notices, warnings
+from recbole_llm.data.times import comparison_facts, day_of, in_seconds, larger_unit, notices, warnings
 from recbole_llm.errors import UserError
 from tests.data.build import HEADER, names, table_of
 
@@ -144,6 +144,26 @@ def test_a_day_is_shown_as_a_date():
     assert day_of(1_400_025_600) == "2014-05-14"
     assert day_of(1_400_025_601) == "2014-05-14T00:00:01Z"
     assert day_of(17) == "17"
+
+
+LARGER = {"minutes": 60, "hours": 3_600, "days": 86_400}
+
+
+@pytest.mark.parametrize("unit", LARGER)
+@pytest.mark.parametrize("rule", [{"by": "day"}, {"gap": 1800}])
+def test_larger_units_cut_no_sessions(tmp_path, unit, rule):
+    rows = with_times(clock(), lambda now: now // LARGER[unit])
+    rows[3] = (*rows[3][:2], 0)  # one is missing
+    table = table_of(tmp_path, rows)
+    factor = f"{LARGER[unit]:,}"
+    with pytest.raises(UserError, match=rf"they look like {unit} since 1970; multiply them by {factor}, or take"):
+        cut_sessions(table, rule)
+    assert len(cut_sessions(table, {"window": 3}).user_tokens) > len(table.user_tokens)
+
+
+@pytest.mark.parametrize("longest", [10_000, 30_000, 600_000, 40_000_000])
+def test_times_since_a_beginning_are_seconds(longest):
+    assert larger_unit(np.linspace(0, longest, 2000)) == ""
 
 
 # ---- between users -------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.data.times import EARLIEST, LATEST
+from recbole_llm.data.times import EARLIEST, LATEST, larger_unit
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import PopRecentSettings
@@ -40,9 +40,10 @@ class PopRecent(CountingModel):
                 "dataset's are missing or those of no common clock."
             )
         if not EARLIEST <= np.median(times) < LATEST:
+            why = larger_unit(times) or "most would be of before 1985 or after 2099"
             raise UserError(
-                "--model=PopRecent counts days: it needs times in seconds since 1970, and most of this dataset's "
-                f"({np.min(times):g} to {np.max(times):g}) would be of before 1985 or after 2099."
+                "--model=PopRecent counts days: it needs times in seconds since 1970, and this dataset's are "
+                f"{np.min(times):g} to {np.max(times):g}: {why}."
             )
         when = times[np.asarray(dataset.split.train_rows)]
         order = np.argsort(when, kind="stable")

@@ -119,7 +119,8 @@ def test_days_want_times_that_compare(workspace: Path, times: str) -> None:
     rows = [(f"u{user}", f"i{(user + place) % 9}", time(user, place)) for user in range(12) for place in range(5)]
     write_rows(folder / "walks.inter", rows, "user_id:token\titem_id:token\ttimestamp:float")
     more = {"load_col": {"inter": ["user_id", "item_id"]}, "protocol": "user_split"} if times == "missing" else {}
-    with pytest.raises(UserError, match="PopRecent counts days: it needs times"):
+    unit = ".* they look like days since 1970; multiply them by 86,400" if times == "days" else ""
+    with pytest.raises(UserError, match="PopRecent counts days: it needs times" + unit):
         prepare("PopRecent", "walks", **more)
 
 
