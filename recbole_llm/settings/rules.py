@@ -165,6 +165,12 @@ def check_followed(method: Method, values: Mapping[str, Any], own: Mapping[str, 
                 "of your own into properties/protocol/."
             )
     _check_loss(method, values, own)
+    named = values.get("benchmark_filename")
+    part = next((part for part in ("train", "valid", "test") if values.get(part)), None)
+    if part and named != own.get("benchmark_filename"):
+        raise UserError(
+            f"benchmark_filename={named} names the files of the parts, and so does --{part}: leave one of the two out."
+        )
     if (values.get("unload_col") or {}).get("inter"):
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
     for key, (only, instead) in {**_NOT_FOLLOWED, **({} if theirs else _NOT_OF_OUR_LOOP)}.items():

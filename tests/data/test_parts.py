@@ -214,6 +214,13 @@ def test_parts_do_not_go_with_another_protocol(parts: Path, key: str) -> None:
         expand("Pop", "mine", "loo", overrides={key: value})
 
 
+def test_parts_are_named_in_one_way(parts: Path) -> None:
+    files = {part: f"dataset/mine/mine.{part}.inter" for part in ("train", "valid", "test")}
+    assert len(expand("Pop", "mine", overrides=files)) == 1
+    with pytest.raises(UserError, match=r"names the files of the parts, and so does --train: leave one of the two out"):
+        expand("Pop", "mine", overrides={**files, "benchmark_filename": ["one", "two", "three"]})
+
+
 def test_parts_of_users_are_told_from_parts_of_interactions(parts: Path) -> None:
     write_rows(parts / "mine.test.inter", [("p", "x", 1), ("p", "y", 2), ("q", "x", 3)])
     with pytest.raises(UserError, match=r"no user of the test part has an interaction in an earlier part"):
