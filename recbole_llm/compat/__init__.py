@@ -1,4 +1,4 @@
-"""Everything that knows RecBole's faults: mends, its configuration, faster subclasses, its dataset reader.
+"""Everything that knows RecBole's faults: mends, its configuration, faster subclasses.
 
 RecBole 1.2 does not run on today's numpy, pandas, scipy and torch. :mod:`~recbole_llm.compat.mends` mends it in
 memory. That has to happen when RecBole is imported, be it by this package, a model of the user's own, or a

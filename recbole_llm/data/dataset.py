@@ -22,7 +22,6 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_llm.compat.reader import check_recbole_can_read
 from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation
@@ -42,6 +41,7 @@ from recbole_llm.data.interactions import (
 from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
+from recbole_llm.data.recbole_reader import check_recbole_can_read
 from recbole_llm.data.split import (
     Cases,
     Split,

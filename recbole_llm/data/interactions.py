@@ -56,7 +56,7 @@ class ReadSpec:
     extra: tuple[str, ...] = ()
     user_interval: str | None = None
     item_interval: str | None = None
-    value_intervals: tuple[tuple[str, str], ...] = ()
+    value_intervals: tuple[tuple[str, str | tuple[Any, ...]], ...] = ()
     duplicates: str | None = None
     separator: str = TAB
 
@@ -80,7 +80,10 @@ class ReadSpec:
             extra=extra,
             user_interval=_bounded(values.get("user_inter_num_interval")),
             item_interval=_bounded(values.get("item_inter_num_interval")),
-            value_intervals=tuple(sorted((values.get("val_interval") or {}).items())),
+            value_intervals=tuple(
+                (name, tuple(kept) if isinstance(kept, list) else kept)
+                for name, kept in sorted((values.get("val_interval") or {}).items())
+            ),
             duplicates=values.get("rm_dup_inter"),
             separator=values.get("field_separator") or TAB,
         )
@@ -237,15 +240,29 @@ def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
     return time
 
 
+def check_listed(name: str, values: Any) -> None:
+    """Raise where ``val_interval`` names no list of a token column's values: a text would be taken letter by letter.
+
+    Raises:
+        UserError: it is no list.
+    """
+    if not isinstance(values, (list, tuple)):
+        raise UserError(
+            f"val_interval.{name}={values}: {name} holds tokens, not numbers: list those that stay, such as [a,b]."
+        )
+
+
 def _keep_by_values(columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray], spec: ReadSpec) -> np.ndarray:
     """Rows that ``val_interval`` keeps; ``columns`` are all that were read, users, items and times too."""
     keep = np.ones(len(columns[spec.user_field]), dtype=bool)
     for name, interval in spec.value_intervals:
         values = columns[name]
         if name in tokens:
+            check_listed(name, interval)
             keep &= (values > 0) & np.isin(tokens[name][values], list(map(str, interval)))
         else:
-            keep &= _inside(values, interval, f"val_interval.{name}")
+            text = str(list(interval) if isinstance(interval, tuple) else interval)  # YAML has [2,4] as a list
+            keep &= _inside(values, text, f"val_interval.{name}")
     return keep
 
 

@@ -296,6 +296,69 @@ def test_files_that_recbole_reads_follow_the_same_rules(tiny, how):
         prepare("SASRec", load_col=columns, **extra)
 
 
+RATED = {"inter": ["user_id", "item_id", "rating"], "item": ["item_id", "title"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"threshold": {"rating": 3}, "load_col": {"inter": ["user_id", "item_id"]}},
+            r"threshold names rating, which load_col leaves out: .* \"--load_col\.inter=\[user_id,item_id,rating\]\"",
+        ),
+        (
+            {"threshold": {"rating": 3}, "load_col": RATED, "val_interval": {"brand": ["Brand1"]}},
+            r"val_interval names brand, .* give \"--load_col\.item=\[item_id,title,brand\]\"",
+        ),
+        (
+            {"threshold": {"stars": 3}, "load_col": RATED},
+            r"threshold: no file .* a column 'stars'; \.inter has user_id",
+        ),
+        (
+            {"threshold": {"title": 3}, "load_col": RATED},
+            r"threshold: no file .* a column 'title'; \.inter has user_id",
+        ),
+        ({"normalize_field": ["stars"], "load_col": RATED}, r"normalize_field: no file .*; \.item has item_id, title"),
+        ({"threshold": {"rating": "good"}, "load_col": RATED}, r"threshold=.*: give one column and a number"),
+        (
+            {"threshold": {"rating": 3, "timestamp": 5}, "load_col": RATED},
+            r"threshold=.*: give one column and a number",
+        ),
+        ({"normalize_all": True, "val_interval": {"user_id": "u1"}}, r"val_interval\.user_id=u1: user_id holds tokens"),
+        ({"val_interval": {"user_id": "u1"}}, r"val_interval\.user_id=u1: .*list those that stay, such as \[a,b\]"),
+        ({"val_interval": {"user_id": 3}}, r"val_interval\.user_id=3: user_id holds tokens, not numbers"),
+    ],
+)
+def test_settings_that_name_columns_name_such_as_are_read(tiny, options, message):
+    with pytest.raises(UserError, match=message):
+        prepare("BPR", **options)
+
+
+def test_a_list_of_users_is_the_same_run_the_next_time(tiny):
+    run = make_run("Pop", val_interval={"user_id": [f"u{n}" for n in range(40)]})
+    assert runner().run(run).created == runner().run(run).created
+
+
+@pytest.mark.parametrize("spoilt", [", ", '"', "\ufeff", "\t", ".gz"])
+def test_files_that_recbole_reads_otherwise_are_refused(tiny, spoilt):
+    """Our own reader takes each of these."""
+    path, separator = tiny / "tiny.inter", "\t" if spoilt == ".gz" else ","
+    header, _, rows = path.read_text().partition("\n")
+    names = header.split("\t")
+    first = {", ": ", ".join(names), '"': ",".join(f'"{name}"' for name in names), "\t": header}
+    text = first.get(spoilt, "\ufeff" * (spoilt == "\ufeff") + separator.join(names)) + "\n"
+    path.write_text(text + (rows if spoilt == "\t" else rows.replace("\t", separator)), encoding="utf-8")
+    if spoilt == ".gz":
+        (tiny / "tiny.inter.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    options = {"load_col": RATED | {"item": ["item_id"]}, "field_separator": separator}
+    assert prepare("Pop", **options).dataset.inter_num
+    with pytest.raises(
+        UserError, match=r"with threshold RecBole reads the files itself, and .* (unpack it|Write 'user_id)"
+    ):
+        prepare("Pop", threshold={"rating": 3}, **options)
+
+
 def test_lines_given_twice_are_said_where_recbole_reads_them(mine, caplog):
     write_rows(mine / "mine.inter", [row[:2] for row in [*ROWS, *ROWS[:3]]], UNTIMED)
     with caplog.at_level("WARNING"):

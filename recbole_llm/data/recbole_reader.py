@@ -1,0 +1,114 @@
+"""What RecBole's own reader of files does not do, said before it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recbole.data.dataset import KnowledgeBasedDataset
+
+from recbole_llm.data.atomic import header_of
+from recbole_llm.data.foreign import word_of
+from recbole_llm.data.interactions import check_listed
+from recbole_llm.errors import UserError
+
+
+def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
+    """Refuse what RecBole's own reader does not do, or answers with a traceback.
+
+    Args:
+        dataset: about to be read by RecBole.
+        causes: the settings that only RecBole's reader knows; none where the model asks for it.
+
+    Raises:
+        UserError: histories are to be cut into sessions, parts are ready, a knowledge graph is missing, a file has a
+            form that RecBole's reader does not take, or a setting names a column that is not loaded.
+    """
+    config = dataset.config
+    cause = f"with {causes[0]}" if causes else f"for {config['model']}"
+    if config["split"] == "parts":
+        raise UserError(
+            f"--protocol={config['protocol']}: {cause} RecBole reads one .inter file itself, and no own parts."
+        )
+    if config["sessions"]:
+        raise UserError(
+            f"--protocol={config['protocol']} cuts histories into sessions, and {cause} RecBole reads the "
+            "files itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
+        )
+    if isinstance(dataset, KnowledgeBasedDataset):
+        _check_graph(config, dataset.location)
+    load = config["load_col"]
+    wanted = [suffix for suffix in ("inter", "user", "item") if load is None or suffix in load]
+    columns = {suffix: _columns(path, config, cause) for suffix in wanted if (path := dataset.location.file(suffix))}
+    _check_named(config, columns)
+
+
+def _columns(path: Path, config: Any, cause: str) -> dict[str, str]:
+    """The type of each column of a file whose first line RecBole's reader takes as it stands.
+
+    Raises:
+        UserError: the file is gzipped, or RecBole would see other names there.
+    """
+    if path.suffix == ".gz":
+        raise UserError(f"{path}: {cause} RecBole reads the files itself, and no gzipped ones: unpack it.")
+    separator = config["field_separator"]
+    columns = header_of(path, separator).columns
+    right = separator.join(map(str, columns))
+    with path.open(encoding="utf-8") as stream:
+        if stream.readline().rstrip("\n") != right:
+            raise UserError(
+                f"{path}, line 1: {cause} RecBole reads the files itself, and takes no blanks, quotation marks or byte "
+                f"order mark there, nor other separators than {word_of(separator)}. Write {right.expandtabs(1)!r}."
+            )
+    return {column.name: column.type for column in columns}
+
+
+def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
+    """Whether the settings that name columns name such as are loaded.
+
+    Args:
+        config: of the run.
+        columns: of each file that is read: their types by their names.
+
+    Raises:
+        UserError: one is not loaded, or its value does not fit.
+    """
+    threshold = config["threshold"] or {}
+    if len(threshold) > 1 or not all(isinstance(value, (int, float)) for value in threshold.values()):
+        raise UserError(f"threshold={threshold}: give one column and a number, such as {{rating: 3}}.")
+    of_rows = {suffix: found for suffix, found in columns.items() if suffix == "inter"}
+    for setting, files in (
+        ("threshold", of_rows), ("val_interval", columns), ("normalize_field", columns), ("discretization", columns)
+    ):  # fmt: skip
+        for name in config[setting] or ():
+            holder = next((suffix for suffix, found in files.items() if name in found), None)
+            if holder is None:
+                there = "; ".join(f".{suffix} has {', '.join(found)}" for suffix, found in files.items())
+                raise UserError(f"{setting}: no file that is read has a column {name!r}; {there}.")
+            load = (config["load_col"] or {}).get(holder, "*")
+            if load != "*" and name not in (*load, *([config["TIME_FIELD"]] if holder == "inter" else ())):
+                raise UserError(
+                    f"{setting} names {name}, which load_col leaves out: give "
+                    f'"--load_col.{holder}=[{",".join([*load, name])}]".'
+                )
+            if setting == "val_interval" and columns[holder][name].startswith("token"):
+                check_listed(name, config[setting][name])
+
+
+def _check_graph(config: Any, location: Any) -> None:
+    """Whether the knowledge graph's two files are there and are to be loaded."""
+    stem, load = location.stem, config["load_col"]
+    graph = [config[f"{name}_ID_FIELD"] for name in ("HEAD_ENTITY", "RELATION", "TAIL_ENTITY")]
+    columns = {"kg": graph, "link": [config["ITEM_ID_FIELD"], config["ENTITY_ID_FIELD"]]}
+    unnamed = [suffix for suffix in columns if load is not None and suffix not in load]
+    absent = [suffix for suffix in columns if not (location.folder / f"{stem}.{suffix}").is_file()]
+    if unnamed or absent:
+        keys = " ".join(f"--load_col.{suffix}=[{','.join(names)}]" for suffix, names in columns.items())
+        state = ", ".join(
+            [*(f"load_col lacks {suffix}" for suffix in unnamed), *(f"there is no {stem}.{s}" for s in absent)]
+        )
+        raise UserError(
+            f"--model={config['model']} needs a knowledge graph, and {state}. Put {stem}.kg and {stem}.link into "
+            f"{location.folder} and give {keys}."
+        )
