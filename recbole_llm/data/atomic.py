@@ -33,6 +33,7 @@ from recbole_llm.utils.text import one_line
 
 TAB = "\t"
 TYPES = ("token", "token_seq", "float", "float_seq")
+_EXAMPLE = "user_id:token<TAB>item_id:token"
 CHUNK_ROWS = 1_000_000
 BLOCK_BYTES = 1 << 24
 _DAMAGE = (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error)
@@ -85,10 +86,12 @@ class Header:
     Attributes:
         columns: in their order.
         separator: what separates them.
+        padded: whether a CSV file has blanks behind its separators, which then are no part of any field.
     """
 
     columns: list[Column]
     separator: str = TAB
+    padded: bool = False
 
 
 def read_header(path: Path, separator: str = TAB) -> list[Column]:
@@ -110,30 +113,32 @@ def header_of(path: Path, separator: str = TAB) -> Header:
         check_contents(path)
         with open_text(path) as stream:
             line = stream.readline().rstrip("\r\n").lstrip("\ufeff")
+            later = "" if line.strip() else next((text for text in stream if text.strip()), "")
     except _DAMAGE as error:
         raise _explain(path, error) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     if not line.strip():
-        raise UserError(
-            f"{path} is empty: its first line must name the columns, such as user_id:token<TAB>item_id:token."
-        )
+        found = f"begins with a blank line, and {one_line(later)[:80]!r} comes after it" if later else "is empty"
+        raise UserError(f"{path} {found}: its first line must name the columns, such as {_EXAMPLE}.")
     if separator != TAB and _column(line.split(TAB)[0]) is not None:
         separator = TAB
     columns: list[Column] = []
-    for part in line.split(separator):
+    parts = line.split(separator)
+    for part in parts:
         column = _column(part if separator == TAB else part.strip().strip('"'))
         if column is None:
             raise explain_header(path, line, separator, TYPES, part)
         if column.name in (known.name for known in columns):
             raise UserError(f"{path}, line 1: column {column.name!r} stands there twice.")
         columns.append(column)
-    return Header(columns, separator)
+    padded = separator not in (TAB, " ") and any(part.startswith(" ") for part in parts[1:])
+    return Header(columns, separator, padded)
 
 
 def _column(part: str) -> Column | None:
-    """``name:type`` as a column, ``None`` where it is not written so."""
-    name, colon, kind = part.partition(":")
+    """``name:type`` as a column, blanks around both left out; ``None`` where it is not written so."""
+    name, colon, kind = map(str.strip, part.partition(":"))
     return Column(name, kind) if colon and kind in TYPES else None
 
 
@@ -199,7 +204,7 @@ def _check_widths(path: Path, header: Header) -> bool:
 def _check_rows(path: Path, header: Header) -> None:
     """The same for a CSV file with quotation marks."""
     with open_text(path) as stream:
-        rows = csv.reader(stream, delimiter=header.separator)
+        rows = csv.reader(stream, delimiter=header.separator, skipinitialspace=header.padded)
         for row in rows:
             if len(row) > len(header.columns):
                 _check_fields(path, rows.line_num, row, header)
@@ -257,6 +262,7 @@ def read_chunks(
             usecols=list(names),
             dtype={name: np.float64 if name in floats else str for name in names},
             quoting=csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL,
+            skipinitialspace=header.padded,
             na_values=[""],
             keep_default_na=False,
             encoding="utf-8",
@@ -287,7 +293,7 @@ def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError |
         with open_text(path) as stream:
             by_tabs = header.separator == TAB
             quoting: Literal[0, 3] = csv.QUOTE_NONE if by_tabs else csv.QUOTE_MINIMAL
-            rows = csv.reader(stream, delimiter=header.separator, quoting=quoting)
+            rows = csv.reader(stream, delimiter=header.separator, quoting=quoting, skipinitialspace=header.padded)
             next(rows)
             for parts in rows:
                 for position, name in wanted:
@@ -410,7 +416,7 @@ def _read_regular(
     """The same for a file without quotation marks, missing tokens or long ones; ``None`` for others."""
     header = header_of(path, separator)
     position = {column.name: place for place, column in enumerate(header.columns)}
-    if not set(names) <= set(position) or len(position) < 2:
+    if not set(names) <= set(position) or len(position) < 2 or header.padded:
         return None
     tokens = [name for name in names if header.columns[position[name]].type == "token"]
     packed: dict[str, list[list[np.ndarray]]] = {name: [] for name in tokens}

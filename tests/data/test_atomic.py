@@ -18,6 +18,7 @@ from recbole_llm.data.atomic import (
     clean_field,
     join_ids,
     read_chunks,
+    read_columns,
     read_header,
     read_table,
     split_ids,
@@ -220,7 +221,27 @@ def refused(path, match, names=None):
         read_table(path, names)
 
 
-@pytest.mark.parametrize("text", ["", "\n", "   \n1\t2\n"])
+@pytest.mark.parametrize("blank", ["\n", "\r\n", "  \n\n"])
+def test_a_file_that_begins_with_a_blank_line_is_refused(tmp_path, blank):
+    message = "x.inter begins with a blank line, and 'a:token b:float' comes after it: its first line must name the col"
+    refused(file(tmp_path, f"{blank}a:token\tb:float\nu\t1\n"), message)
+
+
+def test_blanks_around_the_names_of_columns_are_no_part_of_them(tmp_path):
+    for separator in ("\t", ","):
+        path = file(tmp_path, f"a:token{separator} b : float \nx{separator}1\n")
+        assert read_header(path, separator) == [Column("a", "token"), Column("b", "float")]
+        assert read_table(path, separator=separator)["b"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("row", ["x, y,1", "x,y, 1", '"x", "y", 1'])
+def test_blanks_behind_commas_are_no_part_of_fields(tmp_path, row):
+    path = file(tmp_path, f"a:token, b:token, c:float\n{row}\n{row}\n")
+    assert read_columns(path, ["a", "b", "c"], ",")[1] == {"a": ["x"], "b": ["y"]}
+    assert read_table(path, separator=",").to_dict("list") == {"a": ["x"] * 2, "b": ["y"] * 2, "c": [1.0] * 2}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "   \n\n"])
 def test_an_empty_file_is_refused(tmp_path, text):
     refused(file(tmp_path, text), "x.inter is empty: its first line must name the columns")
 
