@@ -50,6 +50,7 @@ from recbole_llm.training.reference import ReferenceTrainer
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Bars, Stopwatch
+from recbole_llm.utils.text import percent
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole rea
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 # Facts of a reading by which an older version's rows, or their times, were others.
 OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
-HALF = 0.5  # share of the items with a title, below which a warning is given
+UNNAMED = 0.1  # share of the items without a title, from which on a warning is given
 USERLESS = ("Pop", "Random")  # general models that recommend the same to all
 
 
@@ -313,8 +314,8 @@ class Runner:
         if record.refit and record.features is not None:
             found.append("refit: features and prompts are those of the training part alone")
         named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
-        if named < HALF:
-            found.append(f"only {named:.0%} of the items have a title; the others are called by their ids")
+        if (unnamed := round(1 - named, 4)) >= UNNAMED:
+            found.append(f"{percent(unnamed)} of the items have no title and are called by their ids")
         for text in found:
             self._warn_once(f"{record.dataset}: {text}")
         return found

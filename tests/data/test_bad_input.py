@@ -430,10 +430,12 @@ def test_no_item_file_is_no_text(mine):
     assert prepare("SASRecText", "mine", semantics="none").dataset.semantics is None
 
 
-def test_few_titles_are_a_warning_on_the_row(mine):
-    write_rows(mine / "mine.item", [("i0.0", "Only one")], ITEM)
+@pytest.mark.parametrize(("titles", "share"), [(1, "99.1 %"), (60, "50 %"), (108, "10 %"), (109, None)])
+def test_missing_titles_are_a_warning_on_the_row(mine, titles, share):
+    write_rows(mine / "mine.item", [(item, "T" if n < titles else "") for n, (_, item, _) in enumerate(ROWS)], ITEM)
     record = runner().run(make_run("SASRecText", "mine", epochs=1))
-    assert record.warnings == ["only 1% of the items have a title; the others are called by their ids"]
+    text = f"{share} of the items have no title and are called by their ids"
+    assert record.warnings == ([text] if share else [])
 
 
 # ---- folders -------------------------------------------------------------------------------------
