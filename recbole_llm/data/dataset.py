@@ -264,13 +264,6 @@ class BenchDatasetMixin(Dataset):
         self.field2seqlen[name] = max((len(row) for row in rows), default=1)
         return rows
 
-    def _get_load_and_unload_col(self, source: Any) -> Any:
-        """RecBole's, with the times of interactions, which are read whether ``load_col`` names them or not."""
-        load, unload = super()._get_load_and_unload_col(source)
-        if load and source == FeatureSource.INTERACTION and self.config["TIME_FIELD"]:
-            load = load | {self.config["TIME_FIELD"]}
-        return load, unload
-
     def _remove_duplication(self) -> None:
         """RecBole's, or exact repeats alone (only where RecBole reads the files)."""
         self._reading = {"rows_read": len(self.inter_feat)}

@@ -87,7 +87,7 @@ def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
                 there = "; ".join(f".{suffix} has {', '.join(found)}" for suffix, found in files.items())
                 raise UserError(f"{setting}: no file that is read has a column {name!r}; {there}.")
             load = (config["load_col"] or {}).get(holder, "*")
-            if load != "*" and name not in (*load, *([config["TIME_FIELD"]] if holder == "inter" else ())):
+            if load != "*" and name not in load:
                 raise UserError(
                     f"{setting} names {name}, which load_col leaves out: give "
                     f'"--load_col.{holder}=[{",".join([*load, name])}]".'

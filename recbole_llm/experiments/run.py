@@ -197,13 +197,10 @@ def key_parts(
 def _changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
     """What enters the key because older versions did something else under the same settings.
 
-    They took the order of the file where ``load_col`` did not name the times, left tested positions to earlier
-    prefixes where ``intent_stride`` was set, and refits without the repeats at the end of a case with several targets,
-    or without the validation of users who have no training.
+    They left tested positions to earlier prefixes where ``intent_stride`` was set, and refits without the repeats at
+    the end of a case with several targets, or without the validation of users who have no training.
     """
-    named, time = (settings.get("load_col") or {}).get("inter"), settings.get("TIME_FIELD")
-    found = {"times": "read"} if time and named not in (None, "*") and time not in named else {}
-    found |= {"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}
+    found = {"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}
     if settings.get("refit"):
         found |= {"repeats": "train"} if settings.get("split") in SEVERAL_TARGETS else {}
         found |= {"validation": "whole"} if settings.get("split") == "parts" else {}

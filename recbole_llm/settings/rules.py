@@ -104,6 +104,7 @@ def settle_each(method: Method, values: dict[str, Any]) -> None:
     """
     _check_layers(method, values)
     _settle_separator(values)
+    _name_times(values)
     _check_cut_offs(values)
     _sort_metrics(values)
     _check_clipping(values.get("clip_grad_norm") or {})
@@ -204,6 +205,14 @@ def _settle_separator(values: dict[str, Any]) -> None:
             "as something else, so write --field_separator='\"|\"'."
         )
     values["field_separator"] = separator
+
+
+def _name_times(values: dict[str, Any]) -> None:
+    """Times are read whether ``load_col`` names them or not, so both are one run."""
+    load, time = values.get("load_col") or {}, values.get("TIME_FIELD")
+    named = load.get("inter")
+    if time and isinstance(named, list) and time not in named:
+        values["load_col"] = {**load, "inter": [*named, time]}
 
 
 def _check_cut_offs(values: Mapping[str, Any]) -> None:

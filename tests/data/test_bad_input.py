@@ -304,7 +304,7 @@ RATED = {"inter": ["user_id", "item_id", "rating"], "item": ["item_id", "title"]
     [
         (
             {"threshold": {"rating": 3}, "load_col": {"inter": ["user_id", "item_id"]}},
-            r"threshold names rating, which load_col leaves out: .* \"--load_col\.inter=\[user_id,item_id,rating\]\"",
+            r"threshold names rating, which load_col leaves out: .*\.inter=\[user_id,item_id,timestamp,rating\]\"",
         ),
         (
             {"threshold": {"rating": 3}, "load_col": RATED, "val_interval": {"brand": ["Brand1"]}},

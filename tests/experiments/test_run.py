@@ -59,6 +59,7 @@ def test_what_can_change_a_number_changes_the_key(tiny: Path, changes: dict[str,
         {"topk": [1]},
         {"metrics": ["Hit"]},
         {"max_cost": 3.0},
+        {"load_col": {"inter": ["user_id", "item_id"]}},  # times are read all the same
     ],
 )
 def test_what_cannot_change_a_number_does_not(tiny: Path, changes: dict[str, Any]) -> None:
