@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -440,10 +441,21 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
             parts = [
                 f"{facts['cases_without_list']:,} of {facts['cases']:,} cases have no list",
                 f"{facts['unknown_items']:,} items and {facts['unknown_users']:,} users of its file are not here",
-                f"its shortest list has {facts['shortest']:,} items",
+                *_ranked_of_lists(facts),
             ]
             found.append(f"{row.label} was made elsewhere, by what data and choices is not known: {'; '.join(parts)}")
     return found
+
+
+def _ranked_of_lists(facts: Mapping[str, Any]) -> list[str]:
+    """What of the lists is ranked; records of before that was counted know the length in the file alone."""
+    if "seen_rows" not in facts:
+        return [f"its shortest list has {facts['shortest']:,} items"]
+    return [
+        f"{facts['seen_rows']:,} of its rows, of {facts['seen_users']:,} users, name items that the user already has",
+        f"{facts['cases_without_ranked']:,} cases have no listed item that is ranked",
+        f"the shortest list of the others has {facts['shortest_ranked']:,} ranked items",
+    ]
 
 
 def _primary(records: Sequence[Record]) -> str:

@@ -7,7 +7,8 @@ the user's whole history. What ``recommend`` writes is such a file. Where both s
      score_i = -rank_i or score_i for what is listed; all other items tie below it
 
 Cases, masks, metrics and tests are those of any row. Ties count as their expectation, so that a list of ``K`` items has
-the metrics of the model that made it up to ``@K``, to the digit. A user without a list has items in no order.
+the metrics of the model that made it up to ``@K``, to the digit. A user without a list has items in no order, and so
+has one whose listed items are all masked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.atomic import open_text
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel
 from recbole_llm.methods.baselines.settings import ListsSettings
@@ -58,11 +61,21 @@ class Lists(CountingModel):
         self.key, self.item, self.value = key[order], item[order], frame["value"].to_numpy()[order]
         self.below = float(frame["value"].min()) - 1.0
         wanted = self._keys(cases.user, cases.end - np.asarray(table.offsets)[cases.user])
-        length = self._ends(wanted, "right") - self._ends(wanted, "left")
+        begin = self._ends(wanted, "left")
+        length = self._ends(wanted, "right") - begin
         if not length.any():
             raise UserError(
                 f"--lists={path}: none of its {len(frame)} rows is of a test case and an item of this dataset; the "
                 f"first names the user {frame['user_id'].iloc[0]!r}, the item {frame['item_id'].iloc[0]!r}."
+            )
+        case = np.repeat(np.arange(len(cases)), length)
+        listed = self.item[np.repeat(begin - np.cumsum(length) + length, length) + np.arange(len(case))]
+        seen = in_history(table, cases, case, listed)
+        ranked = np.bincount(case[is_ranked(table, cases, case, listed, seen, config["mask_history"])])
+        if not len(ranked):
+            raise UserError(
+                f"--lists={path}: none of its {len(case)} rows of test cases names an item that is ranked; "
+                f"{int(seen.sum())} name items that the user's history has already. Leave such items out of the lists."
             )
         self.lists_facts = {
             "name": f"{settings.list_name or path.stem}#{file_sha256(path)[:6]}",
@@ -70,7 +83,11 @@ class Lists(CountingModel):
             "rows": len(frame),
             "cases": len(cases),
             "cases_without_list": int((length == 0).sum()),
+            "cases_without_ranked": len(cases) - int((ranked > 0).sum()),
             "shortest": int(length[length > 0].min()),
+            "shortest_ranked": int(ranked[ranked > 0].min()),
+            "seen_rows": int(seen.sum()),
+            "seen_users": len(np.unique(cases.user[case[seen]])),
             "unknown_users": int(frame["user_id"][user == 0].nunique()),
             "unknown_items": int(frame["item_id"][item == 0].nunique()),
             "rows_of_unknown_items": int((item == 0).sum()),
@@ -92,6 +109,39 @@ class Lists(CountingModel):
         for line, (begin, end) in enumerate(zip(self._ends(keys, "left"), self._ends(keys, "right"), strict=True)):
             found[line, self.item[begin:end]] = self.value[begin:end]
         return found
+
+
+def in_history(table: Interactions, cases: Cases, case: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """Which items ``(n,)`` stand in the visible histories of their cases, those that are the case's target apart.
+
+    Args:
+        table: the interactions.
+        cases: all of them.
+        case: ``(n,)`` numbers of cases.
+        item: ``(n,)`` item ids.
+    """
+    rows = len(table)
+    places = np.sort(np.asarray(table.item, dtype=np.int64) * rows + np.arange(rows))  # an item's rows side by side
+    first = np.searchsorted(places, item * rows + cases.start[case])
+    behind = np.searchsorted(places, item * rows + cases.end[case])
+    owner = np.repeat(np.arange(len(cases)), np.diff(cases.target_offsets))
+    targets = _pairs(table, owner, np.asarray(table.item)[cases.target_rows])
+    return (first < behind) & ~np.isin(_pairs(table, case, item), targets)
+
+
+def is_ranked(
+    table: Interactions, cases: Cases, case: np.ndarray, item: np.ndarray, seen: np.ndarray, mask_history: bool
+) -> np.ndarray:
+    """Which items ``(n,)`` are ranked in their cases: candidates, or all but those that are ``seen`` and masked."""
+    if cases.candidates is None:
+        return ~seen if mask_history else np.ones(len(item), dtype=bool)
+    candidates = _pairs(table, np.arange(len(cases))[:, None], cases.candidates)
+    return np.isin(_pairs(table, case, item), candidates)
+
+
+def _pairs(table: Interactions, case: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """One number for each pair of a case and an item."""
+    return case * (table.n_items + 1) + item
 
 
 def read_lists(path: Path) -> pd.DataFrame:

@@ -97,6 +97,71 @@ def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
     )
 
 
+def items_of_history(masked: bool) -> Record:
+    """A run of lists of two items that the user has, and of one more; u0 lacks the one more, u1 has no list."""
+    dataset = prepare("SASRec").dataset
+    table, test = dataset.table, dataset.split.test
+    lines = []
+    for user, start, end in zip(test.user, test.start, test.end, strict=True):
+        name, seen = table.user_tokens[user], table.item_tokens[table.item[start : start + 2]].tolist()
+        other = next(item for item in table.item_tokens[1:] if item not in table.item_tokens[table.item[start:end]])
+        listed = {"u0": seen, "u1": []}.get(name, [*seen, other])
+        lines += [f"{name}\t{item}\t{rank}\n" for rank, item in enumerate(listed)]
+    Path("mine.tsv").write_text("user_id\titem_id\trank\n" + "".join(lines))
+    return runner().run(make_run("Lists", lists="mine.tsv", epochs=0, mask_history=masked))
+
+
+def test_listed_items_that_the_user_already_has_are_counted_and_said(tiny: Path) -> None:
+    record = items_of_history(masked=True)
+    assert record.lists is not None
+    cases = record.lists["cases"]
+    assert [record.lists[name] for name in ("seen_rows", "seen_users")] == [2 * (cases - 1), cases - 1]
+    (table,) = build([record], ResultStore("results"))
+    text = f"{2 * (cases - 1)} of its rows, of {cases - 1} users, name items that the user already has"
+    assert any(text in note for note in table.notes)
+
+
+def test_the_shortest_list_and_the_cases_without_one_are_those_that_are_ranked(tiny: Path) -> None:
+    names = ("cases_without_list", "cases_without_ranked", "shortest", "shortest_ranked")
+    masked, whole = items_of_history(masked=True).lists, items_of_history(masked=False).lists
+    assert masked is not None
+    assert whole is not None
+    cases = prepare("SASRec").dataset.split.test
+    assert len(cases) == masked["cases"]
+    assert [masked[name] for name in names] == [1, 2, 2, 1]
+    assert [whole[name] for name in names] == [1, 1, 2, 2]
+
+
+def test_under_candidates_only_listed_candidates_are_ranked(tiny: Path) -> None:
+    written()
+    lists = prepare("Lists", lists="mine.tsv", protocol="direct_100", candidates=9)
+    cases, tokens = lists.dataset.split.test, lists.dataset.table.item_tokens
+    assert cases.candidates is not None
+    ranked = np.isin(tokens[cases.candidates], [f"i{item}" for item in range(5)]).sum(axis=1)
+    assert lists.model.lists_facts["cases_without_ranked"] == (ranked == 0).sum() > 0
+    assert lists.model.lists_facts["shortest_ranked"] == ranked[ranked > 0].min()
+
+
+def test_lists_of_nothing_but_what_the_users_have_are_refused(tiny: Path) -> None:
+    dataset = prepare("SASRec").dataset
+    table, test = dataset.table, dataset.split.test
+    pairs = zip(table.user_tokens[test.user], table.item_tokens[table.item[test.start]], strict=True)
+    lines = (f"{user},{item},1\n" for user, item in pairs)
+    Path("mine.csv").write_text("user_id,item_id,rank\n" + "".join(lines))
+    with pytest.raises(UserError, match=f"an item that is ranked; {len(test)} name items that the user's history"):
+        prepare("Lists", lists="mine.csv")
+    assert prepare("Lists", lists="mine.csv", mask_history=False).model.lists_facts["shortest_ranked"] == 1
+
+
+def test_a_record_of_before_ranked_items_were_counted_is_shown(tiny: Path) -> None:
+    record = runner().run(make_run("Lists", lists=written(), epochs=0))
+    assert record.lists is not None
+    new = ("cases_without_ranked", "shortest_ranked", "seen_rows", "seen_users")
+    record.lists = {name: value for name, value in record.lists.items() if name not in new}
+    (table,) = build([record], ResultStore("results"))
+    assert any(note.endswith("its shortest list has 5 items") for note in table.notes)
+
+
 def test_a_row_is_marked_as_foreign_and_named_by_its_file(tiny: Path) -> None:
     records = []
     for name, users in (("p5.tsv", 80), ("tiger.tsv", 79)):
