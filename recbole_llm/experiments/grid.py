@@ -10,10 +10,11 @@ from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.vector_files import check_vectors_read
 from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
-from recbole_llm.settings.layers import check_grid_keys, layer_settings, names_parts
+from recbole_llm.settings.layers import Settings, check_grid_keys, layer_settings, names_parts
 from recbole_llm.settings.rules import check_followed
 from recbole_llm.settings.schema import check_value
 from recbole_llm.utils.text import names_of
@@ -119,6 +120,7 @@ def expand(
         if kind is not None:
             check_value(CoreSettings, "semantics", kind, None, f"--semantics={kind}")
     runs: dict[str, Run] = {}
+    layered: list[Settings] = []
     for name in datasets:
         for given in protocols:
             each_protocol = _ready_parts(methods[0], name, files, overrides) if given is None else given
@@ -131,12 +133,14 @@ def expand(
                     preset = {"preset": default["preset"]} if default.get("preset") else {}
                     own = layer_settings(method, name, default["protocol"], overrides=preset, strict=False)
                     check_followed(method, default.values, own.values)
+                    layered.append(default)
                     for seed in parse_seeds(seeds, int(default["seed"])):
                         settings = layer_settings(
                             method, name, each_protocol, files, {**base, "seed": seed}, strict=False
                         )
                         run = Run.of(settings)
                         runs.setdefault(run.key, run)
+    check_vectors_read(layered)
     return list(runs.values())
 
 

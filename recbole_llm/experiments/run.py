@@ -14,6 +14,7 @@ from recbole_llm.data.split import BY_TIME, SEVERAL_TARGETS
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
+from recbole_llm.experiments.vector_files import with_vectors_read
 from recbole_llm.features.encoder import MINILM
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
@@ -78,11 +79,12 @@ class Run:
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
-        """The run of some settings; finds the dataset.
+        """The run of some settings; finds the dataset, and leaves out files of vectors that nothing reads.
 
         Raises:
             UserError: there is no such dataset.
         """
+        settings = with_vectors_read(settings)
         location = locate(settings["dataset"], settings.data_path, settings["dataset_dir"], settings.get("train"))
         return cls(settings, location, search)
 

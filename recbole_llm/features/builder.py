@@ -27,13 +27,14 @@ from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
-from recbole_llm.features.vectors import ITEM, USER, digest, given_vectors
+from recbole_llm.features.vectors import digest, given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.rules import features_read
+from recbole_llm.settings.schema import ITEM, USER
 from recbole_llm.utils.files import file_sha256, one_process_at_a_time
 
 logger = logging.getLogger(__name__)

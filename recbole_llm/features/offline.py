@@ -9,7 +9,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from recbole_llm.features.feature import Context
 from recbole_llm.features.items import ItemTexts
-from recbole_llm.features.vectors import ITEM
+from recbole_llm.settings.schema import ITEM
 
 # Mean cosine distance from which two groups stay apart. With MiniLM, 8 products of one user fall into 3 or 4 groups,
 # 60 films into 12.

@@ -14,8 +14,9 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.errors import UserError
 from recbole_llm.features.folder import SemanticFolder
-from recbole_llm.features.vectors import ITEM, USER, GivenVectors
+from recbole_llm.features.vectors import GivenVectors
 from recbole_llm.layers.text_projection import zca
+from recbole_llm.settings.schema import ITEM, USER
 
 logger = logging.getLogger(__name__)
 

@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.settings.schema import ITEM, USER
 from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.text import reason_of
 
 logger = logging.getLogger(__name__)
 
-ITEM, USER = "item_id", "user_id"
 _KEYS = (ITEM, USER)
 _TENSOR = "vectors"
 

@@ -13,7 +13,16 @@ from recbole_llm.llm.endpoint import check_store_address, is_own_file
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
-from recbole_llm.settings.schema import Role, SettingsModel, before_of, plain_of, role_of
+from recbole_llm.settings.schema import (
+    ITEM,
+    USER,
+    Role,
+    SettingsModel,
+    before_of,
+    plain_of,
+    role_of,
+    vectors_of_texts,
+)
 from recbole_llm.utils.yaml import property_names
 
 logger = logging.getLogger(__name__)
@@ -22,7 +31,6 @@ logger = logging.getLogger(__name__)
 SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
     "profiles",
-    "vectors",
 )
 # RecBole's settings that nothing here follows, by the only value that they may have, with what does their work.
 _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
@@ -237,7 +245,7 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
     features has none whatever was asked for; one that reads texts alone has those.
     """
-    if not method.features or (method.text == "codes" and not reads_codes(values)):
+    if not reads_any(method, values):
         for key in SEMANTIC_KEYS:
             value = before_of(CoreSettings.model_fields[key])
             values[key] = None if value is ... else value
@@ -253,7 +261,6 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
     if values["llm"] == "offline":
         values["answer_share"] = 1.0  # nothing is asked
     if values["semantics"] == "none":
-        values["vectors"] = None
         values["answer_share"] = 1.0
         values["titles"] = "real"
     _check_titles(values)
@@ -312,6 +319,27 @@ def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
     """
     owner = None if method.is_external else settings_class(method)
     return method.features if owner is None else owner.of(values).reads(method.features)
+
+
+def reads_any(method: Method, values: Mapping[str, Any]) -> bool:
+    """Whether a model reads any semantic features, where it is given some."""
+    return bool(method.features) and (method.text != "codes" or reads_codes(values))
+
+
+def vectors_read(method: Method, values: Mapping[str, Any]) -> set[str]:
+    """Of what (``item_id``, ``user_id``) a model reads given vectors under these settings, where it has semantics.
+
+    A class from outside may read either.
+    """
+    if not reads_any(method, values):
+        return set()
+    if method.is_external:
+        return {ITEM, USER}
+    owner = settings_class(method)
+    by_rule = "offline" in (values["llm"], values["fill"])
+    of_texts = vectors_of_texts(method.features)
+    found = of_texts if owner is None else owner.of(values).reads_vectors(method.features, by_rule)
+    return found | ({ITEM} if values.get("init") == "vectors" else set())
 
 
 # Settings that one way of splitting reads; under another they would be passed over.

@@ -35,6 +35,7 @@ class Role(StrEnum):
 
 
 IDENTITY = (Role.NUMBERS, Role.SEMANTIC, Role.LOOP)
+ITEM, USER = "item_id", "user_id"  # what one row of vectors made elsewhere is of
 
 
 def setting(
@@ -64,8 +65,8 @@ def setting(
 class SettingsModel(BaseModel):
     """Settings of a method, typed.
 
-    A field without a value in ``properties/`` may be null. A subclass may override :meth:`reads`, :meth:`unread` and
-    :meth:`check`.
+    A field without a value in ``properties/`` may be null. A subclass may override :meth:`reads`,
+    :meth:`reads_vectors`, :meth:`unread` and :meth:`check`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
@@ -82,6 +83,15 @@ class SettingsModel(BaseModel):
         """Those of the method's features that its model reads under these settings; no other is asked for or made."""
         return features
 
+    def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
+        """Of what given vectors are read under these settings: ``ITEM``, ``USER``, both or nothing.
+
+        Args:
+            features: those of the method.
+            by_rule: features are made by the offline rule, all or those that an LLM left out.
+        """
+        return vectors_of_texts(features)
+
     def unread(self, epochs: int | None) -> dict[str, str]:
         """Settings that nothing reads in a training of at most so many epochs, with the reason.
 
@@ -95,6 +105,11 @@ class SettingsModel(BaseModel):
         Raises:
             UserError: two of them contradict each other.
         """
+
+
+def vectors_of_texts(features: tuple[str, ...]) -> set[str]:
+    """Items' vectors stand in for their texts, which these features are or are clusters of."""
+    return {ITEM} if {"itemtext", "codes"} & {*features} else set()
 
 
 def _get(values: Any, name: str) -> Any:

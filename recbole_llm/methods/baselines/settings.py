@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from recbole_llm.errors import UserError
 from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Positive, Whole
-from recbole_llm.settings.schema import Role, SettingsModel, setting
+from recbole_llm.settings.schema import USER, Role, SettingsModel, setting
 
 
 class SoftmaxSettings(SettingsModel):
@@ -223,3 +223,7 @@ class LLMESRSettings(SequenceSettings):
     cross_attention: bool = setting("Let each view be asked by the other.")
     distillation_weight: Amount = setting("Weight of the distance to similar users; 0 turns it off.")
     similar_users: Count = setting("Users that teach a user.")
+
+    def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
+        """Those of users too, where similar users teach a user."""
+        return super().reads_vectors(features, by_rule) | ({USER} if self.distillation_weight else set())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from recbole_llm.methods.baselines.settings import MINDSettings, REMISettings
 from recbole_llm.settings.core import Amount, Count, Dropout, Positive
-from recbole_llm.settings.schema import setting
+from recbole_llm.settings.schema import ITEM, setting
 
 
 class EIMFSettings(REMISettings, MINDSettings):
@@ -54,3 +54,7 @@ class EIMFSettings(REMISettings, MINDSettings):
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
         """Nothing where the semantic module is off or weighs nothing."""
         return features if self.taught else ()
+
+    def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
+        """Those of items where the offline rule groups them."""
+        return super().reads_vectors(features, by_rule) | ({ITEM} if by_rule and self.reads(features) else set())

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.settings.core import Amount, Count, Positive, Whole
-from recbole_llm.settings.schema import SettingsModel, setting
+from recbole_llm.settings.schema import ITEM, USER, SettingsModel, setting
 
 
 class ISRFSettings(SettingsModel):
@@ -76,15 +76,24 @@ class ISRFSettings(SettingsModel):
         return self.graph_words and self.item_semantics
 
     @property
+    def reads_items(self) -> bool:
+        """Whether the graph or the items' numbers read what the LLM says of the items."""
+        return self.graph_semantics or (self.item_numbers == "semantic" and not self.legacy_leaks)
+
+    @property
     def aligns(self) -> bool:
         """Whether a loss reads what the LLM says of the users; the direct one aligns with the graph's vectors."""
         return bool(self.sequential_alignment) or (bool(self.direct_alignment) and self.graph_words)
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
         """Users' reasoning for the alignments; it shows the items' reasoning, which the graph reads too."""
-        semantic = self.item_numbers == "semantic" and not self.legacy_leaks
-        read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.graph_semantics or semantic}
+        read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.reads_items}
         return tuple(name for name in features if read.get(name, True))
+
+    def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
+        """Those of items for the graph and for numbers by meaning, those of users for the alignments."""
+        items = {ITEM} if self.reads_items else set()
+        return super().reads_vectors(features, by_rule) | items | ({USER} if self.aligns else set())
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Hold decoding, numbers and curriculum against what they need.

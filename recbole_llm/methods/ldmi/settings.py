@@ -8,7 +8,7 @@ from typing import Any, Literal
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.settings import ComiRecDRSettings
 from recbole_llm.settings.core import Amount, Count, Positive, Share
-from recbole_llm.settings.schema import setting
+from recbole_llm.settings.schema import ITEM, setting
 
 
 class LDMISettings(ComiRecDRSettings):
@@ -59,6 +59,10 @@ class LDMISettings(ComiRecDRSettings):
         """``interest`` for the alignment, ``synuser`` for the contrast."""
         read = {"interest": self.aligns, "synuser": self.contrasts}
         return tuple(name for name in features if read.get(name, True))
+
+    def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
+        """Those of items where the offline rule groups them."""
+        return super().reads_vectors(features, by_rule) | ({ITEM} if by_rule and self.reads(features) else set())
 
     def check(self, values: Mapping[str, Any]) -> None:
         """Names of clusters are the LLM's; a control must not read them.
