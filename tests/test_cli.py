@@ -266,7 +266,7 @@ def test_a_run_prints_its_table_and_where_the_records_are(
     assert cli("--model=Pop,GRU4Rec", "--dataset=tiny", *SHORT) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^Pop +2020 ", out, flags=re.M)
-    assert re.search(r"^GRU4Rec +2020 ", out, flags=re.M)
+    assert re.search(r"^GRU4Rec † +2020 ", out, flags=re.M)
     assert "records: results/ (2 of this command)" in out
     assert "running GRU4Rec on tiny" in err
     assert "running" not in out
@@ -345,7 +345,7 @@ def test_settings_that_go_together_are_checked_together(
 
 def test_several_seeds_make_one_row(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli("--model=GRU4Rec", "--dataset=tiny", "--seeds=[3,1]", "--quiet", *SHORT) == 0
-    assert re.search(r"^GRU4Rec +1,3 +\d\.\d+ ±", capsys.readouterr().out, flags=re.M)
+    assert re.search(r"^GRU4Rec † +1,3 +\d\.\d+ ±", capsys.readouterr().out, flags=re.M)
 
 
 def test_nobody_else_reads_the_command_line(tiny: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

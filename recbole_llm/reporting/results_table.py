@@ -99,14 +99,15 @@ def identity_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def still_improving(run: Record) -> bool:
-    """Whether the best epoch is among the last three validations, and better than the first one.
+    """Whether the best epoch is among the last three validations, and better than the first one where there are more.
 
-    A model that counts has no loss (0 in every epoch). Its epochs are choices of a window, not steps of a training.
+    A training of one validation ended at its limit: nothing says that a second epoch would not be better. A model that
+    counts has no loss (0 in every epoch). Its epochs are choices of a window, not steps of a training.
     """
     if all(point.get("loss") == 0 for point in run.curve):
         return False
     validated = [point.get("epoch", n) for n, point in enumerate(run.curve, start=1) if point.get("valid")]
-    return run.best_epoch in validated[1:][-3:]
+    return run.best_epoch in (validated[1:] or validated)[-3:]
 
 
 @dataclass

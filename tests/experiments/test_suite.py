@@ -284,7 +284,7 @@ def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureF
     ]
     storage = open_storage(storage_address(None, Path("results"))).backend
     assert [len(storage.get_all_trials(study._study_id)) for study in storage.get_all_studies()] == [3]
-    assert "| GRU4Rec | 3 trials |" in Path("results/table.md").read_text()
+    assert "| GRU4Rec † | 3 trials |" in Path("results/table.md").read_text()
 
     assert main([*words, "--results_dir=whole"]) == 0
     whole = {(record.model, record.seed): record.metrics for record in ResultStore("whole")}

@@ -6,6 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.rendered import screen_style
+from recbole_llm.reporting.results_table import still_improving
 from recbole_llm.reporting.tables import render
+from tests.helpers import make_run, runner
 from tests.reporting.records import record_of, run_of
 
 
@@ -250,7 +253,7 @@ def test_answers_that_are_missing_stand_in_the_label_and_below() -> None:
 
 @pytest.mark.parametrize(
     ("best", "valid", "mark"),
-    [(12, range(1, 13), True), (10, range(1, 13), True), (9, range(1, 13), False), (1, [1], False), (1, [1, 2], False),
+    [(12, range(1, 13), True), (10, range(1, 13), True), (9, range(1, 13), False), (1, [1], True), (1, [1, 2], False),
      (2, [1, 2], True), (6, [2, 4, 6, 8, 10], True), (4, [2, 4, 6, 8, 10], False), (None, [1, 2], False)],
 )  # fmt: skip
 def test_rows_that_were_still_improving_are_marked(best: int | None, valid: Sequence[int], mark: bool) -> None:
@@ -265,8 +268,10 @@ def test_rows_that_were_still_improving_are_marked(best: int | None, valid: Sequ
 def test_the_last_choice_of_a_model_that_counts_is_not_a_training_that_was_still_improving() -> None:
     curve = [{"epoch": n, "loss": 0.0, "valid": {"ndcg@10": 0.1}} for n in (1, 2, 3)]
     assert "†" not in render([run_of("PopRecent", 0.1, curve=curve, best_epoch=3)])
+    assert "†" not in render([run_of("Pop", 0.1, curve=curve[:1], best_epoch=1)])
     learning = [{**point, "loss": 0.1 * (3 - point["epoch"])} for point in curve]  # 0 in the last epoch alone
     assert "SASRec †" in render([run_of("SASRec", 0.1, curve=learning, best_epoch=3)])
+    assert "SASRec †" in render([run_of("SASRec", 0.1, curve=learning[:1], best_epoch=1)])
 
 
 def test_rows_stand_by_the_main_metric_or_as_asked() -> None:
@@ -355,3 +360,10 @@ def test_html_is_a_page_with_a_style_of_its_own() -> None:
     assert '<td class="t">SASRec</td>' in text
     assert "<b>0.2000</b>" in text
     assert text.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize(
+    ("model", "mark"), [("SASRec", True), ("EASE", False), ("ItemKNN", False), ("Pop", False), ("VSKNN", False)]
+)
+def test_a_training_of_one_epoch_is_marked_and_a_single_fit_is_not(tiny: Path, model: str, mark: bool) -> None:
+    assert still_improving(runner().run(make_run(model, epochs=1))) == mark
