@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, TrialState
 from recbole_llm.errors import UserError
 from recbole_llm.execution.base import JobResult
 from recbole_llm.experiments.run import Run
-from recbole_llm.settings.layers import Settings, layer_settings
+from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.history import Ended, Header, accuracy, is_elsewhere, read_history, write_history
 from recbole_llm.tuning.liveness import is_lost, owner
@@ -38,7 +38,9 @@ from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = "paper"  # the preset whose settings are tried after the defaults
+# The presets whose settings are tried after the defaults: the model's own, and others that a publication reports.
+PUBLISHED = ("paper", "original", "sampled")
+TRAINED_BY = ("loss_type", "train_targets", "objective")
 UNITS = ("lm", "word_scale")  # settings in whose terms a model's scales and rates are
 MAX_LOSSES = 5  # of a trial, after which it has failed
 WAITING = optuna.create_trial(state=TrialState.WAITING)  # in the place of a trial that a history lacks
@@ -337,29 +339,41 @@ def _counts(trial: FrozenTrial) -> bool:
 def starts(run: Run, space: Space) -> list[dict[str, Any]]:
     """Parameters of the first trials: the model's defaults, and then its published settings as far as the space goes.
 
-    Published settings for another language model, or in other units, say nothing of this one and are left out.
-
     Args:
         run: the model with its defaults and with what the user fixed.
         space: what is searched.
     """
-    s = run.settings
-    known = [s]
-    try:
-        preset = {**s.overrides, "preset": PUBLISHED}
-        other = layer_settings(s.method, s["dataset"], s["protocol"], s.config_files, preset, strict=False)
-        if all(other.get(name) == s.get(name) for name in UNITS):
-            known.append(other)
-    except UserError as error:
-        logger.debug("what the user gives does not go with the published settings of %s: %s", s.method.name, error)
     found: list[dict[str, Any]] = []
-    for settings in known:
+    for settings in (run.settings, *_published(run.settings, space)):
         start = dict(found[0]) if found else {}
         values = {name: settings.get(name) for name in space}
         start |= {n: p.stored(values[n]) for n, p in space.items() if values[n] is not None and p.holds(values[n])}
         if start not in found:
             found.append(start)
     return found
+
+
+def _published(s: Settings, space: Space) -> Iterator[Settings]:
+    """The model's published settings, from each preset that says something of this search.
+
+    Those for another language model, or in other units, say nothing of it. Where a model has been published several
+    times, those say something that train at the same targets by the same loss. What the user fixed is not the preset's.
+    """
+    key = backbone_key(s.method)
+    backbone = {} if key is None else {key: s[key]}
+    for name in PUBLISHED:
+        preset = {"preset": name}
+        try:
+            own = layer_settings(s.method, s["dataset"], s["protocol"], (), {**backbone, **preset}, strict=False)
+            given = {**s.overrides, **preset}
+            other = layer_settings(s.method, s["dataset"], s["protocol"], s.config_files, given, strict=False)
+        except UserError as error:
+            logger.debug("what the user gives does not go with preset %s of %s: %s", name, s.method.name, error)
+            continue
+        same = UNITS if name == PUBLISHED[0] else (*UNITS, *(key for key in TRAINED_BY if key not in space))
+        has_one = any(source.startswith("properties/preset/") for source in own.origin.values())
+        if has_one and all(own.get(key) == s.get(key) for key in same):
+            yield other
 
 
 def with_own(settings: Settings, own: Mapping[str, Any], **changes: Any) -> Settings:

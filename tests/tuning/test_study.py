@@ -16,7 +16,8 @@ from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.liveness import is_lost
 from recbole_llm.tuning.space import space_of
 from recbole_llm.tuning.storage import open_storage, storage_address
-from recbole_llm.tuning.study import MAX_LOSSES, Study, starts
+from recbole_llm.tuning.study import MAX_LOSSES, PUBLISHED, Study, starts
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 from tests.helpers import make_run
 from tests.processes import start, wait_for
 from tests.tuning.searchers import hang, result, score_of, study_of, take_part, take_part_and_count
@@ -59,6 +60,45 @@ def test_the_published_settings_are_the_second_trial_as_far_as_the_space_goes(ti
     fixed = study_of("results/s.sqlite3", 3, make_run("SRGNN", embedding_size=100), "step: [1, 2]")
     assert study_of("results/s.sqlite3", 3, make_run("SRGNN", preset="paper"), space)._starts[1:] == []
     assert fixed._starts == [{"step": 1}]
+
+
+OURS = {"demo", "scratch"}  # presets that no publication reports
+
+
+def test_each_preset_is_one_of_a_publication_or_ours() -> None:
+    names = {name.rpartition("-")[2] for name in property_names("preset")}
+    assert names == {*PUBLISHED, *OURS}
+
+
+@pytest.mark.parametrize(
+    ("given", "preset"),
+    [
+        ({}, None),
+        ({"train_targets": "all"}, None),
+        ({"train_targets": "all", "objective": "bce"}, "original"),
+        ({"train_targets": "all", "objective": "sampled_softmax"}, "sampled"),
+        ({"preset": "sampled"}, None),  # they are the defaults then
+    ],
+)
+def test_settings_published_under_another_name_are_a_start_where_the_search_trains_alike(
+    tiny: Path, given: dict[str, Any], preset: str | None
+) -> None:
+    run = make_run("SASRec", **given)
+    first, *others = starts(run, space_of(run.settings))
+    if preset is None:
+        assert others == []
+    else:
+        published = read_yaml(properties_folder() / "preset" / f"SASRec-{preset}.yaml")
+        wanted = {name: published[name] for name in first}
+        wanted["hidden_size"] = first["hidden_size"] if preset == "original" else 64  # 50 is not in the space
+        assert others == [wanted]
+
+
+def test_settings_published_under_another_name_are_a_start_where_their_training_is_searched(tiny: Path) -> None:
+    space = "train_targets: [last, all]\nobjective: [softmax, bce, sampled_softmax]\nn_layers: [1, 2]\n"
+    study = study_of("results/s.sqlite3", 4, make_run("SASRec"), space)
+    tried = [tuple(study.settings(begun(study)).values()) for _ in range(3)]
+    assert tried == [("last", "softmax", 2), ("all", "bce", 2), ("all", "sampled_softmax", 1)]
 
 
 @pytest.mark.parametrize("model", ["ISRF", "DUIP"])
