@@ -85,7 +85,8 @@ def test_seconds_to_the_first_batch() -> None:
 def test_validation_of_the_numbers_of_items() -> None:
     (rows,) = (rows for head, rows in tables_of("explanation/methods").items() if head[0] == "--item_numbers=")
     records = [
-        json.loads(path.read_text(encoding="utf-8")) for path in ROOT.glob("results/item-numbers/ml-100k/loo/*.json")
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in ROOT.glob("results/item-numbers/ml-100k/loo/ISRF-*.json")
     ]
     found = {(each["settings"]["item_numbers"], each["semantics"]): each["valid_metrics"] for each in records}
     assert len(rows) == 4

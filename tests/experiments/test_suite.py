@@ -17,6 +17,7 @@ from recbole_llm.experiments import suite
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.tuning.storage import open_storage, storage_address
+from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 from tests.processes import start_command, wait_for
 from tests.reporting.records import run_of
@@ -140,6 +141,13 @@ def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) 
     assert len(commands) == len(read_suite(name))
     assert all("--dataset=tiny" in words for words in commands)
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("name", property_names("suite"))
+def test_every_suite_has_the_rows_that_cost_seconds(name: str) -> None:
+    running = [stage for stage in read_suite(name) if stage.verb in suite.RUNNING]
+    models = {model for stage in running for model in names_of(stage.keys["model"])}
+    assert models >= {"Pop", "PopRecent", "PopUser", "MarkovChain", "VSKNN", "ItemKNN", "EASE"}
 
 
 def test_no_budget_but_the_smallest_searches_with_fewer_than_twelve_trials_of_eight_epochs() -> None:
