@@ -50,6 +50,7 @@ _ISRF = {
 OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "answers": {},
     "item-numbers": {"ISRF": {"item_numbers": "random"}},
+    "sessions": {},
     "times": {},
 }
 # Defaults that changed since, with the values that the records were made with: new runs have other keys.

@@ -143,11 +143,16 @@ def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) 
     assert not Path("results").exists()
 
 
+# Sessions of users that no training row knows, without dates.
+REFUSED = {"sessions": {"PopRecent", "ItemKNN", "EASE"}}
+
+
 @pytest.mark.parametrize("name", property_names("suite"))
 def test_every_suite_has_the_rows_that_cost_seconds(name: str) -> None:
     running = [stage for stage in read_suite(name) if stage.verb in suite.RUNNING]
     models = {model for stage in running for model in names_of(stage.keys["model"])}
-    assert models >= {"Pop", "PopRecent", "PopUser", "MarkovChain", "VSKNN", "ItemKNN", "EASE"}
+    wanted = {"Pop", "PopRecent", "PopUser", "MarkovChain", "VSKNN", "ItemKNN", "EASE"}
+    assert models >= wanted - REFUSED.get(name, set())
 
 
 def test_no_budget_but_the_smallest_searches_with_fewer_than_twelve_trials_of_eight_epochs() -> None:
