@@ -176,7 +176,7 @@ class NextItem(FusedLoss):
             return super().calculate_loss(interaction)
         history = interaction[model.ITEM_SEQ], interaction[model.ITEM_SEQ_LEN]
         if TARGETS in interaction:
-            hidden, target = at_targets(model.states(*history), interaction[TARGETS])
+            hidden, target = at_targets(model.states(*history), interaction)
         else:
             hidden, target = model.forward(*history), interaction[model.POS_ITEM_ID]
         loss: torch.Tensor = model.next_item_loss(hidden, model.item_embedding.weight, target)

@@ -19,10 +19,14 @@ from recbole.data.transform import construct_transform
 from recbole.utils import InputType
 
 from recbole_llm.data.split import Cases
-from recbole_llm.layers.next_item import TARGETS
+from recbole_llm.layers.next_item import PLACES, TARGETS, places_of
+from recbole_llm.layers.waits import at_hand
 
 Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
+Shape = tuple[int, ...]  # what the host knows of a batch: how many rows, how wide, ...
+
+WIDTHS = 4  # of histories on a GPU
 
 
 def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -33,6 +37,11 @@ def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     mixed = (items * 2654435761 + key[:, None] * 40503) % 4294967291  # Knuth's multiplicative hash
     mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967291
     return items.gather(1, mixed.argsort(dim=1, stable=True))
+
+
+def _rounded_up(number: int, unit: int) -> int:
+    """The least multiple that is no smaller."""
+    return -(-number // unit) * unit
 
 
 def _ids(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -96,20 +105,26 @@ class DeviceTable:
         return sources
 
     def width(self, longest: int) -> int:
-        """Columns of the histories of a batch whose longest one has that many items."""
-        return max(1, min(longest, self.max_length)) if self.trim else self.max_length
+        """Columns of the histories of a batch whose longest one has that many items.
 
-    def histories(self, user: torch.Tensor, start: torch.Tensor, end: torch.Tensor, longest: int) -> dict[str, Source]:
+        On a GPU there are few widths, so that the batches of an epoch have few shapes.
+        """
+        if not self.trim:
+            return self.max_length
+        if not at_hand(self.item):
+            longest = _rounded_up(longest, -(-self.max_length // WIDTHS))
+        return max(1, min(longest, self.max_length))
+
+    def histories(self, user: torch.Tensor, start: torch.Tensor, end: torch.Tensor, width: int) -> dict[str, Source]:
         """Sources of the sequence columns: the last ``max_length`` rows before ``end``, left-aligned.
 
         Args:
             user: ``(B,)`` user ids.
             start, end: ``(B,)`` the visible rows.
-            longest: length of the longest history of the batch, known on the host, so that no
-                device synchronisation is needed.
+            width: columns, see :meth:`width`; known on the host, so that no device synchronisation is needed.
         """
         length = (end - start).clamp_(max=self.max_length)
-        place = torch.arange(self.width(longest), device=self.device)
+        place = torch.arange(width, device=self.device)
         index = (end - length)[:, None] + place
         padding = place >= length[:, None]
         index.masked_fill_(padding, 0)
@@ -190,11 +205,15 @@ class TrainLoader:
         return -(-len(self.rows) // self.step)
 
     def __iter__(self) -> Iterator[LazyInteraction]:
+        return map(self.batch, self.blocks())
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """The rows of each batch of an epoch."""
         count = len(self.rows)
         order = torch.randperm(count, generator=self.generator).numpy() if self.shuffle else np.arange(count)
         for begin in range(0, count, self.step):
             rows = self.rows[order[begin : begin + self.step]]
-            yield self.batch(rows[self._rank :: self._world] if len(rows) >= self._world else rows)
+            yield rows[self._rank :: self._world] if len(rows) >= self._world else rows
 
     def share(self, rank: int, world: int, seed: int) -> None:
         """Yield the ``rank``-th of ``world`` parts of each batch from now on, with negatives of its own."""
@@ -217,21 +236,39 @@ class TrainLoader:
 
     def batch(self, host_rows: np.ndarray) -> LazyInteraction:
         """The batch of some rows of the interactions, negatives included."""
+        rows = torch.from_numpy(self.described(host_rows)).to(self.table.device, non_blocking=True)
+        return self.made(rows, self.shape(host_rows))
+
+    def described(self, host_rows: np.ndarray) -> np.ndarray:
+        """What :meth:`made` makes a batch from, one row an example: numbers alone, the same for batches of a shape."""
+        return host_rows
+
+    def shape(self, host_rows: np.ndarray) -> Shape:
+        """What must be known of a batch before it is made: its rows, and the columns of its histories."""
+        if not self.sequential:
+            return (len(host_rows),)
+        begin = self.table.offsets_host[self.table.user_host[host_rows]]
+        return len(host_rows), self.table.width(int((host_rows - begin).max(initial=1)))
+
+    def made(self, rows: torch.Tensor, shape: Shape) -> LazyInteraction:
+        """The batch of some rows on the device.
+
+        Args:
+            rows: ``(B,)``, see :meth:`described`.
+            shape: see :meth:`shape`.
+        """
         table = self.table
-        rows = torch.from_numpy(host_rows).to(table.device, non_blocking=True)
         copies = 1
         if self.negatives:
             copies = self.negatives + (0 if self.pairwise else 1)
         rows = rows.repeat(copies) if copies > 1 else rows
         sources = table.interactions(rows)
         if self.sequential:
-            begin = table.offsets_host[table.user_host[host_rows]]
-            longest = int((host_rows - begin).max(initial=1))
             user = table.user[rows].long()
-            sources |= table.histories(user, table.offsets[user], rows, longest)
+            sources |= table.histories(user, table.offsets[user], rows, shape[1])
         batch = LazyInteraction(sources, len(rows))
         if self.negatives:
-            self._add_negatives(batch, len(host_rows))
+            self._add_negatives(batch, shape[0])
         table.join(batch)
         return table.transformed(batch)
 
@@ -272,24 +309,38 @@ class SequenceLoader(TrainLoader):
         self.rows = np.arange(len(self.windows))
         self.step = max(1, round(int(config["train_batch_size"]) * len(self.rows) / len(targets)))
 
-    def batch(self, host_rows: np.ndarray) -> LazyInteraction:
-        """The batch of some windows."""
-        table = self.table
-        windows = self.windows[host_rows]
-        longest = int((windows[:, 1] - windows[:, 0]).max(initial=1))
-        start, stop, lowest = torch.from_numpy(windows).to(table.device, non_blocking=True).unbind(dim=1)
+    def described(self, host_rows: np.ndarray) -> np.ndarray:
+        """The windows, ``(B, 3)``."""
+        return self.windows[host_rows]
+
+    def shape(self, host_rows: np.ndarray) -> Shape:
+        """Windows of a batch, their columns, and on a GPU the most targets that a batch of the shape has."""
+        begin, end, lowest = self.windows[host_rows].T
+        width = self.table.width(int((end - begin).max(initial=1)))
+        if at_hand(self.table.item):
+            return len(host_rows), width
+        targets = int((end - np.maximum(begin, lowest - 1)).sum())
+        unit = -(-int(self.config["train_batch_size"]) // WIDTHS)
+        return len(host_rows), width, min(_rounded_up(targets, unit), len(host_rows) * width)
+
+    def made(self, rows: torch.Tensor, shape: Shape) -> LazyInteraction:
+        """The batch of some windows on the device."""
+        table, width = self.table, shape[1]
+        start, stop, lowest = rows.unbind(dim=1)
         user = table.user[start].long()
         sources: dict[str, Source] = {table.uid: lambda: user}
-        sources |= table.histories(user, start, stop, longest)
+        sources |= table.histories(user, start, stop, width)
 
         def next_items() -> torch.Tensor:
-            place = torch.arange(table.width(longest), device=table.device)
+            place = torch.arange(width, device=table.device)
             following = start[:, None] + place + 1
             outside = (following < lowest[:, None]) | (following > stop[:, None])
             return _ids(table.item, following.masked_fill(outside, 0)).masked_fill_(outside, 0)
 
         sources[TARGETS] = next_items
         batch = LazyInteraction(sources, len(start))
+        if len(shape) > 2:
+            batch.add(PLACES, lambda: places_of(batch[TARGETS], shape[2]))
         table.join(batch)
         return table.transformed(batch)
 
@@ -329,10 +380,9 @@ class UserLoader(TrainLoader):
         self.step = int(config["train_batch_size"])
         self.shuffle = True
 
-    def batch(self, host_rows: np.ndarray) -> LazyInteraction:
+    def made(self, rows: torch.Tensor, shape: Shape) -> LazyInteraction:
         """The batch of some users."""
-        users = torch.from_numpy(host_rows).to(self.table.device)
-        return LazyInteraction({self.table.uid: lambda: users}, len(users))
+        return LazyInteraction({self.table.uid: lambda: rows}, len(rows))
 
 
 class EvalLoader:
@@ -381,8 +431,8 @@ class EvalLoader:
             candidates = cases.candidates[chosen]
             sources["candidates"] = lambda: shuffled_lines(on_device(candidates).long(), end)
         if self.sequential:
-            longest = int(self.longest[chosen].max(initial=1))
-            sources |= table.histories(user, on_device(cases.start[chosen]), end, longest)
+            width = table.width(int(self.longest[chosen].max(initial=1)))
+            sources |= table.histories(user, on_device(cases.start[chosen]), end, width)
         batch = LazyInteraction(sources, len(chosen))
         table.join(batch)
         return table.transformed(batch)

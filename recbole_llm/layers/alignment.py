@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+_FAR = -1e4  # a logit that no softmax sees, in half precision too
+_IGNORED = -100  # cross-entropy's own sign for a target that does not count
+
 
 def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
     """``KL(softmax(structural) || softmax(semantic))`` over the feature dimension, mean over the batch.
@@ -20,7 +23,9 @@ def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tens
     return (p * (p.log() - q.log())).sum(dim=1).mean()
 
 
-def info_nce(anchor: torch.Tensor, positive: torch.Tensor, temperature: float) -> torch.Tensor:
+def info_nce(
+    anchor: torch.Tensor, positive: torch.Tensor, temperature: float, counts: torch.Tensor | None = None
+) -> torch.Tensor:
     """In-batch contrast, one direction: row ``i`` of ``positive`` is the answer for row ``i`` of ``anchor``.
 
         -(1/B) sum_i log exp(cos(a_i, b_i) / tau) / sum_j exp(cos(a_i, b_j) / tau)
@@ -28,9 +33,26 @@ def info_nce(anchor: torch.Tensor, positive: torch.Tensor, temperature: float) -
     Args:
         anchor, positive: ``(B, d)``.
         temperature: tau.
+        counts: ``(B,)`` bool, the rows that are in the batch at all; ``None``: every one.
     """
     logits = F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T / temperature
-    return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+    answer = torch.arange(len(logits), device=logits.device)
+    if counts is None:
+        return F.cross_entropy(logits, answer)
+    return cross_entropy_where(logits.masked_fill(~counts, _FAR), answer, counts)
+
+
+def cross_entropy_where(logits: torch.Tensor, target: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, mean over the rows that count; zero without any.
+
+    Args:
+        logits: ``(B, N)``.
+        target: ``(B,)`` int64.
+        counts: ``(B,)`` bool.
+    """
+    logits = logits.masked_fill(~counts[:, None], 0.0)  # nothing flows back from what is not a number there
+    total = F.cross_entropy(logits, target.masked_fill(~counts, _IGNORED), ignore_index=_IGNORED, reduction="sum")
+    return total / counts.sum().clamp(min=1)
 
 
 def uniformity(vectors: torch.Tensor) -> torch.Tensor:
@@ -59,9 +81,10 @@ def direct_au(first: torch.Tensor, second: torch.Tensor, weight: float = 0.5) ->
     return apart + weight * (uniformity(first) + uniformity(second)) / 2
 
 
-def cosine_distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors."""
-    return (1.0 - F.cosine_similarity(first, second, dim=1)).mean()
+def cosine_distance(first: torch.Tensor, second: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
+    """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors, or over those that count (``(B,)`` bool)."""
+    apart = 1.0 - F.cosine_similarity(first, second, dim=1)
+    return apart.mean() if counts is None else (apart * counts).sum() / counts.sum().clamp(min=1)
 
 
 def soft_target_alignment(first: torch.Tensor, second: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
+from recbole_llm.layers.waits import at_hand
+
 MIN_ROWS = 128  # smaller groups cost more in calls than they save in padding,
 FEW_ROWS = 32  # but in a batch that makes no two of that size they are twice as fast as one pass
 MAX_GROUPS = 8
@@ -40,7 +42,7 @@ def by_length(
     On a GPU one pass is faster than several small ones, and lengths would have to be fetched from it.
     """
     rows = len(item_seq)
-    if item_seq.device.type != "cpu":
+    if not at_hand(item_seq):
         return encode(item_seq, item_seq_len, *others)
     least = MIN_ROWS if rows >= 2 * MIN_ROWS else FEW_ROWS
     longest = int(item_seq_len.max())

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from recbole_llm.layers.waits import at_hand
+
 # Rows whose scores stay in a core's cache: about 1.5 MiB of float32.
 _CACHED_SCORES = 384 * 1024
 
@@ -46,7 +48,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return *(None if found is None else found * scale for found in ctx.saved_tensors), None
 
 
-def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def linear_cross_entropy(
+    hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor, ignored: int = -100
+) -> torch.Tensor:
     """``cross_entropy(hidden @ weight.T, target)``, mean over the batch.
 
     On a CPU the scores are made, used for both gradients, and dropped piece by piece while they are in
@@ -56,8 +60,9 @@ def linear_cross_entropy(hidden: torch.Tensor, weight: torch.Tensor, target: tor
         hidden: ``(B, d)``.
         weight: ``(N, d)``, one row an item.
         target: ``(B,)`` int64.
+        ignored: the target of rows that do not count. There are such rows only where values are not at hand.
     """
-    if hidden.device.type != "cpu" or hidden.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return F.cross_entropy(hidden @ weight.T, target)
+    if not at_hand(hidden) or hidden.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return F.cross_entropy(hidden @ weight.T, target, ignore_index=ignored)
     loss: torch.Tensor = _LinearCrossEntropy.apply(hidden, weight, target)
     return loss

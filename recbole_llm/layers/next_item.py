@@ -29,9 +29,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
+from recbole_llm.layers.waits import at_hand
 
-# A batch holds the target of each position under this name; 0 where there is none.
+# A batch holds the target of each position under this name, 0 where there is none; and under that one, where values are
+# not at hand, the places of the targets.
 TARGETS = "next_items"
+PLACES = "next_places"
 Objective = Literal["softmax", "sampled_softmax", "bce", "gbce"]
 
 # Numbers in one piece of gathered item vectors.
@@ -39,13 +42,29 @@ _ON_CPU = 1 << 19
 _ON_GPU = 1 << 26
 
 
-def at_targets(states: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def places_of(targets: torch.Tensor, count: int) -> torch.Tensor:
+    """Where targets ``(B, L)`` stand among ``B L`` positions, ``(count,)``: in order, then some without a target.
+
+    Args:
+        targets: 0 where there is none.
+        count: as many as there are targets, or more, and no more than there are positions.
+    """
+    return (targets == 0).flatten().to(torch.uint8).argsort(stable=True)[:count]
+
+
+def at_targets(states: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The states that have a target, ``(M, d)``, and those targets ``(M,)``.
+
+    Where the batch has places, a few without a target may be among them; that target is 0.
 
     Args:
         states: ``(B, L, d)``, one a position.
-        targets: ``(B, L)`` item ids, 0 where there is none.
+        batch: with ``TARGETS``, ``(B, L)`` item ids, 0 where there is none.
     """
+    targets = batch[TARGETS]
+    if PLACES in batch:
+        places = batch[PLACES]
+        return states.flatten(0, 1)[places], targets.flatten()[places]
     real = targets > 0
     return states[real], targets[real]
 
@@ -97,7 +116,11 @@ def scores_of_negatives(hidden: torch.Tensor, weight: torch.Tensor, negatives: t
 
 
 def sampled_softmax(
-    positive: torch.Tensor, negative: torch.Tensor, hit: torch.Tensor, correction: torch.Tensor | float = 0.0
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    hit: torch.Tensor,
+    correction: torch.Tensor | float = 0.0,
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Softmax over the target and drawn items, mean over the rows.
 
@@ -106,23 +129,30 @@ def sampled_softmax(
         negative: ``(M, n)`` scores of the drawn items.
         hit: ``(M, n)`` bool, the drawn item is the row's target.
         correction: ``c``, ``(n,)`` or ``(M, n)``.
+        counts: ``(M,)`` bool, the rows that the mean is over; ``None``: every one.
     """
     others = (negative - correction).masked_fill(hit, -torch.inf)
     logits = torch.cat([positive[:, None], others], dim=1).float()
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+    first = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
+    return F.cross_entropy(logits, first if counts is None else first.masked_fill(~counts, -100))
 
 
 def generalised_bce(
-    positive: torch.Tensor, negative: torch.Tensor, hit: torch.Tensor, beta: float = 1.0
+    positive: torch.Tensor,
+    negative: torch.Tensor,
+    hit: torch.Tensor,
+    beta: float = 1.0,
+    counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Binary cross-entropy whose positive part is to the power ``beta``, mean over the rows.
 
     Args:
-        positive, negative, hit: as those of :func:`sampled_softmax`.
+        positive, negative, hit, counts: as those of :func:`sampled_softmax`.
         beta: 1 for the usual one.
     """
     others = F.logsigmoid(-negative.float()).masked_fill(hit, 0.0).sum(dim=1)
-    return -((beta * F.logsigmoid(positive.float()) + others) / (negative.shape[1] + 1)).mean()
+    losses = -((beta * F.logsigmoid(positive.float()) + others) / (negative.shape[1] + 1))
+    return losses.mean() if counts is None else (losses * counts).sum() / counts.sum().clamp(min=1)
 
 
 def gbce_beta(n_negatives: int, n_items: int, calibration: float) -> float:
@@ -194,14 +224,15 @@ class NextItemLoss(nn.Module):
         Args:
             hidden: ``(M, d)``.
             weight: ``(n_items, d)``.
-            target: ``(M,)`` int64.
+            target: ``(M,)`` int64; rows with the padding item do not count, where there are any (:func:`at_targets`).
         """
         if self.objective == "softmax":
-            return linear_cross_entropy(hidden, weight, target)
+            return linear_cross_entropy(hidden, weight, target, ignored=0)
+        counts = None if at_hand(target) else target > 0
         negatives = self.draw(len(target), target.device)
         positive = (hidden * weight[target]).sum(dim=1)
         negative = scores_of_negatives(hidden, weight, negatives)
         hit = negatives == target[:, None]
         if self.objective == "sampled_softmax":
-            return sampled_softmax(positive, negative, hit, self.correction(negatives))
-        return generalised_bce(positive, negative, hit, self.beta)
+            return sampled_softmax(positive, negative, hit, self.correction(negatives), counts)
+        return generalised_bce(positive, negative, hit, self.beta, counts)

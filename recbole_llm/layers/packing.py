@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from recbole_llm.layers.waits import at_hand
+
 
 class Packed(NamedTuple):
     """Joined pieces of ``B`` rows.
@@ -25,17 +27,19 @@ class Packed(NamedTuple):
     length: torch.Tensor
 
 
-def pack(tokens: torch.Tensor, lengths: torch.Tensor) -> Packed:
+def pack(tokens: torch.Tensor, lengths: torch.Tensor, most: int | None = None) -> Packed:
     """Join the pieces of each row.
 
     Args:
         tokens: ``(B, S, W)`` token ids of ``S`` pieces a row.
         lengths: ``(B, S)`` tokens of a piece that count, 0 to ``W``.
+        most: tokens that no row has more of. Where lengths are at hand, ``T`` is that of the longest row instead.
     """
     rows, pieces, width = tokens.shape
     ends = lengths.cumsum(1)
     total = ends[:, -1]
-    place = torch.arange(max(1, int(total.max())), device=tokens.device).expand(rows, -1).contiguous()
+    longest = int(total.max()) if at_hand(total) else pieces * width if most is None else most
+    place = torch.arange(max(1, longest), device=tokens.device).expand(rows, -1).contiguous()
     piece = torch.searchsorted(ends, place, right=True)
     mask = place < total[:, None]
     inside = piece.clamp(max=pieces - 1)
@@ -65,6 +69,7 @@ class TokenTable(nn.Module):
             kept = torch.tensor(list(text[:width]), dtype=torch.int32)
             tokens[number, : len(kept)] = kept
             lengths[number] = len(kept)
+        self.sizes = tuple(lengths.tolist())  # on the host
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("lengths", lengths, persistent=False)
 
@@ -78,8 +83,10 @@ class TokenTable(nn.Module):
         return self.tokens[numbers].long(), self.lengths[numbers]
 
 
-def join_pieces(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> Packed:
-    """Join parts ``(B, S_i, W_i)`` with lengths ``(B, S_i)``, one after the other."""
+def join_pieces(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], most: int | None = None) -> Packed:
+    """Join parts ``(B, S_i, W_i)`` with lengths ``(B, S_i)``, one after the other; ``most`` as that of :func:`pack`."""
     width = max(tokens.shape[2] for tokens, _ in parts)
+    if most is None:
+        most = sum(tokens.shape[1] * tokens.shape[2] for tokens, _ in parts)
     padded = [nn.functional.pad(tokens, (0, width - tokens.shape[2])) for tokens, _ in parts]
-    return pack(torch.cat(padded, dim=1), torch.cat([lengths for _, lengths in parts], dim=1))
+    return pack(torch.cat(padded, dim=1), torch.cat([lengths for _, lengths in parts], dim=1), most)

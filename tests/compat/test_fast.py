@@ -16,6 +16,7 @@ from recbole_llm.data.loaders import SequenceLoader, TrainLoader
 from recbole_llm.layers.bucketing import MIN_ROWS
 from recbole_llm.registry import NEXT_ITEM
 from recbole_llm.training.loaders import training_loader
+from tests.device_waits import assert_waits_for_nothing
 from tests.helpers import prepare, write_tiny
 
 MODELS = [target.partition(":")[2] for target in _SEAMS]
@@ -306,3 +307,28 @@ def test_negatives_by_popularity_are_counted_in_training_rows(tiny):
     dataset = prepare("SASRec").dataset
     counts = np.bincount(dataset.table.item[dataset.split.train_rows], minlength=dataset.item_num)
     assert np.allclose(loss.log_chance.exp().numpy(), counts / counts.sum())
+
+
+@pytest.mark.parametrize("model", [*MODELS, "BPR"])
+def test_a_step_waits_for_nothing_on_a_gpu(prepared_once, model, monkeypatch):
+    prepared = prepared_once(model, "fast", {})
+    loader = TrainLoader(prepared.device_table(), prepared.train_part, prepared.config, prepared.sequential)
+    rows = loader.rows[:200]
+
+    def make_batch():
+        if loader.sampler is not None:
+            loader.sampler.reseed(1)
+        return loader.batch(rows)
+
+    assert_waits_for_nothing(copy.deepcopy(prepared.model), make_batch, monkeypatch)
+
+
+@pytest.mark.parametrize("objective", ["softmax", "sampled_softmax", "gbce"])
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec"])
+def test_training_at_every_position_waits_for_nothing_on_a_gpu(prepared_once, model, objective, monkeypatch):
+    prepared = prepared_once(model, "fast", {"train_targets": "all", "objective": objective, "n_negatives": 8})
+    loader = SequenceLoader(prepared.device_table(), prepared.train_part, prepared.config)
+    learner, make_batch = copy.deepcopy(prepared.model), lambda: loader.batch(loader.rows[:50])
+    if objective != "softmax":  # which negatives are drawn depends on the number of rows
+        monkeypatch.setattr(learner.next_item_loss, "draw", lambda rows, device: torch.arange(1, 9, device=device))
+    assert_waits_for_nothing(learner, make_batch, monkeypatch)

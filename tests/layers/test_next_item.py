@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from recbole_llm.layers import next_item
 from recbole_llm.layers.next_item import (
+    TARGETS,
     NextItemLoss,
     at_targets,
     gbce_beta,
@@ -143,7 +144,7 @@ def test_the_loss_adds_nothing_to_a_state_dict() -> None:
 
 def test_only_positions_with_a_target_are_kept() -> None:
     states = torch.arange(12.0).view(2, 3, 2)
-    hidden, target = at_targets(states, torch.tensor([[0, 5, 6], [7, 0, 0]]))
+    hidden, target = at_targets(states, {TARGETS: torch.tensor([[0, 5, 6], [7, 0, 0]])})
     assert target.tolist() == [5, 6, 7]
     assert hidden[:, 0].tolist() == [2.0, 4.0, 6.0]
 

@@ -30,6 +30,7 @@ from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import properties_folder, read_yaml
+from tests.device_waits import assert_waits_for_nothing
 from tests.helpers import runner, write_tiny
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
@@ -273,6 +274,23 @@ def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: 
         with torch.no_grad():
             alone = model.predict(batch)
         torch.testing.assert_close(alone.view(-1), scores.gather(1, items[:, None])[:, 0], **CLOSE[device])
+
+
+@pytest.mark.parametrize("targets", ["last", "all"])
+def test_a_step_waits_for_nothing_on_a_gpu(
+    make: Make, name: str, targets: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = find_method(name)
+    if targets == "all" and "train_targets" not in settings_file(method):
+        pytest.skip("learns from one position at a time")
+    prepared = make(name, **({"train_targets": targets} if targets == "all" else {}))
+    model = fresh(prepared)
+    if not learns(model):
+        pytest.skip("counts")
+    for module in model.modules():
+        if hasattr(module, "paraphrases"):
+            module.paraphrases = False  # the host draws which one
+    assert_waits_for_nothing(model, partial(first_batch, prepared), monkeypatch)
 
 
 @every_device

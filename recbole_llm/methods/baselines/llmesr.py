@@ -33,6 +33,7 @@ from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import attend, encode_all
 from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.neighbours import nearest_neighbours
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.methods.baselines.sasrectext import MadeItemEmbedding
 from recbole_llm.methods.baselines.sequence import SequenceModel
 from recbole_llm.methods.baselines.settings import LLMESRSettings
@@ -154,7 +155,10 @@ class LLMESR(SequenceModel):
     def teachers(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """``t_u`` ``(B, 2 d)`` of some users, and which of them have one."""
         near = self.neighbours[users]
-        needed, place = near.unique(return_inverse=True)
+        if at_hand(near):  # users share neighbours
+            needed, place = near.unique(return_inverse=True)
+        else:
+            needed, place = near.flatten(), torch.arange(near.numel(), device=near.device).view_as(near)
         items = self.trained_items[needed]
         lengths = (items > 0).sum(dim=1)
         states = by_length(self.encode_last, items, lengths.clamp(min=1))

@@ -81,7 +81,7 @@ class SequenceModel(SequentialRecommender):
         if TARGETS in interaction:
             width = interaction[self.ITEM_SEQ].shape[1]
             states = self._by_length(padded(self.encode, width), interaction)
-            hidden, target = at_targets(states, interaction[TARGETS])
+            hidden, target = at_targets(states, interaction)
             last = _at(states, interaction[self.ITEM_SEQ_LEN])
         else:
             last = hidden = self.last_states(interaction)

@@ -39,7 +39,8 @@ def window_edges(alias_inputs: torch.Tensor, mask: torch.Tensor, window: int) ->
         window: largest distance of two clicks of a hyperedge.
     """
     length = alias_inputs.shape[1]
-    member = nn.functional.one_hot(alias_inputs, length).bool() & mask[:, :, None]
+    nodes = torch.arange(length, device=alias_inputs.device)
+    member = (alias_inputs[:, :, None] == nodes) & mask[:, :, None]
     edges = [member]
     for size in range(1, min(window, length - 1) + 1):
         inside = mask[:, size:, None]  # the window ends in the session

@@ -34,6 +34,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.packing import Packed
 from recbole_llm.lm.load import CAUSAL, load_language_model
+from recbole_llm.lm.masks import attention_mask
 from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.duip.prompt import AFTER, ASKED, BEFORE, OFFERED, TitlePrompt
 from recbole_llm.methods.duip.settings import DUIPSettings
@@ -203,7 +204,8 @@ class DUIP(SequentialRecommender):
             soft = self.soft(state).to(words.dtype)
             words = torch.cat([soft, words], dim=1)
             mask = torch.cat([mask.new_ones(soft.shape[:2]), mask], dim=1)
-        read = self.lm.base_model(inputs_embeds=words, attention_mask=mask.long(), use_cache=False)
+        seen = attention_mask(mask, words.dtype, causal=True)
+        read = self.lm.base_model(inputs_embeds=words, attention_mask=seen, use_cache=False)
         return read.last_hidden_state[:, self.soft_tokens :]
 
     def _state(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor | None:

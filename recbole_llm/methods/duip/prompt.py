@@ -59,8 +59,8 @@ class TitlePrompt(nn.Module):
         """
         title = self.session.width
         titles = min(min(self.max_items, history) * title, max(self.max_tokens, title))
-        labels = int(self.labels.lengths[:offered].sum()) if self.labels is not None else 0
-        before, after, listing, asked = self.fixed.lengths.tolist()
+        labels = sum(self.labels.sizes[:offered]) if self.labels is not None else 0
+        before, after, listing, asked = self.fixed.sizes
         around = before + (listing + asked if offered else after)
         return around + titles + labels + offered * title + (self.continuation.width if continued else 0)
 
@@ -104,7 +104,8 @@ class TitlePrompt(nn.Module):
             parts += [self._constant(2, rows), self._listed(candidates), self._constant(3, rows)]
         if continuation is not None:
             parts.append(self.continuation(continuation[:, None]))
-        return join_pieces(parts)
+        offered = 0 if candidates is None else candidates.shape[1]
+        return join_pieces(parts, self.longest(item_seq.shape[1], offered, continuation is not None))
 
     def _listed(self, candidates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`` 1. title;`` of each candidate: labels and titles in turn."""

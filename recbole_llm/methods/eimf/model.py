@@ -35,9 +35,10 @@ from recbole.model.sequential_recommender import GRU4Rec, SASRec
 from torch import nn
 
 from recbole_llm.compat.fast import accelerated
-from recbole_llm.layers.alignment import cosine_distance, info_nce
+from recbole_llm.layers.alignment import cosine_distance, cross_entropy_where, info_nce
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.text_projection import ProjectedTexts
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.methods.baselines.comirec import ComiRecDR, ComiRecSA, MultiInterestRecommender
 from recbole_llm.methods.baselines.mind import MIND
 from recbole_llm.methods.baselines.remi import REMI
@@ -91,6 +92,7 @@ class ESIM(nn.Module):
         kept = place < counts[:, None]
         table[kept] = user_texts[(user_offsets[:-1, None] + place)[kept]]
         interests, cluster = table.unique(dim=0, return_inverse=True)
+        self.knows_all = bool((counts[1:] > 0).all())  # but the padding user
         self.register_buffer("interests", interests, persistent=False)  # of each cluster
         self.register_buffer("cluster", cluster, persistent=False)  # of each user
         self.register_buffer("item_text", item_text, persistent=False)
@@ -185,25 +187,41 @@ class EIMF(SequentialRecommender):
         items = self.esim.item_vectors()
         text_target = items[target]
         semantic, known = self.esim.readout(interaction[self.USER_ID], text_target)
-        if not bool(known.all()):
+        counts = None if self.esim.knows_all else known
+        if counts is not None and at_hand(counts):
             if not bool(known.any()):
                 return loss
             semantic, text_target, target = semantic[known], text_target[known], target[known]
-            user, target_vector = user[known], target_vector[known]
+            user, target_vector, counts = user[known], target_vector[known], None
         if self.semantic_weight:
-            loss = loss + self.semantic_weight * linear_cross_entropy(semantic, items, target)
+            if counts is None:
+                predicted = linear_cross_entropy(semantic, items, target)
+            else:
+                predicted = cross_entropy_where(semantic @ items.T, target, counts)
+            loss = loss + self.semantic_weight * predicted
         if self.alignment_weight:
-            loss = loss + self.alignment_weight * self.alignment(user, target_vector, semantic, text_target)
+            loss = loss + self.alignment_weight * self.alignment(user, target_vector, semantic, text_target, counts)
         return loss
 
     def alignment(
-        self, user: torch.Tensor, target: torch.Tensor, semantic: torch.Tensor, text_target: torch.Tensor
+        self,
+        user: torch.Tensor,
+        target: torch.Tensor,
+        semantic: torch.Tensor,
+        text_target: torch.Tensor,
+        counts: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``L_align`` of the interests ``v``, targets ``e_t``, semantic interests ``r`` and text targets."""
+        """``L_align`` of the interests ``v``, targets ``e_t``, semantic interests ``r`` and text targets.
+
+        Args:
+            user, target: ``(B, d)``.
+            semantic, text_target: ``(B, d_t)``.
+            counts: ``(B,)`` bool, the rows that take part; ``None``: every one.
+        """
         assert self.esim is not None
         r, t = self.esim.to_user(semantic), self.esim.to_item(text_target)
-        contrast = info_nce(user, r, self.temperature) + info_nce(target, t, self.temperature)
-        return 0.4 * contrast + 0.1 * (cosine_distance(user, r) + cosine_distance(target, t))
+        contrast = info_nce(user, r, self.temperature, counts) + info_nce(target, t, self.temperature, counts)
+        return 0.4 * contrast + 0.1 * (cosine_distance(user, r, counts) + cosine_distance(target, t, counts))
 
     def predict(self, interaction: Any) -> torch.Tensor:
         """``(B,)`` scores of the IBIM."""

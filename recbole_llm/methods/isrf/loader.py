@@ -38,7 +38,7 @@ class AlternatingLoader:
         # Where each user's training segment ends: it is the beginning of the user's rows.
         counts = np.bincount(np.asarray(data.user)[split.train_rows], minlength=len(offsets) - 1)
         self._begin, self._count = torch.from_numpy(offsets[:-1].copy()), torch.from_numpy(counts)
-        self._user = torch.from_numpy(np.array(data.user)).long()
+        self._user, self._item = (torch.from_numpy(np.array(ids)).long() for ids in (data.user, data.item))
         self.users = {"sequence": (self._count > 1).nonzero()[:, 0], "direct": (self._count > 0).nonzero()[:, 0]}
         self.targets = [torch.from_numpy(np.array(rows)) for rows in (split.train_targets, split.train_rows)]
         self.step = int(config["train_batch_size"])
@@ -134,10 +134,10 @@ class AlternatingLoader:
             count = self._count[users]
             start = self._below(count - 1)
             target = start + 1 + self._below(count - 1 - start)
-        longest = int((target - start).max())
+        width = self.table.width(int((target - start).max()))
         user, first, row = (values.to(device) for values in (users, begin + start, begin + target))
         sources = self.table.interactions(row)
-        sources |= self.table.histories(user, first, row, longest)
+        sources |= self.table.histories(user, first, row, width)
         return LazyInteraction(sources, len(users))
 
     def direct_batch(self, users: torch.Tensor, targets: torch.Tensor | None) -> LazyInteraction:
@@ -145,7 +145,7 @@ class AlternatingLoader:
         device = self.table.device
         rows = self._begin[users] + self._below(self._count[users]) if targets is None else targets
         sources = self.table.interactions(rows.to(device))
-        positive = sources[self.table.iid]().cpu()
+        positive = self._item[rows]
         negatives = self.candidates_now()
         self.direct_batches += 1
         negative = self.sampler.for_users(users, negatives).view(negatives, -1).T

@@ -47,6 +47,7 @@ from recbole_llm.layers.packing import TokenTable
 from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency, mean_of_layers
 from recbole_llm.layers.text_projection import pca
 from recbole_llm.lm.load import SEQ2SEQ, load_language_model
+from recbole_llm.lm.masks import attention_mask
 from recbole_llm.lm.tokenizer import tokens_of
 from recbole_llm.methods.isrf.decoding import ItemTrie, beam_scores, exact_scores
 from recbole_llm.methods.isrf.graphs import Adapter, similar_users_graph
@@ -291,7 +292,8 @@ class IterativeReasoning(nn.Module):
         prompt = self.prompt_of(user, items, direct)
         words = self.words(prompt, direct, interests)
         inputs, mask = self.embedded(prompt, words, direct)
-        text = self.lm(inputs_embeds=inputs, attention_mask=mask.long(), labels=self.labels[target]).loss
+        seen = attention_mask(mask, inputs.dtype, causal=False)
+        text = self.lm(inputs_embeds=inputs, attention_mask=seen, labels=self.labels[target]).loss
         weight = self.weights["direct" if direct else "sequence"]
         if self.group is None or not weight:
             return text, text.new_zeros(())
@@ -334,7 +336,8 @@ class IterativeReasoning(nn.Module):
         interests = self.interests()
         prompt = self.prompt_of(user, items, direct)
         inputs, mask = self.embedded(prompt, self.words(prompt, direct, interests), direct)
-        encoded = self.lm.encoder(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state
+        seen = attention_mask(mask, inputs.dtype, causal=False)
+        encoded = self.lm.encoder(inputs_embeds=inputs, attention_mask=seen).last_hidden_state
         if self.decode in ("exact", "bounded"):
             if not self.depth or target is None:
                 return exact_scores(self.lm, encoded, mask, self.trie, listed)

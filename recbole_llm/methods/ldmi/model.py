@@ -32,7 +32,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from recbole_llm.errors import UserError
+from recbole_llm.layers.alignment import cross_entropy_where
 from recbole_llm.layers.text_bag import InteractionKeys
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.methods.baselines.comirec import ComiRecDR
 from recbole_llm.methods.ldmi.settings import LDMISettings
 
@@ -193,6 +195,8 @@ class LDMI(ComiRecDR):
         scores = scores.masked_fill((sizes == 0)[:, None, :], -torch.inf)
         several = (sizes > 0).sum(dim=1, keepdim=True) > 1
         counts = (items > 0) & (own_size > 1) & several
+        if not at_hand(counts):
+            return cross_entropy_where(scores.flatten(0, 1), number.flatten(), counts.flatten())
         if not bool(counts.any()):
             return vectors.new_zeros(())
         return F.cross_entropy(scores[counts], number[counts])
@@ -210,20 +214,22 @@ class LDMI(ComiRecDR):
         group, slots = items.shape
         flat = (torch.arange(group, device=items.device)[:, None] * slots + number).flatten()
         real = (sizes > 0).flatten()
-        holds = torch.zeros(len(target), group * slots, dtype=torch.bool, device=items.device)
         found = target[:, None] == items.flatten()[None, :]
-        row, place = found.nonzero(as_tuple=True)
-        holds[row, flat[place]] = True
+        holds = torch.zeros(len(target), group * slots, device=items.device).index_add_(1, flat, found.float()) > 0
         answered = holds.any(dim=1)
-        if not bool(answered.any()):
-            return user.new_zeros(())
-        holds, anchor = holds[answered], F.normalize(user[answered], dim=1)
+        if at_hand(answered):
+            if not bool(answered.any()):
+                return user.new_zeros(())
+            holds, user = holds[answered], user[answered]
+        anchor = F.normalize(user, dim=1)
         scores = anchor @ F.normalize(means.reshape(group * slots, -1), dim=1).T / self.temperature
         right = holds.float().argmax(dim=1)
         others = holds.clone()
         others[torch.arange(len(right), device=right.device), right] = False
         scores = scores.masked_fill(others | ~real, -torch.inf)
-        return F.cross_entropy(scores, right)
+        if at_hand(answered):
+            return F.cross_entropy(scores, right)
+        return cross_entropy_where(scores, right, answered)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """Recommendation loss of ``Z``, and the contrast."""

@@ -1,0 +1,31 @@
+"""Attention masks in the form that a language model of transformers takes without looking into them."""
+
+from __future__ import annotations
+
+import torch
+
+from recbole_llm.layers.waits import at_hand
+
+
+def attention_mask(mask: torch.Tensor, dtype: torch.dtype, causal: bool) -> torch.Tensor:
+    """The argument ``attention_mask`` for tokens to be read.
+
+    Given the usual one, transformers asks whether all tokens are real, which is a wait on a GPU. Given the sum that is
+    added to the scores, it asks nothing.
+
+    Args:
+        mask: ``(B, T)`` bool, true at tokens.
+        dtype: of the scores.
+        causal: tokens see none that come after them.
+
+    Returns:
+        ``(B, T)`` int64 where values are at hand, else ``(B, 1, T or 1, T)``.
+    """
+    if at_hand(mask):
+        return mask.long()
+    visible = mask[:, None, None, :]
+    if causal:
+        length = mask.shape[1]
+        visible = visible & torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+    added = torch.zeros(visible.shape, dtype=dtype, device=mask.device)
+    return added.masked_fill(~visible, torch.finfo(dtype).min)
