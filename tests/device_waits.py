@@ -8,43 +8,9 @@ from typing import Any
 import pytest
 import torch
 from recbole.utils import init_seed
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.layers import waits
-
-# Operators of ATen whose result, or its size, is read on the host.
-_READS = {
-    "_local_scalar_dense",
-    "_unique2",
-    "bincount",
-    "equal",
-    "is_nonzero",
-    "masked_select",
-    "nonzero",
-    "unique_consecutive",
-    "unique_dim",
-}
-_INDEXES = {"index", "index_put", "index_put_", "_index_put_impl_"}
-
-
-class Waits(TorchDispatchMode):
-    """Records the operators that would stop a program until the device has done all that was begun.
-
-    Attributes:
-        found: their names, in order.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.split("::")[1]
-        by_mask = name in _INDEXES and any(i is not None and i.dtype == torch.bool for i in args[1])
-        unsized = name == "repeat_interleave" and (kwargs or {}).get("output_size") is None
-        if name in _READS or by_mask or unsized:
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
+from recbole_llm.training.recorded import Waits
 
 
 def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

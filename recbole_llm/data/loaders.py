@@ -157,8 +157,10 @@ class DeviceTable:
                     batch.add(prefix + name, partial(self._joined, batch, feat, name, prefix + key))
 
     def _joined(self, batch: LazyInteraction, feat: Any, name: str, key: str) -> torch.Tensor:
-        side: torch.Tensor = feat[name]
-        return side.to(self.device)[batch[key]]
+        place = f"{id(feat)} {name}"
+        if place not in self._columns:
+            self._columns[place] = feat[name].to(self.device)
+        return self._columns[place][batch[key]]
 
 
 class TrainLoader:
@@ -533,6 +535,9 @@ class NegativeSampler:
         device: where samples are drawn and returned.
         distribution: ``uniform`` or ``popularity`` (proportional to training counts to the power ``alpha``).
         seed: of the sampler's own generator.
+
+    Attributes:
+        generator: what draws come from.
     """
 
     def __init__(
@@ -556,7 +561,7 @@ class NegativeSampler:
         self._pairs = torch.from_numpy(pairs).to(device)
         self._begin = torch.from_numpy(begin).to(device)
         self._missing = torch.from_numpy(n_items - 1 - degree).to(device)
-        self._generator = torch.Generator(device=device).manual_seed(seed)
+        self.generator = torch.Generator(device=device).manual_seed(seed)
         self._cumulative: torch.Tensor | None = None
         if distribution == "popularity":
             weights = np.bincount(item, minlength=n_items).astype(np.float64) ** alpha
@@ -565,18 +570,18 @@ class NegativeSampler:
 
     def reseed(self, seed: int) -> None:
         """Begin the draws anew."""
-        self._generator.manual_seed(seed)
+        self.generator.manual_seed(seed)
 
     def state(self) -> torch.Tensor:
         """State of the random generator, for checkpoints."""
-        return self._generator.get_state()
+        return self.generator.get_state()
 
     def set_state(self, state: torch.Tensor) -> None:
         """Restore what :meth:`state` gave."""
-        self._generator.set_state(state.cpu())
+        self.generator.set_state(state.cpu())
 
     def _random(self, size: int) -> torch.Tensor:
-        return torch.rand(size, generator=self._generator, device=self.device, dtype=torch.float64)
+        return torch.rand(size, generator=self.generator, device=self.device, dtype=torch.float64)
 
     def for_users(self, users: torch.Tensor, count: int = 1) -> torch.Tensor:
         """``count`` negatives for each of ``users``, in RecBole's layout: ``(count * B,)``, round by round."""

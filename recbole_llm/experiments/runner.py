@@ -484,6 +484,11 @@ class Runner:
         record.best_epoch = trainer.best_epoch if trainer.best_epoch > 0 else None
         record.valid_metric = str(run.settings["valid_metric"]).lower()
         record.valid_metrics = dict(trainer.best_valid_result or {})
+        recorded = getattr(trainer, "recorded", None)
+        if recorded is not None and recorded.recorded:
+            record.accelerations.append("RecordedSteps")
+        if recorded is not None and recorded.why_not:
+            record.notes.append(f"training steps were not recorded: {recorded.why_not}")
         return trainer
 
     def _measure(self, record: Record, ranks: Any, lists: Any, prepared: Prepared) -> None:

@@ -165,6 +165,7 @@ class CoreSettings(SettingsModel):
     device: str = setting("auto, cpu, cuda or cuda:N.", Role.MACHINE)
     gpu_id: Any = setting("The GPU that --device=auto takes, by its number; none for the CPU.", Role.MACHINE)
     use_gpu: bool = setting("Whether --device=auto may take a GPU.", Role.MACHINE)
+    cuda_graphs: bool = setting("Record training steps on a GPU and replay them.", Role.MACHINE)
     worker: Whole = setting("RecBole's data-loading processes.", Role.MACHINE)
     state: str = setting("RecBole's logging level.", Role.MACHINE)
     show_progress: bool = setting("RecBole's progress bars.", Role.MACHINE)

@@ -9,25 +9,28 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, calculate_valid_score, early_stopping
 
-from recbole_llm.data.loaders import EvalLoader, LazyInteraction
+from recbole_llm.data.loaders import EvalLoader, LazyInteraction, Shape, TrainLoader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import UNCUT_METRICS
 from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.training import checkpoint
 from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
 from recbole_llm.training.ranking import rank_cases
+from recbole_llm.training.recorded import RecordedSteps
 from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,7 @@ class BenchTrainer(Trainer):
         progress: shows a bar over batches; set by the caller.
         validated: ranks of the last validation.
         on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
+        recorded: the steps as recordings; ``None`` where none may be recorded.
     """
 
     folder: Path
@@ -64,6 +68,7 @@ class BenchTrainer(Trainer):
     on_epoch: Callable[[int, float], None] | None = None
     plan: Sequence[int] | None = None
     validated: Ranks | None = None
+    recorded: RecordedSteps | None = None
     process = 0  # number of this one among those that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
@@ -120,12 +125,18 @@ class BenchTrainer(Trainer):
             group["full_lr"], group["decay"], group["steps"] = group["lr"], 1.0, 0
 
         def before_step(stepping: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-            wanted = self._warmup_steps()
-            for group in stepping.param_groups:
-                group["steps"] += 1
-                group["lr"] = group["full_lr"] * group["decay"] * min(1.0, group["steps"] / max(1, wanted))
+            if self.recorded is None:
+                self._raise_rates(stepping)
 
         optimizer.register_step_pre_hook(before_step)
+
+    def _raise_rates(self, optimizer: torch.optim.Optimizer) -> None:
+        """The rates of the next step, where they rise."""
+        for group in optimizer.param_groups:
+            if "steps" in group:
+                group["steps"] += 1
+                risen = min(1.0, group["steps"] / max(1, self._warmup_steps()))
+                _set_rate(group, group["full_lr"] * group["decay"] * risen)
 
     def _warmup_steps(self) -> int:
         """Steps of the warm-up, by number or as a share of the most steps that there can be."""
@@ -152,30 +163,58 @@ class BenchTrainer(Trainer):
             Mean loss of a batch, or the means of its parts (RecBole returns sums).
         """
         self.model.train()
-        loss_func = loss_func or self.model.calculate_loss
         total: list[torch.Tensor] = []
         count, together = 0, int(self.config["gradient_accumulation_steps"] or 1)
-        for batch in self.progress(train_data, f"epoch {epoch_idx + 1}"):
-            if not isinstance(batch, LazyInteraction):
-                batch = batch.to(self.device)
-            if count % together == 0:
-                self.optimizer.zero_grad(set_to_none=True)
-            with self._autocast():
-                losses = loss_func(batch)
-            parts = losses if isinstance(losses, tuple) else (losses,)
-            loss: Any = sum(parts[1:], parts[0])
-            self._reduced(loss / together if together > 1 else loss).backward()
-            detached = [part.detach() for part in parts]
-            total = [a + b for a, b in zip(total, detached, strict=True)] if total else detached
-            count += 1
-            if count % together == 0:
-                self._step()
+        title = f"epoch {epoch_idx + 1}"
+        self.recorded = self._recordings(train_data) if loss_func is None and together == 1 else None
+        if self.recorded is not None:
+            for parts in self.recorded.epoch(self.progress(_Blocks(train_data), title)):
+                total = [a + b for a, b in zip(total, parts, strict=True)] if total else [p.clone() for p in parts]
+                count += 1
+        else:
+            for batch in self.progress(train_data, title):
+                if count % together == 0:
+                    self.optimizer.zero_grad(set_to_none=True)
+                parts = self._gradients(batch, loss_func, together)
+                total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
+                count += 1
+                if count % together == 0:
+                    self._step()
         if count % together:
             self._step()
         values = self._means(total, count)
         if not all(value == value and abs(value) != float("inf") for value in values):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
+
+    def _gradients(self, batch: Any, loss_func: Any, together: int) -> list[torch.Tensor]:
+        """Add the gradients of a batch; its losses."""
+        if not isinstance(batch, LazyInteraction):
+            batch = batch.to(self.device)
+        with self._autocast():
+            losses = (loss_func or self.model.calculate_loss)(batch)
+        parts = losses if isinstance(losses, tuple) else (losses,)
+        loss: Any = sum(parts[1:], parts[0])
+        self._reduced(loss / together if together > 1 else loss).backward()
+        return [part.detach() for part in parts]
+
+    def _recordings(self, train_data: Any) -> RecordedSteps | None:
+        """The steps as recordings; ``None`` on a CPU, for batches of another kind, and where processes share them."""
+        ours = isinstance(train_data, TrainLoader) and type(self)._reduced is BenchTrainer._reduced
+        if not ours or not self.config["cuda_graphs"] or at_hand(train_data.table.item):
+            return None
+        if self.recorded is not None and self.recorded.optimizer is self.optimizer:
+            return self.recorded
+
+        def step(rows: torch.Tensor, shape: Shape) -> list[torch.Tensor]:
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = self._gradients(train_data.made(rows, shape), None, 1)
+            self._step()
+            return parts
+
+        return RecordedSteps(
+            self.model, self.optimizer, train_data, step, lambda: self._raise_rates(self.optimizer), self.device
+        )
 
     def _decay(self, epoch: int) -> None:
         """Set the learning rates of an epoch: multiplied by ``lr_decay`` every ``lr_decay_epochs``."""
@@ -185,7 +224,7 @@ class BenchTrainer(Trainer):
         for optimizer in self._optimizers().values():
             for group in optimizer.param_groups:
                 group["decay"] = float(self.config["lr_decay"]) ** (epoch // every)
-                group["lr"] = group.setdefault("full_lr", group["lr"]) * group["decay"]
+                _set_rate(group, group.setdefault("full_lr", float(group["lr"])) * group["decay"])
 
     def _reduced(self, loss: Any) -> Any:
         """The loss to be differentiated; ``training.distributed`` averages its gradient over processes."""
@@ -354,7 +393,7 @@ class BenchTrainer(Trainer):
         }
         if not over:  # the test has the best weights, which lie in a file of their own
             state["model"] = checkpoint.model_state(self.model)
-            state["optimizers"] = {name: value.state_dict() for name, value in self._optimizers().items()}
+            state["optimizers"] = {name: _plain_state(value) for name, value in self._optimizers().items()}
             state["schedulers"] = {name: value.state_dict() for name, value in self._schedulers().items()}
         self._write(self.folder / "last.pt", state)
         self._drop_best_of_last()
@@ -511,6 +550,36 @@ class Pretraining(BenchTrainer):
         self.epochs = int(self.config["pretrain_epochs"])
         self.resume(train_data)
         return BenchTrainer.fit(self, train_data, None, verbose, True, show_progress)
+
+
+class _Blocks:
+    """The rows of an epoch's batches."""
+
+    def __init__(self, loader: TrainLoader) -> None:
+        self._loader = loader
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self._loader.blocks()
+
+
+def _set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a learning rate, in its place where a recorded step reads it there."""
+    if torch.is_tensor(group["lr"]):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
+
+
+def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimiser's state without what belongs to recorded steps: another machine may go on from it."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        if torch.is_tensor(group["lr"]):
+            group["lr"], group["capturable"] = float(group["lr"]), False
+    return state
 
 
 def _floats_only(optimizer: torch.optim.Optimizer) -> bool:
