@@ -19,6 +19,7 @@ from recbole_llm.features import encoder as encode
 from recbole_llm.methods.baselines.remi import REMI
 from recbole_llm.methods.eimf.model import EIMF, IBIMS
 from recbole_llm.training.loaders import training_loader
+from tests.device_waits import nothing_at_hand
 from tests.helpers import make_run, prepare, runner, settings_of, write_tiny
 
 
@@ -232,22 +233,32 @@ def test_fewer_users_than_clusters_are_read_as_many(made: Any) -> None:
     assert torch.equal(known_alone, known[:1])
 
 
-def test_users_without_a_cluster_learn_from_behaviour_alone(made: Any) -> None:
+@pytest.fixture(params=["cpu", "gpu"])
+def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are left out by an index, or on a GPU by a weight of zero."""
+    if request.param == "gpu":
+        nothing_at_hand(monkeypatch)
+
+
+def test_users_without_a_cluster_learn_from_behaviour_alone(made: Any, either_way: None) -> None:
     prepared = made()
     model, batch = built(prepared), batch_of(prepared)
     model.esim.interests.fill_(-1)
+    model.esim.knows_all = False
     torch.testing.assert_close(model.calculate_loss(batch), model.ibim.losses(batch)[0])
     with_some = built(prepared)
+    with_some.esim.knows_all = False
     with_some.esim.cluster[batch[model.USER_ID][:5]] = int(with_some.esim.cluster[0])  # padding: no interests
     assert math.isfinite(float(with_some.calculate_loss(batch).detach()))
 
 
-def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(made: Any) -> None:
+def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(made: Any, either_way: None) -> None:
     prepared = made()
     model, batch = built(prepared), batch_of(prepared)
     esim, target = model.esim, batch[model.POS_ITEM_ID]
     alone = batch[model.USER_ID].unique()[:20]
     esim.cluster[alone] = int(esim.cluster[0])  # padding: no interests
+    esim.knows_all = False
     kept = ~torch.isin(batch[model.USER_ID], alone)
     assert 0 < int(kept.sum()) < len(kept)
     with torch.no_grad():
