@@ -204,6 +204,11 @@ def _by_path(target: str) -> Method:
     return replace(row, **{**given, **lists}, kind=kind_of(model_class))
 
 
+def reads_graph(method: Method) -> bool:
+    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
+    return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
+
+
 def find_method(name: str) -> Method:
     """The row for ``--model=name``; ``package.module:Class`` names a class from outside.
 

@@ -171,6 +171,24 @@ def _facts(spec: ReadSpec, sessions: Any) -> dict[str, Any]:
     return facts
 
 
+_SETTINGS = {
+    "user_field": "USER_ID_FIELD",
+    "item_field": "ITEM_ID_FIELD",
+    "time_field": "TIME_FIELD",
+    "user_interval": "user_inter_num_interval",
+    "item_interval": "item_inter_num_interval",
+    "value_intervals": "val_interval",
+    "duplicates": "rm_dup_inter",
+    "sessions": "sessions",
+}
+
+
+def settings_of(unusual: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that read as :func:`unusual_reading` says; all columns are loaded, which changes no row."""
+    found = {_SETTINGS[name]: value for name, value in unusual.items() if name in _SETTINGS}
+    return found | ({"load_col": {"inter": "*"}} if found else {})
+
+
 def unusual_cases(values: Mapping[str, Any], user_order: Path | None) -> dict[str, Any]:
     """What of a split the protocol's name does not say: another ``split``, and a file of the users' order.
 

@@ -58,7 +58,7 @@ from recbole_llm.utils.files import file_sha256
 logger = logging.getLogger(__name__)
 
 # RecBole settings that change rows or columns in ways that only RecBole's own reader knows.
-_RECBOLE_ONLY = (
+RECBOLE_ONLY = (
     "threshold",
     "normalize_field",
     "normalize_all",
@@ -144,11 +144,11 @@ class BenchDatasetMixin(Dataset):
     def _is_plain(self) -> bool:
         # `type(self)` is our subclass; the next class in line is RecBole's.
         plain_class = type(self).__mro__[2] in (Dataset, SequentialDataset)
-        return plain_class and not any(self.config[key] for key in _RECBOLE_ONLY)
+        return plain_class and not any(self.config[key] for key in RECBOLE_ONLY)
 
     def _from_scratch(self) -> None:
         if not self._is_plain():
-            check_recbole_can_read(self, [key for key in _RECBOLE_ONLY if self.config[key]])
+            check_recbole_can_read(self, [key for key in RECBOLE_ONLY if self.config[key]])
             spec = ReadSpec.from_settings(self.config.final_config_dict)
             check_columns(self.location.interactions, replace(spec, extra=()))
             super()._from_scratch()

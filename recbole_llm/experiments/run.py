@@ -21,7 +21,7 @@ from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import OFFLINE, is_own_file, redact, server_of, source_file
 from recbole_llm.lm.contents import contents_of
 from recbole_llm.lm.load import SCRATCH
-from recbole_llm.registry import KNOWLEDGE, Method
+from recbole_llm.registry import Method, reads_graph
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
 from recbole_llm.utils.environment import git_commit, now, versions
@@ -96,7 +96,7 @@ class Run:
         """What is read of the dataset beside ``.inter``, by the name that it has in the key."""
         settings, location = self.settings, self.location
         load, split = settings.get("load_col"), settings["split"]
-        named = ("item", "user", *(("kg", "link") if _reads_graph(settings.method) else ()))
+        named = ("item", "user", *(("kg", "link") if reads_graph(settings.method) else ()))
         suffixes = {suffix: suffix for suffix in named if load is None or suffix in load}
         if settings.method.features or split == "published":
             suffixes["item"] = "item"
@@ -173,11 +173,6 @@ class Run:
             versions=versions(),
             commit=git_commit(),
         )
-
-
-def _reads_graph(method: Method) -> bool:
-    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
-    return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 
 def key_parts(

@@ -26,6 +26,7 @@ from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.reader import SemanticFeatures
+from recbole_llm.features.reading import noted_reading
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
 from recbole_llm.features.vectors import digest, given_vectors
 from recbole_llm.llm.budget import Usage
@@ -157,7 +158,8 @@ class FeatureBuilder:
         path = self.home / f"{settings['protocol']}-{source}-{digest}"
         self.name = str(path)
         self.scratch = _linked_copy(path) if self.asking.dry else None
-        self.folder = SemanticFolder(Path(self.scratch.name) if self.scratch else path, location.stem, identity)
+        path = Path(self.scratch.name) if self.scratch else path
+        self.folder = SemanticFolder(path, location.stem, identity, noted_reading(settings))
         self._is_alone = False
         if settings.get("profiles"):
             tokens = dataset.table.item_tokens.tolist()
@@ -223,7 +225,8 @@ class FeatureBuilder:
             yield
             return
         with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
-            self.folder = SemanticFolder(self.folder.path, self.folder.stem, self.folder.identity)
+            before = self.folder
+            self.folder = SemanticFolder(before.path, before.stem, before.identity, before.read_with)
             self._is_alone = True
             try:
                 yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,14 @@ class SemanticFolder:
         path: the folder.
         stem: name of the dataset's files.
         identity: what the features were made from; a folder with another identity is refused.
+        read_with: how the interactions were read; noted with the next thing that is written, and no part of the
+            identity.
     """
 
-    def __init__(self, path: Path, stem: str, identity: dict[str, Any]) -> None:
-        self.path, self.stem, self.identity = path, stem, identity
+    def __init__(
+        self, path: Path, stem: str, identity: dict[str, Any], read_with: Mapping[str, Any] | None = None
+    ) -> None:
+        self.path, self.stem, self.identity, self.read_with = path, stem, identity, dict(read_with or {})
         self.manifest = self._read_manifest()
         self._start_anew_without_text()
         self.texts = TextTable()
@@ -187,6 +191,8 @@ class SemanticFolder:
 
     def save_manifest(self) -> None:
         """Write the manifest in one step."""
+        if self.read_with:
+            self.manifest["read_with"] = self.read_with
         with whole_file(self.path / "manifest.json", "w") as stream:
             json.dump(self.manifest, stream, indent=1, ensure_ascii=False)
 

@@ -20,12 +20,12 @@ from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Run, _reads_graph
+from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import OF_READING, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.lookup import feature_versions, find_feature
 from recbole_llm.llm.endpoint import load_endpoint
-from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, recbole_methods
+from recbole_llm.registry import EXTERNAL_LIBRARY, KNOWLEDGE, reads_graph, recbole_methods
 from recbole_llm.training import checkpoint
 from recbole_llm.training.ranking import rank_cases
 from recbole_llm.utils.files import file_sha256
@@ -507,7 +507,7 @@ def test_the_models_that_read_a_graph_are_those_whose_dataset_does_in_recbole() 
     kinds = {row.name: of_its_own[row.name] or by_kind.get(row.kind, Dataset) for row in models}
     reading = {name for name, kind in kinds.items() if issubclass(kind, KnowledgeBasedDataset)}
     assert len(reading) > 2
-    assert {row.name for row in models if _reads_graph(row)} == reading
+    assert {row.name for row in models if reads_graph(row)} == reading
 
 
 def test_a_cell_is_named_for_people(tiny: Path) -> None:
