@@ -550,12 +550,18 @@ def doctor(
     data_path: DataPath = None,
     dataset_dir: DatasetDir = "dataset",
     results_dir: ResultsDir = None,
+    **settings: Any,
 ) -> "list[Finding]":
     """Check this machine, one dataset, or semantic files for leaks.
 
+    With ``leaks``, settings say how interactions were read and divided for folders that do not say it themselves.
+
     Raises:
-        UserError: no dataset to look at, nothing is known of it, or it has no semantic files.
+        UserError: no dataset to look at, nothing is known of it, it has no semantic files, or settings are given
+            that nothing here reads.
     """
+    if settings and not leaks:
+        raise UserError(f"--{next(iter(settings))}: doctor takes settings with --leaks alone.")
     if not leaks and dataset:
         from recbole_llm.experiments.dataset_report import examine_dataset
 
@@ -568,7 +574,7 @@ def doctor(
         raise UserError("doctor --leaks looks at one dataset: give --dataset=NAME.")
     from recbole_llm.experiments.leak_report import examine_leaks
 
-    return examine_leaks(dataset, data_path, str(dataset_dir))
+    return examine_leaks(dataset, data_path, str(dataset_dir), settings)
 
 
 def suite(

@@ -126,6 +126,16 @@ def known_datasets(dataset_dir: Path) -> list[str]:
     return sorted(names)
 
 
+def derived(name: str, dataset_dir: str | Path = "dataset") -> DatasetLocation:
+    """Where what was derived from a dataset lies, whether its own files are there or not.
+
+    Raises:
+        UserError: a name that leaves its folder.
+    """
+    short = check_name(Path(name).name, f"--dataset={name}")
+    return DatasetLocation(short, short, Path(dataset_dir) / short, Path(dataset_dir) / short)
+
+
 def locate(
     name: str, data_path: str | None = None, dataset_dir: str | Path = "dataset", train: str | None = None
 ) -> DatasetLocation:

@@ -3,67 +3,180 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.catalog import locate
-from recbole_llm.errors import UserError
+from recbole_llm.data.catalog import check_data_path, derived, locate
+from recbole_llm.data.parts import PARTS
+from recbole_llm.errors import FAILURES, UserError, check_known
 from recbole_llm.experiments.doctor import Finding
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import split_identity
 from recbole_llm.features.folder import SemanticFolder
-from recbole_llm.features.leaks import Files, check_leaks
+from recbole_llm.features.leaks import Files, LeakCheck, check_leaks
+from recbole_llm.features.reading import READING, replayed
 from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.utils.text import counted, one_line
 
 
-def examine_leaks(dataset: str, data_path: str | None, dataset_dir: str) -> list[Finding]:
+class _UncheckedError(Exception):
+    """A folder cannot be checked; the message says why, and what would check it."""
+
+
+def examine_leaks(
+    dataset: str, data_path: str | None, dataset_dir: str, settings: Mapping[str, Any] | None = None
+) -> list[Finding]:
     """Check every folder of semantic files of a dataset.
 
+    Args:
+        dataset: its name.
+        data_path: folder of its atomic files.
+        dataset_dir: folder of datasets.
+        settings: say how interactions are read and divided where a folder's manifest does not.
+
+    Returns:
+        What was found. A folder that cannot be checked is a fault, as a leak is; the last line counts both kinds.
+
     Raises:
-        UserError: there is no such dataset, or it has no semantic files.
+        UserError: there is no such dataset, it has no semantic files, or a setting says nothing of reading.
     """
-    location = locate(dataset, data_path, dataset_dir)
-    folders = sorted(path.parent for path in location.semantics.glob("*/manifest.json"))
+    check_data_path(data_path)
+    for key in settings or {}:
+        wrong = f"--{key}: doctor --leaks takes only settings that say how interactions are read and divided"
+        check_known(wrong, key.partition(".")[0], READING)
+    place = derived(dataset, dataset_dir)
+    folders = sorted(path.parent for path in place.semantics.glob("*/manifest.json"))
     if not folders:
-        raise UserError(f"{location.semantics}/ holds no semantic files yet; `recbole-llm generate` makes them.")
-    findings = []
-    cache = ResponseCache(location.answers) if location.answers.is_file() else None
+        locate(dataset, data_path, dataset_dir)  # there may be no such dataset either
+        raise UserError(f"{place.semantics}/ holds no semantic files yet; `recbole-llm generate` makes them.")
+    examination = _Examination(dataset, data_path, dataset_dir, dict(settings or {}))
+    findings, unchecked = [], 0
+    cache = ResponseCache(place.answers) if place.answers.is_file() else None
     try:
         for folder in folders:
-            findings += _examine(folder, dataset, data_path, dataset_dir, cache)
+            try:
+                found = examination.of(folder, cache)
+                unchecked += any(not each.checked for each in found)
+                findings += [Finding(each.good, f"{folder.name}: {each.text}") for each in found]
+            except _UncheckedError as error:
+                unchecked += 1
+                findings.append(Finding(False, f"{folder.name}: not checked: {error}"))
     finally:
         if cache is not None:
             cache.close()
-    return findings
+    checked = f"{len(folders) - unchecked} checked, {unchecked} not" if unchecked else "checked"
+    return [*findings, Finding(not unchecked, f"{counted(len(folders), 'folder')} of features: {checked}")]
 
 
-def _examine(
-    folder: Path, dataset: str, data_path: str | None, dataset_dir: str, cache: ResponseCache | None
-) -> list[Finding]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+@dataclass
+class _Examination:
+    """What the command was given.
+
+    Attributes:
+        dataset, data_path, dataset_dir: where the files lie.
+        settings: how they are read, where a manifest does not say it.
+        runner: reads them.
+    """
+
+    dataset: str
+    data_path: str | None
+    dataset_dir: str
+    settings: dict[str, Any]
+    runner: Runner = field(default_factory=lambda: Runner(ResultStore("results")))
+
+    def of(self, folder: Path, cache: ResponseCache | None) -> list[LeakCheck]:
+        """The checks of one folder.
+
+        Raises:
+            _UncheckedError: its files, or what they were made from, are not here as they were.
+        """
+        manifest = self._manifest(folder)
+        found = self._dataset(manifest)
+        source = manifest["features"]["itemtext"].get("titles_from", "metadata")
+        first = LeakCheck(True, f"files, data and split as the manifest says; titles from {source}")
+        asked = cache if manifest["identity"]["llm"]["name"] != "offline" else None
+        return [first, *check_leaks(Files(folder, manifest, found.table, found.split), asked)]
+
+    def _manifest(self, folder: Path) -> dict[str, Any]:
+        """What a folder was made from, once its files are seen to be those that were made."""
+        path = folder / "manifest.json"
+        again = f"Make its features again and run `{self._command()}`"
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if "itemtext" not in manifest["features"]:
+                raise _UncheckedError(f"no feature of it is finished. {again}, or remove the folder.")
+            text = folder / manifest["files"]["text"]["name"]
+            if not text.is_file():
+                raise _UncheckedError(f"{text} is gone. {again}, or remove the folder.")
+            SemanticFolder(folder, text.name.removesuffix(".text"), manifest["identity"]).check()
+            replayed(manifest)
+        except UserError as error:
+            raise _UncheckedError(f"{error} {again}.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise _UncheckedError(f"{path} is damaged; remove the folder. {again}.") from error
+        return manifest
+
+    def _dataset(self, manifest: Mapping[str, Any]) -> Any:
+        """The interactions and the split that a folder was made from, read by what its manifest notes.
+
+        Settings of the command come second: they may belong to another folder.
+        """
+        model, noted = replayed(manifest)
+        try:
+            return self._read(manifest, model, noted)
+        except _UncheckedError:
+            if not self.settings:
+                raise
+        return self._read(manifest, model, {**noted, **self.settings})
+
+    def _read(self, manifest: Mapping[str, Any], model: str, noted: Mapping[str, Any]) -> Any:
         identity = manifest["identity"]
-        stem = manifest["files"]["text"]["name"].removesuffix(".text")
-        SemanticFolder(folder, stem, identity).check()
-    except UserError as error:
-        return [Finding(False, str(error))]
-    except (ValueError, KeyError, TypeError):
-        return [Finding(False, f"{folder}/manifest.json is damaged; remove the folder.")]
-    overrides = {"dataset_dir": dataset_dir, **({"data_path": data_path} if data_path else {})}
-    overrides |= identity.get("cut_by", {})
-    try:
-        (run,) = expand("Pop", dataset, identity["protocol"], overrides=overrides)
-    except UserError as error:  # parts that were given by their paths, or a protocol that is gone
-        return [Finding(False, f"{folder.name}: its interactions are not found here ({error})", fatal=False)]
-    found = Runner(ResultStore("results")).read_dataset(run)
-    told_apart = found.sha256, split_identity(found.split), found.reading()
-    if told_apart != (identity["inter_sha256"], identity["split"], identity.get("reading", {})):
-        text = f"{folder.name}: made from other data or another split than today's; no run with these settings reads it"
-        return [Finding(False, text, fatal=False)]
-    files = Files(folder, manifest, found.table, found.split)
-    source = manifest["features"].get("itemtext", {}).get("titles_from", "metadata")
-    findings = [Finding(True, f"{folder.name}: files, data and split as the manifest says; titles from {source}")]
-    asked = cache if identity["llm"]["name"] != "offline" else None
-    return findings + [Finding(each.good, f"{folder.name}: {each.text}") for each in check_leaks(files, asked)]
+        overrides = {**noted, "dataset_dir": self.dataset_dir}
+        overrides |= {"data_path": self.data_path} if self.data_path else {}
+        of_parts = noted.get("split", identity["protocol"]) == "parts"
+        elsewhere = [f"--{part}=FILE" for part in PARTS] if of_parts else ["--data_path=FOLDER"]
+        try:
+            (run,) = expand(model, self.dataset, identity["protocol"], overrides=overrides)
+            found = self.runner.read_dataset(run)
+        except (UserError, *FAILURES) as error:
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            words = elsewhere if of_parts or not self._is_here() else ["--KEY=VALUE"]
+            raise _UncheckedError(
+                f"its interactions cannot be read as they were: {kind}{one_line(error)} Run `{self._command(*words)}` "
+                f"with {'the files' if words == elsewhere else 'the settings'} that it was made from."
+            ) from error
+        if found.sha256 != identity["inter_sha256"]:
+            raise _UncheckedError(
+                f"it was made from other interactions (SHA-256 {identity['inter_sha256'][:12]}...) than those here "
+                f"({found.sha256[:12]}...). Run `{self._command(*elsewhere)}` with the files that it was made from, or "
+                "remove the folder."
+            )
+        if (split_identity(found.split), found.reading()) != (identity["split"], identity.get("reading", {})):
+            raise _UncheckedError(
+                "it was made from the same files, read or divided by other settings. Run "
+                f"`{self._command('--KEY=VALUE')}` with those settings, such as --rm_dup_inter=first, or remove the "
+                "folder."
+            )
+        return found
+
+    def _is_here(self) -> bool:
+        """Whether the dataset's files are found."""
+        try:
+            locate(self.dataset, self.data_path, self.dataset_dir)
+        except UserError:
+            return False
+        return True
+
+    def _command(self, *more: str) -> str:
+        """The command again, with more words."""
+        words = ["recbole-llm", "doctor", "--leaks", f"--dataset={self.dataset}"]
+        named = {word.partition("=")[0] for word in more}
+        given = {"--data_path": self.data_path, "--dataset_dir": self.dataset_dir}
+        usual = {"--data_path": None, "--dataset_dir": "dataset"}
+        words += [f"{key}={value}" for key, value in given.items() if value != usual[key] and key not in named]
+        return shlex.join([*words, *more])

@@ -37,12 +37,14 @@ class LeakCheck:
     """One check: what was examined, and what was found.
 
     Attributes:
-        good: no leak.
+        good: no leak was found, and nothing was missing that the check looks at.
         text: for the report.
+        checked: nothing was missing.
     """
 
     good: bool
     text: str
+    checked: bool = True
 
 
 @dataclass
@@ -108,7 +110,7 @@ def check_leaks(files: Files, cache: ResponseCache | None) -> Iterator[LeakCheck
             if sees != "none" and key is not None and texts:
                 yield _names_of_held_out(files, suffix, key, texts, ends)
         prompts = [f"{prompt}@{facts['version']}" for prompt, facts in entry.get("prompts", {}).items()]
-        if cache is not None and prompts and sees != "none" and of_users:  # a list that mixes users is no history
+        if prompts and sees != "none" and of_users:  # a list that mixes users is no history
             yield _prompts_sent(files, name, prompts, sees, ends, cache)
 
 
@@ -248,16 +250,17 @@ def _case(
 
 
 def _prompts_sent(
-    files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache
+    files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache | None
 ) -> LeakCheck:
     """Whether a prompt holds a history with an item that no prompt may show.
 
     Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
     before its prompts were noted cannot tell its own from theirs.
     """
+    noted, model = files.asked(feature), files.manifest["identity"]["llm"].get("model")
     runs = TitleRuns(files.table, files.titles, _limits(files, sees, ends))
     checked, found = 0, ""
-    for body in cache.requests(prompts, files.manifest["identity"]["llm"].get("model"), files.asked(feature)):
+    for body in cache.requests(prompts, model, noted) if cache is not None else ():
         checked += 1
         lists = [titles for titles in _lists_of(body["messages"]) if titles]
         for titles in lists:
@@ -265,7 +268,12 @@ def _prompts_sent(
             user = 0 if found or (len(titles) == 2 and len(lists) > 1) else runs.leak(titles)
             if user:
                 found = f"; a prompt holds the history of user {files.table.user_tokens[user]} with a held-out item"
-    return LeakCheck(not found, f"{feature}: {checked:,} prompts, {runs.hidden:,} endings that none may hold{found}")
+    text = f"{feature}: {checked:,} prompts, {runs.hidden:,} endings that none may hold{found}"
+    lost = not checked if noted is None else len(noted) - checked
+    if lost:
+        count = "its prompts" if noted is None else f"{lost:,} of its prompts"
+        text += f"; not checked: {count} are not among the answers here (answers pull, generate --import)"
+    return LeakCheck(not found and not lost, text, checked=not lost)
 
 
 def _limits(files: Files, sees: str, ends: np.ndarray) -> np.ndarray:
