@@ -29,6 +29,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.data.loaders import Shape, TrainLoader
+from recbole_llm.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +206,8 @@ class RecordedSteps:
             self._restore(before, chance)
             plain = self._step(rows, shape)
         except RuntimeError as failure:
-            self.why_not = f"a step could not be recorded ({str(failure).splitlines()[0][:200]})"
-            self._restore(before, chance)
-            return self._step(rows, shape)
+            self.why_not = f"a step could not be recorded ({_first_line(failure)})"
+            return self._plainly_after_failure(rows, shape, before, chance)
         if self._agree(before, replayed, losses, plain):
             self._found[shape] = static, recording
             self.recorded = True
@@ -216,6 +216,18 @@ class RecordedSteps:
             self._found.clear()
             logger.warning("training steps are not recorded: %s", self.why_not)
         return plain
+
+    def _plainly_after_failure(
+        self, rows: torch.Tensor, shape: Shape, before: dict[str, list[torch.Tensor]], chance: list[torch.Tensor]
+    ) -> Parts:
+        """The step that could not be recorded; what CUDA was in the midst of may not let it."""
+        try:
+            self._restore(before, chance)
+            return self._step(rows, shape)
+        except RuntimeError as failure:
+            raise UserError(
+                f"{self.why_not}, and the GPU does not go on ({_first_line(failure)}): give --cuda_graphs=False."
+            ) from failure
 
     def _generators(self) -> list[torch.Generator]:
         """Those that steps draw from, besides the device's own."""
@@ -268,6 +280,10 @@ class RecordedSteps:
             if not apart <= _UPDATE_APART**2 * length:
                 return False
         return True
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_llm.errors import UserError
 from recbole_llm.training import recorded
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
@@ -218,6 +219,19 @@ def test_a_recording_that_is_not_the_step_is_not_replayed(
     assert not trainer.recorded.recorded
     for one, other in zip(weights(trainer), weights(plain), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("device", ["cpu"])
+def test_a_gpu_that_does_not_go_on_from_a_recording_says_what_to_do(
+    folder: Path, on_a_gpu: None, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Any, state: Any, chance: Any) -> None:
+        raise RuntimeError("offset increment outside graph capture")
+
+    monkeypatch.setattr(recorded, "CUDARecording", Failing)
+    monkeypatch.setattr(recorded.RecordedSteps, "_restore", broken)
+    with pytest.raises(UserError, match=r"outside graph capture\): give --cuda_graphs=False"):
+        trained("SASRec", folder / "run")
 
 
 @pytest.mark.parametrize("device", ["cpu"])
