@@ -73,6 +73,7 @@ class DeviceTable:
         # RecBole transforms the batches of training and of evaluation.
         self._transform: Transform | None = construct_transform(config) if config["transform"] else None
         self._columns: dict[str, torch.Tensor] = {}
+        self._sides: dict[tuple[str, str], torch.Tensor] = {}  # columns of .user and .item
 
     def transformed(self, batch: LazyInteraction) -> Any:
         """A batch as the setting ``transform`` wants it."""
@@ -157,10 +158,10 @@ class DeviceTable:
                     batch.add(prefix + name, partial(self._joined, batch, feat, name, prefix + key))
 
     def _joined(self, batch: LazyInteraction, feat: Any, name: str, key: str) -> torch.Tensor:
-        place = f"{id(feat)} {name}"
-        if place not in self._columns:
-            self._columns[place] = feat[name].to(self.device)
-        return self._columns[place][batch[key]]
+        side = "item" if feat is self.dataset.item_feat else "user"
+        if (side, name) not in self._sides:
+            self._sides[side, name] = feat[name].to(self.device)
+        return self._sides[side, name][batch[key]]
 
 
 class TrainLoader:

@@ -60,7 +60,7 @@ def replayed(manifest: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     Older manifests have no note. What their identity says of the reading is taken; else it was the usual one.
 
     Raises:
-        UserError: the note names what is no reading.
+        UserError: the note names a model or a setting that does not belong to reading.
     """
     identity = manifest["identity"]
     noted = dict(manifest.get("read_with") or settings_of(identity.get("reading", {})))

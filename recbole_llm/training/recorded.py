@@ -5,8 +5,9 @@ once for each shape of a batch, a step is one launch: gather, forward, loss, bac
 from the GPU's own generator, which counts on as it does without recording, so that one seed gives the same training
 both ways but for the order in which a GPU adds.
 
-The first step of a shape is taken plainly, the second too and watched. The third is recorded, replayed, taken back and
-taken plainly, and the two are compared. Replayed are only steps that agree, and only where a step
+The first step of a shape is taken plainly. The second is taken plainly and watched. The third is recorded and replayed,
+then undone and taken plainly, and the two results are compared. From the fourth on the recording is replayed, if both
+agreed and a step
 
 - reads nothing back from the GPU and moves nothing to it,
 - draws nothing on the host and counts nothing there,
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
@@ -115,7 +116,7 @@ class RecordedSteps:
     """The steps of a training, each recorded where it can be.
 
     Args:
-        model: it.
+        model: what is trained.
         optimizer: of all its parameters.
         loader: of its batches.
         step: makes the batch of some rows, and takes one step without the learning rate's change.
@@ -302,15 +303,21 @@ def _host_state(model: torch.nn.Module) -> list[Any]:
     found: list[Any] = []
     for name, module in model.named_modules():
         for key, value in vars(module).items():
-            if value is None or isinstance(value, (bool, int, float, str)):
-                found.append((name, key, value))
-            elif isinstance(value, (list, tuple)) and all(isinstance(part, (bool, int, float, str)) for part in value):
-                found.append((name, key, tuple(value)))
-            else:
-                found.append((name, key, id(value)))
+            found.append((name, key, _known(value)))
     found += [(name, parameter.requires_grad, id(parameter)) for name, parameter in model.named_parameters()]
     found += [(name, id(buffer)) for name, buffer in model.named_buffers()]
     return found
+
+
+def _known(value: Any) -> Any:
+    """A value that can be compared with a later one: numbers and texts as they are, also inside containers."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple, deque)):
+        return [type(value).__name__, *map(_known, value)]
+    if isinstance(value, dict):
+        return [type(value).__name__, *((key, _known(inner)) for key, inner in value.items())]
+    return id(value)
 
 
 def _host_chance(device: torch.device) -> tuple[Any, ...]:

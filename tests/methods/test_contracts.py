@@ -290,7 +290,9 @@ def test_a_step_waits_for_nothing_on_a_gpu(
     for module in model.modules():
         if hasattr(module, "paraphrases"):
             module.paraphrases = False  # the host draws which one
+    scores = scores_of(model, test_cases(prepared, 20))
     assert_waits_for_nothing(model, partial(first_batch, prepared), monkeypatch)
+    torch.testing.assert_close(scores_of(model, test_cases(prepared, 20)), scores, rtol=1e-3, atol=1e-4)
 
 
 @every_device
