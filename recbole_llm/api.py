@@ -210,14 +210,20 @@ def estimate(
 
 
 def estimate_suite(
-    name: str, *, budget: str = FULL, dataset: str | None = None, results_dir: ResultsDir = None, **settings: Any
+    name: str,
+    *,
+    budget: str = FULL,
+    model: str | None = None,
+    dataset: str | None = None,
+    results_dir: ResultsDir = None,
+    **settings: Any,
 ) -> "Estimate":
     """Say what the commands of a suite will take, as :func:`estimate` does; arguments are those of :func:`suite`.
 
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    given = {**settings, "model": model, "dataset": dataset, "results_dir": results_dir}
     commands = trained_by(checked_stages(name, _STAGES, budget, given), _STAGES)
     if not commands:
         raise UserError(f"{name}: the suite runs nothing that could be estimated.")
@@ -581,6 +587,7 @@ def suite(
     name: Annotated[str, Doc("A file of properties/suite/, or the path of a .yaml file.")],
     *,
     budget: Annotated[str, Doc("full, or a budget that the suite names.")] = FULL,
+    model: Annotated[str | None, Doc("Models of the suite, as A,B, whose rows are run; all by default.")] = None,
     dataset: Annotated[str | None, Doc("Dataset of every command.")] = None,
     results_dir: ResultsDir = None,
     dry_run: Annotated[bool, Doc("Show the commands alone.")] = False,
@@ -597,7 +604,7 @@ def suite(
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
-    given = {**settings, "dataset": dataset, "results_dir": results_dir}
+    given = {**settings, "model": model, "dataset": dataset, "results_dir": results_dir}
     stages = checked_stages(name, _STAGES, budget, given, asks=not dry_run)
     return run_stages(stages, _STAGES, dry_run, quiet)
 

@@ -11,7 +11,8 @@
       small: {common: {results_dir: results/small}, tune: {trials: 2, seeds: 1}}
 
 A key of ``common`` goes to each stage whose verb has an option of that name, and a setting to each stage that runs
-something. A stage does what its command does, and so runs only what is missing.
+something. A stage does what its command does, and so runs only what is missing. ``model`` on the command line chooses
+among the rows of the suite, each with the keys of its stage.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 from recbole_llm.errors import UserError, check_known
 from recbole_llm.settings.core import CoreSettings
+from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
@@ -70,10 +72,11 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
         budget: ``full``, or one that the suite names.
         given: keys from the command line, which win over all; ``None`` says nothing. They are of the stages that run
             something, and ``dataset``, ``results_dir`` and what those stages do not take are of the others too.
+            ``model`` leaves of the stages that run something the rows of these models.
 
     Raises:
-        UserError: there is no such suite or budget, the file says something else, or no stage takes a key of
-            ``common`` or of ``given``.
+        UserError: there is no such suite or budget, the file says something else, no stage takes a key of ``common``
+            or of ``given``, or none has one of the models.
     """
     path = _path_of(name)
     suite = read_yaml(path)
@@ -89,6 +92,7 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
     if not isinstance(stages, list) or not stages:
         raise UserError(f"{path}: stages is a list such as `- run: {{model: SASRec}}`.")
     given = {key: value for key, value in (given or {}).items() if value is not None}
+    models = names_of(given.pop("model", ()))
     found = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}, stage {number}"
@@ -112,6 +116,21 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
         if not verbs.intersection(_takers_of_given(key, options)):
             takers = " and ".join(_takers_of_given(key, options))
             raise UserError(f"--{key} is an option of {takers}, and {path} has no such stage.")
+    return _rows_of(models, found, str(path)) if models else found
+
+
+def _rows_of(models: Sequence[str], stages: Sequence[Stage], where: str) -> list[Stage]:
+    """The stages with the rows of these models alone; one that runs nothing any more is left out."""
+    rows = [names_of(stage.keys.get("model")) if stage.verb in RUNNING else [] for stage in stages]
+    there = [name for names in rows for name in names]
+    for model in models:
+        check_known(f"--model={model}: {where} has no such row", model, there)
+    found = []
+    for stage, names in zip(stages, rows, strict=True):
+        if chosen := [name for name in names if name in models]:
+            found.append(Stage(stage.verb, {**stage.keys, "model": chosen}))
+        elif stage.verb not in RUNNING:
+            found.append(stage)
     return found
 
 

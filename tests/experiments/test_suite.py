@@ -120,6 +120,19 @@ def test_the_command_line_gives_what_tables_alone_take_to_them(workspace: Path) 
     assert not {"protocol", "track"} & {*table}
 
 
+def test_models_on_the_command_line_choose_among_the_rows(workspace: Path) -> None:
+    stages = [*SUITE["stages"], {"tune": {"model": "BPR", "trials": 2, "protocol": "gts"}}]
+    for given in ("BPR", ["BPR"]):
+        tune, table, other = (stage.words for stage in read_suite(written(stages=stages), given={"model": given}))
+        assert tune == ["tune", "--dataset=tiny", "--model=BPR", "--trials=5", "--epochs=3"]
+        assert other == ["tune", "--dataset=tiny", "--model=BPR", "--trials=2", "--protocol=gts"]
+        assert table[0] == "table"
+    run, tune = (stage.keys["model"] for stage in read_suite(written(), given={"model": "SRGNN, GRU4Rec"})[:2][::-1])
+    assert (tune, run) == (["GRU4Rec"], ["SRGNN"])
+    with pytest.raises(UserError, match=r"--model=GRU4rec: mine.yaml has no such row. Did you mean GRU4Rec\?"):
+        read_suite(written(), given={"model": "BPR,GRU4rec"})
+
+
 def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
     with pytest.raises(UserError, match=r"--trials is an option of tune, and mine.yaml has no such stage"):
         read_suite(written(stages=[{"run": {"model": "Pop"}}]), given={"trials": 3})

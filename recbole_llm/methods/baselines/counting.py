@@ -49,11 +49,14 @@ class CountingModel(SequentialRecommender):
     Attributes:
         popularity: ``(n_items,)`` training interactions of each item, below one all together: what decides between
             items that a model's own counts do not tell apart.
+        rounds: epochs that it trains, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say: a second one would
+            only validate the same counts again.
     """
 
     input_type = InputType.POINTWISE
     reads_past_length = False
     learns = False
+    rounds = 1
     train_loader = EmptyBatch
 
     def __init__(self, config: Any, dataset: Any) -> None:
