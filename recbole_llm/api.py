@@ -190,6 +190,8 @@ def estimate(
     space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
     trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
     trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
+    pruner: Annotated[str, Doc("median, hyperband, users or none.")] = "median",
+    objectives: Annotated[Names, Doc("accuracy, or accuracy,seconds.")] = "accuracy",
     quiet: Quiet = True,
     **settings: Any,
 ) -> "Estimate":
@@ -201,7 +203,8 @@ def estimate(
         UserError: an unknown name, setting or space.
     """
     runs = expand(model, dataset, protocol, None if trials else seeds, semantics, config_file, settings, results_dir)
-    search = {"trials": trials, "space": space, "trial_epochs": trial_epochs, "trial_minutes": trial_minutes}
+    limits = {"trial_epochs": trial_epochs, "trial_minutes": trial_minutes}
+    search = {"trials": trials, "space": space, "pruner": pruner, "objectives": objectives, **limits}
     from recbole_llm.experiments.estimate import estimate_work
     from recbole_llm.tuning.work import work_of
 

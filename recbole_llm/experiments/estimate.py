@@ -589,9 +589,7 @@ def _notes(estimate: Estimate) -> list[str]:
     if any(line.earlier.epochs is None and line.epochs > 1 for line in lines):
         found.append("epochs <= N: the limit, since no record of the model here converged; patience may end it earlier")
     if any(line.work.kind == TRIAL for line in lines):
-        found.append(
-            "trials: counted with the sizes and batches of the defaults, none pruned, and those that have ended too"
-        )
+        found.append("trials: counted with the sizes and batches of the defaults, none pruned")
     if any(line.work.kind == CANDIDATES for line in lines):
         found.append("candidate models are trained once, and the features of the others stand on them")
     found.append("not counted: making features and waiting for answers, starting processes, several workers at once")

@@ -19,7 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
+from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from recbole_llm.errors import UserError
@@ -67,15 +67,9 @@ class Study:
     def __init__(self, run: Run, space: Space, budget: Budget, storage: Storage, results: Path) -> None:
         self.run, self.space, self.budget = run, space, budget
         self.trials = budget.trials if space else 1  # a model without settings to search has one configuration
-        s = run.settings
-        chooser = run.chooser() or run  # trials of a refit are ordinary trainings, and those of the search without it
-        parts: list[Any] = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
-        parts += [budget.objectives] if budget.several else []  # names of studies stay what they were
-        digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
-        semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
-        self.name = "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
+        self.name = study_name(run, space, budget)
         self.running: dict[int, optuna.Trial] = {}
-        self.history = results / "studies" / f"{self.name}.jsonl"
+        self.history = history_file(results, self.name)
         self._starts = starts(run, space)
         self._distributions = {name: parameter.distribution for name, parameter in space.items()}
         self._pruner = budget.optuna_pruner(self._epochs())
@@ -86,7 +80,7 @@ class Study:
                 study_name=self.name,
                 directions=["maximize", "minimize"] if budget.several else ["maximize"],
                 load_if_exists=True,
-                sampler=TrialSampler(int(s["seed"]), self._starts),
+                sampler=TrialSampler(int(run.settings["seed"]), self._starts),
                 pruner=self._pruner,
             )
             self._take_in()
@@ -324,6 +318,33 @@ class Study:
         except ValueError as error:
             logger.warning("%s, trial %d does not fit and is run again: %s", self.history, trial.number, error)
             return WAITING
+
+
+def study_name(run: Run, space: Space, budget: Budget) -> str:
+    """The name of a study, which tells apart all that can change a trial's value."""
+    s = run.settings
+    chooser = run.chooser() or run  # trials of a refit are ordinary trainings, and those of the search without it
+    parts: list[Any] = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
+    parts += [budget.objectives] if budget.several else []  # names of studies stay what they were
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
+    return "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
+
+
+def history_file(results: Path, name: str) -> Path:
+    """Where a results folder has the history of a study."""
+    return results / "studies" / f"{name}.jsonl"
+
+
+def kept_study(run: Run, space: Space, budget: Budget, results: Path) -> Study | None:
+    """A study as its history has it, to be looked at; ``None`` where there is none.
+
+    Raises:
+        UserError: the history is of another search.
+    """
+    if not history_file(results, study_name(run, space, budget)).is_file():
+        return None
+    return Study(run, space, budget, Storage("", InMemoryStorage()), results)
 
 
 def _counts(trial: FrozenTrial) -> bool:

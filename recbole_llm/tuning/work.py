@@ -9,7 +9,9 @@ from recbole_llm.experiments.estimate import TRIAL, TUNED, Work, work_of_grid
 from recbole_llm.experiments.grid import parse_seeds
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.tuning.space import searched
+from recbole_llm.tuning.budget import Budget
+from recbole_llm.tuning.space import Space, searched
+from recbole_llm.tuning.study import kept_study
 
 
 def work_of(runs: Sequence[Run], runner: Runner, seeds: Any, search: Mapping[str, Any] | None) -> list[Work]:
@@ -24,9 +26,21 @@ def work_of(runs: Sequence[Run], runner: Runner, seeds: Any, search: Mapping[str
     if search is None:
         return work_of_grid(runs, runner)
     spaces, budget = searched(runs, **search)
-    found = []
-    for run, space in zip(runs, spaces, strict=True):
-        trials = budget.trials if space else 1  # without settings to search there is one configuration
-        tuned = len(parse_seeds(seeds, int(run.settings["seed"])))
-        found += [Work(run, TRIAL, trials, 0, budget.epochs, budget.seconds), Work(run, TUNED, tuned)]
-    return found
+    return [
+        work for run, space in zip(runs, spaces, strict=True) for work in _of_search(run, space, budget, seeds, runner)
+    ]
+
+
+def _of_search(run: Run, space: Space, budget: Budget, seeds: Any, runner: Runner) -> list[Work]:
+    """The trials of a search that its history lacks, and the tuned runs that have no record."""
+    trials = budget.trials if space else 1  # without settings to search there is one configuration
+    study = kept_study(run, space, budget, runner.store.folder)
+    ended = len(study.ended()) if study else 0
+    of_seeds = parse_seeds(seeds, int(run.settings["seed"]))
+    if study and study.complete() and ended == trials:
+        tuned = [study.tuned_run(seed) for seed in of_seeds]
+        missing = [each for each in tuned if runner.finished(each) is None]
+        after = Work((missing or tuned)[0], TUNED, len(missing), len(tuned) - len(missing))
+    else:
+        after = Work(run, TUNED, len(of_seeds))
+    return [Work(run, TRIAL, trials - ended, ended, budget.epochs, budget.seconds), after]
