@@ -365,7 +365,7 @@ def _earlier(work: Work, records: Sequence[Record]) -> Earlier:
     nearest = [record for record, distance in zip(known, distances, strict=True) if distance == min(distances)]
     epochs = sum(record.epochs or 0 for record in nearest) / len(nearest)
     others = f" with {counted(min(distances), 'other setting')}" if min(distances) else ""
-    return Earlier(epochs, f"{epochs:.0f} epochs, as {counted(len(nearest), 'record')}{others} had")
+    return Earlier(epochs, f"{counted(round(epochs), 'epoch')}, as {counted(len(nearest), 'record')}{others} had")
 
 
 def _converged(record: Record) -> bool:

@@ -125,11 +125,13 @@ def _rows_of(models: Sequence[str], stages: Sequence[Stage], where: str) -> list
     there = [name for names in rows for name in names]
     for model in models:
         check_known(f"--model={model}: {where} has no such row", model, there)
-    found = []
+    found: list[Stage] = []
     for stage, names in zip(stages, rows, strict=True):
         if chosen := [name for name in names if name in models]:
-            found.append(Stage(stage.verb, {**stage.keys, "model": chosen}))
-        elif stage.verb not in RUNNING:
+            stage = Stage(stage.verb, {**stage.keys, "model": chosen})
+        elif stage.verb in RUNNING:
+            continue
+        if stage not in found:  # --protocol can make two stages one
             found.append(stage)
     return found
 

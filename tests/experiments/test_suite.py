@@ -129,6 +129,9 @@ def test_models_on_the_command_line_choose_among_the_rows(workspace: Path) -> No
         assert table[0] == "table"
     run, tune = (stage.keys["model"] for stage in read_suite(written(), given={"model": "SRGNN, GRU4Rec"})[:2][::-1])
     assert (tune, run) == (["GRU4Rec"], ["SRGNN"])
+    twice = written(stages=[stages[0], {"tune": {**stages[0]["tune"], "protocol": "gts"}}])
+    assert len(read_suite(twice)) == 2
+    assert len(read_suite(twice, given={"model": "BPR", "protocol": "loo"})) == 1
     with pytest.raises(UserError, match=r"--model=GRU4rec: mine.yaml has no such row. Did you mean GRU4Rec\?"):
         read_suite(written(), given={"model": "BPR,GRU4rec"})
 
