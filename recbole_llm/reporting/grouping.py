@@ -13,6 +13,7 @@ from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
 from recbole_llm.settings.identity import before, tells_apart
 from recbole_llm.utils.text import counted, percent, visible
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 # Settings that decide what a test case is, besides the protocol's name, the data and the masking.
 _CASE_KEYS = (
@@ -184,13 +185,34 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
     for own, places in alike.items():
         head = _head(own, parts)
         first = [rows[place][0] for place in places]
-        differences = _differences(_with_files(first), _definitions(first[0]))
+        differences = _differences(_chosen(_with_files(first), first), _definitions(first[0]))
         for place, difference in zip(places, differences, strict=True):
             ending = visible(difference) + _coverage(rows[place])
             seen[head + ending] += 1
             number = f" #{seen[head + ending]}" if seen[head + ending] > 1 else ""  # no name can tell the two apart
             names[place] = RowName(head + ending + number, own.model + ending + number, *own[1:])
     return [names[place] for place in range(len(rows))]
+
+
+def _chosen(identities: Sequence[dict[str, Any]], rows: Sequence[Record]) -> list[dict[str, Any]]:
+    """Settings of rows that are named alike, of tuned rows first those that no search finds.
+
+    Where these tell all of them apart, the others say nothing: two searches hardly ever end with the same settings.
+    """
+    if not all(row.tuned for row in rows):
+        return list(identities)
+    found = set().union(*map(_searchable, rows))
+    own = [{key: value for key, value in each.items() if key not in found} for each in identities]
+    if len({json.dumps(each, sort_keys=True, default=str) for each in own}) == len(own):
+        return own
+    return [first | each for first, each in zip(own, identities, strict=True)]
+
+
+def _searchable(record: Record) -> set[str]:
+    """The settings of a model, and of the one underneath, that a search may find."""
+    folder = properties_folder() / "search"
+    names = {record.model, str(record.settings.get("backbone"))} & {*property_names("search")}
+    return {key for name in names for key in read_yaml(folder / f"{name}.yaml")}
 
 
 def _parts(runs: Sequence[Record]) -> _Parts:

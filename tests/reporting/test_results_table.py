@@ -120,6 +120,17 @@ def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store
     assert (table.reference, table.named) == ("NARM [n_layers=2]", False)
 
 
+def test_tuned_rows_are_told_apart_by_what_no_search_found() -> None:
+    def searched(key: str, rate: float, layers: int, **fixed: Any) -> Record:
+        settings = {"learning_rate": rate, "n_layers": layers, **fixed}
+        return run_of("SASRec", 0.1, key=key, tuned=True, trials=9, settings=settings)
+
+    both = searched("a", 0.002, 2, train_targets="last"), searched("b", 0.0008, 1, train_targets="all")
+    assert labels(*both) == ["SASRec [train_targets=last]", "SASRec [train_targets=all]"]
+    fixed = searched("a", 0.002, 2, train_targets="last"), searched("b", 0.0008, 1, train_targets="last")
+    assert labels(*fixed) == ["SASRec [learning_rate=0.002, n_layers=2]", "SASRec [learning_rate=0.0008, n_layers=1]"]
+
+
 def test_a_tuned_row_says_so_with_its_trials() -> None:
     plain, tuned = run_of("SASRec", 0.1), run_of("SASRec", 0.2, key="t", tuned=True, trials=30)
     assert labels(plain, tuned) == ["SASRec", "SASRec, tuned"]
