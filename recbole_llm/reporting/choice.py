@@ -80,7 +80,7 @@ def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool)
     build([], correction=options.get("correction", "holm"), margin=options.get("margin"), sort=options.get("sort"))
     wanted = {key: names_of(options.get(key)) for key in ("model", "dataset", "protocol")}
     if options.get("baseline"):
-        wanted["baseline"] = [re.split(r" \(|, ", str(options["baseline"]))[0]]  # a label begins with its model
+        wanted["baseline"] = [re.split(r" [([]|, ", str(options["baseline"]))[0]]  # a label begins with its model
     _check_names({**wanted, "twin": twin}, runs, options.get("results_dir"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -363,8 +364,21 @@ def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, b
     if baseline is None:
         baselines = table.ordered(table.primary, [row for row in table.rows if row.kind == "baseline"])
         return next((row.label for row in [*baselines, *table.ordered(table.primary)]), None), False
-    named = [row for row in table.rows if row.label == baseline] or [r for r in table.rows if r.model == baseline]
+    named = (
+        [row for row in table.rows if row.label == baseline]
+        or [row for row in table.rows if _is_called(row, baseline)]
+        or [row for row in table.rows if row.model == baseline]
+    )
     return next((row.label for row in table.ordered(table.primary, named)), None), len(named) == 1
+
+
+def _is_called(row: Row, label: str) -> bool:
+    """Whether a row has the settings of a label that another table gives it, where more of them are needed."""
+    found = re.fullmatch(r"(.+?) \[(.+)\]", label)
+    if found is None or not row.runs or row.label.partition(" [")[0] != found[1]:
+        return False
+    settings = {name: str(value) for name, value in row.runs[0].settings.items()}
+    return {tuple(each.split("=", 1)) for each in found[2].split(", ")} <= settings.items()
 
 
 def _results_table(

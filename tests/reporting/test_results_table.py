@@ -120,6 +120,19 @@ def test_a_baseline_is_the_row_of_that_label_before_the_best_of_that_model(store
     assert (table.reference, table.named) == ("NARM [n_layers=2]", False)
 
 
+def test_a_baseline_may_have_the_label_of_a_table_with_more_rows(store: ResultStore) -> None:
+    for key, protocol, targets in (("a", "loo", "last"), ("b", "loo", "all"), ("c", "direct_100", "last")):
+        settings = {"mask_history": True, "train_targets": targets}
+        store_run(store, "SASRec", 0.1, key=key, protocol=protocol, settings=settings)
+    tables = build(list(store), store, baseline="SASRec [train_targets=last]")
+    assert {(table.reference, table.named) for table in tables} == {
+        ("SASRec [train_targets=last]", True),
+        ("SASRec", True),
+    }
+    with pytest.raises(UserError, match="no such row"):
+        build(list(store), store, baseline="SASRec [train_targets=first]")
+
+
 def test_tuned_rows_are_told_apart_by_what_no_search_found() -> None:
     def searched(key: str, rate: float, layers: int, **fixed: Any) -> Record:
         settings = {"learning_rate": rate, "n_layers": layers, **fixed}
