@@ -276,14 +276,14 @@ def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: 
         torch.testing.assert_close(alone.view(-1), scores.gather(1, items[:, None])[:, 0], **CLOSE[device])
 
 
-@pytest.mark.parametrize("targets", ["last", "all"])
+@pytest.mark.parametrize("form", [{}, {"train_targets": "all"}, {"head": "lm"}], ids=["own", "all targets", "head lm"])
 def test_a_step_waits_for_nothing_on_a_gpu(
-    make: Make, name: str, targets: str, monkeypatch: pytest.MonkeyPatch
+    make: Make, name: str, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    method = find_method(name)
-    if targets == "all" and "train_targets" not in settings_file(method):
-        pytest.skip("learns from one position at a time")
-    prepared = make(name, **({"train_targets": targets} if targets == "all" else {}))
+    """In the forms that a step can have."""
+    if not form.keys() <= settings_file(find_method(name)).keys():
+        pytest.skip("its steps have no such form")
+    prepared = make(name, **form)
     model = fresh(prepared)
     if not learns(model):
         pytest.skip("counts")

@@ -33,6 +33,7 @@ from torch import nn
 from recbole_llm.errors import UserError
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.packing import Packed
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.lm.load import CAUSAL, load_language_model
 from recbole_llm.lm.masks import attention_mask
 from recbole_llm.lm.tokenizer import tokens_of
@@ -40,6 +41,7 @@ from recbole_llm.methods.duip.prompt import AFTER, ASKED, BEFORE, OFFERED, Title
 from recbole_llm.methods.duip.settings import DUIPSettings
 
 UNLISTED = -1e4  # score of items outside the candidates, for heads that score candidates only
+PASSED_OVER = -100  # in the place of a token that no title has
 PAIRS = 4096  # prompts with a title that pass the language model at once (head `lm`)
 
 
@@ -255,13 +257,19 @@ class DUIP(SequentialRecommender):
         """``(B,)`` mean log-likelihood of the titles' tokens, the ending token included, after the prompts."""
         prompt = self.prompt(item_seq, length, continuation=items)
         states = self.read(prompt, state)
-        last_piece = prompt.piece.masked_fill(~prompt.mask, -1).amax(dim=1, keepdim=True)
-        wanted = (prompt.piece[:, 1:] == last_piece) & prompt.mask[:, 1:]
-        logits = self.lm.get_output_embeddings()(states[:, :-1][wanted])
-        loss = F.cross_entropy(logits.float(), prompt.ids[:, 1:][wanted], reduction="none")
-        owner = wanted.nonzero()[:, 0]
-        total = loss.new_zeros(len(items)).index_add_(0, owner, loss)
-        return -total / wanted.sum(dim=1).clamp(min=1)
+        title, size = self.prompt.continuation(items)
+        number = torch.arange(title.shape[1], device=title.device)
+        inside = number < size[:, None]
+        place = (prompt.length - size - 1)[:, None] + number  # of the token before, whose state says the next one
+        owner = torch.arange(len(items), device=items.device)[:, None].expand_as(title)
+        if at_hand(inside):  # no logits of what is not there; elsewhere it is passed over
+            title, place, owner = title[inside], place[inside], owner[inside]
+        else:
+            title, place = title.masked_fill(~inside, PASSED_OVER), place.clamp(max=states.shape[1] - 1)
+        logits = self.lm.get_output_embeddings()(states[owner, place]).flatten(0, -2)
+        loss = F.cross_entropy(logits.float(), title.flatten(), reduction="none", ignore_index=PASSED_OVER)
+        total = loss.new_zeros(len(items)).index_add_(0, owner.flatten(), loss)
+        return -total / size.clamp(min=1)
 
     def _choice(
         self, item_seq: torch.Tensor, length: torch.Tensor, state: torch.Tensor | None, offered: torch.Tensor

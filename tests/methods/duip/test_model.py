@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.duip.model import UNLISTED
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
+from tests.device_waits import assert_waits_for_nothing, nothing_at_hand
 from tests.helpers import make_run, runner, write_tiny
 from tests.methods.duip.duip import SMALL, duip
 
@@ -185,6 +187,51 @@ def test_the_likelihood_of_a_title_is_that_of_transformers(tiny: Path) -> None:
             logits = model.lm(input_ids=ids).logits[0, :-1].log_softmax(-1)
             wanted = logits.gather(1, ids[0, 1:, None])[-int(length) :].mean()
             torch.testing.assert_close(found[row], wanted)
+
+
+def title_by_title(model: Any, batch: Any) -> torch.Tensor:
+    """The loss of the head ``lm``, a row after the other: the mean log-probability of each title's tokens."""
+    words, found = model.lm.get_input_embeddings().weight, []
+    state = model.intent(batch["item_id_list"], batch["item_length"])
+    for row, target in enumerate(batch["item_id"]):
+        prompt = model.prompt(batch["item_id_list"][row : row + 1], batch["item_length"][row : row + 1])
+        title, length = model.prompt.continuation(target)
+        ids = torch.cat([prompt.ids[0, : int(prompt.length)], title[:length]])
+        read = torch.cat([model.soft(state[row : row + 1])[0], words[ids]])
+        logits = model.lm(inputs_embeds=read[None]).logits[0, -1 - int(length) : -1]
+        found.append(logits.log_softmax(-1).gather(1, title[:length, None]).mean())
+    return -torch.stack(found).mean()
+
+
+@pytest.mark.parametrize("on_a_gpu", [False, True])
+def test_the_loss_and_gradients_of_titles_of_any_length_are_those_of_one_at_a_time(
+    tiny: Path, on_a_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = tiny / "tiny.item"
+    text = items.read_text("utf-8")
+    items.write_text(text.replace("Brush No.", "Brush").replace("Lipstick No.", "Lipstick, red, No."), "utf-8")
+    model = sharpened(prepared := duip(head="lm", title_tokens=30))
+    batch = first_batch(prepared)
+    assert len(model.prompt.continuation(batch["item_id"])[1].unique()) > 1
+    if on_a_gpu:
+        nothing_at_hand(monkeypatch)
+    losses, gradients = [], []
+    for loss_of in (model.calculate_loss, partial(title_by_title, model)):
+        model.zero_grad()
+        loss = loss_of(batch)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["lm", "index"])
+def test_a_step_of_a_head_over_candidates_waits_for_nothing_on_a_gpu(
+    tiny: Path, head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = duip(head=head, protocol="direct_100", candidates=6, title_tokens=30)
+    assert_waits_for_nothing(prepared.model, partial(first_batch, prepared), monkeypatch)
 
 
 def test_titles_score_the_same_alone_and_in_passes_of_several(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
