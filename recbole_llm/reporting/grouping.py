@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
-from recbole_llm.settings.identity import before, tells_apart
+from recbole_llm.settings.differences import Variant, differences, row_settings, with_files
 from recbole_llm.utils.text import counted, percent, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
@@ -20,10 +20,7 @@ _CASE_KEYS = (
     *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
     *("user_inter_num_interval", "item_inter_num_interval", "valid_from", "test_from", "targets"),
 )
-_UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
 _ASK_NOTHING = ("itemtext", "candidates", "codes")  # their coverage is that of titles
-_SHOWN_DIFFERENCES = 3
-_VALUE_LENGTH = 24
 
 
 class TableKey(NamedTuple):
@@ -101,8 +98,7 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 def row_identity(record: Record) -> dict[str, Any]:
     """The settings that tell two rows of one model apart; two searches may find the same settings."""
     definitions = _definitions(record)
-    kept = {k: v for k, v in record.settings.items() if tells_apart(k, v, definitions) and k not in ("seed", "model")}
-    return {**kept, "semantics": record.semantics, "search": _search(record)}
+    return {**row_settings(record.settings, definitions), "semantics": record.semantics, "search": _search(record)}
 
 
 def _definitions(record: Record) -> Definitions:
@@ -140,31 +136,6 @@ def _reading(run: Record) -> tuple[str | None, str | None]:
     return (source if run.lists is None else run.lists["name"]), files
 
 
-def _with_files(rows: Sequence[Record]) -> list[dict[str, Any]]:
-    """Settings of rows that are named alike, and what they read in which they differ: ``profiles#`` and six digits.
-
-    That only some of them read a file goes without saying where settings tell them apart.
-    """
-    identities = [row_identity(row) for row in rows]
-    found: dict[str, set[str | None]] = defaultdict(set)
-    of_equals: dict[tuple[str, str], set[str | None]] = defaultdict(set)
-    for name in dict.fromkeys(name for row in rows for name in row.reads or ()):
-        for row, identity in zip(rows, identities, strict=True):
-            digest = (row.reads or {}).get(name)
-            of_equals[name, json.dumps(identity, sort_keys=True, default=str)].add(digest)
-            found[name].add(digest)
-    telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name] - {None}) > 1}
-    return [
-        identity | dict(_shown(*item) for item in (row.reads or {}).items() if item[0] in telling)
-        for row, identity in zip(rows, identities, strict=True)
-    ]
-
-
-def _shown(name: str, value: str) -> tuple[str, str]:
-    """What a run read, as a setting of a label: a server by its address, a file by its hash."""
-    return (name, value) if name == "server" else (f"{name}#", value[:6])
-
-
 class _Parts(NamedTuple):
     """What a row's name is made of."""
 
@@ -185,8 +156,9 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
     for own, places in alike.items():
         head = _head(own, parts)
         first = [rows[place][0] for place in places]
-        differences = _differences(_chosen(_with_files(first), first), _definitions(first[0]))
-        for place, difference in zip(places, differences, strict=True):
+        identities = with_files([row_identity(row) for row in first], [row.reads or {} for row in first])
+        identities = _chosen(identities, first)
+        for place, difference in zip(places, differences(identities, _definitions(first[0])), strict=True):
             ending = visible(difference) + _coverage(rows[place])
             seen[head + ending] += 1
             number = f" #{seen[head + ending]}" if seen[head + ending] > 1 else ""  # no name can tell the two apart
@@ -194,7 +166,7 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
     return [names[place] for place in range(len(rows))]
 
 
-def _chosen(identities: Sequence[dict[str, Any]], rows: Sequence[Record]) -> list[dict[str, Any]]:
+def _chosen(identities: Sequence[Variant], rows: Sequence[Record]) -> list[Variant]:
     """Settings of rows that are named alike, of tuned rows first those that no search finds.
 
     Where these tell all of them apart, the others say nothing: two searches hardly ever end with the same settings.
@@ -202,10 +174,10 @@ def _chosen(identities: Sequence[dict[str, Any]], rows: Sequence[Record]) -> lis
     if not all(row.tuned for row in rows):
         return list(identities)
     found = set().union(*map(_searchable, rows))
-    own = [{key: value for key, value in each.items() if key not in found} for each in identities]
+    own: list[Variant] = [{key: value for key, value in each.items() if key not in found} for each in identities]
     if len({json.dumps(each, sort_keys=True, default=str) for each in own}) == len(own):
         return own
-    return [first | each for first, each in zip(own, identities, strict=True)]
+    return [{**first, **each} for first, each in zip(own, identities, strict=True)]
 
 
 def _searchable(record: Record) -> set[str]:
@@ -260,94 +232,6 @@ def _search(record: Record) -> str | None:
     ]
     each = f" of {' or '.join(limits)}" if limits else ""
     return f"{counted(record.trials, 'trial')}{each}"
-
-
-def _differences(identities: Sequence[dict[str, Any]], definitions: Definitions) -> list[str]:
-    """For each variant of a model the settings that differ, as `` [a=1, b=2]``.
-
-    A value that most of the variants have goes without saying, so that ablations name what they change. Of many
-    differences three are named and the others counted; where that leaves two variants alike, those that tell them
-    apart come first, and as many as it takes.
-    """
-    if len(identities) == 1:
-        return [""]
-    values = [
-        {key: _text(each, key, definitions) for key in dict.fromkeys(k for one in identities for k in one)}
-        for each in identities
-    ]
-    values = _without_what_comes_along(values, identities, definitions)
-    usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
-    short = {key: _shortened([each[key] for each in values]) for key in values[0]}
-    changed = [[key for key, value in each.items() if value != usual[key]] for each in values]
-    shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
-    while True:
-        named = [
-            _bracket([_setting(key, short[key][each[key]]) for key in keys[:count]], len(keys) - count)
-            for each, keys, count in zip(values, changed, shown, strict=True)
-        ]
-        alike = [n for n, text in enumerate(named) if named.count(text) > 1 and shown[n] < len(changed[n])]
-        if not alike:
-            return named
-        for number in alike:
-            same = [each for each, text in zip(values, named, strict=True) if text == named[number]]
-            apart = {key for key in values[0] if len({each[key] for each in same}) > 1}
-            first = sorted(changed[number], key=lambda key: key not in apart)
-            shown[number] += first == changed[number]
-            changed[number] = first
-
-
-def _setting(key: str, value: str) -> str:
-    return f"{key}{value}" if key.endswith("#") else f"{key}={value}"
-
-
-def _bracket(differences: Sequence[str], more: int) -> str:
-    ending = f", +{more}" if more else ""
-    return f" [{', '.join(differences)}{ending}]" if differences else ""
-
-
-def _without_what_comes_along(
-    values: Sequence[dict[str, str]], identities: Sequence[dict[str, Any]], definitions: Definitions
-) -> list[dict[str, str]]:
-    """The variants' values, first the model underneath; settings that another one does not have follow from its name.
-
-    They stay where variants of one model underneath differ by them.
-    """
-    first = [key for key in _UNDERNEATH if len({each.get(key) for each in values}) > 1]
-    if not first:
-        return list(values)
-    kinds: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
-    for each in values:
-        kinds[tuple(each[key] for key in first)].append(each)
-    along = {
-        key
-        for key in values[0]
-        if before(key, definitions) is ...
-        and any(key not in one for one in identities)
-        and all(len({each[key] for each in alike}) == 1 for alike in kinds.values())
-    }
-    kept = [*first, *(key for key in values[0] if key not in first and key not in along)]
-    return [{key: each[key] for key in kept} for each in values]
-
-
-def _of_most(values: Sequence[str]) -> str | None:
-    """The value that more than half have."""
-    value, count = Counter(values).most_common(1)[0]
-    return value if 2 * count > len(values) else None
-
-
-def _text(identity: dict[str, Any], key: str, definitions: Definitions) -> str:
-    value = identity.get(key, before(key, definitions))
-    return "unset" if value in (None, ...) else str(value)
-
-
-def _shortened(values: Sequence[str]) -> dict[str, str]:
-    """Each value as a label shows it: cut where it is long, but never before it differs from the others."""
-    distinct = list(dict.fromkeys(values))
-    for length in range(_VALUE_LENGTH, max(map(len, distinct)) + 1):
-        found = {value: value if len(value) <= length else value[: length - 1] + "…" for value in distinct}
-        if len(set(found.values())) == len(distinct):
-            return found
-    return {value: value for value in distinct}
 
 
 def latest(runs: Iterable[Record]) -> list[Record]:

@@ -1,0 +1,138 @@
+"""What tells variants of one model apart, as a label names it: ``[train_targets=all]``."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from recbole_llm.settings.definitions import Definitions
+from recbole_llm.settings.identity import before, tells_apart
+
+_UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
+_SHOWN_DIFFERENCES = 3
+_VALUE_LENGTH = 24
+
+Variant = Mapping[str, Any]  # the settings of one, by name
+
+
+def row_settings(settings: Mapping[str, Any], definitions: Definitions) -> dict[str, Any]:
+    """The settings that tell two rows of one model apart."""
+    return {k: v for k, v in settings.items() if tells_apart(k, v, definitions) and k not in ("seed", "model")}
+
+
+def with_files(identities: Sequence[Variant], reads: Sequence[Mapping[str, str]]) -> list[Variant]:
+    """Settings of variants, and what they read in which they differ: ``profiles#`` and six digits.
+
+    That only some of them read a file goes without saying where settings tell them apart.
+
+    Args:
+        identities: the settings of each.
+        reads: the hash of each file that it reads, by its name; and an address, by the name ``server``.
+    """
+    found: dict[str, set[str | None]] = defaultdict(set)
+    of_equals: dict[tuple[str, str], set[str | None]] = defaultdict(set)
+    for name in dict.fromkeys(name for files in reads for name in files):
+        for files, identity in zip(reads, identities, strict=True):
+            digest = files.get(name)
+            of_equals[name, json.dumps(identity, sort_keys=True, default=str)].add(digest)
+            found[name].add(digest)
+    telling = {name for (name, _), digests in of_equals.items() if len(digests) > 1 or len(found[name] - {None}) > 1}
+    return [
+        {**identity, **dict(_shown(*item) for item in files.items() if item[0] in telling)}
+        for files, identity in zip(reads, identities, strict=True)
+    ]
+
+
+def _shown(name: str, value: str) -> tuple[str, str]:
+    """What a run read, as a setting of a label: a server by its address, a file by its hash."""
+    return (name, value) if name == "server" else (f"{name}#", value[:6])
+
+
+def differences(identities: Sequence[Variant], definitions: Definitions) -> list[str]:
+    """For each variant of a model the settings that differ, as `` [a=1, b=2]``.
+
+    A value that most of the variants have goes without saying, so that ablations name what they change. Of many
+    differences three are named and the others counted; where that leaves two variants alike, those that tell them
+    apart come first, and as many as it takes.
+    """
+    if len(identities) == 1:
+        return [""]
+    values = [
+        {key: _text(each, key, definitions) for key in dict.fromkeys(k for one in identities for k in one)}
+        for each in identities
+    ]
+    values = _without_what_comes_along(values, identities, definitions)
+    usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
+    short = {key: _shortened([each[key] for each in values]) for key in values[0]}
+    changed = [[key for key, value in each.items() if value != usual[key]] for each in values]
+    shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
+    while True:
+        named = [
+            _bracket([_setting(key, short[key][each[key]]) for key in keys[:count]], len(keys) - count)
+            for each, keys, count in zip(values, changed, shown, strict=True)
+        ]
+        alike = [n for n, text in enumerate(named) if named.count(text) > 1 and shown[n] < len(changed[n])]
+        if not alike:
+            return named
+        for number in alike:
+            same = [each for each, text in zip(values, named, strict=True) if text == named[number]]
+            apart = {key for key in values[0] if len({each[key] for each in same}) > 1}
+            first = sorted(changed[number], key=lambda key: key not in apart)
+            shown[number] += first == changed[number]
+            changed[number] = first
+
+
+def _setting(key: str, value: str) -> str:
+    return f"{key}{value}" if key.endswith("#") else f"{key}={value}"
+
+
+def _bracket(named: Sequence[str], more: int) -> str:
+    ending = f", +{more}" if more else ""
+    return f" [{', '.join(named)}{ending}]" if named else ""
+
+
+def _without_what_comes_along(
+    values: Sequence[dict[str, str]], identities: Sequence[Variant], definitions: Definitions
+) -> list[dict[str, str]]:
+    """The variants' values, first the model underneath; settings that another one does not have follow from its name.
+
+    They stay where variants of one model underneath differ by them.
+    """
+    first = [key for key in _UNDERNEATH if len({each.get(key) for each in values}) > 1]
+    if not first:
+        return list(values)
+    kinds: dict[tuple[str, ...], list[dict[str, str]]] = defaultdict(list)
+    for each in values:
+        kinds[tuple(each[key] for key in first)].append(each)
+    along = {
+        key
+        for key in values[0]
+        if before(key, definitions) is ...
+        and any(key not in one for one in identities)
+        and all(len({each[key] for each in alike}) == 1 for alike in kinds.values())
+    }
+    kept = [*first, *(key for key in values[0] if key not in first and key not in along)]
+    return [{key: each[key] for key in kept} for each in values]
+
+
+def _of_most(values: Sequence[str]) -> str | None:
+    """The value that more than half have."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _text(identity: Variant, key: str, definitions: Definitions) -> str:
+    value = identity.get(key, before(key, definitions))
+    return "unset" if value in (None, ...) else str(value)
+
+
+def _shortened(values: Sequence[str]) -> dict[str, str]:
+    """Each value as a label shows it: cut where it is long, but never before it differs from the others."""
+    distinct = list(dict.fromkeys(values))
+    for length in range(_VALUE_LENGTH, max(map(len, distinct)) + 1):
+        found = {value: value if len(value) <= length else value[: length - 1] + "…" for value in distinct}
+        if len(set(found.values())) == len(distinct):
+            return found
+    return {value: value for value in distinct}
