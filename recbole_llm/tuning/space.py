@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ def space_of(settings: Settings, file: Path | None = None, epochs: int | None = 
         if name in unread and own_file:
             raise UserError(f"{file}: {name} {unread[name]}.")
         if name in unread:
-            logger.warning("%s: the search leaves %s out, which %s", method.name, name, unread[name])
+            _say_left_out(method.name, name, unread[name])
             continue
         if name in made_from:
             raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
@@ -282,6 +283,11 @@ def space_of(settings: Settings, file: Path | None = None, epochs: int | None = 
             default = settings.get(name)
             found[name] = parameter if default is None else parameter.including(default)
     return found
+
+
+@cache  # said once, not for each run of a command and each time that it is looked at
+def _say_left_out(model: str, name: str, reason: str) -> None:
+    logger.warning("%s: the search leaves %s out, which %s", model, name, reason)
 
 
 def _keys_of_features(settings: Settings) -> set[str]:

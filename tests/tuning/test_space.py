@@ -13,9 +13,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from recbole_llm.errors import UserError
 from recbole_llm.registry import methods, recbole_methods
-from recbole_llm.tuning.space import read_space, space_of
+from recbole_llm.tuning.space import _say_left_out, read_space, searched, space_of
 from recbole_llm.utils.yaml import properties_folder, property_names
-from tests.helpers import layered, settings_of
+from tests.helpers import layered, make_run, settings_of
 
 BASELINES = [
     *("Pop", "BPR", "LightGCN", "SimpleX", "GRU4Rec", "SASRec", "SRGNN", "GCSAN", "NARM", "BERT4Rec"),
@@ -57,6 +57,7 @@ def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str)
 
 def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     """DUIP's second stage had rates that trials of two epochs, which end with the first, had drawn and never used."""
+    _say_left_out.cache_clear()
     second = {"finetune_learning_rate", "lm_learning_rate"}
     settings = settings_of("DUIP", stage_epochs=[2, 6])
     assert second <= set(space_of(settings)) & set(space_of(settings, epochs=3))
@@ -69,6 +70,21 @@ def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path, caplog: p
     with pytest.raises(UserError, match="lm_learning_rate is of the second stage, which begins after 2 epochs: give"):
         space_of(settings, mine, epochs=2)
     assert set(space_of(settings, mine, epochs=3)) == {"lm_learning_rate"}
+
+
+def test_what_a_search_leaves_out_is_said_once(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _say_left_out.cache_clear()
+    runs = [make_run("DUIP", semantics=semantics, use_lm=False) for semantics in ("offline", "none")]
+    for _ in range(2):
+        searched([*runs, make_run("DUIP", freeze_lm=True)], 3)
+    said = [record.getMessage() for record in caplog.records]
+    assert sorted(said) == [
+        "DUIP: the search leaves finetune_learning_rate out, which is of the language model (use_lm: False)",
+        "DUIP: the search leaves finetune_learning_rate out, which is of the second stage (freeze_lm: True)",
+        "DUIP: the search leaves lm_learning_rate out, which is of the language model (use_lm: False)",
+        "DUIP: the search leaves lm_learning_rate out, which is of the second stage (freeze_lm: True)",
+        "DUIP: the search leaves soft_tokens out, which is of the language model (use_lm: False)",
+    ]
 
 
 @pytest.mark.parametrize("model", ["ComiRecDR", "MIND", "LDMI"])

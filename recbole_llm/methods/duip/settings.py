@@ -8,6 +8,7 @@ from typing import Any, Literal
 from recbole_llm.errors import UserError
 from recbole_llm.settings.core import Amount, Count, Dropout, Whole
 from recbole_llm.settings.schema import SettingsModel, setting
+from recbole_llm.utils.text import counted
 
 
 class DUIPSettings(SettingsModel):
@@ -48,7 +49,8 @@ class DUIPSettings(SettingsModel):
         if self.freeze_lm:
             return dict.fromkeys(second, "is of the second stage (freeze_lm: True)")
         if epochs is not None and epochs <= self.stage_epochs[0]:
-            text = f"is of the second stage, which begins after {self.stage_epochs[0]} epochs: give trials more"
+            first = counted(self.stage_epochs[0], "epoch")
+            text = f"is of the second stage, which begins after {first}: give trials more"
             return dict.fromkeys(second, text)
         return {}
 
