@@ -14,6 +14,7 @@ import math
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ from recbole_llm.experiments.runner import STAGES, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.sources import FeaturePlan
+from recbole_llm.settings.differences import differences, row_settings, with_files
 from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
 from recbole_llm.training.choice import make_trainer
@@ -151,6 +153,7 @@ class EstimatedWork:
     """A line of an estimate.
 
     Attributes:
+        name: model and data, and the settings or files that tell the line from others of these.
         work: what is estimated.
         measured: its steps; ``None`` where none could be measured.
         earlier: what records say of its epochs.
@@ -159,6 +162,7 @@ class EstimatedWork:
             ``dollars`` is ``None`` where the source states no price.
     """
 
+    name: str
     work: Work
     measured: Measured | None
     earlier: Earlier = field(default_factory=Earlier)
@@ -296,19 +300,49 @@ def _lines(works: Sequence[Work], runner: Runner) -> list[EstimatedWork]:
     records = list(runner.store)
     measured: dict[str, Measured | str] = {}
     lines = []
-    for work in [*candidates, *works]:
+    works = [*candidates, *works]
+    for name, work in zip(_names([work.run for work in works]), works, strict=True):
         if not work.count:
-            lines.append(EstimatedWork(work, None))
+            lines.append(EstimatedWork(name, work, None))
             continue
         alike = _but_seed(work.run)
         if alike not in measured:
-            logger.info("measuring %s", work.run.title())
+            logger.info("measuring %s", name)
             measured[alike] = _measured(work.run, alike in missing)
         found = measured[alike]
         requests, dollars = asked.pop(alike, (0, 0.0))
         steps, reason = (found, "") if isinstance(found, Measured) else (None, found)
-        lines.append(EstimatedWork(work, steps, _earlier(work, records), reason, requests, dollars))
+        lines.append(EstimatedWork(name, work, steps, _earlier(work, records), reason, requests, dollars))
     return lines
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Model and data of each run; where several have the same, what differs, as result tables say it.
+
+    Runs that differ in the seed alone have one name.
+    """
+    heads, own = [], []
+    variants: dict[Any, dict[str, Run]] = defaultdict(dict)
+    for run in runs:
+        settings = run.settings
+        semantics = [] if settings["semantics"] == "none" else [settings["semantics"]]
+        head = settings.method, ", ".join(map(str, [run.location.name, settings["protocol"], *semantics]))
+        identity = json.dumps([_row_settings(run), run.files], sort_keys=True, default=str)
+        variants[head].setdefault(identity, run)
+        heads.append(head)
+        own.append(identity)
+    names = {}
+    for head, found in variants.items():
+        method, data = head
+        first, *_ = found.values()
+        identities = with_files(list(map(_row_settings, found.values())), [run.files for run in found.values()])
+        for identity, difference in zip(found, differences(identities, first.settings.definitions), strict=True):
+            names[head, identity] = f"{method.name}{difference}, {data}"
+    return [names[each] for each in zip(heads, own, strict=True)]
+
+
+def _row_settings(run: Run) -> dict[str, Any]:
+    return row_settings(run.settings.values, run.settings.definitions)
 
 
 def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int, float | None]], set[str], list[Work]]:
@@ -529,10 +563,7 @@ def render_estimate(estimate: Estimate) -> str:
 
 def _row(line: EstimatedWork) -> list[str]:
     work, steps = line.work, line.measured
-    settings = work.run.settings
-    name = [settings.method.name, work.run.location.name, settings["protocol"]]
-    name += [] if settings["semantics"] == "none" else [settings["semantics"]]
-    cells = [", ".join(map(str, name)), work.kind, str(work.count), str(work.done) if work.done else ""]
+    cells = [line.name, work.kind, str(work.count), str(work.done) if work.done else ""]
     if not work.count:
         return [*cells, *[""] * 8]
     known = line.earlier.epochs is not None or line.epochs <= 1
@@ -593,19 +624,21 @@ def _notes(estimate: Estimate) -> list[str]:
     if any(line.work.kind == CANDIDATES for line in lines):
         found.append("candidate models are trained once, and the features of the others stand on them")
     found.append("not counted: making features and waiting for answers, starting processes, several workers at once")
+    if without := dict.fromkeys(line.name for line in lines if line.measured and line.measured.without_features):
+        found.append(
+            f"measured without features, which are not made yet; with them it will take longer: {'; '.join(without)}"
+        )
     remarks = dict.fromkeys(_remark(line) for line in lines)
     return [*found, *(text for text in remarks if text)]
 
 
 def _remark(line: EstimatedWork) -> str:
-    name, remarks = line.work.run.title(), []
+    remarks = []
     if line.earlier.text:
         remarks.append(line.earlier.text)
     if line.reason:
         remarks.append(f"not measured: {line.reason}")
-    if line.measured is not None and line.measured.without_features:
-        remarks.append("measured without its features, which are not made yet; it will take longer")
-    return f"{name}: {'; '.join(remarks)}" if remarks else ""
+    return f"{line.name}: {'; '.join(remarks)}" if remarks else ""
 
 
 def _span(counts: Sequence[int], what: str) -> str:

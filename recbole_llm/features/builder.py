@@ -295,7 +295,8 @@ class FeatureBuilder:
             ledger,
             self.given,
         )
-        logger.info("making %s for %s", feature.name, self.folder.path.name)
+        if not self.asking.dry:
+            logger.info("making %s for %s", feature.name, self.folder.path.name)
         self.asking.begin(feature.name)
         before = self._digests(feature)
         with self.watch("llm" if ledger is not None and feature.prompts else "features"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,59 @@ def test_workers_are_as_many_as_the_largest_training_fits(tiny: Path) -> None:
     unknown = replace(found, free_mib=[])
     assert unknown.workers is None
     assert "--workers" not in render_estimate(unknown)
+
+
+# ---- what lines are called ------------------------------------------------------------------------
+
+SUITE = """stages:
+  - tune: {model: GRU4Rec, trials: 2}
+  - tune: {model: GRU4Rec, trials: 2, train_targets: all}
+  - run: {model: GRU4Rec, protocol: direct_100, train_targets: all}
+  - run: {model: [Pop, GRU4Rec], seeds: 2}
+"""
+
+
+def test_lines_that_differ_in_a_setting_alone_name_it(tiny: Path) -> None:
+    Path("mine.yaml").write_text(SUITE, encoding="utf-8")
+    found = api.estimate_suite("mine.yaml", dataset="tiny", **SMALL)
+    assert [(line.name, line.work.kind) for line in found.lines] == [
+        ("GRU4Rec [train_targets=last], tiny, loo", "trial"),
+        ("GRU4Rec [train_targets=last], tiny, loo", "tuned run"),
+        ("GRU4Rec [train_targets=all], tiny, loo", "trial"),
+        ("GRU4Rec [train_targets=all], tiny, loo", "tuned run"),
+        ("GRU4Rec, tiny, direct_100", "run"),
+        ("Pop, tiny, loo", "run"),
+        ("GRU4Rec [train_targets=last], tiny, loo", "run"),
+    ]
+    assert render_estimate(found).count("GRU4Rec [train_targets=all], tiny, loo") == 2
+
+
+def test_lines_that_differ_in_a_file_alone_name_it(tiny: Path) -> None:
+    runs = []
+    for name, item in (("a", "i1"), ("b", "i2")):
+        Path(f"{name}.tsv").write_text(f"user_id\titem_id\trank\nu1\t{item}\t1\n", encoding="utf-8")
+        runs.append(make_run("Lists", lists=f"{name}.tsv"))
+    found = estimate_work(work_of_grid(runs, runner()), runner())
+    assert [line.name for line in found.lines] == [f"Lists [lists#{run.files['lists'][:6]}], tiny, loo" for run in runs]
+
+
+def test_rows_without_their_features_are_named_in_one_line(few_users: Path) -> None:
+    found = estimate("EIMF", "tiny", semantics="offline,shuffled,none", trials=2)
+    (text,) = (line for line in render_estimate(found).splitlines() if "not made yet" in line)
+    assert text.endswith("it will take longer: EIMF, tiny, loo, offline; EIMF, tiny, loo, shuffled")
+
+
+def test_what_is_said_meanwhile_names_the_lines_and_no_folder_to_be_thrown_away(
+    few_users: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="recbole_llm"):
+        estimate("EIMF", "tiny", llm="mistral", semantics="llm,none")
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert [text for text in said if text.startswith("measuring")] == [
+        "measuring EIMF, tiny, loo, llm",
+        "measuring EIMF, tiny, loo",
+    ]
+    assert not any("making" in text or "dry" in text for text in said)
 
 
 # ---- on the command line --------------------------------------------------------------------------
