@@ -62,6 +62,7 @@ class Work:
         done: how many have a record already.
         epochs: of each at most, where that is less than its settings say.
         max_seconds: of each's training and validation, where they are limited.
+        of: for a tuned run, the one before its search, which names the line.
     """
 
     run: Run
@@ -70,6 +71,7 @@ class Work:
     done: int = 0
     epochs: int | None = None
     max_seconds: float | None = None
+    of: Run | None = None
 
     @property
     def most_epochs(self) -> int:
@@ -288,7 +290,8 @@ def estimate_work(works: Sequence[Work], runner: Runner) -> Estimate:
     """
     state = checkpoint.random_state()
     try:
-        lines = _lines([work for work in works if work.count or work.done], runner)
+        once = {(work.kind, work.run.key): work for work in works if work.count or work.done}  # stages may share rows
+        lines = _lines([*once.values()], runner)
         on_gpu = any(line.measured is not None and line.measured.on_gpu for line in lines)
         return Estimate(lines, free_memory_mib(on_gpu))
     finally:
@@ -301,7 +304,7 @@ def _lines(works: Sequence[Work], runner: Runner) -> list[EstimatedWork]:
     measured: dict[str, Measured | str] = {}
     lines = []
     works = [*candidates, *works]
-    for name, work in zip(_names([work.run for work in works]), works, strict=True):
+    for name, work in zip(_names([work.of or work.run for work in works]), works, strict=True):
         if not work.count:
             lines.append(EstimatedWork(name, work, None))
             continue

@@ -40,7 +40,7 @@ def _of_search(run: Run, space: Space, budget: Budget, seeds: Any, runner: Runne
     if study and study.complete() and ended == trials:
         tuned = [study.tuned_run(seed) for seed in of_seeds]
         missing = [each for each in tuned if runner.finished(each) is None]
-        after = Work((missing or tuned)[0], TUNED, len(missing), len(tuned) - len(missing))
+        after = Work((missing or tuned)[0], TUNED, len(missing), len(tuned) - len(missing), of=run)
     else:
         after = Work(run, TUNED, len(of_seeds))
     return [Work(run, TRIAL, trials - ended, ended, budget.epochs, budget.seconds), after]

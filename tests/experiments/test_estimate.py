@@ -266,6 +266,7 @@ def test_a_search_that_was_kept_as_text_leaves_the_seeds_that_are_missing(tiny: 
         "trial": (0, 3),
         "tuned run": (1, 1),
     }
+    assert {line.name for line in found.values()} == {"GRU4Rec, tiny, loo"}  # not by what the search has found
     more = by_kind(api.estimate("GRU4Rec", "tiny", seeds=2, **{**given, "trials": 5}))
     assert (more["trial"].work.count, more["trial"].work.done, more["tuned run"].work.count) == (2, 3, 2)
     assert not Path("results/studies.sqlite3").exists()
