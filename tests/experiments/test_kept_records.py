@@ -49,6 +49,7 @@ _ISRF = {
 # Folders of records that were made with today's defaults, and those that have changed since.
 OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "answers": {},
+    "flagship-short": {},
     "item-numbers": {"ISRF": {"item_numbers": "random"}},
     "sessions": {},
     "times": {},

@@ -1,0 +1,70 @@
+"""The searches in ``results/flagship-short`` are taken up as they are: one more seed of a row is one more training."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from recbole_llm import api
+from recbole_llm.experiments.estimate import TRIAL, TUNED, Work
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.stages import checked_stages, trained_by
+from recbole_llm.tuning.space import searched
+from recbole_llm.tuning.study import study_name
+from recbole_llm.tuning.work import work_of
+
+KEPT = Path(__file__).parents[2] / "results" / "flagship-short"
+VERBS = {verb: getattr(api, verb) for verb in ("generate", "tune", "run", "table", "report")}
+SEEDS = 3
+
+
+@pytest.fixture
+def suite_work(workspace: Path) -> dict[str, list[Work]]:
+    """What the suite has to do in a copy of the folder for one more seed, by the names of its studies."""
+    shutil.copytree(KEPT, "kept")
+    runner = Runner(ResultStore("kept"))
+    given = {"results_dir": "kept", "seeds": SEEDS + 1}
+    found: dict[str, list[Work]] = {}
+    for runs, seeds, search in trained_by(checked_stages("flagship", VERBS, "short", given), VERBS):
+        assert search is not None
+        spaces, budget = searched(runs, **search)
+        works = work_of(runs, runner, seeds, search)
+        for run, space in zip(runs, spaces, strict=True):
+            found[study_name(run, space, budget)] = works[:2]
+            works = works[2:]
+    return found
+
+
+def test_every_kept_search_is_a_row_of_the_suite_and_one_seed_more_is_one_training(
+    suite_work: dict[str, list[Work]],
+) -> None:
+    kept = sorted(path.stem for path in KEPT.glob("studies/*.jsonl"))
+    assert len(kept) > 10
+    assert set(kept) <= {*suite_work}
+    for name in kept:
+        trials, tuned = suite_work[name]
+        assert (trials.kind, trials.count) == (TRIAL, 0), name
+        assert (tuned.kind, tuned.count, tuned.done) == (TUNED, 1, SEEDS), name
+
+
+def test_every_kept_record_is_of_a_kept_search() -> None:
+    """So a row that was trained by hand, with settings of one's own choice, is none of the table.
+
+    LLM-DMsRec's candidates are the first items of an SR-GNN with its own settings, which the table shows untuned.
+    """
+    records = list(ResultStore(KEPT))
+    assert all(record.status == "ok" for record in records)
+    assert {record.model for record in records if not record.tuned} <= {"SRGNN"}
+    seeds = Counter(record.seed for record in records if record.tuned)
+    assert [*seeds.values()] == SEEDS * [len(list(KEPT.glob("studies/*.jsonl")))]
+
+
+def test_they_can_be_handed_in(tmp_path: Path) -> None:
+    said = api.submit(KEPT, output=tmp_path / "handed-in", dataset_dir=tmp_path)
+    count = len(list(ResultStore(KEPT)))
+    assert f"{count} records: every metric follows from the ranks" in said
+    assert f"settings give the key: {count}" in said
