@@ -46,9 +46,10 @@ $(VENV)/.docs: $(READY)
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[docs]'
 	@touch $@
 
-# The site in build/site. A warning, a broken link, or a script or style from the network fails.
+# The site in build/site. A warning, a broken link, or a script or style from the network fails; with --quiet, mkdocs counts no
+# warnings and nothing would.
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true PYTHONPATH=. $(BIN)/mkdocs build --strict
 	! grep -rlE '<(script|link|img)[^>]*(src|href)="https?://' build/site --include='*.html'
 
 lint: $(READY)

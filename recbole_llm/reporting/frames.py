@@ -169,9 +169,12 @@ def table_rows(
 
     Args:
         folder: the results folder.
-        dataset, protocol, model: names to be kept; all by default.
+        dataset: names to be kept; all by default.
+        protocol: the same.
+        model: the same.
         baseline: model or label that the others are measured against; default the best baseline of each table.
-        correction, margin: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
+        correction: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
+        margin: of the tests, there too.
 
     Returns:
         Differences and their tests stand in the rows of the metric that models were selected by.
