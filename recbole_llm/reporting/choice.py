@@ -103,8 +103,9 @@ def _check_names(wanted: Mapping[str, list[str]], runs: Iterable[Run], results_d
         known = sorted(there[column.get(option, option)])
         for name in names:
             if name not in known:
+                left_out = " If --model leaves it out, name it there too." if option == "baseline" else ""
                 raise UserError(
-                    f"--{option}={name}: neither this suite nor its results folder has it."
+                    f"--{option}={name}: neither this suite nor its results folder has it.{left_out}"
                     f"{did_you_mean(name, known)} There are {', '.join(known) or 'none'}."
                 )
 
