@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from recbole_llm.layers.waits import at_hand
+
 
 def squash(vectors: torch.Tensor) -> torch.Tensor:
     """``|s|^2 / (1 + |s|^2) * s / |s|``: direction kept, length pressed below one."""
@@ -121,9 +123,21 @@ class SelfAttentiveInterests(nn.Module):
 
     def forward(self, items: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Interests ``(B, K, d)`` and attention ``(B, K, L)`` from ``(B, L, d)`` and ``(B, L)`` bool."""
-        scores = self.outer(torch.tanh(self.inner(items + self.position[:, : items.shape[1]])))
-        attention = scores.transpose(1, 2).masked_fill(~mask[:, None, :], -torch.inf).softmax(dim=2)
+        attention = self._scores(items, mask).transpose(1, 2).masked_fill(~mask[:, None, :], -torch.inf).softmax(dim=2)
         return attention @ items, attention
+
+    def _scores(self, items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``(B, L, K)``; at padding, which nobody reads, of any value."""
+        placed = items + self.position[:, : items.shape[1]]
+        if not at_hand(mask):
+            return self._scored(placed)
+        # A position's scores depend on nothing else, and most of a padded batch is padding.
+        real = self._scored(placed[mask])
+        return real.new_zeros(*mask.shape, real.shape[1]).index_put((mask,), real)
+
+    def _scored(self, placed: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.outer(torch.tanh(self.inner(placed)))
+        return scores
 
 
 def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: int) -> torch.Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from recbole_llm.layers.capsule import CapsuleRouting, SelfAttentiveInterests, routing_regulariser, squash
+from tests.device_waits import nothing_at_hand
 
 B, L, D, K = 5, 7, 6, 3
 LENGTHS = torch.tensor([7, 1, 3, 5, 2])
@@ -109,6 +110,27 @@ def test_attention_is_the_equation_history_by_history() -> None:
         x = items()[row, :length] + module.position[0, :length]
         wanted = (torch.tanh(x @ module.inner.weight.T) @ module.outer.weight.T).softmax(dim=0).T
         torch.testing.assert_close(attention[row, :, :length], wanted)
+
+
+def test_padding_is_not_scored() -> None:
+    module = filled(SelfAttentiveInterests(D, K, L))
+    seen: list[int] = []
+    module.inner.register_forward_hook(lambda _, read, __: seen.append(read[0].numel() // D))
+    module(items(), MASK)
+    assert seen == [int(LENGTHS.sum())]
+
+
+def test_scores_without_padding_have_the_gradients_of_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = filled(SelfAttentiveInterests(D, K, L)).double()
+    found = []
+    for _ in range(2):
+        vectors = items().double().requires_grad_()
+        interests, attention = module(vectors, MASK)
+        wanted = [vectors, *module.parameters()]
+        found.append(torch.autograd.grad(interests.sin().sum() + attention.square().sum(), wanted))
+        nothing_at_hand(monkeypatch)
+    for packed, padded in zip(*found, strict=True):
+        torch.testing.assert_close(packed, padded)
 
 
 def test_the_regulariser_is_the_variance_of_each_interest() -> None:

@@ -20,6 +20,7 @@ it after); the aggregation for diversity (lambda) is not part of a ranking by sc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
+from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.capsule import CapsuleRouting, SelfAttentiveInterests
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.methods.baselines.settings import CapsuleSettings, MultiInterestSettings
@@ -163,12 +165,20 @@ class ComiRecDR(MultiInterestRecommender):
 
     def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """``(B, K, d)`` capsules."""
-        return self.capsules(item_seq)
+        return self._by_length(self.capsules, item_seq, item_seq_len)
 
-    def capsules(self, item_seq: torch.Tensor) -> torch.Tensor:
+    def capsules(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """``(B, K, d)`` what routing gives, none of them longer than ``interest_scale``."""
         capsules: torch.Tensor = self.routing(*self.embedded(item_seq)) * self.interest_scale
         return capsules
+
+    def _by_length(
+        self, encode: Callable[..., torch.Tensor], item_seq: torch.Tensor, item_seq_len: torch.Tensor, *others: Any
+    ) -> torch.Tensor:
+        """``encode`` in groups of similar length, but for routing that reads the padding (``mask_first: False``)."""
+        if self.reads_past_length:
+            return encode(item_seq, item_seq_len, *others)
+        return by_length(encode, item_seq, item_seq_len, *others)
 
 
 class ComiRecSA(MultiInterestRecommender):

@@ -44,7 +44,7 @@ class MIND(ComiRecDR):
 
     def interests(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
         """``(B, K, d)``; with ``adaptive_interests`` the surplus ones repeat the first."""
-        interests = self.project(self.capsules(item_seq))
+        interests = self.project(super().interests(item_seq, item_seq_len))
         if self.adaptive:
             allowed = torch.log2(item_seq_len.float()).long().clamp(min=1, max=self.n_interests)
             number = torch.arange(self.n_interests, device=interests.device)

@@ -121,11 +121,15 @@ class LDMI(ComiRecDR):
         first = self.keys.offsets[user] + position - length
         return (first[:, None] + torch.arange(width, device=first.device)).clamp(max=len(self.labels) - 1)
 
-    def align(self, capsules: torch.Tensor, interaction: Any) -> torch.Tensor:
-        """``Z`` ``(B, K, d)`` from the capsules ``V`` ``(B, K, d)``."""
-        item_seq = interaction[self.ITEM_SEQ]
+    def align(self, capsules: torch.Tensor, item_seq: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """``Z`` ``(B, K, d)`` from the capsules ``V`` ``(B, K, d)``.
+
+        Args:
+            capsules: ``(B, K, d)``.
+            item_seq: ``(B, L)`` ids.
+            rows: ``(B, L)`` rows of these interactions, see :meth:`history_rows`.
+        """
         items, mask = self.embedded(item_seq)
-        rows = self.history_rows(interaction, item_seq.shape[1])
         labels = self.labels[rows]
         covered = (labels >= 0) & mask
         alone = -1 - torch.arange(labels.shape[1], device=labels.device)
@@ -166,8 +170,14 @@ class LDMI(ComiRecDR):
 
     def serving_interests(self, interaction: Any) -> torch.Tensor:
         """``Z`` where there are clusters, ``V`` otherwise; ``(B, K, d)``."""
-        capsules = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return self.align(capsules, interaction) if self.aligned else capsules
+        item_seq, item_seq_len = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        if not self.aligned:
+            return self.interests(item_seq, item_seq_len)
+        rows = self.history_rows(interaction, item_seq.shape[1])
+        return self._by_length(self._aligned, item_seq, item_seq_len, rows)
+
+    def _aligned(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return self.align(self.capsules(item_seq, item_seq_len), item_seq, rows)
 
     # ---- user-crowd level ----------------------------------------------------------------------
 

@@ -49,8 +49,36 @@ def test_capsules_are_as_long_as_their_scale_allows(tiny: Path, name: str) -> No
         model = seeded(prepared, name).eval()
         with torch.no_grad():
             model.item_embedding.weight *= 50.0  # capsules that the squash presses against its bound
-            longest = model.capsules(cases_of(prepared)[model.ITEM_SEQ]).norm(dim=2).max()
+            cases = cases_of(prepared)
+            longest = model.capsules(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN]).norm(dim=2).max()
         assert float(longest) == pytest.approx(scale, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["ComiRecDR", "MIND"])
+def test_short_histories_are_routed_without_the_padding_of_long_ones(tiny: Path, name: str) -> None:
+    prepared = prepare(name)
+    model, batch = seeded(prepared, name).eval(), batch_of(prepared)
+    item_seq, lengths = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    widths: list[int] = []
+    model.routing.register_forward_hook(lambda _, read, __: widths.append(read[0].shape[1]))
+    with torch.no_grad():
+        found = model.interests(item_seq, lengths)
+        assert len(widths) > 1 and widths == sorted(widths) and widths[0] < widths[-1] == int(lengths.max())
+        together = (
+            model.project(model.capsules(item_seq, lengths)) if name == "MIND" else model.capsules(item_seq, lengths)
+        )
+    torch.testing.assert_close(found, together)
+
+
+def test_routing_that_reads_padding_keeps_it(tiny: Path) -> None:
+    prepared = prepare("ComiRecDR", mask_first=False)
+    model, batch = seeded(prepared, "ComiRecDR").eval(), batch_of(prepared)
+    item_seq, lengths = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
+    widths: list[int] = []
+    model.routing.register_forward_hook(lambda _, read, __: widths.append(read[0].shape[1]))
+    with torch.no_grad():
+        model.interests(item_seq, lengths)
+    assert widths == [item_seq.shape[1]]
 
 
 def test_the_interest_nearest_to_the_target_answers(tiny: Path) -> None:

@@ -56,6 +56,12 @@ def batches(prepared: Prepared, count: int = 3) -> list[Any]:
     return [batch for batch, _ in zip(training_loader(prepared)[0], range(count), strict=False)]
 
 
+def aligned(model: LDMI, capsules: torch.Tensor, batch: Any) -> torch.Tensor:
+    """``Z`` of the capsules of a batch's histories."""
+    item_seq = batch[model.ITEM_SEQ]
+    return model.align(capsules, item_seq, model.history_rows(batch, item_seq.shape[1]))
+
+
 def test_cases(prepared: Prepared) -> Any:
     return next(iter(prepared.eval_loader("test")))[1]
 
@@ -209,7 +215,7 @@ def test_alignment_is_the_equations(workshop: Any, clusters: str, scale: str) ->
     sequence, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
     with torch.no_grad():
         capsules = model.interests(sequence, length)
-        found = model.align(capsules, batch)
+        found = aligned(model, capsules, batch)
         rows = model.history_rows(batch, sequence.shape[1])
         for case in range(len(batch)):
             groups: dict[int, list[torch.Tensor]] = {}
@@ -237,7 +243,7 @@ def share_of_capsules(prepared: Prepared) -> float:
     cases = test_cases(prepared)
     with torch.no_grad():
         capsules = model.eval().interests(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN])
-        added = model.align(capsules, cases) - capsules
+        added = aligned(model, capsules, cases) - capsules
         alone, other = ((part @ model.item_embedding.weight[1:].T).var() for part in (capsules, added))
     return float(alone / (alone + other))
 
@@ -253,7 +259,7 @@ def test_the_clusters_begin_as_long_as_a_capsule_can_be(workshop: Any) -> None:
     cases = test_cases(workshop(interest_scale=3.0, gate="one"))
     with torch.no_grad():
         capsules = model.interests(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN])
-        added = model.align(capsules, cases) - capsules
+        added = aligned(model, capsules, cases) - capsules
     torch.testing.assert_close(added.norm(dim=2), torch.full(added.shape[:2], 3.0), rtol=0.05, atol=0.0)
     assert bool((capsules.norm(dim=2) <= 3.0).all())
 
@@ -286,9 +292,9 @@ def test_a_history_without_clusters_keeps_its_capsules(workshop: Any) -> None:
     prepared = workshop()
     model, batch = built(prepared).eval(), test_cases(prepared)
     capsules = model.interests(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
-    assert not torch.allclose(model.align(capsules, batch), capsules)
+    assert not torch.allclose(aligned(model, capsules, batch), capsules)
     model.labels.fill_(-1)
-    torch.testing.assert_close(model.align(capsules, batch), capsules)
+    torch.testing.assert_close(aligned(model, capsules, batch), capsules)
 
 
 # ---- user-crowd level ---------------------------------------------------------------------------
@@ -358,13 +364,25 @@ def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: 
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
+def test_short_histories_are_aligned_without_the_padding_of_long_ones(workshop: Any) -> None:
+    prepared = workshop()
+    model, (batch,) = built(prepared), batches(prepared, 1)
+    widths: list[int] = []
+    model.routing.register_forward_hook(lambda _, read, __: widths.append(read[0].shape[1]))
+    with torch.no_grad():
+        found = model.serving_interests(batch)
+        assert len(widths) > 1 and widths[0] < widths[-1]
+        together = aligned(model, model.capsules(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]), batch)
+    torch.testing.assert_close(found, together)
+
+
 @pytest.mark.parametrize("contrast", ["item", "real", "both"])
 def test_the_loss_is_that_of_z_and_a_tenth_of_the_contrasts(workshop: Any, contrast: str) -> None:
     prepared = workshop(contrast=contrast)
     model, (batch,) = built(prepared), batches(prepared, 1)
     target, table = batch[model.POS_ITEM_ID], model.item_embedding.weight
     with torch.no_grad():
-        z = model.align(model.interests(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]), batch)
+        z = aligned(model, model.interests(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]), batch)
         user = z[range(len(z)), (z * table[target][:, None]).sum(2).argmax(1)]
         wanted = F.cross_entropy(user @ table.T, target)
         torch.manual_seed(7)
