@@ -59,7 +59,7 @@ def without_reasoning(text: str) -> str:
 
 # ---- whole values -------------------------------------------------------------------------------
 
-_OPENING = re.compile(r"""\{\s*+["}]|\[\s*+["{\[\]\d\-tfn]""")
+_OPENING = re.compile(r"""\{\s*+["}]|\[\s*+["{\[\]\d\-tfnIN]""")
 _FENCE = re.compile(r"```[a-zA-Z]*\s*$")
 _DECODER = json.JSONDecoder()
 # What a place costs where no value begins, in characters read: raising the error, and giving up in the depth.
@@ -105,7 +105,7 @@ def whole_values(text: str) -> Iterator[Found]:
 
 # ---- broken values ------------------------------------------------------------------------------
 
-_BEGINS = re.compile(r"""\{\s*+(?:["'“}]|\w++\s*+:|$)|\[\s*+(?:["'“\[{\]\d-]|true|false|null|$)""")
+_BEGINS = re.compile(r"""\{\s*+(?:["'“}]|\w++\s*+:|$)|\[\s*+(?:["'“\[{\]\d-]|true|false|null|NaN|Infinity|$)""")
 _TOKEN = re.compile(
     r"""\s+ | (?P<mark>[{}\[\],:]) | (?P<quote>["'“])
     | (?P<number>-?\d++(?:\.\d++)?(?:[eE][+-]?\d++)?)(?=[\s,\]}]|$)

@@ -93,6 +93,13 @@ def test_values_are_found_between_prose_from_first_to_last(values: list[Any]) ->
     assert whole(text) == values
 
 
+@pytest.mark.parametrize("text", ["[Infinity]", "[ -Infinity, 1]", '[{"a": Infinity}]', "[true, Infinity]"])
+def test_what_python_writes_for_an_endless_number_begins_a_list_too(text: str) -> None:
+    value = json.loads(text)
+    assert whole(f"see {text}.") == [value]
+    assert list(mended_values(text)) == [value]
+
+
 def test_what_is_cut_off_holds_no_value_of_its_own() -> None:
     assert whole('{"a": [1]} {"b": {"a": [2]}, "c": "d') == [{"a": [1]}]
 
