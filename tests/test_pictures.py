@@ -1,241 +1,284 @@
-"""The pictures of the documentation are those that the kept records give, and can be read."""
+"""The pictures of the documentation show the kept records, and can be read."""
 
 from __future__ import annotations
 
+import re
 import runpy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
-from itertools import combinations, pairwise, product
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+from matplotlib.transforms import Bbox
 
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.ranks import Ranks
+from recbole_llm.evaluation.significance import Comparison, Family
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.utils.yaml import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PICTURES = runpy.run_path(str(ROOT / "docs/pictures.py"))
-Box = PICTURES["Box"]
 NAMES = sorted(PICTURES["PICTURES"])
+SVG = "{http://www.w3.org/2000/svg}"
+Values = tuple[float, ...]
 every_picture = pytest.mark.parametrize("name", NAMES)
 
 
-def elements(name: str, kind: str) -> list[ElementTree.Element]:
-    """The circles, lines or texts of a picture on the disk."""
-    root = ElementTree.parse(ROOT / f"docs/{name}.svg").getroot()  # our own file
-    return root.findall(f".//{{http://www.w3.org/2000/svg}}{kind}")
+class Shown(NamedTuple):
+    """What a picture says, in the values of its axis.
 
+    Attributes:
+        bars: low end, dot and high end by heading and label; ``None`` where there is no run.
+        colours: of the bars.
+        marks: dashed lines by heading.
+    """
 
-def numbers(element: ElementTree.Element, *names: str) -> list[float]:
-    return [float(element.attrib[name]) for name in names]
-
-
-def box_of(words: ElementTree.Element) -> Any:
-    """About what a text takes up."""
-    x, y = numbers(words, "x", "y")
-    width = 7 * len(words.text or "")
-    left = x - width * {None: 0.0, "middle": 0.5, "end": 1.0}[words.get("text-anchor")]
-    return Box(left, y - 10, left + width, y + 3)
-
-
-def lines_of(name: str) -> list[tuple[float, float, float, float]]:
-    return [tuple(numbers(each, "x1", "y1", "x2", "y2")) for each in elements(name, "line")]
+    bars: Mapping[tuple[str, str], Values | None]
+    colours: Mapping[tuple[str, str], str]
+    marks: Mapping[str, Values]
 
 
 @cache
-def store(folder: str) -> list[Record]:
-    return list(ResultStore(ROOT / "results" / folder))
+def on_disk(name: str) -> ElementTree.Element:
+    return ElementTree.parse(ROOT / f"docs/{name}.svg").getroot()  # our own file
 
 
-def kept(where: tuple[str, bool], dataset: str, protocol: str) -> list[Record]:
-    folder, tuned = where
-    return [each for each in store(folder) if (each.dataset, each.protocol, each.tuned) == (dataset, protocol, tuned)]
+def named(element: ElementTree.Element, start: str) -> list[ElementTree.Element]:
+    """The groups in an element whose id begins so."""
+    return [each for each in element.iter(f"{SVG}g") if each.get("id", "").startswith(start)]
+
+
+def place_of(text: ElementTree.Element) -> tuple[float, float]:
+    """Where a text is anchored."""
+    if "x" in text.attrib:
+        return float(text.attrib["x"]), float(text.attrib["y"])
+    x, y = re.findall(r"[-\d.]+", text.attrib["transform"])
+    return float(x), float(y)
+
+
+def points_of(group: ElementTree.Element) -> list[tuple[float, float]]:
+    """Of the line of a group."""
+    path = group.find(f"{SVG}path")
+    assert path is not None
+    return [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.attrib["d"])]
+
+
+def texts_in(element: ElementTree.Element, start: str) -> list[ElementTree.Element]:
+    return [text for group in named(element, start) for text in group.iter(f"{SVG}text")]
+
+
+def shown(root: ElementTree.Element) -> Shown:
+    """Read a picture."""
+    ticks = {float((each.text or "").replace("−", "-")): place_of(each)[0] for each in texts_in(root, "xtick_")}
+    (low, left), (high, right) = min(ticks.items()), max(ticks.items())
+
+    def value(x: float) -> float:
+        return low + (x - left) * (high - low) / (right - left)
+
+    bars: dict[tuple[str, str], Values | None] = {}
+    colours, marks = {}, {}
+    for panel in named(root, "axes_"):
+        heading = panel.findall(f"{SVG}g")[-1].findtext(f"{SVG}text", "")
+        labels = {place_of(each)[1]: each.text or "" for each in texts_in(panel, "ytick_")}
+        marks[heading] = tuple(value(x) for group in named(panel, "mark-") for x, _ in points_of(group)[:1])
+        bars.update({(heading, each.removesuffix(": no run")): None for each in labels.values() if "no run" in each})
+        for group in named(panel, "bar-"):
+            (start, height), (_, _), (end, _) = points_of(group)
+            dot = group.find(f".//{SVG}use")
+            assert dot is not None
+            label = labels[min(labels, key=lambda y, at=height: abs(y - at))]
+            assert (heading, label) not in bars
+            bars[heading, label] = (value(start), value(float(dot.attrib["x"])), value(end))
+            (colours[heading, label],) = set(re.findall(r"#\w{6}", dot.attrib["style"]))
+    return Shown(bars, colours, marks)
 
 
 @cache
-def drawn(what: str) -> Mapping[Any, Any]:
-    """``gains``, ``twins`` or ``prices``."""
-    return PICTURES[what]()
+def kept(folder: str, dataset: str, protocol: str, tuned: bool = False) -> list[Record]:
+    records = ResultStore(ROOT / "results" / folder)
+    return [each for each in records if (each.dataset, each.protocol, each.tuned) == (dataset, protocol, tuned)]
 
 
-@every_picture
-def test_a_picture_is_drawn_from_the_records(name: str) -> None:
-    assert (ROOT / f"docs/{name}.svg").read_text(encoding="utf-8") == PICTURES["PICTURES"][name]()
+def compared(folder: str, first: list[Record], second: list[Record]) -> Comparison:
+    store = ResultStore(ROOT / "results" / folder)
+    ranks = {str(at): [Ranks.load(store.ranks_of(each)) for each in row] for at, row in enumerate((first, second))}
+    found = Family(ranks, "ndcg@10").compare()[0]
+    assert found.difference == pytest.approx(mean(first) - mean(second))
+    return found
 
 
-@every_picture
-def test_nothing_leaves_a_picture(name: str) -> None:
-    root = ElementTree.parse(ROOT / f"docs/{name}.svg").getroot()
-    _, _, width, height = map(float, root.attrib["viewBox"].split())
-    dots = [(x - r, y - r, x + r, y + r) for x, y, r in (numbers(e, "cx", "cy", "r") for e in elements(name, "circle"))]
-    texts = [box_of(each) for each in elements(name, "text")]
-    for x1, y1, x2, y2 in [*dots, *lines_of(name), *texts]:
-        assert 0 <= min(x1, x2) <= max(x1, x2) <= width
-        assert 0 <= min(y1, y2) <= max(y1, y2) <= height
+def mean(row: list[Record]) -> float:
+    return fmean(each.metrics["ndcg@10"].value for each in row)
 
 
-@every_picture
-def test_no_text_covers_another_or_a_line(name: str) -> None:
-    texts = elements(name, "text")
-    assert len(texts) > 10
-    for first, second in combinations(texts, 2):
-        assert not box_of(first).meets(box_of(second)), (first.text, second.text)
-    for words, (x1, y1, x2, y2) in product(texts, lines_of(name)):
-        for step in range(201):
-            x, y = x1 + (x2 - x1) * step / 200, y1 + (y2 - y1) * step / 200
-            assert not box_of(words).meets(Box(x - 1, y - 1, x + 1, y + 1)), words.text
+def assert_bars(bars: Mapping[tuple[str, str], Values | None], wanted: Mapping[tuple[str, str], Values | None]) -> None:
+    assert list(bars) and set(bars) == set(wanted)
+    for row, bar in wanted.items():
+        assert bars[row] == (bar if bar is None else pytest.approx(bar, abs=1e-6)), row
 
 
-@pytest.mark.parametrize("name", ["gain", "twin"])
-def test_intervals_stay_between_the_ends_of_the_axis(name: str) -> None:
-    left, right = PICTURES["LEFT"], PICTURES["WIDTH"] - PICTURES["RIGHT"]
-    found = [(x1, x2) for x1, y1, x2, y2 in lines_of(name) if y1 == y2]
-    assert found
-    assert all(left < low < high < right for low, high in found)
+def interval(found: Comparison) -> Values:
+    return found.low, found.difference, found.high
 
 
-@pytest.mark.parametrize(
-    ("largest", "ticks"),
-    [
-        (0.0132, [0, 0.005, 0.01, 0.015]),
-        (0.0251, [0, 0.01, 0.02, 0.03]),
-        (0.034, [0, 0.02, 0.04]),
-        (0.03, [0, 0.02, 0.04]),
-    ],
-)
-def test_the_axis_ends_above_the_data(largest: float, ticks: list[float]) -> None:
-    assert PICTURES["ticks_to"](largest) == pytest.approx(ticks)
+def test_gains_are_those_of_the_records() -> None:
+    def source(record: Record) -> str:
+        if record.semantics != "llm":
+            return record.semantics
+        assert record.features is not None
+        return "offline" if record.features.llm == "offline" else "llm"
+
+    wanted: dict[tuple[str, str], Values | None] = {}
+    for heading, folder, method, backbone in (
+        ("EIMF − REMI", "answers", "EIMF", "REMI"),
+        ("LDMI − ComiRecDR", "answers", "LDMI", "ComiRecDR"),
+        ("LLMDMsRec − SRGNN", "one-budget", "LLMDMsRec", "SRGNN"),
+        ("ISRF − ISRF without its graph", "one-budget", "ISRF", "ISRF"),
+    ):
+        records = kept(folder, "ml-100k", "loo", tuned=folder == "one-budget")
+        below = [each for each in records if each.model == backbone]
+        if backbone == "ComiRecDR":  # as LDMI routes
+            below = [each for each in below if each.settings["routing_transform"] == "interest"]
+            below = [each for each in below if each.settings["interest_scale"] == 1.0]
+        if backbone == "ISRF":
+            below = [each for each in below if not each.settings["graph_words"]]
+        for control in ("llm", "offline", "shuffled", "none"):
+            row = [each for each in records if each.model == method and source(each) == control]
+            row = [each for each in row if method != "ISRF" or each.settings["graph_words"]]
+            assert len(row) in (0, 3) and len(below) == 3  # as the title says
+            wanted[heading, control] = interval(compared(folder, row, below)) if row else None
+    found = shown(on_disk("gain"))
+    assert_bars(found.bars, wanted)
+    assert {label: found.colours[heading, label] for heading, label in found.colours} == PICTURES["CONTROLS"]
+    assert set(found.marks) == {heading for heading, _ in wanted}
+    assert all(each == pytest.approx((0,), abs=1e-6) for each in found.marks.values())
 
 
-def test_every_gain_that_has_records_is_drawn() -> None:
-    found = drawn("gains")
-    assert len(elements("gain", "circle")) == len(found) > 0
-    assert not any(each.one_training for each in found.values())  # the title says three seeds
-    for method, base in PICTURES["BACKBONES"].items():
-        runs = [each for each in kept(base.kept, "ml-100k", "loo") if each.model == method]
-        wanted = {PICTURES["control_of"](each) for each in runs}
-        assert {control for name, control in found if name == method} == wanted
+def test_differences_in_time_are_those_of_the_records() -> None:
+    def side(words: str) -> tuple[str, str]:
+        model, _, source = words.partition(" (")
+        return model, source.removesuffix(")") or "none"
+
+    wanted: dict[tuple[str, str], Values | None] = {}
+    alone = []
+    for heading in (
+        "LLMDMsRec (offline) − SRGNN",
+        "EIMF (offline) − REMI",
+        "EIMF (offline) − SASRec",
+        "VSKNN − SASRec",
+        "SASRecText (text) − SASRec",
+    ):
+        pair = [side(words) for words in heading.split(" − ")]
+        for dataset, name in (("beauty-times", "Beauty"), ("toys-times", "Toys"), ("games18-times", "Games")):
+            found: dict[str, Comparison | None] = {}
+            for protocol in ("loo", "gts"):
+                records = kept("times", dataset, protocol)
+                first, second = ([each for each in records if (each.model, each.semantics) == side] for side in pair)
+                found[protocol] = compared("times", first, second) if first and second else None
+            if any(found.values()):
+                wanted.update({(heading, f"{name}, {key}"): each and interval(each) for key, each in found.items()})
+                alone += [each.one_training for each in found.values() if each]
+    root = on_disk("twin")
+    picture = shown(root)
+    assert_bars(picture.bars, wanted)
+    assert all(each == pytest.approx((0,), abs=1e-6) for each in picture.marks.values())
+    assert 2 * sum(alone) > len(alone)  # as the title says
+    words = [(each.text or "").split(":")[0] for each in texts_in(root, "legend_")]
+    colours = [re.findall(r"#\w{6}", each.attrib["style"])[0] for each in named(root, "legend_")[0].iter(f"{SVG}use")]
+    assert len(words) == len(colours) == 2
+    legend = dict(zip(words, colours, strict=True))
+    assert {label.split(", ")[1]: colour for (_, label), colour in picture.colours.items()} == legend
 
 
-def test_every_pair_that_has_records_is_drawn() -> None:
-    found = drawn("twins")
-    wanted = set()
-    for dataset, protocol in product(PICTURES["DATASETS"], PICTURES["PROTOCOLS"]):
-        there = {(each.model, each.semantics) for each in kept(PICTURES["TWIN"], dataset, protocol)}
-        wanted |= {
-            (pair, dataset, protocol)
-            for pair in PICTURES["PAIRS"]
-            if {(pair.first, pair.semantics), (pair.second, "none")} <= there
-        }
-    assert set(found) == wanted
-    assert len(elements("twin", "circle")) == len(found) + 2  # and the legend
-    texts = [each.text for each in elements("twin", "text")]
-    rows = {(pair, dataset) for pair, dataset, _ in wanted}
-    assert texts.count("no run") == 2 * len(rows) - len(found)
-    assert {pair.title for pair in PICTURES["PAIRS"]} <= set(texts)
-    assert 2 * sum(each.one_training for each in found.values()) > len(found)  # as the title says
-
-
-def test_differences_are_those_of_the_rows() -> None:
-    for (pair, dataset, protocol), each in drawn("twins").items():
-        records = kept(PICTURES["TWIN"], dataset, protocol)
-        first, second = (
-            fmean(record.metrics["ndcg@10"].value for record in records if record.model == model)
-            for model in (pair.first, pair.second)
-        )
-        assert each.difference == pytest.approx(first - second)
-
-
-def test_every_price_and_baseline_is_drawn() -> None:
-    found, lines = drawn("prices"), PICTURES["baselines"]()
-    assert list(found) == ["EIMF", "LDMI", "ISRF"]
-    assert len(elements("price", "circle")) == 2 * len(found)
-    texts = [each.text for each in elements("price", "text")]
-    assert {f"{name} {value:.4f}" for name, value in lines.items()} <= set(texts)
-    assert {f"{method}, ${answered.dollars:.3f}" for method, (_, answered) in found.items()} <= set(texts)
-    assert set(lines) == set(PICTURES["BASELINES"])
-
-
-def test_points_stand_at_their_prices_and_reach_a_deviation_up_and_down() -> None:
-    found, lines = drawn("prices"), PICTURES["baselines"]()
-    plane = PICTURES["Plane"].around([point for pair in found.values() for point in pair], lines.values())
-    dots = [numbers(each, "cx", "cy") for each in elements("price", "circle")]
-    wanted = [point for pair in found.values() for point in pair]
-    for (x, y), point in zip(dots, wanted, strict=True):
-        assert y == pytest.approx(plane.y(fmean(point.values)), abs=0.1)
-        assert x == pytest.approx(plane.x(point.dollars), abs=0.1) if point.dollars else x < PICTURES["PAID"]
-        low, high = map(plane.y, point.ends)
-        assert any(
-            (x1, x2) == (x, x) and (y1, y2) == pytest.approx((low, high), abs=0.1)
-            for x1, y1, x2, y2 in lines_of("price")
-        )
-    assert plane.x(0.1) - plane.x(0.01) == pytest.approx(plane.x(1) - plane.x(0.1))
-
-
-def test_dots_and_intervals_are_on_one_scale() -> None:
-    left, right = PICTURES["LEFT"], PICTURES["WIDTH"] - PICTURES["RIGHT"]
-    for name in ("gain", "twin"):
-        found = list(drawn(f"{name}s").values())
-        largest = max(float(each.text) for each in elements(name, "text") if each.text and each.text[0] == "+")
-        at = {
-            tuple(round((left + right) / 2 + (right - left) / 2 * value / largest, 1) for value in (x.low, x.high))
-            for x in found
-        }
-        assert at == {(x1, x2) for x1, y1, x2, y2 in lines_of(name) if y1 == y2}
-
-
-def test_prices_are_those_of_the_tokens_at_the_rates_of_the_file() -> None:
+def test_prices_and_accuracies_are_those_of_the_records() -> None:
     rates = read_yaml(ROOT / "properties/llm/gpt-4o-mini.yaml")
-    records = kept(PICTURES["PRICE"], "ml-100k", "loo")
-    for method, (without, answered) in drawn("prices").items():
-        runs = [each for each in records if each.model == method and each.semantics == "llm"]
-        runs = [each for each in runs if each.features.llm == "claude-2026-11"]
-        facts = runs[0].features
-        assert answered.dollars == pytest.approx(
-            (facts.tokens_in * rates["price_in"] + facts.tokens_out * rates["price_out"]) / 1e6
-        )
-        assert without.dollars == 0
-        assert sorted(answered.values) == sorted(each.metrics["ndcg@10"].value for each in runs)
-        assert len(answered.values) == len(without.values) == 3  # as the title says
-        low, high = answered.ends
-        assert high - low == pytest.approx(2 * stdev(answered.values))
+    records = kept("answers", "ml-100k", "loo")
+
+    def bar(row: list[Record]) -> Values:
+        deviation = stdev(each.metrics["ndcg@10"].value for each in row)
+        return mean(row) - deviation, mean(row), mean(row) + deviation
+
+    wanted: dict[tuple[str, str], Values | None] = {}
+    for method in ("EIMF", "LDMI", "ISRF"):
+        runs = [each for each in records if each.model == method and each.settings.get("graph_words", True)]
+        answered = [each for each in runs if each.semantics == "llm" and each.features.llm == "claude-2026-11"]
+        without = [each for each in runs if each.semantics == "none"]
+        assert len(answered) == len(without) == 3  # as the title says
+        facts = answered[0].features
+        assert facts is not None
+        dollars = (facts.tokens_in * rates["price_in"] + facts.tokens_out * rates["price_out"]) / 1e6
+        wanted[method, "without answers, $0"] = bar(without)
+        wanted[method, f"with answers, ${dollars:.3f}"] = bar(answered)
+    means = [mean([each for each in records if each.model == model]) for model in ("VSKNN", "REMI", "EASE", "Pop")]
+    assert means == sorted(means, reverse=True)
+    for model, value in zip(("VSKNN", "REMI", "EASE", "Pop"), means, strict=True):
+        wanted["No LLM", f"{model}, {value:.4f}"] = (value, value, value)
+    found = shown(on_disk("price"))
+    assert_bars(found.bars, wanted)
+    assert list(found.marks) == ["EIMF", "LDMI", "ISRF", "No LLM"]
+    assert all(each == pytest.approx(means, abs=1e-6) for each in found.marks.values())
 
 
-def test_texts_are_escaped() -> None:
-    row = PICTURES["Row"]("A & <b>", "#000000", next(iter(drawn("gains").values())))
-    svg = PICTURES["intervals"](["1 < 2 & 3"], {"<group>": [row]}, {"<loo> & gts": "#000000"})
-    texts = [each.text for each in ElementTree.fromstring(svg).iter() if each.tag.endswith(("text", "title"))]
-    assert {"1 < 2 & 3", "<group>", "A & <b>", "<loo> & gts"} <= set(texts)
+@every_picture
+def test_the_file_says_what_the_script_draws_now(name: str) -> None:
+    then, now = on_disk(name), ElementTree.fromstring(PICTURES["svg"](name))
+    assert [each.text for each in then.iter(f"{SVG}text")] == [each.text for each in now.iter(f"{SVG}text")]
+    assert then.findtext(f"{SVG}title") == now.findtext(f"{SVG}title")
+    assert_bars(shown(then).bars, shown(now).bars)
+    assert shown(then).colours == shown(now).colours
 
 
-def test_texts_of_one_height_are_moved_apart() -> None:
-    found = PICTURES["spread"]([100, 101, 117, 300])
-    assert found == sorted(found)
-    assert all(below - above >= PICTURES["LINE"] - 0.01 for above, below in pairwise(found))
-    assert found[3] == 300  # has room
+def test_a_second_drawing_has_the_same_bytes() -> None:
+    first, second = PICTURES["svg"]("price"), PICTURES["svg"]("price")
+    assert first == second
+    assert "<dc:date>" not in first
 
 
-def test_a_label_stands_where_it_meets_nothing() -> None:
-    point = Box(95, 90, 105, 110)
-    taken = [point]
-    for _ in range(6):
-        place = PICTURES["beside"](point, "EIMF", taken)
-        assert not any(place.meets(each) for each in taken)
-        taken.append(place)
-    above, below, right, left, *farther = taken[1:]
-    assert above.bottom <= point.top < point.bottom <= below.top
-    assert left.right < point.left < point.right < right.left
-    assert {each.top < above.top or each.bottom > below.bottom for each in farther} == {True}
-    with pytest.raises(UserError, match="No room"):
-        PICTURES["beside"](point, "EIMF", [Box(0, -1000, 1000, 1000)])
+def boxes_of(root: ElementTree.Element) -> Iterator[tuple[str, Bbox]]:
+    """What the texts and the bars of a picture cover."""
+    for text in root.iter(f"{SVG}text"):
+        look = dict(each.split(": ") for each in text.attrib["style"].split("; "))
+        font = FontProperties(family="DejaVu Sans", weight=int(look.get("font-weight", 400)))
+        box = TextPath((0, 0), text.text or "", size=float(look["font-size"].removesuffix("px")), prop=font)
+        extents = box.get_extents()
+        x, y = place_of(text)
+        x -= extents.width * {"start": 0.0, "middle": 0.5, "end": 1.0}[look.get("text-anchor", "start")]
+        yield text.text or "", Bbox([[x, y - extents.y1], [x + extents.width, y - extents.y0]])
+    for group in named(root, "bar-"):
+        (left, y), _, (right, _) = points_of(group)
+        yield group.attrib["id"], Bbox([[left - 3, y - 3], [right + 3, y + 3]])  # with the dot
+
+
+@every_picture
+def test_nothing_overlaps_or_leaves_the_picture(name: str) -> None:
+    root = on_disk(name)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    boxes = list(boxes_of(root))
+    for what, box in boxes:
+        assert 0 < box.x0 < box.x1 < width and 0 < box.y0 < box.y1 < height, what
+    for (first, box), (second, other) in combinations(boxes, 2):
+        assert not box.overlaps(other), (first, second)
+
+
+@every_picture
+def test_a_picture_can_be_read_on_a_dark_page(name: str) -> None:
+    root = on_disk(name)
+    (style,) = (each.text or "" for each in root.iter(f"{SVG}style"))
+    assert "@media (prefers-color-scheme: dark) {text {fill: #e5e7eb} #page path {fill: #0d1117 !important}}" in style
+    (page,) = named(root, "page")
+    assert "fill: #ffffff" in page[0].attrib["style"]
+    assert not any("fill" in each.attrib["style"] for each in root.iter(f"{SVG}text"))  # or the style has no say
 
 
 def test_two_rows_are_not_drawn_as_one() -> None:
-    (record, *_) = kept(PICTURES["PRICE"], "ml-100k", "loo")
+    (record, *_) = kept("answers", "ml-100k", "loo")
     with pytest.raises(UserError, match="same seed"):
         PICTURES["seeds_of"]([record, record])
