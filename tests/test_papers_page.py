@@ -39,7 +39,7 @@ def test_eimf_and_ldmi_on_the_split_users_of_beauty() -> None:
         recall["ComiRecDR [routing_transform=interest]"],
         recall["REMI"],
     ]
-    here, _ = ROWS["LDMI's abstract, data and cut not named"]
+    here, _ = next(row for source, row in ROWS.items() if source.startswith("LDMI"))
     above, below = float(ldmi) / float(backbone) - 1, 1 - float(ldmi) / float(remi)
     assert f"{above:.0%} above".replace("%", " %") in here
     assert f"{below:.0%} below".replace("%", " %") in here
