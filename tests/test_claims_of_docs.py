@@ -1,0 +1,414 @@
+"""Sentences of the findings say of differences, seeds and prices what the kept records say.
+
+A claim names two rows and quotes the sentence with the numbers left out; they are filled in from the records. So a
+number that is off by a digit, or a difference that holds where the sentence says that it does not, fails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.significance import LEVEL, Comparison
+from recbole_llm.evaluation.subgroups import subgroup
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.llm.endpoint import load_endpoint
+from recbole_llm.reporting.results_table import ResultsTable, build
+from tests.test_tables_of_docs import tables
+
+ROOT = Path(__file__).parents[1]
+FINDINGS = ROOT / "docs/findings"
+
+Place = tuple[str, str, str]  # folder, dataset, protocol
+FLAGSHIP: Place = ("flagship-short", "ml-100k", "loo")
+ANSWERS: Place = ("answers", "ml-100k", "loo")
+BUDGET: Place = ("one-budget", "ml-100k", "loo")
+DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
+INTERESTS: Place = ("multi-interest", "ml-100k", "loo")
+SPLIT: Place = ("multi-interest", "ml-100k", "user_split")
+BEAUTY_SPLIT: Place = ("multi-interest", "beauty", "user_split")
+BEAUTY: Place = ("multi-interest", "beauty", "loo")
+INSIDE: Place = ("language-inside", "ml-100k", "loo")
+GRAPHS: Place = ("session-graph", "ml-100k", "loo")
+BACKBONES: Place = ("backbones", "ml-100k", "loo")
+FOLDS: Place = ("candidate-folds", "ml-100k", "loo")
+SESSIONS: Place = ("sessions", "bundle", "po4isr")
+DRAWN: Place = ("language-inside", "bundle", "temporal_20")
+TOYS: Place = ("times", "toys-times", "loo")
+TOYS_LATER: Place = ("times", "toys-times", "gts")
+BEAUTY_TIMES: Place = ("times", "beauty-times", "loo")
+BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
+
+LAST = "SASRec [train_targets=last]"
+CLAUDE = "claude-2026-11"
+BY_RULE = "LLMDMsRec (offline)"
+WITH_LM, WITHOUT_LM = "DUIP (text, scratch GPT-2 2x64)", "DUIP (text, no language model)"
+INTEREST, POSITION = "ComiRecDR [routing_transform=interest]", "ComiRecDR [routing_transform=position]"  # maps
+
+
+class Claim(NamedTuple):
+    """What a sentence says of a row less a reference.
+
+    Attributes:
+        page: in ``docs/findings/``.
+        where: the records.
+        row: label of the first row.
+        reference: label of the second; p is corrected over all rows that are compared with it.
+        holds: whether the sentence calls the difference significant.
+        words: the sentence, with the names of :func:`numbers` in braces.
+        models: whose rows the table is restricted to; all by default.
+    """
+
+    page: str
+    where: Place
+    row: str
+    reference: str
+    holds: bool
+    words: str
+    models: tuple[str, ...] = ()
+
+
+PAIR = ("LLMDMsRec", "SRGNN")  # compared alone: p is not corrected
+EIMF_REMI = ("EIMF", "REMI")
+HOLDS, CHANCE = True, False  # what a sentence says of a difference
+
+CLAIMS = (
+    # Well-tuned rows.
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", LAST, HOLDS,
+          "answers**, by {gap} {bounds} (p {p3}) and"),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", LAST, HOLDS,
+          "(p 0.008) and {gap} {bounds} (p {p3})."),
+    Claim("tuned", FLAGSHIP, BY_RULE, LAST, CHANCE,
+          "by rule, is nearest to SASRec ({d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
+          "a difference of {d} {interval}", EIMF_REMI),
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "REMI", CHANCE,
+          "EIMF is {d} {interval} above REMI", EIMF_REMI),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", "ComiRecDR", CHANCE,
+          "does: {mean} both, {d} {interval}"),
+    Claim("tuned", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
+          "rule is {d} {interval} above SR-GNN", PAIR),
+    Claim("tuned", FLAGSHIP, LAST, "VSKNN", HOLDS,
+          "(`--baseline=VSKNN`: {d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, "SASRec [train_targets=all]", LAST, HOLDS,
+          "better one here**, by {gap} {bounds} (p {p3})"),
+    Claim("tuned", FLAGSHIP, "eSASRec", "GRU4Rec", CHANCE,
+          "though not significantly (`--baseline=GRU4Rec`: p {p2},"),
+    Claim("tuned", FLAGSHIP, "HSTU", "GRU4Rec", CHANCE,
+          "(`--baseline=GRU4Rec`: p 0.32, {p2})"),
+    Claim("tuned", ANSWERS, f"ISRF ({CLAUDE})", "VSKNN", CHANCE,
+          "With the LLM's reasoning it has {mean}, without any"),
+    Claim("llmdmsrec", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
+          "searches](tuned.md) it is {d} {interval}"),
+    # A strong LLM's answers.
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "REMI", CHANCE,
+          "EIMF is {gap} above its backbone, and the interval reaches from {low} to {high}."),
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
+          "right users, {d} {interval}, does not hold"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "LDMI (shuffled)", CHANCE,
+          "to exchanged answers is {d} {interval}"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "ComiRecDR [interest_scale=8.0]", CHANCE,
+          "LDMI with the LLM's answers has {mean}, a difference of {d} {interval}"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
+          "than REMI with every kind of answers ({d} {interval}"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
+          "(`--baseline=REMI`: p {p2} with the LLM's)"),
+    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", "ISRF (shuffled)", CHANCE,
+          "to them the LLM's differ by {d} {interval}"),
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "VSKNN", CHANCE,
+          "does not hold against VSKNN** ({d} {interval})"),
+    # Backbones and short searches.
+    Claim("interests", INTERESTS, "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)", "SASRec", CHANCE,
+          "stays {gap} {bounds} below it (p {p2})"),
+    Claim("interests", INTERESTS, "LDMI (offline)", INTEREST, CHANCE,
+          "LDMI adds {d} to that, which does not hold"),
+    Claim("interests", INTERESTS, "LDMI (offline) [clusters=items]", INTEREST, HOLDS,
+          "LDMI is best ({mean}) and alone significantly above the backbone (p {p3})"),
+    Claim("interests", SPLIT, "SASRec", "REMI", HOLDS,
+          "SASRec is significantly above REMI (p {p3})"),
+    Claim("interests", SPLIT, "LDMI (offline)", INTEREST, CHANCE,
+          ": {d}, p {p2}) does not hold"),
+    Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
+          "is {gap} {bounds} above REMI (p {p2} among the rows)"),
+    Claim("one_budget", BUDGET, BY_RULE, "SRGNN, tuned", CHANCE,
+          "rule is {gap} {bounds} above SRGNN."),
+    Claim("one_budget", BUDGET, "LLMDMsRec (shuffled)", BY_RULE, CHANCE,
+          "{mean} with exchanged intents, {gap} {bounds} below the rule's"),
+    Claim("one_budget", BUDGET, "EIMF (shuffled)", "EIMF (offline)", CHANCE,
+          "{mean} with exchanged interests, {gap} {bounds} below"),
+    Claim("one_budget", BUDGET, WITH_LM, WITHOUT_LM, CHANCE,
+          "None of this holds after Holm (p {p2},"),
+    Claim("one_budget", BUDGET, "DUIP (shuffled)", WITHOUT_LM, CHANCE,
+          "after Holm (p 0.49, {p2} and"),
+    Claim("one_budget", BUDGET, "DUIP (none)", WITHOUT_LM, CHANCE,
+          "after Holm (p 0.49, 0.10 and {p2})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "Pop", HOLDS,
+          "by rule {mean} (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (none)", "Pop", HOLDS,
+          "and without reasoning {mean} (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (shuffled)", "Pop", CHANCE,
+          "{mean}, the difference does not hold (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "ISRFDirect (none)", CHANCE,
+          "reasoning adds {d} {interval} to none"),
+    # Beauty.
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "REMI", HOLDS,
+          "exchanged**: {d} with the user's own"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "REMI", HOLDS,
+          "own, {d} with another's"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "SASRec", HOLDS,
+          "{d} with exchanged interests (`--baseline=SASRec`: p {p3}),"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "SASRec", HOLDS,
+          "p < 0.001), {d} with its own (p {p3})"),
+    Claim("beauty", BEAUTY_SPLIT, "REMI", "SASRec", CHANCE,
+          "REMI's {d} is not significant"),
+    Claim("beauty", BEAUTY_SPLIT, "LDMI (offline) [clusters=items]", "LDMI (offline) [clusters=llm]", HOLDS,
+          ": {d}, p {p3}). It stays below REMI"),
+    Claim("beauty", BEAUTY, BY_RULE, "SRGNN", CHANCE,
+          "(`--baseline=SRGNN`: {d} {interval}, p {p3} with two"),
+    Claim("beauty", BEAUTY, "LLMDMsRec (shuffled)", "SRGNN", HOLDS,
+          "({d} {interval}, p {p3}; one training"),
+    Claim("beauty", BEAUTY, "EIMF (offline)", "REMI", HOLDS,
+          "(`--baseline=REMI`: {d} {interval}, p {p3}, one training"),
+    Claim("beauty", BEAUTY, "LDMI (offline)", "REMI", HOLDS,
+          "and above REMI ({d}, p {p3}), by one training each"),
+    # Language models inside, and titles.
+    Claim("language_inside", INSIDE, f"{WITH_LM} [soft_tokens=0]", "SASRec", CHANCE,
+          "(`soft_tokens=0`, one seed, p {p2})"),
+    Claim("language_inside", INSIDE, f"{WITH_LM} [freeze_lm=True]", "SASRec", CHANCE,
+          "though not significantly (p {p3})"),
+    Claim("language_inside", INSIDE, "ISRF (offline) [graph_words=False]", "ISRF (offline)", HOLDS,
+          ": {d} {interval} without it, p {p3}), with one seed"),
+    Claim("sessions", SESSIONS, WITH_LM, WITHOUT_LM, CHANCE,
+          "can be seen**: {d} {interval} against the LSTM without it"),
+    Claim("sessions", SESSIONS, "DUIP (none, no language model)", WITH_LM, HOLDS,
+          "differs from DUIP by {d} {interval} (p {p3})"),
+    Claim("sessions", SESSIONS, "DUIP (none, scratch GPT-2 2x64)", WITH_LM, CHANCE,
+          "does not hold (p {p3}). Nor"),
+    Claim("sessions", SESSIONS, "DUIP (shuffled)", WITH_LM, CHANCE,
+          "to titles of exchanged items ({mean}), {d} {interval}"),
+    Claim("sessions", SESSIONS, "SASRecText (shuffled)", "SASRecText (text)", HOLDS,
+          "it falls from {other} to {mean}, which is chance (p {p3})"),
+    Claim("sessions", SESSIONS, "SASRecText (text)", "SASRec", CHANCE,
+          "Its lead over SASRec, {d} {interval}, does not hold"),
+    Claim("sessions", DRAWN, WITH_LM, "SASRec", HOLDS,
+          "DUIP is above SASRec (p {p3})"),
+    # LLM-DMsRec.
+    Claim("llmdmsrec", GRAPHS, BY_RULE, "SRGNN", CHANCE,
+          "add nothing significant** ({d}, p {p2})", PAIR),
+    Claim("index", GRAPHS, BY_RULE, "SRGNN", CHANCE,
+          "nothing significant on ML-100K ({d}, p {p2})", PAIR),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=SRGNN]", "SRGNN", CHANCE,
+          "none**: {d} {interval} on SR-GNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=TAGNN]", "TAGNN", CHANCE,
+          "{d} {interval} on TAGNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCEGNN]", "GCEGNN", CHANCE,
+          "{d} {interval} on GCE-GNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, learning_rate=0.001]", "GCSAN", CHANCE,
+          "{d} {interval} on GC-SAN"),
+    Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
+          "NDCG@10 is {gap} {bounds} lower with them"),
+    # The split in time.
+    Claim("time", TOYS, BY_RULE, "SRGNN", HOLDS,
+          "SR-GNN by {d} {interval} on Toys", PAIR),
+    Claim("time", TOYS_LATER, BY_RULE, "SRGNN", CHANCE,
+          "{d} {interval} (p {p2})", PAIR),
+    Claim("time", BEAUTY_TIMES, BY_RULE, "SRGNN", HOLDS,
+          "{d} {interval} on Beauty", PAIR),
+    Claim("time", BEAUTY_LATER, BY_RULE, "SRGNN", CHANCE,
+          "{d} {interval} (p {p2})", PAIR),
+    Claim("time", TOYS, "EIMF (offline)", "REMI", HOLDS,
+          "REMI on Toys by {d} {interval} (p {p3})", EIMF_REMI),
+    Claim("time", TOYS_LATER, "EIMF (offline)", "REMI", CHANCE,
+          "in time by {d} {interval} (p {p2})", EIMF_REMI),
+    Claim("time", TOYS, "EIMF (offline)", "SASRec", HOLDS,
+          "EIMF is {d} above SASRec under leave-one-out (p {p3})"),
+    Claim("time", TOYS, "REMI", "SASRec", HOLDS,
+          "which reads no text, {d} (p {p3})"),
+    Claim("time", TOYS_LATER, "EIMF (offline)", "SASRec", CHANCE,
+          "significantly above it ({d}, p {p3};"),
+    Claim("time", TOYS_LATER, "VSKNN", "SASRec", HOLDS,
+          "to {d} {interval} on Toys (p {p3} in time)"),
+    Claim("time", BEAUTY_LATER, "EIMF (offline)", "SASRec", HOLDS,
+          "{d} {interval}, p {p3}), one training each"),
+)  # fmt: skip
+
+
+@cache
+def page(name: str) -> str:
+    """A page of the findings, its lines joined."""
+    return " ".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8").split())
+
+
+@cache
+def records(folder: str) -> list[Record]:
+    """All records of a folder."""
+    return list(ResultStore(ROOT / "results" / folder))
+
+
+@cache
+def compared(where: Place, reference: str | None = None, models: Sequence[str] = ()) -> ResultsTable:
+    """The table of some records against a row, as ``table --baseline`` makes it."""
+    folder, dataset, protocol = where
+    chosen = [
+        each
+        for each in records(folder)
+        if (each.dataset, each.protocol) == (dataset, protocol) and (not models or each.model in models)
+    ]
+    (table,) = build(chosen, ResultStore(ROOT / "results" / folder), baseline=reference)
+    return table
+
+
+def p_text(p: float, digits: int) -> str:
+    """A value of p as the sentences write it."""
+    return "< 0.001" if p < 0.001 else f"{p:.{digits}f}"
+
+
+def numbers(table: ResultsTable, row: str, found: Comparison) -> dict[str, str]:
+    """What a sentence may say of a comparison: the difference with and without its sign, its interval, p, and means."""
+    size = found if found.difference >= 0 else found.turned()
+    return {
+        "d": f"{found.difference:+.4f}",
+        "interval": f"[{found.low:+.4f}, {found.high:+.4f}]",
+        "low": f"{found.low:+.4f}",
+        "high": f"{found.high:+.4f}",
+        "gap": f"{size.difference:.4f}",
+        "bounds": f"[{size.low:.4f}, {size.high:.4f}]",
+        "p2": p_text(found.p_adjusted, 2),
+        "p3": p_text(found.p_adjusted, 3),
+        "mean": f"{table.row(row).values[table.primary].mean:.4f}",
+        "other": f"{table.row(found.second).values[table.primary].mean:.4f}",
+    }
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: f"{claim.page}: {claim.row} - {claim.reference}")
+def test_a_difference_is_that_of_the_records(claim: Claim) -> None:
+    table = compared(claim.where, claim.reference, claim.models)
+    found = table.against[claim.row]
+    assert claim.words.format(**numbers(table, claim.row, found)) in page(claim.page)
+    assert found.holds == claim.holds, found.p_adjusted
+
+
+@pytest.mark.parametrize("path", sorted(FINDINGS.glob("*.md")), ids=lambda path: path.stem)
+def test_a_page_says_of_marked_rows_that_they_were_still_improving(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    marked = any("†" in cell for head, *rows in tables(text) for row in rows for cell in row)
+    prose = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
+    assert not marked or "still improv" in prose
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "row", "words"),
+    [
+        ("answers", ANSWERS, "ISRF (none)", "its three trainings have {}, {} and {}"),
+        ("one_budget", BUDGET, "SASRec", "SASRec's own three seeds are {}, {} and {}"),
+    ],
+)
+def test_values_of_seeds(name: str, where: Place, row: str, words: str) -> None:
+    table = compared(where)
+    runs = sorted(table.row(row).runs, key=lambda run: run.seed)
+    assert words.format(*(f"{run.metrics[table.primary].value:.4f}" for run in runs)) in page(name)
+
+
+def test_what_settings_give_comirecdr() -> None:
+    kept = (INTERESTS, POSITION), (INTERESTS, INTEREST), (BUDGET, "ComiRecDR"), (FLAGSHIP, "ComiRecDR")
+    released, mapped, short, searched = (
+        f"{compared(where).row(row).values['ndcg@10'].mean:.4f}" for where, row in kept
+    )
+    text = page("one_budget")
+    assert f"any method does**: {released} as released, {mapped} with one map for each interest" in text
+    assert f"and {short} after a search that chose that map too" in text
+    assert f"ComiRecDR has {released} [as released](interests.md#ldmi-and-comirecdr), {short} after" in page("tuned")
+    assert f"after a short search and {searched} here" in page("tuned")
+    assert f"as released ({released}) to LDMI" in page("interests")
+    assert f"the routing's map** ({mapped} with LDMI's map)" in page("interests")
+
+
+def test_the_first_seed_of_short_searches() -> None:
+    table = compared(BUDGET)
+    first = {
+        label: next(run.metrics[table.primary].value for run in table.row(label).runs if run.seed == 2020)
+        for label in (BY_RULE, "SRGNN, tuned")
+    }
+    gap = first[BY_RULE] - first["SRGNN, tuned"]
+    assert f"With its first seed alone LLM-DMsRec was {gap:.4f} above SRGNN" in page("one_budget")
+
+
+@pytest.mark.parametrize(
+    ("where", "row", "group", "words"),
+    [
+        (SESSIONS, "SASRec", "cold items", "has NDCG@5 {:.2f} where the target is unseen"),
+        (SESSIONS, "SASRec", "head items", "unseen and {:.2f} where it is among the most frequent items"),
+        (SESSIONS, "SASRecText (text)", "cold items", "cannot be told from it over all, has {:.2f} and"),
+        (SESSIONS, "SASRecText (text)", "head items", "over all, has 0.45 and {:.2f}"),
+        (DRAWN, "SASRec", "cold items", "has an NDCG@5 of {:.2f} where the target is unseen"),
+    ],
+)
+def test_values_of_groups(where: Place, row: str, group: str, words: str) -> None:
+    table = compared(where)
+    value = np.mean([per_case(subgroup(ranks, group), table.primary).mean() for ranks in table.row(row).ranks])
+    assert words.format(value) in page("sessions")
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        (SESSIONS, "76 % of the targets and 18 % of the other candidates stand in no training row"),
+        (DRAWN, "the rarer one is the target in 74 % of the pairs"),
+    ],
+)
+def test_rarity_of_the_targets(where: Place, words: str) -> None:
+    (note,) = (each for each in compared(where).notes if "the rarer" in each)
+    shares = [word for word in words.split() if word.isdigit()]
+    assert all(f"{share}%" in note for share in shares)
+    assert words in page("sessions")
+
+
+def test_how_many_differences_counting_seeds_changed() -> None:
+    _, *rows = tables((FINDINGS / "seeds.md").read_text(encoding="utf-8"))[0]
+    held, holds = ([any(sign in row[column] for sign in "↑↓") for row in rows] for column in (-2, -1))
+    lost = sum(before and not now for before, now in zip(held, holds, strict=True))
+    won = sum(now and not before for before, now in zip(held, holds, strict=True))
+    assert (lost, won) == (12, 3)
+    assert "Twelve of these differences held and no longer do.** Three did not hold and do now" in page("seeds")
+    assert "Twelve differences that seemed to hold no longer do" in page("index")
+
+
+@pytest.mark.parametrize(
+    ("method", "price"), [("EIMF", "less than a cent"), ("LDMI", "0.35 US$"), ("ISRF", "1.04 US$")]
+)
+def test_what_the_answers_would_cost(method: str, price: str) -> None:
+    facts = next(each.features for each in records("answers") if each.model == method and each.semantics == "llm")
+    assert facts is not None
+    dollars = load_endpoint("gpt-4o-mini").price(facts.tokens_in, facts.tokens_out)
+    assert price == ("less than a cent" if dollars < 0.01 else f"{dollars:.2f} US$")
+    _, _, paragraph = page("tuned").partition(f"**{method}: ")
+    assert f"would cost {price}" in paragraph.partition("Records:")[0]
+    tokens = facts.tokens_in + facts.tokens_out
+    said = f"{tokens:,} tokens" if tokens < 1e6 else f"{tokens / 1e6:.1f} million tokens"
+    assert f"({said}, estimated)" in page("answers")
+
+
+def test_the_lead_of_new_items_on_beauty_is_of_few_of_them() -> None:
+    (ranks,) = compared(BEAUTY_LATER).row("EIMF (offline)").ranks
+    new, hits = ranks.train_count == 0, per_case(ranks, "hit@10") > 0
+    assert f"All its {(new & hits).sum()} hits on Beauty are {len({*ranks.item[new & hits]})} items" in page("time")
+    assert f"{per_case(ranks, 'ndcg@10')[new].sum() / len(ranks):.4f} of the latter come from items" in page("time")
+
+
+def test_candidates_and_the_release() -> None:
+    table = compared(("beauty-sessions", "beauty", "session"))
+    values = {label: table.row(label).runs[0].metrics for label in ("GCEGNN", "SASRec")}
+    hit = {label: found["hit@20"].value for label, found in values.items()}
+    assert 0 < 1 - values["GCEGNN"]["mrr@20"].value / 0.0529 < LEVEL
+    assert math.isclose(hit["GCEGNN"] / 0.1882, 2 / 3, abs_tol=0.02)
+    assert math.isclose(hit["SASRec"] / hit["GCEGNN"], 1.5, abs_tol=0.05)
+    assert "has an MRR@20 within 5 % of the release's, and a Hit@20 a third lower" in page("candidates")
+    assert "the target among the first twenty half as often again" in page("candidates")
