@@ -46,6 +46,8 @@ TOYS: Place = ("times", "toys-times", "loo")
 TOYS_LATER: Place = ("times", "toys-times", "gts")
 BEAUTY_TIMES: Place = ("times", "beauty-times", "loo")
 BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
+GAMES: Place = ("times", "games18-times", "loo")
+GAMES_LATER: Place = ("times", "games18-times", "gts")
 
 LAST = "SASRec [train_targets=last]"
 CLAUDE = "claude-2026-11"
@@ -238,6 +240,18 @@ CLAIMS = (
           "to {d} {interval} on Toys (p {p3} in time)"),
     Claim("time", BEAUTY_LATER, "EIMF (offline)", "SASRec", HOLDS,
           "{d} {interval}, p {p3}), one training each"),
+    Claim("time", GAMES, BY_RULE, "SRGNN", HOLDS,
+          "{d} {interval} on Games (p {p3} each)", PAIR),
+    Claim("time", GAMES_LATER, BY_RULE, "SRGNN", HOLDS,
+          "on Games, {d} {interval}: there it is below its backbone (p {p3})", PAIR),
+    Claim("time", GAMES, "EIMF (offline)", "SASRec", HOLDS,
+          "SASRec under leave-one-out ({d} {interval}, p {p3})"),
+    Claim("time", GAMES_LATER, "EIMF (offline)", "SASRec", CHANCE,
+          "cannot be told from it in time ({d} {interval}, p {p2})"),
+    Claim("time", GAMES_LATER, "VSKNN", "SASRec", HOLDS,
+          "to {d} {interval} on Games (p {p3})"),
+    Claim("time", GAMES_LATER, "VSKNN", "EIMF (offline)", HOLDS,
+          "and is above it on Games ({d} {interval}, p {p3})"),
 )  # fmt: skip
 
 
