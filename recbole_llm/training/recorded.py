@@ -14,15 +14,22 @@ agreed and a step
 - ends in one of torch's Adam optimisers.
 
 A training in which any of this fails goes on plainly, and its record says why.
+
+A replay runs no Python. What a step does on the host beside its numbers, such as dropping what an evaluation kept, is
+done by the first step of an epoch, which is taken plainly where the host knows other things of the model than before.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
+import pickle
 import random
+import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -51,6 +58,7 @@ _READS = frozenset(
         "equal",
         "is_nonzero",
         "masked_select",
+        "multinomial",  # a GPU's looks at the sum of the weights
         "nonzero",
         "unique_consecutive",
         "unique_dim",
@@ -80,8 +88,36 @@ class Waits(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+@contextmanager
+def gpu_waits(device: torch.device) -> Iterator[list[str]]:
+    """Notes the waits for a GPU that torch itself reports, those inside of operators among them.
+
+    Yields:
+        Their messages, complete when the context ends; none for another device.
+    """
+    found: list[str] = []
+    if device.type != "cuda":
+        yield found
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield found
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in caught:
+        if "called a synchronizing CUDA operation" in str(warning.message):
+            found.append("a synchronizing CUDA operation")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 def _moves(name: str, args: Any, kwargs: Any) -> bool:
     """Whether an operator copies between the host and a device."""
+    if name in _INDEXES:  # numbers of rows are taken to the device of the rows
+        return any(index is not None and index.device.type != args[0].device.type for index in args[1])
     if name == "copy_":
         return args[0].device.type != args[1].device.type
     if name == "_to_copy" and (device := kwargs.get("device")) is not None:
@@ -96,20 +132,62 @@ class CUDARecording:
         step: takes it.
         generators: random generators besides the device's own.
         beside: a recording to share memory with. The results of either are to be read before the other one is replayed.
+        device: of all that the step works on. (Work on another device is not recorded but done.)
+
+    Raises:
+        RuntimeError: the step cannot be recorded. The device goes on; recordings made before do not.
     """
 
+    _pool: Any  # torch's name of the memory
+
     def __init__(
-        self, step: Callable[[], Parts], generators: Iterable[torch.Generator], beside: CUDARecording | None
+        self,
+        step: Callable[[], Parts],
+        generators: Iterable[torch.Generator],
+        beside: CUDARecording | None,
+        device: torch.device,
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        for generator in generators:
-            self._graph.register_generator_state(generator)
-        with torch.cuda.graph(self._graph, pool=beside._graph.pool() if beside else None):
-            self.parts = step()
+        with torch.cuda.device(device), _no_collection():
+            self._pool = beside._pool if beside else torch.cuda.graph_pool_handle()
+            number, stream = torch.cuda.current_device(), torch.cuda.current_stream()
+            drawing = [torch.cuda.default_generators[number], *generators]
+            states = [generator.clone_state() for generator in drawing]
+            for generator in drawing[1:]:
+                self._graph.register_generator_state(generator)
+            try:
+                with torch.cuda.graph(self._graph, pool=self._pool, stream=_capture_stream(number)):
+                    self.parts = step()
+            except RuntimeError:
+                # torch leaves its stream current, its memory set aside, and generators that wait for the end.
+                torch.cuda.set_stream(stream)
+                with suppress(RuntimeError):  # it did end, after an error of the step's own
+                    torch._C._cuda_endAllocateToPool(number, self._pool)
+                for generator, state in zip(drawing, states, strict=True):
+                    generator.graphsafe_set_state(state)
+                raise
 
     def replay(self) -> None:
         """Take the step with what its rows hold now."""
         self._graph.replay()
+
+
+@cache
+def _capture_stream(number: int) -> torch.cuda.Stream:
+    """The stream of all recordings on a device: libraries keep memory for each stream that they worked on."""
+    return torch.cuda.Stream(number)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage is collected: an older recording among it would be freed, which CUDA may refuse while it records."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class RecordedSteps:
@@ -141,7 +219,7 @@ class RecordedSteps:
         self._step, self._before_step = step, before_step
         self._found: dict[Shape, tuple[torch.Tensor, CUDARecording]] = {}
         self._seen: Counter[Shape] = Counter()
-        self._surroundings: list[Any] = []
+        self._surroundings: list[Any] = []  # of the recordings
         self.why_not, self.recorded = "", False
         if not _is_adam(optimizer):
             self.why_not = f"{type(optimizer).__name__} is no optimiser that a recording can hold"
@@ -154,18 +232,30 @@ class RecordedSteps:
 
     def epoch(self, blocks: Iterable[np.ndarray]) -> Iterator[Parts]:
         """Take a step for each block of rows; its losses are to be read before the next one."""
+        settled = bool(self.why_not) or _host_state(self.model) == self._surroundings
+        for host_rows in blocks:
+            if settled:
+                yield self.take(host_rows)
+            else:  # an epoch's first step
+                yield self._settle(host_rows)
+                settled = True
+
+    def _settle(self, host_rows: np.ndarray) -> Parts:
+        """A plain step after the host changed something; recordings are kept where it changes that back."""
+        shape = self.loader.shape(host_rows)
+        parts = self._plain(self._on_device(host_rows), shape)
         surroundings = _host_state(self.model)
         if surroundings != self._surroundings:  # a stage began, or what a model goes by was made anew
             self._found.clear()
             self._seen.clear()
             self._surroundings = surroundings
-        for host_rows in blocks:
-            yield self.take(host_rows)
+        self._seen[shape] = max(1, self._seen[shape])
+        return parts
 
     def take(self, host_rows: np.ndarray) -> Parts:
         """One step; its losses."""
         shape = self.loader.shape(host_rows)
-        rows = torch.from_numpy(self.loader.described(host_rows)).to(self.device, non_blocking=True)
+        rows = self._on_device(host_rows)
         if shape in self._found:
             static, recording = self._found[shape]
             static.copy_(rows)
@@ -179,6 +269,14 @@ class RecordedSteps:
             return self._plain(rows, shape)
         return self._watched(rows, shape) if self._seen[shape] == 2 else self._record(rows, shape)
 
+    def _on_device(self, host_rows: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.loader.described(host_rows)).to(self.device, non_blocking=True)
+
+    def _give_up(self, why: str) -> None:
+        """Take all steps plainly from here on."""
+        self.why_not = why
+        self._found.clear()
+
     def _plain(self, rows: torch.Tensor, shape: Shape) -> Parts:
         self._before_step()
         return self._step(rows, shape)
@@ -186,48 +284,57 @@ class RecordedSteps:
     def _watched(self, rows: torch.Tensor, shape: Shape) -> Parts:
         """A plain step that tells whether it may be recorded."""
         before = _host_state(self.model), _host_chance(self.device)
-        with Waits() as waits:
+        with gpu_waits(self.device) as inside, Waits() as waits:
             parts = self._plain(rows, shape)
-        if waits.found:
-            self.why_not = f"a step reads back from the GPU or writes to it ({waits.found[0]})"
+        if found := waits.found + inside:
+            self._give_up(f"a step reads back from the GPU or writes to it ({found[0]})")
         elif before != (_host_state(self.model), _host_chance(self.device)):
-            self.why_not = "a step draws or counts on the host"
+            self._give_up("a step draws or counts on the host")
         return parts
 
     def _record(self, rows: torch.Tensor, shape: Shape) -> Parts:
-        """Record a step, and take it plainly if both agree."""
+        """Record a step, and take it plainly; the recording is kept if both agree."""
         self._before_step()
-        static, before = rows.clone(), self._state()
-        chance = self._chance()
+        before, chance = None, self._chance()
         try:
+            before, static = self._state(), rows.clone()
             beside = next((recording for _, recording in self._found.values()), None)
-            recording = CUDARecording(partial(self._step, static, shape), self._generators(), beside)
+            recording = CUDARecording(partial(self._step, static, shape), self._generators(), beside, self.device)
+            self._restore(before, chance)  # what was done in place of being recorded counts for nothing
             recording.replay()
             replayed, losses = self._state(), [part.clone() for part in recording.parts]
             self._restore(before, chance)
             plain = self._step(rows, shape)
+            agreed = self._agree(before, replayed, losses, plain)
         except RuntimeError as failure:
-            self.why_not = f"a step could not be recorded ({_first_line(failure)})"
+            self._give_up(f"a step could not be recorded ({_first_cause(failure)})")
+        if self.why_not:
             return self._plainly_after_failure(rows, shape, before, chance)
-        if self._agree(before, replayed, losses, plain):
+        if agreed:
             self._found[shape] = static, recording
             self.recorded = True
         else:
-            self.why_not = "a recorded step is not the plain one"
-            self._found.clear()
+            self._give_up("a recorded step is not the plain one")
             logger.warning("training steps are not recorded: %s", self.why_not)
         return plain
 
     def _plainly_after_failure(
-        self, rows: torch.Tensor, shape: Shape, before: dict[str, list[torch.Tensor]], chance: list[torch.Tensor]
+        self, rows: torch.Tensor, shape: Shape, before: dict[str, list[torch.Tensor]] | None, chance: list[torch.Tensor]
     ) -> Parts:
-        """The step that could not be recorded; what CUDA was in the midst of may not let it."""
+        """The step that could not be recorded; what CUDA was in the midst of may not let it.
+
+        Args:
+            rows, shape: of the step.
+            before: what it starts from; ``None`` where nothing of it was taken.
+            chance: likewise.
+        """
         try:
-            self._restore(before, chance)
+            if before is not None:
+                self._restore(before, chance)
             return self._step(rows, shape)
         except RuntimeError as failure:
             raise UserError(
-                f"{self.why_not}, and the GPU does not go on ({_first_line(failure)}): give --cuda_graphs=False."
+                f"{self.why_not}, and the GPU does not go on ({_first_cause(failure)}): give --cuda_graphs=False."
             ) from failure
 
     def _generators(self) -> list[torch.Generator]:
@@ -283,7 +390,10 @@ class RecordedSteps:
         return True
 
 
-def _first_line(error: Exception) -> str:
+def _first_cause(error: BaseException) -> str:
+    """First line of the error that others followed: the end of a recording only says that something was wrong."""
+    while isinstance(error.__context__, RuntimeError):
+        error = error.__context__
     return next(iter(str(error).splitlines()), "")[:200]
 
 
@@ -303,10 +413,23 @@ def _host_state(model: torch.nn.Module) -> list[Any]:
     found: list[Any] = []
     for name, module in model.named_modules():
         for key, value in vars(module).items():
-            found.append((name, key, _known(value)))
-    found += [(name, parameter.requires_grad, id(parameter)) for name, parameter in model.named_parameters()]
-    found += [(name, id(buffer)) for name, buffer in model.named_buffers()]
+            if key not in ("_parameters", "_buffers"):  # steps write to them
+                found.append((name, key, _known(value)))
+    found += [(name, parameter.requires_grad, _place(parameter)) for name, parameter in model.named_parameters()]
+    found += [(name, _place(buffer)) for name, buffer in model.named_buffers()]
     return found
+
+
+class _Same:
+    """Equals itself alone. What it holds lives as long, so that nothing else can take its place in memory."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def _known(value: Any) -> Any:
@@ -317,7 +440,25 @@ def _known(value: Any) -> Any:
         return [type(value).__name__, *map(_known, value)]
     if isinstance(value, dict):
         return [type(value).__name__, *((key, _known(inner)) for key, inner in value.items())]
-    return id(value)
+    if isinstance(value, torch.nn.Parameter):
+        return _place(value)
+    if isinstance(value, torch.Tensor):  # neither parameter nor buffer: what a step writes to it could not be undone
+        return _place(value), 0 if value.is_inference() else value._version
+    return _Same(value), _drawn(value)
+
+
+def _place(tensor: torch.Tensor) -> tuple[_Same, int]:
+    """Which tensor it is, and where its numbers lie."""
+    return _Same(tensor), tensor.data_ptr() if tensor.layout == torch.strided else 0
+
+
+def _drawn(value: Any) -> bytes:
+    """State of a random generator; empty for all else."""
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
+        return pickle.dumps(value)
+    return b""
 
 
 def _host_chance(device: torch.device) -> tuple[Any, ...]:

@@ -203,8 +203,9 @@ class BenchTrainer(Trainer):
         ours = isinstance(train_data, TrainLoader) and type(self)._reduced is BenchTrainer._reduced
         if not ours or not self.config["cuda_graphs"] or at_hand(train_data.table.item):
             return None
-        if self.recorded is not None and self.recorded.optimizer is self.optimizer:
-            return self.recorded
+        known = self.recorded
+        if known is not None and known.optimizer is self.optimizer and known.loader is train_data:
+            return known
 
         def step(rows: torch.Tensor, shape: Shape) -> list[torch.Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
