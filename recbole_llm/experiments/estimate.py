@@ -15,7 +15,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.trainer import BenchTrainer
 from recbole_llm.utils.environment import forget_peak_memory, peak_memory_mib
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.text import counted, one_line
@@ -100,7 +101,7 @@ class Measured:
         start: seconds before the first step of an epoch.
         step, case: seconds of a training step, of ranking a case.
         steps_of_epoch, valid_cases, test_cases: how many there are.
-        memory_mib: peak of the process on its GPU, or of the process where there is none.
+        memory_mib: peak of what the process takes of its GPU, or of the process where there is none.
         on_gpu: which of the two.
         disk_mib, kept_mib: checkpoints during the training, and after it.
         without_features: the semantic features are not made yet, so the model was measured without them.
@@ -449,14 +450,14 @@ def _measure(run: Run, folder: Path, without_features: bool) -> Measured:
     now = _clock(prepared.config["device"])
     before = now() - began
     trainer._loader = train_data
-    some = _SomeBatches(train_data, now)
-    trainer._train_epoch(some, 0)
+    some = _SomeSteps(now)
+    _train(trainer, train_data, some)
     valid_cases = len(prepared.cases("valid"))
     cases, case = _ranked(trainer, prepared, now)
     trainer._save_checkpoint(0)
     kept = _size_mib(trainer.folder)
     trainer._save_last(0, over=False)
-    memory = peak_memory_mib(prepared.config["device"])
+    memory, on_gpu = _memory_mib(prepared.config["device"])
     return Measured(
         steps=some.counted,
         cases=cases,
@@ -468,8 +469,8 @@ def _measure(run: Run, folder: Path, without_features: bool) -> Measured:
         steps_of_epoch=len(train_data),
         valid_cases=valid_cases,
         test_cases=len(prepared.cases("test")),
-        memory_mib=memory["device"] + CUDA_MIB if "device" in memory else memory["host"],
-        on_gpu="device" in memory,
+        memory_mib=memory,
+        on_gpu=on_gpu,
         disk_mib=_size_mib(trainer.folder),
         kept_mib=kept,
         without_features=without_features,
@@ -488,17 +489,29 @@ def _clock(device: Any) -> Callable[[], float]:
     return now
 
 
+def _memory_mib(device: Any) -> tuple[float, bool]:
+    """Peak memory of this process that no other one has, and whether it is a GPU's."""
+    if torch.device(device).type != "cuda":
+        return peak_memory_mib()["host"], False
+    # What torch took, in use or not: recorded steps keep theirs for themselves.
+    return torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_MIB, True
+
+
+def _train(trainer: Any, train_data: Any, some: _SomeSteps) -> None:
+    """Take some steps, as a run takes them."""
+    if type(trainer)._train_epoch is not BenchTrainer._train_epoch:  # a loop of RecBole's
+        trainer._train_epoch(_SomeBatches(train_data, some), 0)
+        return
+    trainer.progress = some
+    trainer._train_epoch(train_data, 0)
+    del trainer.progress
+
+
 class _SomeBatches:
-    """The first batches of a loader, as many as a second takes, and how long each took.
+    """A loader that ends early."""
 
-    Attributes:
-        start: seconds before the first batch.
-    """
-
-    def __init__(self, loader: Any, now: Callable[[], float]) -> None:
-        self._loader, self._now = loader, now
-        self._ends: list[float] = []
-        self._first = self.start = 0.0
+    def __init__(self, loader: Any, some: _SomeSteps) -> None:
+        self._loader, self._some = loader, some
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -507,12 +520,29 @@ class _SomeBatches:
         return getattr(self._loader, name)
 
     def __iter__(self) -> Iterator[Any]:
+        return self._some(self._loader)
+
+
+class _SomeSteps:
+    """In place of a progress bar: the first steps of an epoch, as many as a second takes, and how long each took.
+
+    Attributes:
+        start: seconds before the first step.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._ends: list[float] = []
+        self._first = self.start = 0.0
+
+    def __call__(self, items: Iterable[Any], title: str = "") -> Iterator[Any]:
+        """The items of the first steps."""
         began = self._now()
-        for batch in self._loader:
+        for item in items:
             if not self._ends:
                 self.start = self._now() - began
                 self._first = self._now()
-            yield batch
+            yield item
             self._ends.append(self._now())
             if len(self._ends) > FEWEST_STEPS and self._ends[-1] - self._ends[0] > STEP_SECONDS:
                 return

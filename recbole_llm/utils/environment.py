@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import os
 import platform
@@ -136,6 +137,8 @@ def forget_peak_memory() -> None:
             _CLEAR_REFS.write_text("5", encoding="ascii")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
+        gc.collect()  # a trained model refers to itself, and recorded steps keep its memory
+        torch.cuda.empty_cache()
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)
 

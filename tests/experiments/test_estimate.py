@@ -14,6 +14,8 @@ from recbole_llm import api
 from recbole_llm.cli import main
 from recbole_llm.experiments import generate
 from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
+from recbole_llm.training import recorded
+from tests.device_waits import nothing_at_hand
 from tests.helpers import make_run, runner
 
 SMALL: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "embedding_size": 16, "epochs": 4}
@@ -48,6 +50,32 @@ def test_seconds_are_those_of_steps_cases_and_epochs_and_add_up(tiny: Path) -> N
         assert line.seconds == pytest.approx(3 * (line.each or 0))
     assert found.seconds == pytest.approx(sum(line.seconds for line in found.lines))
     assert found.disk_mib > 3 * sum(line.measured.kept_mib for line in found.lines if line.measured)
+
+
+def test_a_gpu_is_measured_with_the_steps_that_it_records(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    class TakenAgain:
+        """Stands for a recording."""
+
+        def __init__(self, step: Any, generators: Any, beside: Any, device: Any) -> None:
+            self.step = step
+            made.append(self)
+
+        def replay(self) -> None:
+            self.parts = self.step()
+
+    nothing_at_hand(monkeypatch)
+    monkeypatch.setattr(recorded, "CUDARecording", TakenAgain)
+    (line,) = estimate("BPR", "tiny").lines
+    assert line.measured is not None
+    assert made
+
+
+def test_a_model_with_a_loop_of_its_own_is_measured_by_its_batches(tiny: Path) -> None:
+    (line,) = api.estimate("RecVAE", "tiny", train_batch_size=64, epochs=2).lines
+    assert line.measured is not None
+    assert line.measured.step > 0
 
 
 def test_patience_may_end_a_training_earlier_than_its_limit(tiny: Path) -> None:
