@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from recbole.model.layers import TransformerEncoder
+from recbole.model.loss import EmbLoss
 from torch import nn
 
 from recbole_llm.layers.bucketing import by_length, padded
@@ -49,6 +50,26 @@ class CheapDropout:
         for module in self.modules():  # type: ignore[attr-defined]
             if type(module) is nn.Dropout:
                 module.__class__ = Dropout
+
+
+class RegulariserOnDevice:
+    """RecBole's norm of embeddings begins its sum on their device, where RecBole sends a zero there in each step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for module in self.modules():  # type: ignore[attr-defined]
+            if type(module) is EmbLoss:
+                module.__class__ = _EmbLossOnDevice
+
+
+class _EmbLossOnDevice(EmbLoss):
+    def forward(self, *embeddings: torch.Tensor, require_pow: bool = False) -> torch.Tensor:
+        norms = [torch.norm(each, p=self.norm) for each in embeddings]
+        total = embeddings[-1].new_zeros(1)
+        for norm in norms:
+            total = total + (norm**self.norm if require_pow else norm)
+        total = total / len(embeddings[-1])
+        return total / self.norm if require_pow else total
 
 
 _EVERY = "every"
@@ -224,6 +245,7 @@ _SEAMS: dict[str, tuple[type, ...]] = {
     "sequential_recommender.fdsa:FDSA": (FusedLoss, Bucketed, CheapDropout, LastPosition),
     "sequential_recommender.gcsan:GCSAN": (
         FusedLossWithEmbeddingNorm,
+        RegulariserOnDevice,
         Bucketed,
         CheapDropout,
         LastPosition,
@@ -233,7 +255,7 @@ _SEAMS: dict[str, tuple[type, ...]] = {
     "sequential_recommender.gru4rec:GRU4Rec": (NextItem, Bucketed, CheapDropout, EveryPosition),
     "sequential_recommender.gru4recf:GRU4RecF": (FusedLoss, Bucketed, CheapDropout),
     "sequential_recommender.narm:NARM": (FusedLoss, Bucketed, CheapDropout),
-    "general_recommender.lightgcn:LightGCN": (CompressedGraph,),
+    "general_recommender.lightgcn:LightGCN": (CompressedGraph, RegulariserOnDevice),
     "general_recommender.ngcf:NGCF": (CompressedGraph,),
 }
 

@@ -16,7 +16,7 @@ from recbole_llm.data.loaders import SequenceLoader, TrainLoader
 from recbole_llm.layers.bucketing import MIN_ROWS
 from recbole_llm.registry import NEXT_ITEM
 from recbole_llm.training.loaders import training_loader
-from tests.device_waits import assert_waits_for_nothing
+from tests.device_waits import assert_moves_nothing, assert_waits_for_nothing
 from tests.helpers import prepare, write_tiny
 
 MODELS = [target.partition(":")[2] for target in _SEAMS]
@@ -321,6 +321,14 @@ def test_a_step_waits_for_nothing_on_a_gpu(prepared_once, model, monkeypatch):
         return loader.batch(rows)
 
     assert_waits_for_nothing(copy.deepcopy(prepared.model), make_batch, monkeypatch)
+
+
+# NGCF's identity is sparse, and RecBole sends a small number there for the lists of words of an item.
+@pytest.mark.parametrize("model", [name for name in [*MODELS, "BPR"] if name not in OPTIONS])
+def test_a_step_moves_nothing_to_a_gpu(prepared_once, model, monkeypatch):
+    prepared = prepared_once(model, "fast", {})
+    loader = TrainLoader(prepared.device_table(), prepared.train_part, prepared.config, prepared.sequential)
+    assert_moves_nothing(copy.deepcopy(prepared.model), lambda: loader.batch(loader.rows[:200]), monkeypatch)
 
 
 @pytest.mark.parametrize("objective", ["softmax", "sampled_softmax", "gbce"])

@@ -30,7 +30,7 @@ from recbole_llm.training.loaders import training_loader
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import properties_folder, read_yaml
-from tests.device_waits import assert_waits_for_nothing
+from tests.device_waits import assert_moves_nothing, assert_waits_for_nothing
 from tests.helpers import runner, write_tiny
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
@@ -276,6 +276,13 @@ def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: 
         torch.testing.assert_close(alone.view(-1), scores.gather(1, items[:, None])[:, 0], **CLOSE[device])
 
 
+def without_paraphrases(model: Any) -> None:
+    """The host draws which one."""
+    for module in model.modules():
+        if hasattr(module, "paraphrases"):
+            module.paraphrases = False
+
+
 @pytest.mark.parametrize("form", [{}, {"train_targets": "all"}, {"head": "lm"}], ids=["own", "all targets", "head lm"])
 def test_a_step_waits_for_nothing_on_a_gpu(
     make: Make, name: str, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -287,12 +294,19 @@ def test_a_step_waits_for_nothing_on_a_gpu(
     model = fresh(prepared)
     if not learns(model):
         pytest.skip("counts")
-    for module in model.modules():
-        if hasattr(module, "paraphrases"):
-            module.paraphrases = False  # the host draws which one
+    without_paraphrases(model)
     scores = scores_of(model, test_cases(prepared, 20))
     assert_waits_for_nothing(model, partial(first_batch, prepared), monkeypatch)
     torch.testing.assert_close(scores_of(model, test_cases(prepared, 20)), scores, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_moves_nothing_to_a_gpu(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = make(name)
+    model = fresh(prepared)
+    if not learns(model):
+        pytest.skip("counts")
+    without_paraphrases(model)
+    assert_moves_nothing(model, partial(first_batch, prepared), monkeypatch)
 
 
 @every_device

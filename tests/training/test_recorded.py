@@ -90,6 +90,7 @@ CASES = {
     "SASRec, bf16": {"precision": "bf16"},
     "GRU4Rec": {"warmup_steps": 20, "clip_grad_norm": {"max_norm": 1.0}},
     "BPR": {},
+    "LightGCN": {},
     "SRGNN": {"lr_decay_epochs": 1},
     "LDMI": {"llm": "offline"},
     "EIMF": {"llm": "offline"},
