@@ -119,6 +119,13 @@ def peak_of_child(module: str, words: list[str]) -> dict[str, Any]:
     return found
 
 
+def device_of(options: argparse.Namespace) -> Any:
+    """The device that the options name."""
+    from recbole_llm.compat.config import resolve_device
+
+    return resolve_device(options.device)
+
+
 def report(
     name: str,
     options: argparse.Namespace,
@@ -129,10 +136,8 @@ def report(
     unit: str = "x",
 ) -> None:
     """Print the table, write the JSON, and end with the ratio alone on a line (or another figure with its unit)."""
-    import torch
-
     print(tabulate(rows, header, floatfmt=".4g"))
-    device = torch.device("cuda" if options.device == "auto" and torch.cuda.is_available() else "cpu")
+    device = device_of(options)
     path = Path(options.output) if options.output else RESULTS / f"{name}-{options.dataset}-{device.type}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {

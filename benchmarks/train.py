@@ -3,44 +3,54 @@
     python -m benchmarks.train --dataset=beauty --data_path=FOLDER --models=SASRec,SRGNN,GRU4Rec,LightGCN
 
 A step is what an epoch repeats: the next batch from the loader, forward, backward, optimiser. RecBole's path
-is its own class, its own loader (one padded row for each prefix) and its own loop's calls. Ours is what
-``run`` uses. Batches are the same size; the three are timed in turns. A model that RecBole has not stands beside
-RecBole's SR-GNN where it is built on it, else beside RecBole's SASRec.
+is its own class, its own loader (one padded row for each prefix) and its own loop's calls. Ours is the trainer's
+own loop, as ``run`` uses it. Batches are the same size; the paths are timed in turns. A model that RecBole has not
+stands beside RecBole's SR-GNN where it is built on it, else beside RecBole's SASRec.
+
+On a GPU ours is timed with recorded steps and with plain ones, after three epochs in which steps are recorded, and the
+profiler then says of each path how long the GPU works for a step and how many launches tell it to. ``--precision=bf16``
+is for ours alone. Give ``--steps`` an epoch's number there.
 """
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Protocol
 
-from benchmarks.common import alternate, arguments, median, prepare, report, run
+from benchmarks.busy import use_of_gpu
+from benchmarks.common import alternate, arguments, device_of, median, prepare, report, run
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 
+PROFILED_STEPS = 20
+EPOCHS_TO_RECORD = 3  # of each shape: a plain step, a watched one and one that is recorded
 
-class Steps:
-    """Runs training steps of one path for ever.
+
+class Steps(Protocol):
+    """Training steps of one path, for ever."""
+
+    def run(self, steps: int) -> None:
+        """Take some steps."""
+
+
+class RecBoleSteps:
+    """RecBole's loader, loop and optimiser.
 
     Args:
         prepared: model and data.
-        recbole: use RecBole's loader, loop and optimiser.
         anomaly: autograd's anomaly detection, which RecBole's import switches on.
     """
 
-    def __init__(self, prepared: Prepared, recbole: bool, anomaly: bool) -> None:
+    def __init__(self, prepared: Prepared, anomaly: bool) -> None:
         import torch
 
-        from recbole_llm.training.choice import make_trainer
-        from recbole_llm.training.loaders import recbole_loaders, training_loader
+        from recbole_llm.training.loaders import recbole_loaders
 
-        self.model, self.recbole, self.anomaly = prepared.model, recbole, anomaly
-        self.device = prepared.config["device"]
-        self.trainer = make_trainer(prepared.config, prepared.model)
-        if recbole:
-            self.trainer.optimizer = torch.optim.Adam(prepared.model.parameters(), lr=prepared.config["learning_rate"])
-            self.loader: Any = recbole_loaders(prepared.config, prepared.dataset)[0]
-        else:
-            self.loader = training_loader(prepared)[0]
-        self.per_epoch = len(self.loader)
+        self.model, self.anomaly, self.device = prepared.model, anomaly, prepared.config["device"]
+        self.optimizer = torch.optim.Adam(prepared.model.parameters(), lr=prepared.config["learning_rate"])
+        self.loader: Any = recbole_loaders(prepared.config, prepared.dataset)[0]
         self._batches = iter(self.loader)
         self.model.train()
 
@@ -51,55 +61,92 @@ class Steps:
             self._batches = iter(self.loader)
             return next(self._batches)
 
-    def run(self, steps: int) -> float:
-        """Some steps; returns the last loss."""
+    def run(self, steps: int) -> None:
+        """Take some steps."""
         import torch
 
         with torch.autograd.set_detect_anomaly(self.anomaly, check_nan=True):
-            value = 0.0
             for _ in range(steps):
-                batch = self._next()
-                if self.recbole:
-                    batch = batch.to(self.device)
-                self.trainer.optimizer.zero_grad(set_to_none=not self.recbole)
+                batch = self._next().to(self.device)
+                self.optimizer.zero_grad(set_to_none=False)
                 losses = self.model.calculate_loss(batch)
                 loss = sum(losses[1:], losses[0]) if isinstance(losses, tuple) else losses
-                if self.recbole:
-                    value = loss.item()  # RecBole fetches each loss and looks for NaN in it
-                    assert not torch.isnan(loss)
+                loss.item()  # RecBole fetches each loss and looks for NaN in it
+                assert not torch.isnan(loss)
                 loss.backward()
-                self.trainer.optimizer.step()
-            return value
+                self.optimizer.step()
+
+
+class OwnSteps:
+    """The trainer's loop.
+
+    Args:
+        prepared: model and data.
+
+    Raises:
+        UserError: the model is trained by another loop.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        from recbole_llm.training.choice import make_trainer
+        from recbole_llm.training.loaders import training_loader
+        from recbole_llm.training.trainer import BenchTrainer
+
+        self.device = prepared.config["device"]
+        self.trainer = make_trainer(prepared.config, prepared.model)
+        if type(self.trainer)._train_epoch is not BenchTrainer._train_epoch:
+            raise UserError(f"{prepared.config['model']} is trained by a loop of its own.")
+        self.loader = self.trainer._loader = training_loader(prepared)[0]
+        self.per_epoch = len(self.loader)
+        self._left: Iterator[Any] = iter(())
+
+    def run(self, steps: int) -> None:
+        """Take some steps, and fetch their mean loss as at the end of an epoch."""
+        self.trainer.progress = partial(self._some, steps)
+        self.trainer._train_epoch(self.loader, 0)
+
+    def _some(self, steps: int, items: Iterable[Any], title: str) -> Iterator[Any]:
+        """Some batches, or their rows where steps are recorded, of epochs that go on from call to call."""
+        for _ in range(steps):
+            try:
+                item = next(self._left)
+            except StopIteration:
+                self._left = iter(items)
+                item = next(self._left)
+            yield item
+
+    @property
+    def recorded(self) -> str:
+        """``yes``, or why steps are not recorded."""
+        recorded = self.trainer.recorded
+        return "no" if recorded is None else recorded.why_not or ("yes" if recorded.recorded else "not yet")
 
 
 def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds per step of the three paths for one model."""
+    """Seconds per step of the paths for one model."""
     from recbole_llm.registry import SEQUENTIAL, find_method, recbole_methods
 
     method = find_method(model)
     reference = model
     if model not in recbole_methods():
         reference = "SRGNN" if method.backbone else "SASRec"
-    ours = Steps(prepare(model, options), recbole=False, anomaly=False)
-    plain = Steps(prepare(reference, options, engine="recbole"), recbole=True, anomaly=False)
+    on_gpu = device_of(options).type == "cuda"
+    ours = OwnSteps(prepare(model, options, precision=options.precision))
+    plain = RecBoleSteps(prepare(reference, options, engine="recbole"), anomaly=False)
+    paths: dict[str, Steps] = {"plain": plain, "ours": ours}
     # RecBole's import leaves anomaly detection on for every process that loads a sequential model.
-    shipped_on = method.kind == SEQUENTIAL
-    actions = {"plain": lambda: plain.run(options.steps), "ours": lambda: ours.run(options.steps)}
-    if shipped_on:
-        plain_with = plain
-
-        def shipped() -> None:
-            plain_with.anomaly = True
-            plain_with.run(options.steps)
-            plain_with.anomaly = False
-
-        actions = {"shipped": shipped, **actions}
-    ours.run(2)
-    plain.run(1)
+    if method.kind == SEQUENTIAL:
+        shipped = RecBoleSteps(prepare(reference, options, engine="recbole"), anomaly=True)
+        paths = {"shipped": shipped, **paths}
+    if on_gpu:
+        paths["unrecorded"] = OwnSteps(prepare(model, options, precision=options.precision, cuda_graphs=False))
+    for path in paths.values():
+        path.run(EPOCHS_TO_RECORD * ours.per_epoch if on_gpu and path is ours else 2)
+    actions = {name: partial(path.run, options.steps) for name, path in paths.items()}
     seconds = alternate(actions, options.repeats, ours.device)
     per_step = {name: median(values) / options.steps for name, values in seconds.items()}
     per_step.setdefault("shipped", per_step["plain"])
-    return {
+    found = {
         "model": model,
         "reference": reference,
         "steps_per_epoch": ours.per_epoch,
@@ -109,11 +156,23 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
         "ratio_to_plain": per_step["plain"] / per_step["ours"],
         "all_seconds": seconds,
     }
+    if on_gpu:
+        found["recorded"] = ours.recorded
+        found["gpu"] = {name: _use(path, per_step[name]) for name, path in paths.items()}
+    return found
+
+
+def _use(path: Steps, seconds: float) -> dict[str, float]:
+    """What a step takes of the GPU, and the share of its unprofiled seconds in which the GPU works."""
+    use = use_of_gpu(partial(path.run, PROFILED_STEPS), PROFILED_STEPS)
+    return {**use, "busy_share": use["busy_ms"] / 1000 / seconds}
 
 
 def main() -> None:
     """Measure, print, write."""
-    options = arguments(__doc__ or "", models="SASRec,SRGNN,GRU4Rec,LightGCN", steps=3, repeats=3)
+    options = arguments(
+        __doc__ or "", models="SASRec,SRGNN,GRU4Rec,LightGCN", steps=3, repeats=3, precision="fp32", name="train"
+    )
     run("Pop", options)
     found = [measure(model, options) for model in options.models.split(",")]
     rows = [
@@ -129,7 +188,14 @@ def main() -> None:
         for f in found
     ]
     header = ["model", "shipped s/step", "anomaly off s/step", "ours s/step", "ours s/epoch", "to shipped", "to off"]
-    report("train", options, rows, header, found, found[0]["ratio_to_shipped"])
+    for row, f in zip(rows, found, strict=True):
+        if "gpu" in f:
+            plain, ours = f["gpu"]["unrecorded"], f["gpu"]["ours"]
+            busy = [f"{100 * use['busy_share']:.0f} %, {use['launches']:.0f}" for use in (plain, ours)]
+            row += [f["seconds_per_step"]["unrecorded"], *busy, f["recorded"]]
+    if "gpu" in found[0]:
+        header += ["ours plain s/step", "GPU busy, launches: plain", "ours", "recorded"]
+    report(options.name, options, rows, header, found, found[0]["ratio_to_shipped"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,84 @@
+"""What measurements count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.busy import Activity, covered, summary
+from benchmarks.train import OwnSteps
+from recbole_llm.errors import UserError
+from recbole_llm.training import recorded
+from tests.device_waits import nothing_at_hand
+from tests.helpers import prepare
+from tests.training.test_recorded import TakenAgain
+
+
+def kernel(begin: float, end: float) -> Activity:
+    return Activity("gemm", True, begin, end)
+
+
+def call(name: str) -> Activity:
+    return Activity(name, False, 0.0, 1000.0)
+
+
+@pytest.mark.parametrize(
+    ("times", "length"),
+    [
+        ([], 0),
+        ([(0, 2), (5, 6)], 3),
+        ([(0, 4), (1, 2)], 4),  # beside
+        ([(3, 6), (0, 4)], 6),  # beside and in any order
+        ([(0, 2), (2, 3)], 3),
+    ],
+)
+def test_time_in_which_several_are_under_way_counts_once(times: list[tuple[float, float]], length: float) -> None:
+    assert covered(kernel(*each) for each in times) == length
+
+
+def test_a_graph_is_one_launch_of_many_kernels() -> None:
+    kernels = [kernel(10.0 * number, 10.0 * number + 5.0) for number in range(40)]
+    calls = [call(name) for name in ("cudaGraphLaunch", "cudaMemcpyAsync", "cudaStreamSynchronize", "aten::cumsum")]
+    found = summary([*kernels, *calls, call("cudaGraphLaunch")], steps=2)
+    assert found == {"busy_ms": 0.1, "activities": 20, "launches": 1.5}
+
+
+def taken(steps: OwnSteps) -> float:
+    """Steps of the optimiser."""
+    (some, *_) = steps.trainer.optimizer.state.values()
+    return float(some["step"])
+
+
+def test_our_steps_are_the_trainer_s_and_go_on_from_call_to_call(tiny: Path) -> None:
+    steps = OwnSteps(prepare("BPR", train_batch_size=64, clip_grad_norm={"max_norm": 1.0}))
+    seen: list[Any] = []
+    step = steps.trainer._gradients
+    steps.trainer._gradients = lambda batch, *others: seen.append(batch["item_id"]) or step(batch, *others)
+    steps.run(3)
+    assert taken(steps) == 3
+    steps.run(steps.per_epoch - 3)
+    rows = steps.loader.rows
+    items = torch.from_numpy(steps.loader.table.dataset.table.item[rows]).long()
+    assert torch.equal(torch.cat(seen).sort().values, items.sort().values)  # an epoch's, each once
+    steps.run(2)
+    assert taken(steps) == steps.per_epoch + 2
+    assert steps.recorded == "no"
+
+
+def test_our_steps_are_recorded_where_the_trainer_s_are(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_at_hand(monkeypatch)
+    monkeypatch.setattr(recorded, "CUDARecording", TakenAgain)
+    steps = OwnSteps(prepare("BPR", train_batch_size=64))
+    steps.run(2)
+    assert steps.recorded == "not yet"
+    steps.run(3)
+    assert steps.recorded == "yes"
+    assert taken(steps) == 5
+
+
+def test_a_loop_of_a_model_s_own_is_not_measured(tiny: Path) -> None:
+    with pytest.raises(UserError, match="a loop of its own"):
+        OwnSteps(prepare("RecVAE", train_batch_size=64))
