@@ -1,9 +1,13 @@
-"""Validation curves of both engines from the same settings: the difference beside the noise of seeds.
+"""Validation curves of the same settings trained in two ways: the difference beside the noise of seeds.
 
     python -m benchmarks.curves --models=SASRec,GRU4Rec,SRGNN --epochs=5 --seeds=3
+    python -m benchmarks.curves --ways=steps --models=SASRec,GRU4Rec,BPR --epochs=5 --seeds=3    # on a GPU
 
-RecBole's loop and ours draw other random numbers (the order of batches, the dropout masks), so curves agree up
-to the seed: the gap of the means is shown beside the standard deviation over RecBole's own seeds.
+``--ways=engines``: RecBole's loop and ours draw other random numbers (the order of batches, the dropout masks), so
+curves agree up to the seed: the gap of the means is shown beside the standard deviation over RecBole's own seeds.
+
+``--ways=steps``: plain steps on a GPU and recorded ones draw the same random numbers, so curves of a seed part only
+where a GPU adds in another order. Plain steps are trained twice: what parts those is no recording's.
 """
 
 from __future__ import annotations
@@ -16,55 +20,88 @@ from typing import Any
 
 from benchmarks.common import arguments, report
 
+# In either comparison the first way is what the others are held against.
+WAYS: dict[str, dict[str, dict[str, Any]]] = {
+    "engines": {"recbole": {"engine": "recbole"}, "ours": {"engine": "fast"}},
+    "steps": {"plain": {"cuda_graphs": False}, "plain again": {"cuda_graphs": False}, "recorded": {}},
+}
 
-def curves(model: str, engine: str, options: argparse.Namespace, folder: str) -> list[list[float]]:
-    """Validation score by epoch, for each seed."""
+
+def curves(model: str, way: dict[str, Any], options: argparse.Namespace, folder: str) -> dict[str, Any]:
+    """Validation score by epoch, seconds of training, and what a record says of its steps; each for every seed."""
     import recbole_llm
 
     records = recbole_llm.run(
         model=model,
         dataset=options.dataset,
         seeds=list(range(1, options.seeds + 1)),
-        engine=engine,
         epochs=options.epochs,
         stopping_step=options.epochs,
         MAX_ITEM_LIST_LENGTH=options.history,
         mask_history=False,  # RecBole's evaluator ranks seen items for sequential models
+        device=options.device,
         results_dir=f"{folder}/results",
         checkpoint_dir=f"{folder}/saved",
+        **way,
         **({"data_path": options.data_path} if options.data_path else {}),
     )
     metric = records[0].valid_metric.lower()
-    return [[epoch["valid"][metric] for epoch in record.curve] for record in records]
+    return {
+        "curves": [[epoch["valid"][metric] for epoch in record.curve] for record in records],
+        "seconds": [sum(epoch["seconds"] for epoch in record.curve) for record in records],
+        "recorded": ["RecordedSteps" in record.accelerations for record in records],
+        "notes": [note for record in records for note in record.notes if "recorded" in note],
+    }
 
 
 def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
     """Means and deviations by epoch; ``gap`` in standard errors of a difference of two means."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = {engine: curves(model, engine, options, folder) for engine in ("recbole", "fast")}
-    epochs = []
-    for theirs, ours in zip(zip(*found["recbole"], strict=True), zip(*found["fast"], strict=True), strict=True):
-        spread = math.sqrt((statistics.variance(theirs) + statistics.variance(ours)) / 2)
-        gap = statistics.mean(ours) - statistics.mean(theirs)
-        epochs.append(
-            {"recbole": statistics.mean(theirs), "ours": statistics.mean(ours), "deviation": spread, "gap": gap}
-        )
-    errors = [abs(e["gap"]) / max(1e-12, e["deviation"] * math.sqrt(2 / options.seeds)) for e in epochs]
-    return {"model": model, "epochs": epochs, "curves": found, "largest_gap_in_standard_errors": max(errors)}
+    found = {}
+    for name, way in WAYS[options.ways].items():
+        with tempfile.TemporaryDirectory() as folder:  # settings of a machine alone would make a run the same
+            found[name] = curves(model, way, options, folder)
+    (first, theirs), *others = ((name, each["curves"]) for name, each in found.items())
+    epochs = [{first: statistics.mean(scores)} for scores in zip(*theirs, strict=True)]
+    errors, apart = [], {}
+    for name, own in others:
+        pairs = [pair for each in zip(theirs, own, strict=True) for pair in zip(*each, strict=True)]
+        apart[name] = max(abs(before - after) for before, after in pairs)
+        for epoch, before, after in zip(epochs, zip(*theirs, strict=True), zip(*own, strict=True), strict=True):
+            spread = math.sqrt((statistics.variance(before) + statistics.variance(after)) / 2)
+            gap = statistics.mean(after) - statistics.mean(before)
+            epoch |= {name: statistics.mean(after), "deviation": spread, "gap": gap}
+            errors.append(abs(gap) / max(1e-12, spread * math.sqrt(2 / options.seeds)))
+    return {
+        "model": model,
+        "epochs": epochs,  # deviation and gap: of the last way
+        "curves": {name: each["curves"] for name, each in found.items()},
+        "seconds": {name: each["seconds"] for name, each in found.items()},
+        "recorded": {name: each["recorded"] for name, each in found.items()},
+        "notes": {name: each["notes"] for name, each in found.items()},
+        "largest_gap_in_standard_errors": max(errors),
+        "largest_gap_of_a_seed": apart,
+    }
 
 
 def main() -> None:
     """Compare, print, write."""
-    options = arguments(__doc__ or "", models="SASRec,GRU4Rec,SRGNN", epochs=5, seeds=3, history=20)
+    options = arguments(
+        __doc__ or "", models="SASRec,GRU4Rec,SRGNN", epochs=5, seeds=3, history=20, ways="engines", name=""
+    )
     found = [compare(model, options) for model in options.models.split(",")]
+    ways = [*WAYS[options.ways]]
     rows = [
-        [f["model"], n, e["recbole"], e["ours"], e["gap"], e["deviation"]]
+        [f["model"], n, *(e[way] for way in ways), e["gap"], e["deviation"]]
         for f in found
         for n, e in enumerate(f["epochs"], 1)
     ]
-    header = ["model", "epoch", "RecBole", "ours", "gap", "deviation over seeds"]
+    header = ["model", "epoch", *ways, "gap", "deviation over seeds"]
     largest = max(f["largest_gap_in_standard_errors"] for f in found)
-    report("curves", options, rows, header, found, largest, unit=" standard errors at most")
+    name = options.name or {"engines": "curves", "steps": "recorded-curves"}[options.ways]
+    if options.ways == "steps":
+        for f in found:
+            print(f"{f['model']}: largest gap of a seed {f['largest_gap_of_a_seed']}, recorded {f['recorded']}")
+    report(name, options, rows, header, found, largest, unit=" standard errors at most")
 
 
 if __name__ == "__main__":

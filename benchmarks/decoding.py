@@ -1,8 +1,10 @@
 """ISRF's ways of decoding: users per second, and how far their top 10 agree with exact scoring.
 
-python -m benchmarks.decoding --dataset=ml-100k --users=256 --epochs=1 --history=20
+    python -m benchmarks.decoding --dataset=ml-100k --users=256 --epochs=1 --history=20
+    python -m benchmarks.decoding --preset=scratch --semantics=none    # at T5-small's size, for a GPU
 
-On a CPU seconds are the processor's, so that other work beside it counts little; the ways take turns.
+Without semantics there is no text to encode, and decoding takes as long. The model decodes in the precision that it
+was trained in. On a CPU seconds are the processor's, so that other work beside it counts little; the ways take turns.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import arguments, median, report, run
+from benchmarks.common import arguments, device_of, median, report, run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 
@@ -40,14 +42,17 @@ def ranks(scores: torch.Tensor, target: torch.Tensor, ranked: torch.Tensor) -> t
 
 def main() -> None:
     """Train for some epochs, decode the same users in every way."""
-    options = arguments(__doc__ or "", users=256, epochs=1, history=20, repeats=3, batch=128)
+    options = arguments(
+        __doc__ or "", users=256, epochs=1, history=20, repeats=3, batch=128, preset="", semantics="llm", name=""
+    )
     runner = Runner(ResultStore("results"))
     settings = {"epochs": options.epochs, "eval_step": options.epochs, "MAX_ITEM_LIST_LENGTH": options.history}
+    settings |= {"semantics": options.semantics, **({"preset": options.preset} if options.preset else {})}
     prepared = runner.trained(run("ISRF", options, protocol="loo", **settings))
     core, loader = prepared.model.core, prepared.eval_loader("test")
     cases = np.linspace(0, len(loader.cases) - 1, options.users).astype(np.int64)
     batches = [loader.batch(part) for part in np.array_split(cases, -(-options.users // options.batch))]
-    cuda = next(prepared.model.parameters()).is_cuda
+    cuda, half = device_of(options).type == "cuda", prepared.config["precision"] == "bf16"
     plain = {"decode": "exact", "beams": core.beams, "depth": 0, "lists": False}
     seconds: dict[str, list[float]] = {name: [] for name, _ in WAYS}
     found: dict[str, torch.Tensor] = {}
@@ -56,7 +61,7 @@ def main() -> None:
             for key, value in {**plain, **changes}.items():
                 setattr(core, key, value)
             clock = time.perf_counter if cuda else time.process_time
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast("cuda" if cuda else "cpu", torch.bfloat16, enabled=half):
                 began = clock()
                 scores = [prepared.model.full_sort_predict(batch) for batch in batches]
                 if cuda:
@@ -76,8 +81,13 @@ def main() -> None:
         speed = options.users / median(seconds[name])
         rows.append([name, speed, same, agreement(lists["exact"], lists[name])])
     header = ["decoding", "users per second", f"ranks to {DEPTH} as exact", "top 10 as exact"]
-    facts = {"language_model": core.label, "rows": [dict(zip(header, row, strict=True)) for row in rows]}
-    report("decoding", options, rows, header, facts, ratio=rows[1][1] / rows[0][1])
+    facts = {
+        "language_model": core.label,
+        "precision": prepared.config["precision"],
+        "rows": [dict(zip(header, row, strict=True)) for row in rows],
+    }
+    name = options.name or "-".join(["decoding", *([options.preset] if options.preset else [])])
+    report(name, options, rows, header, facts, ratio=rows[1][1] / rows[0][1])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 import torch
 
 from benchmarks.busy import Activity, covered, summary
+from benchmarks.gpu import PARTS, command
 from benchmarks.train import OwnSteps
 from recbole_llm.errors import UserError
 from recbole_llm.training import recorded
@@ -77,6 +82,24 @@ def test_our_steps_are_recorded_where_the_trainer_s_are(tiny: Path, monkeypatch:
     steps.run(3)
     assert steps.recorded == "yes"
     assert taken(steps) == 5
+
+
+@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part.name])
+def test_what_is_run_on_a_gpu_has_the_options_that_it_is_given(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = Namespace(dataset="beauty", data_path="somewhere", folder="results")
+    _, _, module, *words = command(PARTS[name], options)
+    monkeypatch.setattr(sys, "argv", [module, "--help"])
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main()
+    known = set(re.findall(r"--(\w+)", capsys.readouterr().out))
+    assert {word[2:].partition("=")[0] for word in words} <= known
+
+
+@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if not part.name])
+def test_what_is_tested_on_a_gpu_is_there(name: str) -> None:
+    assert (Path(__file__).parents[1] / PARTS[name].words[-1]).is_file()
 
 
 def test_a_loop_of_a_model_s_own_is_not_measured(tiny: Path) -> None:

@@ -163,6 +163,7 @@ class CUDARecording:
                 torch.cuda.set_stream(stream)
                 with suppress(RuntimeError):  # it did end, after an error of the step's own
                     torch._C._cuda_endAllocateToPool(number, self._pool)
+                    torch._C._cuda_releasePool(number, self._pool)
                 for generator, state in zip(drawing, states, strict=True):
                     generator.graphsafe_set_state(state)
                 raise

@@ -1,0 +1,95 @@
+"""All that only a GPU can say, one command after the other; JSON as of each measurement.
+
+    python -m benchmarks.gpu --data_path=FOLDER
+    python -m benchmarks.gpu --data_path=FOLDER --parts=tests,train --folder=/tmp/measured
+
+A part that fails or takes too long is named at the end, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from tabulate import tabulate
+
+from benchmarks.common import RESULTS
+from recbole_llm.errors import UserError
+
+
+class Part(NamedTuple):
+    """Something to run.
+
+    Attributes:
+        words: after ``python -m``.
+        limit: seconds.
+        on_data: it reads the data set of the options; else it has data of its own.
+        name: of its JSON; empty where there is none.
+    """
+
+    words: tuple[str, ...]
+    limit: int
+    on_data: bool = False
+    name: str = ""
+
+
+PARTS = {
+    # What recorded steps are held to, then every model of the registry.
+    "tests": Part(("pytest", "-m", "cuda", "tests/training/test_recorded.py"), 300),
+    "contracts": Part(("pytest", "-m", "cuda", "tests/methods/test_contracts.py"), 900),
+    # Seconds of a step, busy share and launches, recorded and plain, beside RecBole's.
+    "train": Part(("benchmarks.train", "--models=SASRec,GRU4Rec,LightGCN,SRGNN"), 600, True, "train"),
+    "bf16": Part(("benchmarks.train", "--models=SASRec,GRU4Rec", "--precision=bf16"), 300, True, "train-bf16"),
+    # Whether recorded steps train as plain ones do.
+    "curves": Part(
+        ("benchmarks.curves", "--ways=steps", "--models=SASRec,GRU4Rec,LightGCN"), 600, True, "recorded-curves"
+    ),
+    "evaluate": Part(("benchmarks.evaluate", "--models=BPR,SASRec,GRU4Rec", "--repeats=2"), 600, True, "evaluate"),
+    # ISRF at T5-small's size.
+    "decoding": Part(("benchmarks.decoding", "--preset=scratch", "--semantics=none"), 600, False, "decoding-scratch"),
+}
+
+
+def command(part: Part, options: argparse.Namespace) -> list[str]:
+    """The words of a part."""
+    words = [sys.executable, "-m", *part.words]
+    if not part.name:
+        return words
+    dataset = options.dataset if part.on_data else "ml-100k"
+    words += [f"--dataset={dataset}", "--device=cuda"]
+    words += [f"--output={Path(options.folder) / f'{part.name}-{dataset}-cuda.json'}"]
+    return [*words, f"--data_path={options.data_path}"] if part.on_data and options.data_path else words
+
+
+def main() -> int:
+    """Run the parts, and say which of them did not end well."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dataset", default="beauty")
+    parser.add_argument("--data_path", default=None, help="folder of atomic files, for beauty and the like")
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of them, in this order")
+    parser.add_argument("--folder", default=str(RESULTS), help="where the JSON is written")
+    options = parser.parse_args()
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("torch sees no GPU here.")
+    rows = []
+    for name in options.parts.split(","):
+        words = command(PARTS[name], options)
+        print(f"\n== {name}: {' '.join(words[1:])}", flush=True)
+        began = time.monotonic()
+        try:
+            code: int | str = subprocess.run(words, check=False, timeout=PARTS[name].limit).returncode
+        except subprocess.TimeoutExpired:
+            code = f"stopped after {PARTS[name].limit} s"
+        rows.append([name, round(time.monotonic() - began), code or "ok"])
+        print(tabulate(rows, ["part", "seconds", "end"]), flush=True)
+    return int(any(row[2] != "ok" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
