@@ -39,7 +39,9 @@ class Part(NamedTuple):
 
 PARTS = {
     # What recorded steps are held to, then every model of the registry.
-    "tests": Part(("pytest", "-m", "cuda", "tests/training/test_recorded.py"), 300),
+    "tests": Part(
+        ("pytest", "-m", "cuda", "tests/experiments/test_estimate.py", "tests/training/test_recorded.py"), 300
+    ),
     "contracts": Part(("pytest", "-m", "cuda", "tests/methods/test_contracts.py"), 900),
     # Seconds of a step, busy share and launches, recorded and plain, beside RecBole's.
     "train": Part(("benchmarks.train", "--models=SASRec,GRU4Rec,LightGCN,SRGNN"), 600, True, "train"),

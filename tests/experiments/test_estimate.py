@@ -12,6 +12,7 @@ import torch
 
 from recbole_llm import api
 from recbole_llm.cli import main
+from recbole_llm.execution.sharing import CUDA_MIB
 from recbole_llm.experiments import generate
 from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
 from recbole_llm.training import recorded
@@ -70,6 +71,16 @@ def test_a_gpu_is_measured_with_the_steps_that_it_records(tiny: Path, monkeypatc
     (line,) = estimate("BPR", "tiny").lines
     assert line.measured is not None
     assert made
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_the_memory_of_a_gpu_is_what_a_process_takes_of_it(tiny: Path) -> None:
+    (line,) = estimate("SASRec", "tiny", device="cuda").lines
+    (record,) = api.run("SASRec", "tiny", device="cuda", **SMALL)
+    assert line.measured is not None
+    assert line.measured.on_gpu
+    assert line.measured.memory_mib > CUDA_MIB + record.memory_mib["device"]
 
 
 def test_a_model_with_a_loop_of_its_own_is_measured_by_its_batches(tiny: Path) -> None:
