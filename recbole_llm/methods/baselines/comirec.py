@@ -173,7 +173,11 @@ class ComiRecDR(MultiInterestRecommender):
         return capsules
 
     def _by_length(
-        self, encode: Callable[..., torch.Tensor], item_seq: torch.Tensor, item_seq_len: torch.Tensor, *others: Any
+        self,
+        encode: Callable[..., torch.Tensor],
+        item_seq: torch.Tensor,
+        item_seq_len: torch.Tensor,
+        *others: torch.Tensor,
     ) -> torch.Tensor:
         """``encode`` in groups of similar length, but for routing that reads the padding (``mask_first: False``)."""
         if self.reads_past_length:
