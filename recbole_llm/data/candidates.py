@@ -19,6 +19,7 @@ from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids, wri
 from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
 from recbole_llm.data.split import BY_TIME, CUT_BY, Cases
 from recbole_llm.errors import UserError
+from recbole_llm.utils.arrays import joined_ranges
 from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 
@@ -215,9 +216,7 @@ def contents_digest(table: Interactions) -> str:
     users = np.argsort(tokens, kind="stable") + 1
     offsets = np.asarray(table.offsets)
     lengths = offsets[users + 1] - offsets[users]
-    ends = np.cumsum(lengths)
-    rows = np.arange(len(table)) + np.repeat(offsets[users] - ends + lengths, lengths)
-    items = token_hashes(table.item_tokens)[np.asarray(table.item)[rows]]
+    items = token_hashes(table.item_tokens)[np.asarray(table.item)[joined_ranges(offsets[users], lengths)]]
     digest = hashlib.sha256(str(table.n_items).encode())
     for part in (token_hashes(table.user_tokens)[users], lengths.astype("<i8"), items):
         digest.update(part.tobytes())

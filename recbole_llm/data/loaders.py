@@ -21,6 +21,7 @@ from recbole.utils import InputType
 from recbole_llm.data.split import Cases
 from recbole_llm.layers.next_item import PLACES, TARGETS, places_of
 from recbole_llm.layers.waits import at_hand
+from recbole_llm.utils.arrays import joined_ranges
 
 Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
@@ -368,8 +369,7 @@ def training_windows(offsets: np.ndarray, user: np.ndarray, targets: np.ndarray,
     lowest, highest = targets[runs], targets[np.append(runs[1:], len(targets)) - 1]
     start = offsets[owner[runs]]
     count = (highest - lowest) // length + 1
-    number = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    end = np.repeat(highest, count) - number * length
+    end = np.repeat(highest, count) - joined_ranges(0, count) * length  # the last one first
     begin = np.maximum(np.repeat(start, count), end - length)
     return np.stack([begin, end, np.repeat(lowest, count)], axis=1).astype(np.int64)
 

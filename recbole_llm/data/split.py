@@ -21,6 +21,7 @@ import pandas as pd
 from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
 from recbole_llm.data.times import EARLIEST, LATEST, day_of, larger_unit, why_incomparable
 from recbole_llm.errors import UserError
+from recbole_llm.utils.arrays import joined_ranges
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,12 @@ class Cases:
     def select(self, chosen: np.ndarray) -> Cases:
         """Some of the cases, by their numbers, in the order given."""
         first, counts = self.target_offsets[:-1][chosen], np.diff(self.target_offsets)[chosen]
-        ends = np.cumsum(counts)
-        targets = np.arange(int(ends[-1]) if len(ends) else 0) + np.repeat(first - ends + counts, counts)
         return Cases(
             self.user[chosen],
             self.start[chosen],
             self.end[chosen],
-            np.concatenate([[0], ends]).astype(np.int64),
-            self.target_rows[targets],
+            np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            self.target_rows[joined_ranges(first, counts)],
             None if self.candidates is None else self.candidates[chosen],
             None if self.shown is None else self.shown[chosen],
             None if self.ends_before is None else self.ends_before[chosen],
@@ -170,9 +169,7 @@ def whole_histories(table: Interactions, rows: np.ndarray) -> np.ndarray:
 def _rows_of_users(table: Interactions, users: np.ndarray) -> np.ndarray:
     """All rows of some users, user by user in the order given."""
     begin = np.asarray(table.offsets)[users]
-    counts = np.asarray(table.offsets)[users + 1] - begin
-    ends = np.cumsum(counts)
-    return np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts - begin, counts)
+    return joined_ranges(begin, np.asarray(table.offsets)[users + 1] - begin)
 
 
 def leave_one_out(table: Interactions, options: Options) -> Split:
@@ -214,12 +211,8 @@ def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
     lengths = offsets[users + 1] - offsets[users]
     seen = np.floor(0.8 * lengths + 1e-9).astype(np.int64)
     users, seen, lengths = (values[seen > 0] for values in (users, seen, lengths))
-    start = offsets[users]
-    counts = lengths - seen
-    ends = np.cumsum(counts)
-    targets = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - counts, counts)
-    rows = targets + np.repeat(start + seen, counts)
-    return cases_of_sets(table, users.astype(np.int64), start + seen, rows, counts)
+    end, counts = offsets[users] + seen, lengths - seen
+    return cases_of_sets(table, users.astype(np.int64), end, joined_ranges(end, counts), counts)
 
 
 def cases_of_sets(
@@ -467,9 +460,7 @@ def _period(table: Interactions, begin: np.ndarray, end: np.ndarray, targets: st
     users = np.flatnonzero(begin[:-1] < end[:-1])
     first, last = begin[users], end[users] - 1
     if targets == "all":
-        counts = last - first + 1
-        stops = np.cumsum(counts)
-        rows = np.arange(int(stops[-1]) if len(stops) else 0) - np.repeat(stops - counts - first, counts)
+        rows = joined_ranges(first, last - first + 1)
     elif targets == "random":
         first = np.maximum(first, np.asarray(table.offsets)[users] + 1)  # the first row of a history has none before it
         hashes = token_hashes(table.user_tokens[users]) if len(users) else np.empty(0, dtype=np.uint64)
@@ -657,8 +648,7 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
     begin, length = begin[kept], length[kept]
     if not len(begin):
         raise UserError("the session rule leaves no session; loosen min_length.")
-    rows = np.repeat(begin - np.cumsum(length) + length, length) + np.arange(int(length.sum()))
-    return _renamed(table, rows, begin, length)
+    return _renamed(table, joined_ranges(begin, length), begin, length)
 
 
 def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
@@ -674,8 +664,7 @@ def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
 
 def _windows(begin: np.ndarray, length: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
     count = np.maximum(length - window + 1, 1)
-    starts = np.repeat(begin, count) + np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
-    return starts, np.minimum(np.repeat(length, count), window)
+    return joined_ranges(begin, count), np.minimum(np.repeat(length, count), window)
 
 
 def _renamed(table: Interactions, rows: np.ndarray, begin: np.ndarray, length: np.ndarray) -> Interactions:

@@ -17,6 +17,7 @@ from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.vectors import GivenVectors
 from recbole_llm.layers.text_projection import zca
 from recbole_llm.settings.schema import ITEM, USER
+from recbole_llm.utils.arrays import joined_ranges
 
 logger = logging.getLogger(__name__)
 
@@ -292,7 +293,7 @@ class SemanticFeatures:
         counts = np.bincount(owner[order], minlength=int(owner.max(initial=-1)) + 1)
         items = np.zeros((len(counts), int(counts.max(initial=1))), dtype=np.int64)
         labels = np.full(items.shape, -1, dtype=np.int64)
-        place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = joined_ranges(0, counts)
         items[owner[order], place] = item[order]
         labels[owner[order], place] = interest[order]
         return torch.from_numpy(items), torch.from_numpy(labels)
@@ -333,6 +334,5 @@ def _to_bags(rows: np.ndarray, answers: np.ndarray, lists: tuple[np.ndarray, np.
     length[rows] = counts
     ends = np.concatenate([[0], np.cumsum(length)])
     ids = np.empty(int(ends[-1]), dtype=np.int64)
-    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
-    ids[np.repeat(ends[rows], counts) + within] = flat[np.repeat(offsets[answers], counts) + within]
+    ids[joined_ranges(ends[rows], counts)] = flat[joined_ranges(offsets[answers], counts)]
     return Bags(torch.from_numpy(ends), torch.from_numpy(ids))
