@@ -42,11 +42,11 @@ from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
 from recbole_llm.data.recbole_reader import check_recbole_can_read
+from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import (
     Cases,
     Split,
     checked,
-    cut_sessions,
     read_user_ranks,
     split_interactions,
     without_fold,

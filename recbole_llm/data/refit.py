@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import Cuts, Split, of_windows, people_of, positions
+from recbole_llm.data.sessions import people_of
+from recbole_llm.data.split import Cuts, Split, of_windows, positions
 
 
 def with_validation(table: Interactions, split: Split, options: Mapping[str, Any]) -> Split:

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recbole_llm.data.interactions import PAD_TOKEN, Interactions, token_hashes
+from recbole_llm.data.interactions import Interactions, token_hashes
+from recbole_llm.data.sessions import earlier_windows_first, later_windows, people_of
 from recbole_llm.data.times import EARLIEST, LATEST, day_of, larger_unit, why_incomparable
 from recbole_llm.errors import UserError
 from recbole_llm.utils.arrays import joined_ranges
@@ -336,7 +337,7 @@ def temporal(table: Interactions, options: Options) -> Split:
     order = _by_end(table, options)
     order = order[np.diff(table.offsets)[order] > 1]
     bounds = [int(len(order) * 0.8), int(len(order) * 0.9)]
-    split = _last_items(table, *np.split(_earlier_windows_first(table, order, bounds[0]), bounds))
+    split = _last_items(table, *np.split(earlier_windows_first(table, order, bounds[0]), bounds))
     return of_windows(table, split, options)
 
 
@@ -347,58 +348,10 @@ def of_windows(table: Interactions, split: Split, options: Options) -> Split:
         return split
     last = np.zeros(len(table), dtype=bool)
     last[np.asarray(table.offsets)[1:] - 1] = True
-    fresh = last | ~_later_window(table)[table.user]
+    fresh = last | ~later_windows(table)[table.user]
     rows = split.train_rows[fresh[split.train_rows]]
     targets = split.train_targets[(last if wanted == "last" else fresh)[split.train_targets]]
     return replace(split, train_rows=rows, train_targets=targets)
-
-
-def _later_window(table: Interactions) -> np.ndarray:
-    """``(n_users + 1,)`` bool, which sessions are the one before them moved on by one interaction."""
-    offsets, found = np.asarray(table.offsets), np.zeros(len(table.user_tokens), dtype=bool)
-    if "sessions" not in table.facts or table.time is None:
-        return found
-    lengths = np.diff(offsets)
-    people = np.array([str(name).rpartition("#")[0] for name in table.user_tokens])
-    alike = (lengths[2:] == lengths[1:-1]) & (people[2:] == people[1:-1])
-    rows, owner = np.arange(len(table)), np.asarray(table.user)
-    twin = np.maximum(rows - lengths[owner] + 1, 0)  # where the session before has the same interaction
-    same = np.ones(len(table), dtype=bool)
-    for column in (table.item, table.time):
-        same &= np.asarray(column) == np.asarray(column)[twin]
-    same[offsets[1:] - 1] = True  # the last one is new
-    found[2:] = alike & np.logical_and.reduceat(same, offsets[2:-1])
-    return found
-
-
-def whole_sessions(table: Interactions) -> np.ndarray:
-    """``(n_users + 1,)`` int64: the first window of the session that each user is a window of; itself where it is none.
-
-    Sessions that were cut into sliding windows become one again.
-    """
-    users = np.arange(len(table.user_tokens))
-    return np.maximum.accumulate(np.where(_later_window(table), 0, users))
-
-
-def _earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -> np.ndarray:
-    """The order, where later windows of a session do not stand before a bound that earlier ones stand behind.
-
-    Windows overlap, so a later one that trains holds the target of an earlier one. Windows that end in one second
-    are in the order of their hash.
-    """
-    if table.time is None or "sessions" not in table.facts or not 0 < bound < len(order):
-        return order
-    last = np.asarray(table.time)[np.asarray(table.offsets)[order + 1] - 1]
-    tied = np.flatnonzero(last == last[bound])
-    people = people_of(table, order[tied])
-    order = order.copy()
-    for person in np.unique(people[tied < bound]):
-        places = tied[people == person]
-        before = int((places < bound).sum())
-        own = np.sort(order[places])  # numbers follow the session
-        if set(order[places[:before]]) != set(own[:before]):
-            order[places] = own
-    return order
 
 
 def published(table: Interactions, options: Options) -> Split:
@@ -600,85 +553,3 @@ def cold_cases(table: Interactions, split: Split, cases: Cases) -> np.ndarray:
 def rows_digest(rows: np.ndarray) -> str:
     """A short hash of row numbers."""
     return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest()[:16]
-
-
-def people_of(table: Interactions, users: np.ndarray) -> np.ndarray:
-    """Names of the people behind users: their own, or without the number of the session where histories are cut."""
-    names = table.user_tokens[users]
-    if "sessions" not in table.facts:
-        return names
-    return np.array([str(name).rpartition("#")[0] for name in names], dtype=np.str_)
-
-
-DAY = 86_400
-
-
-def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
-    """Cut histories by a rule.
-
-    Args:
-        table: interactions in canonical order, times in seconds.
-        rule: ``by: day`` starts a session with each UTC day; ``gap`` (seconds) starts one where that much
-            has passed since the *first* item of the running session, as LLM-DMsRec's released code has it;
-            ``window`` cuts sessions longer than that many items into sliding windows of that length, as
-            PO4ISR does; ``min_length`` drops shorter ones.
-
-    Raises:
-        UserError: the rule needs times that the dataset does not have, or leaves nothing.
-    """
-    if table.time is None:
-        raise UserError("sessions are cut by time: name the column of times with --TIME_FIELD.")
-    user, time = np.asarray(table.user), np.asarray(table.time)
-    if (rule.get("by") == "day" or rule.get("gap")) and (unit := larger_unit(time)):
-        raise UserError(
-            "sessions are cut by times in seconds since 1970, and this dataset's are "
-            f"{time.min():g} to {time.max():g}: {unit}, or take a protocol without sessions, such as loo."
-        )
-    new = np.ones(len(table), dtype=bool)
-    new[1:] = user[1:] != user[:-1]
-    if rule.get("by") == "day":
-        new[1:] |= time[1:] // DAY != time[:-1] // DAY
-    if rule.get("gap"):
-        _cut_by_gap(new, time, float(rule["gap"]))
-    begin = np.flatnonzero(new)
-    length = np.diff(np.append(begin, len(table)))
-    if rule.get("window"):
-        begin, length = _windows(begin, length, int(rule["window"]))
-    kept = length >= int(rule.get("min_length", 1))
-    begin, length = begin[kept], length[kept]
-    if not len(begin):
-        raise UserError("the session rule leaves no session; loosen min_length.")
-    return _renamed(table, joined_ranges(begin, length), begin, length)
-
-
-def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
-    """Mark a new session wherever ``gap`` has passed since the session's first item."""
-    for begin, end in zip(np.flatnonzero(new), np.append(np.flatnonzero(new)[1:], len(new)), strict=True):
-        first = begin
-        while True:
-            first = first + int(np.searchsorted(time[first:end], time[first] + gap, side="right"))
-            if first >= end:
-                break
-            new[first] = True
-
-
-def _windows(begin: np.ndarray, length: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    count = np.maximum(length - window + 1, 1)
-    return joined_ranges(begin, count), np.minimum(np.repeat(length, count), window)
-
-
-def _renamed(table: Interactions, rows: np.ndarray, begin: np.ndarray, length: np.ndarray) -> Interactions:
-    owner = np.asarray(table.user)[begin]
-    number = np.arange(len(begin)) - np.searchsorted(owner, owner, side="left") + 1
-    names = [f"{token}#{n}" for token, n in zip(table.user_tokens[owner], number, strict=True)]
-    session = np.repeat(np.arange(1, len(begin) + 1, dtype=np.int32), length)
-    return replace(
-        table,
-        user=session,
-        item=np.asarray(table.item)[rows],
-        time=None if table.time is None else np.asarray(table.time)[rows],
-        extra={name: np.asarray(values)[rows] for name, values in table.extra.items()},
-        offsets=np.concatenate([[0, 0], np.cumsum(length)]).astype(np.int64),
-        user_tokens=np.array([PAD_TOKEN, *names], dtype=np.str_),
-        facts={**table.facts, "sessions": len(begin)},
-    )

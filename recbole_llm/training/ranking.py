@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
-from recbole_llm.data.split import Cases, people_of
+from recbole_llm.data.sessions import people_of
+from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
 from recbole_llm.training.lists import TopLists

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.interactions import Interactions, ReadSpec, read_interactions
+from recbole_llm.data.sessions import cut_sessions
 
+WINDOWS = {"by": "day", "window": 4, "min_length": 2}  # a rule of sessions
 HEADER = "user_id:token\titem_id:token\ttimestamp:float"
 
 
@@ -32,3 +34,10 @@ def names(table: Interactions) -> list[tuple[str, str]]:
 def walks(lengths: Sequence[int]) -> list[tuple[str, str, int]]:
     """Users ``u0, u1, ...`` with so many interactions each, with items of their own, in time order."""
     return [(f"u{user}", f"i{user}.{step}", 100 * user + step) for user, n in enumerate(lengths) for step in range(n)]
+
+
+def windows(folder: Path, lengths: Sequence[int]) -> Interactions:
+    """Sliding windows of users who have all their items in one second, but for a first user."""
+    rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
+    rows += [("early", "i", 1), ("early", "j", 50)]
+    return cut_sessions(table_of(folder, rows), WINDOWS)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recbole_llm.data.split import cut_sessions, fold_of_users, leave_one_out, rows_digest, user_split, without_fold
+from recbole_llm.data.sessions import cut_sessions
+from recbole_llm.data.split import fold_of_users, leave_one_out, rows_digest, user_split, without_fold
 from tests.data.build import table_of, walks
 
 LENGTHS = [5, 3, 9, 4, 2, 7, 3, 1, 6, 4, 5]

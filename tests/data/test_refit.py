@@ -11,7 +11,8 @@ import pytest
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.parts import split_by_parts
 from recbole_llm.data.refit import with_validation
-from recbole_llm.data.split import Split, cut_sessions, people_of, split_interactions
+from recbole_llm.data.sessions import cut_sessions, people_of
+from recbole_llm.data.split import Split, split_interactions
 from tests.data.build import table_of
 
 GTS = {"split": "gts", "valid_from": 0.6, "test_from": 0.8}

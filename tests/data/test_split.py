@@ -9,20 +9,19 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.candidates import rarity, sampled
+from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import (
     Cases,
-    cut_sessions,
     leave_one_out,
     read_user_ranks,
     split_interactions,
     temporal,
     user_split,
     whole_histories,
-    whole_sessions,
 )
 from recbole_llm.data.split_facts import targets_in_history
 from recbole_llm.errors import UserError
-from tests.data.build import table_of, walks
+from tests.data.build import WINDOWS, table_of, walks, windows
 
 
 @pytest.fixture
@@ -135,9 +134,6 @@ def test_an_item_that_a_user_has_twice_is_one_target_of_a_held_out_user(tmp_path
     assert [items(table, test.target_rows[a:b]) for a, b in pairwise(test.target_offsets)] == [["x", "y", "z"]]
 
 
-WINDOWS = {"by": "day", "window": 4, "min_length": 2}
-
-
 @pytest.mark.parametrize(
     ("sessions", "spec"),
     [
@@ -160,13 +156,6 @@ def test_times_that_count_over_the_whole_file_order_users(tmp_path):
     rows = [(f"u{user}", f"i{step}", 1 + 5 * user + step) for user in range(20) for step in range(5)]
     split = temporal(table_of(tmp_path, rows), {"protocol": "temporal_20"})
     assert (len(split.valid), len(split.test)) == (2, 2)
-
-
-def windows(folder, lengths):
-    """Sliding windows of users who have all their items in one second, but for a first user."""
-    rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
-    rows += [("early", "i", 1), ("early", "j", 50)]
-    return cut_sessions(table_of(folder, rows), WINDOWS)
 
 
 @pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6)])
@@ -196,17 +185,6 @@ def test_windows_train_each_interaction_once_or_their_last_item_alone(tmp_path, 
     assert splits["last"].train_targets.tolist() == (table.offsets[trained + 1] - 1).tolist()
     for kind in ("once", "last"):
         assert splits[kind].valid.target_rows.tolist() == splits["all"].valid.target_rows.tolist()
-
-
-def test_windows_are_undone(tmp_path):
-    table = windows(tmp_path, (9, 3, 14))
-    people = [str(name).rpartition("#")[0] for name in table.user_tokens]
-    sessions = whole_sessions(table)
-    assert sessions[0] == 0
-    for user in range(1, table.n_users + 1):
-        assert sessions[user] == people.index(people[user])
-    plain = table_of(tmp_path, [("u", "i", 1), ("u", "j", 2), ("v", "j", 3)])
-    assert whole_sessions(plain).tolist() == [0, 1, 2]
 
 
 def test_whole_histories_of_windows_end_with_their_last_training_row(tmp_path):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import cut_sessions, session, temporal
+from recbole_llm.data.sessions import cut_sessions
+from recbole_llm.data.split import session, temporal
 from recbole_llm.data.times import comparison_facts, day_of, in_seconds, larger_unit, notices, warnings
 from recbole_llm.errors import UserError
 from tests.data.build import HEADER, names, table_of

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import SPLITS, cut_sessions, split_interactions
+from recbole_llm.data.sessions import cut_sessions
+from recbole_llm.data.split import SPLITS, split_interactions
 from recbole_llm.features.feature import training_lists, visible_ends
 
 

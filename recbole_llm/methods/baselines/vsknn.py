@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llm.data.split import whole_sessions
+from recbole_llm.data.sessions import whole_sessions
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import VSKNNSettings
 
