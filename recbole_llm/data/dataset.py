@@ -23,6 +23,7 @@ from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
 from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import (
@@ -38,7 +39,6 @@ from recbole_llm.data.interactions import (
     no_time_facts,
     time_facts,
 )
-from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
 from recbole_llm.data.recbole_reader import check_recbole_can_read

@@ -7,7 +7,7 @@ the batch where that changes nothing, and columns that the model does not read a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,12 +18,13 @@ from recbole.data.interaction import Interaction
 from recbole.data.transform import construct_transform
 from recbole.utils import InputType
 
+from recbole_llm.data.batch import LazyInteraction, Source
+from recbole_llm.data.negative import NegativeSampler
 from recbole_llm.data.split import Cases
 from recbole_llm.layers.next_item import PLACES, TARGETS, places_of
 from recbole_llm.layers.waits import at_hand
 from recbole_llm.utils.arrays import joined_ranges
 
-Source = Callable[[], torch.Tensor]
 Transform = Callable[[Any, Interaction], Interaction]
 Shape = tuple[int, ...]  # what the host knows of a batch: how many rows, how wide, ...
 
@@ -187,8 +188,9 @@ class TrainLoader:
         arguments = config["train_neg_sample_args"]
         self.negatives = 0 if arguments["distribution"] == "none" else int(arguments["sample_num"])
         self.pairwise = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
-        times = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
-        self.step = max(int(config["train_batch_size"]) // times, 1)
+        # Rows of a batch for each example: one a negative, and one for the example itself where it stands apart.
+        self.copies = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
+        self.step = max(int(config["train_batch_size"]) // self.copies, 1)
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
         self._rank, self._world = 0, 1
         self.sampler: NegativeSampler | None = None
@@ -262,10 +264,7 @@ class TrainLoader:
             shape: see :meth:`shape`.
         """
         table = self.table
-        copies = 1
-        if self.negatives:
-            copies = self.negatives + (0 if self.pairwise else 1)
-        rows = rows.repeat(copies) if copies > 1 else rows
+        rows = rows.repeat(self.copies) if self.copies > 1 else rows
         sources = table.interactions(rows)
         if self.sequential:
             user = table.user[rows].long()
@@ -404,9 +403,8 @@ class EvalLoader:
     ) -> None:
         self.table, self.cases, self.sequential, self.silent = table, cases, sequential, silent
         self.batch_size = max(1, batch_size)
-        lengths = np.minimum(cases.end - cases.start, table.max_length)
-        self.order = np.argsort(lengths, kind="stable") if sequential else np.arange(len(cases))
-        self.longest = lengths
+        self.lengths = np.minimum(cases.end - cases.start, table.max_length)
+        self.order = np.argsort(self.lengths, kind="stable") if sequential else np.arange(len(cases))
 
     def __len__(self) -> int:
         return -(-len(self.cases) // self.batch_size)
@@ -434,186 +432,8 @@ class EvalLoader:
             candidates = cases.candidates[chosen]
             sources["candidates"] = lambda: shuffled_lines(on_device(candidates).long(), end)
         if self.sequential:
-            width = table.width(int(self.longest[chosen].max(initial=1)))
+            width = table.width(int(self.lengths[chosen].max(initial=1)))
             sources |= table.histories(user, on_device(cases.start[chosen]), end, width)
         batch = LazyInteraction(sources, len(chosen))
         table.join(batch)
         return table.transformed(batch)
-
-
-class LazyInteraction(Interaction):
-    """RecBole's ``Interaction`` over sources instead of tensors; equal to it once a column was read.
-
-    Args:
-        sources: for each column a function that makes its tensor, first dimension ``length``.
-        length: number of rows.
-    """
-
-    def __init__(self, sources: Mapping[str, Source], length: int) -> None:
-        # The parent's constructor would build every column: it is left out on purpose.
-        self._sources = dict(sources)
-        self._ready: dict[str, torch.Tensor] = {}
-        self.length = length
-
-    @property
-    def interaction(self) -> dict[str, torch.Tensor]:
-        """All columns, built; code that works on the whole batch pays for the whole batch."""
-        for name in list(self._sources):
-            self[name]
-        return self._ready
-
-    @interaction.setter
-    def interaction(self, columns: dict[str, torch.Tensor]) -> None:
-        self._sources, self._ready = {}, columns
-
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]
-        if not isinstance(index, str):
-            return super().__getitem__(index)
-        if index not in self._ready:
-            self._ready[index] = self._sources.pop(index)()
-        return self._ready[index]
-
-    def __setitem__(self, key: str, value: torch.Tensor) -> None:
-        self._sources.pop(key, None)
-        self._ready[key] = value
-
-    def __delitem__(self, key: str) -> None:
-        if key not in self:
-            raise KeyError(f"{key} is not in this interaction")
-        self._sources.pop(key, None)
-        self._ready.pop(key, None)
-
-    def __contains__(self, item: str) -> bool:
-        return item in self._ready or item in self._sources
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*self._ready, *self._sources])
-
-    def __getattr__(self, item: str) -> torch.Tensor:
-        if item.startswith("_") or item not in self:
-            raise AttributeError(f"'LazyInteraction' object has no attribute {item!r}")
-        return self[item]
-
-    def __deepcopy__(self, memo: dict[int, object]) -> LazyInteraction:
-        # The default would copy what the sources hold on to: the whole dataset.
-        copied = LazyInteraction(self._sources, self.length)
-        copied._ready = {name: value.clone() for name, value in self._ready.items()}
-        return copied
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of all columns, built or not."""
-        return list(self)
-
-    def add(self, name: str, source: Source) -> None:
-        """Add a column that is built on first use."""
-        self._ready.pop(name, None)
-        self._sources[name] = source
-
-    def update(self, new_inter: Interaction) -> None:
-        """Take over the columns of another interaction."""
-        for name in new_inter:
-            self[name] = new_inter[name]
-
-    def drop(self, column: str) -> None:
-        """Remove a column; ``ValueError`` if there is none of that name, as in RecBole."""
-        if column not in self:
-            raise ValueError(f"Column [{column}] is not in [{self.columns}].")
-        del self[column]
-
-
-class NegativeSampler:
-    """Items that a user has no training interaction with.
-
-    Uniform draws are exact in one step: if user ``u`` lacks ``m`` items, draw ``r`` in ``[0, m)`` and take
-    the ``r``-th missing one. With the user's items sorted as ``s_0 < s_1 < ...``, ``s_j - j - 1`` items are
-    missing below ``s_j``, so the answer is ``r + 1`` plus the number of ``j`` with ``s_j - j - 1 <= r``: one
-    binary search. The distribution is that of RecBole's ``Sampler``, which rejects draws in Python loops.
-
-    Args:
-        user, item: training interactions (ids from 1).
-        n_users, n_items: numbers of ids, the padding id included.
-        device: where samples are drawn and returned.
-        distribution: ``uniform`` or ``popularity`` (proportional to training counts to the power ``alpha``).
-        seed: of the sampler's own generator.
-
-    Attributes:
-        generator: what draws come from.
-    """
-
-    def __init__(
-        self,
-        user: np.ndarray,
-        item: np.ndarray,
-        n_users: int,
-        n_items: int,
-        device: torch.device,
-        distribution: str = "uniform",
-        alpha: float = 1.0,
-        seed: int = 0,
-    ) -> None:
-        self.n_items, self.device = n_items, device
-        pairs = np.unique(user.astype(np.int64) * n_items + item)
-        owner, items = pairs // n_items, pairs % n_items
-        degree = np.bincount(owner, minlength=n_users)
-        begin = np.concatenate([[0], np.cumsum(degree)[:-1]])
-        missing_below = items - (np.arange(len(pairs)) - begin[owner]) - 1
-        self._keys = torch.from_numpy(owner * (n_items + 1) + missing_below).to(device)
-        self._pairs = torch.from_numpy(pairs).to(device)
-        self._begin = torch.from_numpy(begin).to(device)
-        self._missing = torch.from_numpy(n_items - 1 - degree).to(device)
-        self.generator = torch.Generator(device=device).manual_seed(seed)
-        self._cumulative: torch.Tensor | None = None
-        if distribution == "popularity":
-            weights = np.bincount(item, minlength=n_items).astype(np.float64) ** alpha
-            weights[0] = 0.0
-            self._cumulative = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
-
-    def reseed(self, seed: int) -> None:
-        """Begin the draws anew."""
-        self.generator.manual_seed(seed)
-
-    def state(self) -> torch.Tensor:
-        """State of the random generator, for checkpoints."""
-        return self.generator.get_state()
-
-    def set_state(self, state: torch.Tensor) -> None:
-        """Restore what :meth:`state` gave."""
-        self.generator.set_state(state.cpu())
-
-    def _random(self, size: int) -> torch.Tensor:
-        return torch.rand(size, generator=self.generator, device=self.device, dtype=torch.float64)
-
-    def for_users(self, users: torch.Tensor, count: int = 1) -> torch.Tensor:
-        """``count`` negatives for each of ``users``, in RecBole's layout: ``(count * B,)``, round by round."""
-        users = users.repeat(count)
-        if self._cumulative is not None:
-            return self._popular(users)
-        missing = self._missing[users]
-        drawn = (self._random(len(users)) * missing).long().clamp_(max=self.n_items - 2)
-        keys = users * (self.n_items + 1) + drawn
-        below = torch.searchsorted(self._keys, keys, right=True) - self._begin[users]
-        # A user who has every item has no negative; RecBole would loop for ever, any item serves.
-        return (drawn + 1 + below).clamp_(max=self.n_items - 1)
-
-    def _popular(self, users: torch.Tensor) -> torch.Tensor:
-        """Popularity draws, again where the user has the item; a bounded number of rounds."""
-        assert self._cumulative is not None
-        items = torch.searchsorted(self._cumulative, self._random(len(users))).clamp_(1, self.n_items - 1)
-        for _ in range(64):
-            keys = users * self.n_items + items
-            place = torch.searchsorted(self._pairs, keys).clamp_(max=len(self._pairs) - 1)
-            taken = (self._pairs[place] == keys).nonzero(as_tuple=True)[0]
-            if not len(taken):
-                break
-            items[taken] = torch.searchsorted(self._cumulative, self._random(len(taken))).clamp_(1, self.n_items - 1)
-        return items
-
-    def except_items(self, items: torch.Tensor, count: int = 1) -> torch.Tensor:
-        """``count`` uniform items for each row other than the row's own (RecBole's ``RepeatableSampler``)."""
-        items = items.repeat(count)
-        if self._cumulative is not None:
-            drawn = torch.searchsorted(self._cumulative, self._random(len(items))).clamp_(1, self.n_items - 1)
-            return torch.where(drawn == items, drawn % (self.n_items - 1) + 1, drawn)
-        drawn = (self._random(len(items)) * (self.n_items - 2)).long() + 1
-        return drawn + (drawn >= items).long()

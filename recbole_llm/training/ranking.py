@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.data.loaders import DeviceTable, EvalLoader, LazyInteraction
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.loaders import DeviceTable, EvalLoader
 from recbole_llm.data.sessions import people_of
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError

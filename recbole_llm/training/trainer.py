@@ -20,7 +20,8 @@ import torch
 from recbole.trainer import Trainer
 from recbole.utils import ModelType, calculate_valid_score, early_stopping
 
-from recbole_llm.data.loaders import EvalLoader, LazyInteraction, Shape, TrainLoader
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.loaders import EvalLoader, Shape, TrainLoader
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import UNCUT_METRICS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
-from recbole_llm.data.loaders import LazyInteraction
+from recbole_llm.data.batch import LazyInteraction
 
 
 def tensors():

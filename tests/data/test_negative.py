@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from recbole_llm.data.loaders import NegativeSampler
+from recbole_llm.data.negative import NegativeSampler
 
 CPU = torch.device("cpu")
 DRAWS = 20_000

@@ -14,8 +14,8 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
+from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.loaders import LazyInteraction
 from recbole_llm.data.times import why_incomparable
 
 

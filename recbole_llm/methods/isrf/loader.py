@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from recbole_llm.data.loaders import DeviceTable, LazyInteraction, NegativeSampler
+from recbole_llm.data.batch import LazyInteraction
+from recbole_llm.data.loaders import DeviceTable
+from recbole_llm.data.negative import NegativeSampler
 from recbole_llm.methods.isrf.settings import ISRFSettings
 
 Draw = tuple[torch.Tensor, torch.Tensor | None]  # users of a batch, and the rows of their targets where they are known
