@@ -37,6 +37,7 @@ from recbole_llm.data.interactions import (
     exact_repeats,
     load_interactions,
     no_time_facts,
+    offsets_of,
     time_facts,
 )
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
@@ -301,7 +302,6 @@ class BenchDatasetMixin(Dataset):
     def _table_from_frame(self) -> Interactions:
         """The flat arrays of interactions that RecBole read; they are in canonical order already."""
         user = self.inter_feat[self.uid_field].to_numpy().astype(np.int32)
-        counts = np.bincount(user, minlength=self.user_num)
         time, facts = None, self._reading
         if self.time_field not in self.inter_feat:
             spec = ReadSpec.from_settings(self.config.final_config_dict)
@@ -317,7 +317,7 @@ class BenchDatasetMixin(Dataset):
             item=self.inter_feat[self.iid_field].to_numpy().astype(np.int32),
             time=time,
             extra={},
-            offsets=np.concatenate([[0], np.cumsum(counts)]),
+            offsets=offsets_of(user, self.user_num),
             user_tokens=self.field2id_token[self.uid_field],
             item_tokens=self.field2id_token[self.iid_field],
             facts=facts,

@@ -357,84 +357,165 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     Raises:
         UserError: a missing column, a bad value, or nothing left after filtering.
     """
-    columns = check_columns(path, spec)
-    ids = (spec.user_field, spec.item_field)
-    data, names = read_columns(path, columns, spec.separator)
-    tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
-    rows_read = len(data[ids[0]])
-    if not rows_read:
-        raise UserError(f"{path} has a header and no rows.")
-    whole = (data[ids[0]] > 0) & (data[ids[1]] > 0)
-    missing = rows_read - int(whole.sum())
-    if missing:
-        data = {name: values[whole] for name, values in data.items()}
-    user, item = data.pop(ids[0]), data.pop(ids[1])
-    time = as_exact_time(data.pop(spec.time_field), path, spec.time_field) if spec.time_field else None
-
-    order, tied = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
-    repeated = 0
-    if time is not None and spec.duplicates is None and len(repeats := exact_repeats(user, item, time, order)):
-        repeated = len(repeats)
-        once = np.ones(len(user), dtype=bool)
-        once[repeats] = False
-        user, item, time = user[once], item[once], time[once]
-        data = {name: values[once] for name, values in data.items()}
-        order, _ = canonical_order(user, item, time, tokens[ids[0]], tokens[ids[1]])
+    rows, rows_read = _read_rows(path, spec)
+    missing = rows_read - len(rows)
+    repeated = rows.drop_repeats() if spec.time_field and spec.duplicates is None else 0
+    whole = len(rows)
     # Told before filters leave gaps in the counting.
-    facts = no_time_facts(path, user, item, spec) if time is None else time_facts(user[order], time[order])
-    own = {ids[0]: user, ids[1]: item} | ({} if time is None else {str(spec.time_field): time})
-    keep = _keep_by_values(data | own, tokens, spec)
-    del own  # the rows as they were in the file would stay in memory beside the ordered ones
-    if spec.duplicates in ("first", "last"):
-        frame = pd.DataFrame({"u": user[order], "i": item[order]})
-        keep[order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False
-    by_value = int(keep.sum())
-    if spec.user_interval or spec.item_interval:
-        inner = np.flatnonzero(keep)
-        keep[inner] = _keep_by_counts(user[inner], item[inner], spec)
+    if rows.time is None:
+        of_times = no_time_facts(path, rows.user, rows.item, spec)
+    else:
+        of_times = time_facts(rows.user[rows.order], rows.time[rows.order])
+    keep, by_value = _filtered(rows, spec)
     if not keep.any():
         raise UserError(
             f"{path}: the filters leave no interaction; loosen val_interval or the *_inter_num_interval keys."
         )
     if not keep.all():
-        kept_rows = np.flatnonzero(keep)
-        place = np.full(len(keep), -1, dtype=np.int64)
-        place[kept_rows] = np.arange(len(kept_rows))
-        order = place[order][place[order] >= 0]
-        user, tokens[ids[0]] = _compact(user[kept_rows], tokens[ids[0]])
-        item, tokens[ids[1]] = _compact(item[kept_rows], tokens[ids[1]])
-        time = time[kept_rows] if time is not None else None
-        data = {name: values[kept_rows] for name, values in data.items()}
-        # Ids changed, and with them the users' places; the order within a user stands.
-        order = order[np.argsort(user[order], kind="stable")]
-    user = user[order]
-    if time is not None:
-        time, of_unit = in_seconds(time[order], f"{path}, {spec.time_field}")
-        facts |= of_unit
-    offsets = np.zeros(len(tokens[ids[0]]) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(user, minlength=len(tokens[ids[0]])), out=offsets[1:])
-    facts = {
-        "rows_read": rows_read,
-        "rows_without_user_or_item": missing,
-        **({"rows_repeated": repeated} if repeated else {}),
-        "rows_filtered_by_value_or_duplicate": rows_read - missing - repeated - by_value,
-        "rows_filtered_by_count": by_value - int(keep.sum()),
-        "rows_tied_in_time": tied,
-        **facts,
-    }
+        rows.keep(keep)
+        rows.renumber()
+    rows.arrange()
+    if spec.time_field:
+        rows.columns[spec.time_field], of_unit = in_seconds(rows.columns[spec.time_field], f"{path}, {spec.time_field}")
+        of_times |= of_unit
     if missing:
         logger.warning("%s: %d rows lack a user or an item and were left out", path, missing)
-    return Interactions(
-        user=user,
-        item=item[order],
-        time=time,
-        extra={name: _fill_missing(values[order], name in tokens) for name, values in data.items()},
-        offsets=offsets,
-        user_tokens=tokens[ids[0]],
-        item_tokens=tokens[ids[1]],
-        extra_tokens={name: found for name, found in tokens.items() if name not in ids},
-        facts=facts,
+    return rows.table(
+        {
+            "rows_read": rows_read,
+            "rows_without_user_or_item": missing,
+            **({"rows_repeated": repeated} if repeated else {}),
+            "rows_filtered_by_value_or_duplicate": whole - by_value,
+            "rows_filtered_by_count": by_value - len(rows),
+            "rows_tied_in_time": rows.tied,
+            **of_times,
+        }
     )
+
+
+class _Rows:
+    """The rows of a file on their way to :class:`Interactions`; each column is replaced in place, to spare memory.
+
+    Args:
+        columns: by name, ``(n,)`` each, in the order of the file.
+        tokens: names by id of the token columns.
+        spec: which columns hold users, items and times.
+
+    Attributes:
+        order: ``(n,)`` the canonical order of the rows.
+        tied: how many rows of the file share user and time with another one.
+    """
+
+    def __init__(self, columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray], spec: ReadSpec) -> None:
+        self.columns, self.tokens, self.spec = columns, tokens, spec
+        user_tokens, item_tokens = tokens[spec.user_field], tokens[spec.item_field]
+        self.order, self.tied = canonical_order(self.user, self.item, self.time, user_tokens, item_tokens)
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def user(self) -> np.ndarray:
+        """``(n,)`` int32 user ids."""
+        return self.columns[self.spec.user_field]
+
+    @property
+    def item(self) -> np.ndarray:
+        """``(n,)`` int32 item ids."""
+        return self.columns[self.spec.item_field]
+
+    @property
+    def time(self) -> np.ndarray | None:
+        """``(n,)`` times, or ``None`` where they are not read."""
+        return self.columns[self.spec.time_field] if self.spec.time_field else None
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Leave out the rows that ``chosen``, ``(n,)`` bool, does not name; the others stand in the order they had."""
+        place = np.cumsum(chosen) - 1
+        self.order = place[self.order[chosen[self.order]]]
+        for name, values in self.columns.items():
+            self.columns[name] = values[chosen]
+
+    def drop_repeats(self) -> int:
+        """Leave out rows that repeat an earlier one of the file exactly; how many they were."""
+        assert self.time is not None
+        repeats = exact_repeats(self.user, self.item, self.time, self.order)
+        if len(repeats):
+            once = np.ones(len(self), dtype=bool)
+            once[repeats] = False
+            self.keep(once)
+        return len(repeats)
+
+    def renumber(self) -> None:
+        """Close the gaps that left-out rows have torn into the ids; users stand in the order of their new ones."""
+        for name in (self.spec.user_field, self.spec.item_field):
+            self.columns[name], self.tokens[name] = _compact(self.columns[name], self.tokens[name])
+        self.order = self.order[np.argsort(self.user[self.order], kind="stable")]
+
+    def arrange(self) -> None:
+        """Put the rows into their canonical order."""
+        for name, values in self.columns.items():
+            self.columns[name] = values[self.order]
+
+    def table(self, facts: dict[str, Any]) -> Interactions:
+        """The rows, once they are arranged, as interactions."""
+        own = (self.spec.user_field, self.spec.item_field, self.spec.time_field)
+        extra = {name: values for name, values in self.columns.items() if name not in own}
+        return Interactions(
+            user=self.user,
+            item=self.item,
+            time=self.time,
+            extra={name: _fill_missing(values, name in self.tokens) for name, values in extra.items()},
+            offsets=offsets_of(self.user, len(self.tokens[self.spec.user_field])),
+            user_tokens=self.tokens[self.spec.user_field],
+            item_tokens=self.tokens[self.spec.item_field],
+            extra_tokens={name: found for name, found in self.tokens.items() if name in extra},
+            facts=facts,
+        )
+
+
+def _read_rows(path: Path, spec: ReadSpec) -> tuple[_Rows, int]:
+    """The rows of a file that have a user and an item, and how many it has in all."""
+    columns = check_columns(path, spec)
+    data, names = read_columns(path, columns, spec.separator)
+    user, item = data[spec.user_field], data[spec.item_field]
+    if not len(user):
+        raise UserError(f"{path} has a header and no rows.")
+    whole = (user > 0) & (item > 0)
+    if not whole.all():
+        data = {name: values[whole] for name, values in data.items()}
+    if spec.time_field:
+        data[spec.time_field] = as_exact_time(data[spec.time_field], path, spec.time_field)
+    tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
+    return _Rows(data, tokens, spec), len(whole)
+
+
+def _filtered(rows: _Rows, spec: ReadSpec) -> tuple[np.ndarray, int]:
+    """Which rows the filters keep, ``(n,)`` bool, and how many stay before users and items are counted."""
+    keep = _keep_by_values(rows.columns, rows.tokens, spec)
+    if spec.duplicates in ("first", "last"):
+        frame = pd.DataFrame({"user": rows.user[rows.order], "item": rows.item[rows.order]})
+        keep[rows.order[frame.duplicated(keep=spec.duplicates).to_numpy()]] = False
+    by_value = int(keep.sum())
+    if spec.user_interval or spec.item_interval:
+        inner = np.flatnonzero(keep)
+        keep[inner] = _keep_by_counts(rows.user[inner], rows.item[inner], spec)
+    return keep, by_value
+
+
+def offsets_of(user: np.ndarray, count: int) -> np.ndarray:
+    """Where each id's rows begin among rows that stand by user, and where the last ones end.
+
+    Args:
+        user: ``(n,)`` ids from 0, ascending.
+        count: how many ids there are.
+
+    Returns:
+        ``(count + 1,)`` int64.
+    """
+    offsets = np.zeros(count + 1, dtype=np.int64)
+    np.cumsum(np.bincount(user, minlength=count), out=offsets[1:])
+    return offsets
 
 
 def time_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:

@@ -28,6 +28,7 @@ from recbole_llm.data.interactions import (
     canonical_order,
     check_columns,
     no_time_facts,
+    offsets_of,
     time_facts,
 )
 from recbole_llm.data.split import Split, cases_of_sets, positions
@@ -166,14 +167,12 @@ def _table(
         time, of_unit = in_seconds(time[order], f"{folder}, {spec.time_field}")
         facts |= of_unit
     facts |= _overlaps(user, item, time, label)
-    offsets = np.zeros(len(names[0]) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(user, minlength=len(names[0])), out=offsets[1:])
     return Interactions(
         user=user,
         item=item,
         time=time,
         extra={name: frame[name].to_numpy()[order] for name in (*spec.extra, _LABEL)},
-        offsets=offsets,
+        offsets=offsets_of(user, len(names[0])),
         user_tokens=names[0],
         item_tokens=names[1],
         extra_tokens={name: tokens[name] for name in spec.extra if name in tokens},
