@@ -31,7 +31,7 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 5  # raise when the cached files change their meaning
+FORMAT = 6  # raise when the cached files change their meaning
 PAD_TOKEN = "[PAD]"  # noqa: S105 - RecBole's padding token
 KEEP = "keep"  # rm_dup_inter: all rows, those too that repeat another one exactly
 
@@ -287,8 +287,13 @@ def _keep_by_counts(user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> np.nd
         keep = left
 
 
-def _compact(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber ids without gaps, in order of first appearance, after rows were left out."""
+def compact_ids(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids without gaps, in order of first appearance, and their names, after rows were left out.
+
+    Args:
+        ids: ``(n,)`` int32 from 1.
+        tokens: names by id, the padding id's included.
+    """
     present = pd.unique(ids)
     if len(present) == len(tokens) - 1:
         return ids, tokens
@@ -449,7 +454,7 @@ class _Rows:
     def renumber(self) -> None:
         """Close the gaps that left-out rows have torn into the ids; users stand in the order of their new ones."""
         for name in (self.spec.user_field, self.spec.item_field):
-            self.columns[name], self.tokens[name] = _compact(self.columns[name], self.tokens[name])
+            self.columns[name], self.tokens[name] = compact_ids(self.columns[name], self.tokens[name])
         self.order = self.order[np.argsort(self.user[self.order], kind="stable")]
 
     def arrange(self) -> None:
@@ -487,6 +492,8 @@ def _read_rows(path: Path, spec: ReadSpec) -> tuple[_Rows, int]:
     if spec.time_field:
         data[spec.time_field] = as_exact_time(data[spec.time_field], path, spec.time_field)
     tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
+    for name in (spec.user_field, spec.item_field):  # an item without any user would be ranked
+        data[name], tokens[name] = compact_ids(data[name], tokens[name])
     return _Rows(data, tokens, spec), len(whole)
 
 

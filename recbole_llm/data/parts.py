@@ -27,6 +27,7 @@ from recbole_llm.data.interactions import (
     cached_interactions,
     canonical_order,
     check_columns,
+    compact_ids,
     no_time_facts,
     offsets_of,
     time_facts,
@@ -113,8 +114,8 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
         data, names = read_columns(files[part], columns, spec.separator)
         for name, found in names.items():
             known = vocabularies.setdefault(name, {})
-            joined = np.array([0, *(known.setdefault(token, len(known) + 1) for token in found)], dtype=np.int32)
-            data[name] = joined[np.maximum(data[name], 0)]
+            ids = np.array([0, *(known.setdefault(token, len(known) + 1) for token in found)], dtype=np.int32)
+            data[name] = ids[np.maximum(data[name], 0)]
         if spec.time_field:
             data[spec.time_field] = as_exact_time(data[spec.time_field], files[part], spec.time_field)
         frame = pd.DataFrame(data)
@@ -133,8 +134,11 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
             raise UserError(f"{files[part]} holds no interaction.")
         frames.append(frame.assign(**{_LABEL: number}))
     tokens = {name: np.array([PAD_TOKEN, *known], dtype=np.str_) for name, known in vocabularies.items()}
+    joined = pd.concat(frames, ignore_index=True)
+    for name in (spec.user_field, spec.item_field):  # of rows that were left out
+        joined[name], tokens[name] = compact_ids(joined[name].to_numpy(), tokens[name])
     counts = {name: count for name, count in facts.items() if count or name not in ("rows_repeated", "lines_alike")}
-    return _table(pd.concat(frames, ignore_index=True), tokens, spec, counts, files["train"].parent)
+    return _table(joined, tokens, spec, counts, files["train"].parent)
 
 
 def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:

@@ -114,6 +114,15 @@ def test_rows_without_user_or_item_are_left_out_and_counted(tmp_path):
     assert table.facts["rows_read"] == 4
 
 
+def test_what_stands_only_in_rows_that_are_left_out_is_no_user_and_no_item(tmp_path):
+    """As in RecBole; such an item was ranked, and such a user counted."""
+    rows = [("c", "", 5), ("u", "a", 1), ("", "z", 6), ("v", "b", 4), ("u", "b", 2)]
+    table = table_of(tmp_path, rows)
+    assert table.user_tokens.tolist() == [PAD_TOKEN, "u", "v"]
+    assert table.item_tokens.tolist() == [PAD_TOKEN, "a", "b"]
+    assert names(table) == [("u", "a"), ("u", "b"), ("v", "b")]
+
+
 def test_filters_that_leave_nothing_are_a_user_error(tmp_path):
     with pytest.raises(UserError, match="the filters leave no interaction"):
         table_of(tmp_path, walks([2, 2]), user_interval="[3,inf)")

@@ -54,6 +54,19 @@ def test_ids_are_recbole_s(tiny):
     assert table.item_tokens.tolist() == theirs.field2id_token["item_id"].tolist()
 
 
+def test_ids_are_recbole_s_where_rows_lack_a_user_or_an_item(tiny):
+    file = tiny / "tiny.inter"
+    header, *lines = file.read_text(encoding="utf-8").splitlines()
+    place = [column.partition(":")[0] for column in header.split("\t")].index
+    nameless, empty = (lines[0].split("\t") for _ in range(2))
+    nameless[place("user_id")], nameless[place("item_id")] = "", "ranked"
+    empty[place("user_id")], empty[place("item_id")] = "counted", ""
+    file.write_text("\n".join([header, "\t".join(empty), *lines, "\t".join(nameless)]) + "\n", encoding="utf-8")
+    theirs, table = recbole_dataset(), ours()
+    assert table.user_tokens.tolist() == theirs.field2id_token["user_id"].tolist()
+    assert table.item_tokens.tolist() == theirs.field2id_token["item_id"].tolist()
+
+
 LOAD = {"inter": ["user_id", "item_id", "rating", "timestamp"]}
 
 

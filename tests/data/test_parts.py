@@ -66,6 +66,14 @@ def test_each_part_is_what_its_name_says(parts: Path) -> None:
     assert found.split.without_history == {"valid": 1, "test": 0}
 
 
+def test_what_stands_only_in_rows_that_are_left_out_is_no_user_and_no_item(parts: Path) -> None:
+    write_rows(parts / "mine.train.inter", [("", "unread", 0), *TRAIN[:2], ("nobody", "", 0), *TRAIN[2:]])
+    table = dataset().table
+    assert table.user_tokens.tolist()[1:] == ["a", "b", "c", "only", "new"]
+    assert table.item_tokens.tolist()[1:] == ["x", "y", "z", "w", "v"]
+    assert table.facts["rows_without_user_or_item"] == 2
+
+
 def test_lines_given_twice_without_times_are_said(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, rows in (("train", [*TRAIN, TRAIN[0]]), ("valid", VALID), ("test", [*TEST, TEST[1]])):
         write_rows(parts / f"mine.{name}.inter", [row[:2] for row in rows], UNTIMED)
