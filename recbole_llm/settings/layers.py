@@ -296,58 +296,89 @@ def _layered(
     if preset is not None:
         check_preset(str(preset))
 
+    backbone = _backbone(method, config_files, overrides)
+    named = [Layer("--protocol", {"protocol": protocol}), Layer("--dataset", {"dataset": dataset})]
     values: dict[str, Any] = {}
     origin: dict[str, str] = {}
-    backbone = _backbone(method, config_files, overrides)
-    for layer in _base_layers(method, dataset, protocol, preset, backbone):
-        for key, value in layer.values.items():
-            values[key] = value
-            origin[key] = layer.source
-    values["protocol"], origin["protocol"] = protocol, "--protocol"
-    values["dataset"], origin["dataset"] = dataset, "--dataset"
+    for layer in (*_base_layers(method, dataset, protocol, preset, backbone), *named):
+        values.update(layer.values)
+        origin.update(dict.fromkeys(layer.values, layer.source))
     values["repeatable"] = method.kind == SEQUENTIAL
 
-    definitions = definitions_of(method, backbone)
-    known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
-    renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
-    # A class from outside takes any key, unless a file of its own says which.
-    open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
-
-    def apply(key: str, value: Any, where: str, source: str) -> None:
-        owner, dot, rest = key.partition(".")
-        if dot and owner not in values and (owner in methods() or owner in recbole_methods() or owner == method.name):
-            if owner == method.name:
-                apply(rest, value, where, source)
-            return
-        if owner not in known and renamed.get(owner, owner) in known:
-            _say_renamed(where, owner, renamed[owner])
-            apply(renamed[owner] + dot + rest, value, where, source)
-            return
-        if owner not in known and not open_ended:
-            if strict:
-                raise _unknown_key(owner, where, known, method)
-            return
-        if dot and owner in known:
-            inside = values.get(owner)
-            if not isinstance(inside, dict) and not (inside is None and _takes_mapping(owner, definitions)):
-                raise UserError(f"{where}: {owner} is not a mapping and has no {rest!r}.")
-            values[owner] = _within(inside or {}, rest, value, where)
-        else:
-            values[key] = _taken(key, value, values.get(key), where, definitions)
-        origin[owner] = source
-
-    def own_last(layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
-        """A key with the model's name wins over the plain one of the same layer, whichever comes first."""
-        return sorted(layer.items(), key=lambda item: str(item[0]).partition(".")[0] == method.name)
-
+    user = _UserLayers(method, definitions_of(method, backbone), values, origin, strict)
     for file in config_files:
-        for key, value in own_last(read_yaml(Path(file))):
+        for key, value in user.own_last(read_yaml(Path(file))):
             if key in _OF_COMMAND:
                 raise UserError(f"{file}, {key}: give --{key} on the command line; it decides which files are read.")
-            apply(key, value, f"{file}, {key}", str(file))
-    for key, value in own_last(overrides):
-        apply(key, value, f"--{key}={value}", "command line")
+            user.put(key, value, f"{file}, {key}", str(file))
+    for key, value in user.own_last(overrides):
+        user.put(key, value, f"--{key}={value}", "command line")
     return Settings(method, values, origin, tuple(map(Path, config_files)), overrides)
+
+
+class _UserLayers:
+    """Puts the user's values, each of them checked, over those of the shipped files.
+
+    Args:
+        method: the model's registry row.
+        definitions: of its settings.
+        values, origin: of the layers below; changed in place.
+        strict: refuse keys that this model does not have, instead of passing over them.
+    """
+
+    def __init__(
+        self, method: Method, definitions: Definitions, values: dict[str, Any], origin: dict[str, str], strict: bool
+    ) -> None:
+        self.method, self.definitions, self.strict = method, definitions, strict
+        self.values, self.origin = values, origin
+        self._known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
+        self._renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
+        # A class from outside takes any key, unless a file of its own says which.
+        self._open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
+
+    def own_last(self, layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """A key with the model's name wins over the plain one of the same layer, whichever comes first."""
+        return sorted(layer.items(), key=lambda item: str(item[0]).partition(".")[0] == self.method.name)
+
+    def put(self, key: str, value: Any, where: str, source: str) -> None:
+        """Put one value over the one that is there.
+
+        Args:
+            key: name of the setting; behind a dot a key of the mapping that it holds, before one the model's name.
+            value: as YAML gives it.
+            where: where the user gave it, for messages.
+            source: its layer.
+
+        Raises:
+            UserError: the model has no such setting, or the setting does not take the value.
+        """
+        name, dot, rest = key.partition(".")
+        if dot and name not in self.values and (name == self.method.name or _is_model(name)):
+            if name == self.method.name:
+                self.put(rest, value, where, source)
+        elif name not in self._known and self._renamed.get(name) in self._known:
+            _say_renamed(where, name, self._renamed[name])
+            self.put(self._renamed[name] + dot + rest, value, where, source)
+        elif name in self._known and dot:
+            self._put_within(name, rest, value, where)
+            self.origin[name] = source
+        elif name in self._known or self._open_ended:
+            self.values[key] = _taken(key, value, self.values.get(key), where, self.definitions)
+            self.origin[name] = source
+        elif self.strict:
+            raise _unknown_key(name, where, self._known, self.method)
+
+    def _put_within(self, name: str, key: str, value: Any, where: str) -> None:
+        """Put a value into the mapping that a setting holds."""
+        inside = self.values.get(name)
+        if not isinstance(inside, dict) and not (inside is None and _takes_mapping(name, self.definitions)):
+            raise UserError(f"{where}: {name} is not a mapping and has no {key!r}.")
+        self.values[name] = _within(inside or {}, key, value, where)
+
+
+def _is_model(name: str) -> bool:
+    """Whether a model of RecBole's or of ours has the name."""
+    return name in methods() or name in recbole_methods()
 
 
 def names_parts(config_files: Iterable[str | Path], overrides: Mapping[str, Any]) -> bool:
@@ -400,7 +431,7 @@ def check_grid_keys(
 
     def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")
-        if dot and (owner in methods() or owner in recbole_methods()):
+        if dot and _is_model(owner):
             check(find_method(owner), key, value)
             return
         errors = []
@@ -422,7 +453,7 @@ def check_grid_keys(
                 raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
     for key, value in overrides.items():
         owner, dot, _ = key.partition(".")
-        if dot and (owner in methods() or owner in recbole_methods()):
+        if dot and _is_model(owner):
             known = {m.name for m in chosen} | {
                 m.name for m in _stage_ones(chosen, dataset, protocol, overrides, config_files)
             }
