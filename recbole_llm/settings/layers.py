@@ -23,8 +23,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.registry import (
     EXTERNAL_LIBRARY,
@@ -40,7 +38,7 @@ from recbole_llm.settings.definitions import Definitions, definitions_of
 from recbole_llm.settings.identity import identity, key_of
 from recbole_llm.settings.rules import leave_negatives_out, settle, settle_each, with_vectors
 from recbole_llm.settings.schema import check_open, check_value, key_name, kinds_of
-from recbole_llm.utils.yaml import parse_yaml, properties_folder, property_names, read_yaml
+from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +110,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     ('learning_rate', 0.001)
     """
     key, _, raw = text.partition("=")
-    try:
-        value = parse_yaml(raw)
-    except yaml.YAMLError:
-        value = raw
-    return key.strip(), value
+    return key.strip(), value_of(raw)
 
 
 @cache  # each run of a command reads its settings again

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from recbole_llm.errors import UserError, did_you_mean
-from recbole_llm.utils.yaml import parse_yaml
+from recbole_llm.utils.yaml import value_of
 
 
 class Role(StrEnum):
@@ -204,7 +204,7 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
     if str in kinds and isinstance(value, date):
         return value.isoformat()  # YAML makes a date of 2014-03-01
     if kinds == (list,) and isinstance(value, str) and "," in value:
-        return [parse_yaml(part) for part in value.split(",") if part.strip()]
+        return [value_of(part) for part in value.split(",") if part.strip()]
     if kinds == (list,) and not isinstance(value, (dict, type(None))):
         return list(value) if isinstance(value, (list, tuple)) else [value]
     return value

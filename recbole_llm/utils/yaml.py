@@ -36,6 +36,14 @@ def parse_yaml(text: str) -> Any:
         raise yaml.YAMLError(str(error)) from error
 
 
+def value_of(text: str) -> Any:
+    """The YAML value of what a user typed; text that YAML refuses stays text."""
+    try:
+        return parse_yaml(text)
+    except yaml.YAMLError:
+        return text
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file that holds a mapping; empty files are empty mappings.
 

@@ -112,6 +112,11 @@ def test_a_single_value_becomes_a_list_where_a_list_is_wanted():
     assert layered(metrics="NDCG")["metrics"] == ["NDCG"]
 
 
+@pytest.mark.parametrize("value", ["[5,10", "5,[10"])
+def test_a_list_whose_bracket_is_missing_is_a_user_error(value):
+    refused("give cut-offs, whole numbers from 1 on", topk=value)
+
+
 def test_a_closed_interval_may_be_written_as_the_list_that_yaml_reads():
     assert layered(user_inter_num_interval=[5, 20])["user_inter_num_interval"] == "[5,20]"
 
