@@ -410,8 +410,11 @@ def _check_address(address: str, name: str) -> None:
 
 def _identity_of(address: str) -> str:
     """An address without what does not tell one server from another: a password, a query, a slash at its end."""
-    parts = urlsplit(address)
-    host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
+    except ValueError:  # a file may hold a place for an address, which --llm_base_url gives
+        return address
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 

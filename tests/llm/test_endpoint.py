@@ -265,6 +265,15 @@ def test_other_text_is_left_as_it_is() -> None:
     assert redact("no model m", "abcdef0123456789") == "no model m"
 
 
+@pytest.mark.parametrize("place", ["http://HOST:PORT/v1", "http://[HOST]/v1", "https://<address>/v1"])
+def test_a_file_may_hold_a_place_for_its_address(tmp_path: Path, place: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"base_url: {place}\nmodel: m\nknowledge_cut: 2024-05-31\n", encoding="utf-8")
+    endpoint = load_endpoint(str(file), {"llm_base_url": "http://127.0.0.1:9/v1"})
+    assert endpoint.url == "http://127.0.0.1:9/v1/chat/completions"
+    assert endpoint.knowledge_cut is None
+
+
 def test_a_knowledge_cut_is_that_of_the_model_at_its_own_address() -> None:
     assert load_endpoint("openai").knowledge_cut == date(2024, 5, 31)
     assert load_endpoint("openai", {"llm_model": "another"}).knowledge_cut is None
