@@ -24,7 +24,7 @@ import recbole_llm
 from recbole_llm import api, screen
 from recbole_llm.errors import FAILURES, NoRoomError, UserError, check_known
 from recbole_llm.experiments.suite import Stage
-from recbole_llm.llm.endpoint import redact
+from recbole_llm.llm.address import redact
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.utils.files import NO_ROOM

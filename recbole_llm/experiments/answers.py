@@ -14,8 +14,8 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.builder import chosen_endpoint
 from recbole_llm.features.sources import BatchCollector
+from recbole_llm.llm.address import redact
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import redact
 from recbole_llm.llm.store import INDEX, publish, publish_table
 from recbole_llm.utils.text import counted
 

@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.sources import AnswerSource
+from recbole_llm.llm.address import check_store_address, redact
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import check_store_address, redact
 from recbole_llm.llm.store import INDEX, LARGEST_INDEX, AnswerStore, StoreFile
 from recbole_llm.raw.download import download
 

@@ -18,7 +18,8 @@ from recbole_llm.experiments.vector_files import with_vectors_read
 from recbole_llm.features.encoder import MINILM
 from recbole_llm.features.lookup import feature_versions
 from recbole_llm.features.vectors import digest
-from recbole_llm.llm.endpoint import OFFLINE, is_own_file, redact, server_of, source_file
+from recbole_llm.llm.address import redact
+from recbole_llm.llm.endpoint import OFFLINE, is_own_file, server_of, source_file
 from recbole_llm.lm.contents import contents_of
 from recbole_llm.lm.load import SCRATCH
 from recbole_llm.registry import Method, reads_graph

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from recbole_llm.errors import UserError, check_choice
 from recbole_llm.experiments.record import Record, loss_of
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.llm.endpoint import redact
+from recbole_llm.llm.address import redact
 from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.identity import hash_of, identity
 from recbole_llm.utils.text import one_line

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.address import redact
 from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatRequest
 from recbole_llm.llm.completion import Dialect, words_in
-from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
 from recbole_llm.utils.text import one_line
 

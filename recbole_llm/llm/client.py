@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from aiolimiter import AsyncLimiter
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.address import redact
 from recbole_llm.llm.budget import HIGHER, TOP_UP, Budget, LimitReached, Usage
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
@@ -29,7 +30,7 @@ from recbole_llm.llm.completion import (
     spoilt_answer,
     unsupported_parameter,
 )
-from recbole_llm.llm.endpoint import Endpoint, redact
+from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
 from recbole_llm.utils.text import counted
 

@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any, TypedDict
 
+from recbole_llm.llm.address import blotted, redact
 from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
-from recbole_llm.llm.endpoint import Endpoint, blotted, redact
+from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.wire import Response
 
 # ---- requests -----------------------------------------------------------------------------------

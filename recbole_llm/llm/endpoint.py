@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from pydantic import TypeAdapter, ValidationError
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.llm.address import check_base_address, redact, server_identity
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
@@ -226,42 +227,6 @@ class Endpoint:
         return key
 
 
-def blotted(text: str, secrets: Iterable[str]) -> str:
-    """Text without some secrets; a short one goes where it is a word of its own."""
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) > 5:
-            text = text.replace(secret, "***")
-        elif secret:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
-    return text
-
-
-def redact(text: str, *secrets: str) -> str:
-    """Text without some secrets, what looks like a key, and names, passwords and queries in addresses."""
-    text = blotted(text, secrets)
-    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
-    text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key there
-    return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
-
-
-def check_store_address(address: str) -> None:
-    """Refuse an address with a secret in it, before anything is asked, recorded or logged.
-
-    Raises:
-        UserError: it has a name, a password or a query.
-    """
-    try:
-        parts = urlsplit(address)
-        secret = parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query)
-    except ValueError as error:
-        raise UserError(f"{redact(address)} is no address of a store ({error}).") from None
-    if secret:
-        raise UserError(
-            f"{redact(address)}: a store is read without a name, a password or a query; bring its folder here and give "
-            "the folder."
-        )
-
-
 def is_own_file(source: str) -> bool:
     """Whether ``--llm`` gives the path of a file, and not a name."""
     return Path(source).suffix in (".yaml", ".yml")
@@ -287,7 +252,7 @@ def source_file(source: str) -> Path:
 @cache
 def _shipped_addresses() -> list[str]:
     files = (read_yaml(properties_folder() / "llm" / f"{name}.yaml") for name in property_names("llm"))
-    return [_identity_of(file.get("base_url") or "") for file in files]
+    return [server_identity(file.get("base_url") or "") for file in files]
 
 
 def server_of(source: str, base_url: str | None = None) -> str:
@@ -303,10 +268,10 @@ def server_of(source: str, base_url: str | None = None) -> str:
     path = source_file(source)
     own = str(read_yaml(path).get("base_url") or "")
     if base_url or own:
-        _check_address(base_url or own, path.stem)
-    address = _identity_of(base_url or own)
+        check_base_address(base_url or own, path.stem)
+    address = server_identity(base_url or own)
     # What is asked at a shipped file's address is kept without it; two files of one's own may share a name.
-    return "" if address in (_shipped_addresses() if is_own_file(source) else [_identity_of(own)]) else address
+    return "" if address in (_shipped_addresses() if is_own_file(source) else [server_identity(own)]) else address
 
 
 def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endpoint:
@@ -336,7 +301,7 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         if not values.get(key) and not (key == "base_url" and values.get("published")):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
     values["server"] = server_of(source, values["base_url"])
-    address, own_address = _identity_of(values["base_url"]), _identity_of(own.get("base_url") or "")
+    address, own_address = server_identity(values["base_url"]), server_identity(own.get("base_url") or "")
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
     elif values["model"] != own.get("model") or address != own_address:
@@ -373,49 +338,6 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise UserError(f"--llm_knowledge_cut={text}: give a day such as 2024-06-30.") from None
-
-
-_AROUND = " \t\r\n\ufeff\u200b\u00a0\"'`“”„‟‘’‚‛«»‹›"  # what a paste may bring along with an address
-_SCHEME = re.compile(r"^(?:https?(?::|/)/?/?|\w+://)", re.I)
-
-
-def _check_address(address: str, name: str) -> None:
-    """Refuse an address that cannot be a base address, before anything is asked.
-
-    Raises:
-        UserError: it is none.
-    """
-    bare = address.strip(_AROUND)
-    rest = _SCHEME.sub("", bare)
-    safe = redact(f"http://{rest}").removeprefix("http://")  # a password is known by the :// before it
-    shown = address.replace(rest, safe)
-    mended = rest[:1] not in ("", "/", ":") and rest.isprintable() and " " not in rest
-    advice = f" Give --llm_base_url=http://{safe}, or https://..." if mended else ""
-    try:
-        parts = urlsplit(address)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise UserError(f"--llm={name}: the address {shown} is none ({error}).") from None
-    if bare != address or not bare.isprintable() or " " in bare:
-        raise UserError(f"--llm={name}: the address {shown!r} has quotation marks or blanks.{advice}")
-    if not usable:
-        raise UserError(
-            f"--llm={name}: the address {shown} does not begin with http:// or https:// and the name of a server."
-            f"{advice}"
-        )
-    for end in ("/chat/completions", "/completions", "/responses"):
-        if parts.path.rstrip("/").endswith(end):
-            raise UserError(f"--llm={name}: leave {end} out of the address {shown}; it is added to it.")
-
-
-def _identity_of(address: str) -> str:
-    """An address without what does not tell one server from another: a password, a query, a slash at its end."""
-    try:
-        parts = urlsplit(address)
-        host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
-    except ValueError:  # a file may hold a place for an address, which --llm_base_url gives
-        return address
-    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
 def _check_effort(endpoint: Endpoint, given: bool) -> None:

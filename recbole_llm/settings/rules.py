@@ -9,7 +9,8 @@ from typing import Any
 
 from recbole_llm.errors import UserError, check_known, did_you_mean
 from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
-from recbole_llm.llm.endpoint import check_store_address, is_own_file
+from recbole_llm.llm.address import check_store_address
+from recbole_llm.llm.endpoint import is_own_file
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class

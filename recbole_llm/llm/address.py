@@ -1,0 +1,91 @@
+"""Addresses of servers: checked, told from each other, and shown without the secrets that they may hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+from recbole_llm.errors import UserError
+
+_AROUND = " \t\r\n\ufeff\u200b\u00a0\"'`“”„‟‘’‚‛«»‹›"  # what a paste may bring along with an address
+_SCHEME = re.compile(r"^(?:https?(?::|/)/?/?|\w+://)", re.I)
+
+
+def check_base_address(address: str, name: str) -> None:
+    """Refuse an address that cannot be a base address, before anything is asked.
+
+    Args:
+        address: as the user or a file gives it.
+        name: of the source (``--llm``), for the message.
+
+    Raises:
+        UserError: it is none.
+    """
+    bare = address.strip(_AROUND)
+    rest = _SCHEME.sub("", bare)
+    safe = redact(f"http://{rest}").removeprefix("http://")  # a password is known by the :// before it
+    shown = address.replace(rest, safe)
+    mended = rest[:1] not in ("", "/", ":") and rest.isprintable() and " " not in rest
+    advice = f" Give --llm_base_url=http://{safe}, or https://..." if mended else ""
+    try:
+        parts = urlsplit(address)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UserError(f"--llm={name}: the address {shown} is none ({error}).") from None
+    if bare != address or not bare.isprintable() or " " in bare:
+        raise UserError(f"--llm={name}: the address {shown!r} has quotation marks or blanks.{advice}")
+    if not usable:
+        raise UserError(
+            f"--llm={name}: the address {shown} does not begin with http:// or https:// and the name of a server."
+            f"{advice}"
+        )
+    for end in ("/chat/completions", "/completions", "/responses"):
+        if parts.path.rstrip("/").endswith(end):
+            raise UserError(f"--llm={name}: leave {end} out of the address {shown}; it is added to it.")
+
+
+def server_identity(address: str) -> str:
+    """An address without what does not tell one server from another: a password, a query, a slash at its end."""
+    try:
+        parts = urlsplit(address)
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
+    except ValueError:  # a file may hold a place for an address, which --llm_base_url gives
+        return address
+    return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
+
+
+def check_store_address(address: str) -> None:
+    """Refuse an address with a secret in it, before anything is asked, recorded or logged.
+
+    Raises:
+        UserError: it has a name, a password or a query.
+    """
+    try:
+        parts = urlsplit(address)
+        secret = parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query)
+    except ValueError as error:
+        raise UserError(f"{redact(address)} is no address of a store ({error}).") from None
+    if secret:
+        raise UserError(
+            f"{redact(address)}: a store is read without a name, a password or a query; bring its folder here and give "
+            "the folder."
+        )
+
+
+def blotted(text: str, secrets: Iterable[str]) -> str:
+    """Text without some secrets; a short one goes where it is a word of its own."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) > 5:
+            text = text.replace(secret, "***")
+        elif secret:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    return text
+
+
+def redact(text: str, *secrets: str) -> str:
+    """Text without some secrets, what looks like a key, and names, passwords and queries in addresses."""
+    text = blotted(text, secrets)
+    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+    text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key there
+    return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)
