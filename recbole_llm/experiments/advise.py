@@ -27,7 +27,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.sources import AnswerSource, Stopped
-from recbole_llm.llm.budget import LimitReached
+from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.text import counted, percent
@@ -122,8 +122,9 @@ def advise(
         _check(run)
     settings = runs[0].settings
     found = Advice(str(settings["valid_metric"]).lower(), 1 - LEVEL / (len(runs) * len(shares)), len(seeds))
-    buying = _Buying(runner, ResultStore(Path(settings["checkpoint_dir"]) / "advice"), seeds, margin, found)
     runner.asking = AnswerSource.of(settings)
+    aside = ResultStore(Path(settings["checkpoint_dir"]) / "advice")
+    buying = _Buying(runner, aside, seeds, margin, runner.asking.budget, found)
     undecided = list(runs)
     for share in shares:
         for run in [*undecided]:
@@ -165,6 +166,7 @@ class _Buying:
         aside: where trainings are kept, apart from results.
         seeds: of the trainings of each step.
         margin: gains and losses that are smaller count as none.
+        budget: of the command.
         found: takes steps and ends.
     """
 
@@ -172,19 +174,19 @@ class _Buying:
     aside: ResultStore
     seeds: Sequence[int]
     margin: float | None
+    budget: Budget
     found: Advice
 
     def step(self, run: Run, share: float) -> str:
         """Buy a share of a model's answers and measure the gain; why it is the last step, or an empty string."""
         variants = [_variant(run, seed, answer_share=share) for seed in self.seeds]
         _, likely = self._rest(variants[0])
-        budget = self.runner.asking.budget
         try:
             if likely:
-                budget.check(likely)
+                self.budget.check(likely)
             self.runner.make_features(variants[0])
         except LimitReached:
-            left = max(0.0, budget.max_cost - budget.spent)
+            left = max(0.0, (self.budget.max_cost or 0.0) - self.budget.spent)
             return f"the answers of {percent(share)} would cost about {likely:.4f} US$ more, and {left:.4f} are left"
         except Stopped as error:
             return str(error)

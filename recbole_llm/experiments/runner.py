@@ -38,7 +38,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.item_texts import ITEM_COLUMNS
 from recbole_llm.features.sources import AnswerSource
-from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL, Method
+from recbole_llm.registry import EXTERNAL_LIBRARY, SEQUENTIAL
 from recbole_llm.settings.layers import Settings, stage_one_settings
 from recbole_llm.settings.rules import reads_codes
 from recbole_llm.training import checkpoint
@@ -82,7 +82,8 @@ class Runner:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
         self._warned: set[str] = set()
         self._readings: dict[Any, dict[str, Any]] = {}
-        self.asking: Any = None  # how answers are got; one budget for all runs, made with the first that asks
+        # How answers are got; one budget for all runs, made with the first that asks.
+        self.asking: AnswerSource | None = None
         self._fresh: set[str] = set()
 
     def finished(self, run: Run) -> Record | None:
@@ -257,7 +258,8 @@ class Runner:
         method = settings.method
         config, dataset = self._read(run, settings, watch)
         model_class = method.load()
-        if dataset.split.unseen_users and method.kind != SEQUENTIAL and method.name not in USERLESS:
+        by_user = method.kind != SEQUENTIAL and method.name not in USERLESS
+        if dataset.split.unseen_users and by_user:
             raise UserError(
                 f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
                 "that it has not seen; use a sequential model or another protocol."
@@ -275,35 +277,41 @@ class Runner:
             model = built(config, train_part).to(config["device"])
             if settings["init"] == "vectors" and dataset.semantics is not None:
                 start_from_vectors(model, *dataset.semantics.item_vectors(ITEM_COLUMNS))
+        prepared = Prepared(config, dataset, train_part, model, method.kind == SEQUENTIAL, by_user)
         if record is not None:
-            record.language_model = getattr(model, "language_model", None)
-            record.legacy_leaks = bool(settings.get("legacy_leaks"))
-            record.lists = getattr(model, "lists_facts", None)
-            record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            record.warnings = self._warnings(method, dataset, record)
-            record.data = DatasetFacts(
-                name=run.location.stem,
-                sha256=dataset.sha256,
-                statistics=dataset.table.statistics(),
-                reading={k: int(v) for k, v in dataset.table.facts.items()},
-                train_interactions=len(dataset.split.train_rows),
-                valid_cases=0 if settings["refit"] else len(dataset.split.valid),
-                test_cases=len(dataset.split.test),
-                rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
-                files=run.shown_files() | run.files,
-                cold=cold_counts(dataset.table, dataset.split),
-                later_training=later_training(dataset.table, dataset.split),
-                cuts=cut_days(dataset.split),
-            )
-        sequential = method.kind == SEQUENTIAL
-        return Prepared(config, dataset, train_part, model, sequential, not sequential and method.name not in USERLESS)
+            self._describe(prepared, run, record)
+        return prepared
 
-    def _warnings(self, method: Method, dataset: Any, record: Record) -> list[str]:
+    def _describe(self, prepared: Prepared, run: Run, record: Record) -> None:
+        """Take down what a run's record says of its data and its model."""
+        dataset, model = prepared.dataset, prepared.model
+        record.language_model = getattr(model, "language_model", None)
+        record.legacy_leaks = bool(run.settings.get("legacy_leaks"))
+        record.lists = getattr(model, "lists_facts", None)
+        record.parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        record.warnings = self._warnings(prepared, record)
+        record.data = DatasetFacts(
+            name=run.location.stem,
+            sha256=dataset.sha256,
+            statistics=dataset.table.statistics(),
+            reading={k: int(v) for k, v in dataset.table.facts.items()},
+            train_interactions=len(dataset.split.train_rows),
+            valid_cases=0 if run.settings["refit"] else len(dataset.split.valid),
+            test_cases=len(dataset.split.test),
+            rarity=rarity(dataset.table, dataset.split.train_rows, dataset.split.test),
+            files=run.shown_files() | run.files,
+            cold=cold_counts(dataset.table, dataset.split),
+            later_training=later_training(dataset.table, dataset.split),
+            cuts=cut_days(dataset.split),
+        )
+
+    def _warnings(self, prepared: Prepared, record: Record) -> list[str]:
         """What a reader of a run's numbers must know of its data and texts; logged too."""
+        dataset = prepared.dataset
         ready = dataset.config["split"] == "parts"
         found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split, ready)]
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
-        if unknown and method.kind != SEQUENTIAL and method.name not in USERLESS:
+        if unknown and prepared.by_user:
             found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
         repeated = targets_in_history(dataset.table, dataset.split) if dataset.config["mask_history"] else 0
         if repeated:
