@@ -550,6 +550,17 @@ def cold_cases(table: Interactions, split: Split, cases: Cases) -> np.ndarray:
     return ~trained[cases.user]
 
 
-def rows_digest(rows: np.ndarray) -> str:
-    """A short hash of row numbers."""
-    return hashlib.sha256(np.ascontiguousarray(rows, dtype="<i8").tobytes()).hexdigest()[:16]
+def rows_digest(*rows: np.ndarray) -> str:
+    """A short hash of row numbers, of several parts as of one."""
+    parts = (np.ascontiguousarray(part, dtype="<i8").tobytes() for part in rows)
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+
+
+def split_identity(split: Split) -> dict[str, Any]:
+    """What tells one split of the same interactions from another."""
+    return {
+        "train_rows": len(split.train_rows),
+        "valid_cases": len(split.valid),
+        "test_cases": len(split.test),
+        "rows_sha256": rows_digest(split.train_rows, split.valid.end, split.test.end),
+    }

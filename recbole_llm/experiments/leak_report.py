@@ -11,12 +11,12 @@ from typing import Any
 
 from recbole_llm.data.catalog import check_data_path, derived, locate
 from recbole_llm.data.parts import PARTS
+from recbole_llm.data.split import split_identity
 from recbole_llm.errors import FAILURES, UserError, check_known
 from recbole_llm.experiments.doctor import Finding
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.features.builder import split_identity
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.leaks import Files, LeakCheck, check_leaks
 from recbole_llm.features.reading import READING, replayed

@@ -24,11 +24,11 @@ from tabulate import tabulate
 
 from recbole_llm.data.atomic import TAB, open_text, read_header
 from recbole_llm.data.interactions import token_hashes
+from recbole_llm.data.split import split_identity
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.probe_record import PROBES, ProbeRecord, Recall
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.builder import split_identity
 from recbole_llm.features.items import ItemTexts, read_item_texts, title_key
 from recbole_llm.features.prompts import Prompt, load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous

@@ -15,24 +15,23 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.catalog import DatasetLocation
-from recbole_llm.data.split import CUT_BY, Split
 from recbole_llm.data.split_facts import targets_after
 from recbole_llm.errors import UserError
-from recbole_llm.features.encoder import Encoder, default_encoder, encode_texts
+from recbole_llm.features.encoder import Encoder, encode_texts
 from recbole_llm.features.feature import ITEMS_ALONE, Context, Feature, Prerequisite
 from recbole_llm.features.folder import ASKED_COLUMNS, ChangedFileError, SemanticFolder, asked_suffix
-from recbole_llm.features.items import ItemTexts, check_titles, item_texts, read_profiles
+from recbole_llm.features.identity import identity
+from recbole_llm.features.items import check_titles, item_texts, read_profiles
 from recbole_llm.features.lookup import feature_stamps, find_feature
 from recbole_llm.features.prompts import load_prompt
-from recbole_llm.features.pseudonyms import REAL, pseudonymous
+from recbole_llm.features.pseudonyms import pseudonymous
 from recbole_llm.features.reader import SemanticFeatures
 from recbole_llm.features.reading import noted_reading
 from recbole_llm.features.sources import AnswerSource, AnswersPending, Ledger, Progress, chosen_endpoint
-from recbole_llm.features.vectors import digest, given_vectors
+from recbole_llm.features.vectors import given_vectors
 from recbole_llm.llm.budget import Usage
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.endpoint import OFFLINE, Endpoint
-from recbole_llm.settings.identity import tells_apart
+from recbole_llm.llm.endpoint import OFFLINE
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.rules import features_read
 from recbole_llm.settings.schema import ITEM, USER
@@ -41,77 +40,6 @@ from recbole_llm.utils.files import file_sha256, one_process_at_a_time
 logger = logging.getLogger(__name__)
 
 Watch = Callable[[str], AbstractContextManager[None]]
-
-
-def split_identity(split: Split) -> dict[str, Any]:
-    """What tells one split of the same interactions from another."""
-    parts = (split.train_rows, split.valid.end, split.test.end)
-    rows = b"".join(np.ascontiguousarray(part, dtype="<i8").tobytes() for part in parts)
-    return {
-        "train_rows": len(split.train_rows),
-        "valid_cases": len(split.valid),
-        "test_cases": len(split.test),
-        "rows_sha256": hashlib.sha256(rows).hexdigest()[:16],
-    }
-
-
-def _profiles_identity(settings: Settings) -> dict[str, Any]:
-    path = settings.get("profiles")
-    if not path:
-        return {}
-    if not Path(path).is_file():
-        raise UserError(f"--profiles={path}: there is no such file.")
-    return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
-
-
-def _vectors_identity(settings: Settings) -> dict[str, Any]:
-    found = [digest(Path(path)) for path in settings.get("vectors") or ()]
-    return {"vectors": found} if found else {}
-
-
-def _identity(
-    settings: Settings,
-    location: DatasetLocation,
-    dataset: Any,
-    endpoint: Endpoint | None,
-    stage_one: Prerequisite | None,
-    encoder: Encoder,
-    items: ItemTexts,
-) -> dict[str, Any]:
-    """All that the features are made from; the offline rule looks at sentence vectors too.
-
-    Versions of features and prompts are not among it: they make single features of a folder stale.
-    """
-    names = settings.method.features
-    keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
-    item_file = location.file("item")
-    fills = endpoint is not None and settings["fill"] == OFFLINE
-    clusters = any(getattr(find_feature(name), "clusters_vectors", False) for name in names)
-    other = clusters and endpoint is not None and encoder.id != default_encoder().id  # older folders had the default
-    reading = dataset.reading()
-    return {
-        "dataset": location.name,
-        "inter_sha256": dataset.sha256,
-        "item_sha256": file_sha256(item_file) if item_file else None,
-        "text": settings.get("text"),
-        **({"text_found_by": items.found_by} if items.found_by else {}),
-        **_profiles_identity(settings),
-        **_vectors_identity(settings),
-        **({"titles": [settings["titles"], settings["titles_seed"]]} if settings["titles"] != REAL else {}),
-        **({"answer_share": settings["answer_share"]} if settings["answer_share"] != 1 else {}),
-        "protocol": settings["protocol"],
-        "split": split_identity(dataset.split),
-        **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
-        "llm": endpoint.identity if endpoint else {"name": OFFLINE, "encoder": encoder.id},
-        "features": list(names),
-        "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
-        "stage_one": stage_one.key if stage_one else None,
-        # Older versions left tested positions to earlier prefixes where a stride was set.
-        **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
-        **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
-        **({"encoder": encoder.id} if other and not fills else {}),
-        **({"reading": reading} if reading else {}),
-    }
 
 
 class FeatureBuilder:
@@ -151,15 +79,15 @@ class FeatureBuilder:
         self.endpoint = chosen_endpoint(settings, self.asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         self.items = item_texts(settings.values, location, dataset.table)
-        identity = _identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        made_from = identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)
+        digest = hashlib.sha256(json.dumps(made_from, sort_keys=True, default=str).encode()).hexdigest()[:12]
         self.location, self.home = location, location.semantics
         source = self.endpoint.name if self.endpoint else OFFLINE
         path = self.home / f"{settings['protocol']}-{source}-{digest}"
         self.name = str(path)
         self.scratch = _linked_copy(path) if self.asking.dry else None
         path = Path(self.scratch.name) if self.scratch else path
-        self.folder = SemanticFolder(path, location.stem, identity, noted_reading(settings))
+        self.folder = SemanticFolder(path, location.stem, made_from, noted_reading(settings))
         self._is_alone = False
         if settings.get("profiles"):
             tokens = dataset.table.item_tokens.tolist()
@@ -242,7 +170,7 @@ class FeatureBuilder:
         try:
             self._check_key(missing, cache)
             for name in missing:
-                if set(waiting) & set(self._needs(name)):
+                if set(waiting) & self._awaits(name):
                     waiting.append(name)  # its questions depend on answers that are not there
                     continue
                 if self._reads(name) & set(missing) and self._is_made(name):
@@ -268,11 +196,10 @@ class FeatureBuilder:
         """The answers of the dataset; to be closed."""
         return ResponseCache(self.location.answers)
 
-    def _needs(self, name: str) -> tuple[str, ...]:
-        """Features that a feature reads; all before it where it does not say."""
+    def _awaits(self, name: str) -> set[str]:
+        """Features on whose answers a feature's questions may depend; all before it where it does not say."""
         names = tuple(self.stamps)
-        needs: tuple[str, ...] = getattr(self.by_name[name], "needs", names[: names.index(name)])
-        return needs
+        return set(getattr(self.by_name[name], "needs", names[: names.index(name)]))
 
     def _make(self, feature: Feature, cache: ResponseCache | None) -> None:
         if cache is not None:
@@ -348,9 +275,8 @@ class FeatureBuilder:
     def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
         usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
-        only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get(
-            "coverage", 1.0
-        )  # which are counted as such
+        # Where it was whole before, what is missing now are gaps, which are counted as such.
+        only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
             "sees": getattr(feature, "visible", ITEMS_ALONE),

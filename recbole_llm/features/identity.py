@@ -1,0 +1,92 @@
+"""What the features of a folder are made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.data.catalog import DatasetLocation
+from recbole_llm.data.split import CUT_BY, split_identity
+from recbole_llm.errors import UserError
+from recbole_llm.features.encoder import Encoder, default_encoder
+from recbole_llm.features.feature import Prerequisite
+from recbole_llm.features.items import ItemTexts
+from recbole_llm.features.lookup import find_feature
+from recbole_llm.features.pseudonyms import REAL
+from recbole_llm.features.vectors import digest
+from recbole_llm.llm.endpoint import OFFLINE, Endpoint
+from recbole_llm.settings.identity import tells_apart
+from recbole_llm.settings.layers import Settings
+from recbole_llm.utils.files import file_sha256
+
+
+def identity(
+    settings: Settings,
+    location: DatasetLocation,
+    dataset: Any,
+    endpoint: Endpoint | None,
+    stage_one: Prerequisite | None,
+    encoder: Encoder,
+    items: ItemTexts,
+) -> dict[str, Any]:
+    """All that the features of a run are made from: folders of features differ where it does.
+
+    Versions of features and prompts are not among it: they make single features of a folder stale. The offline rule
+    looks at sentence vectors, so that its encoder is.
+
+    Args:
+        settings: of the run.
+        location: where the dataset lies.
+        dataset: with ``split``, ``sha256`` and ``reading()``.
+        endpoint: that is asked; ``None`` for the offline rule.
+        stage_one: the model that the features stand on.
+        encoder: of the texts.
+        items: the items' texts.
+
+    Raises:
+        UserError: there is no file of profiles where one is given.
+    """
+    names = settings.method.features
+    keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
+    item_file = location.file("item")
+    fills = endpoint is not None and settings["fill"] == OFFLINE
+    clusters = any(getattr(find_feature(name), "clusters_vectors", False) for name in names)
+    other = clusters and endpoint is not None and encoder.id != default_encoder().id  # older folders had the default
+    reading = dataset.reading()
+    return {
+        "dataset": location.name,
+        "inter_sha256": dataset.sha256,
+        "item_sha256": file_sha256(item_file) if item_file else None,
+        "text": settings.get("text"),
+        **({"text_found_by": items.found_by} if items.found_by else {}),
+        **_profiles_identity(settings),
+        **_vectors_identity(settings),
+        **({"titles": [settings["titles"], settings["titles_seed"]]} if settings["titles"] != REAL else {}),
+        **({"answer_share": settings["answer_share"]} if settings["answer_share"] != 1 else {}),
+        "protocol": settings["protocol"],
+        "split": split_identity(dataset.split),
+        **({"cut_by": {key: settings[key] for key in CUT_BY}} if dataset.split.cuts is not None else {}),
+        "llm": endpoint.identity if endpoint else {"name": OFFLINE, "encoder": encoder.id},
+        "features": list(names),
+        "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
+        "stage_one": stage_one.key if stage_one else None,
+        # Older versions left tested positions to earlier prefixes where a stride was set.
+        **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
+        **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
+        **({"encoder": encoder.id} if other and not fills else {}),
+        **({"reading": reading} if reading else {}),
+    }
+
+
+def _profiles_identity(settings: Settings) -> dict[str, Any]:
+    path = settings.get("profiles")
+    if not path:
+        return {}
+    if not Path(path).is_file():
+        raise UserError(f"--profiles={path}: there is no such file.")
+    return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
+
+
+def _vectors_identity(settings: Settings) -> dict[str, Any]:
+    found = [digest(Path(path)) for path in settings.get("vectors") or ()]
+    return {"vectors": found} if found else {}
