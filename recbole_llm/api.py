@@ -469,11 +469,32 @@ def table(
     from recbole_llm.reporting.twin import render_twin
 
     if protocols:
-        text = render_twin(chosen, protocols, format, columns, store, cut_offs, groups, correction, sort)
+        text = render_twin(
+            chosen,
+            protocols,
+            format,
+            metrics=columns,
+            store=store,
+            topk=cut_offs,
+            groups=groups,
+            correction=correction,
+            sort=sort,
+        )
     elif check_reference:
         text = render_check(chosen, format, store)[0]
     else:
-        text = render(chosen, format, columns, store, cut_offs, baseline, groups, correction, margin, sort)
+        text = render(
+            chosen,
+            format,
+            columns,
+            store,
+            topk=cut_offs,
+            baseline=baseline,
+            groups=groups,
+            correction=correction,
+            margin=margin,
+            sort=sort,
+        )
     if output:
         with whole_file(Path(output), "w") as stream:
             stream.write(text + "\n")

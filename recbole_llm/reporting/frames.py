@@ -184,7 +184,7 @@ def table_rows(
     """
     store = ResultStore(folder)
     wanted = _chosen(store, dataset, protocol, model)
-    tables = build(wanted, store, None, [], baseline, True, correction, margin)
+    tables = build(wanted, store, topk=[], baseline=baseline, intervals=True, correction=correction, margin=margin)
     lines = list(table_lines(tables))
     return pd.DataFrame(lines, columns=columns_of(lines))
 

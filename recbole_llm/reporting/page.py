@@ -20,7 +20,7 @@ def render_report(
     margin: float | None = None,
 ) -> str:
     """The page as text; see :func:`write_report`."""
-    tables = build(records, store, None, [], baseline, True, correction, margin)
+    tables = build(records, store, topk=[], baseline=baseline, intervals=True, correction=correction, margin=margin)
     contents = [table_content(table, f"t{number}") for number, table in enumerate(tables, start=1)]
     return render_page("recbole_llm.reporting", "report.html.j2", tables=contents)
 

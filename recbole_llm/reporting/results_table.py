@@ -120,6 +120,7 @@ class ResultsTable:
         rows: in the order in which they are shown.
         metrics: the columns.
         primary: the metric that models were selected by; significance is about it alone.
+        families: by metric, the rows whose ranks are of the same cases, ready to be tested.
         comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
         reference: label of the row that the others are measured against.
         named: whether the reader named the reference: then the tests against it are a family of their own.
@@ -258,6 +259,7 @@ def ranked_cells(values: Mapping[str, float], labels: Iterable[str]) -> list[Tab
 def build(
     records: Iterable[Record],
     store: ResultStore | None = None,
+    *,
     metrics: Sequence[str] | None = None,
     topk: Sequence[int] | None = None,
     baseline: str | None = None,

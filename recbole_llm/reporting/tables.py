@@ -38,6 +38,7 @@ def render(
     style: str = "text",
     metrics: Sequence[str] | None = None,
     store: ResultStore | None = None,
+    *,
     topk: Sequence[int] | None = None,
     baseline: str | None = None,
     groups: bool = False,
@@ -65,7 +66,17 @@ def render(
     """
     if style == "csv" and topk is None:
         topk = []
-    tables = build(records, store, metrics, topk, baseline, style == "csv", correction, margin, sort)
+    tables = build(
+        records,
+        store,
+        metrics=metrics,
+        topk=topk,
+        baseline=baseline,
+        intervals=style == "csv",
+        correction=correction,
+        margin=margin,
+        sort=sort,
+    )
     if style == "csv":
         lines = list(table_lines(tables))
         return csv_table(columns_of(lines), lines)
@@ -88,7 +99,7 @@ def render_check(records: Iterable[Record], style: str, store: ResultStore | Non
     """
     if style == "csv":
         raise UserError("--check-reference comes as text, markdown, latex or html.")
-    checked = check(build(records, store, reference_metrics()))
+    checked = check(build(records, store, metrics=reference_metrics()))
     rendered_tables = [reference_table(table.caption, verdicts) for table, verdicts in checked]
     return write(rendered_tables, style), any(v.word != IN_BAND for _, verdicts in checked for v in verdicts)
 

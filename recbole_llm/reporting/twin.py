@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from itertools import combinations, product
 
 from scipy.stats import kendalltau, spearmanr
@@ -131,6 +131,7 @@ def render_twin(
     records: Iterable[Record],
     protocols: Sequence[str],
     style: str = "text",
+    *,
     metrics: Sequence[str] | None = None,
     store: ResultStore | None = None,
     topk: Sequence[int] | None = None,
@@ -154,7 +155,16 @@ def render_twin(
     Raises:
         UserError: no dataset has results under both protocols, or an unknown metric.
     """
-    found = twins(records, protocols, store, metrics, topk, style == "csv", correction, sort)
+    found = twins(
+        records,
+        protocols,
+        store,
+        metrics=metrics,
+        topk=topk,
+        intervals=style == "csv",
+        correction=correction,
+        sort=sort,
+    )
     if style == "csv":
         return csv_table(_CSV, _lines(found, groups))
     rendered = []
@@ -169,6 +179,7 @@ def twins(
     records: Iterable[Record],
     protocols: Sequence[str],
     store: ResultStore | None = None,
+    *,
     metrics: Sequence[str] | None = None,
     topk: Sequence[int] | None = None,
     intervals: bool = False,
@@ -179,11 +190,12 @@ def twins(
     first, second = protocols
     records = list(records)
     of = {name: [record for record in records if record.protocol == name] for name in protocols}
+    tables = partial(build, store=store, intervals=intervals, correction=correction, sort=sort)
     found, lonely = [], []
-    for table in build(of[first], store, metrics, topk, None, intervals, correction, None, sort):
+    for table in tables(of[first], metrics=metrics, topk=topk):
         shown = list(table.metrics) if metrics else [table.primary]
         others = [record for record in of[second] if record.dataset == table.key.dataset]
-        opposite = build(others, store, shown, [], None, intervals, correction, None, sort)
+        opposite = tables(others, metrics=shown, topk=[])
         alike = [other for other in opposite if other.key.masked == table.key.masked] or opposite
         same = [other for other in alike if other.key.data == table.key.data] or alike
         found += [_twin(table, other, shown) for other in same]
