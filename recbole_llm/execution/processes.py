@@ -74,7 +74,6 @@ class ProcessExecutor:
 
     Args:
         slots: how many run at once.
-        threads: of each; by default the cores are shared out.
         gpus: what ``CUDA_VISIBLE_DEVICES`` may hold; by default what this process sees.
         retries: how often a job whose process died is tried again.
     """
@@ -82,13 +81,11 @@ class ProcessExecutor:
     shares_files = True
     host = "localhost"
 
-    def __init__(
-        self, slots: int, threads: int | None = None, gpus: Sequence[str] | None = None, retries: int = RETRIES
-    ) -> None:
+    def __init__(self, slots: int, gpus: Sequence[str] | None = None, retries: int = RETRIES) -> None:
         if slots < 1:
             raise UserError(f"--workers={slots}: give 1 or more.")
         self.slots, self._retries = slots, retries
-        self._threads = threads or max(1, available_cores() // slots)
+        self._threads = max(1, available_cores() // slots)
         self._gpus = visible_gpus() if gpus is None else list(gpus)
         self._forks = sys.platform == "linux" and not self._gpus
         self._workers: dict[int, _Worker] = {}

@@ -58,7 +58,6 @@ class BatchClient:
         cache: where answers, and batches under way, are kept.
         budget: of the command.
         pause: seconds between two checks.
-        sleep: for tests.
         dialect: what the endpoint turned out not to take.
 
     Attributes:
@@ -71,7 +70,6 @@ class BatchClient:
         cache: ResponseCache,
         budget: Budget,
         pause: float = PAUSE,
-        sleep: Callable[[float], None] = time.sleep,
         dialect: Dialect | None = None,
     ) -> None:
         import openai
@@ -80,7 +78,7 @@ class BatchClient:
             raise UserError(f"--llm={endpoint.name} has no Batch API (batch_price in properties/llm/).")
         self.endpoint, self.cache, self.budget = endpoint, cache, budget
         self.incomplete = False
-        self._pause, self._sleep, self._dialect = pause, sleep, dialect
+        self._pause, self._dialect = pause, dialect
         self._likely = 0.0  # set aside of the budget for what is under way
         self._api = openai.OpenAI(api_key=endpoint.key(), base_url=endpoint.base_url, max_retries=5, timeout=600.0)
 
@@ -164,7 +162,7 @@ class BatchClient:
             if state.status in ENDED:
                 break
             logger.info("batch %s is %s; looking again in %.0f s", batch, state.status, self._pause)
-            self._sleep(self._pause)
+            time.sleep(self._pause)
         report = ImportReport()
         for file in state.files:
             report.add(self._take(file))
