@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -125,23 +126,31 @@ def expand(
         for given in protocols:
             each_protocol = _ready_parts(methods[0], name, files, overrides) if given is None else given
             check_grid_keys(methods, name, each_protocol, overrides, files)
-            for method in methods:
-                for kind in kinds:
-                    extra = {"semantics": kind} if kind is not None else {}
-                    base = {**overrides, **extra}
-                    default = layer_settings(method, name, each_protocol, files, base, strict=False)
-                    preset = {"preset": default["preset"]} if default.get("preset") else {}
-                    own = layer_settings(method, name, default["protocol"], overrides=preset, strict=False)
-                    check_followed(method, default.values, own.values)
-                    layered.append(default)
-                    for seed in parse_seeds(seeds, int(default["seed"])):
-                        settings = layer_settings(
-                            method, name, each_protocol, files, {**base, "seed": seed}, strict=False
-                        )
-                        run = Run.of(settings)
-                        runs.setdefault(run.key, run)
+            for method, kind in product(methods, kinds):
+                base = overrides if kind is None else {**overrides, "semantics": kind}
+                default = _checked(method, name, each_protocol, files, base)
+                layered.append(default)
+                for seed in parse_seeds(seeds, int(default["seed"])):
+                    of_seed = {**base, "seed": seed}
+                    run = Run.of(layer_settings(method, name, each_protocol, files, of_seed, strict=False))
+                    runs.setdefault(run.key, run)
     check_vectors_read(layered)
     return list(runs.values())
+
+
+def _checked(
+    method: Method, dataset: str, protocol: str | None, files: list[Path], overrides: dict[str, Any]
+) -> Settings:
+    """Settings of one model of a grid, before seeds are put in.
+
+    Raises:
+        UserError: one of them would be passed over.
+    """
+    found = layer_settings(method, dataset, protocol, files, overrides, strict=False)
+    preset = {"preset": found["preset"]} if found.get("preset") else {}
+    own = layer_settings(method, dataset, found["protocol"], overrides=preset, strict=False)
+    check_followed(method, found.values, own.values)
+    return found
 
 
 def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run]:
