@@ -55,6 +55,11 @@ Workers = Annotated[int | None, Doc("Jobs that run at once.")]
 ExecutorName = Annotated[str | None, Doc("Where jobs run: serial, processes or ray.")]
 RayAddress = Annotated[str | None, Doc("A running Ray cluster: auto or host:port.")]
 Gpus = Annotated[float | None, Doc("Share of a GPU for each job on Ray.")]
+Space = Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")]
+TrialEpochs = Annotated[int | None, Doc("Most epochs of a trial.")]
+TrialMinutes = Annotated[float | None, Doc("Most minutes of a trial's training and validation.")]
+PrunerName = Annotated[str, Doc("median, hyperband, users or none.")]
+Objectives = Annotated[Names, Doc("accuracy, or accuracy,seconds.")]
 Track = Annotated[str | None, Doc("Send finished runs to wandb, mlflow, trackio or tensorboard.")]
 Baseline = Annotated[str | None, Doc("Row that the others are measured against; the best baseline by default.")]
 Correction = Annotated[str, Doc("Of the p values: holm, or fdr for the false discovery rate.")]
@@ -127,11 +132,11 @@ def tune(
     config_file: ConfigFiles = (),
     results_dir: ResultsDir = None,
     storage: Annotated[str | None, Doc("Where trials are kept: .sqlite3 or .log file, or an address.")] = None,
-    space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
-    trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
-    trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
-    pruner: Annotated[str, Doc("median, hyperband, users or none.")] = "median",
-    objectives: Annotated[Names, Doc("accuracy, or accuracy,seconds.")] = "accuracy",
+    space: Space = None,
+    trial_epochs: TrialEpochs = None,
+    trial_minutes: TrialMinutes = None,
+    pruner: PrunerName = "median",
+    objectives: Objectives = "accuracy",
     report: Annotated[str | Path | None, Doc("Page about the searches; its usual name if none is given.")] = None,
     quiet: Quiet = True,
     workers: Workers = None,
@@ -187,11 +192,11 @@ def estimate(
     results_dir: ResultsDir = None,
     force: Annotated[bool, Doc("Count what has a record too.")] = False,
     trials: Annotated[int | None, Doc("Trials of a search of each model; none: the runs alone.")] = None,
-    space: Annotated[str | Path | None, Doc("Search space of a single model: a YAML or .hyper file.")] = None,
-    trial_epochs: Annotated[int | None, Doc("Most epochs of a trial.")] = None,
-    trial_minutes: Annotated[float | None, Doc("Most minutes of a trial's training and validation.")] = None,
-    pruner: Annotated[str, Doc("median, hyperband, users or none.")] = "median",
-    objectives: Annotated[Names, Doc("accuracy, or accuracy,seconds.")] = "accuracy",
+    space: Space = None,
+    trial_epochs: TrialEpochs = None,
+    trial_minutes: TrialMinutes = None,
+    pruner: PrunerName = "median",
+    objectives: Objectives = "accuracy",
     quiet: Quiet = True,
     **settings: Any,
 ) -> "Estimate":
