@@ -81,7 +81,7 @@ class Runner:
     ) -> None:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
         self._warned: set[str] = set()
-        self._readings: dict[Any, dict[str, Any]] = {}
+        self._readings: dict[Any, tuple[dict[str, Any], dict[str, float | int]]] = {}  # facts and statistics
         # How answers are got; one budget for all runs, made with the first that asks.
         self.asking: AnswerSource | None = None
         self._fresh: set[str] = set()
@@ -107,10 +107,15 @@ class Runner:
             return ""
         location, spec = run.location, ReadSpec.from_settings(run.settings.values)
         if (location.folder, location.stem, spec) not in self._readings:
-            self._readings[location.folder, location.stem, spec] = load_interactions(location, spec)[0].facts
-        now = self._readings[location.folder, location.stem, spec]
+            table = load_interactions(location, spec)[0]
+            self._readings[location.folder, location.stem, spec] = table.facts, table.statistics()
+        now, counts = self._readings[location.folder, location.stem, spec]
         if any(then.get(name, 0) != now.get(name, 0) for name in OF_READING):
             return "repeated rows and the unit of times were looked at"
+        counted = ("items",) if run.settings["sessions"] else ("users", "items")
+        known = record.data.statistics if record.data and then.get("rows_without_user_or_item") else {}
+        if any(known.get(name, counts[name]) != counts[name] for name in counted):
+            return "users and items that stand only in rows without the other were left out"
         return ""
 
     def run(self, run: Run) -> Record:

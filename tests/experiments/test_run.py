@@ -555,6 +555,22 @@ def test_a_record_of_rows_that_are_read_otherwise_today_is_made_again(
     assert runner().finished(run) is not None
 
 
+@pytest.mark.parametrize(("counted", "sessions", "again"), [
+    ("items", None, True), ("users", None, True), ("items", {"by": "day"}, True), ("users", {"by": "day"}, False),
+])  # fmt: skip
+def test_a_record_that_counted_what_stands_in_no_whole_row_is_made_again(
+    tiny: Path, counted: str, sessions: dict[str, str] | None, again: bool
+) -> None:
+    with (tiny / "tiny.inter").open("a") as file:
+        file.write("only\t\t1\t881250949\n\tonly\t1\t881250949\n")
+    run = make_run("Pop", sessions=sessions, protocol="session" if sessions else "loo")
+    record = runner().run(run)
+    assert runner().finished(run) is not None
+    record.data.statistics[counted] += 1
+    as_if_older(record)
+    assert (runner().finished(run) is None) == again
+
+
 def test_a_record_of_plain_rows_counts_whoever_wrote_it(tiny: Path) -> None:
     run = make_run("Pop")
     as_if_older(runner().run(run))
