@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids, write_table
-from recbole_llm.data.interactions import Interactions, ReadSpec, token_hashes
+from recbole_llm.data.inter_file import ReadSpec
+from recbole_llm.data.interactions import Interactions, token_hashes
 from recbole_llm.data.split import BY_TIME, CUT_BY, Cases
 from recbole_llm.errors import UserError
 from recbole_llm.utils.arrays import joined_ranges

@@ -2,7 +2,7 @@
 
 ``make_dataset`` returns a subclass of the dataset class that RecBole would take for the model. Where the
 files are plain (ids, times, numbers), the interactions come from the cached arrays of
-``data.interactions``; where a model needs more (knowledge graphs, labels by threshold, ...), RecBole reads
+``data.inter_file``; where a model needs more (knowledge graphs, labels by threshold, ...), RecBole reads
 and filters, and the result is put into the same canonical order. Either way ``table`` and ``split`` are
 set, and both engines see the same rows.
 """
@@ -26,20 +26,16 @@ from recbole_llm.data.atomic import read_header, read_table
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation
-from recbole_llm.data.interactions import (
+from recbole_llm.data.inter_file import (
     KEEP,
-    Interactions,
     ReadSpec,
-    TokenIndex,
     as_exact_time,
-    canonical_order,
     check_columns,
-    exact_repeats,
     load_interactions,
     no_time_facts,
-    offsets_of,
     time_facts,
 )
+from recbole_llm.data.interactions import Interactions, TokenIndex, canonical_order, exact_repeats, offsets_of
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
 from recbole_llm.data.recbole_reader import check_recbole_can_read

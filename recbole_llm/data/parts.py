@@ -19,19 +19,15 @@ import pandas as pd
 
 from recbole_llm.data.atomic import read_columns, read_header
 from recbole_llm.data.catalog import DatasetLocation
-from recbole_llm.data.interactions import (
-    PAD_TOKEN,
-    Interactions,
+from recbole_llm.data.inter_file import (
     ReadSpec,
     as_exact_time,
     cached_interactions,
-    canonical_order,
     check_columns,
-    compact_ids,
     no_time_facts,
-    offsets_of,
     time_facts,
 )
+from recbole_llm.data.interactions import PAD_TOKEN, Interactions, canonical_order, compact_ids, offsets_of
 from recbole_llm.data.split import Split, cases_of_sets, positions
 from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
@@ -88,7 +84,7 @@ def load_parts(location: DatasetLocation, files: Mapping[str, Path], spec: ReadS
         The interactions, each user's by part and then by time, and ``(n,)`` the number of each row's part.
 
     Raises:
-        UserError: as :func:`~recbole_llm.data.interactions.read_interactions`; filters that would undo the parts.
+        UserError: as :func:`~recbole_llm.data.inter_file.read_interactions`; filters that would undo the parts.
     """
     for name, value in (
         ("user_inter_num_interval", spec.user_interval),

@@ -10,7 +10,7 @@ from recbole.data.dataset import KnowledgeBasedDataset
 
 from recbole_llm.data.atomic import header_of
 from recbole_llm.data.foreign import word_of
-from recbole_llm.data.interactions import check_listed
+from recbole_llm.data.inter_file import check_listed
 from recbole_llm.errors import UserError
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_llm.data.catalog import DatasetLocation, check_data_path, known_datasets, lies_in, locate
-from recbole_llm.data.interactions import ReadSpec, load_interactions
+from recbole_llm.data.inter_file import ReadSpec, load_interactions
 from recbole_llm.data.parts import load_parts, part_files
 from recbole_llm.errors import UserError
 from recbole_llm.registry import find_method

@@ -16,7 +16,7 @@ from recbole_llm.compat.config import BenchConfig
 from recbole_llm.compat.fast import accelerated, seams_of
 from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
-from recbole_llm.data.interactions import ReadSpec, load_interactions
+from recbole_llm.data.inter_file import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
 from recbole_llm.data.refit import with_validation
 from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings, targets_in_history

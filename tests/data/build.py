@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.interactions import Interactions, ReadSpec, read_interactions
+from recbole_llm.data.inter_file import ReadSpec, read_interactions
+from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.sessions import cut_sessions
 
 WINDOWS = {"by": "day", "window": 4, "min_length": 2}  # a rule of sessions

@@ -13,7 +13,7 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.data.catalog import locate
-from recbole_llm.data.interactions import ReadSpec, load_interactions
+from recbole_llm.data.inter_file import ReadSpec, load_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.features.items import read_item_texts
 from tests.data.build import HEADER, names, table_of, walks, write_rows

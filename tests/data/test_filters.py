@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from recbole_llm.data.interactions import PAD_TOKEN, ReadSpec, parse_interval, read_interactions
+from recbole_llm.data.inter_file import ReadSpec, parse_interval, read_interactions
+from recbole_llm.data.interactions import PAD_TOKEN
 from recbole_llm.errors import UserError
 from tests.data.build import HEADER, names, table_of, walks, write_rows
 

@@ -10,14 +10,8 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.catalog import locate
-from recbole_llm.data.interactions import (
-    PAD_TOKEN,
-    ReadSpec,
-    canonical_order,
-    load_interactions,
-    read_interactions,
-    token_hashes,
-)
+from recbole_llm.data.inter_file import ReadSpec, load_interactions, read_interactions
+from recbole_llm.data.interactions import PAD_TOKEN, canonical_order, token_hashes
 from recbole_llm.errors import UserError
 from recbole_llm.utils.files import file_sha256
 from tests.data.build import HEADER, names, table_of, walks, write_rows

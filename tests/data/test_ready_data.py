@@ -9,7 +9,7 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.data.catalog import DatasetLocation, locate
-from recbole_llm.data.interactions import ReadSpec, load_interactions, read_interactions
+from recbole_llm.data.inter_file import ReadSpec, load_interactions, read_interactions
 from recbole_llm.data.statistics import dataset_statistics, render_statistics
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run

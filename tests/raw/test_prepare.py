@@ -10,7 +10,7 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.data.catalog import BUNDLED, locate
-from recbole_llm.data.interactions import ReadSpec, read_interactions
+from recbole_llm.data.inter_file import ReadSpec, read_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.raw import prepare as module
 from recbole_llm.raw.prepare import FAMILIES, prepare, render_report
