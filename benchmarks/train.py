@@ -5,7 +5,7 @@
 A step is what an epoch repeats: the next batch from the loader, forward, backward, optimiser. RecBole's path
 is its own class, its own loader (one padded row for each prefix) and its own loop's calls. Ours is the trainer's
 own loop, as ``run`` uses it. Batches are the same size; the paths are timed in turns. A model that RecBole has not
-stands beside RecBole's SR-GNN where it is built on it, else beside RecBole's SASRec.
+stands beside the model that it is built on, where RecBole has that one, else beside RecBole's SASRec.
 
 On a GPU ours is timed with recorded steps and with plain ones, after three epochs in which steps are recorded, an epoch
 at a time, and the profiler then says of each path how long the GPU works for a step and how many launches tell it to.
@@ -128,11 +128,11 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
     from recbole_llm.registry import SEQUENTIAL, find_method, recbole_methods
 
     method = find_method(model)
-    reference = model
-    if model not in recbole_methods():
-        reference = "SRGNN" if method.backbone else "SASRec"
     on_gpu = device_of(options).type == "cuda"
-    ours = OwnSteps(prepare(model, options, precision=options.precision))
+    prepared = prepare(model, options, precision=options.precision)
+    built_on = prepared.config[method.backbone] if method.backbone else model
+    reference = built_on if built_on in recbole_methods() else "SASRec"
+    ours = OwnSteps(prepared)
     plain = RecBoleSteps(prepare(reference, options, engine="recbole"), anomaly=False)
     paths: dict[str, Steps] = {"plain": plain, "ours": ours}
     # RecBole's import leaves anomaly detection on for every process that loads a sequential model.
