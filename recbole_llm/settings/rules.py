@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from recbole_llm.errors import UserError, check_known, did_you_mean
-from recbole_llm.evaluation.names import LIST_METRICS, RANK_METRICS, needs_lists, parse_metric, sort_metrics
+from recbole_llm.evaluation.names import (
+    LIST_METRICS,
+    RANK_METRICS,
+    UNCUT_METRICS,
+    needs_lists,
+    parse_metric,
+    sort_metrics,
+)
 from recbole_llm.llm.address import check_store_address
 from recbole_llm.llm.endpoint import is_own_file
 from recbole_llm.registry import SEQUENTIAL, TEXT_CODE, Method, methods
@@ -380,9 +387,13 @@ def _sort_metrics(values: dict[str, Any]) -> None:
     """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
 
     Raises:
-        UserError: ``list_metrics`` holds something else, or a model is to be selected by such a metric.
+        UserError: a metric is not known, stands in the wrong list, or cannot choose a model.
     """
     others, listed = sort_metrics(values.get("metrics") or ())
+    for name in others:
+        if name.lower() not in RANK_METRICS | UNCUT_METRICS:
+            known = [*RANK_METRICS.values(), *UNCUT_METRICS.values(), *LIST_METRICS.values()]
+            raise UserError(f"metrics takes {', '.join(known)}; got {name!r}.{did_you_mean(name, known)}")
     wrong, wanted = sort_metrics(values.get("list_metrics") or ())
     if wrong:
         known = LIST_METRICS.values()

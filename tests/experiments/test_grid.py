@@ -220,6 +220,7 @@ def test_what_is_passed_over_is_said(tiny: Path, caplog: pytest.LogCaptureFixtur
         ("SASRec.n_layer: 3", r"mine.yaml, SASRec.n_layer: there is no setting 'n_layer'"),
         ("sigma: 0.1", r"mine.yaml, sigma: .* has no setting 'sigma' .it belongs to LLMDMsRec"),
         ("list_metrics: [NDCG]", "mine.yaml, list_metrics: list_metrics takes ItemCoverage"),
+        ("metrics: [Hit, NDGC]", "mine.yaml, metrics: metrics takes Hit, NDCG.*got .NDGC.. Did you mean NDCG"),
         ("n_layers: 0", "mine.yaml, n_layers: .*SASRec has at least one layer"),
         ("topk: [0]", "mine.yaml, topk: .*give cut-offs"),
         ("clip_grad_norm: {max_norm: 0}", "mine.yaml, clip_grad_norm: .*above 0"),
