@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
 
 RESULTS = Path(__file__).parents[2] / "results"
+VECTORS = "dataset/ml-100k/vectors/films.npy"  # a record names the contents of a file, not its path
 RECORDS = [
     (folder.name, record)
     for folder in sorted(RESULTS.iterdir())
@@ -53,6 +55,7 @@ OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "item-numbers": {"ISRF": {"item_numbers": "random"}},
     "sessions": {},
     "times": {},
+    "vectors": {},
 }
 # Defaults that changed since, with the values that the records were made with: new runs have other keys.
 FORMER: dict[str, dict[str, Any]] = {
@@ -78,6 +81,8 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
     given = former.get(record.model, {}) | {key: value for key, value in named.items() if value is not None}
     if record.semantics in ("text", "codes"):
         given.pop("semantics", None)
+    if "vectors.0" in record.data.files:
+        given["vectors"] = VECTORS
     limits = {name: getattr(record, name) for name in ("trials", "trial_epochs", "trial_minutes")}
     search = {name: limit for name, limit in limits.items() if limit is not None}
     settings = layer_settings(find_method(record.model), record.dataset, record.protocol, (), given, strict=False)
@@ -86,7 +91,9 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(workspace: Path) -> None:
-    """Files of the dataset are copied to a folder of the test's own."""
+    """Files of the dataset are copied to a folder of the test's own, and the vectors that some runs read."""
+    folder = Path(VECTORS).parent
+    shutil.copytree(RESULTS.parent / folder, folder)
 
 
 def test_there_are_kept_records() -> None:

@@ -1,4 +1,4 @@
-"""The searches in ``results/flagship-short`` are taken up as they are: one more seed of a row is one more training."""
+"""Searches that are kept in ``results/`` are taken up as they are: one more seed of a row is one more training."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ from recbole_llm import api
 from recbole_llm.experiments.estimate import TRIAL, TUNED, Work
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.suite import FULL
 from recbole_llm.stages import checked_stages, trained_by
 from recbole_llm.tuning.space import searched
 from recbole_llm.tuning.study import study_name
 from recbole_llm.tuning.work import work_of
 
-KEPT = Path(__file__).parents[2] / "results" / "flagship-short"
+ROOT = Path(__file__).parents[2]
+# Folders of results, each with its suite, the suite's budget and the least number of searches.
+FOLDERS = [("flagship-short", "flagship", "short", 19), ("vectors", "vectors", FULL, 5)]
 VERBS = {verb: getattr(api, verb) for verb in ("generate", "tune", "run", "table", "report")}
 SEEDS = 3
 
 
-@pytest.fixture
-def suite_work(workspace: Path) -> dict[str, list[Work]]:
-    """What the suite has to do in a copy of the folder for one more seed, by the names of its studies."""
-    shutil.copytree(KEPT, "kept")
+def suite_work(folder: Path, suite: str, budget: str) -> dict[str, list[Work]]:
+    """What a suite has to do in a copy of a folder for one more seed, by the names of its studies."""
+    shutil.copytree(folder, "kept")
+    shutil.copytree(ROOT / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")
     runner = Runner(ResultStore("kept"))
     given = {"results_dir": "kept", "seeds": SEEDS + 1}
     found: dict[str, list[Work]] = {}
-    for runs, seeds, search in trained_by(checked_stages("flagship", VERBS, "short", given), VERBS):
+    for runs, seeds, search in trained_by(checked_stages(suite, VERBS, budget, given), VERBS):
         assert search is not None
         spaces, budget = searched(runs, **search)
         works = work_of(runs, runner, seeds, search)
@@ -39,32 +42,39 @@ def suite_work(workspace: Path) -> dict[str, list[Work]]:
     return found
 
 
+@pytest.mark.parametrize(("name", "suite", "budget", "least"), FOLDERS)
 def test_every_kept_search_is_a_row_of_the_suite_and_one_seed_more_is_one_training(
-    suite_work: dict[str, list[Work]],
+    workspace: Path, name: str, suite: str, budget: str, least: int
 ) -> None:
-    kept = sorted(path.stem for path in KEPT.glob("studies/*.jsonl"))
-    assert len(kept) > 10
-    assert set(kept) <= {*suite_work}
+    folder = ROOT / "results" / name
+    kept = sorted(path.stem for path in folder.glob("studies/*.jsonl"))
+    assert len(kept) >= least
+    works = suite_work(folder, suite, budget)
+    assert set(kept) <= {*works}
     for name in kept:
-        trials, tuned = suite_work[name]
+        trials, tuned = works[name]
         assert (trials.kind, trials.count) == (TRIAL, 0), name
         assert (tuned.kind, tuned.count, tuned.done) == (TUNED, 1, SEEDS), name
 
 
-def test_every_kept_record_is_of_a_kept_search() -> None:
+@pytest.mark.parametrize("name", [name for name, *_ in FOLDERS])
+def test_every_kept_record_is_of_a_kept_search(name: str) -> None:
     """So a row that was trained by hand, with settings of one's own choice, is none of the table.
 
     LLM-DMsRec's candidates are the first items of an SR-GNN with its own settings, which the table shows untuned.
     """
-    records = list(ResultStore(KEPT))
+    folder = ROOT / "results" / name
+    records = list(ResultStore(folder))
     assert all(record.status == "ok" for record in records)
     assert {record.model for record in records if not record.tuned} <= {"SRGNN"}
     seeds = Counter(record.seed for record in records if record.tuned)
-    assert [*seeds.values()] == SEEDS * [len(list(KEPT.glob("studies/*.jsonl")))]
+    assert [*seeds.values()] == SEEDS * [len(list(folder.glob("studies/*.jsonl")))]
 
 
-def test_they_can_be_handed_in(tmp_path: Path) -> None:
-    said = api.submit(KEPT, output=tmp_path / "handed-in", dataset_dir=tmp_path)
-    count = len(list(ResultStore(KEPT)))
+@pytest.mark.parametrize("name", [name for name, *_ in FOLDERS])
+def test_they_can_be_handed_in(tmp_path: Path, name: str) -> None:
+    folder = ROOT / "results" / name
+    said = api.submit(folder, output=tmp_path / "handed-in", dataset_dir=tmp_path)
+    count = len(list(ResultStore(folder)))
     assert f"{count} records: every metric follows from the ranks" in said
     assert f"settings give the key: {count}" in said
