@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks import day_order
 from benchmarks.busy import Activity, covered, summary
 from benchmarks.gpu import PARTS, command
 from benchmarks.train import OwnSteps
@@ -105,3 +106,22 @@ def test_what_is_tested_on_a_gpu_is_there(name: str) -> None:
 def test_a_loop_of_a_model_s_own_is_not_measured(tiny: Path) -> None:
     with pytest.raises(UserError, match="a loop of its own"):
         OwnSteps(prepare("RecVAE", train_batch_size=64))
+
+
+def test_reviews_of_one_day_are_counted_by_the_order_of_their_ids(workspace: Path) -> None:
+    published = {"a": ["i1", "i2", "i3"], "b": ["i2", "i4", "i3"], "c": ["i4", "i1"], "d": ["i1", "i4"]}
+    day_of = {"a": [1, 1, 2], "b": [1, 1, 1], "c": [1, 1], "d": [1, 1]}  # c and d have the same items
+    for name, ids, users in (("seen", "i", "abcd"), ("timed", "j", "zyxw")):
+        Path("data", name).mkdir(parents=True)
+        rows = [
+            (user, item.replace("i", ids), day_of[of][place] if name == "timed" else place)
+            for user, (of, items) in zip(users, published.items(), strict=True)
+            for place, item in enumerate(items)
+        ]
+        header = "user_id:token\titem_id:token\ttimestamp:float"
+        Path("data", name, f"{name}.inter").write_text("\n".join([header, *("\t".join(map(str, row)) for row in rows)]))
+        titles = [f"{ids}{number}\ttitle {number}" for number in range(1, 5)]
+        Path("data", name, f"{name}.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *titles]))
+    found = day_order.measure(Namespace(dataset="seen", times="timed", data_path="data"))
+    # a: i1 and i2; b: i2 and i4 upwards, i4 and i3 downwards at the end
+    assert found == day_order.DayOrder(users=2, pairs=3, ascending=2, last_pairs=1, last_ascending=0)

@@ -392,8 +392,8 @@ def _sort_metrics(values: dict[str, Any]) -> None:
     others, listed = sort_metrics(values.get("metrics") or ())
     for name in others:
         if name.lower() not in RANK_METRICS | UNCUT_METRICS:
-            known = [*RANK_METRICS.values(), *UNCUT_METRICS.values(), *LIST_METRICS.values()]
-            raise UserError(f"metrics takes {', '.join(known)}; got {name!r}.{did_you_mean(name, known)}")
+            there = [*RANK_METRICS.values(), *UNCUT_METRICS.values(), *LIST_METRICS.values()]
+            raise UserError(f"metrics takes {', '.join(there)}; got {name!r}.{did_you_mean(name, there)}")
     wrong, wanted = sort_metrics(values.get("list_metrics") or ())
     if wrong:
         known = LIST_METRICS.values()
