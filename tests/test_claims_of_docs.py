@@ -46,11 +46,15 @@ TOYS: Place = ("times", "toys-times", "loo")
 TOYS_LATER: Place = ("times", "toys-times", "gts")
 BEAUTY_TIMES: Place = ("times", "beauty-times", "loo")
 BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
+PUBLISHED: Place = ("beauty", "beauty", "loo")
+VECTORS: Place = ("vectors", "ml-100k", "loo")
 GAMES: Place = ("times", "games18-times", "loo")
 GAMES_LATER: Place = ("times", "games18-times", "gts")
 
 LAST = "SASRec [train_targets=last]"
 CLAUDE = "claude-2026-11"
+FILMS, OTHER_FILMS = "text, films#2f6d3e", "shuffled, films#2f6d3e"
+FULL_SOFTMAX = "SASRec [train_batch_size=2048, n_layers=2, n_heads=2, +4]"
 BY_RULE = "LLMDMsRec (offline)"
 WITH_LM, WITHOUT_LM = "DUIP (text, scratch GPT-2 2x64)", "DUIP (text, no language model)"
 INTEREST, POSITION = "ComiRecDR [routing_transform=interest]", "ComiRecDR [routing_transform=position]"  # maps
@@ -264,6 +268,25 @@ CLAIMS = (
           ", and {d}, p {p2}) and is below it on Games"),
     Claim("time", GAMES_LATER, "SASRecText (text)", "SASRec", HOLDS,
           "is below it on Games ({d}, p {p3})."),
+    Claim("beauty", PUBLISHED, FULL_SOFTMAX, "eSASRec", HOLDS,
+          "is the best row here**, above eSASRec ({d} {interval}, p {p3})"),
+    Claim("beauty", PUBLISHED, "MarkovChain", "HSTU", CHANCE,
+          "a Markov chain**, which counts what follows what (`--baseline=HSTU`: {d} {interval}, p {p2})"),
+    Claim("beauty", PUBLISHED, "MarkovChain", "VSKNN", HOLDS,
+          "The Markov chain is above VSKNN in the one"),
+    Claim("beauty", BEAUTY_TIMES, "MarkovChain", "VSKNN", HOLDS,
+          "and below it in the other"),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
+          "own vectors it has {mean}, with exchanged ones {other} (`--model=UniSRec "
+          '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE,
+          "a SASRec that reads nothing** ({d} {interval}, p {p2} after Holm)"),
+    Claim("vectors", VECTORS, f"SASRec ({FILMS})", "SASRec", CHANCE,
+          "end where those that start at random end ({d} {interval}, p {p2})"),
+    Claim("vectors", VECTORS, f"SASRecText ({FILMS})", "SASRec", HOLDS,
+          "SASRecText has {mean} ({d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", "SASRec", HOLDS,
+          "AlphaRec, which reads no order, {mean} ({d}, p {p3})"),
 )  # fmt: skip
 
 
@@ -438,3 +461,19 @@ def test_candidates_and_the_release() -> None:
     assert math.isclose(hit["SASRec"] / hit["GCEGNN"], 1.5, abs_tol=0.05)
     assert "has an MRR@20 within 5 % of the release's, and a Hit@20 a third lower" in page("candidates")
     assert "the target among the first twenty half as often again" in page("candidates")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "row_by_hash"),
+    [
+        ("SASRec, every position", FULL_SOFTMAX, "SASRec"),
+        ("MarkovChain", "MarkovChain", "MarkovChain"),
+        ("VSKNN", "VSKNN", "VSKNN"),
+        ("EASE", "EASE", "EASE"),
+        ("ItemKNN", "ItemKNN", "ItemKNN"),
+    ],
+)
+def test_the_order_within_a_day(name: str, row: str, row_by_hash: str) -> None:
+    found = [compared(PUBLISHED).row(row), compared(BEAUTY_TIMES).row(row_by_hash)]
+    published, by_hash = (each.values["ndcg@10"].mean for each in found)
+    assert f"| {name} | {published:.4f} | {by_hash:.4f} |" in page("beauty")
