@@ -18,6 +18,7 @@ from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
 from recbole_llm.data.inter_file import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
+from recbole_llm.data.parts import load_parts, part_files
 from recbole_llm.data.refit import with_validation
 from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings, targets_in_history
 from recbole_llm.data.times import notices, warnings
@@ -103,20 +104,28 @@ class Runner:
         if record.features is not None and record.features.coverage.get("itemtext") == 0:
             return "items without any title were refused"
         then = record.data.reading if record.data else {}
-        if not then or run.settings["split"] == "parts":
+        if not then:
             return ""
-        location, spec = run.location, ReadSpec.from_settings(run.settings.values)
-        if (location.folder, location.stem, spec) not in self._readings:
-            table = load_interactions(location, spec)[0]
-            self._readings[location.folder, location.stem, spec] = table.facts, table.statistics()
-        now, counts = self._readings[location.folder, location.stem, spec]
-        if any(then.get(name, 0) != now.get(name, 0) for name in OF_READING):
+        now, counts = self._reading(run)
+        of_one_file = run.settings["split"] != "parts"
+        if of_one_file and any(then.get(name, 0) != now.get(name, 0) for name in OF_READING):
             return "repeated rows and the unit of times were looked at"
         counted = ("items",) if run.settings["sessions"] else ("users", "items")
         known = record.data.statistics if record.data and then.get("rows_without_user_or_item") else {}
         if any(known.get(name, counts[name]) != counts[name] for name in counted):
             return "users and items that stand only in rows without the other were left out"
         return ""
+
+    def _reading(self, run: Run) -> tuple[dict[str, Any], dict[str, float | int]]:
+        """Facts and statistics of a run's interactions as they are read today."""
+        location, values = run.location, run.settings.values
+        spec = ReadSpec.from_settings(values)
+        parts = part_files(values, location) if values["split"] == "parts" else {}
+        key = (location.folder, location.stem, spec, *parts.values())
+        if key not in self._readings:
+            table, _ = load_parts(location, parts, spec) if parts else load_interactions(location, spec)
+            self._readings[key] = table.facts, table.statistics()
+        return self._readings[key]
 
     def run(self, run: Run) -> Record:
         """The record of a run: found, or made by training and testing the model.

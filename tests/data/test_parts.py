@@ -74,6 +74,18 @@ def test_what_stands_only_in_rows_that_are_left_out_is_no_user_and_no_item(parts
     assert table.facts["rows_without_user_or_item"] == 2
 
 
+@pytest.mark.parametrize("counted", ["users", "items"])
+def test_a_record_that_counted_what_stands_in_no_whole_row_is_made_again(parts: Path, counted: str) -> None:
+    write_rows(parts / "mine.train.inter", [("", "unread", 0), *TRAIN, ("nobody", "", 0)])
+    run = make_run("Pop", "mine", protocol="parts")
+    record = runner().run(run)
+    assert runner().finished(run) is not None
+    assert record.data is not None
+    record.data.statistics[counted] += 1
+    ResultStore("results").put(record)
+    assert runner().finished(run) is None
+
+
 def test_lines_given_twice_without_times_are_said(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, rows in (("train", [*TRAIN, TRAIN[0]]), ("valid", VALID), ("test", [*TEST, TEST[1]])):
         write_rows(parts / f"mine.{name}.inter", [row[:2] for row in rows], UNTIMED)
