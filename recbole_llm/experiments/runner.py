@@ -418,7 +418,7 @@ class Runner:
         if run.settings.method.serves_alone:
             stage["semantics"] = "none"  # no file is read, no question asked, no encoder loaded
         prepared = self.prepare(run, Stopwatch(), stage=stage)
-        checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]))
+        checkpoint.restore_model(prepared.model, checkpoint.load(best, prepared.config["device"]), best)
         prepared.model.eval()
         return prepared
 

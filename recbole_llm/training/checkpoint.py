@@ -83,8 +83,19 @@ def model_state(model: Any) -> dict[str, Any]:
     return {"state_dict": dict(model.state_dict()), "other_parameter": other}
 
 
-def restore_model(model: Any, state: dict[str, Any]) -> None:
+def fits(model: Any, state: dict[str, Any]) -> bool:
+    """Whether all parameters of a model are in a :func:`model_state`, of the same sizes; the model stays as it is."""
+    found = state.get("state_dict", {})
+    return all(name in found and found[name].shape == value.shape for name, value in model.state_dict().items())
+
+
+def restore_model(model: Any, state: dict[str, Any], path: Path) -> None:
     """Put :func:`model_state` back into a model of the same settings.
+
+    Args:
+        model: takes the parameters.
+        state: what was saved.
+        path: the file that it was read from, for the message.
 
     Raises:
         UserError: the parameters do not fit the model.
@@ -92,7 +103,9 @@ def restore_model(model: Any, state: dict[str, Any]) -> None:
     try:
         model.load_state_dict(state["state_dict"])
     except (RuntimeError, KeyError) as error:
-        raise UserError(f"the checkpoint does not fit the model: {one_line(error, 300)}") from error
+        raise UserError(
+            f"{path} does not fit the model: {one_line(error, 300)}. Delete it; the same command then trains anew."
+        ) from error
     model.load_other_parameter(state.get("other_parameter"))
 
 

@@ -417,7 +417,7 @@ class BenchTrainer(Trainer):
         return {f"{o}.{name}": v for o, found in owners.items() for name, v in found.items() if isinstance(v, kind)}
 
     def resumable(self) -> dict[str, Any] | None:
-        """The state in ``last.pt``; ``None`` where there is none, or none of the best weights that it counts on."""
+        """The state in ``last.pt``; ``None`` where there is none or it cannot be gone on from, which is said."""
         path = self.folder / "last.pt"
         if not path.is_file():
             return None
@@ -433,6 +433,10 @@ class BenchTrainer(Trainer):
         if best is None or (over and not best.is_file()):
             logger.warning("%s is without its best weights; training begins anew", path)
             return None
+        # Such as those of an older version that counted other items in the same files.
+        if not checkpoint.fits(self.model, state["model"] if "model" in state else checkpoint.load(best)):
+            logger.warning("%s holds weights of other sizes than the model's; training begins anew", path)
+            return None
         return state
 
     def resume(self, train_data: Any) -> bool:
@@ -441,7 +445,7 @@ class BenchTrainer(Trainer):
         if state is None:
             return False
         if "model" in state:
-            checkpoint.restore_model(self.model, state["model"])
+            checkpoint.restore_model(self.model, state["model"], self.folder / "last.pt")
             for name, optimizer in self._optimizers().items():
                 optimizer.load_state_dict(state["optimizers"][name])
             for name, scheduler in self._schedulers().items():
@@ -460,7 +464,8 @@ class BenchTrainer(Trainer):
 
     def restore_best(self) -> None:
         """Load the weights of the best validation."""
-        checkpoint.restore_model(self.model, checkpoint.load(Path(self.saved_model_file), self.device))
+        best = Path(self.saved_model_file)
+        checkpoint.restore_model(self.model, checkpoint.load(best, self.device), best)
 
     def discard(self) -> None:
         """Forget a training that was interrupted: this one's best weights take the place of those it counts on."""

@@ -334,9 +334,10 @@ def test_what_is_saved_and_loaded_scores_the_same(make: Make, name: str, device:
     cases = test_cases(prepared)
     trained = fresh(prepared, seed=5)
     step(trained, first_batch(prepared))
-    checkpoint.save(tmp_path / "model.pt", checkpoint.model_state(trained))
+    path = tmp_path / "model.pt"
+    checkpoint.save(path, checkpoint.model_state(trained))
     other = fresh(prepared, seed=6)
-    checkpoint.restore_model(other, checkpoint.load(tmp_path / "model.pt", prepared.config["device"]))
+    checkpoint.restore_model(other, checkpoint.load(path, prepared.config["device"]), path)
     torch.testing.assert_close(scores_of(other, cases), scores_of(trained, cases), **TOLERANCE[device])
 
 

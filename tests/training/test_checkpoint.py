@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_a_model_scores_as_before(tiny, tmp_path, name):
         for batch in loader:
             first.model.calculate_loss(batch)
     checkpoint.save(tmp_path / "a.pt", checkpoint.model_state(first.model))
-    checkpoint.restore_model(second.model, checkpoint.load(tmp_path / "a.pt"))
+    checkpoint.restore_model(second.model, checkpoint.load(tmp_path / "a.pt"), tmp_path / "a.pt")
     _, batch = next(iter(EvalLoader(first.device_table(), first.dataset.split.test, 50, first.sequential)))
     scores = []
     for prepared in (first, second):
@@ -169,13 +170,13 @@ def test_a_model_scores_as_before(tiny, tmp_path, name):
 
 def test_parameters_that_do_not_fit_are_a_user_error(tiny):
     small, large = prepare("SASRec", hidden_size=16), prepare("SASRec", hidden_size=32)
-    with pytest.raises(UserError, match=r"the checkpoint does not fit the model: .*size mismatch"):
-        checkpoint.restore_model(large.model, checkpoint.model_state(small.model))
+    with pytest.raises(UserError, match=r"a\.pt does not fit the model: .*size mismatch.* Delete it; the same"):
+        checkpoint.restore_model(large.model, checkpoint.model_state(small.model), Path("a.pt"))
 
 
 def test_a_file_that_holds_no_model_is_a_user_error(tiny):
-    with pytest.raises(UserError, match="the checkpoint does not fit the model"):
-        checkpoint.restore_model(prepare("SASRec").model, {"epoch": 3})
+    with pytest.raises(UserError, match=r"a\.pt does not fit the model"):
+        checkpoint.restore_model(prepare("SASRec").model, {"epoch": 3}, Path("a.pt"))
 
 
 # ---- random numbers ------------------------------------------------------------------------------
