@@ -119,6 +119,9 @@ class BenchDatasetMixin(Dataset):
         unusual = self.reading() | unusual_cases(
             self.config.final_config_dict, self.location.file("user_last_order.tsv")
         )
+        # Under the name without it lie candidates that were drawn while items of such rows counted.
+        if (self.table if self._is_plain() else self._plain_table()).facts["rows_without_user_or_item"]:
+            unusual["rows_without_user_or_item"] = "left out"
         name = f"{protocol}-{phase}-{negatives}-{seed}-{self.sha256[:8]}{name_part(unusual)}.candidates"
         return sampled(self.table, getattr(split, phase), negatives, seed, self.location.home / "candidates" / name)
 
@@ -132,11 +135,14 @@ class BenchDatasetMixin(Dataset):
         values = self.config.final_config_dict
         found = unusual_reading(values, self.location.name)
         if not self._is_plain():
-            plain, _ = load_interactions(self.location, rows_only(ReadSpec.from_settings(values)))
             digest = contents_digest(self.table)
-            if digest != contents_digest(plain):
+            if digest != contents_digest(self._plain_table()):
                 found["contents"] = digest
         return found
+
+    def _plain_table(self) -> Interactions:
+        """The interactions as they are where RecBole does not read the files."""
+        return load_interactions(self.location, rows_only(ReadSpec.from_settings(self.config.final_config_dict)))[0]
 
     def _is_plain(self) -> bool:
         # `type(self)` is our subclass; the next class in line is RecBole's.

@@ -80,6 +80,25 @@ def test_where_recbole_reads_the_same_rows_the_candidates_are_the_same(tiny: Pat
     assert len(candidate_files()) == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"load_col": RATED, "normalize_field": ["rating"]}])
+def test_candidates_that_were_drawn_among_items_of_rows_without_a_user_are_drawn_anew(
+    tiny: Path, options: dict[str, Any]
+) -> None:
+    with (tiny / "tiny.inter").open("a") as file:
+        file.write("\tonly\t1\t1402000000\n")
+    sha = file_sha256(tiny / "tiny.inter")[:8]
+    (tiny / "candidates").mkdir()
+    older = {f"direct_100-{phase}-5-2020-{sha}.candidates" for phase in ("valid", "test")}
+    for name in older:
+        rows = [(f"u{user}", 2, "only") for user in range(80)]
+        write_rows(tiny / "candidates" / name, rows, "user_id:token\tposition:token\titems:token_seq")
+    assert "only" not in sampled_cases("SASRec", **options)
+    drawn = candidate_files()
+    assert (older < drawn, len(drawn)) == (True, 4)
+    sampled_cases("SASRec")
+    assert candidate_files() == drawn
+
+
 def test_where_recbole_leaves_out_rows_the_candidates_are_others(tiny: Path) -> None:
     """Items without a link to the graph leave RecBole's interactions."""
     rows = [(f"e{item}", "made_by", f"brand{item % 5}") for item in range(40)]
