@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +449,18 @@ def test_work_on_one_device_is_no_wait() -> None:
         (x[rows] * 2.0).to(torch.bfloat16).masked_fill(x[rows] > 0, 1.0).sum()
         x.index_put_((rows,), x[:2])
     assert not waits.found
+
+
+def test_torch_s_notice_of_its_way_to_find_waits_is_not_shown() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.warn("Synchronization debug mode is a prototype feature and does not yet detect all", stacklevel=1)
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        assert recorded.waits_among(caught) == ["a synchronizing CUDA operation"]
+    assert [str(warning.message) for warning in shown] == ["something else"]
 
 
 # ---- a GPU's own ways ---------------------------------------------------------------------------
