@@ -18,7 +18,7 @@ from typing import NamedTuple
 from tabulate import tabulate
 
 from benchmarks.common import RESULTS
-from recbole_llm.errors import UserError
+from recbole_llm.errors import UserError, check_known
 
 
 class Part(NamedTuple):
@@ -77,10 +77,16 @@ def main() -> int:
     options = parser.parse_args()
     import torch
 
+    names = options.parts.split(",")
+    try:
+        for name in names:
+            check_known(f"--parts: {name!r} is none", name, PARTS)
+    except UserError as error:
+        parser.error(str(error))
     if not torch.cuda.is_available():
-        raise UserError("torch sees no GPU here.")
+        parser.error("torch sees no GPU here.")
     rows = []
-    for name in options.parts.split(","):
+    for name in names:
         words = command(PARTS[name], options)
         print(f"\n== {name}: {' '.join(words[1:])}", flush=True)
         began = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import day_order
+from benchmarks import day_order, gpu
 from benchmarks.busy import Activity, covered, summary
 from benchmarks.gpu import PARTS, command
 from benchmarks.train import OwnSteps
@@ -96,6 +96,21 @@ def test_what_is_run_on_a_gpu_has_the_options_that_it_is_given(
         importlib.import_module(module).main()
     known = set(re.findall(r"--(\w+)", capsys.readouterr().out))
     assert {word[2:].partition("=")[0] for word in words} <= known
+
+
+@pytest.mark.parametrize(("parts", "said"), [
+    ("tests,trian", "error: --parts: 'trian' is none. Did you mean train? Known: tests, "),
+    ("tests,train", "error: torch sees no GPU here."),
+])  # fmt: skip
+def test_what_cannot_be_run_on_a_gpu_is_said_before_anything_is(
+    parts: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu", f"--parts={parts}"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", [name for name, part in PARTS.items() if not part.name])
