@@ -18,6 +18,7 @@ from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_w
 from recbole_llm.training import recorded
 from tests.device_waits import nothing_at_hand
 from tests.helpers import make_run, runner
+from tests.training.test_recorded import TakenAgain
 
 SMALL: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "embedding_size": 16, "epochs": 4}
 
@@ -56,18 +57,13 @@ def test_seconds_are_those_of_steps_cases_and_epochs_and_add_up(tiny: Path) -> N
 def test_a_gpu_is_measured_with_the_steps_that_it_records(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
 
-    class TakenAgain:
-        """Stands for a recording."""
-
-        def __init__(self, step: Any, generators: Any, beside: Any, device: Any) -> None:
-            self.step = step
+    class Noted(TakenAgain):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
             made.append(self)
 
-        def replay(self) -> None:
-            self.parts = self.step()
-
     nothing_at_hand(monkeypatch)
-    monkeypatch.setattr(recorded, "CUDARecording", TakenAgain)
+    monkeypatch.setattr(recorded, "CUDARecording", Noted)
     (line,) = estimate("BPR", "tiny").lines
     assert line.measured is not None
     assert made

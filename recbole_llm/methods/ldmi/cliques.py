@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from recbole_llm.utils.arrays import joined_ranges
+
 PAIRS = 200_000_000  # products of a search; beyond it the most popular items are left out of the search
 BLOCK = 5_000_000  # products of one block of rows
 
@@ -112,16 +114,14 @@ def clique_items(
     cuts = np.flatnonzero(np.diff(np.cumsum(counts.sum(axis=1)) // BLOCK)) + 1
     for block, sizes in zip(np.split(cliques, cuts), np.split(counts, cuts), strict=True):
         flat = sizes.ravel()
-        total = int(flat.sum())
-        within = np.arange(total) - np.repeat(np.cumsum(flat) - flat, flat)
-        item = items[np.repeat(offsets[block.ravel()], flat) + within]
-        age = np.repeat(flat, flat) - 1 - within
+        item = items[joined_ranges(offsets[block.ravel()], flat)]
+        age = np.repeat(flat, flat) - 1 - joined_ranges(0, flat)
         member = np.repeat(np.tile(np.arange(block.shape[1]), len(block)), flat)
         clique = np.repeat(np.arange(len(block)), sizes.sum(axis=1))
         # The most recent row of each item of a clique stands for it; how many members have it is counted once each.
         order = np.lexsort((member, age, item, clique))
         clique, item, age, member = clique[order], item[order], age[order], member[order]
-        new = np.ones(total, dtype=bool)
+        new = np.ones(len(item), dtype=bool)
         new[1:] = (clique[1:] != clique[:-1]) | (item[1:] != item[:-1])
         group = np.cumsum(new) - 1
         pairs = np.unique(group * np.int64(block.shape[1]) + member)
