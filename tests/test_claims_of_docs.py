@@ -279,6 +279,13 @@ CLAIMS = (
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
           "own vectors it has {mean}, with exchanged ones {other} (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "VSKNN", HOLDS,
+          "which trains nothing, too (`--baseline=VSKNN`: {d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", HOLDS,
+          "with its own it is above that (`--model=AlphaRec "
+          '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("AlphaRec",)),
+    Claim("vectors", VECTORS, f"AlphaRec ({OTHER_FILMS})", "Pop", CHANCE,
+          "With exchanged vectors AlphaRec ends where popularity does, at {mean}"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE,
           "a SASRec that reads nothing** ({d} {interval}, p {p2} after Holm)"),
     Claim("vectors", VECTORS, f"SASRec ({FILMS})", "SASRec", CHANCE,
