@@ -277,23 +277,28 @@ CLAIMS = (
     Claim("beauty", BEAUTY_TIMES, "MarkovChain", "VSKNN", HOLDS,
           "and below it in the other"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
-          "own vectors it has {mean}, with exchanged ones {other} (`--model=UniSRec "
+          "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
-    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "VSKNN", HOLDS,
-          "which trains nothing, too (`--baseline=VSKNN`: {d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"SASRecText ({FILMS})", f"SASRecText ({OTHER_FILMS})", HOLDS,
+          "SASRecText has {mean} for {other} (`--model=SASRecText "
+          '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
     Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", HOLDS,
-          "with its own it is above that (`--model=AlphaRec "
+          "AlphaRec {mean} for {other} (`--model=AlphaRec "
           '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("AlphaRec",)),
-    Claim("vectors", VECTORS, f"AlphaRec ({OTHER_FILMS})", "Pop", CHANCE,
-          "With exchanged vectors AlphaRec ends where popularity does, at {mean}"),
-    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE,
-          "a SASRec that reads nothing** ({d} {interval}, p {p2} after Holm)"),
     Claim("vectors", VECTORS, f"SASRec ({FILMS})", "SASRec", CHANCE,
-          "end where those that start at random end ({d} {interval}, p {p2})"),
+          "SASRec ends where it ends from random numbers ({d} {interval}, p {p2})"),
+    Claim("vectors", VECTORS, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
+          '(`--baseline="SASRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})'),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE, "{d} {interval} has p {p2} after Holm"),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "VSKNN", CHANCE, "its lead over VSKNN, which trains nothing, p {p3}"),
+    Claim("vectors", VECTORS, f"LLMESR ({FILMS})", "SASRec", HOLDS,
+          "similar users have {mean} ({d} {interval}, p {p3})"),
     Claim("vectors", VECTORS, f"SASRecText ({FILMS})", "SASRec", HOLDS,
           "SASRecText has {mean} ({d} {interval}, p {p3})"),
     Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", "SASRec", HOLDS,
           "AlphaRec, which reads no order, {mean} ({d}, p {p3})"),
+    Claim("vectors", VECTORS, f"AlphaRec ({OTHER_FILMS})", "Pop", CHANCE,
+          "With exchanged vectors AlphaRec ends where popularity does, at {mean}"),
 )  # fmt: skip
 
 
