@@ -32,7 +32,7 @@ def best_scores(
     ranked: torch.Tensor | None = None,
     lists: bool = False,
 ) -> torch.Tensor:
-    """``(B, N)`` log-likelihoods of the items that were come to, :data:`UNFOUND` for all others, ``-inf`` for item 0.
+    """``(B, N)`` log-likelihoods of the ranked items come to, :data:`UNFOUND` for others, ``-inf`` for item 0.
 
     The target's score is always among them. Of the ranked items that score higher than the target all are among them,
     or ``depth`` are; with ``lists`` the best ``depth`` ranked ones are, whatever the target.
@@ -67,7 +67,7 @@ class _Search:
     Attributes:
         waiting: ``(B, M + 1)`` log-likelihood of prefixes that were come to and not expanded, else ``-inf``; the last
             column takes what has no place.
-        found: ``(B, N)`` of items that were come to.
+        found: ``(B, N)`` of ranked items that were come to.
         reachable: ``(B, M + 1)`` bool, prefixes of ranked items.
     """
 
@@ -121,11 +121,10 @@ class _Search:
     def _bound(self) -> tuple[torch.Tensor, torch.Tensor]:
         """``(B,)`` the least likelihood of a prefix that is still of use, and which rows are at their end."""
         own = self.found.gather(1, self.target[:, None])[:, 0]
-        scores = self.found if self.ranked is None else self.found.masked_fill(~self.ranked, UNFOUND)
         if self.lists:
-            last = scores.topk(min(self.depth, scores.shape[1]), dim=1).values[:, -1]
+            last = self.found.topk(min(self.depth, self.found.shape[1]), dim=1).values[:, -1]
             return last, torch.zeros_like(own, dtype=torch.bool)
-        return own, (scores > own[:, None]).sum(dim=1) >= self.depth
+        return own, (self.found > own[:, None]).sum(dim=1) >= self.depth
 
     def _keep(self, wanted: torch.Tensor) -> None:
         """Go on with some rows; the others are at their end."""
@@ -162,6 +161,8 @@ class _Search:
         if self.reachable is not None:
             child = child.masked_fill(~self.reachable.gather(1, child), nodes)
         item = trie.edge_item[edge].masked_fill(~exists, 0).flatten(1)
+        if self.ranked is not None:
+            item = item.masked_fill(~self.ranked.gather(1, item), 0)
         self.waiting.scatter_(1, child, value.flatten(1))
         self.waiting[:, nodes] = -torch.inf
         self.found.scatter_(1, item, value.flatten(1))
@@ -221,8 +222,10 @@ class _States:
         gathered = []
         for place, layer in enumerate((attention.k, attention.v)):
             made = self._added(number, place, layer(hidden))
-            index = ancestors[:, :, None].expand(-1, -1, made.shape[2])
-            gathered.append(heads_of(made.gather(1, index).view(rows, count, -1, made.shape[2]), attention))
+            # Whole rows of one flat table: a gather along an axis reads its index once for every number.
+            first = torch.arange(rows, device=made.device) * made.shape[1]
+            chosen = made.flatten(0, 1).index_select(0, (first[:, None] + ancestors).flatten())
+            gathered.append(heads_of(chosen.view(rows, count, -1, made.shape[2]), attention))
         key, value = gathered  # (B, m, D, h, e)
         scores = (query[:, :, None] * key).sum(dim=-1).transpose(2, 3) + bias  # (B, m, h, D)
         weights = scores.float().softmax(dim=-1).to(value.dtype).transpose(2, 3)[..., None]
