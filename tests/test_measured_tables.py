@@ -72,6 +72,21 @@ def test_seconds_of_a_full_evaluation() -> None:
         assert float(largest) == pytest.approx(found[model]["largest_difference_of_metrics"], rel=0.13)
 
 
+def test_users_a_second_of_decoding() -> None:
+    rows = tables_of("explanation/methods")["decoding", "users a second"]
+    found = {each["decoding"]: each for each in measured("decoding-ml-100k")["rows"]}
+    assert [way for way, *_ in rows] == [*found]
+    for way, users, ranks, lists in rows:
+        assert shows(users, found[way]["users per second"])
+        assert shows(ranks.removesuffix(" %"), 100 * found[way]["ranks to 20 as exact"])
+        # A search for ranks alone has no lists to compare.
+        assert (
+            lists == ""
+            if way == "bounded, ranks"
+            else shows(lists.removesuffix(" %"), 100 * found[way]["top 10 as exact"])
+        )
+
+
 def test_seconds_to_the_first_batch() -> None:
     for (_, recbole, first, second), name in zip(
         TABLES["interactions", "RecBole"], ("load-gen-1m", "load-gen-10m"), strict=True
