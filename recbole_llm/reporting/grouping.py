@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
-from recbole_llm.settings.differences import Variant, differences, row_settings, with_files
+from recbole_llm.settings.differences import Variant, by_preset, differences, row_settings, with_files
 from recbole_llm.utils.text import counted, percent, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
@@ -157,6 +157,7 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
         head = _head(own, parts)
         first = [rows[place][0] for place in places]
         identities = with_files([row_identity(row) for row in first], [row.reads or {} for row in first])
+        identities = by_preset(identities, [(row.settings.get("preset"), row.origin) for row in first])
         identities = _chosen(identities, first)
         for place, difference in zip(places, differences(identities, _definitions(first[0])), strict=True):
             ending = visible(difference) + _coverage(rows[place])

@@ -13,6 +13,7 @@ from recbole_llm.settings.identity import before, tells_apart
 _UNDERNEATH = ("backbone",)  # names the model that a method is built on, whose own settings come with it
 _SHOWN_DIFFERENCES = 3
 _VALUE_LENGTH = 24
+_SAID = "\0"  # in place of a value that the preset's name stands for
 
 Variant = Mapping[str, Any]  # the settings of one, by name
 
@@ -45,6 +46,31 @@ def with_files(identities: Sequence[Variant], reads: Sequence[Mapping[str, str]]
     ]
 
 
+def by_preset(identities: Sequence[Variant], chosen: Sequence[tuple[str | None, Mapping[str, str]]]) -> list[Variant]:
+    """Settings of variants; where they differ by presets, with the preset's name for all that came from it.
+
+    Where one name stands for different settings, they say more than the name.
+
+    Args:
+        identities: the settings of each.
+        chosen: the preset of each, and where each of its settings came from.
+    """
+    made = [
+        {key for key, source in origin.items() if name and source.startswith("properties/preset/") and key in identity}
+        for identity, (name, origin) in zip(identities, chosen, strict=True)
+    ]
+    meant: dict[tuple[str | None, str], set[str]] = defaultdict(set)
+    for identity, (name, _), keys in zip(identities, chosen, made, strict=True):
+        for key in keys:
+            meant[name, key].add(str(identity[key]))
+    if len({name for name, _ in chosen}) == 1 or any(len(values) > 1 for values in meant.values()):
+        return list(identities)
+    return [
+        {"preset": name, **identity, **dict.fromkeys(keys, _SAID)}
+        for identity, (name, _), keys in zip(identities, chosen, made, strict=True)
+    ]
+
+
 def _shown(name: str, value: str) -> tuple[str, str]:
     """What a run read, as a setting of a label: a server by its address, a file by its hash."""
     return (name, value) if name == "server" else (f"{name}#", value[:6])
@@ -64,9 +90,10 @@ def differences(identities: Sequence[Variant], definitions: Definitions) -> list
         for each in identities
     ]
     values = _without_what_comes_along(values, identities, definitions)
-    usual = {key: _of_most([each[key] for each in values]) for key in values[0]}
+    usual = {key: _of_most([each[key] for each in values if each[key] != _SAID]) for key in values[0]}
     short = {key: _shortened([each[key] for each in values]) for key in values[0]}
-    changed = [[key for key, value in each.items() if value != usual[key]] for each in values]
+    usual |= {key: "unset" for key in usual if key == "preset"}  # the only name of what it stands for
+    changed = [[key for key, value in each.items() if value not in (usual[key], _SAID)] for each in values]
     shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
     while True:
         named = [
@@ -119,7 +146,7 @@ def _without_what_comes_along(
 
 def _of_most(values: Sequence[str]) -> str | None:
     """The value that more than half have."""
-    value, count = Counter(values).most_common(1)[0]
+    value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     return value if 2 * count > len(values) else None
 
 
