@@ -24,7 +24,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.builder import FeatureBuilder
 from recbole_llm.features.sources import FeaturePlan
-from recbole_llm.settings.differences import differences, row_settings, with_files
+from recbole_llm.settings.differences import by_preset, differences, row_settings, with_files
 from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
 from recbole_llm.utils.progress import Stopwatch
@@ -285,6 +285,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
         method, data = head
         first, *_ = found.values()
         identities = with_files(list(map(_row_settings, found.values())), [run.files for run in found.values()])
+        identities = by_preset(identities, [(run.settings["preset"], run.settings.origin) for run in found.values()])
         for identity, difference in zip(found, differences(identities, first.settings.definitions), strict=True):
             names[head, identity] = f"{method.name}{difference}, {data}"
     return [names[each] for each in zip(heads, own, strict=True)]

@@ -239,6 +239,12 @@ def test_lines_that_differ_in_a_setting_alone_name_it(tiny: Path) -> None:
     assert render_estimate(found).count("GRU4Rec [train_targets=all], tiny, loo") == 2
 
 
+def test_a_line_names_its_preset_and_not_what_the_preset_says(tiny: Path) -> None:
+    runs = [make_run("SRGNN"), make_run("SRGNN", preset="paper")]
+    found = estimate_work(work_of_grid(runs, runner()), runner())
+    assert [line.name for line in found.lines] == ["SRGNN, tiny, loo", "SRGNN [preset=paper], tiny, loo"]
+
+
 def test_lines_that_differ_in_a_file_alone_name_it(tiny: Path) -> None:
     runs = []
     for name, item in (("a", "i1"), ("b", "i2")):
