@@ -79,9 +79,9 @@ def _shown(name: str, value: str) -> tuple[str, str]:
 def differences(identities: Sequence[Variant], definitions: Definitions) -> list[str]:
     """For each variant of a model the settings that differ, as `` [a=1, b=2]``.
 
-    A value that most of the variants have goes without saying, so that ablations name what they change. Of many
-    differences three are named and the others counted; where that leaves two variants alike, those that tell them
-    apart come first, and as many as it takes.
+    A value that most of the variants have goes without saying, so that ablations name what they change; but for a
+    preset, whose name is all that is said of its settings. Of many differences three are named and the others counted;
+    where that leaves two variants alike, those that tell them apart come first, and as many as it takes.
     """
     if len(identities) == 1:
         return [""]
@@ -91,8 +91,8 @@ def differences(identities: Sequence[Variant], definitions: Definitions) -> list
     ]
     values = _without_what_comes_along(values, identities, definitions)
     usual = {key: _of_most([each[key] for each in values if each[key] != _SAID]) for key in values[0]}
-    short = {key: _shortened([each[key] for each in values]) for key in values[0]}
     usual |= {key: "unset" for key in usual if key == "preset"}  # the only name of what it stands for
+    short = {key: _shortened([each[key] for each in values]) for key in values[0]}
     changed = [[key for key, value in each.items() if value not in (usual[key], _SAID)] for each in values]
     shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
     while True:
