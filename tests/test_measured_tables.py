@@ -52,6 +52,17 @@ def test_seconds_of_a_training_step() -> None:
         assert shows(to_off, found["ratio_to_plain"])
 
 
+def test_where_the_time_of_a_step_goes() -> None:
+    rows = TABLES["model", "matrix products"]
+    found = by_model("shares-beauty")
+    assert [model for model, *_ in rows] == [*found]
+    for model, *cells in rows:
+        each = found[model]
+        values = [*each["shares"].values(), *each["recbole"].values(), *each["ours"].values()]
+        for cell, value in zip(cells, values, strict=True):
+            assert shows(cell.removesuffix(" %"), 100 * value if cell.endswith("%") else value)
+
+
 def test_steps_of_models_that_recbole_lacks() -> None:
     rows, found = TABLES["model", "s a step"], by_model("train-multi-interest-ml-100k")
     assert {row[0] for row in rows} == {*found}
