@@ -275,6 +275,8 @@ CLAIMS = (
           '(`--baseline="GRU4Rec [train_targets=all]"`: {d} {interval}, p {p3})'),
     Claim("beauty", PUBLISHED, "eSASRec", PREFIXES, HOLDS, "(eSASRec {d} {interval}, p {p3})"),
     Claim("beauty", PUBLISHED_RANKED, FULL_SOFTMAX, PREFIXES, CHANCE, "ends at the same ({d} {interval}, p {p2})"),
+    Claim("beauty", PUBLISHED_RANKED, "MarkovChain", PREFIXES, CHANCE,
+          "**A Markov chain cannot be told from SASRec here** ({d} {interval}, p {p3}), with fewer hits"),
     Claim("beauty", PUBLISHED_RANKED, "SASRec [preset=sampled]", PREFIXES, HOLDS,
           "and further below ({d} {interval}, p {p3})"),
     Claim("beauty", PUBLISHED, "MarkovChain", "HSTU", CHANCE,
