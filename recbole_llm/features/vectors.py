@@ -124,23 +124,29 @@ def _read(path: Path, sha256: str) -> GivenVectors:
         raise
     except Exception as error:  # three libraries, each with errors of its own
         raise UserError(f"--vectors={path} cannot be read: {reason_of(error, 200)}") from error
-    _check(path, tokens, matrix)
-    return GivenVectors(key, tuple(tokens), matrix.astype(np.float32), f"{path.stem}#{sha256[:6]}", sha256)
+    matrix = _checked(path, tokens, matrix)
+    return GivenVectors(key, tuple(tokens), matrix, f"{path.stem}#{sha256[:6]}", sha256)
 
 
-def _check(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> None:
+def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarray:
+    """The matrix in single precision, in which a large number may be none."""
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "fiu":
-        raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {matrix.shape}.")
+        found = f"{matrix.dtype} of the shape {matrix.shape}"
+        raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {found}.")
     if len(tokens) != len(matrix):
         raise UserError(f"--vectors={path} has {len(matrix)} rows and {len(tokens)} ids.")
     if len(set(tokens)) < len(tokens):
         twice = next(token for token in tokens if tokens.count(token) > 1)
         raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
-    wrong = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+    with np.errstate(over="ignore"):
+        single = matrix.astype(np.float32)
+    wrong = np.flatnonzero(~np.isfinite(single).all(axis=1))
     if len(wrong):
         raise UserError(
-            f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number."
+            f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number"
+            " in single precision."
         )
+    return single
 
 
 def _ids_beside(path: Path) -> tuple[str, list[str]]:

@@ -25,12 +25,15 @@ def start_from_vectors(model: nn.Module, vectors: torch.Tensor, known: torch.Ten
         known: ``(n_items,)`` bool, which items have one.
 
     Raises:
-        UserError: the model has no embedding of items.
+        UserError: the model has no embedding of items, or its vectors are all the same.
     """
     embedding = getattr(model, "item_embedding", None)
     if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings < len(vectors):
         raise UserError(f"init: vectors: {type(model).__name__} has no embeddings of items that could start from them.")
     weight = embedding.weight
-    components = pca(vectors[known], embedding.embedding_dim)
-    components = components * (weight[1 : len(vectors)].std().cpu() / components.std().clamp(min=1e-12))
+    found = vectors[known]
+    if bool((found == found[:1]).all()):
+        raise UserError(f"init: vectors: all {len(found):,} known vectors are the same, so items cannot start by them.")
+    components = pca(found, embedding.embedding_dim)
+    components = components * (weight[1 : len(vectors)].std().cpu() / components.std())
     weight[known.nonzero()[:, 0].to(weight.device), : components.shape[1]] = components.to(weight.device)

@@ -88,8 +88,9 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
         ({"ids": "a\nb\n"}, "the first line is item_id or user_id, not 'a'"),
         ({"ids": "item_id\na\nb\nc\n"}, "has 2 rows and 3 ids"),
         ({"ids": "item_id\na\na\n"}, "the id 'a' has several rows"),
-        ({"matrix": np.ones(2)}, "a matrix of numbers is wanted"),
-        ({"matrix": np.array([["x"], ["y"]])}, "a matrix of numbers is wanted"),
+        ({"matrix": np.ones(2)}, r"a matrix of numbers is wanted, one row an id; got float64 of the shape \(2,\)"),
+        ({"matrix": np.array([["x"], ["y"]])}, r"a matrix of numbers is wanted, one row an id; got <U1"),
+        ({"matrix": np.array([[1.0, 2.0], [1e39, 1.0]])}, r"row 2 \(b\) .* not a finite number in single precision"),
         ({"matrix": np.array([[1.0, 2.0], [np.nan, 1.0]])}, r"row 2 \(b\) holds a value that is not a finite number"),
     ],
 )

@@ -48,6 +48,12 @@ def test_dimensions_that_the_vectors_do_not_span_stay_at_random(tiny: Path) -> N
     assert not torch.isclose(weight[1:, :6], plain[1:, :6]).any(dim=0).all()
 
 
+def test_vectors_that_are_all_the_same_are_refused(tiny: Path) -> None:
+    as_npy(Path("v.npy"), np.ones_like(matrix_of(size=6)))
+    with pytest.raises(UserError, match=r"init: vectors: all .* known vectors are the same"):
+        prepare("SASRec", init="vectors", vectors=["v.npy"], **SMALL)
+
+
 def test_nothing_else_of_the_start_changes(tiny: Path) -> None:
     plain, started = prepare("SASRec", **SMALL).model, prepare("SASRec", init="vectors", **SMALL).model
     other = dict(started.named_parameters())
