@@ -49,6 +49,7 @@ BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
 PUBLISHED: Place = ("beauty", "beauty", "loo")
 PUBLISHED_RANKED: Place = ("beauty-ranked", "beauty", "loo")
 VECTORS: Place = ("vectors", "ml-100k", "loo")
+VECTORS_IN_TIME: Place = ("vectors", "ml-100k", "gts")
 GAMES: Place = ("times", "games18-times", "loo")
 GAMES_LATER: Place = ("times", "games18-times", "gts")
 
@@ -309,6 +310,16 @@ CLAIMS = (
           "AlphaRec, which reads no order, {mean} ({d}, p {p3})"),
     Claim("vectors", VECTORS, f"AlphaRec ({OTHER_FILMS})", "Pop", CHANCE,
           "With exchanged vectors AlphaRec ends where popularity does, at {mean}"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", f"SASRecText ({OTHER_FILMS})", HOLDS,
+          "{mean} with the films' own vectors, {other} with exchanged ones (`--protocol=gts --model=SASRecText "
+          '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
+    Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", CHANCE,
+          "{mean} and {other} ({d} {interval}, p {p2})", models=("UniSRec",)),
+    Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", "SASRec", CHANCE, "UniSRec {d} {interval}, SASRecText"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", "SASRec", CHANCE,
+          "SASRecText {d} {interval}, both p {p2})"),
+    Claim("vectors", VECTORS_IN_TIME, "EASE", "Pop", CHANCE, "fall below popularity, though not significantly"),
+    Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
 )  # fmt: skip
 
 
