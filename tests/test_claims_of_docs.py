@@ -318,6 +318,8 @@ CLAIMS = (
     Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", "SASRec", CHANCE, "UniSRec {d} {interval}, SASRecText"),
     Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", "SASRec", CHANCE,
           "SASRecText {d} {interval}, both p {p2})"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
+          "is seen here either: {mean} with the films' own, {other} with exchanged ones"),
     Claim("vectors", VECTORS_IN_TIME, "EASE", "Pop", CHANCE, "fall below popularity, though not significantly"),
     Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
 )  # fmt: skip
