@@ -1,6 +1,6 @@
 """Where the time of a training step goes on a CPU, and how much of what is encoded is padding.
 
-    python -m benchmarks.shares --dataset=beauty --data_path=FOLDER --models=GRU4Rec,SRGNN,SASRec
+    OMP_NUM_THREADS=1 python -m benchmarks.shares --dataset=beauty --data_path=FOLDER --models=GRU4Rec,SRGNN,SASRec
 
 Shares are of the seconds that operations take themselves, by torch's profiler; the loss over all items, whose products
 are among the others, is a share by itself. Ids are those that a step looks up to encode histories.
@@ -64,6 +64,7 @@ def positions(model: Any, path: Steps, steps: int) -> dict[str, float]:
 def main() -> None:
     """Profile our steps of each model, and count what both paths encode."""
     options = arguments(__doc__ or "", models="GRU4Rec,SRGNN,SASRec", steps=5, name="")
+    options.device = "cpu"  # a GPU's time is in benchmarks.train
     rows, facts = [], []
     for model in options.models.split(","):
         own, other = prepare(model, options), prepare(model, options, engine="recbole")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import day_order, gpu
+from benchmarks import day_order, gpu, shares
 from benchmarks.busy import Activity, covered, summary
 from benchmarks.gpu import PARTS, command
 from benchmarks.train import OwnSteps
@@ -116,6 +116,31 @@ def test_what_cannot_be_run_on_a_gpu_is_said_before_anything_is(
 @pytest.mark.parametrize("name", [name for name, part in PARTS.items() if not part.name])
 def test_what_is_tested_on_a_gpu_is_there(name: str) -> None:
     assert (Path(__file__).parents[1] / PARTS[name].words[-1]).is_file()
+
+
+def test_the_shares_of_a_step_are_all_of_it_and_the_loss_is_found(tiny: Path) -> None:
+    prepared = prepare("GRU4Rec", train_batch_size=64)
+    steps = OwnSteps(prepared)
+    found = shares.profiled(steps, 2)
+    loss = found.pop("loss")
+    assert sum(found.values()) == pytest.approx(1)
+    assert 0 < loss < 1
+    assert found["matrix products"] > 0
+    encoded = shares.positions(prepared.model, steps, 2)
+    assert encoded["ids"] > 64
+    assert 0 <= encoded["padding"] < 1
+    assert not prepared.model.item_embedding._forward_hooks
+
+
+@pytest.mark.parametrize(("name", "kind"), [
+    ("aten::mm", "matrix products"),
+    ("aten::mmap", "other"),
+    ("aten::index_select", "rows by index"),
+    ("aten::copy_", "copies"),
+    ("_LinearCrossEntropy", "other"),
+])  # fmt: skip
+def test_an_operation_has_a_kind(name: str, kind: str) -> None:
+    assert shares.kind_of(name) == kind
 
 
 def test_a_loop_of_a_model_s_own_is_not_measured(tiny: Path) -> None:
