@@ -241,13 +241,17 @@ _ARTICLE = re.compile(r"^(.*), (the|a|an|le|la|les|l'|il|el|los|das|der|die)$", 
 _OTHER_NAME = re.compile(r"\s*\((?!\d{4}\))[^()]*\)")
 
 
-def title_key(title: str, year: str = "") -> str:
-    """The form in which titles are compared: ``Godfather, The (1972)`` is ``The Godfather (1972)``."""
-    title = clean(title, 1000)
+def title_key(title: str, year: str = "", other_names: bool = False) -> str:
+    """The form in which titles are compared: ``Godfather, The (1972)`` is ``The Godfather (1972)``.
+
+    What stands in brackets, such as another name or the size of a pack, counts only with ``other_names``.
+    """
+    title = clean(title, 1000).replace("&", " and ")
     found = _YEAR.search(title)
     if found:
         title, year = title[: found.start()], year or found[1]
-    title = _OTHER_NAME.sub("", title).strip()
+    if not other_names:
+        title = _OTHER_NAME.sub("", title).strip()
     article = _ARTICLE.match(title)
     if article:
         title = f"{article[2]} {article[1]}"
@@ -256,6 +260,9 @@ def title_key(title: str, year: str = "") -> str:
 
 def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: str = "title") -> list[str]:
     """The profile of each item, an empty string where there is none; index 0 is the padding item.
+
+    A whole title goes before one without what stands in brackets; the latter finds nothing where the profiles that it
+    fits differ, since what is in brackets may be what tells the items apart.
 
     Args:
         path: JSON lines, gzipped where the name ends in ``.gz``.
@@ -266,35 +273,55 @@ def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: 
     Raises:
         UserError: the file cannot be read, a line is none, or no profile belongs to an item.
     """
-    found: dict[str, str] = {}
-    count = 0
+    records: list[tuple[dict[str, Any], str]] = []
     for number, record in _records(path):
         text = record.get("text", record.get("profile"))
         if not isinstance(text, str):
             raise UserError(f'{path}, line {number}: a profile is {{"title": ..., "text": ...}}.')
-        text, key = clean(text, LONGEST), _key_of(record, text, by)
-        count += 1
-        if key and text:
-            found.setdefault(key, text)
-    keys = tokens if by == "item_id" else [title_key(title) for title in titles]
-    profiles = ["", *(found.get(str(key), "") for key in keys[1:])]
+        records.append((record, clean(text, LONGEST)))
+    if by == "item_id":
+        found = {str(record["item_id"]): text for record, text in reversed(records) if "item_id" in record}
+        profiles = [found.get(str(token), "") for token in tokens]
+    else:
+        profiles = _by_title(path, records, titles)
+    profiles[0] = ""
     matched = sum(map(bool, profiles))
     if not matched:
         raise UserError(
-            f"{path}: none of its {count} profiles belongs to an item "
+            f"{path}: none of its {len(records)} profiles belongs to an item "
             f"(compared by {by}; --profiles_by=title or item_id)."
         )
-    logger.info("%s: %d profiles, for %d of %d items", path, count, matched, len(titles) - 1)
+    logger.info("%s: %d profiles, for %d of %d items", path, len(records), matched, len(titles) - 1)
     return profiles
 
 
-def _key_of(record: dict[str, Any], text: str, by: str) -> str:
-    if by == "item_id":
-        return str(record.get("item_id", ""))
+def _by_title(path: Path, records: Sequence[tuple[dict[str, Any], str]], titles: Sequence[str]) -> list[str]:
+    whole: dict[str, str] = {}
+    short: dict[str, set[str]] = {}
+    for record, text in records:
+        title, year = _title_of(record, text)
+        if title and text:
+            whole.setdefault(title_key(title, year, other_names=True), text)
+            short.setdefault(title_key(title, year), set()).add(text)
+    profiles, several = [], 0
+    for title in titles:
+        text = whole.get(title_key(title, other_names=True), "")
+        if not text:
+            texts = short.get(title_key(title), set())
+            text = next(iter(texts)) if len(texts) == 1 else ""
+            several += len(texts) > 1
+        profiles.append(text)
+    if several:
+        logger.info("%s: items without a profile, since their titles fit several that differ: %d", path, several)
+    return profiles
+
+
+def _title_of(record: dict[str, Any], text: str) -> tuple[str, str]:
+    """The title that a profile is of, and its year; empty where it names none."""
     if isinstance(record.get("title"), str):
-        return title_key(record["title"], _year_of(record.get("year")))
+        return record["title"], _year_of(record.get("year"))
     named = _NAMED.match(text)
-    return title_key(named[1].lstrip("\"'“”‘* "), named[2]) if named else ""
+    return (named[1].lstrip("\"'“”‘* "), named[2]) if named else ("", "")
 
 
 def _year_of(value: Any) -> str:

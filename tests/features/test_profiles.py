@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +71,24 @@ def test_ids_count_only_where_they_are_said_to(tmp_path: Path) -> None:
         ("Haine, La (1995)", "La Haine (1995)"),
         ("Seven (Se7en) (1995)", "SEVEN (1995)"),
         ("Sense &amp; Sensibility (1995)", "Sense & Sensibility (1995)"),
+        ("Hand & Foot Cream", "Hand and Foot Cream"),
     ],
 )
 def test_spellings_of_one_title_are_one(one: str, other: str) -> None:
     assert title_key(one) == title_key(other)
+
+
+def test_what_stands_in_brackets_tells_profiles_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = written(
+        tmp_path / "p",
+        {"title": "Lipstick (Red)", "text": "warm"},
+        {"title": "Lipstick (Blue)", "text": "cold"},
+        {"title": "Comb (Small)", "text": "a comb"},
+    )
+    titles = ["", "Lipstick (Blue)", "Lipstick (Red)", "Lipstick (Green)", "Comb"]
+    caplog.set_level(logging.INFO, logger="recbole_llm")
+    assert read_profiles(path, titles, [""] * 5) == ["", "cold", "warm", "", "a comb"]
+    assert "items without a profile, since their titles fit several that differ: 1" in caplog.text
 
 
 def test_years_tell_titles_apart() -> None:
