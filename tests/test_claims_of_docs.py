@@ -320,6 +320,11 @@ CLAIMS = (
           "SASRecText {d} {interval}, both p {p2})"),
     Claim("vectors", VECTORS_IN_TIME, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
           "is seen here either: {mean} with the films' own, {other} with exchanged ones"),
+    Claim("vectors", VECTORS_IN_TIME, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", CHANCE,
+          "{mean} and {other} (`--protocol=gts --model=AlphaRec "
+          '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})', models=("AlphaRec",)),
+    Claim("vectors", VECTORS_IN_TIME, f"AlphaRec ({FILMS})", "Pop", CHANCE,
+          "All three fall below popularity, though not significantly"),
     Claim("vectors", VECTORS_IN_TIME, "EASE", "Pop", CHANCE, "fall below popularity, though not significantly"),
     Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
 )  # fmt: skip
