@@ -304,6 +304,9 @@ CLAIMS = (
           "its lead over VSKNN, which trains nothing, p {p3}"),
     Claim("vectors", VECTORS, f"LLMESR ({FILMS})", "SASRec", HOLDS,
           "similar users have {mean} ({d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"LLMESR ({FILMS})", f"LLMESR ({OTHER_FILMS})", CHANCE,
+          "with exchanged vectors {other}, so meaning is not seen to help it (`--model=LLMESR "
+          '--baseline="LLMESR (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})', models=("LLMESR",)),
     Claim("vectors", VECTORS, f"SASRecText ({FILMS})", "SASRec", HOLDS,
           "SASRecText has {mean} ({d} {interval}, p {p3})"),
     Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", "SASRec", HOLDS,
