@@ -84,7 +84,9 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
         return {}
     if not Path(path).is_file():
         raise UserError(f"--profiles={path}: there is no such file.")
-    return {"profiles": {"sha256": file_sha256(Path(path)), "by": settings["profiles_by"]}}
+    # Older versions left out what stands in brackets even where a whole title fits.
+    found = {"by": settings["profiles_by"], **({"titles": "whole"} if settings["profiles_by"] == "title" else {})}
+    return {"profiles": {"sha256": file_sha256(Path(path)), **found}}
 
 
 def _vectors_identity(settings: Settings) -> dict[str, Any]:
