@@ -6,6 +6,7 @@ number that is off by a digit, or a difference that holds where the sentence say
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from functools import cache
@@ -41,6 +42,11 @@ GRAPHS: Place = ("session-graph", "ml-100k", "loo")
 BACKBONES: Place = ("backbones", "ml-100k", "loo")
 FOLDS: Place = ("candidate-folds", "ml-100k", "loo")
 SESSIONS: Place = ("sessions", "bundle", "po4isr")
+OLDER_SESSIONS: Place = ("language-inside", "bundle", "po4isr")
+INSIDE_DIRECT: Place = ("language-inside", "ml-100k", "direct_100")
+NUMBERS: Place = ("item-numbers", "ml-100k", "loo")
+RELEASED: Place = ("beauty-sessions", "beauty", "session")
+TUNED: Place = ("tuned", "ml-100k", "loo")
 DRAWN: Place = ("language-inside", "bundle", "temporal_20")
 TOYS: Place = ("times", "toys-times", "loo")
 TOYS_LATER: Place = ("times", "toys-times", "gts")
@@ -126,6 +132,10 @@ CLAIMS = (
           "to exchanged answers is {d} {interval}"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "ComiRecDR [interest_scale=8.0]", CHANCE,
           "LDMI with the LLM's answers has {mean}, a difference of {d} {interval}"),
+    Claim("answers", INTERESTS, "EIMF (offline)", "REMI [routing_weight=100.0]", CHANCE,
+          "showed {d} for it"),
+    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", "ISRF (none)", CHANCE,
+          "against none reaches {half} to either side"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
           "than REMI with every kind of answers ({d} {interval}"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
@@ -147,6 +157,12 @@ CLAIMS = (
           ": {d}, p {p2}) does not hold"),
     Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
           "is {gap} {bounds} above REMI (p {p2} among the rows)"),
+    Claim("interests", INTERESTS, "LDMI (offline) [align=False]", INTEREST, CHANCE,
+          "({mean}), which no longer holds with seeds counted (p {p2})"),
+    Claim("interests", SPLIT, "EIMF (offline)", "REMI", CHANCE,
+          "EIMF's gain over REMI does not hold either (p {p2})"),
+    Claim("one_budget", BUDGET, "SRGNN, tuned", "SRGNN", CHANCE,
+          "For SRGNN the search gave {gap}"),
     Claim("one_budget", BUDGET, BY_RULE, "SRGNN, tuned", CHANCE,
           "rule is {gap} {bounds} above SRGNN."),
     Claim("one_budget", BUDGET, "LLMDMsRec (shuffled)", BY_RULE, CHANCE,
@@ -172,6 +188,8 @@ CLAIMS = (
           "exchanged**: {d} with the user's own"),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "REMI", HOLDS,
           "own, {d} with another's"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "EIMF (offline)", HOLDS,
+          "the difference holds for these trainings too (p {p3})"),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "SASRec", HOLDS,
           "{d} with exchanged interests (`--baseline=SASRec`: p {p3}),"),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "SASRec", HOLDS,
@@ -195,6 +213,8 @@ CLAIMS = (
           "though not significantly (p {p3})"),
     Claim("language_inside", INSIDE, "ISRF (offline) [graph_words=False]", "ISRF (offline)", HOLDS,
           ": {d} {interval} without it, p {p3}), with one seed"),
+    Claim("sessions", OLDER_SESSIONS, f"{WITH_LM} [cold_in_softmax=False]", f"{WITHOUT_LM} [cold_in_softmax=False]",
+          HOLDS, "that the language model costs {gap}."),
     Claim("sessions", SESSIONS, WITH_LM, WITHOUT_LM, CHANCE,
           "can be seen**: {d} {interval} against the LSTM without it"),
     Claim("sessions", SESSIONS, "DUIP (none, no language model)", WITH_LM, HOLDS,
@@ -222,6 +242,8 @@ CLAIMS = (
           "{d} {interval} on GCE-GNN"),
     Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, learning_rate=0.001]", "GCSAN", CHANCE,
           "{d} {interval} on GC-SAN"),
+    Claim("llmdmsrec", TUNED, BY_RULE, "GRU4Rec", CHANCE,
+          "(the interval is ±{wide} wide)"),
     Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
           "NDCG@10 is {gap} {bounds} lower with them"),
     # The split in time.
@@ -241,6 +263,22 @@ CLAIMS = (
           "EIMF is {d} above SASRec under leave-one-out (p {p3})"),
     Claim("time", TOYS, "REMI", "SASRec", HOLDS,
           "which reads no text, {d} (p {p3})"),
+    Claim("time", TOYS_LATER, "REMI", "SASRec", CHANCE,
+          "; {d}, p {p2}). On Games EIMF is above"),
+    Claim("time", BEAUTY_TIMES, "EIMF (offline)", "SASRec", HOLDS,
+          "above SASRec under both ({d}, p {p3};"),
+    Claim("time", TOYS, "VSKNN", "SASRec", CHANCE,
+          "goes from {d} {interval} to"),
+    Claim("time", GAMES, "VSKNN", "SASRec", HOLDS,
+          "in time), from {d} {interval} to"),
+    Claim("time", BEAUTY_TIMES, "VSKNN", "SASRec", HOLDS,
+          "and from {d} {interval} to"),
+    Claim("time", BEAUTY_LATER, "VSKNN", "SASRec", CHANCE,
+          "to {d} {interval} on Beauty, where the last does not hold after correction (p {p3})"),
+    Claim("time", TOYS_LATER, "VSKNN", "EIMF (offline)", CHANCE,
+          "VSKNN cannot be told from EIMF on Toys and Beauty"),
+    Claim("time", BEAUTY_LATER, "VSKNN", "EIMF (offline)", CHANCE,
+          "VSKNN cannot be told from EIMF on Toys and Beauty"),
     Claim("time", TOYS_LATER, "EIMF (offline)", "SASRec", CHANCE,
           "significantly above it ({d}, p {p3};"),
     Claim("time", TOYS_LATER, "VSKNN", "SASRec", HOLDS,
@@ -332,6 +370,85 @@ CLAIMS = (
     Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
 )  # fmt: skip
 
+# Page, records, rows, and the sentence with their means left out: {0} of the metric that selected them, {h0} Hit@10.
+VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
+    # Well-tuned rows.
+    ("tuned", FLAGSHIP, (f"EIMF ({CLAUDE})", "EIMF (shuffled)"),
+     "EIMF has {} with the LLM's interests and {} with those of other users"),
+    ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),
+    ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {},"),
+    ("tuned", FLAGSHIP, ("GRU4Rec", BY_RULE), "seconds it has {}, LLM-DMsRec after 264 seconds {}."),
+    ("tuned", FLAGSHIP, ("eSASRec", "HSTU"), "eSASRec and HSTU have less here ({}, {})"),
+    ("tuned", ANSWERS, (f"ISRF ({CLAUDE})", "ISRF (none)", "VSKNN"),
+     "it has {}, without any [{}](answers.md#isrf), both less than VSKNN ({}), though"),
+    # A strong LLM's answers.
+    ("answers", ANSWERS, ("EIMF (shuffled)",), "The same answers at the wrong users give {}."),
+    ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
+    ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
+    ("answers", ANSWERS, ("ISRF (shuffled)",), "at the wrong users and items have {};"),
+    # Backbones and short searches.
+    ("interests", INTERESTS, ("EIMF (shuffled)", "EIMF (offline)", "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"),
+     "it is as large ({}, against {} with the rule's and {} with the LLM's)"),
+    ("interests", INTERESTS, ("EIMF (offline) [semantic_weight=0.0]",), "without its semantic prediction too ({})"),
+    ("interests", INTERESTS, ("EIMF (offline) [routing_weight=0.0]", "REMI [routing_weight=0.0]"),
+     "hardly above that ({} against {})"),
+    ("interests", INTERESTS, (POSITION, "LDMI (offline)", INTEREST),
+     "ComiRecDR as released ({}) to LDMI ({}) is the routing's map** ({} with LDMI's map)"),
+    ("interests", INTERESTS, ("LDMI (shuffled)",), "Clusters exchanged among a user's own items give {}."),
+    ("interests", INTERESTS, ("LDMI (offline) [gate=one]", "LDMI (offline) [contrast=none]"),
+     "A gate of one changes nothing ({}), and without the contrast nothing is lost ({})"),
+    ("one_budget", BUDGET, ("SASRec", WITHOUT_LM, "GRU4Rec"),
+     "above SASRec ({}).** Only DUIP without its language model ({}), an LSTM, is above GRU4Rec ({})"),
+    ("one_budget", BUDGET, ("EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)",), "(Qwen2.5-Coder-1.5B) give EIMF {}"),
+    ("one_budget", BUDGET, (WITHOUT_LM, WITH_LM, "DUIP (shuffled)", "DUIP (none)"),
+     "DUIP's LSTM ({}) cannot be told apart from SASRec; with its language model DUIP is lower**: {} with titles, {} "
+     "with exchanged ones and {} without any"),
+    ("one_budget", BUDGET, ("LDMI (offline)", "LDMI (shuffled)"), "LDMI has {}, and {} with exchanged clusters"),
+    ("one_budget", DIRECT, ("Pop",), "is below Pop ({})**"),
+    # Beauty.
+    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=llm]", INTEREST), "far above its backbone** ({} against {})"),
+    ("beauty", BEAUTY_SPLIT, ("LDMI (shuffled)",), "with exchanged clusters too ({})"),
+    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=items]",), "with none (`clusters=items`, {};"),
+    ("beauty", BEAUTY, ("SASRec",), "where others find it**: {h0} and {0}, RecBole's own"),
+    ("beauty", BEAUTY, ("GRU4Rec",), "GRU4Rec, which reads no text, has {}."),
+    ("beauty", BEAUTY, ("ComiRecDR",), "ComiRecDR as released ({})"),
+    ("beauty", PUBLISHED, (FULL_SOFTMAX,), "Its {h0} and {0} stand where"),
+    ("beauty", PUBLISHED_RANKED, (PREFIXES,), "is where others find it**, at {h0} and {0}; RecBole's own"),
+    ("beauty", PUBLISHED_RANKED, ("MarkovChain", PREFIXES), "with fewer hits ({h0} for {h1})"),
+    ("beauty", PUBLISHED, (PREFIXES,), "which falls from {} to"),
+    ("beauty", PUBLISHED_RANKED, (PREFIXES,), "which falls from 0.0561 to {},"),
+    ("beauty", PUBLISHED, ("MarkovChain",), "few of the chain's, from {} to"),
+    ("beauty", PUBLISHED_RANKED, ("MarkovChain",), "chain's, from 0.0439 to {}."),
+    ("beauty", PUBLISHED, ("SASRec [preset=sampled]",), "The sampled softmax falls further, from {} to"),
+    ("beauty", PUBLISHED_RANKED, ("SASRec [preset=sampled]",), "falls further, from 0.0507 to {},"),
+    # Language models inside, and titles.
+    ("language_inside", INSIDE,
+     ("ISRF (offline)", *(f"ISRF (offline) [{part}]" for part in (
+         "direct_alignment=0", "item_semantics=False", "sequential_alignment=0", "adapter=False",
+         "graph_words=False"))),
+     "{} whole, without the direct task's alignment {}, without item semantics {}, without the sequential alignment "
+     "{}, without the adapter {}, without the graph {}."),
+    ("language_inside", INSIDE,
+     tuple(f"ISRF (offline) [{part}]" for part in (
+         "item_text=positive", "item_text=negative", "user_text=positive", "user_text=negative")),
+     "items by positive reasoning {}, by negative reasoning {}; users {} and {}; fused 0.0515"),
+    ("language_inside", INSIDE, ("ISRF (offline)",), "; fused {}. No difference to the fused one is significant"),
+    ("language_inside", NUMBERS, ("VSKNN",), "stands in the same folder ({})"),
+    ("language_inside", INSIDE_DIRECT,
+     ("ISRFDirect (offline)", *(f"ISRFDirect (offline) [{part}]" for part in (
+         "direct_alignment=0", "item_semantics=False", "adapter=False", "graph_words=False"))),
+     "{} whole, {} without its alignment, {} without item semantics, {} without the adapter, {} without the graph"),
+    ("sessions", OLDER_SESSIONS, (f"{WITH_LM} [cold_in_softmax=False]", "SASRec"),
+     "DUIP is far below SASRec (NDCG@5 {} against {})"),
+    ("sessions", SESSIONS, ("DUIP (none, scratch GPT-2 2x64)",), "DUIP without titles has {}, where chance"),
+    ("sessions", INSIDE, (f"{WITH_LM} [cold_in_softmax=False]", WITH_LM), "otherwise ({} against {})"),
+    # Candidates and the split in time.
+    ("time", TOYS, ("EASE",), "EASE goes from {} to"),
+    ("time", TOYS_LATER, ("EASE",), "to {} on Toys and from"),
+    ("time", GAMES, ("EASE",), "on Toys and from {} to"),
+    ("time", GAMES_LATER, ("EASE",), "to {} on Games: it does not see"),
+)  # fmt: skip
+
 
 @cache
 def page(name: str) -> str:
@@ -371,6 +488,8 @@ def numbers(table: ResultsTable, row: str, found: Comparison) -> dict[str, str]:
         "interval": f"[{found.low:+.4f}, {found.high:+.4f}]",
         "low": f"{found.low:+.4f}",
         "high": f"{found.high:+.4f}",
+        "half": f"{(found.high - found.low) / 2:.3f}",
+        "wide": f"{(found.high - found.low) / 2:.2f}",
         "gap": f"{size.difference:.4f}",
         "bounds": f"[{size.low:.4f}, {size.high:.4f}]",
         "p2": p_text(found.p_adjusted, 2),
@@ -434,19 +553,53 @@ def test_the_first_seed_of_short_searches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("where", "row", "group", "words"),
+    ("name", "where", "row", "group", "words"),
     [
-        (SESSIONS, "SASRec", "cold items", "has NDCG@5 {:.2f} where the target is unseen"),
-        (SESSIONS, "SASRec", "head items", "unseen and {:.2f} where it is among the most frequent items"),
-        (SESSIONS, "SASRecText (text)", "cold items", "cannot be told from it over all, has {:.2f} and"),
-        (SESSIONS, "SASRecText (text)", "head items", "over all, has 0.45 and {:.2f}"),
-        (DRAWN, "SASRec", "cold items", "has an NDCG@5 of {:.2f} where the target is unseen"),
+        ("sessions", SESSIONS, "SASRec", "cold items", "has NDCG@5 {:.2f} where the target is unseen"),
+        ("sessions", SESSIONS, "SASRec", "head items", "unseen and {:.2f} where it is among the most frequent items"),
+        ("sessions", SESSIONS, "SASRecText (text)", "cold items", "cannot be told from it over all, has {:.2f} and"),
+        ("sessions", SESSIONS, "SASRecText (text)", "head items", "over all, has 0.45 and {:.2f}"),
+        ("sessions", DRAWN, "SASRec", "cold items", "has an NDCG@5 of {:.2f} where the target is unseen"),
+        ("answers", ANSWERS, f"EIMF ({CLAUDE})", "short histories", "gain more with the LLM's ({:.4f} against"),
+        ("answers", ANSWERS, "EIMF (none)", "short histories", "against {:.4f} without)"),
+        ("answers", ANSWERS, "LDMI (none)", "tail items", "seeds from {:.4f} to between"),
+        ("answers", ANSWERS, "LDMI (shuffled)", "tail items", "to between {:.4f} and"),
+        ("answers", ANSWERS, "LDMI (offline)", "tail items", "and {:.4f}, with the LLM's answers"),
+        ("answers", ANSWERS, "ComiRecDR [interest_scale=8.0]", "tail items", "and ask no LLM ({:.4f})"),
+        ("time", TOYS_LATER, "SASRecText (text)", "cold items", "has an NDCG@10 of {:.4f} on Toys"),
+        ("time", BEAUTY_LATER, "SASRecText (text)", "cold items", "on Toys, {:.4f} on Beauty and"),
+        ("time", GAMES_LATER, "SASRecText (text)", "cold items", "on Beauty and {:.4f} on Games, and rows"),
+        ("time", TOYS_LATER, "SASRec", "cold items", "know items by their ids at most {:.4f}."),
+        ("time", TOYS_LATER, "EIMF (offline)", "cold items", "EIMF's {:.4f}, 0.0099"),
+        ("time", BEAUTY_LATER, "EIMF (offline)", "cold items", "EIMF's 0.0025, {:.4f} and"),
+        ("time", GAMES_LATER, "EIMF (offline)", "cold items", "and, on Games, {:.4f} are chance"),
+        ("time", TOYS_LATER, "REMI", "cold users", "interaction REMI has {:.4f}, EIMF"),
+        ("time", TOYS_LATER, "EIMF (offline)", "cold users", "EIMF {:.4f}, VSKNN 0.0644"),
+        ("time", TOYS_LATER, "VSKNN", "cold users", "VSKNN {:.4f} and SASRec 0.0548 on Toys"),
+        ("time", TOYS_LATER, "SASRec", "cold users", "and SASRec {:.4f} on Toys"),
+        ("time", BEAUTY_LATER, "EIMF (offline)", "cold users", "on Beauty EIMF has {:.4f}, VSKNN"),
+        ("time", BEAUTY_LATER, "VSKNN", "cold users", "VSKNN {:.4f} and SASRec 0.0182"),
+        ("time", BEAUTY_LATER, "SASRec", "cold users", "and SASRec {:.4f}, on Games"),
+        ("time", GAMES_LATER, "VSKNN", "cold users", "on Games VSKNN {:.4f}, SASRec"),
+        ("time", GAMES_LATER, "SASRec", "cold users", "SASRec {:.4f} and EIMF 0.0441"),
+        ("time", GAMES_LATER, "EIMF (offline)", "cold users", "and EIMF {:.4f}. These are means of a group"),
     ],
 )
-def test_values_of_groups(where: Place, row: str, group: str, words: str) -> None:
+def test_values_of_groups(name: str, where: Place, row: str, group: str, words: str) -> None:
     table = compared(where)
     value = np.mean([per_case(subgroup(ranks, group), table.primary).mean() for ranks in table.row(row).ranks])
-    assert words.format(value) in page("sessions")
+    assert words.format(value) in page(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "rows", "words"), VALUES, ids=[f"{name}: {words}" for name, _, _, words in VALUES]
+)
+def test_values_of_rows(name: str, where: Place, rows: Sequence[str], words: str) -> None:
+    table = compared(where)
+    found = [table.row(row) for row in rows]
+    means = [f"{row.values[table.primary].mean:.4f}" for row in found]
+    hits = {f"h{place}": f"{row.values['hit@10'].mean:.4f}" for place, row in enumerate(found) if "{h" in words}
+    assert words.format(*means, **hits) in page(name)
 
 
 @pytest.mark.parametrize(
@@ -520,3 +673,15 @@ def test_the_order_within_a_day(name: str, row: str, row_by_hash: str) -> None:
     found = [compared(PUBLISHED).row(row), compared(BEAUTY_TIMES).row(row_by_hash)]
     published, by_hash = (each.values["ndcg@10"].mean for each in found)
     assert f"| {name} | {published:.4f} | {by_hash:.4f} |" in page("beauty")
+
+
+def test_trials_of_gsasrec() -> None:
+    (path,) = (ROOT / "results/flagship-short/studies").glob("gSASRec-*.jsonl")
+    _, *trials = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    *others, best = sorted(trial["value"] for trial in trials)
+    table = compared(FLAGSHIP)
+    reached = sorted(run.valid_metrics[table.primary] for run in table.row("gSASRec").runs)
+    assert (
+        f"(at most {others[-1]:.3f} on validation but for one, which had {best:.3f} and went on to {reached[0]:.2f} to "
+        f"{reached[-1]:.2f})" in page("tuned")
+    )
