@@ -23,6 +23,7 @@ from tests.test_claims_of_docs import (
     BEAUTY_TIMES,
     BUDGET,
     BY_RULE,
+    CLAUDE,
     DRAWN,
     FLAGSHIP,
     FOLDS,
@@ -430,6 +431,8 @@ def test_gaps_between_validation_curves() -> None:
         for model in measured("curves-ml-100k")
         for point in model["epochs"]
     ]
+    spreads = [point["deviation"] for model in measured("curves-ml-100k") for point in model["epochs"]]
+    assert f"Seeds of one engine differ by {min(spreads):.3f} to {max(spreads):.3f}." in page("explanation/speed")
     assert sorted(errors)[-2] < 1.5
     assert "all others are below 1.5" in page("explanation/speed")
 
@@ -485,5 +488,22 @@ def test_clusters_of_generated_users() -> None:
 
 
 def test_records_of_the_report_page() -> None:
+    script = (ROOT / "recbole_llm/pages/templates/charts.js").stat().st_size
+    assert f"Its charts are SVG by {script / 1000:.0f} kB of script" in page("howto/tables")
     runs = len(records("one-budget"))
     assert f"The {runs} records of `results/one-budget` make a page" in page("howto/tables")
+
+
+def test_minutes_of_a_tuned_row() -> None:
+    folder = ROOT / "results/flagship-short/studies"
+    took = []
+    for row, study in (
+        (LAST, "SASRec-ml-100k-loo-dee12938"),
+        ("SRGNN, tuned", "SRGNN-ml-100k-loo-9c2ae27f"),
+        (f"EIMF ({CLAUDE})", "EIMF-ml-100k-loo-llm-d482f3aa"),
+    ):
+        _, *trials = [json.loads(line) for line in (folder / f"{study}.jsonl").read_text(encoding="utf-8").splitlines()]
+        trained = sum(run.seconds["train"] for run in compared(FLAGSHIP).row(row).runs)
+        took.append((sum(trial["seconds"] for trial in trials) + trained) / 60)
+    said = "a row of SASRec, EIMF or SR-GNN, its search and three trainings, took {:.0f} to {:.0f} minutes"
+    assert said.format(min(took), max(took)) in page("howto/flagship")
