@@ -59,8 +59,10 @@ class SparseGraph:
         return copy.copy(self)  # the matrix is constant, and torch copies none in compressed rows
 
     def to(self, device: torch.device | str) -> SparseGraph:
-        """This graph on another device."""
-        self._forward, self._backward = self._forward.to(device), self._backward.to(device)
+        """This graph, moved to another device."""
+        symmetric = self._backward is self._forward
+        self._forward = self._forward.to(device)
+        self._backward = self._forward if symmetric else self._backward.to(device)
         return self
 
     @classmethod

@@ -75,6 +75,13 @@ def test_a_graph_can_be_sent_to_a_device():
     assert graph.to("cpu") is graph
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_symmetric_graph_is_one_matrix_on_a_device_too(symmetric):
+    graph = SparseGraph(random_matrix(), symmetric=symmetric).to("meta")
+    assert graph._forward.device.type == graph._backward.device.type == "meta"
+    assert (graph._backward is graph._forward) == symmetric
+
+
 def test_a_model_that_holds_a_graph_can_be_copied():
     graph = SparseGraph(random_matrix(), symmetric=False)
     x = torch.randn(12, 5)

@@ -309,6 +309,15 @@ def test_a_step_moves_nothing_to_a_gpu(make: Make, name: str, monkeypatch: pytes
     assert_moves_nothing(model, partial(first_batch, prepared), monkeypatch)
 
 
+def test_a_model_is_built_for_a_gpu(make: Make, name: str) -> None:
+    """Parameters are on the host until the model is moved: none may meet what the constructor has put on the device."""
+    prepared = make(name)
+    config = copy.copy(prepared.config)
+    config.final_config_dict = {**prepared.config.final_config_dict, "device": torch.device("meta")}
+    init_seed(1, True)
+    type(prepared.model)(config, prepared.train_part).to("meta")
+
+
 @every_device
 def test_the_same_seed_gives_the_same_numbers(make: Make, name: str, device: str) -> None:
     prepared = make(name, device)

@@ -87,7 +87,7 @@ class ExplicitInterests(nn.Module):
         rows = _graph_rows(settings, dataset, int(config["seed"]))
         pairs = np.asarray(table.user)[rows], np.asarray(table.item)[rows]
         adjacency = bipartite_adjacency(*pairs, n_users, n_items)
-        self.graph = SparseGraph(adjacency, symmetric=True, device=config["device"])
+        self.graph = SparseGraph(adjacency, symmetric=True)
         semantics = _item_semantics(settings, dataset) if settings.item_semantics else None
         self.adapter: Adapter | None = None
         if semantics is None:
@@ -104,6 +104,7 @@ class ExplicitInterests(nn.Module):
             with torch.no_grad():
                 self.unit /= deviation(self.item_vectors()[1:])
                 self.gain /= deviation(self.forward()[[*range(1, n_users), *range(n_users + 1, n_users + n_items)]])
+        self.graph.to(config["device"])  # not before: the parameters are still on the host
 
     def item_vectors(self) -> torch.Tensor:
         """``A(Z)`` ``(n_items, d)``, or learned vectors in its place; in units of its own deviation at the start."""
