@@ -264,7 +264,7 @@ def keep_tensorboard_off() -> None:
     """RecBole's trainer opens a TensorBoard log, named after the second, for every run; it opens none.
 
     trainer/trainer.py:116. Runs that start together write into one log. ``tensorboard: True`` gives each
-    run a log of its own (``engine/trainer.py``).
+    run a log of its own (``training/trainer.py``).
     """
     import recbole.trainer.trainer as module
 

@@ -2,7 +2,7 @@
 
 SIGIR 2020, arXiv 2106.05081. Items are seen in two graphs, that of the session and that of all training sessions.
 Symbols: ``h`` item embeddings, ``s`` their mean over the session, ``||`` concatenation, ``N^g`` the ``n_neighbours``
-heaviest neighbours on the global graph with weights ``w`` (``layers/item_graph.py``). In the paper's order:
+heaviest neighbours on the global graph with weights ``w`` (:func:`nearby_items`). In the paper's order:
 
 Global level, ``n_hops`` times:
 

@@ -1,7 +1,7 @@
 """What a session model shows of itself, so that another method can enter between its states and its scores.
 
 A session model encodes a session to one or more vectors, joins them by its last layer to ``z`` and scores items by
-``z``. LLM-DMsRec (``models/llmdmsrec.py``) puts intents beside the vectors, before a last layer of its own.
+``z``. LLM-DMsRec (``methods/llmdmsrec/model.py``) puts intents beside the vectors, before a last layer of its own.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential t
      sequential batch:  L_align = InfoNCE(G[u], m_u), m_u the mean of W over the items' tokens (9)
      L = L_text + weight * L_align
 
-The reasoning of items and users (three prompts each) is ``semantics/features/reasoning.py``.
+The reasoning of items and users (three prompts each) is ``features.py``.
 
 Deviates from the released code in: the prompts, profiles and graph hold training interactions alone and ids are
 numbered without them (``item_numbers``; ``legacy_leaks: True``: the test items in profiles, a random 80 % of all

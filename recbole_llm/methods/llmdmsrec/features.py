@@ -20,6 +20,7 @@ from recbole_llm.features.questions import ask
 from recbole_llm.llm.chat import Script
 from recbole_llm.utils.text import clean, match_form, share_of
 
+PROMPT = "llmdmsrec_intent"
 INTENT_COLUMNS = (
     Column("user_id", "token"),
     Column("position", "token"),
@@ -37,7 +38,7 @@ class Intents:
 
     name: ClassVar[str] = "intent"
     version: ClassVar[int] = 1
-    prompts: ClassVar[tuple[str, ...]] = ("llmdmsrec_intent",)
+    prompts: ClassVar[tuple[str, ...]] = (PROMPT,)
     settings_keys: ClassVar[tuple[str, ...]] = ("intent_stride", "offline_latent", "legacy_match")
     files: ClassVar[tuple[str, ...]] = ("intent",)
     needs: ClassVar[tuple[str, ...]] = ("candidates",)
@@ -133,7 +134,7 @@ def tested_rows(context: Context) -> np.ndarray:
 def _asked(
     context: Context, rows: np.ndarray, candidates: np.ndarray, title_ids: np.ndarray, facts: dict[str, Any]
 ) -> Iterator[Line]:
-    prompt = load_prompt(IntentsPrompt)
+    prompt = load_prompt(PROMPT)
     titles = context.items.title
     place = {int(row): number for number, row in enumerate(rows)}
 
@@ -175,13 +176,10 @@ def _asked(
         yield from _offline(context, rows[gaps], candidates[gaps], title_ids)
 
 
-IntentsPrompt = "llmdmsrec_intent"
-
-
 @cache
 def _echoes() -> frozenset[str]:
     """Texts of the prompt itself, in the form of comparison: small models copy them."""
-    examples = load_prompt(IntentsPrompt).examples
+    examples = load_prompt(PROMPT).examples
     shown = [title for data, _ in examples for titles in data.values() for title in titles]
     return frozenset(map(match_form, ["title", "...", *shown]))
 

@@ -2,9 +2,9 @@
 
 arXiv 2507.20147. Three stages:
 
-I.   A pretrained GNN gives the top 50 candidates of each prefix (``semantics/features/candidates.py``).
+I.   A pretrained GNN gives the top 50 candidates of each prefix (``features.py``).
 II.  An LLM names intents among them; those in the session are explicit (set X), the others latent (Y)
-     (``semantics/features/intent.py``). ``x_s``, ``y_s``: means of their frozen text vectors.
+     (``features.py``). ``x_s``, ``y_s``: means of their frozen text vectors.
 III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension, ``q`` dropout, ``g`` structural
      intent, ``h_t`` last item's state, ``E`` item embeddings.
 
