@@ -25,7 +25,7 @@ their own; a history without any gives ``z = v``.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,24 @@ def cluster_means(
     sizes = torch.zeros_like(member).scatter_add_(1, number, member)
     sums = torch.zeros_like(items).scatter_add_(1, number[:, :, None].expand_as(items), items * member[:, :, None])
     return sums / sizes.clamp(min=1.0)[:, :, None], sizes, number
+
+
+class Crowd(NamedTuple):
+    """``G`` synthesised users of up to ``T`` items, and so up to ``T`` clusters.
+
+    Attributes:
+        items: ``(G, T)`` ids, 0 padded.
+        vectors: ``(G, T, d)`` of the items.
+        means: ``(G, T, d)``, ``p``: mean vector of each cluster.
+        sizes: ``(G, T)`` items of each cluster; 0 where there is none.
+        number: ``(G, T)`` the cluster of each item.
+    """
+
+    items: torch.Tensor
+    vectors: torch.Tensor
+    means: torch.Tensor
+    sizes: torch.Tensor
+    number: torch.Tensor
 
 
 class LDMI(ComiRecDR):
@@ -181,20 +199,17 @@ class LDMI(ComiRecDR):
 
     # ---- user-crowd level ----------------------------------------------------------------------
 
-    def prototypes(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """A sample of synthesised users: items ``(G, T)``, their vectors, cluster means and cluster numbers."""
+    def crowd(self) -> Crowd:
+        """A sample of the synthesised users."""
         count = len(self.synthesised_items)
         chosen = torch.randperm(count, device=self.synthesised_items.device)[: self.n_synthesised]
         items, labels = self.synthesised_items[chosen], self.synthesised_labels[chosen]
         vectors, mask = self.embedded(items)
-        means, sizes, number = cluster_means(vectors, labels, mask)
-        return items, vectors, torch.cat([means, sizes[:, :, None]], dim=2), number
+        return Crowd(items, vectors, *cluster_means(vectors, labels, mask))
 
-    def item_contrast(
-        self, items: torch.Tensor, vectors: torch.Tensor, clusters: torch.Tensor, number: torch.Tensor
-    ) -> torch.Tensor:
+    def item_contrast(self, crowd: Crowd) -> torch.Tensor:
         """``L_A``: an item against the clusters of its own synthesised user, its own cluster without itself."""
-        means, sizes = clusters[:, :, :-1], clusters[:, :, -1]
+        items, vectors, means, sizes, number = crowd
         own_size = sizes.gather(1, number)
         own = means.gather(1, number[:, :, None].expand_as(vectors))
         without = (own * own_size[:, :, None] - vectors) / (own_size - 1).clamp(min=1.0)[:, :, None]
@@ -211,16 +226,15 @@ class LDMI(ComiRecDR):
             return vectors.new_zeros(())
         return F.cross_entropy(scores[counts], number[counts])
 
-    def real_contrast(
-        self,
-        user: torch.Tensor,
-        target: torch.Tensor,
-        items: torch.Tensor,
-        clusters: torch.Tensor,
-        number: torch.Tensor,
-    ) -> torch.Tensor:
-        """``L_B``: the answering interest against the clusters of the sample; one that holds the target is right."""
-        means, sizes = clusters[:, :, :-1], clusters[:, :, -1]
+    def real_contrast(self, user: torch.Tensor, target: torch.Tensor, crowd: Crowd) -> torch.Tensor:
+        """``L_B``: the answering interest against the clusters of the sample; one that holds the target is right.
+
+        Args:
+            user: ``(B, d)``.
+            target: ``(B,)`` item ids.
+            crowd: the sample.
+        """
+        items, _, means, sizes, number = crowd
         group, slots = items.shape
         flat = (torch.arange(group, device=items.device)[:, None] * slots + number).flatten()
         real = (sizes > 0).flatten()
@@ -249,10 +263,9 @@ class LDMI(ComiRecDR):
         loss = self.recommendation_loss(user, target)
         if not self.contrasts:
             return loss
-        items, vectors, clusters, number = self.prototypes()
-        contrast = loss.new_zeros(())
+        crowd, contrast = self.crowd(), loss.new_zeros(())
         if self.contrast in ("item", "both"):
-            contrast = contrast + self.item_contrast(items, vectors, clusters, number)
+            contrast = contrast + self.item_contrast(crowd)
         if self.contrast in ("real", "both"):
-            contrast = contrast + self.real_contrast(user, target, items, clusters, number)
+            contrast = contrast + self.real_contrast(user, target, crowd)
         return loss + self.contrast_weight * contrast

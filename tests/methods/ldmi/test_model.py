@@ -16,7 +16,7 @@ from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.baselines.comirec import ComiRecDR
-from recbole_llm.methods.ldmi.model import LDMI, cluster_means
+from recbole_llm.methods.ldmi.model import LDMI, Crowd, cluster_means
 from recbole_llm.training.loaders import training_loader
 from tests.helpers import prepare, settings_of, write_tiny
 
@@ -300,9 +300,9 @@ def test_a_history_without_clusters_keeps_its_capsules(workshop: Any) -> None:
 # ---- user-crowd level ---------------------------------------------------------------------------
 
 
-def crowd(model: Any, items: list[list[int]], labels: list[list[int]]) -> tuple[torch.Tensor, ...]:
+def crowd(model: Any, items: list[list[int]], labels: list[list[int]]) -> Crowd:
     model.synthesised_items, model.synthesised_labels = torch.tensor(items), torch.tensor(labels)
-    found: tuple[torch.Tensor, ...] = model.prototypes()
+    found: Crowd = model.crowd()
     return found
 
 
@@ -329,14 +329,14 @@ def test_items_are_drawn_to_their_own_interest(workshop: Any) -> None:
     model = built(workshop())
     items = [[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0], [10, 11, 12, 13, 0, 0]]
     labels = [[0, 0, 1, 1, 1, 2], [0, 0, 0, -1, -1, -1], [3, 5, 3, 5, -1, -1]]
-    loss = model.item_contrast(*crowd(model, items, labels))
+    loss = model.item_contrast(crowd(model, items, labels))
     assert float(loss.detach()) == pytest.approx(plain_item_contrast(model, items, labels), rel=1e-4)
 
 
 @pytest.mark.parametrize("labels", [[[0, 0, 0]], [[0, 1, 2]]])
 def test_one_interest_or_only_single_items_give_no_contrast(workshop: Any, labels: list[list[int]]) -> None:
     model = built(workshop())
-    assert float(model.item_contrast(*crowd(model, [[1, 2, 3]], labels))) == 0.0
+    assert float(model.item_contrast(crowd(model, [[1, 2, 3]], labels))) == 0.0
 
 
 def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: Any) -> None:
@@ -347,7 +347,7 @@ def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: 
     user, target = torch.randn(3, 64), torch.tensor([2, 6, 40])
     table = model.item_embedding.weight
     # Which of the two synthesised users comes first is drawn: find it.
-    if made[0][0, 0] == 2:
+    if made.items[0, 0] == 2:
         items, labels = items[::-1], labels[::-1]
     clusters = [
         torch.tensor([item for item, mark in zip(own, marks, strict=True) if mark == wanted])
@@ -360,7 +360,7 @@ def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: 
         kept = [number for number in range(4) if number == holding[0] or number not in holding]
         cosines = torch.stack([F.cosine_similarity(anchor, table[clusters[number]].mean(0), dim=0) for number in kept])
         terms.append(-(cosines / model.temperature).log_softmax(0)[kept.index(holding[0])])
-    loss = model.real_contrast(user, target, made[0], made[2], made[3])
+    loss = model.real_contrast(user, target, made)
     torch.testing.assert_close(loss, torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
 
 
@@ -386,11 +386,11 @@ def test_the_loss_is_that_of_z_and_a_tenth_of_the_contrasts(workshop: Any, contr
         user = z[range(len(z)), (z * table[target][:, None]).sum(2).argmax(1)]
         wanted = F.cross_entropy(user @ table.T, target)
         torch.manual_seed(7)
-        items, vectors, clusters, number = model.prototypes()
+        sample = model.crowd()
         if contrast != "real":
-            wanted = wanted + 0.1 * model.item_contrast(items, vectors, clusters, number)
+            wanted = wanted + 0.1 * model.item_contrast(sample)
         if contrast != "item":
-            wanted = wanted + 0.1 * model.real_contrast(user, target, items, clusters, number)
+            wanted = wanted + 0.1 * model.real_contrast(user, target, sample)
         torch.manual_seed(7)
         torch.testing.assert_close(model.calculate_loss(batch), wanted)
 
