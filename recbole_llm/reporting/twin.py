@@ -224,8 +224,10 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
     """Rows of the first protocol with their like of the second, then the rows of the second that are left."""
     rest = list(second)
     found: list[Pair] = []
+    settings = {id(row): _same_settings(row) for row in (*first, *second)}
     for row in first:
-        twin = next((other for other in rest if _belong_together(row, other)), None)
+        alike = (other for other in rest if settings[id(other)] == settings[id(row)])
+        twin = next((other for other in alike if _same_files(row, other)), None)
         found.append(Pair((row, twin)))
         if twin is not None:
             rest.remove(twin)
@@ -239,11 +241,11 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
     return [*found, *(Pair((None, row)) for row in rest)]
 
 
-def _belong_together(row: Row, other: Row) -> bool:
-    """Whether rows of different protocols have the same settings, and no file of one name but different contents."""
+def _same_files(row: Row, other: Row) -> bool:
+    """Whether rows of different protocols read no file of one name but different contents."""
     one, two = ((each.runs or each.failed)[0].reads or {} for each in (row, other))
     common = one.keys() & two.keys() - {*_PARTS}
-    return _same_settings(row) == _same_settings(other) and all(one[name] == two[name] for name in common)
+    return all(one[name] == two[name] for name in common)
 
 
 def _same_settings(row: Row) -> str:
@@ -395,7 +397,8 @@ def _lines(found: Sequence[Twin], groups: bool) -> Iterator[dict[str, str | floa
         tau, rho = twin.correlations()
         agreement = {"kendall_tau": tau, "spearman_rho": rho, "rows_compared": len(twin.ordered_pairs())}
         means = _group_means(twin) if groups else {}
-        for place, pair in enumerate(twin.pairs):
+        places = [twin.places(side) for side in (0, 1)]
+        for number, pair in enumerate(twin.pairs):
             row = pair.row
             base: dict[str, str | float | None] = {
                 "dataset": twin.tables[0].key.dataset, "model": row.model, "label": row.label, "kind": row.kind,
@@ -405,19 +408,20 @@ def _lines(found: Sequence[Twin], groups: bool) -> Iterator[dict[str, str | floa
                 compared = agreement if metric == twin.primary else {}
                 line = {**base, "metric": metric, "group": "all", **compared}
                 for side in (0, 1):
-                    line |= {f"{key}_{side + 1}": value for key, value in _side(twin, pair, side, metric).items()}
+                    shown = _side(twin, pair, side, metric, places[side][number])
+                    line |= {f"{key}_{side + 1}": value for key, value in shown.items()}
                 yield line
             for group in SUBGROUPS if groups else ():
                 line = {**base, "metric": twin.primary, "group": group}
                 for side, protocol in enumerate(twin.names):
-                    size, mean = means.get((place, side), {}).get(group, (0, math.nan))
+                    size, mean = means.get((number, side), {}).get(group, (0, math.nan))
                     line |= {f"protocol_{side + 1}": protocol, f"mean_{side + 1}": mean, f"cases_{side + 1}": size}
                 if any(line[f"cases_{side}"] for side in (1, 2)):
                     yield line
 
 
-def _side(twin: Twin, pair: Pair, side: int, metric: str) -> dict[str, str | float | None]:
-    """The cells of one protocol."""
+def _side(twin: Twin, pair: Pair, side: int, metric: str, place: int | None) -> dict[str, str | float | None]:
+    """The cells of one protocol, with the row's place by the compared metric."""
     table, row = twin.tables[side], pair.sides[side]
     shares = later_training(table)
     found: dict[str, str | float | None] = {
@@ -431,5 +435,5 @@ def _side(twin: Twin, pair: Pair, side: int, metric: str) -> dict[str, str | flo
         if value is not None:
             found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}
         if metric == twin.primary:
-            found["place"] = twin.places(side)[twin.pairs.index(pair)]
+            found["place"] = place
     return found
