@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -149,12 +150,13 @@ class CandidateTable:
         """
         table, lines = self._read(), read_candidates(self._path)
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
+        known = {user: sorted(own) for user, own in lines.items()}
         found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
         for place, row in enumerate(rows.tolist()):
             user, position = str(table.user_tokens[table.user[row]]), row - int(table.offsets[table.user[row]])
-            own = lines.get(user, {})
-            last = max((known for known in own if known <= position), default=None)
-            chosen = [] if last is None else [index.get(token, 0) for token in split_ids(own[last])]
+            own = known.get(user, [])
+            after = bisect_right(own, position)
+            chosen = [index.get(token, 0) for token in split_ids(lines[user][own[after - 1]])] if after else []
             if len(chosen) != found.shape[1] or not all(chosen):
                 raise UserError(
                     f"{self._path} is not of these data or settings: user {user}, position {position} has "

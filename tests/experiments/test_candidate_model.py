@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recbole_llm.api import run
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.candidate_model import CandidateTable
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import trainer
 from recbole_llm.utils.progress import Stopwatch
+from tests.data.build import table_of
 from tests.helpers import StopAt, make_run, runner
 
 SHORT = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
@@ -90,3 +94,15 @@ def test_an_interrupted_training_of_it_is_resumed(
         Runner(ResultStore(), StopAt("epoch 3")).run(run)
     runner().run(run)
     assert "continuing after epoch 2" in log.text
+
+
+def test_a_row_that_a_table_lacks_has_the_items_of_the_last_earlier_one(tmp_path: Path) -> None:
+    table = table_of(tmp_path, [("u", f"i{n}", n) for n in range(5)])
+    path = tmp_path / "mine.candidates"
+    lines = ("user_id:token\tposition:token\titems:token_seq", "u\t3\ti3 i4", "u\t1\ti0 i2")
+    path.write_text("\n".join(lines) + "\n")
+    given = CandidateTable(path, "ab" * 32, lambda: table)
+    items = given.top_items(np.array([1, 2, 3, 4]), 2)
+    assert table.item_tokens[items].tolist() == [["i0", "i2"], ["i0", "i2"], ["i3", "i4"], ["i3", "i4"]]
+    with pytest.raises(UserError, match="user u, position 0 has 0 of 2 candidates"):
+        given.top_items(np.array([0]), 2)
