@@ -358,9 +358,9 @@ class Runner:
             config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, run.location)
-        files = [run.settings["train"]] if run.settings.get("train") else [dataset.location.file("inter")]
+        source = run.settings.get("train") or dataset.location.file("inter") or dataset.location.folder
         for notice in notices(dataset.table.facts):
-            self._warn_once(f"{files[0] or dataset.location.folder}: {notice}")
+            self._warn_once(f"{source}: {notice}")
         return config, dataset
 
     def _warn_once(self, text: str) -> None:
