@@ -61,6 +61,7 @@ GAMES_LATER: Place = ("times", "games18-times", "gts")
 
 LAST = "SASRec [train_targets=last]"
 CLAUDE = "claude-2026-11"
+ISRF_NONE = "ISRF (none) [graph_words=True]"
 FILMS, OTHER_FILMS = "text, films#2f6d3e", "shuffled, films#2f6d3e"
 FULL_SOFTMAX = "SASRec [train_batch_size=2048, train_targets=all]"
 PREFIXES, PREFIXES_GRU = (f"{model} [train_batch_size=512, train_targets=last]" for model in ("SASRec", "GRU4Rec"))
@@ -134,8 +135,10 @@ CLAIMS = (
           "LDMI with the LLM's answers has {mean}, a difference of {d} {interval}"),
     Claim("answers", INTERESTS, "EIMF (offline)", "REMI [routing_weight=100.0]", CHANCE,
           "showed {d} for it"),
-    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", "ISRF (none)", CHANCE,
+    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", ISRF_NONE, CHANCE,
           "against none reaches {half} to either side"),
+    Claim("answers", ANSWERS, "ISRF (none) [graph_words=False]", ISRF_NONE, CHANCE,
+          "ISRF has {mean}, with it {other} (`graph_words`: a difference of {d} {interval})"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
           "than REMI with every kind of answers ({d} {interval}"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
@@ -379,8 +382,9 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {},"),
     ("tuned", FLAGSHIP, ("GRU4Rec", BY_RULE), "seconds it has {}, LLM-DMsRec after 264 seconds {}."),
     ("tuned", FLAGSHIP, ("eSASRec", "HSTU"), "eSASRec and HSTU have less here ({}, {})"),
-    ("tuned", ANSWERS, (f"ISRF ({CLAUDE})", "ISRF (none)", "VSKNN"),
+    ("tuned", ANSWERS, (f"ISRF ({CLAUDE})", ISRF_NONE, "VSKNN"),
      "it has {}, without any [{}](answers.md#isrf), both less than VSKNN ({}), though"),
+    ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
     # A strong LLM's answers.
     ("answers", ANSWERS, ("EIMF (shuffled)",), "The same answers at the wrong users give {}."),
     ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
@@ -518,7 +522,7 @@ def test_a_page_says_of_marked_rows_that_they_were_still_improving(path: Path) -
 @pytest.mark.parametrize(
     ("name", "where", "row", "words"),
     [
-        ("answers", ANSWERS, "ISRF (none)", "its three trainings have {}, {} and {}"),
+        ("answers", ANSWERS, ISRF_NONE, "its three trainings have {}, {} and {}"),
         ("one_budget", BUDGET, "SASRec", "SASRec's own three seeds are {}, {} and {}"),
     ],
 )
