@@ -367,6 +367,7 @@ def test_many_users_are_no_file_s_name(tiny: Path, cli: Cli, capsys: pytest.Capt
     ("users", "code", "said"),
     [
         (b"u1\r\n\n u2 \n", 0, "u2\t1\ti"),
+        (b"\xef\xbb\xbfu1\nu2\n", 0, "u2\t1\ti"),
         (b"u1\nu 2\n", 2, "--users: there is no user 'u 2'"),
         (b"u1\n\xff\xfe\n", 2, "--users=users.txt: the file is not UTF-8 text"),
     ],

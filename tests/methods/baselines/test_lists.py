@@ -82,6 +82,15 @@ def test_scores_are_the_higher_the_better_and_the_rest_ties_below(tiny: Path) ->
     assert set(scores[3, others].tolist()) == {-1.0}
 
 
+def test_what_is_not_listed_is_below_however_large_the_scores_are(tiny: Path) -> None:
+    Path("large.tsv").write_text("user_id\titem_id\tscore\n" + "".join(f"u{user}\ti1\t-1e17\n" for user in range(80)))
+    prepared = prepare("Lists", lists="large.tsv")
+    scores = prepared.model.full_sort_predict(next(iter(prepared.eval_loader("test")))[1])
+    assert (scores[3] == scores[3].max()).nonzero().tolist() == [
+        [prepared.dataset.table.item_tokens.tolist().index("i1")]
+    ]
+
+
 def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
     written(users=70, tail="u3\tnothing\t9\nu4\tnothing\t9\nu4\tnone\t8\nstranger\ti1\t1\n")
     record = runner().run(make_run("Lists", lists="mine.tsv", epochs=0))
@@ -203,6 +212,8 @@ def test_places_tell_the_cases_of_a_user_apart(tiny: Path) -> None:
         ("user_id,item_id,rank\n", "has 0 rows"),
         ("user_id,item_id,rank\nu1,i1,first\n", "line 2: rank is no number: 'first'"),
         ("user_id,item_id,score\nu1,i1,1\nu1,i2,nan\n", "line 3: score is no number"),
+        ("user_id\titem_id\trank\nu1\t5\t1\t\nu1\t6\t2\t\n", "its rows have more columns than its header"),
+        ("item_id,user_id,score\n1,2,3,4.5\n", "its rows have more columns than its header"),
         ("user_id,item_id,score\nu1,i1,1\nu1,i1,2\n", "the item 'i1' stands twice in a list of 'u1'"),
     ],
 )
@@ -210,6 +221,20 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: s
     (tmp_path / "l.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
         read_lists(tmp_path / "l.tsv")
+
+
+@pytest.mark.parametrize(
+    ("text", "item"),
+    [
+        ('user_id\titem_id\trank\nu1\t"q\t1\nu1\tz\t2\n', '"q'),
+        ('"user_id"\t"item_id"\t"rank"\n"u1"\t"q"\t1\n"u1"\t"z"\t2\n', "q"),
+        ('user_id,item_id,rank\nu1,"c,""d",1\nu1,z,2\n', 'c,"d'),
+    ],
+)
+def test_quotation_marks_quote_as_in_atomic_files(tmp_path: Path, text: str, item: str) -> None:
+    (tmp_path / "l.tsv").write_text(text)
+    found = read_lists(tmp_path / "l.tsv")
+    assert (found["user_id"].tolist(), found["item_id"].tolist()) == (["u1", "u1"], [item, "z"])
 
 
 def test_a_gzipped_file_with_typed_columns_is_read(tmp_path: Path) -> None:
