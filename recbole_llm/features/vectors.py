@@ -124,6 +124,8 @@ def _read(path: Path, sha256: str) -> GivenVectors:
         raise
     except Exception as error:  # three libraries, each with errors of its own
         raise UserError(f"--vectors={path} cannot be read: {reason_of(error, 200)}") from error
+    if not isinstance(matrix, np.ndarray):  # np.load opens archives of several arrays too
+        raise UserError(f"--vectors={path} is an archive of arrays (np.savez): save the matrix alone, with np.save.")
     matrix = _checked(path, tokens, matrix)
     return GivenVectors(key, tuple(tokens), matrix, f"{path.stem}#{sha256[:6]}", sha256)
 
@@ -135,6 +137,8 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
         raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {found}.")
     if len(tokens) != len(matrix):
         raise UserError(f"--vectors={path} has {len(matrix)} rows and {len(tokens)} ids.")
+    if not tokens:
+        raise UserError(f"--vectors={path} has no rows: it wants one an id.")
     if len(set(tokens)) < len(tokens):
         twice = next(token for token in tokens if tokens.count(token) > 1)
         raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
@@ -146,6 +150,8 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
             f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number"
             " in single precision."
         )
+    if len(single) > 1 and (single == single[0]).all():
+        raise UserError(f"--vectors={path}: its {len(single)} rows are all the same, so that they tell nothing apart.")
     return single
 
 
@@ -155,7 +161,10 @@ def _ids_beside(path: Path) -> tuple[str, list[str]]:
         raise UserError(
             f"--vectors={path}: {ids.name} beside it is to name the rows: item_id or user_id, then the ids."
         )
-    first, *tokens = ids.read_text(encoding="utf-8-sig").splitlines()
+    try:
+        first, *tokens = ids.read_text(encoding="utf-8-sig").split("\n")  # an id may hold other signs that end a line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{ids}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
     key = first.strip().partition(":")[0]  # item_id:token, as atomic files have it
     if key not in _KEYS:
         raise UserError(f"{ids}: the first line is item_id or user_id, not {first[:40]!r}.")
@@ -175,13 +184,15 @@ def _from_safetensors(path: Path) -> tuple[str, list[str], np.ndarray]:
         name = names[0] if len(names) == 1 else _TENSOR
         if name not in names:
             raise UserError(f"--vectors={path} has the tensors {', '.join(names)}: call one of them {_TENSOR}.")
-        matrix = file.get_tensor(name).float().numpy()  # numpy knows no bfloat16
+        tensor = file.get_tensor(name)
+    # numpy knows no bfloat16; what is neither fractions nor whole numbers is refused as it is
+    matrix = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
     key = next((key for key in _KEYS if key in metadata), None)
     if key is None:
         return *_ids_beside(path), matrix
     tokens = json.loads(metadata[key])
-    if not isinstance(tokens, list):
-        raise UserError(f"--vectors={path}: {key} in its metadata is no JSON list.")
+    if not isinstance(tokens, list) or not all(isinstance(token, str | int) for token in tokens):
+        raise UserError(f"--vectors={path}: {key} in its metadata is no JSON list of ids.")
     return key, list(map(str, tokens)), matrix
 
 
@@ -198,6 +209,12 @@ def _from_parquet(path: Path) -> tuple[str, list[str], np.ndarray]:
             f"--vectors={path} has the columns {', '.join(map(str, frame))}: item_id or user_id, and vector."
         )
     vectors = list(frame["vector"])
+    nameless = np.flatnonzero(frame[key].isna())
+    if len(nameless):
+        raise UserError(f"--vectors={path}: row {nameless[0] + 1} has no {key}.")
+    for token, vector in zip(frame[key], vectors, strict=True):
+        if not isinstance(vector, np.ndarray):
+            raise UserError(f"--vectors={path}: the vector of {token} is no list of numbers, but {str(vector)[:40]!r}.")
     if len({len(vector) for vector in vectors}) > 1:
         raise UserError(f"--vectors={path}: its vectors are of several lengths.")
     return key, frame[key].astype(str).tolist(), np.array([np.asarray(vector) for vector in vectors])

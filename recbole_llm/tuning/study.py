@@ -284,7 +284,7 @@ class Study:
 
     def tuned_run(self, seed: int) -> Run:
         """The best settings with a seed, to be run and kept."""
-        settings = with_own(self.run.settings, self.settings(self.best()), seed=seed)
+        settings = with_own(self.run.settings, {**self.settings(self.best()), "seed": seed})
         return Run.of(settings, self.spent)
 
     # ---- history -------------------------------------------------------------------------------
@@ -397,10 +397,10 @@ def _published(s: Settings, space: Space) -> Iterator[Settings]:
             yield other
 
 
-def with_own(settings: Settings, own: Mapping[str, Any], **changes: Any) -> Settings:
+def with_own(settings: Settings, own: Mapping[str, Any]) -> Settings:
     """Settings with some of the model's own; the model that it stands on, if any, keeps its settings."""
     name = settings.method.name
-    overrides = {**settings.overrides, **{f"{name}.{key}": value for key, value in own.items()}, **changes}
+    overrides = {**settings.overrides, **{f"{name}.{key}": value for key, value in own.items()}}
     return layer_settings(
         settings.method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )

@@ -69,13 +69,13 @@ def test_half_precision_of_a_language_model_is_read(tmp_path: Path) -> None:
 
 
 def test_a_list_of_ids_may_lie_beside_a_tensor(tmp_path: Path) -> None:
-    save_file({"vectors": torch.ones(2, 3), "other": torch.ones(1)}, tmp_path / "v.safetensors")
+    save_file({"vectors": torch.eye(2, 3), "other": torch.ones(1)}, tmp_path / "v.safetensors")
     (tmp_path / "v.ids").write_text("user_id:token\nann\nbob\n")
     assert read_vectors(tmp_path / "v.safetensors").tokens == ("ann", "bob")
 
 
 def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "item_id\na\nb\n") -> Path:
-    np.save(folder / "v.npy", np.ones((2, 3)) if matrix is None else matrix)
+    np.save(folder / "v.npy", np.eye(2, 3) if matrix is None else matrix)
     if ids is not None:
         (folder / "v.ids").write_text(ids)
     return folder / "v.npy"
@@ -88,6 +88,9 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
         ({"ids": "a\nb\n"}, "the first line is item_id or user_id, not 'a'"),
         ({"ids": "item_id\na\nb\nc\n"}, "has 2 rows and 3 ids"),
         ({"ids": "item_id\na\na\n"}, "the id 'a' has several rows"),
+        ({"ids": ""}, "the first line is item_id or user_id, not ''"),
+        ({"ids": "item_id\n", "matrix": np.ones((0, 3))}, "has no rows"),
+        ({"matrix": np.full((2, 3), 0.5)}, "its 2 rows are all the same"),
         ({"matrix": np.ones(2)}, r"a matrix of numbers is wanted, one row an id; got float64 of the shape \(2,\)"),
         ({"matrix": np.array([["x"], ["y"]])}, r"a matrix of numbers is wanted, one row an id; got <U1"),
         ({"matrix": np.array([[1.0, 2.0], [1e39, 1.0]])}, r"row 2 \(b\) .* not a finite number in single precision"),
@@ -97,6 +100,71 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_vectors(written(tmp_path, **change))
+
+
+def test_ids_in_another_encoding_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.with_suffix(".ids").write_bytes("item_id\ncafé\nb\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"v\.ids: the file is not UTF-8 text"):
+        read_vectors(path)
+
+
+@pytest.mark.parametrize("token", ["two words", "x\u2028y", "x\x85y", "007", '5" pipe', "日本"])
+@pytest.mark.parametrize(("name", "write"), FORMS)
+def test_an_id_is_any_text(tmp_path: Path, name: str, write: Any, token: str) -> None:
+    assert read_vectors(write(tmp_path / name, np.eye(2), ["7", token])).tokens == ("7", token)
+
+
+def test_lines_of_ids_may_end_as_on_windows(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    path.with_suffix(".ids").write_bytes(b"item_id\r\na\r\nb\r\n")
+    assert read_vectors(path).tokens == ("a", "b")
+
+
+def test_an_archive_of_arrays_is_no_matrix(tmp_path: Path) -> None:
+    with written(tmp_path).open("wb") as stream:
+        np.savez(stream, np.eye(2))
+    with pytest.raises(UserError, match=r"v\.npy is an archive of arrays"):
+        read_vectors(tmp_path / "v.npy")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.eye(2) > 0, "a matrix of numbers is wanted, one row an id; got bool"),
+        (torch.eye(2) * 1j, "a matrix of numbers is wanted, one row an id; got complex64"),
+    ],
+)
+def test_a_tensor_of_other_things_than_numbers_is_refused(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
+    save_file({"vectors": tensor}, tmp_path / "v.safetensors", {"item_id": json.dumps(["a", "b"])})
+    with pytest.raises(UserError, match=message):
+        read_vectors(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("ids", [{"a": 1}, ["a", None], ["a", 1.0]])
+def test_ids_of_a_tensor_are_a_list_of_ids(tmp_path: Path, ids: Any) -> None:
+    save_file({"vectors": torch.eye(2)}, tmp_path / "v.safetensors", {"item_id": json.dumps(ids)})
+    with pytest.raises(UserError, match="item_id in its metadata is no JSON list of ids"):
+        read_vectors(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("ids", "vectors", "message"),
+    [
+        (["a", None], [[1.0], [2.0]], "row 2 has no item_id"),
+        ([None, 7.0], [[1.0], [2.0]], "row 1 has no item_id"),
+        (["a", "b"], [[1.0], None], "the vector of b is no list of numbers, but 'None'"),
+        (["a", "b"], [1.0, 2.0], r"the vector of a is no list of numbers, but '1\.0'"),
+        (["a", "b"], ["[1, 2]", "[3, 4]"], "the vector of a is no list of numbers"),
+    ],
+)
+def test_a_row_of_a_table_has_an_id_and_a_vector(tmp_path: Path, ids: Any, vectors: Any, message: str) -> None:
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    pd.DataFrame({"item_id": ids, "vector": vectors}).to_parquet(tmp_path / "v.parquet")
+    with pytest.raises(UserError, match=message):
+        read_vectors(tmp_path / "v.parquet")
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
@@ -165,6 +233,12 @@ def test_the_record_says_which_vectors_and_counts_them(tiny: Path) -> None:
     )
     assert facts["sha256"] == digest(path)
     assert record.label == f"SASRecText (text, mine#{digest(path)[:6]})"
+
+
+def test_items_without_a_vector_are_reported(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = as_npy(Path("mine.npy"), matrix_of(), [*IDS[:9], *(f"x{number}" for number in range(39))])
+    prepare("SASRecText", vectors=["mine.npy"], **SMALL)
+    assert f"--vectors: mine#{digest(path)[:6]} has 9 of the 48 item_id of this dataset" in caplog.text
 
 
 def test_other_vectors_are_another_run_and_another_row(tiny: Path) -> None:
