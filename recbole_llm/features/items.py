@@ -246,10 +246,7 @@ def title_key(title: str, year: str = "", other_names: bool = False) -> str:
 
     What stands in brackets, such as another name or the size of a pack, counts only with ``other_names``.
     """
-    title = clean(title, 1000).replace("&", " and ")
-    found = _YEAR.search(title)
-    if found:
-        title, year = title[: found.start()], year or found[1]
+    title, year = _name_and_year(title, year)
     if not other_names:
         title = _OTHER_NAME.sub("", title).strip()
     article = _ARTICLE.match(title)
@@ -258,11 +255,20 @@ def title_key(title: str, year: str = "", other_names: bool = False) -> str:
     return f"{match_form(title)}:{year}"
 
 
+def _name_and_year(title: str, year: str) -> tuple[str, str]:
+    """A title without its year, and the year that was given or else that of the title."""
+    title = " ".join(clean(title, 1000).replace("&", " and ").split())
+    found = _YEAR.search(title)
+    return (title[: found.start()], year or found[1]) if found else (title, year)
+
+
 def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: str = "title") -> list[str]:
     """The profile of each item, an empty string where there is none; index 0 is the padding item.
 
-    A whole title goes before one without what stands in brackets; the latter finds nothing where the profiles that it
-    fits differ, since what is in brackets may be what tells the items apart.
+    By title the same words and signs go first, then another spelling (:func:`title_key`), last a title of which one of
+    the two lacks what stands in brackets. Another spelling finds nothing where the profiles that it fits differ, since
+    a sign (``C++``) or what is in brackets may be what tells the items apart. Of several profiles of one title or id
+    the first counts.
 
     Args:
         path: JSON lines, gzipped where the name ends in ``.gz``.
@@ -280,7 +286,8 @@ def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: 
             raise UserError(f'{path}, line {number}: a profile is {{"title": ..., "text": ...}}.')
         records.append((record, clean(text, LONGEST)))
     if by == "item_id":
-        found = {str(record["item_id"]): text for record, text in reversed(records) if "item_id" in record}
+        named = [(record["item_id"], text) for record, text in records if record.get("item_id") is not None and text]
+        found = {str(token): text for token, text in reversed(named)}
         profiles = [found.get(str(token), "") for token in tokens]
     else:
         profiles = _by_title(path, records, titles)
@@ -296,24 +303,36 @@ def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: 
 
 
 def _by_title(path: Path, records: Sequence[tuple[dict[str, Any], str]], titles: Sequence[str]) -> list[str]:
-    whole: dict[str, str] = {}
-    short: dict[str, set[str]] = {}
+    same: dict[tuple[str, str], str] = {}
+    whole: dict[str, set[str]] = {}
+    short: dict[str, dict[str, bool]] = {}  # whether a text is of a title without brackets
     for record, text in records:
         title, year = _title_of(record, text)
         if title and text:
-            whole.setdefault(title_key(title, year, other_names=True), text)
-            short.setdefault(title_key(title, year), set()).add(text)
-    profiles, several = [], 0
+            same.setdefault(_same_key(title, year), text)
+            if match_form(title):
+                whole.setdefault(title_key(title, year, other_names=True), set()).add(text)
+                texts = short.setdefault(title_key(title, year), {})
+                texts[text] = texts.get(text, False) or not _OTHER_NAME.search(title)
+    profiles, unclear = [], 0
     for title in titles:
-        text = whole.get(title_key(title, other_names=True), "")
-        if not text:
-            texts = short.get(title_key(title), set())
-            text = next(iter(texts)) if len(texts) == 1 else ""
-            several += len(texts) > 1
+        text = same.get(_same_key(title, ""), "")
+        if not text and match_form(title):
+            near, bracketed = short.get(title_key(title), {}), _OTHER_NAME.search(title)
+            fits = whole.get(title_key(title, other_names=True)) or {
+                text for text, is_plain in near.items() if is_plain or not bracketed
+            }
+            text = next(iter(fits)) if len(fits) == 1 else ""
+            unclear += not text and bool(near)
         profiles.append(text)
-    if several:
-        logger.info("%s: items without a profile, since their titles fit several that differ: %d", path, several)
+    if unclear:
+        logger.info("%s: items without a profile, since those of like titles may be of other items: %d", path, unclear)
     return profiles
+
+
+def _same_key(title: str, year: str) -> tuple[str, str]:
+    title, year = _name_and_year(title, year)
+    return title.casefold(), year
 
 
 def _title_of(record: dict[str, Any], text: str) -> tuple[str, str]:

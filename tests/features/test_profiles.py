@@ -85,10 +85,46 @@ def test_what_stands_in_brackets_tells_profiles_apart(tmp_path: Path, caplog: py
         {"title": "Lipstick (Blue)", "text": "cold"},
         {"title": "Comb (Small)", "text": "a comb"},
     )
-    titles = ["", "Lipstick (Blue)", "Lipstick (Red)", "Lipstick (Green)", "Comb"]
+    titles = ["", "Lipstick (Blue)", "Lipstick (Red)", "Lipstick (Green)", "Comb", "Comb (Large)"]
     caplog.set_level(logging.INFO, logger="recbole_llm")
-    assert read_profiles(path, titles, [""] * 5) == ["", "cold", "warm", "", "a comb"]
-    assert "items without a profile, since their titles fit several that differ: 1" in caplog.text
+    assert read_profiles(path, titles, [""] * 6) == ["", "cold", "warm", "", "a comb", ""]
+    assert "items without a profile, since those of like titles may be of other items: 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "names", [("C Primer", "C++ Primer"), ("!!!", "???"), ("1. Soap", "2. Soap"), ("Size 1.5", "Size 15")]
+)
+@pytest.mark.parametrize("backwards", [False, True])
+def test_signs_tell_profiles_apart(tmp_path: Path, names: tuple[str, str], backwards: bool) -> None:
+    records = [{"title": name, "text": f"of {name}"} for name in names]
+    path = written(tmp_path / "p", *(records[::-1] if backwards else records))
+    assert read_profiles(path, ["", *names], [""] * 3) == ["", *(f"of {name}" for name in names)]
+
+
+def test_a_spelling_that_fits_several_profiles_finds_none(tmp_path: Path) -> None:
+    path = written(tmp_path / "p", {"title": "C Primer", "text": "x"}, {"title": "C++ Primer", "text": "y"})
+    assert read_profiles(path, ["", "C# Primer", "c primer"], [""] * 3) == ["", "", "x"]
+
+
+def test_an_ampersand_is_the_same_word_as_and(tmp_path: Path) -> None:
+    path = written(tmp_path / "p", {"title": "C and D", "text": "x"}, {"title": "C. & D.", "text": "y"})
+    assert read_profiles(path, ["", "C. and D.", "C & D"], [""] * 3) == ["", "y", "x"]
+
+
+def test_a_title_of_signs_alone_is_like_no_other(tmp_path: Path) -> None:
+    path = written(tmp_path / "p", {"title": "!!!", "text": "a band"})
+    assert read_profiles(path, ["", "!!!", "***"], [""] * 3) == ["", "a band", ""]
+
+
+def test_a_profile_without_an_id_or_a_text_is_of_no_item(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "p",
+        {"item_id": None, "text": "x"},
+        {"item_id": 1, "text": ""},
+        {"item_id": 1, "text": "y"},
+        {"item_id": 1, "text": "z"},
+    )
+    assert read_profiles(path, ["", "", ""], ["", "1", "None"], "item_id") == ["", "y", ""]
 
 
 def test_years_tell_titles_apart() -> None:
