@@ -237,7 +237,7 @@ class _Buying:
 def _variant(run: Run, seed: int, **changes: Any) -> Run:
     """The run with other settings."""
     own = run.settings
-    overrides = {**own.overrides, **changes, "seed": seed}
+    overrides = {**own.overrides, **changes, f"{own.method.name}.seed": seed}  # else a key of the model's would win
     return Run.of(
         layer_settings(own.method, own["dataset"], own["protocol"], own.config_files, overrides, strict=False)
     )

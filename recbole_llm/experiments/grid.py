@@ -131,7 +131,7 @@ def expand(
                 default = _checked(method, name, each_protocol, files, base)
                 layered.append(default)
                 for seed in parse_seeds(seeds, int(default["seed"])):
-                    of_seed = {**base, "seed": seed}
+                    of_seed = {**base, f"{method.name}.seed": seed}  # else a key of the model's would win
                     run = Run.of(layer_settings(method, name, each_protocol, files, of_seed, strict=False))
                     runs.setdefault(run.key, run)
     check_vectors_read(layered)

@@ -159,7 +159,7 @@ def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
     names = [given] if given in there else given.split(",")
     if os.path.isfile(given):  # noqa: PTH113 - Path.is_file fails where many names are too long for that of a file
         try:
-            names = Path(given).read_text(encoding="utf-8").split("\n")
+            names = Path(given).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"--users={given}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
     # Blanks and commas may belong to a name; what is no name is tried without the blanks around it.

@@ -43,6 +43,7 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml,
 logger = logging.getLogger(__name__)
 
 _OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
+_OF_STAGE_ONE = ("seed", "nproc", "engine", "refit")  # the same for every candidate model, whatever is set
 
 
 @dataclass(frozen=True)
@@ -385,12 +386,13 @@ def stage_one_settings(settings: Settings) -> Settings:
     """Settings of the model that ``settings``' model stands on.
 
     The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
-    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again. It is never refit: prompts must
-    not show what validation data taught.
+    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again, and a key with its own name
+    (``SRGNN.seed``) is of its row alone. It is never refit: prompts must not show what validation data taught.
     """
     method = _stage_one(settings)
     own = settings.method.name + "."
-    overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k != "seed"}
+    fixed = {f"{method.name}.{key}" for key in _OF_STAGE_ONE}
+    overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k not in fixed}
     overrides["seed"] = settings["stage_one_seed"]
     overrides["nproc"] = 1
     overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
@@ -413,7 +415,7 @@ def check_grid_keys(
     model must be one of the grid or stand under one of it; a file may serve several commands.
 
     Raises:
-        UserError: a key that none of the models has.
+        UserError: a key that none of the models has, or that a model which only stands under another does not follow.
     """
     chosen, config_files = list(chosen), list(config_files)
 
@@ -446,13 +448,18 @@ def check_grid_keys(
             except UserError as error:
                 raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
     for key, value in overrides.items():
-        owner, dot, _ = key.partition(".")
+        owner, dot, rest = key.partition(".")
         if dot and _is_model(owner):
             known = {m.name for m in chosen} | {
                 m.name for m in _stage_ones(chosen, dataset, protocol, overrides, config_files)
             }
             if owner not in known:
                 raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
+            if rest in _OF_STAGE_ONE and owner not in {m.name for m in chosen}:
+                advice = f"give --stage_one_seed={value}" if rest == "seed" else f"leave it out, or add --model={owner}"
+                raise UserError(
+                    f"--{key}={value}: {owner} makes candidates here and takes no {rest} of its own; {advice}."
+                )
         check_any(key, value)
 
 

@@ -120,6 +120,12 @@ def test_a_key_of_one_model_reaches_that_model_alone(tiny: Path) -> None:
     assert by_name["SASRec"]["n_layers"] == 3
 
 
+def test_seeds_count_from_a_model_s_own(tiny: Path) -> None:
+    """A seed given for one model stood in the place of all of its seeds, and one run was left."""
+    runs = expand("SASRec,GRU4Rec", "tiny", seeds=2, overrides={"GRU4Rec.seed": 7})
+    assert [run.settings["seed"] for run in runs] == [2020, 2021, 7, 8]
+
+
 @pytest.mark.parametrize("keys", [["epochs", "GRU4Rec.epochs"], ["GRU4Rec.epochs", "epochs"]])
 def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, keys: list[str]) -> None:
     values = {"epochs": 3, "GRU4Rec.epochs": 7}

@@ -463,6 +463,24 @@ def test_the_seed_of_a_prerequisite_can_be_set():
     assert stage_one_settings(layered("LLMDMsRec", stage_one_seed=7))["seed"] == 7
 
 
+def test_a_key_of_the_row_of_a_prerequisite_s_model_leaves_the_prerequisite_alone():
+    """The record said ``stage_one_seed: 2020``, and the candidates were those of seed 7."""
+    of_row = {"SRGNN.seed": 7, "SRGNN.engine": "recbole", "SRGNN.nproc": 2}
+    stage_one = stage_one_settings(layered("LLMDMsRec", **of_row))
+    assert (stage_one["seed"], stage_one["engine"], stage_one["nproc"]) == (2020, "fast", 1)
+    assert stage_one.key() == stage_one_settings(layered("LLMDMsRec")).key()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "advice"),
+    [("SRGNN.seed", 7, "give --stage_one_seed=7"), ("SRGNN.engine", "recbole", "leave it out, or add --model=SRGNN")],
+)
+def test_what_a_prerequisite_does_not_follow_is_refused_where_its_model_has_no_row(key, value, advice):
+    with pytest.raises(UserError, match=f"SRGNN makes candidates here and takes no .* of its own; {advice}"):
+        check_grid_keys([find_method("LLMDMsRec")], "tiny", None, {key: value})
+    check_grid_keys([find_method("LLMDMsRec"), find_method("SRGNN")], "tiny", None, {key: value})
+
+
 def test_a_prerequisite_is_the_model_that_the_setting_names():
     assert stage_one_settings(layered("LLMDMsRec")).method.name == "SRGNN"
     assert stage_one_settings(layered("LLMDMsRec", stage_one_model="GRU4Rec")).method.name == "GRU4Rec"

@@ -253,6 +253,12 @@ def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
     assert (run.blank_record().tuned, run.blank_record().trials) == (True, 4)
 
 
+def test_the_seeds_of_tuned_runs_win_over_one_given_for_the_model(tiny: Path) -> None:
+    study = study_of("results/s.sqlite3", 1, make_run("GRU4Rec", **{"GRU4Rec.seed": 3}))
+    take_part(study)
+    assert [study.tuned_run(seed).settings["seed"] for seed in (3, 4)] == [3, 4]
+
+
 # ---- several processes ----------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ has one whose listed items are all masked.
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,10 @@ class Lists(CountingModel):
         kept = (user > 0) & (item > 0)
         order = np.flatnonzero(kept)[np.argsort(key[kept], kind="stable")]
         self.key, self.item, self.value = key[order], item[order], frame["value"].to_numpy()[order]
-        self.below = float(frame["value"].min()) - 1.0
+        least = frame["value"].min()
+        self.below = float(
+            min(least - 1.0, np.nextafter(least, -np.inf))
+        )  # one less than a large number is that number
         wanted = self._keys(cases.user, cases.end - np.asarray(table.offsets)[cases.user])
         begin = self._ends(wanted, "left")
         length = self._ends(wanted, "right") - begin
@@ -154,11 +158,19 @@ def read_lists(path: Path) -> pd.DataFrame:
     try:
         with open_text(path) as stream:
             mark = "\t" if "\t" in stream.readline() else ","
-        frame = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False)
+        quoting = csv.QUOTE_NONE if mark == "\t" else csv.QUOTE_MINIMAL  # as in atomic files
+        frame = pd.read_csv(path, sep=mark, dtype=str, keep_default_na=False, quoting=quoting)
     except FileNotFoundError:
         raise UserError(f"--lists={path}: there is no such file.") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"--lists={path} cannot be read: {one_line(error, 200)}") from error
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the columns that are too many for names of rows
+        raise UserError(
+            f"--lists={path}: its rows have more columns than its header: name them all there, or leave out what is "
+            "too much (names of rows, separators at the ends of lines)."
+        )
+    if mark == "\t":
+        frame = frame.rename(columns=_bare).map(_bare, na_action="ignore")
     frame.columns = [str(name).strip().partition(":")[0] for name in frame.columns]  # atomic files name types too
     lacking = [name for name in _NEEDED if name not in frame]
     ranked = next((name for name in ("rank", "score") if name in frame), None)
@@ -176,6 +188,11 @@ def read_lists(path: Path) -> pd.DataFrame:
         first = found[again].iloc[0]
         raise UserError(f"--lists={path}: the item {first.item_id!r} stands twice in a list of {first.user_id!r}.")
     return found
+
+
+def _bare(field: str) -> str:
+    """A field without the pair of quotation marks that wraps it."""
+    return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
 
 
 def _numbers(path: Path, frame: pd.DataFrame, name: str) -> np.ndarray:
