@@ -114,6 +114,22 @@ def test_the_kept_records_make_a_board_without_paths_of_a_machine(tmp_path: Path
 
 @pytest.mark.browser
 @pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium")
+def test_a_long_name_of_a_processor_widens_no_table_beyond_the_window(tmp_path: Path) -> None:
+    cpu = "Intel(R) Xeon(R) Platinum 8481C Processor @ 2.70GHz"
+    fill(tmp_path / "in" / "one", hardware={"cpu": cpu, "threads": 16})
+    write_board(tmp_path / "in", tmp_path / "site", tmp_path)
+    program = find_browser()
+    assert program is not None
+    with Page(program) as page:
+        page.call("Emulation.setDeviceMetricsOverride", width=1400, height=1000, deviceScaleFactor=1, mobile=False)
+        page.open(tmp_path / "site" / "tiny-loo.html")
+        assert f"{cpu}, 16 threads" in page.run("document.querySelector('.one').textContent")
+        table = "document.querySelector('.board').getBoundingClientRect().right"
+        assert page.run(table) <= page.run("document.querySelector('.scroll').getBoundingClientRect().right")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium")
 @pytest.mark.parametrize("width", [1400, 800, 390])
 def test_readers_choose_rows_in_a_browser(width: int, submissions: Path, tmp_path: Path) -> None:
     write_board(submissions, tmp_path / "site", tmp_path)
