@@ -152,7 +152,11 @@ def _of_most(values: Sequence[str]) -> str | None:
 
 def _text(identity: Variant, key: str, definitions: Definitions) -> str:
     value = identity.get(key, before(key, definitions))
-    return "unset" if value in (None, ...) else str(value)
+    if value in (None, ...):
+        return "unset"
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return ",".join(value)  # as a command line takes it, without Python's quotation marks
+    return str(value)
 
 
 def _shortened(values: Sequence[str]) -> dict[str, str]:

@@ -51,3 +51,9 @@ def test_the_values_of_a_preset_decide_nothing_for_the_other_rows() -> None:
 def test_rows_of_one_preset_name_no_preset() -> None:
     rows = [{"n_layers": 1, "n_heads": heads} for heads in (1, 2)]
     assert labels(rows, [("sampled", {"n_layers": FILE})] * 2) == [" [n_heads=1]", " [n_heads=2]"]
+
+
+def test_names_in_a_list_stand_as_a_command_line_takes_them() -> None:
+    rows: list[dict[str, Any]] = [{"text_columns": ["title_text"]}, {"text_columns": ["title_text", "profile_text"]}]
+    texts = [" [text_columns=title_text]", " [text_columns=title_text,profile_text]"]
+    assert labels(rows, [(None, {})] * 2) == texts
