@@ -70,7 +70,7 @@ class Kept(NamedTuple):
 
 
 ANSWERS = Kept(ResultStore(ROOT / "results/answers"), tuned=False)
-RULE = Kept(ResultStore(ROOT / "results/one-budget"), tuned=True)
+SEARCHED = Kept(ResultStore(ROOT / "results/flagship-short"), tuned=True)
 TIMES = Kept(ResultStore(ROOT / "results/times"), tuned=False)
 
 
@@ -169,8 +169,8 @@ CONTROLS = {"llm": RED, "offline": BLUE, "shuffled": VIOLET, "none": GREY}
 BACKBONES: Mapping[str, tuple[Kept, str, str, Mapping[str, Any]]] = {
     "EIMF − REMI": (ANSWERS, "EIMF", "REMI", {}),
     "LDMI − ComiRecDR": (ANSWERS, "LDMI", "ComiRecDR", {"routing_transform": "interest", "interest_scale": 1.0}),
-    "LLMDMsRec − SRGNN": (RULE, "LLMDMsRec", "SRGNN", {}),
-    "ISRF − ISRF without its graph": (RULE, "ISRF", "ISRF", {"graph_words": False}),
+    "LLMDMsRec − SRGNN": (SEARCHED, "LLMDMsRec", "SRGNN", {}),
+    "ISRF − ISRF without its graph": (ANSWERS, "ISRF", "ISRF", {"graph_words": False}),
 }
 
 

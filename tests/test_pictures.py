@@ -140,10 +140,10 @@ def test_gains_are_those_of_the_records() -> None:
     for heading, folder, method, backbone in (
         ("EIMF − REMI", "answers", "EIMF", "REMI"),
         ("LDMI − ComiRecDR", "answers", "LDMI", "ComiRecDR"),
-        ("LLMDMsRec − SRGNN", "one-budget", "LLMDMsRec", "SRGNN"),
-        ("ISRF − ISRF without its graph", "one-budget", "ISRF", "ISRF"),
+        ("LLMDMsRec − SRGNN", "flagship-short", "LLMDMsRec", "SRGNN"),
+        ("ISRF − ISRF without its graph", "answers", "ISRF", "ISRF"),
     ):
-        records = kept(folder, "ml-100k", "loo", tuned=folder == "one-budget")
+        records = kept(folder, "ml-100k", "loo", tuned=folder == "flagship-short")
         below = [each for each in records if each.model == backbone]
         if backbone == "ComiRecDR":  # as LDMI routes
             below = [each for each in below if each.settings["routing_transform"] == "interest"]
