@@ -95,7 +95,7 @@ def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
         from recbole_llm.tuning.space import searched  # Optuna, which no other command needs
         from recbole_llm.tuning.storage import storage_address
 
-        searched(runs, **{name: options[name] for name in SEARCH})
+        searched(runs, **{name: options[name] for name in SEARCH}, quiet=True)
         storage_address(options["storage"], store.folder)
     if asks:
         check_endpoints(unfinished(runs, store, options["force"]) if stage.verb == "run" else runs)

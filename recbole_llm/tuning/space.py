@@ -16,7 +16,6 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +216,7 @@ def searched(
     pruner: str = "median",
     objectives: str | Sequence[str] = "accuracy",
     space: str | Path | None = None,
+    quiet: bool = False,
 ) -> tuple[list[Space], Budget]:
     """What a search varies for each run, and what each model of it gets, from the options of a command.
 
@@ -224,6 +224,7 @@ def searched(
         runs: one a study.
         trials, trial_epochs, trial_minutes, pruner, objectives: see :meth:`Budget.given`.
         space: the user's, for a single model.
+        quiet: what the searches leave out is not said: they are only checked, and begin later.
 
     Raises:
         UserError: a run that cannot be searched or has no space, or a budget that is none.
@@ -236,16 +237,23 @@ def searched(
     if space is not None and len({run.settings.method.name for run in runs}) > 1:
         raise UserError("--space is for one model; the spaces of several are files of properties/search/.")
     file = None if space is None else Path(space)
-    return [space_of(run.settings, file, budget.epochs) for run in runs], budget
+    left_out: list[str] = []
+    spaces = [space_of(run.settings, file, budget.epochs, left_out) for run in runs]
+    for note in [] if quiet else dict.fromkeys(left_out):  # once, not for each semantics of a model
+        logger.warning("%s", note)
+    return spaces, budget
 
 
-def space_of(settings: Settings, file: Path | None = None, epochs: int | None = None) -> Space:
+def space_of(
+    settings: Settings, file: Path | None = None, epochs: int | None = None, left_out: list[str] | None = None
+) -> Space:
     """The space of a model without the settings that the user fixed, each parameter able to take its default.
 
     Args:
         settings: of the model without a search.
         file: the user's space instead of ``properties/search/<Model>.yaml`` and, under it, that of its backbone.
         epochs: of a trial at most. What trials never come to is left out of our spaces.
+        left_out: takes a line on each setting that is left out so.
 
     Raises:
         UserError: there is no space for the model; or it names what the model has not, what features are made from, or,
@@ -270,7 +278,8 @@ def space_of(settings: Settings, file: Path | None = None, epochs: int | None = 
         if name in unread and own_file:
             raise UserError(f"{file}: {name} {unread[name]}.")
         if name in unread:
-            _say_left_out(method.name, name, unread[name])
+            if left_out is not None:
+                left_out.append(f"{method.name}: the search leaves {name} out, which {unread[name]}")
             continue
         if name in made_from:
             raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
@@ -283,11 +292,6 @@ def space_of(settings: Settings, file: Path | None = None, epochs: int | None = 
             default = settings.get(name)
             found[name] = parameter if default is None else parameter.including(default)
     return found
-
-
-@cache  # said once, not for each run of a command and each time that it is looked at
-def _say_left_out(model: str, name: str, reason: str) -> None:
-    logger.warning("%s: the search leaves %s out, which %s", model, name, reason)
 
 
 def _keys_of_features(settings: Settings) -> set[str]:
