@@ -367,7 +367,9 @@ def answers(
     quiet: Quiet = True,
     **settings: Any,
 ) -> str:
-    """Take published answers in (pull), publish those of a dataset (push), or check a store (verify).
+    """Take published answers in (pull), publish a model's to the prompts of a method (push), or check a store (verify).
+
+    ``push`` writes all of the model's answers about the dataset to these prompts, whatever settings asked them.
 
     Returns:
         A line on what was taken, written or checked.

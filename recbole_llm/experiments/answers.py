@@ -85,6 +85,8 @@ def _count(runs: Sequence[Run]) -> int:
 def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str:
     """Write the answers to the runs' prompts, and candidates they are about, into the folder of a store.
 
+    All answers of the model to these prompts are written, with whatever settings they were asked for.
+
     Returns:
         A line about it.
 
@@ -105,7 +107,9 @@ def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str
     count = sum(entry.answers for entry in written)
     beside = f" and {counted(len(tables), 'table')} of candidates" if tables else ""
     named = f"; they name the server that answered: {', '.join(servers)}" if servers else ""
-    return f"{folder}: {counted(count, 'answer')} in {counted(len(written), 'file')}{beside}, {size:,} bytes{named}"
+    whole = f"all of {endpoint.model} to {', '.join(entry.prompt for entry in written)}"
+    files = f"{counted(len(written), 'file')}{beside}, {size:,} bytes"
+    return f"{folder}: {counted(count, 'answer')} ({whole}) in {files}{named}"
 
 
 def verify(address: str) -> str:

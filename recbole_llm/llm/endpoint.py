@@ -46,7 +46,8 @@ class Endpoint:
         attempts: tries of one request, the first included.
         patience: seconds without one answer after which a server that only fails counts as gone.
         batch_price: price through the Batch API, as a share of the usual one; 0 where there is no such API.
-        response_format: ``json_schema``, ``json_object`` or ``none``.
+        response_format: ``json_schema``, ``json_object`` or ``none``; no part of an answer's key, since a server may
+            turn out to take a weaker one, and every answer is held against its class when it is read.
         temperature: of sampling; 0 for answers that repeat, ``None`` to leave it to the server.
         max_tokens: of an answer, in the place of the prompts' own limits; hidden reasoning counts.
         max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for servers that renamed it.
@@ -255,6 +256,13 @@ def _shipped_addresses() -> list[str]:
     return [server_identity(file.get("base_url") or "") for file in files]
 
 
+@cache
+def _published_models() -> dict[str, str]:
+    """Names of the shipped sources without a server, by their model."""
+    files = {name: read_yaml(properties_folder() / "llm" / f"{name}.yaml") for name in property_names("llm")}
+    return {str(file["model"]): name for name, file in files.items() if file.get("published")}
+
+
 def server_of(source: str, base_url: str | None = None) -> str:
     """The address that tells the answers of ``--llm=source`` from those at its file's own; empty where it is that one.
 
@@ -282,7 +290,8 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         changes: settings of the run.
 
     Raises:
-        UserError: no such file, a field that endpoints do not have, or a value that it does not take.
+        UserError: no such file, a field that endpoints do not have, a value that it does not take, or a server's model
+            under the name of published answers.
     """
     path = source_file(source)
     name = path.stem
@@ -316,6 +325,11 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         ) from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, extra: what goes into a request is plain JSON ({error}).") from None
+    if not found.published and found.model in _published_models():
+        raise UserError(
+            f"--llm={name}: {found.model} is the name of published answers, which would be read in the place of a "
+            f"server's. Name the server's model otherwise, or give --llm={_published_models()[found.model]}."
+        )
     _check_effort(found, "reasoning_effort" in given)
     priced = own.get("model")  # where the file names none, its prices are of whichever it is asked for
     if found.paid and priced and priced != found.model and not {"price_in", "price_out"} <= given.keys():

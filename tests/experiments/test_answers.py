@@ -217,7 +217,10 @@ def test_the_same_answers_are_the_same_store_and_others_of_it_stay(
     assert cli("answers", "pull", *words, "--store=store") == 0
     assert cli("answers", "push", *words, "--store=store", "--licence=CC0-1.0") == 0
     address = next(word.partition("=")[2] for word in words if word.startswith("--llm_base_url="))
-    assert f"bytes; they name the server that answered: {address}\n" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"bytes; they name the server that answered: {address}\n" in said
+    (entry,) = json.loads((folder / INDEX).read_text())["files"]
+    assert f"(all of {entry['model']} to ldmi_interests@2) in 1 file" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert cli("answers", "push", *words, "--store=store", "--licence=mine") == 0
     assert len(list(folder.iterdir())) == 2  # the file of the same prompt and model was replaced

@@ -12,7 +12,7 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.chat import ChatAnswer
+from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.llm.client import Client
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.utils.yaml import properties_folder, property_names
@@ -202,6 +202,22 @@ def test_a_copy_of_a_shipped_file_finds_the_answers_that_were_paid_for(tmp_path:
 def test_a_value_that_is_none_is_named_with_its_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_endpoint("vllm", changes)
+
+
+def test_no_server_s_model_has_the_name_of_published_answers(tmp_path: Path) -> None:
+    """A file with a shipped address and without a temperature had their keys, and read them as its server's."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("base_url: http://127.0.0.1:8000/v1\nmodel: claude-2026-11\ntemperature: ~\n", encoding="utf-8")
+    for source, changes in ((str(file), {}), ("vllm", {"llm_model": "claude-2026-11"})):
+        with pytest.raises(UserError, match=r"claude-2026-11 is the name of published answers.*--llm=claude-2026-11"):
+            load_endpoint(source, changes)
+
+
+def test_an_answer_has_one_key_in_whatever_format_it_is_asked_for() -> None:
+    request = ChatRequest("p@1", ({"role": "user", "content": "?"},), {"type": "object"}, 10)
+    formats = ("json_schema", "json_object", "none")
+    found = [load_endpoint("vllm", {"llm_response_format": each}).addressed(request) for each in formats]
+    assert len({each.key for each in found}) == 1
 
 
 def test_an_effort_that_would_be_passed_over_is_refused() -> None:
