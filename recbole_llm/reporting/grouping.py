@@ -12,6 +12,7 @@ from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
 from recbole_llm.settings.differences import Variant, by_preset, differences, row_settings, with_files
+from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.utils.text import counted, percent, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
@@ -107,11 +108,22 @@ def _definitions(record: Record) -> Definitions:
 
 def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
     variants: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    held = _held_by_paths(records)
     for record in records:
-        identity = json.dumps(row_identity(record), sort_keys=True, default=str)
+        own = {key: held.get((key, str(value)), value) for key, value in row_identity(record).items()}
+        identity = json.dumps(own, sort_keys=True, default=str)
         variants[record.model, identity].append(record)
     rows = [part for runs in variants.values() for part in _by_reading(runs)]
     return dict(zip(_names(rows), rows, strict=True))
+
+
+def _held_by_paths(records: Iterable[Record]) -> dict[tuple[str, str], str]:
+    """Hashes of what settings name by a path: two paths of one encoder make one row, as they have one key."""
+    found: dict[tuple[str, str], str] = {}
+    for record in records:
+        for key in (record.reads or {}).keys() & {*BY_CONTENTS}:
+            found.setdefault((key, str(record.settings.get(key))), (record.reads or {})[key])
+    return found
 
 
 def _by_reading(runs: Sequence[Record]) -> list[list[Record]]:

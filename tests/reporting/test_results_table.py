@@ -177,6 +177,20 @@ def test_runs_that_read_other_files_are_never_seeds_of_one_row(name: str) -> Non
     assert labels(runs[0], of_files(2, {})) == [f"M [{name}#1a1a1a]", f"M [{name}#unset]"]
 
 
+@pytest.mark.parametrize("name", ["encoder", "lm", "llm"])
+def test_two_paths_of_one_model_are_one_row(name: str) -> None:
+    """Their runs have one key; the seeds of a path and those of its absolute form were two rows."""
+
+    def run(seed: int, path: str, digest: str = "1a") -> Record:
+        return of_files(seed, {name: digest * 32}, settings={"mask_history": True, name: path})
+
+    near, far = run(1, "models/mine"), run(2, "/data/models/mine")
+    lost = record_of(model="M", key="x", seed=3, status="failed", settings=near.settings)
+    (rows,) = group([near, far, lost]).values()
+    assert [[each.seed for each in runs] for runs in rows.values()] == [[1, 2, 3]]
+    assert len(labels(near, far, run(1, "models/mine", "2b"))) == 2
+
+
 def test_answers_of_two_servers_are_two_rows() -> None:
     def run(seed: int, server: str) -> Record:
         features = SemanticFacts(llm="vllm", llm_model="m", server=server)
