@@ -16,12 +16,15 @@ from recbole_llm.settings.schema import ITEM, USER
 def with_vectors_read(settings: Settings) -> Settings:
     """The settings with those files of vectors alone that the run reads: the others change no number and no name.
 
+    Those of items stand first: the order in which files are given makes no other run.
+
     Raises:
         UserError: a file cannot be read.
     """
     given = settings.get("vectors") or []
     read = set() if settings["semantics"] == "none" or not given else _read(settings)
     kept = [path for path in given if read and read_vectors(Path(path)).key in read]
+    kept.sort(key=lambda path: read_vectors(Path(path)).key)
     return settings.replaced(vectors=kept or None)
 
 

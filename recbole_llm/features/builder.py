@@ -321,12 +321,6 @@ class FeatureBuilder:
         if cut is not None:
             facts |= {"knowledge_cut": cut.isoformat(), "after_cut": targets_after(table, self.dataset.split, cut)}
         facts["vectors"] = [vectors.facts(tokens[key]) for key, vectors in self.given.items()]
-        for found in facts["vectors"]:
-            if found["missing"]:
-                known, total = found["known"], found["known"] + found["missing"]
-                logger.warning(
-                    "--vectors: %s has %d of the %d %s of this dataset", found["name"], known, total, found["of"]
-                )
         return SemanticFeatures(
             self.folder,
             table,

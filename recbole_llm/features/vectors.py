@@ -73,8 +73,10 @@ class GivenVectors:
         return found, known
 
     def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
-        """For the record: what the file holds, and how much of a dataset it knows."""
-        known = int(self.aligned(tokens)[1].sum())
+        """For the record: what the file holds, and how much of a dataset it knows; what it lacks is logged."""
+        known, total = int(self.aligned(tokens)[1].sum()), len(tokens) - 1
+        if known < total:
+            logger.warning("--vectors: %s has %d of the %d %s of this dataset", self.name, known, total, self.key)
         return {
             "name": self.name,
             "sha256": self.sha256,
@@ -82,7 +84,7 @@ class GivenVectors:
             "dimensions": self.matrix.shape[1],
             "rows": len(self.tokens),
             "known": known,
-            "missing": len(tokens) - 1 - known,
+            "missing": total - known,
         }
 
 

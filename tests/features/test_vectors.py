@@ -293,6 +293,16 @@ def test_isrf_reads_items_and_users(tiny: Path) -> None:
     assert bool(items[1][1:].all())
 
 
+def test_the_order_of_two_files_makes_no_other_run(tiny: Path) -> None:
+    as_npy(Path("items.npy"), matrix_of())
+    as_npy(Path("a-users.npy"), matrix_of(80, 5), [f"u{number}" for number in range(80)], "user_id")
+    one, other = (
+        make_run("LLMESR", vectors=files) for files in (["items.npy", "a-users.npy"], ["a-users.npy", "items.npy"])
+    )
+    assert one.key == other.key
+    assert one.title() == other.title()
+
+
 def test_they_travel_with_a_job(tiny: Path) -> None:
     as_npy(Path("v.npy"), matrix_of())
     run = make_run("SASRecText", vectors=["v.npy"], **SMALL)

@@ -49,7 +49,7 @@ def test_dimensions_that_the_vectors_do_not_span_stay_at_random(tiny: Path) -> N
 
 
 def test_vectors_that_are_all_the_same_are_refused(tiny: Path) -> None:
-    as_npy(Path("v.npy"), np.ones_like(matrix_of(size=6)))
+    as_npy(Path("v.npy"), np.eye(49, 6, k=-48), [*IDS, "elsewhere"])
     with pytest.raises(UserError, match=r"init: vectors: all .* known vectors are the same"):
         prepare("SASRec", init="vectors", vectors=["v.npy"], **SMALL)
 
