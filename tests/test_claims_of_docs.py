@@ -115,6 +115,9 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, BY_RULE, "LLMDMsRec (shuffled)", HOLDS,
           '(`--model=LLMDMsRec --baseline="LLMDMsRec (shuffled)"`: {d} {interval}, p {p3} for this comparison alone)',
           models=("LLMDMsRec",)),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", "LDMI (shuffled)", HOLDS,
+          "has {mean} with the right answers and {other} with exchanged ones (`--model=LDMI "
+          '--baseline="LDMI (shuffled)"`: {d} {interval}, p {p3} for this comparison alone)', models=("LDMI",)),
     Claim("tuned", FLAGSHIP, LAST, "VSKNN", HOLDS,
           "(`--baseline=VSKNN`: {d} {interval}, p {p3})"),
     Claim("tuned", FLAGSHIP, "SASRec [train_targets=all]", LAST, HOLDS,
