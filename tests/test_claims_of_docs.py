@@ -55,6 +55,9 @@ BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
 PUBLISHED: Place = ("beauty", "beauty", "loo")
 PUBLISHED_RANKED: Place = ("beauty-ranked", "beauty", "loo")
 VECTORS: Place = ("vectors", "ml-100k", "loo")
+PROFILES: Place = ("profiles", "beauty-times", "loo")
+TITLES = "UniSRec (text) [profiles_by=title, text_columns=title_text]"
+BOTH = "UniSRec (text) [profiles_by=item_id, text_columns=title_text,profile_text]"
 VECTORS_IN_TIME: Place = ("vectors", "ml-100k", "gts")
 GAMES: Place = ("times", "games18-times", "loo")
 GAMES_LATER: Place = ("times", "games18-times", "gts")
@@ -333,6 +336,18 @@ CLAIMS = (
           "The Markov chain is above VSKNN in the one"),
     Claim("beauty", BEAUTY_TIMES, "MarkovChain", "VSKNN", HOLDS,
           "and below it in the other"),
+    Claim("profiles", PROFILES, BOTH, TITLES, CHANCE,
+          "UniSRec has {mean} with both and {other} with titles alone (`--model=UniSRec "
+          f'--baseline="{TITLES}"`: {{d}} {{interval}}, p {{p2}})', models=("UniSRec",)),
+    Claim("profiles", PROFILES, BOTH, "UniSRec (shuffled)", HOLDS,
+          'with exchanged ones it has {other} (`--model=UniSRec --baseline="UniSRec (shuffled)"`: {d} {interval} '
+          "for the right titles and profiles, p {p3};", models=("UniSRec",)),
+    Claim("profiles", PROFILES, TITLES, "UniSRec (shuffled)", HOLDS,
+          "{d} {interval} for the right titles, p {p3})", models=("UniSRec",)),
+    Claim("profiles", PROFILES, BOTH, "SASRec", HOLDS,
+          "by {gap} {bounds} above UniSRec with titles and profiles (p {p3})"),
+    Claim("profiles", PROFILES, "UniSRec (shuffled)", "VSKNN", CHANCE,
+          "cannot be told from UniSRec with exchanged texts (`--baseline=VSKNN`: {d} {interval}, p {p2})"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
           "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
