@@ -272,6 +272,7 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
         values["answer_share"] = 1.0
         values["titles"] = "real"
     _check_titles(values)
+    _check_profiles(method, values)
 
 
 def _check_whitening(method: Method, values: Mapping[str, Any]) -> None:
@@ -318,6 +319,21 @@ def _check_titles(values: dict[str, Any]) -> None:
                 f"--titles={values['titles']}: what --{key} brings was made of the real titles and tells them; leave "
                 "one of the two out."
             )
+
+
+def _check_profiles(method: Method, values: Mapping[str, Any]) -> None:
+    """Profiles are texts of a column; a model that does not read it trains as without them, in a run of its own.
+
+    Raises:
+        UserError: there are profiles, and the model's columns leave theirs out.
+    """
+    columns = values.get("text_columns") if values["semantics"] != "none" else None
+    if values.get("profiles") and columns and "profile_text" not in columns:
+        raise UserError(
+            f"--profiles: {method.name} reads the columns {', '.join(columns)} (text_columns), and not profile_text, "
+            f'which the profiles fill. Give "--text_columns=[{",".join([*columns, "profile_text"])}]", or leave '
+            "--profiles out."
+        )
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:

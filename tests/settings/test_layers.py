@@ -569,3 +569,11 @@ def test_the_old_name_of_a_setting_is_taken_with_one_notice(caplog: pytest.LogCa
     assert old["backbone"] == again["backbone"] == "MIND"
     assert old.key() == layered("EIMF", backbone="MIND").key()
     assert len([message for message in caplog.messages if "ibim is now called backbone" in message]) == 1
+
+
+def test_profiles_that_no_column_reads_are_refused():
+    given = {"profiles": "p.jsonl", "text_columns": ["title_text"]}
+    with pytest.raises(UserError, match=r"reads the columns title_text .*\[title_text,profile_text\]"):
+        layered("SASRecText", **given)
+    assert layered("SASRecText", **given | {"text_columns": ["title_text", "profile_text"]})["profiles"]
+    assert layered("SASRecText", semantics="none", **given)
