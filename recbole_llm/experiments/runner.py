@@ -477,6 +477,8 @@ class Runner:
         trainer = make_trainer(prepared.config, prepared.model)
         trainer.place(folder)
         trainer.progress = self.bars
+        features = prepared.dataset.semantics
+        trainer.features_digest = "" if features is None else features.digest
         with watch("build"):
             train_data, note = training_loader(prepared)
         if note:

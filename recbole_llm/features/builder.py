@@ -89,13 +89,18 @@ class FeatureBuilder:
         path = Path(self.scratch.name) if self.scratch else path
         self.folder = SemanticFolder(path, location.stem, made_from, noted_reading(settings))
         self._is_alone = False
+        self.given = given_vectors(settings.get("vectors"))
         if settings.get("profiles"):
+            if ITEM in self.given and settings.get("text_columns"):
+                raise UserError(
+                    f"--profiles: {settings.method.name} reads --vectors in the place of the items' texts, "
+                    "profiles among them. Leave one of the two out."
+                )
             tokens = dataset.table.item_tokens.tolist()
             profiles = read_profiles(Path(settings["profiles"]), self.items.title, tokens, settings["profiles_by"])
             self.items = replace(self.items, profile=profiles)
         check_titles(location, self.items, str(settings["field_separator"]))
         self.items = pseudonymous(self.items, str(settings["titles"]), int(settings["titles_seed"]))
-        self.given = given_vectors(settings.get("vectors"))
         read = features_read(settings.method, settings.values)
         names = list(dict.fromkeys(("itemtext", *read)))
         self.by_name = {feature.name: feature for feature in map(find_feature, names)}
@@ -330,6 +335,7 @@ class FeatureBuilder:
             int(self.settings["seed"]),
             self.given,
             str(self.settings["whitening"]),
+            self.folder.digest(self.stamps),
         )
 
 

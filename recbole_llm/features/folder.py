@@ -189,6 +189,12 @@ class SemanticFolder:
             }
         self.save_manifest()
 
+    def digest(self, features: Iterable[str]) -> str:
+        """Of the files of some features and of the texts."""
+        wanted = [suffix for name in features for suffix in self.manifest["features"][name]["files"]]
+        found = [self.manifest["files"][suffix]["sha256"] for suffix in ("text", *wanted)]
+        return hashlib.sha256("".join(found).encode()).hexdigest()
+
     def save_manifest(self) -> None:
         """Write the manifest in one step."""
         if self.read_with:

@@ -50,6 +50,7 @@ class SemanticFeatures:
         seed: of the controls.
         given: vectors made elsewhere, by what they are of.
         whitening: ``none`` or ``zca``, of all vectors.
+        digest: of the files and texts, for a training that goes on after they may have been made again.
     """
 
     def __init__(
@@ -62,10 +63,12 @@ class SemanticFeatures:
         seed: int,
         given: Mapping[str, GivenVectors] | None = None,
         whitening: str = "none",
+        digest: str = "",
     ) -> None:
         self.folder, self.table, self.semantics = folder, table, semantics
         self._encode, self._facts, self._seed = encode, facts, seed
         self._given, self._whitening = given or {}, whitening
+        self.digest = digest
         self.unknown_keys = 0
         self._users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
 

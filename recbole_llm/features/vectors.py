@@ -133,7 +133,7 @@ def _read(path: Path, sha256: str) -> GivenVectors:
 
 
 def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarray:
-    """The matrix in single precision, in which a large number may be none."""
+    """The matrix in single precision, in which a large number, or its square, may be none."""
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "fiu":
         found = f"{matrix.dtype} of the shape {matrix.shape}"
         raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {found}.")
@@ -146,11 +146,11 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
         raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
     with np.errstate(over="ignore"):
         single = matrix.astype(np.float32)
-    wrong = np.flatnonzero(~np.isfinite(single).all(axis=1))
+        wrong = np.flatnonzero(~np.isfinite(np.square(single).sum(axis=1)))
     if len(wrong):
         raise UserError(
             f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number"
-            " in single precision."
+            " in single precision, or whose square is none."
         )
     if len(single) > 1 and (single == single[0]).all():
         raise UserError(f"--vectors={path}: its {len(single)} rows are all the same, so that they tell nothing apart.")

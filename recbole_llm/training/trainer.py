@@ -62,6 +62,7 @@ class BenchTrainer(Trainer):
         validated: ranks of the last validation.
         on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
         recorded: the steps as recordings; ``None`` where none may be recorded.
+        features_digest: of the semantic features that the model reads; empty where it reads none.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class BenchTrainer(Trainer):
     plan: Sequence[int] | None = None
     validated: Ranks | None = None
     recorded: RecordedSteps | None = None
+    features_digest = ""
     process = 0  # number of this one among those that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
@@ -176,7 +178,8 @@ class BenchTrainer(Trainer):
             for batch in self.progress(train_data, title):
                 if count % together == 0:
                     self.optimizer.zero_grad(set_to_none=True)
-                parts = self._gradients(batch, loss_func, together)
+                of_step = min(together, len(train_data) - count // together * together)  # the last one may have fewer
+                parts = self._gradients(batch, loss_func, of_step)
                 total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
                 count += 1
                 if count % together == 0:
@@ -392,6 +395,7 @@ class BenchTrainer(Trainer):
             "best_valid_result": dict(self.best_valid_result or {}),
             "curve": self.curve,
             "seconds": self.seconds,
+            "features": self.features_digest,
         }
         if not over:  # the test has the best weights, which lie in a file of their own
             state["model"] = checkpoint.model_state(self.model)
@@ -424,6 +428,10 @@ class BenchTrainer(Trainer):
         state = checkpoint.load(path, self.device)
         if not isinstance(state["random"], list):
             logger.warning("%s was written by an older version; training begins anew", path)
+            return None
+        # Such as with answers that came meanwhile.
+        if state.get("features", self.features_digest) != self.features_digest:
+            logger.warning("%s began with other features than there are now; training begins anew", path)
             return None
         if state["stopping"][-1] > 0:
             best = self._best_at(state["stopping"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.text import share_of
 from tests.features.asking import SEMANTICS, answer_of_any_prompt, ask, asking_run, contents, file_states, only_folder
-from tests.helpers import make_run, prepare, runner
+from tests.helpers import StopAt, make_run, prepare, runner
 from tests.processes import Started, start_command
 from tests.stub_server import PATIENCE, Call, Reply, StubServer, intents_from_candidates
 
@@ -205,6 +206,37 @@ def test_a_gap_is_asked_again_by_the_next_command(few_users: Path) -> None:
         assert [call.raw for call in server.calls[asked:]] == [server.calls[3].raw]
         ask(server)
         assert len(server.calls) == asked + 1
+
+
+def test_a_training_that_began_with_a_gap_begins_anew_once_it_is_filled(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+    with StubServer(refusing_one()) as server:
+        run = asking_run(server, epochs=4)
+        ask(server, epochs=4)  # trains the model of the candidates
+        with pytest.raises(KeyboardInterrupt):
+            Runner(ResultStore("results"), StopAt("epoch 3"), asks_again=False).run(run)
+        server.reply = intents_from_candidates
+        filled = runner().run(run)
+        assert "began with other features than there are now; training begins anew" in caplog.text
+        whole = runner("whole").run(asking_run(server, epochs=4, checkpoint_dir="whole"))
+    assert [entry["loss"] for entry in filled.curve] == [entry["loss"] for entry in whole.curve]
+
+
+def test_a_training_goes_on_with_features_that_were_made_again_as_they_were(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
+    caplog.set_level(logging.INFO)
+    run = make_run("LDMI", epochs=4)
+    with pytest.raises(KeyboardInterrupt):
+        Runner(ResultStore("results"), StopAt("epoch 3")).run(run)
+    folder = runner().make_features(run)
+    assert folder is not None
+    shutil.rmtree(folder)
+    runner().run(run)
+    assert "continuing after epoch 2" in caplog.text
 
 
 def test_a_gap_that_stays_is_asked_about_once_a_command(few_users: Path) -> None:

@@ -94,6 +94,10 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
         ({"matrix": np.ones(2)}, r"a matrix of numbers is wanted, one row an id; got float64 of the shape \(2,\)"),
         ({"matrix": np.array([["x"], ["y"]])}, r"a matrix of numbers is wanted, one row an id; got <U1"),
         ({"matrix": np.array([[1.0, 2.0], [1e39, 1.0]])}, r"row 2 \(b\) .* not a finite number in single precision"),
+        (
+            {"matrix": np.array([[1.0, 2.0], [1e37, 1.0]])},
+            r"row 2 \(b\) .* in single precision, or whose square is none",
+        ),
         ({"matrix": np.array([[1.0, 2.0], [np.nan, 1.0]])}, r"row 2 \(b\) holds a value that is not a finite number"),
     ],
 )
@@ -209,6 +213,19 @@ def test_sasrectext_reads_them_in_place_of_texts(tiny: Path) -> None:
     for number, token in enumerate(tokens):
         expected = matrix_of()[IDS.index(token)] if token in IDS[:40] else np.zeros(6)
         np.testing.assert_array_equal(texts[number].numpy(), expected)
+
+
+def test_profiles_that_they_leave_unread_are_refused(tiny: Path) -> None:
+    path = as_npy(tiny / "vectors.npy", matrix_of())
+    Path("profiles.jsonl").write_text('{"item_id": "i1", "profile": "about it"}\n')
+    with pytest.raises(UserError, match=r"--profiles: SASRecText reads --vectors in the place of the items' texts"):
+        prepare(
+            "SASRecText",
+            vectors=[str(path)],
+            profiles="profiles.jsonl",
+            profiles_by="item_id",
+            text_columns=["title_text", "profile_text"],
+        )
 
 
 def test_items_exchange_them_and_noise_has_their_norms(tiny: Path) -> None:

@@ -346,8 +346,9 @@ def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> N
     assert float(prepared.model.lm.get_input_embeddings().weight.grad.norm()) > 0
 
 
-def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path) -> None:
-    """Two batches of 32 before a step are one of 64: the loss is a mean."""
+@pytest.mark.parametrize("rows", [192, 160])
+def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path, rows: int) -> None:
+    """Two batches of 32 before a step are one of 64, and a last one alone is one of 32: the loss is a mean."""
     weights = []
     for size, steps in ((64, 1), (32, 2)):
         prepared = duip(
@@ -355,7 +356,7 @@ def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path) -> None:
         )
         trainer = make_trainer(prepared.config, prepared.model)
         loader, _ = training_loader(prepared)
-        loader.rows = loader.rows[:192]
+        loader.rows = loader.rows[:rows]
         trainer._train_epoch(loader, 0)
         weights.append(prepared.model.readout.weight.detach())
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
