@@ -56,6 +56,7 @@ PUBLISHED: Place = ("beauty", "beauty", "loo")
 PUBLISHED_RANKED: Place = ("beauty-ranked", "beauty", "loo")
 VECTORS: Place = ("vectors", "ml-100k", "loo")
 PROFILES: Place = ("profiles", "beauty-times", "loo")
+PROFILES_LATER: Place = ("profiles", "beauty-times", "gts")
 TITLES = "UniSRec (text) [profiles_by=title, text_columns=title_text]"
 BOTH = "UniSRec (text) [profiles_by=item_id, text_columns=title_text,profile_text]"
 VECTORS_IN_TIME: Place = ("vectors", "ml-100k", "gts")
@@ -348,6 +349,14 @@ CLAIMS = (
           "by {gap} {bounds} above UniSRec with titles and profiles (p {p3})"),
     Claim("profiles", PROFILES, "UniSRec (shuffled)", "VSKNN", CHANCE,
           "cannot be told from UniSRec with exchanged texts (`--baseline=VSKNN`: {d} {interval}, p {p2})"),
+    Claim("profiles", PROFILES_LATER, BOTH, TITLES, CHANCE,
+          "UniSRec has {mean} with titles and profiles, {other} with titles alone (`--model=UniSRec "
+          f'--baseline="{TITLES}"`: {{d}} {{interval}}, p {{p2}})', models=("UniSRec",)),
+    Claim("profiles", PROFILES_LATER, BOTH, "UniSRec (shuffled)", CHANCE,
+          'and {other} with exchanged texts (`--model=UniSRec --baseline="UniSRec (shuffled)"`: {d} {interval} '
+          "for the right texts, p {p2})", models=("UniSRec",)),
+    Claim("profiles", PROFILES_LATER, BOTH, "SASRec", CHANCE,
+          "UniSRec with titles and profiles is {gap} {bounds} below it (p {p2})"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
           "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),

@@ -21,6 +21,7 @@ from tests.test_claims_of_docs import (
     BEAUTY,
     BEAUTY_LATER,
     BEAUTY_TIMES,
+    BOTH,
     BUDGET,
     BY_RULE,
     CLAUDE,
@@ -34,11 +35,14 @@ from tests.test_claims_of_docs import (
     INTEREST,
     LAST,
     PREFIXES,
+    PROFILES,
+    PROFILES_LATER,
     PUBLISHED,
     PUBLISHED_RANKED,
     RELEASED,
     SESSIONS,
     SPLIT,
+    TITLES,
     TOYS,
     TOYS_LATER,
     WITH_LM,
@@ -122,6 +126,22 @@ def test_hits_of_new_items_on_games() -> None:
     (ranks,) = compared(GAMES_LATER).row("EIMF (offline)").ranks
     hits = (ranks.train_count == 0) & (per_case(ranks, "hit@10") > 0)
     assert f"its {hits.sum()} on Games are {len({*ranks.item[hits]})}." in page("findings/time")
+
+
+def test_new_items_of_beauty_and_profiles() -> None:
+    table, found = compared(PROFILES_LATER), {}
+    for row in ("SASRec", "VSKNN", TITLES, "UniSRec (shuffled)", BOTH):
+        (ranks,) = table.row(row).ranks
+        new = ranks.train_count == 0
+        found[row] = per_case(ranks, "ndcg@10")[new].mean()
+        assert f"{new.sum():,} of the targets have no training interaction" in page("findings/profiles")
+    assert f"SASRec and VSKNN have an NDCG@10 of {max(found['SASRec'], found['VSKNN']):.4f}" in page(
+        "findings/profiles"
+    )
+    said = "{:.4f} on them with titles, {:.4f} with exchanged texts and {:.4f} with titles and profiles"
+    assert said.format(*list(found.values())[2:]) in page("findings/profiles")
+    cases = [len(compared(where).row("SASRec").ranks[0].item) for where in (PROFILES_LATER, PROFILES)]
+    assert "({:,} instead of {:,})".format(*cases) in page("findings/profiles")
 
 
 def test_new_targets_of_ml_100k() -> None:
