@@ -483,14 +483,14 @@ class Runner:
             train_data, note = training_loader(prepared)
         if note:
             record.notes.append(note)
+        if is_joined():
+            Together.take_over(trainer, train_data)
         if (chooser := run.chooser()) is not None:
             self._plan(trainer, chooser, record)
             return trainer, train_data
         chosen, cases = len(prepared.cases("valid")), len(prepared.dataset.split.valid)
         if chosen < cases:
             record.notes.append(f"validated on {chosen} of {cases} cases: the users with the smallest hashes")
-        if is_joined():
-            Together.take_over(trainer, train_data)
         return trainer, train_data
 
     def _plan(self, trainer: Any, chooser: Run, record: Record) -> None:

@@ -61,6 +61,28 @@ def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: Non
     assert isinstance(trainer.curve[0]["loss"], float)
 
 
+def test_a_refit_is_shared_too(tiny: Path, group: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each process trained on all of it, by itself, and all wrote the same files."""
+    shared: list[BenchTrainer] = []
+    take_over = Together.take_over
+
+    def noted(trainer: BenchTrainer, data: Any) -> None:
+        shared.append(trainer)
+        take_over(trainer, data)
+
+    monkeypatch.setattr(Together, "take_over", noted)
+    refit = runner().run(make_run("GRU4Rec", refit=True, **EXACT))
+    assert refit.refit
+    assert [trainer.plan for trainer in shared] == [None, [refit.epochs]]
+
+
+def test_two_processes_refit_the_model_of_one(tiny: Path) -> None:
+    alone = runner("alone").run(make_run("GRU4Rec", refit=True, checkpoint_dir="other", **EXACT))
+    together = runner().run(make_run("GRU4Rec", refit=True, nproc=2, **EXACT))
+    assert [e["loss"] for e in together.curve] == pytest.approx([e["loss"] for e in alone.curve], rel=1e-4)
+    assert values(together) == pytest.approx(values(alone), abs=0.005)
+
+
 def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
     assert make_run("GRU4Rec", nproc=1).key == make_run("GRU4Rec").key
     assert (
