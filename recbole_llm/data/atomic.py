@@ -2,11 +2,11 @@
 
 The reader differs from RecBole's in three ways: it uses pandas' C parser (RecBole's Python one is
 twenty times slower), it reads ``.gz``, and a quotation mark is an ordinary character, so that one
-inch sign in a title cannot swallow the lines after it. A field that is wrapped in quotation marks,
-as CSV writers do, is unwrapped.
+inch sign in a title cannot swallow the lines after it. A field that a CSV writer has wrapped in
+quotation marks is unwrapped.
 
-Another separator (RecBole's ``field_separator``) makes a file a CSV file, in which quotation marks quote. A file whose
-header is separated by tabs is read by tabs, whatever the setting says: one setting serves all files of a dataset.
+With another separator (RecBole's ``field_separator``) a file is read as CSV, in which quotation marks do quote. A file
+with a tab-separated header is read as tab-separated regardless, so that one setting serves all files of a dataset.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def open_text(path: Path) -> IO[str]:
 
 
 def line_blocks(path: Path) -> Iterator[bytes]:
-    """Whole lines of a plain or gzipped file, header and all, some megabytes at a time; each ends with a line's end."""
+    """Yield a plain or gzipped file's lines, header included, in blocks of some megabytes that end in a newline."""
     with open_bytes(path) as stream:
         left = b""
         while block := stream.read(BLOCK_BYTES):
@@ -73,7 +73,7 @@ def line_blocks(path: Path) -> Iterator[bytes]:
 
 
 def lines_alike(path: Path) -> int:
-    """How many lines after the header are the same as an earlier one, to the letter."""
+    """How many lines after the header repeat an earlier one exactly; blank lines do not count."""
     lines = itertools.chain.from_iterable(block.splitlines() for block in line_blocks(path))
     hashes = np.fromiter(map(hash, filter(None, itertools.islice(lines, 1, None))), np.int64)
     return len(hashes) - len(np.unique(hashes))
@@ -84,9 +84,9 @@ class Header:
     """The first line of an atomic file.
 
     Attributes:
-        columns: in their order.
-        separator: what separates them.
-        padded: whether a CSV file has blanks behind its separators, which then are no part of any field.
+        columns: in file order.
+        separator: of the columns.
+        padded: whether a CSV file has blanks after its separators; they then belong to no field.
     """
 
     columns: list[Column]
@@ -100,14 +100,14 @@ def read_header(path: Path, separator: str = TAB) -> list[Column]:
 
 
 def header_of(path: Path, separator: str = TAB) -> Header:
-    """The columns of an atomic file and what separates them.
+    """The columns of an atomic file and their separator.
 
     Args:
         path: plain or gzipped atomic file.
-        separator: of columns, where they are not separated by tabs.
+        separator: column separator of a file that is not tab-separated.
 
     Raises:
-        UserError: the file is empty, unreadable or something else, or a column lacks its type.
+        UserError: the file is empty, unreadable or no atomic file, or a column has no type or occurs twice.
     """
     try:
         check_contents(path)
@@ -137,13 +137,13 @@ def header_of(path: Path, separator: str = TAB) -> Header:
 
 
 def _column(part: str) -> Column | None:
-    """``name:type`` as a column, blanks around both left out; ``None`` where it is not written so."""
+    """``name:type`` as a column, ignoring blanks around both; ``None`` for any other text."""
     name, colon, kind = map(str.strip, part.partition(":"))
     return Column(name, kind) if colon and kind in TYPES else None
 
 
 def _explain(path: Path, error: Exception) -> UserError:
-    """A parser's complaint in words that name the line."""
+    """Turn a parser's exception into an error that names the file and says what to do."""
     if isinstance(error, UnicodeDecodeError):
         return UserError(
             f"{path} is not UTF-8 ({error.reason}): convert it, for example with `iconv -f latin1 -t utf-8`."
@@ -163,15 +163,15 @@ def _unwrap(values: pd.Series) -> pd.Series:
 
 
 class Vocabulary(dict[str, int]):
-    """Ids of the tokens of a column, from 1 by first appearance, over all pieces of a file."""
+    """Token to id for one column: ids count from 1 by first appearance, over all chunks of a file."""
 
     def __missing__(self, token: str) -> int:
         self[token] = number = len(self) + 1
         return number
 
     def ids(self, values: pd.Series, quoted: bool) -> np.ndarray:
-        """Ids ``(n,)`` int32 of text; -1 where it is missing. Tokens are unwrapped where ``quoted``."""
-        # Each token of the piece is looked up once; sorting them, as categories are, would take longer than reading.
+        """Ids ``(n,)`` int32 of tokens, -1 for missing ones; ``quoted`` tokens are unwrapped first."""
+        # Each distinct token is looked up once. pandas categories would sort them, which takes longer than reading.
         places, found = pd.factorize(values)
         names = (_unwrap(pd.Series(found)) if quoted else found).tolist()
         ids = np.fromiter(map(self.__getitem__, names), np.int32, len(names))
@@ -179,10 +179,10 @@ class Vocabulary(dict[str, int]):
 
 
 def _check_widths(path: Path, header: Header) -> bool:
-    """Raise where a line holds more fields than the header: pandas would drop them without a word.
+    """Raise if a line has values beyond the header's columns, which pandas would drop silently.
 
     Returns:
-        Whether there are quotation marks, so that fields may be wrapped in them.
+        Whether the file contains quotation marks, so that fields may be wrapped in them.
     """
     number, width, separator = 1, len(header.columns), header.separator.encode()
     quoted = False
@@ -202,7 +202,7 @@ def _check_widths(path: Path, header: Header) -> bool:
 
 
 def _check_rows(path: Path, header: Header) -> None:
-    """The same for a CSV file with quotation marks."""
+    """Do the check of :func:`_check_widths` for a CSV file with quotation marks."""
     with open_text(path) as stream:
         rows = csv.reader(stream, delimiter=header.separator, skipinitialspace=header.padded)
         for row in rows:
@@ -227,21 +227,22 @@ def read_chunks(
     chunk_rows: int = CHUNK_ROWS,
     separator: str = TAB,
 ) -> Iterator[pd.DataFrame]:
-    """Read some columns of an atomic file in pieces.
+    """Read some columns of an atomic file in chunks.
 
     Args:
         path: plain or gzipped atomic file.
-        names: columns wanted; each must be in the header.
-        vocabularies: by token column that is returned as ids; tokens not seen before are added.
-        chunk_rows: rows of one piece.
-        separator: of columns, where they are not separated by tabs.
+        names: columns to read; each must be in the header.
+        vocabularies: one for each token column that is to be returned as ids; new tokens are added.
+        chunk_rows: rows per chunk.
+        separator: column separator of a file that is not tab-separated.
 
     Yields:
-        Frames with ``names`` as columns: tokens and sequences as text (missing ones ``NaN``), or as int32 ids
-        (missing ones -1) where there is a vocabulary; floats as float64, all of them finite or missing.
+        Frames with ``names`` as columns: tokens and sequences as text (``NaN`` if missing), or as int32 ids
+        (-1 if missing) for columns with a vocabulary; floats as float64, each finite or ``NaN`` if missing.
 
     Raises:
-        UserError: a missing column, a number that is none, a line with too many tabs, bad bytes.
+        UserError: a column is missing, a float field is no number, a line has too many fields, or the file is
+            damaged or not UTF-8.
     """
     header = header_of(path, separator)
     columns = {column.name: column for column in header.columns}
@@ -286,7 +287,7 @@ def read_chunks(
 
 
 def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
-    """The first line whose float column holds no number, as an error; ``None`` where all are numbers."""
+    """An error for the first line whose float field is no finite number; ``None`` if there is no such line."""
     wanted = [(n, column.name) for n, column in enumerate(header.columns) if column.name in names]
     wanted = [(n, name) for n, name in wanted if header.columns[n].type == "float"]
     try:
@@ -306,7 +307,7 @@ def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError |
 
 
 def _is_number(text: str) -> bool:
-    """Whether the text is a finite number as pandas reads one; Python also takes ``nan`` and ``1_000``."""
+    """Whether pandas reads the text as a finite number; Python's ``float`` also accepts ``nan`` and ``1_000``."""
     try:
         value = float(text)
     except ValueError:
@@ -315,7 +316,7 @@ def _is_number(text: str) -> bool:
 
 
 def _what_it_is(text: str) -> str:
-    """What a number that is none would have to be, with what to do where that can be told."""
+    """What a bad number should have been, with advice where the mistake can be recognised."""
     if re.match(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}", text):
         return "number (write dates as seconds since 1970, or as 20140131)"
     if re.fullmatch(r"[+-]?\d+,\d+", text):
@@ -327,7 +328,7 @@ def _what_it_is(text: str) -> str:
 
 
 def read_table(path: Path, names: Sequence[str] | None = None, separator: str = TAB) -> pd.DataFrame:
-    """Read an atomic file whole; see :func:`read_chunks`."""
+    """Read a whole atomic file; see :func:`read_chunks`."""
     if names is None:
         names = [column.name for column in read_header(path, separator)]
     chunks = list(read_chunks(path, names, separator=separator))
@@ -342,20 +343,20 @@ def clean_field(text: str) -> str:
 
 
 def join_ids(tokens: Iterable[str]) -> str:
-    """Ids as one sequence; a blank within an id becomes ``%20``, and a percent sign that would be misread ``%25``."""
+    """Join ids with blanks; a blank inside an id becomes ``%20``, and a percent sign that would be misread ``%25``."""
     return " ".join(re.sub("%(?=2[05])", "%25", token).replace(" ", "%20") for token in tokens)
 
 
 def split_ids(text: str) -> list[str]:
-    """The ids of a sequence that :func:`join_ids` wrote."""
+    """Split a sequence that :func:`join_ids` wrote into its ids."""
     return [re.sub("%2([05])", lambda found: " " if found[1] == "0" else "%", token) for token in text.split(" ")]
 
 
 def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
-    """Write an atomic file whole or not at all; returns the number of rows.
+    """Write an atomic file, complete or not at all; returns the number of rows.
 
-    Lists become blank-separated sequences; text that stands in quotation marks is wrapped in another pair, so
-    that reading gives it back. The file appears under its name only when complete.
+    Lists become blank-separated sequences. Text that is itself in quotation marks gets another pair, so that
+    reading restores it. The file appears under its name only when complete.
     """
     count = 0
     with whole_file(path, "w") as stream:
@@ -373,24 +374,24 @@ def _cell(value: Any) -> str:
     return text
 
 
-WORD = 8  # bytes of an integer
-MAX_WORDS = 4  # of a token
+WORD = 8  # bytes per packed word
+MAX_WORDS = 4  # words per token; the fast path refuses longer ones
 _MASKS = np.array([2 ** (8 * n) - 1 for n in range(WORD + 1)], dtype=np.uint64)  # the first n bytes of a word
 
 
 def read_columns(
     path: Path, names: Sequence[str], separator: str = TAB
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Columns of an atomic file.
+    """Read columns of an atomic file into arrays.
 
     Args:
         path: plain or gzipped atomic file.
         names: token and float columns.
-        separator: of columns, where they are not separated by tabs.
+        separator: column separator of a file that is not tab-separated.
 
     Returns:
-        By name, ``(n,)``: int32 ids from 1 of token columns (-1 where the token is missing), floats as float64;
-        and, for token columns, the token of each id from 1.
+        Two dictionaries by column name: the values, ``(n,)`` each, as int32 ids from 1 for token columns (-1 if
+        missing) and float64 for float columns; and, for token columns, the tokens in the order of their ids.
 
     Raises:
         UserError: as :func:`read_chunks`.
@@ -413,7 +414,7 @@ def _read_any(
 def _read_regular(
     path: Path, names: Sequence[str], separator: str = TAB
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]] | None:
-    """The same for a file without quotation marks, missing tokens or long ones; ``None`` for others."""
+    """Fast path of :func:`read_columns`; ``None`` for files with quotation marks or with missing or long tokens."""
     header = header_of(path, separator)
     position = {column.name: place for place, column in enumerate(header.columns)}
     if not set(names) <= set(position) or len(position) < 2 or header.padded:
@@ -444,7 +445,7 @@ def _read_regular(
             if any(np.isinf(values[name]).any() for name in floats):
                 return None
     except (OSError, EOFError, ValueError):
-        return None  # read_chunks meets the same and finds the words for it
+        return None  # read_chunks will meet the same problem and explain it
     return (values, found) if len({len(column) for column in values.values()}) == 1 else None
 
 
@@ -456,7 +457,7 @@ def _rows(path: Path) -> Iterator[bytes]:
 
 
 def _fields(block: bytes, width: int, separator: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """Where each column's fields begin and end, ``(n,)`` each; ``None`` unless all lines have ``width`` of them."""
+    """Where each column's fields begin and end, ``(n,)`` each; ``None`` for other widths and for quotes, CR or NUL."""
     if any(mark in block for mark in (b'"', b"\r", b"\0")):
         return None
     text = np.frombuffer(block, dtype=np.uint8)
@@ -472,18 +473,18 @@ def _fields(block: bytes, width: int, separator: int) -> list[tuple[np.ndarray, 
 
 
 def _pack(block: bytes, begins: np.ndarray, ends: np.ndarray) -> list[np.ndarray] | None:
-    """The bytes of each field as words, ``(n,)`` uint64 each, zeros behind its end; ``None`` for empty or long ones."""
+    """Each field's bytes as zero-padded words, ``(n,)`` uint64 each; ``None`` if a field is empty or too long."""
     lengths = ends - begins
     count = -(-int(lengths.max(initial=0)) // WORD)
     if count > MAX_WORDS or not lengths.all():
         return None
     text = block + bytes(WORD * MAX_WORDS)
-    windows = np.ndarray((len(text) - WORD + 1,), dtype="<u8", buffer=text, strides=(1,))  # a word from every byte on
+    windows = np.ndarray((len(text) - WORD + 1,), dtype="<u8", buffer=text, strides=(1,))  # the word at each byte
     return [windows[begins + WORD * word] & _MASKS[np.clip(lengths - WORD * word, 0, WORD)] for word in range(count)]
 
 
 def _number(blocks: list[list[np.ndarray]]) -> tuple[np.ndarray, list[str]]:
-    """Ids from 1 by first appearance, int32, and the token of each."""
+    """Int32 ids from 1 by first appearance, and the token of each id."""
     words = [
         np.concatenate([block[place] if place < len(block) else np.zeros_like(block[0]) for block in blocks])
         for place in range(max(map(len, blocks), default=0))

@@ -1,4 +1,4 @@
-"""RecBole's ``Interaction`` with columns that are built when they are read, so that unread ones cost nothing."""
+"""RecBole's ``Interaction`` with columns that are built when first read, so that unread ones cost nothing."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Source = Callable[[], torch.Tensor]  # makes one column
 
 
 class LazyInteraction(Interaction):
-    """RecBole's ``Interaction`` over sources instead of tensors; equal to it once a column was read.
+    """RecBole's ``Interaction`` made of functions instead of tensors; each is called when its column is first read.
 
     Args:
-        sources: for each column a function that makes its tensor, first dimension ``length``.
+        sources: for each column, a function that returns its tensor, first dimension ``length``.
         length: number of rows.
     """
 
     def __init__(self, sources: Mapping[str, Source], length: int) -> None:
-        # The parent's constructor would build every column: it is left out on purpose.
+        # The parent's constructor is not called, because it would build every column.
         self._sources = dict(sources)
         self._ready: dict[str, torch.Tensor] = {}
         self.length = length
@@ -64,7 +64,7 @@ class LazyInteraction(Interaction):
         return self[item]
 
     def __deepcopy__(self, memo: dict[int, object]) -> LazyInteraction:
-        # The default would copy what the sources hold on to: the whole dataset.
+        # The default would copy everything that the sources refer to: the whole dataset.
         copied = LazyInteraction(self._sources, self.length)
         copied._ready = {name: value.clone() for name, value in self._ready.items()}
         return copied
@@ -80,12 +80,12 @@ class LazyInteraction(Interaction):
         self._sources[name] = source
 
     def update(self, new_inter: Interaction) -> None:
-        """Take over the columns of another interaction."""
+        """Set the columns of another interaction in this one."""
         for name in new_inter:
             self[name] = new_inter[name]
 
     def drop(self, column: str) -> None:
-        """Remove a column; ``ValueError`` if there is none of that name, as in RecBole."""
+        """Remove a column; raises ``ValueError`` if there is no such column, as in RecBole."""
         if column not in self:
             raise ValueError(f"Column [{column}] is not in [{self.columns}].")
         del self[column]

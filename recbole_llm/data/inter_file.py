@@ -1,4 +1,4 @@
-"""Files of interactions: which columns and rows of ``.inter`` are read, and the cache of what was read."""
+"""Interaction files: which columns and rows of ``.inter`` are read, and the cache of the result."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 6  # raise when the cached files change their meaning
-KEEP = "keep"  # rm_dup_inter: all rows, those too that repeat another one exactly
+FORMAT = 6  # raise when the meaning of the cached files changes
+KEEP = "keep"  # rm_dup_inter: keep all rows, exact repeats included
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class ReadSpec:
     """Which columns of ``.inter`` are read and which rows are kept (RecBole's data settings).
 
     Attributes:
-        user_field, item_field, time_field: column names; without ``time_field`` the order of the file stands.
+        user_field, item_field, time_field: column names; without ``time_field``, the file's order is kept.
         extra: further columns (tokens or floats).
         user_interval, item_interval: RecBole's ``*_inter_num_interval``, e.g. ``[5,inf)``.
-        value_intervals: ``val_interval``: an interval of a float column, a list of a token column's values.
-        duplicates: ``rm_dup_inter``: ``first`` or ``last`` interaction of a user with an item; all but exact repeats
-            (same user, item and time) where it is ``None``; those too with ``keep``.
-        separator: of columns.
+        value_intervals: ``val_interval``: an interval for a float column, a list of values for a token column.
+        duplicates: ``rm_dup_inter``: ``first`` or ``last`` keeps that interaction of a user with an item; ``None``
+            drops only exact repeats (same user, item and time); ``keep`` drops nothing.
+        separator: of the columns.
     """
 
     user_field: str = "user_id"
@@ -64,14 +64,14 @@ class ReadSpec:
     def from_settings(cls, values: Mapping[str, Any]) -> ReadSpec:
         """The spec that RecBole's settings ask for.
 
-        Times are read whether ``load_col`` names them or not (RecBole's default does not): without them rows would
-        stand in the order of the file, which is that of items in some. ``TIME_FIELD: ~`` leaves them out.
+        Times are read whether or not ``load_col`` names them (RecBole's default does not): without them, rows would
+        keep the order of the file, and some files are sorted by item. ``TIME_FIELD: ~`` leaves times out.
         """
         user, item, time = values["USER_ID_FIELD"], values["ITEM_ID_FIELD"], values["TIME_FIELD"]
         named = (values.get("load_col") or {}).get("inter")
         wanted = [] if named in (None, "*") else list(named)
         used = [*wanted, *(values.get("val_interval") or {}), *(values.get("threshold") or {})]
-        left_out = time or cls.time_field  # without times nothing reads the column that holds them by default
+        left_out = time or cls.time_field  # without times, the default time column is not read as an extra one
         extra = tuple(dict.fromkeys(name for name in used if name not in (user, item, left_out)))
         return cls(
             user_field=user,
@@ -90,7 +90,7 @@ class ReadSpec:
 
 
 def _bounded(interval: Any) -> str | None:
-    """``None`` for intervals that keep everything, such as ``[0,inf)``."""
+    """The interval as text; ``None`` for one that keeps everything, such as ``[0,inf)``."""
     text = str(interval).replace(" ", "") if interval is not None else None
     return None if text in (None, "[0,inf)", "(0,inf)", "[1,inf)", "None") else text
 
@@ -112,7 +112,7 @@ def parse_interval(text: str, name: str) -> tuple[float, float, bool, bool]:
 
 
 def _inside(values: np.ndarray, text: str, name: str) -> np.ndarray:
-    """Which values lie in an interval, or in one of several (``[1,2];[4,5]``)."""
+    """``(n,)`` bool: which values lie in an interval, or in one of several (``[1,2];[4,5]``)."""
     inside = np.zeros(len(values), dtype=bool)
     for part in str(text).split(";"):
         low, high, closed_low, closed_high = parse_interval(part, name)
@@ -122,7 +122,7 @@ def _inside(values: np.ndarray, text: str, name: str) -> np.ndarray:
 
 
 def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """Whole-numbered times as int64: float32, which RecBole uses, merges seconds above 2**24.
+    """Turn integer-valued times into int64, since float32, RecBole's type, merges seconds above 2**24.
 
     Raises:
         UserError: a row has no time, or one that is not finite.
@@ -138,7 +138,7 @@ def as_exact_time(time: np.ndarray, path: Path, name: str) -> np.ndarray:
 
 
 def check_listed(name: str, values: Any) -> None:
-    """Raise where ``val_interval`` names no list of a token column's values: a text would be taken letter by letter.
+    """Raise unless ``val_interval`` of a token column is a list; a string would be read letter by letter.
 
     Raises:
         UserError: it is no list.
@@ -150,7 +150,7 @@ def check_listed(name: str, values: Any) -> None:
 
 
 def _keep_by_values(columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray], spec: ReadSpec) -> np.ndarray:
-    """Rows that ``val_interval`` keeps; ``columns`` are all that were read, users, items and times too."""
+    """``(n,)`` bool: rows that ``val_interval`` keeps; ``columns`` includes users, items and times."""
     keep = np.ones(len(columns[spec.user_field]), dtype=bool)
     for name, interval in spec.value_intervals:
         values = columns[name]
@@ -164,9 +164,9 @@ def _keep_by_values(columns: dict[str, np.ndarray], tokens: dict[str, np.ndarray
 
 
 def _keep_by_counts(user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> np.ndarray:
-    """Rows left when users and items outside their intervals go, repeated until nothing changes.
+    """``(n,)`` bool: rows left after dropping users and items outside their intervals until nothing changes.
 
-    Users and items of a round go together, as in RecBole: with upper bounds the order would matter.
+    Each round drops users and items together, as RecBole does: with upper bounds, the order would matter.
     """
     keep = np.ones(len(user), dtype=bool)
     rules = [
@@ -195,10 +195,10 @@ def _fill_missing(values: np.ndarray, is_token: bool) -> np.ndarray:
 
 
 def check_columns(path: Path, spec: ReadSpec) -> list[str]:
-    """The columns that are read.
+    """The columns to read.
 
     Raises:
-        UserError: one is missing or of a type that it cannot have.
+        UserError: a column is missing or has a type that its role does not allow.
     """
     header = {column.name: column.type for column in read_header(path, spec.separator)}
     columns = [spec.user_field, spec.item_field, *([spec.time_field] if spec.time_field else []), *spec.extra]
@@ -223,13 +223,13 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
     """Read, filter and order a ``.inter`` file; see :func:`load_interactions` for the cached form.
 
     Raises:
-        UserError: a missing column, a bad value, or nothing left after filtering.
+        UserError: a column is missing, a value is invalid, or nothing is left after filtering.
     """
     rows, rows_read = _read_rows(path, spec)
     missing = rows_read - len(rows)
     repeated = rows.drop_repeats() if spec.time_field and spec.duplicates is None else 0
     whole = len(rows)
-    # Told before filters leave gaps in the counting.
+    # Determined before filtering, which would leave gaps in times that merely count.
     if rows.time is None:
         of_times = no_time_facts(path, rows.user, rows.item, spec)
     else:
@@ -262,11 +262,11 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
 
 
 class _Rows:
-    """The rows of a file on their way to :class:`Interactions`; each column is replaced in place, to spare memory.
+    """The rows of a file before they become :class:`Interactions`; columns are replaced one by one to save memory.
 
     Args:
         columns: by name, ``(n,)`` each, in the order of the file.
-        tokens: names by id of the token columns.
+        tokens: for each token column, its tokens by id.
         spec: which columns hold users, items and times.
 
     Attributes:
@@ -294,18 +294,18 @@ class _Rows:
 
     @property
     def time(self) -> np.ndarray | None:
-        """``(n,)`` times, or ``None`` where they are not read."""
+        """``(n,)`` times, or ``None`` if they are not read."""
         return self.columns[self.spec.time_field] if self.spec.time_field else None
 
     def keep(self, chosen: np.ndarray) -> None:
-        """Leave out the rows that ``chosen``, ``(n,)`` bool, does not name; the others stand in the order they had."""
+        """Drop the rows where ``chosen``, ``(n,)`` bool, is false; the others keep their order."""
         place = np.cumsum(chosen) - 1
         self.order = place[self.order[chosen[self.order]]]
         for name, values in self.columns.items():
             self.columns[name] = values[chosen]
 
     def drop_repeats(self) -> int:
-        """Leave out rows that repeat an earlier one of the file exactly; how many they were."""
+        """Drop rows that exactly repeat an earlier row of the file; returns how many were dropped."""
         assert self.time is not None
         repeats = exact_repeats(self.user, self.item, self.time, self.order)
         if len(repeats):
@@ -315,7 +315,7 @@ class _Rows:
         return len(repeats)
 
     def renumber(self) -> None:
-        """Close the gaps that left-out rows have torn into the ids; users stand in the order of their new ones."""
+        """Renumber ids without the gaps that dropped rows left, and sort the rows by the new user ids."""
         for name in (self.spec.user_field, self.spec.item_field):
             self.columns[name], self.tokens[name] = compact_ids(self.columns[name], self.tokens[name])
         self.order = self.order[np.argsort(self.user[self.order], kind="stable")]
@@ -326,7 +326,7 @@ class _Rows:
             self.columns[name] = values[self.order]
 
     def table(self, facts: dict[str, Any]) -> Interactions:
-        """The rows, once they are arranged, as interactions."""
+        """The rows as interactions; call :meth:`arrange` first."""
         own = (self.spec.user_field, self.spec.item_field, self.spec.time_field)
         extra = {name: values for name, values in self.columns.items() if name not in own}
         return Interactions(
@@ -343,7 +343,7 @@ class _Rows:
 
 
 def _read_rows(path: Path, spec: ReadSpec) -> tuple[_Rows, int]:
-    """The rows of a file that have a user and an item, and how many it has in all."""
+    """The rows of a file that have a user and an item, and the number of all its rows."""
     columns = check_columns(path, spec)
     data, names = read_columns(path, columns, spec.separator)
     user, item = data[spec.user_field], data[spec.item_field]
@@ -355,13 +355,13 @@ def _read_rows(path: Path, spec: ReadSpec) -> tuple[_Rows, int]:
     if spec.time_field:
         data[spec.time_field] = as_exact_time(data[spec.time_field], path, spec.time_field)
     tokens = {name: np.array([PAD_TOKEN, *found], dtype=np.str_) for name, found in names.items()}
-    for name in (spec.user_field, spec.item_field):  # an item without any user would be ranked
+    for name in (spec.user_field, spec.item_field):  # an item without any interaction would still be ranked
         data[name], tokens[name] = compact_ids(data[name], tokens[name])
     return _Rows(data, tokens, spec), len(whole)
 
 
 def _filtered(rows: _Rows, spec: ReadSpec) -> tuple[np.ndarray, int]:
-    """Which rows the filters keep, ``(n,)`` bool, and how many stay before users and items are counted."""
+    """Which rows the filters keep, ``(n,)`` bool, and how many were left before filtering by user and item counts."""
     keep = _keep_by_values(rows.columns, rows.tokens, spec)
     if spec.duplicates in ("first", "last"):
         frame = pd.DataFrame({"user": rows.user[rows.order], "item": rows.item[rows.order]})
@@ -374,20 +374,20 @@ def _filtered(rows: _Rows, spec: ReadSpec) -> tuple[np.ndarray, int]:
 
 
 def time_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
-    """Facts of the times of a file, in canonical order: whether they compare between users, and where they tie."""
+    """Facts about times, given in canonical order: whether they compare between users, and how many users are tied."""
     several, tied = users_tied(user, time)
     return comparison_facts(user, time) | ({"users_of_several": several, "users_tied_throughout": tied} if tied else {})
 
 
 def no_time_facts(path: Path, user: np.ndarray, item: np.ndarray, spec: ReadSpec) -> dict[str, int]:
-    """Facts of a file that is read without times: how many lines are given twice, unless the user said what to do."""
+    """Facts about a file read without times: how many lines repeat an earlier one, unless ``rm_dup_inter`` is set."""
     again = spec.duplicates is None and pd.DataFrame({"user": user, "item": item}).duplicated().any()
     alike = lines_alike(path) if again else 0
     return {"without_times": 1} | ({"lines_alike": alike} if alike else {})
 
 
 def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Interactions, str]:
-    """Interactions of a dataset, memory-mapped from the cache where the same were read before.
+    """Interactions of a dataset, memory-mapped from the cache if they were read before.
 
     The cache lies under ``<home>/cache/``, keyed by the file's SHA-256 and by ``spec``.
 
@@ -402,13 +402,13 @@ def load_interactions(location: DatasetLocation, spec: ReadSpec) -> tuple[Intera
 def cached_interactions(
     location: DatasetLocation, sha: str, spec: ReadSpec, read: Callable[[], Interactions]
 ) -> Interactions:
-    """What ``read`` gives, kept under the dataset's ``home`` and memory-mapped the next time.
+    """What ``read`` returns, cached under the dataset's ``home`` and memory-mapped the next time.
 
     Args:
         location: the dataset.
-        sha: hash of all that is read.
+        sha: hash of everything that is read.
         spec: how it is read.
-        read: reads the text.
+        read: reads the text files.
     """
     key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True).encode()).hexdigest()[:16]
     folder = location.home / "cache" / key
@@ -418,13 +418,13 @@ def cached_interactions(
     table = read()
     try:
         _write_cache(folder, table)
-    except (OSError, UserError) as error:  # reading goes on without it
+    except (OSError, UserError) as error:  # the cache is optional
         logger.warning("the cache %s could not be written (%s); the next start reads the text again", folder, error)
     return table
 
 
 def _write_cache(folder: Path, table: Interactions) -> None:
-    """Write all arrays into a fresh folder, then give it its name in one step."""
+    """Write all arrays into a new folder, then rename it in one step."""
     arrays = {"user": table.user, "item": table.item, "offsets": table.offsets}
     arrays |= {"user_tokens": table.user_tokens, "item_tokens": table.item_tokens}
     if table.time is not None:

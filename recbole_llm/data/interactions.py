@@ -1,8 +1,8 @@
 """All interactions of a dataset as flat arrays in one canonical order.
 
-Rows stand by user, then time, then a stable hash. Within one second of one user the order is that
-of a hash of the tokens, never that of item ids or of the file (in ml-100k three rows of four share
-user and second). Every engine reads this order, RecBole's own path included.
+Rows are sorted by user, then time, then a stable hash. Rows of one user in the same second are ordered
+by a hash of the tokens, never by item id or file order (in ml-100k, three rows of four share user and
+second with another). Every engine reads this order, RecBole's own path included.
 
 Users and items get ids by first appearance in the file, from 1; 0 is the padding id, as in RecBole.
 """
@@ -25,12 +25,12 @@ class Interactions:
 
     Attributes:
         user, item: ``(n,)`` int32 ids from 1.
-        time: ``(n,)`` int64 (float64 where times are fractional), or ``None``.
-        extra: other columns, ``(n,)``; token columns hold ids from 1, 0 where the token is missing.
-        offsets: ``(n_users + 2,)`` int64; user ``u`` owns rows ``offsets[u]:offsets[u + 1]``, user 0 none.
-        user_tokens, item_tokens: names by id, ``[PAD]`` at 0.
-        extra_tokens: names of the token columns in ``extra``.
-        facts: counts of what was read and left out.
+        time: ``(n,)`` int64 (float64 if times are fractional), or ``None``.
+        extra: other columns, ``(n,)``; token columns hold ids from 1, 0 for a missing token.
+        offsets: ``(n_users + 2,)`` int64; user ``u`` owns rows ``offsets[u]:offsets[u + 1]``, user 0 has none.
+        user_tokens, item_tokens: tokens by id, ``[PAD]`` at 0.
+        extra_tokens: tokens by id of the token columns in ``extra``.
+        facts: counts of what was read and left out, and what was found about the times.
     """
 
     user: np.ndarray
@@ -48,12 +48,12 @@ class Interactions:
 
     @property
     def n_users(self) -> int:
-        """Users, the padding id not counted."""
+        """Number of users, without the padding id."""
         return len(self.user_tokens) - 1
 
     @property
     def n_items(self) -> int:
-        """Items, the padding id not counted."""
+        """Number of items, without the padding id."""
         return len(self.item_tokens) - 1
 
     def statistics(self) -> dict[str, float | int]:
@@ -71,7 +71,7 @@ class Interactions:
 
 
 def offsets_of(user: np.ndarray, count: int) -> np.ndarray:
-    """Where each id's rows begin among rows that stand by user, and where the last ones end.
+    """Where each id's rows begin among rows sorted by id, and where the last ones end.
 
     Args:
         user: ``(n,)`` ids from 0, ascending.
@@ -86,11 +86,11 @@ def offsets_of(user: np.ndarray, count: int) -> np.ndarray:
 
 
 def compact_ids(ids: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ids without gaps, in order of first appearance, and their names, after rows were left out.
+    """Renumber ids by first appearance, without the gaps that dropped rows left; returns the ids and their tokens.
 
     Args:
         ids: ``(n,)`` int32 from 1.
-        tokens: names by id, the padding id's included.
+        tokens: tokens by id, with the padding token first.
     """
     present = pd.unique(ids)
     if len(present) == len(tokens) - 1:
@@ -117,9 +117,9 @@ def _mix(values: np.ndarray) -> np.ndarray:
 def canonical_order(
     user: np.ndarray, item: np.ndarray, time: np.ndarray | None, user_tokens: np.ndarray, item_tokens: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """The order by user, time and, among equals, a hash of user and item token.
+    """The order by user, then time, then, for ties, a hash of user and item token.
 
-    Without times the file's order within a user stands.
+    Without times, each user's rows keep the order of the file.
 
     Returns:
         The permutation and the number of rows that share user and time with another row.
@@ -142,7 +142,7 @@ def canonical_order(
 
 
 def _by_user_and_time(user: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Rows by user, then time, equal ones in any order: one sort where both fit into 63 bits, two otherwise."""
+    """Rows by user, then time, ties in any order: one sort if both fit into 63 bits, two otherwise."""
     if len(time) and time.dtype.kind == "i":
         first, last = int(time.min()), int(time.max())
         span = last - first + 1
@@ -157,7 +157,7 @@ def exact_repeats(user: np.ndarray, item: np.ndarray, time: np.ndarray, order: n
 
     Args:
         user, item, time: ``(n,)`` in the order of the file.
-        order: their canonical order, in which repeats are neighbours.
+        order: the canonical order of the rows, in which repeats are adjacent.
     """
     columns = [values[order] for values in (user, item, time)]
     same = np.ones(max(0, len(order) - 1), dtype=bool)
@@ -165,14 +165,14 @@ def exact_repeats(user: np.ndarray, item: np.ndarray, time: np.ndarray, order: n
         same &= values[1:] == values[:-1]
     if not same.any():
         return np.empty(0, dtype=np.int64)
-    run = np.concatenate([[0], np.cumsum(~same)])  # equal rows have one number
+    run = np.concatenate([[0], np.cumsum(~same)])  # equal rows share a number
     earliest = np.full(run[-1] + 1, len(order), dtype=np.int64)
     np.minimum.at(earliest, run, order)
     return order[order != earliest[run]]
 
 
 class TokenIndex(dict):
-    """Token to id, filled on first use: most runs never look a token up."""
+    """Token to id, filled on first use because most runs never look a token up."""
 
     def __init__(self, tokens: np.ndarray) -> None:
         super().__init__()

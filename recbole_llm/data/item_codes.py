@@ -1,4 +1,4 @@
-"""A column of text clusters beside the columns of ``.item``, for RecBole's models that read item features."""
+"""Adds a column of text clusters to the columns of ``.item``, for RecBole models that read item features."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from recbole_llm.registry import TEXT_CODE
 
 
 def add_item_codes(dataset: Any, codes: torch.Tensor | None) -> None:
-    """Give each item of a dataset the token column ``text_code``; users, items and interactions stay as they are.
+    """Add the token column ``text_code`` to a dataset's items; users, items and interactions do not change.
 
     Args:
-        dataset: of ``make_dataset``, before its training part is taken.
-        codes: ``(n_items + 1,)`` cluster numbers from 0; ``None`` puts all items into one, which says nothing.
+        dataset: from ``make_dataset``, before its training part is taken.
+        codes: ``(n_items + 1,)`` cluster numbers from 0; ``None`` puts all items into one cluster, which is
+            uninformative.
     """
     numbers = np.zeros(dataset.item_num, dtype=np.int64) if codes is None else codes.numpy().astype(np.int64)
     column = numbers + 1

@@ -1,8 +1,8 @@
 """Batches gathered on the device from one flat sequence array.
 
 RecBole builds one padded row for each prefix on the host and collates rows into batches. Here a batch is
-a set of row numbers; histories are gathered by index where the model computes, padded to the longest of
-the batch where that changes nothing, and columns that the model does not read are never built.
+a set of row numbers. Histories are gathered by index on the model's device and, if that changes no result,
+padded only to the longest of the batch. Columns that the model does not read are never built.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from recbole_llm.layers.waits import at_hand
 from recbole_llm.utils.arrays import joined_ranges
 
 Transform = Callable[[Any, Interaction], Interaction]
-Shape = tuple[int, ...]  # what the host knows of a batch: how many rows, how wide, ...
+Shape = tuple[int, ...]  # what the host knows about a batch: how many rows, how wide, ...
 
-WIDTHS = 4  # of histories on a GPU
+WIDTHS = 4  # number of different history widths on a GPU
 
 
 def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """``(B, c)`` item ids, each line in an order that depends on the items and the line's ``key`` ``(B,)`` alone.
+    """``(B, c)`` item ids, each line in an order that depends only on its items and its ``key``, ``(B,)``.
 
-    Stored candidates have the target first; a model that reads the list must not see where the target stood.
+    Stored candidates have the target first; a model that reads the list must not see this position.
     """
     mixed = (items * 2654435761 + key[:, None] * 40503) % 4294967291  # Knuth's multiplicative hash
     mixed = (mixed ^ (mixed >> 15)) * 1540483477 % 4294967291
@@ -42,20 +42,20 @@ def shuffled_lines(items: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def _rounded_up(number: int, unit: int) -> int:
-    """The least multiple that is no smaller."""
+    """The smallest multiple of ``unit`` that is at least ``number``."""
     return -(-number // unit) * unit
 
 
 def _ids(column: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Some values of an id column, as the int64 that indexing needs."""
+    """The given rows of an id column as int64, which indexing needs."""
     return column[rows].long()
 
 
 class DeviceTable:
-    """The flat interactions on a device, and the columns of a batch made from them.
+    """The flat interactions on a device, and the batch columns made from them.
 
     Args:
-        dataset: a dataset of ``data.dataset.make_dataset``.
+        dataset: a dataset from ``data.dataset.make_dataset``.
         device: where batches are made.
         max_length: longest history that a model sees (``MAX_ITEM_LIST_LENGTH``).
         trim: pad histories to the longest of a batch instead of to ``max_length``.
@@ -72,13 +72,13 @@ class DeviceTable:
         self.uid, self.iid = dataset.uid_field, dataset.iid_field
         config = dataset.config
         self.list_suffix, self.length_field = config["LIST_SUFFIX"], config["ITEM_LIST_LENGTH_FIELD"]
-        # RecBole transforms the batches of training and of evaluation.
+        # RecBole transforms both training and evaluation batches.
         self._transform: Transform | None = construct_transform(config) if config["transform"] else None
         self._columns: dict[str, torch.Tensor] = {}
         self._sides: dict[tuple[str, str], torch.Tensor] = {}  # columns of .user and .item
 
     def transformed(self, batch: LazyInteraction) -> Any:
-        """A batch as the setting ``transform`` wants it."""
+        """A batch after the transform that the setting ``transform`` names, if any."""
         return self._transform(self.dataset, batch) if self._transform else batch
 
     def column(self, name: str) -> torch.Tensor:
@@ -95,7 +95,7 @@ class DeviceTable:
         return [name for name in self.dataset.inter_feat if name not in (self.uid, self.iid)]
 
     def interactions(self, rows: torch.Tensor) -> dict[str, Source]:
-        """Sources of the plain columns of some rows."""
+        """Sources of the interaction columns of some rows."""
 
         def values(name: str) -> torch.Tensor:
             return self.column(name)[rows]
@@ -108,9 +108,9 @@ class DeviceTable:
         return sources
 
     def width(self, longest: int) -> int:
-        """Columns of the histories of a batch whose longest one has that many items.
+        """The width of a batch's histories, the longest of which has ``longest`` items.
 
-        On a GPU there are few widths, so that the batches of an epoch have few shapes.
+        A GPU uses few widths, so that the batches of an epoch have few shapes.
         """
         if not self.trim:
             return self.max_length
@@ -124,7 +124,7 @@ class DeviceTable:
         Args:
             user: ``(B,)`` user ids.
             start, end: ``(B,)`` the visible rows.
-            width: columns, see :meth:`width`; known on the host, so that no device synchronisation is needed.
+            width: number of columns, see :meth:`width`; known on the host, so that no device synchronisation is needed.
         """
         length = (end - start).clamp_(max=self.max_length)
         place = torch.arange(width, device=self.device)
@@ -169,14 +169,14 @@ class DeviceTable:
 class TrainLoader:
     """One epoch of training batches; iterate again for the next.
 
-    The order is a fresh permutation each epoch from the loader's own generator, so every example comes
-    once an epoch and a batch is a uniform sample, as in RecBole.
+    The order is a new permutation each epoch from the loader's own generator (with ``shuffle``), so every
+    example occurs once per epoch and a batch is a uniform sample, as in RecBole.
 
     Args:
         table: the interactions on the device.
-        train_part: the dataset with training rows alone (RecBole's trainers ask for it).
+        train_part: the dataset with training rows only (RecBole's trainers ask for it).
         config: RecBole's configuration.
-        sequential: batches carry histories.
+        sequential: whether batches contain histories.
     """
 
     def __init__(self, table: DeviceTable, train_part: Any, config: Config, sequential: bool) -> None:
@@ -188,7 +188,7 @@ class TrainLoader:
         arguments = config["train_neg_sample_args"]
         self.negatives = 0 if arguments["distribution"] == "none" else int(arguments["sample_num"])
         self.pairwise = config["MODEL_INPUT_TYPE"] == InputType.PAIRWISE
-        # Rows of a batch for each example: one a negative, and one for the example itself where it stands apart.
+        # Batch rows per example: one for each negative, plus one for the example itself unless training is pairwise.
         self.copies = self.negatives + (0 if self.pairwise else 1) if self.negatives else 1
         self.step = max(int(config["train_batch_size"]) // self.copies, 1)
         self.generator = torch.Generator().manual_seed(int(config["seed"]))
@@ -222,7 +222,7 @@ class TrainLoader:
             yield rows[self._rank :: self._world] if len(rows) >= self._world else rows
 
     def share(self, rank: int, world: int, seed: int) -> None:
-        """Yield the ``rank``-th of ``world`` parts of each batch from now on, with negatives of its own."""
+        """From now on, yield only part ``rank`` of ``world`` of each batch, with negatives of its own."""
         self._rank, self._world = rank, world
         if self.sampler is not None:
             self.sampler.reseed(seed + rank)
@@ -235,7 +235,7 @@ class TrainLoader:
         return state
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Restore what :meth:`state_dict` gave."""
+        """Restore the states that :meth:`state_dict` returned."""
         self.generator.set_state(state["order"])
         if self.sampler is not None:
             self.sampler.set_state(state["negatives"])
@@ -246,11 +246,11 @@ class TrainLoader:
         return self.made(rows, self.shape(host_rows))
 
     def described(self, host_rows: np.ndarray) -> np.ndarray:
-        """What :meth:`made` makes a batch from, one row an example: numbers alone, the same for batches of a shape."""
+        """The array from which :meth:`made` makes a batch, one row per example; batches of one shape have one size."""
         return host_rows
 
     def shape(self, host_rows: np.ndarray) -> Shape:
-        """What must be known of a batch before it is made: its rows, and the columns of its histories."""
+        """What must be known before a batch is made: its number of rows and the width of its histories."""
         if not self.sequential:
             return (len(host_rows),)
         begin = self.table.offsets_host[self.table.user_host[host_rows]]
@@ -297,12 +297,12 @@ class TrainLoader:
 class SequenceLoader(TrainLoader):
     """Whole training histories with a target at every position, cut into windows.
 
-    A window is at most ``MAX_ITEM_LIST_LENGTH`` items of a history and, as ``next_items`` beside them, the item that
-    comes after each. Windows are cut from the end and do not overlap, so that every training target comes once an
-    epoch and the newest have the longest context. Targets are the rows that train, and no others.
+    A window holds at most ``MAX_ITEM_LIST_LENGTH`` items of a history and, as ``next_items``, the item that follows
+    each of them. Windows are cut from the end and do not overlap, so that every training target occurs once per epoch
+    and the newest targets have the longest context. Only training rows are targets.
 
-    A batch has a fixed number of windows, such that it holds ``train_batch_size`` targets in the mean: as many as in
-    training by prefixes.
+    A batch has a fixed number of windows, chosen so that it holds ``train_batch_size`` targets on average, as many as
+    in training by prefixes.
     """
 
     def __init__(self, table: DeviceTable, train_part: Any, config: Config) -> None:
@@ -317,7 +317,7 @@ class SequenceLoader(TrainLoader):
         return self.windows[host_rows]
 
     def shape(self, host_rows: np.ndarray) -> Shape:
-        """Windows of a batch, their columns, and on a GPU the most targets that a batch of the shape has."""
+        """The number of windows, their width and, on a GPU, the most targets that a batch of this shape can have."""
         begin, end, lowest = self.windows[host_rows].T
         width = self.table.width(int((end - begin).max(initial=1)))
         if at_hand(self.table.item):
@@ -354,12 +354,13 @@ def training_windows(offsets: np.ndarray, user: np.ndarray, targets: np.ndarray,
     Args:
         offsets: ``(n_users + 2,)`` first row of each user, and the end.
         user: ``(n,)`` user of each row.
-        targets: rows that train, ascending, none of them a user's first.
+        targets: training rows, ascending, none of them a user's first.
         length: most items of a window.
 
     Returns:
-        ``(w, 3)`` int64, the rows ``begin``, ``end`` and ``lowest`` of each window. Those of ``begin:end`` are read,
-        those of ``begin + 1:end + 1`` come next, and those from ``lowest`` on are targets, each in one window.
+        ``(w, 3)`` int64, the rows ``begin``, ``end`` and ``lowest`` of each window. Rows ``begin:end`` are the input
+        and rows ``begin + 1:end + 1`` the next items, which are targets from row ``lowest`` on. Each target is in one
+        window only.
     """
     owner = user[targets]
     first = np.ones(len(targets), dtype=bool)
@@ -368,7 +369,7 @@ def training_windows(offsets: np.ndarray, user: np.ndarray, targets: np.ndarray,
     lowest, highest = targets[runs], targets[np.append(runs[1:], len(targets)) - 1]
     start = offsets[owner[runs]]
     count = (highest - lowest) // length + 1
-    end = np.repeat(highest, count) - joined_ranges(0, count) * length  # the last one first
+    end = np.repeat(highest, count) - joined_ranges(0, count) * length  # newest window first
     begin = np.maximum(np.repeat(start, count), end - length)
     return np.stack([begin, end, np.repeat(lowest, count)], axis=1).astype(np.int64)
 
@@ -393,9 +394,10 @@ class EvalLoader:
     Args:
         table: the interactions on the device.
         cases: what to evaluate.
-        batch_size: cases in one block.
-        sequential: blocks carry histories.
-        silent: ``(m,)`` bool, cases of which the model knows nothing: it ranks all items alike. ``None`` for none.
+        batch_size: cases per block.
+        sequential: whether blocks contain histories.
+        silent: ``(m,)`` bool, cases about which the model knows nothing, so that all items score the same; ``None``
+            if there are none.
     """
 
     def __init__(
@@ -410,7 +412,7 @@ class EvalLoader:
         return -(-len(self.cases) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, LazyInteraction]]:
-        """Yields the numbers of the cases of a block, and its batch."""
+        """Yield the case numbers of each block, and its batch."""
         for begin in range(0, len(self.order), self.batch_size):
             chosen = self.order[begin : begin + self.batch_size]
             yield chosen, self.batch(chosen)

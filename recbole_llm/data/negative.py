@@ -22,7 +22,7 @@ class NegativeSampler:
         seed: of the sampler's own generator.
 
     Attributes:
-        generator: what draws come from.
+        generator: the random generator of all draws.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class NegativeSampler:
             self._cumulative = torch.from_numpy(np.cumsum(weights) / weights.sum()).to(device)
 
     def reseed(self, seed: int) -> None:
-        """Begin the draws anew."""
+        """Restart the draws from a seed."""
         self.generator.manual_seed(seed)
 
     def state(self) -> torch.Tensor:
@@ -62,7 +62,7 @@ class NegativeSampler:
         return self.generator.get_state()
 
     def set_state(self, state: torch.Tensor) -> None:
-        """Restore what :meth:`state` gave."""
+        """Restore the state that :meth:`state` returned."""
         self.generator.set_state(state.cpu())
 
     def _random(self, size: int) -> torch.Tensor:
@@ -77,11 +77,11 @@ class NegativeSampler:
         drawn = (self._random(len(users)) * missing).long().clamp_(max=self.n_items - 2)
         keys = users * (self.n_items + 1) + drawn
         below = torch.searchsorted(self._keys, keys, right=True) - self._begin[users]
-        # A user who has every item has no negative; RecBole would loop for ever, any item serves.
+        # A user who has every item has no negative: RecBole would loop forever, here some item is returned.
         return (drawn + 1 + below).clamp_(max=self.n_items - 1)
 
     def _popular(self, users: torch.Tensor) -> torch.Tensor:
-        """Popularity draws, again where the user has the item; a bounded number of rounds."""
+        """Draws by popularity, repeated for items that the user has, for a bounded number of rounds."""
         assert self._cumulative is not None
         items = torch.searchsorted(self._cumulative, self._random(len(users))).clamp_(1, self.n_items - 1)
         for _ in range(64):

@@ -1,9 +1,9 @@
-"""Training, validation and test as the user has them: three files in the place of one and a rule.
+"""Ready-made training, validation and test parts: three files instead of one file and a split rule.
 
-They are given by ``--train``, ``--valid`` and ``--test``, or lie beside each other as RecBole's ``benchmark_filename``
-names them (``mine.train.inter``, ``mine.valid.inter``, ``mine.test.inter``). Ids are joined over the three. A user's
-rows stand by part, then by time: whatever the times say, the training part is what came before. Rows that stand in two
-parts and targets that are earlier than the training are counted and said; the parts are taken as they are.
+The files are given by ``--train``, ``--valid`` and ``--test``, or lie in one folder under the names in RecBole's
+``benchmark_filename`` (``mine.train.inter``, ``mine.valid.inter``, ``mine.test.inter``). Ids are shared by all three.
+A user's rows are sorted by part, then by time: the training part comes first, whatever the times say. The parts are
+taken as they are; rows that occur in two parts, and targets older than training rows, are counted and reported.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.files import file_sha256
 
 PARTS = ("train", "valid", "test")
-_LABEL = "@part"  # no column of a file is called so
+_LABEL = "@part"  # not a name that a column of a file has
 
 
 def part_files(values: Mapping[str, Any], location: DatasetLocation) -> dict[str, Path]:
@@ -42,10 +42,10 @@ def part_files(values: Mapping[str, Any], location: DatasetLocation) -> dict[str
 
     Args:
         values: settings of a run: ``train``, ``valid`` and ``test``, or ``benchmark_filename``.
-        location: the dataset, whose folder is looked into for named parts.
+        location: the dataset, whose folder is searched for named parts.
 
     Raises:
-        UserError: a part is not given, or its file is not there.
+        UserError: a part is not given, or its file does not exist.
     """
     given = {part: values.get(part) for part in PARTS}
     if any(given.values()):
@@ -78,13 +78,14 @@ def parts_sha256(files: Mapping[str, Path]) -> str:
 
 
 def load_parts(location: DatasetLocation, files: Mapping[str, Path], spec: ReadSpec) -> tuple[Interactions, np.ndarray]:
-    """The interactions of three files, memory-mapped from the cache where the same were read before.
+    """The interactions of three files, memory-mapped from the cache if they were read before.
 
     Returns:
-        The interactions, each user's by part and then by time, and ``(n,)`` the number of each row's part.
+        The interactions, each user's sorted by part and then by time, and ``(n,)`` the number of each row's part.
 
     Raises:
-        UserError: as :func:`~recbole_llm.data.inter_file.read_interactions`; filters that would undo the parts.
+        UserError: as :func:`~recbole_llm.data.inter_file.read_interactions`, or filters are set, which would undo
+            the parts.
     """
     for name, value in (
         ("user_inter_num_interval", spec.user_interval),
@@ -119,7 +120,7 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
         facts["rows_read"] += len(frame)
         facts["rows_without_user_or_item"] += int((~whole).sum())
         frame = frame[whole]
-        if spec.time_field and spec.duplicates is None:  # a row that stands in two parts is counted and stays
+        if spec.time_field and spec.duplicates is None:  # repeats across parts are counted and kept
             again = frame.duplicated(keys)
             facts["rows_repeated"] += int(again.sum())
             frame = frame[~again]
@@ -131,14 +132,14 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
         frames.append(frame.assign(**{_LABEL: number}))
     tokens = {name: np.array([PAD_TOKEN, *known], dtype=np.str_) for name, known in vocabularies.items()}
     joined = pd.concat(frames, ignore_index=True)
-    for name in (spec.user_field, spec.item_field):  # of rows that were left out
+    for name in (spec.user_field, spec.item_field):  # close the gaps of rows that were left out
         joined[name], tokens[name] = compact_ids(joined[name].to_numpy(), tokens[name])
     counts = {name: count for name, count in facts.items() if count or name not in ("rows_repeated", "lines_alike")}
     return _table(joined, tokens, spec, counts, files["train"].parent)
 
 
 def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
-    """The columns that are read of all files."""
+    """The columns to read from all files."""
     found: list[str] = []
     for part in PARTS:
         lists = [c.name for c in read_header(files[part], spec.separator) if c.name == f"{spec.item_field}_list"]
@@ -154,7 +155,7 @@ def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
 def _table(
     frame: pd.DataFrame, tokens: dict[str, np.ndarray], spec: ReadSpec, facts: dict[str, int], folder: Path
 ) -> Interactions:
-    """The rows of all parts as one table, each user's by part and then by time."""
+    """The rows of all parts as one table, each user's sorted by part and then by time."""
     user, item, label = (frame[name].to_numpy() for name in (spec.user_field, spec.item_field, _LABEL))
     time = frame[spec.time_field].to_numpy() if spec.time_field else None
     names = tokens[spec.user_field], tokens[spec.item_field]
@@ -181,7 +182,7 @@ def _table(
 
 
 def _overlaps(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, label: np.ndarray) -> dict[str, int]:
-    """How many held-out rows stand in an earlier part too, and how many are earlier than their user's earlier parts."""
+    """Counts of held-out rows, of those also in an earlier part, and of those older than their user's earlier parts."""
     frame = pd.DataFrame({"user": user, "item": item, "part": label})
     first = frame.groupby(["user", "item"], sort=False)["part"].transform("min").to_numpy()
     found = {"targets_in_earlier_part": int((first < label).sum()), "held_out": int((label > 0).sum())}
@@ -195,9 +196,9 @@ def _overlaps(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, label
 
 
 def split_by_parts(table: Interactions, label: np.ndarray, options: Mapping[str, Any]) -> Split:
-    """The split that three parts are: a case for each user of a part, with all of its rows there as targets.
+    """The split given by three parts: one case per user of a held-out part, with the user's rows there as targets.
 
-    The history of a case is what its user has in earlier parts; users without any are no cases, and are counted.
+    The history of a case is its user's rows in earlier parts. Users without any are no cases, and are counted.
 
     Raises:
         UserError: no user of validation, or of the test, has a history.

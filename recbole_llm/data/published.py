@@ -1,10 +1,10 @@
 """Evaluation cases that a paper published as files: PO4ISR's sessions with their candidates.
 
 A file is a JSON list of prompts, each with a session's titles, its candidates' titles and the target. Sessions
-are found in the dataset by their titles; nothing of the prompts' text is used besides.
+are found in the dataset by their titles; the rest of the prompt text is not used.
 
 Source: llm4sr/PO4ISR, ``Dataset/bundle``: ``valid.json`` and ``test_seed_{0,10,42,625,2023}.json``. The
-published test sessions hold all validation sessions; cases that validate are left out of the test here.
+published test sessions include all validation sessions; those are left out of the test here.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Prompt:
 
     Attributes:
         history: titles of the session before the target.
-        candidates: titles that are ranked, the target among them.
+        candidates: titles to rank, the target among them.
         target: title of the last item.
     """
 
@@ -52,7 +52,7 @@ class PublishedCases:
     """Published cases found in a dataset.
 
     Attributes:
-        users: ``(m,)`` users (sessions), whose last item is the target.
+        users: ``(m,)`` user ids (sessions); the last item of each is its target.
         candidates: ``(m, c)`` item ids, the target first; 0 for an item without an interaction.
     """
 
@@ -60,13 +60,13 @@ class PublishedCases:
     candidates: np.ndarray
 
     def of(self, users: np.ndarray) -> np.ndarray:
-        """Candidates of some of the users, in their order."""
+        """Candidates of some of the users, in the order given."""
         places = {user: place for place, user in enumerate(self.users.tolist())}
         return self.candidates[[places[user] for user in users.tolist()]]
 
 
 def _titles(text: str) -> tuple[str, ...]:
-    """``1."A", 2."B"`` to its titles; a title may hold quotes and numbers, so only the next number divides."""
+    """Split ``1."A", 2."B"`` into titles; titles may hold quotes and numbers, so only the next number separates."""
     titles, rest, number = [], text.strip(), 1
     while rest:
         start = f'{number}."'
@@ -107,18 +107,18 @@ def _prompt(line: Mapping[str, Any]) -> Prompt:
 
 
 def _key(title: str) -> str:
-    """What two forms of a title share: entities decoded, quotes as in atomic files, no space."""
+    """A title in a form to compare by: entities decoded, quotes as in atomic files, no white space."""
     return re.sub(r"\s+", "", html.unescape(html.unescape(title)).replace('"', "''"))
 
 
 def find_cases(
     table: Interactions, titles: Mapping[str, str], prompts: Sequence[Prompt], source: str
 ) -> PublishedCases:
-    """The sessions and items that ``prompts`` speak of.
+    """Find the sessions and items of ``prompts`` in a dataset.
 
-    Items that share a title stand for one another; a candidate never stands twice for one item. A title that
-    is not in the dataset is looked for up to its first line break. An item without any interaction has no id
-    here: its place holds 0, which is ranked last.
+    Items that share a title are interchangeable, but no item is used twice in a case. A title that is not in
+    the dataset is searched for again up to its first line break. An item without any interaction has no id: its
+    place holds 0, which is ranked last.
 
     Args:
         table: the interactions.
@@ -127,7 +127,8 @@ def find_cases(
         source: name of the file, for messages.
 
     Raises:
-        UserError: a session or an item is not in this dataset.
+        UserError: a session is not in this dataset or not unique there, an item is not in it, or the cases differ in
+            their number of candidates.
     """
     names = np.array(["", *(_key(titles.get(str(token), "")) for token in table.item_tokens[1:])], dtype=object)
     items: dict[str, list[int]] = defaultdict(list)
@@ -172,10 +173,10 @@ def _candidates(
 
 
 def published_split(table: Interactions, location: DatasetLocation, options: Mapping[str, Any]) -> Split:
-    """The published sessions with the published candidates; what ended before them trains.
+    """The published sessions with the published candidates; sessions that ended before them train.
 
-    The dataset's YAML names the files (``about: published_cases: {folder, valid, test}``). They are looked for
-    in that folder, beside the dataset's folder or within it.
+    The dataset's YAML names the files (``about: published_cases: {folder, valid, test}``). They are searched for
+    in that folder, which lies beside the dataset's folder or in it.
 
     Args:
         table: the interactions.
@@ -183,7 +184,7 @@ def published_split(table: Interactions, location: DatasetLocation, options: Map
         options: the protocol's settings; ``candidate_seed`` chooses the test file.
 
     Raises:
-        UserError: nothing is published for this dataset, a file is missing, or it is of other data.
+        UserError: nothing is published for this dataset, a file is missing, or it belongs to other data.
     """
     if not location.about.get("published_cases"):
         raise UserError(f"--protocol={options['protocol']}: no cases are published for --dataset={location.name}.")
@@ -204,7 +205,7 @@ def published_split(table: Interactions, location: DatasetLocation, options: Map
 
 
 def published_file(location: DatasetLocation, phase: str, options: Mapping[str, Any]) -> Path | None:
-    """Path of the cases of a phase, plain or gzipped; ``None`` where there are none.
+    """Path of the published cases of a phase, plain or gzipped; ``None`` if there are none.
 
     Args:
         location: the dataset.

@@ -1,4 +1,4 @@
-"""What RecBole's own reader of files does not do, said before it reads."""
+"""Checks for what RecBole's own file reader cannot do, made before it reads."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from recbole_llm.errors import UserError
 
 
 def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
-    """Refuse what RecBole's own reader does not do, or answers with a traceback.
+    """Refuse what RecBole's own reader cannot do or answers with a traceback.
 
     Args:
         dataset: about to be read by RecBole.
-        causes: the settings that only RecBole's reader knows; none where the model asks for it.
+        causes: the settings that only RecBole's reader implements; empty if the model requires that reader.
 
     Raises:
-        UserError: histories are to be cut into sessions, parts are ready, a knowledge graph is missing, a file has a
-            form that RecBole's reader does not take, or a setting names a column that is not loaded.
+        UserError: histories are to be cut into sessions, the parts are ready-made, a knowledge graph is missing, a
+            file has a form that RecBole's reader does not accept, or a setting names a column that is not loaded.
     """
     config = dataset.config
     cause = f"with {causes[0]}" if causes else f"for {config['model']}"
@@ -45,10 +45,10 @@ def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
 
 
 def _columns(path: Path, config: Any, cause: str) -> dict[str, str]:
-    """The type of each column of a file whose first line RecBole's reader takes as it stands.
+    """The type of each column of a file, after checking that RecBole's reader reads its first line the same way.
 
     Raises:
-        UserError: the file is gzipped, or RecBole would see other names there.
+        UserError: the file is gzipped, or RecBole would read other column names.
     """
     if path.suffix == ".gz":
         raise UserError(f"{path}: {cause} RecBole reads the files itself, and no gzipped ones: unpack it.")
@@ -65,14 +65,14 @@ def _columns(path: Path, config: Any, cause: str) -> dict[str, str]:
 
 
 def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
-    """Whether the settings that name columns name such as are loaded.
+    """Check that the settings that name columns name only loaded ones.
 
     Args:
         config: of the run.
-        columns: of each file that is read: their types by their names.
+        columns: for each file that is read (by suffix), the types of its columns by name.
 
     Raises:
-        UserError: one is not loaded, or its value does not fit.
+        UserError: a column is not loaded, or the value given for it does not fit.
     """
     threshold = config["threshold"] or {}
     if len(threshold) > 1 or not all(isinstance(value, (int, float)) for value in threshold.values()):
@@ -97,7 +97,7 @@ def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _check_graph(config: Any, location: Any) -> None:
-    """Whether the knowledge graph's two files are there and are to be loaded."""
+    """Check that the two files of the knowledge graph exist and that ``load_col`` names them."""
     stem, load = location.stem, config["load_col"]
     graph = [config[f"{name}_ID_FIELD"] for name in ("HEAD_ENTITY", "RELATION", "TAIL_ENTITY")]
     columns = {"kg": graph, "link": [config["ITEM_ID_FIELD"], config["ENTITY_ID_FIELD"]]}

@@ -1,6 +1,6 @@
-"""The split of a refit: what validated trains too, once the settings and the number of epochs are chosen.
+"""The split of a refit, which also trains on validation data once settings and number of epochs are chosen.
 
-Test cases stay what they are. What features and prompts may show stays, too: they were made for the split before.
+Test cases do not change. Nor does what features and prompts may show, because they were made for the original split.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from recbole_llm.data.split import Cuts, Split, of_windows, positions
 
 
 def with_validation(table: Interactions, split: Split, options: Mapping[str, Any]) -> Split:
-    """The split that trains on the histories and targets of the validation cases too.
+    """The split that also trains on the histories and targets of the validation cases.
 
-    Under a global time split that is everything before the second cut. Where users or sessions validate whole, all of
-    them train. Cases of validation are kept for what is known of their rows; nothing is chosen by them any more.
+    Under a global time split, that is everything before the second cut. If whole users or sessions validate, all their
+    rows train. The validation cases are kept because they say what may be shown of their rows; nothing is selected on
+    them any more.
     """
     trains = np.zeros(len(table), dtype=bool)
     trains[split.train_rows] = True
@@ -34,7 +35,7 @@ def with_validation(table: Interactions, split: Split, options: Mapping[str, Any
         for begin, end in zip(cases.start.tolist(), cases.whole_end.tolist(), strict=True):
             trains[begin:end] = True
     if options["split"] == "temporal":
-        trains &= ~_tested(table, split)  # windows overlap: an interaction may stand in several sessions
+        trains &= ~_tested(table, split)  # windows overlap: an interaction may be in several sessions
     rows = np.flatnonzero(trains)
     shortest = max(1, int(options.get("min_history", 1))) if options["split"] == "user_split" else 1
     found = replace(

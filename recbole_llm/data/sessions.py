@@ -1,7 +1,7 @@
-"""Sessions: histories cut at days, at gaps or into sliding windows, and the people and sessions behind what was cut.
+"""Sessions: histories cut at days, at gaps or into sliding windows, and the way back to people and whole sessions.
 
-A session stands in the place of a user. It is called ``user#1``, ``user#2``, ... in the order of time, and the fact
-``sessions`` of a table says that its users are such sessions.
+A session takes the place of a user. It is named ``user#1``, ``user#2``, ... in time order, and the fact ``sessions`` of
+a table says that its users are sessions.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
 
     Args:
         table: interactions in canonical order, times in seconds.
-        rule: ``by: day`` starts a session with each UTC day; ``gap`` (seconds) starts one where that much
-            has passed since the *first* item of the running session, as LLM-DMsRec's released code has it;
+        rule: ``by: day`` starts a session with each UTC day; ``gap`` (seconds) starts one when more than that has
+            passed since the *first* item of the current session, as in LLM-DMsRec's released code;
             ``window`` cuts sessions longer than that many items into sliding windows of that length, as
             PO4ISR does; ``min_length`` drops shorter ones.
 
@@ -62,7 +62,7 @@ def cut_sessions(table: Interactions, rule: Mapping[str, Any]) -> Interactions:
 
 
 def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
-    """Mark a new session wherever ``gap`` has passed since the session's first item."""
+    """Mark a new session wherever more than ``gap`` has passed since the session's first item."""
     for begin, end in zip(np.flatnonzero(new), np.append(np.flatnonzero(new)[1:], len(new)), strict=True):
         first = begin
         while True:
@@ -73,13 +73,13 @@ def _cut_by_gap(new: np.ndarray, time: np.ndarray, gap: float) -> None:
 
 
 def _windows(begin: np.ndarray, length: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """First rows and lengths of the windows of sessions; one that is no longer than a window stays as it is."""
+    """First rows and lengths of the windows of sessions; a session no longer than a window stays whole."""
     count = np.maximum(length - window + 1, 1)
     return joined_ranges(begin, count), np.minimum(np.repeat(length, count), window)
 
 
 def _renamed(table: Interactions, rows: np.ndarray, begin: np.ndarray, length: np.ndarray) -> Interactions:
-    """Interactions of sessions, which begin at some rows of a table and hold so many each; ``rows`` are all of them."""
+    """Interactions whose users are sessions, given by first row and length; ``rows`` are the rows of all of them."""
     owner = np.asarray(table.user)[begin]
     number = np.arange(len(begin)) - np.searchsorted(owner, owner, side="left") + 1
     names = [f"{token}#{n}" for token, n in zip(table.user_tokens[owner], number, strict=True)]
@@ -97,7 +97,7 @@ def _renamed(table: Interactions, rows: np.ndarray, begin: np.ndarray, length: n
 
 
 def people_of(table: Interactions, users: np.ndarray) -> np.ndarray:
-    """Names of the people behind users: their own, or without the number of the session where histories are cut."""
+    """Names of the people behind users: user names, without the session number if histories are cut into sessions."""
     names = table.user_tokens[users]
     if "sessions" not in table.facts:
         return names
@@ -105,7 +105,7 @@ def people_of(table: Interactions, users: np.ndarray) -> np.ndarray:
 
 
 def later_windows(table: Interactions) -> np.ndarray:
-    """``(n_users + 1,)`` bool, which sessions are the one before them moved on by one interaction."""
+    """``(n_users + 1,)`` bool: sessions that are the previous session moved on by one interaction."""
     offsets, found = np.asarray(table.offsets), np.zeros(len(table.user_tokens), dtype=bool)
     if "sessions" not in table.facts or table.time is None:
         return found
@@ -113,7 +113,7 @@ def later_windows(table: Interactions) -> np.ndarray:
     people = people_of(table, np.arange(len(table.user_tokens)))
     alike = (lengths[2:] == lengths[1:-1]) & (people[2:] == people[1:-1])
     rows, owner = np.arange(len(table)), np.asarray(table.user)
-    twin = np.maximum(rows - lengths[owner] + 1, 0)  # where the session before has the same interaction
+    twin = np.maximum(rows - lengths[owner] + 1, 0)  # row of the same interaction in the previous session
     same = np.ones(len(table), dtype=bool)
     for column in (table.item, table.time):
         same &= np.asarray(column) == np.asarray(column)[twin]
@@ -123,24 +123,24 @@ def later_windows(table: Interactions) -> np.ndarray:
 
 
 def whole_sessions(table: Interactions) -> np.ndarray:
-    """``(n_users + 1,)`` int64: the first window of the session that each user is a window of; itself where it is none.
+    """``(n_users + 1,)`` int64: for each window, the first window of its session; for other users, the user itself.
 
-    Sessions that were cut into sliding windows become one again.
+    Sliding windows of one session thus become one session again.
     """
     users = np.arange(len(table.user_tokens))
     return np.maximum.accumulate(np.where(later_windows(table), 0, users))
 
 
 def earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) -> np.ndarray:
-    """The order, where later windows of a session do not stand before a bound that earlier ones stand behind.
+    """The order, changed so that no later window of a session trains while an earlier one is held out.
 
-    Windows overlap, so a later one that trains holds the target of an earlier one. Windows that end in one second
-    are in the order of their hash.
+    Windows overlap, so a later window in training would contain the target of an earlier, held-out one. This can
+    happen because windows that end in the same second are ordered by a hash.
 
     Args:
         table: interactions of sessions.
         order: session ids by their last interaction.
-        bound: how many of them, from the first, train.
+        bound: how many sessions, from the first, train.
     """
     if table.time is None or "sessions" not in table.facts or not 0 < bound < len(order):
         return order
@@ -151,7 +151,7 @@ def earlier_windows_first(table: Interactions, order: np.ndarray, bound: int) ->
     for person in np.unique(people[tied < bound]):
         places = tied[people == person]
         before = int((places < bound).sum())
-        own = np.sort(order[places])  # numbers follow the session
+        own = np.sort(order[places])  # ids ascend along a session
         if set(order[places[:before]]) != set(own[:before]):
             order[places] = own
     return order

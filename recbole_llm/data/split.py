@@ -27,19 +27,19 @@ from recbole_llm.utils.arrays import joined_ranges
 
 @dataclass(frozen=True)
 class Cases:
-    """``m`` evaluation cases: a visible history each, and what comes after it.
+    """``m`` evaluation cases, each a visible history and the targets that follow it.
 
     Attributes:
         user: ``(m,)`` int64 user ids.
         start, end: ``(m,)`` rows ``start:end`` of the interactions are the visible history.
         target_offsets: ``(m + 1,)``; case ``c`` owns ``target_rows[target_offsets[c]:target_offsets[c + 1]]``.
-        target_rows: rows of the interactions that are to be predicted.
-        candidates: ``(m, c)`` item ids that are ranked (0: the padding item, always last), or ``None`` for
+        target_rows: rows of the interactions to predict.
+        candidates: ``(m, c)`` item ids to rank (0: the padding item, always last), or ``None`` for
             all items.
-        shown: ``(m,)`` rows ``start:shown`` are what a prompt or another feature may show of the history; ``None``
-            for all of it.
-        ends_before: ``(m,)`` the rows before which each case ends, an item that repeats a target included; ``None``
-            where the last target ends it.
+        shown: ``(m,)`` rows ``start:shown`` of the history are what prompts and features may show; ``None`` for all
+            of it.
+        ends_before: ``(m,)`` the row after the last one of each case, repeats of targets included; ``None`` if each
+            case ends with its last target.
     """
 
     user: np.ndarray
@@ -56,7 +56,7 @@ class Cases:
 
     @property
     def whole_end(self) -> np.ndarray:
-        """``(m,)`` where the rows of each case end, its targets and their repeats included."""
+        """``(m,)`` the row after the last one of each case, targets and their repeats included."""
         return self.target_rows[self.target_offsets[1:] - 1] + 1 if self.ends_before is None else self.ends_before
 
     @property
@@ -79,11 +79,11 @@ class Cases:
         )
 
     def of_sample(self, user_tokens: np.ndarray, users: int) -> Cases:
-        """The cases of a fixed sample of users: those with the smallest hashes; all cases where there are fewer users.
+        """The cases of a fixed sample of users, those with the smallest hashes; all cases if there are too few users.
 
         Args:
             user_tokens: by user id.
-            users: how many; 0 for all.
+            users: size of the sample; 0 for all.
         """
         present = np.unique(self.user)
         if not 0 < users < len(present):
@@ -98,7 +98,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Cuts:
-    """The cuts of a global time split: what is earlier than ``valid`` trains, what is from ``test`` on tests."""
+    """The cuts of a global time split, as times: rows before ``valid`` train, rows from ``test`` on test."""
 
     valid: float
     test: float
@@ -110,13 +110,14 @@ class Split:
 
     Attributes:
         train_rows: rows that models may learn from, ascending.
-        train_targets: those of them that have a history to be predicted from.
+        train_targets: the training rows that have a history to predict them from.
         valid, test: cases for model selection and for the final numbers.
         unseen_users: evaluated users have no training interaction, so that models which know a user only
-            by an id cannot take part.
-        cuts: of a global time split: what comes after them is shown to no feature, of any user.
-        without_history: by phase, targets that are no cases since nothing stands before them.
-        valid_rows: of ready parts, all rows of validation; those without a history, which are no cases, too.
+            by id cannot take part.
+        cuts: the cuts of a global time split; no feature may show later interactions of any user.
+        without_history: by phase, the number of targets (with ready parts: of users) that are no cases because
+            nothing precedes them.
+        valid_rows: with ready parts, all validation rows, including those that are no cases for lack of a history.
     """
 
     train_rows: np.ndarray
@@ -134,11 +135,11 @@ class Split:
         return {row: end for ends, shown in pairs for row, end in zip(ends.tolist(), shown.tolist(), strict=True)}
 
     def shown_until(self, row: int) -> int:
-        """Where the history ends that a feature may show for the target in a row: the row itself, or an earlier cut."""
+        """Where the history ends that a feature may show for the target in ``row``: there, or at an earlier cut."""
         return self._shown.get(row, row)
 
     def all_shown_until(self, rows: np.ndarray) -> np.ndarray:
-        """The same for many rows, ``(n,)``."""
+        """:meth:`shown_until` for many rows, ``(n,)``."""
         return np.array([self.shown_until(row) for row in rows.tolist()], dtype=np.int64) if self._shown else rows
 
 
@@ -146,7 +147,7 @@ Options = Mapping[str, Any]
 
 
 def _one_target(table: Interactions, rows: np.ndarray) -> Cases:
-    """Cases that predict each of ``rows`` from everything the user did before."""
+    """Cases that predict each of ``rows`` from the user's whole history before it."""
     user = np.asarray(table.user[rows], dtype=np.int64)
     return Cases(user, np.asarray(table.offsets)[user], rows, np.arange(len(rows) + 1, dtype=np.int64), rows)
 
@@ -157,10 +158,10 @@ def positions(table: Interactions, rows: np.ndarray) -> np.ndarray:
 
 
 def whole_histories(table: Interactions, rows: np.ndarray) -> np.ndarray:
-    """Rows of the histories that end with some rows, ascending: of each user of these all up to its last one.
+    """All rows of the histories that end with ``rows``, ascending: each user's rows up to the last one in ``rows``.
 
-    Of training rows that is more than they are where windows overlap and each interaction trains in the first window
-    that holds it: of the later windows the last row alone trains, with those before it as its history.
+    For training rows, the result can be larger than ``rows``: if windows overlap and each interaction trains only in
+    the first window that holds it, only the last row of a later window trains, with the rows before it as its history.
     """
     ends = np.zeros(len(table.user_tokens), dtype=np.int64)
     np.maximum.at(ends, np.asarray(table.user)[rows], rows + 1)
@@ -168,7 +169,7 @@ def whole_histories(table: Interactions, rows: np.ndarray) -> np.ndarray:
 
 
 def _rows_of_users(table: Interactions, users: np.ndarray) -> np.ndarray:
-    """All rows of some users, user by user in the order given."""
+    """All rows of some users, user by user, in the order given."""
     begin = np.asarray(table.offsets)[users]
     return joined_ranges(begin, np.asarray(table.offsets)[users + 1] - begin)
 
@@ -176,9 +177,9 @@ def _rows_of_users(table: Interactions, users: np.ndarray) -> np.ndarray:
 def leave_one_out(table: Interactions, options: Options) -> Split:
     """Each user's last item tests, the one before it validates, the others train.
 
-    Users with fewer than three interactions only train: a test case needs a validation case and a
-    history, the same users for every model. RecBole tests two-item users with general models but not
-    with sequential ones.
+    Users with fewer than three interactions only train: each tested user also needs a validation case and
+    a history, so that all models are tested on the same users. RecBole tests two-item users with general
+    models but not with sequential ones.
     """
     offsets = np.asarray(table.offsets)
     lengths = np.diff(offsets)
@@ -192,9 +193,9 @@ def leave_one_out(table: Interactions, options: Options) -> Split:
 
 
 def user_split(table: Interactions, options: Options) -> Split:
-    """Users 8:1:1; of a held-out user the first 80 % are history, all the rest targets (ComiRec, EIMF, LDMI).
+    """Users split 8:1:1; a held-out user's first 80 % are history, all the rest targets (ComiRec, EIMF, LDMI).
 
-    Options: ``user_order`` is ``file`` (as EIMF's released code has it: users in order of first appearance)
+    Options: ``user_order`` is ``file`` (users by first appearance, as in EIMF's released code)
     or ``hash`` (a stable shuffle, the default); ``min_history`` is the shortest history of a training target.
     """
     users = np.flatnonzero(np.diff(table.offsets) > 0)
@@ -219,14 +220,14 @@ def _rest_as_targets(table: Interactions, users: np.ndarray) -> Cases:
 def cases_of_sets(
     table: Interactions, users: np.ndarray, end: np.ndarray, rows: np.ndarray, counts: np.ndarray
 ) -> Cases:
-    """Cases of several targets each, which are a set: an item that stands there twice is to be found once.
+    """Cases with a set of targets each: an item that occurs twice among them counts once.
 
     Args:
         table: the interactions.
         users: ``(m,)`` user ids.
         end: ``(m,)`` where their visible histories end.
         rows: rows of the targets, case by case.
-        counts: ``(m,)`` how many of them each case has.
+        counts: ``(m,)`` number of these rows in each case.
     """
     case = np.repeat(np.arange(len(users)), counts)
     _, first = np.unique(case * (table.n_items + 1) + np.asarray(table.item)[rows], return_index=True)
@@ -237,10 +238,10 @@ def cases_of_sets(
 
 
 def read_user_ranks(path: Path) -> dict[str, float]:
-    """The order of users (or sessions) by their last interaction: a header, then a user and a number a line.
+    """Read the order of users (or sessions) by their last interaction: a header, then a user and a number per line.
 
     Raises:
-        UserError: the file is damaged, or has another form.
+        UserError: the file is damaged or has another form.
     """
     try:
         frame = pd.read_csv(path, sep="\t", dtype={0: str}, keep_default_na=False)
@@ -255,7 +256,7 @@ def read_user_ranks(path: Path) -> dict[str, float]:
 
 
 def check_times_compare(table: Interactions, options: Options) -> None:
-    """Raise where the times of the dataset say nothing about the order of rows.
+    """Raise if the dataset's times cannot order users.
 
     Raises:
         UserError: there are no times, or they do not compare between users.
@@ -263,7 +264,7 @@ def check_times_compare(table: Interactions, options: Options) -> None:
     where = f"--protocol={options['protocol']} orders users by time"
     if table.time is None:
         raise UserError(f"{where}, and this dataset is read without times: name their column with --TIME_FIELD.")
-    # After filters, and in windows, a count has gaps: what the whole file was like is a fact of its reading.
+    # Filters and windows leave gaps in times that merely count, so the facts were taken from the whole file.
     if len(table.user_tokens) > 2 and (why := why_incomparable(table.facts)):
         raise UserError(f"{where}, but {why}. Use --protocol=loo, or real times.")
 
@@ -271,10 +272,10 @@ def check_times_compare(table: Interactions, options: Options) -> None:
 def _by_end(table: Interactions, options: Options) -> np.ndarray:
     """Users (or sessions) in the order of their last interaction.
 
-    A file ``<dataset>.user_last_order.tsv`` gives the order where times are only ordinal.
+    A file ``<dataset>.user_last_order.tsv`` gives the order if times are only ordinal.
 
     Raises:
-        UserError: times do not compare between users.
+        UserError: times do not compare between users, or the file lacks users of the dataset.
     """
     users = np.flatnonzero(np.diff(table.offsets) > 0)
     given = options.get("user_rank")
@@ -289,10 +290,10 @@ def _by_end(table: Interactions, options: Options) -> np.ndarray:
 
 
 def session(table: Interactions, options: Options) -> Split:
-    """Sessions by time 90/10; every prefix is a case, in training and in test (LLM-DMsRec).
+    """Sessions split by time 90/10; every prefix is a case, in training and in test (LLM-DMsRec).
 
-    The released code selects on test. Here the last tenth of the training pairs, in the same order,
-    validates.
+    The released code selects models on the test cases. Here the last tenth of the training pairs, in the
+    same order, validates.
     """
     order = _by_end(table, options)
     test_count = len(order) - int(len(order) * 0.9)
@@ -303,7 +304,7 @@ def session(table: Interactions, options: Options) -> Split:
     valid_rows = pairs[len(pairs) - int(len(pairs) * 0.1) :]
     held_out = np.zeros(len(table), dtype=bool)
     held_out[valid_rows] = True
-    # A session whose pairs all validate gives its first item to no pair.
+    # If all pairs of a session validate, its first item is in no training pair and is held out as well.
     first_pair = np.minimum(rows + 1, len(table) - 1)
     alone = ~is_pair & held_out[first_pair] & (np.asarray(table.user)[first_pair] == np.asarray(table.user)[rows])
     held_out[rows[alone]] = True
@@ -315,7 +316,7 @@ def session(table: Interactions, options: Options) -> Split:
 
 
 def _last_items(table: Interactions, train: np.ndarray, valid: np.ndarray, test: np.ndarray) -> Split:
-    """Some users train with all they have; of the others the last item is the target."""
+    """Some users train on all their rows; for the others, the last item is the target."""
     offsets = np.asarray(table.offsets)
     train_rows = np.sort(_rows_of_users(table, train))
     return Split(
@@ -328,11 +329,11 @@ def _last_items(table: Interactions, train: np.ndarray, valid: np.ndarray, test:
 
 
 def temporal(table: Interactions, options: Options) -> Split:
-    """Sessions by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP).
+    """Sessions split by time 80/10/10; a held-out session is a case whose last item is the target (PO4ISR, DUIP).
 
-    Options: where long sessions were cut into sliding windows, ``window_targets`` says what trains. ``all``: each item
-    of each window, so that one inside a session counts as often as windows hold it. ``once``: each interaction in the
-    first window that holds it, with the items before it there. ``last``: the last item of each window alone.
+    Options: if long sessions were cut into sliding windows, ``window_targets`` says what trains. ``all``: each item of
+    each window, so that an item counts once for every window that holds it. ``once``: each interaction only in the
+    first window that holds it, with that window's earlier items as history. ``last``: only each window's last item.
     """
     order = _by_end(table, options)
     order = order[np.diff(table.offsets)[order] > 1]
@@ -342,7 +343,7 @@ def temporal(table: Interactions, options: Options) -> Split:
 
 
 def of_windows(table: Interactions, split: Split, options: Options) -> Split:
-    """A split that trains on what ``window_targets`` says of windows that overlap; see :func:`temporal`."""
+    """Restrict training to what ``window_targets`` allows in overlapping windows; see :func:`temporal`."""
     wanted = options.get("window_targets", "all")
     if wanted == "all":
         return split
@@ -357,8 +358,8 @@ def of_windows(table: Interactions, split: Split, options: Options) -> Split:
 def published(table: Interactions, options: Options) -> Split:
     """Held-out sessions as a paper published them; sessions that ended before all of these train.
 
-    Options: ``held_out`` gives the users (sessions) of each phase. Sessions that validate never test: PO4ISR's
-    test file repeats its validation sessions. Sessions that end between the held-out ones are not used.
+    Options: ``held_out`` gives the users (sessions) of each phase. Validation sessions are removed from the test,
+    because PO4ISR's test file repeats them. Sessions that end between the held-out ones are not used.
     """
     valid, test = options["held_out"]["valid"], options["held_out"]["test"]
     test = test[~np.isin(test, valid)]
@@ -368,7 +369,7 @@ def published(table: Interactions, options: Options) -> Split:
 
 
 def ends_before(table: Interactions, time: float) -> np.ndarray:
-    """``(n_users + 2,)`` int64: a user's rows ``offsets[u]:ends[u]`` are earlier than a time."""
+    """``ends``, ``(n_users + 2,)`` int64: user ``u``'s rows ``offsets[u]:ends[u]`` are earlier than a time."""
     early = np.asarray(table.user)[np.asarray(table.time) < time]
     return np.asarray(table.offsets) + np.bincount(early, minlength=len(table.offsets))
 
@@ -376,19 +377,19 @@ def ends_before(table: Interactions, time: float) -> np.ndarray:
 def global_time_split(table: Interactions, options: Options) -> Split:
     """One cut in time for all users (D. Gusak et al.: Time to Split, RecSys 2025).
 
-    Rows before the first cut train, rows between the cuts validate, the others test; a row at a cut is behind it. The
-    history of a case is all that its user did before the target, also behind the cut: a model is asked when the target
-    is due. What prompts and features may show of it ends at the cut, when they are made.
+    Rows before the first cut train, rows between the cuts validate, the others test; a row at a cut counts as after it.
+    The history of a case is everything its user did before the target, also after the cut, because a model is asked
+    when the target is due. Prompts and features may show it only up to the cut, because that is when they are made.
 
-    Users without a training interaction and items without one are kept. A target that nothing stands before is no
-    case, since only a list that is the same for all could rank for it; such targets are counted.
+    Users and items without a training interaction are kept. A target without any history is no case, since only a
+    non-personalised list could be ranked for it; such targets are counted.
 
     Options: ``valid_from`` and ``test_from`` are shares of the interactions in the order of time, or dates;
     ``targets`` is ``last``, ``first``, ``random`` (chosen by a hash of the user's name) or ``all`` (each interaction is
     a case of its own).
 
     Raises:
-        UserError: times do not compare between users, or the cuts are none.
+        UserError: times do not compare between users, or a cut is invalid.
     """
     check_times_compare(table, options)
     cuts = _cuts(table, options)
@@ -409,13 +410,13 @@ def global_time_split(table: Interactions, options: Options) -> Split:
 
 
 def _period(table: Interactions, begin: np.ndarray, end: np.ndarray, targets: str) -> tuple[Cases, int]:
-    """Cases whose targets lie in each user's rows ``begin:end``, and how many were left out without a history."""
+    """Cases whose targets lie in each user's rows ``begin:end``, and how many targets lacked a history."""
     users = np.flatnonzero(begin[:-1] < end[:-1])
     first, last = begin[users], end[users] - 1
     if targets == "all":
         rows = joined_ranges(first, last - first + 1)
     elif targets == "random":
-        first = np.maximum(first, np.asarray(table.offsets)[users] + 1)  # the first row of a history has none before it
+        first = np.maximum(first, np.asarray(table.offsets)[users] + 1)  # a user's first row has no history
         hashes = token_hashes(table.user_tokens[users]) if len(users) else np.empty(0, dtype=np.uint64)
         rows = np.where(
             first > last, last, first + (hashes % np.maximum(last - first + 1, 1).astype(np.uint64)).astype(np.int64)
@@ -431,7 +432,7 @@ def _cuts(table: Interactions, options: Options) -> Cuts:
     """The times of both cuts.
 
     Raises:
-        UserError: a share that is none, a date that is none, or validation that does not begin before the test.
+        UserError: a share or a date is invalid, or validation does not begin before the test.
     """
     ordered = np.sort(np.asarray(table.time))
     found = Cuts(*(_cut(ordered, options.get(name), name) for name in ("valid_from", "test_from")))
@@ -444,7 +445,7 @@ def _cuts(table: Interactions, options: Options) -> Cuts:
 
 
 def _cut(ordered: np.ndarray, given: Any, name: str) -> float:
-    """A share of the interactions, or a date, as a time."""
+    """The time of a cut that is given as a share of the interactions or as a date."""
     if isinstance(given, str):
         if not EARLIEST <= ordered[len(ordered) // 2] < LATEST:
             unit = larger_unit(ordered)
@@ -476,14 +477,15 @@ SPLITS: dict[str, Callable[[Interactions, Options], Split]] = {
 
 CUT_BY = ("valid_from", "test_from", "targets")  # settings of a global time split
 SEVERAL_TARGETS = ("user_split", "parts")  # splits whose cases are sets of items
-BY_TIME = ("session", "temporal", "published")  # splits that put users in the order of their last interaction
+BY_TIME = ("session", "temporal", "published")  # splits that order users by their last interaction
 
 
 def split_interactions(table: Interactions, options: Options) -> Split:
     """The split that a protocol's settings ask for.
 
     Raises:
-        UserError: nothing is left to train on or to test, or windows that overlap would train on what is tested.
+        UserError: nothing is left to train on, to validate or to test, or overlapping windows would train on test
+            targets.
     """
     window = (options.get("sessions") or {}).get("window")
     if window and options["split"] != "temporal":
@@ -495,10 +497,10 @@ def split_interactions(table: Interactions, options: Options) -> Split:
 
 
 def checked(split: Split, options: Options) -> Split:
-    """A split that has something in each part.
+    """The split, after checking that no part is empty.
 
     Raises:
-        UserError: it has not.
+        UserError: there are no training targets, no validation cases or no test cases.
     """
     if not len(split.train_targets) or not len(split.valid) or not len(split.test):
         raise UserError(
@@ -511,8 +513,8 @@ def checked(split: Split, options: Options) -> Split:
 def fold_of_users(table: Interactions, split: Split, folds: int) -> np.ndarray:
     """The fold of each user id, ``(n_users + 1,)`` int64; -1 for users without training interactions.
 
-    Folds differ in size by one user at most; a stable hash of the name decides. Where histories are cut into
-    sessions, all sessions of a person are in one fold.
+    A stable hash of the name decides, and fold sizes differ by one user at most. If histories are cut into
+    sessions, folds are of people: all sessions of a person are in one fold.
     """
     users = np.unique(np.asarray(table.user)[split.train_rows])
     people, person = np.unique(people_of(table, users), return_inverse=True)
@@ -524,7 +526,7 @@ def fold_of_users(table: Interactions, split: Split, folds: int) -> np.ndarray:
 
 
 def without_fold(table: Interactions, split: Split, fold: int, folds: int) -> Split:
-    """The split whose training and validation know nothing of one fold's users."""
+    """The split without the users of one fold in training and validation."""
     left_out = fold_of_users(table, split, folds) == fold
 
     def kept(rows: np.ndarray) -> np.ndarray:
@@ -551,13 +553,13 @@ def cold_cases(table: Interactions, split: Split, cases: Cases) -> np.ndarray:
 
 
 def rows_digest(*rows: np.ndarray) -> str:
-    """A short hash of row numbers, of several parts as of one."""
+    """A short hash of row numbers; several arrays hash as if concatenated."""
     parts = (np.ascontiguousarray(part, dtype="<i8").tobytes() for part in rows)
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def split_identity(split: Split) -> dict[str, Any]:
-    """What tells one split of the same interactions from another."""
+    """What distinguishes one split of the same interactions from another."""
     return {
         "train_rows": len(split.train_rows),
         "valid_cases": len(split.valid),

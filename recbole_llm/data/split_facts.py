@@ -1,4 +1,4 @@
-"""What a record says of its split: cold users and items, and how much of the training is later than the test."""
+"""What a record says about its split: cold users and items, and how much of the training is later than the test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_llm.utils.text import counted
 
 
 def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
-    """Test cases of users without a training interaction, test targets of items without one, and lost targets."""
+    """Counts of test cases whose user, and test targets whose item, is not in training, and of targets left out."""
     trained = np.zeros(table.n_items + 1, dtype=bool)
     trained[np.asarray(table.item)[split.train_rows]] = True
     return {
@@ -24,9 +24,9 @@ def cold_counts(table: Interactions, split: Split) -> dict[str, int]:
 
 
 def targets_in_history(table: Interactions, split: Split) -> int:
-    """Test targets that stand in the history which they are to be found from: things that people take again.
+    """How many test targets already occur in their case's history, because users take an item again.
 
-    Where seen items are not ranked a target is ranked all the same, so that a model which repeats histories finds it.
+    A target is ranked even where seen items are not, so that a model which repeats histories finds it.
     """
     cases, rows = split.test, split.test.target_rows
     owner = np.repeat(np.arange(len(cases)), np.diff(cases.target_offsets))
@@ -41,11 +41,11 @@ def targets_in_history(table: Interactions, split: Split) -> int:
 def later_training(table: Interactions, split: Split) -> float | None:
     """The share of the training interactions that are later than a test target, on average over the targets.
 
-    A model that is trained on them has seen what was not known when the target was due: 24 % on Beauty under
+    A model trained on them has seen what was unknown when the target was due: 24 % on Beauty under
     leave-one-out, nothing under a global time split.
 
     Returns:
-        ``None`` where times are missing or do not compare between users.
+        ``None`` if times are missing or do not compare between users.
     """
     if table.time is None or why_incomparable(table.facts):
         return None
@@ -58,10 +58,10 @@ def later_training(table: Interactions, split: Split) -> float | None:
 
 
 def targets_after(table: Interactions, split: Split, day: date) -> float | None:
-    """The share of the test targets that are later than a day, such as the last one of which an LLM can know anything.
+    """The share of the test targets that are later than a day, such as an LLM's knowledge cut-off.
 
     Returns:
-        ``None`` where times are missing, do not compare between users, or are no times of a clock.
+        ``None`` if times are missing, do not compare between users, or are no clock times.
     """
     time = None if table.time is None or why_incomparable(table.facts) else np.asarray(table.time)
     if time is None or not len(split.test.target_rows):
@@ -74,7 +74,7 @@ def targets_after(table: Interactions, split: Split, day: date) -> float | None:
 
 
 def cut_days(split: Split) -> dict[str, str]:
-    """The cuts of a global time split as dates, that of the test alone after a refit; empty for other splits."""
+    """The cuts of a global time split as dates, only the test cut after a refit; empty for other splits."""
     if split.cuts is None:
         return {}
     both = {"valid": day_of(split.cuts.valid), "test": day_of(split.cuts.test)}
@@ -82,7 +82,7 @@ def cut_days(split: Split) -> dict[str, str]:
 
 
 def split_warnings(table: Interactions, split: Split, ready: bool = False) -> list[str]:
-    """What a reader of numbers under a global time split, or of ready parts, must know of its cases."""
+    """What a reader of results must know about the cases of a global time split or of ready parts."""
     if split.cuts is None:
         later = later_training(table, split) if ready else None
         found = [f"{later:.0%} of the training is later than a test target, on average"] if later else []
@@ -95,7 +95,7 @@ def split_warnings(table: Interactions, split: Split, ready: bool = False) -> li
 
 
 def _cold(table: Interactions, split: Split) -> list[str]:
-    """How many cases and targets are cold, and how many targets are no cases."""
+    """How many cases and targets are cold, and how many targets are no cases, in words."""
     counts, cases, targets = cold_counts(table, split), len(split.test), len(split.test.target_rows)
     found = [
         f"{counts['user_cases']:,} of {cases:,} cases are of users without a training interaction; "

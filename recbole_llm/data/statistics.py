@@ -1,4 +1,4 @@
-"""Counts of the datasets that are on disk, as papers print them."""
+"""Counts of the datasets on disk, as papers print them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class DatasetStatistics:
     """One dataset.
 
     Attributes:
-        name: what ``--dataset`` takes.
-        folder: where its atomic files lie.
-        sequence: the column that histories are made of: ``user_id``, or ``session_id``.
-        counts: of :meth:`~recbole_llm.data.interactions.Interactions.statistics`; empty after an error.
-        published: what papers report; some counts may be missing.
-        error: why it cannot be read.
+        name: the value for ``--dataset``.
+        folder: folder of its atomic files.
+        sequence: the column whose values own the histories: ``user_id`` or ``session_id``.
+        counts: from :meth:`~recbole_llm.data.interactions.Interactions.statistics`; empty after an error.
+        published: counts that papers report; some may be missing.
+        error: why the dataset cannot be read; empty if it can.
     """
 
     name: str
@@ -39,7 +39,7 @@ class DatasetStatistics:
 
     @property
     def agrees(self) -> bool | None:
-        """Whether users, items and interactions are the published ones; ``None`` where none are known."""
+        """Whether the counts of users, items and interactions are the published ones; ``None`` if none are known."""
         known = dict(self.published)
         if self.sequence == "session_id" and "sessions" in known:
             known["users"] = known["sessions"]
@@ -50,10 +50,10 @@ class DatasetStatistics:
 def dataset_statistics(
     data_path: str | None = None, dataset_dir: str | Path = "dataset"
 ) -> Iterator[DatasetStatistics]:
-    """Statistics of every dataset on disk, by name; what is read is cached as runs cache it.
+    """Statistics of every dataset on disk, by name; what is read is cached as in a run.
 
     Args:
-        data_path: a folder of atomic files, or one that holds such folders; looked at first.
+        data_path: a folder of atomic files, or one that holds such folders; searched first.
         dataset_dir: the harness's own dataset folder.
     """
     for location in _on_disk(data_path, Path(dataset_dir)):
@@ -73,7 +73,7 @@ def dataset_statistics(
 
 
 def _on_disk(data_path: str | None, dataset_dir: Path) -> Iterator[DatasetLocation]:
-    """Aliases whose own files are there, then folders that no alias claims."""
+    """Aliases whose own files exist, then folders that no alias claims."""
     claimed: set[Path] = set()
     unknown: list[str] = []
     check_data_path(data_path)

@@ -1,8 +1,8 @@
-"""What the numbers in a time column are: their unit, whether they compare between users, and what ties in them.
+"""What the numbers in a time column mean: their unit, whether they compare between users, and how many are tied.
 
-Files hold seconds, milliseconds, dates or a mere count. Days, gaps and cuts need seconds; protocols that order users
-need times of one clock. Both are told from the numbers, once, when a file is read; what was found stands in the facts
-of the reading, from which messages and the record are made.
+Files hold seconds, milliseconds, dates or mere counts. Days, gaps and cuts need seconds; protocols that order users
+need times from one clock. Both are inferred from the numbers once, when a file is read, and stored as facts, from which
+messages and the record are made.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ import pandas as pd
 from recbole_llm.errors import UserError
 from recbole_llm.utils.text import counted
 
-EARLIEST, LATEST = 473_385_600, 4_102_444_800  # 1985 and 2100, in seconds: what a clock of today's data may show
-MOST = 0.9  # share of the rows of one unit, or of several, that tells what the others should be
-HALF = 0.5  # share of the rows of one unit that tells the unit of all where no other is there
+EARLIEST, LATEST = 473_385_600, 4_102_444_800  # 1985 and 2100, in seconds: the range of clock times
+MOST = 0.9  # share of the rows that must fit a unit, several units or a date format for it to be recognised
+HALF = 0.5  # a unit that more than this share of the rows fits is the unit of all
 UNITS = {1: "seconds", 1_000: "milliseconds", 1_000_000: "microseconds", 1_000_000_000: "nanoseconds"}
-# Whole numbers that are written dates, by their digits. Those of ten look like seconds of 2032 to 2036 as well.
+# Dates written as whole numbers, by number of digits. Those of ten also look like seconds of 2032 to 2036.
 DATES = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 FORMS = {8: "YYYYMMDD", 10: "YYYYMMDDHH", 12: "YYYYMMDDHHMM", 14: "YYYYMMDDHHMMSS"}
-# Units above the second, which are told and never taken for seconds: a count may come as far as these numbers do.
+# Units above the second are reported but never converted to seconds: mere counts may reach these numbers, too.
 LARGER_UNITS = {"minutes": 60, "hours": 3_600, "days": 86_400}
-_RECENT = (757_382_400, 2_145_916_800)  # 1994 and 2038, in seconds: where times of a larger unit are looked for
-ALIKE = 0.95  # share of the users whose times begin (or end) at one time, from which they are no clock's
+_RECENT = (757_382_400, 2_145_916_800)  # 1994 and 2038, in seconds: the range of times of a larger unit
+ALIKE = 0.95  # times of which this share of the users begins (or ends) at one time are not a clock's
 _HOUR = 3_600  # in the unit of the times; equal steps of an hour and more may be days or weeks
-_FEW = 10  # users; of fewer, beginning alike says nothing
+_FEW = 10  # users; with fewer, beginning at one time says nothing
 
 
 # ---- unit -----------------------------------------------------------------------------------------
 
 
 def in_seconds(time: np.ndarray, where: str) -> tuple[np.ndarray, dict[str, int]]:
-    """Times in seconds where their unit can be told, unchanged where not.
+    """Times in seconds if their unit can be recognised, otherwise unchanged.
 
     Args:
         time: ``(n,)`` int64 or float64, finite.
         where: file and column, for messages.
 
     Returns:
-        The times, and facts: ``times_per_second`` of a smaller unit, ``times_as_dates`` (their digits), ``times_off``
-        (rows far outside of what the others say; of dates they become 0); none of them for seconds and mere numbers.
+        The times, and facts: ``times_per_second`` (for a unit below the second), ``times_as_dates`` (number of digits)
+        and ``times_off`` (rows that do not fit the unit or date format of the others; among dates they become 0). There
+        are no facts if all times are seconds or the unit is unknown.
 
     Raises:
         UserError: some rows are in one unit and some in another.
@@ -57,7 +58,7 @@ def in_seconds(time: np.ndarray, where: str) -> tuple[np.ndarray, dict[str, int]
     if digits is not None:
         off = int((~dates[digits]).sum())
         return _from_dates(time, digits), {"times_as_dates": digits} | ({"times_off": off} if off else {})
-    # Written dates of ten digits are left out: seconds of those years would be taken for two forms.
+    # Dates of ten digits are left out: seconds of 2032 to 2036 would count as two forms.
     found = {UNITS[unit]: rows for unit, rows in inside.items()}
     found |= {f"dates ({FORMS[digits]})": rows for digits, rows in dates.items() if digits != 10}
     there = {name: int(rows.sum()) for name, rows in found.items() if rows.any()}
@@ -80,7 +81,7 @@ def _divided(time: np.ndarray, unit: int) -> np.ndarray:
 
 
 def _are_dates(time: np.ndarray, digits: int) -> np.ndarray:
-    """``(n,)`` bool: which numbers are dates such as 20140131, or such with the time of day behind them."""
+    """``(n,)`` bool: which numbers are dates of so many digits: 20140131, or a date followed by the time of day."""
     low, high = 1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)
     found = (time >= low) & (time < high) if time.dtype.kind == "i" else np.zeros(len(time), dtype=bool)
     if found.any():
@@ -100,12 +101,12 @@ def _from_dates(time: np.ndarray, digits: int) -> np.ndarray:
 
 
 def larger_unit(time: np.ndarray) -> str:
-    """What to do with times that seem to be minutes, hours or days since 1970, in words; empty where they do not.
+    """Advice on times that seem to be minutes, hours or days since 1970; empty for other times.
 
-    Such times order interactions as well as seconds do, so only what counts seconds or days asks for this.
+    Such times order interactions as well as seconds do, so only code that counts seconds or days calls this.
 
     Args:
-        time: ``(n,)`` as :func:`in_seconds` gave them.
+        time: ``(n,)`` as :func:`in_seconds` returned them.
     """
     for name, seconds in LARGER_UNITS.items():
         if ((time >= _RECENT[0] / seconds) & (time < _RECENT[1] / seconds)).mean() >= MOST:
@@ -117,10 +118,11 @@ def larger_unit(time: np.ndarray) -> str:
 
 
 def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
-    """Facts of times that do not compare between users; none where nothing speaks against it.
+    """Signs that times do not compare between users; empty if there are none.
 
     Such times count within each user (from 0 or 1, in steps of ten, with gaps), are measured from each user's first
-    interaction, or are one for all. Times of a clock may begin alike: users of a month who come every day do.
+    or to each user's last interaction, or are all the same. Clock times can also begin alike, if all users come every
+    day of a month.
 
     Args:
         user: ``(n,)`` ids in canonical order: user by user.
@@ -137,7 +139,7 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
     rising = steps[steps > 0]
     several = last > first
     if _of_a_clock(time):
-        # Numbers 1, 2, 3, ... behind a date that was added: no clock lets all begin in one second and go on alike.
+        # Counts 1, 2, 3, ... added to a date: by a clock, users would not begin in one second and go on in equal steps.
         alike = users >= _FEW and begins_alike >= ALIKE and len(rising) > 0 and rising.min() == rising.max() < _HOUR
         return {"times_count_within_users": 1} if alike else {}
     if len(rising) and begins_alike >= 0.5:
@@ -146,7 +148,7 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
         counted = (time[last] - time[first])[several] == step * (last - first)[several]
         if counted.mean() > 0.5:
             return {"times_count_within_users": 1}
-        # A count that lost rows has gaps, but still rises with every row, and is as long as a history.
+        # A count that lost rows has gaps, but still rises with every row and is about as long as a history.
         longest = int((last - first).max()) + 1
         spread = (time.max() - time.min()) / step
         if len(rising) == len(steps) and spread < 2 * longest and ends_alike < 0.5 and users >= _FEW:
@@ -157,7 +159,7 @@ def comparison_facts(user: np.ndarray, time: np.ndarray) -> dict[str, int]:
 
 
 def _ends(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first and the last row of each user, of rows that stand user by user."""
+    """The first and the last row of each user, for rows sorted by user."""
     new = np.ones(len(user), dtype=bool)
     new[1:] = user[1:] != user[:-1]
     first = np.flatnonzero(new)
@@ -165,7 +167,7 @@ def _ends(user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _of_a_clock(time: np.ndarray) -> bool:
-    """Whether most numbers are times of 1985 to 2100 in some unit, or dates: no count comes so far."""
+    """Whether most numbers are times of 1985 to 2100 in some unit, or dates: mere counts do not get that far."""
     ranges = [(EARLIEST * unit, LATEST * unit) for unit in UNITS]
     ranges += [(1985 * 10 ** (digits - 4), 2100 * 10 ** (digits - 4)) for digits in DATES]
     return any(float(((time >= low) & (time < high)).mean()) >= MOST for low, high in ranges)
@@ -187,7 +189,7 @@ _INCOMPARABLE = {
 
 
 def why_incomparable(facts: Mapping[str, Any]) -> str:
-    """Why times do not compare between users, in words; empty where they do."""
+    """Why times do not compare between users, in words; empty if they do."""
     return next((text for fact, text in _INCOMPARABLE.items() if facts.get(fact)), "")
 
 
@@ -195,7 +197,7 @@ def why_incomparable(facts: Mapping[str, Any]) -> str:
 
 
 def users_tied(user: np.ndarray, time: np.ndarray) -> tuple[int, int]:
-    """Users of two and more interactions, and those of them who have all of theirs at one time.
+    """The number of users with two or more interactions, and of those who have all of theirs at one time.
 
     Args:
         user, time: as :func:`comparison_facts` takes them.
@@ -209,7 +211,7 @@ def users_tied(user: np.ndarray, time: np.ndarray) -> tuple[int, int]:
 
 
 def notices(facts: Mapping[str, Any]) -> list[str]:
-    """What a reading found and a user should know, one line each."""
+    """What was found when reading and the user should know, one line each."""
     found = []
     if count := facts.get("rows_repeated"):
         found.append(
@@ -237,7 +239,7 @@ def notices(facts: Mapping[str, Any]) -> list[str]:
 
 
 def warnings(facts: Mapping[str, Any]) -> list[str]:
-    """What a reader of the numbers must know, one line each."""
+    """What a reader of the results must know, one line each."""
     found = []
     if count := facts.get("targets_in_earlier_part"):
         found.append(
@@ -260,7 +262,7 @@ def warnings(facts: Mapping[str, Any]) -> list[str]:
 
 
 def day_of(time: float) -> str:
-    """A time in seconds as a date, or as the number that it is where it is none of a clock."""
+    """A time in seconds as a date, or as a plain number if it is no clock time."""
     if not EARLIEST <= time < LATEST:
         return f"{time:g}"
     return datetime.fromtimestamp(float(time), UTC).strftime("%Y-%m-%d" if time % 86_400 == 0 else "%Y-%m-%dT%H:%M:%SZ")
