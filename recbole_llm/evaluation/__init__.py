@@ -1,1 +1,1 @@
-"""Ranks of targets, metrics computed from them, and what follows for a comparison."""
+"""Ranks of targets, the metrics computed from them, and significance tests of comparisons."""

@@ -1,10 +1,10 @@
-"""Metrics of the lists that a model shows: which items, how evenly, how popular.
+"""Metrics of recommended lists: which items they hold, how evenly, and how popular these are.
 
-All of them follow from one number an item: how many lists hold it among their first K. So one pass over
-the scores keeps counters, never lists. Definitions are RecBole's (evaluator/metrics.py:453-760), ``Novelty``
-is the mean self-information of the places.
+The metrics defined here need one number per item: how many lists hold it among their first K. One pass over
+the scores therefore keeps counters, never lists. Definitions are RecBole's (evaluator/metrics.py:453-760);
+``Novelty`` is the mean self-information over all places.
 
-Where equal scores meet at the edge of a list, a fixed random order of the items decides, never their ids.
+If scores are tied at the edge of a list, a fixed random order of the items decides, never their ids.
 Places that no item can fill (everything else is masked) stay empty; RecBole fills them with masked items.
 """
 
@@ -22,14 +22,14 @@ TAIL_RATIO = 0.1  # RecBole's default
 
 @dataclass(frozen=True)
 class ListCounts:
-    """What a pass over all lists has counted.
+    """Counts from one pass over all lists.
 
     Attributes:
         topk: cut-offs, ascending.
-        counts: ``(len(topk), n_items)`` int64, the lists that hold each item among their first places.
+        counts: ``(len(topk), n_items)`` int64, the number of lists that hold each item among their first places.
         train_counts: ``(n_items,)`` training interactions of each item id, 0 for the padding.
-        tail_ratio: share of the trained items that are the tail; above 1, the largest count of a tail item.
-        means: ``(len(topk),)`` values of the metrics that are not of counts, ``nan`` where there is none.
+        tail_ratio: share of the trained items that form the tail; above 1, the largest training count of a tail item.
+        means: by name, ``(len(topk),)`` values of the metrics that do not follow from counts, ``nan`` if undefined.
     """
 
     topk: list[int]
@@ -39,7 +39,7 @@ class ListCounts:
     means: dict[str, np.ndarray] = field(default_factory=dict)
 
     def summarise(self, metrics: Iterable[str]) -> dict[str, float]:
-        """Each metric at each cut-off, keyed as RecBole does (``giniindex@10``); what has no value is left out."""
+        """Each metric at each cut-off, keyed as in RecBole (``giniindex@10``); metrics without a value are left out."""
         found: dict[str, float] = {}
         for metric in metrics:
             for number, k in enumerate(self.topk):
@@ -52,19 +52,19 @@ class ListCounts:
 
 
 def item_coverage(lists: ListCounts, counts: np.ndarray) -> float:
-    """Share of the item ids (RecBole counts the padding too) that some list holds."""
+    """Share of the item ids (including the padding, as in RecBole) that occur in some list."""
     return np.count_nonzero(counts) / len(counts)
 
 
 def gini_index(lists: ListCounts, counts: np.ndarray) -> float:
-    """Inequality of the items' counts: 0 all alike, towards 1 a few items fill all lists."""
+    """Inequality of the items' counts: 0 if all are equal, near 1 if a few items fill all lists."""
     ordered = np.sort(counts)
     place = np.arange(1, len(counts) + 1)
     return float((2 * place - len(counts) - 1) @ ordered) / max(1, ordered.sum()) / len(counts)
 
 
 def shannon_entropy(lists: ListCounts, counts: np.ndarray) -> float:
-    """Entropy (natural logarithm) of the items' shares, divided by the number of listed items as RecBole has it."""
+    """Entropy (natural logarithm) of the items' shares, divided by the number of listed items, as in RecBole."""
     share = counts[counts > 0] / max(1, counts.sum())
     return float(-(share * np.log(share)).sum() / max(1, len(share)))
 
@@ -75,9 +75,9 @@ def average_popularity(lists: ListCounts, counts: np.ndarray) -> float:
 
 
 def tail_percentage(lists: ListCounts, counts: np.ndarray) -> float:
-    """Share of the places that tail items fill: the trained items with fewest interactions.
+    """Share of the places filled by tail items, the trained items with the fewest interactions.
 
-    Among equals at the edge of the tail the smaller id belongs to it, as in RecBole.
+    Ties at the edge of the tail go to the smaller id, as in RecBole.
     """
     trained = np.flatnonzero(lists.train_counts)
     if lists.tail_ratio > 1:
@@ -91,7 +91,7 @@ def tail_percentage(lists: ListCounts, counts: np.ndarray) -> float:
 def novelty(lists: ListCounts, counts: np.ndarray) -> float:
     """Mean over the places of ``-log2`` of the item's share of all training interactions.
 
-    An item without training interactions counts as one with a single interaction.
+    An item without training interactions is treated as having one.
     """
     known = np.maximum(lists.train_counts, 1)
     information = -np.log2(known / max(1, lists.train_counts.sum()))

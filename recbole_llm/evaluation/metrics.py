@@ -1,10 +1,10 @@
-"""Metrics from ranks: per case first, the mean second.
+"""Metrics from ranks: first per case, then the mean.
 
 Names and definitions are RecBole's (evaluator/metrics.py). With tied scores every value is the exact
 expectation over the order of the ties (McSherry and Najork, ECIR 2008); without ties it is RecBole's
 value.
 
-In the formulas a group of ties holds ``s`` items, ``m`` of them targets, and ``g`` items score higher.
+In the formulas, a group of tied items has ``s`` members, ``m`` of them targets, and ``g`` items score higher.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _prefix(kind: str, length: int) -> np.ndarray:
 
 
 def _chance(ranks: Ranks, k: int) -> np.ndarray:
-    """``(t,)`` chance that each target stands among the first ``k``."""
+    """``(t,)`` probability that each target is among the first ``k``."""
     size = ranks.tied.astype(np.int64) + 1
     return np.clip(k - ranks.higher.astype(np.int64), 0, size) / size
 
@@ -58,18 +58,18 @@ def recall(ranks: Ranks, k: int) -> np.ndarray:
 
 
 def precision(ranks: Ranks, k: int) -> np.ndarray:
-    """Share of targets in the first ``k``."""
+    """Share of the first ``k`` places that hold targets."""
     return _sum_by_case(_chance(ranks, k), ranks) / k
 
 
 def ndcg(ranks: Ranks, k: int) -> np.ndarray:
-    """Discounted gain of the targets over that of the best list, ``1/log2(rank+1)`` each."""
+    """Discounted gain of the targets, ``1/log2(rank+1)`` each, divided by the gain of the best possible list."""
     ideal = _prefix("dcg", k)[np.minimum(_targets(ranks), k)]
     return _sum_by_case(_expected_gain(ranks, k, "dcg"), ranks) / ideal
 
 
 def hit(ranks: Ranks, k: int) -> np.ndarray:
-    """Whether any target stands among the first ``k``: ``1 - C(s-m, k-g) / C(s, k-g)`` for the best group."""
+    """Whether any target is among the first ``k``: ``1 - C(s-m, k-g) / C(s, k-g)`` for the best group."""
     if np.all(_targets(ranks) == 1):
         return _chance(ranks, k)
     return _per_case(ranks, (_first(ranks) < k).astype(np.float64), lambda groups: _hit_of(groups, k))
@@ -84,17 +84,20 @@ def mrr(ranks: Ranks, k: int) -> np.ndarray:
 
 
 def average_precision(ranks: Ranks, k: int) -> np.ndarray:
-    """Mean over the targets of the precision at their ranks, divided by ``min(targets, k)``."""
+    """Sum of the precision at the ranks of the targets, divided by ``min(targets, k)``."""
     if np.all(_targets(ranks) == 1):
         return _expected_gain(ranks, k, "reciprocal")
     return _per_case(ranks, _untied_precision(ranks, k), lambda groups: _map_of(groups, k))
 
 
 def gauc(ranks: Ranks, k: int = 0) -> np.ndarray:
-    """Chance that a target is ranked above an item that is none; ties count half.
+    """Probability that a target is ranked above a non-target; ties count half.
 
-    RecBole weights a case by its targets; so do these values, whose plain mean is RecBole's GAUC. Cases
-    that rank nothing but targets have no such chance and weigh nothing.
+    RecBole weights each case by its number of targets. These values include the weight, so that their plain
+    mean is RecBole's GAUC. Cases that rank only targets have weight 0.
+
+    Raises:
+        UserError: the number of ranked items was not stored.
     """
     if len(ranks.pool) != len(ranks):
         raise UserError("gauc needs the number of ranked items, which files of an earlier version do not hold.")
@@ -107,7 +110,7 @@ def gauc(ranks: Ranks, k: int = 0) -> np.ndarray:
 
 
 def _first(ranks: Ranks) -> np.ndarray:
-    """``(m,)`` items above the best target of each case."""
+    """``(m,)`` number of items above the best target of each case."""
     return np.minimum.reduceat(ranks.higher.astype(np.int64), ranks.offsets[:-1]) if len(ranks) else np.zeros(0)
 
 
@@ -115,7 +118,7 @@ def _untied_precision(ranks: Ranks, k: int) -> np.ndarray:
     """Average precision of cases as if no target were tied."""
     case = np.repeat(np.arange(len(ranks)), _targets(ranks))
     order = np.lexsort((ranks.higher, case))
-    number = np.arange(len(case)) - ranks.offsets[:-1][case] + 1  # of the target among its case's, best first
+    number = np.arange(len(case)) - ranks.offsets[:-1][case] + 1  # place among its case's targets, best first
     higher = ranks.higher[order].astype(np.int64)
     values = np.where(higher < k, number / (higher + 1), 0.0)
     return _sum_by_case(values, ranks) / np.minimum(_targets(ranks), k)
@@ -125,7 +128,7 @@ Group = tuple[int, int, int]  # items above, size, targets
 
 
 def _per_case(ranks: Ranks, untied: np.ndarray, value: Callable[[list[Group]], float]) -> np.ndarray:
-    """``untied`` where a case has no ties, a function of the groups of ties where it has some."""
+    """``untied`` for cases without ties; for the others, ``value`` of their groups of tied items."""
     out = untied.copy()
     for case in np.flatnonzero(_sum_by_case(ranks.tied, ranks)):
         own = slice(ranks.offsets[case], ranks.offsets[case + 1])
@@ -172,7 +175,7 @@ def per_case(ranks: Ranks, metric: str) -> np.ndarray:
     """``(m,)`` float64 values of one metric, such as ``ndcg@10``, case by case.
 
     Raises:
-        UserError: an unknown metric, one that does not follow from ranks, or one that looks beyond the known ranks.
+        UserError: the metric is unknown, does not follow from ranks, or needs ranks that were not computed.
     """
     name, k = parse_metric(metric)
     if ranks.cut_off and not 0 < k <= ranks.cut_off:
@@ -186,7 +189,7 @@ def per_case(ranks: Ranks, metric: str) -> np.ndarray:
 
 
 def summarise(ranks: Ranks, metrics: Iterable[str], topk: Iterable[int]) -> dict[str, float]:
-    """Means of each metric at each cut-off, keyed as RecBole does (``ndcg@10``)."""
+    """The mean of each metric at each cut-off, keyed as in RecBole (``ndcg@10``)."""
     found: dict[str, float] = {}
     for metric in metrics:
         for k in topk:

@@ -1,4 +1,4 @@
-"""Names of metrics: what there is, which way is better, how a table writes them. Imports nothing heavy."""
+"""Metric names: which there are, whether higher is better, how tables write them. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recbole_llm.errors import UserError, did_you_mean
 # Computed from the rank of each target, at any cut-off, at any time after the run.
 RANK_METRICS = {"hit": "Hit", "ndcg": "NDCG", "mrr": "MRR", "recall": "Recall", "precision": "Precision", "map": "MAP"}
 
-# Computed from ranks over the whole list: they have no cut-off.
+# Computed from ranks in the whole list, without a cut-off.
 UNCUT_METRICS = {"gauc": "GAUC"}
 
 # Computed from the first K places of all lists, during the test evaluation only.
@@ -38,7 +38,7 @@ def parse_metric(text: str) -> tuple[str, int]:
     """``NDCG@10`` to ``("ndcg", 10)``; a metric without a cut-off has cut-off 0.
 
     Raises:
-        UserError: an unknown metric, or no positive cut-off where there must be one.
+        UserError: the metric is unknown, or lacks the positive cut-off that it needs.
     """
     name, at, cut = text.lower().partition("@")
     if name in UNCUT_METRICS and not at:
@@ -51,12 +51,12 @@ def parse_metric(text: str) -> tuple[str, int]:
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of ``metric`` is the better one; RecBole's view where it has one."""
+    """Whether a larger value of ``metric`` is better, as RecBole has it for its own metrics."""
     return metric.lower().partition("@")[0] not in _LOWER_IS_BETTER
 
 
 def needs_lists(metric: str) -> bool:
-    """Whether ``metric`` follows from the lists that a run showed, not from the ranks of its targets."""
+    """Whether ``metric`` is computed from the recommended lists, not from the ranks of the targets."""
     return metric.lower().partition("@")[0] in LIST_METRICS
 
 
@@ -67,7 +67,7 @@ def metric_title(metric: str) -> str:
 
 
 def sort_metrics(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Names from a configuration to (the others, as they are; those that need lists, as RecBole writes them).
+    """Split configured names into (metrics from ranks, as given; metrics that need lists, as RecBole writes them).
 
     >>> sort_metrics(["Hit", "giniindex", "NDCG"])
     (['Hit', 'NDCG'], ['GiniIndex'])

@@ -1,9 +1,9 @@
-"""The rank of each target: what metrics, tests and tables are computed from.
+"""The rank of each target, from which metrics, tests and tables are computed.
 
 For a target with score ``s`` two counts describe its rank completely: the items with a higher score and
 the other items with the same score. Ranks are uniform over the ``tied + 1`` places after the ``higher``
 ones, so that metrics can be given as expectations over the order of ties. Breaking ties by item id, as a
-sort does, alone raised one published model by 20 %.
+sort does, is enough to raise one published model by 20 %.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.text import reason_of
 
 FORMAT = 1
-_MAY_LACK = ("pool", "person", "cold_user", "cut_off")  # earlier files of this format have none
+_MAY_LACK = ("pool", "person", "cold_user", "cut_off")  # earlier files of this format lack these
 HEAD_SHARE = 0.2
 
 
@@ -35,11 +35,11 @@ class Ranks:
         history: ``(m,)`` int32 length of the case's visible history.
         train_count: ``(t,)`` int32 training interactions of the target item; 0 for a cold item.
         head: ``(t,)`` bool, the target item is among the 20 % with most training interactions.
-        pool: ``(m,)`` int32 number of items that were ranked; empty where it was not counted.
-        person: ``(m,)`` int64 the person behind each case, where the protocol cuts histories into sessions and ``user``
-            is a session; empty elsewhere, and in files from before it was noted.
+        pool: ``(m,)`` int32 number of ranked items; empty if it was not counted.
+        person: ``(m,)`` int64 the person behind each case, if the protocol cuts histories into sessions and ``user``
+            is a session; otherwise empty, as in files of older versions.
         cold_user: ``(m,)`` bool, the case's user has no training interaction; empty in files of older versions.
-        cut_off: last place that was looked at, so that later ranks say nothing more; 0 where all are exact.
+        cut_off: last place that was looked at, beyond which ranks are not exact; 0 if all ranks are exact.
     """
 
     user: np.ndarray
@@ -59,7 +59,7 @@ class Ranks:
         return len(self.user)
 
     def save(self, path: Path) -> None:
-        """Write to a compressed ``.npz``, whole or not at all."""
+        """Write a compressed ``.npz``, complete or not at all."""
         with whole_file(path) as stream:
             np.savez_compressed(stream, format=np.int32(FORMAT), **vars(self))
 
@@ -91,7 +91,7 @@ class Ranks:
         return self._part(cases, targets.astype(np.int64), lengths)
 
     def _part(self, cases: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> Ranks:
-        """Some cases with some of their targets, of which each case has so many."""
+        """Some cases with some of their targets; ``counts`` is the number of targets of each case."""
         of_cases = {name: getattr(self, name) for name in ("user", "history", "pool", "person", "cold_user")}
         of_targets = {name: getattr(self, name) for name in ("item", "higher", "tied", "train_count", "head")}
         return replace(
@@ -103,7 +103,7 @@ class Ranks:
 
 
 def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:
-    """The ranks of some targets (``(t,)`` bool); cases that have none of them are left out."""
+    """The ranks of the ``wanted`` targets, ``(t,)`` bool; cases without any of them are left out."""
     owner = np.repeat(np.arange(len(ranks)), np.diff(ranks.offsets))[wanted]
     counts = np.bincount(owner, minlength=len(ranks))
     return ranks._part(counts > 0, wanted, counts[counts > 0])
@@ -121,7 +121,7 @@ def item_popularity(train_items: np.ndarray, n_items: int) -> tuple[np.ndarray, 
 def head_items(counts: np.ndarray) -> np.ndarray:
     """``(n_items,)`` bool, the fifth of the items with most training interactions; index 0 is the padding.
 
-    Among equals at the edge all or none belong to the head, so that no id decides.
+    Items tied at the edge are either all in the head or all outside, so that no id decides.
     """
     ordered = np.sort(counts[1:])[::-1]
     edge = ordered[min(len(ordered) - 1, max(0, int(HEAD_SHARE * len(ordered)) - 1))] if len(ordered) else 0

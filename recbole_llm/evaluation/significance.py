@@ -1,22 +1,22 @@
-"""Whether one method's advantage over another holds: users and trainings are both samples.
+"""Tests whether one method's advantage over another is significant, treating users and trainings both as samples.
 
-A number in a table is a mean over test users and over trainings that differ by the seed. Other users and other seeds
-would both have given another number. Users are crossed with everything (the same users test every training); seeds
-are nested in methods (each method has trainings of its own). The test is the quasi-F for that design, with one degree
+A number in a table is a mean over test users and over trainings that differ by the seed. Other users or other seeds
+would have given another number. Users are crossed with everything (the same users test every training); seeds
+are nested in methods (each method has its own trainings). The test is the quasi-F for that design, with one degree
 of freedom in the numerator (Clark, "The language-as-fixed-effect fallacy", 1973; the "readers nested in tests" design
 of Obuchowski and Rockette, 1995, and Hillis, 2014). For methods ``A`` and ``B`` with means over cases ``m``::
 
     t = (m_A - m_B) / sqrt(V),    V = S_A + S_B + max(0, U - E_A - E_B)
 
 ``S`` is the variance of a method's mean over its seeds, estimated from the spread of its seeds' means. ``U`` is the
-variance of the difference over users, estimated from the users' differences, seeds averaged. Both contain the noise of
-a single user under a single seed; ``E``, estimated from the residuals of the table of users by seeds, takes it out
-once. Satterthwaite's degrees of freedom (Biometrics 1946) follow from the three mean squares; they are Welch's where
-users add nothing. With one seed on both sides this is the paired t test over users, and it speaks for these two
-trainings alone.
+variance of the difference over users, estimated from the users' differences, averaged over seeds. Both contain the
+noise of single users under single seeds; ``E``, estimated from the residuals of the users-by-seeds table, removes it
+once. Satterthwaite's degrees of freedom (Biometrics 1946) follow from the three mean squares; they are Welch's if
+users add nothing. With one seed on both sides this is the paired t test over users, whose result holds for these two
+trainings only.
 
-The number that is tested is the number that a table shows, the mean over cases. A user with several cases weighs as
-many; the variances are those of a ratio of sums over users (Cochran, "Sampling Techniques", 1977, section 6.4).
+The tested number is the one in the tables, the mean over cases. A user is weighted by the number of cases; the
+variances are those of a ratio of sums over users (Cochran, "Sampling Techniques", 1977, section 6.4).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 
 LEVEL = 0.05
-EXACT_DIGITS = 12  # of a user's difference; what is smaller is rounding
-_WILCOXON_CELLS = 200_000  # users times pairs at once: some 20 MiB of ranks
+EXACT_DIGITS = 12  # decimals of a user's difference; smaller differences are rounding errors
+_WILCOXON_CELLS = 200_000  # users times pairs per call: some 20 MiB of ranks
 CORRECTIONS = {"holm": "Holm", "fdr": "Benjamini-Hochberg"}
 
 Methods = Mapping[str, Sequence[Ranks]]
@@ -46,7 +46,7 @@ class Interval:
     Attributes:
         mean: over cases and seeds.
         deviation: sample standard deviation over seeds; ``nan`` for one seed.
-        low, high: 95 % confidence interval of the mean, over users and seeds; over users alone for one seed.
+        low, high: 95 % confidence interval of the mean, over users and seeds; for one seed, over users only.
         seeds: number of runs.
     """
 
@@ -67,14 +67,14 @@ class Comparison:
         low, high: 95 % interval of the difference, from the same t distribution as ``p``.
         p: two-sided, before correction.
         p_adjusted: ``p`` after correction over the family.
-        p_wilcoxon: for information: signed-rank test over users, seeds averaged, after the same correction.
-        p_equal: that the difference is as large as the margin or larger (TOST; Schuirmann 1987), after the same
-            correction; ``nan`` where no margin was given.
+        p_wilcoxon: for information: signed-rank test over users, averaged over seeds, after the same correction.
+        p_equal: p value of the hypothesis that the difference is at least as large as the margin (TOST; Schuirmann
+            1987), after the same correction; ``nan`` without a margin.
         df: degrees of freedom.
         effect: Cohen's d of the users' paired differences (mean over standard deviation).
-        users: size of the sample.
-        greater, less: users for whom the first method's value is greater, or less, than the second's.
-        one_training: a side has one seed: the test takes it for that training, not for its method.
+        users: number of users in the sample.
+        greater, less: number of users for whom the first method's value is greater, or less, than the second's.
+        one_training: one side or both have a single seed, so that the test is of that training, not of the method.
     """
 
     first: str
@@ -95,16 +95,16 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether the difference holds at 5 % after correction; for these trainings alone with ``one_training``."""
+        """Whether the difference is significant at 5 % after correction; see also ``one_training``."""
         return self.p_adjusted < LEVEL
 
     @property
     def none(self) -> bool:
-        """Whether there is no difference beyond the margin, at 5 % after correction."""
+        """Whether a difference as large as the margin is ruled out at 5 % after correction."""
         return self.p_equal < LEVEL
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The interval of the difference at another level than 95 %, such as 0.99, from the same t distribution."""
+        """The interval of the difference at another level, such as 0.99, from the same t distribution."""
         half = (self.high - self.low) / 2
         if half > 0:
             half *= float(stdtrit(self.df, (1 + level) / 2) / stdtrit(self.df, 1 - LEVEL / 2))
@@ -116,7 +116,7 @@ class Comparison:
             self,
             first=self.second,
             second=self.first,
-            difference=0.0 - self.difference,  # zero stays without a sign
+            difference=0.0 - self.difference,  # plain negation would turn 0.0 into -0.0
             low=0.0 - self.high,
             high=0.0 - self.low,
             effect=0.0 - self.effect,
@@ -136,15 +136,15 @@ def _check_cases(a: Ranks, b: Ranks) -> None:
 
 
 def sample_of(runs: Sequence[Ranks]) -> np.ndarray:
-    """``(m,)`` what the sample is made of, case by case: the user whose case it is.
+    """``(m,)`` the sampling unit of each case: its user.
 
-    Where a protocol cuts histories into sessions, these are the people behind them, as far as any of the runs knows.
+    If a protocol cuts histories into sessions, it is the person behind the session, provided that a run stores it.
     """
     return next((run.person for run in runs if len(run.person)), runs[0].user)
 
 
 def per_user(runs: Sequence[Ranks], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Users (ascending) and ``(runs, users)`` their mean values over cases.
+    """Users, ascending, and their mean values over cases, ``(runs, users)``.
 
     Raises:
         UserError: the runs were tested on different cases.
@@ -154,7 +154,7 @@ def per_user(runs: Sequence[Ranks], metric: str) -> tuple[np.ndarray, np.ndarray
 
 
 def _sums(runs: Sequence[Ranks], metric: str, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Users, ``(runs, users)`` sums of a metric over their cases, and the number of these."""
+    """Users, the sums of a metric over their cases, ``(runs, users)``, and their numbers of cases."""
     for other in runs[1:]:
         _check_cases(runs[0], other)
     users, place, cases = np.unique(sample, return_inverse=True, return_counts=True)
@@ -164,13 +164,13 @@ def _sums(runs: Sequence[Ranks], metric: str, sample: np.ndarray) -> tuple[np.nd
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one method's runs say of its mean, for tests and intervals.
+    """One method's mean and its variance components, estimated from its runs.
 
     Attributes:
         by_seed: mean over cases of each run.
-        shares: ``(n,)`` each user's part in the deviation of the mean, seeds averaged; they add up to zero.
+        shares: ``(n,)`` each user's contribution to the deviation of the mean, averaged over seeds; they sum to zero.
         seeds: variance of the mean over seeds (``S``); 0 for one seed.
-        noise: variance of the mean by users under single seeds (``E``); 0 for one seed.
+        noise: variance of the mean from single users under single seeds (``E``); 0 for one seed.
         values: ``(n,)`` users' means over cases and seeds.
     """
 
@@ -200,12 +200,12 @@ class Estimate:
 
     @property
     def mean(self) -> float:
-        """Over cases and seeds."""
+        """The mean over cases and seeds."""
         return float(self.by_seed.mean())
 
 
 def _over_users(shares: np.ndarray) -> float:
-    """Variance of a mean over users, from their parts in its deviation; infinite for a single user."""
+    """Variance of a mean over users, from their contributions to its deviation; infinite for a single user."""
     users = shares.shape[-1]
     return float(np.square(shares).sum()) * users / (users - 1) if users > 1 else float("inf")
 
@@ -214,7 +214,7 @@ def standard_error(*sides: Estimate) -> tuple[float, float]:
     """Standard error of a method's mean, or of the difference of two, and its degrees of freedom.
 
     Returns:
-        ``(sqrt(V), df)`` as the module's docstring has them.
+        ``(sqrt(V), df)`` as in the module's docstring.
     """
     shares = sides[0].shares if len(sides) == 1 else sides[0].shares - sides[1].shares
     users = len(shares)
@@ -231,21 +231,21 @@ def standard_error(*sides: Estimate) -> tuple[float, float]:
 
 
 def _upper(distance: float, error: float, df: float) -> float:
-    """Chance of a t variable above ``distance / error``."""
+    """Probability that a t variable exceeds ``distance / error``."""
     if error == 0:
         return 0.5 if distance == 0 else float(distance < 0)
     return float(stdtr(df, -distance / error))
 
 
 class Family:
-    """Methods tested on the same cases, and what is asked of them on one metric.
+    """Methods tested on the same cases, and their comparisons on one metric.
 
     Args:
-        methods: for each label its runs (one a seed).
+        methods: for each label, its runs (one per seed).
         metric: such as ``ndcg@10``.
-        correction: ``holm`` (the chance of any false finding) or ``fdr`` (the share of false ones among the findings;
-            Benjamini and Hochberg 1995).
-        margin: differences smaller than it count as none; ``None`` asks nothing of that kind.
+        correction: ``holm`` (limits the probability of any false finding) or ``fdr`` (limits the share of false ones
+            among the findings; Benjamini and Hochberg 1995).
+        margin: smaller differences count as none; ``None`` leaves out the test of equivalence.
 
     Raises:
         UserError: the methods were tested on different cases, or there is no such correction.
@@ -266,7 +266,7 @@ class Family:
         self.users = len(cases)
 
     def interval(self, label: str) -> Interval:
-        """Mean of a method over its seeds, its deviation, and the 95 % interval."""
+        """A method's mean over its seeds, with standard deviation and 95 % interval."""
         found = self._estimates[label]
         error, df = standard_error(found)
         half = float(stdtrit(df, 1 - LEVEL / 2)) * error
@@ -315,14 +315,15 @@ class Family:
         )
 
     def _by_user(self, first: str, second: str) -> np.ndarray:
-        """``(n,)`` each user's difference, cases and seeds averaged.
+        """``(n,)`` each user's difference, averaged over cases and seeds.
 
-        Seeds add up in another order to a sum that is off by 1e-17: no user's difference, and no rank of its own.
+        Differences are rounded: adding seeds in another order changes a sum by 1e-17, which must not count as a
+        difference or get a rank of its own.
         """
         return np.round(self._estimates[first].values - self._estimates[second].values, EXACT_DIGITS)
 
     def _wilcoxon(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """``p_wilcoxon`` of some pairs, before correction; many at once, since a call costs more than its sums."""
+        """``p_wilcoxon`` of some pairs, before correction; in batches, since a call costs more than its arithmetic."""
         at_once = max(1, _WILCOXON_CELLS // max(1, self.users))
         return [
             p
@@ -332,7 +333,7 @@ class Family:
 
 
 def adjusted(p: Sequence[float], correction: str) -> list[float]:
-    """Values of p after correction over all of them; ``nan`` where any is.
+    """The p values after correction over all of them; unchanged if any is ``nan``.
 
     Holm (Scandinavian Journal of Statistics 1979) multiplies the smallest of ``m`` values by ``m``, the next by
     ``m - 1`` and so on; Benjamini and Hochberg (JRSS B 1995) multiply the ``i``-th smallest by ``m / i``.
@@ -351,11 +352,11 @@ def adjusted(p: Sequence[float], correction: str) -> list[float]:
 
 
 def _wilcoxon(differences: np.ndarray) -> list[float]:
-    """Two-sided p of the signed-rank test of each row of ``(pairs, users)``; 1 where nothing differs."""
+    """Two-sided p of the signed-rank test of each row of ``(pairs, users)``; 1 for a row without differences."""
     found = np.ones(len(differences))
     differ = differences.any(axis=1)
     if differ.any():
-        from scipy import stats  # half a second that a single row does not need
+        from scipy import stats  # takes half a second, which a table of a single row need not pay
 
         test = stats.wilcoxon(differences[differ], zero_method="pratt", method="approx", axis=1)
         found[differ] = test.pvalue

@@ -1,4 +1,4 @@
-"""Metrics of parts of the test cases: popular and rare items, short and long histories, cold items and users."""
+"""Metrics of subgroups of test cases: popular and rare items, short and long histories, cold items and users."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SUBGROUPS = (
 
 
 def subgroup(ranks: Ranks, name: str) -> Ranks:
-    """The part of the ranks that a subgroup names.
+    """The ranks of one subgroup.
 
-    Head items are the fifth with most training interactions; cold items have none and count among the tail;
-    histories are short up to the median of the test cases. Cold users have no training interaction; where there are
-    none, nothing is called warm.
+    Head items are the fifth with most training interactions; cold items have none and belong to the tail;
+    histories are short up to the median of the test cases. Cold users have no training interaction; if there are
+    none, the group of warm users and items is empty.
     """
     if name == "head items":
         return only_targets(ranks, ranks.head)
@@ -42,7 +42,7 @@ def user_gap(ranks: Ranks, metric: str) -> float:
     """How much better one half of the users is served: ``|mean over long histories - mean over short ones|``.
 
     User-oriented group fairness (Li, Chen, Fu, Ge and Zhang, "User-oriented Fairness in Recommendation", WWW 2021).
-    Users are grouped by their activity, here at the median of the visible histories; ``nan`` where all are alike.
+    Users are grouped by activity, here at the median of the visible histories; ``nan`` if none is above the median.
     """
     parts = [subgroup(ranks, name) for name in ("long histories", "short histories")]
     if not all(len(part) for part in parts):
@@ -52,7 +52,7 @@ def user_gap(ranks: Ranks, metric: str) -> float:
 
 
 def subgroup_means(runs: Sequence[Ranks], metric: str) -> dict[str, tuple[int, float]]:
-    """For each subgroup the number of its cases and the metric's mean over the runs (``nan`` without cases)."""
+    """For each subgroup, its number of cases and the metric's mean over the runs (``nan`` without cases)."""
     found = {}
     for name in SUBGROUPS:
         parts = [subgroup(run, name) for run in runs]
