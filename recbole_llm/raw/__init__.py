@@ -1,1 +1,1 @@
-"""Raw files of the published datasets to atomic files."""
+"""Converts the raw files of published datasets to atomic files."""

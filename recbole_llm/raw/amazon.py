@@ -1,7 +1,7 @@
 """Amazon reviews of 2014: ``reviews_<Category>_5.json.gz`` and ``meta_<Category>.json.gz``.
 
-The reviews are JSON lines; the metadata are Python literals, a line each, which ``ast.literal_eval`` reads
-without running anything. J. McAuley, C. Targett, Q. Shi, A. van den Hengel: Image-based recommendations on
+The reviews are JSON lines; the metadata are Python literals, one per line, which ``ast.literal_eval`` reads
+without executing code. J. McAuley, C. Targett, Q. Shi, A. van den Hengel: Image-based recommendations on
 styles and substitutes, SIGIR 2015; R. He, J. McAuley: Ups and downs, WWW 2016.
 """
 
@@ -33,7 +33,7 @@ _QUOTED = re.compile(rb"""['"]asin['"]\s*:\s*['"]([^'"]{1,100})['"]""")
 
 
 class Amazon2014(Source):
-    """Reviews and metadata as JSON lines; later editions differ in names only."""
+    """Reviews as JSON lines, metadata as JSON or Python literals; later editions differ mainly in key names."""
 
     user_key: ClassVar[str] = "reviewerID"
     item_key: ClassVar[str] = "asin"
@@ -51,7 +51,7 @@ class Amazon2014(Source):
     )
 
     def read(self, rows: Collector) -> None:
-        """Add a row for each review; text and summary are parsed over and dropped."""
+        """Add a row for each review; its text and summary are ignored."""
         user, item, rating, time = self.user_key, self.item_key, self.rating_key, self.time_key
 
         def parse(line: bytes) -> tuple[str, str, int, float]:
@@ -66,7 +66,7 @@ class Amazon2014(Source):
         lines: Iterable[tuple[int, bytes]],
         parse: Callable[[bytes], tuple[str, str, int, float]],
     ) -> None:
-        """Add what ``parse`` makes of each line of the reviews; lines that it refuses are counted."""
+        """Add the row that ``parse`` returns for each line of the reviews; lines that it rejects are counted."""
         path, counts, add = self.files["reviews"], self.tally.counts, rows.add
         for line_number, line in lines:
             counts["rows_read"] += 1
@@ -76,7 +76,7 @@ class Amazon2014(Source):
                 self.tally.bad(path, line_number, error)
 
     def items(self, wanted: Collection[str]) -> Iterator[tuple[str, ...]]:
-        """Title, categories, brand and description; the first of several records of an item counts."""
+        """Id, title, categories, brand and description; if an item has several records, the first is used."""
         path = self.files["items"]
         done: set[str] = set()
         may_matter = self._filter(wanted)
@@ -104,10 +104,10 @@ class Amazon2014(Source):
             )
 
     def _filter(self, wanted: Collection[str]) -> Callable[[bytes], bool]:
-        """Whether a line may describe a wanted item, without parsing it: literals parse slowly.
+        """A test whether a line may describe a wanted item, made without parsing because literals parse slowly.
 
-        A line is passed over only where it names an item in the usual spelling and none of those named is
-        wanted; whatever looks different is parsed.
+        A line is skipped only if it names items in the usual spelling and none of them is wanted; all other
+        lines are parsed.
         """
         names = {name.encode() for name in wanted}
 
@@ -119,7 +119,11 @@ class Amazon2014(Source):
 
 
 def literal_or_json(line: bytes) -> dict[str, Any]:
-    """A line of either form."""
+    """Parse a line that holds a JSON object or a Python literal.
+
+    Raises:
+        TypeError: the value is not a dictionary.
+    """
     text = line.decode("utf-8").strip()
     if text.startswith('{"'):
         try:
@@ -134,7 +138,7 @@ def literal_or_json(line: bytes) -> dict[str, Any]:
 
 
 class Amazon2018(Amazon2014):
-    """As 2014, with one category path and a description in pieces."""
+    """Like 2014, but with one category path and the description as a list of strings."""
 
     categories_key: ClassVar[str] = "category"
 
@@ -143,7 +147,7 @@ _COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]
 
 
 class Amazon2023(Amazon2014):
-    """Reviews as JSON lines, or ratings alone as comma-separated lines."""
+    """Reviews as JSON lines, or ratings only as comma-separated lines."""
 
     per_second: ClassVar[int] = 1000
     user_key: ClassVar[str] = "user_id"
@@ -154,7 +158,7 @@ class Amazon2023(Amazon2014):
     brand_key: ClassVar[str] = "store"
 
     def read(self, rows: Collector) -> None:
-        """Add every review; the header of the comma-separated form tells its columns."""
+        """Add every review; in the comma-separated form, the header names the columns."""
         path = self.files["reviews"]
         if ".csv" not in path.name:
             super().read(rows)
@@ -185,4 +189,4 @@ class Amazon2023(Amazon2014):
             ) from None
 
     def _filter(self, wanted: Collection[str]) -> Callable[[bytes], bool]:
-        return lambda line: True  # JSON parses fast, and variants name other ids
+        return lambda line: True  # JSON parses fast, and lines may name the ids of variants

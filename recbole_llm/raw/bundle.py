@@ -3,12 +3,12 @@
 Each holds comma-separated (or tab-separated) tables with a header: ``user_session.csv`` (user ID, session ID,
 timestamp), ``session_item.csv`` (session ID, item ID; the order within a session is that of the file),
 ``item_titles.csv``, ``item_categories.csv`` and ``item_idx_mapping.csv`` (the ASIN). The three domains number
-their ids independently, so that ids get ``e``, ``c`` or ``f`` before them.
+their ids independently, so ids are prefixed with ``e``, ``c`` or ``f``.
 
-Stamps are days; the order within a session is known from the file only. So ``timestamp`` is the ordinal by
-(day, user, session, place in the file), and the day itself stands in ``unix_time``. Items without a title are
-left out, as in the ready files. Y. Sun et al.: Revisiting bundle recommendation, SIGIR 2022; Z. Sun et al.:
-Large language models for intent-driven session recommendations, SIGIR 2024.
+Times are days, and the order within a session is known only from the file. ``timestamp`` is therefore the row's
+number in the order of (day, user, session, place in the file), and ``unix_time`` is the day itself. Items without
+a title are left out, as in the ready-made atomic files. Y. Sun et al.: Revisiting bundle recommendation, SIGIR
+2022; Z. Sun et al.: Large language models for intent-driven session recommendations, SIGIR 2024.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DOMAINS = ("electronic", "clothing", "food")
 
 
 class Bundle(Source):
-    """Sessions take the place of users in the table; whose they are is kept beside it."""
+    """Sessions take the place of users in the table; ``owner`` maps each session to its user."""
 
     item_columns: ClassVar[tuple[Column, ...]] = (
         Column("item_id", "token"),
@@ -54,7 +54,7 @@ class Bundle(Source):
     )
 
     def read(self, rows: Collector) -> None:
-        """Add the items of every session that has a user and a day; ``owner`` maps sessions to users."""
+        """Add the items of every session that has a user and a day, and fill ``owner``."""
         self.owner: dict[str, str] = {}
         for domain in DOMAINS:
             letter = domain[0]
@@ -115,7 +115,7 @@ class Bundle(Source):
             yield self.owner[name], name, table.items[item], ordinal, int(day)
 
     def items(self, wanted: Collection[str]) -> Iterator[tuple[str, ...]]:
-        """Title, categories, domain and ASIN."""
+        """Id, title, categories, domain and ASIN."""
         for domain in DOMAINS:
             letter = domain[0]
             categories = {row[0]: row[1] for row in self._cells(domain, "item_categories", "item ID", "categories")}
@@ -135,7 +135,7 @@ class Bundle(Source):
 
 
 def _category_names(text: str) -> str:
-    """``[[Clothing,Women],[Clothing,Shoes]]`` as names, each once; commas within names cannot be told apart."""
+    """``[[Clothing,Women],[Clothing,Shoes]]`` as names, each once; commas inside names are taken as separators."""
     cells = text.replace("[", ",").replace("]", ",").split(",")
     names = dict.fromkeys(plain(cell.strip().strip("'\""), NAME_LIMIT) for cell in cells)
     return plain(", ".join(name for name in names if name), CATEGORIES_LIMIT)

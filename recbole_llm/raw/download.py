@@ -1,8 +1,8 @@
-"""Downloads that go on where they broke off.
+"""Downloads that resume where they broke off.
 
-What has arrived lies beside the file as ``<name>.part``; a second start, or a broken connection, asks the
-server for the rest (HTTP Range), provided that the server's file is still the same (If-Range). The file gets
-its name only when it is whole and its checksum is right.
+What has arrived is kept beside the file as ``<name>.part``. After a broken connection or a restart, only the
+rest is requested (HTTP Range), provided that the server's file is still the same (If-Range). The file gets its
+name only when it is complete and its checksum is right.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from recbole_llm.utils.files import file_sha256, whole_file
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30.0
-ATTEMPTS = 6  # in a row without a new byte
+ATTEMPTS = 6  # consecutive attempts without a new byte
 _BLOCK = 1 << 20
 _REPORT_SECONDS = 5.0
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
 
 
 class _BrokenConnectionError(Exception):
-    """The connection broke; what arrived is kept."""
+    """The request failed, but another attempt may succeed."""
 
 
 def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, largest: int | None = None) -> Path:
@@ -39,14 +39,14 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
 
     Args:
         url: http or https address.
-        target: the file to be; its folder is made.
-        sha256: refuse other contents; not checked where empty.
+        target: path of the file; its folder is created.
+        sha256: expected checksum; not checked if empty.
         pause: seconds before the second attempt; doubled each time.
-        largest: bytes that the file may have; any number unless told.
+        largest: maximum size in bytes; ``None`` for no limit.
 
     Raises:
-        UserError: the address cannot be reached or refuses, the file is too large, the checksum is wrong, the disk is
-            full.
+        UserError: the address is invalid, cannot be reached or refuses, the file is too large, the checksum is wrong,
+            or the file cannot be written.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http and https addresses are downloaded.")
@@ -66,7 +66,7 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
 
 
 def _validator(part: Path) -> Path:
-    """Where the server's ETag or date of a partial file is kept, and below it the address."""
+    """The file that keeps a partial file's ETag or date and, on the next line, its address."""
     return part.with_name(part.name + ".tag")
 
 
@@ -89,17 +89,17 @@ def _fetch(url: str, part: Path, pause: float, largest: int | None) -> None:
 
 
 def _attempt(url: str, part: Path, offset: int, largest: int | None) -> None:
-    """One request for what is missing.
+    """Make one request for the missing bytes.
 
     Raises:
-        _BrokenConnectionError: it may help to ask again.
-        UserError: it will not.
+        _BrokenConnectionError: another attempt may help.
+        UserError: another attempt will not help.
     """
     tag = _validator(part)
     headers = {"User-Agent": "recbole-llm", "Accept-Encoding": "identity"}
     if offset and tag.exists():
         version, _, origin = tag.read_text(encoding="utf-8").partition("\n")
-        if origin in ("", url):  # another address may have other bytes under the same tag
+        if origin in ("", url):  # another address may serve other bytes under the same tag
             headers |= {"Range": f"bytes={offset}-", "If-Range": version}
     request = urllib.request.Request(quote(url, safe=":/?&=%#+~@,;"), headers=headers)  # noqa: S310 - scheme checked
     try:
@@ -108,7 +108,7 @@ def _attempt(url: str, part: Path, offset: int, largest: int | None) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 416:
             if error.headers.get("Content-Range") == f"bytes */{offset}":
-                return  # all had arrived
+                return  # everything had already arrived
             part.unlink(missing_ok=True)
             raise _BrokenConnectionError("the server has no such range") from error
         if error.code in _PASSING:
@@ -123,10 +123,11 @@ def _attempt(url: str, part: Path, offset: int, largest: int | None) -> None:
 
 
 def _receive(response: http.client.HTTPResponse, part: Path, offset: int, largest: int | None, url: str) -> None:
-    """Append the answer's body; start over where the server sends all of it.
+    """Append the response's body; start over if the server sends the whole file.
 
     Raises:
-        UserError: it is larger than it may be.
+        _BrokenConnectionError: the server sent another range, or fewer or more bytes than announced.
+        UserError: the file is larger than ``largest``.
     """
     total = None
     resumed = False
@@ -162,7 +163,7 @@ def _receive(response: http.client.HTTPResponse, part: Path, offset: int, larges
 
 
 def _remember(response: http.client.HTTPResponse, part: Path, url: str) -> None:
-    """Keep what tells this version of the file, and its address; without it, a partial file is never gone on with."""
+    """Store the version tag of the file and its address; without a tag, a partial file is never resumed."""
     tag = response.headers.get("ETag", "")
     if not tag or tag.startswith("W/"):  # a weak tag does not promise equal bytes
         tag = response.headers.get("Last-Modified", "")

@@ -1,6 +1,6 @@
 """MovieLens as GroupLens ships it: ``ml-100k.zip``, ``ml-1m.zip`` and ``ml-20m.zip``.
 
-The columns are called as RecBole's own atomic files call them. F. M. Harper, J. A. Konstan: The MovieLens
+The columns have the names that RecBole's own atomic files use. F. M. Harper, J. A. Konstan: The MovieLens
 datasets: history and context, ACM TiiS 5 (4), 2015.
 """
 
@@ -15,7 +15,7 @@ from typing import ClassVar
 from recbole_llm.data.atomic import Column
 from recbole_llm.raw.source import BAD_LINE, NAME_LIMIT, TITLE_LIMIT, Collector, Source, decode, plain, read_member
 
-# Genres of u.item's last columns, in the order of u.genre.
+# Genres of the last columns of u.item, in the order of u.genre.
 GENRES_100K = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
@@ -29,7 +29,7 @@ def _columns(genres: str) -> tuple[Column, ...]:
 
 
 class MovieLens(Source):
-    """An archive with a file of ratings and a file of movies, a line each."""
+    """An archive with a file of ratings and a file of movies, one record per line."""
 
     ratings, movies = "ratings.dat", "movies.dat"
     genre_separator = "|"
@@ -66,7 +66,7 @@ class MovieLens(Source):
                 self.tally.bad(path, line_number, error)
 
     def items(self, wanted: Collection[str]) -> Iterator[tuple[str, ...]]:
-        """Title, year and genres of the movies that were rated."""
+        """Id, title, year and genres of the wanted movies."""
         done: set[str] = set()
         for line_number, path, fields in self._fields(self.movies):
             try:
@@ -84,11 +84,11 @@ class MovieLens(Source):
 
 
 class MovieLens1M(MovieLens):
-    """``ratings.dat`` and ``movies.dat``: fields between ``::``, Latin-1."""
+    """``ratings.dat`` and ``movies.dat``: fields separated by ``::``, Latin-1."""
 
 
 class MovieLens100K(MovieLens):
-    """``u.data`` between tabs and ``u.item`` between bars, Latin-1, a column for each genre."""
+    """``u.data`` (separated by tabs) and ``u.item`` (by bars, with one column per genre), Latin-1."""
 
     ratings, movies = "u.data", "u.item"
     item_columns: ClassVar[tuple[Column, ...]] = _columns("class")
@@ -105,7 +105,7 @@ class MovieLens100K(MovieLens):
 
 
 class MovieLens20M(MovieLens):
-    """``ratings.csv`` and ``movies.csv``: UTF-8 with a header; titles with commas stand in quotation marks."""
+    """``ratings.csv`` and ``movies.csv``: UTF-8 with a header; titles with commas are in quotation marks."""
 
     ratings, movies = "ratings.csv", "movies.csv"
 

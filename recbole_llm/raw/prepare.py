@@ -1,6 +1,6 @@
-"""Raw files to ``<name>.inter`` and ``<name>.item``, with a record of what was done (``prepare.json``).
+"""Converts raw files to ``<name>.inter`` and ``<name>.item``, with a record of what was done (``prepare.json``).
 
-Two passes: interactions first, as integer codes, then the metadata of the items that are left, line by line.
+There are two passes: first the interactions, as integer codes, then the metadata of the remaining items, line by line.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recbole_llm.utils.files import file_sha256, whole_file
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # raise when the rules change, so that older files are seen to be older
+FORMAT = 1  # raise when the rules change, so that older files are recognised
 RECORD = "prepare.json"
 FAMILIES: dict[str, type[Source]] = {
     "amazon2014": Amazon2014,
@@ -49,10 +49,10 @@ RULES = {
 
 @dataclass(frozen=True)
 class PrepareReport:
-    """What ``prepare`` did, or found done.
+    """What ``prepare`` did, or found already done.
 
     Attributes:
-        folder: where the atomic files lie.
+        folder: folder of the atomic files.
         record: the contents of ``prepare.json``.
         fresh: whether this call made the files.
     """
@@ -68,7 +68,7 @@ class PrepareReport:
         return found
 
     def compared(self) -> list[tuple[str, int, int | None]]:
-        """Name, count here, published count (``None`` where none is known)."""
+        """Name, count here, published count (``None`` if unknown)."""
         published = self.record["published"]
         names = ("users", "sessions", "items", "interactions")
         found = [(name, self.counts[name], published.get(name)) for name in names if name in self.counts]
@@ -76,7 +76,7 @@ class PrepareReport:
         return reviews + found
 
     def differences(self) -> list[str]:
-        """Counts that are not the published ones, in words."""
+        """Counts that differ from the published ones, in words."""
         return [
             f"{name}: {here:,} here, {known:,} published ({here - known:+,})"
             for name, here, known in self.compared()
@@ -95,13 +95,14 @@ def prepare(
 
     Args:
         dataset: alias in ``properties/dataset/``, or a spec that does not come from there.
-        raw_dir: where the raw files lie or are to be downloaded; ``<dataset_dir>/NAME/raw`` by default.
+        raw_dir: where the raw files are or are to be downloaded to; ``<dataset_dir>/NAME/raw`` by default.
         dataset_dir: the files go to ``<dataset_dir>/NAME/``.
-        force: make them again where they are there.
-        kcore: fewest interactions of a user and of an item; the source's usual rule by default.
+        force: make the files again if they exist.
+        kcore: least number of interactions of each user and each item; the source's usual rule by default.
 
     Raises:
-        UserError: a file is missing and cannot be fetched, or is damaged; files of another rule are there.
+        UserError: a raw file is missing and cannot be downloaded, or is damaged, or there are atomic files that were
+            made by other rules or not by ``prepare``.
     """
     spec = read_spec(dataset) if isinstance(dataset, str) else dataset
     folder = Path(dataset_dir) / spec.name
@@ -136,10 +137,10 @@ def _outputs(folder: Path, name: str) -> list[Path]:
 
 
 def _done(folder: Path, spec: RawSpec, rules: dict[str, Any]) -> PrepareReport | None:
-    """The report of an earlier call with the same rules; ``None`` where nothing is there.
+    """The report of an earlier call with the same rules; ``None`` if there are no files.
 
     Raises:
-        UserError: there are files of other rules, or files that ``prepare`` did not make.
+        UserError: the files were made by other rules or not by ``prepare``.
     """
     outputs = _outputs(folder, spec.name)
     if not any(path.exists() for path in outputs):
@@ -159,10 +160,10 @@ def _done(folder: Path, spec: RawSpec, rules: dict[str, Any]) -> PrepareReport |
 
 
 def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
-    """The path of each raw file; what is missing is downloaded.
+    """The path of each raw file; missing ones are downloaded.
 
     Raises:
-        UserError: some files are neither there nor to be had; it names them all, and where to put them.
+        UserError: some files are missing and cannot be downloaded; the message names them all and where to put them.
     """
     found: dict[str, tuple[Path, RawFile]] = {}
     missing: list[RawFile] = []
@@ -173,7 +174,7 @@ def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
             found[role] = here
             continue
         file = alternatives[0]
-        path, reasons = (None, []) if failures else _from_any(file, folder)  # one file tells that it does not work here
+        path, reasons = (None, []) if failures else _from_any(file, folder)  # after one failure, none is tried
         if path is None:
             failures += reasons
             missing.append(file)
@@ -189,7 +190,7 @@ def gather(spec: RawSpec, folder: Path) -> dict[str, tuple[Path, RawFile]]:
 
 
 def _from_any(file: RawFile, folder: Path) -> tuple[Path | None, list[str]]:
-    """A file from the first of its addresses that gives it, and why each one before that did not."""
+    """Download a file from the first address that works; returns its path, if any, and why other addresses failed."""
     failures = [] if file.urls else [f"no address of {file.name} is known"]
     for url in file.urls:
         try:
@@ -201,7 +202,7 @@ def _from_any(file: RawFile, folder: Path) -> tuple[Path | None, list[str]]:
 
 
 def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:
-    """Interactions, tidied.
+    """Read the interactions, then order and filter them.
 
     Raises:
         UserError: nothing is left.
@@ -224,7 +225,7 @@ def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:
 
 
 def _write(source: Source, table: RawTable, folder: Path, name: str) -> dict[str, int]:
-    """Write both files, each whole or not at all; returns counts of the text."""
+    """Write both files, each complete or not at all; returns the counts of items without metadata or title."""
     wanted = table.used_items()
     inter, item = _outputs(folder, name)
     logger.info("%s: reading the metadata of %s items", name, f"{len(wanted):,}")
@@ -247,7 +248,7 @@ def _write(source: Source, table: RawTable, folder: Path, name: str) -> dict[str
 
 
 def _fingerprint(path: Path, file: RawFile) -> dict[str, Any]:
-    """What tells a raw file from others; a wrong checksum of a file that was put there by hand is warned of."""
+    """What identifies a raw file; warns if a file that was put there by hand has the wrong checksum."""
     sha256 = file_sha256(path)
     if file.sha256 and sha256 != file.sha256 and path.name == Path(file.name).name:
         logger.warning("%s has sha256 %s, not %s as published", path, sha256, file.sha256)

@@ -1,10 +1,10 @@
-"""Reviews of Steam and of Yelp, as their owners give them away; of the texts of reviews nothing is kept.
+"""Reviews of Steam and of Yelp, in the files of their publishers; the texts of reviews are not kept.
 
-Steam: ``steam_reviews.json.gz`` and ``steam_games.json.gz`` (UCSD, version 2) hold Python literals, one a line, which
-``ast.literal_eval`` reads without running anything. A user is known by the name, since most lines lack an id; times are
+Steam: ``steam_reviews.json.gz`` and ``steam_games.json.gz`` (UCSD, version 2) hold Python literals, one per line, which
+``ast.literal_eval`` reads without executing code. Users are identified by name, since most lines lack an id; times are
 days. W.-C. Kang, J. McAuley: Self-attentive sequential recommendation, ICDM 2018.
 
-Yelp: ``yelp_academic_dataset_review.json`` and ``yelp_academic_dataset_business.json`` hold JSON, one record a line.
+Yelp: ``yelp_academic_dataset_review.json`` and ``yelp_academic_dataset_business.json`` hold JSON, one record per line.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def seconds_of(date: Any) -> int:
     """``2017-12-17`` or ``2017-12-17 09:30:00`` as seconds since 1970, UTC.
 
     Raises:
-        ValueError, TypeError: it is no date.
+        ValueError, TypeError: it is not a date.
     """
     found = datetime.fromisoformat(date)
     return int(found.replace(tzinfo=UTC).timestamp())
 
 
 class Reviews(Source):
-    """A file of reviews and one of what they are about, a record a line; a family names its fields."""
+    """A file of reviews and a file of the reviewed items, one record per line; subclasses name the fields."""
 
     item_key: ClassVar[str]
     item_columns: ClassVar[tuple[Column, ...]]
@@ -72,7 +72,7 @@ class Reviews(Source):
                 self.tally.bad(path, number, error)
 
     def items(self, wanted: Collection[str]) -> Iterator[tuple[str, ...]]:
-        """The items that were reviewed; the first of several records of one counts."""
+        """The wanted items; if an item has several records, the first is used."""
         path, done = self.files["items"], set[str]()
         for number, line in self.each_line(path):
             try:
@@ -89,7 +89,7 @@ class Reviews(Source):
 
 
 class Steam(Reviews):
-    """Steam's reviews count as interactions; there are no ratings, and hours of play are not kept."""
+    """Reviews count as interactions; there are no ratings, and hours of play are not kept."""
 
     item_key: ClassVar[str] = "id"
     item_columns: ClassVar[tuple[Column, ...]] = (
@@ -108,7 +108,7 @@ class Steam(Reviews):
 
     @staticmethod
     def described(item: dict[str, Any]) -> tuple[str, ...]:
-        """Title, genres and developer; tags, prices and opinions change with the time and are left out."""
+        """Title, genres and developer; tags, prices and opinions change over time and are left out."""
         genres = item.get("genres")
         names = dict.fromkeys(plain(name, NAME_LIMIT) for name in (genres if isinstance(genres, (list, tuple)) else ()))
         return (
@@ -119,7 +119,7 @@ class Steam(Reviews):
 
 
 class Yelp(Reviews):
-    """Stars are kept as ratings; of a business its name, categories and city, not what the reviews add up to."""
+    """Stars are kept as ratings; businesses keep name, categories and city, but no aggregates of their reviews."""
 
     item_key: ClassVar[str] = "business_id"
     item_columns: ClassVar[tuple[Column, ...]] = (
@@ -134,7 +134,7 @@ class Yelp(Reviews):
         """A line of JSON.
 
         Raises:
-            ValueError, TypeError: it is none, or no record.
+            ValueError, TypeError: it is not JSON, or not an object.
         """
         found = json.loads(line)
         if not isinstance(found, dict):

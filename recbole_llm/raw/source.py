@@ -1,4 +1,4 @@
-"""What every family of sources has in common."""
+"""The base class of all sources of raw files, and the helpers that they share."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _CHUNK = 1 << 17
 
 
 class Source:
-    """Reads one dataset's raw files; the families derive from it.
+    """Reads one dataset's raw files; each family of datasets has a subclass.
 
     Args:
-        files: role to path, as the dataset's YAML names the roles.
-        tally: takes the counts of what was read and left out.
+        files: role to path; the dataset's YAML names the roles.
+        tally: collects counts of what was read and left out.
     """
 
     per_second: ClassVar[int] = 1
@@ -59,7 +59,7 @@ class Source:
         raise NotImplementedError
 
     def tidy(self, table: RawTable, kcore: int) -> RawTable:
-        """Order, drop repeats (the first in time stays) and filter; counts what goes."""
+        """Order the rows, drop repeats (the first in time stays) and filter; counts the dropped rows."""
         ordered = self.ordered(table)
         first = without_repeats(ordered)
         kept = k_core(first, kcore)
@@ -72,7 +72,7 @@ class Source:
         return in_order(table)
 
     def counts(self, table: RawTable) -> dict[str, int]:
-        """Counts to stand beside the published ones."""
+        """Counts to compare with the published ones."""
         return table.counts()
 
     def rows(self, table: RawTable) -> Iterator[tuple[Any, ...]]:
@@ -85,12 +85,12 @@ class Source:
                 yield users[user], items[item], number(rating), self.seconds(time)
 
     def seconds(self, time: int) -> str:
-        """A time of the source in seconds."""
+        """A time of the source in seconds, as text."""
         whole, rest = divmod(time, self.per_second)
         return f"{time / self.per_second:.3f}" if rest else str(whole)
 
     def each_line(self, path: Path) -> Iterator[tuple[int, bytes]]:
-        """Lines that are not blank, with their numbers from 1; a byte order mark is taken off."""
+        """Lines that are not blank, with their numbers from 1; a byte order mark is removed."""
         for place, line in enumerate(read_lines(path), 1):
             if place == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -106,7 +106,7 @@ def number(value: float) -> str:
 
 
 def token(value: Any) -> str:
-    """An id of JSON as text.
+    """An id from JSON, as text.
 
     Raises:
         TypeError: it is neither text nor a whole number.
@@ -150,7 +150,7 @@ class Tally:
 
 @contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Turn the complaints of gzip and zip, and of the system, into an error that names the file."""
+    """Turn errors of gzip, zip and the operating system into a ``UserError`` that names the file."""
     try:
         yield
     except DAMAGE as error:
@@ -184,7 +184,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_member(path: Path, name: str) -> Iterator[bytes]:
-    """Lines of one file in a zip archive, found by its last name (``ratings.dat``) in whatever folder.
+    """Lines of one file in a zip archive, found by file name (``ratings.dat``) in any folder.
 
     Raises:
         UserError: the archive is damaged or holds no such file.
@@ -198,7 +198,7 @@ def read_member(path: Path, name: str) -> Iterator[bytes]:
 
 
 def decode(line: bytes, tally: Tally) -> str:
-    """UTF-8 text of a line; bytes that are none become U+FFFD and the line is counted."""
+    """A line as UTF-8 text; invalid bytes become U+FFFD and the line is counted."""
     try:
         return line.decode("utf-8")
     except UnicodeDecodeError:
@@ -212,7 +212,7 @@ def text_stream(path: Path, tally: Tally) -> Iterator[str]:
         yield decode(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line, tally)
 
 
-LONGEST_NAME = 100  # characters of an id; longer ones are damage
+LONGEST_NAME = 100  # characters of an id; a longer one is a sign of damage
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ class RawTable:
     Attributes:
         user, item: ``(n,)`` int32 codes from 0.
         time: ``(n,)`` int64 in the unit of the source.
-        rating: ``(n,)`` float32, NaN where there is none.
-        users, items: names by code; codes that no row uses may be among them.
+        rating: ``(n,)`` float32, NaN if there is none.
+        users, items: names by code; some may be used by no row.
     """
 
     user: np.ndarray
@@ -241,7 +241,7 @@ class RawTable:
         return replace(self, user=self.user[rows], item=self.item[rows], time=self.time[rows], rating=self.rating[rows])
 
     def used_items(self) -> set[str]:
-        """Names of the items that rows use."""
+        """Names of the items that occur in rows."""
         return {self.items[code] for code in np.unique(self.item)}
 
     def counts(self) -> dict[str, int]:
@@ -297,14 +297,14 @@ def in_order(table: RawTable) -> RawTable:
 
 
 def without_repeats(table: RawTable) -> RawTable:
-    """Of several rows of one user and item, the first; for rows in time order, the first in time."""
+    """The first of several rows of one user and item, which is the earliest if rows are in time order."""
     pair = table.user.astype(np.int64) * max(1, len(table.items)) + table.item
     _, first = np.unique(pair, return_index=True)
     return table if len(first) == len(table) else table.take(np.sort(first))
 
 
 def k_core(table: RawTable, k: int) -> RawTable:
-    """Rows of users and items that have ``k`` of them each, filtered again until nothing changes."""
+    """Rows whose user and item have at least ``k`` rows each, filtered until nothing changes."""
     rows = np.arange(len(table))
     while k > 1:
         user, item = table.user[rows], table.item[rows]
@@ -326,10 +326,10 @@ _SCRIPT = re.compile(r"(?is)<(script|style)\b.*?(</\1\s*>|$)")
 
 
 def plain(value: Any, limit: int) -> str:
-    """Any metadata value as text: lists joined, entities decoded, tags gone, quotation marks doubled.
+    """Any metadata value as text: lists joined, entities decoded, tags removed, ``"`` replaced by two apostrophes.
 
     RecBole reads atomic files with ``"`` as the quoting character, so that one inch sign would swallow the
-    lines after it; two apostrophes stand for it.
+    lines after it.
     """
     if isinstance(value, (list, tuple)):
         value = " ".join(part for part in value if isinstance(part, str))
@@ -342,7 +342,7 @@ def plain(value: Any, limit: int) -> str:
 
 
 def title_of(value: Any) -> str:
-    """A product's title; the 2018 metadata hold scripts in place of some."""
+    """A product's title; empty if it is a script, as for some items of the 2018 metadata."""
     return "" if isinstance(value, str) and "getTime" in value else plain(value, TITLE_LIMIT)
 
 
@@ -369,9 +369,9 @@ class RawFile:
     """One file of a source.
 
     Attributes:
-        name: file name, also below the raw folder; it may hold one folder (``food/user_session.csv``).
-        urls: addresses in the order in which they are tried, the official one first; none where it is had by hand.
-        sha256: published or pinned checksum, empty where there is none.
+        name: file name below the raw folder; it may include a folder (``food/user_session.csv``).
+        urls: addresses in the order in which they are tried, the official one first; empty if there is no download.
+        sha256: published or pinned checksum, empty if there is none.
     """
 
     name: str
@@ -379,11 +379,11 @@ class RawFile:
     sha256: str = ""
 
     def place(self, folder: Path, url: str) -> Path:
-        """Where what comes from an address is put: a mirror may have the file unpacked."""
+        """The path for a download; without ``.gz`` if ``url`` serves the file unpacked, as a mirror may."""
         return folder / (self.name if url.endswith(".gz") else self.name.removesuffix(".gz"))
 
     def find(self, folder: Path) -> Path | None:
-        """The file in ``folder``, with or without ``.gz``; ``None`` where it is missing."""
+        """The file in ``folder``, with or without ``.gz``; ``None`` if it is missing."""
         for name in dict.fromkeys([self.name, self.name.removesuffix(".gz"), self.name + ".gz"]):
             if (folder / name).is_file():
                 return folder / name
@@ -395,10 +395,10 @@ class RawSpec:
     """How a dataset is made from raw files.
 
     Attributes:
-        name: alias of the dataset; its atomic files are called so.
-        title: what it is, for people.
+        name: alias of the dataset and name of its atomic files.
+        title: readable name of the dataset.
         family: kind of source; a key of ``prepare.FAMILIES``.
-        files: role to alternatives, the preferred first.
+        files: role to alternative files, the preferred first.
         kcore: default of ``--kcore``.
         page: web page of the source.
         published: counts that papers report.
