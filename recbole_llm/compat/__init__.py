@@ -1,9 +1,9 @@
-"""Everything that knows RecBole's faults: mends, its configuration, faster subclasses.
+"""Everything that works around RecBole: compatibility fixes, its configuration, faster subclasses.
 
-RecBole 1.2 does not run on today's numpy, pandas, scipy and torch. :mod:`~recbole_llm.compat.mends` mends it in
-memory. That has to happen when RecBole is imported, be it by this package, a model of the user's own, or a
-notebook. So importing ``recbole_llm`` puts a hook before the import of ``recbole``; RecBole itself, and torch, are
-imported only where they are needed.
+RecBole 1.2 does not run on today's numpy, pandas, scipy and torch. :mod:`~recbole_llm.compat.mends` fixes it in
+memory. The fixes must be applied when RecBole is imported, whether by this package, a user's own model or a
+notebook. Importing ``recbole_llm`` therefore installs an import hook for ``recbole``; RecBole itself, and torch, are
+imported only when needed.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from types import ModuleType
 
 
 class _MendingLoader(Loader):
-    """Loads the package ``recbole`` as its own loader does, and mends it before anyone gets it."""
+    """Loads the package ``recbole`` with its own loader and applies the fixes before the import returns."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """What the package's own loader creates."""
+        """The module that the package's own loader creates."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run ``recbole/__init__.py``, then the mends."""
+        """Run ``recbole/__init__.py``, then apply the fixes."""
         self._loader.exec_module(module)
         _mend()
 
@@ -37,7 +37,7 @@ class _MendingFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The package's usual place, with a loader that mends."""
+        """The package's usual spec, with a loader that applies the fixes."""
         if fullname != "recbole":
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -47,7 +47,7 @@ class _MendingFinder(MetaPathFinder):
 
 
 def mend_on_import() -> None:
-    """Mend RecBole as soon as anything imports it; at once where something has."""
+    """Apply the fixes as soon as RecBole is imported, or at once if it already is."""
     if "recbole" in sys.modules:
         _mend()
     elif not any(isinstance(finder, _MendingFinder) for finder in sys.meta_path):
@@ -55,6 +55,6 @@ def mend_on_import() -> None:
 
 
 def _mend() -> None:
-    from recbole_llm.compat import mends  # brings torch along, which most commands never need
+    from recbole_llm.compat import mends  # imports torch, which most commands never need
 
     mends.apply()

@@ -1,6 +1,6 @@
 """RecBole's ``Config`` made from our settings.
 
-RecBole's class reads ``sys.argv``, evaluates strings, changes ``CUDA_VISIBLE_DEVICES`` and hard-wires the
+RecBole's class reads ``sys.argv``, evaluates strings, changes ``CUDA_VISIBLE_DEVICES`` and hard-codes the
 path of ml-100k. The subclass replaces exactly those steps and keeps the checks that follow them.
 """
 
@@ -20,10 +20,10 @@ from recbole_llm.utils.text import one_line
 
 
 def gpu_number(gpu_id: Any) -> int | None:
-    """The GPU that RecBole's ``gpu_id`` names; ``None`` where it names none, which RecBole takes for the CPU.
+    """The GPU that RecBole's ``gpu_id`` names; ``None`` if it is empty, which means the CPU, as in RecBole.
 
     Raises:
-        UserError: several GPUs, or no number.
+        UserError: it names several GPUs, or is not a number.
     """
     text = "" if gpu_id is None else str(gpu_id).strip()
     if not text:
@@ -40,7 +40,7 @@ def resolve_device(name: str, use_gpu: bool = True, gpu_id: Any = "0") -> torch.
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` to a device; ``auto`` follows RecBole's ``use_gpu`` and ``gpu_id``.
 
     Raises:
-        UserError: a CUDA device was asked for and there is none.
+        UserError: the name or ``gpu_id`` is invalid, or there is no such CUDA device.
     """
     if name == "auto":
         number = gpu_number(gpu_id)
@@ -61,13 +61,16 @@ def resolve_device(name: str, use_gpu: bool = True, gpu_id: Any = "0") -> torch.
 
 
 class BenchConfig(Config):
-    """RecBole's configuration, fed from :class:`~recbole_llm.settings.layers.Settings` alone.
+    """RecBole's configuration, filled only from :class:`~recbole_llm.settings.layers.Settings`.
 
     Args:
         settings: the layered settings.
         model_class: the model's class.
-        folder: where the dataset lies.
+        folder: the dataset's folder.
         stem: name of its files.
+
+    Raises:
+        UserError: RecBole refuses the settings, or a pairwise model is given no negative sampling.
     """
 
     def __init__(self, settings: Settings, model_class: type, folder: Path, stem: str) -> None:
@@ -76,7 +79,7 @@ class BenchConfig(Config):
         try:
             super().__init__(model=model_class, dataset=stem, config_dict=values)
             if self["transform"]:
-                construct_transform(self)  # it names the columns that the model's constructor asks for
+                construct_transform(self)  # sets the names of columns that the model's constructor asks for
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError) as error:
             raise UserError(f"--model={settings.method.name}: {one_line(error)}") from error
         sampled = self["train_neg_sample_args"]["distribution"] != "none"

@@ -1,8 +1,8 @@
 """Faster subclasses of RecBole's models: the same parameters, the same numbers, less work.
 
 ``accelerated(SASRec)`` returns a subclass that overrides single methods (the seams); RecBole's files are
-neither copied nor changed. Models that are not listed run as RecBole has them. Which form ran stands in
-the result record.
+neither copied nor changed. Models that are not listed run unchanged. The result record says which form
+ran.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recbole_llm.settings.core import NextItemSettings
 
 
 class Bucketed:
-    """Encodes a batch in groups of similar length; for models whose rows are independent."""
+    """Encodes a batch in groups of similar length; for models that treat rows independently."""
 
     reads_past_length = False
 
@@ -38,12 +38,12 @@ class Bucketed:
         return by_length(super().forward, item_seq, item_seq_len)  # type: ignore[misc]
 
     def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """The states of all positions, group by group; zero beyond the longest row of a group."""
+        """The states of all positions, group by group; zero beyond a group's longest row."""
         return by_length(padded(super().states, item_seq.shape[1]), item_seq, item_seq_len)  # type: ignore[misc]
 
 
 class CheapDropout:
-    """Dropout layers draw their masks four elements at a time."""
+    """Makes dropout layers draw their masks four elements at a time."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,7 +53,7 @@ class CheapDropout:
 
 
 class RegulariserOnDevice:
-    """RecBole's norm of embeddings begins its sum on their device, where RecBole sends a zero there in each step."""
+    """Starts RecBole's embedding norm from a zero made on the device; RecBole copies one there in each step."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -76,10 +76,10 @@ _EVERY = "every"
 
 
 class LastPosition:
-    """Transformer encoders compute their last layer at the one position that is read.
+    """Makes transformer encoders compute their last layer only at the position that is read.
 
-    The encoder learns that position from the model's ``forward``; its output is that row seen at every
-    position, which the model's own ``gather_indexes`` then picks from.
+    The model's ``forward`` tells the encoder the position. The encoder returns that one state at every
+    position, so that the model's own ``gather_indexes`` finds it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,12 +89,12 @@ class LastPosition:
                 module.__class__ = _LastPositionEncoder
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """The model's own ``forward`` with its encoders told which position is read."""
+        """The model's own ``forward``, after telling its encoders which position is read."""
         with self._encoders_told(item_seq_len - 1):
             return super().forward(item_seq, item_seq_len)  # type: ignore[misc]
 
     def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """The states of all positions, with the encoders told that all are read."""
+        """The states of all positions, after telling the encoders that all are read."""
         with self._encoders_told(_EVERY):
             return super().states(item_seq, item_seq_len)  # type: ignore[misc]
 
@@ -111,7 +111,7 @@ class LastPosition:
 
 
 class _LastPositionEncoder(TransformerEncoder):
-    """RecBole's encoder with the positions that are read, set while a model's ``forward`` runs."""
+    """RecBole's encoder with the attribute ``read``, the positions to compute while a model's ``forward`` runs."""
 
     read: torch.Tensor | str | None = None
 
@@ -134,17 +134,17 @@ class VectorisedGraph:
 
 
 class VectorisedGraphWithoutMask:
-    """The same for GCSAN, which takes no mask."""
+    """Session graphs in tensor code for GCSAN, which takes no mask."""
 
     def _get_slice(self, item_seq: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return session_graph(item_seq)[:3]
 
 
 class FusedLoss:
-    """Softmax loss over all items without the matrix of scores; for models whose score is a dot product."""
+    """Softmax loss over all items without building the score matrix; for models whose score is a dot product."""
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The loss of a batch; other losses than the softmax are the model's own."""
+        """The loss of a batch; losses other than softmax are left to the model."""
         model: Any = self
         if model.loss_type != "CE":
             return super().calculate_loss(interaction)  # type: ignore[misc]
@@ -153,7 +153,7 @@ class FusedLoss:
 
 
 class FusedLossWithEmbeddingNorm(FusedLoss):
-    """The same for GCSAN, which adds the norm of the item embeddings."""
+    """:class:`FusedLoss` for GCSAN, which adds the norm of the item embeddings."""
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
         """The loss of a batch."""
@@ -164,7 +164,7 @@ class FusedLossWithEmbeddingNorm(FusedLoss):
 
 
 class EveryPosition:
-    """A model whose ``forward`` ends in ``gather_indexes`` gives the states of all positions too."""
+    """Adds ``states`` of all positions to a model whose ``forward`` ends in ``gather_indexes``."""
 
     _gathers = True
 
@@ -182,7 +182,7 @@ class EveryPosition:
 
 
 class NextItem(FusedLoss):
-    """Trains by the losses of ``layers/next_item.py``, where a batch says so at every position."""
+    """Trains with the losses of ``layers/next_item.py``, at every position if a batch has targets there."""
 
     every_position = True
 
@@ -191,7 +191,7 @@ class NextItem(FusedLoss):
         self.next_item_loss = next_item_loss(config, dataset)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The loss of a batch; a pairwise one is the model's own."""
+        """The loss of a batch; a pairwise loss is left to the model."""
         model: Any = self
         if model.loss_type != "CE":
             return super().calculate_loss(interaction)
@@ -205,14 +205,14 @@ class NextItem(FusedLoss):
 
 
 def next_item_loss(config: Any, dataset: Any) -> NextItemLoss:
-    """The loss that a model's settings ask for, with the chances of its training interactions."""
+    """The loss that a model's settings ask for, with item counts from training if negatives go by popularity."""
     settings = NextItemSettings.of(config)
     counts = None
     if settings.negatives_by == "popularity":
         trained = torch.from_numpy(np.asarray(dataset.table.item[dataset.split.train_rows], dtype=np.int64))
         counts = torch.bincount(trained, minlength=dataset.item_num)
     return NextItemLoss(
-        settings.objective or "softmax",  # a class from outside may have no such settings
+        settings.objective or "softmax",  # a user's own class may lack these settings
         dataset.item_num,
         settings.n_negatives or 1,
         bool(settings.shared_negatives),
@@ -225,14 +225,14 @@ def next_item_loss(config: Any, dataset: Any) -> NextItemLoss:
 class CompressedGraph:
     """Propagation over compressed rows, and an adjacency matrix built without a dictionary of edges.
 
-    NGCF with ``node_dropout`` runs as RecBole has it: it leaves out edges of the matrix anew in each pass.
+    NGCF with ``node_dropout`` runs unchanged, because it drops other edges of the matrix in each pass.
     """
 
     def get_norm_adj_mat(self) -> Any:
         """The normalised adjacency matrix, where RecBole's constructor asks for it."""
         model: Any = self
         if getattr(model, "node_dropout", 0):
-            model.seams = ()  # none of them ran, says the record
+            model.seams = ()  # the record then says that none of them ran
             return super().get_norm_adj_mat()  # type: ignore[misc]
         pairs = model.interaction_matrix
         matrix = bipartite_adjacency(pairs.row, pairs.col, model.n_users, model.n_items)
@@ -261,7 +261,7 @@ _SEAMS: dict[str, tuple[type, ...]] = {
 
 
 def seams_of(model_class: type) -> tuple[type, ...]:
-    """The overrides for a RecBole class; empty for classes that run as they are."""
+    """The overrides for a RecBole class; empty for classes that run unchanged."""
     module = model_class.__module__.removeprefix("recbole.model.")
     return _SEAMS.get(f"{module}:{model_class.__name__}", ())
 
@@ -276,5 +276,5 @@ def accelerated(model_class: type) -> type:
 
 
 def can_trim(model: Any) -> bool:
-    """Whether a model never looks past a row's length, so that histories need no padding to full length."""
+    """Whether a model never reads past a row's length, so that histories need no padding to full length."""
     return getattr(model, "reads_past_length", True) is False

@@ -1,12 +1,11 @@
-"""The only place that mends RecBole 1.2 for today's numpy, pandas, scipy and torch.
+"""All fixes that RecBole 1.2 needs for today's numpy, pandas, scipy and torch.
 
-``apply()`` runs every mend once; later calls do nothing. The import of RecBole calls it (``compat/__init__.py``). Each
-mend is one function whose docstring
-says what breaks and where (file and line of RecBole 1.2.1). Nothing here changes what RecBole
-computes on the versions that it was written for, with three exceptions that are named as such:
-anomaly detection is switched off, denormal numbers count as zero, and ``Pop`` counts each interaction.
+``apply()`` applies each fix once; later calls do nothing. The import of RecBole calls it (``compat/__init__.py``).
+Each fix is one function whose docstring says what breaks and where (file and line of RecBole 1.2.1). Nothing
+here changes what RecBole computes with the versions that it was written for, with three exceptions: anomaly
+detection is switched off, denormal numbers count as zero, and ``Pop`` counts each interaction.
 
-``recbole.quick_start`` is never imported: in 1.2.1 it needs a Ray that does not install any more.
+``recbole.quick_start`` is never imported: in 1.2.1 it needs a version of Ray that can no longer be installed.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ _applied = False
 
 
 def apply() -> None:
-    """Mend RecBole; safe to call any number of times."""
+    """Apply all fixes to RecBole; safe to call any number of times."""
     global _applied
     if _applied:
         return
     restore_numpy_aliases()
     restore_dok_update()
     restore_series_agg_len()
-    import recbole.trainer  # noqa: F401 - with the aliases in place it imports
+    import recbole.trainer  # noqa: F401 - the import needs the aliases above
 
     keep_anomaly_detection_off()
     flush_denormals()
@@ -42,7 +41,7 @@ def apply() -> None:
 
 
 def restore_numpy_aliases() -> None:
-    """Names that numpy 1.24 and 2.0 removed and RecBole uses.
+    """Restore the names that numpy 1.24 and 2.0 removed and RecBole uses.
 
     ``np.float_`` and friends in config/configurator.py:625-635; ``np.float`` in evaluator/metrics.py:90,
     data/interaction.py:31 and data/dataset/dataset.py:652; ``np.bool`` in metrics.py:287 (numpy 1.24-1.26).
@@ -62,10 +61,10 @@ def restore_numpy_aliases() -> None:
 
 
 def restore_dok_update() -> None:
-    """``dok_matrix._update``, gone from scipy 1.13; the graph models fill their matrix with it.
+    """Restore ``dok_matrix._update``, removed in scipy 1.13, with which the graph models fill their matrix.
 
     general_recommender/lightgcn.py:111, ngcf.py:110, gcmc.py:174, spectralcf.py:123, ncl.py:131,
-    knowledge_aware_recommender/kgin.py:356, mcclk.py:425. ``update`` is no way out: it raises.
+    knowledge_aware_recommender/kgin.py:356, mcclk.py:425. ``update`` is no replacement: it raises.
     """
     from scipy.sparse import dok_matrix
 
@@ -79,16 +78,16 @@ def restore_dok_update() -> None:
 
 
 def restore_series_agg_len() -> None:
-    """``Series.agg(len)`` on lists: the length of each again, not the length of the series.
+    """Make ``Series.agg(len)`` on lists return the length of each list again, not that of the series.
 
     pandas 3 calls the function on the whole series. data/dataset/dataset.py:712,792,809,1217,
-    kg_dataset.py:309 and sequential_dataset.py:165 want lengths row by row; without them every file with
+    kg_dataset.py:309 and sequential_dataset.py:165 need lengths row by row; without them every file with
     a ``token_seq`` column crashes. Only this one call on object columns is changed.
     """
     import pandas as pd
 
     if not np.isscalar(pd.Series([[1, 2], [3]], dtype=object).agg(len)):
-        return  # this pandas, or an earlier call, does it row by row
+        return  # this version of pandas does it row by row, or an earlier call has patched it
     original = pd.Series.agg
 
     def agg(self: Any, func: Any = None, axis: Any = 0, *args: Any, **kwargs: Any) -> Any:
@@ -100,10 +99,10 @@ def restore_series_agg_len() -> None:
 
 
 def keep_anomaly_detection_off() -> None:
-    """Importing RecBole's sequential models switches autograd's anomaly detection on; switch it off.
+    """Undo the anomaly detection of autograd that importing RecBole's sequential models switches on.
 
     sequential_recommender/sine.py:25 does so for the whole process. It costs half of the training time
-    of every sequential model and changes no number. A user's own setting from before is kept.
+    of every sequential model and changes no number. The user's own earlier setting is kept.
     """
     import torch
 
@@ -114,11 +113,11 @@ def keep_anomaly_detection_off() -> None:
 
 
 def flush_denormals() -> None:
-    """Numbers below 1e-38 count as zero: a CPU takes a hundred times as long to multiply them.
+    """Treat numbers below 1e-38 as zero, because a CPU takes a hundred times as long to multiply them.
 
-    Attention that grows sharp and moments of the optimizer that fade fill with them, so that epochs grow slower
-    and slower: ComiRecSA's fifth took twice the time of its first. Threads inherit this from the one that starts
-    them, hence here, before torch has started any.
+    Attention that grows sharp and optimizer moments that decay produce many of them, so that epochs get slower
+    and slower: ComiRecSA's fifth epoch took twice as long as its first. Threads inherit the setting from the thread
+    that starts them, so it must be made here, before torch has started any.
     """
     import torch
 
@@ -126,11 +125,11 @@ def flush_denormals() -> None:
 
 
 def repair_read_csv() -> None:
-    """Missing values of sequence columns are empty again, and files are read by the C parser.
+    """Make missing values of sequence columns empty again, and read files with the C parser.
 
     data/dataset/dataset.py:501 fills a column in place, which pandas 3 turns into a no-op; the next line
     then fails on ``nan.split``. The Python parser that RecBole asks for is twenty times slower. Both are
-    mended where RecBole calls ``pd.read_csv``: in its module's own name ``pd``.
+    fixed where RecBole calls ``pd.read_csv``, by replacing the name ``pd`` in that module.
     """
     import pandas as pd
     import recbole.data.dataset.dataset as module
@@ -149,7 +148,7 @@ def repair_read_csv() -> None:
 
 
 class _Pandas(types.ModuleType):
-    """pandas, but for one function."""
+    """pandas with another ``read_csv``."""
 
     def __init__(self, pandas: types.ModuleType, read_csv: Any) -> None:
         super().__init__("pandas")
@@ -160,7 +159,7 @@ class _Pandas(types.ModuleType):
 
 
 def repair_fill_nan() -> None:
-    """``Dataset._fill_nan`` fills again.
+    """Make ``Dataset._fill_nan`` fill missing values again.
 
     data/dataset/dataset.py:648,650 fill columns in place, a silent no-op in pandas 3: a missing token
     becomes the index INT64_MIN, a missing float makes the loss NaN, both without an error.
@@ -186,9 +185,9 @@ def repair_fill_nan() -> None:
 
 
 def repair_readonly_arrays() -> None:
-    """Tensors are made from writable arrays.
+    """Make tensors from writable arrays.
 
-    With copy-on-write ``Series.values`` is read-only; data/dataset/dataset.py:2202 hands it to torch, which
+    With copy-on-write, ``Series.values`` is read-only; data/dataset/dataset.py:2202 passes it to torch, which
     warns of undefined behaviour.
     """
     from recbole.data.dataset import Dataset
@@ -215,11 +214,11 @@ def repair_readonly_arrays() -> None:
 
 
 def repair_checkpoints() -> None:
-    """RecBole's checkpoints hold tensors and plain values, so that they load with ``weights_only=True``.
+    """Write only tensors and plain values to RecBole's checkpoints, so that they load with ``weights_only=True``.
 
     trainer/trainer.py:132 and 760 pickle the whole ``Config``; trainer.py:323,583 then fail on torch 2.6 and
     later, whose ``torch.load`` refuses foreign classes. Loading with ``weights_only=False`` would run code from
-    the file, so the writing side is mended: the config becomes its model's and dataset's names.
+    the file, so the writing side is fixed: the config is reduced to the names of its model and dataset.
     """
     import recbole.trainer.trainer as module
 
@@ -261,10 +260,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def keep_tensorboard_off() -> None:
-    """RecBole's trainer opens a TensorBoard log, named after the second, for every run; it opens none.
+    """Stop RecBole's trainer from opening a TensorBoard log for every run.
 
-    trainer/trainer.py:116. Runs that start together write into one log. ``tensorboard: True`` gives each
-    run a log of its own (``training/trainer.py``).
+    trainer/trainer.py:116 names the log after the second, so that runs which start together share one.
+    ``tensorboard: True`` gives each run a log of its own (``training/trainer.py``).
     """
     import recbole.trainer.trainer as module
 
@@ -272,7 +271,7 @@ def keep_tensorboard_off() -> None:
 
 
 class _NoTensorboard:
-    """The three calls that RecBole's trainers make, without effect."""
+    """Accepts the calls that RecBole's trainers make, without effect."""
 
     def add_scalar(self, *args: Any, **kwargs: Any) -> None:
         """Drop a point of a curve."""
@@ -282,9 +281,9 @@ class _NoTensorboard:
 
 
 def repair_collector() -> None:
-    """A second ``evaluate`` with ItemCoverage, AveragePopularity, GiniIndex or TailPercentage works.
+    """Make a second ``evaluate`` with ItemCoverage, AveragePopularity, GiniIndex or TailPercentage work.
 
-    evaluator/collector.py:227 (1.2.1) calls ``.cpu()`` on everything collected, counters and integers too.
+    evaluator/collector.py:227 (1.2.1) calls ``.cpu()`` on everything collected, including counters and integers.
     """
     import torch
     from recbole.evaluator.collector import Collector
@@ -306,7 +305,7 @@ def repair_collector() -> None:
 
 
 def repair_pop() -> None:
-    """``Pop`` counts every interaction.
+    """Make ``Pop`` count every interaction.
 
     general_recommender/pop.py:42 adds one by index assignment, so an item that occurs a hundred times in a
     batch counts once: with batches of 2,048 the most popular items of ml-100k all tie. (It also counts the
