@@ -198,7 +198,8 @@ def _overlaps(user: np.ndarray, item: np.ndarray, time: np.ndarray | None, label
 def split_by_parts(table: Interactions, label: np.ndarray, options: Mapping[str, Any]) -> Split:
     """The split given by three parts: one case per user of a held-out part, with the user's rows there as targets.
 
-    The history of a case is its user's rows in earlier parts. Users without any are no cases, and are counted.
+    The history of a case is its user's rows in earlier parts. Users without any are no cases; their targets are
+    counted.
 
     Raises:
         UserError: no user of validation, or of the test, has a history.
@@ -218,7 +219,7 @@ def split_by_parts(table: Interactions, label: np.ndarray, options: Mapping[str,
             )
         rows = rows[np.repeat(known, counts)]
         found[part] = cases_of_sets(table, users[known].astype(np.int64), begin[known], rows, counts[known])
-        lost[part] = int((~known).sum())
+        lost[part] = int(counts[~known].sum())
     targets = train_rows[positions(table, train_rows) > 0]
     held_back = np.flatnonzero(label == PARTS.index("valid"))
     return Split(train_rows, targets, found["valid"], found["test"], without_history=lost, valid_rows=held_back)

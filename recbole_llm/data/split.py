@@ -115,8 +115,7 @@ class Split:
         unseen_users: evaluated users have no training interaction, so that models which know a user only
             by id cannot take part.
         cuts: the cuts of a global time split; no feature may show later interactions of any user.
-        without_history: by phase, the number of targets (with ready parts: of users) that are no cases because
-            nothing precedes them.
+        without_history: by phase, the number of targets that are no cases because nothing precedes them.
         valid_rows: with ready parts, all validation rows, including those that are no cases for lack of a history.
     """
 

@@ -66,6 +66,11 @@ def test_each_part_is_what_its_name_says(parts: Path) -> None:
     assert found.split.without_history == {"valid": 1, "test": 0}
 
 
+def test_targets_of_users_without_a_history_are_counted(parts: Path) -> None:
+    write_rows(parts / "mine.test.inter", [*TEST, ("late", "x", 13), ("late", "y", 14)])
+    assert dataset().split.without_history == {"valid": 1, "test": 2}
+
+
 def test_what_stands_only_in_rows_that_are_left_out_is_no_user_and_no_item(parts: Path) -> None:
     write_rows(parts / "mine.train.inter", [("", "unread", 0), *TRAIN[:2], ("nobody", "", 0), *TRAIN[2:]])
     table = dataset().table
