@@ -1,7 +1,7 @@
-"""The leaderboard: static pages from a folder of submissions, one page a dataset and protocol.
+"""The leaderboard: static pages from a folder of submissions, one page per dataset and protocol.
 
-A submission is untrusted. Its records are checked again before they are shown, names that become files are made here,
-and everything else passes the template's escaping. A row belongs to one submission: seeds of two are never averaged.
+Submissions are untrusted: their records are checked again before they are shown, file names are made here, and the
+templates escape everything else. A row belongs to one submission; seeds of two submissions are never averaged.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, la
 from recbole_llm.utils.files import make_folder
 from recbole_llm.utils.text import counted
 
-MARK = ".board"  # stands in a folder that a board was written to, which may be replaced
+MARK = ".board"  # marks a folder as a board, which a later call may replace
 SHOWN = ("ndcg@10", "hit@10", "mrr@10")
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page and what the index says of it."""
+    """The tables of one dataset and protocol, and the name of their file."""
 
     dataset: str
     protocol: str
@@ -51,15 +51,15 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
     """Write the site.
 
     Args:
-        folder: of submissions, or of results folders; every folder in it is one.
-        output: the site; an older board there is replaced.
-        dataset_dir: where semantic files lie, if they are here.
+        folder: each of its subfolders is a submission or a results folder.
+        output: folder of the site; an older board there is replaced.
+        dataset_dir: folder of the semantic files, if they are on this machine.
 
     Returns:
         The number of rows.
 
     Raises:
-        UserError: there is no submission, one of them does not hold, or the output is not ours to replace.
+        UserError: there is no submission, one of them fails its checks, or the output exists and is not a board.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder.")
@@ -89,7 +89,7 @@ def _render(template: str, **values: Any) -> str:
 
 
 def _pages(submissions: Sequence[Submission], site: Path) -> list[Page]:
-    """Pages in the order of their names; the records that they link are written beside them."""
+    """The pages, sorted by dataset and protocol; the records that they link to are written beside them."""
     tables: dict[TableKey, list[dict[str, Any]]] = defaultdict(list)
     folders = _distinct([submission.name for submission in submissions])
     for submission in submissions:
@@ -107,7 +107,7 @@ def _pages(submissions: Sequence[Submission], site: Path) -> list[Page]:
 
 
 def _distinct(names: Sequence[str]) -> dict[str, str]:
-    """For each name one of a file or folder, in every file system, that no other has."""
+    """For each name, a unique name for a file or folder that every file system accepts."""
     found: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"[^\w.-]+", "-", name).lstrip(".").lower() or "-"
@@ -175,7 +175,7 @@ def _answers(entries: Sequence[Entry]) -> str:
 
 
 def _filters(rows: Iterable[dict[str, Any]]) -> list[tuple[str, str, list[str]]]:
-    """Fields that a reader may choose by, with their values; those with one value alone are left out."""
+    """Fields that a reader can filter by, with their values; fields with a single value are left out."""
     rows = list(rows)
     found = [
         (field, title, sorted({each for row in rows for each in _values(row[field])}))

@@ -1,4 +1,4 @@
-"""Which records, columns and protocols a command wants to see; mistakes are told before the records are read."""
+"""The records, columns and protocols that a command shows, and checks of its options before records are read."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
 def table_columns(
     metrics: str | Sequence[str] | None, topk: Any, groups: bool, check_reference: bool, style: str
 ) -> tuple[list[str] | None, list[int] | None]:
-    """Names and cut-offs of a table's columns; ``None`` for the default ones, no cut-off for all.
+    """Names and cut-offs of a table's columns; ``None`` stands for the defaults, an empty list of cut-offs for all.
 
     Raises:
-        UserError: an unknown format or metric, no cut-off, or subgroups where there is no place for them.
+        UserError: an unknown format or metric, a bad cut-off, or subgroups in CSV or with ``check_reference``.
     """
     check_choice("--format", style, get_args(Format))
     names = names_of(metrics) or None
@@ -41,10 +41,10 @@ def table_columns(
 
 
 def twin_protocols(twin: str | Sequence[str] | None, **others: Any) -> list[str]:
-    """The two protocols of a twin table; none where there is none.
+    """The two protocols of a twin table; an empty list without ``--twin``.
 
     Raises:
-        UserError: not two of them, or one of ``others`` is given, for which a twin table has no place.
+        UserError: not exactly two protocols, or one of ``others`` is given, which a twin table does not take.
     """
     if twin is None:
         return []
@@ -58,12 +58,12 @@ def twin_protocols(twin: str | Sequence[str] | None, **others: Any) -> list[str]
 
 
 def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool) -> None:
-    """Check a command that shows what is in the results folder, or what some runs will have put there by then.
+    """Check a ``table`` or ``report`` command against the results folder and the runs that come before the command.
 
     Args:
-        options: of the command, as far as they are given.
-        runs: that come before it.
-        is_table: whether it is ``table``, and not ``report``.
+        options: the options given to the command.
+        runs: the runs of the commands before it.
+        is_table: whether the command is ``table``; else it is ``report``.
 
     Raises:
         UserError: a mistake in a name or a value.
@@ -85,7 +85,7 @@ def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool)
 
 
 def _check_names(wanted: Mapping[str, list[str]], runs: Iterable[Run], results_dir: str | Path | None) -> None:
-    """Raise a ``UserError`` where neither some runs nor the records of a folder have a name that a table shows."""
+    """Raise a ``UserError`` if a wanted name is neither in the runs nor in the records of the results folder."""
     there: dict[str, set[str]] = {"model": set(), "dataset": set(), "protocol": set()}
     for run in runs:
         method, settings = run.settings.method, run.settings
@@ -113,10 +113,10 @@ def _check_names(wanted: Mapping[str, list[str]], runs: Iterable[Run], results_d
 def chosen_records(
     results_dir: str | Path | None, **wanted: str | Sequence[str] | None
 ) -> tuple[ResultStore, list[Record]]:
-    """A results folder, and its records with the wanted values (``model``, ``dataset``, ``protocol``).
+    """A results folder, and its records with the wanted ``model``, ``dataset`` and ``protocol``.
 
     Raises:
-        UserError: there are none, or none with a name.
+        UserError: the folder has no records, or none with one of the wanted values.
     """
     store = ResultStore(results_dir or "results")
     chosen = list(store)

@@ -68,7 +68,7 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
 
 
 def _facts(table: ResultsTable) -> list[tuple[str, str]]:
-    """The data that a table is about."""
+    """Statistics and hash of the table's data."""
     data = next((run.data for row in table.rows for run in row.runs if run.data), None)
     if data is None:
         return []
@@ -113,7 +113,7 @@ def _test(table: ResultsTable, found: Comparison) -> dict[str, Any]:
 
 
 def _pairs(table: ResultsTable) -> dict[str, Any]:
-    """Tests of all pairs, as lists: there may be a thousand of them."""
+    """Tests of all pairs, each a list, not a dict: there may be a thousand pairs."""
     labels = list(dict.fromkeys(label for found in table.comparisons for label in (found.first, found.second)))
     number = {label: place for place, label in enumerate(labels)}
     return {
@@ -133,12 +133,12 @@ def _pairs(table: ResultsTable) -> dict[str, Any]:
 
 
 def short(value: float | None, digits: int) -> float | None:
-    """A number in so many digits, as a page of thousands of them holds it; JSON has no nan and no infinity."""
+    """A number rounded to so many digits, to keep the page small; ``None`` for nan and infinity, which JSON lacks."""
     return None if value is None or not np.isfinite(value) else float(f"{value:.{digits}g}")
 
 
 def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Differences to the reference row, with its value for percentages."""
+    """Differences to the reference row, with the reference's value as the base of percentages."""
     base = table.row(table.reference).values[table.primary].mean if table.reference and table.against else 0.0
     found = [(row, table.against_reference(row.label)) for row in rows]
     kept = ("difference", "low", "high", "p_adjusted_text", "verdict", "mark", "one_training")
@@ -194,7 +194,7 @@ def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
-    """Accuracy and the costs that it may be held against."""
+    """Accuracy, and the costs that it can be plotted against."""
     points: list[dict[str, Any]] = []
     for row in rows:
         value = row.values.get(table.primary)

@@ -16,7 +16,7 @@ PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train",
 def seconds(row: Row, phase: str) -> float:
     """Mean seconds of a phase over the runs that spent any.
 
-    Runs that found something made (features, a trained prerequisite) spend none; a first run does.
+    Runs that reuse features or a trained prerequisite spend none on them; only the run that made them did.
     """
     spent = [run.seconds.get(phase, 0.0) for run in row.runs]
     return float(np.mean([value for value in spent if value > 0] or [0.0]))
@@ -28,7 +28,7 @@ def memory_mib(row: Row) -> float:
 
 
 def _most(row: Row, value: Callable[[SemanticFacts], float]) -> float:
-    """Seeds share their features, so the largest number is that of all."""
+    """The largest value of the runs: seeds share their features, so it is the value of the whole row."""
     return max((value(run.features) for run in row.runs if run.features), default=0)
 
 
@@ -43,7 +43,7 @@ def requests(row: Row) -> int:
 
 
 def tokens(row: Row) -> int:
-    """Tokens of these requests and their answers."""
+    """Tokens of the requests behind a row's features, and of their answers."""
     return int(_most(row, lambda facts: facts.tokens_in + facts.tokens_out))
 
 

@@ -1,4 +1,4 @@
-"""Records as pandas DataFrames: one row a run, a user, an epoch, or a row of a table."""
+"""Records as pandas DataFrames: one row per run, user, epoch or table row."""
 
 from __future__ import annotations
 
@@ -34,18 +34,19 @@ def results(
     model: Names = None,
     settings: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """One row a record of a results folder.
+    """One row per record of a results folder.
 
     Args:
         folder: the results folder.
-        dataset: names to be kept; all by default.
+        dataset: names to keep; all by default.
         protocol: the same.
         model: the same.
         settings: names of settings that become columns, as ``settings.learning_rate``.
 
     Returns:
-        ``label`` names the row of a table that a record belongs to, and is the same for its seeds. Metrics have columns
-        of their names (``ndcg@10``), phases ``seconds.train`` and the like. What a record lacks is missing.
+        ``label`` names the table row that a record belongs to; the seeds of a row share it. Metrics are columns of
+        their own name (``ndcg@10``), seconds of a phase are ``seconds.train`` and so on. What a record lacks is a
+        missing value.
     """
     store = ResultStore(folder)
     rows = []
@@ -90,22 +91,22 @@ def per_user(
     protocol: Names = None,
     model: Names = None,
 ) -> pd.DataFrame:
-    """One row a user and run: what the tests of a table are made from.
+    """One row per user and run: the values that the tests of a table use.
 
     Args:
         folder: the results folder.
-        metric: one that follows from ranks, such as ``ndcg@10`` or ``map@7``.
-        dataset: names to be kept; all by default.
+        metric: one that can be computed from ranks, such as ``ndcg@10`` or ``map@7``.
+        dataset: names to keep; all by default.
         protocol: the same.
         model: the same.
 
     Returns:
-        Besides the columns that say which run it is: ``user`` (its number in the ranks; where histories are cut into
-        sessions, that of the person), ``cases``, and ``value``, the mean over the user's cases. Runs without ranks are
+        The columns that identify the run, then ``user`` (the user's number in the ranks; where histories are cut into
+        sessions, the person's number), ``cases``, and ``value``, the mean over the user's cases. Runs without ranks are
         left out with a warning.
 
     Raises:
-        UserError: an unknown metric, or one of whole lists.
+        UserError: an unknown metric, or a metric of whole lists, which has no value per user.
     """
     name, _ = parse_metric(metric)
     if needs_lists(name):
@@ -129,17 +130,17 @@ def per_user(
 def curves(
     folder: str | Path = "results", dataset: Names = None, protocol: Names = None, model: Names = None
 ) -> pd.DataFrame:
-    """One row an epoch and run.
+    """One row per run and epoch.
 
     Args:
         folder: the results folder.
-        dataset: names to be kept; all by default.
+        dataset: names to keep; all by default.
         protocol: the same.
         model: the same.
 
     Returns:
-        Columns ``epoch``, ``loss`` (the sum, where a model has several), ``seconds``, and each validation metric as
-        ``valid.ndcg@10``, missing in epochs without validation; besides those that say which run it is.
+        The columns that identify the run, then ``epoch``, ``loss`` (the sum, where a model has several), ``seconds``,
+        and validation metrics such as ``valid.ndcg@10``, which are missing in epochs without validation.
     """
     rows = []
     for label, record in _labelled(ResultStore(folder), dataset, protocol, model):
@@ -165,22 +166,22 @@ def table_rows(
     correction: str = "holm",
     margin: float | None = None,
 ) -> pd.DataFrame:
-    """One row a table row and metric: means, intervals and tests, as ``table --format=csv`` has them.
+    """One row per table row and metric: means, intervals and tests, as in ``table --format=csv``.
 
     Args:
         folder: the results folder.
-        dataset: names to be kept; all by default.
+        dataset: names to keep; all by default.
         protocol: the same.
         model: the same.
         baseline: model or label that the others are measured against; default the best baseline of each table.
         correction: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
-        margin: of the tests, there too.
+        margin: of the tests; see the same function.
 
     Returns:
-        Differences and their tests stand in the rows of the metric that models were selected by.
+        Differences and their tests are in the rows of the metric that models were selected by.
 
     Raises:
-        UserError: a baseline that no table has, an unknown correction, or a margin that is none.
+        UserError: a baseline that no table has, an unknown correction, or an invalid margin.
     """
     store = ResultStore(folder)
     wanted = _chosen(store, dataset, protocol, model)
@@ -196,7 +197,7 @@ def _chosen(records: Iterable[Record], dataset: Names, protocol: Names, model: N
 
 
 def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names) -> Iterator[tuple[str, Record]]:
-    """The chosen records with the labels that their rows have among all of the folder."""
+    """The chosen records, each with the label that its row has among all records of the folder."""
     everything = list(store)
     labels = {
         id(record): name.label
@@ -207,7 +208,7 @@ def _labelled(store: ResultStore, dataset: Names, protocol: Names, model: Names)
 
 
 def _run(label: str, record: Record) -> dict[str, Any]:
-    """Which run it is."""
+    """The columns that identify a run."""
     facts = {"label": label, "semantics": record.source}
     return {name: facts.get(name, getattr(record, name)) for name in _RUN}
 

@@ -1,4 +1,4 @@
-"""Which records may stand in one table, which of them are seeds of one row, and how the rows are named."""
+"""Which records share a table, which of them are seeds of one row, and how the rows are named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _CASE_KEYS = (
     *("split", "sessions", "user_order", "candidates", "val_interval", "rm_dup_inter"),
     *("user_inter_num_interval", "item_inter_num_interval", "valid_from", "test_from", "targets"),
 )
-_ASK_NOTHING = ("itemtext", "candidates", "codes")  # their coverage is that of titles
+_ASK_NOTHING = ("itemtext", "candidates", "codes")  # features without requests; their coverage counts titles
 
 
 class TableKey(NamedTuple):
@@ -30,7 +30,7 @@ class TableKey(NamedTuple):
     Attributes:
         dataset, protocol: their names.
         data: first digits of the hash of the interactions.
-        masked: items of the history are not ranked.
+        masked: whether items of the history are left out of the ranking.
         cases: other settings that decide what a test case is, as JSON.
     """
 
@@ -54,9 +54,9 @@ class RowName:
         label: unique in its table; charts, notes and ``--baseline`` use it.
         model: the first column: the model, the settings by which its rows differ, and the share of questions that have
             an answer where it is below 100 %.
-        semantics: where they came from: an LLM's name, ``offline``, the control's name, or nothing.
-        language_model: the language model inside the method, with its size; or nothing.
-        tuned: what the search behind its settings had; nothing where there was none.
+        semantics: source of the answers: an LLM's name, ``offline``, or the control's name; empty if none is read.
+        language_model: the language model inside the method, with its size; empty if there is none.
+        tuned: budget of the search that found the settings, ``yes`` if it is unknown; empty without a search.
     """
 
     label: str
@@ -69,9 +69,9 @@ class RowName:
 def group(records: Iterable[Record]) -> dict[TableKey, dict[RowName, list[Record]]]:
     """Records by table, then by the name of their row.
 
-    Numbers of different protocols, data, masking or candidates never stand in one table. A run that failed
-    before its data were read stands where its neighbours stand. Runs of one model with different settings are
-    different rows, whose labels name the difference.
+    Results of different protocols, data, masking or candidates never share a table. A run that failed before its data
+    were read joins the table that is alike in everything else, if there is exactly one. Runs of one model with
+    different settings are different rows, whose labels name the difference.
     """
     records = list(records)
     hashes: dict[tuple[Any, ...], set[str]] = defaultdict(set)
@@ -97,7 +97,7 @@ def _surroundings(record: Record) -> tuple[str, str, bool, str]:
 
 
 def row_identity(record: Record) -> dict[str, Any]:
-    """The settings that tell two rows of one model apart; two searches may find the same settings."""
+    """What tells two rows of a model apart: settings, semantics, and the search, as two may find the same settings."""
     definitions = _definitions(record)
     return {**row_settings(record.settings, definitions), "semantics": record.semantics, "search": _search(record)}
 
@@ -118,7 +118,7 @@ def _by_name(records: Sequence[Record]) -> dict[RowName, list[Record]]:
 
 
 def _held_by_paths(records: Iterable[Record]) -> dict[tuple[str, str], str]:
-    """Hashes of what settings name by a path: two paths of one encoder make one row, as they have one key."""
+    """Hashes of the files that settings name by path: two paths to one encoder make one row, as they make one key."""
     found: dict[tuple[str, str], str] = {}
     for record in records:
         for key in (record.reads or {}).keys() & {*BY_CONTENTS}:
@@ -127,10 +127,10 @@ def _held_by_paths(records: Iterable[Record]) -> dict[tuple[str, str], str]:
 
 
 def _by_reading(runs: Sequence[Record]) -> list[list[Record]]:
-    """Runs of equal settings by what they read.
+    """Split runs with equal settings by what they read.
 
-    A run that does not say all of it goes with the only others that it may belong to. Where there are several, one that
-    failed before it knew goes with the first of them; one that has numbers stands alone.
+    A run whose record lacks a part of this joins the only group that it fits. If it fits several groups, a failed run
+    joins the first of them, and a run with numbers is kept apart from them.
     """
     parts: dict[tuple[str | None, str | None], list[Record]] = {}
     for run in sorted(runs, key=lambda run: _reading(run).count(None)):
@@ -142,7 +142,7 @@ def _by_reading(runs: Sequence[Record]) -> list[list[Record]]:
 
 
 def _reading(run: Record) -> tuple[str | None, str | None]:
-    """The source of a run's answers, or the name of its lists, and its files; ``None`` for what it does not say."""
+    """Source of a run's answers (or name of its lists), and the files it read; ``None`` for what its record lacks."""
     source = run.source if run.features is not None else None
     files = None if run.reads is None else json.dumps(run.reads, sort_keys=True)
     return (source if run.lists is None else run.lists["name"]), files
@@ -158,7 +158,7 @@ class _Parts(NamedTuple):
 
 
 def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
-    """The names of a table's rows: what stands in columns of its own is in a label only where rows differ by it."""
+    """The names of a table's rows; what has a column of its own is in a label only where it tells rows apart."""
     parts = [_parts(runs) for runs in rows]
     alike: dict[_Parts, list[int]] = defaultdict(list)
     for place, own in enumerate(parts):
@@ -174,15 +174,15 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
         for place, difference in zip(places, differences(identities, _definitions(first[0])), strict=True):
             ending = visible(difference) + _coverage(rows[place])
             seen[head + ending] += 1
-            number = f" #{seen[head + ending]}" if seen[head + ending] > 1 else ""  # no name can tell the two apart
+            number = f" #{seen[head + ending]}" if seen[head + ending] > 1 else ""  # nothing else tells the two apart
             names[place] = RowName(head + ending + number, own.model + ending + number, *own[1:])
     return [names[place] for place in range(len(rows))]
 
 
 def _chosen(identities: Sequence[Variant], rows: Sequence[Record]) -> list[Variant]:
-    """Settings of rows that are named alike, of tuned rows first those that no search finds.
+    """The settings that may name rows whose names are equal so far; for tuned rows, those that no search sets first.
 
-    Where these tell all of them apart, the others say nothing: two searches hardly ever end with the same settings.
+    If these tell all rows apart, the searched settings are left out, since they differ after almost any two searches.
     """
     if not all(row.tuned for row in rows):
         return list(identities)
@@ -194,25 +194,25 @@ def _chosen(identities: Sequence[Variant], rows: Sequence[Record]) -> list[Varia
 
 
 def _searchable(record: Record) -> set[str]:
-    """The settings of a model, and of the one underneath, that a search may find."""
+    """The settings in the search spaces of a model and of its backbone."""
     folder = properties_folder() / "search"
     names = {record.model, str(record.settings.get("backbone"))} & {*property_names("search")}
     return {key for name in names for key in read_yaml(folder / f"{name}.yaml")}
 
 
 def _parts(runs: Sequence[Record]) -> _Parts:
-    """A run that failed before it knew its source has the name of the others."""
+    """The parts of a row's name; they come from a run that knows its source, which a failed run may not."""
     known = next((run for run in runs if run.features is not None), runs[0])
     semantics = known.source if known.semantics != "none" or kind_of(known) == "control" else ""
     model = f"{known.model}, legacy leaks" if known.legacy_leaks else known.model
     model += ", refit" if known.refit else ""
-    if runs[0].lists is not None:  # the file's name is the only thing that the lists are known by
+    if runs[0].lists is not None:  # only the file's name tells which lists they are
         model = f"{model} ({runs[0].lists['name']}, foreign)"
     return _Parts(*map(visible, (model, semantics, known.language_model or "", _search(known) or "")))
 
 
 def _head(own: _Parts, others: Sequence[_Parts]) -> str:
-    """A label without the settings: with the language model and the search where rows of one model differ by them."""
+    """A label before its settings: the language model and the search are in it only where rows of a model differ."""
     rivals = [each for each in others if each[:2] == own[:2]]
     inside = [own.semantics] if own.semantics else []
     if own.language_model and len({each.language_model for each in rivals}) > 1:
@@ -225,7 +225,7 @@ def _head(own: _Parts, others: Sequence[_Parts]) -> str:
 
 
 def answered(run: Record) -> dict[str, float]:
-    """Share of the questions that have an answer, by feature; features that ask nothing are left out."""
+    """Share of the questions that have an answer, by feature; features that ask no LLM are left out."""
     found = run.features.coverage if run.features is not None else {}
     return {name: share for name, share in found.items() if name not in _ASK_NOTHING}
 
@@ -236,7 +236,7 @@ def _coverage(runs: Sequence[Record]) -> str:
 
 
 def _search(record: Record) -> str | None:
-    """What the search behind a run's settings had; ``None`` where there was none."""
+    """Budget of the search behind a run's settings, ``yes`` if it is unknown; ``None`` without a search."""
     if not record.trials:
         return "yes" if record.tuned else None
     limits = [
@@ -248,7 +248,7 @@ def _search(record: Record) -> str | None:
 
 
 def latest(runs: Iterable[Record]) -> list[Record]:
-    """One record a seed, in the order of seeds: a finished one before a failed one, then the newest."""
+    """One record per seed, in the order of seeds: the newest finished one, or the newest failed one if all failed."""
     by_seed: dict[int, Record] = {}
     for run in sorted(runs, key=lambda run: (run.status == "ok", run.created)):
         by_seed[run.seed] = run
@@ -256,11 +256,11 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 
 
 def kind_of(record: Record) -> str:
-    """``baseline``, ``method`` (it reads what an LLM said, or was made elsewhere) or ``control`` (without answers)."""
+    """``baseline``, ``method`` (reads answers, or was made elsewhere) or ``control`` (a method without its answers)."""
     if record.lists is not None:
         return "method"
     row = methods().get(record.model)
-    # A model from outside has no row here; the encoder is set for those that read features.
+    # A model from outside is not among methods(); it reads features if an encoder is set.
     has_features = bool(row.features) if row else record.settings.get("encoder") is not None
     reads = record.features is not None or record.semantics != "none" or has_features
     if not reads:

@@ -1,4 +1,4 @@
-"""What the LLM behind a row knew before it was asked: columns of probes and of its knowledge cut."""
+"""What the LLM behind a row knew of the data beforehand: columns from probes and from its knowledge cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def after_cut(row: Row) -> float | None:
 
 
 def recalls(row: Row) -> dict[str, Recall]:
-    """What the row's LLM gave back, by probe."""
+    """What the row's LLM recalled of the data, by probe."""
     return row.memory.probes if row.memory is not None else {}
 
 
@@ -30,7 +30,7 @@ def memory_columns(table: ResultsTable) -> dict[str, list[str]]:
 
 
 def memory_notes(table: ResultsTable) -> list[str]:
-    """How the columns are read."""
+    """Notes on how to read the columns."""
     found, columns = [], memory_columns(table)
     if set(columns) - {AFTER_CUT}:
         found.append(
@@ -58,7 +58,7 @@ def memory_table(table: ResultsTable) -> RenderedTable | None:
 
 
 def memory_fields(row: Row) -> dict[str, str | float | None]:
-    """The same as plain values for CSV."""
+    """The probes and the share after the cut as plain values for CSV."""
     found: dict[str, str | float | None] = {}
     for name, recall in recalls(row).items():
         found |= {f"{name}_recall": recall.recall, f"{name}_chance": recall.chance}

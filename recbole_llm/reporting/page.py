@@ -37,12 +37,12 @@ def write_report(
 
     Args:
         records: what to show.
-        store: where their ranks lie.
+        store: the results folder with their ranks.
         path: the page.
         baseline: model or label that the others are measured against; default the best baseline of each table.
         correction, margin: of the tests; see :func:`recbole_llm.reporting.results_table.build`.
 
     Raises:
-        UserError: a baseline that no table has, an unknown correction, or a margin that is none.
+        UserError: a baseline that no table has, an unknown correction, or an invalid margin.
     """
     write_page(path, render_report(records, store, baseline, correction, margin))

@@ -1,4 +1,4 @@
-"""Baselines held against published numbers: in the band or not, and what could explain it."""
+"""Baselines compared with published numbers: whether they are in the band, and what could explain a difference."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Reference(BaseModel):
         title, source: what it is and who reports it.
         dataset, protocol: as ``--dataset`` and ``--protocol`` name them.
         mask_history: whether the source left items of the history out.
-        train_targets: at which positions its models were trained (``last``, ``all``); null where they have no choice.
+        train_targets: at which positions its models were trained (``last``, ``all``); null for models without a choice.
         data: counts of the source's dataset.
-        settings: keys that the source had and that can move the numbers.
-        when: settings without which it says nothing about a run.
-        leak: what of the tested interactions the source's models have seen; empty for none that is known.
+        settings: settings of the source that can change the numbers.
+        when: settings that a run must have for the reference to apply.
+        leak: how the source's models saw tested interactions; empty if no leak is known.
         models: for each model its metrics, as a number or a band.
     """
 
@@ -50,10 +50,10 @@ class Reference(BaseModel):
     models: dict[str, dict[str, float | tuple[float, float]]]
 
     def applies(self, record: Record) -> bool:
-        """Whether it says something about a run: one of its models, ranked and trained in the same form.
+        """Whether the reference applies to a run: the run is of one of its models, ranked and trained in the same way.
 
-        Models that lack a key of ``when`` (Pop) need not have it. Records from before there was a choice of positions
-        were trained at the last one.
+        Keys of ``when`` that the run's model lacks are ignored (Pop). Records without ``train_targets`` are older than
+        that setting and were trained at the last position.
         """
         settings = record.settings
         if (record.dataset, record.protocol) != (self.dataset, self.protocol) or record.model not in self.models:
@@ -65,7 +65,7 @@ class Reference(BaseModel):
         return all(record.settings.get(key, value) == value for key, value in self.when.items())
 
     def differences(self, record: Record) -> list[str]:
-        """What was different here from the source."""
+        """How the run differs from the source."""
         found = [f"{self.leak} there"] if self.leak else []
         statistics = record.data.statistics if record.data else {}
         found += [
@@ -116,10 +116,10 @@ class Verdict:
 
 
 def load_references(path: Path | None = None) -> tuple[float, list[Reference]]:
-    """Tolerance of single numbers, and all references of a file; ours by default.
+    """Relative tolerance of single numbers, and all references of a file; ``properties/reference.yaml`` by default.
 
     Raises:
-        UserError: the file does not have the form that it should have.
+        UserError: the file is malformed or names an unknown metric.
     """
     path = path or properties_folder() / "reference.yaml"
     try:
@@ -134,9 +134,9 @@ def load_references(path: Path | None = None) -> tuple[float, list[Reference]]:
 
 
 def check(tables: Iterable[ResultsTable], path: Path | None = None) -> list[tuple[ResultsTable, list[Verdict]]]:
-    """Verdicts on all rows that a reference says something about, by block.
+    """Verdicts on all rows that a reference applies to, by table.
 
-    Where one source had the same data as the run, sources with other data say nothing.
+    If one source used the same data as the run, sources with other data are ignored.
     """
     tolerance, references = load_references(path)
     return [(table, [v for row in table.finished for v in _verdicts(row, references, tolerance)]) for table in tables]
@@ -159,7 +159,7 @@ def _verdicts(row: Row, references: Sequence[Reference], tolerance: float) -> li
 
 
 def reference_metrics(path: Path | None = None) -> list[str]:
-    """All metrics that references are about."""
+    """All metrics that the references have numbers of."""
     _, references = load_references(path)
     return list(dict.fromkeys(name for r in references for metrics in r.models.values() for name in metrics))
 

@@ -1,7 +1,7 @@
 """A table as text, Markdown, LaTeX or HTML, and cells of a CSV file.
 
-Cells are untrusted: names, titles and error messages come from files and answers. Each format escapes them, and what a
-terminal would obey is removed from all.
+Cells are untrusted: names, titles and error messages come from files and answers. Each format escapes them, and
+terminal control sequences are removed in every format.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class TableCell:
     """One cell.
 
     Attributes:
-        text: what stands in it.
-        rank: ``best`` (bold), ``second`` (underlined) or nothing.
-        tone: ``better`` or ``worse``, shown in a colour where there are colours.
+        text: its content.
+        rank: ``best`` (bold), ``second`` (underlined) or empty.
+        tone: ``better``, ``worse`` or empty, shown as a colour in formats that have colours.
     """
 
     text: str
@@ -43,7 +43,7 @@ class RenderedTable:
     """One table.
 
     Attributes:
-        title: heading of its own, or nothing where it continues the table above.
+        title: its heading; empty where it continues the table above.
         header: names of the columns.
         rows: its cells.
         notes: lines below it.
@@ -92,7 +92,7 @@ def _terminal(rendered: RenderedTable) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text that Markdown shows as it is, in a table too."""
+    """Text escaped so that Markdown shows it as it is, also in a table."""
     return re.sub(r"([\\`*_{}\[\]<>#|~$])", r"\\\1", " ".join(text.split()))
 
 
@@ -124,7 +124,7 @@ _LATEX = {
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it; characters that pdfLaTeX cannot print are left to its UTF-8 input."""
+    """Text escaped for LaTeX; characters that are not in the map are left to LaTeX's UTF-8 input."""
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
@@ -135,7 +135,7 @@ def _latex_cell(cell: TableCell) -> str:
 
 
 def _latex(rendered: RenderedTable) -> str:
-    """A ``table`` that needs the package booktabs."""
+    """A ``table`` environment, which needs the package booktabs."""
     columns = "l" * rendered.text_columns + "r" * (len(rendered.header) - rendered.text_columns)
     lines = ["\\begin{table}", "\\centering"]
     if rendered.title:
@@ -144,7 +144,7 @@ def _latex(rendered: RenderedTable) -> str:
     lines.append(" & ".join(map(escape_latex, rendered.header)) + " \\\\")
     lines.append("\\midrule")
     rows = [" & ".join(map(_latex_cell, row)) + " \\\\" for row in rendered.rows]
-    # What begins with these after the end of a row would be that end's argument.
+    # After the \\ that ends a row, LaTeX would read a leading [ or * as an argument of \\.
     lines += [f"{{{row[0]}}}{row[1:]}" if row.startswith(("[", "*")) else row for row in rows]
     lines += ["\\bottomrule", "\\end{tabular}"]
     lines += [f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}}}" for note in rendered.notes]
@@ -240,10 +240,10 @@ _FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 
 
 def csv_text(value: str | float | None) -> str:
-    """A cell of a CSV file: numbers in six digits, and text on one line that no spreadsheet takes for a formula.
+    """A cell of a CSV file: floats with six digits, and text on one line that no spreadsheet takes for a formula.
 
-    An apostrophe before ``=``, ``+``, ``-`` and ``@``, and their full-width forms, makes it text (OWASP, "CSV
-    injection").
+    Text that begins with ``=``, ``+``, ``-``, ``@`` or one of their full-width forms gets an apostrophe in front
+    (OWASP, "CSV injection").
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -1,4 +1,4 @@
-"""What the runs of one place say: means, intervals, the best, and which differences hold."""
+"""The results of one table: means, intervals, the best rows, and which differences are significant."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from recbole_llm.utils.text import counted, visible
 
 logger = logging.getLogger(__name__)
 
-TELLING = 0.1  # cold targets beyond cold candidates, as shares, that a reader must know of
-DIGITS = 4  # what a table shows; values that are equal there are equally good
+TELLING = 0.1  # a note warns if the share of cold targets exceeds that of other cold candidates by this much
+DIGITS = 4  # decimals in a table; values that are equal in these are equally good
 BETTER, WORSE, NONE = "better", "worse", "none"
 KINDS = ("baseline", "control", "method")
 ORDERS = ("kind", "model")  # of the rows, besides metrics
@@ -49,13 +49,13 @@ class Row:
     """The runs of one model with one set of settings.
 
     Attributes:
-        name: as a table names it.
+        name: its name in the table.
         kind: ``baseline``, ``method`` or ``control``.
         runs: finished runs, one a seed.
         failed: runs that failed.
         values: metrics of the finished runs.
-        ranks: of the finished runs; empty where a file is missing.
-        memory: what the LLM behind the row was found to remember of the data; ``None`` where it was not asked.
+        ranks: of the finished runs; empty if a file is missing or the seeds were tested on different cases.
+        memory: probe of what the LLM behind the row remembers of the data; ``None`` without a probe.
     """
 
     name: RowName
@@ -78,7 +78,7 @@ class Row:
 
     @property
     def still_improving(self) -> bool:
-        """Whether training ended, with any of the seeds, before the model had stopped improving."""
+        """Whether, for any seed, training ended before the model had stopped improving."""
         return any(still_improving(run) for run in self.runs)
 
     def identity(self, column: str) -> str:
@@ -89,7 +89,7 @@ class Row:
         return "none" if value == "no language model" else value
 
     def cells(self, columns: Sequence[str]) -> list[TableCell]:
-        """The cells of some of these columns."""
+        """The cells of some of ``ResultsTable.identity_columns``."""
         return [TableCell(self.identity(column)) for column in columns]
 
 
@@ -100,10 +100,10 @@ def identity_columns(rows: Sequence[Row]) -> list[str]:
 
 
 def still_improving(run: Record) -> bool:
-    """Whether the best epoch is among the last three validations, and better than the first one where there are more.
+    """Whether the best epoch is among the last three validations, and not the first of several.
 
-    A training of one validation ended at its limit: nothing says that a second epoch would not be better. A model that
-    counts has no loss (0 in every epoch). Its epochs are choices of a window, not steps of a training.
+    A run with a single validation counts: nothing shows that a second epoch would not have been better. A counting
+    model (loss 0 in every epoch) does not: its epochs try windows and are no training steps.
     """
     if all(point.get("loss") == 0 for point in run.curve):
         return False
@@ -120,10 +120,10 @@ class ResultsTable:
         rows: in the order in which they are shown.
         metrics: the columns.
         primary: the metric that models were selected by; significance is about it alone.
-        families: by metric, the rows whose ranks are of the same cases, ready to be tested.
-        comparisons: of every pair of rows that were tested on the same cases, corrected over all of them.
+        families: by metric, the rows that were evaluated on the same cases, ready to be tested.
+        comparisons: of every pair of rows that were evaluated on the same cases, corrected over all pairs.
         reference: label of the row that the others are measured against.
-        named: whether the reader named the reference: then the tests against it are a family of their own.
+        named: whether the user named the reference; the tests against it are then a family of their own.
         notes: what a reader must know.
     """
 
@@ -139,12 +139,12 @@ class ResultsTable:
 
     @property
     def identity_columns(self) -> list[str]:
-        """The columns that say what a row is: what all rows share stands in the caption instead."""
+        """The columns that identify a row; what all rows share is in the caption instead."""
         return identity_columns(self.rows)
 
     @property
     def caption(self) -> str:
-        """One line that says what the numbers are of, and what all rows have in common."""
+        """One line on what was measured, and on what all rows have in common."""
         key = self.key
         words = [f"{key.dataset}, {key.protocol}: {counted(self.cases, 'test case')}"]
         for sort in ("user", "item"):
@@ -191,7 +191,7 @@ class ResultsTable:
         return sorted(having, key=lambda row: sign * row.values[metric].mean)
 
     def best_and_second(self, metric: str) -> tuple[set[str], set[str]]:
-        """Labels of the best and of the second best rows, as far as the shown digits tell them apart."""
+        """Labels of the best and the second-best rows; rows whose shown digits are equal share a place."""
         return best_and_second({row.label: row.values[metric].mean for row in self.ordered(metric)})
 
     def compared(self, first: str, second: str) -> Comparison | None:
@@ -207,9 +207,9 @@ class ResultsTable:
     def against(self) -> dict[str, Comparison]:
         """The test of each other row against the reference, row minus reference.
 
-        A reference that was named asks as many questions as there are other rows, and Holm corrects over these
-        (Demsar, JMLR 2006, section 3.2.2: comparisons with a control). The best baseline was chosen by its result:
-        there the correction is over every pair that could have been chosen.
+        With a named reference, the correction is over its comparisons with the other rows (Demsar, JMLR 2006, section
+        3.2.2: comparisons with a control). The default reference, the best baseline, is chosen by its result, so there
+        the correction is over every pair that could have been chosen.
         """
         if self.reference is None or not any(self.reference in (c.first, c.second) for c in self.comparisons):
             return {}
@@ -225,7 +225,7 @@ class ResultsTable:
         return self.against.get(label)
 
     def verdict(self, found: Comparison | None) -> str:
-        """``better`` or ``worse`` where a difference holds, ``none`` where none is beyond the margin, else nothing."""
+        """``better`` or ``worse`` for a significant difference, ``none`` for one within the margin, else empty."""
         if found is None:
             return ""
         if found.holds:
@@ -234,7 +234,7 @@ class ResultsTable:
 
 
 def best_and_second(values: Mapping[str, float]) -> tuple[set[str], set[str]]:
-    """Labels of the best and of the second best of values that come best first; none where all are equal."""
+    """Labels of the best and the second-best of values given best first; both sets are empty if all are equal."""
     shown = list(dict.fromkeys(round(value, DIGITS) for value in values.values()))
     if len(shown) < 2:
         return set(), set()
@@ -272,20 +272,20 @@ def build(
 
     Args:
         records: what to show.
-        store: where their ranks lie; without it nothing is tested.
+        store: the results folder with their ranks; without it nothing is tested.
         metrics: columns such as ``ndcg@10`` or ``ndcg``; default those of the records.
-        topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all
+        topk: cut-offs of the columns; default the cut-off of the metric that models were selected by, ``[]`` for all
             that the records have.
         baseline: model or label that the others are measured against, in a family of tests of its own; default the
             best baseline.
         intervals: compute the interval of every metric, not of the primary one alone.
         correction: of the p values of a family, ``holm`` or ``fdr``.
-        margin: differences of the primary metric that are smaller count as none; ``None`` for no such test.
+        margin: differences of the primary metric below it count as none; ``None`` for no test of equivalence.
         sort: a metric such as ``hit@10`` (best first), ``model``, or ``kind`` (baselines, controls, methods, each best
             first); default the metric that models were selected by.
 
     Raises:
-        UserError: an unknown metric, correction or order, a margin that is none, or a baseline that no table has.
+        UserError: an unknown metric, correction or order, an invalid margin, or a baseline that no table has.
     """
     if sort is not None and sort not in ORDERS:
         try:
@@ -311,7 +311,7 @@ def build(
 
 @dataclass(frozen=True)
 class Tests:
-    """What is asked of the rows beside their means; see :func:`build`."""
+    """Options of tests, intervals and row order; see :func:`build`."""
 
     correction: str = "holm"
     margin: float | None = None
@@ -348,13 +348,13 @@ class Columns:
 
 
 def _cut_offs(records: Sequence[Record]) -> list[int]:
-    """All cut-offs of the records; the ranks beside them have every metric at each, whether it was recorded or not."""
+    """All cut-offs in the records; the ranks give every metric at each of them, whether it was recorded or not."""
     recorded = {name for record in records for name in (*record.metrics, *record.list_metrics)}
     return sorted({int(name.partition("@")[2]) for name in recorded if "@" in name})
 
 
 def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
-    """Whether a column is Recall where every case has one target, which makes it Hit."""
+    """Whether a column is a Recall that repeats Hit, as it does where every case has one target."""
     if not name.startswith("recall"):
         return False
     pairs = [(record.metric(name), record.metric(name.replace("recall", "hit"))) for record in records]
@@ -362,7 +362,7 @@ def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
 
 
 def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, bool]:
-    """The row that the others are measured against, and whether it was named: a model's best variant was not."""
+    """Label of the reference row, and whether ``baseline`` names it alone and not the best of several rows."""
     if baseline is None:
         baselines = table.ordered(table.primary, [row for row in table.rows if row.kind == "baseline"])
         return next((row.label for row in [*baselines, *table.ordered(table.primary)]), None), False
@@ -375,7 +375,7 @@ def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, b
 
 
 def _is_called(row: Row, label: str) -> bool:
-    """Whether a row has the settings of a label that another table gives it, where more of them are needed."""
+    """Whether a label from another table, which may name more settings than this one needs, fits a row."""
     found = re.fullmatch(r"(.+?) \[(.+)\]", label)
     if found is None or not row.runs or row.label.partition(" [")[0] != found[1]:
         return False
@@ -428,7 +428,7 @@ def _in_order(table: ResultsTable, sort: str) -> list[Row]:
 
 
 def _rarity(records: Sequence[Record]) -> list[str]:
-    """A warning where candidates give their target away by what is in no training row."""
+    """A warning if targets are in no training row much more often than the other candidates, which gives them away."""
     known = (record.data.rarity for record in records if record.data and record.data.rarity)
     found = next(known, None)
     if found is None or found["untrained_targets"] - found["untrained_others"] < TELLING:
@@ -441,7 +441,7 @@ def _rarity(records: Sequence[Record]) -> list[str]:
 
 
 def _warnings(rows: Sequence[Row]) -> list[str]:
-    """What the rows' records warn of, once where all of them do."""
+    """The warnings in the rows' records; a warning that all rows share is given once, without labels."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for text in dict.fromkeys(text for run in row.runs for text in run.warnings):
@@ -451,7 +451,7 @@ def _warnings(rows: Sequence[Row]) -> list[str]:
 
 
 def _foreign(rows: Sequence[Row]) -> list[str]:
-    """What a reader must know of rows that were made elsewhere."""
+    """Notes on rows whose lists were made elsewhere."""
     found = []
     for row in rows:
         for facts in (run.lists for run in row.runs[:1] if run.lists):
@@ -465,7 +465,7 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
 
 
 def _ranked_of_lists(facts: Mapping[str, Any]) -> list[str]:
-    """What of the lists is ranked; records of before that was counted know the length in the file alone."""
+    """How much of the lists is ranked; older records know only the shortest length in the file."""
     if "seen_rows" not in facts:
         return [f"its shortest list has {facts['shortest']:,} items"]
     return [
@@ -485,9 +485,9 @@ def _primary(records: Sequence[Record]) -> str:
 
 
 def _probe_of(runs: Sequence[Record], probes: Iterable[ProbeRecord]) -> ProbeRecord | None:
-    """The largest and newest probe of the LLM that answered for some runs, on their data and under their titles.
+    """The largest, then newest, probe of the LLM behind some runs, on the same data and titles.
 
-    ``None`` where there is none, or no LLM.
+    Probes under the runs' protocol are preferred. ``None`` if there is no probe or no LLM.
     """
     run = next((run for run in runs if run.features is not None and run.data is not None), None)
     if run is None or run.features is None or run.data is None:

@@ -1,4 +1,4 @@
-"""What the report shows of single runs: settings and circumstances, each said once for all that share it."""
+"""What the report shows of single runs: settings and circumstances, each given once for all runs that share it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables of some records in the formats that people want them in."""
+"""The tables of some records as text, Markdown, LaTeX, CSV or HTML."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def render(
 
     Args:
         records: what to show.
-        style: one of ``FORMATS``, or ``terminal`` for text with bold and colour; ``csv`` has one line a row and
+        style: one of ``FORMATS``, or ``terminal`` for text with bold and colour; ``csv`` has one line per row and
             metric, with everything that is known.
         metrics: columns such as ``ndcg@10`` or ``ndcg``; default those of the records.
-        store: where the ranks lie; without it there are neither intervals nor tests.
-        topk: cut-offs of the columns; default that of the metric that models were selected by, ``[]`` for all.
-        baseline: model that the others are measured against; default the best baseline.
+        store: the results folder with the ranks; without it there are neither intervals nor tests.
+        topk: cut-offs of the columns; default the cut-off of the metric that models were selected by, ``[]`` for all.
+        baseline: model or label that the others are measured against; default the best baseline.
         groups: show the primary metric by subgroups too.
         correction: of the p values of a family: ``holm``, or ``fdr`` for the false discovery rate.
-        margin: differences of the primary metric that are smaller count as none.
+        margin: differences of the primary metric below it count as none.
         sort: order of the rows: a metric, ``model`` or ``kind``; default the metric that models were selected by.
 
     Raises:
-        UserError: an unknown metric, correction, order or baseline, or a margin that is none.
+        UserError: an unknown metric, correction, order or baseline, or an invalid margin.
     """
     if style == "csv" and topk is None:
         topk = []
@@ -92,10 +92,10 @@ def render(
 
 
 def render_check(records: Iterable[Record], style: str, store: ResultStore | None) -> tuple[str, bool]:
-    """Baselines held against published numbers, and whether any is out of its band.
+    """Baselines compared with published numbers, and whether any is out of its band.
 
     Raises:
-        UserError: ``csv``, which is for numbers.
+        UserError: the style is ``csv``.
     """
     if style == "csv":
         raise UserError("--check-reference comes as text, markdown, latex or html.")
@@ -116,7 +116,7 @@ def seeds_text(seeds: Iterable[int]) -> str:
 
 
 def failures(row: Row) -> dict[str, list[int]]:
-    """The seeds of a row that failed, by the reason, which is one line."""
+    """The failed seeds of a row by the reason, which is one line."""
     found: dict[str, list[int]] = {}
     for run in row.failed:
         found.setdefault(one_line(visible(run.error or "no reason was recorded")), []).append(run.seed)
@@ -124,7 +124,7 @@ def failures(row: Row) -> dict[str, list[int]]:
 
 
 def p_text(p: float) -> str:
-    """``<0.001`` or three digits."""
+    """``<0.001`` or three decimals."""
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -193,9 +193,9 @@ def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
 
 
 def mark(table: ResultsTable, found: Comparison) -> str:
-    """The signs of what holds; in brackets where it is said of single trainings, not of their methods.
+    """The signs of a test's outcome; in brackets if they speak for single trainings only, not for the methods.
 
-    A difference may hold and be smaller than the margin.
+    A difference can be significant and still smaller than the margin, so both signs may appear.
     """
     sign = {BETTER: "↑", WORSE: "↓"}.get(table.verdict(found), "") + ("≈" if found.none else "")
     return f"({sign})" if sign and found.one_training else sign
@@ -221,7 +221,7 @@ def notes(table: ResultsTable) -> list[str]:
 
 
 def _tests(table: ResultsTable) -> list[str]:
-    """How intervals and p were made; without differences to a reference the p is that of the best to the second."""
+    """How intervals and p were computed, and the signs if rows were compared with a reference."""
     family, metric = table.families[table.primary], metric_title(table.primary)
     several = any(len(row.runs) > 1 for row in table.finished)
     sample = "users and seeds are samples (quasi-F test, Satterthwaite)" if several else "users are the sample (t test)"
@@ -237,14 +237,14 @@ def _tests(table: ResultsTable) -> list[str]:
 
 
 def _family(table: ResultsTable) -> str:
-    """What the p of a table are corrected over."""
+    """What the p values of a table are corrected over."""
     if table.named and table.against:
         return f"{counted(len(table.against), 'comparison')} with {table.reference}"
     return counted(len(table.comparisons), "pair")
 
 
 def _single_trainings(table: ResultsTable) -> list[str]:
-    """What one seed can speak for."""
+    """A note on what rows with one seed can show."""
     alone = [row.label for row in table.finished if len(row.runs) == 1]
     if not alone or not table.comparisons:
         return []
@@ -279,7 +279,7 @@ def _gaps(table: ResultsTable) -> list[str]:
 
 
 def group_table(table: ResultsTable) -> RenderedTable:
-    """The primary metric of parts of the test cases."""
+    """The primary metric by subgroup of the test cases."""
     rows = [row for row in table.rows if row.ranks]
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows}
     sizes = {name: max(means[row.label][name][0] for row in rows) for name in SUBGROUPS}
@@ -303,12 +303,12 @@ TABLE_COLUMNS = (
 
 
 def columns_of(lines: Iterable[Mapping[str, object]]) -> list[str]:
-    """``TABLE_COLUMNS``, and those about what an LLM knew where a line has them."""
+    """``TABLE_COLUMNS``, and the columns on what an LLM knew if a line has them."""
     return list(dict.fromkeys([*TABLE_COLUMNS, *(name for line in lines for name in line)]))
 
 
 def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | float | None]]:
-    """One line a row and metric, with values of :func:`columns_of`; a row that failed has one without numbers."""
+    """One line per row and metric, keyed by :func:`columns_of`; a failed row has one line without numbers."""
     for table in tables:
         key = table.key
         for row in table.rows:
@@ -328,7 +328,7 @@ def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | floa
 
 
 def _numbers(table: ResultsTable, row: Row, metric: str) -> dict[str, str | float | None]:
-    """The cells of one metric; the primary one has those of the comparison with the reference too."""
+    """The cells of one metric; the primary metric also has the comparison with the reference."""
     value, test = row.values.get(metric), table.against_reference(row.label)
     found: dict[str, str | float | None] = {}
     if value is not None:

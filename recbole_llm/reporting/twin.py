@@ -1,7 +1,7 @@
 """Twin tables: the same rows under two protocols, and whether the protocols put them in the same order.
 
-Rows belong together that have the same model, settings, semantics and search but for what the protocols themselves set.
-A search finds other settings under another protocol: what is left of tuned rows is matched by the rows' names.
+Two rows are a pair if they have the same model, semantics, search and settings, apart from what the protocols set. A
+search finds other settings under another protocol, so tuned rows that remain are matched by their names.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from recbole_llm.reporting.tables import lead, metric_cell, seeds_text
 from recbole_llm.utils.text import counted, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
-FEWEST_ROWS = 3  # two rows have two orders, so that any correlation of them is 1 or -1
+FEWEST_ROWS = 3  # any rank correlation of two rows is 1 or -1
 _NAMED_SWAPS = 5
-_PARTS = ("train", "valid", "test")  # files that are the protocol's own
+_PARTS = ("train", "valid", "test")  # files of the split, which belong to the protocol
 
 
 @dataclass
 class Pair:
-    """A row under both protocols; ``None`` where it has no numbers under one of them."""
+    """A row under both protocols; a side is ``None`` if that protocol has no such row."""
 
     sides: tuple[Row | None, Row | None]
 
@@ -56,7 +56,7 @@ class Pair:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has numbers under both."""
+        """Whether both protocols have the row."""
         return None not in self.sides
 
 
@@ -68,7 +68,7 @@ class Twin:
         tables: of the first and of the second protocol.
         metrics: the columns; the first one orders the rows and is the one whose orders are compared.
         pairs: the rows, in the order of the first table.
-        notes: what a reader must know beside what the tables' own notes say.
+        notes: notes besides those of the two tables.
     """
 
     tables: tuple[ResultsTable, ResultsTable]
@@ -97,20 +97,20 @@ class Twin:
         return [pair for pair in self.pairs if all(side and self.primary in side.values for side in pair.sides)]
 
     def values(self, side: int) -> list[float]:
-        """The compared metric of these rows, in the digits that a table shows: what is equal there is tied."""
+        """The metric of :meth:`ordered_pairs`, higher is better, rounded as in a table so that equal cells tie."""
         sign = 1 if higher_is_better(self.primary) else -1
         rows = (pair.sides[side] for pair in self.ordered_pairs())
         return [sign * round(row.values[self.primary].mean, DIGITS) for row in rows if row is not None]
 
     def correlations(self) -> tuple[float, float]:
-        """Kendall's tau-b and Spearman's rho of the two orders; ``nan`` of fewer than three rows, or where all tie."""
+        """Kendall's tau-b and Spearman's rho of the two orders; ``nan`` for fewer than three rows, or if all tie."""
         first, second = self.values(0), self.values(1)
         if len(first) < FEWEST_ROWS or len({*first}) < 2 or len({*second}) < 2:
             return math.nan, math.nan
         return float(kendalltau(first, second).statistic), float(spearmanr(first, second).statistic)
 
     def swaps(self) -> list[tuple[str, str]]:
-        """Pairs of rows of which the protocols prefer another one: the first one leads under the first protocol."""
+        """Labels of two rows that the protocols order differently; the first row leads under the first protocol."""
         labels = [pair.row.label for pair in self.ordered_pairs()]
         found = []
         for a, b in combinations(zip(labels, self.values(0), self.values(1), strict=True), 2):
@@ -119,7 +119,7 @@ class Twin:
         return found
 
     def places(self, side: int) -> list[int | None]:
-        """For each pair its place under one protocol, from 1; ties share one, and a row of one protocol has none."""
+        """The place of each pair under one protocol, from 1; ties share a place; ``None`` without values under both."""
         values = dict(zip(map(id, self.ordered_pairs()), self.values(side), strict=True))
         return [
             1 + sum(other > values[id(pair)] for other in values.values()) if id(pair) in values else None
@@ -144,12 +144,12 @@ def render_twin(
     Args:
         records: what to show; those of other protocols are left out.
         protocols: two names.
-        style: as :func:`~recbole_llm.reporting.tables.render`; ``csv`` has one line a row, metric and group.
+        style: as in :func:`~recbole_llm.reporting.tables.render`; ``csv`` has one line per row, metric and group.
         metrics: columns; default the metric that models were selected by under the first protocol.
-        store: where the ranks lie.
+        store: the results folder with the ranks.
         topk: cut-offs of the columns.
         groups: show the compared metric by subgroups too.
-        correction: of the p values behind the lead of the best row.
+        correction: of the p value of the best row's lead over the second.
         sort: order of the rows under the first protocol.
 
     Raises:
@@ -186,7 +186,7 @@ def twins(
     correction: str = "holm",
     sort: str | None = None,
 ) -> list[Twin]:
-    """The twins of some records: for each dataset its tables of both protocols, where histories are masked alike."""
+    """For each dataset, the tables of both protocols, with the same masking and data where there are such tables."""
     first, second = protocols
     records = list(records)
     of = {name: [record for record in records if record.protocol == name] for name in protocols}
@@ -221,7 +221,7 @@ def _twin(first: ResultsTable, second: ResultsTable, metrics: list[str]) -> Twin
 
 
 def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
-    """Rows of the first protocol with their like of the second, then the rows of the second that are left."""
+    """Rows of the first protocol with their matches of the second, then the rows of the second without a match."""
     rest = list(second)
     found: list[Pair] = []
     settings = {id(row): _same_settings(row) for row in (*first, *second)}
@@ -242,14 +242,14 @@ def _matched(first: Sequence[Row], second: Sequence[Row]) -> list[Pair]:
 
 
 def _same_files(row: Row, other: Row) -> bool:
-    """Whether rows of different protocols read no file of one name but different contents."""
+    """Whether the files that both rows name, apart from the split, have the same contents."""
     one, two = ((each.runs or each.failed)[0].reads or {} for each in (row, other))
     common = one.keys() & two.keys() - {*_PARTS}
     return all(one[name] == two[name] for name in common)
 
 
 def _same_settings(row: Row) -> str:
-    """What two rows of different protocols have in common where they belong together."""
+    """A text that is equal for rows of two protocols that differ only in what the protocols set."""
     run = (row.runs or row.failed)[0]
     own = _settings_of_protocols()
     kept = {key: value for key, value in row_identity(run).items() if key not in own}
@@ -259,7 +259,7 @@ def _same_settings(row: Row) -> str:
 
 @cache
 def _settings_of_protocols() -> frozenset[str]:
-    """Settings that a protocol's file decides."""
+    """Settings that the protocols' files set."""
     files = (properties_folder() / "protocol" / f"{name}.yaml" for name in property_names("protocol"))
     return frozenset({"protocol"}.union(*(read_yaml(file) for file in files)))
 
@@ -268,7 +268,7 @@ def _settings_of_protocols() -> frozenset[str]:
 
 
 def _main(twin: Twin) -> RenderedTable:
-    """Every row under both protocols, and its places."""
+    """Every row under both protocols, with its place under each."""
     ranked = {
         (side, metric): best_and_second({r.label: r.values[metric].mean for r in table.ordered(metric)})
         for (side, table), metric in product(enumerate(twin.tables), twin.metrics)
@@ -290,7 +290,7 @@ def _main(twin: Twin) -> RenderedTable:
 
 
 def _seeds(pair: Pair) -> str:
-    """The seeds of a row, those of each protocol apart where they differ."""
+    """The seeds of a row; one text per protocol if they differ."""
     found = [seeds_text(run.seed for run in side.runs) or "failed" for side in pair.sides if side is not None]
     return " / ".join(dict.fromkeys(found))
 
@@ -305,7 +305,7 @@ def notes(twin: Twin) -> list[str]:
 
 
 def _agreement(twin: Twin) -> str:
-    """How far the protocols put the rows in one order."""
+    """How far the two protocols agree on the order of the rows."""
     count, title = len(twin.ordered_pairs()), metric_title(twin.primary)
     tau, rho = twin.correlations()
     if math.isnan(tau):
@@ -326,13 +326,13 @@ def _agreement(twin: Twin) -> str:
 
 
 def later_training(table: ResultsTable) -> list[float]:
-    """The shares of later training interactions that a table's records know, each once, the smallest first."""
+    """The distinct shares of training interactions later than a target in a table's records, smallest first."""
     return sorted({run.data.later_training for row in table.rows for run in row.runs
                    if run.data and run.data.later_training is not None})  # fmt: skip
 
 
 def _later(twin: Twin) -> list[str]:
-    """How much of the training is later than what it is tested on."""
+    """The share of training interactions that are later than a test target, by protocol."""
     parts = []
     for name, table in zip(twin.names, twin.tables, strict=True):
         shares = [f"{share:.1%}" for share in later_training(table)]
@@ -341,7 +341,7 @@ def _later(twin: Twin) -> list[str]:
 
 
 def _alone(twin: Twin) -> list[str]:
-    """The rows that only one protocol has numbers of."""
+    """The rows that only one protocol has, and the rows that failed under a protocol."""
     found = []
     for side, name in enumerate(twin.names):
         labels = [pair.row.label for pair in twin.pairs if pair.sides[1 - side] is None]
@@ -354,7 +354,7 @@ def _alone(twin: Twin) -> list[str]:
 
 
 def _by_group(twin: Twin) -> RenderedTable:
-    """The compared metric of parts of the test cases, under both protocols."""
+    """The compared metric by subgroup of the test cases, under both protocols."""
     means = _group_means(twin)
     shown = sorted({place for place, _ in means})
     lines = {place: twin.pairs[place].row.cells(twin.identity_columns) for place in shown}
@@ -374,7 +374,7 @@ def _by_group(twin: Twin) -> RenderedTable:
 
 
 def _group_means(twin: Twin) -> dict[tuple[int, int], dict[str, tuple[int, float]]]:
-    """By the place of a pair and its side: the sizes and means of the subgroups."""
+    """Sizes and means of the subgroups, by index of the pair and side."""
     return {
         (place, number): subgroup_means(side.ranks, twin.primary)
         for place, pair in enumerate(twin.pairs)
@@ -392,7 +392,7 @@ _CSV = (
 
 
 def _lines(found: Sequence[Twin], groups: bool) -> Iterator[dict[str, str | float | None]]:
-    """One line a row and metric, and with ``groups`` one a row and subgroup."""
+    """One line per row and metric, and with ``groups`` one per row and subgroup."""
     for twin in found:
         tau, rho = twin.correlations()
         agreement = {"kendall_tau": tau, "spearman_rho": rho, "rows_compared": len(twin.ordered_pairs())}
