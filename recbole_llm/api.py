@@ -1,10 +1,10 @@
 """The Python API: one function for each verb of the command line, with the same names and the same rules.
 
-The command line is made from these signatures. Names and settings are checked before anything heavy is loaded, and what
-is heavy (torch, RecBole, Optuna) is imported where it is used, so that a mistake is answered at once.
+The command line is built from these signatures. Heavy packages (torch, RecBole, Optuna) are imported where they are
+used, after names and settings were checked, so that mistakes are reported at once.
 """
 
-# Annotations are values here, not text: the command line reads them.
+# No "from __future__ import annotations": the command line reads the annotations as objects, not as text.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,7 +90,7 @@ def run(
     """Train and test every run of a grid that has no record yet.
 
     Returns:
-        One record a run; a failed run has ``status == "failed"`` and says why.
+        One record per run; a failed run has ``status == "failed"`` and the reason in ``error``.
 
     Raises:
         UserError: an unknown name or setting, before anything runs.
@@ -111,9 +111,9 @@ class Tuned:
     """What :func:`tune` found.
 
     Attributes:
-        records: of the runs with the best settings, and of searches that failed.
+        records: records of the runs with the best settings, and of failed searches.
         studies: the searches that did not fail.
-        report: the page about them, where one was asked for.
+        report: the page about the searches, if one was asked for.
     """
 
     records: list[Record]
@@ -146,7 +146,7 @@ def tune(
     track: Track = None,
     **settings: Any,
 ) -> Tuned:
-    """Search settings with one budget for every model, then run the best ones.
+    """Search the settings of every model with the same budget, then run the best settings.
 
     A setting that is given is fixed and leaves the search space.
 
@@ -200,9 +200,9 @@ def estimate(
     quiet: Quiet = True,
     **settings: Any,
 ) -> "Estimate":
-    """Say what runs or a search will take: seconds, memory, disk, requests, dollars, from a few measured steps.
+    """Estimate what runs or a search will take from a few measured steps: seconds, memory, disk, requests, dollars.
 
-    Nothing is trained to its end, asked or kept.
+    No training is completed, no LLM is asked, and nothing is kept.
 
     Raises:
         UserError: an unknown name, setting or space.
@@ -226,7 +226,7 @@ def estimate_suite(
     results_dir: ResultsDir = None,
     **settings: Any,
 ) -> "Estimate":
-    """Say what the commands of a suite will take, as :func:`estimate` does; arguments are those of :func:`suite`.
+    """Estimate what the commands of a suite will take, as :func:`estimate` does; arguments as for :func:`suite`.
 
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
@@ -307,7 +307,7 @@ def probe(
     """Ask an LLM what it remembers of datasets: titles, users' next items, rows of the files.
 
     Returns:
-        One record a dataset and protocol, which is kept in the results folder and read by :func:`table`.
+        One record per dataset and protocol; it is kept in the results folder, where :func:`table` reads it.
 
     Raises:
         UserError: an unknown name or setting, no LLM, a limit that was reached, or an endpoint that answers nothing.
@@ -335,9 +335,9 @@ def advise(
     quiet: Quiet = True,
     **settings: Any,
 ) -> "Advice":
-    """Buy only as many answers as it takes to tell whether models gain by them on the validation cases.
+    """Buy only as many answers as it takes to tell whether they improve models on the validation cases.
 
-    A command that was stopped goes on: answers and trainings are kept.
+    A stopped command can be resumed: answers and trainings are kept.
 
     Raises:
         UserError: an unknown name or setting, a model that asks no LLM, shares that do not grow, or an endpoint that
@@ -367,15 +367,15 @@ def answers(
     quiet: Quiet = True,
     **settings: Any,
 ) -> str:
-    """Take published answers in (pull), publish a model's to the prompts of a method (push), or check a store (verify).
+    """Import published answers (pull), publish an LLM's answers to a method's prompts (push), check a store (verify).
 
-    ``push`` writes all of the model's answers about the dataset to these prompts, whatever settings asked them.
+    ``push`` writes all of the LLM's answers to these prompts about the dataset, whichever settings asked for them.
 
     Returns:
         A line on what was taken, written or checked.
 
     Raises:
-        UserError: an unknown name or setting, no store, or one that is not what its index says.
+        UserError: an unknown name or setting, no store, or a store that does not match its index.
     """
     check_choice("answers", action, ("pull", "push", "verify"))
     if not store:
@@ -407,7 +407,7 @@ def recommend(
     quiet: Quiet = True,
     **settings: Any,
 ) -> "list[Recommendation]":
-    """The first items of chosen users, from a model that was run before.
+    """The top items for chosen users, from a model that an earlier run trained.
 
     Raises:
         UserError: these settings have no run, or a user is unknown.
@@ -433,7 +433,7 @@ def prepare(
     force: Annotated[bool, Doc("Make the files again.")] = False,
     dataset_dir: DatasetDir = "dataset",
 ) -> "PrepareReport":
-    """Make atomic files of a dataset's raw files.
+    """Make RecBole's atomic files from a dataset's raw files.
 
     Raises:
         UserError: an unknown dataset, or a raw file that is missing or damaged.
@@ -461,7 +461,7 @@ def table(
     output: Output = None,
     results_dir: ResultsDir = None,
 ) -> str:
-    """Tables of finished runs, as text and, with ``output``, in a file.
+    """Tables of finished runs as text; with ``output`` they are also written to a file.
 
     Raises:
         UserError: no such results, an unknown metric, order, correction or baseline, or options that do not go
@@ -545,10 +545,10 @@ def submit(
     """Check records and write them as one folder for review; with ``verify`` run one of them again.
 
     Returns:
-        What was checked and where it lies.
+        What was checked, and where the submission is.
 
     Raises:
-        UserError: a record does not hold, or its row comes out otherwise.
+        UserError: a record fails its checks, or running a row again gives other results.
     """
     from recbole_llm.experiments.submission import read_submission, render_submission, write_submission
 
@@ -569,10 +569,10 @@ def board(
     dataset_dir: DatasetDir = "dataset",
     output: Annotated[str | Path, Doc("Folder of the site.")] = "board",
 ) -> str:
-    """Write a leaderboard of submissions: static pages, one a dataset and protocol.
+    """Write a leaderboard of submissions: static pages, one per dataset and protocol.
 
     Raises:
-        UserError: there is no submission, or one of them does not hold.
+        UserError: there is no submission, or one of them fails its checks.
     """
     from recbole_llm.reporting.board import write_board
 
@@ -591,11 +591,11 @@ def doctor(
 ) -> "list[Finding]":
     """Check this machine, one dataset, or semantic files for leaks.
 
-    With ``leaks``, settings say how interactions were read and divided for folders that do not say it themselves.
+    With ``leaks``, settings state how interactions were read and split, for folders whose manifest does not.
 
     Raises:
-        UserError: no dataset to look at, nothing is known of it, it has no semantic files, or settings are given
-            that nothing here reads.
+        UserError: ``leaks`` without a dataset, an unknown dataset or one without semantic files, or settings that are
+            not used here.
     """
     if settings and not leaks:
         raise UserError(f"--{next(iter(settings))}: doctor takes settings with --leaks alone.")
@@ -625,12 +625,12 @@ def suite(
     quiet: Quiet = True,
     **settings: Any,
 ) -> Iterator[StageResult]:
-    """Run the commands of a suite one after the other; one that fails does not keep the others from running.
+    """Run the commands of a suite in order; if one of them fails, the others still run.
 
-    All of them are checked first, so that a mistake in the last one costs no hours.
+    All commands are checked first, so that a mistake in the last one is found before hours of work.
 
     Yields:
-        Each command twice: before it runs, without a value, and with its result. In a dry run once.
+        Each command twice: without a value before it runs, and then with its result. In a dry run only the former.
 
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
@@ -651,10 +651,10 @@ def list_(
     data_path: DataPath = None,
     dataset_dir: DatasetDir = "dataset",
 ) -> Catalogue:
-    """What there is: models, datasets, protocols, suites, settings.
+    """List the models, datasets, protocols, suites and settings that there are.
 
     Raises:
-        UserError: statistics or a model where there is no place for them, or an unknown model.
+        UserError: ``stats`` or ``model`` with a list that does not take it, an unknown list, or an unknown model.
     """
     if what is not None:
         check_choice("list", what, get_args(Listed))
@@ -662,7 +662,7 @@ def list_(
 
 
 def _runner(runs: Sequence[Run], quiet: bool = True, **options: bool) -> "Runner":
-    """What makes the runs of a command, over its results folder."""
+    """The runner of a command's runs, with the command's results folder."""
     from recbole_llm.experiments.runner import Runner
 
     return Runner(ResultStore(runs[0].settings["results_dir"]), Bars(not quiet), **options)

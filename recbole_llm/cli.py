@@ -1,8 +1,8 @@
 """The command line: the functions of ``api.py`` as verbs, with messages and exit codes; ``screen.py`` prints results.
 
-Options, types and help come from the functions' signatures. Options may be spelt with ``-`` and with ``_``. A word that
-is no option of a verb is a setting (``--key=value``) where the verb takes settings. The functions import what is heavy
-where they use it, so that help and mistakes are answered at once.
+Options, types and help come from the functions' signatures. Options may be spelt with ``-`` or ``_``. If a verb takes
+settings, ``--key=value`` words that are not its options are settings. The functions import heavy packages where they
+use them, so that help and error messages appear at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recbole_llm.utils.files import NO_ROOM
 from recbole_llm.utils.progress import TqdmHandler
 from recbole_llm.utils.text import one_line, visible
 
-SPELT = {"export_to": "export", "import_from": "import"}  # import is a word of Python's
+SPELT = {"export_to": "export", "import_from": "import"}  # import is a Python keyword
 POSITIONAL = {
     "answers": "action",
     "board": "folder",
@@ -55,7 +55,7 @@ recbole-llm list settings --model=EIMF                            every setting,
 
 
 def _show_suite(results: Any, given: dict[str, Any]) -> int:
-    """Print each command, then what it gave; in a dry run all commands, then what they will take."""
+    """Print each command, then its result; in a dry run all commands, then their estimate."""
     code = 0
     for result in results:
         stage: Stage = result.stage
@@ -80,10 +80,10 @@ class Verb:
     """One verb.
 
     Attributes:
-        function: of the API.
-        show: prints what it gave; returns the exit code.
-        output: takes ``--output``, which the function has not.
-        estimated: takes ``--dry_run``, which shows an estimate instead.
+        function: its function of the API.
+        show: prints the function's result; returns the exit code.
+        output: whether it takes ``--output``, which the function does not have.
+        estimated: whether it takes ``--dry_run``, which shows an estimate instead.
     """
 
     function: Callable[..., Any]
@@ -161,7 +161,7 @@ def _parameter(name: str, kind: Any, default: Any, info: Any) -> inspect.Paramet
 
 
 def _completions(name: str) -> Callable[[str], list[str]] | None:
-    """Words that the shell may complete."""
+    """A function that completes an option's value in the shell; ``None`` if there is nothing to complete from."""
 
     def words() -> list[str]:
         found = api.list_()
@@ -177,14 +177,14 @@ def _completions(name: str) -> Callable[[str], list[str]] | None:
 
 
 def _command(name: str, verb: Verb) -> Callable[..., int]:
-    """A verb as Typer takes it."""
+    """A verb as a command function for Typer."""
     parameters = _parameters(name, verb)
 
     def command(ctx: typer.Context, **given: Any) -> int:
         _set_up_logging(given["quiet"], given["verbose"])
         takes = inspect.signature(verb.function).parameters
         given |= _settings(ctx.args)
-        own = {"verbose", "quiet", "output"} - takes.keys()  # of the command line alone
+        own = {"verbose", "quiet", "output"} - takes.keys()  # options that only the command line has
         arguments = {key: value for key, value in given.items() if key not in own}
         if isinstance(given.get("seeds"), str):
             arguments["seeds"] = parse_assignment(f"seeds={given['seeds']}")[1] if given["seeds"].strip() else []
@@ -207,10 +207,10 @@ def _command(name: str, verb: Verb) -> Callable[..., int]:
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
-    """``--key=value`` words to settings.
+    """The settings that ``--key=value`` words give.
 
     Raises:
-        UserError: a word is written otherwise.
+        UserError: a word has another form.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -247,10 +247,10 @@ SETTINGS_HELP = "\b\nSettings of every run, as --key=value (--MODEL.key=value fo
 
 
 def _canonical(words: Sequence[str]) -> list[str]:
-    """Words with their options spelt by ``_``.
+    """The words, with options spelt with ``_``.
 
     Raises:
-        UserError: an option is given twice with different values; the last one alone would count.
+        UserError: an option is given twice with different values, of which only the last would count.
     """
     found: list[str] = []
     values: dict[str, str] = {}
@@ -294,7 +294,7 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.getLogger("recbole_llm").setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     root.handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     if not verbose:
-        # Other packages' warnings (deprecations in RecBole, sparse CSR in beta) are no use to a user.
+        # Warnings of other packages (deprecations in RecBole, sparse CSR in beta) do not help a user.
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -303,20 +303,20 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0 (fine), 1 (some failed), 2 (a user's error, or every run failed), 130 (Ctrl-C)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    sys.argv[1:] = []  # RecBole reads it too
+    sys.argv[1:] = []  # RecBole would read these too
     try:
         if arguments[:1] in (["--version"], ["-V"]):
             print(recbole_llm.__version__)
             return 0
         code = _application()(_with_verb(_canonical(arguments)), standalone_mode=False, prog_name="recbole-llm")
         if code == 130:
-            raise KeyboardInterrupt  # Typer makes an exit code of it
-        sys.stdout.flush()  # a reader that went away is noticed here, not when Python ends
+            raise KeyboardInterrupt  # Typer turned it into an exit code
+        sys.stdout.flush()  # a closed pipe raises here, not when Python exits
         return int(code or 0)
     except (KeyboardInterrupt, typer.Abort):
         print("stopped; finished results and checkpoints are kept, the same command goes on.", file=sys.stderr)
         return 130
-    except (BrokenPipeError, SystemExit):  # the reader of the output went away; Typer then leaves the process
+    except (BrokenPipeError, SystemExit):  # the reader closed the pipe; Typer answers that with SystemExit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -324,13 +324,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Print what a user or a model did wrong, on one line, with ``--verbose`` where a model did; returns the exit code.
+    """Print a user's or a model's error on one line and return the exit code.
 
-    Anything else is a defect of this program and passes through.
+    A model's error has its traceback with ``--verbose``. Any other error is a defect of this program and is raised.
     """
     if isinstance(error, (UserError, NoRoomError)):
         print(visible(f"error: {error}"), file=sys.stderr)  # messages hold names and titles from files
-    elif hasattr(error, "format_message"):  # Typer's: a word that is no number, a value that is missing
+    elif hasattr(error, "format_message"):  # Typer's errors, such as a bad number or a missing value
         print(visible(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help."), file=sys.stderr)
     elif isinstance(error, FAILURES):
         if verbose:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 
-# What a model raises when it cannot run here; RecBole asserts, and NCL and KGAT import packages while they train.
+# Errors of a model that cannot run here: RecBole uses assert, and NCL and KGAT import packages during training.
 FAILURES = (
     *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
     *(ImportError, AssertionError),
@@ -13,21 +13,21 @@ FAILURES = (
 
 
 class UserError(Exception):
-    """Something the user can put right: what was wrong, where, and what to do.
+    """An error that the user can fix; the message says what was wrong, where, and what to do.
 
     The command line prints the message alone, without a traceback, and exits with code 2.
     """
 
 
 class NoRoomError(OSError):
-    """The disk is full, or a limit of it is reached.
+    """A file cannot be written: the disk is full, at a limit, read-only or failing.
 
-    It is no fault of a run or a trial, so it is recorded for neither and ends the whole command. What is finished is
-    kept, and the same command goes on once there is room.
+    No run or trial is at fault, so none is recorded as failed, and the whole command ends. What is finished is kept,
+    and the same command goes on once the disk can be written.
 
     Args:
         place: the file or the address that could not be written.
-        reason: in the words of the system.
+        reason: the system's message.
     """
 
     def __init__(self, place: object, reason: object) -> None:
@@ -39,13 +39,13 @@ class NoRoomError(OSError):
 
 
 def check_choice(option: str, value: str, known: Collection[str]) -> None:
-    """Raise a ``UserError`` where a word is none of those that an option takes."""
+    """Raise a ``UserError`` if a value is not among those that an option takes."""
     if value not in known:
         raise UserError(f"{option}={value}: use {', '.join(known)}.{did_you_mean(value, known)}")
 
 
 def check_known(complaint: str, word: object, known: Collection[str]) -> None:
-    """Raise a ``UserError`` with a complaint, a hint and the known names where a name is none of them."""
+    """Raise a ``UserError`` with the complaint, a hint and the known names if a word is not a known name."""
     if word not in known:
         raise UserError(f"{complaint}.{did_you_mean(str(word), known)} Known: {', '.join(known)}.")
 
@@ -53,7 +53,7 @@ def check_known(complaint: str, word: object, known: Collection[str]) -> None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean LLMDMsRec?``, or an empty string when nothing is near.
 
-    Letter case and punctuation are forgiven first, spelling second.
+    Names that differ only in case or punctuation come first, similar spellings only if there are none.
     """
     candidates = sorted(set(known))
 

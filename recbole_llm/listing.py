@@ -1,4 +1,4 @@
-"""What there is: models, datasets, protocols, suites and settings, as plain values."""
+"""Lists of the models, datasets, protocols, suites and settings, as plain values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SettingEntry:
     """One setting of a model, or of every run.
 
     Attributes:
-        name, default, takes, bounds, role, help: as its definition says them.
+        name, default, takes, bounds, role, help: from its definition.
         of: ``run`` for settings of every run, or the model's name.
     """
 
@@ -42,12 +42,12 @@ class Catalogue:
     """What :func:`recbole_llm.list` found; parts that were not asked for are empty.
 
     Attributes:
-        models: rows of this package by name, with the paper of each.
-        presets: models with settings of a name, by that name.
-        recbole: models of RecBole by kind.
-        datasets, protocols, suites: what each is, by name.
-        statistics: of the datasets that lie here (``stats``).
-        settings: of every run, or of one model.
+        models: the registered models by name.
+        presets: the models that have a preset, by the preset's name.
+        recbole: names of RecBole's models by kind.
+        datasets, protocols, suites: a description of each, by name.
+        statistics: of the datasets on this machine (``stats``).
+        settings: of the model, if one is given, then of every run.
     """
 
     models: dict[str, Method] = field(default_factory=dict)
@@ -93,7 +93,7 @@ def catalogue(
 
 
 def _about(section: str, name: str) -> str:
-    """What a file of ``properties/`` says that it is."""
+    """The title or description in a file of ``properties/``; empty if there is none."""
     file = properties_folder() / section / f"{name}.yaml"
     about = read_yaml(file).get("about") if file.is_file() else None
     return str(about.get("title", "") if isinstance(about, dict) else about or "")

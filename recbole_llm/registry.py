@@ -1,4 +1,4 @@
-"""Which models exist: ours, one row each, and RecBole's own by their names.
+"""The models that exist: ours, with one row each, and RecBole's, by name.
 
 Nothing here imports torch or RecBole: a row names its class as ``module:Class`` and is loaded on use.
 """
@@ -33,17 +33,15 @@ class Method:
         target: lazy class path, ``module:Class``.
         kind: ``sequential``, ``general``, ``context``, ``knowledge`` or ``exlib``.
         paper: where the method comes from; empty for RecBole's models, whose docstrings say it.
-        features: semantic features that the hook must provide (their names, or ``module:Class``).
-        stage_one: key of the model's settings that names the model whose trained checkpoint it
-            stands on, or ``None``.
-        backbone: key of the model's settings that names the model it is built on, whose settings it has too,
-            or ``None``.
+        features: semantic features that the model reads (their names, or ``module:Class``).
+        stage_one: the setting that names another model, whose trained checkpoint this one needs; or ``None``.
+        backbone: the setting that names the model it is built on, whose settings it takes too; or ``None``.
         protocols: protocols the method supports; empty means all.
         settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
-        text: for a method whose features are texts and no answers, what its rows say in place of the LLM:
+        text: for a method whose features are texts and no answers, what its rows name in place of the LLM:
             ``text`` or ``codes``.
-        serves_alone: the features teach the model and play no part in its scores.
-        settings: lazy path of the class that lists its settings; empty where RecBole's YAML files alone do.
+        serves_alone: whether the features are used in training only, and scores need none.
+        settings: lazy path of the class that defines its settings; empty if only RecBole's YAML files define them.
     """
 
     name: str
@@ -80,7 +78,7 @@ class Method:
         try:
             folder = module_folder(self.target.partition(":")[0], f"--model={self.target}") / "properties"
         except UserError:
-            return None  # load() says why
+            return None  # load() reports the error
         return folder if folder.is_dir() else None
 
 
@@ -96,7 +94,7 @@ _PACKAGES = Path(__file__).parent / "methods"
 def _register_built_in() -> None:
     """Import the packages of the built-in methods, which register themselves; they import neither torch nor RecBole.
 
-    The five methods come first, the baselines last, and so they are listed.
+    The five methods come first and the baselines last, which is also the order of lists.
     """
     names = sorted(folder.name for folder in _PACKAGES.iterdir() if (folder / "__init__.py").is_file())
     for name in sorted(names, key=lambda name: name == "baselines"):
@@ -115,7 +113,7 @@ def features() -> dict[str, str]:
     return _FEATURES
 
 
-# RecBole's models that ours train at every position too, and by other losses (``compat/fast.py``).
+# RecBole's models that can be trained here at every position and with other losses too (``compat/fast.py``).
 NEXT_ITEM = ("SASRec", "GRU4Rec")
 _NEXT_ITEM_SETTINGS = "recbole_llm.settings.core:NextItemSettings"
 
@@ -162,7 +160,7 @@ def register(method: Method, features: Mapping[str, str] | None = None) -> None:
 
     Args:
         method: the model's row.
-        features: lazy class paths (``module:Class``) of features that the row may name shortly.
+        features: lazy class paths (``module:Class``) of features, by the short names that the row may use for them.
 
     Raises:
         UserError: the name is taken by another class.
@@ -174,17 +172,18 @@ def register(method: Method, features: Mapping[str, str] | None = None) -> None:
     _FEATURES.update(features or {})
 
 
-# What a class from outside may say of itself in ``registry_row``; the rest follows from the class.
+# The keys that ``registry_row`` of a class from outside may have; the other fields follow from the class.
 ROW_KEYS = ("paper", "features", "stage_one", "backbone", "protocols", "text", "serves_alone", "settings")
 
 
 def _by_path(target: str) -> Method:
-    """The row of the model that a path leads to: one of ours, one of RecBole's, or a class from outside.
+    """The row of the model at a class path: one of ours, one of RecBole's, or a class from outside.
 
-    A class from outside has the row of the nearest base class that is a model, and what its ``registry_row`` says.
+    A class from outside takes the row of its nearest base class that is a known model, and replaces what its
+    ``registry_row`` names.
 
     Raises:
-        UserError: the class cannot be loaded, or says something else.
+        UserError: the class cannot be loaded, or its ``registry_row`` has an unknown key or a text in place of a list.
     """
     row = Method(target.rpartition(":")[2], target, GENERAL)
     model_class = row.load()
@@ -205,7 +204,7 @@ def _by_path(target: str) -> Method:
 
 
 def reads_graph(method: Method) -> bool:
-    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; to ask RecBole would import it and torch."""
+    """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; asking RecBole would import it and torch."""
     return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
 
 

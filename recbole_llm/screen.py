@@ -1,6 +1,6 @@
-"""What the command line prints of a verb's result; each function returns the exit code.
+"""Prints the results of verbs on the command line; each ``show_`` function returns the exit code.
 
-Printers import what is heavy where they use it, as the verbs do.
+The functions import heavy packages where they use them, as the verbs do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HEADER = "user_id\trank\titem_id\tscore\n"
 
 
 def show_run(records: Any, given: dict[str, Any]) -> int:
-    """A table of the runs, and where their records lie."""
+    """A table of the runs, and where their records are."""
     from recbole_llm.reporting.tables import render
 
     store = ResultStore(results_folder(given))
@@ -37,14 +37,14 @@ def show_run(records: Any, given: dict[str, Any]) -> int:
 
 
 def _shown_columns(given: dict[str, Any]) -> dict[str, Any]:
-    """Columns that a command names as settings: they are those of its table too."""
+    """The settings ``metrics`` and ``topk`` of a command, which also choose the columns of its table."""
     metrics, topk = names_of(given.get("metrics")), given.get("topk")
     cut_offs = None if topk is None else [int(k) for k in names_of(str(topk))]
     return {"metrics": metrics or None, "topk": cut_offs}
 
 
 def _code_of(records: Any) -> int:
-    """0, 1 where something failed, 2 where nothing came of any run, as of a lone one."""
+    """0 if no run failed, 1 if some failed, 2 if all failed, also if there is only one."""
     failed = [record.status == "failed" for record in records]
     return 2 if failed and all(failed) else int(any(failed))
 
@@ -77,7 +77,7 @@ def show_advise(found: Any, given: dict[str, Any]) -> int:
 
 
 def show_probe(records: Any, given: dict[str, Any]) -> int:
-    """A table of what an LLM remembers, and where the records lie."""
+    """A table of what an LLM remembers, and where the records are."""
     from recbole_llm.experiments.probe import render_probes
 
     print(visible(render_probes(records)))
@@ -88,10 +88,10 @@ def show_probe(records: Any, given: dict[str, Any]) -> int:
 
 
 def show_table(text: str, given: dict[str, Any]) -> int:
-    """The tables; 1 where a baseline is out of its published band."""
+    """The tables; 1 if a baseline is out of its published band."""
     if not given.get("output"):
         style = screen_style() if given.get("format") in (None, "text") else given["format"]
-        print(text if style == "terminal" else visible(text))  # its colours are escapes
+        print(text if style == "terminal" else visible(text))  # visible() would remove its colours
     if not given.get("check_reference"):
         return 0
     chosen = {key: given.get(key) for key in ("model", "dataset", "protocol")}
@@ -102,7 +102,7 @@ def show_table(text: str, given: dict[str, Any]) -> int:
 
 
 def show_recommend(lists: Any, given: dict[str, Any]) -> int:
-    """One line a user and item, on the screen or in a file."""
+    """One line per user and item, on the screen or in a file."""
     lines = (
         f"{each.user}\t{place}\t{item}\t{score:.6g}\n"
         for each in lists
@@ -117,12 +117,12 @@ def show_recommend(lists: Any, given: dict[str, Any]) -> int:
 
 
 def _harmless(line: str) -> str:
-    """A line of a table for a terminal, whose tabs stay."""
+    """A tab-separated line without what a terminal would obey; its tabs stay."""
     return "\t".join(map(visible, line.split("\t")))
 
 
 def show_prepare(report: Any, given: dict[str, Any]) -> int:
-    """What was made; differences to the published counts as warnings."""
+    """What was made; differences from the published counts as warnings."""
     from recbole_llm.raw.prepare import render_report
 
     print(visible(render_report(report)))
@@ -132,7 +132,7 @@ def show_prepare(report: Any, given: dict[str, Any]) -> int:
 
 
 def show_list(found: Any, given: dict[str, Any]) -> int:
-    """What there is, part by part."""
+    """The lists that were asked for, one after the other."""
     if given.get("stats"):
         from recbole_llm.data.statistics import render_statistics
 
@@ -168,7 +168,7 @@ def show_list(found: Any, given: dict[str, Any]) -> int:
 
 
 def show_doctor(findings: Any, given: dict[str, Any]) -> int:
-    """One line a finding; 1 where something does not work."""
+    """One line per finding; 1 if something does not work."""
     for finding in findings:
         mark = "ok  " if finding.good else "FAIL" if finding.fatal else "note"
         print(visible(f"{mark} {finding.text}"))
@@ -184,7 +184,7 @@ def show_estimate(found: Any, given: dict[str, Any]) -> int:
 
 
 def results_folder(given: dict[str, Any]) -> Path:
-    """The folder of records of a command: its option, the last settings file that names one, or the default."""
+    """A command's results folder: its option, else that of the last settings file that names one, else the default."""
     files = given.get("config_file") or ()
     layers = [read_yaml(Path(file)) for file in ([files] if isinstance(files, str) else files)]
     named = [layer["results_dir"] for layer in layers if layer.get("results_dir")]

@@ -1,6 +1,6 @@
-"""The commands of a suite: checked before the first one runs, run one after the other, or priced.
+"""The commands of a suite: all checked before the first one runs, then run in order or estimated.
 
-``verbs`` are the functions of the API by name; an option that a command does not give has its default.
+``verbs`` are the functions of the API by name; options that a command does not give have their defaults.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class StageResult:
 
     Attributes:
         stage: the command.
-        place: its number among all of them, as 1/5.
-        value: what its function gave; ``None`` before it ran and where it failed.
+        place: its number among all commands, such as ``1/5``.
+        value: the result of its function; ``None`` before it ran and if it failed.
         error: why it failed.
     """
 
@@ -42,7 +42,7 @@ class StageResult:
 
 
 def run_stages(stages: Sequence[Stage], verbs: Verbs, dry_run: bool, quiet: bool) -> Iterator[StageResult]:
-    """Each command twice: before it runs, without a value, and with its result; in a dry run once."""
+    """Each command twice: without a value before it runs, then with its result; in a dry run only the former."""
     for number, stage in enumerate(stages, start=1):
         place = f"{number}/{len(stages)}"
         yield StageResult(stage, place)
@@ -51,12 +51,12 @@ def run_stages(stages: Sequence[Stage], verbs: Verbs, dry_run: bool, quiet: bool
         shown = {"quiet": quiet} if stage.verb in RUNNING else {}
         try:
             yield StageResult(stage, place, verbs[stage.verb](**{**shown, **stage.keys}))
-        except Exception as error:  # the caller says what it was; the other commands go on
+        except Exception as error:  # the caller reports it; the other commands still run
             yield StageResult(stage, place, error=error)
 
 
 def checked_stages(name: str, verbs: Verbs, budget: str, given: Mapping[str, Any], asks: bool = False) -> list[Stage]:
-    """The commands of a suite, after all of them were checked; with ``asks`` the sources of their answers too.
+    """The commands of a suite, after all of them were checked; with ``asks`` also the sources of their answers.
 
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
@@ -76,7 +76,7 @@ def checked_stages(name: str, verbs: Verbs, budget: str, given: Mapping[str, Any
 
 
 def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
-    """The runs of a command that is still to come.
+    """Check a command that is yet to run, and return its runs.
 
     Raises:
         UserError: a mistake in an option, a name, a key or a value.
@@ -103,7 +103,7 @@ def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
 
 
 def check_generate(limit: int | None, actions: Sequence[Any]) -> None:
-    """Raise a ``UserError`` where ``generate`` is to do two things, or nothing."""
+    """Raise a ``UserError`` if ``generate`` is given several actions, or a limit below 1."""
     if sum(action not in (None, False) for action in actions) > 1:
         raise UserError("generate does one thing: --dry_run, --batch, --batch_file, --export or --import.")
     if limit is not None and limit < 1:
@@ -122,7 +122,7 @@ def trained_by(stages: Sequence[Stage], verbs: Verbs) -> list[tuple[list[Run], A
 
 
 def _split(stage: Stage, verbs: Verbs) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options of a command's verb, and what else the command gives: settings."""
+    """The values of all options of a command's verb, and the command's other keys, which are settings."""
     parameters = inspect.signature(verbs[stage.verb]).parameters.values()
     options = {p.name: stage.keys.get(p.name, p.default) for p in parameters if p.kind is not p.VAR_KEYWORD}
     return options, {key: value for key, value in stage.keys.items() if key not in options}
