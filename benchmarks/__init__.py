@@ -1,1 +1,1 @@
-"""Measurements: RecBole's own path and ours side by side in one process. Never part of the tests."""
+"""Measurements of time, memory and statistics, many of them beside RecBole. They are not part of the tests."""

@@ -1,9 +1,10 @@
-"""Reading answers that are spoilt in every way: none may end a run, and none may take long.
+"""Reading of corrupted answers: none may end a run, and none may take long.
 
     python -m benchmarks.answers --count=20000 --size=10000
 
-Answers of each method are made, spoilt at random (cut, doubled, nested, with signs of JSON strewn in, wrapped in
-reasoning and drafts, or of signs alone), and read as the features read them. The slowest of each class is printed.
+Answers of each method are made, corrupted at random (cut, doubled, nested, with pieces of JSON inserted, wrapped in
+reasoning and drafts, or replaced by such pieces), and read as the features read them. The slowest answer of each class
+is printed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TITLES = [f"{WORDS[number % 4]} {number} (19{number % 90 + 10})" for number in r
 
 
 def made(generator: random.Random, kind: type, size: int) -> str:
-    """A good answer of about a size."""
+    """A valid answer of about ``size`` characters."""
     phrases = [" ".join(generator.choices(TITLES, k=3))[:300] for _ in range(max(1, size // 60))]
     if kind in (OpenInterests, IntentAnswer):
         return json.dumps({"interests" if kind is OpenInterests else "intents": phrases})
@@ -43,7 +44,7 @@ def made(generator: random.Random, kind: type, size: int) -> str:
 
 
 def spoilt(generator: random.Random, text: str, size: int) -> str:
-    """The same, spoilt."""
+    """A corrupted copy of an answer."""
     for _ in range(generator.choice((0, 1, 1, 2, 5))):
         place, other = generator.randrange(len(text) + 1), generator.randrange(len(text) + 1)
         match generator.randrange(7):
@@ -67,20 +68,20 @@ def spoilt(generator: random.Random, text: str, size: int) -> str:
 
 
 def read(reader: Callable[[Any, Counter[str]], Any], kind: type, text: str) -> tuple[str, float]:
-    """What became of an answer, and the seconds of processor time that it took."""
+    """The outcome of reading an answer, and the seconds of processor time that it took."""
     began = time.process_time()
     try:
         reader(read_answer(text, kind)[0], Counter())
         outcome = "read"
     except AnswerError as error:
         outcome = error.rule
-    except Exception as error:  # the point of it
+    except Exception as error:  # what this measurement looks for
         outcome = f"CRASH {type(error).__name__}: {text[:80]!r}"
     return outcome, time.process_time() - began
 
 
 def main() -> None:
-    """Spoil, read, count."""
+    """Corrupt, read, count."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--size", type=int, default=10_000)
@@ -100,7 +101,7 @@ def main() -> None:
         kind = [*readers][number % len(readers)]
         text = spoilt(generator, made(generator, kind, options.size), options.size)[: options.size]
         outcome, seconds = read(readers[kind], kind, text)
-        if seconds > slowest[kind][0]:  # the least of three: memory is tidied up at any moment
+        if seconds > slowest[kind][0]:  # the least of three, as garbage collection may start in any of them
             seconds = min(seconds, *(read(readers[kind], kind, text)[1] for _ in range(2)))
         outcomes[outcome] += 1
         slowest[kind] = max(slowest[kind], (seconds, text))

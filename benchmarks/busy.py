@@ -1,4 +1,4 @@
-"""How long a GPU works for a step, and what it is told to do, by torch's profiler."""
+"""How long a GPU works on a step, and how many launches the step takes, by torch's profiler."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 
 class Activity(NamedTuple):
-    """Something that the profiler saw.
+    """One event of the profiler.
 
     Attributes:
         name: of a kernel, a copy, or a call of CUDA.
-        on_gpu: it ran there; else it is a call of the host's.
+        on_gpu: whether it ran on the GPU; else it is a call on the host.
         begin, end: microseconds.
     """
 
@@ -23,7 +23,7 @@ class Activity(NamedTuple):
 
 
 def covered(activities: Iterable[Activity]) -> float:
-    """Microseconds in which at least one was under way."""
+    """Microseconds in which at least one activity was running."""
     total, until = 0.0, float("-inf")
     for begin, end in sorted((each.begin, each.end) for each in activities):
         total += max(0.0, end - max(begin, until))
@@ -32,11 +32,11 @@ def covered(activities: Iterable[Activity]) -> float:
 
 
 def summary(activities: Iterable[Activity], steps: int) -> dict[str, float]:
-    """What a step takes of a GPU.
+    """What one step uses of a GPU.
 
     Returns:
-        ``busy_ms`` in which it works, ``activities`` (kernels and copies) that it carries out, and ``launches``: calls
-        that tell it to, of which a recorded step's is one.
+        ``busy_ms``, the milliseconds in which the GPU works; ``activities``, the number of its kernels and copies; and
+        ``launches``, the number of host calls that start them (a recorded step needs one).
     """
     found = list(activities)
     on_gpu = [each for each in found if each.on_gpu]
@@ -54,7 +54,7 @@ def use_of_gpu(action: Callable[[], Any], steps: int) -> dict[str, float]:
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    # As torch does where its compiler records graphs: the profiler may not be ended and begun again beside them.
+    # Torch sets these where its compiler records CUDA graphs: the profiler must not stop and start again beside them.
     os.environ.setdefault("DISABLE_CUPTI_LAZY_REINIT", "1")
     os.environ.setdefault("TEARDOWN_CUPTI", "0")
     torch.cuda.synchronize()
@@ -64,6 +64,6 @@ def use_of_gpu(action: Callable[[], Any], steps: int) -> dict[str, float]:
     activities = [
         Activity(event.name, event.device_type.name == "CUDA", event.time_range.start, event.time_range.end)
         for event in profiler.events() or ()
-        if not event.is_user_annotation  # a name for a stretch of time
+        if not event.is_user_annotation  # only names a span of time
     ]
     return summary(activities, steps)

@@ -1,17 +1,17 @@
-"""How often equal methods are found to differ: trainings that differ by the seed alone, split at random in two.
+"""How often tests find equal methods to differ: trainings that differ only in the seed, split at random in two.
 
     python -m benchmarks.calibration --models=BPR:10,GRU4Rec:2,SASRec:2 --trainings=60
 
-The number after a model's name is that of its epochs. Two nulls are tested, with one, three and five seeds a side, each
-of which a test at 5 % should reject in 5 % of the splits:
+The number after a model's name is its number of epochs. Two null hypotheses are tested, with one, three and five seeds
+per side. A test at 5 % should reject each of them in 5 % of the splits:
 
 - one model: its trainings are split into two "methods", which are the same method;
-- two models: trainings of each, with the mean over all its trainings taken off, so that both have the same mean. Users
-  are drawn anew for each split. The two differ in their spread over seeds and in which users they suit.
+- two models: each model's mean over all its trainings is subtracted, so that both have the same mean. Users are
+  resampled for each split. The models differ in their spread over seeds and in which users they suit.
 
-Shares are shown for the test of the tables (users and seeds), for the paired t test over users alone, and, with one
-seed, for trainings whose values were swapped at random within each user: there neither training is the better one. The
-error is the delete-one jackknife's over trainings.
+Shares of rejections are shown for the test of the tables (users and seeds), for the paired t test over users alone,
+and, with one seed, for two trainings whose values are swapped at random within each user, so that neither is better.
+The error is from the delete-one jackknife over trainings.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def trainings(model: str, epochs: int, options: argparse.Namespace, folder: str)
 
 
 def p_values(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """P of two groups of trainings, ``(seeds, users)`` each: over users and seeds, and over users alone."""
+    """P values for two groups of trainings, ``(seeds, users)`` each: over users and seeds, and over users alone."""
     found = []
     for groups in ((a, b), (a.mean(axis=0, keepdims=True), b.mean(axis=0, keepdims=True))):
         sides = [Estimate.of(group, np.ones(group.shape[1])) for group in groups]
@@ -83,12 +83,12 @@ def share(found: Sequence[float], members: np.ndarray, trained: int) -> dict[str
 
 
 def one_model(values: np.ndarray, seeds: int, splits: int, generator: np.random.Generator) -> dict[str, Any]:
-    """Shares where both sides are trainings of one model; ``values`` are ``(trainings, users)``."""
+    """Shares of rejections where both sides are trainings of one model; ``values`` are ``(trainings, users)``."""
     members = np.stack([generator.permutation(len(values))[: 2 * seeds] for _ in range(splits)])
     p = np.array([p_values(values[chosen[:seeds]], values[chosen[seeds:]]) for chosen in members])
     tests = {"users and seeds": p[:, 0], "users alone": p[:, 1]}
     if seeds == 1:
-        del tests["users and seeds"]  # the same
+        del tests["users and seeds"]  # equal to users alone
         swapped = generator.random((splits, values.shape[1])) < 0.5
         pairs = zip(swapped, values[members], strict=True)
         tests["users alone, values swapped"] = np.array(
@@ -100,7 +100,7 @@ def one_model(values: np.ndarray, seeds: int, splits: int, generator: np.random.
 def two_models(
     first: np.ndarray, second: np.ndarray, seeds: int, splits: int, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """Shares where the sides are trainings of two models of the same mean."""
+    """Shares of rejections where the sides are trainings of two models, shifted to the same mean."""
     first, second = first - first.mean(), second - second.mean()
     p, members = [], []
     for _ in range(splits):
@@ -115,7 +115,7 @@ def two_models(
 
 
 def together(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The mean of some shares, with its error as if they were independent."""
+    """The mean of some shares, and its error if they were independent."""
     error = float(np.sqrt(sum(part["error"] ** 2 for part in parts))) / len(parts)
     return {"share": float(np.mean([part["share"] for part in parts])), "error": error}
 
@@ -165,7 +165,7 @@ def main() -> None:
         for each in (*shares[null, seeds, test], together(shares[null, seeds, test]))
     ]
     worst = max(100 * each["share"] for key, parts in shares.items() if key[2] == "users and seeds" for each in parts)
-    options.keep = ""  # a folder of this machine
+    options.keep = ""  # a local folder, which the JSON need not name
     header = ["null", "seeds", "test", "trainings of", "p < .05 in %", "error"]
     report("calibration", options, rows, header, facts, worst, unit=" % at most")
 

@@ -1,10 +1,10 @@
-"""Clusters of users at scale: Affinity Propagation in levels beside the exact one, cliques and covering.
+"""Clusters of users at scale: Affinity Propagation, exact and in levels, and cliques with their coverage.
 
     python -m benchmarks.clusters --dataset=beauty --data_path=FOLDER --protocol=user_split
     python -m benchmarks.clusters --dataset=generated --users=1000000
 
-Each measurement is a process of its own, so that its peak memory is its own: first the exact algorithm and the
-levels on the same ``--sample`` users (exemplars, net similarity), then the levels, cliques and covering on all.
+Each measurement runs in its own process, so that peak memory is measured apart: first the exact algorithm and the
+levels on the same ``--sample`` users (exemplars, net similarity), then the levels and the cliques on all users.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def user_vectors(options: argparse.Namespace) -> Any:
 
 
 def propagate(options: argparse.Namespace) -> dict[str, Any]:
-    """Affinity Propagation, exact or in levels, on a sample or on all."""
+    """Affinity Propagation, exact or in levels, on a sample of users or on all."""
     import numpy as np
 
     from recbole_llm.methods.eimf import affinity
@@ -93,7 +93,7 @@ def propagate(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def cover(options: argparse.Namespace) -> dict[str, Any]:
-    """Cliques, their items, and the choice of those that cover most."""
+    """Find cliques and their items, and choose the cliques that cover most interactions."""
     import numpy as np
 
     from recbole_llm.methods.ldmi.cliques import clique_items, max_coverage, nearest_users, user_item_matrix

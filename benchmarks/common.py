@@ -46,7 +46,7 @@ def arguments(description: str, **defaults: Any) -> argparse.Namespace:
 
 
 def generate_interactions(name: str, folder: Path) -> Path:
-    """Write ``gen-1m`` or ``gen-10m``: ten interactions a user on average, Zipf-like items, whole seconds."""
+    """Write ``gen-1m`` or ``gen-10m``: ten interactions per user on average, Zipf-like items, times in seconds."""
     count = GENERATED[name]
     path = folder / f"{name}.inter"
     if path.is_file():
@@ -69,7 +69,7 @@ def generate_interactions(name: str, folder: Path) -> Path:
 
 
 def run(model: str, options: argparse.Namespace, **overrides: Any) -> Run:
-    """The cell of a model on the dataset of the options."""
+    """The run of a model on the dataset of the options."""
     if options.dataset in GENERATED:
         generate_interactions(options.dataset, Path("dataset") / options.dataset)
     extra = {"data_path": options.data_path} if options.data_path else {}
@@ -88,7 +88,7 @@ def prepare(model: str, options: argparse.Namespace, **overrides: Any) -> Prepar
 
 
 def alternate(actions: dict[str, Callable[[], Any]], repeats: int, device: Any = "cpu") -> dict[str, list[float]]:
-    """Seconds of each action, run in turns so that a slow minute of the machine hits all alike."""
+    """Seconds of each action; actions take turns, so that a slow minute of the machine affects all alike."""
     import torch
 
     seconds: dict[str, list[float]] = {name: [] for name in actions}
@@ -111,7 +111,7 @@ def median(values: list[float]) -> float:
 
 
 def peak_of_child(module: str, words: list[str]) -> dict[str, Any]:
-    """Run ``python -m module words`` and read the JSON of its last line: memory is measured alone."""
+    """Run ``python -m module words``, so that its memory is measured apart, and read the JSON of its last line."""
     done = subprocess.run([sys.executable, "-m", module, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{module} {' '.join(words)} failed:\n{done.stderr[-2000:]}")
@@ -135,7 +135,7 @@ def report(
     ratio: float,
     unit: str = "x",
 ) -> None:
-    """Print the table, write the JSON, and end with the ratio alone on a line (or another figure with its unit)."""
+    """Print the table, write the JSON, and print the ratio (or another figure with its unit) on the last line."""
     print(tabulate(rows, header, floatfmt=".4g"))
     device = device_of(options)
     path = Path(options.output) if options.output else RESULTS / f"{name}-{options.dataset}-{device.type}.json"

@@ -1,13 +1,14 @@
-"""Validation curves of the same settings trained in two ways: the difference beside the noise of seeds.
+"""Validation curves of the same settings trained in two ways: their difference beside the noise of seeds.
 
     python -m benchmarks.curves --models=SASRec,GRU4Rec,SRGNN --epochs=5 --seeds=3
     python -m benchmarks.curves --ways=steps --models=SASRec,GRU4Rec,BPR --epochs=5 --seeds=3    # on a GPU
 
-``--ways=engines``: RecBole's loop and ours draw other random numbers (the order of batches, the dropout masks), so
-curves agree up to the seed: the gap of the means is shown beside the standard deviation over RecBole's own seeds.
+``--ways=engines``: RecBole's loop and ours draw different random numbers (the order of batches, the dropout masks), so
+curves agree only up to the noise of seeds. The gap of the means is shown beside the pooled standard deviation over
+seeds.
 
-``--ways=steps``: plain steps on a GPU and recorded ones draw the same random numbers, so curves of a seed part only
-where a GPU adds in another order. Plain steps are trained twice: what parts those is no recording's.
+``--ways=steps``: plain and recorded steps on a GPU draw the same random numbers, so curves of one seed differ only
+where the GPU sums in another order. Plain steps are trained twice, to show how far they differ without recording.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from benchmarks.common import arguments, report
 
-# In either comparison the first way is what the others are held against.
+# In each comparison the first way is the reference.
 WAYS: dict[str, dict[str, dict[str, Any]]] = {
     "engines": {"recbole": {"engine": "recbole"}, "ours": {"engine": "fast"}},
     "steps": {"plain": {"cuda_graphs": False}, "plain again": {"cuda_graphs": False}, "recorded": {}},
@@ -28,7 +29,7 @@ WAYS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def curves(model: str, way: dict[str, Any], options: argparse.Namespace, folder: str) -> dict[str, Any]:
-    """Validation score by epoch, seconds of training, and what a record says of its steps; each for every seed."""
+    """For every seed: validation scores by epoch, seconds of training, and whether steps were recorded."""
     import recbole_llm
 
     records = recbole_llm.run(
@@ -55,10 +56,10 @@ def curves(model: str, way: dict[str, Any], options: argparse.Namespace, folder:
 
 
 def compare(model: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Means and deviations by epoch; ``gap`` in standard errors of a difference of two means."""
+    """Means, deviations and gaps by epoch, and the largest gap in standard errors of a difference of two means."""
     found = {}
     for name, way in WAYS[options.ways].items():
-        with tempfile.TemporaryDirectory() as folder:  # settings of a machine alone would make a run the same
+        with tempfile.TemporaryDirectory() as folder:  # the key of a run leaves machine settings out
             found[name] = curves(model, way, options, folder)
     (first, theirs), *others = ((name, each["curves"]) for name, each in found.items())
     epochs = [{first: statistics.mean(scores)} for scores in zip(*theirs, strict=True)]

@@ -1,9 +1,10 @@
-"""In which order published sequences have reviews of one day: Amazon's times are days, so something else decides.
+"""The order of one day's reviews in published sequences: Amazon's times are days, so something else decides it.
 
     python -m benchmarks.day_order --dataset=beauty --times=beauty-times --data_path=FOLDER
 
-FOLDER holds a folder of each. The sequences have no times. Those of the same reviews with times are joined by titles of
-items, and users by the set of their items. Titles of two items, and users whose set is another's, are left out.
+FOLDER holds a folder of each dataset. The published sequences have no times, so they are joined with the same reviews
+that have times: items by their titles, users by their sets of items. Titles of several items, and users with the same
+set as another user, are left out.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ class DayOrder:
     """What was counted.
 
     Attributes:
-        users: joined by their items.
-        pairs: interactions of one user and day that follow one another in the published sequence.
-        ascending: those of them in the ascending order of their item ids.
-        last_pairs, last_ascending: the same of the last two of each sequence, whose end leave-one-out tests.
+        users: users that could be joined.
+        pairs: consecutive interactions in a published sequence that are of one day.
+        ascending: pairs whose item ids ascend.
+        last_pairs, last_ascending: the same for the last two interactions of each sequence; leave-one-out tests the
+            last one.
     """
 
     users: int = 0
@@ -40,7 +42,7 @@ class DayOrder:
 
 
 def sequences(name: str, folder: str | None) -> tuple[pd.DataFrame, pd.Series]:
-    """Interactions (``user_id``, ``item_id``, ``timestamp``) in the order of their times, and titles of one item only.
+    """Interactions (``user_id``, ``item_id``, ``timestamp``) in order of time, and titles that only one item has.
 
     Raises:
         UserError: the dataset has no titles.

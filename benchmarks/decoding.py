@@ -1,10 +1,10 @@
-"""ISRF's ways of decoding: users per second, and how far their top 10 agree with exact scoring.
+"""ISRF's ways of decoding: users per second, and how far ranks and top-10 lists agree with exact scoring.
 
     python -m benchmarks.decoding --dataset=ml-100k --users=256 --epochs=1 --history=20
     python -m benchmarks.decoding --preset=scratch --semantics=none    # at T5-small's size, for a GPU
 
-Without semantics there is no text to encode, and decoding takes as long. The model decodes in the precision that it
-was trained in. On a CPU seconds are the processor's, so that other work beside it counts little; the ways take turns.
+``--semantics=none`` saves encoding texts and does not change the time of decoding. The model decodes in the precision
+of its training. On a CPU, processor time is measured, so that other processes matter little. The ways take turns.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def agreement(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Mean share of the first list's items that the second has, ``(B, 10)`` each."""
+    """Mean share of the first list's items that are in the second list, ``(B, 10)`` each."""
     return float((first[:, :, None] == second[:, None, :]).any(2).float().mean())
 
 
 def ranks(scores: torch.Tensor, target: torch.Tensor, ranked: torch.Tensor) -> torch.Tensor:
-    """Items above the target, at most the depth."""
+    """Number of ranked items above the target, at most ``DEPTH``."""
     own = scores.gather(1, target[:, None])
     return ((scores > own) & ranked).sum(1).clamp(max=DEPTH)
 

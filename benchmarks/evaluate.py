@@ -2,9 +2,8 @@
 
     python -m benchmarks.evaluate --dataset=beauty --data_path=FOLDER --models=BPR,LightGCN,GRU4Rec,SASRec
 
-Both are timed in turns in one process; their metrics must agree to 1e-6 (models are untrained: ties do not
-occur in floating point, and an evaluation costs the same). RecBole's path is its loader, its model class
-and its evaluator.
+Both take turns in one process. Models are untrained: an evaluation costs the same, and there are no ties in floating
+point, so the metrics should agree to 1e-6. RecBole's path is its loader, its model class and its evaluator.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What an executor costs for each run: jobs that do nothing, in this process, in worker processes, on Ray.
+"""The overhead of an executor per run, with jobs that do nothing: in this process, in worker processes, on Ray.
 
     python -m benchmarks.executors [--jobs=100] [--executors=serial,processes,ray]
 
-Prints the seconds until the first jobs are done (fork servers and clusters start) and then milliseconds a job. The jobs
-are functions of the package that trains, so that a worker has loaded what a run needs.
+Prints the seconds until the first jobs are done (they include the start of fork servers and clusters), then
+milliseconds per job. Each job gets the API's ``run`` as its argument, so that workers have imported what a run needs.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ROUNDS = 5
 
 
 def nothing(needed: Any) -> None:
-    """A job that has loaded what it needs, and is done at once."""
+    """A job that ends at once; its argument makes a worker import what a run needs."""
 
 
 def run_all(executor: Executor, jobs: int) -> None:
     """Run so many jobs; none may fail."""
-    from benchmarks.executors import nothing  # workers find it there, not in __main__
+    from benchmarks.executors import nothing  # workers import it from there; __main__ is another module
 
     for result in each_result(executor, [Job("", nothing, (run,)) for _ in range(jobs)]):
         if result.error is not None:

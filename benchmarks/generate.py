@@ -1,11 +1,11 @@
-"""Rate, processor time and memory of asking, against a server on the loopback interface that answers after a while.
+"""Rate, processor time and memory of LLM requests, against a loopback server that answers after a latency.
 
     python -m benchmarks.generate                                 5,000 requests, 200 ms, 64 at once
     python -m benchmarks.generate --requests=200000 --latency=0   memory over a long run
 
-The server is a process of its own, as small as can be, so that the processor time is the client's alone. The ideal
-rate is concurrency / latency; the client's rate includes building each prompt, the cache's look-up and its write.
-The last line is the share of the ideal rate (of the client's own rate where the latency is 0).
+The server is a minimal process of its own, so that the processor time is the client's alone. The ideal rate is
+concurrency / latency. The client's rate includes building each prompt, looking it up in the cache and writing the
+answer there. The last line is the share of the ideal rate (100 % where the latency is 0).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.client import Client, Script
 from recbole_llm.llm.endpoint import Endpoint
 
-PIECES = 10  # memory is looked at this many times
+PIECES = 10  # memory is read this many times
 
 
 class Server(asyncio.Protocol):
@@ -43,7 +43,7 @@ class Server(asyncio.Protocol):
         self.transport, self.buffer = transport, b""
 
     def data_received(self, data: bytes) -> None:
-        """Look for whole requests."""
+        """Schedule an answer to each complete request."""
         self.buffer += data
         while (end := self.buffer.find(b"\r\n\r\n")) >= 0:
             head = self.buffer[:end].lower()

@@ -1,9 +1,9 @@
-"""All that only a GPU can say, one command after the other; JSON as of each measurement.
+"""All measurements and tests that need a GPU, one command after the other; each measurement writes its JSON.
 
     python -m benchmarks.gpu --data_path=FOLDER
     python -m benchmarks.gpu --data_path=FOLDER --parts=tests,train --folder=/tmp/measured
 
-A part that fails or takes too long is named at the end, and the others go on.
+If a part fails or takes too long, the table at the end says so, and the other parts still run.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from recbole_llm.errors import UserError, check_known
 
 
 class Part(NamedTuple):
-    """Something to run.
+    """One command to run.
 
     Attributes:
-        words: after ``python -m``.
-        limit: seconds.
-        on_data: it reads the data set of the options; else it has data of its own.
-        name: of its JSON; empty where there is none.
+        words: the words after ``python -m``.
+        limit: most seconds that it may take.
+        on_data: whether it reads the dataset of the options; other measurements read ml-100k.
+        name: name of its JSON; empty where there is none.
     """
 
     words: tuple[str, ...]
@@ -38,12 +38,12 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    # What recorded steps are held to, then every model of the registry.
+    # Tests of recorded steps, then of every model of the registry.
     "tests": Part(
         ("pytest", "-m", "cuda", "tests/experiments/test_estimate.py", "tests/training/test_recorded.py"), 300
     ),
     "contracts": Part(("pytest", "-m", "cuda", "tests/methods/test_contracts.py"), 900),
-    # Seconds of a step, busy share and launches, recorded and plain, beside RecBole's.
+    # Seconds per step, busy share of the GPU and launches: recorded steps, plain ones and RecBole's.
     "train": Part(("benchmarks.train", "--models=SASRec,GRU4Rec,LightGCN,SRGNN"), 600, True, "train"),
     "bf16": Part(("benchmarks.train", "--models=SASRec,GRU4Rec", "--precision=bf16"), 300, True, "train-bf16"),
     # Whether recorded steps train as plain ones do.
@@ -57,7 +57,7 @@ PARTS = {
 
 
 def command(part: Part, options: argparse.Namespace) -> list[str]:
-    """The words of a part."""
+    """The command of a part."""
     words = [sys.executable, "-m", *part.words]
     if not part.name:
         return words
@@ -68,7 +68,7 @@ def command(part: Part, options: argparse.Namespace) -> list[str]:
 
 
 def main() -> int:
-    """Run the parts, and say which of them did not end well."""
+    """Run the parts, and show which of them failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", default="beauty")
     parser.add_argument("--data_path", default=None, help="folder of atomic files, for beauty and the like")

@@ -3,8 +3,8 @@
     python -m benchmarks.inference --dataset=beauty --data_path=FOLDER --models=SASRec,BPR
 
 Ours is ``recommend``. RecBole's path is its ``full_sort_topk`` recipe: score with ``full_sort_predict``, mask
-the history, take the top k, one user a call for the latency and its evaluation batches for the throughput.
-Models are untrained: the work is the same.
+the history, take the top k; one user per call for the latency, its evaluation batches for the throughput.
+Models are untrained, which does not change the work.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From files on disk to the first training batch: RecBole, ours without a cache, ours with one.
+"""Time and memory from files on disk to the first training batch: RecBole, ours without a cache, ours with one.
 
     python -m benchmarks.load --dataset=gen-1m
     python -m benchmarks.load --dataset=gen-10m --recbole=0
@@ -29,7 +29,7 @@ def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     runner = Runner(ResultStore("results"))
     chosen = run(options.model, options, engine="recbole" if path == "recbole" else "fast")
     small = argparse.Namespace(**{**vars(options), "dataset": "ml-100k", "data_path": None})
-    runner.prepare(run("Pop", small), Stopwatch())  # what is imported on first use is imported now
+    runner.prepare(run("Pop", small), Stopwatch())  # imports what is imported on first use
     if path == "fresh":
         shutil.rmtree(chosen.location.home / "cache", ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -39,7 +39,7 @@ def start(path: str, options: argparse.Namespace) -> dict[str, Any]:
     else:
         prepared = runner.prepare(chosen, Stopwatch())
         batch = next(iter(training_loader(prepared)[0]))
-        batch[prepared.model.ITEM_SEQ]  # gathered when it is asked for
+        batch[prepared.model.ITEM_SEQ]  # gathered on first access
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "peak_mib": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024}
 

@@ -1,10 +1,10 @@
-"""Losses of a next item over a large catalogue: seconds and peak memory of a step, each in a process of its own.
+"""Next-item losses over a large catalogue: seconds and peak memory of a step, each loss in its own process.
 
     python -m benchmarks.losses --items=1000000
 
-A step is the loss of ``--targets`` states, its gradients and Adam's update of the item vectors. The peak is what the
-process holds above what it held with the item vectors alone; the row ``vectors`` says what gradients and Adam's moments
-take by themselves, which no loss can do without.
+A step is the loss of ``--targets`` states, its gradients and Adam's update of the item vectors. The peak is the
+process's memory beyond what it held before the first step. The row ``vectors`` has the gradient and Adam's moments of
+the item vectors alone, which every loss needs.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ CASES = {
 
 
 def peak_mib() -> float:
-    """Of this process so far."""
+    """Peak memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def step(name: str, items: int, targets: int, size: int, negatives: int) -> dict[str, float]:
-    """One warm step and one that is timed, in this process."""
+    """A warm-up step and a timed one, in this process."""
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(items, size) * 0.02)
     hidden = torch.randn(targets, size, requires_grad=True)

@@ -1,8 +1,8 @@
-"""What published popularity baselines count: training interactions, validation's too, or those of the test.
+"""Which interactions published popularity baselines count: training alone, validation too, or also the tested ones.
 
     python -m benchmarks.popularity --dataset=beauty --data_path=FOLDER
 
-Leave-one-out, all items ranked. One row for each way of counting, with and without the items of the history ranked.
+Leave-one-out over all items. Each way of counting has a row with the history's items ranked and a row without.
 """
 
 from __future__ import annotations

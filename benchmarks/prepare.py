@@ -2,12 +2,12 @@
 
     python -m benchmarks.prepare --reviews=1000000
 
-The files are shaped like Books (5-core): 14.7 reviews a user, 24 an item, about 1,000 bytes a review with its
-text, days as times, reviews sorted by item, and 6.4 records of metadata for each item that is reviewed. The
-work runs in a child process, so that its peak memory is its own. The last lines extrapolate to the 8,898,041
-reviews of Books: time in proportion to lines; memory as the fixed part plus the rest in proportion. Names and
-arrays outgrow the processor's cache on the way, so that the whole takes longer than the line says: with
-``--reviews=8898041`` nothing is extrapolated.
+The files are shaped like Books (5-core): 14.7 reviews per user, 24 per item, about 1,000 bytes per review with
+its text, days as times, reviews sorted by item, and 6.4 records of metadata for each reviewed item. The work runs
+in a child process, so that its peak memory is measured apart. The last column extrapolates to the 8,898,041
+reviews of Books: time in proportion to reviews, memory as the fixed part plus the rest in proportion. Names and
+arrays outgrow the processor's cache on the way, so the real time is longer than the extrapolated one;
+``--reviews=8898041`` measures it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _skewed(generator: np.random.Generator, count: int, size: int) -> np.ndarray
 
 
 def generate(folder: Path, reviews: int) -> dict[str, int]:
-    """Write ``reviews_Gen_5.json.gz`` and ``meta_Gen.json.gz``; returns their sizes unpacked."""
+    """Write ``reviews_Gen_5.json.gz`` and ``meta_Gen.json.gz``; returns their unpacked sizes in bytes."""
     generator = np.random.default_rng(1)
     n_users, n_items, n_records = (max(10, int(share * reviews)) for share in (USERS, ITEMS, RECORDS))
     user = np.concatenate([np.repeat(np.arange(n_users), 6), _skewed(generator, n_users, reviews)])[:reviews]
@@ -96,7 +96,7 @@ def measure(raw: Path, out: Path) -> dict[str, float]:
 
 
 def _peak_mib() -> float:
-    """Peak memory of this program; ``ru_maxrss`` would also hold that of the parent before the start."""
+    """Peak memory of this program; ``ru_maxrss`` would include the parent's memory before the start."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.shares --dataset=beauty --data_path=FOLDER --models=GRU4Rec,SRGNN,SASRec
 
-Shares are of the seconds that operations take themselves, by torch's profiler; the loss over all items, whose products
-are among the others, is a share by itself. Ids are those that a step looks up to encode histories.
+Shares are of the operations' own CPU time, by torch's profiler. The loss over all items has a share of its own, and its
+operations count in the other shares too. Ids are the ones that a step looks up to encode histories.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from benchmarks.common import arguments, prepare, report
 from benchmarks.train import OwnSteps, RecBoleSteps, Steps
 
 WARM_UP = 2
-LOSS = ("_LinearCrossEntropy", "_LinearCrossEntropyBackward")  # with all that they call
+LOSS = ("_LinearCrossEntropy", "_LinearCrossEntropyBackward")  # with all operations that they call
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
-BY_INDEX = ("index", "embedding", "gather", "scatter", "_index_put")  # beginnings of names
+BY_INDEX = ("index", "embedding", "gather", "scatter", "_index_put")  # prefixes of names
 COPIES = ("copy_", "cat", "fill_", "zero_", "stack")
 
 
@@ -32,7 +32,7 @@ def kind_of(name: str) -> str:
 
 
 def profiled(path: Steps, steps: int) -> dict[str, float]:
-    """The share of each kind of operation in some steps, and that of the loss over all items in the whole."""
+    """The share of each kind of operation in the time of some steps, and the share of the loss over all items."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as profiler:

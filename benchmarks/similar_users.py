@@ -1,4 +1,4 @@
-"""The graph of similar users in blocks: time and peak memory for many users.
+"""Time and peak memory of ISRF's graph of similar users, which is built in blocks, for many users.
 
 python -m benchmarks.similar_users --users=100000 --dim=384
 """

@@ -2,14 +2,14 @@
 
     python -m benchmarks.train --dataset=beauty --data_path=FOLDER --models=SASRec,SRGNN,GRU4Rec,LightGCN
 
-A step is what an epoch repeats: the next batch from the loader, forward, backward, optimiser. RecBole's path
-is its own class, its own loader (one padded row for each prefix) and its own loop's calls. Ours is the trainer's
-own loop, as ``run`` uses it. Batches are the same size; the paths are timed in turns. A model that RecBole has not
-stands beside the model that it is built on, where RecBole has that one, else beside RecBole's SASRec.
+A step is what an epoch repeats: the next batch from the loader, forward, backward, optimiser. RecBole's path is its
+own class, its own loader (one padded row for each prefix) and the calls of its own loop. Ours is the trainer's loop,
+as ``run`` uses it. Batches have the same size, and the paths take turns. A model that RecBole lacks is compared with
+its backbone if RecBole has that, else with RecBole's SASRec.
 
-On a GPU ours is timed with recorded steps and with plain ones, after three epochs in which steps are recorded, an epoch
-at a time, and the profiler then says of each path how long the GPU works for a step and how many launches tell it to.
-``--precision=bf16`` is for ours alone.
+On a GPU, ours is timed with recorded and with plain steps, one epoch at a time, after three epochs in which steps are
+recorded. The profiler then shows for each path how long the GPU works on a step and how many launches the step takes.
+``--precision=bf16`` applies to ours alone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 
 PROFILED_STEPS = {"ours": 20, "unrecorded": 20}
-PROFILED_STEPS_OF_RECBOLE = 3  # its loops over a batch are ten thousands of calls
-EPOCHS_TO_RECORD = 3  # of each shape: a plain step, a watched one and one that is recorded
+PROFILED_STEPS_OF_RECBOLE = 3  # its loops over a batch make tens of thousands of calls
+EPOCHS_TO_RECORD = 3  # for each shape: a plain step, a watched one and one that is recorded
 
 
 class Steps(Protocol):
-    """Training steps of one path, for ever."""
+    """Training steps of one path, without an end."""
 
     def run(self, steps: int) -> None:
         """Take some steps."""
@@ -107,7 +107,7 @@ class OwnSteps:
         self.trainer._train_epoch(self.loader, 0)
 
     def _some(self, steps: int, items: Iterable[Any], title: str) -> Iterator[Any]:
-        """Some batches, or their rows where steps are recorded, of epochs that go on from call to call."""
+        """The next batches, or their rows where steps are recorded; an epoch continues in the next call."""
         for _ in range(steps):
             try:
                 item = next(self._left)
@@ -143,7 +143,7 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
         paths["unrecorded"] = OwnSteps(prepare(model, options, precision=options.precision, cuda_graphs=False))
     for path in paths.values():
         path.run(EPOCHS_TO_RECORD * ours.per_epoch if on_gpu and path is ours else 2)
-    # On a GPU an epoch of ours is over in the time in which what is done once an epoch would show in three steps.
+    # On a GPU our steps are so short that work done once per epoch would distort three of them: a whole epoch is timed.
     steps = {
         name: ours.per_epoch if on_gpu and isinstance(path, OwnSteps) else options.steps for name, path in paths.items()
     }
@@ -168,7 +168,7 @@ def measure(model: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _use(name: str, path: Steps, seconds: float) -> dict[str, float]:
-    """What a step takes of the GPU, and the share of its unprofiled seconds in which the GPU works."""
+    """What a step uses of the GPU, and the share of the step's unprofiled time in which the GPU works."""
     steps = PROFILED_STEPS.get(name, PROFILED_STEPS_OF_RECBOLE)
     use = use_of_gpu(partial(path.run, steps), steps)
     return {**use, "busy_share": use["busy_ms"] / 1000 / seconds}
