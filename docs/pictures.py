@@ -1,4 +1,4 @@
-"""The pictures of the documentation, drawn from kept records.
+"""The pictures of the documentation, drawn from stored records.
 
 python docs/pictures.py     # writes docs/gain.svg, docs/twin.svg and docs/price.svg
 """
@@ -36,11 +36,11 @@ def everything(store: ResultStore) -> list[Record]:
 
 
 class Kept(NamedTuple):
-    """Where the records of a picture are.
+    """The records that a picture is drawn from.
 
     Attributes:
         store: the folder.
-        tuned: whether the rows have searched settings, or the same fixed ones.
+        tuned: whether the rows have searched settings; else all have the same fixed ones.
     """
 
     store: ResultStore
@@ -48,7 +48,7 @@ class Kept(NamedTuple):
 
     @property
     def settings(self) -> str:
-        """How a title calls the settings of the rows."""
+        """The name of the rows' settings in a title."""
         return "searched settings" if self.tuned else "fixed settings"
 
     def records(self, dataset: str, protocol: str) -> list[Record]:
@@ -60,7 +60,7 @@ class Kept(NamedTuple):
         ]  # fmt: skip
 
     def difference(self, first: Sequence[Record], second: Sequence[Record]) -> Bar | None:
-        """The first row less the second, with its 95 % interval; ``None`` where a row has no record."""
+        """The first row minus the second, with its 95 % interval; ``None`` where a row has no record."""
         if not (first and second):
             return None
         rows = {"first": seeds_of(first), "second": seeds_of(second)}
@@ -75,10 +75,10 @@ TIMES = Kept(ResultStore(ROOT / "results/times"), tuned=False)
 
 
 def seeds_of(row: Sequence[Record]) -> Sequence[Record]:
-    """The records of one row, one a seed.
+    """The records of one row, after a check that each seed has one record.
 
     Raises:
-        UserError: two have the same seed, so they are of two rows.
+        UserError: two records have the same seed, so they belong to different rows.
     """
     if len({each.seed for each in row}) < len(row):
         raise UserError(f"Two records of {row[0].label} have the same seed: say which settings are drawn.")
@@ -94,7 +94,7 @@ def has(record: Record, where: Mapping[str, Any]) -> bool:
 
 GREY, RED, BLUE, VIOLET = "#6b7280", "#c2410c", "#2563eb", "#7c3aed"
 STYLE = {
-    "svg.fonttype": "none",  # texts stay texts
+    "svg.fonttype": "none",  # texts are not drawn as paths
     "svg.hashsalt": "recbole_llm",  # the same ids in every run
     "font.sans-serif": ["DejaVu Sans", "Verdana"],
     "font.size": 9,
@@ -112,7 +112,7 @@ STYLE = {
     **{f"axes.spines.{side}": False for side in ("left", "right", "top", "bottom")},
     **{f"{axis}tick.major.size": 0 for axis in "xy"},
 }
-# Matplotlib gives black texts no colour of their own.
+# Matplotlib writes no colour for black texts, so this rule can set one.
 DARK = "@media (prefers-color-scheme: dark) {text {fill: #e5e7eb} #page path {fill: #0d1117 !important}}"
 
 
@@ -120,8 +120,8 @@ class Row(NamedTuple):
     """A line of a picture.
 
     Attributes:
-        label: at the left.
-        colour: of the bar.
+        label: text at the left.
+        colour: colour of the bar.
         bar: what is drawn; ``None`` where there is no run.
     """
 
@@ -139,7 +139,7 @@ def bars(
         title: lines at the top.
         groups: rows by the heading above them.
         marks: values with a dashed line through all groups.
-        legend: colours by what they stand for; none where the labels say it.
+        legend: colours by their meaning; ``None`` if the labels name it.
     """
     rows = [len(group) for group in groups.values()]
     height = 0.22 * (sum(rows) + len(rows)) + 0.8  # inches; a heading takes a row, title and axis the rest
@@ -165,7 +165,7 @@ def bars(
 # Gain over the backbone.
 
 CONTROLS = {"llm": RED, "offline": BLUE, "shuffled": VIOLET, "none": GREY}
-# Of the methods that read LLM answers (DUIP reads titles alone): records, method, backbone, and settings that make it.
+# The methods that read LLM answers (DUIP reads titles alone): records, method, backbone, and the backbone's settings.
 BACKBONES: Mapping[str, tuple[Kept, str, str, Mapping[str, Any]]] = {
     "EIMF − REMI": (ANSWERS, "EIMF", "REMI", {}),
     "LDMI − ComiRecDR": (ANSWERS, "LDMI", "ComiRecDR", {"routing_transform": "interest", "interest_scale": 1.0}),
@@ -175,7 +175,7 @@ BACKBONES: Mapping[str, tuple[Kept, str, str, Mapping[str, Any]]] = {
 
 
 def control_of(record: Record) -> str:
-    """Which of the four a record is: the answers of an LLM, or a control's."""
+    """Which of ``CONTROLS`` a record belongs to: ``llm`` for real answers of an LLM, else the control's name."""
     real = record.semantics == "llm" and record.features is not None and record.features.llm != "offline"
     return "llm" if real else "offline" if record.semantics == "llm" else record.semantics
 
@@ -232,7 +232,7 @@ def twin() -> Figure:
 # Accuracy and dollars.
 
 LLM = "claude-2026-11"  # wrote the answers
-RATES = "gpt-4o-mini"  # whose prices they are counted at
+RATES = "gpt-4o-mini"  # the endpoint whose prices apply
 METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # colour, and settings that tell a method from its ablations
     "EIMF": (RED, {}),
     "LDMI": (BLUE, {}),
@@ -284,7 +284,7 @@ PICTURES: Mapping[str, Callable[[], Figure]] = {"gain": gain, "twin": twin, "pri
 
 
 def svg(name: str) -> str:
-    """A picture that can be read on a light and on a dark page; the same text in every run."""
+    """The SVG text of a picture, legible on light and dark pages and the same in every run."""
     with style.context(STYLE, after_reset=True), StringIO() as file:
         figure = PICTURES[name]()
         title = figure.get_suptitle().replace("\n", ". ")

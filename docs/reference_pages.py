@@ -1,4 +1,4 @@
-"""The reference pages of the site, each made from the one definition of what it lists.
+"""The reference pages of the site, each generated from the single definition of what it lists.
 
 ``make docs`` runs this file through mkdocs-gen-files. :func:`pages` gives the same text without mkdocs.
 """
@@ -136,7 +136,7 @@ def protocols() -> str:
 
 
 def feature_files() -> str:
-    """Every feature with its files, prompts and what of a user it may see."""
+    """Every feature with its files, its prompts and the part of a user's history that it may see."""
     rows = []
     for name in features():
         found = find_feature(name)
@@ -177,7 +177,7 @@ def pages() -> dict[str, str]:
 
 def write() -> None:
     """Write the pages into the site that is being built."""
-    import mkdocs_gen_files  # of the docs extra
+    import mkdocs_gen_files  # in the docs extra
 
     for path, text in pages().items():
         with mkdocs_gen_files.open(path, "w") as stream:
