@@ -40,7 +40,7 @@ class Method:
         settings_of: for a class from outside, the known model that it extends and whose defaults it takes.
         text: for a method whose features are texts and no answers, what its rows name in place of the LLM:
             ``text`` or ``codes``.
-        serves_alone: whether the features are used in training only, and scores need none.
+        serves_alone: whether the model uses its features in training only, so that scores need none.
         settings: lazy path of the class that defines its settings; empty if only RecBole's YAML files define them.
     """
 

@@ -113,7 +113,7 @@ def _test(table: ResultsTable, found: Comparison) -> dict[str, Any]:
 
 
 def _pairs(table: ResultsTable) -> dict[str, Any]:
-    """Tests of all pairs, each a list, not a dict: there may be a thousand pairs."""
+    """Tests of all pairs, as lists to keep the page small: there may be a thousand pairs."""
     labels = list(dict.fromkeys(label for found in table.comparisons for label in (found.first, found.second)))
     number = {label: place for place, label in enumerate(labels)}
     return {

@@ -180,7 +180,7 @@ def _names(rows: Sequence[Sequence[Record]]) -> list[RowName]:
 
 
 def _chosen(identities: Sequence[Variant], rows: Sequence[Record]) -> list[Variant]:
-    """The settings that may name rows whose names are equal so far; for tuned rows, those that no search sets first.
+    """The settings that may name rows whose names are equal so far; for tuned rows, first those that no search sets.
 
     If these tell all rows apart, the searched settings are left out, since they differ after almost any two searches.
     """
@@ -256,7 +256,7 @@ def latest(runs: Iterable[Record]) -> list[Record]:
 
 
 def kind_of(record: Record) -> str:
-    """``baseline``, ``method`` (reads answers, or was made elsewhere) or ``control`` (a method without its answers)."""
+    """``baseline``, ``method`` (semantics ``llm``, or lists made elsewhere) or ``control`` (other features)."""
     if record.lists is not None:
         return "method"
     row = methods().get(record.model)

@@ -221,7 +221,7 @@ def notes(table: ResultsTable) -> list[str]:
 
 
 def _tests(table: ResultsTable) -> list[str]:
-    """How intervals and p were computed, and the signs if rows were compared with a reference."""
+    """How intervals and p were computed; without a reference, the p is of the best row against the second."""
     family, metric = table.families[table.primary], metric_title(table.primary)
     several = any(len(row.runs) > 1 for row in table.finished)
     sample = "users and seeds are samples (quasi-F test, Satterthwaite)" if several else "users are the sample (t test)"
