@@ -314,7 +314,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # a closed pipe raises here, not when Python exits
         return int(code or 0)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; finished results and checkpoints are kept, the same command goes on.", file=sys.stderr)
+        print(
+            "stopped; finished results and checkpoints are kept: run the same command again to continue.",
+            file=sys.stderr,
+        )
         return 130
     except (BrokenPipeError, SystemExit):  # the reader closed the pipe; Typer answers that with SystemExit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

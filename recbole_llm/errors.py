@@ -31,7 +31,9 @@ class NoRoomError(OSError):
     """
 
     def __init__(self, place: object, reason: object) -> None:
-        super().__init__(f"{place} cannot be written ({reason}); what is finished is kept, the same command goes on.")
+        super().__init__(
+            f"{place} cannot be written ({reason}); finished work is kept: run the same command again to continue."
+        )
         self.place, self.reason = str(place), str(reason)
 
     def __reduce__(self) -> tuple[type[NoRoomError], tuple[str, str]]:

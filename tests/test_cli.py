@@ -157,7 +157,7 @@ def test_a_disk_without_room_is_told_in_a_line(tiny: Path, cli: Cli, capsys: pyt
         assert cli("report") == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "cannot be written (File too large); what is finished is kept" in capsys.readouterr().err
+    assert "cannot be written (File too large); finished work is kept" in capsys.readouterr().err
     assert [path.name for path in Path("results").glob("*.*")] == []
 
 

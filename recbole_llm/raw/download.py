@@ -82,7 +82,8 @@ def _fetch(url: str, part: Path, pause: float, largest: int | None) -> None:
             failures = 1 if now > before else failures + 1
             if failures >= ATTEMPTS:
                 raise UserError(
-                    f"{url}: the connection keeps breaking ({error}); {now:,} bytes are kept, the same command goes on."
+                    f"{url}: the connection keeps breaking ({error}); {now:,} bytes are kept: run the same command "
+                    "again to continue."
                 ) from error
             logger.warning("%s: %s; going on at byte %s", part.stem, error, f"{now:,}")
             time.sleep(pause * 2 ** (failures - 1))

@@ -460,7 +460,7 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
                 f"{facts['unknown_items']:,} items and {facts['unknown_users']:,} users of its file are not here",
                 *_ranked_of_lists(facts),
             ]
-            found.append(f"{row.label} was made elsewhere, by what data and choices is not known: {'; '.join(parts)}")
+            found.append(f"{row.label} was made elsewhere, its data and settings are not known: {'; '.join(parts)}")
     return found
 
 
@@ -574,7 +574,7 @@ def _on_common_cases(table: ResultsTable) -> list[Row]:
     for rows in alike[1:]:
         for row in rows:
             table.notes.append(
-                f"{row.label} was tested on other cases ({len(row.ranks[0]):,} of them, not those "
-                f"{len(alike[0][0].ranks[0]):,}): its numbers compare loosely, and it takes no part in the tests."
+                f"{row.label} was tested on other cases ({len(row.ranks[0]):,} instead of "
+                f"{len(alike[0][0].ranks[0]):,}): compare its numbers with caution; it is left out of the tests."
             )
     return alike[0] if alike else []

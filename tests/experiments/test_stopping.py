@@ -82,7 +82,7 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     messages = stop(first, signal.SIGINT)
     assert first.returncode == 130
     assert "Traceback" not in messages
-    assert "the same command goes on" in messages
+    assert "run the same command again to continue" in messages
     assert files_in("results") == set()
     assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
