@@ -1,4 +1,4 @@
-"""Cliques of users with like histories, and what a clique has done as one user (LDMI, user-crowd level)."""
+"""Cliques of users with similar histories, and each clique's items as those of one user (LDMI, user-crowd level)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from scipy import sparse
 
 from recbole_llm.utils.arrays import joined_ranges
 
-PAIRS = 200_000_000  # products of a search; beyond it the most popular items are left out of the search
-BLOCK = 5_000_000  # products of one block of rows
+PAIRS = 200_000_000  # most multiplications of a neighbour search; the most popular items are left out until it fits
+BLOCK = 5_000_000  # multiplications, or interactions, in one block of rows
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 def user_item_matrix(offsets: np.ndarray, items: np.ndarray, n_items: int, weighting: str) -> sparse.csr_matrix:
-    """``(m, n_items + 1)`` rows of norm one: which items a user has, equally or by inverse user frequency.
+    """``(m, n_items + 1)``, each user's items as a row of norm one, weighted equally or by inverse user frequency.
 
     Args:
         offsets, items: items of each user in compressed rows.
@@ -36,14 +36,14 @@ def user_item_matrix(offsets: np.ndarray, items: np.ndarray, n_items: int, weigh
 
 
 def nearest_users(matrix: sparse.csr_matrix, count: int, progress: Progress) -> np.ndarray:
-    """``(m, count)`` the nearest other users of each by cosine, nearest first; -1 where no user shares an item.
+    """``(m, count)`` each user's nearest other users by cosine, nearest first; -1 where no user shares an item.
 
-    Among equally near users the one with fewer items comes first, then the earlier row.
+    Ties go to the user with fewer items, then to the earlier row.
     """
     size = matrix.shape[0]
     holders = np.bincount(matrix.indices, minlength=matrix.shape[1]).astype(np.float64)
     by_popularity = np.argsort(-holders, kind="stable")
-    left = np.cumsum((holders**2)[by_popularity][::-1])[::-1]  # products if only these and rarer items are kept
+    left = np.cumsum((holders**2)[by_popularity][::-1])[::-1]  # multiplications if an item and rarer ones are kept
     common = by_popularity[left > PAIRS]
     kept = np.ones(matrix.shape[1], dtype=np.float32)
     kept[common] = 0.0
@@ -70,7 +70,7 @@ def nearest_users(matrix: sparse.csr_matrix, count: int, progress: Progress) -> 
 
 
 def _products(left: sparse.csr_matrix, right: sparse.csr_matrix) -> np.ndarray:
-    """Multiplications that each row of ``left @ right`` takes."""
+    """``(n,)`` multiplications for each row of ``left @ right``."""
     each = np.diff(right.indptr)[left.indices]
     sums = np.concatenate([[0], np.cumsum(each)])
     counts: np.ndarray = sums[left.indptr[1:]] - sums[left.indptr[:-1]]
@@ -78,10 +78,10 @@ def _products(left: sparse.csr_matrix, right: sparse.csr_matrix) -> np.ndarray:
 
 
 def disjoint(cliques: np.ndarray) -> np.ndarray:
-    """Cliques in which every user stands once: a user who is taken is no longer a neighbour (-1) and leads none.
+    """Make cliques disjoint, in row order: a user already in one is removed from later ones (-1) and leads none.
 
     Args:
-        cliques: ``(m, n)`` a user and the nearest others, -1 for none.
+        cliques: ``(m, n)`` each user and the nearest others, -1 for none.
     """
     taken = np.zeros(len(cliques), dtype=bool)
     kept = []
@@ -97,14 +97,14 @@ def disjoint(cliques: np.ndarray) -> np.ndarray:
 def clique_items(
     cliques: np.ndarray, offsets: np.ndarray, items: np.ndarray, longest: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a clique has done as one user: its members' items, those of more members first, then the more recent.
+    """Items of each clique as one user: those that most members have are kept, among equals the more recent.
 
-    How recent an interaction is, is counted from the end of its member's history, so that ordinal times serve.
+    Recency is counted from the end of the member's history, so ordinal times are enough.
 
     Args:
         cliques: ``(c, n)`` users, -1 for none.
         offsets, items: items of each user in compressed rows, oldest first.
-        longest: items kept of each.
+        longest: items kept per clique.
 
     Returns:
         Offsets ``(c + 1,)`` and item ids in compressed rows, oldest first.
@@ -118,7 +118,7 @@ def clique_items(
         age = np.repeat(flat, flat) - 1 - joined_ranges(0, flat)
         member = np.repeat(np.tile(np.arange(block.shape[1]), len(block)), flat)
         clique = np.repeat(np.arange(len(block)), sizes.sum(axis=1))
-        # The most recent row of each item of a clique stands for it; how many members have it is counted once each.
+        # Keep the most recent row of each item per clique; a member who has an item several times counts once.
         order = np.lexsort((member, age, item, clique))
         clique, item, age, member = clique[order], item[order], age[order], member[order]
         new = np.ones(len(item), dtype=bool)
@@ -139,19 +139,19 @@ def clique_items(
 def max_coverage(
     offsets: np.ndarray, elements: np.ndarray, weights: np.ndarray, budget: int, share: float = 1.0
 ) -> list[int]:
-    """Sets chosen greedily by the weight that they add, at least ``1 - 1/e`` of the best possible.
+    """Choose sets greedily by the weight that they add, which covers at least ``1 - 1/e`` of the best possible.
 
-    The gain of a set only falls while others are chosen. So the set that had the largest gain when it was last
-    looked at is the best one if it still has it (lazy evaluation, Minoux 1978): most sets are looked at once.
+    A set's gain only falls as others are chosen. So if the set with the largest last known gain still leads after
+    its gain is computed again, it is the best one (lazy evaluation, Minoux 1978), and most gains are computed once.
 
     Args:
         offsets, elements: set ``s`` holds ``elements[offsets[s]:offsets[s + 1]]``, each once.
-        weights: ``(n_elements,)`` not negative, what an element counts once it is covered.
-        budget: sets at most.
-        share: of the weight of all sets' union; enough when covered.
+        weights: ``(n_elements,)`` weight of each covered element, not negative.
+        budget: most sets to choose.
+        share: stop once this share of the weight of all sets' union is covered.
 
     Returns:
-        Numbers of the chosen sets in the order of choice; among equal gains the smaller set, then the first.
+        Numbers of the chosen sets in the order of choice; ties go to the smaller set, then to the first.
     """
     sizes = np.diff(offsets)
     sums = np.concatenate([[0.0], np.cumsum(weights[elements], dtype=np.float64)])

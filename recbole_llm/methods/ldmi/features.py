@@ -1,4 +1,4 @@
-"""``.interest``: each user's history divided into interests (LDMI, user-individual level)."""
+"""``.interest`` and ``.synuser``: histories of users and of synthesised users divided into interests (LDMI)."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ INTEREST_COLUMNS = (
 
 
 class Interests:
-    """An interest for each interaction that may be shown; long histories are divided window by window.
+    """An interest for each interaction that a prompt may show; long histories are divided window by window.
 
-    Interests of one user's windows that have the same name are one interest.
+    Interests with the same name in several windows of a user are one interest.
     """
 
     name: ClassVar[str] = "interest"
@@ -54,8 +54,8 @@ class Interests:
 def windows(begin: int, end: int, longest: int) -> list[tuple[int, int]]:
     """``begin:end`` cut into parts of nearly equal length, none longer than ``longest``.
 
-    A cut in the middle between two rows goes to the even one, counted from the first row of the table. So the parts
-    of a user, and the questions about them, may differ by one item where the table holds other users before this one.
+    A cut halfway between two rows goes to the even one, counted from the first row of the table. So a user's parts,
+    and the questions about them, may differ by one item if the table holds other users before this one.
     """
     cuts = np.linspace(begin, end, -(-(end - begin) // longest) + 1).round().astype(int).tolist()
     return list(pairwise(cuts))
@@ -108,13 +108,13 @@ Lists = Iterable[tuple[Any, np.ndarray]]
 def partitions(
     context: Context, lists: Lists, title: str, facts: dict[str, Any]
 ) -> Iterator[tuple[Any, list[Interest]]]:
-    """Interests of each list of items, in order; a list without a usable answer has none.
+    """Each key with the interests of its list of items, in order; none for a list without a usable answer.
 
     Args:
-        context: where to ask, or by which rule.
-        lists: keys and item ids; keys are taken one by one.
+        context: has the endpoint to ask; without one the offline rule divides the lists.
+        lists: pairs of a key and item ids; keys are distinct.
         title: of the progress bar.
-        facts: how many lists were asked about, and how many the rule had to fill, is added here.
+        facts: receives the number of lists ``asked`` about and, if any, of those ``filled`` by the rule.
     """
     if context.endpoint is None:
         groups = Grouping(context)
@@ -150,8 +150,8 @@ def _asked(
 def read_groups(answer: InterestGroups, size: int, counts: Counter[str]) -> list[Interest]:
     """The interests of an answer about ``size`` numbered items.
 
-    An item that is listed twice stays in its first group; numbers that no item has are left out and counted;
-    items that no group has belong to no interest.
+    An item listed twice stays in its first group, numbers that no item has are left out, and items in no group belong
+    to no interest. All three are counted.
 
     Raises:
         AnswerError: no group holds an item.
@@ -185,13 +185,13 @@ SYNUSER_COLUMNS = (
 
 
 class SynthesisedUsers:
-    """Cliques of users as one user each, chosen so that few of them hold most of what all users do.
+    """Cliques of users, each as one user; a few are chosen that cover most of what all users do.
 
-    A clique is a user and the ``clique_size - 1`` nearest others by their training items. With
-    ``covering: cliques`` the fewest cliques are chosen greedily whose items reach ``covering_share`` of the training
-    interactions (``covering_weight: frequency``) or of the items (``one``), but at most ``covering_budget`` of the
-    users. With ``covering: items``, the other reading of the paper, cliques are disjoint, all of them count, and
-    coverage is what chooses the items inside each.
+    A clique is a user and the ``clique_size - 1`` nearest others by their training items. With ``covering: cliques``
+    cliques are chosen greedily until their items cover ``covering_share`` of what all cliques hold, in training
+    interactions (``covering_weight: frequency``) or in items (``one``); at most ``covering_budget`` times the number
+    of users are chosen. With ``covering: items``, the other reading of the paper, cliques are disjoint, all of them
+    are used, and coverage chooses the items inside each.
     """
 
     name: ClassVar[str] = "synuser"
@@ -207,7 +207,7 @@ class SynthesisedUsers:
         "covering_budget",
     )
     files: ClassVar[tuple[str, ...]] = ("synuser",)
-    needs: ClassVar[tuple[str, ...]] = ()  # stated, so that one batch asks for it and for what stands before it
+    needs: ClassVar[tuple[str, ...]] = ()  # else it would wait for earlier features, not share a batch with them
     visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
@@ -219,7 +219,7 @@ class SynthesisedUsers:
 
 
 def synthesised_lists(context: Context, facts: dict[str, Any]) -> list[np.ndarray]:
-    """Items of each synthesised user, oldest first; what they cover is added to ``facts``."""
+    """Items of each synthesised user, oldest first; the shares that they cover are added to ``facts``."""
     settings = context.settings
     users, offsets, items = training_lists(context.table, context.split)
     matrix = user_item_matrix(offsets, items, context.table.n_items, str(settings["clique_weighting"]))

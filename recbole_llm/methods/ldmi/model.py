@@ -1,26 +1,26 @@
 """LDMI: LLM-Driven Dual-Level Multi-Interest Modeling for Recommendation (arXiv 2507.10917; ACL Findings 2026).
 
-User-individual level. Collaborative interests ``V = {v_k}`` by capsule routing; the LLM's free partition of the
-history (``.interest``) gives semantic clusters ``g_m``, means of the item vectors at their positions. The alignment
-module assigns clusters to interests, so that granularity adjusts itself to behaviour:
+User-individual level. Capsule routing gives collaborative interests ``V = {v_k}``. The LLM divides the history freely
+(``.interest``), which gives semantic clusters ``g_m``, each the mean of the item vectors at its positions. The
+alignment module assigns clusters to interests, so that their granularity adapts to behaviour:
 
      a_{m,k} = softmax_k(W_k g_m . W_q v_k / sqrt(d)),   h_k = sum_m a_{m,k} W_v g_m / sum_m a_{m,k}
      z_k = v_k + gamma_k s LayerNorm(h_k),   gamma_k = sigmoid(w . [v_k ; h_k])
 
-A normalised vector has length ``sqrt(d)`` and a capsule less than ``interest_scale``: without ``s``, which is learned
-and starts at ``interest_scale / sqrt(d)``, the clusters would be all that a score hears (``cluster_scale: own``).
+LayerNorm gives vectors of length ``sqrt(d)``; capsules are shorter than ``interest_scale``. The factor ``s`` is learned
+and starts at ``interest_scale / sqrt(d)``. Without it (``cluster_scale: own``) the clusters would dominate the scores.
 
-User-crowd level. Cliques of similar users, chosen by maximum coverage, become synthesised users whose items the LLM
-partitions too (``.synuser``). With ``p_{g,m}`` the mean vector of cluster ``m`` of synthesised user ``g``:
+User-crowd level. Cliques of similar users, chosen by maximum coverage, become synthesised users, whose items the LLM
+divides too (``.synuser``). With ``p_{g,m}`` the mean vector of cluster ``m`` of synthesised user ``g``:
 
-     L_A: each item is nearer to its own cluster (without itself) than to the same user's other clusters
-     L_B: the interest that answers for target ``t`` is nearer to a cluster that holds ``t`` than to others
+     L_A: pulls each item to its own cluster (without itself), away from the same user's other clusters
+     L_B: pulls the interest read out for target ``t`` to a cluster that holds ``t``, away from other clusters
      L = L_rec + lambda (L_A [+ L_B])
 
-Known from the sources: the partition, the alignment, synthesised users by a max covering problem, contrast among
-interests, capsules with a fixed K. Reconstructed (no code and no equations could be found): the forms of the
-alignment, its scale, the gate, the cliques, L_A and L_B; each has a switch. Positions without a cluster form one of
-their own; a history without any gives ``z = v``.
+Known from the sources: the LLM's clusters, the alignment, synthesised users by a max covering problem, contrast among
+interests, capsules with a fixed K. Reconstructed, since no code and no equations could be found: the forms of the
+alignment, its scale, the gate, the cliques, L_A and L_B; each has a switch. A position without a cluster forms one of
+its own; a history without any cluster gives ``z = v``.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def cluster_means(
 
     Args:
         items: ``(B, L, d)``.
-        labels: ``(B, L)`` any integers; equal ones of a row form a cluster.
+        labels: ``(B, L)`` any integers; equal labels in a row form a cluster.
         mask: ``(B, L)`` bool, true at items.
 
     Returns:
-        Means ``(B, L, d)`` (at most ``L`` clusters), their sizes ``(B, L)``, and the cluster of each position.
+        Means ``(B, L, d)`` (at most ``L`` clusters), sizes ``(B, L)``, and the cluster of each position ``(B, L)``.
     """
     keyed = labels.masked_fill(~mask, torch.iinfo(labels.dtype).max)
     ascending, order = keyed.sort(dim=1)
@@ -64,13 +64,13 @@ def cluster_means(
 
 
 class Crowd(NamedTuple):
-    """``G`` synthesised users of up to ``T`` items, and so up to ``T`` clusters.
+    """``G`` synthesised users with up to ``T`` items each, and so up to ``T`` clusters.
 
     Attributes:
         items: ``(G, T)`` ids, 0 padded.
-        vectors: ``(G, T, d)`` of the items.
+        vectors: ``(G, T, d)`` item vectors.
         means: ``(G, T, d)``, ``p``: mean vector of each cluster.
-        sizes: ``(G, T)`` items of each cluster; 0 where there is none.
+        sizes: ``(G, T)`` number of items in each cluster; 0 where there is no cluster.
         number: ``(G, T)`` the cluster of each item.
     """
 
@@ -84,13 +84,14 @@ class Crowd(NamedTuple):
 class LDMI(ComiRecDR):
     """Capsule interests aligned with the LLM's clusters, and contrast over synthesised users.
 
-    Settings besides ComiRecDR's: ``align``, ``clusters`` (``llm``; without it: ``items``, each item its own, or
-    ``history``, one of all), ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention), ``gate``
-    (``sigmoid``, ``one``, ``zero``), ``cluster_scale``, ``cluster_text``, ``contrast`` (``item``: L_A, ``real``: L_B,
-    ``both``, ``none``), ``contrast_weight``, ``temperature``, ``synthesised_per_step``; and those of the features.
+    Settings besides ComiRecDR's: ``align``, ``clusters`` (``llm``; as controls ``items``, one for each item, or
+    ``history``, one for all items), ``align_softmax`` (``interest``, or ``cluster``: ordinary cross-attention),
+    ``gate`` (``sigmoid``, ``one``, ``zero``), ``cluster_scale``, ``cluster_text``, ``contrast`` (``item``: L_A,
+    ``real``: L_B, ``both``, ``none``), ``contrast_weight``, ``temperature``, ``synthesised_per_step``, and the
+    features' settings.
 
-    With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it is ComiRecDR of the same
-    ``routing_transform``, with the same numbers from the same seed.
+    With ``align: False`` (or ``gate: zero``) and ``contrast_weight: 0`` it equals ComiRecDR with the same
+    ``routing_transform``: the same numbers from the same seed.
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:
@@ -133,7 +134,7 @@ class LDMI(ComiRecDR):
     # ---- user-individual level -----------------------------------------------------------------
 
     def history_rows(self, interaction: Any, width: int) -> torch.Tensor:
-        """``(B, width)`` rows of the interactions that stand in the batch's histories (padding: any row)."""
+        """``(B, width)`` rows of the interactions in the batch's histories (padding: any row)."""
         user, position = interaction[self.USER_ID], interaction["position"]
         length = interaction[self.ITEM_SEQ_LEN]
         first = self.keys.offsets[user] + position - length
@@ -179,7 +180,7 @@ class LDMI(ComiRecDR):
         return scores.softmax(dim=2) * real[:, :, None]
 
     def cluster_text(self, rows: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``W_t t_m`` of each cluster: the vector of the name that the LLM gave it."""
+        """``W_t t_m`` ``(B, L, d)``: the vector of the name that the LLM gave each cluster, projected."""
         assert self.text is not None
         texts = self.text_of_row[rows]
         vectors = self.vectors[texts.clamp(min=0)] * (texts >= 0)[:, :, None]
@@ -200,7 +201,7 @@ class LDMI(ComiRecDR):
     # ---- user-crowd level ----------------------------------------------------------------------
 
     def crowd(self) -> Crowd:
-        """A sample of the synthesised users."""
+        """A random sample of the synthesised users."""
         count = len(self.synthesised_items)
         chosen = torch.randperm(count, device=self.synthesised_items.device)[: self.n_synthesised]
         items, labels = self.synthesised_items[chosen], self.synthesised_labels[chosen]
@@ -208,7 +209,7 @@ class LDMI(ComiRecDR):
         return Crowd(items, vectors, *cluster_means(vectors, labels, mask))
 
     def item_contrast(self, crowd: Crowd) -> torch.Tensor:
-        """``L_A``: an item against the clusters of its own synthesised user, its own cluster without itself."""
+        """``L_A``: each item against its synthesised user's clusters; its own, without the item, is the positive."""
         items, vectors, means, sizes, number = crowd
         own_size = sizes.gather(1, number)
         own = means.gather(1, number[:, :, None].expand_as(vectors))
@@ -227,10 +228,12 @@ class LDMI(ComiRecDR):
         return F.cross_entropy(scores[counts], number[counts])
 
     def real_contrast(self, user: torch.Tensor, target: torch.Tensor, crowd: Crowd) -> torch.Tensor:
-        """``L_B``: the answering interest against the clusters of the sample; one that holds the target is right.
+        """``L_B``: the interest read out for the target against the sample's clusters.
+
+        The first cluster that holds the target is the positive; others that hold it are left out.
 
         Args:
-            user: ``(B, d)``.
+            user: ``(B, d)`` the interests.
             target: ``(B,)`` item ids.
             crowd: the sample.
         """
@@ -256,7 +259,7 @@ class LDMI(ComiRecDR):
         return cross_entropy_where(scores, right, answered)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Recommendation loss of ``Z``, and the contrast."""
+        """Recommendation loss of ``Z`` plus the weighted contrast."""
         target = interaction[self.POS_ITEM_ID]
         interests = self.serving_interests(interaction)
         user = self.readout(interests, self.item_embedding(target))

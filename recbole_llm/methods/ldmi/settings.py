@@ -61,11 +61,11 @@ class LDMISettings(ComiRecDRSettings):
         return tuple(name for name in features if read.get(name, True))
 
     def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
-        """Those of items where the offline rule groups them."""
+        """Item vectors too, where the offline rule groups the items."""
         return super().reads_vectors(features, by_rule) | ({ITEM} if by_rule and self.reads(features) else set())
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Names of clusters are the LLM's; a control must not read them.
+        """Refuse cluster names to the controls: the names are the LLM's.
 
         Raises:
             UserError: ``cluster_text`` with clusters that are not the LLM's.
