@@ -1,10 +1,10 @@
-"""Affinity Propagation (Frey and Dueck, Science 2007): typical members of a set, as many as the data asks for.
+"""Affinity Propagation (Frey and Dueck, Science 2007): exemplars of a set; their number follows from the data.
 
-Exact up to a limit, since it exchanges messages between all pairs. Beyond it in levels, as Hi-AP does (Zhang,
-Furtlehner, Sebag, ECML PKDD 2008): the vectors are halved along their main directions into cells below the limit,
-each cell finds its exemplars exactly, and these, each as heavy as the members that it stands for, are clustered
-again until they fit into one cell. Then all members take the nearest exemplar and each cluster its best member,
-which can only raise the net similarity.
+It exchanges messages between all pairs, so it is exact only up to a limit. Larger sets are clustered in levels, as in
+Hi-AP (Zhang, Furtlehner, Sebag, ECML PKDD 2008): the vectors are halved along their principal axes into cells below
+the limit, each cell finds its exemplars exactly, and the exemplars, weighted by the members they stand for, are
+clustered again until they fit into one cell or a level removes less than a tenth of them. Finally each member takes
+the nearest exemplar and each cluster its best member, which can only raise the net similarity.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 DAMPING = 0.8
 MAX_ITERATIONS = 500
 CONVERGENCE = 15  # iterations without a change
-CELL = 1000  # members of a cell beyond the exact limit
+CELL = 1000  # most members of a cell, once the set is beyond the exact limit
 REFINEMENTS = 10
 REFINEMENT_WORK = 1e13  # multiply-adds that refining may take; a single pass grows with the square of the members
 BLOCK = 16_000_000  # similarities held at once outside of cells
-SAMPLE = 1000  # members that the median similarity is taken from
+SAMPLE = 1000  # members from which the median similarity is estimated
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
@@ -37,11 +37,11 @@ def similarities(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def preference_of(vectors: np.ndarray, given: float) -> float:
-    """The preference that a setting means: below zero it stands; above, it counts in median similarities.
+    """The preference for a setting's value: itself if below zero, else that many times the median similarity.
 
     Args:
         vectors: ``(n, d)``.
-        given: ``-10`` or, say, ``1`` for the median similarity of two members (scikit-learn's default).
+        given: for example ``-10``, or ``1`` for the median similarity of two members (scikit-learn's default).
     """
     if given < 0 or len(vectors) < 2:
         return min(given, -1e-9)
@@ -53,12 +53,12 @@ def preference_of(vectors: np.ndarray, given: float) -> float:
 def exemplars(
     vectors: np.ndarray, preference: float, exact: int, progress: Progress = lambda items, title: items
 ) -> np.ndarray:
-    """``(n,)`` for each member the row of its exemplar; an exemplar's is its own.
+    """``(n,)`` row of each member's exemplar; for an exemplar its own row.
 
     Args:
         vectors: ``(n, d)`` float32; similarity is the negative squared distance.
-        preference: what it costs to be an exemplar (below zero); more negative gives fewer.
-        exact: members up to which the messages run between all pairs.
+        preference: cost of an exemplar (below zero); a more negative one gives fewer exemplars.
+        exact: most members for which messages run between all pairs.
         progress: wraps the loop over cells.
     """
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -82,20 +82,20 @@ def exemplars(
 
 
 def net_similarity(vectors: np.ndarray, label: np.ndarray, preference: float) -> float:
-    """What Affinity Propagation maximises: similarity to the own exemplar, and the preference of each exemplar."""
+    """What Affinity Propagation maximises: members' similarities to their exemplars plus each exemplar's preference."""
     distance = _squared_distances(vectors, vectors, label).astype(np.float64)
     return float(preference * len(np.unique(label)) - distance.sum())
 
 
 def _propagate(vectors: np.ndarray, weight: np.ndarray, preference: float) -> np.ndarray:
-    """Messages between all pairs; a member of weight ``w`` counts as ``w`` members at one place."""
+    """``(n,)`` exemplars by messages between all pairs; weight ``w`` counts as ``w`` members at one point."""
     from sklearn.cluster import affinity_propagation
     from sklearn.exceptions import ConvergenceWarning
 
     matrix = similarities(vectors, vectors) * weight[:, None].astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.simplefilter("ignore", UserWarning)  # all are equally similar: one is an exemplar, or all are
+        warnings.simplefilter("ignore", UserWarning)  # all are equally similar: one or all become exemplars
         centres, label = affinity_propagation(
             matrix,
             preference=preference,
@@ -112,7 +112,7 @@ def _propagate(vectors: np.ndarray, weight: np.ndarray, preference: float) -> np
 
 
 def _cells(vectors: np.ndarray, rows: np.ndarray, limit: int) -> list[np.ndarray]:
-    """The rows halved along their main directions until no part is above the limit."""
+    """The rows, halved along the principal axis of each part until no part is above the limit."""
     if len(rows) <= limit:
         return [rows]
     centred = vectors[rows]
@@ -125,7 +125,7 @@ def _cells(vectors: np.ndarray, rows: np.ndarray, limit: int) -> list[np.ndarray
 
 
 def _squared_distances(vectors: np.ndarray, others: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """``(n,)`` squared distance of each vector to its own one of some others ``(m, d)``."""
+    """``(n,)`` squared distance from vector ``i`` to ``others[which[i]]``, others ``(m, d)``."""
     found = np.empty(len(vectors), dtype=np.float32)
     step = max(1, BLOCK // vectors.shape[1])
     for begin in range(0, len(vectors), step):
@@ -135,7 +135,7 @@ def _squared_distances(vectors: np.ndarray, others: np.ndarray, which: np.ndarra
 
 
 def _nearest(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """``(n,)`` for each member the row of the nearest of some chosen ones."""
+    """``(n,)`` row of the chosen member that is nearest to each member."""
     found = np.empty(len(vectors), dtype=np.int64)
     step = max(1, BLOCK // max(1, len(chosen)))
     for begin in range(0, len(vectors), step):
@@ -146,9 +146,9 @@ def _nearest(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 
 def _refined(vectors: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Members to their nearest exemplar and exemplars to the middle of their members, while that changes anything.
+    """Assign members to the nearest exemplar and make the most central member the exemplar, while anything changes.
 
-    With squared distances the member nearest to the mean is the one that is nearest to all members together.
+    With squared distances, the member nearest to the mean has the least total distance to all members.
     """
     label = _nearest(vectors, chosen)
     passes = int(REFINEMENT_WORK / (vectors.size * len(chosen)))

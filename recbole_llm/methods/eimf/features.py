@@ -1,4 +1,4 @@
-"""``.usercluster`` and ``.exemplar``: users clustered by what their items say, and what typical ones want (EIMF)."""
+"""``.usercluster`` and ``.exemplar``: users clustered by the texts of their items, and exemplars' interests (EIMF)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recbole_llm.utils.text import share_of
 
 PROMPT = "eimf_interests"
 CLUSTERS = (Column("user_id", "token"), Column("exemplar_id", "token"))
-_NUMBERED = re.compile(r"(?:interests?)?[ _#-]*\d+", re.I)  # what an interest is called in the released form
+_NUMBERED = re.compile(r"(?:interests?)?[ _#-]*\d+", re.I)  # keys of interests in the released form
 INTERESTS = (Column("exemplar_id", "token"), Column("interest_text", "token_seq"))
 
 
@@ -47,7 +47,7 @@ class Exemplars:
     clusters_vectors: ClassVar[bool] = True
 
     def build(self, context: Context) -> dict[str, Any]:
-        """Cluster, ask about exemplars alone, write both files."""
+        """Cluster the users, ask about exemplars only, and write both files."""
         users, offsets, items = training_lists(context.table, context.split)
         vectors = user_vectors(context, offsets, items)
         preference = affinity.preference_of(vectors, float(context.settings["cluster_preference"]))
@@ -96,7 +96,7 @@ def user_vectors(context: Context, offsets: np.ndarray, items: np.ndarray) -> np
 
 
 def _offline(context: Context, histories: dict[int, np.ndarray]) -> Iterator[tuple[int, list[str]]]:
-    """Interests by rule: a phrase for each group of like items, largest groups first."""
+    """Interests by rule: a phrase for each group of similar items, largest groups first."""
     grouping = Grouping(context)
     for row, items in context.progress(list(histories.items()), "interests of exemplars"):
         groups = sorted(grouping.interests(items), key=lambda interest: -len(interest.places))
@@ -130,7 +130,7 @@ def _asked(
 
 
 def _texts(answer: Any, titles: list[str], counts: Counter[str]) -> list[str]:
-    """An interest named again counts once; one that is only an item's title is kept, and counted."""
+    """Distinct interests of an answer; repeats are dropped, bare item titles are kept, and both are counted."""
     assert isinstance(answer, OpenInterests)
     found = {interest.casefold(): interest for interest in reversed(answer.interests)}
     counts["duplicate"] += len(answer.interests) - len(found)

@@ -3,10 +3,11 @@
 Two modules (section 3):
 
 IBIM, implicit behavioural interests: a multi-interest model over item ids (REMI unless ``backbone`` says otherwise)
-gives ``V`` ``(K, d)``, the interest ``v`` that answers for the target, and the recommendation loss.
+gives ``V`` ``(K, d)``, the interest ``v`` read out for the target, and the recommendation loss.
 
-ESIM, explicit semantic interests: users are clustered by the texts of their items (``.usercluster``), an LLM names
-the interests of each cluster's exemplar (``.exemplar``). For a user of cluster ``c``, ``T_c`` ``(M, d_t)``:
+ESIM, explicit semantic interests: users are clustered by the texts of their items (``.usercluster``), and an LLM names
+the interests of each cluster's exemplar (``.exemplar``). With ``T`` ``(M, d_t)`` the vectors of the interests of the
+user's cluster:
 
      T' = softmax(T W_q (T W_k)^T / sqrt(d_t)) T W_v            self-attention, padding masked
      r  = T'_{m*},  m* = argmax_m T'_m . t_target               target-aware readout
@@ -17,11 +18,11 @@ Alignment (tau 0.1), with r~ = W_r r, t~ = W_t t_target:
      L_align = 0.4 NCE(v, r~) + 0.4 NCE(e_t, t~) + 0.1 Cos(v, r~) + 0.1 Cos(e_t, t~)
      L = L_rec + 0.1 L_align + 0.1 CE(s_text, target) [+ 100 L_RR with REMI]
 
-Serving uses IBIM alone: no text, no LLM.
+Serving uses IBIM alone, without texts or an LLM.
 
 Deviates from the released code in: one fixed projection of the text vectors (``text_proj: random`` trains noise, as
 released); padded interests are masked inside the attention and the readout; the semantic losses apply to every
-IBIM (the release forgets them for two); users without a cluster take no part in them.
+IBIM (the release omits them for two); users without a cluster take no part in them.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ IBIMS: dict[str, Any] = {
 
 
 class ESIM(nn.Module):
-    """The explicit side; used in training only.
+    """The explicit semantic module; used in training only.
 
     Args:
         vectors: ``(n_texts, d_enc)`` frozen text vectors.
@@ -63,7 +64,7 @@ class ESIM(nn.Module):
         user_offsets, user_texts: text ids of the interests of each user's cluster, in compressed rows.
         text_size: ``d_t``.
         item_size: ``d``.
-        max_interests: ``M``, interests of a cluster that are kept.
+        max_interests: ``M``, most interests kept of a cluster.
         projection, trainable: see :class:`~recbole_llm.layers.text_projection.ProjectedTexts`.
     """
 
@@ -92,7 +93,7 @@ class ESIM(nn.Module):
         kept = place < counts[:, None]
         table[kept] = user_texts[(user_offsets[:-1, None] + place)[kept]]
         interests, cluster = table.unique(dim=0, return_inverse=True)
-        self.knows_all = bool((counts[1:] > 0).all())  # but the padding user
+        self.knows_all = bool((counts[1:] > 0).all())  # row 0 is the padding user
         self.register_buffer("interests", interests, persistent=False)  # of each cluster
         self.register_buffer("cluster", cluster, persistent=False)  # of each user
         self.register_buffer("item_text", item_text, persistent=False)
@@ -105,8 +106,8 @@ class ESIM(nn.Module):
         return found * (self.item_text >= 0)[:, None]
 
     def readout(self, user: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``r`` ``(B, d_t)`` of users for their targets' vectors ``(B, d_t)``, and which users have interests."""
-        # Users of one cluster have the same interests, and clusters are few as a rule: all of them attend at once.
+        """``r`` ``(B, d_t)`` for the targets' text vectors ``(B, d_t)``, and ``(B,)`` bool: who has interests."""
+        # Users of a cluster share its interests and clusters are usually few, so each cluster attends once.
         place, lists = self.cluster[user], self.interests
         if len(lists) > len(user):
             place, lists = torch.arange(len(user), device=user.device), lists[place]
@@ -117,9 +118,10 @@ class ESIM(nn.Module):
         return F.embedding(best, attended.flatten(0, 1)), known[place]
 
     def _attended(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of lists of interests ``(n, M)``: what each attends to ``(n, M, d_t)``, which are real, which lists hold any.
+        """Self-attention within lists of interests ``(n, M)``, -1 padded.
 
-        A list without interests attends to zeros and counts as real; who reads it leaves it out.
+        Returns ``T'`` ``(n, M, d_t)``, ``(n, M)`` bool: which interests are real, and ``(n,)`` bool: which lists hold
+        any. An empty list attends to zeros that count as real; the caller leaves it out.
         """
         real = ids >= 0
         known = real.any(dim=1)
@@ -150,7 +152,7 @@ class EIMF(SequentialRecommender):
         features = dataset.semantics
         if features is not None and settings.taught:
             offsets, texts = features.user_interests()
-            with torch.random.fork_rng(devices=[]):  # what the IBIM draws in training is what it draws without ESIM
+            with torch.random.fork_rng(devices=[]):  # so that the IBIM trains with the same draws as without ESIM
                 self.esim = ESIM(
                     features.text_vectors(),
                     features.item_text_ids("title_text"),
@@ -164,7 +166,7 @@ class EIMF(SequentialRecommender):
                 )
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:  # type: ignore[override]
-        """Load weights; those of ESIM are not needed where it is absent, since serving does not use it."""
+        """Load weights; ESIM's are skipped where the model has no ESIM, which serving does not use."""
         if self.esim is None:
             state_dict = {name: value for name, value in state_dict.items() if not name.startswith("esim.")}
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -179,7 +181,7 @@ class EIMF(SequentialRecommender):
         return loss, user, self.item_embedding(target)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Recommendation, alignment and semantic prediction."""
+        """Weighted sum of the losses of recommendation, alignment and semantic prediction."""
         loss, user, target_vector = self.behavioural(interaction)
         if self.esim is None:
             return loss

@@ -52,9 +52,9 @@ class EIMFSettings(REMISettings, MINDSettings):
         return self.esim and bool(self.alignment_weight or self.semantic_weight)
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
-        """Nothing where the semantic module is off or weighs nothing."""
+        """No features where the semantic module is off or both of its losses have weight 0."""
         return features if self.taught else ()
 
     def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
-        """Those of items where the offline rule groups them."""
+        """Item vectors too, where the offline rule groups the items."""
         return super().reads_vectors(features, by_rule) | ({ITEM} if by_rule and self.reads(features) else set())
