@@ -1,4 +1,4 @@
-"""DUIP (arXiv 2501.10871): the LSTM and the language model that it prompts, and their settings."""
+"""DUIP (arXiv 2501.10871): the LSTM, the language model that it prompts, and their settings."""
 
 from __future__ import annotations
 

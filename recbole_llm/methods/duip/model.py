@@ -1,24 +1,26 @@
 """DUIP: Dynamic User Intent Prediction with large language models (arXiv 2501.10871).
 
-An LSTM reads the session, its last state becomes a soft prompt of a causal language model, a hard prompt lists the
-titles, and the model's last state ranks the items. Symbols: ``t`` session length, ``h_t`` the LSTM's last state, ``f``
-from it to ``n_p`` soft tokens, ``o`` the language model's last state, ``s_i`` frozen vector of title ``i``.
+An LSTM reads the session, and its last state becomes the soft prompt of a causal language model. A hard prompt lists
+the titles, and the language model's last state ranks the items. Symbols: ``t`` session length, ``h_t`` the LSTM's last
+state, ``f`` the map from it to ``n_p`` soft tokens, ``o`` the language model's last state, ``s_i`` the frozen vector of
+item ``i``'s title.
 
      x_t = [E_id(i_t) ; W_txt s_{i_t}],   h_t = LSTM(x_1 .. x_t)
-     P = scale * LayerNorm(f(h_t))                           f: a line, or two with GELU between
+     P = scale * LayerNorm(f(h_t))                           f: one linear layer, or two with GELU between
      X = [P ; wte("Session so far: title_1; ...; title_t. The next item is")]
      o = LM(X)_last,   P(y | P) = softmax_y((W_o o) . E_out[y] + b_y),   E_out[i] = W_txt' s_i + E_id(i)
      L = -log P(target | P)
 
-Two stages: the language model frozen (``learning_rate``), then all of it (``lm_learning_rate``, the rest at
-``finetune_learning_rate``); gradients reach the LSTM through the language model in both.
+Training has two stages. In the first the language model is frozen and the rest trains at ``learning_rate``. In the
+second everything trains, the language model at ``lm_learning_rate`` and the rest at ``finetune_learning_rate``.
+Gradients reach the LSTM through the language model in both.
 
-The paper leaves f, the prompts, the candidates and all sizes open, and has no code: all but the LSTM's equations,
-``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one pass;
-``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of their
-numbers. Dropout is on ``x_t`` and ``h_t``. Items that no training row has keep their text, lose ``E_id`` and ``b`` and
-take no part in the softmax, which would press them down for nothing but their absence (``cold_in_softmax: True`` lets
-it).
+The paper leaves f, the prompts, the candidates and all sizes open, and has no code. Everything except the LSTM's
+equations, ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head ``item`` (above) ranks all items in one
+pass; ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of
+their numbers. Dropout applies to ``x_t`` and ``h_t``. Items without a training row keep their text but lose ``E_id``
+and ``b``. They are left out of the training softmax, which would lower their scores only because they are never a
+target (``cold_in_softmax: True`` puts them in).
 """
 
 from __future__ import annotations
@@ -41,12 +43,12 @@ from recbole_llm.methods.duip.prompt import AFTER, ASKED, BEFORE, OFFERED, Title
 from recbole_llm.methods.duip.settings import DUIPSettings
 
 UNLISTED = -1e4  # score of items outside the candidates, for heads that score candidates only
-PASSED_OVER = -100  # in the place of a token that no title has
-PAIRS = 4096  # prompts with a title that pass the language model at once (head `lm`)
+PASSED_OVER = -100  # label after a title's end, which cross-entropy ignores
+PAIRS = 4096  # pairs of prompt and title in one pass of the language model (head `lm`)
 
 
 class SoftPrompt(nn.Module):
-    """``P = scale * LayerNorm(f(h))``, ``(B, d_h)`` to ``(B, n_p, d)``; the scale starts at the words' own."""
+    """``P = scale * LayerNorm(f(h))``, ``(B, d_h)`` to ``(B, n_p, d)``; the learned scale starts at ``scale``."""
 
     def __init__(self, size: int, count: int, dim: int, form: str, scale: float) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class SoftPrompt(nn.Module):
         self.scale = nn.Parameter(torch.tensor(scale))
 
     def forward(self, state: torch.Tensor) -> torch.Tensor:
-        """The soft tokens of some states."""
+        """``P`` ``(B, n_p, d)`` from states ``(B, d_h)``."""
         tokens: torch.Tensor = self.norm(self.f(state).view(-1, self.count, self.dim)) * self.scale
         return tokens
 
@@ -67,7 +69,7 @@ class SoftPrompt(nn.Module):
 class DUIP(SequentialRecommender):
     """LSTM intent, soft and hard prompt, causal language model.
 
-    Without ``use_lm`` it is the LSTM with the same head; with ``soft_tokens: 0`` the language model alone.
+    Without ``use_lm`` it is the LSTM alone with the same head; with ``soft_tokens: 0`` the language model alone.
     """
 
     reads_past_length = False
@@ -113,13 +115,13 @@ class DUIP(SequentialRecommender):
             self.item_bias = nn.Parameter(torch.zeros(self.n_items))
 
     def _stages(self, settings: DUIPSettings) -> tuple[str, ...]:
-        """Stages of the training; with nothing beside the language model to learn there is no frozen one."""
+        """Stages of the training; the frozen one is left out where only the language model has weights to learn."""
         if self.use_lm and not self.soft_tokens and self.head != "item":
             return ("finetuned",)
         return ("frozen",) if settings.freeze_lm or not self.use_lm else ("frozen", "finetuned")
 
     def _texts(self, settings: DUIPSettings, dataset: Any) -> tuple[list[str], torch.Tensor | None]:
-        """Prompt text of each item, and the frozen vectors of the titles ``(N, d)`` (row 0 zero)."""
+        """Prompt text of each item, and frozen title vectors ``(N, d_enc)`` (row 0 zero; ``None`` without features)."""
         features = dataset.semantics
         if features is None:
             return [""] + [f"item {number}" for number in range(1, self.n_items)], None
@@ -140,7 +142,7 @@ class DUIP(SequentialRecommender):
         self.n_offered = negatives + 1 if self.head == "index" else 0
         labels = [str(number + 1) for number in range(self.n_offered)]
         first = [tokens[-1] for tokens in tokens_of(lm.tokenizer, [f" {label}" for label in labels])]
-        if len(set(first)) < len(first):  # numbers of two tokens that end alike, such as 1 and 11
+        if len(set(first)) < len(first):  # two numbers with the same last token, such as 1 and 11
             raise UserError(f"head: index: {lm.label} has no single token for each of the numbers to {self.n_offered}.")
         self.register_buffer("label_tokens", torch.tensor(first, dtype=torch.int64), persistent=False)
         self.prompt = TitlePrompt(
@@ -159,7 +161,7 @@ class DUIP(SequentialRecommender):
         return lm.hidden_size
 
     def _check_length(self, label: str) -> None:
-        """Refuse prompts that the language model has no positions for; it would say so in the middle of an epoch."""
+        """Refuse prompts longer than the language model reads, before it fails in the middle of an epoch."""
         limit = getattr(self.lm.config, "max_position_embeddings", None)
         longest = self.soft_tokens + self.prompt.longest(self.max_seq_length, self.n_offered, self.head == "lm")
         if limit is not None and longest > limit:
@@ -171,7 +173,7 @@ class DUIP(SequentialRecommender):
     # ---- stages ----------------------------------------------------------------------------------
 
     def enter_stage(self, stage: int) -> list[dict[str, Any]]:
-        """Freeze or thaw the language model; the parameter groups of the stage."""
+        """Freeze or unfreeze the language model; returns the parameter groups of the stage."""
         own = [p for name, p in self.named_parameters() if not name.startswith("lm.")]
         if not self.use_lm:
             return [{"params": own, "lr": self.rates[0]}]
@@ -199,7 +201,7 @@ class DUIP(SequentialRecommender):
         return self.dropout(last)
 
     def read(self, prompt: Packed, state: torch.Tensor | None) -> torch.Tensor:
-        """States ``(B, T, d)`` of the language model over the prompt's tokens, soft tokens left out."""
+        """States ``(B, T, d)`` of the language model at the prompt's tokens, without those of the soft tokens."""
         words = self.lm.get_input_embeddings()(prompt.ids)
         mask = prompt.mask
         if state is not None:
@@ -218,7 +220,7 @@ class DUIP(SequentialRecommender):
         return states[torch.arange(len(states), device=states.device), prompt.length - 1]
 
     def forward(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """``W_o o``, ``(B, d)``: what the head ``item`` compares with the items."""
+        """``W_o o``, ``(B, d)``, which the head ``item`` compares with the items."""
         state = self._state(item_seq, item_seq_len)
         if self.use_lm:
             prompt = self.prompt(item_seq, item_seq_len)
@@ -247,22 +249,22 @@ class DUIP(SequentialRecommender):
         return F.cross_entropy(self._choice(item_seq, length, state, offered), place[:, 0])
 
     def _with_bias(self, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The dot product with a bias for each trained item, as one dimension more."""
+        """Output and item table with one more dimension, which adds each trained item's bias to the dot product."""
         ones, bias = output.new_ones(len(output), 1), self.item_bias[:, None] * self.seen
         return torch.cat([output, ones], dim=1), torch.cat([self.item_table(), bias], dim=1)
 
     def _likelihood(
         self, item_seq: torch.Tensor, length: torch.Tensor, state: torch.Tensor | None, items: torch.Tensor
     ) -> torch.Tensor:
-        """``(B,)`` mean log-likelihood of the titles' tokens, the ending token included, after the prompts."""
+        """``(B,)`` mean log-likelihood of each title's tokens, the end token included, after its prompt."""
         prompt = self.prompt(item_seq, length, continuation=items)
         states = self.read(prompt, state)
         title, size = self.prompt.continuation(items)
         number = torch.arange(title.shape[1], device=title.device)
         inside = number < size[:, None]
-        place = (prompt.length - size - 1)[:, None] + number  # of the token before, whose state says the next one
+        place = (prompt.length - size - 1)[:, None] + number  # of the token before, whose state predicts it
         owner = torch.arange(len(items), device=items.device)[:, None].expand_as(title)
-        if at_hand(inside):  # no logits of what is not there; elsewhere it is passed over
+        if at_hand(inside):  # no logits past a title's end; elsewhere the loss ignores them
             title, place, owner = title[inside], place[inside], owner[inside]
         else:
             title, place = title.masked_fill(~inside, PASSED_OVER), place.clamp(max=states.shape[1] - 1)
@@ -280,7 +282,7 @@ class DUIP(SequentialRecommender):
         return logits.float()[:, self.label_tokens]
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """``(B, N)`` scores; heads ``lm`` and ``index`` score the batch's candidates, ``lm`` all items without any."""
+        """``(B, N)`` scores; heads ``lm`` and ``index`` score the batch's candidates, ``lm`` without any all items."""
         item_seq, length = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         if self.head == "item":
             output, table = self._with_bias(self.forward(item_seq, length))

@@ -1,4 +1,4 @@
-"""Hard prompts from item titles, assembled on the device from tokens made once."""
+"""Hard prompts from item titles, which are tokenised once and assembled on the device."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class TitlePrompt(nn.Module):
     """``Session so far: {title_1}; ...; {title_t}. The next item is`` as token ids.
 
     Args:
-        titles: text of each item, that of item 0 first.
+        titles: text of each item, item 0 first.
         tokenise: from texts to token ids, without special tokens.
-        title_tokens: tokens of a title that are kept.
-        max_items: titles of a prompt, the last ones of a history.
-        max_tokens: tokens of titles in a prompt; the oldest titles are left out first.
+        title_tokens: most tokens kept of a title.
+        max_items: most titles in a prompt, the last ones of the history.
+        max_tokens: most title tokens in a prompt; the oldest titles are left out first, the newest always stays.
         end: id of the token that ends a text.
-        labels: what candidates are called (``index`` head); none elsewhere.
+        labels: names of the candidates (head ``index``); empty for other heads.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class TitlePrompt(nn.Module):
 
         Args:
             history: items of the longest history.
-            offered: candidates that are listed.
-            continued: a title ends the prompt.
+            offered: number of candidates listed.
+            continued: whether a title ends the prompt.
         """
         title = self.session.width
         titles = min(min(self.max_items, history) * title, max(self.max_tokens, title))
@@ -94,7 +94,7 @@ class TitlePrompt(nn.Module):
             item_seq: ``(B, L)`` item ids, left-aligned.
             item_seq_len: ``(B,)``.
             continuation: ``(B,)`` items whose titles end the prompt; they are its last piece.
-            candidates: ``(B, c)`` items that are listed by their labels.
+            candidates: ``(B, c)`` items to list, each after its label.
         """
         rows = len(item_seq)
         parts = [self._constant(0, rows), self.history(item_seq, item_seq_len)]

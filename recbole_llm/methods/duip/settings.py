@@ -42,7 +42,7 @@ class DUIPSettings(SettingsModel):
     gradient_checkpointing: bool = setting("Less memory for a third more time.")
 
     def unread(self, epochs: int | None) -> dict[str, str]:
-        """What the second stage alone, or the language model, reads."""
+        """Settings of a second stage, or of a language model, that does not run."""
         second = ("finetune_learning_rate", "lm_learning_rate")
         if not self.use_lm:
             return dict.fromkeys((*second, "soft_tokens", "soft_prompt"), "is of the language model (use_lm: False)")
@@ -55,10 +55,11 @@ class DUIPSettings(SettingsModel):
         return {}
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Hold the head against what it reads.
+        """Check that the head has what it reads, and that something is left to train.
 
         Raises:
-            UserError: a head without the language model or the titles that it needs.
+            UserError: a head lacks the language model, the titles or the candidates that it needs, or everything is
+                frozen.
         """
         if self.head != "item" and not self.use_lm:
             raise UserError(f"head: {self.head} reads the language model; use_lm: False takes head: item.")
