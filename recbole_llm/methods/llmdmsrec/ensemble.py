@@ -1,12 +1,12 @@
 """Several SR-GNNs (Session-based Recommendation with Graph Neural Networks, AAAI 2019, arXiv 1811.00855) as one model.
 
-LLM-DMsRec reads what an LLM, or a rule, chose among the first items of a second model. What such a second opinion gives
-by itself is what two SR-GNNs give that differ by their first weights alone:
+LLM-DMsRec reads what an LLM, or a rule, chose among the top items of a second model. Two SR-GNNs that differ only in
+their initial weights show how much a second model gains by itself:
 
      L = sum_m L_m,   score(i) = sum_m score_m(i)
 
-No member is in another one's loss, so that each learns as if it were alone, from the same batches. A softmax takes a
-constant from all scores of a session, so that sums of scores rank as products of probabilities do.
+No member enters another's loss, so each learns as if alone, from the same batches. A softmax subtracts the same
+constant from all scores of a session, so sums of scores rank as products of probabilities do.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recbole_llm.methods.llmdmsrec.settings import SRGNNEnsembleSettings
 
 
 class SRGNNEnsemble(SequentialRecommender):
-    """``members`` SR-GNNs side by side; with one it is SR-GNN, to the last bit."""
+    """``members`` SR-GNNs side by side; with one member it equals SR-GNN bit for bit."""
 
     reads_past_length = False
 

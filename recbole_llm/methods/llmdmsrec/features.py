@@ -1,4 +1,4 @@
-"""``.intent``: what a user may want next, chosen among candidates (LLM-DMsRec, stage II)."""
+"""``.candidates`` and ``.intent``: the top items of another model, and what the user may want (stages I and II)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PIECE = 2048
 
 
 class Intents:
-    """Explicit intents (candidates that are in the session) and latent ones (the others)."""
+    """Explicit intents (those in the session) and latent intents (the others), chosen among the candidates."""
 
     name: ClassVar[str] = "intent"
     version: ClassVar[int] = 1
@@ -71,11 +71,11 @@ def _with_keys(context: Context, lines: Iterator[Line]) -> Iterator[tuple[Any, .
 
 
 def _offline(context: Context, rows: np.ndarray, candidates: np.ndarray, title_ids: np.ndarray) -> Iterator[Line]:
-    """Intents without a language model; the target is not looked at.
+    """Intents without a language model; the rule never reads the target.
 
-    Explicit are the session's own items among the candidates, nearest in meaning to the last item first;
-    latent are the best candidates that are not in the session. With ``offline_latent: nearest`` these too are the
-    nearest in meaning: a rule that reads which items are candidates, and not how the candidate model ranks them.
+    Explicit intents are the session's own items among the candidates, nearest in meaning to the last item first.
+    Latent intents are the best-ranked candidates outside the session. With ``offline_latent: nearest`` they are those
+    nearest in meaning, so the rule reads which items are candidates but not how the candidate model ranks them.
     """
     by_meaning = context.settings["offline_latent"] == "nearest"
     legacy = bool(context.settings["legacy_match"])
@@ -96,10 +96,10 @@ def _offline(context: Context, rows: np.ndarray, candidates: np.ndarray, title_i
 
 
 def _parted(explicit: Sequence[int], latent: Sequence[int], legacy: bool) -> tuple[Sequence[int], Sequence[int]]:
-    """Explicit and latent texts of an answer that names the explicit ones first, as they are or as released.
+    """Explicit and latent texts as given, or with ``legacy`` as the release sorts an answer with the explicit first.
 
-    The release parts an answer at its semicolons and keeps the blanks after them, so that no title but the first
-    equals one of the session.
+    The release splits an answer at its semicolons and keeps the spaces after them, so only the first title can equal
+    one of the session.
     """
     return (explicit[:1], [*explicit[1:], *latent]) if legacy else (explicit, latent)
 
@@ -108,16 +108,16 @@ def _parted(explicit: Sequence[int], latent: Sequence[int], legacy: bool) -> tup
 
 
 def asked_rows(context: Context, rows: np.ndarray, stride: int) -> np.ndarray:
-    """For each row the row whose answer it uses: with a stride of ``k`` only every ``k``-th prefix is asked.
+    """For each row the row whose answer it uses; with a stride of ``k`` only every ``k``-th prefix is asked about.
 
-    The rows of validation and test are always asked: what is measured stands on no older prefix. Any other prefix takes
-    the answer of the last shorter prefix that was asked, never of a longer one.
+    Validation and test rows are always asked about, so no measured prediction uses the answer to an older prefix. Any
+    other prefix takes the answer to the last shorter prefix that was asked about, never to a longer one.
     """
     if stride <= 1:
         return rows
     offsets = np.asarray(context.table.offsets)[context.table.user[rows]]
     asked = offsets + 1 + (rows - offsets - 1) // stride * stride
-    # With filtered rows the grid point may not be a row; the next shorter row of the user is.
+    # With filtered rows the grid point may not be a row; then the user's next shorter row is used.
     place = np.searchsorted(rows, asked, side="right") - 1
     before = rows[np.maximum(place, 0)]
     on_grid = np.where((place >= 0) & (before >= offsets), before, rows)
@@ -127,7 +127,7 @@ def asked_rows(context: Context, rows: np.ndarray, stride: int) -> np.ndarray:
 
 
 def tested_rows(context: Context) -> np.ndarray:
-    """The targets of validation and test."""
+    """Rows of the targets of validation and test."""
     return np.concatenate([context.split.valid.end, context.split.test.end])
 
 
@@ -178,20 +178,19 @@ def _asked(
 
 @cache
 def _echoes() -> frozenset[str]:
-    """Texts of the prompt itself, in the form of comparison: small models copy them."""
+    """Texts of the prompt's own format and example, normalised for comparison; small models copy them."""
     examples = load_prompt(PROMPT).examples
     shown = [title for data, _ in examples for titles in data.values() for title in titles]
     return frozenset(map(match_form, ["title", "...", *shown]))
 
 
 def match_titles(answer: IntentAnswer, offered: Sequence[str], counts: Counter[str]) -> tuple[list[int], list[str]]:
-    """Which of the offered titles an answer names, and what it names besides.
+    """Indices of the offered titles that an answer names, and the other texts that it names.
 
-    A title counts if it equals a candidate but for case, punctuation and numbering, if it is a candidate's
-    number (from 1), or if it is nearly a candidate (``near``). A candidate named again (``duplicate``), a number
-    that no candidate has (``out_of_range``) and what is copied from the prompt's format or example instead of
-    the data (``echoed``) are dropped. Other texts stay, as latent intents in the model's own words
-    (``invented``).
+    A text names a candidate if it equals the title apart from case, punctuation and numbering, if it is the
+    candidate's number (from 1), or if it is nearly the title (``near``). A candidate named again (``duplicate``), a
+    number that no candidate has (``out_of_range``) and text copied from the prompt's format or example (``echoed``)
+    are dropped. Other texts stay as latent intents in the LLM's own words (``invented``).
 
     Raises:
         AnswerError: the answer names nothing.
@@ -237,11 +236,11 @@ CANDIDATE_COLUMNS = (Column("user_id", "token"), Column("position", "token"), Co
 
 
 class Candidates:
-    """The top ``n_candidates`` items before every row that anything is predicted at.
+    """The top ``n_candidates`` items for every row at which something is predicted.
 
-    The paper does not take the session's own items out: they are what makes explicit intents possible. With
-    ``candidate_folds: k`` the candidates of a training row come from a model that has not seen the row's user, so
-    that the target is among them about as often as it will be at test; in the paper it has seen the very row.
+    As in the paper, the session's own items stay in; they make explicit intents possible. With ``candidate_folds: k``
+    a training row's candidates come from a model that was not trained on the row's user, so the target is among them
+    about as often as at test. In the paper the model was trained on the row itself.
     """
 
     name: ClassVar[str] = "candidates"
@@ -277,7 +276,7 @@ class Candidates:
 
 
 def read_candidates(context: Context) -> tuple[np.ndarray, np.ndarray]:
-    """The rows and their candidates ``(n, k)`` as item ids, from the file."""
+    """Rows ``(n,)`` and their candidates ``(n, k)`` as item ids, read from the file."""
     frame = read_table(context.folder.file("candidates"))
     index = {token: number for number, token in enumerate(context.table.item_tokens.tolist())}
     user_index = {token: number for number, token in enumerate(context.table.user_tokens.tolist())}

@@ -17,16 +17,16 @@ III. Fusion with a GNN trained from scratch, here. Symbols: ``d`` item dimension
      L_info = mean_s [ KL(P_g || P_x') + KL(P_g || P_y') ],  P_v = softmax(v) + 1e-8
      L  = CE(scores, target) + sigma L_info
 
-A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and takes no part in ``L_info``. Instead of KL,
-``align`` takes the alternatives of the paper, each summed over x' and y': ``contrastive`` (in-batch, tau 0.5),
-``infonce`` (the same with tau 0.07, as released) and ``directau`` (alignment and half the uniformity).
+A prefix without any intent (an unanswered question) has ``x' = y' = 0`` and takes no part in ``L_info``. ``align``
+replaces KL by one of the paper's alternatives, each summed over x' and y': ``contrastive`` (in-batch, tau 0.5),
+``infonce`` (the same with tau 0.07, as released) or ``directau`` (alignment and half the uniformity).
 
 Deviates from the paper in: intents come as a JSON list, not joined by semicolons; titles are stripped before they are
 matched (``legacy_match: True`` counts all but the first as latent, as the released code does); padding is left out of
 the mean of a text; models are selected by validation, not by test; the sentence encoder is MiniLM unless ``encoder``
-says otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused as GCE-GNN is; MSGIFSR is
-fused as SR-GNN is, where the release fuses nothing (``fusion: False``). ``--preset=paper`` has the release's sizes and
-its decay of the learning rate.
+says otherwise (the paper: bert-base-uncased); GC-SAN, which the paper does not try, is fused like GCE-GNN; MSGIFSR is
+fused like SR-GNN, whereas the release fuses nothing (``fusion: False``). ``--preset=paper`` has the release's sizes and
+learning-rate decay.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ ALIGNMENTS: dict[str, Alignment] = {
 class LLMDMsRec(SequentialRecommender):
     """A session model (``backbone``) with explicit and latent intents.
 
-    With ``fusion: False`` and ``sigma: 0`` (or ``align: none``), or without semantic features, it is its backbone:
+    With ``fusion: False`` and ``sigma: 0`` (or ``align: none``), or without semantic features, it equals its backbone:
     the same parameters in the same order, the same numbers from the same seed.
 
-    Batches must carry ``position``, the index of the target in the user's whole history: with the user it is
-    the key of the intents.
+    Batches must carry ``position``, the index of the target in the user's whole history. User and position are the key
+    of the intents.
     """
 
     reads_past_length = False
@@ -104,22 +104,22 @@ class LLMDMsRec(SequentialRecommender):
             answered = (bags["explicit_text"].offsets.diff() > 0) | (bags["latent_text"].offsets.diff() > 0)
             self.all_answered = bool(answered[torch.as_tensor(dataset.split.train_targets)].all())
         if self.fusion:
-            # As wide as the backbone's own last layer and both intents, with a bias where that has one.
+            # Reads what the backbone's own last layer reads plus both intents; has a bias if that layer has one.
             width = getattr(self.readout, "in_features", self.size)
             bias = getattr(self.readout, "bias", None) is not None
             self.readout = self._initialised(nn.Linear(width + 2 * self.size, self.size, bias))
 
     def _initialised(self, layer: nn.Linear) -> nn.Linear:
-        """Uniform in ``+-1/sqrt(d)``, as all parameters of the paper's backbones."""
+        """Initialise uniformly in ``+-1/sqrt(d)``, like all parameters of the paper's backbones."""
         bound = 1.0 / math.sqrt(self.size)
         for parameter in layer.parameters():
             nn.init.uniform_(parameter, -bound, bound)
         return layer
 
     def intents(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """``x'`` and ``y'``, each ``(B, d)``, and ``(B,)`` bool: which are known.
+        """``x'`` and ``y'``, each ``(B, d)``, and ``(B,)`` bool: which rows have intents.
 
-        An empty set takes the other's vector; two empty ones are unknown, and zero.
+        An empty set takes the other set's vector; where both are empty, both vectors are zero.
         """
         rows = self.keys(interaction[self.USER_ID], interaction["position"])
         explicit, has_explicit = self.explicit(rows)
@@ -141,13 +141,13 @@ class LLMDMsRec(SequentialRecommender):
             assert self.align is not None
             of_x, of_y = session.structural or (vectors[:, : self.size], vectors[:, : self.size])
             parts = [of_x, x, of_y, y]
-            if not self.all_answered:  # a choice of rows waits for the device
+            if not self.all_answered:  # selecting rows waits for the device
                 parts = [part[known] for part in parts]
             if len(parts[0]):
                 alignment = self.align(parts[0], parts[1]) + self.align(parts[2], parts[3])
         if self.fusion:
             intents = torch.cat([x, y], dim=1)
-            if vectors.dim() == 3:  # several vectors of a session, and the same intents for each
+            if vectors.dim() == 3:  # several vectors per session, each with the same intents
                 intents = intents[:, None].expand(-1, vectors.shape[1], -1)
             vectors = torch.cat([vectors, intents], dim=-1)
         return self.readout(vectors), session, alignment

@@ -1,4 +1,4 @@
-"""Settings of LLM-DMsRec. Those of its backbone stand below them, so that the two compare."""
+"""Settings of LLM-DMsRec. Its backbone's settings apply underneath, so that the two can be compared."""
 
 from __future__ import annotations
 
@@ -50,6 +50,6 @@ class LLMDMsRecSettings(SettingsModel):
     )
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
-        """Nothing where the intents neither enter the session vector nor are aligned with it."""
+        """No features where the intents neither enter the session vector nor are aligned with it."""
         aligned = self.sigma and self.align != "none"
         return features if self.fusion or aligned else ()
