@@ -1,4 +1,4 @@
-"""ISRF (arXiv 2603.13934): the generative model of two tasks, its features and prompts, its settings."""
+"""ISRF (arXiv 2603.13934): the generative model for two tasks, its features and prompts, its settings."""
 
 from __future__ import annotations
 

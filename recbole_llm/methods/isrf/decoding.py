@@ -1,4 +1,4 @@
-"""Items as what an encoder-decoder writes: the likelihood of every item, or a beam search for some."""
+"""Score items by the token sequences that an encoder-decoder generates: exact likelihoods, or a beam search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 UNFOUND = -1e4  # score of items that a beam search did not return
-BLOCK = {"cpu": 1 << 22, "cuda": 1 << 25}  # numbers that one block of states or logits may hold; a CPU's fits its cache
+BLOCK = {"cpu": 1 << 22, "cuda": 1 << 25}  # elements in one block of states or logits; a CPU's block fits its cache
 _NUMBER = re.compile(r"\d+")
 
 
@@ -25,7 +25,7 @@ def exact_scores(
         encoded: ``(B, T, d)`` encoder states.
         mask: ``(B, T)`` bool.
         trie: the items' sequences.
-        listed: ``(B, C)`` the only items that are asked for; all others get :data:`UNFOUND`.
+        listed: ``(B, C)`` the only items to score; all others get :data:`UNFOUND`.
     """
     block = BLOCK.get(encoded.device.type, BLOCK["cuda"])
     at_once, longest = max(1, block // t5.config.vocab_size), trie.ancestors.shape[1]
@@ -56,14 +56,15 @@ def beam_scores(
     beams: int,
     item_of_number: dict[int, int] | None,
 ) -> torch.Tensor:
-    """``(B, N)`` scores of the items that a beam search writes, :data:`UNFOUND` for all others.
+    """``(B, N)`` scores of the items that a beam search generates, :data:`UNFOUND` for all others.
 
     Args:
         t5, encoded, mask, trie: as for :func:`exact_scores`.
-        tokenizer: reads what was written (free search).
-        beams: width of the search; as many sequences are returned.
-        item_of_number: for a free search, item by the first number of the text, as P5's family reads it; scores are
-            minus the place in the list. ``None`` restricts the search to valid items; scores are log-likelihoods.
+        tokenizer: decodes the generated text (free search).
+        beams: width of the search, and number of sequences returned.
+        item_of_number: for a free search, the item of each number. A text stands for the item of its first number, as
+            in P5's family, and scores minus its place in the list. ``None`` restricts the search to valid items, which
+            score their log-likelihoods.
     """
     from transformers.modeling_outputs import BaseModelOutput
 
@@ -105,13 +106,13 @@ def _until_end(tokens: list[int], end: int) -> list[int]:
 
 
 class Prefixes(NamedTuple):
-    """``M`` prefixes of token sequences, each of which sees its own beginnings alone.
+    """``M`` prefixes of token sequences; each sees only itself and its own shorter prefixes.
 
     Attributes:
-        token: ``(M,)``, or ``(B, M)`` where rows have their own: the last token of a prefix.
-        depth: ``(M,)`` tokens of a prefix before the last.
-        ancestors: ``(M, D)`` its beginnings, by their places among the ``M``, the shortest first and itself last;
-            anything after ``depth``.
+        token: ``(M,)`` last token of each prefix, or ``(B, M)`` where each row has its own prefixes.
+        depth: ``(M,)`` number of tokens before the last.
+        ancestors: ``(M, D)`` indices among the ``M`` of a prefix's shorter prefixes, the shortest first, and of itself
+            last; arbitrary after ``depth``.
     """
 
     token: torch.Tensor
@@ -130,18 +131,18 @@ class ItemTrie(nn.Module):
     sequence) needs no node. ``N`` items, ``M`` nodes, ``D`` tokens of the longest item.
 
     Args:
-        sequences: tokens of each item, that of item 0 (no item) empty. No sequence may be the beginning of another,
-            which an end token sees to.
-        start: token that stands at the empty prefix.
+        sequences: tokens of each item, empty for item 0 (no item). No sequence may be a prefix of another, which an end
+            token guarantees.
+        start: token at the empty prefix.
 
     Attributes:
         token, depth, ancestors: of the nodes, see :class:`Prefixes`.
         sequences: ``(N, D)`` tokens of each item, -1 after its end.
-        edge_node, edge_token: ``(E,)`` node at which a token is chosen, and the token, node by node.
-        steps: ``(N, D)`` edges of an item; ``E`` after its end.
-        first_edge: ``(M + 1,)`` a node's first edge, and the end of all.
-        edge_child, edge_item: ``(E,)`` where a chosen token leads: to a node (``M``: none), or to an item (0: none).
-        path: ``(N, D)`` nodes at which an item's tokens are chosen; ``M`` after its end.
+        edge_node, edge_token: ``(E,)`` node that each edge leaves, and its token; grouped by node.
+        steps: ``(N, D)`` edges of each item; ``E`` after its end.
+        first_edge: ``(M + 1,)`` first edge of each node, then ``E``.
+        edge_child, edge_item: ``(E,)`` where an edge leads: to a node (``M``: none), or to an item (0: none).
+        path: ``(N, D)`` nodes that an item's edges leave; ``M`` after its end.
     """
 
     token: torch.Tensor
@@ -212,7 +213,7 @@ class ItemTrie(nn.Module):
         return [] if node is None else self._allowed[node]
 
     def item_of(self, tokens: Sequence[int]) -> int:
-        """The item whose whole sequence some tokens are; 0 where there is none."""
+        """The item with exactly this token sequence; 0 if there is none."""
         return self._items.get(tuple(tokens), 0)
 
     @property
@@ -221,7 +222,7 @@ class ItemTrie(nn.Module):
         return Prefixes(self.token, self.depth, self.ancestors)
 
     def chains(self, items: torch.Tensor) -> Prefixes:
-        """The prefixes of a few items ``(B, C)`` a row, each item's by itself: ``M = C D``."""
+        """Prefixes of each row's items ``(B, C)``, not shared between items: ``M = C D``."""
         count, longest = items.shape[1], self.ancestors.shape[1]
         place = torch.arange(longest, device=items.device)
         start = self.token[:1].expand(len(self.sequences), 1)
@@ -233,7 +234,7 @@ class ItemTrie(nn.Module):
     def score_items(
         self, hidden: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor], block: int
     ) -> torch.Tensor:
-        """``(B, N)`` log-probability of each item's whole sequence; that of item 0 is ``-inf``.
+        """``(B, N)`` log-probability of each item's whole sequence; ``-inf`` for item 0.
 
         Args:
             hidden: ``(B, M, d)`` decoder states at the nodes.
@@ -297,13 +298,13 @@ def decode_tree(t5: Any, encoded: torch.Tensor, mask: torch.Tensor, prefixes: Pr
 
 
 def scaled(t5: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Decoder states as the output layer takes them: T5 with tied embeddings scales them down."""
+    """Decoder states as the output layer expects them: T5 with tied embeddings scales them down."""
     wanted = getattr(t5.config, "scale_decoder_outputs", t5.config.tie_word_embeddings)
     return hidden * t5.model_dim**-0.5 if wanted else hidden
 
 
 def depth_bias(attention: Any, depth: torch.Tensor, longest: int) -> torch.Tensor:
-    """``(M, h, D)`` relative-position bias from a node to its ancestors, which stand at depths 0 to D - 1."""
+    """``(M, h, D)`` relative-position bias from each node to its ancestors at depths 0 to D - 1."""
     relative = torch.arange(longest, device=depth.device) - depth[:, None]
     bucket = attention._relative_position_bucket(
         relative,
@@ -316,13 +317,13 @@ def depth_bias(attention: Any, depth: torch.Tensor, longest: int) -> torch.Tenso
 
 
 def heads_of(values: torch.Tensor, attention: Any) -> torch.Tensor:
-    """``(..., h, e)`` of ``(..., d)``: the numbers of each head by themselves."""
+    """``(..., d)`` split by head into ``(..., h, e)``."""
     return values.unflatten(-1, (attention.n_heads, -1))
 
 
 def _to_ancestors(attention: Any, hidden: torch.Tensor, ancestors: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     query, key, value = (heads_of(layer(hidden), attention) for layer in (attention.q, attention.k, attention.v))
-    # One ancestor at a time: products of single rows are no work for a matrix library.
+    # One ancestor at a time: products of single rows are too small for a matrix library.
     places = ancestors.unbind(1)
     scores = torch.stack([(query * key[:, place]).sum(dim=-1) for place in places], dim=-1) + bias  # (B, M, h, D)
     weights = scores.float().softmax(dim=-1).to(value.dtype)[..., None, :]

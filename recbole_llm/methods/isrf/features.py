@@ -1,8 +1,9 @@
-"""ISRF's reasoning (arXiv 2603.13934, sections 4.1 and 4.2): likes, dislikes, and what both point to.
+"""ISRF's reasoning (arXiv 2603.13934, sections 4.1 and 4.2): likes, dislikes, and the conclusion from both.
 
-Three questions an item (``.itemprofile``) and three a user (``.usertext``), each built on the answers before it. A
-user's questions show the features of the user's items, so items come first. Prompts show training items alone, newest
-first; the released code's show the last 20 of the whole line, test item included (``legacy_leaks: true``).
+Three questions per item (``.itemprofile``) and three per user (``.usertext``), each with the answers to the ones before
+it. Questions about a user show the features of the user's items, so items are asked about first. Prompts show training
+items only, newest first; those of the released code show the last 20 items of the whole sequence, test item included
+(``legacy_leaks: true``).
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ Texts = tuple[str, str, str]
 def _step(
     prompt: str, data: Any, field: str, counts: Counter[str]
 ) -> Generator[ChatRequest, ChatAnswer | None, str | None]:
-    """One question of a chain; the text of one field of its answer."""
+    """Ask one question of a chain; returns the text of one field of the answer."""
     return (yield from ask(load_prompt(prompt), data, lambda answer: clean(getattr(answer, field), LONGEST), counts))
 
 
 class _Reasoning:
-    """What both features share: the two sources of answers and the file."""
+    """What both features share: answers from an LLM or from the rule, and writing them to a file."""
 
     version: ClassVar[int] = 1
     prompts: ClassVar[tuple[str, ...]]
@@ -94,7 +95,7 @@ class ItemReasoning(_Reasoning):
     visible: ClassVar[str] = ITEMS_ALONE
 
     def build(self, context: Context) -> dict[str, Any]:
-        """Ask three questions an item, or apply the rule."""
+        """Ask three questions per item, or apply the rule."""
         items = context.items
 
         def metadata(item: int, *names: str) -> dict[str, str]:
@@ -129,7 +130,7 @@ def _described(items: Any, item: int) -> str:
 
 
 class UserReasoning(_Reasoning):
-    """``.usertext``: what a user likes, dislikes, and the core interests."""
+    """``.usertext``: what a user likes and dislikes, and the user's core interests."""
 
     name: ClassVar[str] = "user_reasoning"
     prompts: ClassVar[tuple[str, ...]] = ("isrf_user_positive", "isrf_user_negative", "isrf_user_preference")
@@ -139,7 +140,7 @@ class UserReasoning(_Reasoning):
     visible: ClassVar[str] = TRAINING
 
     def build(self, context: Context) -> dict[str, Any]:
-        """Ask three questions a user, or apply the rule."""
+        """Ask three questions per user, or apply the rule."""
         items, features = context.items, _item_features(context)
         count = int(context.settings["profile_items"])
         legacy = bool(context.settings["legacy_leaks"])
@@ -175,7 +176,7 @@ class UserReasoning(_Reasoning):
 
         def rule(user: int) -> Texts:
             chosen = newest_first(user)
-            # Of equal counts the kind that was met last comes first: the list starts with the newest item.
+            # Among equal counts the most recent kind comes first, since the list starts with the newest item.
             liked = [word for word, _ in Counter(w for item in chosen for w in words[item]).most_common(4)]
             avoided = [word for word in common if word not in {w for item in chosen for w in words[item]}][:4]
             titles = "; ".join(items.title[item] for item in chosen[:OFFLINE_ITEMS])
@@ -199,7 +200,7 @@ def _item_features(context: Context) -> list[str]:
 
 
 def _category_words(items: Any) -> list[list[str]]:
-    """The kinds that each item belongs to: its categories, one by one, or its brand."""
+    """Each item's categories as a list, or its brand where it has none."""
     found = []
     for categories, brand in zip(items.categories, items.brand, strict=True):
         parts = categories.replace(">", ",").replace("|", ",")

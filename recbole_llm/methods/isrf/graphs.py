@@ -1,4 +1,4 @@
-"""Interests over graphs: LightGCN with layer means, and the graph of users whose texts are alike."""
+"""ISRF's graph of users with similar texts, and the adapter of item semantics."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int) -> S
     ``S`` is not symmetrised, and degrees are row sums on both sides, as released.
 
     Args:
-        vectors: ``(n, d)``, one row a user id.
-        known: ``(n,)`` bool; the others stand alone.
-        k: neighbours of a user.
+        vectors: ``(n, d)``, one row per user id.
+        known: ``(n,)`` bool, which users have a vector; the others have no neighbours.
+        k: neighbours of each user.
     """
     size, chosen = len(vectors), known.nonzero()[:, 0]
     near = (

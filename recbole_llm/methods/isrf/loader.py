@@ -1,4 +1,4 @@
-"""Batches of two tasks in turn (P5, POD and their family)."""
+"""Batches that alternate between two tasks (P5, POD and their family)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ Draw = tuple[torch.Tensor, torch.Tensor | None]  # users of a batch, and the row
 class AlternatingLoader:
     """One epoch: batches of the sequential and of the direct task in turn.
 
-    With ``draws_per_interaction`` an epoch takes that share of the training interactions, each as a target of either
-    task; without, each user ``samples_per_user`` times, as released, however long the history. A sequential batch holds
-    random sub-sequences of training segments (the last item is the target, at most ``MAX_ITEM_LIST_LENGTH`` before it
-    the history). A direct batch holds ``candidates`` ``(B, 1 + n)``: a random training item among items that the user
-    has not, in random order. ``n`` is ``n_negatives``, or for the first direct batches one of the ``curriculum``, each
-    for ``curriculum_batches``: a model learns to copy from a short list before it learns to choose from a long one.
+    With ``draws_per_interaction`` each task takes that share of the training interactions as targets in an epoch.
+    Without it each task takes each user ``samples_per_user`` times, as released, however long the history. A sequential
+    batch holds random sub-sequences of training segments: the last item is the target, and up to
+    ``MAX_ITEM_LIST_LENGTH`` items before it are the history. A direct batch holds ``candidates`` ``(B, 1 + n)``: a
+    training item of the user among ``n`` items that the user does not have in training, in random order. ``n`` is
+    ``n_negatives``. Before that, each number of the ``curriculum`` holds for ``curriculum_batches`` direct batches, so
+    that a model learns to copy from a short list before it learns to choose from a long one.
 
     Args:
         table: the interactions on the device.
-        train_part: the dataset with training rows alone (RecBole's trainers ask for it).
+        train_part: the dataset with training rows only (RecBole's trainers ask for it).
         config: RecBole's configuration.
     """
 
@@ -37,7 +38,7 @@ class AlternatingLoader:
         settings = ISRFSettings.of(config)
         data, split = table.dataset.table, table.dataset.split
         offsets = np.asarray(data.offsets)
-        # Where each user's training segment ends: it is the beginning of the user's rows.
+        # A user's training segment is the first `count` of the user's rows.
         counts = np.bincount(np.asarray(data.user)[split.train_rows], minlength=len(offsets) - 1)
         self._begin, self._count = torch.from_numpy(offsets[:-1].copy()), torch.from_numpy(counts)
         self._user, self._item = (torch.from_numpy(np.array(ids)).long() for ids in (data.user, data.item))
@@ -75,7 +76,7 @@ class AlternatingLoader:
                     yield self.direct_batch(*direct[number])
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Random states and how far the curriculum is, for a checkpoint that resumes exactly."""
+        """Random states and the progress of the curriculum, so that a checkpoint resumes exactly."""
         batches = torch.tensor(self.direct_batches)
         return {"draws": self.generator.get_state(), "negatives": self.sampler.state(), "direct_batches": batches}
 
@@ -88,7 +89,7 @@ class AlternatingLoader:
     # ---- what is drawn ---------------------------------------------------------------------------
 
     def _by_user(self) -> tuple[list[Draw], list[Draw]]:
-        """The batches of either task; targets are drawn with the batch."""
+        """Batches of users for each task; a batch draws its targets when it is made."""
         sequence, direct = (
             list(users[torch.randperm(len(users), generator=self.generator)].split(self.step))
             for users in self.users.values()
@@ -96,7 +97,7 @@ class AlternatingLoader:
         return [(users, None) for users in sequence], [(users, None) for users in direct]
 
     def _by_interaction(self) -> tuple[list[Draw], list[Draw]]:
-        """The same for a share of the training interactions, none of them twice before all were taken once."""
+        """Batches of training interactions for each task; none comes twice before all have come once."""
         found: list[list[Draw]] = []
         for rows in self.targets:
             wanted, taken = self._drawn(rows), []
@@ -108,23 +109,23 @@ class AlternatingLoader:
         return found[0], found[1]
 
     def _drawn(self, rows: torch.Tensor) -> int:
-        """Examples of an epoch."""
+        """Number of targets that an epoch draws from these rows."""
         return max(1, round(self.draws * len(rows)))
 
     def _below(self, limit: torch.Tensor) -> torch.Tensor:
-        """Uniform whole numbers from 0 to just below each limit."""
+        """Uniform whole numbers, one in ``[0, limit)`` for each limit."""
         drawn = torch.rand(len(limit), generator=self.generator, dtype=torch.float64)
         return (drawn * limit).long().minimum(limit - 1)
 
     def candidates_now(self) -> int:
-        """Negatives of the next direct batch."""
+        """Number of negatives per user in the next direct batch."""
         stage = self.direct_batches // self.curriculum_batches
         return self.curriculum[stage] if stage < len(self.curriculum) else self.negatives
 
     # ---- batches -----------------------------------------------------------------------------------
 
     def sequence_batch(self, users: torch.Tensor, targets: torch.Tensor | None) -> LazyInteraction:
-        """A random sub-sequence of each user that ends with a target, which is random too where none is given.
+        """A random sub-sequence of each user that ends with the given target, or else with a random one.
 
         A segment of ``n`` items: start in ``[0, n - 2]``, target in ``[start + 1, n - 1]``.
         """
@@ -143,7 +144,7 @@ class AlternatingLoader:
         return LazyInteraction(sources, len(users))
 
     def direct_batch(self, users: torch.Tensor, targets: torch.Tensor | None) -> LazyInteraction:
-        """A target of each user, a random one where none is given, among other items in random order."""
+        """Each user's given target, or else a random one, among sampled negatives in random order."""
         device = self.table.device
         rows = self._begin[users] + self._below(self._count[users]) if targets is None else targets
         sources = self.table.interactions(rows.to(device))

@@ -1,6 +1,6 @@
 """ISRF: Iterative Semantic Reasoning from Individual to Group Interests for Generative Recommendation with LLMs.
 
-arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential task) or of one of 100 candidates
+arXiv 2603.13934 (WWW 2026). T5 generates the number of the next item (sequential task) or of one of 100 candidates
 (direct task); both tasks train one model in alternating batches. Symbols: ``d`` T5's dimension, ``Z`` item semantics,
 ``H`` explicit interests, ``G`` group interests, ``S`` similar users, ``P`` prompt vectors, ``W`` whole-word vectors.
 
@@ -14,18 +14,24 @@ arXiv 2603.13934 (WWW 2026). T5 writes the number of the next item (sequential t
      sequential batch:  L_align = InfoNCE(G[u], m_u), m_u the mean of W over the items' tokens (9)
      L = L_text + weight * L_align
 
-The reasoning of items and users (three prompts each) is ``features.py``.
+The reasoning about items and users (three prompts each) is in ``features.py``.
 
-Deviates from the released code in: the prompts, profiles and graph hold training interactions alone and ids are
-numbered without them (``item_numbers``; ``legacy_leaks: True``: the test items in profiles, a random 80 % of all
-interactions as the graph, numbers in order of appearance); every valid item is scored exactly, in validation those that
-can stand above the target up to the largest cut-off (``decode``); alpha and sigma count in deviations of the token
-vectors and of ``A(Z)`` (``word_scale``; as released they belong to a trained T5-small, and drown ``A(Z)`` in random
-user codes in one from scratch); epochs are counted by interactions (``draws_per_interaction``); no explanation task
-(it needs reviews); models are selected by the metric of their own task; padding is left out of the loss, and all but
-items out of ``m_u``; in sequential batches ``W`` is ``H`` as in the paper's (5) and (9) (``sequence_words: position``
-gives the release's learned positions); temperature 0.2 where the paper states none (``alignment: soft_targets`` gives
-the release's form).
+Deviates from the released code in:
+
+- LLM prompts, profiles, the graph and the numbers of ids read no interactions but training ones (``item_numbers``).
+  ``legacy_leaks: True`` gives the release: test items in profiles, a random 80 % of all interactions as the graph,
+  numbers in order of appearance.
+- Every valid item is scored exactly; validation scores only items that can rank above the target up to the largest
+  cut-off (``decode``).
+- alpha and sigma count in deviations of the token vectors and of ``A(Z)`` (``word_scale``). As released they fit a
+  trained T5-small; in one from scratch they drown ``A(Z)`` in random user codes.
+- Epochs are counted by interactions (``draws_per_interaction``).
+- There is no explanation task, which needs reviews.
+- Models are selected by the metric of their own task.
+- Padding is left out of the loss, and all tokens except the items' out of ``m_u``.
+- In sequential batches ``W`` is ``H``, as in the paper's (5) and (9); ``sequence_words: position`` gives the release's
+  learned positions.
+- The temperature is 0.2, since the paper states none; ``alignment: soft_targets`` gives the release's form.
 """
 
 from __future__ import annotations
@@ -99,15 +105,15 @@ class ExplicitInterests(nn.Module):
                 semantics = F.pad(semantics[:, :size], (0, max(0, size - semantics.shape[1])))
             self.register_buffer("items", semantics, persistent=False)
         if self.relative:
-            self.register_buffer("unit", torch.ones(()))  # of item vectors, then of what the graph makes of all ids
+            self.register_buffer("unit", torch.ones(()))  # scales the item vectors; gain scales the graph's output
             self.register_buffer("gain", torch.ones(()))
             with torch.no_grad():
                 self.unit /= deviation(self.item_vectors()[1:])
                 self.gain /= deviation(self.forward()[[*range(1, n_users), *range(n_users + 1, n_users + n_items)]])
-        self.graph.to(config["device"])  # not before: the parameters are still on the host
+        self.graph.to(config["device"])  # not earlier: the parameters are still on the host
 
     def item_vectors(self) -> torch.Tensor:
-        """``A(Z)`` ``(n_items, d)``, or learned vectors in its place; in units of its own deviation at the start."""
+        """``A(Z)`` ``(n_items, d)`` or learned vectors; with relative scales, in units of their initial deviation."""
         items = self.adapter(self.items) if self.adapter is not None else self.items
         return items * self.unit if self.relative else items
 
@@ -118,7 +124,7 @@ class ExplicitInterests(nn.Module):
 
 
 def deviation(vectors: torch.Tensor) -> torch.Tensor:
-    """Standard deviation of the numbers of some vectors about their mean vector: what tells them apart."""
+    """Root mean square of vectors' entries after subtracting the mean vector, which tells none of them apart."""
     return (vectors - vectors.mean(dim=0)).square().mean().sqrt().clamp(min=1e-9)
 
 
@@ -152,7 +158,7 @@ def _item_semantics(settings: ISRFSettings, dataset: Any) -> torch.Tensor | None
 
 
 def _graph_rows(settings: ISRFSettings, dataset: Any, seed: int) -> np.ndarray:
-    """Rows of the interactions that make the graph: those that train."""
+    """Rows of the interactions in the graph: the training rows, or with ``legacy_leaks`` a random 80 % of all."""
     if not settings.legacy_leaks:
         return np.asarray(dataset.split.train_rows)
     generator = np.random.default_rng(seed)
@@ -160,7 +166,7 @@ def _graph_rows(settings: ISRFSettings, dataset: Any, seed: int) -> np.ndarray:
 
 
 def item_numbers(settings: ISRFSettings, dataset: Any) -> list[str]:
-    """By which number each item after the padding is written."""
+    """The number by which each item after the padding is written."""
     tokens = np.asarray(dataset.table.item_tokens)
     if settings.legacy_leaks:
         return appearance_numbers(tokens)
@@ -198,12 +204,12 @@ class IterativeReasoning(nn.Module):
         scale = torch.tensor(settings.whole_word_scale)
         if settings.word_scale == "relative":
             scale = scale * self.lm.get_input_embeddings().weight.detach().float().std()
-        self.register_buffer("scale", scale)  # of the first weights: a checkpoint holds it
+        self.register_buffer("scale", scale)  # from the initial weights, so checkpoints hold it
         self.prompt_vectors = nn.Parameter(torch.empty(2, settings.prompt_vectors, size).uniform_(-UNIFORM, UNIFORM))
         listed = 0 if config["candidates"] in (None, "all") else int(config["candidates"])
         longest = max(int(config["MAX_ITEM_LIST_LENGTH"]), settings.n_negatives + 1, listed + 1)
         self.positions = nn.Embedding(longest + 2, size)
-        # Relative scales count in words of deviation 1, positions like those of the graph.
+        # With relative scales, learned positions start at deviation 1 like the word vectors of the graph.
         bound = 3.0**0.5 if settings.word_scale == "relative" else UNIFORM
         nn.init.uniform_(self.positions.weight, -bound, bound)
         self.explicit = ExplicitInterests(config, dataset, size) if settings.graph_words else None
@@ -220,14 +226,14 @@ class IterativeReasoning(nn.Module):
 
         self.decode, self.beams = settings.decode, settings.beams
         self.paraphrases = settings.paraphrases
-        self.depth, self.lists = 0, False  # how far ranks are wanted; 0: all scores
+        self.depth, self.lists = 0, False  # depth up to which ranks are wanted; 0: score all items
         self.masks_history = bool(config["mask_history"])
         table = dataset.table
         for name, values in (("history_items", table.item), ("offsets", table.offsets)):
             self.register_buffer(name, torch.from_numpy(np.array(values)).long(), persistent=False)
 
     def _add_words(self, settings: ISRFSettings, dataset: Any) -> None:
-        """Prompts, the trie of item numbers, and the labels of the decoder."""
+        """Make the prompts, the trie of item numbers and the decoder's labels."""
         user_tokens = np.asarray(dataset.table.user_tokens)
         users = appearance_numbers(user_tokens) if settings.legacy_leaks else random_numbers(user_tokens)
         items = item_numbers(settings, dataset)
@@ -257,7 +263,7 @@ class IterativeReasoning(nn.Module):
     def words(self, prompt: IdPromptBatch, direct: bool, interests: torch.Tensor | None) -> torch.Tensor:
         """``W``, ``(B, T, d)``."""
         if interests is not None and (direct or self.sequence_graph):
-            # Not an index: its gradient would be summed in the order of the threads.
+            # Not by indexing, whose gradient is summed in an order that depends on threads.
             return F.embedding(prompt.node, interests)
         whole: torch.Tensor = self.positions(prompt.ordinal)
         return whole
@@ -270,7 +276,7 @@ class IterativeReasoning(nn.Module):
         return torch.cat([vectors, tokens], dim=1), mask
 
     def prompt_of(self, user: torch.Tensor, items: torch.Tensor, direct: bool) -> IdPromptBatch:
-        """The plain template, or a random one of its paraphrases in training."""
+        """The plain template, or with ``paraphrases`` a random template in training."""
         prompt = self.direct_prompt if direct else self.sequence_prompt
         template = int(torch.randint(len(prompt), (1,))) if self.training and self.paraphrases else 0
         batch: IdPromptBatch = prompt(user, items, template)
@@ -324,15 +330,15 @@ class IterativeReasoning(nn.Module):
         target: torch.Tensor | None = None,
         position: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """``(B, N)``: log-likelihood of each item's number, of some items alone, or what a beam found.
+        """``(B, N)`` log-likelihoods of all items' numbers or of some items only, or the scores of a beam search.
 
         Args:
             user: ``(B,)``.
             items: ``(B, S)`` history (0 padded) or candidates.
             direct: which task.
-            listed: ``(B, C)`` the only items that are asked for.
+            listed: ``(B, C)`` the only items to score.
             target, position: ``(B,)`` item whose rank is wanted, and its index in the user's whole history; with
-                ``depth`` only items are scored that its rank up to there hangs on.
+                ``depth`` only items that can change its rank up to that depth are scored.
         """
         interests = self.interests()
         prompt = self.prompt_of(user, items, direct)
@@ -369,12 +375,12 @@ class _BothTasks:
 
     @property
     def bounded(self) -> bool:
-        """Whether the test too looks no further than the largest cut-off."""
+        """Whether testing, like validation, looks no further than the largest cut-off."""
         return self.core.decode == "bounded"
 
     @contextmanager
     def to_depth(self, depth: int, lists: bool) -> Iterator[None]:
-        """Score only what ranks up to a depth hang on, and with ``lists`` the first places."""
+        """Score only items that can change ranks up to a depth, and with ``lists`` the top ``depth`` items."""
         self.core.depth, self.core.lists = depth, lists
         try:
             yield
@@ -383,9 +389,9 @@ class _BothTasks:
 
 
 class ISRF(_BothTasks, SequentialRecommender):
-    """ISRF for the next item of a sequence; selected by the sequential task.
+    """ISRF for the next item of a sequence; models are selected by the sequential task.
 
-    Without ``graph_words`` and without alignments it is the T5 of POD, trained on both tasks.
+    Without ``graph_words`` and without alignments it is POD's T5, trained on both tasks.
     """
 
     input_type = InputType.POINTWISE
@@ -415,7 +421,7 @@ class ISRF(_BothTasks, SequentialRecommender):
 
 
 class ISRFDirect(_BothTasks, GeneralRecommender):
-    """ISRF for the choice among 1 + 99 candidates; selected by the direct task. The prompt lists the candidates."""
+    """ISRF for the choice among 1 + 99 candidates, which the prompt lists; models are selected by the direct task."""
 
     input_type = InputType.POINTWISE
     train_loader = AlternatingLoader

@@ -1,9 +1,9 @@
-"""By which numbers items are written: at random, in order, or as paths through clusters.
+"""The numbers by which items are written: random, in order, or paths through clusters.
 
-A language model that writes numbers gains where items with common beginnings are alike (P5-CID, arXiv 2305.06569;
-TIGER, arXiv 2305.05065). A path is a number with two digits a level: those of the first levels are clusters of residual
-k-means, the last ones tell items of the same clusters apart. All of it is made from training interactions, or from
-texts, alone: P5's numbers, given in order of appearance in whole histories, tell which item comes next.
+A language model that generates numbers gains if items whose numbers begin alike are similar (P5-CID, arXiv 2305.06569;
+TIGER, arXiv 2305.05065). A path is a number with two digits per level: the first levels are clusters of residual
+k-means, the last ones distinguish items of the same clusters. Orders and paths use only training interactions or
+texts. P5's numbers follow the order of appearance in whole histories and so tell which item comes next.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import scipy.sparse as sp
 
 from recbole_llm.data.interactions import token_hashes
 
-BASE = 100  # two digits a level, which is one token of a tokenizer from scratch
+BASE = 100  # two digits per level, one token for a tokenizer from scratch
 LEVELS = 2  # of clusters
-DIMENSIONS = 64  # of the vectors that co-occurrence is clustered by
+DIMENSIONS = 64  # of the co-occurrence vectors that are clustered
 
 
 def random_numbers(tokens: np.ndarray) -> list[str]:
-    """A number for each id after the padding: the rank of a hash, which says nothing of order or popularity."""
+    """A number for each id after the padding: the rank of its hash, which tells neither order nor popularity."""
     return [str(rank + 1) for rank in _hash_ranks(tokens).tolist()]
 
 
@@ -43,7 +43,7 @@ def trained_order(dataset: Any) -> list[str]:
 
 
 def cooccurrence_vectors(dataset: Any) -> np.ndarray:
-    """``(N - 1, d)`` spectral vectors of the items by their users in training; zero for items without any."""
+    """``(N - 1, d)`` spectral vectors of the items from the training user-item matrix; zero for items without users."""
     rows, table = np.asarray(dataset.split.train_rows), dataset.table
     pairs = np.unique(np.stack([np.asarray(table.user)[rows], np.asarray(table.item)[rows]]), axis=1)
     shape = (len(table.user_tokens), len(table.item_tokens))
@@ -53,7 +53,7 @@ def cooccurrence_vectors(dataset: Any) -> np.ndarray:
     size = min(DIMENSIONS + 1, min(shape) - 1)
     _, values, vectors = sp.linalg.svds(scaled, k=size, v0=np.ones(min(shape)), solver="arpack")
     found = vectors.T * values
-    trivial = np.sqrt(items / items.sum())  # the direction that says how many users an item has, and no more
+    trivial = np.sqrt(items / items.sum())  # the direction that tells only how many users an item has
     found -= np.outer(trivial, trivial @ found)
     norms = np.linalg.norm(found, axis=1, keepdims=True)
     return np.where(items[:, None] > 0, found / np.maximum(norms, 1e-9), 0.0)[1:]
@@ -63,9 +63,9 @@ def path_numbers(vectors: np.ndarray, tokens: np.ndarray, width: int) -> list[st
     """Paths of the items through residual k-means of their vectors; items without a vector have a branch of their own.
 
     Args:
-        vectors: ``(N - 1, d)``, those of items after the padding; zero for an item without one.
-        tokens: ``(N,)``, by whose hashes items of the same clusters are told apart.
-        width: clusters of a level, below 100.
+        vectors: ``(N - 1, d)`` of the items after the padding; zero for an item without one.
+        tokens: ``(N,)``; their hashes order items of the same clusters.
+        width: clusters per level, below 100.
     """
     from sklearn.cluster import KMeans  # slow to load, and few runs want it
 

@@ -1,4 +1,4 @@
-"""Prompts of user and item ids (P5, POD and their family), assembled on the device from tokens made once."""
+"""Prompts of user and item ids (P5, POD and their family), tokenised once and assembled on the device."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class IdPromptBatch(NamedTuple):
     Attributes:
         ids: ``(B, T)`` token ids.
         mask: ``(B, T)`` bool.
-        ordinal: ``(B, T)`` 1 for tokens of the user, 2, 3, ... for those of the items in turn, 0 for other tokens.
+        ordinal: ``(B, T)`` 1 for the user's tokens, 2, 3, ... for the tokens of each item in turn, 0 for other tokens.
         node: ``(B, T)`` graph node of a token's id: ``u`` for users, ``n_users + i`` for items, 0 elsewhere.
     """
 
@@ -53,7 +53,7 @@ class IdPrompt(nn.Module):
     Args:
         tokenise: from texts to token ids, without special tokens.
         users, items: tokens of each id, none for id 0; shared by the prompts of both tasks.
-        templates: with ``{user}`` and ``{items}``, the plain one first.
+        templates: texts with ``{user}`` and ``{items}``, the plain one first.
     """
 
     def __init__(self, tokenise: Tokenise, users: TokenTable, items: TokenTable, templates: Sequence[str]) -> None:

@@ -1,10 +1,10 @@
-"""The best items of a trie without a look at most of them: branch and bound over the likelihoods of prefixes.
+"""The best items of a trie without scoring most of them: branch and bound over the likelihoods of prefixes.
 
-The likelihood of a prefix bounds that of every item below it. So the rank of a target up to a depth ``K`` is exact
-once the target's own path is scored and every prefix that is at least as likely was expanded, or ``K`` items above the
-target are found: further down no metric at a cut-off of up to ``K`` sees anything. The encoder's states and their keys
-and values are made once for a row, those of a prefix once for all prefixes that begin with it; rows take their most
-likely prefixes together, some at a time.
+No item is more likely than any of its prefixes. So the rank of a target up to a depth ``K`` is exact once the target's
+own path is scored and either every prefix at least as likely as the target is expanded or ``K`` items above the target
+are found: no metric with a cut-off up to ``K`` looks further down. The encoder's keys and values are computed once per
+row, and a prefix's keys and values once for all prefixes that begin with it. Each step expands the few most likely
+prefixes of all rows together.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from recbole_llm.methods.isrf.decoding import UNFOUND, ItemTrie, depth_bias, heads_of, scaled
 
-AT_ONCE = 8  # prefixes of a row that are expanded together; more are wasted where fewer were needed
-BLOCK = {"cpu": 1 << 24, "cuda": 1 << 29}  # numbers that the states of one block of rows may hold
-EXPECTED = 256  # prefixes of a row that a block has room for at first
+AT_ONCE = 8  # prefixes of a row expanded in one step; with more, some would turn out to be needless
+BLOCK = {"cpu": 1 << 24, "cuda": 1 << 29}  # elements that the states of one block of rows may hold
+EXPECTED = 256  # expanded prefixes per row that the size of a block allows for
 
 
 @torch.no_grad()
@@ -32,10 +32,10 @@ def best_scores(
     ranked: torch.Tensor | None = None,
     lists: bool = False,
 ) -> torch.Tensor:
-    """``(B, N)`` log-likelihoods of the ranked items come to, :data:`UNFOUND` for others, ``-inf`` for item 0.
+    """``(B, N)`` log-likelihoods of the ranked items reached, :data:`UNFOUND` for others, ``-inf`` for item 0.
 
-    The target's score is always among them. Of the ranked items that score higher than the target all are among them,
-    or ``depth`` are; with ``lists`` the best ``depth`` ranked ones are, whatever the target.
+    The target is always reached. So are all ranked items that score higher than the target, or ``depth`` of them. With
+    ``lists`` the best ``depth`` ranked items are reached, whatever the target.
 
     Args:
         t5: ``T5ForConditionalGeneration``.
@@ -45,7 +45,7 @@ def best_scores(
         depth: ``K``.
         target: ``(B,)`` item ids.
         ranked: ``(B, N)`` bool, which items the target is ranked among; all where ``None``.
-        lists: the first places are wanted too.
+        lists: whether the top ``depth`` items are wanted too.
     """
     config = t5.config
     row = (len(trie) + len(trie.sequences)) * 2 + config.num_decoder_layers * 2 * (
@@ -62,13 +62,13 @@ def best_scores(
 
 
 class _Search:
-    """A block of rows under way.
+    """The search for one block of rows.
 
     Attributes:
-        waiting: ``(B, M + 1)`` log-likelihood of prefixes that were come to and not expanded, else ``-inf``; the last
-            column takes what has no place.
-        found: ``(B, N)`` of ranked items that were come to.
-        reachable: ``(B, M + 1)`` bool, prefixes of ranked items.
+        waiting: ``(B, M + 1)`` log-likelihood of prefixes that were reached but not expanded, else ``-inf``; the last
+            column is a dummy for edges that lead to no node.
+        found: ``(B, N)`` log-likelihood of ranked items that were reached, else :data:`UNFOUND`.
+        reachable: ``(B, M + 1)`` bool, prefixes of ranked items; ``None`` where all items are ranked.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class _Search:
 
     def run(self) -> torch.Tensor:
         """Expand until nothing that is left can change a rank up to the depth."""
-        for step in range(self.path.shape[1]):  # the target's own path, and what is likely beside it
+        for step in range(self.path.shape[1]):  # the target's own path, and other likely prefixes
             self._expand(self.path[:, step])
         while True:
             bound, over = self._bound()
@@ -119,7 +119,7 @@ class _Search:
         return self.result
 
     def _bound(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(B,)`` the least likelihood of a prefix that is still of use, and which rows are at their end."""
+        """``(B,)`` lowest likelihood of a prefix that still matters, and ``(B,)`` bool: which rows are done."""
         own = self.found.gather(1, self.target[:, None])[:, 0]
         if self.lists:
             last = self.found.topk(min(self.depth, self.found.shape[1]), dim=1).values[:, -1]
@@ -127,7 +127,7 @@ class _Search:
         return own, (self.found > own[:, None]).sum(dim=1) >= self.depth
 
     def _keep(self, wanted: torch.Tensor) -> None:
-        """Go on with some rows; the others are at their end."""
+        """Go on with the wanted rows; the others are done."""
         self.rows, self.target, self.path = self.rows[wanted], self.target[wanted], self.path[wanted]
         self.waiting, self.found = self.waiting[wanted], self.found[wanted]
         if self.ranked is not None and self.reachable is not None:
@@ -135,7 +135,7 @@ class _Search:
         self.states.keep(wanted)
 
     def _expand(self, wanted: torch.Tensor | None) -> None:
-        """Expand the most likely prefixes of each row, ``wanted`` ``(B,)`` among them."""
+        """Expand the most likely waiting prefixes of each row, among them the node ``wanted`` ``(B,)``."""
         trie, nodes = self.trie, len(self.trie)
         order = self.waiting
         if wanted is not None:
@@ -170,7 +170,7 @@ class _Search:
 
 
 class _States:
-    """What the decoder keeps of a block: keys and values of the encoder and of the expanded prefixes."""
+    """What the decoder keeps for a block: keys and values of the encoder and of the expanded prefixes."""
 
     def __init__(self, t5: Any, encoded: torch.Tensor, mask: torch.Tensor, trie: ItemTrie) -> None:
         self.t5, self.trie = t5, trie
@@ -190,13 +190,13 @@ class _States:
         self.used = 0
 
     def keep(self, wanted: torch.Tensor) -> None:
-        """Go on with some rows."""
+        """Go on with the wanted rows."""
         self.mask, self.slot = self.mask[wanted], self.slot[wanted]
         self.cross = [tuple(values[wanted] for values in pair) for pair in self.cross]
         self.own = [[values[wanted] for values in pair] for pair in self.own]
 
     def next_token(self, node: torch.Tensor) -> torch.Tensor:
-        """``(B, m, V)`` log-probabilities after some prefixes ``(B, m)`` whose beginnings were expanded before."""
+        """``(B, m, V)`` log-probabilities after prefixes ``(B, m)``, whose shorter prefixes were expanded before."""
         t5, trie = self.t5, self.trie
         rows, count = node.shape
         self.slot.scatter_(1, node, self.used + torch.arange(count, device=node.device).expand(rows, -1))
@@ -222,7 +222,7 @@ class _States:
         gathered = []
         for place, layer in enumerate((attention.k, attention.v)):
             made = self._added(number, place, layer(hidden))
-            # Whole rows of one flat table: a gather along an axis reads its index once for every number.
+            # Select whole rows of one flat table: a gather along an axis would read an index for every element.
             first = torch.arange(rows, device=made.device) * made.shape[1]
             chosen = made.flatten(0, 1).index_select(0, (first[:, None] + ancestors).flatten())
             gathered.append(heads_of(chosen.view(rows, count, -1, made.shape[2]), attention))
@@ -233,7 +233,7 @@ class _States:
         return result
 
     def _added(self, number: int, place: int, values: torch.Tensor) -> torch.Tensor:
-        """Keys or values of all expanded prefixes of a layer, the newest ``values`` ``(B, m, d)`` among them."""
+        """A layer's keys or values of all expanded prefixes, with the new ``values`` ``(B, m, d)`` added."""
         kept = self.own[number]
         if len(kept) <= place:
             kept.append(values.new_empty(len(values), EXPECTED // 4, values.shape[2]))

@@ -1,4 +1,4 @@
-"""Settings of ISRF; its two tasks share them."""
+"""Settings of ISRF, shared by its two tasks."""
 
 from __future__ import annotations
 
@@ -72,35 +72,36 @@ class ISRFSettings(SettingsModel):
 
     @property
     def graph_semantics(self) -> bool:
-        """Whether the graph reads what the LLM says of the items."""
+        """Whether the graph reads what the LLM says about the items."""
         return self.graph_words and self.item_semantics
 
     @property
     def reads_items(self) -> bool:
-        """Whether the graph or the items' numbers read what the LLM says of the items."""
+        """Whether the graph or the items' numbers read what the LLM says about the items."""
         return self.graph_semantics or (self.item_numbers == "semantic" and not self.legacy_leaks)
 
     @property
     def aligns(self) -> bool:
-        """Whether a loss reads what the LLM says of the users; the direct one aligns with the graph's vectors."""
+        """Whether a loss reads what the LLM says about the users; the direct one also needs the graph's vectors."""
         return bool(self.sequential_alignment) or (bool(self.direct_alignment) and self.graph_words)
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
-        """Users' reasoning for the alignments; it shows the items' reasoning, which the graph reads too."""
+        """Users' reasoning for the alignments; items' reasoning for its prompts, the graph and semantic numbers."""
         read = {"user_reasoning": self.aligns, "item_reasoning": self.aligns or self.reads_items}
         return tuple(name for name in features if read.get(name, True))
 
     def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
-        """Those of items for the graph and for numbers by meaning, those of users for the alignments."""
+        """Item vectors for the graph and for semantic numbers, user vectors for the alignments."""
         items = {ITEM} if self.reads_items else set()
         return super().reads_vectors(features, by_rule) | items | ({USER} if self.aligns else set())
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Hold decoding, numbers and curriculum against what they need.
+        """Check that decoding, numbers and curriculum have what they need.
 
         Raises:
-            UserError: a beam of one, which has no scores to rank by; uncut metrics of a bounded search; numbers of
-                texts that are not there; a curriculum that is no list of numbers.
+            UserError: a restricted search with one beam, which has no scores to rank by; metrics without a cut-off with
+                a bounded search; semantic numbers without texts; a curriculum that is not a list of whole numbers from
+                1 on.
         """
         if self.decode == "bounded" and any(str(name).lower() in UNCUT_METRICS for name in values.get("metrics") or ()):
             raise UserError(
