@@ -1,4 +1,4 @@
-"""Models that the five methods are compared with or built on, and that RecBole lacks."""
+"""Models that RecBole lacks and that the five methods are compared with or built on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ for _name, _module, _paper in (
         )
     )
 
-# Lists made elsewhere, a row like any other.
+# Lists made elsewhere, shown as a row like any other.
 register(
     Method(
         name="Lists",
@@ -44,7 +44,7 @@ register(
     )
 )
 
-# Models that read frozen vectors of items, and ask no LLM.
+# Models that read frozen item vectors and ask no LLM.
 for _name, _module, _paper, _kind in (
     ("SASRecText", "sasrectext", "arXiv 1808.09781", SEQUENTIAL),
     ("UniSRec", "unisrec", "arXiv 2206.05941", SEQUENTIAL),

@@ -1,7 +1,7 @@
 """AlphaRec: Language Representations Can be What Recommenders Need (ICLR 2025, arXiv 2407.05441).
 
-Frozen text vectors, one map, propagation over the user-item graph, and a contrast; nothing is known of an id. With the
-text vector ``x_i`` of an item and ``N_u`` the training items of a user:
+Frozen text vectors pass one learned map, propagate over the user-item graph and train by a contrastive loss; there are
+no id embeddings. With the text vector ``x_i`` of an item and ``N_u`` the training items of a user:
 
      x_u = 1/|N_u| sum_(i in N_u) x_i
      z^(0) = W_2 LeakyReLU(W_1 x + b_1) + b_2                            the same map for users and items
@@ -10,8 +10,8 @@ text vector ``x_i`` of an item and ``N_u`` the training items of a user:
      L = -log exp(s_ui / tau) / (exp(s_ui / tau) + sum_j exp(s_uj / tau))     ``n_negatives`` uniform items ``j``
 
 Deviates from the paper in: negatives are drawn once for a batch unless ``shared_negatives: False``, and may be items
-that the user has. Not known for sure: the width of the hidden layer (half of the text vector's, here). Without semantic
-features the text vectors are learned ones.
+that the user has. Not known for sure: the width of the hidden layer (here half the text vectors'). Without semantic
+features, learned vectors replace the text vectors.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recbole_llm.methods.baselines.settings import AlphaRecSettings
 
 
 class AlphaRec(GeneralRecommender):
-    """Text vectors, a map, a graph."""
+    """Text vectors, mapped and propagated over the user-item graph."""
 
     input_type = InputType.POINTWISE
     texts: torch.Tensor
@@ -60,18 +60,18 @@ class AlphaRec(GeneralRecommender):
         self._scored: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def directions(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Directions of ``z``, users ``(n_users, d)`` and items ``(n_items, d)``."""
+        """Normalised ``z`` of users ``(n_users, d)`` and items ``(n_items, d)``."""
         start = self.map(self.texts if self.learned is None else self.learned)
         z = F.normalize(mean_of_layers(self.graph, start, self.n_layers), dim=1)
         return z[: self.n_users], z[self.n_users :]
 
     def train(self, mode: bool = True) -> AlphaRec:
-        """What was scored in one evaluation is not what the next one scores."""
+        """Set the mode and drop the vectors that were kept for the last evaluation."""
         self._scored = None
         return super().train(mode)
 
     def _scoring(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Directions, made once for an evaluation."""
+        """Normalised ``z``, computed once for an evaluation."""
         if self.training or torch.is_grad_enabled():
             return self.directions()
         if self._scored is None:
@@ -79,7 +79,7 @@ class AlphaRec(GeneralRecommender):
         return self._scored
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """The contrast of a batch."""
+        """The contrastive loss of a batch."""
         users, items = self.directions()
         hidden = users[interaction[self.USER_ID]] / self.temperature
         loss: torch.Tensor = self.loss(hidden, items, interaction[self.ITEM_ID])
@@ -91,7 +91,7 @@ class AlphaRec(GeneralRecommender):
         return (users[interaction[self.USER_ID]] * items[interaction[self.ITEM_ID]]).sum(dim=1)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """``(B * n_items,)`` scores of all items, as RecBole's general models have it."""
+        """``(B * n_items,)`` scores of all items, flat as in RecBole's general models."""
         users, items = self._scoring()
         return (users[interaction[self.USER_ID]] @ items.T).view(-1)
 

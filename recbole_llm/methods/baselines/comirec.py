@@ -1,7 +1,7 @@
 """ComiRec: Controllable Multi-Interest Framework for Recommendation (KDD 2020, arXiv 2005.09347).
 
-A user is ``K`` vectors ``V``. In training the interest nearest to the target answers for the user; in serving the
-score of an item is the maximum over the interests.
+A user is represented by ``K`` interest vectors ``V``. In training the interest nearest to the target is read out; in
+serving an item's score is the maximum over the interests.
 
 ComiRec-DR, interests by dynamic routing (section 3.1):
 
@@ -13,8 +13,8 @@ ComiRec-SA, interests by self-attention (section 3.1, equations 6 and 7):
 
 with ``X`` item vectors of the history and ``P`` positions; values are taken without positions, as released.
 
-Deviates from the release in: padding is left out before the softmax over the history (``mask_first: False`` has
-it after); the aggregation for diversity (lambda) is not part of a ranking by score.
+Deviates from the release in: padding is masked before the softmax over the history (``mask_first: False`` masks it
+after); the aggregation for diversity (lambda) is left out, since items are ranked by score.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class MultiInterestRecommender(SequentialRecommender):
         self.item_embedding = nn.Embedding(self.n_items, self.size, padding_idx=0)
 
     def reset_parameters(self) -> None:
-        """Uniform in ``+-1/sqrt(d)`` for every parameter, as ComiRec's and REMI's releases; row 0 stays zero."""
+        """Initialise every parameter uniformly in ``+-1/sqrt(d)``, as ComiRec and REMI do; item row 0 stays zero."""
         bound = 1.0 / math.sqrt(self.size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
@@ -97,15 +97,15 @@ class MultiInterestRecommender(SequentialRecommender):
         others = user @ weight[negatives].T
         others = others.masked_fill(negatives[None, :] == target[:, None], -torch.inf)
         if self.hard_negative_beta:
-            # Interest-aware hard negatives (REMI, equation 7): negatives count by exp(beta * score), mean one.
+            # Interest-aware hard negatives (REMI, equation 7): weights exp(beta * score), scaled to mean one.
             share = (self.hard_negative_beta * others).softmax(dim=1).detach()
-            share = share.nan_to_num()  # a row of whose negatives each is its target
+            share = share.nan_to_num()  # a row whose negatives are all its target
             others = others + torch.log(share * self.n_sampled + 1e-12)
         logits = torch.cat([positive, others], dim=1)
         return F.cross_entropy(logits, torch.zeros(len(user), dtype=torch.int64, device=user.device))
 
     def losses(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss, the interest that answered ``(B, d)`` and the target vectors ``(B, d)``."""
+        """The loss, the interest read out ``(B, d)`` and the target vectors ``(B, d)``."""
         target = interaction[self.POS_ITEM_ID]
         target_vector = self.item_embedding(target)
         interests = self.interests(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
@@ -126,7 +126,7 @@ class MultiInterestRecommender(SequentialRecommender):
         return torch.einsum("bkd,bd->bk", self.serving_interests(interaction), items).amax(dim=1)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """``(B, n_items)``: the maximum over interests, one interest at a time, so that memory is two matrices."""
+        """``(B, n_items)``: the maximum over interests, one interest at a time to hold only two score matrices."""
         interests = self.serving_interests(interaction)
         items = self.item_embedding.weight.T
         scores = interests[:, 0] @ items
@@ -139,8 +139,8 @@ class ComiRecDR(MultiInterestRecommender):
     """Capsules by dynamic routing.
 
     Settings: ``routing_rounds``, ``routing_transform`` (``position``: as released; ``interest``; ``shared``, which
-    starts from random logits as MIND does), ``mask_first``, ``interest_scale`` (1 as released: a softmax over the
-    products of vectors shorter than 1 stays flat, and learns slowly).
+    starts from random logits as MIND does), ``mask_first``, ``interest_scale`` (1 as released; the products of vectors
+    shorter than 1 keep the softmax flat, so it learns slowly).
     """
 
     random_logits = False
@@ -157,7 +157,7 @@ class ComiRecDR(MultiInterestRecommender):
             self.max_seq_length,
             settings.routing_transform,
             settings.routing_rounds,
-            # One map for all and equal logits would keep all interests equal.
+            # With one shared map and equal logits, all interests would stay equal.
             self.random_logits or settings.routing_transform == "shared",
             mask_first,
         )
@@ -168,7 +168,7 @@ class ComiRecDR(MultiInterestRecommender):
         return self._by_length(self.capsules, item_seq, item_seq_len)
 
     def capsules(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """``(B, K, d)`` what routing gives, none of them longer than ``interest_scale``."""
+        """``(B, K, d)`` capsules from routing, none longer than ``interest_scale``."""
         capsules: torch.Tensor = self.routing(*self.embedded(item_seq)) * self.interest_scale
         return capsules
 
@@ -179,7 +179,7 @@ class ComiRecDR(MultiInterestRecommender):
         item_seq_len: torch.Tensor,
         *others: torch.Tensor,
     ) -> torch.Tensor:
-        """``encode`` in groups of similar length, but for routing that reads the padding (``mask_first: False``)."""
+        """``encode`` in groups of similar length, or at once if routing reads the padding (``mask_first: False``)."""
         if self.reads_past_length:
             return encode(item_seq, item_seq_len, *others)
         return by_length(encode, item_seq, item_seq_len, *others)

@@ -1,6 +1,6 @@
-"""What models share that count training interactions and learn nothing by gradients.
+"""Base of models that count training interactions and learn nothing by gradients.
 
-They count when they are built, so that a checkpoint holds no counts, and their training is one empty batch an epoch.
+They count when they are built, so checkpoints hold no counts. An epoch of their training is one empty batch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from recbole_llm.data.times import why_incomparable
 
 
 class EmptyBatch:
-    """An epoch of one batch without rows, for a model that has nothing to read in training.
+    """An epoch of one batch without rows, for a model that reads nothing in training.
 
     Args:
-        table, train_part, config: as other loaders have them.
+        table, train_part, config: as for other loaders.
     """
 
     def __init__(self, table: Any, train_part: Any, config: Any) -> None:
@@ -44,13 +44,13 @@ class EmptyBatch:
 
 
 class CountingModel(SequentialRecommender):
-    """A model of counts; it reads histories and so serves users that it has not seen.
+    """A model of counts; it scores from histories and so serves users that it has not seen.
 
     Attributes:
-        popularity: ``(n_items,)`` training interactions of each item, below one all together: what decides between
-            items that a model's own counts do not tell apart.
-        rounds: epochs that it trains, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say: a second one would
-            only validate the same counts again.
+        popularity: ``(n_items,)`` training interactions of each item, scaled below one to break ties of a model's own
+            counts.
+        rounds: number of epochs, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say; one more would only
+            validate the same counts again.
     """
 
     input_type = InputType.POINTWISE
@@ -61,7 +61,7 @@ class CountingModel(SequentialRecommender):
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
-        self.nothing = nn.Parameter(torch.zeros(1))  # optimisers want one
+        self.nothing = nn.Parameter(torch.zeros(1))  # optimisers need a parameter
         rows = np.asarray(dataset.split.train_rows)
         self.train_user = np.asarray(dataset.table.user)[rows]
         self.train_item = np.asarray(dataset.table.item)[rows].astype(np.int64)
@@ -73,7 +73,7 @@ class CountingModel(SequentialRecommender):
         raise NotImplementedError
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Zero, without an effect on any parameter."""
+        """Zero, with no effect on any parameter."""
         return 0.0 * self.nothing.sum()
 
     def predict(self, interaction: Any) -> torch.Tensor:
@@ -81,16 +81,16 @@ class CountingModel(SequentialRecommender):
         return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
-        """``(B, n_items)`` scores of all items, in double precision: counts are large and what parts them small."""
+        """``(B, n_items)`` scores of all items, in double precision: counts are large, their differences small."""
         return torch.as_tensor(self.scores(interaction), dtype=torch.float64, device=self.device)
 
     def histories(self, interaction: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The batch's histories ``(B, L)``, 0 padded, and their lengths, in the memory of the host."""
+        """The batch's histories ``(B, L)``, 0 padded, and their lengths ``(B,)``, on the host."""
         return interaction[self.ITEM_SEQ].cpu().numpy(), interaction[self.ITEM_SEQ_LEN].cpu().numpy()
 
 
 def clock(table: Interactions) -> np.ndarray | None:
-    """``(n,)`` times of the interactions; ``None`` where there are none that compare between users."""
+    """``(n,)`` times of the interactions; ``None`` if there are none that can be compared between users."""
     if table.time is None or why_incomparable(table.facts):
         return None
     return np.asarray(table.time)

@@ -1,7 +1,7 @@
 """eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion (RecSys 2025, arXiv 2508.06450).
 
 SASRec's training at every position, LiGR's gated blocks (arXiv 2502.03417) and a sampled softmax. For a history with
-the item vectors ``E``, the places ``P`` and ``*`` by elements:
+item vectors ``E``, with position embeddings ``P`` and ``*`` element-wise:
 
      X = Dropout(E + P)
      X <- X + sigmoid(X G_1 + c_1) * Dropout(MHA(LN(X)))          causal, each of ``n_layers`` times
@@ -10,8 +10,8 @@ the item vectors ``E``, the places ``P`` and ``*`` by elements:
      score_i = LN(x_n) . e_i,  L = sampled softmax over ``n_negatives`` uniform negatives
 
 Deviates from the paper in: negatives are drawn once for a batch unless ``shared_negatives: False`` (one draw for each
-position in the release); histories are left-aligned and their places counted from the first item. Not known for sure:
-the width of FF (4 d here), biases in it (none here), and whether a layer norm stands before the scores (here one does).
+position in the release); histories are left-aligned and positions are counted from the first item. Not known for sure:
+the width of FF (4 d here), biases in it (none here), and whether a layer norm precedes the scores (here it does).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SwiGLU(nn.Module):
 
     Args:
         size: ``d``.
-        inner: its width.
+        inner: width of the hidden layer.
     """
 
     def __init__(self, size: int, inner: int) -> None:
@@ -47,7 +47,7 @@ class SwiGLU(nn.Module):
 
 
 class GatedBlock(nn.Module):
-    """One block of LiGR: attention and FF behind layer norms, each let through by a gate that reads the block's input.
+    """One block of LiGR: attention and FF behind layer norms, each scaled by a gate that reads the part's input.
 
     Args:
         size: ``d``.

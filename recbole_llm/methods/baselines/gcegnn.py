@@ -1,6 +1,6 @@
 """GCE-GNN: Global Context Enhanced Graph Neural Networks for Session-based Recommendation.
 
-SIGIR 2020, arXiv 2106.05081. Items are seen in two graphs, that of the session and that of all training sessions.
+SIGIR 2020, arXiv 2106.05081. Items are seen in two graphs, one of the session and one of all training sessions.
 Symbols: ``h`` item embeddings, ``s`` their mean over the session, ``||`` concatenation, ``N^g`` the ``n_neighbours``
 heaviest neighbours on the global graph with weights ``w`` (:func:`nearby_items`). In the paper's order:
 
@@ -13,17 +13,17 @@ Session level, over the session graph with self-loops; ``r`` is self, in, out or
 
      e_ij = LeakyReLU(a_r(i,j)^T (h_i * h_j)),  alpha = softmax over N^s(i),  h^s_i = sum_j alpha_ij h_j
 
-Session vector, for a session of ``l`` places; ``p`` are reversed position embeddings:
+Session vector, for a session of ``l`` positions; ``p`` are reversed position embeddings:
 
      h'_i = Dropout(h^g_i) + h^s_i
      z_i  = tanh(W_3 [h'_i || p_(l-i+1)] + b_3),  s' = 1/l sum_i h'_i
      beta_i = q_2^T sigmoid(W_4 z_i + W_5 s' + b_4),  S = sum_i beta_i h'_i
      score = S^T h,  L = CE
 
-Deviates from the paper in: a session's own transitions are among the counts of the global graph, as in the released
-code (the paper leaves them out, which would be a graph for each session). From the released code in: exactly the
-heaviest neighbours, padding masked (there drawn with repetition); relations as the paper defines them, for every
-order in which a session walks its edges.
+Deviates from the paper in: the global graph also counts a session's own transitions, as in the released code (the paper
+leaves them out, which would need a graph for each session). Deviates from the released code in: an item has exactly its
+heaviest neighbours, with padding masked (the release draws them with repetition); relations are as the paper defines
+them, in whatever order a session walks its edges.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class GlobalAggregator(nn.Module):
             session: ``(B, d)``, s.
         """
         batch, count, width, size = near.shape
-        # W_1 [(s * h_j) || w_ij] with s taken into W_1: neither the product nor the pairs are made.
+        # W_1 [(s * h_j) || w_ij] with s folded into W_1, so neither the product nor the concatenation is made.
         of_session = self.w_1.weight[:, :size] * session[:, None]
         of_weights = weights.reshape(batch, -1, 1) * self.w_1.weight[:, size]
         alike = torch.baddbmm(of_weights, near.view(batch, -1, size), of_session.transpose(1, 2))
@@ -88,11 +88,11 @@ class GlobalAggregator(nn.Module):
 class GCEGNN(SessionModel):
     """Session graph and global graph.
 
-    Settings: ``embedding_size`` ``d``, ``epsilon`` (places that count as near), ``n_neighbours`` of an item,
+    Settings: ``embedding_size`` ``d``, ``epsilon`` (largest distance of neighbours), ``n_neighbours`` of an item,
     ``n_hops`` on the global graph, ``leaky_slope``, ``dropout_gcn`` (on ``[h || h_N]``), ``dropout_local`` (on
     ``h^s``), ``dropout_global`` (on ``h^g``).
 
-    The global graph comes from the training interactions of the dataset alone; it is no part of a checkpoint.
+    The global graph is made from training interactions only and is not part of a checkpoint.
     """
 
     neighbours: torch.Tensor
@@ -128,7 +128,7 @@ class GCEGNN(SessionModel):
             self.item_embedding.weight[0].zero_()
 
     def global_level(self, items: torch.Tensor, session: torch.Tensor, hops: int) -> torch.Tensor:
-        """``h^g`` ``(B, n, d)`` of items ``(B, n)`` after some hops, with the session's mean ``(B, d)``."""
+        """``h^g`` ``(B, n, d)`` of items ``(B, n)`` after ``hops`` hops, given the session's mean ``(B, d)``."""
         if hops == 0:
             return self.item_embedding(items)
         near = self.neighbours[items]
@@ -155,7 +155,7 @@ class GCEGNN(SessionModel):
         near = self.dropout_local(self.session_level(self.item_embedding(items), edges))
         nodes = far + near
         places = nodes.gather(1, alias_inputs[:, :, None].expand(-1, -1, nodes.shape[2])) * real
-        # Reversed: the last item has position 0 whatever the length.
+        # Reversed: the last item has position 0 at any length.
         back = item_seq_len[:, None] - 1 - torch.arange(item_seq.shape[1], device=item_seq.device)
         position = self.position_embedding(back.clamp(min=0))
         z = torch.tanh(self.w_3(torch.cat([places, position], dim=2)))
@@ -164,23 +164,23 @@ class GCEGNN(SessionModel):
         return (beta * places).sum(dim=1)
 
     def encode(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> Session:
-        """``S``."""
+        """``S`` ``(B, d)``."""
         return Session(by_length(self._session_vectors, item_seq, item_seq_len))
 
 
 def nearby_items(
     owner: np.ndarray, items: np.ndarray, targets: np.ndarray, n_items: int, epsilon: int, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The items that most often stand near each item, over all training sessions.
+    """The items that are most often near each item, over all training sessions.
 
-    Two places of a session that are at most ``epsilon`` apart make their items neighbours of one another; the
-    weight of an edge is how often that happens (GCE-GNN, SIGIR 2020, section 3.2). Among equal weights at the
-    edge of the list a hash of the item decides, not its id.
+    Two positions of a session at most ``epsilon`` apart make their items neighbours of one another; the weight of an
+    edge is how often that happens (GCE-GNN, SIGIR 2020, section 3.2). Among equal weights a hash of the item decides
+    which neighbours are kept, not its id.
 
     Args:
         owner: ``(n,)`` session of each interaction; a session's interactions are consecutive, in order.
         items: ``(n,)`` item ids.
-        targets: the interactions that are counted, each with those before it.
+        targets: rows of the interactions that are counted, each with those before it.
         n_items: number of ids, padding included.
         epsilon: largest distance of two neighbours.
         n_neighbours: neighbours that an item keeps.

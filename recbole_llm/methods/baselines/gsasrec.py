@@ -1,8 +1,8 @@
 """gSASRec: Reducing Overconfidence in Sequential Recommendation Trained with Negative Sampling.
 
 RecSys 2023, arXiv 2308.07192. SASRec (ICDM 2018, arXiv 1808.09781) trained at every position by gBCE with many
-negatives. With item vectors ``E``, places ``P``, causal attention ``SA`` and ``g'(x) = x + Dropout(g(LN(x)))`` around
-each part ``g`` (SASRec, section III-C):
+negatives. With item vectors ``E``, position embeddings ``P``, causal attention ``SA`` and
+``g'(x) = x + Dropout(g(LN(x)))`` around each part ``g`` (SASRec, section III-C):
 
      X = Dropout(E + P)
      X <- SA'(X),  X <- FF'(X),  FF(x) = ReLU(x W_1 + b_1) W_2 + b_2          ``n_layers`` times
@@ -10,11 +10,11 @@ each part ``g`` (SASRec, section III-C):
      L = -1/(n + 1) [log sigmoid(s_t)^beta + sum_j log(1 - sigmoid(s_j))]     ``n`` negatives ``j``
      beta = alpha (t (1 - 1 / alpha) + 1 / alpha),  alpha = n / (N - 1)       ``t`` the calibration
 
-The loss is ``gbce`` of ``layers/next_item.py``; ``t = 0`` gives SASRec's own.
+The loss is ``gbce`` of ``layers/next_item.py``; ``t = 0`` gives SASRec's own loss.
 
 Deviates from the paper in: negatives are drawn once for a batch unless ``shared_negatives: False``, and may be items of
-the user's history. From the release in: items that are read and items that are scored have the same vectors, as in the
-papers. Not known for sure: whether FF is wider than ``d`` (not here).
+the user's history. Deviates from the release in: input and output items have the same vectors, as in the papers. Not
+known for sure: whether FF is wider than ``d`` (not here).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from recbole_llm.methods.baselines.settings import GSASRecSettings
 
 
 class gSASRec(SequenceModel):  # noqa: N801 - the paper's spelling
-    """SASRec with layer norms before its parts, by gBCE."""
+    """Pre-norm SASRec, trained by gBCE."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

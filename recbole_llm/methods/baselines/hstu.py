@@ -1,7 +1,7 @@
 """HSTU: Actions Speak Louder than Words, Hierarchical Sequential Transduction Units (ICML 2024, arXiv 2402.17152).
 
-Pointwise aggregated attention: no softmax over the history, so that a state may tell how much of a taste there is. With
-item vectors ``E``, places ``P`` and times ``t`` of the history, ``phi`` SiLU, each of ``n_layers`` times:
+Pointwise aggregated attention: there is no softmax over the history, so a state can tell how strong a preference is.
+With item vectors ``E``, position embeddings ``P`` and times ``t`` of the history, ``phi`` SiLU, ``n_layers`` times:
 
      X = Dropout(sqrt(d) E + P)
      U, V, Q, K = Split(phi(LN(X) W_1 + b_1))                                       equation 1
@@ -12,10 +12,10 @@ item vectors ``E``, places ``P`` and times ``t`` of the history, ``phi`` SiLU, e
 
 ``L`` is ``MAX_ITEM_LIST_LENGTH`` whatever the history's length, as released. ``rab`` is shared by the heads of a layer.
 
-Deviates from the release in: ``t_i`` is the time of the item that was read last; there it is the time of the item that
-is to be predicted, which no other model of a table knows. Negatives are drawn once for a batch unless
-``shared_negatives: False``. Not taken over: ratings as input and stochastic length. Not known for sure: the deviation
-of the tables of ``rab`` at the start (0.02 here).
+Deviates from the release in: ``t_i`` is the time of the last item read; in the release it is the time of the item to
+predict, which no other model in a table knows. Negatives are drawn once for a batch unless ``shared_negatives: False``.
+Left out: ratings as input and stochastic length. Not known for sure: the initial deviation of the tables of ``rab``
+(0.02 here).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _BASE = 0.301  # of the logarithm of times, as released
 
 
 def time_buckets(times: torch.Tensor, count: int) -> torch.Tensor:
-    """``(B, L, L)`` int64 bucket of the time between each place and each other one.
+    """``(B, L, L)`` int64 bucket of the time between each two positions.
 
     Args:
         times: ``(B, L)``.
-        count: of buckets; longer times are in the last one.
+        count: number of buckets; longer times fall into the last one.
     """
     apart = (times[:, :, None] - times[:, None, :]).abs().clamp(min=1)
     return (apart.double().log() / _BASE).long().clamp_(max=count - 1)
@@ -52,10 +52,10 @@ class HSTULayer(nn.Module):
 
     Args:
         size: ``d``.
-        heads: how many; ``d`` is divided among them.
+        heads: number of heads; ``d`` is divided among them.
         longest: ``L``.
-        buckets: of times; 0 for no bias by time.
-        by_place: bias by relative place.
+        buckets: number of time buckets; 0 for no bias by time.
+        by_place: whether there is a bias by relative position.
         dropout, attn_dropout: before ``W_2``, and of ``A``.
     """
 
@@ -87,7 +87,7 @@ class HSTULayer(nn.Module):
 
 
 class HSTU(SequenceModel):
-    """Pointwise aggregated attention with biases by relative place and time."""
+    """Pointwise aggregated attention with biases by relative position and time."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -116,7 +116,7 @@ class HSTU(SequenceModel):
         self.reset_parameters(settings.initializer_range)
 
     def encode(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor, *columns: torch.Tensor) -> torch.Tensor:
-        """Directions of ``X``, divided by the temperature, ``(B, L, d)``."""
+        """Normalised ``X``, divided by the temperature, ``(B, L, d)``."""
         place = torch.arange(item_seq.shape[1], device=item_seq.device)
         x = self.item_embedding(item_seq) * math.sqrt(self.size) + self.position_embedding(place)
         x = self.dropout(x)
@@ -126,5 +126,5 @@ class HSTU(SequenceModel):
         return F.normalize(x, dim=2) / self.temperature
 
     def item_vectors(self) -> torch.Tensor:
-        """Directions of the item vectors, ``(n_items, d)``."""
+        """Normalised item vectors, ``(n_items, d)``."""
         return F.normalize(self.item_embedding.weight, dim=1)

@@ -1,14 +1,14 @@
 """Lists: lists that were made elsewhere (``--lists=FILE``) as a row of the table; no model of a paper.
 
-A text file with a header, its columns parted by tabs or commas: ``user_id``, ``item_id``, and ``rank`` (1 is best) or
-``score`` (the highest is best); where a protocol has several cases a user, ``position`` too, the place of the target in
-the user's whole history. What ``recommend`` writes is such a file. Where both stand there, ``rank`` counts.
+The file is text with a header and columns separated by tabs or commas: ``user_id``, ``item_id``, and ``rank`` (1 is
+best) or ``score`` (the highest is best); if it has both, ``rank`` counts. If a protocol has several cases per user, the
+file also needs ``position``, the index of the target in the user's whole history. ``recommend`` writes such files.
 
      score_i = -rank_i or score_i for what is listed; all other items tie below it
 
-Cases, masks, metrics and tests are those of any row. Ties count as their expectation, so that a list of ``K`` items has
-the metrics of the model that made it up to ``@K``, to the digit. A user without a list has items in no order, and so
-has one whose listed items are all masked.
+Cases, masks, metrics and tests are the same as for any row. Ties count as their expectation, so a list of ``K`` items
+has exactly the metrics, up to ``@K``, of the model that made it. For a user without a list, or whose listed items are
+all masked, all items tie.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEEDED = ("user_id", "item_id")
 
 
 class Lists(CountingModel):
-    """Scores of a file."""
+    """Scores read from a file."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -61,9 +61,8 @@ class Lists(CountingModel):
         order = np.flatnonzero(kept)[np.argsort(key[kept], kind="stable")]
         self.key, self.item, self.value = key[order], item[order], frame["value"].to_numpy()[order]
         least = frame["value"].min()
-        self.below = float(
-            min(least - 1.0, np.nextafter(least, -np.inf))
-        )  # one less than a large number is that number
+        # A large float minus one may be the same float.
+        self.below = float(min(least - 1.0, np.nextafter(least, -np.inf)))
         wanted = self._keys(cases.user, cases.end - np.asarray(table.offsets)[cases.user])
         begin = self._ends(wanted, "left")
         length = self._ends(wanted, "right") - begin
@@ -106,7 +105,7 @@ class Lists(CountingModel):
         return np.searchsorted(self.key, keys, side=side)
 
     def scores(self, interaction: Any) -> np.ndarray:
-        """What the file says; the same for all that it does not list."""
+        """Scores of the file, and one lower score for all items that it does not list."""
         user, position = (interaction[name].cpu().numpy() for name in (self.USER_ID, "position"))
         keys = self._keys(user, position)
         found = np.full((len(keys), self.n_items), self.below)
@@ -116,11 +115,11 @@ class Lists(CountingModel):
 
 
 def in_history(table: Interactions, cases: Cases, case: np.ndarray, item: np.ndarray) -> np.ndarray:
-    """Which items ``(n,)`` stand in the visible histories of their cases, those that are the case's target apart.
+    """``(n,)`` bool, which items are in the visible history of their case without being one of its targets.
 
     Args:
         table: the interactions.
-        cases: all of them.
+        cases: all cases.
         case: ``(n,)`` numbers of cases.
         item: ``(n,)`` item ids.
     """
@@ -136,7 +135,7 @@ def in_history(table: Interactions, cases: Cases, case: np.ndarray, item: np.nda
 def is_ranked(
     table: Interactions, cases: Cases, case: np.ndarray, item: np.ndarray, seen: np.ndarray, mask_history: bool
 ) -> np.ndarray:
-    """Which items ``(n,)`` are ranked in their cases: candidates, or all but those that are ``seen`` and masked."""
+    """``(n,)`` bool, which items are ranked in their cases: candidates, or all but masked ``seen`` items."""
     if cases.candidates is None:
         return ~seen if mask_history else np.ones(len(item), dtype=bool)
     candidates = _pairs(table, np.arange(len(cases))[:, None], cases.candidates)
@@ -149,7 +148,7 @@ def _pairs(table: Interactions, case: np.ndarray, item: np.ndarray) -> np.ndarra
 
 
 def read_lists(path: Path) -> pd.DataFrame:
-    """``user_id`` and ``item_id`` as text, ``value``, the higher the better, and ``position`` where the file has it.
+    """``user_id`` and ``item_id`` as text, ``value`` (higher is better), and ``position`` if the file has it.
 
     Raises:
         UserError: the file cannot be read, lacks a column, holds a value that is not a number, or names an item
@@ -164,14 +163,14 @@ def read_lists(path: Path) -> pd.DataFrame:
         raise UserError(f"--lists={path}: there is no such file.") from None
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"--lists={path} cannot be read: {one_line(error, 200)}") from error
-    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the columns that are too many for names of rows
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas reads surplus columns as row names
         raise UserError(
             f"--lists={path}: its rows have more columns than its header: name them all there, or leave out what is "
             "too much (names of rows, separators at the ends of lines)."
         )
     if mark == "\t":
         frame = frame.rename(columns=_bare).map(_bare, na_action="ignore")
-    frame.columns = [str(name).strip().partition(":")[0] for name in frame.columns]  # atomic files name types too
+    frame.columns = [str(name).strip().partition(":")[0] for name in frame.columns]  # atomic files: name:type
     lacking = [name for name in _NEEDED if name not in frame]
     ranked = next((name for name in ("rank", "score") if name in frame), None)
     if lacking or ranked is None or not len(frame):

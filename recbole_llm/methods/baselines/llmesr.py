@@ -1,7 +1,7 @@
 """LLM-ESR: Large Language Models Enhancement for Long-tailed Sequential Recommendation.
 
-NeurIPS 2024, arXiv 2405.20646. Two views of each item, of its text and of its id, read by one encoder ``f``
-(SASRec's), and users taught by users whose texts are alike. In the paper's order:
+NeurIPS 2024, arXiv 2405.20646. One encoder ``f`` (SASRec's) reads two views of each item, its text and its id. Each
+user also learns from users with similar texts. In the paper's order:
 
      e^se_i = W_2 (W_1 x_i + b_1) + b_2                  ``x_i`` the frozen text vector
      e^co_i  learned, from the principal components of ``x``
@@ -9,13 +9,13 @@ NeurIPS 2024, arXiv 2405.20646. Two views of each item, of its text and of its i
      u = [f(S^se) ; f(S^co)],  score_i = u . [e^se_i ; e^co_i]
      L = L_rank + distillation_weight * mean_u 1/(2 d) |u - t_u|^2,  t_u the mean of ``u'`` over the ``similar_users``
 
-``t_u`` has no gradient. ``distillation_weight`` is in units of the mean over the ``2 d`` numbers of ``u``. Users are
-alike by their vectors: of a file (``--vectors``), or the mean of their training items'.
+``t_u`` has no gradient. ``distillation_weight`` multiplies a mean over the ``2 d`` entries of ``u``. The similarity of
+users is that of their vectors, which come from a file (``--vectors``) or are the mean of their training items' vectors.
 
-Deviates from the paper in: L_rank is what ``objective`` says, by default a softmax over all items, as that of the other
-rows of a table (there pairwise, with one negative). Cross-attention sees what stands before, so that a model may train
-at every position. Users' vectors come from an LLM there. Not known for sure: whether the two views are added to what
-cross-attention gives (here they are not), and heads in it (one here).
+Deviates from the paper in: L_rank follows ``objective``, by default a softmax over all items as in the other rows of a
+table (the paper: pairwise, with one negative). Cross-attention is causal, so that a model can train at every position.
+The paper's user vectors come from an LLM. Not known for sure: whether the two views are added to the output of
+cross-attention (here they are not), and its number of heads (one here).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from recbole_llm.training.initial import start_from_vectors
 
 
 class AdaptedTexts(MadeItemEmbedding):
-    """``e^se``.
+    """``e^se``, the adapted text vectors.
 
     Args:
         texts: ``(n_items, d_enc)``.
@@ -63,7 +63,7 @@ class AdaptedTexts(MadeItemEmbedding):
 
 
 class CrossAttention(nn.Module):
-    """One view asked by the other.
+    """Causal attention in which one view asks the other.
 
     Args:
         size: ``d``.
@@ -76,14 +76,14 @@ class CrossAttention(nn.Module):
         self.dropout = dropout
 
     def forward(self, asking: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
-        """``(B, L, d)``; a place sees itself and those before it."""
+        """``(B, L, d)``; a position sees itself and those before it."""
         parts = (self.query(asking), self.key(asked), self.value(asked))
         query, key, value = (part[:, None] for part in parts)
         return attend(query, key, value, self.dropout if self.training else 0.0)[:, 0]
 
 
 class LLMESR(SequenceModel):
-    """Dual view, cross-attention, similar users. Without semantic features it is its view of ids alone."""
+    """Dual view, cross-attention, similar users. Without semantic features only the view of ids is left."""
 
     neighbours: torch.Tensor
     trained_items: torch.Tensor
@@ -113,7 +113,7 @@ class LLMESR(SequenceModel):
             self._find_similar_users(dataset, features.user_vectors(), settings.similar_users)
 
     def _find_similar_users(self, dataset: Any, given: tuple[torch.Tensor, torch.Tensor] | None, count: int) -> None:
-        """For each user the users most like it, and the last training items of all."""
+        """Find each user's most similar users, and keep the last training items of all users."""
         assert self.semantic is not None
         rows = whole_histories(dataset.table, np.asarray(dataset.split.train_rows))
         user, item = (np.asarray(column)[rows].astype(np.int64) for column in (dataset.table.user, dataset.table.item))
@@ -148,12 +148,12 @@ class LLMESR(SequenceModel):
         return torch.cat([self._read(texts), self._read(ids)], dim=2)
 
     def _read(self, view: torch.Tensor) -> torch.Tensor:
-        """``f``, with places."""
+        """``f``, with position embeddings."""
         place = torch.arange(view.shape[1], device=view.device)
         return encode_all(self.layers, self.dropout(self.norm(view + self.position_embedding(place))))
 
     def teachers(self, users: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """``t_u`` ``(B, 2 d)`` of some users, and which of them have one."""
+        """``t_u`` ``(B, 2 d)`` of some users ``(B,)``, and ``(B,)`` bool: which of them have one."""
         near = self.neighbours[users]
         if at_hand(near):  # users share neighbours
             needed, place = near.unique(return_inverse=True)
@@ -165,7 +165,7 @@ class LLMESR(SequenceModel):
         return states[place].mean(dim=1), (near > 0).all(dim=1)
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        """The loss of a batch, and that of the distillation."""
+        """The ranking loss of a batch, and the weighted distillation loss."""
         if self.semantic is None:
             return super().calculate_loss(interaction)
         with self.semantic.made_once():

@@ -3,7 +3,7 @@
      p(i | l) = (n_li + smoothing * p_i) / (n_l + smoothing),  p_i = n_i / n
 
 ``n_li`` counts the training targets ``i`` that directly follow ``l``; ``l`` is the last item of the history. Smoothing
-is towards popularity, so that an item without transitions has it.
+pulls towards popularity, which alone ranks the items after an ``l`` without transitions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from recbole_llm.methods.baselines.settings import MarkovChainSettings
 
 
 class MarkovChain(CountingModel):
-    """Counts of what follows the last item."""
+    """Counts of the items that follow the last item."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)

@@ -1,13 +1,13 @@
 """MIND: Multi-Interest Network with Dynamic Routing for Recommendation at Tmall (CIKM 2019, arXiv 1904.08030).
 
-Behaviour-to-interest routing with one bilinear map ``S`` for all interests and random first logits
-(section 4.2), ``H``: two ReLU layers on each capsule (section 4.3), label-aware attention in training
-(section 4.4):
+Behaviour-to-interest routing with one bilinear map ``S`` for all interests and random first logits (section 4.2); two
+linear layers ``H`` with ReLU between on each capsule (section 4.3); label-aware attention in training (section 4.4):
 
-     u_l = S e_l,  b ~ N(0, 1),  v_k by routing,  V = softmax_k((V_k . e_t)^p)
+     u_l = S e_l,  b ~ N(0, 1),  v_k by routing,  V_k = H(v_k)
+     user = sum_k softmax_k((V_k . e_t)^p) V_k
 
-Deviates from the paper in: no user profile enters ``H`` (the datasets have none); the number of interests is
-``K`` for all unless ``adaptive_interests`` (equation 9: ``max(1, min(K, log2 n))``).
+Deviates from the paper in: no user profile enters ``H`` (the datasets have none); every user has ``K`` interests unless
+``adaptive_interests`` (equation 9: ``max(1, min(K, log2 n))``).
 """
 
 from __future__ import annotations

@@ -12,11 +12,11 @@ of ``n`` clicks and levels 1 to ``K = order``, in the paper's order:
      p_k = phi_1 softmax(logits of the session's items) + phi_2 softmax(the others'),  phi = softmax(MLP(z_k))
      p = sum_k softmax(a)_k p_k,   L = -log p(target)
 
-Deviates from the release in: a session shorter than ``k`` has one unit of level ``k``, filled up with its last click
-(there ``k`` times the item of the smallest id); item embeddings have no largest norm, since cosines compare them; a
-relation without an edge in the whole batch adds its ``R_r x_v`` all the same, so that a session's scores do not hang on
-its batch. LLM-DMsRec's release aligns the intents with ``g_1`` and ``l_1`` and fuses nothing (``fusion: False``);
-fused, ``z_k = W [l_k ; g_k ; x' ; y'] + b``.
+Deviates from the release in: a session shorter than ``k`` has one unit of level ``k``, padded with its last click (the
+release takes ``k`` times the item with the smallest id); item embeddings have no maximum norm, since only cosines
+compare them; a relation without an edge in the whole batch still adds its ``R_r x_v``, so a session's scores do not
+depend on its batch. LLM-DMsRec's release aligns the intents with ``g_1`` and ``l_1`` and fuses nothing
+(``fusion: False``); fused, ``z_k = W [l_k ; g_k ; x' ; y'] + b``.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ NOWHERE = -1e9  # logit of padding; an infinite one has no gradient
 
 
 class Units:
-    """The units of a batch of sessions and what joins them.
+    """The units of a batch of sessions and the edges between them.
 
-    A unit stands at the first position where it is walked; other positions are no nodes.
+    A unit's node is the first position at which it begins; other positions are no nodes.
 
     Args:
         item_seq: ``(B, L)`` item ids, left-aligned, 0 padded.
@@ -73,8 +73,8 @@ class Units:
     def edges(self, source: int, target: int) -> torch.Tensor:
         """``(B, L, L)`` bool at ``[source node, target node]``, between levels counted from 0.
 
-        Within a level from each unit to the next; from clicks to the unit that begins after them; from units to the
-        click that comes after them.
+        Edges go within a level from each unit to the next, from a click to the unit that begins after it, and from a
+        unit to the click after it.
         """
         step = source + 1 if source > target else 1
         longest = max(source, target) if source != target else source
@@ -110,7 +110,7 @@ class GraphAttention(nn.Module):
         return self.map(self.dropout(vectors)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def forward(self, source: torch.Tensor, target: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        """``(B, H, T, d)`` what arrives at the targets.
+        """``(B, H, T, d)`` attended vectors at the targets.
 
         Args:
             source, target: ``(B, H, S, d)`` and ``(B, H, T, d)``, mapped.
@@ -129,7 +129,7 @@ class GraphAttention(nn.Module):
 
 
 class Direction(nn.Module):
-    """Graph attention along all edges, or against them: one for each level, and one for edges between levels."""
+    """Graph attention along all edges or against them: one layer per level, and one for edges between levels."""
 
     def __init__(self, size: int, order: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class MSGIFSR(SessionModel):
     """Units of several clicks in one graph.
 
     Settings: ``embedding_size`` ``d``, ``order`` ``K``, ``n_heads`` ``H``, ``dropout_prob``, ``logit_scale``,
-    ``repeat_explore`` (one softmax over all items without it).
+    ``repeat_explore`` (without it, one softmax over all items).
     """
 
     def __init__(self, config: Any, dataset: Any) -> None:

@@ -3,10 +3,10 @@
      score_i = #{training interactions with i at times in (t - D, t]} + popularity_i
 
 ``t`` is the time of the last item of the history, ``D`` one of ``days``; ``popularity_i`` is below one. Each epoch
-takes the next of ``days``, and validation keeps the best, as it keeps the best epoch of other models. All of ``days``
-are tried, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say.
+takes the next of ``days``, and validation keeps the best, like the best epoch of other models. All of ``days`` are
+tried, whatever ``epochs``, ``eval_step`` and ``stopping_step`` say.
 
-Deviates from the paper in: ``D`` is fitted instead of fixed; counts do not fade within the days.
+Deviates from the paper in: ``D`` is fitted instead of fixed; counts do not fade within the ``D`` days.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DAY = 86_400
 
 
 class PopRecent(CountingModel):
-    """Counts up to now of all items; a number of days is chosen by validation."""
+    """Counts of all items over the last days; validation chooses the number of days."""
 
     days: torch.Tensor
 
@@ -49,11 +49,11 @@ class PopRecent(CountingModel):
         order = np.argsort(when, kind="stable")
         self.when, self.what = when[order], self.train_item[order]
         self.time_column = config["TIME_FIELD"] + config["LIST_SUFFIX"]
-        self.epoch = 0  # checkpoints hold whole numbers of a model
+        self.epoch = 0  # checkpoints hold a model's plain numbers
         self.register_buffer("days", torch.tensor(self.choices[0]))
 
     def calculate_loss(self, interaction: Any) -> torch.Tensor:
-        """Zero; the next number of days is taken."""
+        """Zero; takes the next number of days."""
         self.days.fill_(self.choices[min(self.epoch, len(self.choices) - 1)])
         self.epoch += 1
         return super().calculate_loss(interaction)
@@ -68,7 +68,7 @@ class PopRecent(CountingModel):
         begins = np.searchsorted(self.when, now - days * DAY, side="right") if days else np.zeros_like(ends)
         found = np.empty((len(now), self.n_items))
         counts, begin, end = np.zeros(self.n_items, dtype=np.int64), 0, 0
-        for case in np.argsort(now, kind="stable"):  # both ends of the days move on with the cases
+        for case in np.argsort(now, kind="stable"):  # both ends of the window move on with the cases
             counts += np.bincount(self.what[end : ends[case]], minlength=self.n_items)
             end = ends[case]
             counts -= np.bincount(self.what[begin : begins[case]], minlength=self.n_items)

@@ -2,7 +2,7 @@
 
      score_i = #{i in the history} + popularity_i,  popularity_i < 1
 
-Where items of the history are not ranked (``mask_history``) it is popularity alone.
+If items of the history are not ranked (``mask_history``), only popularity is left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recbole_llm.methods.baselines.counting import CountingModel
 
 
 class PopUser(CountingModel):
-    """Counts in the history; popularity decides between equals."""
+    """Counts in the history; popularity breaks ties."""
 
     def scores(self, interaction: Any) -> np.ndarray:
         """Counts in each history."""

@@ -1,12 +1,12 @@
 """REMI: Rethinking Multi-Interest Learning for Candidate Matching (RecSys 2023, arXiv 2302.14532).
 
-ComiRec-SA with two additions: hard negatives that count more in a sampled softmax (equation 7, only with
-``n_sampled``), and routing regularisation (equation 9), which keeps an interest from collapsing on one item:
+ComiRec-SA with two additions: hard negatives weigh more in a sampled softmax (equation 7, only with ``n_sampled``),
+and routing regularisation keeps an interest from collapsing on one item (equation 9):
 
      L = L_rec + lambda L_RR,   L_RR = sum_b || diag(C_b) ||^2,   C = (A - mean(A)) (A - mean(A))^T / d
 
-Deviates from the release in: its sum runs over batches of 128; here it is 128 times the mean over the batch, so that
-lambda means the same for batches of any size; padding has no part in ``mean(A)``.
+Deviates from the release in: the release sums over batches of 128; here the sum is 128 times the mean over the batch,
+so that lambda means the same for batches of any size; padding has no part in ``mean(A)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_llm.layers.capsule import routing_regulariser
 from recbole_llm.methods.baselines.comirec import ComiRecSA
 from recbole_llm.methods.baselines.settings import REMISettings
 
-RELEASED_BATCH = 128  # what lambda = 100 was chosen with
+RELEASED_BATCH = 128  # batch size for which lambda = 100 was chosen
 
 
 class REMI(ComiRecSA):
@@ -34,7 +34,7 @@ class REMI(ComiRecSA):
         self.routing_weight = settings.routing_weight
 
     def losses(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss, the interest that answered ``(B, d)`` and the target vectors ``(B, d)``."""
+        """The loss, the interest read out ``(B, d)`` and the target vectors ``(B, d)``."""
         target = interaction[self.POS_ITEM_ID]
         interests, attention = self.attention(*self.embedded(interaction[self.ITEM_SEQ]))
         target_vector = self.item_embedding(target)

@@ -1,12 +1,12 @@
-"""SASRecText: SASRec over frozen text vectors, the control that every LLM method must be seen beside.
+"""SASRecText: SASRec over frozen text vectors, the control to compare every LLM method with.
 
 SASRec (ICDM 2018, arXiv 1808.09781) whose item embeddings are made from text:
 
      e_i = adaptor(t_i) [+ id_i],   score(u, i) = SASRec(e_1 .. e_n) . e_i
 
 ``t_i`` is the mean of the frozen vectors of the item's title, categories and brand, as far as it has them, or the
-item's vector in a file (``--vectors``). It reads the same texts through the same encoder as the LLM methods and asks no
-LLM: a method's gain over SASRec that is no gain over SASRecText did not need one.
+item's vector in a file (``--vectors``). SASRecText reads the same texts through the same encoder as the LLM methods but
+asks no LLM. If a method beats SASRec but not SASRecText, the gain comes from text features, not from the LLM.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from recbole_llm.methods.baselines.settings import SASRecTextSettings
 
 
 class MadeItemEmbedding(nn.Module):
-    """Stands where a model has ``nn.Embedding`` of items: a table that is computed. Subclasses give it."""
+    """Item embeddings from a table that is computed, in the place of ``nn.Embedding``. Subclasses give the table."""
 
     def __init__(self) -> None:
         super().__init__()
         self._made: torch.Tensor | None = None
 
     def table(self) -> torch.Tensor:
-        """``(n_items, size)``: made anew in each call; what row 0 holds does not count."""
+        """``(n_items, size)``: computed anew in each call; row 0 may hold anything."""
         raise NotImplementedError
 
     @property
@@ -48,12 +48,12 @@ class MadeItemEmbedding(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
-        """``(n_items, size)``: the table that scores are taken with."""
+        """``(n_items, size)``: the table that items are scored with."""
         return self.looked_up
 
     @contextmanager
     def made_once(self) -> Iterator[None]:
-        """Make the table once for everything inside: a batch looks items up many times."""
+        """Compute the table once for everything inside, since a batch looks items up many times."""
         self._made = self.looked_up
         try:
             yield
@@ -83,7 +83,7 @@ class SASRecText(SequentialRecommender):
         return accelerated(SASRec)(config, dataset)
 
     def text_embedding(self, config: Any, features: Any) -> MadeItemEmbedding:
-        """What takes the place of the backbone's embeddings."""
+        """The embedding that replaces the backbone's."""
         settings = SASRecTextSettings.of(config)
         return TextItemEmbedding(
             features.item_vectors(settings.text_columns)[0],
@@ -117,14 +117,14 @@ ADAPTORS = ("linear", "mlp")
 
 
 class TextItemEmbedding(MadeItemEmbedding):
-    """``adaptor(t_i)``, plus an id embedding by choice.
+    """``adaptor(t_i)``, optionally plus an id embedding.
 
     Args:
         texts: ``(n_items, d_enc)`` frozen text vectors; zero rows for items without text.
         size: dimension of the embeddings.
         adaptor: ``linear`` or ``mlp`` (one hidden layer of ``size``, GELU).
         with_ids: add a learned embedding of the item's id.
-        deviation: of the normal distribution that parameters start from.
+        deviation: of the normal distribution that id embeddings start from.
     """
 
     texts: torch.Tensor

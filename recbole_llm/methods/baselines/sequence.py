@@ -1,7 +1,7 @@
-"""What sequential models share that have a state after each item and score items by products with it.
+"""Base of sequential models that have a state after each item and score items by dot products with it.
 
 A subclass gives the states. Training at one position or at all of them, the losses of ``layers/next_item.py`` and the
-scores follow from these.
+scores follow from the states.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_llm.methods.baselines.settings import SequenceSettings
 
 
 class SequenceModel(SequentialRecommender):
-    """A model of states; ``x_n . e_i`` is the score of item ``i`` after the history ``1..n``."""
+    """A model with a state ``x_n`` after each item; ``x_n . e_i`` scores item ``i`` after the history ``1..n``."""
 
     reads_past_length = False
     every_position = True
@@ -34,7 +34,7 @@ class SequenceModel(SequentialRecommender):
         self.next_item_loss = next_item_loss(config, dataset)
 
     def reset_parameters(self, deviation: float) -> None:
-        """Embeddings normal of a deviation, matrices by Xavier, vectors as their modules have them."""
+        """Initialise embeddings normally with this deviation and linear layers by Xavier, with biases of zero."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=deviation)
@@ -51,16 +51,16 @@ class SequenceModel(SequentialRecommender):
         Args:
             item_seq: ``(B, L)`` ids, left-aligned, 0 padded.
             item_seq_len: ``(B,)`` lengths.
-            columns: ``(B, L)``, those that ``columns`` names.
+            columns: ``(B, L)`` each, the batch's columns that the attribute ``columns`` names.
         """
         raise NotImplementedError
 
     def item_vectors(self) -> torch.Tensor:
-        """``(n_items, d)``: what scores are taken with."""
+        """``(n_items, d)``: the vectors that items are scored with."""
         return self.item_embedding.weight
 
     def embedded(self, item_seq: torch.Tensor) -> torch.Tensor:
-        """``e_i + p``, items and their places, ``(B, L, d)``."""
+        """``e_i + p``, item vectors plus position embeddings, ``(B, L, d)``."""
         place = torch.arange(item_seq.shape[1], device=item_seq.device)
         return self.item_embedding(item_seq) + self.position_embedding(place)
 
@@ -77,7 +77,7 @@ class SequenceModel(SequentialRecommender):
         return _at(self.encode(item_seq, item_seq_len, *columns), item_seq_len)
 
     def loss_and_last(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of a batch, at every position where it says so, and the states after whole histories ``(B, d)``."""
+        """The loss of a batch, at every position if it has ``TARGETS``, and the states after whole histories."""
         if TARGETS in interaction:
             width = interaction[self.ITEM_SEQ].shape[1]
             states = self._by_length(padded(self.encode, width), interaction)

@@ -1,7 +1,7 @@
-"""What a session model shows of itself, so that another method can enter between its states and its scores.
+"""The interface of session models, by which another method can enter between their states and their scores.
 
-A session model encodes a session to one or more vectors, joins them by its last layer to ``z`` and scores items by
-``z``. LLM-DMsRec (``methods/llmdmsrec/model.py``) puts intents beside the vectors, before a last layer of its own.
+A session model encodes a session to one or more vectors, maps them by its last layer to ``z`` and scores items by
+``z``. LLM-DMsRec (``methods/llmdmsrec/model.py``) joins intents to the vectors, before a last layer of its own.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Session(NamedTuple):
     """A batch of encoded sessions.
 
     Attributes:
-        vectors: ``(B, k d)``, what the last layer reads, or ``(B, K, k d)`` where it makes several vectors of a
-            session; the first ``d`` are the structural intent ``g``.
-        attended: what scores attend to, where they do.
-        structural: ``(B, d)`` twice, what explicit and latent intents are aligned with, where they are not the ``g``.
-        items: ``(B, L)`` the session's items (0 padded), where scores ask for them.
+        vectors: ``(B, k d)`` input of the last layer, or ``(B, K, k d)`` for several vectors per session; the first
+            ``d`` entries are the structural intent ``g`` unless ``structural`` is given.
+        attended: what scores attend to, if they do.
+        structural: two ``(B, d)``, with which explicit and latent intents are aligned, if not with ``g``.
+        items: ``(B, L)`` the session's items (0 padded), if scores need them.
     """
 
     vectors: torch.Tensor
@@ -37,10 +37,10 @@ class Session(NamedTuple):
 
 
 class SessionEncoder(nn.Module):
-    """The parts of a session model; a mixin before its class.
+    """The parts of a session model; a mixin that precedes the model's class.
 
     Attributes:
-        item_embedding: of ``d`` dimensions, with the padding item in row 0.
+        item_embedding: ``d`` dimensions, the padding item in row 0.
         readout: the last layer, from ``Session.vectors`` to ``z`` ``(B, d)``.
         n_items: ``N``, the padding item counted.
     """
@@ -54,7 +54,7 @@ class SessionEncoder(nn.Module):
         raise NotImplementedError
 
     def loss(self, z: torch.Tensor, session: Session, target: torch.Tensor) -> torch.Tensor:
-        """Softmax over all items, and what the model adds; ``z`` ``(B, d)``, ``target`` ``(B,)``."""
+        """Softmax over all items plus the model's own terms; ``z`` ``(B, d)``, ``target`` ``(B,)``."""
         return linear_cross_entropy(z, self.item_embedding.weight, target)
 
     def scores(self, z: torch.Tensor, session: Session) -> torch.Tensor:
@@ -67,7 +67,7 @@ class SessionEncoder(nn.Module):
 
 
 class SessionModel(SessionEncoder, SequentialRecommender):
-    """A session model that is one in its own right."""
+    """A session model that can be trained by itself."""
 
     reads_past_length = False
     gather_indexes: Callable[..., torch.Tensor]  # RecBole's
@@ -122,6 +122,6 @@ class GCSANEncoder(SessionEncoder, accelerated(GCSAN)):  # type: ignore[misc]
         return Session(self.forward(item_seq, item_seq_len))
 
     def loss(self, z: torch.Tensor, session: Session, target: torch.Tensor) -> torch.Tensor:
-        """Softmax over all items and the norm of the item embeddings."""
+        """Softmax over all items plus the weighted norm of the item embeddings."""
         weight = self.item_embedding.weight
         return super().loss(z, session, target) + self.reg_weight * self.reg_loss(weight)

@@ -11,21 +11,21 @@ from recbole_llm.settings.schema import USER, Role, SettingsModel, setting
 
 
 class SoftmaxSettings(SettingsModel):
-    """What models that train by a softmax over items share."""
+    """Settings shared by models that train by a softmax over items."""
 
     embedding_size: Count = setting("Dimension d of item vectors.")
     loss_type: Literal["CE"] = setting("Training loss: a softmax over items.")
 
 
 class MultiInterestSettings(SoftmaxSettings):
-    """What the multi-interest family shares (ComiRec, REMI)."""
+    """Settings shared by the multi-interest family (ComiRec, REMI)."""
 
     n_interests: Count = setting("Number K of interests.")
     n_sampled: Whole = setting("Negatives of a sampled softmax; 0 takes all items (REMI's release: 1280).")
     hard_negative_beta: Amount = setting("Weight of hard sampled negatives (REMI, equation 7); 0 turns it off.")
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """A softmax over all items would pass over the weight of hard negatives, and the record would say otherwise.
+        """Refuse a weight of hard negatives that a softmax over all items would ignore but the record would list.
 
         Raises:
             UserError: such a weight without sampled negatives.
@@ -38,7 +38,7 @@ class MultiInterestSettings(SoftmaxSettings):
 
 
 class CapsuleSettings(MultiInterestSettings):
-    """What models with capsule routing share (ComiRec-DR, MIND, LDMI)."""
+    """Settings shared by models with capsule routing (ComiRec-DR, MIND, LDMI)."""
 
     routing_rounds: Count = setting("Rounds of dynamic routing.")
     routing_transform: Literal["position", "interest", "shared"] = setting(
@@ -116,7 +116,7 @@ class PopRecentSettings(SettingsModel):
 
 
 class PopUserSettings(SettingsModel):
-    """PopUser (arXiv 1511.06939): it has none."""
+    """PopUser (arXiv 1511.06939) has no settings."""
 
 
 class MarkovChainSettings(SettingsModel):
@@ -145,7 +145,7 @@ class VSKNNSettings(SettingsModel):
 
 
 class SequenceSettings(NextItemSettings):
-    """What our own sequential models share."""
+    """Settings shared by our own sequential models."""
 
     loss_type: Literal["CE"] = setting("A loss of single targets; objective says which.")
     hidden_size: Count = setting("Dimension d of item vectors and states.")
@@ -156,10 +156,10 @@ class SequenceSettings(NextItemSettings):
     initializer_range: Amount = setting("Deviation of initial embeddings.")
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Heads divide the dimension among them.
+        """Check that ``n_heads`` divides ``hidden_size``.
 
         Raises:
-            UserError: they cannot.
+            UserError: it does not.
         """
         super().check(values)
         if self.hidden_size % self.n_heads:
@@ -225,5 +225,5 @@ class LLMESRSettings(SequenceSettings):
     similar_users: Count = setting("Users that teach a user.")
 
     def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
-        """Those of users too, where similar users teach a user."""
+        """User vectors too, if users learn from similar users."""
         return super().reads_vectors(features, by_rule) | ({USER} if self.distillation_weight else set())

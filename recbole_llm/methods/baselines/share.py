@@ -11,8 +11,7 @@ a hyperedge. With ``S(a, b) = a . b / sqrt(d)``, in the paper's order, ``step`` 
 ``u`` is learned, ``W`` is the identity in the first step (as released), ``n^0`` are item embeddings.
 
 Deviates from the release in: layer norms start at one and zero, not at random; item embeddings are drawn like those of
-the other session models here. Its queries are normalised before the self-attention and its keys and values are not, and
-so are ours.
+the other session models here. As in the release, the self-attention normalises its queries but not its keys and values.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def window_edges(alias_inputs: torch.Tensor, mask: torch.Tensor, window: int) ->
     member = (alias_inputs[:, :, None] == nodes) & mask[:, :, None]
     edges = [member]
     for size in range(1, min(window, length - 1) + 1):
-        inside = mask[:, size:, None]  # the window ends in the session
+        inside = mask[:, size:, None]  # the window ends within the session
         edges.append((edges[-1][:, :-1] | member[:, size:]) & inside)
     return torch.cat(edges, dim=1)
 
@@ -66,7 +65,7 @@ class HypergraphAttention(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(self, nodes: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-        """States ``(B, N, d)`` of nodes ``(B, N, d)`` under hyperedges ``(B, E, N)``; zero for nodes of none."""
+        """States ``(B, N, d)`` of nodes ``(B, N, d)`` under hyperedges ``(B, E, N)``; zero for nodes in no edge."""
         keys, root = self.key(nodes), math.sqrt(nodes.shape[2])
         near = (keys @ self.context / root)[:, None].expand(-1, edges.shape[1], -1)
         hyper = self.dropout(_softmax(near, edges)) @ self.value(nodes)
@@ -76,14 +75,14 @@ class HypergraphAttention(nn.Module):
 
 
 def _softmax(scores: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """Softmax over the last dimension among what is allowed; zero where nothing is."""
+    """Softmax over the allowed entries of the last dimension; zero where none is allowed."""
     return scores.masked_fill(~allowed, -1e9).softmax(dim=-1) * allowed
 
 
 class Second(nn.Module):
     """The second half of ``[m ; s]``.
 
-    A last layer in its place reads both, with a bias (LLM-DMsRec: ``W3 [m ; s ; x' ; y'] + b3``).
+    A last layer that replaces it reads both halves and has a bias (LLM-DMsRec: ``W3 [m ; s ; x' ; y'] + b3``).
     """
 
     bias = True

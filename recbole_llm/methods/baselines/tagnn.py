@@ -11,11 +11,12 @@ matrix ``A_s`` of ``layers/session_graph.py`` and item vectors ``v``, in the pap
      alpha_i  = softmax_i(q^T sigmoid(W_1 v_n + W_2 v_i + c)),  s_global = sum_i alpha_i v_i
      s_t = W_3 [s_global ; s_local] + b_3 + s_target^t,  score_t = s_t . v_t,  L = CE
 
-``v_t`` are item embeddings, ``v_i`` states of the graph network; the sums run over places of the session, so that a
-repeated item counts as often as it stands there.
+``v_t`` are item embeddings, ``v_i`` states of the graph network; the sums run over the positions of the session, so a
+repeated item counts as often as it occurs.
 
-Deviates from the paper in: ``s_t = W_3 [s_target ; s_local ; s_global]`` there, the sum above in the released code
-(which LLM-DMsRec builds on). From the released code in: padding has no part in the two softmaxes.
+Deviates from the paper in: ``s_t`` is the sum above, as in the released code, which LLM-DMsRec builds on (the paper:
+``s_t = W_3 [s_target ; s_local ; s_global]``). Deviates from the released code in: padding has no part in the two
+softmaxes.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class TAGNN(SessionModel):
             nn.init.uniform_(parameter, -bound, bound)
 
     def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """``(B, L, d)``, the state of each place after the graph network; zero at padding."""
+        """``(B, L, d)``, the state of each position after the graph network; zero at padding."""
         alias_inputs, adjacency, items, mask = session_graph(item_seq)
         vectors = self.item_embedding(items)
         nodes = self.gnn(adjacency.to(vectors.dtype), vectors)

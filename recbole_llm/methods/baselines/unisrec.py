@@ -4,15 +4,16 @@ SASRec over frozen text vectors through a mixture of whitening experts. For an i
 
      x^(k) = (Dropout(x) - b_k) W_k                                      equation 2, ``n_experts`` of them
      v = sum_k g_k x^(k),  g = softmax(x W_g + delta)                    equations 3 and 4
-     delta = n * softplus(x W_d),  n ~ N(0, 1)                           in training alone
+     delta = n * softplus(x W_d),  n ~ N(0, 1)                           in training only
      e_i = v_i [+ id_i]                                                  inductive; with ``with_ids`` transductive
      score = cos(SASRec(e_1 .. e_n), e_i) / temperature,  L = CE
 
-What is left out is what the paper is about besides: pretraining over domains and its two contrasts. It stands for what
-the adaptor gives on one dataset.
+The paper's pretraining over several domains and its two contrastive losses are left out; the row shows what the adaptor
+gives on one dataset.
 
-Deviates from the release in: noise and dropout are drawn once for the whole catalogue in a batch, so that an item that
-is read is the item that is scored. Not known for sure: how experts and gates start (normal of ``initializer_range``).
+Deviates from the release in: noise and dropout are drawn once for the whole catalogue in a batch, so an item has the
+same vector when it is read and when it is scored. Not known for sure: how experts and gates start (here normal with
+deviation ``initializer_range``).
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from recbole_llm.methods.baselines.settings import UniSRecSettings
 
 
 class MixtureEmbedding(MadeItemEmbedding):
-    """``v``, plus an id embedding by choice; scores are taken with directions.
+    """``v``, optionally plus an id embedding; items are scored with normalised vectors.
 
     Args:
         texts: ``(n_items, d_enc)`` frozen text vectors; zero rows for items without text.
         size: ``d``.
-        experts: how many.
+        experts: number of experts.
         dropout: on the text vectors.
         with_ids: add a learned embedding of the item's id.
         deviation: of the normal distribution that parameters start from.
@@ -71,19 +72,19 @@ class MixtureEmbedding(MadeItemEmbedding):
         gates = self.gates()
         total = torch.zeros(len(self.texts), self.embedding_dim, device=self.texts.device)
         for number in range(self.experts):
-            # (x - b) W = x W - b W: no table of centred vectors for each expert
+            # (x - b) W = x W - b W, which needs no table of centred vectors for each expert
             whitened = self.dropout(self.texts) @ self.expert[number] - self.expert_bias[number] @ self.expert[number]
             total = total + gates[:, number, None] * whitened
         return total if self.ids is None else total + self.ids.weight
 
     @property
     def weight(self) -> torch.Tensor:
-        """Directions of the embeddings."""
+        """The embeddings, normalised."""
         return F.normalize(self.looked_up, dim=1)
 
 
 class CosineSASRec(accelerated(SASRec)):  # type: ignore[misc]
-    """SASRec whose states are directions, divided by the temperature."""
+    """SASRec whose states are normalised and divided by the temperature."""
 
     def __init__(self, config: Any, dataset: Any) -> None:
         super().__init__(config, dataset)
@@ -94,11 +95,11 @@ class CosineSASRec(accelerated(SASRec)):  # type: ignore[misc]
         return F.normalize(super().forward(item_seq, item_seq_len), dim=1) / self.temperature
 
     def states(self, item_seq: torch.Tensor, item_seq_len: torch.Tensor) -> torch.Tensor:
-        """``(B, L, d)``."""
+        """``(B, L, d)``, the state after each item."""
         return F.normalize(super().states(item_seq, item_seq_len), dim=2) / self.temperature
 
     def predict(self, interaction: Any) -> torch.Tensor:
-        """``(B,)`` scores of the batch's items, by their directions."""
+        """``(B,)`` scores of the batch's items, by their normalised vectors."""
         states = self.forward(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
         return (states * self.item_embedding.weight[interaction[self.ITEM_ID]]).sum(dim=1)
 
@@ -107,7 +108,7 @@ class UniSRec(SASRecText):
     """SASRec over a mixture of whitened text vectors. Without semantic features it is SASRec."""
 
     def make_backbone(self, config: Any, dataset: Any) -> Any:
-        """The SASRec that reads the embeddings; cosines are for them alone."""
+        """The SASRec that reads the embeddings; it scores by cosine only with text vectors."""
         return (CosineSASRec if dataset.semantics is not None else accelerated(SASRec))(config, dataset)
 
     def text_embedding(self, config: Any, features: Any) -> MadeItemEmbedding:

@@ -1,4 +1,4 @@
-"""V-SKNN: sessions like this one, its last items counting most (arXiv 1803.09587, section 3.2.2).
+"""V-SKNN: scores from similar sessions, where a session's last items count most (arXiv 1803.09587, section 3.2.2).
 
 For a session ``s`` of ``n`` items whose ``p``-th has the weight ``w(p)``, and a past session ``c`` as the set of its
 items:
@@ -10,10 +10,11 @@ items:
      w: div p / n, linear max(0, 1 - (n - p) / 10), quadratic (p / n)^2, log 1 / log10(n - p + 1.7), same 1
      d: div 1 / q, linear max(0, 1 - q / 10), quadratic 1 / q^2, log 1 / log10(q + 1.7), same 1
 
-Past sessions are the training histories; a user's own is not its own neighbour. Sessions that the protocol cut into
-sliding windows are taken whole. Where times do not compare between users none is newer than another, and all are taken.
+Past sessions are the training histories; a history is never its own neighbour. Sessions that the protocol cut into
+sliding windows are taken whole. If times cannot be compared between users, no session is newer than another and all are
+taken.
 
-Deviates from the paper in: a session is a whole history where the protocol cuts none.
+Deviates from the paper in: a session is a whole history unless the protocol cuts sessions.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from recbole_llm.data.sessions import whole_sessions
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import VSKNNSettings
 
-# By the place from the start, the length, and by the distance from the end.
+# Weights by the position (from 1) and the session's length; decays by the distance from the end.
 WEIGHTS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "div": lambda place, n: place / n,
     "linear": lambda place, n: np.maximum(0.0, 1.0 - (n - place) / 10),
@@ -84,15 +85,15 @@ class VSKNN(CountingModel):
         near = self._nearest(near[self.owner[near] != own], similarity)
         if not len(near):
             return
-        # The most recent shared item of each neighbour: products with one over the distance have it as their maximum.
+        # The most recent shared item of each neighbour is the one with the largest inverse distance.
         closest = (sp.diags(1.0 / (back + 1.0)) @ shared[:, near]).max(axis=0).toarray().ravel()
         worth = similarity[near] * self.decay(np.rint(1.0 / closest))
         scores += self.sessions[near].T @ worth
 
     def _nearest(self, near: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-        """The newest of some sessions, and of these the most similar; among equals the newer, then a lower number."""
+        """The ``k`` most similar of the ``sample_size`` newest sessions; ties: the newer, then the lower number."""
         newest = near if self.ended is None else near[np.argsort(-self.ended[near], kind="stable")]
         if self.sample_size and self.ended is not None:
             newest = newest[: self.sample_size]
-        # Sums of other orders differ in their last digits.
+        # Rounded, since sums in another order differ in their last digits.
         return newest[np.argsort(-similarity[newest].round(12), kind="stable")[: self.k]]
