@@ -1,1 +1,1 @@
-"""Language models inside recommenders: found, loaded or made small, never downloaded unasked."""
+"""Language models inside recommenders: loaded, or made small from scratch, and never downloaded unasked."""

@@ -1,4 +1,4 @@
-"""Models by a name of the Hugging Face hub: from this machine's cache, else downloaded, since asked for by name."""
+"""Models by their name on the Hugging Face hub: from the local cache, else downloaded, since asked for by name."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import TypeVar
 logger = logging.getLogger(__name__)
 
 Loaded = TypeVar("Loaded")
-PATIENCE = 5.0  # seconds for one check whether the hub is there
+PATIENCE = 5.0  # seconds for one check whether the hub can be reached
 
 
 def load_by_name(name: str, load: Callable[[bool], Loaded]) -> Loaded:
-    """What ``load(local_files_only)`` gives: from the cache alone, then, where that has not all of it, from the hub.
+    """What ``load(local_files_only)`` gives: from the cache alone or, if something is missing there, from the hub.
 
-    Without a network the libraries would try for half a minute, file after file; one check tells.
+    Without a network the libraries would try file after file for half a minute; one check avoids that.
 
     Args:
-        name: of the hub.
-        load: loads the model, from the cache alone where its argument is true.
+        name: name of the model on the hub.
+        load: loads the model, only from the cache if its argument is true.
 
     Raises:
         OSError: the model is not in the cache and the hub cannot be reached, or must not be (``HF_HUB_OFFLINE``).
@@ -29,7 +29,7 @@ def load_by_name(name: str, load: Callable[[bool], Loaded]) -> Loaded:
 
     try:
         return load(True)
-    except Exception as error:  # whatever readers of foreign files raise; the hub may have what is missing
+    except Exception as error:  # readers of foreign files raise anything; the hub may have what is missing
         if constants.HF_HUB_OFFLINE:
             raise
         _look(constants.ENDPOINT, error)
@@ -42,7 +42,7 @@ def _look(address: str, missing: Exception) -> None:
 
     try:
         get_session().head(address, timeout=PATIENCE)
-    except Exception as error:  # of one HTTP library or another, by the version
+    except Exception as error:  # its class depends on the version's HTTP library
         raise OSError(
             f"it is not in this machine's cache, and {address} cannot be reached: {type(error).__name__}"
         ) from missing

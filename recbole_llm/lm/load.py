@@ -26,8 +26,8 @@ SCRATCH = "scratch"
 CAUSAL = "causal"
 SEQ2SEQ = "seq2seq"
 _SIZES = ("hidden_size", "num_layers", "num_heads", "vocab_size")
-# At a CPU's size drawing dropout masks would take half of the time, and T5's fused attention, which has to take a bias
-# of positions there, is the slower one.
+# Models small enough for a CPU would spend half of their time on drawing dropout masks, and fused attention is slower
+# for T5 there, since it has to take a bias of positions.
 _OPTIONS: dict[str, Any] = {"dropout": 0.0, "attention": "eager"}
 
 
@@ -38,7 +38,7 @@ class LanguageModel:
     Attributes:
         model: ``*ForCausalLM`` or ``*ForConditionalGeneration``, float32, on the CPU.
         tokenizer: its tokenizer.
-        label: for result rows: the name, and for ``scratch`` what was made.
+        label: name in result rows; for ``scratch`` the architecture and its sizes.
     """
 
     model: Any
@@ -55,14 +55,14 @@ def load_language_model(name: str, kind: str, texts: Iterable[str], scratch: Map
     """The language model that the setting ``lm`` names.
 
     Args:
-        name: ``scratch``, a folder, a GGUF file, or a name of the hub.
+        name: ``scratch``, a folder, a GGUF file, or a name on the hub.
         kind: ``causal`` or ``seq2seq``.
         texts: for the tokenizer of ``scratch``.
-        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``; where
-            wanted ``dropout`` and ``attention`` (``eager``, or ``sdpa``: fused kernels) too.
+        scratch: sizes of a model from scratch: ``hidden_size``, ``num_layers``, ``num_heads``, ``vocab_size``;
+            optionally ``dropout`` and ``attention`` (``eager``, or ``sdpa``: fused kernels).
 
     Raises:
-        UserError: there is no such model here, it is of another kind, or the sizes are incomplete.
+        UserError: there is no such model, it is of another kind, or ``scratch`` is incomplete or wrong.
     """
     if name == SCRATCH:
         return _from_scratch(kind, texts, scratch)
@@ -115,11 +115,11 @@ def _from_scratch(kind: str, texts: Iterable[str], scratch: Mapping[str, Any]) -
             n_layer=layers,
             n_head=heads,
             bos_token_id=tokenizer.eos_token_id,
-            activation_function="relu",  # GPT-2's own takes much of the time of so small a model on a CPU
+            activation_function="relu",  # GPT-2's own is slow in so small a model on a CPU
             **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), dropout),
             **ends,
         )
-        if attention != _OPTIONS["attention"]:  # else what transformers chooses
+        if attention != _OPTIONS["attention"]:  # else transformers chooses
             config._attn_implementation = attention
         made: Any = transformers.GPT2LMHeadModel(config)
     else:
@@ -147,7 +147,7 @@ def _pretrained(name: str, kind: str, place: str, options: dict[str, Any]) -> La
                 tokenizer, model = _read(place, kind, options)
             else:
                 tokenizer, model = load_by_name(name, lambda local: _read(place, kind, {"local_files_only": local}))
-    except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
+    except Exception as error:  # readers of foreign files raise anything for a damaged one
         if "gguf_file" in options and ("install" in str(error) or isinstance(error, ImportError)):
             raise UserError(f"--lm={name}: GGUF files need two packages more: pip install gguf accelerate") from error
         raise UserError(f"--lm={name} cannot be loaded ({reason_of(error, 200)}). {_options(kind)}") from error
@@ -169,14 +169,14 @@ def _read(place: str, kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Neither progress bars nor loading reports of transformers: the command line owns the screen."""
+    """Silence progress bars and loading reports of transformers: the command line owns the screen."""
     from transformers.utils import logging as hf_logging
 
     level, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
     try:
-        with redirect_stderr(StringIO()):  # the bar over the tensors of a GGUF file shows whatever the setting
+        with redirect_stderr(StringIO()):  # a GGUF file's progress bar ignores the settings
             yield
     finally:
         hf_logging.set_verbosity(level)

@@ -1,4 +1,4 @@
-"""Attention masks in the form that a language model of transformers takes without looking into them."""
+"""Attention masks in a form that transformers' language models use without reading the values."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from recbole_llm.layers.waits import at_hand
 def attention_mask(mask: torch.Tensor, dtype: torch.dtype, causal: bool) -> torch.Tensor:
     """The argument ``attention_mask`` for tokens to be read.
 
-    Given the usual one, transformers asks whether all tokens are real, which is a wait on a GPU. Given the sum that is
-    added to the scores, it asks nothing.
+    For the usual mask, transformers checks whether all tokens are real, which waits for a GPU. For a mask that is added
+    to the scores, it checks nothing.
 
     Args:
         mask: ``(B, T)`` bool, true at tokens.
         dtype: of the scores.
-        causal: tokens see none that come after them.
+        causal: whether tokens see no later ones.
 
     Returns:
-        ``(B, T)`` int64 where values are at hand, else ``(B, 1, T or 1, T)``.
+        ``(B, T)`` int64 where values are at hand, else the added mask ``(B, 1, T or 1, T)``.
     """
     if at_hand(mask):
         return mask.long()

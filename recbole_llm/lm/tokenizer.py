@@ -1,4 +1,4 @@
-"""A tokenizer made from a dataset's own text, for language models that start from nothing."""
+"""A tokenizer made from a dataset's own text, for language models trained from scratch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ ID_WORDS = ("user_", "item_")
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """Byte-pair encoding of some texts, with whole tokens for what ids are written in.
+    """Byte-pair encoding of some texts, with whole tokens for the parts of ids.
 
     ``user_``, ``item_`` and all numbers of one or two digits are single tokens, so that ``item_1234`` is
     ``item_ 12 34``: ids are short and their trie is shallow. The same texts give the same tokenizer.
 
     Args:
-        texts: what the merges are counted on, titles as a rule.
-        vocab_size: merged tokens at most; the id tokens (112) come on top.
+        texts: texts on which merges are counted, usually titles.
+        vocab_size: most merged tokens; the id tokens (112) come on top.
 
     Returns:
         A ``PreTrainedTokenizerFast`` with padding 0 and end of sequence 1.
@@ -40,6 +40,6 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 
 
 def tokens_of(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Ids of some texts without any special token."""
+    """Token ids of some texts, without special tokens."""
     found: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     return found
