@@ -1,1 +1,1 @@
-"""Modules and functions that two or more models share; they know nothing but torch."""
+"""Modules and functions that two or more models share; they depend on nothing but torch."""

@@ -1,12 +1,12 @@
-"""Losses that draw two views of the same users together."""
+"""Losses that pull two views of the same users together."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-_FAR = -1e4  # a logit that no softmax sees, in half precision too
-_IGNORED = -100  # cross-entropy's own sign for a target that does not count
+_FAR = -1e4  # a logit that adds nothing to a softmax, in half precision too
+_IGNORED = -100  # cross-entropy's own mark of a target that does not count
 
 
 def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tensor:
@@ -26,14 +26,14 @@ def kl_alignment(structural: torch.Tensor, semantic: torch.Tensor) -> torch.Tens
 def info_nce(
     anchor: torch.Tensor, positive: torch.Tensor, temperature: float, counts: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """In-batch contrast, one direction: row ``i`` of ``positive`` is the answer for row ``i`` of ``anchor``.
+    """InfoNCE within a batch, one direction: row ``i`` of ``positive`` is the positive of row ``i`` of ``anchor``.
 
         -(1/B) sum_i log exp(cos(a_i, b_i) / tau) / sum_j exp(cos(a_i, b_j) / tau)
 
     Args:
         anchor, positive: ``(B, d)``.
         temperature: tau.
-        counts: ``(B,)`` bool, the rows that are in the batch at all; ``None``: every one.
+        counts: ``(B,)`` bool, the rows that count, as anchors and as negatives; ``None``: every one.
     """
     logits = F.normalize(anchor, dim=1) @ F.normalize(positive, dim=1).T / temperature
     answer = torch.arange(len(logits), device=logits.device)
@@ -43,14 +43,14 @@ def info_nce(
 
 
 def cross_entropy_where(logits: torch.Tensor, target: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, mean over the rows that count; zero without any.
+    """Cross-entropy, mean over the rows that count; zero if none does.
 
     Args:
         logits: ``(B, N)``.
         target: ``(B,)`` int64.
         counts: ``(B,)`` bool.
     """
-    logits = logits.masked_fill(~counts[:, None], 0.0)  # nothing flows back from what is not a number there
+    logits = logits.masked_fill(~counts[:, None], 0.0)  # NaN in rows that do not count must not flow back
     total = F.cross_entropy(logits, target.masked_fill(~counts, _IGNORED), ignore_index=_IGNORED, reduction="sum")
     return total / counts.sum().clamp(min=1)
 
@@ -82,7 +82,7 @@ def direct_au(first: torch.Tensor, second: torch.Tensor, weight: float = 0.5) ->
 
 
 def cosine_distance(first: torch.Tensor, second: torch.Tensor, counts: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors, or over those that count (``(B,)`` bool)."""
+    """Mean of ``1 - cos`` over the rows of two ``(B, d)`` tensors, or over the rows in ``counts`` (``(B,)`` bool)."""
     apart = 1.0 - F.cosine_similarity(first, second, dim=1)
     return apart.mean() if counts is None else (apart * counts).sum() / counts.sum().clamp(min=1)
 

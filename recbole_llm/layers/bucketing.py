@@ -1,7 +1,7 @@
 """Encode a batch of sequences in groups of similar length.
 
-The batch, its loss and its gradient stay what they are; only padding is saved. (Batches drawn by length
-would save as much and bias the order in which a model sees its examples.)
+The batch, its loss and its gradient stay the same; only padding is saved. (Batches drawn by length would save as much
+but bias the order in which a model sees its examples.)
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch.nn.functional as F
 
 from recbole_llm.layers.waits import at_hand
 
-MIN_ROWS = 128  # smaller groups cost more in calls than they save in padding,
-FEW_ROWS = 32  # but in a batch that makes no two of that size they are twice as fast as one pass
+MIN_ROWS = 128  # smaller groups cost more in calls than they save in padding
+FEW_ROWS = 32  # smallest group in batches too small for two of MIN_ROWS; still twice as fast as one pass
 MAX_GROUPS = 8
-WORTH_IT = 0.85  # one pass when this share of the padded batch is real
+WORTH_IT = 0.85  # one pass if more than this share of the padded batch is real
 
 
 def padded(encode: Callable[..., torch.Tensor], width: int) -> Callable[..., torch.Tensor]:
-    """``encode`` for :func:`by_length`, where it gives ``(b, l, d)``: filled up with zeros to ``(b, width, d)``."""
+    """For :func:`by_length`, an ``encode`` that gives ``(b, l, d)``, padded with zeros to ``(b, width, d)``."""
 
     def encoded(item_seq: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
         return F.pad(encode(item_seq, *others), (0, 0, 0, width - item_seq.shape[1]))
@@ -39,7 +39,7 @@ def by_length(
         item_seq_len: ``(B,)`` lengths.
         others: ``(B, L)`` columns beside the ids.
 
-    On a GPU one pass is faster than several small ones, and lengths would have to be fetched from it.
+    On a GPU everything runs in one pass, which is faster than several small ones and needs no lengths on the host.
     """
     rows = len(item_seq)
     if not at_hand(item_seq):

@@ -9,7 +9,7 @@ from recbole_llm.layers.waits import at_hand
 
 
 def squash(vectors: torch.Tensor) -> torch.Tensor:
-    """``|s|^2 / (1 + |s|^2) * s / |s|``: direction kept, length pressed below one."""
+    """``|s|^2 / (1 + |s|^2) * s / |s|``: keeps the direction and brings the length below one."""
     norm = vectors.square().sum(dim=-1, keepdim=True)
     return norm / (1.0 + norm) * vectors / torch.sqrt(norm + 1e-9)
 
@@ -20,19 +20,19 @@ class CapsuleRouting(nn.Module):
         u_{k,l} = W e_l;   b = 0;   repeat: c = softmax_l(b), s_k = sum_l c_{k,l} u_{k,l}, v_k = squash(s_k),
         b_{k,l} += u_{k,l} . v_k
 
-    Gradients flow through the last round alone.
+    Gradients flow through the last round only.
 
     Args:
         size: ``d``.
         interests: ``K``.
-        max_length: ``L``, for ``transform="position"``.
+        max_length: ``L``, for ``transform="position"`` and ``random_logits``.
         transform: ``shared`` one matrix (MIND), ``interest`` one for each interest, ``position`` one for each
             position and interest (ComiRec-DR's release).
-        rounds: of routing.
+        rounds: rounds of routing.
         random_logits: start from N(0, 1) instead of zero (MIND); drawn anew for each batch in training, one
             fixed table in evaluation, so that the same history always scores the same.
-        mask_first: leave padding out before the softmax. The releases take it out after, so that short
-            histories get smaller weights and the result depends on the padding.
+        mask_first: mask padding before the softmax. The releases mask it after, so short histories get smaller
+            weights and the result depends on the padding.
     """
 
     evaluation_logits: torch.Tensor
@@ -66,7 +66,7 @@ class CapsuleRouting(nn.Module):
             made = self.linear(items)
         if self.transform == "shared":
             return made
-        # Every round reads it: laid out once as the products want it.
+        # Every round reads it, so it is laid out once for the products.
         return made.view(batch, length, self.interests, size).transpose(1, 2).contiguous()
 
     def _first_logits(self, items: torch.Tensor) -> torch.Tensor:
@@ -127,11 +127,11 @@ class SelfAttentiveInterests(nn.Module):
         return attention @ items, attention
 
     def _scores(self, items: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``(B, L, K)``; at padding, which nobody reads, of any value."""
+        """``(B, L, K)``; arbitrary at padding, which is masked later."""
         placed = items + self.position[:, : items.shape[1]]
         if not at_hand(mask):
             return self._scored(placed)
-        # A position's scores depend on nothing else, and most of a padded batch is padding.
+        # A position's scores depend on no other position, and most of a padded batch is padding.
         real = self._scored(placed[mask])
         return real.new_zeros(*mask.shape, real.shape[1]).index_put((mask,), real)
 
@@ -146,8 +146,8 @@ def routing_regulariser(attention: torch.Tensor, lengths: torch.Tensor, size: in
         C = (A - mean(A)) (A - mean(A))^T / d,   L = mean_b || diag(C_b) ||^2
 
     The release divides by the hidden size, as here, and sums over batches of 128; here the mean over the batch makes
-    the weight independent of its size. Its mean over positions runs over all ``L``; here over the history's own, so
-    that padding plays no part.
+    the weight independent of the batch size. The release's mean over positions runs over all ``L``; here it runs over
+    the history's own positions, so that padding plays no part.
 
     Args:
         attention: ``(B, K, L)``, zero at padding.

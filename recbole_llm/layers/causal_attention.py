@@ -23,13 +23,13 @@ def attend(
 ) -> torch.Tensor:
     """Softmax attention ``(B, heads, Q, d)``.
 
-    With dropout torch has no fused kernel on a CPU, and draws its mask slowly.
+    On a CPU, torch has no fused kernel for attention with dropout and draws its mask slowly, so it is done here.
 
     Args:
         query: ``(B, heads, Q, d)``.
         key, value: ``(B, heads, L, d)``.
         p: dropout of the weights.
-        visible: positions that are seen, broadcast to ``(B, heads, Q, L)``; without it, those up to the query's own.
+        visible: bool, positions that are seen, broadcast to ``(B, heads, Q, L)``; ``None``: those up to the query's.
     """
     if not p or query.device.type != "cpu":
         return F.scaled_dot_product_attention(
@@ -46,7 +46,7 @@ class SelfAttention(nn.Module):
 
     Args:
         size: ``d``.
-        heads: how many.
+        heads: number of heads.
         dropout: of attention weights.
     """
 
@@ -56,7 +56,7 @@ class SelfAttention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(size, size) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, L, d)`` to ``(B, L, d)``; a place sees itself and those before it."""
+        """``(B, L, d)`` to ``(B, L, d)``; a position sees itself and those before it."""
         query, key, value = (heads_of(part(x), self.heads) for part in (self.query, self.key, self.value))
         seen = attend(query, key, value, self.dropout if self.training else 0.0)
         return self.out(seen.transpose(1, 2).reshape(x.shape))
@@ -87,7 +87,7 @@ def _attention(module: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _last_attention(module: Any, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Attention of one position a row, ``(B, H)``; keys after it are masked."""
+    """Attention of one position per row, ``(B, H)``; keys after it are masked."""
     heads, (batch, length, size) = module.num_attention_heads, hidden.shape
     row = torch.arange(batch, device=hidden.device)
     query_input = hidden[row, last]
@@ -103,7 +103,7 @@ def encode_all(layers: Iterable[nn.Module], hidden: torch.Tensor) -> torch.Tenso
     """Output of RecBole's ``TransformerEncoder`` at every position, ``(B, L, H)``; padding comes after the items.
 
     Args:
-        layers: of ``TransformerEncoder.layer``.
+        layers: ``TransformerEncoder.layer``, or some of it.
         hidden: ``(B, L, H)`` inputs, left-aligned.
     """
     layer: Any
@@ -115,7 +115,7 @@ def encode_all(layers: Iterable[nn.Module], hidden: torch.Tensor) -> torch.Tenso
 def encode_last(layers: nn.ModuleList, hidden: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Output of RecBole's ``TransformerEncoder`` at one position of each row.
 
-    The last layer computes keys and values of all positions, and everything else of one. Positions past
+    The last layer computes keys and values of all positions, and everything else for one position. Positions past
     ``last`` hold other numbers than RecBole's; nothing reads them.
 
     Args:

@@ -14,14 +14,14 @@ _CACHED_SCORES = 384 * 1024
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Loss and both gradients in one sweep over pieces of the batch."""
+    """Loss and both gradients in one pass over pieces of the batch."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         rows = max(16, _CACHED_SCORES // weight.shape[0])
         for_hidden, for_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if for_hidden else None
-        grad_weight = torch.zeros_like(weight) if for_weight else None  # frozen item vectors want none
+        grad_weight = torch.zeros_like(weight) if for_weight else None  # frozen item vectors need none
         loss = hidden.new_zeros((), dtype=torch.float64)
         for begin in range(0, len(hidden), rows):
             piece, wanted = hidden[begin : begin + rows], target[begin : begin + rows, None]
@@ -53,14 +53,14 @@ def linear_cross_entropy(
 ) -> torch.Tensor:
     """``cross_entropy(hidden @ weight.T, target)``, mean over the batch.
 
-    On a CPU the scores are made, used for both gradients, and dropped piece by piece while they are in
-    cache: half the time of the plain form at 12,000 items. Elsewhere the plain form runs.
+    On a CPU the scores are computed, used for both gradients and dropped piece by piece while they are in cache, which
+    takes half the time of the plain form at 12,000 items. Elsewhere the plain form runs.
 
     Args:
         hidden: ``(B, d)``.
-        weight: ``(N, d)``, one row an item.
+        weight: ``(N, d)``, one row per item.
         target: ``(B,)`` int64.
-        ignored: the target of rows that do not count. There are such rows only where values are not at hand.
+        ignored: target of rows that do not count; such rows are allowed only where values are not at hand.
     """
     if not at_hand(hidden) or hidden.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
         return F.cross_entropy(hidden @ weight.T, target, ignore_index=ignored)

@@ -1,4 +1,4 @@
-"""Dropout whose mask costs little on a CPU."""
+"""Dropout with a mask that costs little on a CPU."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-_LEVELS = 1 << 16  # one of this many equally likely values decides on an element
+_LEVELS = 1 << 16  # number of equally likely values that decide on an element
 
 
 class _MaskedScale(torch.autograd.Function):
-    """``input * mask * scale``, keeping one byte an element for the backward pass."""
+    """``values * mask * scale``, which keeps one byte per element for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
@@ -27,11 +27,11 @@ class _MaskedScale(torch.autograd.Function):
 
 
 def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
-    """``F.dropout(values, p)`` in training, from torch's own generator (so that seeds and resumed runs hold).
+    """``F.dropout(values, p)`` in training, from torch's own generator, so that seeds and resumed runs hold.
 
-    On a CPU torch draws one number of its serial generator for each element, a fifth of SASRec's training time.
-    Here each draw of 64 bits decides on four elements; ``p`` is rounded to a multiple of 2^-16 and the scale
-    follows the rounded value, so that the expectation is exact.
+    On a CPU torch draws one number of its serial generator for each element, a fifth of SASRec's training time. Here
+    each draw of 64 bits decides on four elements. ``p`` is rounded to a multiple of 2^-16, and the scale uses the
+    rounded value, so that the expectation is exact.
     """
     dropped = round(p * _LEVELS)
     if values.device.type != "cpu" or not 0 < dropped < _LEVELS:
@@ -44,8 +44,8 @@ def dropout(values: torch.Tensor, p: float) -> torch.Tensor:
 
 
 class Dropout(nn.Dropout):
-    """``nn.Dropout`` by ``dropout``."""
+    """``nn.Dropout`` that uses :func:`dropout`."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        """Some elements 0 and the others scaled in training; the input itself otherwise."""
+        """In training, the input with some elements 0 and the others scaled; otherwise the input itself."""
         return dropout(input, self.p) if self.training else input

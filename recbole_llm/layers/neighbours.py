@@ -10,11 +10,11 @@ import torch.nn.functional as F
 def nearest_neighbours(vectors: torch.Tensor, k: int, block_mib: int = 256) -> torch.Tensor:
     """``(n, k)`` int64 row numbers of the most similar other rows by cosine, best first.
 
-    Similarities are made block by block, so that memory is a block's and not ``n^2``.
+    Similarities are computed block by block, so memory is one block instead of ``n^2``.
 
     Args:
         vectors: ``(n, d)``.
-        k: neighbours of a row; fewer where there are fewer rows.
+        k: neighbours of a row; fewer if there are fewer rows.
         block_mib: memory for one block of similarities.
     """
     unit = F.normalize(vectors.float(), dim=1)

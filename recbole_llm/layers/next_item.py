@@ -1,4 +1,4 @@
-"""Losses of the next item: over all items, or over the target and a few drawn ones.
+"""Next-item losses: over all items, or over the target and a few sampled items.
 
 For states ``h`` ``(M, d)``, item vectors ``e`` ``(N, d)``, a target ``t`` and ``n`` negatives ``j``, ``s_i = h . e_i``:
 
@@ -7,16 +7,17 @@ For states ``h`` ``(M, d)``, item vectors ``e`` ``(N, d)``, a target ``t`` and `
      bce               -1/(n + 1) [log sigmoid(s_t) + sum_j log(1 - sigmoid(s_j))]
      gbce              -1/(n + 1) [beta log sigmoid(s_t) + sum_j log(1 - sigmoid(s_j))]
 
-``c_j = log(n q_j)`` with the correction, where items are drawn with the chances ``q``: the sum is then an estimate
-without bias of the sum over all other items (Bengio and Senecal, 2008). Without it ``c_j = 0``. gBCE is that of gSASRec
-(RecSys 2023, arXiv 2308.07192), with the share ``alpha = n / (N - 1)`` of the other items and the calibration ``tau``:
+With the correction ``c_j = log(n q_j)``, where ``q`` are the probabilities of drawing the items; the sum is then an
+unbiased estimate of the sum over all other items (Bengio and Senecal, 2008). Without it ``c_j = 0``. gBCE is the loss
+of gSASRec (RecSys 2023, arXiv 2308.07192), with the share ``alpha = n / (N - 1)`` of the other items and the
+calibration ``tau``:
 
      beta = alpha (tau (1 - 1 / alpha) + 1 / alpha)
 
 ``tau = 0`` gives ``bce``, ``tau = 1`` calibrated scores. A negative that is the row's own target does not count.
 
-Memory beside parameters and gradients: ``softmax`` holds 16 rows of ``N`` scores on a CPU and two matrices ``(M, N)``
-elsewhere; the others hold ``(M, n)`` scores and a piece of the negatives' vectors.
+Memory besides parameters and gradients: ``softmax`` holds a few rows of ``N`` scores (at least 16) on a CPU and two
+matrices ``(M, N)`` elsewhere; the others hold ``(M, n)`` scores and a piece of the negatives' vectors.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ from torch import nn
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.waits import at_hand
 
-# A batch holds the target of each position under this name, 0 where there is none; and under that one, where values are
-# not at hand, the places of the targets.
+# A batch holds the target of each position under TARGETS, 0 where there is none. Where values are not at hand, it also
+# holds the flat positions of the targets under PLACES.
 TARGETS = "next_items"
 PLACES = "next_places"
 Objective = Literal["softmax", "sampled_softmax", "bce", "gbce"]
 
-# Numbers in one piece of gathered item vectors.
+# Elements in one piece of gathered item vectors.
 _ON_CPU = 1 << 19
 _ON_GPU = 1 << 26
 
 
 def places_of(targets: torch.Tensor, count: int) -> torch.Tensor:
-    """Where targets ``(B, L)`` stand among ``B L`` positions, ``(count,)``: in order, then some without a target.
+    """Flat positions ``(count,)`` of targets ``(B, L)`` among ``B L``: in order, then some without a target.
 
     Args:
         targets: 0 where there is none.
-        count: as many as there are targets, or more, and no more than there are positions.
+        count: at least the number of targets, at most the number of positions.
     """
     return (targets == 0).flatten().to(torch.uint8).argsort(stable=True)[:count]
 
@@ -55,10 +56,10 @@ def places_of(targets: torch.Tensor, count: int) -> torch.Tensor:
 def at_targets(states: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """The states that have a target, ``(M, d)``, and those targets ``(M,)``.
 
-    Where the batch has places, a few without a target may be among them; that target is 0.
+    If the batch has ``PLACES``, these may include a few positions without a target, whose target is 0.
 
     Args:
-        states: ``(B, L, d)``, one a position.
+        states: ``(B, L, d)``, one per position.
         batch: with ``TARGETS``, ``(B, L)`` item ids, 0 where there is none.
     """
     targets = batch[TARGETS]
@@ -70,7 +71,7 @@ def at_targets(states: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Te
 
 
 class _GatheredScores(torch.autograd.Function):
-    """``h_m . e_j`` for the negatives ``j`` of each row, gathered piece by piece in both directions."""
+    """``h_m . e_j`` for the negatives ``j`` of each row, gathered piece by piece in both passes."""
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -106,7 +107,7 @@ def scores_of_negatives(hidden: torch.Tensor, weight: torch.Tensor, negatives: t
     Args:
         hidden: ``(M, d)``.
         weight: ``(N, d)``.
-        negatives: ``(n,)`` for all rows, or ``(M, n)`` for each its own.
+        negatives: ``(n,)`` shared by all rows, or ``(M, n)`` per row.
     """
     if negatives.dim() == 1:
         return hidden @ weight[negatives].T
@@ -127,7 +128,7 @@ def sampled_softmax(
     Args:
         positive: ``(M,)`` scores of the targets.
         negative: ``(M, n)`` scores of the drawn items.
-        hit: ``(M, n)`` bool, the drawn item is the row's target.
+        hit: ``(M, n)`` bool, whether the drawn item is the row's target.
         correction: ``c``, ``(n,)`` or ``(M, n)``.
         counts: ``(M,)`` bool, the rows that the mean is over; ``None``: every one.
     """
@@ -144,11 +145,11 @@ def generalised_bce(
     beta: float = 1.0,
     counts: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Binary cross-entropy whose positive part is to the power ``beta``, mean over the rows.
+    """Binary cross-entropy with the positive probability to the power ``beta``, mean over the rows.
 
     Args:
-        positive, negative, hit, counts: as those of :func:`sampled_softmax`.
-        beta: 1 for the usual one.
+        positive, negative, hit, counts: as for :func:`sampled_softmax`.
+        beta: 1 gives the usual loss.
     """
     others = F.logsigmoid(-negative.float()).masked_fill(hit, 0.0).sum(dim=1)
     losses = -((beta * F.logsigmoid(positive.float()) + others) / (negative.shape[1] + 1))
@@ -156,22 +157,22 @@ def generalised_bce(
 
 
 def gbce_beta(n_negatives: int, n_items: int, calibration: float) -> float:
-    """``beta`` of gBCE for the number of items without the padding one."""
+    """``beta`` of gBCE; ``n_items`` does not count the padding item."""
     alpha = min(1.0, n_negatives / max(1, n_items - 1))
     return alpha * (calibration * (1.0 - 1.0 / alpha) + 1.0 / alpha)
 
 
 class NextItemLoss(nn.Module):
-    """The loss of a next item.
+    """The next-item loss of an objective.
 
-    Negatives are drawn with replacement among all items by torch's own generator, which checkpoints hold.
+    Negatives are drawn with replacement among all items by torch's own generator, whose state checkpoints hold.
 
     Args:
         objective: see the module.
-        n_items: ``N`` and the padding item.
+        n_items: ``N``, the padding item counted.
         n_negatives: ``n``.
         shared: one draw of negatives for all rows instead of one for each row.
-        counts: ``(n_items,)`` how often each item is to be drawn among all draws; ``None``: all alike.
+        counts: ``(n_items,)`` weights with which items are drawn; ``None``: equal weights.
         log_q: correct a sampled softmax.
         calibration: ``tau`` of gBCE.
     """
@@ -224,7 +225,7 @@ class NextItemLoss(nn.Module):
         Args:
             hidden: ``(M, d)``.
             weight: ``(n_items, d)``.
-            target: ``(M,)`` int64; rows with the padding item do not count, where there are any (:func:`at_targets`).
+            target: ``(M,)`` int64; rows with the padding item, if any, do not count (:func:`at_targets`).
         """
         if self.objective == "softmax":
             return linear_cross_entropy(hidden, weight, target, ignored=0)

@@ -31,9 +31,9 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, most: int | None = None) -
     """Join the pieces of each row.
 
     Args:
-        tokens: ``(B, S, W)`` token ids of ``S`` pieces a row.
-        lengths: ``(B, S)`` tokens of a piece that count, 0 to ``W``.
-        most: tokens that no row has more of. Where lengths are at hand, ``T`` is that of the longest row instead.
+        tokens: ``(B, S, W)`` token ids of ``S`` pieces per row.
+        lengths: ``(B, S)`` number of tokens of each piece that count, 0 to ``W``.
+        most: upper bound of a row's tokens, taken as ``T``. Where lengths are at hand, ``T`` is the longest row's.
     """
     rows, pieces, width = tokens.shape
     ends = lengths.cumsum(1)
@@ -49,11 +49,11 @@ def pack(tokens: torch.Tensor, lengths: torch.Tensor, most: int | None = None) -
 
 
 class TokenTable(nn.Module):
-    """Token ids of numbered texts; row 0 is the padding text, which has none.
+    """Token ids of numbered texts; if the numbers are ids, text 0 is that of the padding and empty.
 
     Args:
         texts: the tokens of each text, those of number 0 first.
-        width: tokens of a text that are kept.
+        width: most tokens kept of a text.
     """
 
     tokens: torch.Tensor
@@ -84,7 +84,7 @@ class TokenTable(nn.Module):
 
 
 def join_pieces(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], most: int | None = None) -> Packed:
-    """Join parts ``(B, S_i, W_i)`` with lengths ``(B, S_i)``, one after the other; ``most`` as that of :func:`pack`."""
+    """Join parts ``(B, S_i, W_i)`` with lengths ``(B, S_i)``, one after the other; ``most`` as for :func:`pack`."""
     width = max(tokens.shape[2] for tokens, _ in parts)
     if most is None:
         most = sum(tokens.shape[1] * tokens.shape[2] for tokens, _ in parts)

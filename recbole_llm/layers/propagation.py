@@ -1,4 +1,4 @@
-"""Propagation over a fixed sparse graph in compressed rows, with a backward pass that is one product."""
+"""Propagation over a fixed sparse graph in compressed rows; the backward pass is one product."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class _Multiply(torch.autograd.Function):
-    """``A @ x`` whose gradient is ``A.T @ grad`` with the transpose kept ready."""
+    """``A @ x``, whose gradient is ``A.T @ grad`` with the transpose kept ready."""
 
     @staticmethod
     def forward(ctx: Any, forward_matrix: torch.Tensor, backward_matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -25,7 +25,7 @@ class _Multiply(torch.autograd.Function):
 
 
 def _product(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """``A @ x`` in single precision, autocast or not: sparse products have no half one."""
+    """``A @ x`` in single precision even under autocast: sparse products have no half precision."""
     with torch.autocast(x.device.type, enabled=False):
         return matrix @ x
 
@@ -33,12 +33,12 @@ def _product(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 class SparseGraph:
     """A constant sparse matrix; ``graph @ x`` and ``torch.sparse.mm(graph, x)`` multiply by it.
 
-    RecBole keeps COO matrices, for which every product sorts or scatters and the backward pass transposes
-    anew. The compressed form is three times faster on a CPU.
+    RecBole keeps COO matrices, for which every product sorts or scatters and every backward pass transposes again. The
+    compressed form is three times faster on a CPU.
 
     Args:
         matrix: a square torch sparse COO matrix or a scipy sparse matrix.
-        symmetric: the transpose is the matrix itself and need not be kept.
+        symmetric: whether the transpose is the matrix itself and need not be kept.
         device: where products are computed.
     """
 
@@ -56,7 +56,7 @@ class SparseGraph:
         return result
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseGraph:
-        return copy.copy(self)  # the matrix is constant, and torch copies none in compressed rows
+        return copy.copy(self)  # the matrix is constant, and torch cannot copy compressed rows
 
     def to(self, device: torch.device | str) -> SparseGraph:
         """This graph, moved to another device."""
@@ -67,7 +67,7 @@ class SparseGraph:
 
     @classmethod
     def __torch_function__(cls, func: Any, kinds: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # RecBole's models call torch.sparse.mm(matrix, x): torch hands the call over to us here.
+        # RecBole's models call torch.sparse.mm(matrix, x), which torch forwards to this method.
         if func in (torch.sparse.mm, torch.mm, torch.matmul) and isinstance(args[0], cls):
             return args[0] @ args[1]
         return NotImplemented
@@ -91,8 +91,8 @@ def bipartite_adjacency(
 ) -> sp.coo_matrix:
     """``D^-1/2 A D^-1/2`` of the user-item graph (LightGCN, SIGIR 2020, equation 8).
 
-    Nodes are users first, then items; repeated interactions count once. ``epsilon`` is added to degrees
-    before the root, as RecBole does.
+    Nodes are users first, then items; repeated interactions count once. ``epsilon`` is added to degrees before the
+    root, as in RecBole.
     """
     pairs = np.unique(users.astype(np.int64) * n_items + items)
     user, item = pairs // n_items, pairs % n_items + n_users

@@ -1,17 +1,17 @@
-"""Session graphs in tensor code: what RecBole's SRGNN and GCSAN build in a Python loop per batch."""
+"""Session graphs in tensor code, which RecBole's SRGNN and GCSAN build in a Python loop per batch."""
 
 from __future__ import annotations
 
 import torch
 
-N_RELATIONS = 4  # of `edge_relations`, besides 0, no edge
+N_RELATIONS = 4  # relations of `edge_relations`, besides 0 for no edge
 
 
 def session_edges(item_seq: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """The directed graph of consecutive items of each session (SR-GNN, AAAI 2019, section 3.2).
 
-    Nodes are the distinct ids of a row in ascending order (the padding id is a node without edges where the
-    row is padded), an edge counts once however often it is walked.
+    Nodes are the distinct ids of a row in ascending order; in a padded row the padding id is a node without edges. An
+    edge counts once, however often it is walked.
 
     Args:
         item_seq: ``(B, L)`` item ids, left-aligned, 0 padded.
@@ -32,8 +32,8 @@ def session_edges(item_seq: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
     items = torch.zeros_like(item_seq).scatter_(1, node, ascending)
     mask = item_seq > 0
 
-    # Edges of padded places are aimed at one spare cell, so that no boolean indexing (and no wait for
-    # the device) is needed.
+    # Edges of padded positions go to one spare cell, so that no boolean indexing (and no wait for the device) is
+    # needed.
     source, target = alias_inputs[:, :-1], alias_inputs[:, 1:]
     cell = torch.where(mask[:, 1:], source * length + target, length * length)
     edges = torch.zeros(batch, length * length + 1, device=device)
@@ -57,7 +57,7 @@ def session_graph(item_seq: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, t
 
 
 def edge_relations(edges: torch.Tensor) -> torch.Tensor:
-    """How each node stands to each other one (GCE-GNN, SIGIR 2020, section 3.1).
+    """Relation of each node to each other node (GCE-GNN, SIGIR 2020, section 3.1).
 
     Args:
         edges: ``(B, L, L)``, 1 at ``[source, target]``.

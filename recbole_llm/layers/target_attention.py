@@ -1,12 +1,12 @@
-"""Scores whose session vector depends on the item that is scored (TAGNN, SIGIR 2020), in bounded memory.
+"""Scores by session vectors that depend on the item to score (TAGNN, SIGIR 2020), in bounded memory.
 
 For session ``b`` with states ``h_l`` and keys ``k_l``, and for item ``i``:
 
     beta_il = softmax_l(k_l . e_i)
     score_i = (z + sum_l beta_il h_l) . e_i = z . e_i + sum_l beta_il (h_l . e_i)
 
-The second form needs no vector for each pair of session and item, but two matrices ``(B, L, N)``: they are made
-for some sessions and, with a very large catalogue, for some items at a time.
+The second form needs no vector for each pair of session and item, only two matrices ``(B, L, N)``. They are made for
+some sessions at a time and, with a very large catalogue, for some items at a time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 
-# Numbers in one (b, L, n) matrix; a handful of them live at once.
+# Elements in one (b, L, n) matrix; a handful of such matrices exist at once.
 _ON_CPU = 1 << 19
 _ON_GPU = 1 << 27
 
@@ -28,7 +28,7 @@ class Attended(NamedTuple):
     Attributes:
         states: ``(B, L, d)``, h.
         keys: ``(B, L, d)``, k.
-        lengths: ``(B,)`` number of states of each session; later ones have no part.
+        lengths: ``(B,)`` number of states of each session; later ones are ignored.
     """
 
     states: torch.Tensor
@@ -40,7 +40,7 @@ class Attended(NamedTuple):
         return Attended(self.states[chosen, :width], self.keys[chosen, :width], self.lengths[chosen])
 
     def to(self, dtype: torch.dtype) -> Attended:
-        """The same with another number type."""
+        """The same with another dtype."""
         return Attended(self.states.to(dtype), self.keys.to(dtype), self.lengths)
 
     def padding(self) -> torch.Tensor:
@@ -69,7 +69,7 @@ def score_all(z: torch.Tensor, session: Attended, weight: torch.Tensor, limit: i
         z: ``(B, d)``.
         session: what is attended to.
         weight: ``(N, d)`` item vectors.
-        limit: numbers in one of the matrices; 0 for what suits the device.
+        limit: elements in one of the matrices; 0 for the device's default.
     """
     scores = weight.new_empty(len(z), len(weight))
     z, session = z.to(weight.dtype), session.to(weight.dtype)
@@ -82,14 +82,14 @@ def score_all(z: torch.Tensor, session: Attended, weight: torch.Tensor, limit: i
 def attended_cross_entropy(
     z: torch.Tensor, session: Attended, weight: torch.Tensor, target: torch.Tensor, limit: int = 0
 ) -> torch.Tensor:
-    """Softmax over the scores of all items, mean over the batch, with gradients made in the same sweep.
+    """Cross-entropy over the scores of all items, mean over the batch, with gradients computed in the same pass.
 
     Args:
         z: ``(B, d)``.
         session: what is attended to.
         weight: ``(N, d)`` item vectors.
         target: ``(B,)`` int64.
-        limit: numbers in one of the matrices; 0 for what suits the device.
+        limit: elements in one of the matrices; 0 for the device's default.
     """
     z, session = z.to(weight.dtype), session.to(weight.dtype)
     with torch.autocast(z.device.type, enabled=False):
@@ -98,7 +98,7 @@ def attended_cross_entropy(
 
 
 class _AttendedCrossEntropy(torch.autograd.Function):
-    """Loss and gradients piece by piece: what the backward pass would need is not kept but used at once."""
+    """Loss and gradients piece by piece, so that nothing needs to be kept for the backward pass but the gradients."""
 
     @staticmethod
     def forward(
@@ -127,9 +127,9 @@ class _AttendedCrossEntropy(torch.autograd.Function):
 
 
 def _pieces(session: Attended, n_items: int, limit: int) -> Iterator[tuple[torch.Tensor, Attended]]:
-    """Row numbers of some sessions and their states, so many that their matrices are within the limit.
+    """Row numbers of some sessions and their states, as many as keep their matrices within the limit.
 
-    On a CPU sessions of similar length come together, without the padding that they all share; on a GPU their
+    On a CPU sessions of similar length come together, cut to the longest of them. On a GPU they do not, since their
     lengths would have to be fetched.
     """
     count, width = session.states.shape[:2]
@@ -151,7 +151,7 @@ def _limit(session: Attended) -> int:
 
 
 def _chunks(weight: torch.Tensor, session: Attended, limit: int) -> tuple[torch.Tensor, ...]:
-    """The item vectors in as many parts as the limit wants; mostly one."""
+    """The item vectors in as many parts as the limit requires, mostly one."""
     rows, width = session.states.shape[:2]
     return weight.split(max(1, (limit or _limit(session)) // (rows * width)))
 
@@ -178,7 +178,7 @@ def _piece(
     the gradient of ``h . e`` is ``beta p``, that of ``k . e`` is ``beta p (h . e - t)``.
     """
     chunks = _chunks(weight, session, limit)
-    kept = _block(z, session, weight) if len(chunks) == 1 else None  # several would not fit: they are made twice
+    kept = _block(z, session, weight) if len(chunks) == 1 else None  # several would not fit, so they are made twice
     scores = kept[0] if kept else torch.cat([_block(z, session, each)[0] for each in chunks], dim=1)
     loss = F.cross_entropy(scores, target, reduction="sum").double()
     outer = scores.softmax(dim=1)

@@ -1,4 +1,4 @@
-"""Means over a frozen table of text vectors."""
+"""Means of frozen text vectors per interaction."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 
 class InteractionKeys(nn.Module):
-    """Rows of features from (user, position): where in the flat interactions a prediction is made.
+    """Rows of features from (user, position): the rows of the flat interactions at which predictions are made.
 
     Args:
         offsets: ``(n_users + 1,)`` int64 first row of each user, and the end.
@@ -27,10 +27,10 @@ class InteractionKeys(nn.Module):
 
 
 class TextBag(nn.Module):
-    """For each interaction the mean vector of a short list of texts.
+    """The mean vector of each interaction's short list of texts.
 
-    The vectors and lists are not parameters and not part of the checkpoint: they are features and come
-    from the dataset's semantic files.
+    The vectors and lists are neither parameters nor part of the checkpoint: they are features and come from the
+    dataset's semantic files.
 
     Args:
         vectors: ``(n_texts, d)`` frozen vectors; shared by several bags.

@@ -1,4 +1,4 @@
-"""Frozen text vectors made as small as a model needs them."""
+"""Frozen text vectors projected to the size that a model needs, or whitened."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def pca(vectors: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def zca(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors ``(n, d)`` without correlations among their dimensions, as near to what they were as can be.
+    """Vectors ``(n, d)`` with their dimensions decorrelated, as near to the original vectors as possible.
 
         W = S^(-1/2),  S the covariance,  rows (x - mean) W
 
-    Directions in which the vectors hardly differ are not blown up: eigenvalues count at least a thousandth of the
-    largest. The result is scaled to the mean norm that the vectors had.
+    Eigenvalues count at least a thousandth of the largest, so directions in which the vectors hardly differ are not
+    blown up. The result is scaled to the mean norm of the original vectors.
     """
     centred = (vectors - vectors.mean(dim=0)).double()
     values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
@@ -40,10 +40,10 @@ class ProjectedTexts(nn.Module):
 
     Args:
         vectors: ``(n, d)`` frozen vectors.
-        size: dimension wanted; ``pca`` gives fewer where the vectors span fewer.
+        size: dimension wanted; ``pca`` gives fewer if there are fewer vectors or dimensions.
         projection: ``pca`` fixed, fitted on the table; ``linear`` learned; ``random`` noise in place of the
             vectors, which is what EIMF's released code trains.
-        trainable: whether the table is itself learned: the projected one, or with ``linear`` the vectors.
+        trainable: whether the table is learned too: the projected table, or with ``linear`` the vectors.
     """
 
     def __init__(self, vectors: torch.Tensor, size: int, projection: str = "pca", trainable: bool = False) -> None:
