@@ -53,7 +53,7 @@ class GatedBlock(nn.Module):
         size: ``d``.
         inner: width of FF.
         heads: of attention.
-        dropout, attn_dropout: of what is added, and of attention weights.
+        dropout, attn_dropout: of each part's output, and of attention weights.
     """
 
     def __init__(self, size: int, inner: int, heads: int, dropout: float, attn_dropout: float) -> None:

@@ -9,8 +9,8 @@ user also learns from users with similar texts. In the paper's order:
      u = [f(S^se) ; f(S^co)],  score_i = u . [e^se_i ; e^co_i]
      L = L_rank + distillation_weight * mean_u 1/(2 d) |u - t_u|^2,  t_u the mean of ``u'`` over the ``similar_users``
 
-``t_u`` has no gradient. ``distillation_weight`` multiplies a mean over the ``2 d`` entries of ``u``. The similarity of
-users is that of their vectors, which come from a file (``--vectors``) or are the mean of their training items' vectors.
+``t_u`` has no gradient. ``distillation_weight`` multiplies a mean over the ``2 d`` entries of ``u``. Similar users are
+found by their vectors, which come from a file (``--vectors``) or are the mean of their training items' vectors.
 
 Deviates from the paper in: L_rank follows ``objective``, by default a softmax over all items as in the other rows of a
 table (the paper: pairwise, with one negative). Cross-attention is causal, so that a model can train at every position.

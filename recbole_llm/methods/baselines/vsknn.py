@@ -59,7 +59,7 @@ class VSKNN(CountingModel):
         shape = (len(self.owner), self.n_items)
         self.sessions = sp.coo_matrix((np.ones(len(line)), (line, self.train_item)), shape=shape).tocsr()
         self.sessions.data[:] = 1.0
-        self.holders = self.sessions.T.tocsr()  # sessions of an item
+        self.holders = self.sessions.T.tocsr()  # sessions that hold an item
         times = clock(dataset.table)
         self.ended: np.ndarray | None = None
         if times is not None:

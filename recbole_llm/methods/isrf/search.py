@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from recbole_llm.methods.isrf.decoding import UNFOUND, ItemTrie, depth_bias, heads_of, scaled
 
-AT_ONCE = 8  # prefixes of a row expanded in one step; with more, some would turn out to be needless
+AT_ONCE = 8  # prefixes of a row expanded in one step; with more, some would turn out not to be needed
 BLOCK = {"cpu": 1 << 24, "cuda": 1 << 29}  # elements that the states of one block of rows may hold
 EXPECTED = 256  # expanded prefixes per row that the size of a block allows for
 

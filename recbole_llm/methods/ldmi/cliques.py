@@ -146,7 +146,7 @@ def max_coverage(
 
     Args:
         offsets, elements: set ``s`` holds ``elements[offsets[s]:offsets[s + 1]]``, each once.
-        weights: ``(n_elements,)`` weight of each covered element, not negative.
+        weights: ``(n_elements,)`` weight of each element, not negative.
         budget: most sets to choose.
         share: stop once this share of the weight of all sets' union is covered.
 
