@@ -1,18 +1,19 @@
-"""What answers must look like, and how they are read when they do not quite.
+"""Parse and validate answers, also those that are not clean JSON.
 
-The rules, in order; each that applies is counted (``counts``) and ends in the manifest:
+The rules in order. Each rule that applies is counted under its name in brackets; the counts go into the manifest:
 
-- JSON and nothing else is taken as it is.
-- Reasoning goes (``thought``): ``<think>``, ``<thinking>``, ``[THINK]``, channels of gpt-oss and their like. Reasoning
-  that never ends leaves an empty answer.
-- Code fences are opened (``fenced``), prose before and behind is passed over (``prose``). Of several values the last
-  whole object that satisfies the answer's class is taken, or else the last list: a draft comes before the answer.
-- Where brackets, commas or quotation marks are missing, they are put in (``repaired``).
-- No content (``empty``), a refusal (``refusal``), no JSON at all (``no_json``), JSON beyond repair (``not_json``),
-  more than ``LONGEST`` characters (``too_long``), or a value that is not of the class (``schema``) is an
-  :class:`AnswerError`. Whatever else a reader raises is counted as ``unreadable``.
+- An answer that is JSON and nothing else is taken as it is.
+- Reasoning is removed (``thought``): ``<think>``, ``<thinking>``, ``[THINK]``, gpt-oss channels and the like. If the
+  reasoning never ends, only the text before it is left.
+- Code fences are opened (``fenced``), and prose around the value is skipped (``prose``). Of several values, the last
+  complete object that satisfies the answer class is taken, otherwise the last such list: drafts precede the answer.
+- Missing brackets, commas and quotation marks are added (``repaired``).
+- An :class:`AnswerError` is raised for no content (``empty``), a refusal (``refusal``), no JSON (``no_json``), JSON
+  beyond repair (``not_json``), more than ``LONGEST`` characters (``too_long``) and a value that its class rejects
+  (``schema``). Any other exception counts as ``unreadable``.
 
-What fails is asked once more with the reason; what fails again is counted and left to the feature's fallback.
+A question whose answer fails is asked once more, with the reason. If it fails again, that is counted and the feature's
+fallback applies.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ class AnswerError(Exception):
 
     Args:
         message: what was wrong.
-        rule: under which it is counted: ``empty``, ``refusal``, ``no_json``, ``not_json``, ``schema``, or
-            ``content`` where a feature cannot use what the answer says.
+        rule: name under which it is counted: ``empty``, ``refusal``, ``no_json``, ``not_json``, ``too_long``,
+            ``schema``, ``unreadable``, or ``content`` for valid JSON that the feature cannot use.
     """
 
     def __init__(self, message: str, rule: str = "content") -> None:
@@ -45,7 +46,7 @@ class AnswerError(Exception):
 
 
 def _as_text(value: Any) -> Any:
-    """A number as text; blanks alone as no text at all."""
+    """A number as text, and a string of blanks as an empty one."""
     if isinstance(value, str):
         return value if value.strip() else ""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
@@ -55,7 +56,7 @@ Phrase = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_lengt
 
 
 def at_most(count: int) -> dict[str, Any]:
-    """A limit that the endpoint is told and readers are not: a small model repeats itself until something stops it."""
+    """A limit for the endpoint's schema, not for validation: small models repeat themselves until stopped."""
     return {"maxItems": count}
 
 
@@ -63,9 +64,9 @@ Paragraph = Annotated[str, BeforeValidator(_as_text), Field(min_length=1, max_le
 
 
 _BRACKETS = ("{", "[")
-LONGEST = 100_000  # characters of an answer that are read, its reasoning left out
-MOST_WHOLE, MOST_MENDED = 1000, 200  # values that are looked for; an answer with more has lost the thread
-MOST_VALUES = 64  # of these that are held against the answer's class
+LONGEST = 100_000  # characters of an answer without its reasoning; longer ones are refused
+MOST_WHOLE, MOST_MENDED = 1000, 200  # values to search for; an answer with more has degenerated
+MOST_VALUES = 64  # of these, how many are validated against the answer class
 _REFUSALS = (
     "i'm sorry",
     "i am sorry",
@@ -80,10 +81,10 @@ _REFUSALS = (
 
 
 def _readings(text: str, counts: Counter[str]) -> Iterator[tuple[Any, str]]:
-    """Every value that an answer may mean, the likeliest first, with the rule that found it.
+    """Candidate values of an answer, likeliest first, each with the rule that found it.
 
     Raises:
-        AnswerError: there is no JSON in it.
+        AnswerError: no candidate is left; its rule says what the answer was instead.
     """
     body = text.strip()
     yield from _whole(body)
@@ -107,24 +108,24 @@ def _readings(text: str, counts: Counter[str]) -> Iterator[tuple[Any, str]]:
 
 
 def _whole(text: str) -> Iterator[tuple[Any, str]]:
-    """The value that is the whole text."""
+    """The value of a text that is JSON as a whole; nothing for any other text."""
     if text[:1] in _BRACKETS and len(text) <= LONGEST and (value := parsed(text)) is not None:
         yield value, ""
 
 
 def _last_first(found: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """The last values that hold anything, objects before lists."""
+    """The last ``MOST_VALUES`` non-empty values, last first, but objects before lists."""
     held = [pair for pair in found if pair[0]][: -MOST_VALUES - 1 : -1]
     return sorted(held, key=lambda pair: not isinstance(pair[0], dict))
 
 
 def read_answer(text: str, kind: type[Answer], counts: Counter[str] | None = None) -> tuple[Answer, bool]:
-    """An answer's text as its class, and whether its JSON was repaired.
+    """Parse an answer into its class; also returns whether its JSON was repaired.
 
     Args:
         text: as the model wrote it.
         kind: class of the answer.
-        counts: where the rules that applied are counted.
+        counts: counter of the rules that applied.
 
     Raises:
         AnswerError: it is not JSON or not of the class; the message says what to correct.
@@ -134,7 +135,7 @@ def read_answer(text: str, kind: type[Answer], counts: Counter[str] | None = Non
     try:
         for value, rule in _readings(text, counts):
             if isinstance(value, list) and len(kind.model_fields) == 1:
-                value = {next(iter(kind.model_fields)): value}  # the list without its wrapper
+                value = {next(iter(kind.model_fields)): value}  # a list that came without its wrapper object
             try:
                 answer = kind.model_validate(value)
             except ValidationError as error:

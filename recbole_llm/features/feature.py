@@ -1,4 +1,4 @@
-"""What a feature's builder works with."""
+"""The interface of a feature's builder, and what it works with."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from recbole_llm.settings.layers import Settings
 
 
 class Prerequisite(Protocol):
-    """The trained model that a feature stands on, trained when first asked.
+    """The trained model that a feature depends on; it is trained on first use.
 
     Attributes:
-        key: tells it from others.
-        folds: one entry for each model that speaks for training rows of users it has not seen (``train_rows``:
-            digest of the rows it was trained on); empty where one model speaks for all.
+        key: identifies it.
+        folds: one entry for each model that ranks for training rows of users it has not seen (``train_rows``:
+            digest of the rows it was trained on); empty if one model ranks for all rows.
     """
 
     key: str
     folds: list[dict[str, Any]]
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
-        """``(len(rows), k)`` item ids, best first, for the histories before some rows."""
+        """``(len(rows), k)`` item ids, best first, for the history before each row."""
 
 
 @dataclass
@@ -39,16 +39,16 @@ class Context:
     """Everything a builder may look at.
 
     Attributes:
-        settings: of the run.
-        table, split: interactions and what of them trains and tests.
+        settings: the run's settings.
+        table, split: the interactions, and how they are divided into training, validation and test.
         items: the items' texts.
         folder: where files are written.
         stage_one: the prerequisite model, where the method has one.
         encode: makes the text vectors in the order of ``folder.texts``.
-        vectors_of: vectors of some texts by another pooling (``cls``).
-        asking: how answers are got.
+        vectors_of: makes the vectors of some texts by a pooling (``mean``, ``cls``).
+        asking: how answers are obtained.
         ledger: what is asked and answered, ``None`` for the offline rule.
-        given: vectors made elsewhere, by what they are of.
+        given: vectors made elsewhere, by ``item_id`` or ``user_id``.
     """
 
     settings: Settings
@@ -66,22 +66,22 @@ class Context:
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """Where to ask, ``None`` for the offline rule."""
+        """The endpoint to ask, ``None`` for the offline rule."""
         return self.ledger.endpoint if self.ledger is not None else None
 
     def history(self, row: int) -> np.ndarray:
-        """Item ids before a row of the interactions, as long as the model sees: never the row itself.
+        """The last ``MAX_ITEM_LIST_LENGTH`` item ids before a row of the interactions, never the row itself.
 
-        Under a global time split they end at the cut that the row lies behind.
+        Under a global time split they end at the last cut before the row.
         """
         begin, end = int(self.table.offsets[self.table.user[row]]), self.split.shown_until(row)
         first = max(begin, end - int(self.settings["MAX_ITEM_LIST_LENGTH"]))
         return np.asarray(self.table.item[first:end])
 
     def target_rows(self) -> np.ndarray:
-        """Rows that anything is predicted at, ascending: training targets, validation, test.
+        """Rows to predict, ascending: training targets, validation and test.
 
-        Those are left out of which no history may be shown.
+        Rows without any history that may be shown are left out.
         """
         split, offsets = self.split, np.asarray(self.table.offsets)
         rows = np.unique(np.concatenate([split.train_targets, split.valid.end, split.test.end]))
@@ -95,14 +95,14 @@ class Context:
 
     @property
     def fills(self) -> bool:
-        """Whether gaps among the answers are to be filled by the offline rule (``--fill=offline``)."""
+        """Whether the offline rule fills gaps among the answers (``--fill=offline``)."""
         return self.endpoint is not None and self.settings["fill"] == "offline"
 
     def answer_all(self, keys: Iterable[Any], script: MakeScript, title: str) -> Iterator[tuple[Any, Any]]:
-        """Results of a script for each key, in order, ``None`` where there is no usable answer.
+        """Each key with the result of its script, in order; ``None`` if there is no usable answer.
 
-        How the answers are got is the command's affair (``self.asking``): asked for, collected for a batch,
-        or, in a dry run, stood in for by the prompt's example. A builder has nothing to do for that.
+        ``self.asking`` decides how answers are obtained: asked for, collected for a batch or, in a dry run,
+        replaced by the prompt's example. A builder need not care.
         """
         assert self.ledger is not None
         return self.asking.results(self.ledger, list(keys), script, title)
@@ -114,18 +114,18 @@ class Feature(Protocol):
     Attributes:
         name: what registry rows call it.
         version: raise it with any change of the files it writes.
-        prompts: files of ``semantics/prompts/`` that it asks with.
+        prompts: names of the prompts that it asks (:func:`~recbole_llm.features.prompts.load_prompt`).
         settings_keys: settings that its files depend on.
         files: suffixes of the files it writes.
 
-    Optional attributes, with what is assumed where a feature lacks them:
+    Optional attributes, with their defaults in brackets:
 
-    - ``needs: tuple[str, ...]``, names of features whose files it reads (``()``): it is stale when they are.
-    - ``visible: str``, what of a user its answers may stand on (``"none"``): ``"none"``, items alone;
-      ``"prefix"``, what stands before the row of ``position``; ``"training"``, the user's training segment.
-      ``doctor --leaks`` holds the files against it.
-    - ``clusters_vectors: bool``, whether whom it asks about follows from sentence vectors (``False``): another encoder
-      then has other answers too.
+    - ``needs: tuple[str, ...]`` (``()``), names of features whose files it reads: it is stale when they are.
+    - ``visible: str`` (``"none"``), which of a user's interactions its answers may use: ``"none"``, items only;
+      ``"prefix"``, those before the row of ``position``; ``"training"``, the user's training segment.
+      ``doctor --leaks`` checks the files against it.
+    - ``clusters_vectors: bool`` (``False``), whether clusters of sentence vectors decide about whom it asks: then
+      another encoder also means other answers.
     """
 
     name: ClassVar[str]
@@ -135,19 +135,20 @@ class Feature(Protocol):
     files: ClassVar[tuple[str, ...]]
 
     def build(self, context: Context) -> dict[str, Any]:
-        """Write the files; returns facts for the manifest, ``coverage`` among them."""
+        """Write the files; returns facts for the manifest, including ``coverage``."""
 
 
-# What of a user a feature's answers may stand on: nothing, what precedes the asked row, all that may be shown.
+# Which of a user's interactions a feature's answers may use: none, those before the row asked about, all that may be
+# shown.
 ITEMS_ALONE, PREFIX, TRAINING = VISIBLE = ("none", "prefix", "training")
 
 
 def visible_ends(table: Interactions, split: Split) -> np.ndarray:
-    """``(n_users + 2,)`` int64: a user's rows ``offsets[u]:ends[u]`` may be shown, whatever they are used for.
+    """``(n_users + 2,)`` int64: the rows ``offsets[u]:ends[u]`` of a user may be shown in any prompt.
 
-    A user who is evaluated shows what stands before the first validation or test target; a user who only trains
-    shows all training rows. So one answer a user serves training, validation and test alike, and no target of
-    validation or test has ever been in a prompt. Under a global time split everyone shows training rows alone.
+    For an evaluated user these are the rows before the first validation or test target, for any other user all
+    training rows. So one answer per user serves training, validation and test, and no prompt contains a validation
+    or test target. Under a global time split only training rows are shown.
     """
     offsets = np.asarray(table.offsets)
     ends = offsets.copy()
@@ -163,7 +164,7 @@ def visible_ends(table: Interactions, split: Split) -> np.ndarray:
 
 
 def training_lists(table: Interactions, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The training items of each user who has any, in order.
+    """The training items of each user who has any, in their order.
 
     Returns:
         Users ``(m,)`` ascending, offsets ``(m + 1,)`` and items ``(n_train,)`` in compressed rows.

@@ -1,4 +1,4 @@
-"""One folder of semantic files: text table, feature tables, vectors, and the manifest over them."""
+"""One folder of semantic files: text table, feature tables, vectors, and the manifest that lists them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def asked_suffix(feature: str) -> str:
 
 
 class ChangedFileError(UserError):
-    """A file is not what the manifest says; to a process without the folder's lock it may be one under way."""
+    """A file differs from the manifest; a process without the folder's lock may be seeing a write in progress."""
 
 
 class TextTable:
-    """Every distinct text once; its place is its id in all other files."""
+    """Every distinct text once; its index is its id in all other files."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self.texts: list[str] = []
@@ -45,7 +45,7 @@ class TextTable:
         return len(self.texts)
 
     def add(self, text: str) -> int:
-        """The id of a text, new or known."""
+        """The id of a text, which is added if it is new."""
         text = clean_field(text)
         found = self._ids.get(text)
         if found is None:
@@ -61,8 +61,7 @@ class SemanticFolder:
         path: the folder.
         stem: name of the dataset's files.
         identity: what the features were made from; a folder with another identity is refused.
-        read_with: how the interactions were read; noted with the next thing that is written, and no part of the
-            identity.
+        read_with: how the interactions were read; saved with the next manifest, but not part of the identity.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class SemanticFolder:
         return manifest
 
     def _start_anew_without_text(self) -> None:
-        """Forget all files where the text table is gone, which they refer to."""
+        """Forget all files if the text table, which they refer to, is gone."""
         entry = self.manifest["files"].get("text")
         if entry is not None and not (self.path / entry["name"]).is_file():
             path = self.path / entry["name"]
@@ -115,13 +114,13 @@ class SemanticFolder:
         return self.path / f"{self.stem}.{suffix}"
 
     def has(self, suffix: str) -> bool:
-        """Whether a file is listed in the manifest and unchanged since.
+        """Whether a file exists, is listed in the manifest and is unchanged since.
 
-        The text table only grows, so the manifest vouches for the beginning of a later one: a commit under way in
-        another process, or one that was killed before its manifest, has written more than is listed.
+        The text table only grows, so only its listed beginning is compared: a commit that is in progress in another
+        process, or that was killed before it wrote the manifest, has written more than is listed.
 
         Raises:
-            ChangedFileError: the file was changed by someone else, or another process is writing it.
+            ChangedFileError: the file was changed, or another process is writing it.
         """
         entry = self.manifest["files"].get(suffix)
         if entry is None:
@@ -141,7 +140,7 @@ class SemanticFolder:
         return True
 
     def check(self) -> None:
-        """Look at every file that the manifest lists.
+        """Check every file that the manifest lists.
 
         Raises:
             UserError: one is gone or was changed.
@@ -151,7 +150,7 @@ class SemanticFolder:
                 raise UserError(f"{self.path / entry['name']} is gone; run again to have it made.")
 
     def write(self, suffix: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
-        """Write an atomic file; it counts once :meth:`commit` lists it."""
+        """Write an atomic file and return its number of rows; :meth:`commit` makes it part of the folder."""
         count = write_table(self.file(suffix), columns, rows)
         self._list(suffix, self.file(suffix), rows=count)
         return count
@@ -164,7 +163,7 @@ class SemanticFolder:
         self._list(f"text.{name}.npy", path, rows=len(vectors))
 
     def vectors(self, name: str) -> np.ndarray | None:
-        """The memory-mapped matrix of an encoder, ``None`` where it has to be made."""
+        """The memory-mapped matrix of an encoder, ``None`` if it has to be made."""
         if not self.has(f"text.{name}.npy"):
             return None
         matrix: np.ndarray = np.load(self.path / f"text.{name}.npy", mmap_mode="r", allow_pickle=False)
@@ -179,7 +178,7 @@ class SemanticFolder:
         }
 
     def commit(self, feature: str | None = None, facts: dict[str, Any] | None = None) -> None:
-        """Write the text table and then the manifest that vouches for the files."""
+        """Write the text table, then the manifest that lists the files."""
         rows = ((str(number), text) for number, text in enumerate(self.texts.texts))
         self.write("text", TEXT_COLUMNS, rows)
         if feature is not None:
@@ -190,13 +189,13 @@ class SemanticFolder:
         self.save_manifest()
 
     def digest(self, features: Iterable[str]) -> str:
-        """Of the files of some features and of the texts."""
+        """A hash of the text table and of the files of some features."""
         wanted = [suffix for name in features for suffix in self.manifest["features"][name]["files"]]
         found = [self.manifest["files"][suffix]["sha256"] for suffix in ("text", *wanted)]
         return hashlib.sha256("".join(found).encode()).hexdigest()
 
     def save_manifest(self) -> None:
-        """Write the manifest in one step."""
+        """Write the manifest atomically."""
         if self.read_with:
             self.manifest["read_with"] = self.read_with
         with whole_file(self.path / "manifest.json", "w") as stream:
@@ -204,7 +203,7 @@ class SemanticFolder:
 
 
 def _is_whole(manifest: dict[str, Any]) -> bool:
-    """Whether a manifest has what every one of ours has."""
+    """Whether a manifest has the structure that :class:`SemanticFolder` writes."""
     wanted = {"name": str, "rows": int, "bytes": int, "sha256": str}
     files = manifest.get("files")
     return (

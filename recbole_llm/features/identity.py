@@ -29,29 +29,29 @@ def identity(
     encoder: Encoder,
     items: ItemTexts,
 ) -> dict[str, Any]:
-    """All that the features of a run are made from: folders of features differ where it does.
+    """Everything that the features of a run are made from; another identity means another folder.
 
-    Versions of features and prompts are not among it: they make single features of a folder stale. The offline rule
-    looks at sentence vectors, so that its encoder is.
+    Versions of features and prompts are left out: they make single features of a folder stale. The encoder is
+    included for the offline rule, which reads sentence vectors.
 
     Args:
-        settings: of the run.
-        location: where the dataset lies.
+        settings: the run's settings.
+        location: where the dataset is.
         dataset: with ``split``, ``sha256`` and ``reading()``.
-        endpoint: that is asked; ``None`` for the offline rule.
-        stage_one: the model that the features stand on.
-        encoder: of the texts.
+        endpoint: the endpoint that is asked; ``None`` for the offline rule.
+        stage_one: the model that the features depend on.
+        encoder: the text encoder.
         items: the items' texts.
 
     Raises:
-        UserError: there is no file of profiles where one is given.
+        UserError: a file of profiles or vectors does not exist.
     """
     names = settings.method.features
     keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
     item_file = location.file("item")
     fills = endpoint is not None and settings["fill"] == OFFLINE
     clusters = any(getattr(find_feature(name), "clusters_vectors", False) for name in names)
-    other = clusters and endpoint is not None and encoder.id != default_encoder().id  # older folders had the default
+    other = clusters and endpoint is not None and encoder.id != default_encoder().id  # older folders: the default
     reading = dataset.reading()
     return {
         "dataset": location.name,
@@ -70,7 +70,7 @@ def identity(
         "features": list(names),
         "settings": {k: settings.get(k) for k in keys if tells_apart(k, settings.get(k), settings.definitions)},
         "stage_one": stage_one.key if stage_one else None,
-        # Older versions left tested positions to earlier prefixes where a stride was set.
+        # With a stride, older versions used the answer to an earlier prefix for a tested position.
         **({"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}),
         **({"fill": {"name": OFFLINE, "encoder": encoder.id}} if fills else {}),
         **({"encoder": encoder.id} if other and not fills else {}),
@@ -84,7 +84,7 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
         return {}
     if not Path(path).is_file():
         raise UserError(f"--profiles={path}: there is no such file.")
-    # Older versions left out what stands in brackets even where a whole title fits.
+    # Older versions ignored text in brackets even if a whole title matched.
     found = {"by": settings["profiles_by"], **({"titles": "whole"} if settings["profiles_by"] == "title" else {})}
     return {"profiles": {"sha256": file_sha256(Path(path)), **found}}
 

@@ -1,4 +1,4 @@
-"""``.itemtext``: for each item the ids of its texts in ``.text``."""
+"""``.itemtext``, the ids of each item's texts in ``.text``, and ``.codes``, the items' clusters by text."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TEXT_COLUMNS = (
 )
 
 
-# What an item's vector is the mean of, where a model does not choose.
+# The texts whose vectors are averaged to an item's vector, unless a model chooses others.
 ITEM_COLUMNS = ("title_text", "categories_text", "brand_text")
 
 
 class ItemTextIds:
-    """Made for every method, since texts are what all features are made of; a missing text is an empty cell."""
+    """Text ids of each item, made for every method since all features build on texts; a missing text is empty."""
 
     name: ClassVar[str] = "itemtext"
     version: ClassVar[int] = 2
@@ -55,10 +55,10 @@ CODE_COLUMNS = (Column("item_id", "token"), Column("code", "token"))
 
 
 class TextCodes:
-    """k-means over the directions of titles and categories.
+    """k-means clusters of items by the direction of their title and category vectors.
 
-    RecBole's feature-aware models would turn a dense vector into a scalar times one embedding; a cluster's number is
-    a token, and they learn an embedding for it.
+    RecBole's feature-aware models would reduce a dense vector to a scalar times one embedding. A cluster's number is
+    a token, for which they learn an embedding.
     """
 
     name: ClassVar[str] = "codes"
@@ -68,7 +68,7 @@ class TextCodes:
     files: ClassVar[tuple[str, ...]] = ("codes",)
 
     def build(self, context: Context) -> dict[str, Any]:
-        """Write one line for each item; codes count from 0."""
+        """Write one line for each item; codes start at 0."""
         from sklearn.cluster import KMeans
 
         vectors = item_vectors(context)[1:]

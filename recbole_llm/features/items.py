@@ -1,4 +1,4 @@
-"""The text of items, from metadata alone (never from reviews, which quote the user's taste)."""
+"""Item texts, from metadata only: reviews would reveal the users' taste."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 MISSING = {"", "unknown", "nan", "none", "null"}
 _TITLE_COLUMNS = ("title", "movie_title", "name", "item_name")
-# Letters of further names, whatever their case and what stands between the words: ``Product Title``, ``productTitle``.
+# Further column names; case and punctuation are ignored: ``Product Title``, ``productTitle``.
 _TITLE_NAMES = (
     *("title", "movietitle", "name", "itemname", "itemtitle", "producttitle", "productname", "booktitle", "songtitle"),
     *("trackname", "gametitle", "appname", "videotitle", "businessname", "headline"),
@@ -36,12 +36,12 @@ class ItemTexts:
 
     Attributes:
         title: never empty: items without one are called ``item <token>``.
-        categories, brand, description: empty strings where there is none.
+        categories, brand, description: empty strings if there is none.
         named: share of items that have a real title.
         source: where titles come from; ``model`` for text that a model wrote (``idgen_text``).
-        profile: text written elsewhere (``--profiles=FILE``), an empty list where there is no such file.
-        found_by: the columns that were found otherwise than by the names ``item_id``, ``title`` and so on, so that
-            features of the two are told apart; empty for most files.
+        profile: text written elsewhere (``--profiles=FILE``), an empty list without such a file.
+        found_by: columns that were found under other names than ``item_id``, ``title`` and so on; part of the
+            features' identity, and empty for most files.
     """
 
     title: list[str]
@@ -75,7 +75,7 @@ def _value(row: dict[str, Any], name: str) -> str:
 
 
 def _fill(template: str, row: dict[str, Any]) -> str:
-    """The template with a row's values; brackets around a missing value go with it."""
+    """The template with a row's values; brackets that a missing value leaves empty are removed."""
     values = {name: _value(row, name) for name in _columns_of(template)}
     if not any(values.values()):
         return ""
@@ -85,14 +85,14 @@ def _fill(template: str, row: dict[str, Any]) -> str:
 
 
 def _first_template(entries: list[Any], header: list[str]) -> tuple[Any, str | None]:
-    """Template and source of the first entry whose columns are there; of the last where none is."""
+    """Template and source of the first entry whose columns all exist, or else of the last entry."""
     known = [entry if isinstance(entry, dict) else {"template": entry} for entry in entries]
     chosen = next((e for e in known if set(_columns_of(_as_template(e["template"], header))) <= set(header)), known[-1])
     return chosen["template"], chosen.get("source")
 
 
 def _as_template(given: Any, header: list[str]) -> Any:
-    """A template; a column's bare name is one too."""
+    """The template; a column's bare name means ``{name}``."""
     return "{" + given + "}" if isinstance(given, str) and given in header else given
 
 
@@ -101,10 +101,10 @@ def _letters(name: str) -> str:
 
 
 def _columns(spec: dict[str, Any], header: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The template of titles, columns of the other texts and the source; and what was found by another name.
+    """The title template, the other texts' columns and the source; and the columns found under other names.
 
     Raises:
-        UserError: the template is none.
+        UserError: the template is invalid.
     """
     texts: dict[str, Any] = {"title": spec.get("title"), "source": str(spec.get("source", "metadata"))}
     unusual: dict[str, str] = {}
@@ -145,14 +145,14 @@ def read_item_texts(
     """Read ``.item`` as the dataset's ``text:`` settings say.
 
     Args:
-        location: where the files lie.
+        location: where the files are.
         table: gives the items and their ids.
         spec: ``title`` (a column, a template such as ``"{movie_title} ({release_year})"``, or a list of them, each
             alone or as ``{template: ..., source: ...}``: the first whose columns the file has is taken),
-            ``categories``, ``brand``, ``description`` (column names), ``source``; guessed from the columns where
-            absent.
+            ``categories``, ``brand``, ``description`` (column names), ``source``; columns that are not given are
+            guessed from the header.
         key: the column of item ids (``ITEM_ID_FIELD``).
-        separator: of columns.
+        separator: character between columns.
 
     Raises:
         UserError: the spec names a column that the file lacks, or the file has no column of item ids.
@@ -209,10 +209,10 @@ def read_item_texts(
 
 
 def check_titles(location: DatasetLocation, items: ItemTexts, separator: str = TAB) -> None:
-    """Raise where there is no text at all: features would be made of ids, under a row that says text.
+    """Refuse items without any text: features would be made from ids, in a result row that claims text.
 
     Raises:
-        UserError: not one item has a title, nor a text of its own.
+        UserError: no item has a title or a profile.
     """
     if items.named or any(items.profile):
         return
@@ -244,7 +244,7 @@ _OTHER_NAME = re.compile(r"\s*\((?!\d{4}\))[^()]*\)")
 def title_key(title: str, year: str = "", other_names: bool = False) -> str:
     """The form in which titles are compared: ``Godfather, The (1972)`` is ``The Godfather (1972)``.
 
-    What stands in brackets, such as another name or the size of a pack, counts only with ``other_names``.
+    Text in brackets, such as another name or a pack size, counts only with ``other_names``.
     """
     title, year = _name_and_year(title, year)
     if not other_names:
@@ -256,28 +256,28 @@ def title_key(title: str, year: str = "", other_names: bool = False) -> str:
 
 
 def _name_and_year(title: str, year: str) -> tuple[str, str]:
-    """A title without its year, and the year that was given or else that of the title."""
+    """A title without its year, and the given year or else the one in the title."""
     title = " ".join(clean(title, 1000).replace("&", " and ").split())
     found = _YEAR.search(title)
     return (title[: found.start()], year or found[1]) if found else (title, year)
 
 
 def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: str = "title") -> list[str]:
-    """The profile of each item, an empty string where there is none; index 0 is the padding item.
+    """The profile of each item, an empty string if it has none; index 0 is the padding item.
 
-    By title the same words and signs go first, then another spelling (:func:`title_key`), last a title of which one of
-    the two lacks what stands in brackets. Another spelling finds nothing where the profiles that it fits differ, since
-    a sign (``C++``) or what is in brackets may be what tells the items apart. Of several profiles of one title or id
-    the first counts.
+    Titles are matched in three steps: the same title apart from case; another spelling (:func:`title_key`); a title
+    where only one of the two has text in brackets. The last two steps find nothing if the matching profiles differ,
+    since punctuation (``C++``) or the text in brackets may be what distinguishes the items. If a title or id has
+    several profiles, the first counts.
 
     Args:
-        path: JSON lines, gzipped where the name ends in ``.gz``.
-        titles: of the items.
-        tokens: ids of the items.
+        path: JSON lines, gzipped if the name ends in ``.gz``.
+        titles: the items' titles.
+        tokens: the items' ids.
         by: ``title`` or ``item_id``.
 
     Raises:
-        UserError: the file cannot be read, a line is none, or no profile belongs to an item.
+        UserError: the file cannot be read, a line is not a profile, or no profile belongs to an item.
     """
     records: list[tuple[dict[str, Any], str]] = []
     for number, record in _records(path):
@@ -305,7 +305,7 @@ def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: 
 def _by_title(path: Path, records: Sequence[tuple[dict[str, Any], str]], titles: Sequence[str]) -> list[str]:
     same: dict[tuple[str, str], str] = {}
     whole: dict[str, set[str]] = {}
-    short: dict[str, dict[str, bool]] = {}  # whether a text is of a title without brackets
+    short: dict[str, dict[str, bool]] = {}  # by key and text: has a title without brackets
     for record, text in records:
         title, year = _title_of(record, text)
         if title and text:
@@ -336,7 +336,7 @@ def _same_key(title: str, year: str) -> tuple[str, str]:
 
 
 def _title_of(record: dict[str, Any], text: str) -> tuple[str, str]:
-    """The title that a profile is of, and its year; empty where it names none."""
+    """The title of a profile and its year; empty strings if it names none."""
     if isinstance(record.get("title"), str):
         return record["title"], _year_of(record.get("year"))
     named = _NAMED.match(text)
@@ -344,7 +344,7 @@ def _title_of(record: dict[str, Any], text: str) -> tuple[str, str]:
 
 
 def _year_of(value: Any) -> str:
-    """The four digits of a year, however JSON writes it; empty where there is none (``null``, ``"unknown"``)."""
+    """The four digits of a year, however JSON writes it; empty if there is none (``null``, ``"unknown"``)."""
     text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
     return text if re.fullmatch(r"[0-9]{4}", text) else ""
 

@@ -1,7 +1,7 @@
-"""JSON in what a language model wrote: past its reasoning, between its prose, with what is missing put in.
+"""Find JSON in the output of a language model: skip reasoning and prose, repair what is broken.
 
-Answers are untrusted. Every function here takes time in proportion to the length of the text, whatever it holds: one
-that repairs by trial took seconds for four kilobytes of nested brackets, and everything else waited.
+Answers are untrusted, so every function here takes time in proportion to the length of the text, whatever it contains.
+A repair by trial and error took seconds for four kilobytes of nested brackets and blocked everything else.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-DEEPEST = 64  # containers inside one another that are mended; answers have two or three
-MOST_DIGITS = 400  # of a number; Python refuses thousands, and says so in its own words
+DEEPEST = 64  # deepest nesting that is repaired; answers have two or three levels
+MOST_DIGITS = 400  # of a number that is converted; Python raises an error for thousands
 
 _NAMES = "think|thinking|thoughts?|reason|reasoning|reflection|scratchpad|analysis|inner_monologue|internal_monologue"
 # <think>, <think budget="1">, <thinking_process>, <|begin_of_thought|>, <|START_THINKING|>, <|channel>thought,
-# <seed:think>, [THINK], ◁think▷ and the ends of each
+# <seed:think>, [THINK], ◁think▷ and their closing tags
 _TAG = re.compile(
     rf"<(?P<a>/?)(?:\w{{1,40}}:)?(?:{_NAMES})(?:[\s_][^<>]{{0,100}})?>"
     r"|<\|(?P<b>begin|end|start)_(?:of_)?(?:thought|thinking)\|>"
@@ -26,15 +26,16 @@ _TAG = re.compile(
 )
 _ENDINGS = ("/", "end", "channel")
 _FENCED = re.compile(rf"```(?:{_NAMES})\b.*?(?:```|\Z)", re.S | re.I)
-# Of gpt-oss ("harmony"); <|constrain|>json may stand between a channel and its message.
+# The channels of gpt-oss ("harmony"); <|constrain|>json may come between a channel and its message.
 _CHANNEL = re.compile(r"<\|channel\|>\s{0,40}(\w{1,40})(?:(?!<\|(?:message|channel)\|>).){0,200}<\|message\|>", re.S)
-# The same where a server takes its special tokens out; a thought begins without a blank where none of it is kept.
+# The same if the server strips the special tokens: "analysisThe user ...assistantfinal{...}". Without that ending, a
+# capital letter right after the channel's name marks the text as reasoning.
 _CHANNELS_BARE = re.compile(r"\s*(?:analysis|commentary)")
 _THOUGHT_BARE = re.compile(r"\s*(?:analysis|commentary)(?=[A-Z])")
 
 
 def without_reasoning(text: str) -> str:
-    """What is left of a text without its reasoning; a thought that never ends leaves what stands before it."""
+    """A text without its reasoning; if the reasoning never ends, only the text before it is left."""
     channels = list(_CHANNEL.finditer(text))
     if channels:
         final = [found for found in channels if found[1].casefold() == "final"]
@@ -49,7 +50,7 @@ def without_reasoning(text: str) -> str:
     for tag in _TAG.finditer(text):
         if any(mark.casefold() in _ENDINGS for mark in tag.groupdict(default="").values()):
             if not thinking:
-                kept.clear()  # its beginning was part of the prompt, or the thought spoke of such tags
+                kept.clear()  # the opening tag was part of the prompt, or the reasoning mentioned such tags
             thinking, place = False, tag.end()
         elif not thinking:
             kept.append(text[place : tag.start()])
@@ -62,7 +63,7 @@ def without_reasoning(text: str) -> str:
 _OPENING = re.compile(r"""\{\s*+["}]|\[\s*+["{\[\]\d\-tfnIN]""")
 _FENCE = re.compile(r"```[a-zA-Z]*\s*$")
 _DECODER = json.JSONDecoder()
-# What a place costs where no value begins, in characters read: raising the error, and giving up in the depth.
+# The cost of a failed attempt, counted in characters read: raising the error, and giving up at the recursion limit.
 _FAILED, _TOO_DEEP = 200, 20_000
 
 
@@ -72,7 +73,7 @@ class Found:
 
     Attributes:
         value: an object or a list.
-        fenced: it stands in a code fence.
+        fenced: whether it is in a code fence.
     """
 
     value: Any
@@ -80,7 +81,7 @@ class Found:
 
 
 def parsed(text: str) -> Any:
-    """The JSON value that a text is from beginning to end, ``None`` where it is none."""
+    """The JSON value of a whole text, ``None`` if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -88,7 +89,7 @@ def parsed(text: str) -> Any:
 
 
 def whole_values(text: str) -> Iterator[Found]:
-    """Objects and lists that stand in a text from first to last; what lies inside one is not looked at."""
+    """Valid objects and lists in a text, first to last; those nested in another are not yielded separately."""
     place, work = 0, 0
     while work <= 10 * len(text) + 50_000 and (opening := _OPENING.search(text, place)):
         start = opening.start()
@@ -97,7 +98,7 @@ def whole_values(text: str) -> Iterator[Found]:
             yield Found(value, bool(_FENCE.search(text[max(0, start - 40) : start])))
         except json.JSONDecodeError as error:
             if error.pos >= len(text) or error.msg.startswith("Unterminated string"):
-                return  # cut off: what stands inside is part of it, not the answer
+                return  # cut off: the values inside are parts of it, not the answer
             place, work = start + 1, work + error.pos - start + error.pos // 50 + _FAILED
         except (ValueError, RecursionError):
             place, work = start + 1, work + _TOO_DEEP
@@ -122,7 +123,7 @@ _CONSTANTS: dict[str, Any] = {
 
 
 def mended_values(text: str) -> Iterator[Any]:
-    """Objects and lists of a text whose brackets, quotation marks or commas are missing or wrong, first to last."""
+    """Objects and lists in a text whose brackets, quotation marks or commas are missing or wrong, first to last."""
     place = 0
     while begins := _BEGINS.search(text, place):
         mender = _Mender(text, begins.start())
@@ -135,9 +136,9 @@ class _Container:
     """An object or a list that is not closed yet.
 
     Attributes:
-        items: what it holds.
+        items: its contents.
         name: the last string of an object, its next key if a colon follows.
-        key: the key whose value is awaited.
+        key: the key whose value comes next.
     """
 
     items: dict[str, Any] | list[Any]
@@ -150,7 +151,7 @@ class _Container:
         return "}" if isinstance(self.items, dict) else "]"
 
     def add(self, value: Any) -> None:
-        """Take the next string, number or container; of an object's strings the first is a key."""
+        """Add the next string, number or container; without a key before it, an object takes it as a possible key."""
         if isinstance(self.items, list):
             self.items.append(value)
         elif self.key is not None:
@@ -164,10 +165,10 @@ class _Container:
 
 
 class _Mender:
-    """Reads one value from a bracket on, each character once.
+    """Reads one value that begins at a bracket, each character once.
 
     Attributes:
-        value: what was read; ``None`` where it is nested too deeply.
+        value: what was read; ``None`` if it is nested too deeply.
         place: where reading ended.
     """
 
@@ -211,14 +212,14 @@ class _Mender:
                 pass
 
     def _words(self, words: str) -> None:
-        """Words without quotation marks: a constant, a key or a value of an object, or prose in a list."""
+        """Words without quotation marks: a constant, a key or value inside an object, or prose in a list, skipped."""
         if words in _CONSTANTS and self._open[-1].name is None:
             self._open[-1].add(_CONSTANTS[words])
         elif isinstance(self.value, dict):
             self._open[-1].add(words)
 
     def _string(self, quote: str) -> str:
-        """The string after a quotation mark; one that no comma, colon or bracket follows belongs to the text."""
+        """The string after a quotation mark; a mark not followed by a comma, colon, bracket or string is part of it."""
         begin = self.place
         for found in _ENDS[quote].finditer(self.text, begin):
             if found[0].startswith("\\"):
@@ -232,7 +233,7 @@ class _Mender:
 
 
 def _unescaped(text: str) -> str:
-    """A string without its escapes; those that JSON does not know lose their backslash."""
+    """A string with its escapes decoded; those that JSON does not know lose their backslash."""
     if "\\" not in text:
         return text
     inner = _ESCAPE.sub(lambda it: it["known"] or it["other"] or ('\\"' if it["quote"] else ""), text)

@@ -1,9 +1,12 @@
-"""Checks of finished semantic files for leaks: did what is evaluated reach an answer?
+"""Check finished semantic files for leaks: did a held-out interaction reach a prompt or an answer?
 
-Nothing here trusts the code that built the files. There are four checks, each against what the manifest says that a
-feature may see (``sees``): which interactions a table speaks about, or which items where it names no user;
-whether answers about a user name that user's held-out items more often than other users' held-out items; and whether
-a prompt that was sent holds a history with an item that no prompt may show.
+The checks do not trust the code that built the files. What a feature may see is stated in the manifest (``sees``):
+
+- Tables: no row may be about a held-out interaction or, if the table names no user, about an item that only held-out
+  interactions have.
+- Answers: they must not name their own user's held-out items more often than other users' held-out items.
+- Prompts: none may contain a history with an item that no prompt may show.
+- Candidates: with ``candidate_folds`` above 1, no model may have been trained on the users it made candidates for.
 """
 
 from __future__ import annotations
@@ -27,9 +30,9 @@ from recbole_llm.features.title_runs import TitleRuns
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.registry import features
 
-SHORTEST_NAME = 6  # characters; shorter titles stand in texts by chance
-MOST_KEYS = 20_000  # answers that are read of one feature, evenly spaced
-CHANCE = 1e-4  # a difference that is less likely by chance is a leak
+SHORTEST_NAME = 6  # characters; shorter titles occur in texts by chance
+MOST_KEYS = 20_000  # answers that are read of one table, evenly spaced
+CHANCE = 1e-4  # a difference that is less likely than this by chance is a leak
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,9 @@ class LeakCheck:
     """One check: what was examined, and what was found.
 
     Attributes:
-        good: no leak was found, and nothing was missing that the check looks at.
-        text: for the report.
-        checked: nothing was missing.
+        good: no leak was found, and nothing that the check needs was missing.
+        text: the result in words, for the report.
+        checked: nothing that the check needs was missing.
     """
 
     good: bool
@@ -54,7 +57,7 @@ class Files:
     Attributes:
         path: the folder.
         manifest: its manifest.
-        table, split: as they are now.
+        table, split: the interactions and their division as they are now.
     """
 
     path: Path
@@ -75,7 +78,7 @@ class Files:
         return self.path / self.manifest["files"][suffix]["name"]
 
     def asked(self, feature: str) -> set[str] | None:
-        """Keys of the requests whose answers a feature was made from; ``None`` where they were not noted."""
+        """Keys of the requests whose answers a feature was made from; ``None`` if they were not noted."""
         if asked_suffix(feature) not in self.manifest["files"]:
             return None
         return set(read_table(self.file(asked_suffix(feature)))["request_key"])
@@ -90,7 +93,7 @@ def check_leaks(files: Files, cache: ResponseCache | None) -> Iterator[LeakCheck
 
     Args:
         files: the folder.
-        cache: the answers, to check the prompts; ``None`` where there are none.
+        cache: the answers with the prompts to check; ``None`` if there are none.
     """
     ends = visible_ends(files.table, files.split)
     if "candidates" in files.manifest["features"] and "candidates" in files.manifest["files"]:
@@ -110,12 +113,12 @@ def check_leaks(files: Files, cache: ResponseCache | None) -> Iterator[LeakCheck
             if sees != "none" and key is not None and texts:
                 yield _names_of_held_out(files, suffix, key, texts, ends)
         prompts = [f"{prompt}@{facts['version']}" for prompt, facts in entry.get("prompts", {}).items()]
-        if prompts and sees != "none" and of_users:  # a list that mixes users is no history
+        if prompts and sees != "none" and of_users:  # a list that mixes users is not a history
             yield _prompts_sent(files, name, prompts, sees, ends, cache)
 
 
 def _tables_of(files: Files, feature: str, entry: Mapping[str, Any]) -> list[str]:
-    """Suffixes of a feature's tables; older manifests leave them to its name or its registry row."""
+    """Suffixes of a feature's tables; older manifests lack them, so they follow from its class or its name."""
     suffixes = entry.get("files") or (find_feature(feature).files if feature in features() else (feature,))
     return [suffix for suffix in suffixes if suffix in files.manifest["files"] and suffix != "itemtext"]
 
@@ -132,10 +135,10 @@ def _rows_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> LeakCheck:
 
 
 def _makers_of_candidates(files: Files) -> LeakCheck:
-    """How often the target is among the candidates, and whether a model had seen the users it spoke for.
+    """How often the target is among the candidates, and whether a model was trained on users it made them for.
 
-    One model for all is as the paper has it: it was fitted to the training rows it speaks for, so that candidates
-    are better in training than at test. No held-out item is involved, so that is no leak; it is said.
+    One model for all rows, as in the paper, was fitted to the training rows, so candidates are better in training than
+    at test. That is reported, but it is no leak, since no held-out item is involved.
     """
     table, split = files.table, files.split
     hits = {"training": [0, 0], "held-out": [0, 0]}
@@ -163,7 +166,7 @@ def _makers_of_candidates(files: Files) -> LeakCheck:
 
 
 def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> LeakCheck:
-    """Of a table that mixes users, all that can be told: no item may be one that only held-out rows have."""
+    """All that can be checked in a table that mixes users: no item may occur in held-out rows only."""
     table = files.table
     shown = np.zeros(table.n_items + 1, dtype=bool)
     shown[np.asarray(table.item)[np.arange(len(table)) < ends[np.asarray(table.user)]]] = True
@@ -182,7 +185,7 @@ def _items_spoken_of(files: Files, suffix: str, ends: np.ndarray) -> LeakCheck:
 def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], ends: np.ndarray) -> LeakCheck:
     """Whether answers name their own user's held-out items more often than another user's.
 
-    What an answer may know is left out on both sides: items of the visible history, and candidates offered.
+    Items that an answer may know, those of the visible history and the candidates offered, count on neither side.
     """
     frame = read_table(files.file(suffix))
     chosen = np.unique(np.linspace(0, max(0, len(frame) - 1), min(len(frame), MOST_KEYS)).astype(int))
@@ -214,7 +217,7 @@ def _names_of_held_out(files: Files, suffix: str, key: str, columns: list[str], 
 
 
 def _offered(files: Files) -> dict[tuple[str, int], set[str]]:
-    """Candidates by user and position, where the folder has them."""
+    """Candidates by user and position, if the folder has them."""
     if "candidates" not in files.manifest["files"]:
         return {}
     frame = read_table(files.file("candidates"))
@@ -230,7 +233,7 @@ def _case(
     ends: np.ndarray,
     offered: dict[tuple[str, int], set[str]],
 ) -> tuple[str, list[int], set[int]]:
-    """The answer, the items that it cannot know, and those that it can."""
+    """The answer's text, the items that it must not know, and those that it may know."""
     own, items = files.own(user), np.asarray(files.table.item)
     end = int(ends[user])
     hidden = items[end : own.stop]
@@ -252,10 +255,10 @@ def _case(
 def _prompts_sent(
     files: Files, feature: str, prompts: list[str], sees: str, ends: np.ndarray, cache: ResponseCache | None
 ) -> LeakCheck:
-    """Whether a prompt holds a history with an item that no prompt may show.
+    """Whether a prompt contains a history with an item that no prompt may show.
 
-    Prompts of the same words that other folders sent, of other splits, may show other items. A folder that was made
-    before its prompts were noted cannot tell its own from theirs.
+    Only the folder's own requests are checked, since the same prompts of a folder with another split may show other
+    items. Older folders did not note their requests, so for these all requests of the prompts are checked.
     """
     noted, model = files.asked(feature), files.manifest["identity"]["llm"].get("model")
     runs = TitleRuns(files.table, files.titles, _limits(files, sees, ends))
@@ -264,7 +267,7 @@ def _prompts_sent(
         checked += 1
         lists = [titles for titles in _lists_of(body["messages"]) if titles]
         for titles in lists:
-            # Two titles of many lists are neighbours somewhere by chance; two that are all of a prompt are a history.
+            # Any two titles are neighbours in some history by chance, so a pair counts only as the prompt's one list.
             user = 0 if found or (len(titles) == 2 and len(lists) > 1) else runs.leak(titles)
             if user:
                 found = f"; a prompt holds the history of user {files.table.user_tokens[user]} with a held-out item"
@@ -277,30 +280,30 @@ def _prompts_sent(
 
 
 def _limits(files: Files, sees: str, ends: np.ndarray) -> np.ndarray:
-    """``(n_users + 2,)``: no prompt of a feature may show a user's rows from there on."""
+    """``(n_users + 2,)``: the first row of each user that no prompt of a feature may show."""
     table, split = files.table, files.split
     offsets = np.asarray(table.offsets)
     if sees == TRAINING:
         limits = ends
-    elif split.cuts is not None:  # what is behind a cut is held out for every user
+    elif split.cuts is not None:  # rows after the cut are held out for every user
         return ends_before(table, split.cuts.test)
     else:
         limits = offsets.copy()
         for cases in (split.valid, split.test):
-            np.maximum.at(limits, cases.user, cases.end)  # what any case has as its history may be shown for it
-    # Without a cut, a user of whom nothing trains and nothing is evaluated has nothing to hide.
+            np.maximum.at(limits, cases.user, cases.end)  # the history of any case may be shown
+    # Without a cut, a user with neither training rows nor cases has nothing to hide.
     return limits if split.cuts is not None else np.where(limits > offsets, limits, len(table))
 
 
 def _lists_of(messages: list[dict[str, str]]) -> Iterator[list[str]]:
-    """Every list of titles in the data of a prompt's questions."""
+    """Every list of titles in the data of a chat's questions."""
     for message in messages:
         if message["role"] == "user":
             yield from _lists_in(_data_of(message["content"]))
 
 
 def _data_of(content: str) -> Any:
-    """The JSON of a question: from the first bracket on that begins a value."""
+    """The JSON in a question: the first value that can be parsed."""
     decoder = json.JSONDecoder()
     for place, sign in enumerate(content):
         if sign in "{[":
@@ -316,7 +319,7 @@ def _lists_in(value: Any) -> Iterator[list[str]]:
         numbered = [value.get(str(number)) for number in range(1, len(value) + 1)]
         yield [name for name in numbered if isinstance(name, str)]
         for name, inner in value.items():
-            if name != "candidates":  # an offer, which may hold the target; no history
+            if name != "candidates":  # they may include the target and are not a history
                 yield from _lists_in(inner)
     elif isinstance(value, list):
         names = [item.get("title", "") if isinstance(item, dict) else item for item in value]

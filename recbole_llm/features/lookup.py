@@ -1,4 +1,4 @@
-"""Features by name, and the versions that make stored files stale."""
+"""Features by name, and the version stamps that tell whether stored files are stale."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LISTS = ("prompts", "settings_keys", "files", "needs")
 
 
 def find_feature(name: str) -> Feature:
-    """The feature that a registry row names; ``module:Class`` is one from outside.
+    """The feature that a registry row names; ``module:Class`` names one from outside the package.
 
     Raises:
         UserError: there is no such feature.
@@ -47,7 +47,7 @@ def _loaded(target: str) -> Feature:
 
 
 def feature_versions(names: Iterable[str]) -> dict[str, str]:
-    """For each feature, by its own name, its version and those of its prompts."""
+    """For each feature, by its own name, its version and its prompts' versions."""
     found = {}
     for feature in map(find_feature, names):
         prompts = [load_prompt(prompt) for prompt in feature.prompts]
@@ -56,7 +56,7 @@ def feature_versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def feature_stamps(names: Iterable[str]) -> dict[str, str]:
-    """For each feature what its files are checked against: its version, and those of the features it needs."""
+    """For each feature the stamp that its files must carry: its version and those of the features it needs."""
     names = list(names)
     own = feature_versions(names)
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""The offline rule: lists of items divided into named groups by their sentence vectors."""
+"""The offline rule: divide lists of items into named groups by their sentence vectors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from recbole_llm.features.feature import Context
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.settings.schema import ITEM
 
-# Mean cosine distance from which two groups stay apart. With MiniLM, 8 products of one user fall into 3 or 4 groups,
+# Mean cosine distance above which two groups stay apart. With MiniLM, 8 products of one user fall into 3 or 4 groups,
 # 60 films into 12.
 DISTANCE = 0.4
 
 
 @dataclass(frozen=True)
 class Interest:
-    """A named group of a list's places.
+    """A named group of positions in a list of items.
 
     Attributes:
-        name: in the words of the LLM, or of the items.
+        name: in the LLM's words, or a category or title of an item.
         places: indices into the list, ascending.
     """
 
@@ -30,9 +30,9 @@ class Interest:
 
 
 def item_vectors(context: Context) -> np.ndarray:
-    """``(n_items + 1, d)`` directions of the items' titles and categories, mean of both; row 0 is zero.
+    """``(n_items + 1, d)`` unit vectors: the mean direction of each item's title and categories; row 0 is zero.
 
-    Where items have vectors made elsewhere, directions of those.
+    If items have vectors made elsewhere, those are normalised instead.
     """
     if ITEM in context.given:
         given, _ = context.given[ITEM].aligned(context.table.item_tokens.tolist())
@@ -47,7 +47,7 @@ def item_vectors(context: Context) -> np.ndarray:
 
 
 class Grouping:
-    """Agglomerative clusters (average linkage, cosine) of the items' text vectors; how many, the data says."""
+    """Agglomerative clusters (average linkage, cosine) of the items' text vectors, cut at a distance."""
 
     def __init__(self, context: Context) -> None:
         self.items: ItemTexts = context.items
@@ -72,7 +72,7 @@ class Grouping:
         return found
 
     def name(self, items: np.ndarray) -> str:
-        """The categories, or else the title, of the item in the middle of a group."""
+        """The categories, or else the title, of the most central item of a group."""
         vectors = self.vectors[items]
         middle = int(items[int(np.argmax(vectors @ vectors.mean(axis=0)))])
         return self.items.categories[middle] or self.items.title[middle]

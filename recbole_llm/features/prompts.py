@@ -1,7 +1,7 @@
-"""Versioned prompts: YAML files with their texts, decoding parameters and answer schemas.
+"""Versioned prompts: YAML files with their texts, token limit and answer class.
 
-A prompt is named by its file in the ``prompts/`` folder of a method, or by ``module:name``: ``prompts/name.yaml``
-beside a module from outside. The class of its answers stands in the ``features`` module of the same method.
+A prompt is named by its file in the ``prompts/`` folder of a method, or by ``module:name``, which is
+``prompts/name.yaml`` beside a module from outside. A method's answer classes are defined in its ``features`` module.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class Prompt:
     """One prompt.
 
     Attributes:
-        id: as it is named.
+        id: its name, as :func:`load_prompt` takes it.
         home: package of the method that it belongs to; empty for a prompt from outside.
-        version: raise it with any change; features made by another version are stale.
+        version: raise it with any change; features made with another version are stale.
         system, user: texts; ``{data}`` in ``user`` is replaced by the data as JSON.
         examples: worked question-and-answer pairs, shown before the question.
         answer: name of the answer's class in the method's ``features`` module, or ``module:Class``.
-        max_tokens: of the answer.
-        sha256: of everything above.
+        max_tokens: token limit of the answer.
+        sha256: hash of the file's contents.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Prompt:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the answer; made once, a hundred thousand requests share it."""
+        """JSON schema of the answer, made once and shared by all requests."""
         return self.answer_class.model_json_schema()
 
     @cached_property
@@ -78,7 +78,7 @@ class Prompt:
         return tuple(chat)
 
     def facts(self) -> dict[str, Any]:
-        """The prompt as the manifest keeps it, whole."""
+        """The whole prompt, for the manifest."""
         return {
             "version": self.version,
             "sha256": self.sha256,
@@ -90,7 +90,7 @@ class Prompt:
         }
 
     def messages(self, data: Any) -> list[dict[str, str]]:
-        """The chat messages that ask about ``data`` (passed as JSON: titles cannot end a string or a list)."""
+        """The chat messages that ask about ``data`` (passed as JSON, so titles cannot end a string or a list)."""
         return [*self._opening, {"role": "user", "content": self._question(data)}]
 
     def _question(self, data: Any) -> str:

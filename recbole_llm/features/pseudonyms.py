@@ -1,8 +1,8 @@
-"""Invented titles: what an LLM remembers of an item is of no use where it cannot tell which item it is.
+"""Invented titles: an LLM cannot use what it remembers of an item that it cannot identify.
 
-A pseudonym is a keyed function of the title alone, so that an item has one name in every prompt, exemplar and text, two
-items of one title share a name, and another key gives other names. It is made of syllables, so that it is a name to a
-reader and no known title to a model. Years go with the titles: a year and a genre often name a film.
+A pseudonym is a keyed function of the title alone: an item has the same name in every prompt, exemplar and text, items
+with the same title share a name, and another key gives other names. It is made of syllables, so that it reads like a
+name but is no title that a model knows. Years are lost with the titles, since year and genre often identify a film.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from recbole_llm.utils.text import match_form
 REAL, PSEUDONYM, PSEUDONYM_ALL = "real", "pseudonym", "pseudonym_all"
 _BEGINNINGS = (*"bdfgklmnprstvz", "br", "dr", "kr", "pl", "st", "tr")
 _SYLLABLES = [beginning + vowel for beginning in _BEGINNINGS for vowel in "aeiou"]
-_TITLE_WORDS, _NAME_WORDS = (3, 3, 2), (3,)  # syllables of each word; of 10^16 titles two are hardly ever equal
+_TITLE_WORDS, _NAME_WORDS = (3, 3, 2), (3,)  # syllables of each word; 10^16 titles make collisions unlikely
 _WORD = re.compile(r"[^\W_]+(?:['’&-][^\W_]+)*")
 
 
 def pseudonymous(items: ItemTexts, titles: str, key: int) -> ItemTexts:
-    """The texts of items under invented names.
+    """Item texts with invented names.
 
-    Titles and brands are invented and descriptions left out, since they quote the one and tell the other. Categories
-    keep their words with ``pseudonym``; with ``pseudonym_all`` each word has an invented one, the same everywhere.
+    Titles and brands are invented, and descriptions are left out, since they would give both away. Categories keep
+    their words with ``pseudonym``; with ``pseudonym_all`` each word is replaced by an invented one, always the same.
 
     Args:
         items: the real texts.
         titles: ``real``, ``pseudonym`` or ``pseudonym_all``.
-        key: other keys give other names.
+        key: another key gives other names.
     """
     if titles == REAL:
         return items
@@ -54,13 +54,13 @@ def pseudonymous(items: ItemTexts, titles: str, key: int) -> ItemTexts:
 
 
 def pseudonym(text: str, kind: str, words: tuple[int, ...], key: int) -> str:
-    """The invented name of a text; the same for texts that differ by case and punctuation alone.
+    """The invented name of a text; texts that differ only in case and punctuation have the same one.
 
     Args:
-        text: that is named.
-        kind: what it is of; a brand and a title of the same word have different names.
+        text: the real text.
+        kind: ``title``, ``brand`` or ``category``; a brand and a title with the same text get different names.
         words: how many syllables each word of the name has.
-        key: of the function.
+        key: another key gives other names.
     """
     form = match_form(text) or text
     digest = hashlib.blake2b(f"{kind}:{form}".encode(), key=str(key).encode(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""One prompt, one validated answer: what every feature's script is built from.
+"""Ask one prompt and validate its answer: the building block of every feature's script.
 
 A chain of prompts is a script with one ``ask`` after the other::
 
@@ -8,8 +8,8 @@ A chain of prompts is a script with one ``ask`` after the other::
             return None
         return (yield from ask(load_prompt("isrf_item_fusion"), basics(item) | {"plus": plus}, read, counts))
 
-Chains of different keys advance on their own: the second question about one item does not wait for the first
-about another. Nothing more is needed for a dry run, which answers each question with the prompt's example.
+Chains of different keys advance independently: the second question about one item does not wait for the first
+about another. A dry run needs nothing more: it answers each question with the prompt's example.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def ask(
     parse: Callable[[Any], Value],
     counts: Counter[str] | None = None,
 ) -> Generator[ChatRequest, ChatAnswer | None, Value | None]:
-    """Ask, validate, and ask once more where the answer cannot be used.
+    """Ask, validate, and ask once more if the answer cannot be used.
 
     Args:
         prompt: what to ask.
         data: JSON-serialisable data for the prompt.
         parse: turns the validated answer into the result; raises ``AnswerError`` for what cannot be used.
-        counts: where outcomes are counted: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (twice),
-            ``unanswered``; and why: ``truncated`` (``finish_reason`` is ``length``), ``reasoned`` (so, and nothing
-            but reasoning came), ``filtered``, ``unreadable`` (``parse`` raised another error), and the rules of
-            ``answers``.
+        counts: counter of outcomes: ``valid`` or ``repaired``, ``asked_again``, ``invalid`` (given up),
+            ``unanswered``; and of reasons: ``truncated`` (``finish_reason`` is ``length``), ``reasoned`` (truncated,
+            and nothing but reasoning), ``filtered``, ``unreadable`` (``parse`` raised another error), and the rules
+            of ``answers``.
 
     Returns:
-        The result, or ``None`` where there is no usable answer.
+        The result, or ``None`` if there is no usable answer.
     """
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
@@ -64,14 +64,14 @@ def ask(
         if reasoned_only(answer):
             counts[REASONED] += 1
             _say_reasoned(prompt.id)
-            break  # it would end there again
+            break  # a second answer would end in its reasoning, too
         if answer.finish_reason == "content_filter":
             counts["filtered"] += 1
             break  # the same text would be filtered again
         try:
             value, repaired = read_answer(answer.content, prompt.answer_class, counts)
             result = parse(value)
-        except Exception as error:  # whatever a reader stumbles over is the fault of the answer
+        except Exception as error:  # any error of a reader counts as a fault of the answer
             problem = error if isinstance(error, AnswerError) else _unreadable(prompt, error)
             counts[problem.rule] += 1
             if again:
@@ -90,12 +90,12 @@ def ask(
 
 
 def reasoned_only(answer: ChatAnswer) -> bool:
-    """Whether the token limit was reached before a word was said, by reasoning hidden or written out."""
+    """Whether reasoning, hidden or written out, used up the token limit before the answer began."""
     return answer.finish_reason == "length" and not without_reasoning(answer.content).strip()
 
 
 def _unreadable(prompt: Prompt, error: Exception) -> AnswerError:
-    """The error of an answer that a reader stumbled over; said once for each kind, as it may be the reader's fault."""
+    """The error of an answer that broke its reader; logged once per kind of error, as the reader may be at fault."""
     _say_unreadable(prompt.id, type(error).__name__)
     logger.debug("an answer to %s could not be read", prompt.id, exc_info=error)
     return AnswerError("it could not be read", UNREADABLE)

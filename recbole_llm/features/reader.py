@@ -46,11 +46,11 @@ class SemanticFeatures:
         table: the interactions.
         encode: gives the vectors of the folder's texts.
         semantics: ``llm``, ``offline``, ``shuffled`` or ``random``.
-        facts: for the record.
-        seed: of the controls.
-        given: vectors made elsewhere, by what they are of.
-        whitening: ``none`` or ``zca``, of all vectors.
-        digest: of the files and texts, for a training that goes on after they may have been made again.
+        facts: facts for the record.
+        seed: seed of the controls (``shuffled``, ``random``).
+        given: vectors made elsewhere, by ``item_id`` or ``user_id``.
+        whitening: ``none`` or ``zca``, for all vectors.
+        digest: hash of the files and texts; an interrupted training must go on with the same ones.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SemanticFeatures:
         return self._treated(torch.from_numpy(np.array(self._encode())))
 
     def _treated(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Vectors whitened where that was asked for, and with ``semantics: random`` in directions of their own."""
+        """Vectors, whitened if asked for, and with ``semantics: random`` turned into random directions."""
         if self._whitening == "zca":
             vectors = zca(vectors)
         if self.semantics == "random":
@@ -94,9 +94,9 @@ class SemanticFeatures:
         return vectors
 
     def _given_vectors(self, key: str, tokens: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Vectors made elsewhere of a dataset's ids, zero where there is none, and which have one.
+        """Given vectors of a dataset's ids, zero if an id has none, and a mask of the ids that have one.
 
-        With ``semantics: shuffled`` those that have one exchange theirs.
+        With ``semantics: shuffled`` the ids that have a vector exchange their vectors.
         """
         found, known = self._given[key].aligned(tokens.tolist())
         rows = np.flatnonzero(known)
@@ -108,14 +108,14 @@ class SemanticFeatures:
         return table, torch.from_numpy(known)
 
     def item_vectors(self, columns: Sequence[str], suffix: str = "itemtext") -> tuple[torch.Tensor, torch.Tensor]:
-        """``(n_items + 1, d)`` a vector for each item, zero where it has none, and ``(n_items + 1,)`` bool which have.
+        """``(n_items + 1, d)`` item vectors, zero if an item has none, and ``(n_items + 1,)`` bool, which have one.
 
-        Those that were made elsewhere; without them the means of the vectors of some text columns, as far as an item
-        has them. Controls are those of texts.
+        These are the given vectors if there are any, otherwise the mean vector of an item's texts in some columns.
+        With ``semantics: shuffled`` items exchange them; with ``random`` they have random directions.
 
         Args:
-            columns: such as ``title_text``.
-            suffix: the file that has them.
+            columns: the text columns, such as ``title_text``.
+            suffix: the file with these columns.
 
         Raises:
             UserError: no item has a text in the columns, or profiles are asked for and none are given.
@@ -135,9 +135,10 @@ class SemanticFeatures:
         return total / present.sum(dim=1, keepdim=True).clamp(min=1), present.any(dim=1)
 
     def user_vectors(self, column: str | None = None) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """``(n_users + 1, d)`` a vector for each user, zero where there is none, and which have one.
+        """``(n_users + 1, d)`` user vectors, zero if a user has none, and ``(n_users + 1,)`` bool, which have one.
 
-        Those that were made elsewhere; without them those of a column of ``.usertext``, ``None`` where none is named.
+        These are the given vectors if there are any, otherwise those of a column of ``.usertext``; ``None`` if no
+        column is named.
         """
         if USER in self._given:
             return self._given_vectors(USER, self.table.user_tokens)
@@ -163,8 +164,8 @@ class SemanticFeatures:
     def bags(self, suffix: str, columns: list[str]) -> dict[str, Bags]:
         """The text-id lists of some columns of a (user, position) file.
 
-        With ``semantics: shuffled`` the answers are permuted among keys of equal position, all columns of an
-        answer together: what is said stays, to whom it is said does not.
+        With ``semantics: shuffled`` the answers are permuted among keys with the same position, all columns of an
+        answer together: the answers stay the same, but belong to other users.
         """
         frame = read_table(self.folder.file(suffix), ["user_id", "position", *columns])
         positions = frame["position"].astype(np.int64).to_numpy()
@@ -186,16 +187,16 @@ class SemanticFeatures:
 
         Args:
             column: such as ``title_text``.
-            suffix: another file with one line an item.
-            exchange: with ``semantics: shuffled`` items exchange their texts, all columns alike; for methods
-                whose only feature the texts are.
+            suffix: another file with one line per item.
+            exchange: with ``semantics: shuffled`` items exchange their texts, in all columns alike; for methods
+                that read texts and no other feature.
         """
         return self._ids(suffix, "item_id", column, self.table.item_tokens, exchange)
 
     def item_codes(self) -> torch.Tensor:
         """``(n_items + 1,)`` int64 text cluster of each item; -1 for padding.
 
-        With ``semantics: shuffled`` items exchange their clusters; with ``random`` each draws one of them.
+        With ``semantics: shuffled`` items exchange their clusters; with ``random`` each item draws one of these.
         """
         codes = self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
         if self.semantics == "random":
@@ -223,10 +224,10 @@ class SemanticFeatures:
         return [self.folder.texts.texts[number] if number >= 0 else "" for number in ids.tolist()]
 
     def shown_texts(self, column: str) -> list[str]:
-        """The text of each item in one column of ``.itemtext``, for prompts that are no vectors; empty for padding.
+        """The text of each item in one column of ``.itemtext``, for models that read text itself; empty for padding.
 
-        With ``semantics: shuffled`` items exchange their texts, with ``random`` each draws one of them, in all columns
-        that of the same item.
+        With ``semantics: shuffled`` items exchange their texts; with ``random`` each item draws an item and has its
+        text, in all columns that of the same item.
         """
         ids = self.item_text_ids(column, exchange=True)
         if self.semantics == "random":
@@ -313,7 +314,7 @@ def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
 
 
 def _draw_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """For each key one of the ``keys`` of its group, with replacement."""
+    """For each key one of the ``keys`` of its group, drawn with replacement."""
     generator = np.random.default_rng(seed)
     order = np.argsort(groups, kind="stable")
     _, first, place, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
@@ -330,7 +331,7 @@ def _parse_lists(cells: list[str]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _to_bags(rows: np.ndarray, answers: np.ndarray, lists: tuple[np.ndarray, np.ndarray], size: int) -> Bags:
-    """Lists of some answers, laid out by row."""
+    """The lists of some answers, arranged by row of the interactions."""
     offsets, flat = lists
     length = np.zeros(size, dtype=np.int64)
     counts = np.diff(offsets)[answers]

@@ -1,7 +1,7 @@
-"""How a run read and divided its interactions, noted beside its features so that both can be done again.
+"""How a run read and divided its interactions, noted beside its features so that both can be repeated.
 
-The note stands in ``manifest.json`` as ``read_with`` and not in the identity: it says how to come to the interactions
-that the identity already tells apart by their hashes.
+The note is ``read_with`` in ``manifest.json``. It is not part of the identity, which already identifies the
+interactions by their hashes; the note says how to obtain them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recbole_llm.errors import check_known
 from recbole_llm.registry import find_method, reads_graph, recbole_methods
 from recbole_llm.settings.layers import Settings, layer_settings
 
-READER = "Pop"  # a model that reads as all do but those of knowledge graphs
+READER = "Pop"  # a model that reads interactions as all do, except those with a knowledge graph
 # Settings that can change which rows are read, what they are called or how they are divided.
 READING = (
     *("field_separator", "seq_separator", "USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD", "RATING_FIELD"),
@@ -34,10 +34,10 @@ READING = (
 
 
 def noted_reading(settings: Settings) -> dict[str, Any]:
-    """What of a run's reading is not what its dataset and protocol take for granted, as JSON has it.
+    """A run's reading settings that differ from the defaults of its dataset and protocol, as JSON values.
 
-    Files of ready parts are noted by their paths below the current folder, others by their names alone. A model that
-    reads a knowledge graph is noted as ``model``.
+    Files of ready parts are noted by their path if they are below the current folder, otherwise by name only. A model
+    that reads a knowledge graph is noted as ``model``.
     """
     usual = layer_settings(find_method(READER), settings["dataset"], settings["protocol"])
     found = {name: settings.get(name) for name in READING if settings.get(name) != usual.get(name)}
@@ -49,15 +49,15 @@ def noted_reading(settings: Settings) -> dict[str, Any]:
 
 
 def _shown(path: str) -> str:
-    """A path that says nothing of the machine."""
+    """A path that reveals nothing about the machine."""
     whole = Path(path).expanduser().absolute()
     return whole.relative_to(Path.cwd()).as_posix() if whole.is_relative_to(Path.cwd()) else whole.name
 
 
 def replayed(manifest: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A model and settings that read the interactions as the features of a folder were made from them.
+    """A model and settings that read the interactions as they were when a folder's features were made.
 
-    Older manifests have no note. What their identity says of the reading is taken; else it was the usual one.
+    Older manifests have no note: the settings in their identity are taken, or the defaults if it has none.
 
     Raises:
         UserError: the note names a model or a setting that does not belong to reading.

@@ -1,8 +1,8 @@
 """The four sources of a command's answers: live, cached, batch, dry run.
 
-A feature's builder hands its scripts to ``Context.answer_all`` and is given their results. What lies between is the
-command's affair: live answers are asked for and then read from the cache, cached ones are only read, a batch collects
-what the cache lacks, and a dry run goes on with the prompts' examples.
+A feature's builder passes its scripts to ``Context.answer_all`` and gets their results. The command decides what
+happens in between: live answers are asked for and then read from the cache, cached ones are only read, a batch
+collects the questions that the cache cannot answer, and a dry run takes the prompts' examples as answers.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MakeScript = Callable[[Any, Counter[str]], Script]
 Results = Iterator[tuple[Any, Any]]
 
 SAMPLE = 200  # cached answers of a prompt from which the length of the others is estimated
-ENOUGH = 20  # fewer say nothing
-INSPECTED = 20  # unreadable answers of a feature that its manifest names
+ENOUGH = 20  # with fewer, their length is not used
+INSPECTED = 20  # requests with unreadable answers that a feature's manifest names
 
 ENDPOINT_KEYS = (
     *("llm_model", "llm_base_url", "llm_concurrency", "llm_price_in", "llm_price_out"),
@@ -40,22 +40,22 @@ ENDPOINT_KEYS = (
 
 
 class Stopped(UserError):  # noqa: N818 - a stop, not a fault
-    """No further question was sent, since a limit was reached or the endpoint is gone; what was answered is kept."""
+    """No further questions were sent, since a limit was reached or the endpoint is gone; answers so far are kept."""
 
 
 class AnswersPending(Exception):  # noqa: N818 - a stop, not a fault
-    """A feature's questions were collected; it can be made when they are answered."""
+    """A feature's questions were collected; it can be made once they are answered."""
 
 
 def spread(keys: list[Any], limit: int | None) -> list[Any]:
-    """At most ``limit`` of the keys, evenly spaced: a trial sees the whole range, not one user's prefixes."""
+    """At most ``limit`` of the keys, evenly spaced, so that a trial covers the whole range, not one user's prefixes."""
     if limit is None or limit >= len(keys):
         return keys
     return [keys[number * len(keys) // limit] for number in range(limit)]
 
 
 def sampled(keys: list[Any], share: float) -> list[int]:
-    """Places of a random share of the keys, at least one; a larger share holds all of a smaller one's."""
+    """Indices of a random share of the keys, at least one; a larger share includes every smaller one."""
     if share >= 1 or not keys:
         return list(range(len(keys)))
     drawn = [hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in keys]
@@ -64,10 +64,10 @@ def sampled(keys: list[Any], share: float) -> list[int]:
 
 
 def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
-    """The endpoint of ``--llm``, ``None`` for the offline rule; what asks nothing may name a paid one without a limit.
+    """The endpoint of ``--llm``, ``None`` for the offline rule; only commands that ask need a price and a limit.
 
     Raises:
-        UserError: an unknown source, or a paid one without ``--max_cost``.
+        UserError: the source is unknown, states no price, or is paid and there is no ``--max_cost``.
     """
     if settings["llm"] == OFFLINE:
         return None
@@ -84,19 +84,19 @@ def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
 
 @dataclass
 class Ledger:
-    """What one feature asks, of whom, and what it was answered.
+    """What one feature asks an endpoint, and the answers that it got.
 
     Attributes:
-        endpoint: that is asked.
+        endpoint: the endpoint that is asked.
         cache: where the answers are kept.
         progress: wraps loops for a progress bar.
         usage: what was asked and paid.
         counts: outcomes of the answers.
         used: keys of the requests whose answers were read, in that order.
-        unreadable: keys of the requests of scripts with an answer that a reader stumbled over, a few of them.
-        asked, answered: keys that were asked about, and those of them with a result.
-        share: of the keys that are asked about (``answer_share``).
-        limited: that only some keys were asked about, as the command wanted; empty where all were.
+        unreadable: request keys of some scripts that had an unreadable answer.
+        asked, answered: number of keys asked about, and of those with a result.
+        share: share of the keys that are asked about (``answer_share``).
+        limited: says that the command's ``--limit`` left keys out; empty if it did not.
     """
 
     endpoint: Endpoint
@@ -112,21 +112,21 @@ class Ledger:
     limited: str = ""
 
     def add(self, used: dict[str, ChatAnswer], counts: Counter[str]) -> None:
-        """Note answers that were read, and what they cost, whichever run paid for them."""
+        """Note answers that were read, and their cost, whichever run paid for them."""
         self.counts += counts
         self.used += used
         for answer in used.values():
             self.usage.read(answer, self.endpoint.price_of(answer))
 
     def check_not_stopped(self, of: str = "so far") -> None:
-        """Raise ``Stopped`` where a limit was reached or the endpoint is gone; ``of`` says which answers are kept."""
+        """Raise ``Stopped`` if a limit was reached or the endpoint is gone; ``of`` says which answers are kept."""
         if self.usage.stopped:
             kept = f"The {len(self.used):,} answers {of} are kept; " if self.used else ""
             remedy = self.usage.remedy if kept else self.usage.remedy.capitalize()
             raise Stopped(f"stopped: {self.usage.stopped}. {kept}{remedy}.")
 
     def nothing_came(self, of: str) -> str:
-        """That no question had a usable answer, and why; ``of`` says what was asked for."""
+        """A message that no question got a usable answer, and why; ``of`` says what was asked for."""
         counts = ", ".join(f"{key} {count}" for key, count in sorted(self.counts.items()))
         words = f" Its last words: {self.usage.last_words}." if self.usage.last_words else ""
         hint = " Raise --llm_max_tokens, or lower --llm_reasoning_effort." if self.counts[REASONED] else ""
@@ -140,25 +140,25 @@ class Published(Protocol):
     """Answers that others have published."""
 
     def lender(self, model: str, prompts: Collection[str]) -> Lender:
-        """Those of a model to some prompts (``id@version``)."""
+        """A model's published answers to some prompts (``id@version``)."""
 
 
 class AnswerSource:
     """Live answers. One object serves all features and runs of a command.
 
     Args:
-        budget: of the command.
-        limit: keys of each feature that are asked about; ``None`` for all (``--limit``).
+        budget: the command's budget.
+        limit: most keys of each feature that are asked about (``--limit``); ``None`` for all.
 
     Attributes:
-        mends: questions that an earlier command got no answer to are asked again.
-        made: what this command has made, by folder and feature: its gaps are left to the next command.
-        met: what the command has learnt of each endpoint.
-        published: answers of others, taken where there are any before a question is asked (``--answers``).
+        mends: whether questions that an earlier command got no answer to are asked again.
+        made: folder and feature of everything that this command has made; their gaps are left to the next command.
+        met: what the command has learnt about each endpoint.
+        published: published answers, which are looked up before a question is asked (``--answers``).
     """
 
-    dry = False  # features are made in a folder that is thrown away
-    asks = True  # questions are sent, so that a paid endpoint wants a limit
+    dry = False  # whether features are made in a temporary folder
+    asks = True  # whether questions are sent, so that a paid endpoint requires a limit
 
     def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
         self.budget, self.limit = budget or Budget(), limit
@@ -169,30 +169,30 @@ class AnswerSource:
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:
-        """With the limits of a command's settings."""
+        """A source with the limits in a command's settings."""
         return cls(Budget(settings.get("max_cost"), settings.get("max_requests")), limit)
 
     def asks_again(self, folder: str, feature: str, endpoint: Endpoint | None) -> bool:
-        """Whether the gaps of a feature are to be asked about, and may be."""
+        """Whether a feature's gaps should, and can, be asked about again."""
         if endpoint is None or not self.mends or (folder, feature) in self.made or self.budget.asks_nothing:
             return False
         return endpoint.has_key or not self.asks
 
     def known(self, endpoint: Endpoint) -> Acquaintance:
-        """What the command has learnt of an endpoint."""
+        """What the command has learnt about an endpoint."""
         return self.met.setdefault((endpoint.url, endpoint.model), Acquaintance())
 
     def begin(self, feature: str) -> None:
         """Called before a feature is made."""
 
     def say(self, note: str) -> None:
-        """Called with what a reader of the plan must know of the feature that is being made."""
+        """Called with a note for the plan about the feature that is being made."""
 
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
-        """The result of each key's script, in order; ``None`` where there is no usable answer.
+        """Each key with the result of its script, in order; ``None`` if there is no usable answer.
 
-        Answers go straight into the cache, and the scripts are then followed through it one by one. So memory stays
-        flat, and a second run starts at the second step.
+        All answers first go into the cache; then the scripts run one by one on cached answers. So memory use stays
+        flat, and a rerun starts at the second step.
         """
         places = sampled(keys, ledger.share)
         chosen = spread([keys[place] for place in places], self.limit)
@@ -215,7 +215,7 @@ class AnswerSource:
         ledger.add(answers.used, counts)
 
     def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
-        """Put the answers about some keys into the cache, chains of different keys apart from each other."""
+        """Put the answers about some keys into the cache; chains of different keys advance independently."""
         endpoint = ledger.endpoint
         client = Client(endpoint, ledger.cache, self.budget, self.known(endpoint), reasoned_only)
         bar = iter(ledger.progress(range(len(keys)), title))
@@ -227,8 +227,8 @@ class BatchCollector(AnswerSource):
     """Asks nothing: collects the questions that have no answer, for a batch.
 
     Attributes:
-        pending: the questions by their key.
-        lost: keys of questions that are given up; they are gaps.
+        pending: the questions by request key.
+        lost: request keys of questions that are given up; they are gaps.
     """
 
     asks = False
@@ -239,10 +239,10 @@ class BatchCollector(AnswerSource):
         self.lost: set[str] = set()
 
     def fetch(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> None:
-        """Go through the scripts as far as the answers reach.
+        """Follow the scripts as far as the cached answers go.
 
         Raises:
-            AnswersPending: some are not there; their questions are in ``pending``.
+            AnswersPending: some answers are missing; their questions are in ``pending``.
         """
         ledger.usage.parameters |= self.known(ledger.endpoint).dialect.changes
         answers, waiting = _BatchAnswers(self, ledger.endpoint, ledger.cache), False
@@ -256,7 +256,7 @@ class BatchCollector(AnswerSource):
 
 
 class _BatchAnswers(StoredAnswers):
-    """Cached answers; the first question of a script without one is collected, and ends it."""
+    """Cached answers; a script's first question without one is collected and ends the script."""
 
     def __init__(self, collector: BatchCollector, endpoint: Endpoint, cache: ResponseCache) -> None:
         super().__init__(endpoint, cache)
@@ -275,21 +275,21 @@ class _BatchAnswers(StoredAnswers):
 
 @dataclass
 class FeaturePlan:
-    """What one feature would take.
+    """The questions that one feature would ask, and their cost.
 
     Attributes:
         feature: its name.
         state: ``made`` (nothing to do), ``asks``, or ``by rule`` (no prompt is needed).
         keys: items, users, prefixes... that are asked about.
         requests: distinct requests that would be sent.
-        cached: requests whose answer is there already.
-        tokens_in, tokens_out: of the requests that would be sent, estimated.
-        price: US dollars for them.
-        shared: tokens with which a question and an earlier one of its prompt begin, at most.
-        saved: US dollars that the endpoint's cache of prefixes may save of the price.
-        note: what else a reader of the plan must know.
-        estimated: the requests stand on something that is not there yet (an untrained stage I, an earlier
-            answer of a chain), so that their number and length are estimates.
+        cached: requests whose answer is cached already.
+        tokens_in, tokens_out: estimated tokens of the requests that would be sent.
+        price: US dollars for these tokens.
+        shared: tokens of the longest beginning that a question has in common with the first one of its prompt.
+        saved: US dollars of the price that the endpoint's cache of prefixes may save.
+        note: anything else that a reader of the plan must know.
+        estimated: the requests depend on something that does not exist yet (an untrained stage I, an earlier
+            answer of a chain), so their number and length are estimates.
     """
 
     feature: str
@@ -307,10 +307,10 @@ class FeaturePlan:
 
 
 class DryRun(AnswerSource):
-    """Asks nothing: counts what would be asked. Features are made in a folder that is thrown away.
+    """Asks nothing: counts what would be asked. Features are made in a temporary folder.
 
     Attributes:
-        plans: what each feature would take, in the order of making.
+        plans: one plan per feature, in build order.
     """
 
     dry = True
@@ -325,11 +325,11 @@ class DryRun(AnswerSource):
         self.plans.append(FeaturePlan(feature))
 
     def say(self, note: str) -> None:
-        """Put it below the plan."""
+        """Add a note below the plan."""
         self.plans[-1].note = note
 
     def results(self, ledger: Ledger, keys: list[Any], script: MakeScript, title: str) -> Results:
-        """Results of the prompts' example answers where there is no answer yet."""
+        """Each key with its result; a prompt's example takes the place of an answer that is not cached."""
         plan = self.plans[-1]
         plan.state = "asks"
         answers = AssumedAnswers(plan, ledger.endpoint, ledger.cache)
@@ -344,9 +344,9 @@ class _Lengths:
     """How a prompt's tokens are estimated.
 
     Attributes:
-        in_ratio: tokens of a question for each that ``estimated_tokens`` guesses.
+        in_ratio: actual tokens of a question per token that ``estimated_tokens`` guesses.
         out: tokens of an answer.
-        assumed: the prompt's example, in the place of an answer.
+        assumed: the prompt's example, which takes the place of an answer.
     """
 
     in_ratio: float
@@ -355,12 +355,12 @@ class _Lengths:
 
 
 class AssumedAnswers(StoredAnswers):
-    """Cached answers, and the prompts' examples in the place of those that are not there.
+    """Cached answers, with the prompts' examples in the place of missing ones.
 
     Args:
-        plan: takes what the others would cost.
-        endpoint: that would be asked.
-        cache: answers that are there already.
+        plan: the plan to which the cost of the missing answers is added.
+        endpoint: the endpoint that would be asked.
+        cache: the existing answers.
     """
 
     def __init__(self, plan: FeaturePlan, endpoint: Endpoint, cache: ResponseCache) -> None:
@@ -377,7 +377,7 @@ class AssumedAnswers(StoredAnswers):
         return super().result(script)
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
-        """The answer that is there, or else the example of the prompt; an example is never asked about again."""
+        """The cached answer, or else the prompt's example, after which no question is asked again."""
         if self._guessing and request.again:
             return None
         plan, lengths = self._plan, self._lengths_of(request)
@@ -405,7 +405,7 @@ class AssumedAnswers(StoredAnswers):
         return lengths.assumed
 
     def _shared(self, request: ChatRequest) -> int:
-        """Tokens that a question begins with as the first one of its prompt does; none for that one itself."""
+        """Tokens in which a question begins like the first one of its prompt; 0 for the first one itself."""
         first = self._first.setdefault(request.prompt, request)
         if first is request:
             return 0
@@ -425,7 +425,7 @@ class AssumedAnswers(StoredAnswers):
         return self._lengths[request.prompt]
 
     def _measure(self, request: ChatRequest) -> _Lengths:
-        """From the answers that are there; else from the prompt's examples; else half of what is allowed."""
+        """Estimate from cached answers, else from the prompt's examples, else take half of the token limit."""
         examples = load_prompt(request.prompt.partition("@")[0]).examples
         contents = [json.dumps(answer, ensure_ascii=False) for _, answer in examples]
         out = guess_tokens("".join(contents)) / len(contents) if contents else request.max_tokens / 2

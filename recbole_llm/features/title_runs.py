@@ -1,16 +1,16 @@
-"""Lists of titles: whose history a list is, and whether it holds what may not be shown.
+"""Lists of titles: whose history a list is, and whether it contains items that may not be shown.
 
-Prompts name no user, so a list is held against all histories, in two ways.
+Prompts name no user, so a list is compared with all histories, in two ways.
 
-Titles in a row: a list belongs to the user whose history has most of the list's runs of three titles, read in one
-direction from the first title to the last. Runs that this user's visible history has in that direction are accounted
-for, whatever other histories hold; the other runs are held against what is hidden.
+Titles in a row: a list belongs to the user whose history has most of the list's runs of three titles, all read in the
+same direction. Runs in that user's visible history, in that direction, are accounted for, whatever other histories
+contain; the other runs are compared with the hidden ones.
 
-Titles wherever they stand: a list whose titles are all in one history, some of them only where it is hidden, belongs to
-that history if most neighbours in the list are neighbours there, or if it holds most of the history and is in nobody's
-visible one. It does not where a visible history has all the titles and as many of the neighbours. A list that mixes
-histories, or holds an offer, has titles that no single history has. A list from a visible history has all its
-neighbours there, whatever times are equal: prompts and this check read the interactions in one order.
+Titles in any order: a list whose titles are all in one history, some of them only in its hidden part, belongs to that
+history if most neighbours in the list are neighbours there, or if it has most of the history's titles and no visible
+history has them all. It does not if a visible history has all the titles and as many of the neighbours. A list that
+mixes histories, or offers candidates, has titles that no single history has. A list from a visible history has all its
+neighbours there, even where times are equal: prompts and this check read the interactions in the same order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import numpy as np
 
 from recbole_llm.data.interactions import Interactions
 
-RUN = 3  # titles in a row that tell one history from most others
-MANY = 6  # titles that tell a history in any order, where they are more than half of it
+RUN = 3  # titles in a row that distinguish one history from most others
+MANY = 6  # titles that identify a history in any order if they are more than half of it
 FORWARDS, BACKWARDS = 1, -1
 
 Occurrences = tuple[np.ndarray, np.ndarray]  # users of a run, and whether it ends in an item that is hidden there
@@ -34,8 +34,8 @@ class TitleRuns:
 
     Args:
         table: the interactions.
-        titles: of each item, by its id; an empty one is in no run.
-        limits: ``(n_users + 2,)``, a user's rows from there on may not be shown.
+        titles: each item's title, by item id; an empty one is in no run.
+        limits: ``(n_users + 2,)``, the first row of each user that may not be shown.
     """
 
     def __init__(self, table: Interactions, titles: Sequence[str], limits: np.ndarray) -> None:
@@ -59,8 +59,8 @@ class TitleRuns:
     def leak(self, titles: Sequence[str]) -> int:
         """The user whose hidden item a list shows; 0 for none.
 
-        A run that the list's own user has not shown yet is a leak. So is one that no user's history may show. So is a
-        title, wherever in the list, that only the hidden part of the list's history has.
+        There are three kinds of leak: a run that only the hidden part of its user's history has, a run that is hidden
+        in every history that has it, and a title, anywhere in the list, that only the hidden part of its history has.
         """
         ids = np.array([self._ids.get(title.casefold(), -1) for title in titles], dtype=np.int64)
         return self._of_runs(ids) or self._any_order.leak(ids)
@@ -96,7 +96,7 @@ class TitleRuns:
 
 
 def _owner(found: dict[int, list[Occurrences]]) -> tuple[int, int]:
-    """The user and the direction that account for most runs of a list; of equals, for most visible ones."""
+    """The user and the direction that account for most runs of a list; visible runs break ties."""
     runs, visible = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for direction, occurrences in found.items():
         for users, hidden in occurrences:
@@ -123,7 +123,7 @@ class _AnyOrder:
         self._held, self._held_visibly = (np.unique(code[(self._titles >= 0) & part]) for part in (True, shown))
 
     def leak(self, ids: np.ndarray) -> int:
-        """The user whose history, and nobody's visible one, accounts for a list; 0 for none."""
+        """The user whose history accounts for a list that no visible history accounts for; 0 for none."""
         wanted = np.unique(ids[ids >= 0])
         holders = self._holders(self._held, wanted)
         visible = self._holders(self._held_visibly, wanted)
@@ -137,12 +137,12 @@ class _AnyOrder:
         return owner if told and pairs[owner] > honest else 0
 
     def _is_most(self, wanted: np.ndarray, user: int) -> bool:
-        """Whether some titles are more than half of a user's, and more than a few."""
+        """Whether some titles are at least ``MANY`` and more than half of a user's titles."""
         whole = self._titles[self._begins[user] : self._begins[user + 1]]
         return len(wanted) >= MANY and 2 * len(wanted) > len(np.unique(whole[whole >= 0]))
 
     def _holders(self, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-        """The users who have all of some titles, ascending."""
+        """The users whose histories have all of some titles, ascending."""
         begins, ends = (np.searchsorted(held, bound * self._n_users) for bound in (wanted, wanted + 1))
         if not len(wanted):
             return wanted
@@ -157,11 +157,14 @@ class _AnyOrder:
         return users
 
     def _neighbours(self, ids: np.ndarray, user: int, end: int) -> int:
-        """How many neighbours of a list are neighbours in a user's history before a row, in the better direction."""
+        """How many pairs of neighbours in a list are also neighbours in a user's history before row ``end``.
+
+        The list is read in both directions; the larger number counts.
+        """
         own = self._pairs(self._titles[self._begins[user] : end])
         return max(int(np.isin(self._pairs(line), own).sum()) for line in (ids, ids[::-1]))
 
     def _pairs(self, ids: np.ndarray) -> np.ndarray:
-        """One number for each two titles in a row that are known."""
+        """One number for each pair of neighbouring titles that are both known."""
         first, second = ids[:-1], ids[1:]
         return (first * self._n_titles + second)[(first >= 0) & (second >= 0)]

@@ -1,11 +1,11 @@
 """Vectors of items or users that were made elsewhere (``--vectors=FILE``).
 
 =================  ==================================================================================================
-``NAME.npy``       the matrix, one row an item or a user; ``NAME.ids`` beside it has ``item_id`` or ``user_id`` in its
-                   first line and then an id a line, in the order of the rows
-``.safetensors``   one tensor, or one of several that is called ``vectors``; a JSON list of ids in the metadata under
-                   ``item_id`` or ``user_id``, or ``NAME.ids`` beside it
-``.parquet``       a column ``item_id`` or ``user_id``, and ``vector``, a list a row
+``NAME.npy``       the matrix, one row per item or user; ``NAME.ids`` beside it has ``item_id`` or ``user_id`` in its
+                   first line and then one id per line, in row order
+``.safetensors``   one tensor, or several of which one is called ``vectors``; the ids are a JSON list in the metadata
+                   under ``item_id`` or ``user_id``, or in ``NAME.ids`` beside it
+``.parquet``       a column ``item_id`` or ``user_id``, and a column ``vector`` with one list per row
 =================  ==================================================================================================
 
 No file is unpickled.
@@ -40,11 +40,11 @@ class GivenVectors:
     """The vectors of a file.
 
     Attributes:
-        key: ``item_id`` or ``user_id``: what a row is of.
+        key: ``item_id`` or ``user_id``: what a row stands for.
         tokens: the rows' ids.
         matrix: ``(n, d)`` float32.
-        name: of the file, with the first digits of its hash.
-        sha256: of the file and its list of ids.
+        name: the file's name with the first digits of its hash.
+        sha256: hash of the file and its list of ids.
     """
 
     key: str
@@ -54,10 +54,10 @@ class GivenVectors:
     sha256: str
 
     def aligned(self, tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Vectors ``(len(tokens), d)`` of a dataset's ids, zero where there is none, and which have one.
+        """Vectors ``(len(tokens), d)`` of a dataset's ids, zero if an id has none, and a mask of the ids with one.
 
         Raises:
-            UserError: not one of the ids is a row's.
+            UserError: none of the ids has a row.
         """
         place = {token: row for row, token in enumerate(self.tokens)}
         rows = np.array([place.get(token, -1) for token in tokens], dtype=np.int64)
@@ -73,7 +73,7 @@ class GivenVectors:
         return found, known
 
     def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
-        """For the record: what the file holds, and how much of a dataset it knows; what it lacks is logged."""
+        """For the record: what the file holds, and how many of a dataset's ids; missing ones are logged."""
         known, total = int(self.aligned(tokens)[1].sum()), len(tokens) - 1
         if known < total:
             logger.warning("--vectors: %s has %d of the %d %s of this dataset", self.name, known, total, self.key)
@@ -89,10 +89,10 @@ class GivenVectors:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that hold the vectors of a path: itself, and its list of ids.
+    """The files that hold the vectors of a path: itself and, if it exists, its list of ids.
 
     Raises:
-        UserError: it is not there.
+        UserError: there is no such file.
     """
     if not path.is_file():
         raise UserError(f"--vectors={path}: there is no such file.")
@@ -109,7 +109,7 @@ def read_vectors(path: Path) -> GivenVectors:
     """The vectors of a file, read once.
 
     Raises:
-        UserError: the file is missing, damaged, of another form, or its rows do not fit its ids.
+        UserError: the file is missing, damaged or of another format, or its rows do not fit its ids.
     """
     return _read(path, digest(path))
 
@@ -133,7 +133,7 @@ def _read(path: Path, sha256: str) -> GivenVectors:
 
 
 def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarray:
-    """The matrix in single precision, in which a large number, or its square, may be none."""
+    """The checked matrix in single precision, in which large values, or their squares, may overflow."""
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "fiu":
         found = f"{matrix.dtype} of the shape {matrix.shape}"
         raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {found}.")
@@ -164,7 +164,7 @@ def _ids_beside(path: Path) -> tuple[str, list[str]]:
             f"--vectors={path}: {ids.name} beside it is to name the rows: item_id or user_id, then the ids."
         )
     try:
-        first, *tokens = ids.read_text(encoding="utf-8-sig").split("\n")  # an id may hold other signs that end a line
+        first, *tokens = ids.read_text(encoding="utf-8-sig").split("\n")  # an id may hold other line separators
     except UnicodeDecodeError as error:
         raise UserError(f"{ids}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
     key = first.strip().partition(":")[0]  # item_id:token, as atomic files have it
@@ -187,7 +187,7 @@ def _from_safetensors(path: Path) -> tuple[str, list[str], np.ndarray]:
         if name not in names:
             raise UserError(f"--vectors={path} has the tensors {', '.join(names)}: call one of them {_TENSOR}.")
         tensor = file.get_tensor(name)
-    # numpy knows no bfloat16; what is neither fractions nor whole numbers is refused as it is
+    # numpy has no bfloat16; a tensor that holds no numbers is left as it is and refused later
     matrix = tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
     key = next((key for key in _KEYS if key in metadata), None)
     if key is None:
@@ -223,10 +223,10 @@ def _from_parquet(path: Path) -> tuple[str, list[str], np.ndarray]:
 
 
 def given_vectors(paths: Sequence[str] | None) -> dict[str, GivenVectors]:
-    """The vectors of some files by what they are of.
+    """The vectors of some files, by ``item_id`` or ``user_id``.
 
     Raises:
-        UserError: two files are of the same.
+        UserError: two files both have items, or users, as rows.
     """
     found: dict[str, GivenVectors] = {}
     for path in paths or ():
