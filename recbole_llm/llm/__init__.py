@@ -1,1 +1,1 @@
-"""Chat endpoints: limits, retries, prices, and a cache that forgets nothing. Knows no recommender."""
+"""Chat endpoints: limits, retries, prices and a permanent cache. Nothing here knows of recommenders."""

@@ -1,4 +1,4 @@
-"""Addresses of servers: checked, told from each other, and shown without the secrets that they may hold."""
+"""Addresses of servers: check them, compare them, and show them without the secrets that they may contain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from recbole_llm.errors import UserError
 
-_AROUND = " \t\r\n\ufeff\u200b\u00a0\"'`“”„‟‘’‚‛«»‹›"  # what a paste may bring along with an address
+_AROUND = " \t\r\n\ufeff\u200b\u00a0\"'`“”„‟‘’‚‛«»‹›"  # what may be pasted along with an address
 _SCHEME = re.compile(r"^(?:https?(?::|/)/?/?|\w+://)", re.I)
 
 
@@ -17,14 +17,14 @@ def check_base_address(address: str, name: str) -> None:
 
     Args:
         address: as the user or a file gives it.
-        name: of the source (``--llm``), for the message.
+        name: the source's name (``--llm``), for the message.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a base address.
     """
     bare = address.strip(_AROUND)
     rest = _SCHEME.sub("", bare)
-    safe = redact(f"http://{rest}").removeprefix("http://")  # a password is known by the :// before it
+    safe = redact(f"http://{rest}").removeprefix("http://")  # redact finds a password only after ://
     shown = address.replace(rest, safe)
     mended = rest[:1] not in ("", "/", ":") and rest.isprintable() and " " not in rest
     advice = f" Give --llm_base_url=http://{safe}, or https://..." if mended else ""
@@ -46,20 +46,20 @@ def check_base_address(address: str, name: str) -> None:
 
 
 def server_identity(address: str) -> str:
-    """An address without what does not tell one server from another: a password, a query, a slash at its end."""
+    """An address without what does not identify a server: login, default port, query, slash at the end."""
     try:
         parts = urlsplit(address)
         host = (parts.hostname or "") + (f":{parts.port}" if parts.port not in (None, 80, 443) else "")
-    except ValueError:  # a file may hold a place for an address, which --llm_base_url gives
+    except ValueError:  # a file may hold a placeholder for --llm_base_url
         return address
     return f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
 
 
 def check_store_address(address: str) -> None:
-    """Refuse an address with a secret in it, before anything is asked, recorded or logged.
+    """Refuse an address that contains a secret, before anything is asked, recorded or logged.
 
     Raises:
-        UserError: it has a name, a password or a query.
+        UserError: it has a user name, a password or a query, or is invalid.
     """
     try:
         parts = urlsplit(address)
@@ -74,7 +74,7 @@ def check_store_address(address: str) -> None:
 
 
 def blotted(text: str, secrets: Iterable[str]) -> str:
-    """Text without some secrets; a short one goes where it is a word of its own."""
+    """Text with some secrets replaced by ``***``; those of up to five characters only if they are whole words."""
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) > 5:
             text = text.replace(secret, "***")
@@ -84,8 +84,8 @@ def blotted(text: str, secrets: Iterable[str]) -> str:
 
 
 def redact(text: str, *secrets: str) -> str:
-    """Text without some secrets, what looks like a key, and names, passwords and queries in addresses."""
+    """Text without some secrets, anything that looks like a key, and the logins and queries of addresses."""
     text = blotted(text, secrets)
     text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
-    text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key there
+    text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key in the query
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)

@@ -1,6 +1,6 @@
 """The Batch API: half the price for answers within a day.
 
-What is submitted is written down before and after, and carries a mark of ours at the server, so that a run that is
+Each batch is recorded before and after it is submitted, and carries a mark of ours at the server. So a run that was
 killed at any moment goes on waiting for its batches instead of paying for them again.
 """
 
@@ -30,19 +30,19 @@ logger = logging.getLogger(__name__)
 LARGEST = 50_000  # requests of one batch, as OpenAI allows
 LARGEST_BYTES = 150 << 20
 OPEN, SUBMITTING = "open", "submitting"
-MARK = "recbole_llm"  # name of our mark among a batch's metadata
+MARK = "recbole_llm"  # name of our mark in a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
 PAUSE = 60.0  # seconds between two checks of a batch
 
 
 @dataclass(frozen=True)
 class _State:
-    """How far a batch is.
+    """How far a batch has come.
 
     Attributes:
         status: as the API calls it.
-        files: with lines of requests that ended: those that were answered, and those that failed.
-        words: what the API says of a batch that it did not take.
+        files: ids of the files with a line for each answered, and each failed, request.
+        words: the API's message about a batch that it did not accept.
     """
 
     status: str
@@ -54,14 +54,14 @@ class BatchClient:
     """Submits requests and fetches their answers.
 
     Args:
-        endpoint: with ``batch_price``.
-        cache: where answers, and batches under way, are kept.
-        budget: of the command.
+        endpoint: an endpoint with a ``batch_price``.
+        cache: where answers, and batches in progress, are kept.
+        budget: the command's budget.
         pause: seconds between two checks.
-        dialect: what the endpoint turned out not to take.
+        dialect: parameters that the endpoint turned out not to take.
 
     Attributes:
-        incomplete: a batch that was fetched had ended before all of its requests were tried.
+        incomplete: whether a fetched batch had ended before all of its requests were tried.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class BatchClient:
         self.endpoint, self.cache, self.budget = endpoint, cache, budget
         self.incomplete = False
         self._pause, self._dialect = pause, dialect
-        self._likely = 0.0  # set aside of the budget for what is under way
+        self._likely = 0.0  # set aside in the budget for batches in progress
         self._api = openai.OpenAI(api_key=endpoint.key(), base_url=endpoint.base_url, max_retries=5, timeout=600.0)
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class BatchClient:
         self._api.close()
 
     def submit(self, pending: Iterable[ChatRequest]) -> str:
-        """Submit requests without an answer, as many as the budget allows; why not all, or an empty string."""
+        """Submit unanswered requests, as many as the budget allows; returns why not all, or an empty string."""
         part: list[ChatRequest] = []
         size, price, stopped = 0, 0.0, ""
         for request in pending:
@@ -115,7 +115,7 @@ class BatchClient:
         mark = secrets.token_hex(16)
         self.cache.put_batch(mark, self.endpoint.base_url, len(part), price, SUBMITTING)
         file = self._call(lambda: self._api.files.create(file=("requests.jsonl", content), purpose="batch").id)
-        # A reply that is lost may be of a batch that is there: asked for again it is paid for twice. The mark finds it.
+        # No retries: if the reply is lost, the batch may exist, and a second one would be paid for. The mark finds it.
         once = self._api.with_options(max_retries=0)
         batch = self._call(
             lambda: (
@@ -133,9 +133,9 @@ class BatchClient:
         logger.info("submitted %d requests as batch %s", len(part), batch)
 
     def open_batches(self) -> list[str]:
-        """Batches that were submitted and not fetched, by this run or an earlier one."""
+        """Batches that this run or an earlier one submitted and that are not fetched yet."""
         marks = set(self.cache.batches(self.endpoint.base_url, SUBMITTING))
-        if marks:  # a run ended between asking for a batch and writing its name down
+        if marks:  # a run ended between submitting a batch and recording its id
             listed = self._call(lambda: [(each.id, each.metadata or {}) for each in self._api.batches.list(limit=100)])
             for batch, metadata in listed:
                 if metadata.get(MARK) in marks:
@@ -145,7 +145,7 @@ class BatchClient:
         return self.cache.batches(self.endpoint.base_url, OPEN)
 
     def fetch(self) -> ImportReport:
-        """Wait for all open batches and take in their answers."""
+        """Wait for all open batches and import their answers."""
         total = ImportReport()
         for batch in self.open_batches():
             report = self._fetch(batch)
@@ -174,7 +174,7 @@ class BatchClient:
         return report
 
     def _take(self, file: str) -> ImportReport:
-        """Take in a file of the server's."""
+        """Import the answers in a file at the server."""
         content = self._call(lambda: self._api.files.content(file).read())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "output.jsonl"
@@ -189,14 +189,14 @@ class BatchClient:
         return _State(str(found.status), files, words)
 
     def _call(self, action: Callable[[], Any]) -> Any:
-        """One call of the API; its errors as the user's.
+        """Call the API and turn its errors into user errors.
 
         Raises:
-            UserError: it failed.
+            UserError: the call failed.
         """
         try:
             return action()
-        except Exception as error:  # of OpenAI's client, or of what it makes of a body that is none
+        except Exception as error:  # from OpenAI's client, or from its reading of an invalid body
             reason = redact(one_line(error), *self.endpoint.secrets)[:300]
             raise UserError(
                 f"the Batch API at {self.endpoint.address} failed: {reason}. Batches that were submitted are kept; "

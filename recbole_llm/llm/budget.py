@@ -14,20 +14,20 @@ TOP_UP = "top up the account, then run the same command to go on"
 
 @dataclass
 class Usage:
-    """What was asked and what it cost; answers found in the cache cost nothing again.
+    """What was asked and what it cost; answers found in the cache are not paid for again.
 
     Attributes:
-        requests: questions that were sent, each once however often it was tried.
-        cached: questions whose answer was there.
+        requests: questions that were sent, each counted once however often it was tried.
+        cached: questions whose answer was in the cache.
         failed: questions without an answer.
-        attempts: times that something was sent.
-        tokens_in, tokens_out, price: of the answers, hidden reasoning included.
+        attempts: requests that were sent, retries included.
+        tokens_in, tokens_out, price: tokens and US dollars of the answers, hidden reasoning included.
         cached_in, reasoning: of these, tokens read from the server's cache of prefixes, and tokens of reasoning.
         spoilt, spoilt_price: responses that were billed and could not be read, and what they cost.
         errors: failed attempts by kind.
-        parameters: what the endpoint turned out not to take, and what was sent in its place.
-        last_words: of an endpoint or a connection that failed.
-        stopped, remedy: why no further question was sent, and what to do; empty where all were.
+        parameters: parameters that the endpoint turned out not to take, and what was sent instead.
+        last_words: the last message of an endpoint or a connection that failed.
+        stopped, remedy: why no further question was sent, and what to do; empty if all were sent.
     """
 
     requests: int = 0
@@ -48,7 +48,7 @@ class Usage:
     remedy: str = ""
 
     def add(self, other: Usage) -> None:
-        """Add what another client sent; what its answers cost is counted when they are read."""
+        """Add what another client sent; the cost of its answers is counted when they are read."""
         for name in ("requests", "cached", "failed", "attempts", "spoilt", "spoilt_price"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.price += other.spoilt_price
@@ -60,7 +60,7 @@ class Usage:
             self.stopped, self.remedy = other.stopped, other.remedy
 
     def read(self, answer: ChatAnswer, price: float) -> None:
-        """Count what an answer took."""
+        """Add an answer's tokens and price."""
         self.tokens_in += answer.tokens_in
         self.tokens_out += answer.tokens_out
         self.cached_in += answer.cached
@@ -78,7 +78,7 @@ class Usage:
 
 
 class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
-    """No further request may be sent; what is under way is finished.
+    """No further request may be sent; those in progress are finished.
 
     Args:
         reason: why.
@@ -91,10 +91,10 @@ class LimitReached(Exception):  # noqa: N818 - a stop, not a fault
 
 
 class Budget:
-    """Requests and US dollars of one command.
+    """The requests and US dollars that one command may spend, and has spent.
 
     Args:
-        max_cost: US dollars that may be spent; ``None`` for no limit, 0 for no request, a free one neither.
+        max_cost: US dollars that may be spent; ``None`` for no limit, 0 to send no request, not even a free one.
         max_requests: requests that may be sent; ``None`` for no limit.
     """
 
@@ -122,10 +122,10 @@ class Budget:
         self.requests += 1
 
     def check(self, likely: float = 0.0) -> None:
-        """Hold what is spent, what is set aside and a further price against the limit.
+        """Check that spent money, money set aside and a further price stay within the limit.
 
         Raises:
-            LimitReached: they could exceed it.
+            LimitReached: together they could exceed it.
         """
         if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
             raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)", HIGHER)

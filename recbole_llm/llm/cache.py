@@ -1,7 +1,7 @@
-"""Every answer ever received, in SQLite: one row a question, written when it arrives.
+"""Every answer ever received, in SQLite: one row per question, written when its answer arrives.
 
 Rows are packed JSON; nothing is unpickled. Write-ahead logging lets several processes share the file, and a
-``kill -9`` loses at most the requests that were under way.
+``kill -9`` loses at most the requests that were in progress.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from recbole_llm.utils.files import BUSY_SECONDS, database_error, open_database
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 500  # rows of an older file that are packed at one go
-FORMAT = 2  # of the file; 1 had a table of whole requests
-# A question that waits for the answer of a batch has no time.
+CHUNK = 500  # rows of an older file that are packed in one transaction
+FORMAT = 2  # format of the file; format 1 stored every request whole
+# ``created`` is null while a question waits for its batch.
 _KEPT = """
 CREATE TABLE IF NOT EXISTS kept (
     key BLOB NOT NULL UNIQUE,
@@ -62,7 +62,7 @@ LEASE = 15.0  # seconds that a claim holds unless it is renewed
 
 
 def owner_of_claims() -> str:
-    """A name for who claims questions: machine, process, and a mark of its own."""
+    """A unique name for an owner of claims: machine, process and a random mark."""
     return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
@@ -81,11 +81,11 @@ def _is_gone(owner: str) -> bool:
 
 
 class StoredAnswers:
-    """Cached answers: what is there, and nothing else.
+    """Answers from the cache alone; nothing is asked.
 
     Attributes:
-        used: the answers that scripts were given, by key, each once.
-        last: keys of those that the last script was given.
+        used: the answers given to scripts, by request key.
+        last: request keys of the answers given to the last script.
     """
 
     def __init__(self, endpoint: Endpoint, cache: ResponseCache) -> None:
@@ -94,7 +94,7 @@ class StoredAnswers:
         self.last: list[str] = []
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
-        """The answer that is there, ``None`` where there is none."""
+        """The cached answer, ``None`` if there is none."""
         key = self.endpoint.addressed(request).key
         found = self.cache.get(key)
         if found is not None:
@@ -109,22 +109,22 @@ class StoredAnswers:
 
 
 class Lender(Protocol):
-    """Answers that lie elsewhere."""
+    """A source of answers outside the cache."""
 
     def row(self, key: str) -> tuple[ChatRequest, ChatAnswer, float] | None:
-        """A question with its answer and the time at which it came; ``None`` where there is none."""
+        """A question, its answer and the time it arrived in seconds since 1970; ``None`` if there is none."""
 
 
 class ResponseCache:
     """The answers of one dataset.
 
     Args:
-        path: the SQLite file; made with its folder.
+        path: the SQLite file; created with its folder.
         lease: seconds that a claim on a question holds unless it is renewed.
 
     Attributes:
-        lender: where an answer that is not here is taken from, if it is there.
-        borrows: answers that are taken are kept.
+        lender: where an answer that is missing here is looked up.
+        borrows: whether the lender's answers are stored here.
 
     Raises:
         UserError: the file is damaged, or was made by a newer version.
@@ -176,7 +176,7 @@ class ResponseCache:
 
     @contextmanager
     def at_one_go(self) -> Iterator[None]:
-        """A block whose changes are kept all or not at all."""
+        """A transaction: the changes of the block are kept all or not at all."""
         self._run("BEGIN IMMEDIATE")
         try:
             yield
@@ -191,7 +191,7 @@ class ResponseCache:
             yield body
 
     def get(self, key: str) -> ChatAnswer | None:
-        """The answer of a key, if there is one; a row that is damaged is none, and goes."""
+        """The answer to the request with a key, ``None`` if there is none; a damaged row is deleted."""
         query = "SELECT frame, body FROM kept WHERE key = ? AND created NOT NULL"
         row = self._run(query, (_as_bytes(key),)).fetchone()
         if row is None:
@@ -204,7 +204,7 @@ class ResponseCache:
             return None
 
     def _borrow(self, key: str) -> ChatAnswer | None:
-        """The answer that a lender has."""
+        """The lender's answer, if there is one."""
         found = self.lender.row(key) if self.lender is not None else None
         if found is None:
             return None
@@ -214,7 +214,7 @@ class ResponseCache:
         return answer
 
     def row(self, key: str) -> tuple[ChatRequest, ChatAnswer, float] | None:
-        """A question with its answer and the time at which it came, from this file alone.
+        """A question, its answer and the time it arrived in seconds since 1970, from this file alone.
 
         Raises:
             ValueError: the row is damaged.
@@ -227,12 +227,12 @@ class ResponseCache:
         return None if answer is None else (request, answer, float(found[2]))
 
     def put(self, request: ChatRequest, answer: ChatAnswer | None, created: float | None = None) -> None:
-        """Keep an answer; the first one of a request stays.
+        """Store an answer; if the request has one already, that one stays.
 
         Args:
             request: the question.
-            answer: its answer; ``None`` where a batch will bring it.
-            created: seconds since 1970; now unless told.
+            answer: its answer; ``None`` if a batch will bring it.
+            created: seconds since 1970; now by default.
         """
         frame, body = self._packer.pack(request, answer)
         moment = None if answer is None else int(time.time() if created is None else created)
@@ -243,20 +243,20 @@ class ResponseCache:
         )
 
     def sample(self, prompt: str, model: str, count: int) -> list[tuple[ChatRequest, ChatAnswer]]:
-        """Some questions of a prompt (``id@version``) with their answers, the first by key: as good as drawn."""
+        """The first questions of a prompt (``id@version``) by key, with answers: a fair sample, as keys are hashes."""
         return [(request, answer) for _, request, answer, _ in self._read(prompt, model, count)]
 
     def requests(
         self, prompts: Iterable[str], model: str | None, keys: Container[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The requests of some prompts (``id@version``) to a model; of some keys alone where they are given."""
+        """Answered requests of some prompts (``id@version``) to a model, as plain values; only of ``keys`` if given."""
         for prompt in prompts:
             for key, request, _, _ in self._read(prompt, model):
                 if keys is None or key in keys:
                     yield request.body()
 
     def rows(self, prompt: str | None = None, model: str | None = None) -> Iterator[dict[str, Any]]:
-        """All rows as plain values, by key; those of one prompt and model where they are given."""
+        """All answered rows as plain values, in key order; only of one prompt and model if given."""
         for key, request, answer, created in self._read(prompt, model):
             time_of = datetime.fromtimestamp(created, UTC).isoformat(timespec="seconds")
             yield {"key": key, "request": request.body(), "answer": answer.stored(), "created": time_of}
@@ -264,7 +264,7 @@ class ResponseCache:
     def _read(
         self, prompt: str | None = None, model: str | None = None, count: int = -1
     ) -> Iterator[tuple[str, ChatRequest, ChatAnswer, int]]:
-        """Rows with an answer by key, of one prompt and model where they are given; damaged ones are passed over."""
+        """Answered rows in key order, only of one prompt and model if given; damaged ones are skipped."""
         of_frames, values = "", tuple[Any, ...]()
         if prompt is not None:
             of_frames = "AND frame IN (SELECT id FROM frames WHERE prompt = ? AND model = ?)"
@@ -282,9 +282,9 @@ class ResponseCache:
     # ---- claims --------------------------------------------------------------------------------
 
     def claim(self, key: str, owner: str) -> bool:
-        """Claim a question, so that of several commands one asks; whether it is ours now.
+        """Claim a question, so that only one of several commands asks it; returns whether it is ours now.
 
-        A claim ends with :meth:`drop_claim`, with its process, or when it was not renewed for ``lease`` seconds.
+        A claim ends with :meth:`drop_claim`, with its process, or when it is not renewed for ``lease`` seconds.
         """
         now = time.time()
         taken = self._run(
@@ -301,7 +301,7 @@ class ResponseCache:
         return self._run(update, (owner, now + self.lease, key, row[0])).rowcount == 1
 
     def renew_claims(self, owner: str) -> None:
-        """Hold an owner's claims for another ``lease`` seconds."""
+        """Extend an owner's claims by another ``lease`` seconds from now."""
         self._run("UPDATE claims SET until = ? WHERE owner = ?", (time.time() + self.lease, owner))
 
     def drop_claim(self, key: str, owner: str) -> None:
@@ -311,10 +311,10 @@ class ResponseCache:
     # ---- older files ---------------------------------------------------------------------------
 
     def _repack(self) -> None:
-        """Pack the rows of a file of the first format, which had every request whole: a tenth of its size is left.
+        """Pack the rows of a file of format 1, which stored every request whole; it shrinks to a tenth.
 
-        Each chunk is moved at one go, so that a kill at any moment loses nothing and the next command goes on. What
-        cannot be read stays where it is.
+        Each chunk is moved in one transaction, so a kill at any moment loses nothing and the next command goes on.
+        Rows that cannot be read stay where they are.
         """
         moved = 0
         for table, columns in (("answers", "request, answer, created"), ("pending", "request, NULL, NULL")):
@@ -331,7 +331,7 @@ class ResponseCache:
             self._shrink()
 
     def _repack_row(self, key: str, request: str, answer: str | None, created: str | None) -> bool:
-        """Pack one row; whether it could be."""
+        """Pack one row; returns whether it could be packed."""
         try:
             asked = ChatRequest.parse(json.loads(request))
             found = None if answer is None else ChatAnswer.parse(json.loads(answer))
@@ -345,7 +345,7 @@ class ResponseCache:
         return known
 
     def _shrink(self) -> None:
-        """Give the room of moved rows back, if no other process is at the file and there is room to do it."""
+        """Free the space of moved rows, unless another process uses the file or the disk has no room to do it."""
         self._run("PRAGMA busy_timeout = 0")
         try:
             self._connection.execute("VACUUM")
@@ -385,8 +385,8 @@ class ResponseCache:
 
 
 def _as_bytes(key: str) -> bytes:
-    """A key as the file has it: half as long."""
+    """A key as the file stores it: as bytes, half as long as its hex digits."""
     try:
         return bytes.fromhex(key)
-    except ValueError:  # no key of ours
+    except ValueError:  # not one of our keys
         return key.encode("utf-8")

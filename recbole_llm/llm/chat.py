@@ -1,8 +1,8 @@
 """A question and its answer, and scripts that ask several.
 
-A *script* is a generator that yields a ``ChatRequest`` and is sent its ``ChatAnswer``, or ``None`` where there is
-none. A chain of prompts is a script with several ``yield``. Whether the answers come from an endpoint, from the
-cache, from a batch or from a dry run, the same :func:`follow` goes through the script.
+A *script* is a generator that yields a ``ChatRequest`` and is sent its ``ChatAnswer``, or ``None`` if there is none.
+A chain of prompts is a script that yields several times. :func:`follow` runs a script, whether its answers come from
+an endpoint, from the cache, from a batch or from a dry run.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import ConfigDict, Field, Strict, TypeAdapter
 
-LONGEST_CONTENT = 8 << 20  # characters of an answer that is taken from a file; a real one has thousands
-MOST_TOKENS = 2**40  # that an answer may say it took; more is no count
+LONGEST_CONTENT = 8 << 20  # characters of an answer that is read from a file; a real one has thousands
+MOST_TOKENS = 2**40  # token counts from here on are not believed
 
 Text = Annotated[str, Strict()]
 Count = Annotated[int, Strict(), Field(ge=0, lt=MOST_TOKENS)]
@@ -39,11 +39,11 @@ class ChatRequest:
         prompt: ``id@version`` of the prompt.
         messages: the chat, each with ``role`` and ``content``.
         schema: JSON schema of the answer, or ``None``.
-        max_tokens: of the answer.
-        model: that is asked; empty until an endpoint is chosen.
-        temperature: of sampling; ``None`` where it is left to the server.
+        max_tokens: token limit of the answer.
+        model: the model that is asked; empty until an endpoint is chosen.
+        temperature: sampling temperature; ``None`` to leave it to the server.
         settings: what else the answer depends on: reasoning effort, further fields of the body, another server.
-        again: an answer to the same question could not be used, and this request says why.
+        again: whether an answer to the same question could not be used, and this request says why.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -59,10 +59,10 @@ class ChatRequest:
 
     @classmethod
     def parse(cls, body: Any) -> ChatRequest:
-        """The request of a :meth:`body` that a stranger may have written.
+        """The request with a :meth:`body` from an untrusted file.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is not a request's body.
         """
         found = _REQUEST.validate_python(body)
         if found.body() != body or any({*message} != {"role", "content"} for message in found.messages):
@@ -70,7 +70,7 @@ class ChatRequest:
         return found
 
     def body(self) -> dict[str, Any]:
-        """Everything that the answer depends on; without ``settings`` as it was before there were any."""
+        """Everything that the answer depends on; empty ``settings`` are left out, so older requests keep their keys."""
         found = {
             "model": self.model,
             "messages": list(self.messages),
@@ -83,7 +83,7 @@ class ChatRequest:
 
     @cached_property
     def key(self) -> str:
-        """Hash of :meth:`body`: the row of the cache, and the ``custom_id`` of a batch."""
+        """Hash of :meth:`body`: the row's key in the cache and the ``custom_id`` in a batch."""
         text = json.dumps(self.body(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -94,15 +94,15 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """What came back.
+    """One answer.
 
     Attributes:
         content: the text; empty for a refusal without text.
         finish_reason: ``stop``, ``length``, ``content_filter``, ...
         tokens_in, tokens_out: as the server counted them, hidden reasoning included.
-        via: how it came, where that matters to its price: ``batch``.
-        cached, written: of ``tokens_in``, those read from and written to the server's cache of prefixes.
-        reasoning: of ``tokens_out``, those of hidden reasoning.
+        via: how it came, if that changes its price: ``batch``.
+        cached, written: tokens among ``tokens_in`` that the server read from, or wrote to, its cache of prefixes.
+        reasoning: tokens among ``tokens_out`` that are hidden reasoning.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="ignore")
@@ -118,20 +118,20 @@ class ChatAnswer:
 
     @property
     def lost_in_thought(self) -> bool:
-        """Whether the token limit was reached before a word was said: hidden reasoning took all of it."""
+        """Whether hidden reasoning used up the token limit before the answer began."""
         return self.finish_reason == "length" and not self.content.strip()
 
     @classmethod
     def parse(cls, values: Any) -> ChatAnswer:
-        """The answer of what :meth:`stored` gives, from a file that a stranger may have written.
+        """The answer with the values of :meth:`stored`, from an untrusted file.
 
         Raises:
-            ValueError: it is none.
+            ValueError: these are not an answer's values.
         """
         return _ANSWER.validate_python(values)
 
     def stored(self) -> dict[str, Any]:
-        """What is kept of it; what is empty or zero is left out, but for what always stood there."""
+        """The values that are stored; empty and zero ones are left out, except those of the four oldest fields."""
         always = ("content", "finish_reason", "tokens_in", "tokens_out")
         return {name: value for name, value in vars(self).items() if value or name in always}
 
@@ -145,11 +145,11 @@ class Answers(Protocol):
     """Where a script's answers come from."""
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
-        """The answer to a request, ``None`` where there will be none."""
+        """The answer to a request, ``None`` if there will be none."""
 
 
 async def follow(script: Script, answers: Answers) -> Any:
-    """The result of a script whose questions are answered."""
+    """Run a script with the answers to its questions; returns its result."""
     try:
         request = next(script)
         while True:
@@ -161,7 +161,7 @@ async def follow(script: Script, answers: Answers) -> Any:
 
 
 def at_once(work: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine that waits for nothing: answers that are there need no event loop."""
+    """The result of a coroutine that waits for nothing, run without an event loop, which cached answers do not need."""
     try:
         work.send(None)
     except StopIteration as end:

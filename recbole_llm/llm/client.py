@@ -1,4 +1,4 @@
-"""Live answers: asking an endpoint, bounded, limited, retried, counted, and never twice for the same question."""
+"""Live answers: ask an endpoint with bounds, limits, retries and accounting, and never twice for the same question."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ logger = logging.getLogger(__name__)
 RETRIED = {408, 409, 425, 429}
 THROTTLED = "HTTP 429"
 LONGEST_PAUSE = 60.0
-LONGEST_WORDS = 600  # characters of what a fault says
-LONGEST_WAIT = 300.0  # seconds of a Retry-After; a server that asks for more is left alone
-HOPELESS_AFTER = 5  # refused requests in a row, without one success, before all stop
-THROTTLED_TIMES = 5  # a request may be told to come later this many times as often as it may fail
-DEAD_AFTER = 32  # failed attempts in a row (or two for each place of the client) that a dead server explains
+LONGEST_WORDS = 600  # characters of a fault's message
+LONGEST_WAIT = 300.0  # seconds of a Retry-After; if a server asks for more, no further question is sent
+HOPELESS_AFTER = 5  # refused requests in a row, without one success, before everything stops
+THROTTLED_TIMES = 5  # a request may be throttled this many times as often as it may fail
+DEAD_AFTER = 32  # failed attempts in a row (at least two per concurrent request) that mean a dead server
 NO_CREDIT = (
     *("insufficient_quota", "insufficient_balance", "billing_hard_limit_reached"),
-    "credit balance is too low",  # of Anthropic, as a bad request
+    "credit balance is too low",  # Anthropic, as a bad request
 )
-FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # of the first question, before all stop
-FIRST_QUESTIONS = 2  # that may end without an answer before all stop
+FIRST_ATTEMPTS = {NO_SERVER: 2, TIME_OUT: 2, MALFORMED: 3}  # at the first question, before everything stops
+FIRST_QUESTIONS = 2  # that may end without an answer before everything stops
 POLL_SECONDS = 0.2  # between two checks for the answer to a question that another command asks
 
 
 class _Refusal(Exception):  # noqa: N818 - the server's, not ours
-    """A response that no retry mends."""
+    """A response that a retry would not change."""
 
     def __init__(self, response: Response, secrets: Collection[str]) -> None:
         super().__init__(error_words(response, secrets))
@@ -64,11 +64,11 @@ class _Refusal(Exception):  # noqa: N818 - the server's, not ours
 
 @dataclass
 class Acquaintance:
-    """What the questions of a command have shown of an endpoint.
+    """What a command has learnt about an endpoint.
 
     Attributes:
-        answered: it has answered one; until then they are asked one by one.
-        dialect: what it turned out not to take.
+        answered: whether it has answered a question; until then questions are asked one by one.
+        dialect: parameters that it turned out not to take.
     """
 
     answered: bool = False
@@ -78,16 +78,15 @@ class Acquaintance:
 class Client:
     """Answers chat requests from the cache or from an endpoint.
 
-    The first question is asked alone: what is wrong with an address, a key or an account is wrong for all, and is said
-    before the others are sent.
+    The first question is asked alone, so that a wrong address, key or account is reported before the others are sent.
 
     Args:
-        endpoint: where to ask.
+        endpoint: the endpoint to ask.
         cache: where answers are kept, and the claims of all commands that ask.
-        budget: what the whole command may spend; no limit where there is none.
-        known: what earlier clients of the command have learnt of the endpoint.
-        lost: whether an answer is nothing but reasoning that was cut off; where reasoning may be part of the text, its
-            reader knows.
+        budget: what the whole command may spend; ``None`` for no limit.
+        known: what earlier clients of the command have learnt about the endpoint.
+        lost: tells whether an answer is nothing but reasoning that was cut off; the default only recognises hidden
+            reasoning, not reasoning in the answer's text.
     """
 
     def __init__(
@@ -116,11 +115,11 @@ class Client:
     # ---- running scripts -----------------------------------------------------------------------
 
     def run(self, scripts: Iterable[Script], done: Callable[[], None] | None = None) -> Usage:
-        """Drive all scripts to their end, ``concurrency`` of them at once.
+        """Run all scripts to their end, ``concurrency`` of them at once.
 
         Args:
             scripts: taken one by one as places become free, so that a million need no memory.
-            done: called after each.
+            done: called after each script.
 
         Raises:
             UserError: the endpoint refuses the key, the model or every request.
@@ -133,7 +132,7 @@ class Client:
             kept = f"{counted(self._kept, 'answer')} before that {'is' if self._kept == 1 else 'are'} kept"
             raise UserError(f"{str(error).rstrip('.')}. {kept}.") from error
         finally:
-            if self.usage.attempts:  # an earlier client may have found out what this one's questions went without
+            if self.usage.attempts:  # an earlier client may have learnt what this one left out
                 self.usage.parameters = dict(self.known.dialect.changes)
         return self.usage
 
@@ -156,7 +155,7 @@ class Client:
                 self._wire = None
 
     async def _keep_claims(self) -> None:
-        """Renew the claims on the questions that are under way, before others take them for abandoned."""
+        """Renew the claims on questions in progress before other commands consider them abandoned."""
         while True:
             await asyncio.sleep(self.cache.lease / 3)
             if self._under_way:
@@ -173,12 +172,12 @@ class Client:
                 done()
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
-        """From the cache, from the same question under way, or from the endpoint."""
+        """The answer from the cache, from the same question in progress, or from the endpoint."""
         request = self.endpoint.addressed(request)
         found = self.cache.get(request.key)
         if found is not None:
             self.usage.cached += 1
-            await asyncio.sleep(0)  # answers that have come meanwhile are stored before the next one is looked up
+            await asyncio.sleep(0)  # lets answers that have arrived be stored before the next look-up
             return found
         task = self._under_way.get(request.key)
         if task is None:
@@ -187,13 +186,13 @@ class Client:
         return await asyncio.shield(task)
 
     async def _ask_once(self, request: ChatRequest) -> ChatAnswer | None:
-        """Ask, unless another command asks the same: then wait for its answer."""
+        """Ask, unless another command is asking the same question: then wait for its answer."""
         claimed = self.cache.claim(request.key, self._owner)
         while not claimed:
             await asyncio.sleep(POLL_SECONDS)
             claimed = self.cache.get(request.key) is not None or self.cache.claim(request.key, self._owner)
         try:
-            found = self.cache.get(request.key)  # answered by the other one, perhaps just before its claim ended
+            found = self.cache.get(request.key)  # answered by the other command, perhaps just before its claim ended
             if found is not None:
                 self.usage.cached += 1
                 return found
@@ -206,7 +205,7 @@ class Client:
     async def _ask(self, request: ChatRequest) -> ChatAnswer | None:
         """Ask until answered, refused for good, or out of attempts (then ``None``, counted as failed).
 
-        Until a question has been answered there is one at a time.
+        Until the endpoint has answered a question, questions are asked one at a time.
         """
         if not self.known.answered:
             async with self._one_by_one:
@@ -220,7 +219,7 @@ class Client:
         try:
             return await self._ask_paid(request)
         except (LimitReached, UserError) as reason:
-            # A cheaper question may still be within a limit; nothing else helps the others.
+            # If a limit was reached, a cheaper question may still fit; any other reason stops the other questions, too.
             if not isinstance(reason, LimitReached) or reason.remedy != HIGHER:
                 self._over = reason
             raise
@@ -249,8 +248,8 @@ class Client:
                 answer = await self._send(request)
             except WireFault as fault:
                 self._count_error(fault.kind, fault)
-                self.budget.check()  # what was spoilt may have been paid for; what was set aside is for one answer
-                throttled = fault.kind == THROTTLED  # a server that throttles is well
+                self.budget.check()  # a bad response may be billed, and only one answer's price is set aside
+                throttled = fault.kind == THROTTLED  # a server that throttles is healthy
                 pause = self._pause(attempt, fault.headers, throttled)
                 if not self.known.answered and attempt >= FIRST_ATTEMPTS.get(fault.kind, attempt + 1):
                     raise UserError(self._unreachable(fault)) from fault
@@ -271,11 +270,11 @@ class Client:
         return None
 
     async def _send(self, request: ChatRequest) -> ChatAnswer:
-        """One attempt, and another where the server names a parameter that it does not take.
+        """One attempt, repeated with a changed body if the server names a parameter that it does not take.
 
         Raises:
-            WireFault: it failed; another one may not.
-            _Refusal: it was refused.
+            WireFault: the attempt failed; another one may succeed.
+            _Refusal: the request was refused.
             LimitReached: the account is empty.
         """
         while True:
@@ -291,7 +290,7 @@ class Client:
             if not name:
                 raise _Refusal(response, self._secrets)
             self._count_error(f"HTTP {response.status}", self._words(response))
-            if body == self.known.dialect.body(self.endpoint, request):  # no other request has found it out meanwhile
+            if body == self.known.dialect.body(self.endpoint, request):  # no other request has changed it meanwhile
                 instead = self.known.dialect.change(name, body)
                 logger.warning(
                     "--llm=%s does not take %s; %s from now on. It says: %s",
@@ -302,10 +301,10 @@ class Client:
                 )
 
     def _read(self, response: Response, request: ChatRequest) -> ChatAnswer:
-        """The answer in a response; one that cannot be read was paid for all the same.
+        """The answer in a response; an unreadable one that was billed is counted, too.
 
         Raises:
-            WireFault: it cannot be read.
+            WireFault: the response cannot be read.
         """
         try:
             body = response.json()
@@ -321,7 +320,7 @@ class Client:
         return answer
 
     def _connected(self) -> Wire:
-        """The connections, made once there is something to ask: answers of the cache need no key.
+        """The connections, made once there is something to ask: cached answers need no key.
 
         Raises:
             UserError: the key is not set.
@@ -332,11 +331,11 @@ class Client:
         return self._wire
 
     def _words(self, response: Response) -> str:
-        """What a response says, without the key that it may repeat."""
+        """The message of a response, without the key that it may repeat."""
         return error_words(response, self._secrets)
 
     def _redacted(self, words: object) -> str:
-        """Words of a fault, without the key that a server may repeat; cut where they are long."""
+        """The message of a fault, without the key that a server may repeat, and cut if it is long."""
         return redact(str(words), *self._secrets)[:LONGEST_WORDS]
 
     def _pay(self, answer: ChatAnswer, spoilt: bool = False) -> None:
@@ -353,7 +352,7 @@ class Client:
         """Note the first answer, after which the other questions may be sent.
 
         Raises:
-            UserError: it ended in its reasoning, as all others would.
+            UserError: it was cut off in its reasoning, as all others would be.
         """
         if not self.known.answered and self._lost(answer):
             raise UserError(
@@ -363,7 +362,7 @@ class Client:
         self.known.answered = True
 
     def _check_first_questions(self) -> None:
-        """Stop where the first questions, with all their attempts, had no answer.
+        """Stop if the first questions, with all their attempts, had no answer.
 
         Raises:
             UserError: they had none.
@@ -377,7 +376,7 @@ class Client:
             )
 
     def _unreachable(self, fault: WireFault) -> str:
-        """What to do about a first question that came to nothing."""
+        """The message about a first question that got no answer: why, and what to do."""
         where = f"--llm={self.endpoint.name} ({self.endpoint.address})"
         words = self._redacted(fault)
         if fault.kind == NO_SERVER:
@@ -395,20 +394,20 @@ class Client:
         )
 
     def _stop_without_credit(self, response: Response) -> None:
-        """Stop all where the account is empty: no retry mends that.
+        """Stop everything if the account is empty: no retry helps.
 
         Raises:
-            LimitReached: it is.
+            LimitReached: the account is empty.
         """
         text = response.body[:4000].decode("utf-8", "replace").casefold()
         if response.status == 402 or any(word in text for word in NO_CREDIT):
             raise LimitReached(f"--llm={self.endpoint.name} has no credit left: {self._words(response)}", TOP_UP)
 
     def _stop_if_dead(self, throttled: bool) -> None:
-        """Stop all where nothing but faults has come for long: the server is gone.
+        """Stop everything if there were only faults for a long time: the server is gone.
 
         Raises:
-            LimitReached: it is.
+            LimitReached: the server is gone.
         """
         self._faults_in_a_row += not throttled
         patient = self._last_success and time.monotonic() - self._last_success < self.endpoint.patience
@@ -431,7 +430,7 @@ class Client:
         """Seconds until the next attempt; after a 429 all requests wait.
 
         Raises:
-            LimitReached: the server asks for a longer pause than anyone waits for.
+            LimitReached: the server asks for a pause longer than ``LONGEST_WAIT``.
         """
         asked = _retry_after(headers)
         if asked is not None and asked > LONGEST_WAIT:
@@ -443,10 +442,10 @@ class Client:
         return pause
 
     def _refused(self, refusal: _Refusal) -> None:
-        """A refusal that no retry mends: one request lost, or all of them.
+        """Handle a refusal: only this request is lost, or all of them would be.
 
         Raises:
-            UserError: all of them.
+            UserError: every request would be refused.
         """
         words, name = self._redacted(refusal), self.endpoint.name
         self._refused_in_a_row += 1
@@ -479,7 +478,7 @@ class Client:
 
 
 def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine; in a thread of its own where this one has a running loop, as a notebook's has."""
+    """Run a coroutine; in a separate thread if this one already runs an event loop, as a notebook's does."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -496,7 +495,7 @@ def _run_to_the_end(work: Coroutine[Any, Any, None]) -> None:
         running = pool.submit(asyncio.run, cancellable())
         try:
             running.result()
-        except KeyboardInterrupt:  # it reaches this thread alone
+        except KeyboardInterrupt:  # it only reaches this thread
             for each in cancel:
                 each()
             raise

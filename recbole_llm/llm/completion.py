@@ -1,7 +1,7 @@
-"""Chat completions: the body of a request, and what a response says.
+"""Chat completions: the body of a request, and how to read a response.
 
-Endpoints that call themselves OpenAI-compatible differ: in the parameters that they take, in where they put an error's
-words, in whether content is text or a list of parts, and in what their counts of tokens hold.
+OpenAI-compatible endpoints differ in the parameters that they take, in where they put an error's message, in whether
+content is text or a list of parts, and in what their token counts include.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NEEDED = ("model", "messages")
 
 
 class Dialect:
-    """What an endpoint turned out not to take, and what is sent in its place.
+    """Parameters that an endpoint turned out not to take, and what is sent instead.
 
     Attributes:
-        changes: for each parameter ``left out``, or the parameter or format in its place.
+        changes: for each parameter ``left out``, or the parameter or format that is sent instead.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Dialect:
         return body
 
     def change(self, name: str, body: Mapping[str, Any]) -> str:
-        """Leave a parameter of a refused body out from now on, or send something in its place; says what."""
+        """Leave out or replace a parameter of a refused body from now on; returns what is sent instead."""
         instead = LEFT_OUT
         if name in _LIMITS and _LIMITS[name] not in self.changes:
             instead = _LIMITS[name]
@@ -78,7 +78,7 @@ def chat_body(endpoint: Endpoint, request: ChatRequest) -> dict[str, Any]:
 
 
 class Tokens(TypedDict):
-    """Counts of an answer, by the names that ``ChatAnswer`` has for them."""
+    """Token counts of an answer, named as in ``ChatAnswer``."""
 
     tokens_in: int
     tokens_out: int
@@ -87,7 +87,7 @@ class Tokens(TypedDict):
     reasoning: int
 
 
-_CUT_OFF = ("max_tokens", "model_length", "max_output_tokens")  # what others than OpenAI call "length"
+_CUT_OFF = ("max_tokens", "model_length", "max_output_tokens")  # other vendors' words for "length"
 
 
 def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
@@ -114,7 +114,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
 
 
 def spoilt_answer(response: Any, request: ChatRequest) -> ChatAnswer | None:
-    """What a response took that is no chat completion, as an empty answer; ``None`` where it was not billed."""
+    """The tokens of a response that is no chat completion, as an empty answer; ``None`` if it was not billed."""
     if not isinstance(response, dict) or not ("usage" in response or "choices" in response):
         return None
     text = json.dumps(response.get("choices"))[: 4 * request.max_tokens]
@@ -122,15 +122,15 @@ def spoilt_answer(response: Any, request: ChatRequest) -> ChatAnswer | None:
 
 
 def _storable(text: str) -> str:
-    """A text without half an emoji, which JSON can name and no file can hold."""
+    """A text without lone surrogates (half an emoji), which JSON can express but no UTF-8 file can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text_of(content: Any) -> str:
-    """The text of a message; where it is a list of parts, that of its texts, without its thoughts.
+    """The text of a message; of a list of parts, its text parts joined, without reasoning.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the content is neither text nor such a list.
     """
     if not content:
         return ""
@@ -144,7 +144,7 @@ def _text_of(content: Any) -> str:
     return "".join(map(str, texts))
 
 
-# Where counts stand, by vendor: OpenAI's chat completions and its later API, DeepSeek, Anthropic.
+# The names of counts, by vendor: OpenAI's chat completions and its later API, DeepSeek, Anthropic.
 _QUESTION = ("prompt_tokens", "input_tokens")
 _CACHED = (
     *("prompt_tokens_details.cached_tokens", "input_tokens_details.cached_tokens"),
@@ -157,17 +157,17 @@ _REASONING = (
 
 
 def usage_of(response: Any, request: ChatRequest, text: str, thought: str = "") -> Tokens:
-    """Tokens of an answer; where the server did not count, or counts nothing, a guess.
+    """Token counts of an answer, guessed if the server gives none or counts zero.
 
-    Vendors differ in what they count: thoughts beside the answer's tokens (Gemini; in the total alone), tokens of a
-    cached prefix beside those of the question (Anthropic). The bill has all of them, each once.
+    Vendors count differently: Gemini includes reasoning only in the total, not in the answer's tokens; Anthropic does
+    not include a cached prefix in the question's tokens. The counts here include every token once, as the bill does.
     """
     usage = response.get("usage") if isinstance(response, Mapping) else None
     count = partial(_count, usage if isinstance(usage, Mapping) else {})
     question, answer, total = count(*_QUESTION), count("completion_tokens", "output_tokens"), count("total_tokens")
     cached, written = count(*_CACHED), count("cache_creation_input_tokens", "prompt_tokens_details.cache_write_tokens")
     tokens_in = question or request.estimated_tokens()
-    native = not count("prompt_tokens") and not count("input_tokens_details.cached_tokens")  # Anthropic's own form
+    native = not count("prompt_tokens") and not count("input_tokens_details.cached_tokens")  # Anthropic's own format
     added_up = total == question + answer + cached + written
     if (question and native) or cached + written > tokens_in or added_up:
         tokens_in += cached + written
@@ -183,7 +183,7 @@ def usage_of(response: Any, request: ChatRequest, text: str, thought: str = "") 
 
 
 def _count(usage: Mapping[str, Any], *names: str) -> int:
-    """The first of some counts (dotted names reach inside) that is one; 0 where none is."""
+    """The first of some counts that is a positive integer, 0 if none is; dotted names reach into nested objects."""
     for name in names:
         value: Any = usage
         for part in name.split("."):
@@ -194,20 +194,20 @@ def _count(usage: Mapping[str, Any], *names: str) -> int:
 
 
 def _tokens_out(answer: int, room: int | None, counted: int, text: str, thought: str) -> tuple[int, int]:
-    """Tokens of an answer with its reasoning, and those of the reasoning.
+    """Tokens of an answer including its reasoning, and tokens of the reasoning alone.
 
     Args:
-        answer: as the server counts it, with or without the reasoning; 0 where it does not.
-        room: what the server's total has beyond question and answer; ``None`` where there is no total.
-        counted: the reasoning as the server counts it; 0 where it does not.
-        text, thought: what was said and thought, as far as it is shown.
+        answer: the server's count of the answer, with or without reasoning; 0 if there is none.
+        room: tokens in the server's total beyond question and answer; ``None`` if there is no total.
+        counted: the server's count of the reasoning; 0 if there is none.
+        text, thought: the answer and its reasoning, as far as they are visible.
     """
     reasoning = counted or guess_tokens(thought)
     if not answer:
         found = room or guess_tokens(text) + reasoning
         return found, min(reasoning, found) if text else found
     beside = room or 0
-    # A guess is no match for a total that has no room for it: the answer's tokens hold the thought.
+    # If the total has no room for guessed reasoning, the answer's tokens include it.
     if counted > answer + beside or (room is None and reasoning > answer):
         beside = reasoning
     return answer + beside, min(max(reasoning, beside), answer + beside)
@@ -222,14 +222,14 @@ _UNSUPPORTED = re.compile(
     re.I,
 )
 
-# Of Gemini, which calls an effort a budget or a level of thinking, and names no parameter.
+# Gemini's messages, which call the effort a thinking budget or level and do not name the parameter.
 _EFFORT = re.compile(
     r"only works in thinking mode|\bthinking (?:budget|level)\b.{0,60}\b(?:not supported|unsupported|invalid)", re.I
 )
 
 
 def unsupported_parameter(response: Response, body: Mapping[str, Any]) -> str:
-    """The parameter of a body that a refusal names as unsupported; empty where it names none."""
+    """The parameter of a body that a refusal names as unsupported; empty if it names none."""
     if response.status not in (400, 422):
         return ""
     words = error_words(response)
@@ -266,15 +266,15 @@ def _parameters_in(value: Any) -> list[str]:
     return found + [name for key in ("error", "detail") for name in _parameters_in(value.get(key))]
 
 
-_LOOKED_AT = 4000  # characters of a text without secrets; what looks like one is sought in no more
+_LOOKED_AT = 4000  # characters of a message, without known secrets, that are searched for strings that look like keys
 
 
 def error_words(response: Response, secrets: Collection[str] = ()) -> str:
-    """What a response that is no answer says, in one line: the message of its JSON, or the beginning of its text.
+    """The message of a response without an answer, in one line: from its JSON, or else the beginning of its text.
 
     Args:
-        response: that is no answer.
-        secrets: that it may repeat, and this does not.
+        response: the response.
+        secrets: strings that the response may repeat and the message must not.
     """
     try:
         found = _message_in(response.json())
@@ -285,12 +285,12 @@ def error_words(response: Response, secrets: Collection[str] = ()) -> str:
 
 
 def words_in(value: Any, secrets: Collection[str] = ()) -> str:
-    """What the JSON of an error says, in one line and without some secrets."""
+    """The message in the JSON of an error, in one line and without some secrets."""
     return _tidy(_message_in(value), secrets)
 
 
 def _tidy(text: str, secrets: Collection[str]) -> str:
-    """A text in one line that is cut where it is long, after its secrets are gone: a cut one is not known again."""
+    """A text in one line, cut if it is long; secrets are removed before, as a cut one would not be recognised."""
     known = redact(blotted(text, secrets)[:_LOOKED_AT])
     printable = "".join(sign if sign.isprintable() else " " for sign in known)
     return " ".join(printable.split())[:300]

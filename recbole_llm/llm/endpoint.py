@@ -1,4 +1,4 @@
-"""An OpenAI-compatible endpoint as ``properties/llm/*.yaml``, or a file of one's own, describes it."""
+"""An OpenAI-compatible endpoint, described by a file in ``properties/llm/`` or by one of the user's."""
 
 from __future__ import annotations
 
@@ -32,31 +32,31 @@ class Endpoint:
     """Where and how to ask.
 
     Attributes:
-        name: what ``--llm`` takes.
-        base_url: of the API, with ``/v1`` where the server has it.
+        name: the source's name: that of its file without the ending.
+        base_url: address of the API, with ``/v1`` if the server has it.
         model: name that the server knows the model by.
         key_env: environment variable that holds the key; empty for servers without one.
-        price_in, price_out: US dollars for a million tokens; ``None`` where the file states none.
+        price_in, price_out: US dollars for a million tokens; ``None`` if the file states none.
         price_cached, price_written: US dollars for a million tokens of the question that the server reads from, or
             writes to, its cache of prefixes; as ``price_in`` unless stated.
-        cache_from: tokens from which on such a prefix is kept; 0 where nothing is known of it.
+        cache_from: length in tokens from which such a prefix is cached; 0 if that is not known.
         requests_per_minute, tokens_per_minute: limits to keep; 0 for none.
-        concurrency: requests under way at once.
+        concurrency: requests in progress at once.
         timeout: seconds for one attempt.
         attempts: tries of one request, the first included.
-        patience: seconds without one answer after which a server that only fails counts as gone.
-        batch_price: price through the Batch API, as a share of the usual one; 0 where there is no such API.
-        response_format: ``json_schema``, ``json_object`` or ``none``; no part of an answer's key, since a server may
-            turn out to take a weaker one, and every answer is held against its class when it is read.
-        temperature: of sampling; 0 for answers that repeat, ``None`` to leave it to the server.
-        max_tokens: of an answer, in the place of the prompts' own limits; hidden reasoning counts.
+        patience: seconds without an answer after which a server that only fails counts as gone.
+        batch_price: price through the Batch API, as a share of the usual one; 0 if there is no such API.
+        response_format: ``json_schema``, ``json_object`` or ``none``; not part of an answer's key, since a server may
+            turn out to take only a weaker one, and every answer is validated against its class when it is read.
+        temperature: sampling temperature; 0 for answers that repeat, ``None`` to leave it to the server.
+        max_tokens: token limit of an answer, instead of the prompts' own limits; hidden reasoning counts.
         max_tokens_field: ``max_tokens``, or ``max_completion_tokens`` for servers that renamed it.
-        reasoning_effort: of models that reason; ``None`` to leave it to the server.
-        reasoning_efforts: values of it that the server knows, none where it passes over all; ``None``: not known.
+        reasoning_effort: effort of a reasoning model; ``None`` to leave it to the server.
+        reasoning_efforts: efforts that the server knows, empty if it ignores them all; ``None`` if not known.
         extra: further fields of the request body.
-        knowledge_cut: the last day of which the model can know anything; ``None`` where that is not public.
-        published: its answers are published ones; there is no server that gives others.
-        server: the address, where it is not that of the file: another server may have another model of the name.
+        knowledge_cut: the last day that the model can know about; ``None`` if it is not public.
+        published: whether all its answers are published ones, without a server that gives others.
+        server: the address if it is not the file's, since another server may have another model of the same name.
     """
 
     name: str
@@ -88,16 +88,16 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        """Where chat completions are asked for; a query of ``base_url`` stays at the end."""
+        """The address of chat completions, without a login; a query of ``base_url`` stays at the end."""
         parts = urlsplit(self.base_url)
         host = parts.netloc.rpartition("@")[2]
         return urlunsplit(parts._replace(netloc=host, path=parts.path.rstrip("/") + "/chat/completions", fragment=""))
 
     def authorization(self) -> str:
-        """What is sent in the header of that name: the key, or the name and password in the address.
+        """The ``Authorization`` header: the key, or the name and password in the address.
 
         Raises:
-            UserError: there is no key where one is needed, or a password beside it.
+            UserError: a key is needed and missing, or the address has a name and password besides the key.
         """
         parts, key = urlsplit(self.base_url), self.key()
         if parts.username is None:
@@ -111,14 +111,14 @@ class Endpoint:
 
     @property
     def _pair(self) -> str:
-        """Name and password in the address, as they are sent."""
+        """Name and password in the address, in the form in which they are sent."""
         parts = urlsplit(self.base_url)
         pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         return base64.b64encode(pair.encode("utf-8")).decode("ascii")
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What a server may repeat and no message does: the key, or the password in the address in all its forms."""
+        """What a server may repeat and no message may show: the key, and the address's password in all its forms."""
         key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
         password = urlsplit(self.base_url).password
         own = (password, unquote(password), self._pair) if password else ()
@@ -126,24 +126,24 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        """``base_url`` for messages, without a name and a password that it may hold."""
+        """``base_url`` for messages, without a name and password that it may contain."""
         return redact(self.base_url)
 
     @property
     def paid(self) -> bool:
-        """Whether answers cost money, or may."""
+        """Whether answers cost, or may cost, money."""
         return self.price_in != 0 or self.price_out != 0
 
     @property
     def priced(self) -> bool:
-        """Whether there is a price to count with."""
+        """Whether both prices are known."""
         return self.price_in is not None and self.price_out is not None
 
     def check_price(self) -> None:
-        """See to it that there is a price to count with.
+        """Check that both prices are known.
 
         Raises:
-            UserError: there is none.
+            UserError: one is not.
         """
         if not self.priced:
             raise UserError(
@@ -152,12 +152,12 @@ class Endpoint:
             )
 
     def price(self, tokens_in: int, tokens_out: int, via: str = "", cached: int = 0, written: int = 0) -> float:
-        """US dollars for some tokens; without a stated price nothing.
+        """US dollars for some tokens; 0 if no price is stated.
 
         Args:
-            tokens_in, tokens_out: of question and answer, hidden reasoning included.
+            tokens_in, tokens_out: tokens of question and answer, hidden reasoning included.
             via: ``batch`` for answers of the Batch API.
-            cached, written: of ``tokens_in``, those read from and written to the server's cache of prefixes.
+            cached, written: tokens among ``tokens_in`` that the server read from, or wrote to, its cache of prefixes.
         """
         share = self.batch_price if via == "batch" and self.batch_price else 1.0
         full, out = self.price_in or 0.0, self.price_out or 0.0
@@ -172,14 +172,14 @@ class Endpoint:
 
     @property
     def has_key(self) -> bool:
-        """Whether questions may be asked: the environment holds the key, where one is wanted."""
+        """Whether questions can be asked: there is a server, and the environment holds the key if one is needed."""
         if self.published:
             return False
         return not self.key_env or bool(os.environ.get(self.key_env, "").strip())
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What an answer depends on besides model, temperature and token limit; empty where the file sets nothing."""
+        """What an answer depends on besides model, temperature and token limit; empty if nothing of it is set."""
         found = dict(self.extra)
         if self.reasoning_effort is not None:
             found["reasoning_effort"] = self.reasoning_effort
@@ -187,14 +187,14 @@ class Endpoint:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells the answers of one endpoint from those of another; what is not set leaves it as it always was."""
+        """What distinguishes the answers of endpoints; unset fields are left out, which keeps older identities."""
         found: dict[str, Any] = {"name": self.name, "model": self.model, "temperature": self.temperature}
         if self.max_tokens is not None:
             found["max_tokens"] = self.max_tokens
         return found | ({"settings": self.settings} if self.settings else {})
 
     def addressed(self, request: ChatRequest) -> ChatRequest:
-        """A script's request as this endpoint is asked it."""
+        """A script's request, completed with this endpoint's model and parameters."""
         return replace(
             request,
             model=self.model,
@@ -207,7 +207,7 @@ class Endpoint:
         """The API key from the environment.
 
         Raises:
-            UserError: the variable is not set, or holds what no key holds; or there is no server.
+            UserError: the variable is not set or holds a character that no key has, or there is no server.
         """
         if self.published:
             raise UserError(
@@ -229,7 +229,7 @@ class Endpoint:
 
 
 def is_own_file(source: str) -> bool:
-    """Whether ``--llm`` gives the path of a file, and not a name."""
+    """Whether ``--llm`` is the path of a file rather than a name."""
     return Path(source).suffix in (".yaml", ".yml")
 
 
@@ -258,27 +258,29 @@ def _shipped_addresses() -> list[str]:
 
 @cache
 def _published_models() -> dict[str, str]:
-    """Names of the shipped sources without a server, by their model."""
+    """Names of the shipped sources that have published answers only, by their model."""
     files = {name: read_yaml(properties_folder() / "llm" / f"{name}.yaml") for name in property_names("llm")}
     return {str(file["model"]): name for name, file in files.items() if file.get("published")}
 
 
 def server_of(source: str, base_url: str | None = None) -> str:
-    """The address that tells the answers of ``--llm=source`` from those at its file's own; empty where it is that one.
+    """The server's address, if answers have to be kept apart by it.
+
+    It is empty for a shipped source at its own address, and for a user's file at the address of any shipped source.
 
     Args:
         source: name or path of its file.
         base_url: the address, if not that of the file.
 
     Raises:
-        UserError: there is no such file, or the address is none.
+        UserError: there is no such file, or the address is invalid.
     """
     path = source_file(source)
     own = str(read_yaml(path).get("base_url") or "")
     if base_url or own:
         check_base_address(base_url or own, path.stem)
     address = server_identity(base_url or own)
-    # What is asked at a shipped file's address is kept without it; two files of one's own may share a name.
+    # Answers from a shipped source's address are kept without it. Two files of a user's may have the same name.
     return "" if address in (_shipped_addresses() if is_own_file(source) else [server_identity(own)]) else address
 
 
@@ -290,8 +292,8 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         changes: settings of the run.
 
     Raises:
-        UserError: no such file, a field that endpoints do not have, a value that it does not take, or a server's model
-            under the name of published answers.
+        UserError: no such file, an unknown field, an invalid value, or a server's model with the name of published
+            answers.
     """
     path = source_file(source)
     name = path.stem
@@ -314,7 +316,7 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
     elif values["model"] != own.get("model") or address != own_address:
-        values["knowledge_cut"] = None  # another model's
+        values["knowledge_cut"] = None  # the file's day is that of another model
     try:
         json.dumps(values.get("extra"))
         found = _ENDPOINT.validate_python({"name": name, **values})
@@ -331,7 +333,7 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
             f"server's. Name the server's model otherwise, or give --llm={_published_models()[found.model]}."
         )
     _check_effort(found, "reasoning_effort" in given)
-    priced = own.get("model")  # where the file names none, its prices are of whichever it is asked for
+    priced = own.get("model")  # a file without a model states prices for any model
     if found.paid and priced and priced != found.model and not {"price_in", "price_out"} <= given.keys():
         _say_whose_prices(found.model, path.name, priced)
     if found.key_env == "OPENAI_API_KEY" and "base_url" not in given and (named := os.environ.get("OPENAI_BASE_URL")):
@@ -346,7 +348,7 @@ def _day(text: str) -> date:
     """The day of ``--llm_knowledge_cut``.
 
     Raises:
-        UserError: it is none.
+        UserError: it is not a date.
     """
     try:
         return date.fromisoformat(text)
@@ -355,10 +357,10 @@ def _day(text: str) -> date:
 
 
 def _check_effort(endpoint: Endpoint, given: bool) -> None:
-    """Refuse a reasoning effort that the server would pass over without a word, or refuse.
+    """Refuse a reasoning effort that the server would silently ignore or reject.
 
     Raises:
-        UserError: it is one.
+        UserError: the server does not know the effort.
     """
     known, effort = endpoint.reasoning_efforts, endpoint.reasoning_effort
     if not given or known is None or effort in known:

@@ -1,8 +1,8 @@
-"""Answers in and out as JSON lines: publish a paper's answers, take in those made elsewhere.
+"""Export and import answers as JSON lines: publish a paper's answers, use those made elsewhere.
 
-Two forms are read: our own export (``key``, ``request``, ``answer``, ``created``) and the output of the OpenAI
-Batch API (``custom_id``, ``response``). Files come from strangers: a line is taken only if its key is the hash of
-its request, or of a request that this cache has put into a batch; the others are counted by reason.
+Two formats are read: our own export (``key``, ``request``, ``answer``, ``created``) and the output of the OpenAI
+Batch API (``custom_id``, ``response``). Files are untrusted: a line is imported only if its key is the hash of its
+request, or of a request that this cache has put into a batch; the others are counted by reason.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.unpacking import XzFile
 from recbole_llm.utils.files import whole_file
 
-LONGEST_LINE = 8 << 20  # characters; a real answer has thousands
+LONGEST_LINE = 8 << 20  # bytes; a real answer has thousands
 BATCH = "batch"
 
 
@@ -36,12 +36,12 @@ class ImportReport:
     """What became of the lines of a file.
 
     Attributes:
-        new: answers that were taken in.
-        known: answers that were there already; the first one stays.
-        refused: lines that were not taken, by reason.
+        new: answers that were imported.
+        known: answers that were in the cache already; these stay.
+        refused: lines that were not imported, by reason.
         spoilt: of these, responses that were billed and cannot be read.
         price: US dollars for the new answers and the spoilt ones.
-        words: what a server said of the first request that failed.
+        words: the server's message about the first request that failed.
     """
 
     new: int = 0
@@ -70,13 +70,13 @@ class ImportReport:
 def export_answers(
     cache: ResponseCache, path: Path, model: str | None = None, prompts: Iterable[str] | None = None
 ) -> int:
-    """Write answers as JSON lines in the order of their keys, packed where the name ends in ``.gz`` or ``.xz``.
+    """Write answers as JSON lines in the order of their keys, compressed if the name ends in ``.gz`` or ``.xz``.
 
-    The same answers give the same bytes. Where there are none, nothing is written, and an older file stays.
+    The same answers give the same bytes. If there are none, nothing is written, and an older file stays.
 
     Args:
         cache: where the answers are.
-        path: the file to be.
+        path: the file to write.
         model: only those of one model.
         prompts: only those of some prompts (``id@version``).
 
@@ -107,19 +107,19 @@ def answer_lines(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def writer(path: Path, raw: IO[bytes]) -> AbstractContextManager[Any]:
-    """The stream to write to, packed as the name of the file says; it leaves ``raw`` open."""
+    """A stream that writes to ``raw``, compressed as the file's name says, and leaves ``raw`` open."""
     if path.suffix == ".gz":
         return gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0)
-    if path.suffix == ".xz":  # looks further back than gzip, over the openings that all prompts have in common
+    if path.suffix == ".xz":  # looks further back than gzip, past the opening that all prompts share
         return lzma.LZMAFile(raw, mode="wb", preset=6)
     return nullcontext(raw)
 
 
 def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
-    """Take in the answers of a file.
+    """Import the answers in a file.
 
     Raises:
-        UserError: the file cannot be read, or holds not one usable line.
+        UserError: the file cannot be read, or has no usable line.
     """
     report = take_answers(cache, path)
     if not report.new and not report.known:
@@ -128,12 +128,12 @@ def import_answers(cache: ResponseCache, path: Path) -> ImportReport:
 
 
 def take_answers(cache: ResponseCache, path: Path, endpoint: Endpoint | None = None) -> ImportReport:
-    """Take in the usable lines of a file, which may be none.
+    """Import the usable lines of a file, of which there may be none.
 
     Args:
         cache: where they are kept.
         path: the file.
-        endpoint: at whose prices the lines are counted; without one they cost nothing.
+        endpoint: the endpoint whose prices count; without one the lines cost nothing.
 
     Raises:
         UserError: the file cannot be read.
@@ -148,18 +148,18 @@ def take_answers(cache: ResponseCache, path: Path, endpoint: Endpoint | None = N
             if reason.spoilt is not None:
                 report.spoilt += 1
                 report.price += endpoint.price_of(reason.spoilt) if endpoint else 0.0
-        except UnicodeEncodeError:  # half a character, which JSON can name and no key of ours holds
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can express and no key of ours contains
             report.refused["not an answer"] += 1
     return report
 
 
 class Refused(Exception):  # noqa: N818 - a reason
-    """Why a line is not taken.
+    """Why a line is not imported.
 
     Args:
-        reason: as it is counted.
-        words: of the server.
-        spoilt: what it took, where it was billed all the same.
+        reason: name under which it is counted.
+        words: the server's message.
+        spoilt: the tokens of a response that was billed all the same.
     """
 
     def __init__(self, reason: str, words: str = "", spoilt: ChatAnswer | None = None) -> None:
@@ -168,7 +168,7 @@ class Refused(Exception):  # noqa: N818 - a reason
 
 
 def lines_of(path: Path) -> Iterator[bytes]:
-    """The lines of a file that are not blank; longer ones than an answer can have come in pieces.
+    """The lines of a file that are not blank; lines longer than ``LONGEST_LINE`` come in pieces.
 
     Raises:
         UserError: the file cannot be read.
@@ -206,17 +206,17 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: End
 
 
 def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
-    """Question and answer of a line of an export.
+    """The question and answer in a line of an export.
 
     Raises:
-        Refused: it is none, or its key is not the hash of its request.
+        Refused: it is not such a line, or its key is not the hash of its request.
     """
     if not isinstance(value, dict):
         raise Refused("not an answer")
     try:
         request, answer = ChatRequest.parse(value.get("request")), ChatAnswer.parse(value.get("answer"))
         key = request.key
-    except ValueError:  # UnicodeEncodeError among them: half a character, which no request of ours holds
+    except ValueError:  # also UnicodeEncodeError: a lone surrogate, which no request of ours contains
         raise Refused("not an answer") from None
     if key != value.get("key"):
         raise Refused("the key is not that of the request")
@@ -242,9 +242,9 @@ def _from_batch(
 
 
 def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collection[ChatRequest], path: Path) -> None:
-    """Write requests in the form that the Batch API takes, and remember them, so that the answers are known again.
+    """Write requests in the format of the Batch API, and remember them, so that their answers can be imported.
 
-    They are packed where the name of the file ends in ``.gz`` or ``.xz``.
+    The file is compressed if its name ends in ``.gz`` or ``.xz``.
     """
     with whole_file(path) as raw, writer(path, raw) as stream:
         for line in batch_lines(endpoint, pending):

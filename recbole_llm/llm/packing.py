@@ -1,8 +1,8 @@
-"""Questions and answers in little space: what many of them have in common is kept once.
+"""Compact storage of questions and answers: what many of them have in common is stored once.
 
-All questions of a prompt begin with the same messages, schema and settings: that is their *frame*. What is left of a
-question is packed together with its answer by zlib, which is shown some earlier ones of the same frame first (its
-dictionary), since titles and phrases recur. So an answer takes a tenth of what it takes alone with its whole question.
+All questions of a prompt have the same opening messages, schema and settings: their *frame*. The rest of a question is
+packed together with its answer by zlib, with earlier ones of the same frame as its dictionary, since titles and phrases
+recur. A row takes a tenth of the space that its answer and whole question would take.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CREATE TABLE IF NOT EXISTS frames (
 )
 """
 WINDOW = 32_000  # bytes that zlib looks back
-# A frame gets a dictionary when so many bytes were packed with it, and a better one later.
+# A frame gets a dictionary after the first number of packed bytes, and a better one after the second.
 GROWTH = (32_000, 500_000)
 LEVEL = 6
 
@@ -37,14 +37,14 @@ class Frame:
     """What the questions of a prompt have in common.
 
     Attributes:
-        id: its row.
-        head: of a request's body all but the messages, as JSON.
-        opening: the messages that all begin with.
-        words: the dictionary: the frame itself until there are examples.
+        id: its row in the table ``frames``.
+        head: a request's body without the messages, as JSON.
+        opening: the messages that all questions begin with.
+        words: zlib's dictionary; the frame itself until there are examples.
         packed: bytes that this process has packed with it.
-        generation: dictionaries that these questions have had.
-        values: ``head`` as it is.
-        learnt: the dictionary is of examples.
+        generation: number of dictionaries that these questions have had.
+        values: ``head``, parsed.
+        learnt: whether the dictionary consists of examples.
     """
 
     id: int
@@ -66,7 +66,7 @@ class Packer:
     """Packs requests with their answers, and unpacks them.
 
     Args:
-        run: runs a statement of the database that has the table ``frames``.
+        run: runs a statement in the database that has the table ``frames``.
         examples: packed bodies of some rows of a frame.
     """
 
@@ -76,7 +76,7 @@ class Packer:
         self._by_head: dict[str, list[Frame]] = {}
 
     def pack(self, request: ChatRequest, answer: ChatAnswer | None) -> tuple[int, bytes]:
-        """The frame of a request, and what is left of it with its answer, packed."""
+        """The id of a request's frame, and the rest of the request, packed with its answer."""
         body = request.body()
         messages = body.pop("messages")
         head = json.dumps(body, ensure_ascii=False, sort_keys=True)
@@ -110,7 +110,7 @@ class Packer:
         return ChatAnswer(**answer)
 
     def forget(self) -> None:
-        """Forget the frames, of which some may have been rolled back."""
+        """Forget the frames, since some may have been rolled back."""
         self._frames.clear()
         self._by_head.clear()
 
@@ -122,7 +122,7 @@ class Packer:
         return self._frames[frame_id]
 
     def _read(self) -> None:
-        """Read the frames that are not known yet, by whichever process they were added."""
+        """Read the frames that are not known yet, also those that other processes have added."""
         numbers = [number for (number,) in self._run("SELECT id FROM frames ORDER BY id")]
         for number in numbers:
             if number not in self._frames:
@@ -134,11 +134,11 @@ class Packer:
         self._frames[frame.id] = frame
         same = self._by_head.setdefault(frame.head, [])
         frame.generation = sum(each.opening == frame.opening for each in same) if frame.learnt else 0
-        # The longest opening first, of equal ones the frame with the latest dictionary.
+        # The longest opening comes first; among equal ones, the frame with the latest dictionary.
         self._by_head[frame.head] = sorted([*same, frame], key=lambda each: (-len(each.opening), -each.id))
 
     def _frame_of(self, head: str, messages: list[dict[str, str]]) -> Frame:
-        """The frame whose opening a chat begins with; a new one where there is none."""
+        """The frame whose opening a chat begins with; a new one if there is none."""
         for look in (False, True):
             if look:
                 self._read()
@@ -159,7 +159,7 @@ class Packer:
         return frame
 
     def _learn(self, frame: Frame, raw: bytes) -> None:
-        """Give a frame a dictionary of what was packed with it: from now on rows refer to a frame that has it."""
+        """Add a frame with a dictionary of what was packed with an older one: new rows refer to the added frame."""
         parts, size = [raw], len(raw)
         for same in [each for each in self._by_head[frame.head] if each.opening == frame.opening]:
             for packed in self._examples(same.id):

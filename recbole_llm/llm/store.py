@@ -1,13 +1,13 @@
-"""Published answers: a folder, or a static address, that anyone can fill and anyone can take answers from.
+"""Stores of published answers: a folder, or a static address, that anyone can fill and take answers from.
 
-``index.json`` lists the files of a store: one for each prompt and model, in the form of an export (``key``,
-``request``, ``answer``, ``created``) with ``price`` and ``licence``. Files are named by their hash. Tables that answers
-stand on, and questions that wait for answers, may lie beside them. A store comes from strangers: nothing of it is
-executed, sizes are bounded by what the index states, and an answer counts only if its file has the stated hash and its
-key is the hash of its request.
+``index.json`` lists the files of a store: one for each prompt and model, in the format of an export (``key``,
+``request``, ``answer``, ``created``) plus ``price`` and ``licence``. File names contain the file's hash. Tables that
+answers depend on, and questions that wait for answers, may be stored beside them. A store is untrusted: nothing in it
+is executed, sizes are bounded by what the index states, and an answer counts only if its file has the stated hash and
+its key is the hash of its request.
 
-So the key says what was asked, and the hash of the file what was answered: no byte of an answer can change without the
-index. A hash for each answer would say no more, since a stranger who can write the index can write that too.
+So the key fixes what was asked and the file's hash what was answered: no byte of an answer can change without a change
+of the index. A hash for each answer would add nothing, since whoever can write the index can write that too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from recbole_llm.utils.text import complaint
 INDEX = "index.json"
 LARGEST_INDEX = 4 << 20  # bytes
 LARGEST_FILE = 4 << 30
-DIGITS = 12  # of a file's hash in its name
+DIGITS = 12  # digits of a file's hash in its name
 
 _PART = "[A-Za-z0-9][A-Za-z0-9_.@+-]{0,200}"  # begins with a letter or digit, so it is never ``..``
 Name = Annotated[str, Field(pattern=f"^({_PART}/)?{_PART}$")]
@@ -66,7 +66,7 @@ class AnswerFile(StoreFile):
 
 
 class TableFile(StoreFile):
-    """A table that answers stand on: candidates of a model trained elsewhere."""
+    """A table that answers depend on: candidates of a model trained elsewhere."""
 
     name: Annotated[str, Field(pattern=rf"^({_PART}/)?{_PART}\.candidates\.gz$")]
     table: Literal["candidates"]
@@ -74,7 +74,7 @@ class TableFile(StoreFile):
 
 
 class QuestionFile(StoreFile):
-    """Questions of one prompt that wait for answers, in the form of the Batch API."""
+    """Questions of one prompt that wait for answers, in the format of the Batch API."""
 
     prompt: Words
     model: Words
@@ -99,9 +99,9 @@ class AnswerStore:
     """A store that was opened.
 
     Args:
-        address: for messages.
-        index: what it holds.
-        fetch: brings one of its files here; the path, which is checked then.
+        address: its folder or address, for messages.
+        index: what it contains.
+        fetch: brings one of its files here and returns the path; the file is checked afterwards.
     """
 
     address: str
@@ -110,10 +110,10 @@ class AnswerStore:
 
     @classmethod
     def opened(cls, address: str, index: Path, fetch: Fetch) -> AnswerStore:
-        """A store by its index.
+        """Open a store by its index.
 
         Raises:
-            UserError: there is no index, or it is none.
+            UserError: the index does not exist, cannot be read or is invalid.
         """
         try:
             if index.stat().st_size > LARGEST_INDEX:
@@ -130,7 +130,7 @@ class AnswerStore:
         """A file of the store, with the stated size and hash.
 
         Raises:
-            UserError: it is gone or another one.
+            UserError: it is gone, or has another size or hash.
         """
         path = self.fetch(entry)
         if not path.is_file():
@@ -143,10 +143,10 @@ class AnswerStore:
         return path
 
     def answers(self, entry: AnswerFile) -> Iterator[tuple[ChatRequest, ChatAnswer, float]]:
-        """Answers of a file with the time at which they came, each of them checked.
+        """Questions and answers in a file with the time each answer arrived (seconds since 1970), all checked.
 
         Raises:
-            UserError: one of them is not what it should be.
+            UserError: a line is not a question with its answer, or the file differs from the index.
         """
         count = 0
         for line in lines_of(self.file(entry)):
@@ -171,10 +171,10 @@ class AnswerStore:
             )
 
     def verify(self) -> int:
-        """Check every file, line by line; the number of answers.
+        """Check every file, line by line; returns the number of answers.
 
         Raises:
-            UserError: something is not what the index says.
+            UserError: something differs from the index.
         """
         for table in self.index.tables:
             self.file(table)
@@ -183,7 +183,7 @@ class AnswerStore:
         return sum(sum(1 for _ in self.answers(entry)) for entry in self.index.files)
 
     def _check_questions(self, entry: QuestionFile) -> None:
-        """Raise a ``UserError`` where a file holds other questions than stated."""
+        """Raise a ``UserError`` if a file has other questions than the index states."""
         keys = set()
         for number, line in enumerate(lines_of(self.file(entry)), start=1):
             try:
@@ -202,10 +202,10 @@ class AnswerStore:
             raise UserError(f"{self.address}/{entry.name} stands on {entry.table}, which {INDEX} does not list.")
 
     def take(self, cache: ResponseCache, model: str, prompts: Collection[str]) -> int:
-        """Put the answers of a model to some prompts into a cache; their number.
+        """Put the answers of a model to some prompts into a cache; returns their number.
 
         Raises:
-            UserError: a file is not what the index says; what other files hold is kept.
+            UserError: a file differs from the index; the answers of the files before it are kept.
         """
         count = 0
         for entry in self.index.files:
@@ -226,13 +226,13 @@ def publish(
 
     Args:
         cache: where the answers are.
-        folder: of the store; made where it is missing.
-        endpoint: whose model's answers are written, at whose prices.
-        prompts: ``id@version`` of those that are written.
-        licence: under which they may be used.
+        folder: the store's folder, created if it is missing.
+        endpoint: the endpoint whose model's answers are written, with its prices.
+        prompts: ``id@version`` of the prompts whose answers are written.
+        licence: licence under which the answers may be used.
 
     Returns:
-        The files that were written, none where there are no answers.
+        The files that were written; none if there are no answers.
     """
     index = StoreIndex()
     if (folder / INDEX).is_file():
@@ -260,12 +260,12 @@ def packed_table(path: Path) -> bytes:
 
 
 def table_name(stem: str, packed: bytes) -> str:
-    """The name of a gzipped table of candidates: it holds the table's hash."""
+    """The name of a gzipped table of candidates, which contains the table's hash."""
     return f"{stem}.{hashlib.sha256(packed).hexdigest()[:DIGITS]}.candidates.gz"
 
 
 def publish_table(packed: bytes, folder: Path, dataset: str) -> TableFile:
-    """Put a gzipped table of candidates that answers stand on into the folder of a store, named by its hash."""
+    """Put a gzipped table of candidates that answers depend on into the folder of a store, named by its hash."""
     entry = TableFile(
         name=table_name(dataset, packed),
         bytes=len(packed),
@@ -314,5 +314,5 @@ def _write(folder: Path, endpoint: Endpoint, prompt: str, rows: list[dict[str, A
 
 
 def _is_priced(endpoint: Endpoint) -> bool:
-    """Whether what the answers cost is known."""
+    """Whether the cost of the answers is known."""
     return endpoint.priced and not endpoint.published

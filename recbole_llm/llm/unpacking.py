@@ -1,4 +1,4 @@
-"""Files packed by xz, read in bounded memory: a file itself says how much memory unpacking takes."""
+"""Read xz files in bounded memory: without a bound, the file decides how much memory unpacking takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class XzFile(io.RawIOBase):
         packed: the file.
 
     Raises:
-        lzma.LZMAError: while reading: the file is damaged, or wants more memory than ``MOST_MEMORY``.
+        lzma.LZMAError: while reading: the file is damaged, or needs more memory than ``MOST_MEMORY``.
         EOFError: while reading: the file is cut off.
     """
 
@@ -32,11 +32,11 @@ class XzFile(io.RawIOBase):
         return cast(IO[bytes], io.BufferedReader(cls(path.open("rb")), BLOCK))
 
     def readable(self) -> bool:
-        """It is."""
+        """Whether the stream can be read: always."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer as far as there is something to fill it with; 0 at the end."""
+        """Read unpacked bytes into a buffer; returns their number, 0 at the end."""
         data = b""
         while not data and not self._unpacker.eof:
             block = self._packed.read(BLOCK) if self._unpacker.needs_input else b""

@@ -1,6 +1,7 @@
-"""One request over HTTP: bounded in size and in time, whatever the other side sends.
+"""Requests over HTTP, bounded in size and in time, whatever the other side sends.
 
-A server, a proxy or a cable can do anything: each fault is an :class:`WireFault` with its reason, and never more.
+Whatever a server, a proxy or the network does, :meth:`Wire.post` raises nothing but a :class:`WireFault` with the
+reason.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ TIME_OUT, BROKEN, MALFORMED, NO_SERVER = "time-out", "broken connection", "malfo
 
 
 class WireFault(Exception):  # noqa: N818 - a fault is no error of ours
-    """An attempt that brought no response.
+    """An attempt that brought no usable response.
 
     Args:
-        kind: under which it is counted.
+        kind: name under which it is counted.
         words: what happened, for messages.
-        headers: of the response, where there was one.
+        headers: the response's headers, if there was one.
     """
 
     def __init__(self, kind: str, words: str, headers: Mapping[str, str] | None = None) -> None:
@@ -37,10 +38,10 @@ class WireFault(Exception):  # noqa: N818 - a fault is no error of ours
 
 @dataclass(frozen=True)
 class Response:
-    """What came back, whole.
+    """A whole response.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         headers: names in lower case.
         body: unpacked.
     """
@@ -53,7 +54,7 @@ class Response:
         """The body as JSON.
 
         Raises:
-            ValueError: it is none, or nested beyond all measure.
+            ValueError: it is not JSON, or nested too deeply.
         """
         try:
             return json.loads(self.body)
@@ -62,11 +63,11 @@ class Response:
 
 
 class Wire:
-    """Connections to one address; to be closed.
+    """Connections to one address; the caller closes them.
 
     Args:
-        url: that everything is posted to, without a name and a password.
-        headers: of every request.
+        url: the address to post to, without a name and password.
+        headers: headers of every request.
         timeout: seconds for a request and its whole response.
     """
 
@@ -86,10 +87,10 @@ class Wire:
         await self._session.close()
 
     async def post(self, body: Any) -> Response:
-        """Send JSON; the response, of whatever status.
+        """Send JSON and return the response, whatever its status.
 
         Raises:
-            WireFault: there was none, or none that can be used.
+            WireFault: there was no response that can be used.
         """
         try:
             data = json.dumps(body, ensure_ascii=False).encode("utf-8")
@@ -106,7 +107,7 @@ class Wire:
             raise WireFault(NO_SERVER, _words(error)) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError, OSError) as error:
             raise WireFault(BROKEN, _words(error)) from error
-        except Exception as error:  # a parser stumbles over what no one thought of
+        except Exception as error:  # parsers raise unforeseen errors on malformed input
             raise WireFault(MALFORMED, _words(error)) from error
 
 
