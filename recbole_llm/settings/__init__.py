@@ -1,1 +1,1 @@
-"""Settings: where they come from, what they may be, and which of them tell two runs apart."""
+"""Settings: where they come from, which values they may have, and which of them tell two runs apart."""

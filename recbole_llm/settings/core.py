@@ -1,6 +1,6 @@
 """The settings that every run has: the harness's own, and those of RecBole's that it reads.
 
-Defaults stand in ``properties/`` (``overall.yaml``, ``protocol/``, ``dataset/``) and, below them, in RecBole's files. A
+Defaults are in ``properties/`` (``overall.yaml``, ``protocol/``, ``dataset/``) and, below them, in RecBole's files. A
 setting whose type allows null may have no default at all.
 """
 
@@ -247,7 +247,7 @@ class CoreSettings(SettingsModel):
 
 
 class RecBoleSettings(SettingsModel):
-    """Bounds of settings that many of RecBole's models have, which they would miss late and in other words."""
+    """Bounds of settings that many of RecBole's models have; RecBole itself would fail later and less clearly."""
 
     embedding_size: Count = setting("Dimension of item and user vectors.")
     hidden_size: Count = setting("Dimension of the hidden layers.")
@@ -266,7 +266,7 @@ class RecBoleSettings(SettingsModel):
     n_codes: Count = setting("Clusters of item texts that stand in for them (--selected_features=text_code).")
 
 
-# Options of a next-item loss, by the objectives that read them.
+# Options of a next-item loss, and the objectives that read them.
 _DRAWING = ("sampled_softmax", "bce", "gbce")
 _READ_BY = {
     "n_negatives": _DRAWING,
@@ -280,7 +280,7 @@ _READ_BY = {
 class NextItemSettings(SettingsModel):
     """How a sequential model is trained to predict the next item: at which positions, by which loss.
 
-    With the values that ``before`` names, training is RecBole's.
+    With the ``before`` value of every setting, training is RecBole's.
     """
 
     train_targets: Literal["last", "all"] = setting(
@@ -307,10 +307,10 @@ class NextItemSettings(SettingsModel):
     calibration: Share = setting("Calibration of gBCE: 0 is BCE, 1 gives calibrated scores.", before=0.75)
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """A pairwise loss has its negatives from the loader and one target an example.
+        """A pairwise loss takes its negatives from the loader and has one target per example.
 
         Raises:
-            UserError: it is to be trained at every position, or by another objective.
+            UserError: such a loss is combined with training at every position or with another objective.
         """
         if values.get("loss_type") in (None, "CE"):
             return
@@ -319,7 +319,7 @@ class NextItemSettings(SettingsModel):
                 raise UserError(f"{name}={getattr(self, name)} goes with loss_type: CE, not {values['loss_type']}.")
 
     def not_followed(self, loss_type: str | None) -> dict[str, str]:
-        """Options that the loss passes over, with the reason."""
+        """Options that the loss does not read, with the reason."""
         loss = self.objective or "softmax" if loss_type in (None, "CE") else f"loss_type: {loss_type}"
         return {
             name: f"is not read by {loss}, but by objective: {' or '.join(readers)}"

@@ -19,7 +19,7 @@ def _loaded(target: str) -> type[SettingsModel]:
 
 
 def settings_class(method: Method) -> type[SettingsModel] | None:
-    """The class that lists a method's own settings, that of the model it extends included; ``None`` without one."""
+    """The class of a method's own settings, or else of the model whose settings it takes; ``None`` without one."""
     row = methods().get(method.settings_of, method)
     target = method.settings or row.settings
     return _loaded(target) if target else None
@@ -31,7 +31,7 @@ def definitions_of(method: Method, backbone: str | None = None) -> Definitions:
 
     Args:
         method: the model's row.
-        backbone: name of the model that it is built on, whose settings it has too.
+        backbone: name of the model that it is built on, whose settings it has, too.
     """
     classes: list[type[SettingsModel]] = [CoreSettings, RecBoleSettings]
     below = methods().get(backbone or "") or recbole_methods().get(backbone or "")
@@ -46,6 +46,6 @@ def definitions_of(method: Method, backbone: str | None = None) -> Definitions:
 
 
 def definitions_of_name(model: str, backbone: str | None = None) -> Definitions:
-    """The same for the model that a record names, which may come from outside and be missing here."""
+    """The same for a model named in a record, which may come from outside and not exist here."""
     known = methods().get(model) or recbole_methods().get(model) or Method(model, model, "")
     return definitions_of(known, backbone)

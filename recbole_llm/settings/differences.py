@@ -1,4 +1,4 @@
-"""What tells variants of one model apart, as a label names it: ``[train_targets=all]``."""
+"""Labels that tell variants of one model apart by their settings: ``[train_targets=all]``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN_DIFFERENCES = 3
 _VALUE_LENGTH = 24
 _SAID = "\0"  # in place of a value that the preset's name stands for
 
-Variant = Mapping[str, Any]  # the settings of one, by name
+Variant = Mapping[str, Any]  # the settings of one variant, by name
 
 
 def row_settings(settings: Mapping[str, Any], definitions: Definitions) -> dict[str, Any]:
@@ -24,13 +24,13 @@ def row_settings(settings: Mapping[str, Any], definitions: Definitions) -> dict[
 
 
 def with_files(identities: Sequence[Variant], reads: Sequence[Mapping[str, str]]) -> list[Variant]:
-    """Settings of variants, and what they read in which they differ: ``profiles#`` and six digits.
+    """Settings of variants, and the files in which they differ: ``profiles#`` and six digits of the hash.
 
-    That only some of them read a file goes without saying where settings tell them apart.
+    A file that only some variants read is not named if their settings already tell them apart.
 
     Args:
-        identities: the settings of each.
-        reads: the hash of each file that it reads, by its name; and an address, by the name ``server``.
+        identities: the settings of each variant.
+        reads: the hash of each file that the variant reads, by name, and an address under the name ``server``.
     """
     found: dict[str, set[str | None]] = defaultdict(set)
     of_equals: dict[tuple[str, str], set[str | None]] = defaultdict(set)
@@ -47,13 +47,13 @@ def with_files(identities: Sequence[Variant], reads: Sequence[Mapping[str, str]]
 
 
 def by_preset(identities: Sequence[Variant], chosen: Sequence[tuple[str | None, Mapping[str, str]]]) -> list[Variant]:
-    """Settings of variants; where they differ by presets, with the preset's name for all that came from it.
+    """Settings of variants; if their presets differ, the preset's name replaces all settings that came from it.
 
-    Where one name stands for different settings, they say more than the name.
+    If one preset's name stands for different settings, the settings are kept, since they say more than the name.
 
     Args:
-        identities: the settings of each.
-        chosen: the preset of each, and where each of its settings came from.
+        identities: the settings of each variant.
+        chosen: the preset of each variant, and where each of its settings came from.
     """
     made = [
         {key for key, source in origin.items() if name and source.startswith("properties/preset/") and key in identity}
@@ -79,9 +79,9 @@ def _shown(name: str, value: str) -> tuple[str, str]:
 def differences(identities: Sequence[Variant], definitions: Definitions) -> list[str]:
     """For each variant of a model the settings that differ, as `` [a=1, b=2]``.
 
-    A value that most of the variants have goes without saying, so that ablations name what they change; but for a
-    preset, whose name is all that is said of its settings. Of many differences three are named and the others counted;
-    where that leaves two variants alike, those that tell them apart come first, and as many as it takes.
+    A value that more than half of the variants have is not named, so that ablations name what they change. A preset is
+    always named, since its name stands for its settings. Of many differences, three are named and the others counted.
+    If that leaves two variants alike, the settings that tell them apart come first, as many as are needed.
     """
     if len(identities) == 1:
         return [""]
@@ -91,7 +91,7 @@ def differences(identities: Sequence[Variant], definitions: Definitions) -> list
     ]
     values = _without_what_comes_along(values, identities, definitions)
     usual = {key: _of_most([each[key] for each in values if each[key] != _SAID]) for key in values[0]}
-    usual |= {key: "unset" for key in usual if key == "preset"}  # the only name of what it stands for
+    usual |= {key: "unset" for key in usual if key == "preset"}  # a preset's name stands for its settings
     short = {key: _shortened([each[key] for each in values]) for key in values[0]}
     changed = [[key for key, value in each.items() if value not in (usual[key], _SAID)] for each in values]
     shown = [min(len(keys), _SHOWN_DIFFERENCES) for keys in changed]
@@ -123,9 +123,9 @@ def _bracket(named: Sequence[str], more: int) -> str:
 def _without_what_comes_along(
     values: Sequence[dict[str, str]], identities: Sequence[Variant], definitions: Definitions
 ) -> list[dict[str, str]]:
-    """The variants' values, first the model underneath; settings that another one does not have follow from its name.
+    """The variants' values, the backbone first; settings that only some backbones have follow from its name and go.
 
-    They stay where variants of one model underneath differ by them.
+    They stay if variants with the same backbone differ in them.
     """
     first = [key for key in _UNDERNEATH if len({each.get(key) for each in values}) > 1]
     if not first:
@@ -145,7 +145,7 @@ def _without_what_comes_along(
 
 
 def _of_most(values: Sequence[str]) -> str | None:
-    """The value that more than half have."""
+    """The value that more than half have, ``None`` if there is none."""
     value, count = next(iter(Counter(values).most_common(1)), (None, 0))
     return value if 2 * count > len(values) else None
 
@@ -160,7 +160,7 @@ def _text(identity: Variant, key: str, definitions: Definitions) -> str:
 
 
 def _shortened(values: Sequence[str]) -> dict[str, str]:
-    """Each value as a label shows it: cut where it is long, but never before it differs from the others."""
+    """Each value as a label shows it: long ones are cut, but never so short that two look alike."""
     distinct = list(dict.fromkeys(values))
     for length in range(_VALUE_LENGTH, max(map(len, distinct)) + 1):
         found = {value: value if len(value) <= length else value[: length - 1] + "…" for value in distinct}

@@ -10,12 +10,12 @@ from typing import Any
 from recbole_llm.settings.definitions import Definitions
 from recbole_llm.settings.schema import IDENTITY, before_of, key_name, role_of
 
-# Settings that may name a file or folder of the user's, whose hash is then in the key.
+# Settings that may name a file or folder of the user's; then its hash enters the key.
 BY_CONTENTS = ("llm", "encoder", "lm", "pre_model_path")
 
 
 def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
-    """Whether a setting of this value can make a run another one."""
+    """Whether a setting with this value can tell a run from another one."""
     owner = definitions.get(key)
     if owner is None:
         return (key, value) not in _retired(definitions).items()
@@ -24,18 +24,18 @@ def tells_apart(key: str, value: Any, definitions: Definitions) -> bool:
 
 
 def _retired(definitions: Definitions) -> dict[str, Any]:
-    """Settings that are gone, with the only value that they had in kept runs."""
+    """Settings that were removed, with the only value that they have in stored runs."""
     return {name: value for owner in {*definitions.values()} for name, value in owner.retired.items()}
 
 
 def before(key: str, definitions: Definitions) -> Any:
-    """The value with which a run is what it was before there was the setting; ``...`` where it was always there."""
+    """The value that reproduces runs from before the setting existed; ``...`` if it has always existed."""
     owner = definitions.get(key)
     return ... if owner is None else before_of(owner.model_fields[key])
 
 
 def identity(values: Mapping[str, Any], definitions: Definitions, model: str) -> dict[str, Any]:
-    """The settings that can change a number, under the names by which they enter the key, in a canonical order."""
+    """The settings that can change a result, under the names by which they enter the key, in a canonical order."""
     kept = {
         key_name(k, definitions[k].model_fields[k]) if k in definitions else k: v
         for k, v in values.items()
@@ -45,12 +45,12 @@ def identity(values: Mapping[str, Any], definitions: Definitions, model: str) ->
 
 
 def key_of(own: Mapping[str, Any], **more: Any) -> str:
-    """What names a run: a hash of its identity and of what else tells it apart.
+    """The name of a run: a hash of its identity and of what else tells it apart.
 
     Args:
-        own: its identity.
-        **more: ``files``, versions of features, ... A setting that names one of the files counts by its contents,
-            wherever it lies.
+        own: the run's identity.
+        **more: ``files``, versions of features, ... A setting that names one of the files counts by the file's
+            contents, not by its path.
     """
     files = more.get("files", {})
     return hash_of([{k: v for k, v in own.items() if not (k in BY_CONTENTS and k in files)}, more])

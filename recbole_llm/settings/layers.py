@@ -5,7 +5,7 @@ The layers, later ones winning::
     RecBole   properties/overall.yaml, dataset/sample.yaml, model/<Model>.yaml
     ours      overall.yaml, protocol/<protocol>.yaml, dataset/<dataset>.yaml, model/<Model>.yaml,
               preset/<Model>-<preset>.yaml where --preset names one
-              (below a model's own files those of its backbone, where it is built on one)
+              (the files of a model's backbone, if it has one, come below its own)
     outside   properties/model/<Model>.yaml beside the module of a class from outside
     user      --config_file=FILE (in order), then --key=value
 
@@ -42,8 +42,8 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml,
 
 logger = logging.getLogger(__name__)
 
-_OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so that no file can hold them
-_OF_STAGE_ONE = ("seed", "nproc", "engine", "refit")  # the same for every candidate model, whatever is set
+_OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so no file can set them
+_OF_STAGE_ONE = ("seed", "nproc", "engine", "refit")  # fixed for every candidate model, whatever is set
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,12 @@ class Settings:
         return self.values[key]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of ``key``, or ``default`` where no layer sets it."""
+        """The value of ``key``, or ``default`` if no layer sets it."""
         return self.values.get(key, default)
 
     @property
     def data_path(self) -> str | None:
-        """The user's ``data_path``; ``None`` where it is RecBole's default."""
+        """The user's ``data_path``; ``None`` if it is RecBole's default."""
         return None if self.origin.get("data_path", "RecBole").startswith("RecBole") else str(self["data_path"])
 
     def replaced(self, **changes: Any) -> Settings:
@@ -94,7 +94,7 @@ class Settings:
         return definitions_of(self.method, None if key is None else str(self[key]))
 
     def identity(self) -> dict[str, Any]:
-        """The settings that can change a number, in a canonical order."""
+        """The settings that can change a result, in a canonical order."""
         return identity(
             self.values, self.definitions, self.method.target if self.method.is_external else self.method.name
         )
@@ -105,7 +105,7 @@ class Settings:
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
-    """``key=value`` to a key and its YAML value; text that YAML refuses stays text.
+    """Split ``key=value`` into a key and its YAML value; text that YAML refuses stays text.
 
     >>> parse_assignment("learning_rate=1e-3")
     ('learning_rate', 0.001)
@@ -114,7 +114,7 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return key.strip(), value_of(raw)
 
 
-@cache  # each run of a command reads its settings again
+@cache  # once per command, though each of its runs reads the settings again
 def _say_renamed(where: str, old: str, new: str) -> None:
     logger.warning("%s: %s is now called %s", where, old, new)
 
@@ -157,7 +157,7 @@ def _unknown_key(key: str, where: str, known: Iterable[str], method: Method) -> 
 
 
 def _taken(key: str, value: Any, default: Any, where: str, definitions: Definitions) -> Any:
-    """A value as its setting takes it; see ``settings/schema.py``."""
+    """A value, checked and converted to its setting's type; see ``settings/schema.py``."""
     if key.endswith("_inter_num_interval") and isinstance(value, list):
         value = f"[{','.join(map(str, value))}]"  # what YAML makes of a closed interval
     owner = definitions.get(key)
@@ -167,7 +167,7 @@ def _taken(key: str, value: Any, default: Any, where: str, definitions: Definiti
 
 
 def _within(mapping: Mapping[str, Any], key: str, value: Any, where: str) -> dict[str, Any]:
-    """A mapping with one entry replaced; a dotted key reaches further in."""
+    """A mapping with one entry replaced; a dotted key reaches into nested mappings."""
     head, dot, rest = key.partition(".")
     inner = mapping.get(head)
     if dot and isinstance(inner, dict):
@@ -187,7 +187,7 @@ def check_preset(preset: str) -> None:
 
 
 def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> Any:
-    """What the user says for a key that decides which files are read; ``None`` where nothing is said."""
+    """The user's value for a key that decides which files are read; ``None`` if the user gives none."""
     for layer in (overrides, *(read_yaml(file) for file in [*config_files][::-1])):
         for name in (f"{method.name}.{key}", key):
             if name in layer:
@@ -196,12 +196,12 @@ def _given(key: str, method: Method, config_files: Iterable[Path], overrides: Ma
 
 
 def backbone_key(method: Method) -> str | None:
-    """The key that names the model a method is built on, ``None`` where it is built on none."""
+    """The key that names the model a method is built on, ``None`` if it is built on none."""
     return methods().get(method.settings_of, method).backbone
 
 
 def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]) -> str | None:
-    """The model whose settings lie below the method's own."""
+    """The model whose settings come below the method's own, ``None`` if there is none."""
     key = backbone_key(method)
     if key is None:
         return None
@@ -280,7 +280,7 @@ def _layered(
     overrides: Mapping[str, Any] | None,
     strict: bool = True,
 ) -> Settings:
-    """The layers, before the settings are held against each other: a lone key is checked without those it goes with."""
+    """The merged layers, before settings are checked against each other, so that one key can be checked by itself."""
     overrides = dict(overrides or {})
     protocol = overrides.pop("protocol", protocol)
     if protocol is None:
@@ -312,13 +312,13 @@ def _layered(
 
 
 class _UserLayers:
-    """Puts the user's values, each of them checked, over those of the shipped files.
+    """Puts the user's values, after checking each of them, over those of the shipped files.
 
     Args:
         method: the model's registry row.
-        definitions: of its settings.
-        values, origin: of the layers below; changed in place.
-        strict: refuse keys that this model does not have, instead of passing over them.
+        definitions: the classes that define its settings.
+        values, origin: values of the layers below and where they come from; changed in place.
+        strict: refuse keys that this model does not have, instead of ignoring them.
     """
 
     def __init__(
@@ -332,14 +332,14 @@ class _UserLayers:
         self._open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
 
     def own_last(self, layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
-        """A key with the model's name wins over the plain one of the same layer, whichever comes first."""
+        """A layer's items, keys with the model's name last, so that they win over the plain keys."""
         return sorted(layer.items(), key=lambda item: str(item[0]).partition(".")[0] == self.method.name)
 
     def put(self, key: str, value: Any, where: str, source: str) -> None:
-        """Put one value over the one that is there.
+        """Replace one value.
 
         Args:
-            key: name of the setting; behind a dot a key of the mapping that it holds, before one the model's name.
+            key: name of the setting; a model's name may come before it, and a key of its mapping after it, with a dot.
             value: as YAML gives it.
             where: where the user gave it, for messages.
             source: its layer.
@@ -372,22 +372,22 @@ class _UserLayers:
 
 
 def _is_model(name: str) -> bool:
-    """Whether a model of RecBole's or of ours has the name."""
+    """Whether one of RecBole's models or of ours has this name."""
     return name in methods() or name in recbole_methods()
 
 
 def names_parts(config_files: Iterable[str | Path], overrides: Mapping[str, Any]) -> bool:
-    """Whether the user gives ready parts of training, validation and test."""
+    """Whether the user gives ready-made files of training, validation and test."""
     layers = (overrides, *(read_yaml(Path(file)) for file in config_files))
     return any(layer.get(key) for layer in layers for key in ("train", "valid", "test", "benchmark_filename"))
 
 
 def stage_one_settings(settings: Settings) -> Settings:
-    """Settings of the model that ``settings``' model stands on.
+    """Settings of the candidate model that ``settings``' model depends on.
 
-    The user's keys hold for it too, unless they are prefixed by the other model's name; its seed is
-    ``stage_one_seed``, so that a new seed of the benchmark asks no prompt again, and a key with its own name
-    (``SRGNN.seed``) is of its row alone. It is never refit: prompts must not show what validation data taught.
+    The user's keys apply to it, too, unless they are prefixed by the other model's name. Its seed is
+    ``stage_one_seed``, so that a new seed of the run asks no prompt again; ``SRGNN.seed`` only applies to a run of
+    SRGNN itself. It is never refit: prompts must not show what was learnt from validation data.
     """
     method = _stage_one(settings)
     own = settings.method.name + "."
@@ -395,7 +395,7 @@ def stage_one_settings(settings: Settings) -> Settings:
     overrides = {k: v for k, v in settings.overrides.items() if not k.startswith(own) and k not in fixed}
     overrides["seed"] = settings["stage_one_seed"]
     overrides["nproc"] = 1
-    overrides["engine"] = "fast"  # the same candidates, and the same prompts, whichever engine trains the method
+    overrides["engine"] = "fast"  # so candidates and prompts are the same whichever engine trains the method
     found = layer_settings(
         method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
     )
@@ -412,10 +412,10 @@ def check_grid_keys(
     """In a grid of several models, each key must be a setting of at least one of them, in the user's files too.
 
     A key with a model's name before it (``SRGNN.epochs``) must be a setting of that model. On the command line that
-    model must be one of the grid or stand under one of it; a file may serve several commands.
+    model must be in the grid or be the candidate model of one in it; a file may serve several commands.
 
     Raises:
-        UserError: a key that none of the models has, or that a model which only stands under another does not follow.
+        UserError: a key that none of the models has, or that a model which only makes candidates does not read.
     """
     chosen, config_files = list(chosen), list(config_files)
 
@@ -423,7 +423,7 @@ def check_grid_keys(
         named = backbone_key(method)
         base = {named: _backbone(method, config_files, overrides)} if named else {}
         alone = _layered(method, dataset, protocol, (), {**base, key: value})
-        settle_each(method, alone.values)  # what goes together with others is seen with them, by layer_settings
+        settle_each(method, alone.values)  # layer_settings checks settings against each other
 
     def check_any(key: str, value: Any) -> None:
         owner, dot, _ = key.partition(".")
@@ -442,7 +442,7 @@ def check_grid_keys(
     for file in config_files:
         for key, value in read_yaml(file).items():
             if key in _OF_COMMAND:
-                continue  # layer_settings says why it cannot stand there
+                continue  # layer_settings refuses it with the reason
             try:
                 check_any(key, value)
             except UserError as error:
@@ -470,7 +470,7 @@ def _stage_ones(
     overrides: Mapping[str, Any],
     config_files: Iterable[Path],
 ) -> list[Method]:
-    """The models that some of the chosen stand on, as the run's settings name them."""
+    """The candidate models that some of the chosen ones depend on, as the run's settings name them."""
     found = []
     for method in chosen:
         if method.stage_one is not None:
@@ -480,10 +480,10 @@ def _stage_ones(
 
 
 def _stage_one(settings: Settings) -> Method:
-    """The model that ``settings``' model stands on.
+    """The candidate model that ``settings``' model depends on.
 
     Raises:
-        UserError: there is none of that name, or it stands on another one, perhaps on itself.
+        UserError: there is no model of that name, or it depends on a candidate model itself.
     """
     key = settings.method.stage_one
     assert key is not None

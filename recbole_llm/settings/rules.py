@@ -1,4 +1,4 @@
-"""Rules between settings: one spelling for one thing, and what does not go together."""
+"""Rules between settings: one spelling for each meaning, and combinations that are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SEMANTIC_KEYS = (
     *(name for name, field in CoreSettings.model_fields.items() if role_of(field) is Role.SEMANTIC),
     "profiles",
 )
-# RecBole's settings that nothing here follows, by the only value that they may have, with what does their work.
+# RecBole's settings that this harness does not follow: the only value that they may have, and what replaces them.
 _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
     "save_dataset": (False, "what is read is kept under dataset/NAME/cache/ anyway, and nothing is pickled"),
     "dataset_save_path": (None, "what is read is kept under dataset/NAME/cache/ anyway, and nothing is pickled"),
@@ -48,14 +48,14 @@ _NOT_FOLLOWED: dict[str, tuple[Any, str]] = {
     "dataloaders_save_path": (None, "batches are made from what is kept under dataset/NAME/cache/, nothing is pickled"),
     "valid_metric_bigger": (True, "every metric that may choose an epoch is better when it is higher"),
 }
-# The same where only our own loop does not follow them.
+# The same for settings that only our own loop does not follow.
 _NOT_OF_OUR_LOOP: dict[str, tuple[Any, str]] = {
     "enable_amp": (False, "our loop takes --precision=bf16 instead"),
     "enable_scaler": (False, "our loop takes --precision=bf16, which needs no scaler"),
     "log_wandb": (False, "--track=wandb sends finished runs, --tensorboard=True writes curves; records have both"),
     "metric_decimal_place": (12, "our loop never rounds before it compares"),
 }
-# Those that change what is printed or how fast it goes: they are passed over, and that is said.
+# Settings that only change what is printed or the speed: they are ignored with a warning.
 _PASSED_OVER = {
     "worker": "batches are gathered on the device, without loading processes",
     "show_progress": "--quiet leaves out the bars",
@@ -65,21 +65,21 @@ _PASSED_OVER = {
 
 
 def _of_loop(owner: type[SettingsModel] | None) -> dict[str, Any]:
-    """What our loop does beyond RecBole's, and the value that leaves it out."""
+    """Settings of what our loop does beyond RecBole's, with the value that switches it off."""
     fields = owner.model_fields if owner is not None else {}
     return {name: plain_of(field) for name, field in fields.items() if role_of(field) is Role.LOOP}
 
 
 OF_OUR_LOOP = _of_loop(CoreSettings)
-CANDIDATE_SEED = 2020  # where a protocol that ranks all items is given a number of candidates
+CANDIDATE_SEED = 2020  # if a protocol that ranks all items is given a number of candidates
 _CLIPPING = ("max_norm", "norm_type", "error_if_nonfinite", "foreach")  # what torch.nn.utils.clip_grad_norm_ takes
 
 
 def with_vectors(method: Method, values: Mapping[str, Any]) -> Method:
-    """The row of a model whose item embeddings start from vectors: it reads the items' texts, whatever else it reads.
+    """The registry row of a model whose item embeddings start from vectors: it reads the items' texts, too.
 
     Raises:
-        UserError: it is no sequential model.
+        UserError: it is not a sequential model.
     """
     if method.kind != SEQUENTIAL:
         raise UserError(
@@ -95,7 +95,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
     """Bring the settings of a run to the spelling that its record has, in place.
 
     Raises:
-        UserError: settings that the method has not, or that contradict each other.
+        UserError: settings that the method does not take, or that contradict each other.
     """
     settle_each(method, values)
     if (owner := settings_class(method)) is not None:
@@ -113,7 +113,7 @@ def settle(method: Method, values: dict[str, Any]) -> None:
 
 
 def settle_each(method: Method, values: dict[str, Any]) -> None:
-    """The part of :func:`settle` that looks at one setting at a time, whatever stands beside it, in place.
+    """The part of :func:`settle` that looks at one setting at a time, independently of the others, in place.
 
     Raises:
         UserError: a setting that is wrong by itself.
@@ -127,20 +127,20 @@ def settle_each(method: Method, values: dict[str, Any]) -> None:
 
 
 def leave_negatives_out(method: Method, values: dict[str, Any]) -> None:
-    """RecBole refuses negative sampling together with a softmax over all items; no user asked for it."""
+    """Drop RecBole's default negative sampling for a softmax over all items, with which RecBole refuses it."""
     if method.kind == SEQUENTIAL and values.get("loss_type") == "CE":
         values["train_neg_sample_args"] = None
 
 
 def _check_layers(method: Method, values: Mapping[str, Any]) -> None:
-    """Graph models may do without layers; RecBole's sequential ones take the output of the last of them."""
+    """Graph models may have no layers; RecBole's sequential ones need the output of a last layer."""
     for key in ("n_layers", "num_layers"):
         if method.kind == SEQUENTIAL and values.get(key) is not None and values[key] < 1:
             raise UserError(f"{key}={values[key]}: {method.name} has at least one layer.")
 
 
 def _check_engine(method: Method, values: Mapping[str, Any]) -> None:
-    """RecBole's own loop would pass over what it does not know, and the record would say otherwise."""
+    """RecBole's own loop would ignore a setting that it does not know, though the record would name it."""
     if values.get("engine") != "recbole":
         return
     for key, plain in (OF_OUR_LOOP | _of_loop(settings_class(method))).items():
@@ -149,7 +149,7 @@ def _check_engine(method: Method, values: Mapping[str, Any]) -> None:
 
 
 def _check_backbone(method: Method, values: Mapping[str, Any]) -> None:
-    """A method that is built on another model trains it by a loss of its own, at the last position."""
+    """A method built on another model trains it with the method's own loss, at the last position."""
     if methods().get(method.settings_of, method).backbone is None:
         return
     for name, field in NextItemSettings.model_fields.items():
@@ -158,14 +158,14 @@ def _check_backbone(method: Method, values: Mapping[str, Any]) -> None:
 
 
 def check_followed(method: Method, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse what would be passed over: the record would say that it was followed, in a row of its own.
+    """Refuse settings that would be ignored, but recorded as if they were followed, in a result row of their own.
 
-    That is what RecBole follows and this harness does not, and options of another loss than the run's.
+    These are settings that RecBole follows and this harness does not, and options of another loss than the run's.
 
     Args:
         method: the model.
         values: the settings of a run.
-        own: those of the same run without what the user gave, but for a preset.
+        own: the settings of the same run without the user's, except for a preset.
 
     Raises:
         UserError: such a setting.
@@ -199,7 +199,7 @@ def check_followed(method: Method, values: Mapping[str, Any], own: Mapping[str, 
 
 
 def _check_loss(method: Method, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Defaults and presets may say what their loss does not read; what the user gives is to be followed."""
+    """Refuse a user's options that the loss does not read; in defaults and presets they are allowed."""
     owner = settings_class(method)
     if owner is None or not issubclass(owner, NextItemSettings):
         return
@@ -212,7 +212,7 @@ def _check_loss(method: Method, values: Mapping[str, Any], own: Mapping[str, Any
 
 
 def _settle_separator(values: dict[str, Any]) -> None:
-    """One character, with a backslash and ``t`` for the tab, which a command line can hardly hold."""
+    """Check that it is one character; ``tab``, or a backslash and ``t``, is the tab, which is hard to type."""
     given = values.get("field_separator", "\t")
     separator = {"\\t": "\t", "tab": "\t"}.get(given, given)
     if len(separator) != 1 or separator in '"\n\r:':
@@ -224,7 +224,7 @@ def _settle_separator(values: dict[str, Any]) -> None:
 
 
 def _name_times(values: dict[str, Any]) -> None:
-    """Times are read whether ``load_col`` names them or not, so both are one run."""
+    """Add the times to ``load_col``: they are read whether it names them or not, so both are one run."""
     load, time = values.get("load_col") or {}, values.get("TIME_FIELD")
     named = load.get("inter")
     if time and isinstance(named, list) and time not in named:
@@ -248,10 +248,10 @@ def _check_clipping(given: Mapping[str, Any]) -> None:
 
 
 def _one_semantics(method: Method, values: dict[str, Any]) -> None:
-    """One spelling for one thing, so that the same run is never done twice.
+    """Use one spelling for each meaning, so that the same run is never done twice.
 
-    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule; a model without semantic
-    features has none whatever was asked for; one that reads texts alone has those.
+    ``--semantics=offline`` and ``--llm=offline`` both mean the offline rule. A model without semantic features gets
+    ``none``, whatever was asked for, and one that only reads texts gets its own value (``Method.text``).
     """
     if not reads_any(method, values):
         for key in SEMANTIC_KEYS:
@@ -278,10 +278,10 @@ def _one_semantics(method: Method, values: dict[str, Any]) -> None:
 def _check_whitening(method: Method, values: Mapping[str, Any]) -> None:
     """Whitening is for models that read whole vectors.
 
-    After ZCA all directions have one variance, so that the first principal components are almost any directions.
+    After ZCA all directions have the same variance, so the first principal components are almost arbitrary.
 
     Raises:
-        UserError: the model is to read principal components of whitened vectors, or reads no vectors themselves.
+        UserError: the model would read principal components of whitened vectors, or reads no vectors at all.
     """
     if values.get("whitening") != "zca" or values["semantics"] == "none":
         return
@@ -305,13 +305,13 @@ def _check_whitening(method: Method, values: Mapping[str, Any]) -> None:
 
 
 def _check_titles(values: dict[str, Any]) -> None:
-    """Texts and vectors that were made of the real titles would tell what the invented ones hide.
+    """Texts and vectors made from the real titles would reveal what invented titles hide.
 
     Raises:
-        UserError: there are such.
+        UserError: profiles or vectors are given together with invented titles.
     """
     if values.get("titles") in (None, "real"):
-        values["titles_seed"] = before_of(CoreSettings.model_fields["titles_seed"])  # nothing is made with it
+        values["titles_seed"] = before_of(CoreSettings.model_fields["titles_seed"])  # not used
         return
     for key in ("profiles", "vectors"):
         if values.get(key):
@@ -322,10 +322,10 @@ def _check_titles(values: dict[str, Any]) -> None:
 
 
 def _check_profiles(method: Method, values: Mapping[str, Any]) -> None:
-    """Profiles are texts of a column; a model that does not read it trains as without them, in a run of its own.
+    """A model that does not read the profiles' column would train as without profiles, but under another key.
 
     Raises:
-        UserError: there are profiles, and the model's columns leave theirs out.
+        UserError: there are profiles, and the model's ``text_columns`` do not include ``profile_text``.
     """
     columns = values.get("text_columns") if values["semantics"] != "none" else None
     if values.get("profiles") and columns and "profile_text" not in columns:
@@ -337,23 +337,23 @@ def _check_profiles(method: Method, values: Mapping[str, Any]) -> None:
 
 
 def features_read(method: Method, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Those of a method's features that its model reads under these settings; no other is asked for.
+    """The features of a method that its model reads under these settings; no others are asked for.
 
-    A class from outside may read whatever its row states.
+    A class from outside may read any feature in its row.
     """
     owner = None if method.is_external else settings_class(method)
     return method.features if owner is None else owner.of(values).reads(method.features)
 
 
 def reads_any(method: Method, values: Mapping[str, Any]) -> bool:
-    """Whether a model reads any semantic features, where it is given some."""
+    """Whether a model reads semantic features if it gets any."""
     return bool(method.features) and (method.text != "codes" or reads_codes(values))
 
 
 def vectors_read(method: Method, values: Mapping[str, Any]) -> set[str]:
-    """Of what (``item_id``, ``user_id``) a model reads given vectors under these settings, where it has semantics.
+    """Which given vectors (``item_id``, ``user_id``) a model reads under these settings, if it has semantics.
 
-    A class from outside may read either.
+    A class from outside may read both.
     """
     if not reads_any(method, values):
         return set()
@@ -366,7 +366,7 @@ def vectors_read(method: Method, values: Mapping[str, Any]) -> set[str]:
     return found | ({ITEM} if values.get("init") == "vectors" else set())
 
 
-# Settings that one way of splitting reads; under another they would be passed over.
+# Settings that only one kind of split reads; any other would ignore them.
 _OF_SPLIT = {
     "gts": ("valid_from", "test_from", "targets"),
     "parts": ("train", "valid", "test", "benchmark_filename"),
@@ -394,16 +394,16 @@ def _check_source(values: Mapping[str, Any]) -> None:
 
 
 def reads_codes(values: Mapping[str, Any]) -> bool:
-    """Whether a model of RecBole is to read the clusters of item texts among its item features."""
+    """Whether a RecBole model reads the clusters of item texts among its item features."""
     named = [*(values.get("selected_features") or []), values.get("item_attribute")]
     return TEXT_CODE in named
 
 
 def _sort_metrics(values: dict[str, Any]) -> None:
-    """Metrics that need whole lists leave ``metrics``, where RecBole has them, for ``list_metrics``.
+    """Move metrics that need whole lists from ``metrics``, where RecBole has them, to ``list_metrics``.
 
     Raises:
-        UserError: a metric is not known, stands in the wrong list, or cannot choose a model.
+        UserError: a metric is not known, is in the wrong list, or cannot choose a model.
     """
     others, listed = sort_metrics(values.get("metrics") or ())
     for name in others:

@@ -1,8 +1,8 @@
-"""How a setting is defined: its type, bounds and choices, what it means, and its role, once and in one place.
+"""How a setting is defined, once and in one place: its type, bounds and choices, its meaning and its role.
 
 A method lists its settings in a :class:`SettingsModel`; ``settings/core.py`` has those that every run has. The command
 line, YAML files, the Python API, the identity of a run, search spaces and the reference pages all read these classes.
-Values stand in ``properties/``. RecBole's own settings that no class lists take the type of their default.
+Values are in ``properties/``. RecBole's own settings that no class lists take the type of their default.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Role(StrEnum):
     """What a setting can change."""
 
     NUMBERS = "numbers"  # a result; it tells two runs apart
-    SEMANTIC = "semantic"  # how text features are made; it tells runs apart whose model reads such features
+    SEMANTIC = "semantic"  # how text features are made; it tells runs apart if their model reads such features
     LOOP = "loop"  # what our training loop does beyond RecBole's; it tells two runs apart
-    MACHINE = "machine"  # where and how fast, at what expense; never a result
-    FOLDER = "folder"  # where things lie on this machine; no record keeps it
-    SHOWN = "shown"  # what is computed and shown of the ranks
+    MACHINE = "machine"  # where, how fast and at what cost a run is done; never a result
+    FOLDER = "folder"  # where files are on this machine; not recorded
+    SHOWN = "shown"  # what is computed from the ranks and shown
 
 
 IDENTITY = (Role.NUMBERS, Role.SEMANTIC, Role.LOOP)
-ITEM, USER = "item_id", "user_id"  # what one row of vectors made elsewhere is of
+ITEM, USER = "item_id", "user_id"  # what a row of vectors made elsewhere stands for
 
 
 def setting(
@@ -52,10 +52,10 @@ def setting(
     Args:
         help: what it does, in one sentence.
         role: what it can change.
-        before: the value with which a run is what it was before there was the setting; its key stays, and its row;
-            ``...`` for a setting that was always there.
-        plain: for ``Role.LOOP``: the value that RecBole's own loop knows.
-        keyed_as: name under which the value enters a run's key, where the setting was renamed.
+        before: the value that reproduces runs from before the setting existed, so that these keep their key and
+            result row; ``...`` for a setting that has always existed.
+        plain: for ``Role.LOOP``: the value that RecBole's own loop accepts.
+        keyed_as: name under which the value enters a run's key, if the setting was renamed.
         **bounds: pydantic's ``ge``, ``gt``, ``le``, ``lt``, ``min_length``.
     """
     extra = {"role": role, "before": before, "plain": plain, "keyed_as": keyed_as}
@@ -71,7 +71,7 @@ class SettingsModel(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
 
-    # Settings that are gone, with the only value that a kept run has had: it still enters the key.
+    # Settings that were removed, with the only value that stored runs have: it still enters the key.
     retired: ClassVar[dict[str, Any]] = {}
 
     @classmethod
@@ -80,27 +80,27 @@ class SettingsModel(BaseModel):
         return cls.model_construct(**{name: _get(values, name) for name in cls.model_fields})
 
     def reads(self, features: tuple[str, ...]) -> tuple[str, ...]:
-        """Those of the method's features that its model reads under these settings; no other is asked for or made."""
+        """The method's features that its model reads under these settings; no others are asked for or made."""
         return features
 
     def reads_vectors(self, features: tuple[str, ...], by_rule: bool) -> set[str]:
-        """Of what given vectors are read under these settings: ``ITEM``, ``USER``, both or nothing.
+        """Which given vectors are read under these settings: ``ITEM``, ``USER``, both or none.
 
         Args:
-            features: those of the method.
-            by_rule: features are made by the offline rule, all or those that an LLM left out.
+            features: the method's features.
+            by_rule: whether the offline rule makes the features, all of them or those that an LLM left out.
         """
         return vectors_of_texts(features)
 
     def unread(self, epochs: int | None) -> dict[str, str]:
-        """Settings that nothing reads in a training of at most so many epochs, with the reason.
+        """Settings that nothing reads in a training of at most ``epochs`` epochs, with the reason.
 
-        A search would draw them blindly, and call what it drew the best.
+        A search would draw values for them without any effect, and report one of these as the best.
         """
         return {}
 
     def check(self, values: Mapping[str, Any]) -> None:
-        """Hold the settings against each other, and against those of the run (``values``).
+        """Check the settings against each other, and against those of the run (``values``).
 
         Raises:
             UserError: two of them contradict each other.
@@ -108,7 +108,7 @@ class SettingsModel(BaseModel):
 
 
 def vectors_of_texts(features: tuple[str, ...]) -> set[str]:
-    """Items' vectors stand in for their texts, which these features are or are clusters of."""
+    """``ITEM`` if the features are item texts or clusters of them, which given item vectors replace."""
     return {ITEM} if {"itemtext", "codes"} & {*features} else set()
 
 
@@ -118,7 +118,7 @@ def _get(values: Any, name: str) -> Any:
 
 
 def role_of(field: FieldInfo) -> Role:
-    """What a field can change."""
+    """The role of a field: what it can change."""
     return Role(_extra(field, "role") or Role.NUMBERS)
 
 
@@ -128,12 +128,12 @@ def _extra(field: FieldInfo, name: str, default: Any = None) -> Any:
 
 
 def before_of(field: FieldInfo) -> Any:
-    """The value with which a run is what it was before there was the setting; ``...`` where it was always there."""
+    """The value that reproduces runs from before the setting existed; ``...`` if it has always existed."""
     return _extra(field, "before", ...)
 
 
 def plain_of(field: FieldInfo) -> Any:
-    """The value that RecBole's own loop knows."""
+    """The value that RecBole's own loop accepts."""
     return _extra(field, "plain")
 
 
@@ -166,7 +166,7 @@ def _parts(annotation: Any) -> Iterator[Any]:
 
 
 def choices_of(field: FieldInfo) -> tuple[Any, ...]:
-    """The words that a field may take; empty where it takes something else."""
+    """The words among which a field chooses; empty if it takes something else."""
     return tuple(word for part in _parts(field.annotation) if get_origin(part) is Literal for word in get_args(part))
 
 
@@ -177,12 +177,12 @@ def kinds_of(field: FieldInfo) -> tuple[type, ...]:
 
 
 def may_be_null(field: FieldInfo) -> bool:
-    """Whether ``key: ~`` says something."""
+    """Whether a field may be null (``key: ~``)."""
     return any(part is type(None) for part in _parts(field.annotation))
 
 
 def bounds_of(field: FieldInfo) -> str:
-    """A field's bounds in words, such as ``at least 1``; empty where it has none."""
+    """A field's bounds in words, such as ``at least 1``; empty if it has none."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     found = [f"{words[name]} {getattr(item, name)}" for item in field.metadata for name in words if hasattr(item, name)]
     return ", ".join(found)
@@ -195,7 +195,7 @@ def described(field: FieldInfo) -> str:
 
 
 def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
-    """A YAML value in the form of the type that is wanted: ``20.0`` is a whole number, ``10`` a list of one."""
+    """A YAML value converted to the wanted type: ``20.0`` to a whole number, ``10`` to a list of one."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if int in kinds and float not in kinds and number and float(value).is_integer():
         return int(value)
@@ -220,7 +220,7 @@ def _adapter(owner: type[SettingsModel], name: str) -> TypeAdapter[Any]:
 
 
 def check_value(owner: type[SettingsModel], name: str, value: Any, default: Any, where: str) -> Any:
-    """``value`` as the field ``name`` of a class takes it.
+    """``value``, checked and converted for the field ``name`` of a class.
 
     Args:
         owner: the class that defines the setting.
@@ -240,7 +240,7 @@ def check_value(owner: type[SettingsModel], name: str, value: Any, default: Any,
         _adapter(owner, name).validate_python(taken)
     except ValidationError as error:
         raise UserError(f"{where}: {_complaint(name, field, value, default, error)}") from None
-    # 0 for 0.0 is the same run: what a record has said stays.
+    # 0 and 0.0 are the same run, so the record keeps the default's spelling.
     return default if type(default) is float and taken == default and not isinstance(taken, bool) else taken
 
 
@@ -270,12 +270,12 @@ _WHOLE_NUMBER = re.compile(
 
 
 def check_open(name: str, value: Any, default: Any, where: str) -> Any:
-    """``value`` as the type of a RecBole setting's default.
+    """``value``, checked against the type of a RecBole setting's default.
 
     Args:
         name: the setting.
         value: the parsed YAML value.
-        default: the value of the layer below; where it is null, anything goes.
+        default: the value of the layer below; if it is null, any value is accepted.
         where: what to blame in the message.
 
     Raises:
