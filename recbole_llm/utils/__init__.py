@@ -1,1 +1,1 @@
-"""Helpers that know nothing of recommenders: files, environment, YAML, plug-ins, text, progress."""
+"""Helpers that do not depend on recommenders: files, environment, YAML, plug-ins, text, progress."""

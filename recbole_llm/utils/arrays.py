@@ -9,7 +9,7 @@ def joined_ranges(begins: np.ndarray | int, counts: np.ndarray) -> np.ndarray:
     """The numbers of several ranges, one range after the other.
 
     Args:
-        begins: ``(n,)`` where each range begins, or one number for all.
+        begins: ``(n,)`` first number of each range, or one number for all.
         counts: ``(n,)`` how many numbers each range has; may be 0.
 
     Returns:

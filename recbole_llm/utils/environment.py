@@ -32,9 +32,9 @@ TESTED_PACKAGES = (
 
 
 def available_cores() -> int:
-    """Cores this process may really use: its CPU affinity, cut by a container's quota.
+    """Cores that this process may really use: its CPU affinity, limited by a container's quota.
 
-    ``os.cpu_count`` counts the host's cores; a container limited to two of 64 would start 64 threads.
+    ``os.cpu_count`` counts the host's cores: a container limited to two of 64 would start 64 threads.
     """
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
@@ -71,7 +71,7 @@ def package_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can move a number."""
+    """Versions of Python and of the packages that can change a result."""
     found = {"python": platform.python_version()}
     for name in TESTED_PACKAGES:
         try:
@@ -128,16 +128,16 @@ def git_commit() -> str | None:
 
 
 def forget_peak_memory() -> None:
-    """Count peaks from here on, so that what ran before in this process is not counted with what comes.
+    """Reset the memory peaks, so that earlier work of this process does not count.
 
-    Of the host this works on Linux; elsewhere a process has one peak for all its life.
+    For host memory this works on Linux only; elsewhere a process has one peak for its whole life.
     """
     if _CLEAR_REFS.exists():
         with contextlib.suppress(OSError):  # a container may forbid it
             _CLEAR_REFS.write_text("5", encoding="ascii")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        gc.collect()  # a trained model refers to itself, and recorded steps keep its memory
+        gc.collect()  # a trained model is in a reference cycle, and recorded steps keep its memory
         torch.cuda.empty_cache()
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)

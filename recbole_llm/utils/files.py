@@ -28,9 +28,9 @@ except ImportError:  # Windows
 logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60.0
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # neither a mistake nor a defect
-_PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # what whole_file writes to
-_YOUNG = 60.0  # seconds in which a file may have been opened and not locked yet
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # neither the user's mistake nor a bug
+_PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # hidden names of whole_file and whole_folder
+_YOUNG = 60.0  # seconds in which a new file may not be locked yet
 
 
 class _Watched(io.FileIO):
@@ -49,13 +49,13 @@ class _Watched(io.FileIO):
 
 @contextmanager
 def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """A stream whose contents get the name ``path`` when the block ends without an error.
+    """A stream whose contents get the name ``path`` only when the block ends without an error.
 
-    Until then they have a hidden name beside it; after an error, or a kill, an older file of that name is
-    still what it was. Two writers never mix.
+    Until then they have a hidden name beside it; an error, or a kill, leaves an older file of that name as it
+    was. Two writers never mix.
 
     Args:
-        path: the file to be; its folder is made.
+        path: the file to write; its folder is created.
         mode: ``wb``, or ``w`` for UTF-8 text with plain line ends.
 
     Raises:
@@ -89,15 +89,15 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """A folder to be filled, which gets the name ``path`` when the block ends without an error.
+    """A folder to fill, which gets the name ``path`` only when the block ends without an error.
 
-    Where another process was first, its folder stays.
+    If another process was first, its folder stays.
 
     Args:
-        path: the folder to be; the one that it lies in is made.
+        path: the folder to make; its parent is created.
 
     Raises:
-        UserError: the folder that it lies in cannot be made.
+        UserError: the parent cannot be created.
     """
     make_folder(path.parent)
     _remove_abandoned(path.parent.absolute())
@@ -118,28 +118,28 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def _partial_name(path: Path) -> Path:
-    """A hidden name beside a path, as ``_PARTIAL`` knows it."""
+    """A hidden name beside a path, which ``_PARTIAL`` recognises."""
     return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
 
 
 @contextmanager
 def _closed_whatever_comes(stream: IO[Any], raw: _Watched) -> Iterator[None]:
-    """A block after which a stream is closed; of several errors the first one counts."""
+    """Close a stream after the block; of several errors, the first one is raised."""
     try:
         yield
     except BaseException:
-        raw.close()  # what is still in the buffer has no place to go
+        raw.close()  # not the stream, which would write the rest of its buffer
         raise
     stream.close()
 
 
 def _is_of_numpy(error: OSError) -> bool:
-    """Whether numpy could not write all of an array: it gives numbers of elements, and no reason."""
+    """Whether numpy could not write all of an array: its error has numbers of elements, but no ``errno``."""
     return error.errno is None and " requested and " in str(error)
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file without waiting, where the file system can; whether it could be."""
+    """Try to lock a file without waiting; returns whether it is locked now."""
     if fcntl is None:
         return False
     try:
@@ -151,9 +151,9 @@ def _lock(descriptor: int) -> bool:
 
 @cache
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what killed processes left half-written in a folder; done once by each process.
+    """Remove what killed processes left half-written in a folder; each process does so once.
 
-    A writer locks its file as long as it lives, so one that can be locked has lost its writer.
+    A writer locks its file as long as it lives, so a file that can be locked has lost its writer.
     """
     for path in folder.glob(".*"):
         try:
@@ -172,14 +172,14 @@ def _remove_abandoned(folder: Path) -> None:
 
 @contextmanager
 def one_process_at_a_time(folder: Path, what: str = "") -> Iterator[None]:
-    """A block that only one process enters for a folder; the others wait for it.
+    """A block that only one process at a time enters for a folder; the others wait.
 
-    The lock goes with its process, a killed one too. File systems that cannot lock folders (some network
-    ones) get none.
+    The lock ends with its process, even if that is killed. There is no lock on Windows, or on file systems that
+    cannot lock folders (some network ones).
 
     Args:
-        folder: what is locked; made where it is missing.
-        what: names it in the message to those who wait; without it there is no message.
+        folder: the folder to lock; created if it is missing.
+        what: what the lock protects, for the message to waiting processes; without it there is no message.
     """
     make_folder(folder)
     if fcntl is None:
@@ -201,14 +201,14 @@ def one_process_at_a_time(folder: Path, what: str = "") -> Iterator[None]:
 
 
 def check_name(name: str, what: str) -> str:
-    """A name that becomes a part of a path; what leaves its folder is refused.
+    """A name that becomes part of a path, refused if it could leave its folder.
 
     Args:
-        name: such as that of a dataset.
-        what: names it in the message, such as ``--dataset=..``.
+        name: the name, for example of a dataset.
+        what: what to blame in the message, such as ``--dataset=..``.
 
     Raises:
-        UserError: it is empty, ``.`` or ``..``, or holds a slash, a backslash, or what is not visible.
+        UserError: it is empty, ``.`` or ``..``, or has a slash, a backslash or a character that is not printable.
     """
     if name in ("", ".", "..") or not name.isprintable() or any(mark in name for mark in "/\\"):
         raise UserError(f"{what}: {name!r} is no name of a file or folder; what is written would leave its folder.")
@@ -226,6 +226,7 @@ def make_folder(path: Path) -> None:
 
     Raises:
         UserError: it cannot be made or written to.
+        NoRoomError: the disk is full.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -240,16 +241,16 @@ def make_folder(path: Path) -> None:
 def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection:
     """An SQLite file with write-ahead logging, which several processes may use at once.
 
-    SQLite does not wait while another process switches a new file to write-ahead logging; it says at once
-    that the file is locked. So the switch is tried again.
+    SQLite does not wait while another process switches a new file to write-ahead logging, but reports the file
+    as locked at once. So the switch is tried again.
 
     Args:
-        path: the file; made with its folder.
-        schema: statement that makes the table where it is missing.
-        **options: of ``sqlite3.connect``.
+        path: the file; created with its folder.
+        schema: statement that creates the table if it is missing.
+        **options: options of ``sqlite3.connect``.
 
     Raises:
-        UserError: the file is no database, or stays locked.
+        UserError: the file is not a database, or stays locked.
         NoRoomError: the disk is full.
     """
     make_folder(path.parent)

@@ -1,4 +1,4 @@
-"""What a user brings from outside the package: objects named ``module:Name``, and files beside their modules."""
+"""A user's code from outside the package: classes named ``module:Class``, and files beside their modules."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def load_class(target: str, where: str) -> type:
     return found
 
 
-@cache  # as it was when the class was first asked for, which may be edited while it runs
+@cache  # hashes from the first call: the files may be edited while they run
 def code_of(model_class: type) -> dict[str, str]:
-    """SHA-256 of the files that a class and those of its bases that belong to its package are written in, by module.
+    """SHA-256, by module, of the source files of a class and of its bases in the same package.
 
-    What has no file (a class of an interactive session) is left out.
+    A class without a file (from an interactive session) is left out.
     """
     package = model_class.__module__.partition(".")[0]
     modules = {one.__module__ for one in model_class.__mro__ if one.__module__.partition(".")[0] == package}
@@ -60,7 +60,7 @@ def code_of(model_class: type) -> dict[str, str]:
 
 
 def module_folder(name: str, where: str) -> Path:
-    """The folder that a module's file, or a package, lies in; the current one for an interactive session.
+    """The folder of a module's file or of a package; the current one for an interactive session.
 
     Raises:
         UserError: there is no such module.

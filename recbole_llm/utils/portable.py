@@ -1,4 +1,4 @@
-"""Values as they may be shown to others: without the paths of the machine that they come from."""
+"""Values that can be shown to others: without the paths of the machine that they come from."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 _WHOLE = re.compile(r"(?:/|~/|[A-Za-z]:[\\/]|\\\\)[^\n]*")
-# In a sentence: no part of an address (https://a/b), of a relative path (a/b) or of one that was made portable
-# (…/0a1b2c/b), and at least two names deep.
+# A path in a sentence: at least two names deep, and not part of an address (https://a/b), of a relative path (a/b) or
+# of a path that is portable already (…/0a1b2c/b).
 _WITHIN = re.compile(r"(?<![\w.:/~-])(?!(?<=…)/[0-9a-f]{6}/)~?(?:/[\w.+@=-]+){2,}/?|\b[A-Za-z]:\\[\w.+@=\\-]+")
 
 
 def portable(value: Any) -> Any:
-    """A value of JSON whose absolute paths are relative to the working folder, or named by their last part.
+    """A JSON value with its absolute paths made relative to the working folder.
 
-    A path elsewhere becomes ``…/0a1b2c/name`` with digits of its hash, so that two of them stay two.
+    A path outside that folder becomes ``…/0a1b2c/name``, with digits of its hash, so that different paths stay so.
     """
     if isinstance(value, dict):
         return {key: portable(part) for key, part in value.items()}
@@ -26,7 +26,7 @@ def portable(value: Any) -> Any:
         return value
     whole = _WHOLE.fullmatch(value) and " /" not in value
     found = _short(value) if whole else _WITHIN.sub(lambda path: _short(path[0]), value)
-    return found if found == value else portable(found)  # a record is brought to this form each time it is read
+    return found if found == value else portable(found)  # records are converted each time they are read
 
 
 def _short(text: str) -> str:

@@ -27,7 +27,7 @@ class Bars:
         self.enabled = enabled and sys.stderr.isatty()
 
     def __call__(self, items: Iterable[Any], title: str) -> Iterable[Any]:
-        """``items`` with a bar that appears when the loop lasts."""
+        """``items`` with a bar that appears after ``SHOW_AFTER_SECONDS``."""
         if not self.enabled:
             return items
         total = len(items) if isinstance(items, Sized) else None
@@ -40,13 +40,13 @@ class TqdmHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            tqdm.write(visible(self.format(record)), file=sys.stderr)  # messages hold titles and answers
+            tqdm.write(visible(self.format(record)), file=sys.stderr)  # messages may hold titles and answers
         except (OSError, ValueError):
             self.handleError(record)
 
 
 class Stopwatch:
-    """Seconds by phase. Phases of one name add up; an inner phase does not count for the outer one."""
+    """Seconds by phase. Phases of the same name add up; an inner phase does not count for the outer one."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}

@@ -23,7 +23,7 @@ _ESCAPES = re.compile(
 
 
 def visible(text: str) -> str:
-    """Text without what a terminal would obey: escape sequences and invisible characters; lines stay lines."""
+    """Text without escape sequences and invisible characters, which a terminal would obey; line breaks stay."""
     if text.isprintable():
         return text
     text = _ESCAPES.sub("", text).replace("\t", " ")
@@ -31,16 +31,16 @@ def visible(text: str) -> str:
 
 
 def one_line(error: object, limit: int | None = None) -> str:
-    """What an error says, on one line of at most so many characters."""
+    """An error's message on one line of at most ``limit`` characters."""
     return " ".join(str(error).split())[:limit]
 
 
 def complaint(error: Exception, whole: str = "the file") -> str:
-    """What an error says first: of a pydantic class the field and what is wrong with it, else the first line.
+    """The first complaint of an error: from pydantic the field and what is wrong with it, else the first line.
 
     Args:
-        error: to be told.
-        whole: what a fault of no single field is a fault of.
+        error: the error.
+        whole: what to blame if no single field is at fault.
     """
     if not isinstance(error, ValidationError):
         return str(error).partition("\n")[0]
@@ -49,9 +49,9 @@ def complaint(error: Exception, whole: str = "the file") -> str:
 
 
 def reason_of(error: BaseException, limit: int = 160) -> str:
-    """What an error of a library says, in one line, without a full stop.
+    """The message of a library's error, in one line, without a full stop.
 
-    Of a file that holds more than tensors torch's own words are advice to run its code; they are never repeated.
+    For a file that holds more than tensors, torch's own message advises running the file's code; it is not repeated.
     """
     words = one_line(visible(str(error)))
     if "weights_only" in words or "Weights only" in words or "WeightsUnpickler" in words:
@@ -65,21 +65,21 @@ def counted(number: int, what: str) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as a percentage that never looks whole where it is not: ``99.9 %``."""
+    """A share as a percentage, rounded down so that only a whole one is ``100 %``: ``99.9 %``."""
     return f"{math.floor(1000 * share) / 10:g} %"
 
 
 def share_of(part: int, whole: int) -> float:
-    """A share to four digits, 0 for none of none; it is 0 or 1 only where nothing or all is meant.
+    """A share to four digits; it is 0 or 1 only if the part is nothing or the whole, and 0 for none of none.
 
-    One gap in 176,139 answers is a gap: rounded it would be none.
+    One gap in 176,139 answers must remain visible: a rounded share would hide it.
     """
     found = math.floor(10_000 * part / max(1, whole)) / 10_000
     return max(found, 0.0001) if part else 0.0
 
 
 def names_of(given: Any) -> list[Any]:
-    """``"A, B"``, ``"[A,B]"``, a sequence or a single class to a list of names; ``None`` to an empty one."""
+    """A list of names from ``"A, B"``, ``"[A,B]"``, a sequence or a single class; an empty one from ``None``."""
     if isinstance(given, type):
         return [given]
     parts = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given or ()
@@ -97,7 +97,7 @@ def clean(text: str, limit: int = TITLE_LENGTH) -> str:
             break
         text = decoded
     text = unicodedata.normalize("NFC", text)
-    if not text.isprintable():  # most texts are, and this tells it much faster
+    if not text.isprintable():  # most texts are, and this check is much faster
         text = "".join(" " if unicodedata.category(ch) in _INVISIBLE else ch for ch in text)
     text = " ".join(text.split())
     if len(text) <= limit:

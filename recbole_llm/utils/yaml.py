@@ -32,7 +32,7 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
     except (ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
-        # 2024-13-45 looks like a date and is none; !!int "", ten thousand digits and as many brackets end here too.
+        # Raised by 2024-13-45, which only looks like a date, by !!int "", and by ten thousand digits or brackets.
         raise yaml.YAMLError(str(error)) from error
 
 
@@ -61,7 +61,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=512)
 def _mapping_of(text: str, path: Path) -> dict[str, Any]:
-    """What a file says; a grid and a search space read the same files for each of their runs."""
+    """The mapping in a file, cached since a grid and a search space read the same files for each of their runs."""
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
