@@ -1,7 +1,7 @@
-"""What an executor is: jobs are submitted, their results are fetched.
+"""Executors: submit jobs, fetch their results.
 
-A job is a call of a function. It knows nothing of the executor that runs it, and the two exchange nothing while it
-runs: what a running job has to tell (a trial's validation scores) goes through a storage of its own.
+A job is a function call. It does not know which executor runs it, and the two exchange nothing while it runs: a trial
+reports its validation scores through the search's own storage.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from recbole_llm.errors import UserError
 
 
 class JobError(Exception):
-    """A job failed in another process: type and message of its error, or how its worker was lost."""
+    """A job failed in another process; the message gives its error, or how its worker was lost."""
 
 
 @dataclass
 class Job:
-    """A call to be made somewhere.
+    """A function call for an executor.
 
     Attributes:
-        title: for messages.
-        function: a function of a module, called as ``function(*arguments)``.
-        arguments: values that can be pickled.
-        tag: the caller's own; it never travels.
+        title: name of the job in messages.
+        function: a module-level function, called as ``function(*arguments)``.
+        arguments: picklable values.
+        tag: the caller's own data; never sent to a worker.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass
 class JobResult:
-    """How a job ended: with a value, or with the error that it raised."""
+    """The outcome of a job: its value or its error."""
 
     job: Job
     value: Any = None
@@ -56,8 +56,8 @@ class Executor(Protocol):
 
     Attributes:
         slots: how many jobs run at once.
-        shares_files: whether jobs see the files of this process.
-        host: where jobs reach this process over the network.
+        shares_files: whether jobs see this process's files.
+        host: address under which jobs reach this process over the network.
     """
 
     slots: int
@@ -66,27 +66,27 @@ class Executor(Protocol):
 
     @property
     def free(self) -> int:
-        """How many jobs can be taken now."""
+        """How many more jobs can be submitted now."""
 
     @property
     def under_way(self) -> int:
-        """How many jobs were taken whose results were not fetched."""
+        """How many submitted jobs still have results to fetch."""
 
     def submit(self, job: Job) -> None:
-        """Take a job; call it only while ``free``."""
+        """Submit a job; call this only while ``free`` is above 0."""
 
     def next(self, timeout: float | None = None) -> JobResult | None:
-        """Wait for a job to end; ``None`` after ``timeout`` seconds, or where none is under way."""
+        """Wait for a job's result; ``None`` after ``timeout`` seconds, or if no job is under way."""
 
     def put(self, value: Any) -> Any:
-        """Make a value ready to be an argument of many jobs."""
+        """Prepare a value to be passed to many jobs."""
 
     def close(self) -> None:
-        """End the jobs that still run, and all workers."""
+        """Stop the jobs that are still running, and all workers."""
 
 
 def each_result(executor: Executor, jobs: Sequence[Job]) -> Iterator[JobResult]:
-    """Run all jobs; yields each result as soon as it is there."""
+    """Run all jobs and yield each result as soon as it arrives."""
     waiting = deque(jobs)
     while waiting or executor.under_way:
         while waiting and executor.free:

@@ -1,4 +1,4 @@
-"""The executor that a command asks for."""
+"""Choose the executor that a command asks for."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ EXECUTORS = ("serial", "processes", "ray")
 
 
 def check_executor(kind: str | None, workers: int | None, ray_address: str | None, gpus: float | None) -> str:
-    """The kind of the executor that these ask for; see :func:`open_executor`.
+    """The kind of executor that these arguments select; see :func:`open_executor`.
 
     Raises:
-        UserError: there is no such executor, or the arguments do not go together.
+        UserError: there is no such executor, or the arguments contradict each other.
     """
     if kind is None:
         kind = "ray" if ray_address is not None else "processes" if (workers or 1) > 1 else "serial"
@@ -36,16 +36,16 @@ def check_executor(kind: str | None, workers: int | None, ray_address: str | Non
 def open_executor(
     kind: str | None = None, workers: int | None = None, ray_address: str | None = None, gpus: float | None = None
 ) -> Iterator[Executor]:
-    """The executor that the command line asks for, closed at the end of the block.
+    """Open the executor that the command line asks for, and close it at the end of the block.
 
     Args:
         kind: ``serial``, ``processes`` or ``ray``; by default what the other arguments need.
-        workers: how many jobs run at once; 1 by default, or what a Ray cluster can take.
-        ray_address: a running cluster (``auto``, or ``host:port``); by default one is started for the purpose.
-        gpus: share of a GPU for each job on Ray; by default 1 where the cluster has any.
+        workers: how many jobs run at once; by default 1, or as many as fit on a Ray cluster.
+        ray_address: a running cluster (``auto``, or ``host:port``); by default a local one is started.
+        gpus: share of a GPU for each job on Ray; by default 1 if the cluster has GPUs.
 
     Raises:
-        UserError: there is no such executor, or the arguments do not go together.
+        UserError: there is no such executor, or the arguments contradict each other.
     """
     kind = check_executor(kind, workers, ray_address, gpus)
     executor: Executor

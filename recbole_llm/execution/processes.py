@@ -1,7 +1,7 @@
-"""Jobs in worker processes on this machine, a process for each job.
+"""Jobs in worker processes on this machine, one process per job.
 
-Where there is no GPU, processes are forked from a server that has loaded what the jobs need (torch, RecBole), so that
-one starts in milliseconds. CUDA does not survive a fork: where there are GPUs each process starts from nothing.
+On Linux without a GPU, processes are forked from a server that has already loaded torch and RecBole, so that one starts
+in milliseconds. Otherwise each process is spawned from scratch: CUDA does not survive a fork.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from recbole_llm.execution.base import Job, JobError, JobResult
 from recbole_llm.execution.worker import Answer, Setup, result_of, serve
 from recbole_llm.utils.environment import available_cores
 
-RETRIES = 1  # a job whose worker died is tried again so many times
+RETRIES = 1  # how often a job whose worker died is retried
 WARM = "recbole_llm.execution.warm"
-STOP_SECONDS = 5.0  # a worker that has answered ends within these, or is killed
+STOP_SECONDS = 5.0  # a worker that has not exited this long after its answer is killed
 
 
 @dataclass
@@ -36,7 +36,7 @@ class _Worker:
 
     Attributes:
         payload: function and arguments, pickled.
-        losses: how many processes have died of the job.
+        losses: how many processes have died while running the job.
     """
 
     job: Job
@@ -46,7 +46,7 @@ class _Worker:
     channel: Connection
 
     def answer(self) -> Answer | None:
-        """What it sent; ``None`` where it died before it did."""
+        """The answer that the process sent; ``None`` if it died before it sent one."""
         try:
             found: Answer | None = self.channel.recv() if self.channel.poll() else None
             return found
@@ -54,7 +54,7 @@ class _Worker:
             return None
 
     def end(self, patience: float = 0.0) -> int:
-        """Wait for its end, or kill it; its exit code."""
+        """Wait ``patience`` seconds for the process to exit, else kill it; returns its exit code."""
         self.process.join(patience)
         if self.process.exitcode is None:
             self.process.kill()
@@ -67,15 +67,15 @@ class _Worker:
 
 
 class ProcessExecutor:
-    """Runs each job in a process of its own.
+    """Runs each job in its own process.
 
-    Each has its share of the cores and, where there are GPUs, sees one of them. A process that dies takes its own job
-    with it and no other: the job is tried once more.
+    Each process gets an equal share of the cores and, if there are GPUs, sees one of them. If a process dies, only its
+    own job is affected, and that job is retried.
 
     Args:
-        slots: how many run at once.
-        gpus: what ``CUDA_VISIBLE_DEVICES`` may hold; by default what this process sees.
-        retries: how often a job whose process died is tried again.
+        slots: how many jobs run at once.
+        gpus: devices as in ``CUDA_VISIBLE_DEVICES``; by default those that this process sees.
+        retries: how often a job whose process died is retried.
     """
 
     shares_files = True
@@ -93,16 +93,16 @@ class ProcessExecutor:
 
     @property
     def free(self) -> int:
-        """How many jobs can be taken now."""
+        """How many more jobs can be submitted now."""
         return self.slots - len(self._workers)
 
     @property
     def under_way(self) -> int:
-        """How many jobs were taken whose results were not fetched."""
+        """How many submitted jobs still have results to fetch."""
         return len(self._workers) + len(self._finished)
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Environment variables of the process in a slot: those of this process, and one GPU."""
+        """Environment variables for the process in a slot: a copy of this process's, with one GPU."""
         gpu = {"CUDA_VISIBLE_DEVICES": self._gpus[slot % len(self._gpus)]} if self._gpus else {}
         return {**os.environ, **gpu}
 
@@ -110,7 +110,7 @@ class ProcessExecutor:
         """Start a process for a job."""
         try:
             payload = pickle.dumps((job.function, job.arguments))
-        except Exception as error:  # whatever pickle raises
+        except Exception as error:  # pickle raises many types
             self._finished.append(JobResult(job, error=JobError(f"cannot be sent to a worker: {error}")))
             return
         self._start(job, payload)
@@ -130,11 +130,11 @@ class ProcessExecutor:
         return self._finished.popleft()
 
     def put(self, value: Any) -> Any:
-        """The value itself; it travels with each job."""
+        """Return the value unchanged; it is sent with each job."""
         return value
 
     def close(self) -> None:
-        """Kill what still runs."""
+        """Kill the workers that are still running."""
         while self._workers:
             self._workers.popitem()[1].end()
 
@@ -142,7 +142,7 @@ class ProcessExecutor:
         slot = next(n for n in range(self.slots) if n not in self._workers)
         setup = Setup.here(self._threads, f"[{slot + 1}] ", self.environment(slot))
         context: Any = multiprocessing.get_context("forkserver" if self._forks else "spawn")
-        if self._forks:  # heard by a server that is still to start
+        if self._forks:  # has no effect on a fork server that is running already
             context.set_forkserver_preload([serve.__module__, job.function.__module__, WARM])
         ours, theirs = context.Pipe(duplex=False)
         with theirs, Connection(os.dup(2), readable=False) as stderr:
@@ -152,7 +152,7 @@ class ProcessExecutor:
         self._workers[slot] = _Worker(job, payload, losses, process, ours)
 
     def _hear(self, worker: _Worker) -> None:
-        """Take an answer, or try a job again whose process died without one."""
+        """Take a worker's answer, or retry its job if the process died without one."""
         answer = worker.answer()
         code = worker.end(STOP_SECONDS)
         if answer is not None:
@@ -171,8 +171,8 @@ def _ending(code: int) -> str:
 def as_if_alone() -> Iterator[None]:
     """Start processes that do not run the user's script again.
 
-    multiprocessing has each child import the module ``__main__`` of its parent: a script without a guard would start
-    its grid once more in every worker, and a notebook has no file to import.
+    multiprocessing makes each child import its parent's ``__main__`` module. A script without a ``__main__`` guard
+    would start its grid again in every worker, and a notebook has no file to import.
     """
     ours = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -184,10 +184,10 @@ def as_if_alone() -> Iterator[None]:
 
 @contextmanager
 def _findable(path: Sequence[str], quiet_warnings: bool) -> Iterator[None]:
-    """Start a fork server that finds the modules that this process finds; Python 3.11's does not ask for its path."""
+    """Let the fork server find the modules that this process finds; in Python 3.11 it does not take over its path."""
     changes = {"PYTHONPATH": os.pathsep.join(path)}
     if quiet_warnings:
-        changes["PYTHONWARNINGS"] = "ignore"  # of what it loads
+        changes["PYTHONWARNINGS"] = "ignore"  # for the modules that the server loads
     before = {name: os.environ.get(name) for name in changes}
     os.environ.update(changes)
     try:
@@ -201,8 +201,8 @@ def _findable(path: Sequence[str], quiet_warnings: bool) -> Iterator[None]:
 
 
 def visible_gpus() -> list[str]:
-    """Names of the CUDA devices of this process as ``CUDA_VISIBLE_DEVICES`` has them."""
-    import torch  # slow to load, and a mistake on the command line is answered before
+    """Names of this process's CUDA devices, as written in ``CUDA_VISIBLE_DEVICES``."""
+    import torch  # slow to load; mistakes on the command line are reported first
 
     if not torch.cuda.is_available():
         return []

@@ -1,7 +1,7 @@
 """Jobs on the machines of a Ray cluster.
 
-Ray places the jobs, shares out cores and (fractions of) GPUs, and runs a job again whose worker or machine was lost.
-Machines need this package and nothing else of ours: data travel with the jobs, results come back.
+Ray places the jobs, assigns cores and (fractions of) GPUs, and retries a job whose worker or machine was lost. The
+machines only need this package installed: data are sent with the jobs, and results are sent back.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from recbole_llm.execution.worker import Answer, Setup, call, result_of
 from recbole_llm.utils.environment import available_cores
 from recbole_llm.utils.text import one_line
 
-RETRIES = 3  # of a job whose worker or machine was lost
+RETRIES = 3  # for a job whose worker or machine was lost
 CONNECT_SECONDS = 10.0
 
 
 def _serve(setup: Setup, function: Callable[..., Any], *arguments: Any) -> Answer:
-    """On a worker: one job."""
+    """Run one job on a worker."""
     setup.apply()
     return call(function, arguments)
 
@@ -32,12 +32,12 @@ class RayExecutor:
     """Runs jobs as Ray tasks.
 
     Args:
-        address: of a running cluster; ``None`` starts one on this machine for the purpose.
-        workers: jobs that run at once; by default as many as the cluster can take.
-        gpus: share of a GPU for each job; by default 1 where the cluster has any.
+        address: of a running cluster; ``None`` starts one on this machine.
+        workers: how many jobs run at once; by default as many as fit on the cluster.
+        gpus: share of a GPU for each job; by default 1 if the cluster has GPUs.
 
     Raises:
-        UserError: Ray is not installed, or there is no cluster at the address.
+        UserError: Ray is not installed, there is no cluster at the address, or it has fewer GPUs than ``gpus``.
     """
 
     shares_files = False
@@ -65,14 +65,14 @@ class RayExecutor:
         self._running: dict[Any, Job] = {}
 
     def _connect(self, address: str | None) -> None:
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # will be Ray's default
         options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
         if address is None:
             options |= {"num_cpus": available_cores(), "include_dashboard": False, "address": "local"}
         else:
             options["address"] = address
             host, _, port = address.rpartition(":")
-            if host and "/" not in address:  # Ray would try for minutes
+            if host and "/" not in address:  # Ray would keep trying for minutes
                 _check_reachable(host, port, address)
         try:
             self._ray.init(**options)
@@ -81,12 +81,12 @@ class RayExecutor:
 
     @property
     def free(self) -> int:
-        """How many jobs can be taken now."""
+        """How many more jobs can be submitted now."""
         return self.slots - len(self._running)
 
     @property
     def under_way(self) -> int:
-        """How many jobs were taken whose results were not fetched."""
+        """How many submitted jobs still have results to fetch."""
         return len(self._running)
 
     def submit(self, job: Job) -> None:
@@ -109,11 +109,11 @@ class RayExecutor:
             return JobResult(job, error=JobError(f"lost on the cluster ({type(error).__name__}): {lost}"))
 
     def put(self, value: Any) -> Any:
-        """Keep a value in the cluster's object store; jobs get it by reference."""
+        """Put a value into the cluster's object store; jobs get it by reference."""
         return self._ray.put(value)
 
     def close(self) -> None:
-        """Cancel what runs; a cluster that was started for the purpose ends."""
+        """Cancel running jobs; if this executor connected to Ray, disconnect, which ends a cluster that it started."""
         for reference in self._running:
             self._ray.cancel(reference, force=True)
         self._running.clear()

@@ -21,20 +21,20 @@ class SerialExecutor:
 
     @property
     def free(self) -> int:
-        """How many jobs can be taken now."""
+        """How many more jobs can be submitted now."""
         return self.slots - len(self._taken)
 
     @property
     def under_way(self) -> int:
-        """How many jobs were taken and did not run yet."""
+        """How many submitted jobs have not run yet."""
         return len(self._taken)
 
     def submit(self, job: Job) -> None:
-        """Take a job; it runs in :meth:`next`."""
+        """Keep a job; it runs in :meth:`next`."""
         self._taken.append(job)
 
     def next(self, timeout: float | None = None) -> JobResult | None:
-        """Run the job that was taken; errors that are no model's pass through."""
+        """Run the submitted job; errors other than ``UserError`` and ``FAILURES`` are raised."""
         if not self._taken:
             return None
         job = self._taken.popleft()
@@ -44,9 +44,9 @@ class SerialExecutor:
             return JobResult(job, error=error)
 
     def put(self, value: Any) -> Any:
-        """The value itself."""
+        """Return the value unchanged."""
         return value
 
     def close(self) -> None:
-        """Forget what was taken; nothing runs between two calls of :meth:`next`."""
+        """Drop jobs that have not run; none is running, since jobs run only inside :meth:`next`."""
         self._taken.clear()

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
-CUDA_MIB = 600.0  # of a process on a GPU beside its tensors: context, libraries; assumed, it differs by GPU and version
+CUDA_MIB = 600.0  # assumed GPU memory of a process besides tensors (context, libraries); varies by GPU and version
 _MEMINFO = Path("/proc/meminfo")
 
 
 def workers_that_fit(need_mib: float, free_mib: Sequence[float]) -> int:
-    """The most workers that fit at once, spread over the devices in turn as ``ProcessExecutor`` spreads them.
+    """How many workers fit at once if they are assigned to the devices in turn, as ``ProcessExecutor`` does.
 
     Args:
-        need_mib: peak memory of one.
-        free_mib: what is free on each device; the host is one.
+        need_mib: peak memory of one worker.
+        free_mib: free memory of each device; the host counts as one device.
     """
     if need_mib <= 0 or not free_mib:
         raise ValueError(f"{need_mib} MiB of {list(free_mib)}")
@@ -29,11 +29,11 @@ def workers_that_fit(need_mib: float, free_mib: Sequence[float]) -> int:
 
 
 def free_memory_mib(on_gpu: bool) -> list[float]:
-    """Memory that is free now: of each GPU that this process sees, or of the host; empty where it is not known."""
+    """Memory that is free now, of each GPU that this process sees or of the host; empty if it is not known."""
     if on_gpu:
-        import torch  # slow to load, and the host's memory is known without it
+        import torch  # slow to load, and not needed for the host's memory
 
-        torch.cuda.empty_cache()  # what this process has kept for itself would look taken
+        torch.cuda.empty_cache()  # memory that torch has merely cached would count as taken
         devices = range(torch.cuda.device_count())
         return [torch.cuda.mem_get_info(number)[0] / 2**20 for number in devices]
     if not _MEMINFO.exists():

@@ -1,4 +1,4 @@
-"""What training imports on its way; the fork server alone imports this module, last, once for all that it forks."""
+"""Load ahead what training would import later; only the fork server imports this module, after all others."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import gc
 
 import torch
 
-torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # torch's first optimizer brings its compiler: 800 modules
-gc.freeze()  # a collection in a forked process would write to, and so copy, the pages that all share
+torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # the first optimizer loads torch's compiler: 800 modules
+gc.freeze()  # garbage collection in a fork would write to the shared pages, and so copy them

@@ -1,4 +1,4 @@
-"""The other side: what a process does that runs a job for this one.
+"""The worker's side: what a process does to run a job for the driver.
 
 Importing this module must stay light. A spawned process imports it before its environment is set, and torch reads
 ``CUDA_VISIBLE_DEVICES`` and its thread counts when it is imported.
@@ -34,13 +34,13 @@ class Setup:
     """What a worker takes over from the process that started it.
 
     Attributes:
-        path: where modules are found.
-        methods, features: what was registered from outside.
-        level: of the package's log messages.
-        quiet_warnings: whether warnings of other packages are left out.
-        threads: how many the worker may use.
-        prefix: of its log messages.
-        environment: all environment variables; ``None`` leaves those that the worker has.
+        path: entries of ``sys.path``.
+        methods, features: those that are not built in.
+        level: log level of this package.
+        quiet_warnings: whether Python warnings are ignored.
+        threads: how many threads the worker may use.
+        prefix: of the worker's log messages.
+        environment: all environment variables; ``None`` keeps the worker's own.
     """
 
     path: tuple[str, ...]
@@ -54,7 +54,7 @@ class Setup:
 
     @classmethod
     def here(cls, threads: int, prefix: str = "", environment: Mapping[str, str] | None = None) -> Self:
-        """Of this process."""
+        """The setup of this process."""
         return cls(
             path=tuple(sys.path),
             methods=tuple(row for row in methods().values() if row.is_external),
@@ -67,7 +67,7 @@ class Setup:
         )
 
     def apply(self) -> None:
-        """Make this process like that one."""
+        """Apply the setup to this process."""
         if self.environment is not None:
             os.environ.clear()
             os.environ.update(self.environment)
@@ -88,19 +88,19 @@ class Setup:
 
 
 def _limit_threads(threads: int) -> None:
-    """Limit libraries that are loaded already, for which the environment comes too late."""
+    """Limit the threads of libraries that are already loaded, for which environment variables come too late."""
     threadpool_limits(threads)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(threads)
 
 
-# ``done`` and a value, ``refused`` and a user's error, ``full`` and what has no room, ``failed`` and another's text
+# ``done`` and a value, ``refused`` and a UserError's text, ``full`` and (place, reason), ``failed`` and another's text
 Answer = tuple[str, Any]
 
 
 def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
-    """Make a call."""
+    """Make a call and report how it ended."""
     try:
         return "done", function(*arguments)
     except NoRoomError as error:
@@ -118,7 +118,7 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
 
 
 def result_of(job: Job, answer: Answer) -> JobResult:
-    """What an answer says, in the process that submitted the job.
+    """The result of a job from its worker's answer.
 
     Raises:
         NoRoomError: the disk is full, which ends the other jobs too.
@@ -132,25 +132,25 @@ def result_of(job: Job, answer: Answer) -> JobResult:
 
 
 def serve(setup: Setup, job: bytes, channel: Connection, stderr: Connection) -> None:
-    """In a process of its own: run one job and send back what it gives.
+    """Run one job in this worker process and send back its answer.
 
     Args:
-        setup: of the process that wants the job done.
-        job: function and arguments, pickled; whatever they import is imported after ``setup`` was applied.
+        setup: of the driver.
+        job: function and arguments, pickled; they are imported only after ``setup`` has been applied.
         channel: takes the answer, pickled.
-        stderr: where the driver's messages go now; a fork server has what it was started with.
+        stderr: the driver's current one; a fork server still has the one that it was started with.
     """
-    for stream in (1, 2):  # what libraries print must not stand in the driver's tables
+    for stream in (1, 2):  # library output must not end up in the driver's tables
         os.dup2(stderr.fileno(), stream)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    multiprocessing.set_start_method(None, force=True)  # of the job's own processes: what it is in the driver
+    multiprocessing.set_start_method(None, force=True)  # the job's own processes start as in the driver
     setup.apply()
     channel.send_bytes(_answer(job))
 
 
 def _end_with_parent() -> None:
-    """Leave when the driver is gone; one that is killed leaves no worker behind."""
+    """Exit when the driver is gone, so that a killed driver leaves no worker behind."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait([parent.sentinel])
@@ -158,13 +158,13 @@ def _end_with_parent() -> None:
 
 
 def _answer(job: bytes) -> bytes:
-    """Do a job; what cannot be read or sent back is an answer too."""
+    """Run a job; if the job cannot be read or its result cannot be sent back, the answer says so."""
     try:
         function, arguments = pickle.loads(job)  # noqa: S301 - from the process that started this one
-    except Exception as error:  # whatever imports raise: the class of a model that is not there
+    except Exception as error:  # imports can raise anything, for example if a model's class is missing
         return pickle.dumps(("failed", f"a worker cannot read its job: {type(error).__name__}: {error}"))
     answer = call(function, arguments)
     try:
         return pickle.dumps(answer)
-    except Exception as error:  # whatever pickle raises
+    except Exception as error:  # pickle raises many types
         return pickle.dumps(("failed", f"{function.__name__} gave what cannot be sent back: {error}"))
