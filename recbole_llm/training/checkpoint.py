@@ -32,7 +32,7 @@ def pack(value: Any) -> Any:
         return {key: pack(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [pack(inner) for inner in value]
-    if isinstance(value, np.generic):  # first: numpy's float64 is a float too
+    if isinstance(value, np.generic):  # before the next check: numpy's float64 is a float too
         return value.item()
     if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
         return value
@@ -54,7 +54,7 @@ def unpack(value: Any) -> Any:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint under its name only when it is complete."""
+    """Write a checkpoint; it gets its name only once it is complete."""
     with whole_file(path) as stream:
         torch.save(pack(state), stream)
 
@@ -84,18 +84,18 @@ def model_state(model: Any) -> dict[str, Any]:
 
 
 def fits(model: Any, state: dict[str, Any]) -> bool:
-    """Whether all parameters of a model are in a :func:`model_state`, of the same sizes; the model stays as it is."""
+    """Whether a :func:`model_state` has all parameters of a model at their sizes; the model is not changed."""
     found = state.get("state_dict", {})
     return all(name in found and found[name].shape == value.shape for name, value in model.state_dict().items())
 
 
 def restore_model(model: Any, state: dict[str, Any], path: Path) -> None:
-    """Put :func:`model_state` back into a model of the same settings.
+    """Restore a :func:`model_state` into a model with the same settings.
 
     Args:
         model: takes the parameters.
         state: what was saved.
-        path: the file that it was read from, for the message.
+        path: the file that ``state`` was read from, for the message.
 
     Raises:
         UserError: the parameters do not fit the model.
@@ -125,7 +125,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Put :func:`random_state` back."""
+    """Restore :func:`random_state`."""
     torch.set_rng_state(state["torch"].cpu())
     numpy_state = state["numpy"]
     keys = numpy_state["keys"].cpu().numpy().astype(np.uint32)

@@ -12,7 +12,7 @@ from recbole_llm.training.trainer import BenchTrainer, Pretraining
 
 
 def make_trainer(config: Any, model: Any) -> Any:
-    """The trainer for a model: RecBole's special one where it has one, on top of ours."""
+    """The trainer for a model: ours, with RecBole's special trainer for the model, if any, on top."""
     if hasattr(model, "enter_stage"):
         return StagedTrainer(config, model)
     special = get_trainer(config["MODEL_TYPE"], config["model"])

@@ -1,9 +1,9 @@
 """Data-parallel training: each process computes the gradient of its share of every batch.
 
-RecBole's own way (trainer/trainer.py:60-93): ``DistributedDataParallel`` around the model, whose reduction is
-armed by an empty forward pass, so that models keep their ``calculate_loss``. RecBole has it for NCCL alone; here
-CPUs take part by gloo, and all processes draw the same order of examples, so that the batches are those of one
-process. The first process validates and writes; the others follow.
+As in RecBole (trainer/trainer.py:60-93), ``DistributedDataParallel`` wraps the model and an empty forward pass arms its
+gradient reduction, so that models keep their ``calculate_loss``. RecBole supports NCCL only; here CPUs can use gloo.
+All processes draw the examples in the same order, so that the batches are those of a single process. The first process
+validates and writes; the others follow.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def join(rank: int, world: int, meeting: Path) -> None:
 
     Args:
         rank: of this process.
-        world: how many there are.
-        meeting: a file that none of them has made yet.
+        world: number of processes.
+        meeting: a file by which the processes find each other; it must not exist yet.
     """
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(
@@ -50,14 +50,14 @@ class Together(BenchTrainer):
 
     @classmethod
     def take_over(cls, trainer: BenchTrainer, train_data: Any) -> None:
-        """Make a trainer one of the group, and its batches its share of the batches.
+        """Make a trainer part of the group, with its share of each batch.
 
         Raises:
-            UserError: the model's trainer or batches are not ours, or it has no gradients.
+            UserError: the model's training loop or batches are not ours, or it learns without gradients.
         """
         plain = type(trainer)._train_epoch is BenchTrainer._train_epoch
         name = trainer.config["model"]
-        if isinstance(trainer, TraditionalTrainer):  # what each process counts of its share would not be shared
+        if isinstance(trainer, TraditionalTrainer):  # each process would count its own share only
             raise UserError(f"--nproc: {name} learns without gradients, and gradients are what processes share.")
         if not plain:
             raise UserError(f"--nproc: {name} is trained by a loop of its own, which one process runs.")
@@ -79,7 +79,7 @@ class Together(BenchTrainer):
         train_data.share(rank, distributed.get_world_size(), int(trainer.config["seed"]))
         init_seed(
             int(trainer.config["seed"]) + rank, trainer.config["reproducibility"]
-        )  # other dropout, as RecBole has
+        )  # each process has its own dropout, as in RecBole
 
     @property
     def is_first(self) -> bool:
@@ -91,7 +91,7 @@ class Together(BenchTrainer):
         return loss + self.sync_grad_loss()
 
     def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
-        # RecBole's regularisers make losses of one element instead of none.
+        # RecBole's regularisers turn losses from scalars into tensors of one element.
         means = torch.stack([part.reshape(()) / count for part in total])
         distributed.all_reduce(means)
         return tuple((means / distributed.get_world_size()).tolist())
@@ -106,7 +106,7 @@ class Together(BenchTrainer):
 
     def _is_due(self, saved_at: float) -> bool:
         due = [super()._is_due(saved_at)]
-        distributed.broadcast_object_list(due)  # all of them save, by the clock of the first one
+        distributed.broadcast_object_list(due)  # all processes save, by the first one's clock
         return due[0]
 
     def _write(self, path: Path, state: dict[str, Any]) -> None:
@@ -120,12 +120,12 @@ class Together(BenchTrainer):
         return found
 
     def resume(self, train_data: Any) -> bool:
-        """Continue together; the first one removes the file, and not before the others have read it."""
+        """Continue together; the first process must not remove the file before the others have read it."""
         found = super().resume(train_data)
         distributed.barrier()
         return found
 
     def restore_best(self) -> None:
-        """Load the best weights where they are used."""
+        """Load the best weights in the first process, which alone uses them."""
         if self.is_first:
             super().restore_best()

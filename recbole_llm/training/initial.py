@@ -1,7 +1,8 @@
-"""Item embeddings that start from vectors instead of at random (``init: vectors``).
+"""Item embeddings initialised from vectors instead of at random (``init: vectors``).
 
-LLMInit and its like (arXiv 2503.01814): the first principal components of the items' vectors, then learned as any
-embedding is. They are scaled to the deviation of the model's own start, so that nothing else has to change.
+As in LLMInit (arXiv 2503.01814) and similar work, embeddings start as the first principal components of the items'
+vectors and are then trained as usual. They are scaled to the standard deviation of the model's own initialisation, so
+that nothing else has to change.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from recbole_llm.layers.text_projection import pca
 
 @torch.no_grad()
 def start_from_vectors(model: nn.Module, vectors: torch.Tensor, known: torch.Tensor) -> None:
-    """Put principal components into ``model.item_embedding``; items without a vector keep their random start.
+    """Write principal components of the vectors into ``model.item_embedding``.
 
-    So do dimensions beyond those that the vectors span.
+    Items without a vector, and dimensions beyond the number of components, keep their random initialisation.
 
     Args:
         model: just built.
-        vectors: ``(n_items, d_enc)``, row 0 that of the padding item.
-        known: ``(n_items,)`` bool, which items have one.
+        vectors: ``(n_items, d_enc)``; row 0 is the padding item's.
+        known: ``(n_items,)`` bool, which items have a vector.
 
     Raises:
-        UserError: the model has no embedding of items, or its vectors are all the same.
+        UserError: the model has no item embedding, or all known vectors are the same.
     """
     embedding = getattr(model, "item_embedding", None)
     if not isinstance(embedding, nn.Embedding) or embedding.num_embeddings < len(vectors):

@@ -1,8 +1,7 @@
-"""Counting the lists that a model shows, block by block on the device: which items, how diverse, how fair.
+"""Count the recommended lists block by block on the device: which items they hold, how diverse and fair they are.
 
-No list is kept beyond its block. Where equal scores meet at the edge of a list, a fixed random order of the items
-decides, never their ids. Places that no item can fill (everything else is masked) stay empty; RecBole fills them with
-masked items.
+No list is kept beyond its block. Ties at the edge of a list are broken by a fixed random order of the items, never by
+their ids. Places that no item can fill (everything else is masked) stay empty; RecBole fills them with masked items.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 from recbole_llm.evaluation.lists import TAIL_RATIO, ListCounts
 from recbole_llm.evaluation.ranks import head_items
 
-_CHUNK_BYTES = 64 << 20  # of one tensor of cases, places and categories (or dimensions)
+_CHUNK_BYTES = 64 << 20  # size of one tensor of cases, places and categories (or dimensions)
 
 
 @dataclass(frozen=True)
@@ -27,9 +26,9 @@ class Shown:
     Attributes:
         items: ``(B, W)`` item ids, best first; 0 where no item is left to fill the place.
         scores: ``(B, n)`` float, ``-inf`` for what was not ranked.
-        columns: ``(B, n)`` item ids of the scores' columns; all items where it is ``None``.
+        columns: ``(B, n)`` item ids of the scores' columns; ``None`` if these are all items.
         rows, targets: ``(t,)`` the case of each target, and its item id.
-        history: gives ``(h,)`` the case of each item of the visible histories, ascending, and its item id.
+        history: returns two ``(h,)`` tensors: the case of each item of the visible histories, ascending, and its id.
     """
 
     items: torch.Tensor
@@ -41,13 +40,13 @@ class Shown:
 
 
 class Measure(Protocol):
-    """One or more metrics that are summed over lists."""
+    """One or more metrics that are averaged over lists."""
 
     def add(self, shown: Shown) -> None:
-        """Take in a block."""
+        """Add the lists of a block."""
 
     def means(self) -> dict[str, np.ndarray]:
-        """For each metric its values at the cut-offs; ``nan`` where no list has one."""
+        """The values of each metric at the cut-offs; ``nan`` where no list has one."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class ItemCategories:
 
     Attributes:
         names: of the ``G`` categories.
-        table: ``(n_items, c)`` int64 category numbers of each item id, ``G`` in places that are left over.
+        table: ``(n_items, c)`` int64 category numbers of each item id, padded with ``G``.
     """
 
     names: list[str]
@@ -64,7 +63,7 @@ class ItemCategories:
 
     @classmethod
     def of(cls, texts: Sequence[str]) -> ItemCategories:
-        """Categories from one text an item id: names with commas between them, or words where no text has a comma."""
+        """Categories from one text per item id, split at commas, or into words if no text has a comma."""
         comma = any("," in text for text in texts)
         split = [text.split(",") if comma else text.split() for text in texts]
         lists = [list(dict.fromkeys(name.strip() for name in names if name.strip())) for names in split]
@@ -76,15 +75,15 @@ class ItemCategories:
 
 
 class TopLists:
-    """Counts what stands in the first places of all lists.
+    """Counts the items in the first places of all lists.
 
     Args:
         topk: cut-offs.
         train_counts: ``(n_items,)`` training interactions of each item id, 0 for the padding.
-        tail_ratio: share of the trained items that are the tail; above 1, the largest count of a tail item.
-        metrics: names of the metrics that are wanted, in small letters; those that follow from counts need no naming.
+        tail_ratio: share of the trained items that form the tail; above 1, the largest count of a tail item.
+        metrics: names of the wanted metrics in lower case; metrics that follow from the counts may be left out.
         categories: of the items, for ``ildcategories`` and ``miscalibration``.
-        vectors: ``(n_items, d)`` of the items, zero where an item has none, for ``ildvectors``.
+        vectors: ``(n_items, d)`` item vectors, zero for items without one, for ``ildvectors``.
     """
 
     def __init__(
@@ -125,10 +124,10 @@ class TopLists:
         """Count the lists of a block.
 
         Args:
-            scores: ``(B, n)`` float, ``-inf`` for what is not ranked.
-            candidates: ``(B, n)`` item ids of the columns; the columns are all items when ``None``.
-            targets: ``(t,)`` the case and the item id of each target.
-            history: as :class:`Shown` has it.
+            scores: ``(B, n)`` float, ``-inf`` for items that are not ranked.
+            candidates: ``(B, n)`` item ids of the columns; ``None`` if these are all items.
+            targets: two ``(t,)`` tensors, the case and the item id of each target.
+            history: as in :class:`Shown`.
         """
         width = min(self.topk[-1] + 1, scores.shape[1])
         values, places = scores.topk(width, dim=1)
@@ -163,7 +162,7 @@ class TopLists:
         return self._orders[length]
 
     def totals(self) -> ListCounts:
-        """What was counted so far."""
+        """The counts so far."""
         shape = (len(self.topk), len(self.train_counts))
         counts = np.zeros(shape, dtype=np.int64) if self._counts is None else self._counts.cpu().numpy()
         means = {name: values for measure in self._measures for name, values in measure.means().items()}
@@ -171,7 +170,7 @@ class TopLists:
 
 
 def _random_order(length: int) -> torch.Tensor:
-    """The same permutation each time."""
+    """A random permutation that is always the same for a length."""
     return torch.randperm(length, generator=torch.Generator().manual_seed(length))
 
 
@@ -190,11 +189,11 @@ class _Mean:
 
 
 class Serendipity:
-    """Share of the places that hold a target which popularity would not have shown.
+    """Share of a list's places with a target that a list by popularity would not have shown.
 
     ``|{relevant items of the list} - {first K items by popularity}| / K`` (Murakami, Mori and Orihara 2008; Ge,
     Delgado-Battenfeld and Jannach, RecSys 2010, with popularity as the primitive recommender). Popularity counts
-    training interactions and ranks what the model ranks: the same items are masked for both.
+    training interactions. Both lists leave out the same masked items.
     """
 
     def __init__(self, topk: Sequence[int], train_counts: np.ndarray) -> None:
@@ -205,14 +204,14 @@ class Serendipity:
         self._place = torch.from_numpy(place)
 
     def add(self, shown: Shown) -> None:
-        """Take in a block."""
+        """Add the lists of a block."""
         self._place = self._place.to(shown.items.device)
         found = shown.items[shown.rows] == shown.targets[:, None]
         hit = found.any(dim=1)
         position, lines, items = found[hit].int().argmax(dim=1), shown.rows[hit], shown.targets[hit]
         places = self._place[None] if shown.columns is None else self._place[shown.columns[lines]]
         above = (shown.scores[lines] > -torch.inf) & (places < self._place[items][:, None])
-        expected = above.sum(dim=1)  # the item's place in popularity's list of the case
+        expected = above.sum(dim=1)  # the target's place in the case's list by popularity
         every = torch.ones(len(shown.items), dtype=torch.bool, device=shown.items.device)
         for number, k in enumerate(self._topk):
             good = ((position < k) & (expected >= k)).to(torch.float64)
@@ -225,20 +224,20 @@ class Serendipity:
 
 
 class ExposureRatio:
-    """How much a tail item is shown for what a head item is shown: 1 where both are shown alike.
+    """Exposure of a tail item relative to a head item: 1 if both are shown equally.
 
     The exposure of a place is ``1 / log2(1 + rank)``, and a group's exposure is the sum over its places divided by the
     number of its items. The ratio is 1 under demographic parity of exposure (Singh and Joachims, "Fairness of Exposure
-    in Rankings", KDD 2018). The head is the fifth of the items with most training interactions, the tail all others.
+    in Rankings", KDD 2018). The head is the fifth of the items with the most training interactions, the tail the rest.
     """
 
     def __init__(self, topk: Sequence[int], head: np.ndarray) -> None:
         self._topk, self._head = topk, torch.from_numpy(head)
         self._sizes = int(head.sum()), len(head) - 1 - int(head.sum())
-        self._shown = np.zeros((2, max(topk)), dtype=np.int64)  # whole numbers: the same whatever the blocks
+        self._shown = np.zeros((2, max(topk)), dtype=np.int64)  # integers, so that sums do not depend on the blocks
 
     def add(self, shown: Shown) -> None:
-        """Take in a block."""
+        """Add the lists of a block."""
         self._head = self._head.to(shown.items.device)
         in_head = self._head[shown.items]
         for group, mask in enumerate((in_head, ~in_head & (shown.items > 0))):
@@ -255,14 +254,14 @@ class ExposureRatio:
 class CategoryLists:
     """Diversity of a list's categories, and how far they are from those of the user's history.
 
-    ``ildcategories``: mean over the pairs of a list's items of the Jaccard distance of their categories (intra-list
-    distance: Ziegler et al., WWW 2005; Vargas and Castells, RecSys 2011; here without a discount by rank). Items that
-    have no category are in no pair.
+    ``ildcategories``: mean Jaccard distance between the categories of two items, over all pairs of a list (intra-list
+    distance: Ziegler et al., WWW 2005; Vargas and Castells, RecSys 2011; here without a discount by rank). Items
+    without a category form no pairs.
 
     ``miscalibration``: ``KL(p || (1 - a) q + a p)`` with ``a = 0.01`` (Steck, "Calibrated Recommendations", RecSys
     2018). ``p`` is the distribution of categories in the visible history, ``q`` the one in the list. An item with ``n``
-    categories gives ``1 / n`` to each, and all items weigh the same. Cases whose history or list has no category are
-    left out.
+    categories gives ``1 / n`` to each, and all items have the same weight. Cases whose history or list has no category
+    are left out.
     """
 
     def __init__(self, topk: Sequence[int], categories: ItemCategories, wanted: Iterable[str]) -> None:
@@ -271,7 +270,7 @@ class CategoryLists:
         self._found = {name: _Mean(len(topk)) for name in ("ildcategories", "miscalibration") if name in set(wanted)}
 
     def add(self, shown: Shown) -> None:
-        """Take in a block, some cases at a time."""
+        """Add the lists of a block, a few cases at a time."""
         self._table = self._table.to(shown.items.device)
         piece = max(1, _CHUNK_BYTES // (4 * shown.items.shape[1] * (self._size + 1)))
         rows, history = shown.history() if "miscalibration" in self._found else (shown.rows[:0], shown.targets[:0])
@@ -320,7 +319,7 @@ class CategoryLists:
 
 
 class VectorDiversity:
-    """Mean over the pairs of a list's items of the cosine distance of their vectors; otherwise as ``ildcategories``."""
+    """Mean cosine distance between the vectors of two items, over all pairs of a list; else as ``ildcategories``."""
 
     def __init__(self, topk: Sequence[int], vectors: np.ndarray) -> None:
         self._topk, self._mean = topk, _Mean(len(topk))
@@ -329,7 +328,7 @@ class VectorDiversity:
         self._unit = torch.from_numpy(unit.astype(np.float32, copy=False))
 
     def add(self, shown: Shown) -> None:
-        """Take in a block, some cases at a time: pairs follow from the length of the sum of a list's vectors."""
+        """Add a block, a few cases at a time; the norm of the sum of a list's vectors gives the sum over its pairs."""
         self._unit = self._unit.to(shown.items.device)
         piece = max(1, _CHUNK_BYTES // (4 * shown.items.shape[1] * self._unit.shape[1]))
         for items in shown.items.split(piece):

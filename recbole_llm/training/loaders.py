@@ -17,9 +17,9 @@ from recbole_llm.errors import UserError
 
 
 def training_loader(prepared: Any) -> tuple[Any, str]:
-    """The training batches of a prepared model, and a note where they are not what the settings say alone.
+    """The training loader of a prepared model, and a note if it is not what the settings alone say.
 
-    Ours are halved where an epoch would have fewer steps than ``min_epoch_steps``.
+    Batches of our loaders are halved until an epoch has ``min_epoch_steps`` steps.
     """
     loader, note = _chosen_loader(prepared)
     wanted, given = int(prepared.config["min_epoch_steps"] or 0), getattr(loader, "step", 0)
@@ -31,11 +31,11 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
 
 
 def _chosen_loader(prepared: Any) -> tuple[Any, str]:
-    """The loader, and a note where it is RecBole's own.
+    """The loader, and a note if it is RecBole's own.
 
-    A model that learns from batches of its own kind names their loader (``train_loader``).
-    Ours serve every model that RecBole feeds by ``TrainDataLoader`` or ``UserDataLoader``; knowledge graphs,
-    special datasets (DIEN) and dynamic negative sampling keep RecBole's loaders.
+    A model that learns from its own kind of batches provides their loader (``train_loader``). Our loaders serve every
+    model that RecBole feeds with ``TrainDataLoader`` or ``UserDataLoader``. Knowledge graphs, special datasets (DIEN)
+    and dynamic negative sampling keep RecBole's loaders.
     """
     config, dataset = prepared.config, prepared.dataset
     label = getattr(prepared.model, "LABEL", None) or getattr(prepared.model, "LABEL_FIELD", None)
@@ -61,7 +61,7 @@ def _chosen_loader(prepared: Any) -> tuple[Any, str]:
             return TrainLoader(table, prepared.train_part, config, prepared.sequential), ""
     loader = recbole_loaders(config, dataset)[0]
     if config["train_neg_sample_args"].get("dynamic") and hasattr(loader, "get_model"):
-        loader.get_model(prepared.model)  # which says what is hard; RecBole's own loop does it (trainer/trainer.py:432)
+        loader.get_model(prepared.model)  # to pick hard negatives; RecBole's loop does so too (trainer/trainer.py:432)
     return loader, "" if config["engine"] == "recbole" else "RecBole's own training loader"
 
 
@@ -73,7 +73,7 @@ def loader_state(loader: Any) -> dict[str, Any]:
 
 
 def restore_loader(loader: Any, state: dict[str, Any]) -> None:
-    """Put :func:`loader_state` back; a checkpoint is read to the model's device, where no generator's state lies."""
+    """Restore :func:`loader_state`; it was read to the model's device, but generators take their state on the CPU."""
     state = {name: value.cpu() if isinstance(value, torch.Tensor) else value for name, value in state.items()}
     if hasattr(loader, "load_state_dict"):
         loader.load_state_dict(state)
@@ -83,7 +83,7 @@ def restore_loader(loader: Any, state: dict[str, Any]) -> None:
 
 
 def _generators(loader: Any) -> dict[str, torch.Generator]:
-    """What RecBole's loaders shuffle by; that of knowledge graphs holds two loaders. Negatives come from numpy's."""
+    """The shuffling generators of a RecBole loader (a knowledge graph's holds two); negatives are drawn by numpy."""
     parts = {"": loader, **getattr(loader, "__dict__", {})}
     return {name: part.generator for name, part in parts.items() if isinstance(part, AbstractDataLoader)}
 

@@ -1,6 +1,6 @@
-"""Ranks of targets, from blocks of scores on the device: no sort, no list, no score matrix kept.
+"""Ranks of targets from blocks of scores on the device, without sorting or keeping lists or the score matrix.
 
-A block of scores fits ``score_block_mib``. What stands in the first places is counted in the same pass
+A block of scores fits ``score_block_mib``. The recommended lists are counted in the same pass
 (:mod:`recbole_llm.training.lists`).
 """
 
@@ -22,8 +22,8 @@ from recbole_llm.training.lists import TopLists
 
 Scorer = Callable[[LazyInteraction], torch.Tensor]
 
-# On a CPU a larger block is not faster, and each of the two or three copies that a model makes of it is memory. Fewer
-# rows would read the table of all items more often.
+# On a CPU a larger block is not faster, and a model makes two or three copies of it in memory. With fewer rows the
+# table of all items would be read more often.
 CPU_BLOCK_MIB, CPU_ROWS = 32, 128
 
 
@@ -50,7 +50,7 @@ def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
 
 
 def _owned(model: Any, scores: torch.Tensor) -> torch.Tensor:
-    """Scores that may be written to: a copy where rows share memory, or share it with the model."""
+    """Scores that may be overwritten: a copy if rows share memory with each other or with the model."""
     memory = scores.untyped_storage().data_ptr()
     shared = any(memory == part.untyped_storage().data_ptr() for part in (*model.parameters(), *model.buffers()))
     return scores.clone() if shared or 0 in scores.stride() else scores
@@ -70,7 +70,7 @@ def _score_pairs(
         }
         pairs = LazyInteraction(sources, len(owner))
         pairs[table.iid] = items.repeat(len(chosen))
-        table.join(pairs)  # the batch holds the features of its targets
+        table.join(pairs)  # the batch's own item features are those of its targets
         rows.append(model.predict(pairs).view(len(chosen), len(items)))
     return torch.cat(rows)
 
@@ -90,14 +90,14 @@ def rank_cases(
     Args:
         model: any RecBole model.
         loader: the cases; its batch size is cut so that one block of scores fits ``score_block_mib``.
-        mask_history: do not rank items of the case's visible history (a target itself always is).
-        score_block_mib: memory for one block of scores; on a CPU 32 MiB where these hold 128 cases.
+        mask_history: leave out items of the case's visible history (targets are always ranked).
+        score_block_mib: memory for one block of scores; on a CPU at most 32 MiB, or 128 cases if these take more.
         progress: wraps the iteration, for a progress bar.
-        lists: counts what stands in the first places, in the same pass.
+        lists: counts the recommended lists in the same pass.
         count_pools: note how many items each case ranked (``gauc`` needs it).
 
     Raises:
-        UserError: a score of a target, or of an item that it is ranked among, is not a number.
+        UserError: the score of a target is not finite, or another score is not a number.
     """
     cases, table = loader.cases, loader.table
     n_items = table.dataset.item_num
@@ -145,14 +145,14 @@ def _rows_of_block(batch_size: int, n_items: int, block_mib: int, device: torch.
 
 
 def _people(table: DeviceTable, cases: Cases) -> np.ndarray:
-    """A number for the person behind each case where histories are cut into sessions; else empty."""
+    """A number for the person behind each case if histories are cut into sessions; else empty."""
     if "sessions" not in table.dataset.table.facts:
         return np.zeros(0, dtype=np.int64)
     return np.unique(people_of(table.dataset.table, cases.user), return_inverse=True)[1].astype(np.int64)
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
-    """``[2, 3]`` to ``[0, 1, 0, 1, 2]``."""
+    """Positions within groups of these sizes: ``[2, 3]`` gives ``[0, 1, 0, 1, 2]``."""
     ends = np.cumsum(counts)
     return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
 
@@ -164,7 +164,7 @@ def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: 
 
 
 def histories(item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Line and item id of everything in rows ``start:end`` of each line, line by line."""
+    """Line and item id of each interaction in rows ``start:end`` of each line, line by line."""
     lengths = end - start
     rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(item.device)
     line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(item.device)
@@ -184,7 +184,7 @@ def _rank_block(
     table, cases = loader.table, loader.cases
     device, candidates = scores.device, None
     if scores.element_size() < 4:
-        scores = scores.float()  # numpy, which counts on a CPU, knows no bfloat16
+        scores = scores.float()  # numpy, which counts on a CPU, has no bfloat16
     items = table.item[torch.from_numpy(target_rows).to(device)].long()
     rows = torch.from_numpy(owner).to(device)
     own = scores[rows, items]
@@ -195,7 +195,7 @@ def _rank_block(
     elif mask_history:
         mask_seen(scores, table.item, cases.start[chosen], cases.end[chosen])
         scores[rows, items] = own
-    # What is no number is not higher than a target, and would count as beaten. (Masked items make the sum -inf.)
+    # NaN is not higher than a target's score, so it would count as beaten. (Masked items only make the sum -inf.)
     if not bool(torch.isfinite(own).all()) or bool(scores.sum().isnan()):
         raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
     if lists is not None:
@@ -209,7 +209,7 @@ def _rank_block(
 def _pool_sizes(
     chosen: np.ndarray, owner: np.ndarray, target_rows: np.ndarray, loader: EvalLoader, mask_history: bool
 ) -> np.ndarray:
-    """How many items each case of a block ranks: all but the masked ones, its targets always."""
+    """How many items each case of a block ranks: all except masked ones; targets are never masked."""
     cases, n_items = loader.cases, loader.table.dataset.item_num
     if cases.candidates is not None:
         return np.full(len(chosen), cases.candidates.shape[1])

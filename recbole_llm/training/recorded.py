@@ -1,22 +1,22 @@
 """Training steps recorded as CUDA graphs and replayed.
 
-A small model's step is hundreds of kernels of a few microseconds, and a GPU waits for Python between them. Recorded
-once for each shape of a batch, a step is one launch: gather, forward, loss, backward and optimiser. Random numbers come
-from the GPU's own generator, which counts on as it does without recording, so that one seed gives the same training
-both ways but for the order in which a GPU adds.
+A small model's step is hundreds of kernels of a few microseconds, and the GPU waits for Python between them. Recorded
+once for each batch shape, a step is one launch: gather, forward, loss, backward and optimiser. Random numbers come from
+the GPU's own generator, which advances as it does without recording. One seed therefore gives the same training both
+ways, up to the order in which a GPU adds.
 
-The first step of a shape is taken plainly. The second is taken plainly and watched. The third is recorded and replayed,
-then undone and taken plainly, and the two results are compared. From the fourth on the recording is replayed, if both
-agreed and a step
+The first step of a shape runs eagerly, that is, without recording. The second runs eagerly and is watched. The third is
+recorded and replayed, then undone and run eagerly, and the two results are compared. From the fourth on the recording
+is replayed, provided that both agreed and that a step
 
 - reads nothing back from the GPU and moves nothing to it,
-- draws nothing on the host and counts nothing there,
-- ends in one of torch's Adam optimisers.
+- draws no random numbers and counts nothing on the host,
+- uses one of torch's Adam optimisers.
 
-A training in which any of this fails goes on plainly, and its record says why.
+If any of this fails, the training continues eagerly, and its record says why.
 
-A replay runs no Python. What a step does on the host beside its numbers, such as dropping what an evaluation kept, is
-done by the first step of an epoch, which is taken plainly where the host knows other things of the model than before.
+A replay runs no Python. Other work of a step on the host, such as dropping what an evaluation cached, is done by the
+first step of an epoch, which runs eagerly if the host's state of the model has changed.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ logger = logging.getLogger(__name__)
 Parts = list[torch.Tensor]
 Step = Callable[[torch.Tensor, Shape], Parts]
 
-MAX_SHAPES = 24  # each holds the memory of a step's results
-# Two forms of a step differ by the order of sums; a forgotten or repeated part of one differs by more.
+MAX_SHAPES = 24  # each recording holds the memory of a step's results
+# A recorded and an eager step differ in the order of sums; a missing or repeated part would make a larger difference.
 _LOSS_APART = 0.01
 _UPDATE_APART = 0.1
 
-# Operators of ATen whose result, or its size, is read on the host.
+# ATen operators whose result, or its size, is read on the host.
 _READS = frozenset(
     {
         "_local_scalar_dense",
@@ -58,7 +58,7 @@ _READS = frozenset(
         "equal",
         "is_nonzero",
         "masked_select",
-        "multinomial",  # a GPU's looks at the sum of the weights
+        "multinomial",  # on a GPU it checks the sum of the weights
         "nonzero",
         "unique_consecutive",
         "unique_dim",
@@ -68,7 +68,7 @@ _INDEXES = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
 
 
 class Waits(TorchDispatchMode):
-    """Notes the operators that stop a program until the device has done all that was begun.
+    """Notes the operators that make the host wait until the device has finished its work.
 
     Attributes:
         found: their names, in order.
@@ -90,10 +90,10 @@ class Waits(TorchDispatchMode):
 
 @contextmanager
 def gpu_waits(device: torch.device) -> Iterator[list[str]]:
-    """Notes the waits for a GPU that torch itself reports, those inside of operators among them.
+    """Notes the waits for a GPU that torch itself reports, including those inside operators.
 
     Yields:
-        Their messages, complete when the context ends; none for another device.
+        Their messages, complete when the context ends; none for other devices.
     """
     found: list[str] = []
     if device.type != "cuda":
@@ -111,7 +111,7 @@ def gpu_waits(device: torch.device) -> Iterator[list[str]]:
 
 
 def waits_among(caught: Iterable[warnings.WarningMessage]) -> list[str]:
-    """The waits among some warnings of torch; others are shown, but for its notice that it may not find them all."""
+    """The waits among some warnings; others are shown again, except torch's notice that this mode is a prototype."""
     found = []
     for warning in caught:
         text = str(warning.message)
@@ -124,7 +124,7 @@ def waits_among(caught: Iterable[warnings.WarningMessage]) -> list[str]:
 
 def _moves(name: str, args: Any, kwargs: Any) -> bool:
     """Whether an operator copies between the host and a device."""
-    if name in _INDEXES:  # numbers of rows are taken to the device of the rows
+    if name in _INDEXES:  # an index is copied to the device of the tensor
         return any(index is not None and index.device.type != args[0].device.type for index in args[1])
     if name == "copy_":
         return args[0].device.type != args[1].device.type
@@ -137,16 +137,16 @@ class CUDARecording:
     """A step as a CUDA graph.
 
     Args:
-        step: takes it.
+        step: runs the step.
         generators: random generators besides the device's own.
-        beside: a recording to share memory with. The results of either are to be read before the other one is replayed.
-        device: of all that the step works on. (Work on another device is not recorded but done.)
+        beside: a recording to share memory with. Read the results of one before replaying the other.
+        device: of everything that the step works on. (Work on another device is done, but not recorded.)
 
     Raises:
-        RuntimeError: the step cannot be recorded. The device goes on; recordings made before do not.
+        RuntimeError: the step cannot be recorded. The device stays usable; earlier recordings do not.
     """
 
-    _pool: Any  # torch's name of the memory
+    _pool: Any  # torch's handle of the memory
 
     def __init__(
         self,
@@ -167,9 +167,9 @@ class CUDARecording:
                 with torch.cuda.graph(self._graph, pool=self._pool, stream=_capture_stream(number)):
                     self.parts = step()
             except RuntimeError:
-                # torch leaves its stream current, its memory set aside, and generators that wait for the end.
+                # torch leaves its stream current, its memory reserved, and generators waiting for the recording to end.
                 torch.cuda.set_stream(stream)
-                with suppress(RuntimeError):  # it did end, after an error of the step's own
+                with suppress(RuntimeError):  # the recording did end, if the step itself raised the error
                     torch._C._cuda_endAllocateToPool(number, self._pool)
                     torch._C._cuda_releasePool(number, self._pool)
                 for generator, state in zip(drawing, states, strict=True):
@@ -177,19 +177,19 @@ class CUDARecording:
                 raise
 
     def replay(self) -> None:
-        """Take the step with what its rows hold now."""
+        """Run the step on what its rows hold now."""
         self._graph.replay()
 
 
 @cache
 def _capture_stream(number: int) -> torch.cuda.Stream:
-    """The stream of all recordings on a device: libraries keep memory for each stream that they worked on."""
+    """One stream for all recordings on a device: libraries keep memory for each stream that they have used."""
     return torch.cuda.Stream(number)
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage is collected: an older recording among it would be freed, which CUDA may refuse while it records."""
+    """Pause garbage collection: it could free an older recording, which CUDA may refuse while it records."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -200,19 +200,19 @@ def _no_collection() -> Iterator[None]:
 
 
 class RecordedSteps:
-    """The steps of a training, each recorded where it can be.
+    """The steps of a training, recorded where possible.
 
     Args:
         model: what is trained.
         optimizer: of all its parameters.
         loader: of its batches.
-        step: makes the batch of some rows, and takes one step without the learning rate's change.
+        step: makes the batch of some rows and takes one step, without changing the learning rate.
         before_step: changes the learning rate.
         device: of the model.
 
     Attributes:
-        why_not: why steps are taken plainly; empty where they are recorded.
-        recorded: whether any step was.
+        why_not: why steps run eagerly; empty if they are recorded.
+        recorded: whether any step was recorded.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class RecordedSteps:
         self._step, self._before_step = step, before_step
         self._found: dict[Shape, tuple[torch.Tensor, CUDARecording]] = {}
         self._seen: Counter[Shape] = Counter()
-        self._surroundings: list[Any] = []  # of the recordings
+        self._surroundings: list[Any] = []  # the model's host state for which the recordings hold
         self.why_not, self.recorded = "", False
         if not _is_adam(optimizer):
             self.why_not = f"{type(optimizer).__name__} is no optimiser that a recording can hold"
@@ -236,11 +236,11 @@ class RecordedSteps:
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(float(group["lr"]), device=device)
-            # It would warn of the steps that are taken plainly.
+            # Otherwise it would warn of eager steps.
             optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
 
     def epoch(self, blocks: Iterable[np.ndarray]) -> Iterator[Parts]:
-        """Take a step for each block of rows; its losses are to be read before the next one."""
+        """Run a step for each block of rows and yield its losses; read them before the next step."""
         settled = bool(self.why_not) or _host_state(self.model) == self._surroundings
         for host_rows in blocks:
             if settled:
@@ -250,11 +250,11 @@ class RecordedSteps:
                 settled = True
 
     def _settle(self, host_rows: np.ndarray) -> Parts:
-        """A plain step after the host changed something; recordings are kept where it changes that back."""
+        """An eager step after the host state changed; recordings are kept if the step changes it back."""
         shape = self.loader.shape(host_rows)
         parts = self._plain(self._on_device(host_rows), shape)
         surroundings = _host_state(self.model)
-        if surroundings != self._surroundings:  # a stage began, or what a model goes by was made anew
+        if surroundings != self._surroundings:  # a stage began, or the model rebuilt something
             self._found.clear()
             self._seen.clear()
             self._surroundings = surroundings
@@ -262,7 +262,7 @@ class RecordedSteps:
         return parts
 
     def take(self, host_rows: np.ndarray) -> Parts:
-        """One step; its losses."""
+        """Run one step and return its losses."""
         shape = self.loader.shape(host_rows)
         rows = self._on_device(host_rows)
         if shape in self._found:
@@ -274,7 +274,7 @@ class RecordedSteps:
         if self.why_not or len(self._found) >= MAX_SHAPES:
             return self._plain(rows, shape)
         self._seen[shape] += 1
-        if self._seen[shape] == 1:  # what is made on first use is made here
+        if self._seen[shape] == 1:  # whatever is created on first use is created here
             return self._plain(rows, shape)
         return self._watched(rows, shape) if self._seen[shape] == 2 else self._record(rows, shape)
 
@@ -282,7 +282,7 @@ class RecordedSteps:
         return torch.from_numpy(self.loader.described(host_rows)).to(self.device, non_blocking=True)
 
     def _give_up(self, why: str) -> None:
-        """Take all steps plainly from here on."""
+        """Run all steps eagerly from now on."""
         self.why_not = why
         self._found.clear()
 
@@ -291,7 +291,7 @@ class RecordedSteps:
         return self._step(rows, shape)
 
     def _watched(self, rows: torch.Tensor, shape: Shape) -> Parts:
-        """A plain step that tells whether it may be recorded."""
+        """An eager step that checks whether steps may be recorded."""
         before = _host_state(self.model), _host_chance(self.device)
         with gpu_waits(self.device) as inside, Waits() as waits:
             parts = self._plain(rows, shape)
@@ -302,14 +302,14 @@ class RecordedSteps:
         return parts
 
     def _record(self, rows: torch.Tensor, shape: Shape) -> Parts:
-        """Record a step, and take it plainly; the recording is kept if both agree."""
+        """Record a step and also run it eagerly; the recording is kept if both agree."""
         self._before_step()
         before, chance = None, self._chance()
         try:
             before, static = self._state(), rows.clone()
             beside = next((recording for _, recording in self._found.values()), None)
             recording = CUDARecording(partial(self._step, static, shape), self._generators(), beside, self.device)
-            self._restore(before, chance)  # what was done in place of being recorded counts for nothing
+            self._restore(before, chance)  # undo work that was done instead of recorded
             recording.replay()
             replayed, losses = self._state(), [part.clone() for part in recording.parts]
             self._restore(before, chance)
@@ -330,12 +330,15 @@ class RecordedSteps:
     def _plainly_after_failure(
         self, rows: torch.Tensor, shape: Shape, before: dict[str, list[torch.Tensor]] | None, chance: list[torch.Tensor]
     ) -> Parts:
-        """The step that could not be recorded; what CUDA was in the midst of may not let it.
+        """Run the step that could not be recorded eagerly; the state that CUDA is left in may not allow it.
 
         Args:
             rows, shape: of the step.
-            before: what it starts from; ``None`` where nothing of it was taken.
-            chance: likewise.
+            before: the state to start from; ``None`` if the failure came before anything had changed.
+            chance: states of the random generators to start from.
+
+        Raises:
+            UserError: the GPU cannot continue.
         """
         try:
             if before is not None:
@@ -347,13 +350,13 @@ class RecordedSteps:
             ) from failure
 
     def _generators(self) -> list[torch.Generator]:
-        """Those that steps draw from, besides the device's own."""
+        """The generators that steps draw from, besides the device's own."""
         return [] if self.loader.sampler is None else [self.loader.sampler.generator]
 
     # ---- two forms of one step ---------------------------------------------------------------------
 
     def _tensors(self) -> dict[str, list[torch.Tensor]]:
-        """All that a step changes, by kind."""
+        """All tensors that a step changes, by kind."""
         found = {"parameters": [p.detach() for p in self.model.parameters()], "buffers": list(self.model.buffers())}
         for state in self.optimizer.state.values():
             for kind, value in state.items():
@@ -386,7 +389,7 @@ class RecordedSteps:
         losses: Parts,
         plain: Parts,
     ) -> bool:
-        """Whether losses are alike, and the two updates of each kind far less apart than they are long."""
+        """Whether the losses agree, and the two updates of each kind differ by far less than their length."""
         for one, other in zip(losses, plain, strict=True):
             if not torch.allclose(one, other, rtol=_LOSS_APART, atol=1e-4, equal_nan=True):
                 return False
@@ -400,7 +403,7 @@ class RecordedSteps:
 
 
 def _first_cause(error: BaseException) -> str:
-    """First line of the error that others followed: the end of a recording only says that something was wrong."""
+    """First line of the original error: the one raised when a recording ends only says that something was wrong."""
     while isinstance(error.__context__, RuntimeError):
         error = error.__context__
     return next(iter(str(error).splitlines()), "")[:200]
@@ -412,13 +415,13 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _is_adam(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether an optimiser is torch's Adam in its one-kernel form."""
+    """Whether an optimiser is torch's fused Adam or AdamW."""
     adam = type(optimizer) in (torch.optim.Adam, torch.optim.AdamW)
     return adam and all(group.get("fused") for group in optimizer.param_groups)
 
 
 def _host_state(model: torch.nn.Module) -> list[Any]:
-    """What the host knows of a model: plain attributes, which tensors it holds, and what learns."""
+    """The host's state of a model: plain attributes, which tensors it holds, and which parameters learn."""
     found: list[Any] = []
     for name, module in model.named_modules():
         for key, value in vars(module).items():
@@ -430,7 +433,7 @@ def _host_state(model: torch.nn.Module) -> list[Any]:
 
 
 class _Same:
-    """Equals itself alone. What it holds lives as long, so that nothing else can take its place in memory."""
+    """Compares by identity. It keeps its value alive, so that nothing else can get the same place in memory."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -442,7 +445,7 @@ class _Same:
 
 
 def _known(value: Any) -> Any:
-    """A value that can be compared with a later one: numbers and texts as they are, also inside containers."""
+    """A form of a value that can be compared later: numbers, texts and containers by value, all else by identity."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple, deque)):
@@ -457,12 +460,12 @@ def _known(value: Any) -> Any:
 
 
 def _place(tensor: torch.Tensor) -> tuple[_Same, int]:
-    """Which tensor it is, and where its numbers lie."""
+    """The identity of a tensor and the address of its data."""
     return _Same(tensor), tensor.data_ptr() if tensor.layout == torch.strided else 0
 
 
 def _drawn(value: Any) -> bytes:
-    """State of a random generator; empty for all else."""
+    """The state of a random generator; empty for anything else."""
     if isinstance(value, torch.Generator):
         return value.get_state().numpy().tobytes()
     if isinstance(value, (random.Random, np.random.Generator, np.random.RandomState)):
@@ -471,7 +474,7 @@ def _drawn(value: Any) -> bytes:
 
 
 def _host_chance(device: torch.device) -> tuple[Any, ...]:
-    """States of the generators that a step on a device does not draw from."""
+    """States of the host's generators, which a step that can be recorded does not draw from."""
     legacy: Any = np.random.get_state()
     own = b"" if device.type == "cpu" else torch.get_rng_state().numpy().tobytes()
     return random.getstate(), legacy[1].tobytes(), legacy[2], own

@@ -1,7 +1,6 @@
 """``--engine=recbole``: RecBole's own loaders, training loop and evaluator, over the same split.
 
-Ranks are computed by our counting as well, so that the record compares and the two evaluators check each
-other.
+Ranks are also counted by our own code, so that records are comparable and the two evaluators check each other.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ class ReferenceTrainer:
     """RecBole's trainer with the results that a record needs.
 
     Raises:
-        UserError: the model learns in stages, or from batches of its own, which RecBole's loop would pass over.
+        UserError: the model learns in stages, or from batches of its own, which RecBole's loop would ignore.
 
     Attributes:
         test_metrics: of RecBole's evaluator on the test part, after :meth:`fit`.
-        curve: validation score by epoch.
+        curve: loss and validation score of each epoch.
     """
 
     def __init__(self, prepared: Any, folder: Path) -> None:
@@ -41,7 +40,7 @@ class ReferenceTrainer:
         self.prepared = prepared
         config = prepared.config
         config["checkpoint_dir"] = str(folder)
-        # One value of history masking for all models of a table; RecBole masks for general models only.
+        # RecBole's loaders mask histories for general models only; rank() follows mask_history for all models alike.
         self.train, self.valid, self.test = recbole_loaders(config, prepared.dataset)
         self.trainer = self._recbole_trainer()
         self.folder = folder
@@ -52,7 +51,7 @@ class ReferenceTrainer:
         self.best_valid_result: dict[str, float] | None = None
 
     def _recbole_trainer(self) -> Any:
-        """RecBole's trainer, whose evaluator finds the metric that chooses the epoch among its own or nowhere."""
+        """RecBole's trainer, built with the validation metric added: its evaluator must compute it to choose epochs."""
         config = self.prepared.config
         name, cut = parse_metric(config["valid_metric"])
         given = {key: config[key] for key in ("metrics", "topk")}
@@ -64,7 +63,7 @@ class ReferenceTrainer:
         return trainer
 
     def fit(self) -> None:
-        """Train with RecBole's loop, load its best weights, evaluate with its evaluator."""
+        """Train with RecBole's loop, load the best weights, evaluate with RecBole's evaluator."""
         config = self.prepared.config
         metric = config["valid_metric"].lower()
         best = float("-inf")
@@ -85,13 +84,13 @@ class ReferenceTrainer:
         self.test_metrics = {name: float(value) for name, value in found.items()}
 
     def keep(self) -> None:
-        """Make the best weights those of the finished model; until then the weights of an older run stay."""
+        """Rename the best weights to ``best.pt``; until then an older run's weights keep that name."""
         Path(self.trainer.saved_model_file).replace(self.folder / "best.pt")
 
     def rank(
         self, eval_data: EvalLoader, title: str = "ranking", lists: TopLists | None = None, count_pools: bool = False
     ) -> Ranks:
-        """Ranks of ``eval_data`` by our counting, with RecBole's model."""
+        """Ranks of ``eval_data`` from the model's scores, counted by our own code."""
         config = self.prepared.config
         self.prepared.model.eval()
         with torch.no_grad():

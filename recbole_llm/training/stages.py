@@ -1,14 +1,14 @@
-"""Training in stages: what is frozen first learns later, at rates of its own.
+"""Training in stages: parts that are frozen at first are trained later, with their own learning rates.
 
 A model takes part by two members::
 
     stages: tuple[str, ...]                     # names, in order
     enter_stage(stage: int) -> list[dict]       # freezes and thaws; parameter groups, each with its "lr"
 
-A stage ends like a training does: when validation stops improving, or with the first validation after its
-``stage_epochs``. The next one starts from the best weights so far, so that a later stage can only be kept where it is
-better. A refit has no validation: it follows the epochs, stage by stage, that led to the best weights before. A model
-with one stage has the epochs of all of them, so that an ablation without the others trains as long.
+A stage ends when validation stops improving, or with the first validation once its ``stage_epochs`` are over. The next
+stage starts from the best weights so far, so its weights are kept only if they are better. A refit has no validation:
+each stage has as many epochs as led to the best weights before. A model with a single stage gets the epochs of all
+stages, so that an ablation without the other stages trains as long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
     """``stage_epochs``, checked before the first stage is trained.
 
     Raises:
-        UserError: it does not fit the stages, or they would never end.
+        UserError: ``stage_epochs`` does not fit the stages, or the stages would never end.
     """
     limits = list(config["stage_epochs"])
     if not limits or any(type(limit) is not int or limit < 1 for limit in limits):
@@ -41,13 +41,13 @@ def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
 
 
 class StagedTrainer(BenchTrainer):
-    """One optimiser a stage, each with a warm-up of its own; one record for all of them."""
+    """One optimiser per stage, each with its own warm-up; one record for all stages."""
 
     def __init__(self, config: Any, model: Any) -> None:
         limits = _limits(config, model.stages)
         self._limits = limits if len(model.stages) > 1 else [sum(limits)]
         self._began = 0  # epochs before the stage
-        self._entered = False  # in this epoch
+        self._entered = False  # whether a stage was entered in this epoch
         super().__init__(config, model)
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
@@ -58,7 +58,7 @@ class StagedTrainer(BenchTrainer):
         return self._limits[self.model.stage]
 
     def _decay(self, epoch: int) -> None:
-        super()._decay(epoch - self._began)  # a stage has rates of its own, and counts its own epochs
+        super()._decay(epoch - self._began)  # each stage has its own rates and counts its own epochs
 
     def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         entry["stage"] = self.model.stages[self.model.stage]
@@ -81,19 +81,19 @@ class StagedTrainer(BenchTrainer):
         logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
 
     def _keep_to_plan(self, epoch: int, entry: dict[str, Any]) -> None:
-        """Go on to the next stage that has epochs of its own."""
+        """Once the stage's epochs are over, enter the next stage that has any."""
         entry["stage"] = self.model.stages[self.model.stage]
         assert self.plan is not None
         while epoch + 1 < self.epochs and epoch + 1 - self._began >= self.plan[self.model.stage]:
             self._enter_next(epoch)
 
     def _is_due(self, saved_at: float) -> bool:
-        # Best weights of the new stage take the place of those that it began with, which are then nowhere else.
+        # The new stage's best weights will replace those that it began with, of which only last.pt then has a copy.
         entered, self._entered = self._entered, False
         return entered or super()._is_due(saved_at)
 
     def resume(self, train_data: Any) -> bool:
-        """Continue inside the stage that was under way."""
+        """Continue within the stage that was under way."""
         state = self.resumable()
         if state is None:
             return False

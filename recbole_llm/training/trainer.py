@@ -1,7 +1,7 @@
-"""The training loop: RecBole's, without its waits, with ranks for evaluation and resumable checkpoints.
+"""The training loop: RecBole's without its waits for the device, evaluated by ranks, with resumable checkpoints.
 
-``make_trainer`` puts ``BenchTrainer`` under the trainer that RecBole has for a model (``S3RecTrainer``,
-``RecVAETrainer``, ...), so that what such a trainer overrides stays overridden and all else is ours.
+``make_trainer`` makes ``BenchTrainer`` a base of RecBole's special trainer for a model (``S3RecTrainer``,
+``RecVAETrainer``, ...): methods that the special trainer overrides stay overridden, all others are ours.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-# What RecBole's models change in training beside their parameters and name nowhere: DiffRec's history of losses, by
-# which it draws its steps, the order in which LINE takes users, and KGAT's attention.
+# State that RecBole's models change in training but declare nowhere: DiffRec's history of losses, by which it samples
+# its steps, the order in which LINE takes users, and KGAT's attention.
 _NAMELESS = ("Lt_history", "Lt_count", "random_list", "A_in")
-FEW_STEPS = 100  # an epoch of fewer steps ends before a model has learnt anything from it
+FEW_STEPS = 100  # an epoch with fewer steps ends before a model has learnt much
 SAVE_EVERY_SECONDS = 30.0  # a resumable checkpoint is written at most this often, and after the last epoch
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -53,16 +53,16 @@ class BenchTrainer(Trainer):
     """Trains and evaluates one model.
 
     Attributes:
-        plan: epochs of a refit, see :meth:`follow`; ``None`` where validation ends the training.
-        folder: where ``best_so_far.pt`` (weights by validation) and ``last.pt`` (to resume from) are written;
-            ``best_of_last.pt`` there are the best weights that ``last.pt`` counts on, once there are better ones, and
-            ``best.pt`` is of a finished training.
-        curve: one entry an epoch: loss, seconds, validation metrics.
+        plan: epochs of a refit, see :meth:`follow`; ``None`` if validation ends the training.
+        folder: of the checkpoints: ``best_so_far.pt`` (best weights by validation), ``last.pt`` (state to resume from),
+            ``best_of_last.pt`` (the best weights when ``last.pt`` was written, if there are better ones by now) and
+            ``best.pt`` (weights of a finished training).
+        curve: one entry per epoch: loss, seconds, validation metrics.
         progress: shows a bar over batches; set by the caller.
         validated: ranks of the last validation.
         on_epoch: called with (epoch, validation score) after each validation; may raise to stop.
-        recorded: the steps as recordings; ``None`` where none may be recorded.
-        features_digest: of the semantic features that the model reads; empty where it reads none.
+        recorded: the training steps as CUDA graphs; ``None`` if steps may not be recorded.
+        features_digest: of the semantic features that the model reads; empty if it reads none.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class BenchTrainer(Trainer):
     validated: Ranks | None = None
     recorded: RecordedSteps | None = None
     features_digest = ""
-    process = 0  # number of this one among those that train together
+    process = 0  # rank among the processes that train together
     best_valid_score: float
     best_valid_result: dict[str, float] | None
     cur_step: int
@@ -83,14 +83,14 @@ class BenchTrainer(Trainer):
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
-        if rounds := getattr(model, "rounds", 0):  # what it tries is its own list, which no patience is to end early
+        if rounds := getattr(model, "rounds", 0):  # an epoch for each of its choices; patience must not end them
             self.epochs, self.stopping_step, self.eval_step = rounds, rounds, 1
         self.place(Path(config["checkpoint_dir"]))
 
     def place(self, folder: Path) -> None:
         """Choose the folder of the checkpoints."""
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)  # RecBole's pretraining saves into it by itself
+        self.folder.mkdir(parents=True, exist_ok=True)  # RecBole's pretraining writes into it directly
         self.checkpoint_dir = str(folder)
         self.saved_model_file = str(folder / "best_so_far.pt")
         self._best_of_last = folder / "best_of_last.pt"
@@ -102,14 +102,14 @@ class BenchTrainer(Trainer):
         """Train for a number of epochs that was chosen before, and keep the last weights.
 
         Args:
-            plan: epochs of each stage; of a training without stages one number.
+            plan: epochs of each stage; a single number if there are no stages.
         """
-        self._longest = int(self.epochs)  # a warm-up stays the share that it was while the epochs were chosen
+        self._longest = int(self.epochs)  # the warm-up is as long as it was while the epochs were chosen
         self.plan = list(plan)
         self.epochs = sum(self.plan)
 
     def _keep_to_plan(self, epoch: int, entry: dict[str, Any]) -> None:
-        """After an epoch of a plan; trainings in stages go on to the next one here."""
+        """Called after each epoch of a plan; staged trainings enter their next stage here."""
 
     def _build_optimizer(self, **kwargs: Any) -> torch.optim.Optimizer:
         optimizer = super()._build_optimizer(**kwargs)
@@ -121,7 +121,7 @@ class BenchTrainer(Trainer):
         return optimizer
 
     def _warm_up(self, optimizer: torch.optim.Optimizer) -> None:
-        """Raise the rates from zero; the number of steps lies in the optimiser, and so in its checkpoint."""
+        """Raise the learning rates from zero; the step count is kept in the optimiser, and so in its checkpoint."""
         if not (self.config["warmup_steps"] or self.config["warmup_share"]):
             return
         for group in optimizer.param_groups:
@@ -134,7 +134,7 @@ class BenchTrainer(Trainer):
         optimizer.register_step_pre_hook(before_step)
 
     def _raise_rates(self, optimizer: torch.optim.Optimizer) -> None:
-        """The rates of the next step, where they rise."""
+        """Set the learning rates of the next step, if there is a warm-up."""
         for group in optimizer.param_groups:
             if "steps" in group:
                 group["steps"] += 1
@@ -142,14 +142,14 @@ class BenchTrainer(Trainer):
                 _set_rate(group, group["full_lr"] * group["decay"] * risen)
 
     def _warmup_steps(self) -> int:
-        """Steps of the warm-up, by number or as a share of the most steps that there can be."""
+        """Steps of the warm-up: ``warmup_steps``, or ``warmup_share`` of the most possible steps if that is more."""
         together = int(self.config["gradient_accumulation_steps"] or 1)
         share = float(self.config["warmup_share"] or 0.0)
         steps = -(-len(self._loader) // together) * self._most_epochs() if share else 0
         return max(int(self.config["warmup_steps"] or 0), int(share * steps))
 
     def _most_epochs(self) -> int:
-        """Epochs that a warm-up is a share of."""
+        """The number of epochs that ``warmup_share`` refers to."""
         return int(self.epochs) if self.plan is None else self._longest
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -160,10 +160,10 @@ class BenchTrainer(Trainer):
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
-        """One epoch; losses are fetched from the device once, at its end.
+        """Train one epoch; losses are fetched from the device once, at its end.
 
         Returns:
-            Mean loss of a batch, or the means of its parts (RecBole returns sums).
+            Mean loss of a batch, or the mean of each of its parts (RecBole returns sums).
         """
         self.model.train()
         total: list[torch.Tensor] = []
@@ -192,7 +192,7 @@ class BenchTrainer(Trainer):
         return values[0] if len(values) == 1 else values
 
     def _gradients(self, batch: Any, loss_func: Any, together: int) -> list[torch.Tensor]:
-        """Add the gradients of a batch; its losses."""
+        """Add the gradients of a batch and return its losses."""
         if not isinstance(batch, LazyInteraction):
             batch = batch.to(self.device)
         with self._autocast():
@@ -203,7 +203,7 @@ class BenchTrainer(Trainer):
         return [part.detach() for part in parts]
 
     def _recordings(self, train_data: Any) -> RecordedSteps | None:
-        """The steps as recordings; ``None`` on a CPU, for batches of another kind, and where processes share them."""
+        """The steps as CUDA graphs; ``None`` on a CPU, for other loaders than ours, and if processes share batches."""
         ours = isinstance(train_data, TrainLoader) and type(self)._reduced is BenchTrainer._reduced
         if not ours or not self.config["cuda_graphs"] or at_hand(train_data.table.item):
             return None
@@ -236,11 +236,11 @@ class BenchTrainer(Trainer):
         return loss
 
     def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:
-        """Sums over batches as means."""
+        """Turn sums over batches into means."""
         return tuple(float(part) / count for part in total)
 
     def _step(self) -> None:
-        """One step of the optimiser over the gradients that were summed."""
+        """One step of the optimiser with the accumulated gradients."""
         if self.clip_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), **self.clip_grad_norm)
         self.optimizer.step()
@@ -256,7 +256,7 @@ class BenchTrainer(Trainer):
     ) -> tuple[float, dict[str, float] | None]:
         """Train until validation stops improving; keeps the best weights in ``best_so_far.pt``.
 
-        With ``epochs: 0`` those that the model began with, as RecBole has it.
+        With ``epochs: 0`` these are the initial weights, as in RecBole.
 
         Returns:
             Best validation score and the metrics of that epoch.
@@ -268,7 +268,7 @@ class BenchTrainer(Trainer):
             from torch.utils.tensorboard import SummaryWriter
 
             self.tensorboard = SummaryWriter(str(Path("log_tensorboard") / self.folder.name))
-        if saved and self.epochs < 1:  # such as S3Rec without its pretraining
+        if saved and self.epochs < 1:  # for example S3Rec without its pretraining
             self._save_checkpoint(-1)
         saved_at = time.monotonic()
         for epoch in range(self.start_epoch, self.epochs):
@@ -283,10 +283,10 @@ class BenchTrainer(Trainer):
             stop, final = False, epoch + 1 == self.epochs
             if self.plan is not None:
                 self._keep_to_plan(epoch, entry)
-            # After the last epoch too, where RecBole would keep nothing of it.
+            # Always validate after the last epoch; RecBole would discard what was learnt since the last validation.
             if valid_data is not None and self.eval_step > 0 and (final or (epoch + 1) % self.eval_step == 0):
                 stop = self._validate(valid_data, epoch, entry, saved, callback_fn)
-            elif saved and final:  # nothing is chosen: the last weights are the model's
+            elif saved and final:  # without validation the last weights are the model's
                 self._save_checkpoint(epoch)
             if verbose:
                 logger.info("%s", self._epoch_line(entry))
@@ -299,7 +299,7 @@ class BenchTrainer(Trainer):
         return self.best_valid_score, self.best_valid_result
 
     def _warn_of_few_steps(self) -> None:
-        """Batches that fit one dataset may be a tenth of another one."""
+        """Warn of epochs with few steps: a batch size that suits one dataset may be a tenth of another."""
         steps = len(self._loader)
         traditional = getattr(self.model, "type", None) == ModelType.TRADITIONAL
         if steps < FEW_STEPS and not traditional and getattr(self.model, "learns", True):
@@ -314,7 +314,7 @@ class BenchTrainer(Trainer):
     def _validate(self, valid_data: EvalLoader, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         began = time.monotonic()
         score, result = self._valid_epoch(valid_data)
-        self.seconds["validate"] += time.monotonic() - began  # before the reports: a search looks at the clock there
+        self.seconds["validate"] += time.monotonic() - began  # before the callbacks, where a search reads the time
         entry["valid"] = {name: round(value, 6) for name, value in result.items()}
         self.best_valid_score, self.cur_step, stop, improved = early_stopping(
             score, self.best_valid_score, self.cur_step, max_step=self.stopping_step, bigger=self.valid_metric_bigger
@@ -347,7 +347,7 @@ class BenchTrainer(Trainer):
         checkpoint.save(path, state)
 
     def _chances(self) -> list[dict[str, Any]]:
-        """States of all that draws at random, one entry a process."""
+        """States of all random generators, one entry per process."""
         return [{"generators": checkpoint.random_state(), "loader": loader_state(self._loader)}]
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
@@ -359,10 +359,10 @@ class BenchTrainer(Trainer):
         )
 
     def _put_best_aside(self, best: Path) -> None:
-        """Keep the best weights that ``last.pt`` counts on, until a later one counts on better ones.
+        """Keep the best weights that ``last.pt`` refers to until a later ``last.pt`` is written.
 
-        After a kill the epochs since ``last.pt`` are trained again, which need not be as good on a device whose
-        numbers do not repeat.
+        After a kill the epochs since ``last.pt`` are trained again. On a device whose results are not reproducible they
+        need not be as good.
         """
         if self.process == 0 and not self._keeps_best_of_last and (self.folder / "last.pt").is_file():
             if best.is_file():
@@ -370,7 +370,7 @@ class BenchTrainer(Trainer):
             self._keeps_best_of_last = True
 
     def _best_at(self, stopping: Sequence[float]) -> Path | None:
-        """The file with the weights of a best epoch and its score, ``None`` where they are gone."""
+        """The file with the weights of the best epoch in ``stopping``, by number and score; ``None`` if it is gone."""
         for path in (Path(self.saved_model_file), self._best_of_last):
             if path.is_file():
                 found = checkpoint.load(path)
@@ -379,14 +379,14 @@ class BenchTrainer(Trainer):
         return None
 
     def _return_to_best(self) -> None:
-        """Begin with the best weights that a resumed training counts on, and not with those of lost epochs."""
+        """Go back to the best weights that a resumed training refers to, if those on disk are from lost epochs."""
         if self.process != 0 or self.start_epoch < 1 or self.best_epoch < 1:
             return
         if self._best_at([float(self.best_valid_score), self.best_epoch]) == self._best_of_last:
             self._best_of_last.replace(self.saved_model_file)
 
     def _save_last(self, epoch: int, over: bool) -> None:
-        """Everything that the next epoch depends on; after the last one, what the record says of the training."""
+        """Save everything that the next epoch depends on; after the last one, only what the record needs."""
         state = {
             "next_epoch": self.epochs if over else epoch + 1,
             "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float) or k in _NAMELESS},
@@ -397,7 +397,7 @@ class BenchTrainer(Trainer):
             "seconds": self.seconds,
             "features": self.features_digest,
         }
-        if not over:  # the test has the best weights, which lie in a file of their own
+        if not over:  # the test uses the best weights, which have their own file
             state["model"] = checkpoint.model_state(self.model)
             state["optimizers"] = {name: _plain_state(value) for name, value in self._optimizers().items()}
             state["schedulers"] = {name: value.state_dict() for name, value in self._schedulers().items()}
@@ -410,7 +410,7 @@ class BenchTrainer(Trainer):
         self._keeps_best_of_last = False
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Optimisers by attribute; RecVAE's trainer has two of its own and lets ``optimizer`` be one or the other."""
+        """Optimisers by attribute; RecVAE's trainer has two and sets ``optimizer`` to one or the other."""
         found = {name: value for name, value in vars(self).items() if isinstance(value, torch.optim.Optimizer)}
         return {name: value for name, value in found.items() if name != "optimizer"} or found
 
@@ -421,7 +421,7 @@ class BenchTrainer(Trainer):
         return {f"{o}.{name}": v for o, found in owners.items() for name, v in found.items() if isinstance(v, kind)}
 
     def resumable(self) -> dict[str, Any] | None:
-        """The state in ``last.pt``; ``None`` where there is none or it cannot be gone on from, which is said."""
+        """The state in ``last.pt``; ``None`` if there is none or, with a warning, if it cannot be resumed from."""
         path = self.folder / "last.pt"
         if not path.is_file():
             return None
@@ -429,26 +429,26 @@ class BenchTrainer(Trainer):
         if not isinstance(state["random"], list):
             logger.warning("%s was written by an older version; training begins anew", path)
             return None
-        # Such as with answers that came meanwhile.
+        # For example, more answers have arrived since.
         if state.get("features", self.features_digest) != self.features_digest:
             logger.warning("%s began with other features than there are now; training begins anew", path)
             return None
         if state["stopping"][-1] > 0:
             best = self._best_at(state["stopping"])
-        else:  # not validated yet, or over and never validated: the weights are the last ones
+        else:  # not validated yet, or never validated: then the file holds the last weights
             best = Path(self.saved_model_file)
         over = state["next_epoch"] >= self.epochs
         if best is None or (over and not best.is_file()):
             logger.warning("%s is without its best weights; training begins anew", path)
             return None
-        # Such as those of an older version that counted other items in the same files.
+        # For example, an older version found another number of items in the same files.
         if not checkpoint.fits(self.model, state["model"] if "model" in state else checkpoint.load(best)):
             logger.warning("%s holds weights of other sizes than the model's; training begins anew", path)
             return None
         return state
 
     def resume(self, train_data: Any) -> bool:
-        """Continue from ``last.pt`` where there is one; training then equals an uninterrupted one."""
+        """Continue from ``last.pt`` if possible, as if training had not been interrupted; returns whether it did."""
         state = self.resumable()
         if state is None:
             return False
@@ -458,7 +458,7 @@ class BenchTrainer(Trainer):
                 optimizer.load_state_dict(state["optimizers"][name])
             for name, scheduler in self._schedulers().items():
                 scheduler.load_state_dict(state["schedulers"][name])
-        for name, value in state["counters"].items():  # such as the annealing step of RecBole's autoencoders
+        for name, value in state["counters"].items():  # for example the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
         self.start_epoch = state["next_epoch"]
         self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
@@ -476,14 +476,14 @@ class BenchTrainer(Trainer):
         checkpoint.restore_model(self.model, checkpoint.load(best, self.device), best)
 
     def discard(self) -> None:
-        """Forget a training that was interrupted: this one's best weights take the place of those it counts on."""
+        """Discard an interrupted training; the best weights of this one will replace its own."""
         (self.folder / "last.pt").unlink(missing_ok=True)
         self._drop_best_of_last()
 
     def keep(self) -> None:
-        """Make the best weights those of the finished model; until then the weights of an older run are served.
+        """Rename the best weights to ``best.pt``; until then an older run's weights are served.
 
-        To be called when the record is stored: before that, a run that goes on needs the training's end.
+        Call this after the record is stored: until then a run that is resumed still needs ``last.pt``.
         """
         Path(self.saved_model_file).replace(self.folder / "best.pt")
         (self.folder / "last.pt").unlink(missing_ok=True)
@@ -499,15 +499,16 @@ class BenchTrainer(Trainer):
         count_pools: bool = False,
         kept: bool = True,
     ) -> Ranks:
-        """Ranks of all targets of ``eval_data`` with the model as it is.
+        """Ranks of all targets of ``eval_data`` with the model's current weights.
 
         Args:
             eval_data: the cases.
             title: of the progress bar.
             lists: counts the items of the lists.
             count_pools: note how many items each case ranked.
-            kept: the ranks are kept, and may be asked for other cut-offs than the settings'. A model that can look for
-                the first places alone does so where they are not, or where its settings say so (``bounded``).
+            kept: the ranks are stored, so metrics at other cut-offs than the settings' may be computed from them later.
+                If they are not, or if its settings say so (``bounded``), a model that can do so (``to_depth``) looks
+                for the first places only.
         """
         self.model.eval()
         depth = self._depth() if hasattr(self.model, "to_depth") and (self.model.bounded or not kept) else 0
@@ -525,7 +526,7 @@ class BenchTrainer(Trainer):
         return replace(ranks, cut_off=depth)
 
     def _depth(self) -> int:
-        """The largest cut-off that is looked at; 0 where a metric has none."""
+        """The largest cut-off of the metrics; 0 if one of them has none."""
         metrics = [*self.config["metrics"], self.valid_metric]
         if any(str(metric).lower() in UNCUT_METRICS for metric in metrics):
             return 0
@@ -542,7 +543,7 @@ class BenchTrainer(Trainer):
         model_file: Any = None,
         show_progress: bool = False,
     ) -> dict[str, float]:
-        """Metrics of the configuration over ``eval_data``."""
+        """The configured metrics over ``eval_data``."""
         if load_best_model:
             self.restore_best()
         metrics = list(dict.fromkeys([*self.config["metrics"], self.valid_metric.split("@")[0]]))
@@ -553,15 +554,15 @@ class BenchTrainer(Trainer):
 
 
 class Pretraining(BenchTrainer):
-    """Stages of RecBole's models before their last one: no validation, and a killed one goes on from ``last.pt``.
+    """Stages before the last one of RecBole's staged models: not validated, and resumed from ``last.pt`` after a kill.
 
-    RecBole writes a file every ``save_step`` epochs, which may be none, and begins anew.
+    RecBole saves every ``save_step`` epochs, which may be never, and cannot resume.
     """
 
     def pretrain(
         self, train_data: Any, verbose: bool = True, show_progress: bool = False
     ) -> tuple[float, dict[str, float] | None]:
-        """Train ``pretrain_epochs``; the weights lie in ``best_so_far.pt`` then."""
+        """Train ``pretrain_epochs`` epochs; the weights are then in ``best_so_far.pt``."""
         self.epochs = int(self.config["pretrain_epochs"])
         self.resume(train_data)
         return BenchTrainer.fit(self, train_data, None, verbose, True, show_progress)
@@ -581,7 +582,7 @@ class _Blocks:
 
 
 def _set_rate(group: dict[str, Any], rate: float) -> None:
-    """Set a learning rate, in its place where a recorded step reads it there."""
+    """Set a learning rate; in place if it is a tensor, which recorded steps read."""
     if torch.is_tensor(group["lr"]):
         group["lr"].fill_(rate)
     else:
@@ -589,7 +590,7 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
 
 
 def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's state without what belongs to recorded steps: another machine may go on from it."""
+    """An optimiser's state without what only recorded steps need, since another machine may resume from it."""
     state = optimizer.state_dict()
     for group in state["param_groups"]:
         if torch.is_tensor(group["lr"]):
