@@ -1,4 +1,4 @@
-"""What each model of a search gets."""
+"""The budget of a search."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Budget:
     """What each model of a search gets: the same for all.
 
     Attributes:
-        trials: how many; the defaults are the first.
+        trials: how many; the first one has the defaults.
         epochs: of a trial at most; ``None`` leaves the models' settings.
-        seconds: of a trial's training and validation; it ends with the epoch in which they are over.
+        seconds: of a trial's training and validation; the trial ends with the epoch in which they run out.
         pruner: ``median``, ``hyperband``, ``users`` or ``none``.
-        objectives: ``accuracy`` on validation, and perhaps ``seconds`` of the training up to the best epoch.
+        objectives: ``accuracy`` on validation and optionally ``seconds`` of training up to the best epoch.
     """
 
     trials: int
@@ -37,20 +37,20 @@ class Budget:
     def given(
         cls, trials: int, epochs: int | None, minutes: float | None, pruner: str, objectives: str | Sequence[str]
     ) -> Budget:
-        """The budget of what the command line has, where time is in minutes and objectives are written ``A,B``."""
+        """The budget from the command line's options, with time in minutes and objectives written ``A,B``."""
         objectives = objectives.replace(" ", "").split(",") if isinstance(objectives, str) else objectives
         return cls(trials, epochs, None if minutes is None else 60 * minutes, pruner, tuple(objectives))
 
     @property
     def minutes(self) -> float | None:
-        """``seconds`` as they are given on the command line."""
+        """``seconds`` in minutes, as on the command line."""
         return None if self.seconds is None else self.seconds / 60
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise UserError(f"--trials={self.trials}: give 1 or more.")
         check_choice("--pruner", self.pruner, PRUNERS)
-        # Neither nan nor inf limits anything, and JSON, which records are, has none of them.
+        # nan and inf limit nothing, and records cannot hold them: JSON has neither.
         no_time = self.seconds is not None and not 0 < self.seconds < math.inf
         if no_time or (self.epochs is not None and self.epochs < 1):
             raise UserError("--trial_epochs and --trial_minutes are positive and finite.")
@@ -70,11 +70,11 @@ class Budget:
 
     @property
     def several(self) -> bool:
-        """Whether trials are held against each other by more than accuracy."""
+        """Whether trials are compared by more than accuracy."""
         return len(self.objectives) > 1
 
     def optuna_pruner(self, epochs: int) -> optuna.pruners.BasePruner:
-        """Optuna's, for trials of at most so many epochs."""
+        """Optuna's pruner, for trials of at most ``epochs`` epochs."""
         if self.pruner == "none":
             return optuna.pruners.NopPruner()
         if self.pruner == "users":

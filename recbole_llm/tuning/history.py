@@ -1,6 +1,6 @@
-"""The trials of a search as a text file, which can be shown, kept in a repository and gone on with elsewhere.
+"""The trials of a search as a text file, which can be shown, kept in a repository and continued elsewhere.
 
-JSON lines: a header that says what was searched and how long, then a line for each trial that has ended::
+JSON lines: a header with the search's space and budget, then a line for each trial that has ended::
 
     {"study": "GRU4Rec-tiny-loo-1a2b3c4d", "schema_version": 1, "metric": "NDCG@10", "budget": {...}, "space": {...}}
     {"number": 0, "state": "COMPLETE", "value": 0.1234, "params": {"learning_rate": 0.001}, "epochs": 12, ...}
@@ -27,17 +27,17 @@ from recbole_llm.utils.text import complaint
 logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-ATTRIBUTES = ("epochs", "best_epoch", "seconds", "same_as", "error")  # of Optuna's trials
+ATTRIBUTES = ("epochs", "best_epoch", "seconds", "same_as", "error")  # user attributes of Optuna's trials
 TAKEN_IN_AS = "taken_in_as"
 
 
 class Header(BaseModel):
-    """What a file is about.
+    """The search that a file belongs to.
 
     Attributes:
-        study: name of the study, which tells apart all that can change a trial's value.
+        study: name of the study, which depends on everything that can change a trial's value.
         schema_version: of the file.
-        metric: whose best validation value a trial has; more is better.
+        metric: of the trials' values, on validation data; higher is better.
         budget: limits of each trial and the pruner.
         space: what was searched, as Optuna writes distributions.
     """
@@ -53,13 +53,13 @@ class Ended(BaseModel):
     """A trial that has ended.
 
     Attributes:
-        number: of the trial in its study; the first has 0.
+        number: of the trial in its study, from 0.
         state: how it ended.
         value: best validation score; of a pruned trial the last one.
-        cost: what it took, in a search with several objectives.
-        params: as the storage has them.
+        cost: seconds of training, in a search with several objectives.
+        params: as stored by Optuna.
         curve: validation scores by epoch.
-        users: users' validation values by epoch, where trials are compared by them.
+        users: users' validation values by epoch, if trials are compared by them.
         epochs, best_epoch, seconds: of its training.
         same_as: number of the trial that had the same parameters; this one was not trained.
         error: why it failed.
@@ -90,7 +90,7 @@ class Ended(BaseModel):
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> Self:
-        """A trial of a study that has ended."""
+        """From an ended trial of a study."""
         known = {name: trial.user_attrs.get(name) for name in ATTRIBUTES}
         return cls(
             number=trial.number,
@@ -104,10 +104,10 @@ class Ended(BaseModel):
         )
 
     def frozen(self, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
-        """The trial as a study takes it in.
+        """The trial in the form in which a study can add it.
 
         Raises:
-            ValueError: its parameters are not of these distributions.
+            ValueError: its parameters do not fit these distributions.
         """
         known = {name: getattr(self, name) for name in ATTRIBUTES} | {TAKEN_IN_AS: self.number}
         known |= {attribute_of(epoch): values for epoch, values in self.users.items()}
@@ -121,50 +121,50 @@ class Ended(BaseModel):
         )
 
     def line(self) -> dict[str, Any]:
-        """What is known, as plain values: a line of the file."""
+        """The known fields as plain values, for a line of the file."""
         return {name: value for name, value in self.model_dump().items() if value is not None and value != {}}
 
 
 def accuracy(trial: FrozenTrial) -> float | None:
-    """The validation score of a trial, which is the first of its objectives."""
+    """The validation score of a trial, its first objective."""
     return trial.values[0] if trial.values else None
 
 
 def cost(trial: FrozenTrial) -> float | None:
-    """What a trial took, where that is the second objective."""
+    """Seconds of a trial's training, if they are the second objective."""
     return trial.values[1] if trial.values and len(trial.values) > 1 else None
 
 
 def is_elsewhere(trial: FrozenTrial) -> bool:
-    """Whether a trial was taken in under another number than its own, since two machines read its history at once."""
+    """Whether a trial was added under another number than its own, because two machines read its history at once."""
     return bool(trial.user_attrs.get(TAKEN_IN_AS, trial.number) != trial.number)
 
 
 def write_history(path: Path, header: Header, trials: Sequence[Ended]) -> None:
-    """Write the file, which appears whole or not at all."""
+    """Write the file, completely or not at all."""
     lines = [header.model_dump(), *(trial.line() for trial in sorted(trials, key=lambda trial: trial.number))]
     with whole_file(path, "w") as stream:
         stream.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
 
 
 def read_history(path: Path, header: Header) -> dict[int, Ended]:
-    """The trials of a file by number; none where there is no file.
+    """The trials of a file by number; none if there is no file.
 
     A line that cannot be read is skipped with a warning, and its trial is run again.
 
     Args:
         path: the file.
-        header: what it should be about.
+        header: of the search that reads it.
 
     Raises:
-        UserError: it is about something else, or a later version wrote it; it would be replaced.
+        UserError: the file is no history, or is of another search or version; this search would overwrite it.
     """
     if not path.exists():
         return {}
     try:
         first, *rest = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         found = Header.model_validate_json(first)
-    except (OSError, ValueError) as error:  # of pydantic and of UTF-8
+    except (OSError, ValueError) as error:  # pydantic's and UTF-8's are ValueErrors
         raise UserError(f"{path} is not the history of a search ({complaint(error)}); move it away.") from error
     if found != header:
         later = ", by a later version" if found.schema_version > SCHEMA else ""

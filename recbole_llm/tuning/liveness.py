@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 def owner() -> dict[str, Any]:
-    """This process, so that others on this machine can see whether it is alive."""
+    """Identifies this process, so that others on this machine can see whether it is alive."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started": _process_start(os.getpid())}
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process began, in clock ticks since the machine did; ``None`` where there is no such process."""
+    """Start of a process in clock ticks since boot; ``None`` if there is none, ``unknown`` on systems without /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
     except OSError:
@@ -34,7 +34,7 @@ def _process_start(pid: int) -> str | None:
     except ProcessLookupError:
         return None
     except PermissionError:
-        pass  # it is there and somebody else's
+        pass  # it exists and belongs to another user
     return "unknown" if not Path("/proc/self").exists() else None
 
 
@@ -48,10 +48,10 @@ def is_lost(trial: FrozenTrial) -> bool:
 
 
 class Heartbeat(threading.Thread):
-    """Says that the trials of this process are alive, while a block runs.
+    """Records heartbeats of this process's trials while a block runs.
 
     Args:
-        beats: what says so.
+        beats: functions that record one.
     """
 
     def __init__(self, beats: Sequence[Callable[[], None]]) -> None:
@@ -64,7 +64,7 @@ class Heartbeat(threading.Thread):
             for beat in self._beats:
                 try:
                     beat()
-                except Exception as error:  # a database that is away for a moment
+                except Exception as error:  # for example a database that is unavailable for a moment
                     logger.warning("a heartbeat failed: %s", type(error).__name__)
 
     def __enter__(self) -> None:

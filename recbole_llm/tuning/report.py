@@ -23,7 +23,7 @@ def write_search_report(studies: Sequence[Study], path: Path) -> Path:
 
     Args:
         studies: what to show.
-        path: the page to be.
+        path: of the page.
     """
     contents = [_study_content(study, f"s{number}") for number, study in enumerate(studies, start=1)]
     write_page(path, render_page("recbole_llm.tuning", "search.html.j2", studies=contents))
@@ -55,7 +55,7 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
 
 
 def _charts(study: Study) -> dict[str, Any]:
-    """What the charts draw of the trials that count; parts that too few different trials say nothing of are empty."""
+    """The charts' data about the trials that count; parts for which there are too few different trials are empty."""
     ended = study.ended()
     done = study.complete()
     varied = len({tuple(trial.params.values()) for trial in done}) > 1 and len({accuracy(trial) for trial in done}) > 1
@@ -76,7 +76,7 @@ def _charts(study: Study) -> dict[str, Any]:
 
 
 def _reached(trial: FrozenTrial) -> float | None:
-    """The value of a trial that ended; of a pruned one, what it had reached."""
+    """The value of a trial that ended; without one, its last validation score."""
     value = accuracy(trial)
     if value is None and trial.intermediate_values:
         value = trial.intermediate_values[max(trial.intermediate_values)]
@@ -100,7 +100,7 @@ def _importances(study: Study) -> list[tuple[str, float]]:
 
 
 def _parallel(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
-    """Axes and lines: one a setting and the value, one a trial."""
+    """Axes, one per setting, and lines, one per trial, with the trial's value."""
     distributions: dict[str, BaseDistribution] = {}
     for trial in trials:
         distributions |= trial.distributions

@@ -1,4 +1,4 @@
-"""What a search tries next: TPE, seeded for each trial, after settings that are known to be good."""
+"""What a search tries next: first settings that are known to be good, then TPE, seeded anew for each trial."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-STARTUP_TRIALS = 10  # drawn at random before TPE knows enough
+STARTUP_TRIALS = 10  # sampled at random before TPE takes over
 
 
 def _tpe(seed: int) -> TPESampler:
-    """TPE with all arguments whose defaults are others in Optuna 4.9 than in 5, and those that decide what is drawn.
+    """TPE with every argument set that affects sampling or whose default differs between Optuna 4.9 and 5.
 
-    ``multivariate`` is off: the two versions compute its kernels differently, and without it one seed is one search in
-    both.
+    ``multivariate`` is off because the two versions compute its kernels differently. Without it one seed gives the same
+    search in both.
     """
     return TPESampler(
         n_startup_trials=STARTUP_TRIALS,
@@ -31,13 +31,13 @@ def _tpe(seed: int) -> TPESampler:
 
 
 class TrialSampler(optuna.samplers.BaseSampler):
-    """Draws the parameters of a trial from its number and from the trials that have ended.
+    """Samples the parameters of a trial, depending only on its number and on the trials that have ended.
 
-    So a search that was stopped goes on as if it never was.
+    A search that was stopped therefore continues as if it had not been.
 
     Args:
         seed: of the search.
-        starts: parameters of the first trials, which are not drawn. The first are the model's defaults, so that on
+        starts: parameters of the first trials, which are not sampled. The first are the model's defaults, so that on
             validation a search never does worse than no search.
     """
 
@@ -51,17 +51,17 @@ class TrialSampler(optuna.samplers.BaseSampler):
         self._sampler = _tpe(int.from_bytes(digest[:4], "big"))
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Empty: each parameter is drawn by itself."""
+        """Empty: each parameter is sampled on its own."""
         return {}
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: Any) -> dict[str, Any]:
-        """Empty, as the search space is."""
+        """Empty, like the search space."""
         return {}
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: Any
     ) -> Any:
-        """The value of a start, or TPE's."""
+        """The value from ``starts``, or else TPE's."""
         if trial.number < len(self._starts) and param_name in self._starts[trial.number]:
             return self._starts[trial.number][param_name]
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)

@@ -1,6 +1,6 @@
 """``tune``: the same search for every model, then the best settings with several seeds.
 
-A search sees training and validation data alone; the test cases are ranked once, by the runs that come after it.
+A search sees only training and validation data. The test cases are ranked once, by the tuned runs after it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from recbole_llm.utils.progress import Bars
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 5.0  # between two searches for trials that other processes have lost
+POLL_SECONDS = 5.0  # between two looks for trials that other processes have lost
 
 
 def tune_all(
@@ -52,10 +52,10 @@ def tune_all(
     """Search the settings of some runs, then run the best ones.
 
     Args:
-        runs: one a search, with the defaults and what the user fixed.
-        spaces: what is searched, for each.
+        runs: one per search, with the defaults and the settings that the user fixed.
+        spaces: what is searched, for each run.
         budget: the same for all.
-        seeds: for each, those of the runs with the best settings.
+        seeds: for each run, the seeds of the tuned runs.
         storage: see :func:`~recbole_llm.tuning.storage.storage_address`. Processes with the same storage and settings
             share their studies.
         quiet: no progress bars.
@@ -63,7 +63,7 @@ def tune_all(
         tracking: called with the record of each tuned run, as it arrives; trials have none.
 
     Returns:
-        The records of the tuned runs and of studies that failed, and the studies that did not.
+        The records of the tuned runs and of the studies that failed, and the studies that did not fail.
 
     Raises:
         UserError: no study has a result.
@@ -90,7 +90,7 @@ def tune_all(
 
 
 def _failure(study: Study, error: UserError) -> Record:
-    """What a table shows of a study without a result; it is not kept, since the next search may have one."""
+    """The record by which a table shows a study without a result; not stored, since the next search may have one."""
     logger.error("%s failed: %s", study.run.title(), error)
     record = Run.of(study.run.settings, study.spent).blank_record()
     record.status, record.error = "failed", str(error)
@@ -98,16 +98,16 @@ def _failure(study: Study, error: UserError) -> Record:
 
 
 def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage: Storage) -> dict[str, UserError]:
-    """Run the trials of all studies until their budgets are spent, by this process and by any others.
+    """Run the trials of all studies until their budgets are spent, by this process and any others of the search.
 
     Args:
         studies: what to search.
         executor: where trials run.
-        runner: makes what trials stand on.
+        runner: makes the features that trials need.
         storage: where the studies are kept.
 
     Returns:
-        By name, why a study has no trials: its semantic features cannot be made.
+        By a study's name, why it has no trials: its semantic features cannot be made.
     """
     lost = _make_features([study for study in studies if not study.is_done], runner)
     studies = [study for study in studies if study.name not in lost]
@@ -130,11 +130,11 @@ def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage
 
 
 def _release(studies: Sequence[Study]) -> None:
-    """Give the trials up: in a session that goes on, the next search need not wait for them."""
+    """Put unfinished trials back, so that a later search in this process need not wait for them."""
     for study in studies:
         try:
             study.release()
-        except (StorageInternalError, SQLAlchemyError, OSError) as error:  # the disk is full; that error is on its way
+        except (StorageInternalError, SQLAlchemyError, OSError) as error:  # the disk is full, which is being raised
             logger.debug("the trials of %s stay: %s", study.name, error)
 
 
@@ -157,7 +157,7 @@ def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[
 
 
 def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserError]:
-    """Stage one and features once for all trials; another process of the search finds them made."""
+    """Make stage one and features once for all trials; other processes of the search wait and find them made."""
     lost = {}
     for study in studies:
         run = study.run
@@ -200,7 +200,7 @@ def _short(value: Any) -> str:
 
 
 def summary(studies: Iterable[Study]) -> str:
-    """For each study what was found, as text."""
+    """The result of each study, as text."""
     return "\n".join(line for study in studies for line in _lines(study))
 
 

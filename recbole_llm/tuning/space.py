@@ -1,12 +1,12 @@
-"""Search spaces: which settings of a model a search varies, and between what.
+"""Search spaces: which settings of a model a search varies, and over which values.
 
-A space is a YAML file of ``properties/search/`` or of the user::
+A space is a YAML file, from ``properties/search/`` or the user's own::
 
-    learning_rate: {low: 0.0003, high: 0.01, log: true}   # real; whole numbers where both ends are whole
+    learning_rate: {low: 0.0003, high: 0.01, log: true}   # float; integer if low, high and step are integers
     dropout_prob: {low: 0.0, high: 0.6, step: 0.1}
     n_layers: [1, 2, 3]                                   # one of these
 
-or a ``.hyper`` file as RecBole has them (``learning_rate loguniform -8,0``). Nothing is evaluated.
+or a ``.hyper`` file in RecBole's format (``learning_rate loguniform -8,0``). Nothing in it is evaluated as code.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class Parameter:
 
     Attributes:
         distribution: Optuna's.
-        coded: choices that storages cannot hold (lists) stand there as JSON.
+        coded: whether choices are stored as JSON, because storages cannot hold them (lists).
     """
 
     distribution: BaseDistribution
     coded: bool = False
 
     def value(self, stored: Any) -> Any:
-        """What the setting gets for a value of the distribution."""
+        """The setting's value for a value of the distribution."""
         return json.loads(stored) if self.coded else stored
 
     def stored(self, value: Any) -> Any:
@@ -65,7 +65,7 @@ class Parameter:
         return json.dumps(value) if self.coded else value
 
     def holds(self, value: Any) -> bool:
-        """Whether a setting's value is one that can be drawn."""
+        """Whether a setting's value is one that can be sampled."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             stored = self.stored(value)
@@ -73,13 +73,13 @@ class Parameter:
         return isinstance(value, (int, float)) and d._contains(d.to_internal_repr(value))
 
     def examples(self) -> list[Any]:
-        """All choices, or both ends, as the setting gets them."""
+        """All choices, or both ends of the range, as values of the setting."""
         d = self.distribution
         found = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
         return [self.value(value) for value in found]
 
     def including(self, value: Any) -> Parameter:
-        """A parameter that can take ``value`` too, so that the model's default can be tried."""
+        """The parameter, extended to include ``value``, so that the model's default can be tried."""
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             stored = self.stored(value)
@@ -108,7 +108,7 @@ def read_space(path: Path) -> Space:
     """A space from a YAML or ``.hyper`` file.
 
     Raises:
-        UserError: the file cannot be read or says something else.
+        UserError: the file cannot be read or is not a search space.
     """
     if path.suffix == ".hyper":
         try:
@@ -188,7 +188,7 @@ def _from_words(kind: str, values: str) -> Parameter:
     numbers = [float(value) for value in values.split(",")]
     if len(numbers) != wanted[kind]:
         raise ValueError(f"{kind} takes {wanted[kind]} numbers")
-    if kind == "loguniform":  # hyperopt's: the ends are logarithms
+    if kind == "loguniform":  # as in hyperopt, the ends are logarithms
         return _range(math.exp(numbers[0]), math.exp(numbers[1]), log=True)
     if kind == "uniform":
         return _range(numbers[0], numbers[1])
@@ -202,7 +202,7 @@ def _from_words(kind: str, values: str) -> Parameter:
 
 
 def _file_of(method: Method) -> Path | None:
-    """The space of a class from outside beside it, else that of the model it extends."""
+    """The file of a model's space: for an external class the one beside it, else that of the model it extends."""
     ours = properties_folder() / "search" / f"{method.settings_of or method.name}.yaml"
     own = [method.properties / "search" / f"{method.name}.yaml"] if method.properties is not None else []
     return next((file for file in (*own, ours) if file.is_file()), None)
@@ -218,16 +218,16 @@ def searched(
     space: str | Path | None = None,
     quiet: bool = False,
 ) -> tuple[list[Space], Budget]:
-    """What a search varies for each run, and what each model of it gets, from the options of a command.
+    """The search space of each run and the budget of the search, from the options of a command.
 
     Args:
-        runs: one a study.
+        runs: one per study.
         trials, trial_epochs, trial_minutes, pruner, objectives: see :meth:`Budget.given`.
-        space: the user's, for a single model.
-        quiet: what the searches leave out is not said: they are only checked, and begin later.
+        space: the user's file, for a single model.
+        quiet: do not warn of settings that are left out; for a check before the searches begin.
 
     Raises:
-        UserError: a run that cannot be searched or has no space, or a budget that is none.
+        UserError: a run cannot be searched or has no space, or the budget is invalid.
     """
     budget = Budget.given(trials, trial_epochs, trial_minutes, pruner, objectives)
     if any(run.settings["engine"] != "fast" for run in runs):
@@ -247,17 +247,17 @@ def searched(
 def space_of(
     settings: Settings, file: Path | None = None, epochs: int | None = None, left_out: list[str] | None = None
 ) -> Space:
-    """The space of a model without the settings that the user fixed, each parameter able to take its default.
+    """The space of a model without the settings that the user fixed; each parameter can take its default.
 
     Args:
         settings: of the model without a search.
-        file: the user's space instead of ``properties/search/<Model>.yaml`` and, under it, that of its backbone.
-        epochs: of a trial at most. What trials never come to is left out of our spaces.
-        left_out: takes a line on each setting that is left out so.
+        file: the user's space, instead of ``properties/search/<Model>.yaml`` on top of its backbone's.
+        epochs: of a trial at most. Settings that cannot take effect in a trial are left out of our spaces.
+        left_out: takes a line on each setting that is left out for this reason.
 
     Raises:
-        UserError: there is no space for the model; or it names what the model has not, what features are made from, or,
-            the user's, what trials never come to.
+        UserError: there is no space for the model; or it names a setting that the model does not have or that features
+            are made from; or a user's space names a setting that cannot take effect in a trial.
     """
     method, own_file = settings.method, file is not None
     key = backbone_key(method)

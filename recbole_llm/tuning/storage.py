@@ -1,4 +1,4 @@
-"""Where studies are kept: Optuna's storages, and a server of one for machines that do not see the driver's files."""
+"""Where studies are kept: Optuna's storages, and a server for machines that do not see the driver's files."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 15, 60
 OPEN_ATTEMPTS = 5
 REACH_SECONDS = 30.0
 SERVER = "grpc://"
-_PIECE = 4096  # bytes of a journal that are looked at
+_PIECE = 4096  # bytes of a journal that are read at once
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage that is open here, and what another process opens it by."""
+    """An open storage, and the address by which another process can open it."""
 
     address: str
     backend: BaseStorage
@@ -55,7 +55,7 @@ def storage_address(given: str | None, results: Path) -> str:
         results: the results folder.
 
     Raises:
-        UserError: it is none of these.
+        UserError: ``given`` is none of these.
     """
     given = given or str(results / "studies.sqlite3")
     if "://" in given:
@@ -67,10 +67,10 @@ def storage_address(given: str | None, results: Path) -> str:
 
 
 def open_storage(address: str) -> Storage:
-    """Open a storage; files and tables that are missing are made.
+    """Open a storage; missing files and tables are made.
 
     Args:
-        address: as :func:`storage_address` or :func:`served` has it.
+        address: from :func:`storage_address` or :func:`served`.
 
     Raises:
         UserError: the storage cannot be used.
@@ -90,10 +90,10 @@ def open_storage(address: str) -> Storage:
 
 @contextmanager
 def storage_errors(storage: Storage) -> Iterator[None]:
-    """A block in which an error of a storage is one of the user's, on one line.
+    """A block in which storage errors become one-line user errors.
 
     Raises:
-        UserError: the storage is damaged, has other tables, or has gone away.
+        UserError: the storage is damaged, has other tables, or cannot be reached any more.
         NoRoomError: the disk is full.
     """
     try:
@@ -122,10 +122,10 @@ def _storage_error(address: str, error: BaseException) -> UserError | NoRoomErro
 
 
 class _Journal(JournalFileBackend):
-    """A journal in which a line stands whole or not at all.
+    """A journal whose lines are written completely or not at all.
 
-    Optuna writes behind the half of a line that a process left which was killed, or had no room, and neither can be
-    read then.
+    If a process was killed or ran out of disk space in the middle of a line, Optuna would append to the half line, and
+    neither could be read.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -154,7 +154,7 @@ class _Journal(JournalFileBackend):
 
 
 def _end_of_lines(stream: IO[bytes]) -> int:
-    """Where the last whole line of a file ends."""
+    """Position at which the last complete line of a file ends."""
     place = stream.seek(0, os.SEEK_END)
     while place:
         begin = max(0, place - _PIECE)
@@ -167,10 +167,10 @@ def _end_of_lines(stream: IO[bytes]) -> int:
 
 
 def _journal(path: Path) -> BaseStorage:
-    """A journal that is open.
+    """Open a journal.
 
     Raises:
-        UserError: the file is something else; it stays as it is.
+        UserError: the file is not a journal; it is not changed.
     """
     backend = _Journal(str(path))
     with path.open("rb") as stream:
@@ -181,7 +181,7 @@ def _journal(path: Path) -> BaseStorage:
         return optuna.storages.JournalStorage(backend)
     except OSError:
         raise
-    except Exception as error:  # lines that are none, or of something else, raise whatever they lead to
+    except Exception as error:  # lines that are not a journal's can raise anything
         raise _not_a_journal(path) from error
 
 
@@ -196,7 +196,7 @@ def _database(address: str) -> BaseStorage:
             return RDBStorage(
                 address, engine_kwargs=engine, heartbeat_interval=HEARTBEAT_SECONDS, grace_period=GRACE_SECONDS
             )
-        except Exception as error:  # whatever the database's driver raises
+        except Exception as error:  # drivers of databases raise many types
             if attempt + 1 == OPEN_ATTEMPTS:
                 raise _storage_error(address, error) from error
             time.sleep(0.2)  # another process may have been making the same tables
@@ -217,13 +217,13 @@ def _server_at(address: str) -> BaseStorage:
 
 @contextmanager
 def served(storage: Storage, host: str) -> Iterator[str]:
-    """The address of a server of a storage, for jobs that do not share this machine's files.
+    """Serve a storage to jobs that do not share this machine's files; yields the server's address.
 
     Args:
         storage: what to serve.
-        host: where the jobs reach this machine. The server listens there without a password, as Ray itself does.
+        host: under which the jobs reach this machine. The server listens there without a password, as Ray itself does.
     """
-    from optuna.storages._grpc.server import make_server  # gRPC, which only searches on a cluster need
+    from optuna.storages._grpc.server import make_server  # loads gRPC, which only searches on a cluster need
 
     with socket.create_server((host, 0)) as probe:
         port = probe.getsockname()[1]
@@ -240,6 +240,6 @@ def _without_password(address: str) -> str:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return str(make_url(address))  # shows *** in its place
+        return str(make_url(address))  # shows *** in place of the password
     except ArgumentError:
         return address.partition("://")[0] + "://..."

@@ -1,8 +1,8 @@
 """One search: an Optuna study whose trials are neither lost nor counted twice, whichever process dies.
 
 A study has a budget of N trials: those with the first N numbers. A trial keeps its number and its parameters until it
-has ended. Where its process is gone it is put back among the waiting ones, which any process of the search may take:
-at once where the process was on this machine, after the heartbeat's grace where it was elsewhere.
+has ended. If its process dies, the trial goes back to the waiting ones, which any process of the search may take. This
+happens at once if the process was on this machine, otherwise after the heartbeat's grace period.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from recbole_llm.utils.files import one_process_at_a_time
 
 logger = logging.getLogger(__name__)
 
-# The presets whose settings are tried after the defaults: the model's own, and others that a publication reports.
+# The presets that are tried after the defaults: the model's own, and others that a publication reports.
 PUBLISHED = ("paper", "original", "sampled")
 TRAINED_BY = ("loss_type", "train_targets", "objective")
-UNITS = ("lm", "word_scale")  # settings in whose terms a model's scales and rates are
-MAX_LOSSES = 5  # of a trial, after which it has failed
-WAITING = optuna.create_trial(state=TrialState.WAITING)  # in the place of a trial that a history lacks
+UNITS = ("lm", "word_scale")  # settings on which a model's scales and rates depend
+MAX_LOSSES = 5  # a trial that is lost more often has failed
+WAITING = optuna.create_trial(state=TrialState.WAITING)  # stands in for a trial that a history lacks
 
 
 class Study:
     """The search for one model's settings on one dataset under one protocol.
 
     Args:
-        run: the model with its defaults and with what the user fixed.
+        run: the model with its defaults and the settings that the user fixed.
         space: what is searched.
-        budget: how long.
+        budget: the search's limits.
         storage: where trials are kept, for all processes that take part.
-        results: the results folder; ``studies/`` there has the history of the study as text.
+        results: the results folder; its ``studies/`` has the history of the study as text.
 
     Attributes:
-        name: of the study; it tells apart all that can change a trial's value.
+        name: of the study; it depends on everything that can change a trial's value.
         running: the trials of this process, by Optuna's ids.
 
     Raises:
@@ -86,11 +86,11 @@ class Study:
             self._take_in()
 
     def _alone(self) -> AbstractContextManager[None]:
-        """A block that one process of this machine enters at a time, so that none sees another's half-done steps."""
+        """A block for one process of this machine at a time, so that none sees another's half-done changes."""
         return one_process_at_a_time(self.history.parent)
 
     def _epochs(self) -> int:
-        """Of a trial at most: its limit, or what a run has where that is less."""
+        """The most epochs of a trial: the budget's limit, or the run's setting if that is less."""
         own = int(self.run.settings["epochs"])
         return own if self.budget.epochs is None else min(own, self.budget.epochs)
 
@@ -102,7 +102,7 @@ class Study:
         return [trial for trial in found if _counts(trial)]
 
     def budgeted(self) -> list[FrozenTrial]:
-        """The trials of the budget that were begun."""
+        """The trials within the budget that exist so far."""
         return self.all_trials()[: self.trials]
 
     def ended(self) -> list[FrozenTrial]:
@@ -111,7 +111,7 @@ class Study:
 
     @property
     def spent(self) -> dict[str, Any]:
-        """What a record says of the search; a single configuration without a search had no limits."""
+        """What a record says about the search; with nothing to search there is one trial without limits."""
         limits = {"trial_epochs": self.budget.epochs, "trial_minutes": self.budget.minutes} if self.space else {}
         return {"trials": self.trials, **{name: limit for name, limit in limits.items() if limit is not None}}
 
@@ -121,7 +121,7 @@ class Study:
         return len(self.ended()) == self.trials
 
     def next(self) -> optuna.Trial | None:
-        """A trial to be run by the caller; ``None`` where nothing is left to be begun now."""
+        """A trial for the caller to run; ``None`` if none is left to begin now."""
         with self._alone():
             self._recover()
             while self._is_open():
@@ -136,12 +136,12 @@ class Study:
         return None
 
     def _is_open(self) -> bool:
-        """Whether a trial of the budget is still to be begun."""
+        """Whether a trial of the budget has yet to begin."""
         begun = self.budgeted()
         return len(begun) < self.trials or any(trial.state == TrialState.WAITING for trial in begun)
 
     def _is_known(self, trial: optuna.Trial) -> bool:
-        """End a trial at once whose parameters another one has had: the same seed gives the same value."""
+        """End a trial at once if another had the same parameters (one seed, one value); returns whether it did."""
         for other in self.ended():
             if other.params == trial.params and other.state != TrialState.FAIL:
                 trial.set_user_attr("same_as", other.number)
@@ -153,11 +153,11 @@ class Study:
         return False
 
     def _put_back(self, trial: optuna.Trial | FrozenTrial) -> None:
-        """Let any process take a trial that is running."""
+        """Return a running trial to the waiting ones, for any process to take."""
         self._storage.backend.set_trial_state_values(trial._trial_id, TrialState.WAITING)
 
     def _recover(self) -> None:
-        """Put trials back whose process is gone."""
+        """Put back the trials whose process is gone."""
         backend = self._storage.backend
         silent = backend._get_stale_trial_ids(self._study._study_id) if isinstance(backend, RDBStorage) else []
         for trial in self.budgeted():
@@ -172,7 +172,7 @@ class Study:
             set_attribute(trial._trial_id, "losses", losses)
             if losses <= MAX_LOSSES:
                 logger.info("%s: trial %d was lost and is tried again", self.name, trial.number)
-                self._beat(trial._trial_id)  # so that it is not taken for silent before its next process beats
+                self._beat(trial._trial_id)  # else it would seem stale until its next process beats
                 self._put_back(trial)
             else:
                 set_attribute(trial._trial_id, "error", f"its process died {losses} times")
@@ -181,7 +181,7 @@ class Study:
             logger.debug("trial %d of %s had not been lost", trial.number, self.name)
 
     def settings(self, trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-        """What a trial sets."""
+        """The settings of a trial."""
         return {name: self.space[name].value(value) for name, value in trial.params.items()}
 
     def make_run(self, trial: optuna.Trial) -> Run:
@@ -191,15 +191,15 @@ class Study:
         return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial)), refit=False))
 
     def folder(self, trial: optuna.Trial | FrozenTrial) -> Path:
-        """Of a trial's checkpoints."""
+        """The folder of a trial's checkpoints."""
         return Path(self.run.settings["checkpoint_dir"]) / "search" / self.name / str(trial.number)
 
     def reporter(self, trial: optuna.Trial, address: str | None = None) -> Reporter:
-        """What a job reports a trial's scores by.
+        """The object by which a job reports a trial's scores.
 
         Args:
-            trial: what it trains.
-            address: where it finds the storage, if not where this process does.
+            trial: the trial that the job trains.
+            address: of the storage for the job, if it is not the same as here.
         """
         pruner = None if trial.number < len(self._starts) else self._pruner
         metric = str(self.run.settings["valid_metric"]) if isinstance(self._pruner, UserPruner) else None
@@ -208,7 +208,7 @@ class Study:
         )
 
     def finish(self, trial: optuna.Trial, result: JobResult) -> None:
-        """Take down how a trial ended."""
+        """Store how a trial ended."""
         try:
             self._tell(trial, result)
         except (UpdateFinishedTrialError, ValueError):  # what Optuna raises for a trial that is not running
@@ -236,7 +236,7 @@ class Study:
             self._study.tell(trial, [values[name] for name in self.budget.objectives])
 
     def release(self) -> None:
-        """Give up the trials of this process; its jobs have ended."""
+        """Put back the trials of this process, whose jobs have ended."""
         for trial in self.running.values():
             try:
                 self._put_back(trial)
@@ -245,7 +245,7 @@ class Study:
         self.running.clear()
 
     def beat(self) -> None:
-        """Say that this process's trials are alive."""
+        """Record that this process's trials are alive."""
         for trial_id in list(self.running):
             self._beat(trial_id)
 
@@ -268,13 +268,13 @@ class Study:
         return max(done, key=lambda trial: (accuracy(trial), -trial.number))
 
     def complete(self) -> list[FrozenTrial]:
-        """The trials of the budget that were trained to their end."""
+        """The trials of the budget that were neither pruned nor failed."""
         return [trial for trial in self.ended() if trial.state == TrialState.COMPLETE]
 
     def front(self) -> list[FrozenTrial]:
-        """The trials that no other one is as good as in all objectives and better in one, by accuracy.
+        """The Pareto front, ordered by accuracy: the trials that no other trial dominates.
 
-        Of trials that are equal the first one counts.
+        Of equal trials only the first is included.
         """
         found: list[FrozenTrial] = []
         for trial in sorted(self.complete(), key=lambda t: (-t.values[0], *t.values[1:], t.number)):
@@ -283,7 +283,7 @@ class Study:
         return found if self.budget.several else found[:1]
 
     def tuned_run(self, seed: int) -> Run:
-        """The best settings with a seed, to be run and kept."""
+        """The run with the best settings and a seed."""
         settings = with_own(self.run.settings, {**self.settings(self.best()), "seed": seed})
         return Run.of(settings, self.spent)
 
@@ -300,7 +300,7 @@ class Study:
         return Header(study=self.name, metric=metric, budget=budget, space=space_json(self.space))
 
     def export(self) -> None:
-        """Write the history: all trials that have ended, those beyond the budget included."""
+        """Write the history: all trials that have ended, including those beyond the budget."""
         with self._alone():
             ended = [Ended.of(trial) for trial in self.all_trials() if trial.state.is_finished()]
             write_history(self.history, self._header(), ended)
@@ -321,23 +321,23 @@ class Study:
 
 
 def study_name(run: Run, space: Space, budget: Budget) -> str:
-    """The name of a study, which tells apart all that can change a trial's value."""
+    """The name of a study; it depends on everything that can change a trial's value."""
     s = run.settings
-    chooser = run.chooser() or run  # trials of a refit are ordinary trainings, and those of the search without it
+    chooser = run.chooser() or run  # trials are never refits, so the search is the same with and without
     parts: list[Any] = [chooser.key, space_json(space), budget.epochs, budget.seconds, budget.pruner]
-    parts += [budget.objectives] if budget.several else []  # names of studies stay what they were
+    parts += [budget.objectives] if budget.several else []  # else names of older studies would change
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:8]
     semantics = [] if s["semantics"] == "none" else [str(s["semantics"])]
     return "-".join([s.method.name, run.location.name, s["protocol"], *semantics, digest])
 
 
 def history_file(results: Path, name: str) -> Path:
-    """Where a results folder has the history of a study."""
+    """The file in a results folder with the history of a study."""
     return results / "studies" / f"{name}.jsonl"
 
 
 def kept_study(run: Run, space: Space, budget: Budget, results: Path) -> Study | None:
-    """A study as its history has it, to be looked at; ``None`` where there is none.
+    """A study read from its history, for inspection; ``None`` if there is none.
 
     Raises:
         UserError: the history is of another search.
@@ -348,20 +348,20 @@ def kept_study(run: Run, space: Space, budget: Budget, results: Path) -> Study |
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of the study's.
+    """Whether a trial counts as one of the study's.
 
-    Two things are none: a failure without a reason (an earlier version had them for trials that it tried again under
-    another number), and a trial of a history that got another number, since two machines read it at once.
+    Two kinds do not: a failure without a reason (an earlier version left them for trials that it tried again under
+    another number), and a trial of a history that got another number because two machines read it at once.
     """
     failed = trial.state == TrialState.FAIL and "error" not in trial.user_attrs
     return not failed and not is_elsewhere(trial)
 
 
 def starts(run: Run, space: Space) -> list[dict[str, Any]]:
-    """Parameters of the first trials: the model's defaults, and then its published settings as far as the space goes.
+    """Parameters of the first trials: the model's defaults, then its published settings as far as the space has them.
 
     Args:
-        run: the model with its defaults and with what the user fixed.
+        run: the model with its defaults and the settings that the user fixed.
         space: what is searched.
     """
     found: list[dict[str, Any]] = []
@@ -375,10 +375,10 @@ def starts(run: Run, space: Space) -> list[dict[str, Any]]:
 
 
 def _published(s: Settings, space: Space) -> Iterator[Settings]:
-    """The model's published settings, from each preset that says something of this search.
+    """The model's published settings, from each preset that applies to this search.
 
-    Those for another language model, or in other units, say nothing of it. Where a model has been published several
-    times, those say something that train at the same targets by the same loss. What the user fixed is not the preset's.
+    A preset for another language model or in other units does not apply. Presets other than ``paper`` must also train
+    on the same targets with the same loss, unless the search varies these. Settings that the user fixed stay as fixed.
     """
     key = backbone_key(s.method)
     backbone = {} if key is None else {key: s[key]}
@@ -398,7 +398,7 @@ def _published(s: Settings, space: Space) -> Iterator[Settings]:
 
 
 def with_own(settings: Settings, own: Mapping[str, Any]) -> Settings:
-    """Settings with some of the model's own; the model that it stands on, if any, keeps its settings."""
+    """Settings with some of the model's own changed; the model that it builds on, if any, keeps its settings."""
     name = settings.method.name
     overrides = {**settings.overrides, **{f"{name}.{key}": value for key, value in own.items()}}
     return layer_settings(

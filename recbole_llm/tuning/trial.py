@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reporter:
-    """Tells a study how a trial goes and asks its pruner, from whatever process trains the trial.
+    """Reports a trial's scores to its study and asks the pruner, from the process that trains the trial.
 
     Attributes:
         storage: address of the study's storage.
-        study: its name.
-        trial_id: Optuna's, which storages take.
+        study: name of the study.
+        trial_id: Optuna's id, by which storages know the trial.
         pruner: ``None`` for a trial that is never pruned.
-        metric: whose values of users are taken down; ``None`` where the pruner reads none.
-        several: the study has several objectives, for which Optuna takes down no curves.
+        metric: metric whose per-user values are stored; ``None`` if the pruner does not read them.
+        several: the study has several objectives, for which Optuna stores no curves.
     """
 
     storage: str
@@ -46,15 +46,15 @@ class Reporter:
 
     @cached_property
     def _study(self) -> optuna.Study:
-        sampler = optuna.samplers.RandomSampler()  # never asked: the parameters are drawn
+        sampler = optuna.samplers.RandomSampler()  # never used: the parameters are already sampled
         return optuna.load_study(
             study_name=self.study, storage=open_storage(self.storage).backend, sampler=sampler, pruner=self.pruner
         )
 
     def __call__(self, epoch: int, score: float, ranks: Ranks | None = None) -> bool:
-        """Take down a validation score, and users' values where trials are compared by them; whether to stop there.
+        """Store a validation score, and per-user values if trials are compared by them; returns whether to stop.
 
-        A trial that was interrupted reports its epochs again. Those before the last one that is known were decided.
+        A resumed trial reports its epochs again. The pruner is not asked again about epochs before the last known one.
         """
         if self.several:
             return False
@@ -67,22 +67,22 @@ class Reporter:
                 trial.report(score, epoch)
             return self.pruner is not None and epoch >= max(known, default=0) and bool(trial.should_prune())
         except UpdateFinishedTrialError:
-            return True  # silent for too long, it was given to another process, which has finished it
-        except StorageInternalError as error:  # a database that is away for a moment
+            return True  # without a heartbeat for too long, it was given to another process, which has finished it
+        except StorageInternalError as error:  # for example a database that is unavailable for a moment
             logger.warning("trial %s of %s goes on unseen: %s", self.trial_id, self.study, error)
             return False
 
 
 @dataclass
 class Trained:
-    """What a search learns from a trial: validation alone.
+    """What a search learns from a trial: results on validation data only.
 
     Attributes:
-        score: best validation score, ``None`` where training was stopped before there was one.
-        best_epoch, epochs: when it was reached, how many there were.
-        pruned: stopped because the pruner said so.
+        score: best validation score; ``None`` if training was stopped before there was one.
+        best_epoch, epochs: the epoch of that score, and the number of epochs.
+        pruned: whether the pruner stopped it.
         seconds: of all phases.
-        training_seconds: of the training up to the best epoch, whatever interrupted it.
+        training_seconds: of training up to the best epoch, also before an interruption.
     """
 
     score: float | None
@@ -100,11 +100,11 @@ def run_trial(
 
     Args:
         run: with the settings of the trial.
-        folder: of checkpoints, so that a trial that was killed goes on. They stay: a search that is killed before it
-            has taken down the result finds the training finished.
-        max_seconds: of training and validation, also before the trial was killed; it ends with the epoch in which
-            they are over.
-        report: called with epoch, score and ranks after each validation; says whether to stop.
+        folder: of the checkpoints, from which a killed trial is resumed. They stay: if the search is killed before it
+            has stored the result, it finds the training finished.
+        max_seconds: of training and validation, including the time before a kill; the trial ends with the epoch in
+            which they run out.
+        report: called with epoch, score and ranks after each validation; returns whether to stop.
     """
     pruned = False
 
@@ -124,9 +124,10 @@ def run_trial(
 def run_trial_away(
     run: Run, payload: Payload, max_seconds: float | None, report: Callable[[int, float, Ranks | None], bool]
 ) -> Trained:
-    """Run a trial where the driver's files may be missing; its checkpoints go, since the driver cannot remove them.
+    """Run a trial where the driver's files may be missing.
 
-    Until then they have a place of their own, where a trial whose worker was lost goes on.
+    Its checkpoints have their own folder there, so that a trial can be resumed if its worker is lost. They are removed
+    at the end, since the driver cannot do it.
     """
     with payload.unpacked(run) as (run, _):
         folder = payload.place / "trials" / run.key

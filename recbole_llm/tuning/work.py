@@ -1,4 +1,4 @@
-"""What a command searches and trains, from its options."""
+"""The trainings that a command needs, from its options."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from recbole_llm.tuning.study import kept_study
 
 
 def work_of(runs: Sequence[Run], runner: Runner, seeds: Any, search: Mapping[str, Any] | None) -> list[Work]:
-    """The trainings of a grid, or those of a search and of the runs that follow it.
+    """The trainings of a grid, or of a search and its tuned runs.
 
     Args:
-        runs: of the grid; one a study of a search.
-        runner: knows what is there already.
-        seeds: of the runs that follow a search.
+        runs: of the grid; for a search one per study.
+        runner: finds what has been made already.
+        seeds: of the tuned runs after a search.
         search: arguments of :func:`~recbole_llm.tuning.space.searched`; ``None`` for a grid.
     """
     if search is None:
@@ -32,7 +32,7 @@ def work_of(runs: Sequence[Run], runner: Runner, seeds: Any, search: Mapping[str
 
 
 def _of_search(run: Run, space: Space, budget: Budget, seeds: Any, runner: Runner) -> list[Work]:
-    """The trials of a search that its history lacks, and the tuned runs that have no record."""
+    """The trials that a search's history lacks, and the tuned runs without a record."""
     trials = budget.trials if space else 1  # without settings to search there is one configuration
     study = kept_study(run, space, budget, runner.store.folder)
     ended = len(study.ended()) if study else 0
