@@ -1,1 +1,1 @@
-"""Runs: what a grid consists of, how each run is made and recorded, and what else a trained model is asked."""
+"""Runs: expanding a grid, making and recording each run, and further uses of trained models."""

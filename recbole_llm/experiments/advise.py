@@ -1,13 +1,13 @@
-"""How many answers a question needs: growing random samples of them, and the gain after each.
+"""How many answers of an LLM to buy: growing random samples of them, and the gain after each.
 
-A method is trained with the answers about a small random share of items, users and exemplars, then about a larger one
-that holds it, and so on. Each is compared with the same model without its text features (``semantics: none``), its
-backbone, on the validation cases. Buying ends for a model when the interval of the gain excludes zero, when it lies
-within a margin, or when the money for the next step is not there.
+A method is trained with the answers about a small random share of items, users and exemplars, then about a larger share
+that includes it, and so on. Each is compared on the validation cases with its backbone: the same model without text
+features (``semantics: none``). Buying ends for a model when the interval of the gain excludes zero, when it lies within
+a margin, or when the money left does not cover the next step.
 
-Test cases are never ranked here: a number that decided how many answers were bought would be no test. Several steps
-find a difference more often than one, so that the intervals are wide enough for all of them together (Bonferroni over
-models and steps).
+Test cases are never ranked here: a number that decided how many answers were bought would be no fair test. Several
+steps find a difference more often than one does, so the intervals are wide enough for all of them together (Bonferroni
+over models and steps).
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ WITHOUT, WITH = "without answers", "with answers"
 
 @dataclass(frozen=True)
 class Step:
-    """What one share of the answers gave.
+    """The result with one share of the answers.
 
     Attributes:
         dataset, model: of the runs.
-        share: of the questions that were to be answered.
+        share: of the questions that were asked.
         requests: questions behind the features so far.
         price: US dollars for their answers.
         backbone, value: means of the metric over validation cases and seeds, without and with the answers.
         gain, low, high: their difference and its interval.
-        verdict: ``gain`` or ``loss`` where the interval excludes zero, ``none`` where it lies within the margin, else
+        verdict: ``none`` if the interval lies within the margin, else ``gain`` or ``loss`` if it excludes zero, else
             ``open``.
     """
 
@@ -66,14 +66,14 @@ class Step:
 
 @dataclass(frozen=True)
 class End:
-    """Why no more answers were bought for a model, and what the others would cost.
+    """Why no more answers were bought for a model, and what the remaining ones would cost.
 
     Attributes:
         dataset, model: of the runs.
         why: in words.
-        share: of the questions of the last step; 0 where there was none.
-        requests: that the answers to all questions would take from here.
-        price: US dollars for them, estimated; ``None`` where the endpoint's file states no price.
+        share: of the questions in the last step; 0 if there was no step.
+        requests: still needed to answer all questions.
+        price: US dollars for them, estimated; ``None`` if the endpoint's file states no price.
     """
 
     dataset: str
@@ -89,9 +89,9 @@ class Advice:
     """What :func:`advise` found.
 
     Attributes:
-        metric: that was validated.
-        level: of each interval.
-        seeds: trainings of each step.
+        metric: of validation.
+        level: confidence level of each interval.
+        seeds: number of trainings in each step.
         steps: in the order in which they were made.
         ends: one for each model.
     """
@@ -106,17 +106,18 @@ class Advice:
 def advise(
     runs: Sequence[Run], runner: Runner, shares: Sequence[float], seeds: Sequence[int], margin: float | None = None
 ) -> Advice:
-    """Buy answers until the question is decided, for each model.
+    """Buy answers for each model until its gain is decided.
 
     Args:
         runs: one for each model, with its endpoint.
         runner: makes features and trainings.
         shares: of the answers, ascending.
         seeds: of the trainings of each step.
-        margin: gains and losses that are smaller count as none.
+        margin: smaller gains and losses count as none.
 
     Raises:
-        UserError: a model reads no answers of an LLM, or the endpoint answers nothing.
+        UserError: a model reads no answers of an LLM, a run sets ``semantics`` or ``answer_share`` itself, or the
+            endpoint answers nothing.
     """
     for run in runs:
         _check(run)
@@ -151,7 +152,7 @@ def _check(run: Run) -> None:
 
 
 def _verdict(low: float, high: float, margin: float | None) -> str:
-    """What an interval of the gain says; a gain that is smaller than the margin is none."""
+    """The verdict on an interval of the gain; an interval within the margin is ``none``."""
     if margin is not None and -margin < low and high < margin:
         return NONE
     return GAIN if low > 0 else LOSS if high < 0 else OPEN
@@ -165,9 +166,9 @@ class _Buying:
         runner: makes features and trainings.
         aside: where trainings are kept, apart from results.
         seeds: of the trainings of each step.
-        margin: gains and losses that are smaller count as none.
+        margin: smaller gains and losses count as none.
         budget: of the command.
-        found: takes steps and ends.
+        found: collects steps and ends.
     """
 
     runner: Runner
@@ -178,7 +179,7 @@ class _Buying:
     found: Advice
 
     def step(self, run: Run, share: float) -> str:
-        """Buy a share of a model's answers and measure the gain; why it is the last step, or an empty string."""
+        """Buy a share of a model's answers and measure the gain; returns why this step is the last, else nothing."""
         variants = [_variant(run, seed, answer_share=share) for seed in self.seeds]
         _, likely = self._rest(variants[0])
         try:
@@ -228,16 +229,16 @@ class _Buying:
         )
 
     def _rest(self, run: Run) -> tuple[int, float | None]:
-        """Requests that a run's features still take, and US dollars for them, estimated from the answers so far."""
+        """Requests that a run's features still need, and US dollars for them, estimated from the answers so far."""
         rows = plan([run], self.runner)
         priced = all(builder.endpoint is None or builder.endpoint.priced for builder, _ in rows)
         return sum(row.requests for _, row in rows), sum(row.price for _, row in rows) if priced else None
 
 
 def _variant(run: Run, seed: int, **changes: Any) -> Run:
-    """The run with other settings."""
+    """The run with changed settings."""
     own = run.settings
-    overrides = {**own.overrides, **changes, f"{own.method.name}.seed": seed}  # else a key of the model's would win
+    overrides = {**own.overrides, **changes, f"{own.method.name}.seed": seed}  # else a model's own seed would win
     return Run.of(
         layer_settings(own.method, own["dataset"], own["protocol"], own.config_files, overrides, strict=False)
     )
@@ -247,7 +248,7 @@ def _variant(run: Run, seed: int, **changes: Any) -> Run:
 
 
 def render_advice(found: Advice) -> str:
-    """The steps as a table, and why each model's was the last."""
+    """The steps as a table, and why each model's last step was the last."""
     title = metric_title(found.metric)
     header = ["dataset", "model", "answers", "questions", "US$", "without", "with", "gain", f"{found.level:.1%}", ""]
     lines = [

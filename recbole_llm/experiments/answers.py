@@ -1,4 +1,4 @@
-"""The verb ``answers``: take what is published, publish, verify."""
+"""The verb ``answers``: take in published answers, publish answers, verify a store."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from recbole_llm.utils.text import counted
 def pull(runs: Sequence[Run], runner: Runner) -> str:
     """Take the answers that some runs need from their store (``answers``) into the caches of their datasets.
 
-    A run that names no ``candidate_table`` asks about the candidates of the store's table, where it has one: those of a
-    model trained here would be other questions.
+    A run that names no ``candidate_table`` asks about the candidates of the store's table, if it has one: with those of
+    a model trained here the questions would differ.
 
     Returns:
-        A line about it.
+        One line that says what was taken.
 
     Raises:
         UserError: the runs ask no LLM, or a file of the store is not what its index says.
@@ -44,7 +44,7 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
 
 
 def _bring_tables(runs: Sequence[Run]) -> dict[str, list[Path]]:
-    """Bring the tables of candidates of the runs' datasets here; their paths by dataset."""
+    """Download the tables of candidates of the runs' datasets; returns their paths by dataset."""
     places = {run.location.name: run.location for run in runs if run.settings.method.stage_one}
     found: dict[str, list[Path]] = {}
     if places:
@@ -58,10 +58,10 @@ def _bring_tables(runs: Sequence[Run]) -> dict[str, list[Path]]:
 
 
 def _with_table(run: Run, tables: Sequence[Path]) -> Run:
-    """The run with the candidates of a table that came with the answers, where it names none.
+    """The run with the table of candidates that came with the answers, if it names none itself.
 
     Raises:
-        UserError: there are several.
+        UserError: there are several tables.
     """
     if not tables or not run.settings.method.stage_one or run.settings.get("candidate_table"):
         return run
@@ -83,15 +83,15 @@ def _count(runs: Sequence[Run]) -> int:
 
 
 def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str:
-    """Write the answers to the runs' prompts, and candidates they are about, into the folder of a store.
+    """Write the answers to the runs' prompts, and the candidates they are about, into the folder of a store.
 
-    All answers of the model to these prompts are written, with whatever settings they were asked for.
+    All of the model's answers to these prompts are written, whatever the settings were when they were asked for.
 
     Returns:
-        A line about it.
+        One line that says what was written.
 
     Raises:
-        UserError: there are none, or no source is named.
+        UserError: there are no answers, or no source is named.
     """
     endpoint = chosen_endpoint(runs[0].settings, asks=False)
     if endpoint is None:
@@ -113,7 +113,7 @@ def push(runs: Sequence[Run], runner: Runner, folder: Path, licence: str) -> str
 
 
 def verify(address: str) -> str:
-    """Check a store, file by file and line by line; a line about it.
+    """Check a store, file by file and line by line; returns one line about it.
 
     Raises:
         UserError: something is not what its index says.

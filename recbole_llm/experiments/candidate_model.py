@@ -1,4 +1,4 @@
-"""The trained model, or models, that semantic features stand on."""
+"""The trained model, or models, whose candidates semantic features are made from."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from recbole_llm.registry import SEQUENTIAL
 from recbole_llm.training.ranking import full_scorer
 from recbole_llm.utils.progress import Bars, Stopwatch
 
-WHOLE = -1  # in the place of a fold: the model of all training users
+WHOLE = -1  # in place of a fold's number: the model of all training users
 
 
 class Trainer(Protocol):
-    """Trains runs, or finds them trained; a :class:`~recbole_llm.experiments.runner.Runner` does."""
+    """Trains runs or finds trained ones, as a :class:`~recbole_llm.experiments.runner.Runner` does."""
 
     bars: Bars
 
@@ -37,24 +37,25 @@ class Trainer(Protocol):
 
 
 class CandidateModel:
-    """A prerequisite, trained (or found) when its items are first asked for.
+    """The stage-one model, trained (or found) when its candidates are first asked for.
 
-    With ``folds: k`` there are ``k`` more models, each without one fold of the users; they speak for the training rows
-    of the users they have not seen. Validation and test rows always get the model of all, as a user would be served.
+    With ``folds: k`` there are ``k`` more models, each trained without one fold of the users. Each gives the candidates
+    for the training rows of the users that it has not seen. Validation and test rows always use the model of all users,
+    as a user would be served.
 
     Args:
         whole: run of the model of all training users.
-        folds: ``k``; 1 for no others.
+        folds: ``k``; 1 for no fold models.
         trainer: trains and finds the model of all users.
-        fold_trainer: trains and finds the models of folds, which are no results and lie elsewhere.
+        fold_trainer: trains and finds the fold models, which are intermediate artefacts and kept elsewhere.
         watch: times the phase ``stage_one``.
 
     Attributes:
-        key: key of the model of all, known without training.
-        folds: after :meth:`top_items`, what each model of a fold was trained on; empty where there is none.
+        key: key of the model of all users, known without training.
+        folds: after :meth:`top_items`, the key and the training rows' hash of each fold model; empty without folds.
 
     Raises:
-        UserError: folds with a model that knows users by their ids alone.
+        UserError: ``folds`` with a model that knows a user only by an id.
     """
 
     def __init__(self, whole: Run, folds: int, trainer: Trainer, fold_trainer: Trainer, watch: Stopwatch) -> None:
@@ -72,7 +73,7 @@ class CandidateModel:
         self.folds: list[dict[str, Any]] = []
 
     def untrained(self) -> int:
-        """How many models there are to be trained."""
+        """How many models still have to be trained."""
         return sum(not trainer.is_trained(run) for trainer, run in self._models.values())
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
@@ -100,10 +101,10 @@ class CandidateModel:
 
 
 def read_candidates(path: Path) -> dict[str, dict[int, str]]:
-    """The items of a ``.candidates`` table, as it has them, by user and position.
+    """The items of a ``.candidates`` table, as written there, by user and position.
 
     Raises:
-        UserError: it is none, a position is no whole number, or a user's position is given twice.
+        UserError: the file is no such table, a position is no whole number, or a user's position is given twice.
     """
     frame = read_table(path, ["user_id", "position", "items"])
     lines: dict[str, dict[int, str]] = {}
@@ -117,16 +118,18 @@ def read_candidates(path: Path) -> dict[str, dict[int, str]]:
 
 
 class CandidateTable:
-    """Candidates made elsewhere, so that answers about them travel: a model trained again ranks in other last bits.
+    """Candidates from a file, so that answers about them can be used elsewhere.
+
+    A model that is trained again does not repeat its scores to the last bit, so its candidates may differ.
 
     Args:
-        path: a ``.candidates`` table (``user_id``, ``position``, ``items``), gzipped where its name ends in ``.gz``.
-        sha256: of the file; it stands in the record in the place of a candidate model's key.
+        path: a ``.candidates`` table (``user_id``, ``position``, ``items``), gzipped if its name ends in ``.gz``.
+        sha256: of the file; the record has it in place of a candidate model's key.
         read: reads the interactions when candidates are asked for.
 
     Attributes:
-        key: tells the table from others.
-        folds: none.
+        key: identifies the table.
+        folds: always empty.
     """
 
     def __init__(self, path: Path, sha256: str, read: Callable[[], Interactions]) -> None:
@@ -135,18 +138,18 @@ class CandidateTable:
         self.folds: list[dict[str, Any]] = []
 
     def untrained(self) -> int:
-        """Nothing is to be trained."""
+        """Always 0: nothing has to be trained."""
         return 0
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
-        """``(len(rows), k)`` int64 item ids, best first, as the table has them for some rows.
+        """``(len(rows), k)`` int64 item ids, best first, from the table.
 
-        A row that the table lacks has the candidates of the user's last earlier row that it has: a table for answers
-        with a stride need not hold what nothing is asked about.
+        A row that the table lacks gets the candidates of the user's last earlier row in the table: a table for answers
+        with a stride need not hold rows that no question is about.
 
         Raises:
-            UserError: as :func:`read_candidates`; the table has nothing of a user, an item of it is unknown, or a row
-                has another number of items.
+            UserError: as :func:`read_candidates`; or the table has no candidates for a row, an unknown item, or another
+                number of items.
         """
         table, lines = self._read(), read_candidates(self._path)
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
@@ -170,7 +173,7 @@ class CandidateTable:
 def best_items(prepared: Prepared, rows: np.ndarray, k: int, bars: Bars) -> np.ndarray:
     """``(len(rows), k)`` int64, the items that a trained model scores highest after the histories before ``rows``.
 
-    Under a global time split a history ends at the cut that its row lies behind.
+    Under a global time split a history ends at the last cut before its row.
     """
     table = prepared.dataset.table
     user = np.asarray(table.user[rows], dtype=np.int64)

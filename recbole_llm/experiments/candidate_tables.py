@@ -1,7 +1,8 @@
-"""Tables of candidates that travel with the answers about them.
+"""Tables of candidates that are exported with the answers about them.
 
-The questions of LLM-DMsRec hold candidates of a trained model. Trained on another machine, that model ranks in other
-last bits, and its questions are others. Answers are of use there only with the table of the candidates they are about.
+The questions of LLM-DMsRec contain candidates of a trained model. Trained on another machine, that model does not
+repeat its scores to the last bit, so its questions may differ. There, answers are of use only with the table of the
+candidates that they are about.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ SUFFIX = "candidates"
 
 
 def tables_of(runs: Sequence[Run], runner: Runner) -> list[bytes]:
-    """The tables, gzipped, that the answers to some runs' questions stand on; nothing is trained for them.
+    """The gzipped tables of candidates that some runs' questions are about; nothing is trained for them.
 
-    A run's table is that of ``candidate_table``, else the one that its features were made from here.
+    A run's table is the one in ``candidate_table``, else the one that its features were made from here.
     """
     found: dict[bytes, None] = {}
     made_here = []
@@ -61,7 +62,7 @@ def tables_beside(runs: Sequence[Run], answers: Path) -> list[bytes]:
     """The tables, gzipped, beside a file of exported answers.
 
     Raises:
-        UserError: one of them is not what its name says.
+        UserError: the hash of a table is not the one in its name.
     """
     found = []
     if any(run.settings.method.stage_one for run in runs):
@@ -76,12 +77,12 @@ def tables_beside(runs: Sequence[Run], answers: Path) -> list[bytes]:
 
 
 def bring(tables: Iterable[bytes], location: DatasetLocation) -> list[Path]:
-    """Put tables (gzipped) that may come from strangers into the folder of a dataset; their paths.
+    """Put gzipped tables that may come from strangers into the folder of a dataset; returns their paths.
 
-    They are named here, by their hash: a name that a stranger chose could be that of a file that is there.
+    They get new names from their hashes, since a name chosen by a stranger could replace an existing file.
 
     Raises:
-        UserError: one is no table of candidates; it is not kept.
+        UserError: one of them is no table of candidates; it is not kept.
     """
     paths = []
     for data in tables:
@@ -97,7 +98,7 @@ def bring(tables: Iterable[bytes], location: DatasetLocation) -> list[Path]:
 
 
 def told_tables(paths: Iterable[Path]) -> str:
-    """How tables are used, to stand at the end of a line; empty where there are none."""
+    """How to use tables, as the end of a message; empty if there are none."""
     return "".join(f"; --candidate_table={path} takes their candidates" for path in paths)
 
 

@@ -1,4 +1,4 @@
-"""What of one dataset is here, what is missing, and where it can be had."""
+"""Which files of a dataset are here, which are missing, and where to get them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from recbole_llm.utils.yaml import properties_folder, read_yaml
 
 
 def examine_dataset(name: str, data_path: str | None, dataset_dir: str) -> list[Finding]:
-    """Look for a dataset's atomic files, and for the raw ones that they can be made of.
+    """Look for a dataset's atomic files, and for the raw files that they can be made from.
 
     Raises:
-        UserError: it is not here, and nothing is known of it.
+        UserError: the dataset is not here, and nothing is known about it.
     """
     file = properties_folder() / "dataset" / f"{name}.yaml"
     about = (read_yaml(file).get("about") or {}) if Path(name).name == name and file.is_file() else {}
@@ -42,7 +42,7 @@ def _atomic(location: DatasetLocation) -> list[Finding]:
 
 
 def _raw(spec: RawSpec, folder: Path, needed: bool) -> list[Finding]:
-    """The raw files; one that is missing is no fault where the atomic files are here."""
+    """The raw files; a missing one is no fault if the atomic files are here."""
     found = []
     for alternatives in spec.files.values():
         here = next((path for file in alternatives if (path := file.find(folder)) is not None), None)
@@ -58,7 +58,7 @@ def _raw(spec: RawSpec, folder: Path, needed: bool) -> list[Finding]:
 
 
 def _ways(name: str, about: dict[str, Any], spec: RawSpec | None, here: bool) -> list[Finding]:
-    """Where the data come from, on which terms, and what makes them ready."""
+    """Where the data come from, their licence, and how to make them ready."""
     page = (spec.page if spec is not None else "") or str(about.get("page", ""))
     terms = {"source": about.get("source"), "page": page, "licence": about.get("licence")}
     found = [Finding(True, f"{what}: {text}") for what, text in terms.items() if text]

@@ -58,7 +58,7 @@ def _python() -> list[Finding]:
 
 
 def _libraries() -> list[Finding]:
-    """RecBole and torch, tried in a process of their own: one that cannot be imported may end it."""
+    """Import RecBole and torch in a separate process, since a broken library may crash it."""
     words = [sys.executable, "-c", PROBE]
     done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
     try:

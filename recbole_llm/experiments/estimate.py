@@ -1,4 +1,4 @@
-"""What a grid or a search will take, from a few measured steps: seconds, memory, disk, requests, dollars.
+"""Estimate what a grid or a search will take, from a few measured steps: seconds, memory, disk, requests, dollars.
 
 Each model is measured for a second or two. Everything else is arithmetic on these numbers and on earlier records.
 """
@@ -37,16 +37,16 @@ RUN, TRIAL, TUNED, CANDIDATES = "run", "trial", "tuned run", "candidate model"
 
 @dataclass(frozen=True)
 class Work:
-    """Trainings that take the same but for chance.
+    """Trainings that take the same, apart from chance.
 
     Attributes:
         run: one of them.
         kind: ``run``, ``trial``, ``tuned run`` or ``candidate model``.
         count: how many are to be made.
         done: how many have a record already.
-        epochs: of each at most, where that is less than its settings say.
-        max_seconds: of each's training and validation, where they are limited.
-        of: for a tuned run, the one before its search, which names the line.
+        epochs: of each at most, if that is less than its settings say.
+        max_seconds: limit on the training and validation of each, if any.
+        of: for a tuned run, the run before its search, after which the line is named.
     """
 
     run: Run
@@ -59,7 +59,7 @@ class Work:
 
     @property
     def most_epochs(self) -> int:
-        """Epochs of each at most."""
+        """The most epochs that each can have."""
         settings = self.run.settings
         own = int(settings["epochs"])
         stages = settings.get("stage_epochs")
@@ -68,17 +68,18 @@ class Work:
 
     @property
     def least_epochs(self) -> int:
-        """Epochs of each at least: the first validation is the best, and patience ends the training."""
+        """The fewest epochs that each can have: if the first validation is the best and patience ends the training."""
         every = max(1, int(self.run.settings["eval_step"]))
         return min(self.most_epochs, every * (2 + int(self.run.settings["stopping_step"])))
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What records of the same model, dataset and protocol say of the epochs.
+    """What records of the same model, dataset and protocol say about the number of epochs.
 
     Attributes:
-        epochs: mean of those that converged; ``None`` where none did within what is allowed now.
+        epochs: mean over those with the most similar settings that converged or reached today's limit; ``None`` if
+            there are none.
         text: which records they are.
     """
 
@@ -91,13 +92,13 @@ class EstimatedWork:
     """A line of an estimate.
 
     Attributes:
-        name: model and data, and the settings or files that tell the line from others of these.
+        name: model and data, and the settings or files that distinguish the line from others with the same.
         work: what is estimated.
-        measured: its steps; ``None`` where none could be measured.
-        earlier: what records say of its epochs.
+        measured: its steps; ``None`` if none could be measured.
+        earlier: what records say about its epochs.
         reason: why nothing was measured.
         requests, dollars: of features that are not made yet; features that several lines read count in the first one.
-            ``dollars`` is ``None`` where the source states no price.
+            ``dollars`` is ``None`` if the source states no price.
     """
 
     name: str
@@ -110,7 +111,7 @@ class EstimatedWork:
 
     @property
     def epochs(self) -> float:
-        """Epochs of each training: those of earlier runs, or the most that there can be."""
+        """Epochs of each training: as in earlier runs, or else the most that there can be."""
         most = self.work.most_epochs
         if self.measured is not None:
             most = min(most, self.measured.most_epochs)
@@ -123,7 +124,7 @@ class EstimatedWork:
 
     @property
     def seconds(self) -> float:
-        """Seconds of all of its trainings; 0 where nothing is known."""
+        """Seconds of all of its trainings; 0 if nothing is known."""
         return (self.each or 0.0) * self.work.count
 
     @property
@@ -139,13 +140,13 @@ class EstimatedWork:
         every = max(1, int(work.run.settings["eval_step"]))
         trained = epochs * steps.epoch + math.ceil(epochs / every) * validation
         if work.max_seconds is not None:
-            # It ends with the epoch in which they are over.
+            # Training ends with the epoch in which the time runs out.
             trained = min(trained, work.max_seconds + steps.epoch + validation)
         return steps.before + trained + (0.0 if work.kind == TRIAL else steps.test_cases * steps.case)
 
     @property
     def kept_mib(self) -> float:
-        """Checkpoints that stay; those of trials are removed."""
+        """Size of the checkpoints that stay; those of trials are removed."""
         kept = 0.0 if self.measured is None or self.work.kind == TRIAL else self.measured.kept_mib
         return kept * self.work.count
 
@@ -155,8 +156,8 @@ class Estimate:
     """What a command will take.
 
     Attributes:
-        lines: by what is trained.
-        free_mib: memory that is free on each device; empty where it is not known.
+        lines: one for each kind of training.
+        free_mib: memory that is free on each device; empty if it is not known.
     """
 
     lines: list[EstimatedWork]
@@ -179,14 +180,14 @@ class Estimate:
 
     @property
     def workers(self) -> int | None:
-        """How many of the largest training fit into the free memory at once; ``None`` where it is not known."""
+        """How many of the largest training fit into the free memory at once; ``None`` if it is not known."""
         if not self.free_mib or not self.memory_mib:
             return None
         return workers_that_fit(self.memory_mib, self.free_mib)
 
     @property
     def disk_mib(self) -> float:
-        """Checkpoints that stay, and the largest that a training has on the way."""
+        """Size of the checkpoints that stay, plus the most that a training has while it runs."""
         running = max((line.measured.disk_mib for line in self.lines if line.measured), default=0.0)
         return running + sum(line.kept_mib for line in self.lines)
 
@@ -197,7 +198,7 @@ class Estimate:
 
     @property
     def dollars(self) -> float | None:
-        """US dollars for them; ``None`` where a source that is asked states no price."""
+        """US dollars for them; ``None`` if a source that is asked states no price."""
         found = [line.dollars for line in self.lines]
         return None if None in found else sum(value or 0.0 for value in found)
 
@@ -206,7 +207,7 @@ class Estimate:
 
 
 def work_of_grid(runs: Sequence[Run], runner: Runner) -> list[Work]:
-    """The runs of a grid; those that differ in the seed alone are one line."""
+    """The runs of a grid; those that differ only in the seed are one line."""
     lines: dict[str, list[Run]] = {}
     for run in runs:
         lines.setdefault(_but_seed(run), []).append(run)
@@ -228,11 +229,11 @@ def _but_seed(run: Run) -> str:
 def estimate_work(works: Sequence[Work], runner: Runner) -> Estimate:
     """Measure what is to be done and add it up.
 
-    Nothing is asked, trained to its end or kept, and random numbers of later runs are what they would have been.
+    Nothing is asked, trained to its end or kept, and the states of the random generators are restored.
 
     Args:
         works: what is to be done.
-        runner: finds records; its store is read alone.
+        runner: finds records; its store is only read.
     """
     state = checkpoint.random_state()
     try:
@@ -266,9 +267,9 @@ def _lines(works: Sequence[Work], runner: Runner) -> list[EstimatedWork]:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Model and data of each run; where several have the same, what differs, as result tables say it.
+    """Model and data of each run, and what distinguishes it from others with the same, worded as in result tables.
 
-    Runs that differ in the seed alone have one name.
+    Runs that differ only in the seed have one name.
     """
     heads, own = [], []
     variants: dict[Any, dict[str, Run]] = defaultdict(dict)
@@ -296,7 +297,7 @@ def _row_settings(run: Run) -> dict[str, Any]:
 
 
 def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int, float | None]], set[str], list[Work]]:
-    """Of features that are not made yet: requests and dollars, the runs that read them, models that they stand on."""
+    """For features that are not made yet: requests and dollars, the runs that read them, the models that they need."""
     asked: dict[str, tuple[int, float | None]] = {}
     missing: set[str] = set()
     candidates: dict[str, Work] = {}
@@ -332,7 +333,7 @@ def _requests(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> tuple[int, 
 
 
 def _earlier(work: Work, records: Sequence[Record]) -> Earlier:
-    """Epochs of the records with the most alike settings."""
+    """Epochs of the records with the most similar settings."""
     wanted = work.run.blank_record()
     same = [
         record
@@ -353,7 +354,7 @@ def _earlier(work: Work, records: Sequence[Record]) -> Earlier:
 
 
 def _converged(record: Record) -> bool:
-    """Whether patience ended its training, and not the limit."""
+    """Whether patience, not the limit of epochs, ended a record's training."""
     return (record.epochs or 0) < int(record.settings.get("epochs") or 0)
 
 

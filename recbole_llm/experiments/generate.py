@@ -1,4 +1,4 @@
-"""Semantic features without a training: made, planned, put into a batch, published, taken in."""
+"""Semantic features without training: plan, make, ask in batches, export and import answers."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-BATCHES = 2  # in which a request may fail before it is given up
+BATCHES = 2  # in how many batches a request may fail before it is given up
 
 
 class PopularityPlaceholder:
-    """The most popular items in the place of an untrained stage I, for dry runs.
+    """The most popular items in place of an untrained stage I, for dry runs.
 
     Attributes:
-        key: of the model whose place it takes.
-        untrained: how many models that would have to be trained.
-        folds: none.
-        used: it was asked, so that what follows is an estimate.
+        key: of the model that it replaces.
+        untrained: how many models would have to be trained for that.
+        folds: always empty.
+        used: whether it gave candidates, so that what follows is an estimate.
     """
 
     def __init__(self, stage_one: CandidateModel | CandidateTable, dataset: Any) -> None:
@@ -55,7 +55,7 @@ class PopularityPlaceholder:
         self._dataset, self.used = dataset, False
 
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
-        """``(len(rows), k)`` item ids: the same for all."""
+        """``(len(rows), k)`` item ids, the same for all rows."""
         self.used = True
         counts = np.bincount(np.asarray(self._dataset.table.item)[self._dataset.split.train_rows])
         counts[0] = 0
@@ -65,7 +65,7 @@ class PopularityPlaceholder:
 
 
 def feature_builders(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> Iterator[FeatureBuilder]:
-    """The features of each run; runs that read the same of one folder (seeds, controls) come once.
+    """A builder of the features of each run; runs that read the same of one folder (seeds, controls) share one.
 
     Raises:
         UserError: none of the models reads semantic features.
@@ -150,7 +150,7 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
 
 
 def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
-    """What the endpoint's cache of prefixes may save."""
+    """What the endpoint's prefix cache may save."""
     shared, saved = max(plan.shared for plan in plans), sum(plan.saved for plan in plans)
     if endpoint.price_cached is None or not endpoint.cache_from:
         return f"prefix caching: properties/llm/{endpoint.name}.yaml states no price for it, so none is counted on."
@@ -161,7 +161,7 @@ def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
 
 
 def _trainings(builder: FeatureBuilder) -> str:
-    """What is trained before the first question; empty where nothing is."""
+    """What must be trained before the first question; empty if nothing."""
     placeholder, key = builder.stage_one, builder.settings.method.stage_one
     if not isinstance(placeholder, PopularityPlaceholder) or not placeholder.used or key is None:
         return ""
@@ -184,7 +184,7 @@ def make(runs: Sequence[Run], runner: Runner, asking: AnswerSource) -> list[Feat
 
 
 def render_made(builders: Iterable[FeatureBuilder]) -> str:
-    """What the manifests say of the features."""
+    """A table of what the manifests say about the features."""
     header = ["dataset", "feature", "coverage", "filled", "asked", "cached", "failed", "tokens in", "tokens out", "US$"]
     lines, folders = [], []
     for builder in builders:
@@ -209,15 +209,15 @@ def render_made(builders: Iterable[FeatureBuilder]) -> str:
 
 
 def collect(runs: Sequence[Run], runner: Runner, asking: BatchCollector) -> list[FeatureBuilder]:
-    """Go through all features, keeping the questions that have no answer; builders of features that wait for some."""
+    """Collect the questions of all features that have no answer; returns the builders that wait for answers."""
     return [builder for builder in feature_builders(runs, runner, asking) if builder.make()]
 
 
 def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | None = None) -> int:
-    """Write the pending requests for the Batch API; their number.
+    """Write the pending requests for the Batch API; returns their number.
 
     Raises:
-        UserError: nothing is pending, or the models stand on different datasets or endpoints.
+        UserError: nothing is pending, or the models use different datasets or endpoints.
     """
     asking = BatchCollector(limit=limit)
     builders = collect(runs, runner, asking)
@@ -247,7 +247,7 @@ class _Batches:
         self._failures: Counter[str] = Counter()
 
     def submit(self, stack: ExitStack) -> BatchClient | None:
-        """Collect what has no answer and submit it; ``None`` where all is there."""
+        """Collect the questions without an answer and submit them; ``None`` if there are none."""
         self.asking.pending.clear()
         builders = collect(self.runs, self._runner, self.asking)
         if not self.asking.pending:
@@ -259,14 +259,17 @@ class _Batches:
         client = BatchClient(endpoint, cache, self.asking.budget, self._pause, dialect=dialect)
         stack.callback(client.close)
         with one_process_at_a_time(builders[0].home, f"the batches of {builders[0].home.parent.name}"):
-            # Of a run that was stopped, or of another command: what is paid for comes first.
+            # Batches of a run that was stopped, or of another command, come first: they are already paid for.
             self._earlier = bool(client.open_batches())
             if not self._earlier:
                 self._stopped = self._meet(endpoint, cache) or client.submit(self.asking.pending.values())
         return client
 
     def _meet(self, endpoint: Endpoint, cache: ResponseCache) -> str:
-        """Ask live until one question is answered: what is wrong for all shows now, and not in a day; why to stop.
+        """Ask live until one question is answered, so that a general fault shows now rather than in a day.
+
+        Returns:
+            Why to stop; empty if there is no reason.
 
         Raises:
             UserError: the endpoint refuses the key, the model or every request.
@@ -277,7 +280,7 @@ class _Batches:
         return client.run(first).stopped
 
     def fetch(self, client: BatchClient) -> None:
-        """Wait for what was submitted and take it in; a request that fails again and again is given up.
+        """Wait for what was submitted and take in the answers; a request that fails in ``BATCHES`` batches is given up.
 
         Raises:
             UserError: a limit was reached, or no request was answered.
@@ -298,14 +301,14 @@ class _Batches:
 
 
 def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | None = None) -> list[FeatureBuilder]:
-    """Submit, wait and take in, until nothing is pending; then make the features.
+    """Submit batches and take in their answers until nothing is pending; then make the features.
 
     Raises:
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
     by_home: dict[Path, list[Run]] = {}
     for run in runs:
-        chosen_endpoint(run.settings)  # a paid one wants a limit
+        chosen_endpoint(run.settings)  # a paid one requires a limit
         by_home.setdefault(run.location.home, []).append(run)
     budget = AnswerSource.of(runs[0].settings).budget
     groups = [_Batches(own, runner, BatchCollector(budget, limit), pause) for own in by_home.values()]
@@ -322,10 +325,10 @@ def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | 
 
 
 def cache_of(runs: Sequence[Run]) -> ResponseCache:
-    """The answers of the runs' dataset; to be closed.
+    """The cache of answers of the runs' dataset; the caller closes it.
 
     Raises:
-        UserError: the runs are of several.
+        UserError: the runs are of several datasets.
     """
     paths = {run.location.answers for run in runs}
     if len(paths) != 1:
@@ -344,10 +347,10 @@ def prompts_of(runs: Sequence[Run]) -> set[str]:
 
 
 def export(runs: Sequence[Run], path: Path) -> int:
-    """Write the answers that the runs' prompts have had, from the chosen endpoint's model; their number.
+    """Write the chosen endpoint's answers to the runs' prompts, or all without an endpoint; returns their number.
 
     Raises:
-        UserError: there are none.
+        UserError: there are no answers.
     """
     prompts = prompts_of(runs)
     endpoint = chosen_endpoint(runs[0].settings, asks=False)

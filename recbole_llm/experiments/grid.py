@@ -1,4 +1,4 @@
-"""From the words of a command to the runs that it means; every name and setting is checked."""
+"""Expand the options of a command into runs; every name and setting is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recbole_llm.utils.text import names_of
 
 
 def parse_seeds(value: Any, default: int) -> list[int]:
-    """``5`` to five seeds from the default on, ``[1, 7]`` or ``"1,7"`` to just these.
+    """``5`` gives five seeds from the default on, ``[1, 7]`` or ``"1,7"`` just these two.
 
     Raises:
         UserError: the value names no seeds.
@@ -49,7 +49,7 @@ def parse_shares(value: Any) -> list[float]:
     """Growing shares from a list or ``0.05,0.2,1``.
 
     Raises:
-        UserError: they are none.
+        UserError: the value is nothing of the kind.
     """
     try:
         found = [float(share) for share in (value if isinstance(value, (list, tuple)) else names_of(str(value)))]
@@ -61,7 +61,7 @@ def parse_shares(value: Any) -> list[float]:
 
 
 def _whole(value: Any) -> int:
-    """A whole number or its digits; ``ValueError`` for what ``int`` would cut off or take for one (1.5, true)."""
+    """An integer from a whole number or its digits; ``ValueError`` for 1.5 and ``true``, which ``int`` would take."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError
     return int(value)
@@ -77,14 +77,14 @@ def _method(model: Any) -> Method:
 
 
 def _ready_parts(method: Method, dataset: str, files: list[Path], overrides: dict[str, Any]) -> str | None:
-    """``parts`` where the user gives ready parts or the dataset has nothing else; ``None`` for the default protocol."""
+    """``parts`` if the user gives ready parts or the dataset has nothing else; ``None`` for the default protocol."""
     if names_parts(files, overrides):
         return "parts"
     try:
         settings = layer_settings(method, dataset, None, files, overrides, strict=False)
         location = locate(dataset, settings.data_path, settings["dataset_dir"])
     except UserError:
-        return None  # said where the settings are checked, with the file that they stand in
+        return None  # reported when the settings are checked, with the file that they come from
     return "parts" if location.file("inter") is None else None
 
 
@@ -131,7 +131,7 @@ def expand(
                 default = _checked(method, name, each_protocol, files, base)
                 layered.append(default)
                 for seed in parse_seeds(seeds, int(default["seed"])):
-                    of_seed = {**base, f"{method.name}.seed": seed}  # else a key of the model's would win
+                    of_seed = {**base, f"{method.name}.seed": seed}  # else a model's own seed would win
                     run = Run.of(layer_settings(method, name, each_protocol, files, of_seed, strict=False))
                     runs.setdefault(run.key, run)
     check_vectors_read(layered)
@@ -141,10 +141,10 @@ def expand(
 def _checked(
     method: Method, dataset: str, protocol: str | None, files: list[Path], overrides: dict[str, Any]
 ) -> Settings:
-    """Settings of one model of a grid, before seeds are put in.
+    """Settings of one model of a grid, before seeds are set.
 
     Raises:
-        UserError: one of them would be passed over.
+        UserError: a setting would be ignored.
     """
     found = layer_settings(method, dataset, protocol, files, overrides, strict=False)
     preset = {"preset": found["preset"]} if found.get("preset") else {}
@@ -154,12 +154,12 @@ def _checked(
 
 
 def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run]:
-    """The runs that have no finished record, or all of them."""
+    """The runs that have no finished record; with ``force`` all of them."""
     return [run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"]
 
 
 def check_endpoints(runs: Iterable[Run]) -> None:
-    """Refuse an endpoint that cannot be used, such as one that costs money without a limit, before anything loads."""
+    """Refuse an endpoint that cannot be used, for example a paid one without a limit, before anything is loaded."""
     for run in runs:
         if run.settings["semantics"] != "none":
             chosen_endpoint(run.settings)

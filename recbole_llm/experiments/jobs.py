@@ -1,4 +1,4 @@
-"""Runs as jobs of an executor, and what travels with those that leave this machine."""
+"""Runs as jobs of an executor, and the files that are sent with those that leave this machine."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.settings.rules import SEMANTIC_KEYS, features_read
 from recbole_llm.utils.files import whole_file
 
-# Settings that name files of the user's.
+# Settings that name the user's files.
 GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table", *PARTS)
-# Those that may name a model's folder or file, which is too large to be sent.
+# Settings that may name a model's folder or file, which is too large to be sent.
 LOCAL_MODELS = ("encoder", "lm", "pre_model_path")
 
 
@@ -38,22 +38,22 @@ def run_job(run: Run, results: str, force: bool) -> Record:
 
 
 def run_job_away(run: Run, payload: Payload, chosen: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """Make the record of a run where the driver's files may be missing; gives the record's files.
+    """Make the record of a run where the driver's files may be missing; returns the record's files.
 
     Args:
         run: what to run.
-        payload: what it reads.
-        chosen: of a refit, the file of the record that chose its epochs, by its path in the results folder.
+        payload: the files that it reads.
+        chosen: for a refit, the file of the record that chose its epochs, by its path in the results folder.
     """
     with payload.unpacked(run) as (run, results):
-        store = ResultStore(results)  # empty, so that nothing but what chose the epochs counts as made
+        store = ResultStore(results)  # empty, so that only the record that chose the epochs counts as made
         if chosen:
             store.unpack(chosen)
         return store.pack(Runner(store, asks_again=False).run(run))
 
 
 def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:
-    """What tells the semantic features of two runs apart."""
+    """Identifies the semantic features of a run: equal for two runs that read the same."""
     method = run.settings.method
     keys = [*SEMANTIC_KEYS, *(key for feature in map(find_feature, method.features) for key in feature.settings_keys)]
     stage = runner.candidate_run(run).key if method.stage_one else None
@@ -66,7 +66,10 @@ def make_features(runs: Sequence[Run], runner: Runner) -> dict[str, str]:
     """Make the semantic features of all runs, each once, before the runs are spread over workers.
 
     Returns:
-        Why there are none, by the keys of the runs that cannot do without them.
+        By the keys of runs whose features cannot be made, the reason.
+
+    Raises:
+        UserError: the features of the only run cannot be made.
     """
     made: dict[tuple[Any, ...], str] = {}
     for run in runs:
@@ -87,14 +90,14 @@ def make_features(runs: Sequence[Run], runner: Runner) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Payload:
-    """Dataset, semantic features and the user's files.
+    """What a run reads: dataset, semantic features and the user's files.
 
     Attributes:
         digest: of the contents; names the folder on the other machine.
         files: contents by path under that folder.
-        config_files: which of them are the user's settings files, in order.
-        given: which of them settings name (profiles, vectors, parts, ...), by the setting.
-        local: absolute paths of models that every machine has to hold itself, by the setting.
+        config_files: which of the files are the user's settings files, in order.
+        given: by setting, the files that it names (profiles, vectors, parts, ...).
+        local: by setting, the absolute path of a model that every machine must have itself.
     """
 
     digest: str
@@ -110,7 +113,7 @@ class Payload:
 
     @contextmanager
     def unpacked(self, run: Run) -> Iterator[tuple[Run, Path]]:
-        """The run over the unpacked files, and a folder for its results; that and all checkpoints go at the end.
+        """The run over the unpacked files, and a folder for its results; results and checkpoints go at the end.
 
         Raises:
             UserError: another version of this package runs here, or a model that is not sent is missing.
@@ -203,7 +206,7 @@ def pack(run: Run, features: Path | None) -> Payload:
     for key in (*GIVEN_FILES, *(["llm"] if "llm" in run.files else [])):
         value = run.settings.get(key)
         paths = [Path(path).expanduser() for path in ([value] if isinstance(value, str) else value or ())]
-        # The dataset's folder may be known by a part that lies there.
+        # A part in the dataset's folder stays in it, since the folder may be found through the part.
         at_home = [key in PARTS and path.parent == location.folder for path in paths]
         folders = [f"data/{location.stem}" if home else f"{key}/{number}" for number, home in enumerate(at_home)]
         names = [f"{folder}/{path.name}" for folder, path in zip(folders, paths, strict=True)]
@@ -221,7 +224,7 @@ def pack(run: Run, features: Path | None) -> Payload:
 
 
 def received(run: Run, files: Mapping[str, bytes], store: ResultStore) -> Record:
-    """Keep a record from another machine, with the names that files of the user's have here."""
+    """Store a record from another machine, with the user's files named as they are here."""
     record = store.unpack(files)
     here = {name: run.settings[name] for name in BY_CONTENTS if name in run.files}
     if here:

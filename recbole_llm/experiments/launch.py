@@ -1,4 +1,4 @@
-"""Many runs: which are missing, one after the other or many at once, whatever fails."""
+"""Make the missing runs of a grid, one after the other or many at once, even if some of them fail."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def run_all(
     executor: Executor | None = None,
     tracking: Callable[[Record], None] | None = None,
 ) -> list[Record]:
-    """Make the records that are missing; a run that fails is recorded as failed and the others go on.
+    """Make the records that are missing; a run that fails is recorded as failed and the others continue.
 
-    With a single run its error is raised too; a user's mistake is not recorded there.
+    The error of a single run is also raised, unless it is a ``JobError``; a ``UserError`` is then not recorded.
 
     Args:
         runs: what to run.
-        runner: runs them here, or makes what they have in common before others run them.
-        executor: where they run; one after the other in this process by default.
+        runner: makes the runs here, or what they have in common before workers make them.
+        executor: where they run; by default one after the other in this process.
         tracking: called with each record that this call made, as it arrives.
 
     Returns:
-        One record a run, in the order of the runs.
+        One record per run, in the order of the runs.
     """
     make_folder(runner.store.folder)
     executor = executor or SerialExecutor()
@@ -43,11 +43,11 @@ def run_all(
         logger.info("%d of %d results are present already (--force runs them again)", len(records), len(runs))
     missing = [run for run in runs if run.key not in records]
     for place in sorted({runner.store.place(run.location.name, run.settings["protocol"]) for run in missing}):
-        make_folder(place)  # one that cannot be written to is known before hours are spent
+        make_folder(place)  # an unwritable folder is reported before hours are spent
     if not isinstance(executor, SerialExecutor) and missing:
         reasons = make_features(missing, runner)
         records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
-        records |= _present(missing, runner)  # a stage one may be a run of the grid
+        records |= _present(missing, runner)  # a stage-one model may be a run of the grid
         missing = [run for run in missing if run.key not in records]
     send = None if executor.shares_files else PayloadSender(executor, runner)
     lost = _make_choosers(missing, runner, executor, send) if send is not None else []
@@ -74,10 +74,10 @@ def _run_here(runner: Runner, run: Run, place: str) -> Record:
 
 
 def _make_choosers(runs: Sequence[Run], runner: Runner, executor: Executor, send: PayloadSender) -> list[JobResult]:
-    """Make the records that choose the epochs of refits, before refits go where none of them is found.
+    """Make the records that choose the epochs of refits, before refits are sent to where they could not be found.
 
     Returns:
-        How the refits end whose epochs nothing chose.
+        The results of refits that fail because the run that should choose their epochs failed.
     """
     chooser_of = {run.key: chooser for run in runs if (chooser := run.chooser()) is not None}
     wanted = {chooser.key: chooser for chooser in chooser_of.values() if runner.finished(chooser) is None}
@@ -94,7 +94,7 @@ def _make_choosers(runs: Sequence[Run], runner: Runner, executor: Executor, send
 
 
 def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor, send: PayloadSender | None) -> list[Job]:
-    """The runs as the executor takes them; ``send`` packs what they read where workers do not share files."""
+    """The runs as jobs for the executor; ``send`` packs what they read if workers do not share files."""
     if isinstance(executor, SerialExecutor):
         places = [f"[{n}/{len(runs)}]" if len(runs) > 1 else "" for n in range(1, len(runs) + 1)]
         return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(runs, places, strict=True)]
@@ -105,7 +105,7 @@ def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor, send: Payload
 
 
 def _chosen(run: Run, runner: Runner) -> dict[str, bytes]:
-    """The file of the record that chose a refit's epochs, its ranks left out; nothing for other runs."""
+    """The file of the record that chose a refit's epochs, without its ranks; empty for other runs."""
     chooser = run.chooser()
     record = None if chooser is None else runner.store.find(chooser.key)
     files = {} if record is None else runner.store.pack(record)
@@ -113,7 +113,7 @@ def _chosen(run: Run, runner: Runner) -> dict[str, bytes]:
 
 
 def _record(result: JobResult, runner: Runner, lone: bool) -> Record:
-    """The record of a run: its own, or one that says why there is none."""
+    """The record of a run, or one that says why the run failed."""
     run: Run = result.job.tag
     if result.error is not None:
         logger.debug("%s", run.title(), exc_info=result.error)

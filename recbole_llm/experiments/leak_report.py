@@ -1,4 +1,4 @@
-"""``doctor --leaks``: the semantic files of a dataset against the rules of evaluation."""
+"""``doctor --leaks``: check the semantic files of a dataset against the rules of evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from recbole_llm.utils.text import counted, one_line
 
 
 class _UncheckedError(Exception):
-    """A folder cannot be checked; the message says why, and what would check it."""
+    """A folder cannot be checked; the message says why, and what the user can do."""
 
 
 def examine_leaks(
@@ -37,13 +37,14 @@ def examine_leaks(
         dataset: its name.
         data_path: folder of its atomic files.
         dataset_dir: folder of datasets.
-        settings: say how interactions are read and divided where a folder's manifest does not.
+        settings: how interactions are read and split, where a folder's manifest does not say so.
 
     Returns:
-        What was found. A folder that cannot be checked is a fault, as a leak is; the last line counts both kinds.
+        What was found. A folder that cannot be checked is a fault, like a leak; the last line counts the folders that
+        were and were not checked.
 
     Raises:
-        UserError: there is no such dataset, it has no semantic files, or a setting says nothing of reading.
+        UserError: there is no such dataset, it has no semantic files, or a setting has nothing to do with reading.
     """
     check_data_path(data_path)
     for key in settings or {}:
@@ -52,7 +53,7 @@ def examine_leaks(
     place = derived(dataset, dataset_dir)
     folders = sorted(path.parent for path in place.semantics.glob("*/manifest.json"))
     if not folders:
-        locate(dataset, data_path, dataset_dir)  # there may be no such dataset either
+        locate(dataset, data_path, dataset_dir)  # raises if there is no such dataset at all
         raise UserError(f"{place.semantics}/ holds no semantic files yet; `recbole-llm generate` makes them.")
     examination = _Examination(dataset, data_path, dataset_dir, dict(settings or {}))
     findings, unchecked = [], 0
@@ -79,7 +80,7 @@ class _Examination:
 
     Attributes:
         dataset, data_path, dataset_dir: where the files lie.
-        settings: how they are read, where a manifest does not say it.
+        settings: how they are read, where a manifest does not say so.
         runner: reads them.
     """
 
@@ -93,7 +94,7 @@ class _Examination:
         """The checks of one folder.
 
         Raises:
-            _UncheckedError: its files, or what they were made from, are not here as they were.
+            _UncheckedError: its files, or the data that they were made from, are missing or have changed.
         """
         manifest = self._manifest(folder)
         found = self._dataset(manifest)
@@ -103,7 +104,7 @@ class _Examination:
         return [first, *check_leaks(Files(folder, manifest, found.table, found.split), asked)]
 
     def _manifest(self, folder: Path) -> dict[str, Any]:
-        """What a folder was made from, once its files are seen to be those that were made."""
+        """The manifest of a folder, after checking that the folder's files have not changed."""
         path = folder / "manifest.json"
         again = f"Make its features again and run `{self._command()}`"
         try:
@@ -122,9 +123,9 @@ class _Examination:
         return manifest
 
     def _dataset(self, manifest: Mapping[str, Any]) -> Any:
-        """The interactions and the split that a folder was made from, read by what its manifest notes.
+        """The interactions and the split that a folder was made from, read with the settings in its manifest.
 
-        Settings of the command come second: they may belong to another folder.
+        The command's settings are tried only if that fails: they may belong to another folder.
         """
         model, noted = replayed(manifest)
         try:
@@ -173,7 +174,7 @@ class _Examination:
         return True
 
     def _command(self, *more: str) -> str:
-        """The command again, with more words."""
+        """The same command with more options."""
         words = ["recbole-llm", "doctor", "--leaks", f"--dataset={self.dataset}"]
         named = {word.partition("=")[0] for word in more}
         given = {"--data_path": self.data_path, "--dataset_dir": self.dataset_dir}

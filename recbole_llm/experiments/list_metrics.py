@@ -1,4 +1,4 @@
-"""Metrics of the shown lists for a run: what they need of the dataset, and what becomes of those that cannot be had."""
+"""A run's metrics of the recommended lists: what they need from the dataset, and what to do if that is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recbole_llm.utils.yaml import properties_folder, read_yaml
 def list_counter(
     settings: Settings, location: DatasetLocation, dataset: Any, config: Mapping[str, Any]
 ) -> tuple[TopLists | None, list[str]]:
-    """Counters for the metrics of lists that a run asks for, and notes on those that it cannot have.
+    """Counters for the list metrics that a run asks for, and notes on those that cannot be computed.
 
     Args:
         settings: of the run.
@@ -57,7 +57,7 @@ def list_counter(
 
 
 def _left_out(name: str, lack: str, settings: Settings, location: DatasetLocation) -> str:
-    """The note on a metric that the defaults ask for in vain; an error where the user asked for it."""
+    """The note on a default metric that cannot be computed; an error if the user asked for it."""
     title = LIST_METRICS[name]
     reason = f"{location.name} has no item {lack} (columns of .item that the dataset's text: settings name)"
     by_default = settings.origin.get("list_metrics", "").startswith("properties/")
@@ -67,9 +67,9 @@ def _left_out(name: str, lack: str, settings: Settings, location: DatasetLocatio
 
 
 def _title_vectors(texts: ItemTexts, tokens: Sequence[str], location: DatasetLocation, device: str) -> np.ndarray:
-    """``(n_items, d)`` vectors of the items' titles, zero where there is none; encoded once for a dataset.
+    """``(n_items, d)`` vectors of the items' titles, zero for items without one; encoded once per dataset.
 
-    They are the titles' own by the default encoder for every model, whatever it reads itself, so that rows compare.
+    They come from the default encoder for every model, whatever it reads itself, so that rows are comparable.
     """
     titled = [item for item in range(1, len(tokens)) if texts.title[item] != f"item {tokens[item]}"]
     found = encode_texts([texts.title[item] for item in titled], default_encoder(), location.vectors, device)
@@ -79,7 +79,7 @@ def _title_vectors(texts: ItemTexts, tokens: Sequence[str], location: DatasetLoc
 
 
 def list_metrics_of(lists: TopLists, ranks: Ranks, names: Sequence[str]) -> dict[str, float]:
-    """The metrics of lists after the test: from the counters, and the gap between groups of users from the ranks."""
+    """The list metrics after the test, from the counters; the gap between groups of users comes from the ranks."""
     found = lists.totals().summarise(names)
     if "ugf" in {name.lower() for name in names}:
         gaps = {f"ugf@{k}": user_gap(ranks, f"ndcg@{k}") for k in lists.topk}

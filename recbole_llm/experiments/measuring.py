@@ -1,4 +1,4 @@
-"""What a few steps of a model take, measured in a folder that is thrown away: seconds, memory, size of checkpoints."""
+"""Measure what a few steps of a model take, in a temporary folder: seconds, memory, size of checkpoints."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Measured:
 
     Attributes:
         steps, cases: how many were measured.
-        most_epochs: that the model's trainer would train; one where the model counts instead of learning.
+        most_epochs: that the model's trainer would train; 1 if the model counts instead of learning.
         before: seconds of reading the data and building the model.
         start: seconds before the first step of an epoch.
         step, case: seconds of a training step, of ranking a case.
         steps_of_epoch, valid_cases, test_cases: how many there are.
-        memory_mib: peak of what the process takes of its GPU, or of the process where there is none.
-        on_gpu: which of the two.
+        memory_mib: peak memory of the process, on its GPU if it has one, else on the host.
+        on_gpu: whether that is a GPU's memory.
         disk_mib, kept_mib: checkpoints during the training, and after it.
         without_features: the semantic features are not made yet, so the model was measured without them.
     """
@@ -96,7 +96,7 @@ def measure(run: Run, without_features: bool) -> Measured | str:
         except FAILURES as error:  # as a run would fail
             return f"{type(error).__name__}: {one_line(error, 200)}"
         finally:
-            gc.collect()  # models refer to themselves; the next one's peak memory would hold this one
+            gc.collect()  # models refer to themselves: this one would still count towards the next one's peak
 
 
 def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
@@ -138,7 +138,7 @@ def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
 
 
 def _clock(device: Any) -> Callable[[], float]:
-    """Seconds, after what the device has been told to do is done."""
+    """A clock in seconds that first waits until the device has finished its work."""
     if torch.device(device).type != "cuda":
         return time.monotonic
 
@@ -150,15 +150,15 @@ def _clock(device: Any) -> Callable[[], float]:
 
 
 def _memory_mib(device: Any) -> tuple[float, bool]:
-    """Peak memory of this process that no other one has, and whether it is a GPU's."""
+    """Peak memory of this process, and whether it is a GPU's."""
     if torch.device(device).type != "cuda":
         return peak_memory_mib()["host"], False
-    # What torch took, in use or not: recorded steps keep theirs for themselves.
+    # Memory that torch has reserved, in use or not: recorded steps do not share theirs.
     return torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_MIB, True
 
 
 def _train(trainer: Any, train_data: Any, some: _SomeSteps) -> None:
-    """Take some steps, as a run takes them."""
+    """Run some training steps, as a run does."""
     if type(trainer)._train_epoch is not BenchTrainer._train_epoch:  # a loop of RecBole's
         trainer._train_epoch(_SomeBatches(train_data, some), 0)
         return
@@ -184,7 +184,7 @@ class _SomeBatches:
 
 
 class _SomeSteps:
-    """In place of a progress bar: the first steps of an epoch, as many as a second takes, and how long each took.
+    """Replaces the progress bar: ends an epoch after about a second of steps, and times each step.
 
     Attributes:
         start: seconds before the first step.
@@ -214,14 +214,14 @@ class _SomeSteps:
 
     @property
     def step(self) -> float:
-        """Median seconds of a step: what else the machine does for a moment is not the model's."""
+        """Median seconds of a step, which short loads from other processes do not change."""
         if len(self._ends) == 1:
             return self._ends[0] - self._first
         return statistics.median(end - begin for begin, end in itertools.pairwise(self._ends))
 
 
 def _ranked(trainer: Any, prepared: Prepared, now: Callable[[], float]) -> tuple[int, float]:
-    """Validation cases that were ranked, and seconds of each; samples grow until half a second is spent."""
+    """How many validation cases were ranked, and seconds for each; samples grow until half a second is spent."""
     config = prepared.config
     wanted, users = int(config["valid_users"] or 0), FEWEST_USERS
     while True:

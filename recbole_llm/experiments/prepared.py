@@ -1,4 +1,4 @@
-"""A model with its data, ready to be trained or asked."""
+"""A model with its data, ready to be trained or to score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Prepared:
         config, dataset, model: RecBole's objects; ``dataset`` holds all interactions and the split.
         train_part: the dataset with training rows alone.
         sequential: whether batches carry histories.
-        by_user: the model knows a user by an id alone, so that it has nothing to say of those that it has not seen.
+        by_user: the model knows a user only by an id, so that it cannot score for users that it has not seen.
     """
 
     config: Any
@@ -41,6 +41,6 @@ class Prepared:
         return EvalLoader(self.device_table(), cases, int(self.config["eval_batch_size"]), self.sequential, silent)
 
     def cases(self, phase: str) -> Cases:
-        """The cases of ``test``, or of ``valid``: of a sample of users where ``valid_users`` says so."""
+        """The cases of ``test`` or ``valid``; ``valid`` has a sample of users only, if ``valid_users`` is set."""
         split, sample = self.dataset.split, int(self.config["valid_users"] or 0)
         return split.valid.of_sample(self.dataset.table.user_tokens, sample) if phase == "valid" else split.test

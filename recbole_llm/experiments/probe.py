@@ -1,11 +1,11 @@
-"""What an LLM remembers of a dataset, asked before its answers are believed.
+"""Ask what an LLM remembers of a dataset, before its answers are trusted.
 
 Public datasets are in the training data of language models. Four probes ask for what none of a method's prompts shows:
 the rest of a title (``title``), a user's test item without a history (``next``), the title behind an id in the file of
-items (``item``), and the next row of the file of interactions (``row``). After Carlini et al. (ICLR 2023), Bordt et al.
-(COLM 2024) and Di Palma et al. (SIGIR 2025), whose measure is the share that comes back exactly.
+items (``item``), and the next row of the file of interactions (``row``). The measure is the share that is reproduced
+exactly, as in Carlini et al. (ICLR 2023), Bordt et al. (COLM 2024) and Di Palma et al. (SIGIR 2025).
 
-The chance level needs no second model: the same answers are held against the truths of the other questions.
+The chance level needs no second model: the same answers are compared with the truths of the other questions.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ from recbole_llm.settings.identity import hash_of
 from recbole_llm.utils.environment import git_commit, now, versions
 from recbole_llm.utils.text import clean, percent
 
-SETTINGS_OF = "EIMF"  # a model that asks an LLM: its settings hold those of data, protocol and questions
-SHOWN_ROWS = 3  # before the one that is asked for
-NAMED = 5  # titles of a user's next item that count
-SHORTEST_TITLE = 6  # letters; of less there is no beginning and no rest
+SETTINGS_OF = "EIMF"  # a model that asks an LLM: its settings include those of data, protocol and questions
+SHOWN_ROWS = 3  # that a prompt shows before the row that is asked for
+NAMED = 5  # how many titles of an answer count for a user's next item
+SHORTEST_TITLE = 6  # characters; a shorter one cannot be split into a beginning and a rest
 
 
+# The docstrings of answer classes are part of their JSON schemas, and so of the keys of cached answers.
 class TitleAnswer(BaseModel):
     """A title; empty where the model knows none."""
 
@@ -77,7 +78,7 @@ class Probe:
     Attributes:
         name: one of ``PROBES``.
         questions: data of each prompt, and the truth in the form in which answers are compared.
-        read: an answer in that form: what counts as named.
+        read: from an answer, what it names, in that form.
     """
 
     name: str
@@ -86,12 +87,12 @@ class Probe:
 
     @property
     def prompt(self) -> Prompt:
-        """What is asked with."""
+        """The prompt of the probe."""
         return load_prompt(f"{__name__}:probe_{self.name}")
 
 
 def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
-    """Ask an LLM what it remembers of a dataset, and keep what it gave back.
+    """Ask an LLM what it remembers of a dataset, and record the result.
 
     Args:
         run: gives dataset, protocol, endpoint and titles.
@@ -99,7 +100,7 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
         questions: of each probe at most.
 
     Raises:
-        UserError: there is no LLM to ask or nothing to ask about, a limit was reached, or nothing usable came.
+        UserError: there is no LLM to ask or nothing to ask about, a limit was reached, or no answer was usable.
     """
     settings = run.settings
     endpoint = chosen_endpoint(settings)
@@ -180,7 +181,7 @@ def recall_of(named: Sequence[tuple[str, set[str]]], asked: int) -> Recall:
     others = sum(sum(truths[name] for name in names) - (truth in names) for truth, names in named)
     pairs = count * (count - 1)
     chance = others / pairs if pairs else 0.0
-    at_most = (others + 1) / (pairs + 1)  # a few pairs without a match do not show that there never is one
+    at_most = (others + 1) / (pairs + 1)  # few pairs without a match do not show that chance is 0
     interval = binomtest(hits, count).proportion_ci(0.95, "wilson")
     return Recall(
         asked=asked,
@@ -198,7 +199,7 @@ def recall_of(named: Sequence[tuple[str, set[str]]], asked: int) -> Recall:
 
 
 def _probes(run: Run, dataset: Any, questions: int) -> Iterator[Probe]:
-    """The probes that the data have something for."""
+    """The probes for which the data have something to ask."""
     settings, table = run.settings, dataset.table
     separator, key = str(settings["field_separator"]), str(settings["ITEM_ID_FIELD"])
     items = read_item_texts(run.location, table, settings.get("text"), key, separator)
@@ -216,13 +217,13 @@ def _probes(run: Run, dataset: Any, questions: int) -> Iterator[Probe]:
 
 
 def _sample(tokens: np.ndarray, count: int) -> list[int]:
-    """Numbers of the tokens with the smallest hashes, in their own order: a fixed sample, whatever else there is."""
+    """Places of the tokens with the smallest hashes, ascending: a fixed sample, whatever other tokens there are."""
     order = np.argsort(token_hashes(tokens), kind="stable")[:count] if len(tokens) else np.empty(0, dtype=np.int64)
     return sorted(order.tolist())
 
 
 def _form(title: str) -> str:
-    """A title as answers are compared, without its year."""
+    """A title in the form in which answers are compared, without its year."""
     return title_key(title).rpartition(":")[0]
 
 
@@ -235,7 +236,7 @@ def _bare(title: str) -> str:
 def _title_questions(
     items: ItemTexts, table: Any, count: int, place: dict[str, Any]
 ) -> list[tuple[dict[str, Any], str]]:
-    """Half of each title's words, or letters where there is one word."""
+    """The first half of each title's words, or of its letters if it has one word."""
     named = [n for n in range(1, len(items.title)) if len(_form(items.title[n])) >= SHORTEST_TITLE]
     found = []
     for number in _sample(np.asarray(table.item_tokens)[named], count):
@@ -278,7 +279,7 @@ def _item_questions(
 
 
 def _row_questions(run: Run, count: int, place: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Rows of the file of interactions as they follow one another."""
+    """Consecutive rows of the file of interactions."""
     path = run.location.file("inter")
     if path is None:
         return []
@@ -319,7 +320,7 @@ def _titles_named(answer: TitlesAnswer) -> set[str]:
 
 
 def _forms(titles: Sequence[str]) -> set[str]:
-    """The forms of some titles, each with and without what stands in brackets: an answer may repeat either."""
+    """The forms of some titles, each with and without what is in brackets, since an answer may have either."""
     return {form for title in map(clean, titles) for each in (title, _bare(title)) if (form := _form(each))}
 
 
@@ -328,7 +329,7 @@ def _row_named(answer: RowAnswer) -> set[str]:
 
 
 def _row_form(cells: Sequence[str]) -> str:
-    """A row as it is compared: ``3`` and ``3.0`` are one number."""
+    """A row in the form in which rows are compared: ``3`` and ``3.0`` are the same number."""
     return "\t".join(_cell(cell) for cell in cells)
 
 

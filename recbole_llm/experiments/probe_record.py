@@ -1,4 +1,4 @@
-"""What a probe of an LLM's memory of a dataset found: a file that tables read beside the records of runs."""
+"""The results of probing an LLM's memory of a dataset: a file that tables read beside the records of runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ PROBE_SCHEMA = 1
 
 
 class Recall(BaseModel):
-    """How much of what one probe asks an LLM gives back.
+    """How much of what one probe asks for an LLM reproduces.
 
-    ``chance`` is how often the same answers fit the other questions: what a model names whatever it is asked about,
-    such as the most popular items, is in it.
+    ``chance`` is how often the same answers fit the other questions. It includes what a model names regardless of the
+    question, such as the most popular items.
     """
 
     model_config = ConfigDict(extra="ignore")

@@ -1,4 +1,4 @@
-"""Answers that others have published, at a folder or an address (``--answers``)."""
+"""Answers that others have published, in a folder or at an address (``--answers``)."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from recbole_llm.raw.download import download
 
 
 class PublishedAnswers:
-    """The answers of a store, brought here prompt by prompt when a feature first wants them.
+    """The answers of a store, downloaded prompt by prompt when a feature first needs them.
 
     Args:
-        address: as :func:`open_store` takes it; opened when something is wanted of it.
+        address: as :func:`open_store` takes it; opened on first use.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._scratch = tempfile.TemporaryDirectory(prefix="recbole-llm-answers-")  # goes with this object
+        self._scratch = tempfile.TemporaryDirectory(prefix="recbole-llm-answers-")  # removed with this object
         self._store: AnswerStore | None = None
         self._lent = ResponseCache(Path(self._scratch.name) / "lent.sqlite")
         self._brought: set[tuple[str, str]] = set()
 
     def lender(self, model: str, prompts: Collection[str]) -> ResponseCache:
-        """The answers of a model to some prompts (``id@version``), and to those that were wanted before.
+        """The answers of a model to some prompts (``id@version``), and to those asked for before.
 
         Raises:
             UserError: the store cannot be reached, or a file is not what its index says.
@@ -47,7 +47,7 @@ class PublishedAnswers:
 
 
 def lend(asking: AnswerSource, run: Run) -> None:
-    """Let a command take answers from the store that a run names; one store serves the whole command."""
+    """Let a command take answers from the store that a run names; the first store serves the whole command."""
     address = run.settings.get("answers")
     if address and asking.published is None:
         asking.published = PublishedAnswers(str(address))
@@ -58,10 +58,10 @@ _HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?", re.ASCII)
 
 
 def _on_the_hub(address: str) -> str:
-    """The static address of a dataset's files on the hub, as huggingface_hub has it.
+    """The static address of a dataset's files on the hub, as huggingface_hub builds it.
 
     Raises:
-        UserError: it names no dataset.
+        UserError: the address names no dataset, or ``HF_ENDPOINT`` is no http address.
     """
     found = _HUB_NAME.fullmatch(address.removeprefix(HUB))
     if found is None or ".." in address:
@@ -73,15 +73,15 @@ def _on_the_hub(address: str) -> str:
 
 
 def open_store(address: str, scratch: Path) -> AnswerStore:
-    """A store by its address; files of a remote one are brought into a folder when they are wanted.
+    """A store by its address; files of a remote one are downloaded to ``scratch`` when they are needed.
 
     Args:
         address: a folder, ``file:``, ``http:`` or ``https:``, or ``hf:OWNER/NAME``, a dataset of the Hugging Face Hub
             (``hf:OWNER/NAME@REVISION``; ``HF_ENDPOINT`` names another hub).
-        scratch: the folder.
+        scratch: folder for downloads.
 
     Raises:
-        UserError: there is none, or it cannot be reached.
+        UserError: there is no store, or it cannot be reached.
     """
     check_store_address(address)
     address = _on_the_hub(address) if address.startswith(HUB) else address

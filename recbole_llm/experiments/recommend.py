@@ -42,7 +42,7 @@ class Recommendation:
 
 
 def _reads_prefixes(run: Run) -> bool:
-    """Whether the model reads features of single places, as LLM-DMsRec's intents are."""
+    """Whether the model reads features of single positions in a history, such as LLM-DMsRec's intents."""
     if run.settings["semantics"] == "none":
         return False
     features = map(find_feature, run.settings.method.features)
@@ -50,13 +50,13 @@ def _reads_prefixes(run: Run) -> bool:
 
 
 class Recommender:
-    """Answers for users from a model in memory.
+    """Recommends items to users with a model in memory.
 
     Args:
         prepared: a trained model with its data.
-        mask_history: leave out what a user already has.
-        history: what the model sees of a user: ``all`` that is known, or what stood before the ``test`` or
-            ``valid`` target.
+        mask_history: leave out the items of a user's history.
+        history: what the model sees of a user: ``all`` known interactions, or those before the ``test`` or ``valid``
+            target.
     """
 
     def __init__(self, prepared: Prepared, mask_history: bool = True, history: str = "all") -> None:
@@ -74,10 +74,10 @@ class Recommender:
 
     @classmethod
     def trained(cls, run: Run, runner: Runner, **options: Any) -> Recommender:
-        """The recommender of a run that was made before; where its weights are elsewhere, it is trained again.
+        """The recommender of a run that was made before; if its weights are missing, it is trained again.
 
         Raises:
-            UserError: these settings have no run.
+            UserError: there is no run with these settings.
         """
         if not (run.folder / "best.pt").is_file():
             if runner.finished(run) is None:
@@ -95,7 +95,7 @@ class Recommender:
         """Ids of user tokens.
 
         Raises:
-            UserError: a token that the dataset does not have.
+            UserError: the dataset does not have a token.
         """
         for user in users:
             if user not in self._index:
@@ -106,7 +106,7 @@ class Recommender:
         """Top ``k`` for each user, in the order given.
 
         Raises:
-            UserError: a user whom the dataset does not have, or one without a history where the model needs one.
+            UserError: the dataset does not have a user, or the model needs a history and a user has none.
         """
         ids = self.ids(users)
         empty = ids[self._start[ids] == self._end[ids]] if self.prepared.sequential else ids[:0]
@@ -157,12 +157,12 @@ def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
         return known
     there = set(known)
     names = [given] if given in there else given.split(",")
-    if os.path.isfile(given):  # noqa: PTH113 - Path.is_file fails where many names are too long for that of a file
+    if os.path.isfile(given):  # noqa: PTH113 - Path.is_file fails if the names together are too long for a file's
         try:
             names = Path(given).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UserError(f"--users={given}: the file is not UTF-8 text ({error}); save it as UTF-8.") from error
-    # Blanks and commas may belong to a name; what is no name is tried without the blanks around it.
+    # Blanks and commas may belong to a name; an unknown name is tried without the blanks around it.
     named = [name if name in there else name.strip() for name in names]
     if not any(named):
         raise UserError(f"--users={given}: it names no user; give names, a file with one a line, or all.")

@@ -1,4 +1,4 @@
-"""The record of one run: everything that a table, a test or a doubt may ask for, years later.
+"""The record of one run: everything that tables, tests and later checks need.
 
 The schema is versioned, and records of older versions are read: each step of ``_UPGRADES`` brings a record
 to the next version. ``Record.model_json_schema()`` is the documented form (``docs/reference/results.md``).
@@ -15,23 +15,23 @@ from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.utils.portable import portable
 
 SCHEMA = 3
-SHOWN_FILE = "shown."  # before the name of a file that only metrics of the shown lists read
+SHOWN_FILE = "shown."  # prefix to the name of a file that only list metrics read
 _SHOWN = ("error", "settings", "origin", "features", "lists", "notes", "warnings")  # parts that may name files
-# What rows of invented titles are called (--titles).
+# Labels of rows with invented titles (--titles).
 TITLES = {"pseudonym": "pseudonyms", "pseudonym_all": "pseudonyms, categories too"}
 
 
 def _from_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Version 1 called every metric better when it is higher."""
+    """Version 1 marked every metric as better when higher."""
     metrics = values.get("metrics")
     if not isinstance(metrics, dict) or not all(isinstance(metric, dict) for metric in metrics.values()):
-        return values  # validation says what is wrong with it
+        return values  # validation reports what is wrong
     directed = {name: {**metric, "higher_is_better": higher_is_better(name)} for name, metric in metrics.items()}
     return {**values, "metrics": directed}
 
 
 def _from_2(values: dict[str, Any]) -> dict[str, Any]:
-    """Version 2 called EIMF's behavioural module ``ibim``; it is its ``backbone`` as LLM-DMsRec's is."""
+    """Version 2 called EIMF's behavioural module ``ibim``; now it is ``backbone``, as for LLM-DMsRec."""
     renamed = {
         part: {"backbone" if key == "ibim" else key: value for key, value in values[part].items()}
         for part in ("settings", "origin")
@@ -44,7 +44,7 @@ _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 
 
 
 def loss_of(point: Mapping[str, Any]) -> float | None:
-    """The loss of an epoch of a curve: the sum, where a model has several; ``None`` where there is none."""
+    """The loss of one epoch of a curve, summed if a model has several; ``None`` if there is none."""
     loss = point.get("loss")
     return None if loss is None else float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
 
@@ -59,7 +59,7 @@ class MetricValue(BaseModel):
 
 
 class DatasetFacts(BaseModel):
-    """What the numbers were computed on."""
+    """What the metrics were computed on."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -85,7 +85,7 @@ class DatasetFacts(BaseModel):
     )
 
     def key_files(self) -> dict[str, str]:
-        """The files that enter a run's key: all but those that only metrics of the shown lists read."""
+        """The files that enter a run's key: all but those that only list metrics read."""
         return {name: digest for name, digest in self.files.items() if not name.startswith(SHOWN_FILE)}
 
 
@@ -184,9 +184,9 @@ class Record(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _upgrade(cls, values: Any) -> Any:
-        """Bring what an older version wrote to this one; a record made here has no version yet.
+        """Bring a record of an older version to this one; a record made here has no version yet.
 
-        Records are made to be shown: paths of the machine that a run or an older version left in them are taken out.
+        Records are meant to be published, so machine paths that a run or an older version left in them are removed.
         """
         if not isinstance(values, dict):
             return values
@@ -197,11 +197,11 @@ class Record(BaseModel):
 
     @property
     def label(self) -> str:
-        """The model as a table names it: with its semantics and its language model where it has any."""
+        """The model as a table names it: with its semantics and its language model, if any."""
         return self.labelled(None if self.semantics == "none" and self.features is None else self.source)
 
     def labelled(self, source: str | None) -> str:
-        """The model's label with another word, or none, for where its semantics came from."""
+        """The model's label with ``source``, or nothing, as the origin of its semantics."""
         marks = [source] if source else []
         marks += [self.language_model] if self.language_model else []
         marks += ["legacy leaks"] if self.legacy_leaks else []
@@ -211,10 +211,10 @@ class Record(BaseModel):
 
     @property
     def reads(self) -> dict[str, str] | None:
-        """SHA-256 of each file that the run read beside the interactions, by its name; and ``server``, its LLM's.
+        """SHA-256 of each file that the run read besides the interactions, by name; and ``server``, its LLM's address.
 
-        ``None`` where the record does not say: the run failed before, or an older version wrote it. Lists that were
-        made elsewhere are left out: those of several seeds are several files under one name.
+        ``None`` if the record does not say: the run failed before, or an older version wrote it. Lists made elsewhere
+        are left out, since several seeds have several files under one name.
         """
         if self.data is None or not self.data.files:
             return None

@@ -8,10 +8,11 @@ from recbole_llm.experiments.record import Record
 
 
 def chosen_epochs(record: Record) -> list[int]:
-    """The epochs behind the weights that a run kept, one number a stage.
+    """The epochs behind the weights that a run kept, one number per stage.
 
-    A stage begins with the best weights so far, so that of each stage count the epochs until its best one, and none
-    where it was not better. Stages after the best epoch are left out. Where nothing was validated, all epochs count.
+    A stage begins with the best weights so far. So the epochs of each stage count up to its best one, and none count if
+    the stage brought no improvement. Stages after the best epoch are left out. If nothing was validated, all epochs
+    count.
     """
     if record.best_epoch is None:
         return [record.epochs or 0]
@@ -19,13 +20,13 @@ def chosen_epochs(record: Record) -> list[int]:
     stages = list(dict.fromkeys(entry.get("stage") for entry in validated))
     if len(stages) < 2:
         return [record.best_epoch]
-    ends = {entry["stage"]: entry["epoch"] for entry in record.curve if "valid" in entry}  # the last one of each stays
+    ends = {entry["stage"]: entry["epoch"] for entry in record.curve if "valid" in entry}  # the last epoch of each
     best, began, found = -math.inf, 0, []
     for stage in stages:
         kept = began
         for entry in validated:
             score = entry["valid"][record.valid_metric]
-            if entry.get("stage") == stage and score >= best:  # as early stopping has it, the later of equal ones
+            if entry.get("stage") == stage and score >= best:  # as in early stopping, the later of equal ones
                 best, kept = score, entry["epoch"]
         found.append(kept - began)
         began = ends[stage]

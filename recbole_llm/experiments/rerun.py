@@ -1,4 +1,4 @@
-"""The command that makes a record's run again, with this version's defaults or not."""
+"""The command that runs a record again, even if defaults have changed since."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _NAMED = ("model", "dataset", "protocol", "seed")  # options of their own
 
 
 def rerun_command(records: Sequence[Record]) -> str:
-    """The line for a shell that runs the seeds of one row again.
+    """The shell command that runs the seeds of one row again.
 
-    Settings are named where today's defaults are others. Of a model from outside, whose defaults are not known here,
-    it names what the command that made the record named.
+    It names the settings that differ from today's defaults. For an external model, whose defaults are not known here,
+    it names those that the original command named.
     """
     first, seeds = records[0], sorted({record.seed for record in records})
     words = ["python", "run_benchmark.py", "run", f"--model={first.model}", f"--dataset={first.dataset}"]
@@ -32,7 +32,7 @@ def rerun_command(records: Sequence[Record]) -> str:
 
 
 def changed_settings(record: Record) -> dict[str, Any]:
-    """The settings that tell the run apart and are not what this version takes for granted."""
+    """The settings that distinguish the run from one with this version's defaults."""
     backbone = record.settings.get("backbone")
     try:
         default = _defaults(record.model, record.dataset, record.protocol, backbone)
@@ -44,7 +44,7 @@ def changed_settings(record: Record) -> dict[str, Any]:
         key: value for key, value in record.settings.items()
         if key not in _NAMED and tells_apart(key, value, definitions) and default.get(key) != value
     }  # fmt: skip
-    for key, value in default.values.items():  # defaults that are younger than the record
+    for key, value in default.values.items():  # settings that were added after the record was made
         then = before(key, definitions)
         if key not in record.settings and then is not ... and tells_apart(key, value, definitions) and value != then:
             found[key] = then
@@ -56,7 +56,7 @@ def changed_settings(record: Record) -> dict[str, Any]:
 
 @cache
 def _defaults(model: str, dataset: str, protocol: str, backbone: str | None) -> Settings:
-    """Today's settings; code from outside, which a foreign record may name, is never loaded for them."""
+    """Today's default settings; external code, which a foreign record may name, is never loaded for them."""
     if ":" in model:
         raise UserError(f"{model} is a model from outside.")
     given = {} if backbone is None else {"backbone": backbone}

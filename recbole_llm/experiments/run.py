@@ -37,10 +37,10 @@ class Run:
     Attributes:
         settings: of the model, its dataset, protocol and seed.
         location: where the dataset lies.
-        search: what the search had that found the settings (``trials``, ``trial_epochs``, ``trial_minutes``; what it
-            did not limit is left out), ``None`` where none did.
-        key: hash of all that can change the numbers, and of ``search``.
-        files: SHA-256 of every file that is read, by what it is.
+        search: budget of the search that found the settings (``trials``, and ``trial_epochs`` and ``trial_minutes`` if
+            they were limited); ``None`` without a search.
+        key: hash of everything that can change the results, and of ``search``.
+        files: SHA-256 of every file that is read, by a name for what it is.
     """
 
     settings: Settings
@@ -80,7 +80,7 @@ class Run:
 
     @classmethod
     def of(cls, settings: Settings, search: Mapping[str, Any] | None = None) -> Run:
-        """The run of some settings; finds the dataset, and leaves out files of vectors that nothing reads.
+        """The run with some settings; finds the dataset, and leaves out files of vectors that nothing reads.
 
         Raises:
             UserError: there is no such dataset.
@@ -90,11 +90,11 @@ class Run:
         return cls(settings, location, search)
 
     def chooser(self) -> Run | None:
-        """The run whose validation chooses the epochs of this one, which is a refit; ``None`` for other runs."""
+        """For a refit, the run whose validation chooses its epochs; ``None`` for other runs."""
         return Run(self.settings.replaced(refit=False), self.location, self.search) if self.settings["refit"] else None
 
     def _side_files(self) -> dict[str, Path]:
-        """What is read of the dataset beside ``.inter``, by the name that it has in the key."""
+        """The dataset's files that are read besides ``.inter``, by the names that they have in the key."""
         settings, location = self.settings, self.location
         load, split = settings.get("load_col"), settings["split"]
         named = ("item", "user", *(("kg", "link") if reads_graph(settings.method) else ()))
@@ -111,13 +111,13 @@ class Run:
         return {name: path for name, path in found.items() if path is not None}
 
     def _local_models(self) -> dict[str, Path]:
-        """What settings name by a path of the encoder, the language model and the weights to start from."""
+        """The encoder, the language model and the initial weights, if settings name them by a path that exists."""
         named = {"encoder": MINILM, "lm": SCRATCH, "pre_model_path": ""}
         given = {name: str(self.settings.get(name) or usual) for name, usual in named.items()}
         return {name: Path(path) for name, path in given.items() if path != named[name] and Path(path).exists()}
 
     def shown_files(self) -> dict[str, str]:
-        """SHA-256 of what only metrics of the shown lists read; it changes no number that a key speaks for."""
+        """SHA-256 of files that only list metrics read; they change no result that the key stands for."""
         path = self.location.file("item")
         asked = {str(name).lower() for name in self.settings.get("list_metrics") or ()}
         if path is None or not asked & {*NEED_CATEGORIES, *NEED_VECTORS}:
@@ -125,7 +125,7 @@ class Run:
         return {f"{SHOWN_FILE}item": file_sha256(path)} if "item" not in self.files else {}
 
     def _server(self) -> str:
-        """The address of the LLM that is asked, where it is not that of its file: the answers may be others."""
+        """The address of the LLM, if it is not the one in the LLM's file: its answers may differ."""
         source = self.settings["llm"]
         if source in (None, OFFLINE) or self.settings["semantics"] == "none":
             return ""
@@ -139,7 +139,7 @@ class Run:
         return Path(s["checkpoint_dir"]) / self.location.name / s["protocol"] / name
 
     def title(self) -> str:
-        """For messages."""
+        """A description of the run for messages."""
         s = self.settings
         semantics = "" if s["semantics"] == "none" else f", {s['semantics']}"
         tuned = "" if self.search is None else ", tuned"
@@ -152,11 +152,11 @@ class Run:
     def blank_record(self) -> Record:
         """A record with what is known before the run."""
         s = self.settings
-        # Records are made to be shown; files are known by their hashes.
+        # Records are meant to be published, so they name no folders; files are known by their hashes.
         folders = {k for k, owner in s.definitions.items() if role_of(owner.model_fields[k]) is Role.FOLDER}
         shown = {k: v for k, v in s.values.items() if k not in folders}
         if shown.get("llm_base_url"):
-            shown["llm_base_url"] = redact(shown["llm_base_url"])  # records are made to be shown
+            shown["llm_base_url"] = redact(shown["llm_base_url"])  # without credentials
         return Record(
             key=self.key,
             model=s.method.target if s.method.is_external else s.method.name,
@@ -179,24 +179,24 @@ class Run:
 def key_parts(
     method: Method, settings: Mapping[str, Any], files: Mapping[str, str], search: Mapping[str, Any], server: str
 ) -> dict[str, Any]:
-    """What enters a run's key beside the identity of its settings.
+    """What enters a run's key besides the identity of its settings.
 
     Args:
-        method: the model's row under these settings.
+        method: the model's registry row under these settings.
         settings: of the run.
-        files: SHA-256 of every file that is read, by what it is.
-        search: what the search had that found the settings; empty where none did.
-        server: address of the LLM, where it is not that of its file.
+        files: SHA-256 of every file that is read, by a name for what it is.
+        search: budget of the search that found the settings; empty without a search.
+        server: address of the LLM, if it is not the one in the LLM's file.
     """
     more = {**_changes_of_meaning(settings), **search, **({"server": server} if server else {})}
     return {"files": files, "features": feature_versions(method.features), **more}
 
 
 def _changes_of_meaning(settings: Mapping[str, Any]) -> dict[str, str]:
-    """What enters the key because older versions did something else under the same settings.
+    """What enters the key because older versions behaved differently under the same settings.
 
-    They left tested positions to earlier prefixes where ``intent_stride`` was set, and refits without the repeats at
-    the end of a case with several targets, or without the validation of users who have no training.
+    If ``intent_stride`` was set, they used the answers of earlier prefixes for tested positions. Refits did not train
+    on repeats at the end of a case with several targets, nor on the validation data of users without training data.
     """
     found = {"tested_positions": "asked"} if settings.get("intent_stride", 1) != 1 else {}
     if settings.get("refit"):

@@ -57,10 +57,10 @@ logger = logging.getLogger(__name__)
 
 UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole reads and augments the files"}
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
-# Facts of a reading by which an older version's rows, or their times, were others.
+# Facts that show whether an older version read other rows, or other times, from the same file.
 OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
-UNNAMED = 0.1  # share of the items without a title, from which on a warning is given
-USERLESS = ("Pop", "Random")  # general models that recommend the same to all
+UNNAMED = 0.1  # from this share of items without a title on, a warning is given
+USERLESS = ("Pop", "Random")  # general models that do not know users
 
 
 class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
@@ -68,13 +68,13 @@ class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
 
 
 class Runner:
-    """Makes runs; keeps nothing between them but the store.
+    """Makes runs; results are kept only in the store.
 
     Args:
         store: where records are looked up and written.
         bars: progress bars.
-        force: make runs again that have a record.
-        asks_again: ask again what an earlier command got no answer to; not for a worker, whose files others share.
+        force: also make runs that have a record.
+        asks_again: repeat questions that an earlier command got no answer to; not in a worker, which shares its files.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Runner:
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
         self._warned: set[str] = set()
         self._readings: dict[Any, tuple[dict[str, Any], dict[str, float | int]]] = {}  # facts and statistics
-        # How answers are got; one budget for all runs, made with the first that asks.
+        # How answers are obtained, with one budget for all runs; made by the first run that asks.
         self.asking: AnswerSource | None = None
         self._fresh: set[str] = set()
 
@@ -100,7 +100,7 @@ class Runner:
         return record
 
     def _read_otherwise(self, run: Run, record: Record) -> str:
-        """What of the same files an older version read in another way, so that its numbers are others; else empty."""
+        """What an older version read differently from the same files, so that its results differ; else empty."""
         if record.features is not None and record.features.coverage.get("itemtext") == 0:
             return "items without any title were refused"
         then = record.data.reading if record.data else {}
@@ -140,7 +140,7 @@ class Runner:
         return found
 
     def _make(self, run: Run) -> Record:
-        """Train and test, whether there is a record or not; before a refit, the run that chooses its epochs."""
+        """Train and test, even if there is a record; a refit is preceded by the run that chooses its epochs."""
         if (chooser := run.chooser()) is not None:
             self.run(chooser)
         if int(run.settings["nproc"]) > 1:
@@ -156,7 +156,7 @@ class Runner:
         with watch("pretrain"):
             stage = self._pretrain(run)
         prepared = self.prepare(run, watch, record, stage)
-        # Before training: what a metric lacks costs no hours.
+        # Before training, so that missing data for a metric are reported before hours are spent.
         lists, notes = list_counter(run.settings, run.location, prepared.dataset, prepared.config)
         record.notes += notes
         trainer = self._train(run, prepared, watch, record)
@@ -189,11 +189,11 @@ class Runner:
 
         Args:
             run: what to train.
-            folder: of the checkpoints; a training that was interrupted goes on.
-            on_epoch: called with epoch (from 1), validation score and ranks, also for the epochs of a training that
-                goes on, whose ranks are not known any more; ``StopTraining`` ends it.
-            max_seconds: of training and validation, those before an interruption included; training ends with the
-                epoch in which they are over.
+            folder: of the checkpoints, from which an interrupted training is resumed.
+            on_epoch: called with epoch (from 1), validation score and ranks. A resumed training repeats the calls for
+                its earlier epochs, with ``None`` for ranks. If it raises ``StopTraining``, the training ends.
+            max_seconds: of training and validation, including the time before an interruption; training ends with the
+                epoch in which they run out.
         """
 
         def after(epoch: int, score: float) -> None:
@@ -212,17 +212,17 @@ class Runner:
                     on_epoch(entry["epoch"], entry["valid"][trainer.valid_metric], None)
             trainer.fit(train_data, prepared.eval_loader("valid"))
         except StopTraining:
-            pass  # what was reached counts
+            pass  # the results so far count
         self._note_training(run, trainer, record)
         record.seconds = watch.report()
         return record
 
     def rank_validation(self, run: Run, aside: ResultStore) -> tuple[Record, Ranks]:
-        """Train, and rank the validation cases by the weights of the best epoch; the test cases are never ranked.
+        """Train, and rank the validation cases with the weights of the best epoch; the test cases are never ranked.
 
         Args:
-            run: what to train. A training that was interrupted, or that an ordinary run has begun, goes on.
-            aside: where record and ranks are kept; they are no results.
+            run: what to train. A training that was interrupted, or that an ordinary run has begun, is continued.
+            aside: where record and ranks are kept, since they are not results.
         """
         with one_process_at_a_time(run.folder, run.title()):
             record = aside.find(run.key)
@@ -245,9 +245,9 @@ class Runner:
         self._train(run, self.prepare(run, watch, record), watch, record)
 
     def make_features(self, run: Run) -> Path | None:
-        """Make the semantic features of a run and what they stand on; their folder, ``None`` where it reads none.
+        """Make the semantic features of a run and what they need; returns their folder, ``None`` if it reads none.
 
-        Many workers would otherwise make the same at once.
+        This is done before runs are spread over workers, which would otherwise all make the same features.
         """
         if run.settings["semantics"] == "none":
             return None
@@ -260,12 +260,12 @@ class Runner:
     def prepare(
         self, run: Run, watch: Stopwatch, record: Record | None = None, stage: dict[str, Any] | None = None
     ) -> Prepared:
-        """Read the data, make what the model stands on, build the model.
+        """Read the data, make what the model needs, build the model.
 
         Args:
             run: what to build.
             watch: times the phases.
-            record: takes down facts of data and features.
+            record: takes the facts about data and features.
             stage: settings of one stage of a model that RecBole trains in several.
         """
         settings = run.settings.replaced(**(stage or {}))
@@ -297,7 +297,7 @@ class Runner:
         return prepared
 
     def _describe(self, prepared: Prepared, run: Run, record: Record) -> None:
-        """Take down what a run's record says of its data and its model."""
+        """Fill in what a run's record says about its data and its model."""
         dataset, model = prepared.dataset, prepared.model
         record.language_model = getattr(model, "language_model", None)
         record.legacy_leaks = bool(run.settings.get("legacy_leaks"))
@@ -320,7 +320,7 @@ class Runner:
         )
 
     def _warnings(self, prepared: Prepared, record: Record) -> list[str]:
-        """What a reader of a run's numbers must know of its data and texts; logged too."""
+        """What a reader of a run's results must know about its data and texts; also logged."""
         dataset = prepared.dataset
         ready = dataset.config["split"] == "parts"
         found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split, ready)]
@@ -387,14 +387,14 @@ class Runner:
         return self._read(run, run.settings, Stopwatch())[1]
 
     def candidate_run(self, run: Run) -> Run:
-        """The run of the model that this one stands on: same data and settings, a seed of its own."""
+        """The run of this run's stage-one model: same data and settings, but its own seed."""
         return Run.of(stage_one_settings(run.settings))
 
     def candidate_model(self, run: Run, watch: Stopwatch) -> CandidateModel | CandidateTable:
-        """The trained model, or models, that a run's features stand on; the models of folds are no results.
+        """The trained model or models, or the table, that a run's candidates come from; fold models are not results.
 
         Raises:
-            UserError: folds with a model that knows users by their ids alone.
+            UserError: folds with a model that knows a user only by an id.
         """
         table = run.settings.get("candidate_table")
         if table:
@@ -408,7 +408,7 @@ class Runner:
         return self.finished(run) is not None and (run.folder / "best.pt").is_file()
 
     def trained(self, run: Run) -> Prepared:
-        """The run's model with its best weights, trained now where there is no checkpoint."""
+        """The run's model with its best weights; trained now if there is no checkpoint."""
         best = run.folder / "best.pt"
         if not self.is_trained(run):
             with one_process_at_a_time(run.folder, run.title()):
@@ -430,9 +430,9 @@ class Runner:
         return {"train_stage": stages[-1], "pre_model_path": str(run.folder / stages[-2] / "best_so_far.pt")}
 
     def _pretrain(self, run: Run) -> dict[str, Any]:
-        """Run the stages before the last of models that RecBole trains in several; settings of the last stage.
+        """Run all but the last stage of a model that RecBole trains in several; returns settings for the last one.
 
-        RecBole leaves the stages to its user: a checkpoint of the first one is no result.
+        RecBole leaves the stages to its user. The checkpoint of an early stage is not a result.
         """
         stages = STAGES.get(run.settings.method.name, ())
         if not stages or run.settings.get("pre_model_path"):
@@ -458,7 +458,7 @@ class Runner:
                 trainer.fit()
             record.recbole_metrics = trainer.test_metrics
             if prepared.sequential == bool(run.settings["mask_history"]):
-                # Its evaluator masks what a general model's user has, and ranks it for a sequential one.
+                # RecBole's evaluator masks the user's history for general models and ranks it for sequential ones.
                 record.notes.append("chosen by RecBole's validation, which masks otherwise")
             return self._note_training(run, trainer, record)
         trainer, train_data = self._trainer(run, prepared, run.folder, watch, record)
@@ -494,7 +494,7 @@ class Runner:
         return trainer, train_data
 
     def _plan(self, trainer: Any, chooser: Run, record: Record) -> None:
-        """Let a refit train as long as the run before it did until its best epoch."""
+        """Let a refit train as many epochs as the run that chooses them took to its best epoch."""
         chosen = self.store.find(chooser.key)
         if chosen is None or chosen.status != "ok":
             raise UserError(f"{chooser.title()} has no record that says how long a refit trains.")
@@ -528,13 +528,13 @@ class Runner:
 
 
 def run_together(run: Run, runner: Runner) -> Record:
-    """Train by as many processes as its setting ``nproc`` says; the first one tests and stores.
+    """Train with as many processes as the setting ``nproc`` says; the first one tests and stores.
 
     Raises:
         UserError: the run cannot be trained this way, or one of the processes failed.
     """
     world = int(run.settings["nproc"])
-    # DistributedDataParallel knows what learns when it is built: what a later stage thaws it would not share.
+    # DistributedDataParallel notes what learns when it is built; gradients of parts thawed later would not be shared.
     in_stages = run.settings.method.name in STAGES or run.settings.get("stage_epochs")
     if run.settings["engine"] != "fast" or in_stages:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
@@ -554,7 +554,7 @@ def run_together(run: Run, runner: Runner) -> Record:
 
 
 def run_rank(rank: int, world: int, meeting: str, run: Run, results: str, force: bool) -> Record | None:
-    """In one of the processes: train; the first one has the record."""
+    """Train in one of the processes; the first one returns the record."""
     join(rank, world, Path(meeting))
     try:
         runner = Runner(ResultStore(results), force=force, asks_again=False)

@@ -1,8 +1,8 @@
-"""The results folder. This class alone reads and writes it.
+"""The results folder, which only :class:`ResultStore` reads and writes.
 
-One JSON file a run, one file of ranks beside it, under ``<dataset>/<protocol>/``; probes of an LLM's memory lie under
-``<dataset>/``. Files appear whole or
-not at all, so processes may write at once; a broken file is reported and skipped.
+Each run has a JSON file and a file of ranks beside it, under ``<dataset>/<protocol>/``; probes of an LLM's memory lie
+under ``<dataset>/``. Files appear completely or not at all, so that several processes may write at once. A broken file
+is reported and skipped.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ResultStore:
         """The folder of the records of a dataset under a protocol.
 
         Raises:
-            UserError: a name that leaves the results folder.
+            UserError: a name would lead out of the results folder.
         """
         return self.folder / check_name(dataset, "dataset of a record") / check_name(protocol, "protocol of a record")
 
@@ -52,7 +52,7 @@ class ResultStore:
         """The record of a key, if it is there and readable.
 
         Raises:
-            UserError: a later version wrote it; what does not find it would make the run again and replace it.
+            UserError: a later version wrote it. If it were not found, the run would be made again and replace it.
         """
         for path in self.folder.glob(f"*/*/*-{key}.json"):
             record = self._parsed(path)
@@ -73,7 +73,7 @@ class ResultStore:
                 yield record
 
     def probes(self) -> Iterator[ProbeRecord]:
-        """What was found of the memory of LLMs, in the order of the paths."""
+        """All readable probes of LLMs' memory, in the order of their paths."""
         for path in sorted(self.folder.glob("*/probe-*.json")):
             try:
                 yield ProbeRecord.model_validate_json(path.read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ class ResultStore:
 
     def pack(self, record: Record) -> dict[str, bytes]:
         """A record's files by their paths in the folder, to be sent to another store."""
-        paths = self.path(record).parent.glob(f"[!.]*-{record.key}.*")  # not what a killed process left unfinished
+        paths = self.path(record).parent.glob(f"[!.]*-{record.key}.*")  # hidden files may be a killed process's
         return {str(path.relative_to(self.folder)): path.read_bytes() for path in sorted(paths)}
 
     def unpack(self, files: Mapping[str, bytes]) -> Record:
@@ -125,7 +125,7 @@ class ResultStore:
         return self.path(record).with_suffix(".ranks.npz")
 
     def ranks_of(self, record: Record) -> Path:
-        """Where a record says that its ranks lie; the folder may have been moved or renamed since."""
+        """Where a record says that its ranks lie, in this folder even if it has been moved or renamed since."""
         return self.path(record).parent / check_name(record.ranks_file or self.ranks_path(record).name, "ranks_file")
 
     def _parsed(self, path: Path) -> Record | None:
@@ -149,7 +149,7 @@ def _file_word(text: str) -> str:
 
 
 def _remove_others(folder: Path, key: str, kept: set[str]) -> None:
-    """Remove records and ranks of a key under other names, such as of a run that failed before it knew its source."""
+    """Remove a key's records and ranks under other names, for example if a run failed before it knew its source."""
     for suffix in (".json", ".ranks.npz"):
         for other in folder.glob(f"*-{key}{suffix}"):
             if other.name not in kept:

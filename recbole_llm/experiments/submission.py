@@ -1,11 +1,11 @@
-"""Records that are handed in: checked against themselves, and kept as one folder that can be reviewed.
+"""Submitted records: checked for consistency, and kept as one folder that can be reviewed.
 
 A submission is a results folder (``<dataset>/<protocol>/*.json`` with the ranks beside them) and ``submission.json``,
-which lists the SHA-256 of every file. A submission may hold anything: files are read as data, names are held against
-patterns before they become paths, and sizes are bounded.
+which lists the SHA-256 of every file. A submission is not trusted: files are read as data, names are matched against
+patterns before they become paths, and sizes are limited.
 
-What a check can tell: the numbers follow from the ranks, the settings from the key, the answers from their hashes. It
-cannot tell that a training took place; :mod:`recbole_llm.experiments.verify` runs one row again for that.
+A check can tell that the metrics follow from the ranks, the key from the settings, and that the answers have their
+hashes. It cannot tell that a training took place; :mod:`recbole_llm.experiments.verify` runs one row again for that.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from recbole_llm.utils.text import complaint, counted
 
 FORMAT = 1
 LIST = "submission.json"
-NAMES_FILES = 3  # schema from which every record has the hashes of the files that its run read
+NAMES_FILES = 3  # from this schema on every record has the hashes of the files that its run read
 NEEDED = (
     *("schema_version", "key", "model", "dataset", "protocol", "seed", "metrics", "ranks_file"),
     *("settings", "data", "versions", "hardware", "created"),
 )
-VERSIONS = ("python", "recbole", "torch", "numpy")  # packages whose version every record has
+VERSIONS = ("python", "recbole", "torch", "numpy")  # every record must have their versions
 LARGEST_RECORD, LARGEST_RANKS, LARGEST_CUT = 8 * 2**20, 512 * 2**20, 10_000
 LONGEST_NAME = 150
-TOLERANCE = 1e-9  # of a mean over the same ranks
+TOLERANCE = 1e-9  # for a mean over the same ranks
 _WORDS = ("backbone", "titles", "preset")
 _NAME = re.compile(r"[\w-][\w.+-]{0,199}")
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -54,14 +54,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Entry:
-    """One record that holds.
+    """One record that passed the checks.
 
     Attributes:
         record: of a finished run.
         ranks: its file of ranks.
-        written: the schema in which it was handed in.
-        settings_checked: its settings give its key; records from before schema 3 may not name what that takes.
-        answers_checked: its semantic files lay here and have the hashes that it names; ``None`` where it reads none.
+        written: the schema in which it was submitted.
+        settings_checked: its settings give its key; records from before schema 3 may lack what this check needs.
+        answers_checked: its semantic files are here and have the hashes that it names; ``None`` if it reads none.
     """
 
     record: Record
@@ -73,12 +73,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Submission:
-    """A folder of records of which each one holds.
+    """A folder of records that all passed the checks.
 
     Attributes:
         name: of the folder.
         entries: in the order of their paths.
-        failed: number of records of runs that failed; they have no numbers.
+        failed: number of records of failed runs, which have no metrics.
     """
 
     name: str
@@ -90,11 +90,11 @@ def read_submission(folder: Path, dataset_dir: Path = Path("dataset")) -> Submis
     """Read and check every record of a folder.
 
     Args:
-        folder: a results folder, or what :func:`write_submission` made.
+        folder: a results folder, or one that :func:`write_submission` made.
         dataset_dir: where the semantic files lie, if they are here.
 
     Raises:
-        UserError: a record does not hold, a file is not what ``submission.json`` says, or there is no record.
+        UserError: a record fails a check, a file is not what ``submission.json`` says, or there is no record.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder.")
@@ -131,7 +131,7 @@ def write_submission(submission: Submission, output: Path) -> None:
         ranks = store.ranks_path(record)
         with whole_file(ranks) as stream:
             stream.write(entry.ranks.read_bytes())
-        # Not put(), which writes today's schema: that of old records tells why they name no files.
+        # Not put(), which writes today's schema: the old schema tells why a record names no files.
         record = record.model_copy(update={"ranks_file": ranks.name, "schema_version": entry.written})
         with whole_file(store.path(record), "w") as text:
             text.write(record.model_dump_json(indent=1))
@@ -149,7 +149,7 @@ def write_submission(submission: Submission, output: Path) -> None:
 
 
 def render_submission(submission: Submission) -> str:
-    """What was checked, line by line."""
+    """What was checked, one line each."""
     entries = submission.entries
     read = [entry.answers_checked for entry in entries if entry.answers_checked is not None]
     lines = [
@@ -172,7 +172,7 @@ def _entry(path: Path, values: dict[str, Any], dataset_dir: Path) -> Entry:
     try:
         written = int(values["schema_version"])
         record = Record.model_validate(values)
-        shown = (record.label, *map(str, (record.settings.get(name) for name in _WORDS)))  # what names are made of
+        shown = (record.label, *map(str, (record.settings.get(name) for name in _WORDS)))  # parts of display names
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no record: {complaint(error)}") from error
     if record.schema_version > SCHEMA:
@@ -207,7 +207,7 @@ def _check_file(path: Path, most: int) -> None:
 
 
 def _check_names(path: Path, record: Record) -> None:
-    """What becomes a path is a plain name, and is where the record says that it is."""
+    """Check that names which become paths are plain, and that the record lies where it says."""
     for field in ("dataset", "protocol", "ranks_file"):
         if not _NAME.fullmatch(str(getattr(record, field))):
             raise UserError(f"{path}: {field} is {getattr(record, field)!r}, which is no plain name.")
@@ -219,7 +219,7 @@ def _check_names(path: Path, record: Record) -> None:
 
 
 def _check_facts(path: Path, record: Record, written: int) -> None:
-    """Parts of a record that repeat each other agree, and nothing that must be there is missing."""
+    """Check that parts of a record that repeat each other agree, and that no required part is missing."""
     for name in VERSIONS:
         if not record.versions.get(name):
             raise UserError(f"{path}: versions does not name {name}.")
@@ -236,7 +236,7 @@ def _check_facts(path: Path, record: Record, written: int) -> None:
 
 
 def _check_ranks(path: Path, record: Record, file: Path) -> None:
-    """The metrics of a record follow from its ranks."""
+    """Check that the metrics of a record follow from its ranks."""
     _check_file(file, LARGEST_RANKS)
     try:
         with zipfile.ZipFile(file) as archive:
@@ -263,7 +263,7 @@ def _check_ranks(path: Path, record: Record, file: Path) -> None:
 
 
 def _malformed(ranks: Ranks) -> str | None:
-    """Why arrays cannot be the ranks of one test; what computes with them trusts their shapes."""
+    """Why arrays cannot be the ranks of one test, else ``None``; later code trusts their shapes."""
     cases, targets = len(ranks.user), len(ranks.item)
     sizes = {
         "offsets": cases + 1, "history": cases, "higher": targets, "tied": targets,
@@ -283,7 +283,7 @@ def _malformed(ranks: Ranks) -> str | None:
 
 
 def settings_key(record: Record, data: DatasetFacts) -> str:
-    """The key that a record's settings, files and search have in this version of the package."""
+    """The key that this version of the package gives to a record's settings, files and search."""
     settings, search = record.settings, ("trials", "trial_epochs", "trial_minutes")
     row = {**recbole_methods(), **methods()}.get(record.model, Method(record.model, record.model, SEQUENTIAL))
     if settings.get("init") == "vectors":
@@ -295,12 +295,16 @@ def settings_key(record: Record, data: DatasetFacts) -> str:
 
 
 def _check_key(path: Path, record: Record) -> bool:
-    """Whether the settings give the key; ``False`` where a record does not say what it takes to know."""
+    """Whether the settings were checked to give the key; ``False`` if the record lacks what the check needs.
+
+    Raises:
+        UserError: the settings give another key.
+    """
     if record.data is None or not record.data.files:
         return False
     try:
         found = settings_key(record, record.data)
-    except (AttributeError, TypeError, ValueError, UserError) as error:  # values of a kind that no setting has
+    except (AttributeError, TypeError, ValueError, UserError) as error:  # values of a type that no setting has
         raise UserError(f"{path}: the settings are not those of a run: {error}") from error
     if found != record.key:
         raise UserError(
@@ -311,10 +315,10 @@ def _check_key(path: Path, record: Record) -> bool:
 
 
 def _check_answers(path: Path, record: Record, dataset_dir: Path) -> bool | None:
-    """Whether the semantic files are here and have the hashes that the record names.
+    """Whether the semantic files are here and have the hashes that the record names; ``None`` if it reads none.
 
     Raises:
-        UserError: they are here and have others.
+        UserError: they are here and have other hashes.
     """
     facts = record.features
     if facts is None or not facts.folder:
@@ -342,7 +346,7 @@ def _check_answers(path: Path, record: Record, dataset_dir: Path) -> bool | None
 
 
 def _check_list(folder: Path) -> None:
-    """A submission that lists its files holds these and no others."""
+    """Check that a submission with a list of files holds these, unchanged, and no others."""
     path = folder / LIST
     if not path.exists():
         return

@@ -1,18 +1,18 @@
-"""Suites: commands of the command line that belong together, written down in a YAML file.
+"""Suites: commands that belong together, written down in a YAML file.
 
 ::
 
     about: what the suite is for
-    common: {dataset: ml-100k, results_dir: results/mine}      # keys of every stage that takes them
-    stages:                                                    # a verb and its keys, as the command line has them
+    common: {dataset: ml-100k, results_dir: results/mine}      # keys for every stage that takes them
+    stages:                                                    # a verb and its keys, as on the command line
       - tune: {model: [SASRec, LLMDMsRec], trials: 20, seeds: 5}
       - table: {format: markdown, output: table.md}            # outputs lie in the results folder
-    budgets:                                                   # --budget=small: keys that win over those of a stage
+    budgets:                                                   # --budget=small: keys that override a stage's
       small: {common: {results_dir: results/small}, tune: {trials: 2, seeds: 1}}
 
-A key of ``common`` goes to each stage whose verb has an option of that name, and a setting to each stage that runs
-something. A stage does what its command does, and so runs only what is missing. ``model`` on the command line chooses
-among the rows of the suite, each with the keys of its stage.
+A key of ``common`` goes to each stage whose verb has an option of that name; a setting goes to each stage that runs
+something. A stage does what its command does, so it runs only what is missing. ``--model`` on the command line selects
+rows of the suite, each with the keys of its stage.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings
-FULL = "full"  # the budget of the stages themselves
+FULL = "full"  # the budget that leaves the stages as they are written
 _SECTIONS = ("about", "common", "stages", "budgets")
 _NAMES = ("model", "dataset", "protocol", "semantics", "metrics")  # written A,B
-_FLAGS = ("quiet", "verbose", "force", "groups", "check_reference", "report")  # true: the bare word
+_FLAGS = ("quiet", "verbose", "force", "groups", "check_reference", "report")  # written without a value if true
 
 
 class Stage(NamedTuple):
@@ -60,7 +60,7 @@ def _word(key: str, value: Any) -> str:
     return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
 
 
-Options = Mapping[str, Collection[str]]  # of each verb, its options by name
+Options = Mapping[str, Collection[str]]  # the names of each verb's options
 
 
 def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[str, Any] | None = None) -> list[Stage]:
@@ -68,15 +68,15 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
 
     Args:
         name: of a file in ``properties/suite/``, or the path of a ``.yaml`` file.
-        options: of each verb of a stage; what else a key names is a setting.
+        options: the names of each verb's options; any other key is a setting.
         budget: ``full``, or one that the suite names.
-        given: keys from the command line, which win over all; ``None`` says nothing. They are of the stages that run
-            something, and ``dataset``, ``results_dir`` and what those stages do not take are of the others too.
-            ``model`` leaves of the stages that run something the rows of these models.
+        given: keys from the command line, which override all others unless they are ``None``. They go to the stages
+            that run something; ``dataset``, ``results_dir`` and keys that those stages do not take also go to the
+            others. ``model`` keeps only the rows of these models in the stages that run something.
 
     Raises:
-        UserError: there is no such suite or budget, the file says something else, no stage takes a key of ``common``
-            or of ``given``, or none has one of the models.
+        UserError: there is no such suite or budget, the file is not a suite, no stage takes a key of ``common`` or of
+            ``given``, or no stage has one of the models.
     """
     path = _path_of(name)
     suite = read_yaml(path)
@@ -120,7 +120,7 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
 
 
 def _rows_of(models: Sequence[str], stages: Sequence[Stage], where: str) -> list[Stage]:
-    """The stages with the rows of these models alone; one that runs nothing any more is left out."""
+    """The stages with only the rows of these models; a stage that is left with nothing to run is dropped."""
     rows = [names_of(stage.keys.get("model")) if stage.verb in RUNNING else [] for stage in stages]
     there = [name for names in rows for name in names]
     for model in models:
@@ -131,20 +131,20 @@ def _rows_of(models: Sequence[str], stages: Sequence[Stage], where: str) -> list
             stage = Stage(stage.verb, {**stage.keys, "model": chosen})
         elif stage.verb in RUNNING:
             continue
-        if stage not in found:  # --protocol can make two stages one
+        if stage not in found:  # --protocol can make two stages the same
             found.append(stage)
     return found
 
 
 def _takers(key: str, options: Options) -> list[str]:
-    """The verbs to whose stages a key belongs: those that have such an option, or take it as a setting."""
+    """The verbs whose stages get a key: those that have such an option, or take it as a setting."""
     having = [verb for verb in STAGE_VERBS if key in options[verb]]
     is_setting = not having or (key in CoreSettings.model_fields and not {*having} & {*RUNNING})
     return [verb for verb in STAGE_VERBS if verb in having or (is_setting and verb in RUNNING)]
 
 
 def _takers_of_given(key: str, options: Options) -> list[str]:
-    """The same of a key on the command line: what a run takes chooses no rows and columns of a table."""
+    """The same for a key on the command line, where a key that runs take does not select rows or columns of tables."""
     takers = _takers(key, options)
     running = [verb for verb in takers if verb in RUNNING]
     return running if running and key not in ("dataset", "results_dir") else takers

@@ -1,12 +1,12 @@
 """Finished runs in an experiment tracker: ``--track=wandb|mlflow|trackio|tensorboard``.
 
-A run is sent when its record arrives in the process that was started, wherever it was trained, so that workers need no
-tracker and no account. Its settings, curves, metrics and costs come from the record, which goes along as a file. Seeds
-of the same settings share a group. Trials of a search are not sent: they are kept in the search's own storage, and the
-runs with the settings that won are sent.
+A run is sent when its record arrives in the driver, wherever it was trained, so that workers need no tracker and no
+account. Its settings, curves, metrics and costs come from the record, which is attached as a file. Runs that differ
+only in the seed share a group. Trials of a search are not sent, as they are kept in the search's own storage; the tuned
+runs are.
 
-Each tracker finds its place by its own variables (``MLFLOW_TRACKING_URI``, ``WANDB_MODE``, ``TRACKIO_DIR``, ...), and
-keeps its keys to itself. One that fails is warned of once and never ends a run.
+Each tracker is configured by its own variables (``MLFLOW_TRACKING_URI``, ``WANDB_MODE``, ``TRACKIO_DIR``, ...) and
+handles its own keys. If a tracker fails, there is one warning, and the runs continue.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from recbole_llm.utils.text import one_line
 logger = logging.getLogger(__name__)
 
 PROJECT = "recbole_llm"
-MLFLOW_PARAMETERS, MLFLOW_LENGTH = 100, 500  # of one call, of one value
+MLFLOW_PARAMETERS, MLFLOW_LENGTH = 100, 500  # most parameters of a call, most characters of a value
 
 
 class Tracker(Protocol):
-    """One tracker; its library is imported when it is made."""
+    """One tracker; its library is imported when the object is made."""
 
     def log(self, name: str, group: str, record: Record, path: Path) -> None:
         """Send a finished run.
 
         Args:
             name: of the run.
-            group: what seeds of the same settings share.
+            group: name shared by runs that differ only in the seed.
             record: of the run.
             path: its file.
         """
 
 
 class Tracking:
-    """Sends records to a tracker, whose failures it keeps from the runs.
+    """Sends records to a tracker, without letting its failures end a run.
 
     Args:
         tracker: where they go.
@@ -66,7 +66,7 @@ class Tracking:
             return
         name = f"{record.model}-s{record.seed}-{record.key}"
         try:
-            # Libraries write to the screen, which is the command line's.
+            # Trackers print to the screen, which belongs to the command line.
             with contextlib.redirect_stdout(io.StringIO()):
                 self._tracker.log(name, group_of(record), record, self._store.path(record))
         except Exception as error:
@@ -95,7 +95,7 @@ def open_tracking(name: str | None, store: ResultStore) -> Tracking | None:
 
 
 def group_of(record: Record) -> str:
-    """A name that runs share which differ in the seed alone."""
+    """A name shared by runs that differ only in the seed."""
     definitions = definitions_of_name(record.model, record.settings.get("backbone"))
     own = {key: v for key, v in identity(record.settings, definitions, record.model).items() if key != "seed"}
     return f"{record.model}-{record.dataset}-{record.protocol}-{hash_of([own, record.source, record.reads])[:8]}"
@@ -105,7 +105,7 @@ def group_of(record: Record) -> str:
 
 
 def parameters(record: Record) -> dict[str, Any]:
-    """Settings and circumstances, without anything that looks like a key."""
+    """Settings, hardware and versions, without anything that looks like a secret key."""
     found = {
         "model": record.model, "dataset": record.dataset, "protocol": record.protocol, "seed": record.seed,
         "semantics": record.source, "key": record.key, "tuned": record.tuned,
@@ -123,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def summary(record: Record) -> dict[str, float]:
-    """Metrics of the test and costs."""
+    """Test metrics, best validation metrics and costs."""
     found = {f"test/{name}": metric.value for name, metric in (record.metrics | record.list_metrics).items()}
     found |= {f"best_valid/{name}": value for name, value in record.valid_metrics.items()}
     found |= {f"seconds/{name}": value for name, value in record.seconds.items()}
@@ -169,7 +169,7 @@ class WandbTracker:
 
 
 class MlflowTracker:
-    """MLflow; ``@`` is no letter of its metrics, so that ``ndcg@10`` is called ``ndcg_at_10``."""
+    """MLflow; its names cannot contain ``@``, so ``ndcg@10`` becomes ``ndcg_at_10``."""
 
     def __init__(self) -> None:
         self._mlflow = importlib.import_module("mlflow")
@@ -229,7 +229,7 @@ class TrackioTracker:
 
 
 class TensorboardTracker:
-    """TensorBoard, whose event files go to ``log_tensorboard/GROUP/RUN/``; RecBole brings its library."""
+    """TensorBoard, whose event files go to ``log_tensorboard/GROUP/RUN/``; its library comes with RecBole."""
 
     def __init__(self) -> None:
         self._writer = importlib.import_module("torch.utils.tensorboard").SummaryWriter

@@ -14,9 +14,9 @@ from recbole_llm.settings.schema import ITEM, USER
 
 
 def with_vectors_read(settings: Settings) -> Settings:
-    """The settings with those files of vectors alone that the run reads: the others change no number and no name.
+    """The settings with only those ``vectors`` files that the run reads, so that others change no result and no name.
 
-    Those of items stand first: the order in which files are given makes no other run.
+    Vectors of items come first, so that the order in which files are given does not make another run.
 
     Raises:
         UserError: a file cannot be read.
@@ -31,7 +31,7 @@ def with_vectors_read(settings: Settings) -> Settings:
 def check_vectors_read(runs: Iterable[Settings]) -> None:
     """Refuse a file of vectors that no run of a command reads.
 
-    Runs without semantics (``semantics: none``) leave vectors out on purpose: they count with what they would read.
+    Runs without semantics (``semantics: none``) ignore vectors on purpose; they count with what they would read.
 
     Args:
         runs: the settings of all runs as the user gave them.
@@ -63,7 +63,7 @@ def readers(key: str) -> list[str]:
 
 
 def _read(settings: Settings) -> set[str]:
-    """Of what a run reads vectors: its model, and the one that this stands on."""
+    """The kinds of vectors (``item_id``, ``user_id``) that a run reads, its stage-one model included."""
     found = vectors_read(settings.method, settings.values)
     if settings.method.stage_one is not None:
         below = stage_one_settings(settings)

@@ -1,4 +1,4 @@
-"""One row of a submission, run again here and compared."""
+"""Run one row of a submission again and compare."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from recbole_llm.utils.progress import Bars
 
 logger = logging.getLogger(__name__)
 
-# Settings of a foreign record that could make a run read a file, load other code, or ask and pay.
+# Settings of a foreign record that could make a run read a file, load other code, or pay for requests.
 _REACH_OUT = ("pre_model_path", "llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename")
 
 
@@ -35,10 +35,10 @@ class Verified:
     """A row that was run again.
 
     Attributes:
-        record: as it was handed in.
-        again: as it came out here.
+        record: as submitted.
+        again: record of the run here.
         largest: largest difference of a metric between the two.
-        metric: the metric with it.
+        metric: the metric with that difference.
     """
 
     record: Record
@@ -53,11 +53,11 @@ class Verified:
 
 
 def verify(submission: Submission, dataset_dir: Path) -> Verified:
-    """Run the cheapest row again that asks no LLM and needs no code from outside.
+    """Run the cheapest row again that asks no LLM and needs no external code.
 
     Raises:
-        UserError: there is no such row, or a metric differs by more than its standard error over the test cases. The
-            same code on another processor may differ in the last digits, and after long trainings in more.
+        UserError: there is no such row, it fails, or a metric differs by more than its standard error over the test
+            cases. The same code on another processor may differ in the last digits, and in more after long trainings.
     """
     entry = min(
         _candidates(submission, dataset_dir),
@@ -103,7 +103,7 @@ def _candidates(submission: Submission, dataset_dir: Path) -> list[Entry]:
 
 
 def _has_data(record: Record, dataset_dir: Path) -> bool:
-    """Whether the same interactions lie here."""
+    """Whether the dataset is here; its files are compared later."""
     try:
         locate(record.dataset, None, str(dataset_dir))
     except UserError:
@@ -112,14 +112,14 @@ def _has_data(record: Record, dataset_dir: Path) -> bool:
 
 
 def _words(record: Record) -> list[str]:
-    """The words of the command after its verb."""
+    """The arguments of the command that runs a record again."""
     return shlex.split(rerun_command([record]))[3:]
 
 
 def _again(record: Record, dataset_dir: Path) -> Record:
-    """The record of a new run in a folder of its own."""
+    """The record of a new run in a temporary folder."""
     given = dict(parse_assignment(word[2:]) for word in _words(record))
-    # They change no number, and all numbers are compared.
+    # The command omits these settings, since they do not change the training, but all metrics are compared.
     given |= {name: record.settings[name] for name in ("metrics", "topk") if name in record.settings}
     model, dataset, protocol, seeds = (given.pop(name) for name in ("model", "dataset", "protocol", "seeds"))
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
