@@ -130,7 +130,7 @@ def header_of(path: Path, separator: str = TAB) -> Header:
         if column is None:
             raise explain_header(path, line, separator, TYPES, part)
         if column.name in (known.name for known in columns):
-            raise UserError(f"{path}, line 1: column {column.name!r} stands there twice.")
+            raise UserError(f"{path}, line 1: column {column.name!r} occurs twice.")
         columns.append(column)
     padded = separator not in (TAB, " ") and any(part.startswith(" ") for part in parts[1:])
     return Header(columns, separator, padded)

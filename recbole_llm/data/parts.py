@@ -51,7 +51,9 @@ def part_files(values: Mapping[str, Any], location: DatasetLocation) -> dict[str
     if any(given.values()):
         missing = [f"--{part}=FILE" for part in PARTS if not given[part]]
         if missing:
-            raise UserError(f"own parts are three: give {' and '.join(missing)} too. Models are chosen by validation.")
+            raise UserError(
+                f"your own split needs three files: give {' and '.join(missing)} too. Models are chosen by validation."
+            )
         found = {part: Path(str(path)).expanduser() for part, path in given.items()}
         for part, path in found.items():
             if not path.is_file():

@@ -222,7 +222,7 @@ def batch_file(runs: Sequence[Run], runner: Runner, path: Path, limit: int | Non
     asking = BatchCollector(limit=limit)
     builders = collect(runs, runner, asking)
     if not asking.pending:
-        raise UserError("nothing is to be asked: all answers are there.")
+        raise UserError("there is nothing to ask: all answers are there.")
     if any((builder.home, builder.endpoint) != (builders[0].home, builders[0].endpoint) for builder in builders):
         raise UserError("--batch-file takes one dataset and one --llm.")
     endpoint = builders[0].endpoint

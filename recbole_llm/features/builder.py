@@ -237,7 +237,7 @@ class FeatureBuilder:
             except UserError as error:
                 if not self._is_whole(feature.name):
                     raise
-                logger.warning("%s keeps its gaps: %s", feature.name, error)
+                logger.warning("%s stays incomplete: %s", feature.name, error)
                 self.asking.made.add((self.name, feature.name))
                 return
         if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:

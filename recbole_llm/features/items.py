@@ -230,7 +230,7 @@ def check_titles(location: DatasetLocation, items: ItemTexts, separator: str = T
         )
     raise UserError(
         f"{path}: not one of the {len(items.title) - 1:,} items of .inter has a title there. Are its ids the same as "
-        f"those of .inter? Mend the file, {without}."
+        f"those of .inter? Correct the file, {without}."
     )
 
 

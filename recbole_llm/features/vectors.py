@@ -136,7 +136,7 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
     """The checked matrix in single precision, in which large values, or their squares, may overflow."""
     if matrix.ndim != 2 or not matrix.shape[1] or matrix.dtype.kind not in "fiu":
         found = f"{matrix.dtype} of the shape {matrix.shape}"
-        raise UserError(f"--vectors={path}: a matrix of numbers is wanted, one row an id; got {found}.")
+        raise UserError(f"--vectors={path}: expected a matrix of numbers with one row per id; got {found}.")
     if len(tokens) != len(matrix):
         raise UserError(f"--vectors={path} has {len(matrix)} rows and {len(tokens)} ids.")
     if not tokens:
@@ -150,7 +150,7 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
     if len(wrong):
         raise UserError(
             f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number"
-            " in single precision, or whose square is none."
+            " in single precision, or whose square overflows."
         )
     if len(single) > 1 and (single == single[0]).all():
         raise UserError(f"--vectors={path}: its {len(single)} rows are all the same, so that they tell nothing apart.")
@@ -233,7 +233,7 @@ def given_vectors(paths: Sequence[str] | None) -> dict[str, GivenVectors]:
         vectors = read_vectors(Path(path))
         if vectors.key in found:
             raise UserError(
-                f"--vectors: {vectors.name} and {found[vectors.key].name} both have one row a {vectors.key}."
+                f"--vectors: {vectors.name} and {found[vectors.key].name} both have one row per {vectors.key}."
             )
         found[vectors.key] = vectors
     return found

@@ -32,7 +32,7 @@ def check_base_address(address: str, name: str) -> None:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError as error:
-        raise UserError(f"--llm={name}: the address {shown} is none ({error}).") from None
+        raise UserError(f"--llm={name}: the address {shown} is not valid ({error}).") from None
     if bare != address or not bare.isprintable() or " " in bare:
         raise UserError(f"--llm={name}: the address {shown!r} has quotation marks or blanks.{advice}")
     if not usable:
@@ -65,7 +65,7 @@ def check_store_address(address: str) -> None:
         parts = urlsplit(address)
         secret = parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query)
     except ValueError as error:
-        raise UserError(f"{redact(address)} is no address of a store ({error}).") from None
+        raise UserError(f"{redact(address)} is not a valid address of a store ({error}).") from None
     if secret:
         raise UserError(
             f"{redact(address)}: a store is read without a name, a password or a query; bring its folder here and give "

@@ -463,8 +463,8 @@ class Client:
             )
         if refusal.status < 400:
             raise UserError(
-                f"{self.endpoint.address} sends elsewhere (HTTP {refusal.status}, to {refusal.location or 'nowhere'}); "
-                "that is not followed. Give the new address with --llm_base_url."
+                f"{self.endpoint.address} redirects (HTTP {refusal.status}, to {refusal.location or 'nowhere'}); "
+                "redirects are not followed. Give the new address with --llm_base_url."
             )
         if self._refused_in_a_row >= HOPELESS_AFTER:
             schema = re.search(r"schema|response_format|grammar", words, re.I)

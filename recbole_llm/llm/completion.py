@@ -281,7 +281,7 @@ def error_words(response: Response, secrets: Collection[str] = ()) -> str:
     except (ValueError, RecursionError):
         page = blotted(response.body.decode("utf-8", "replace"), secrets)
         found = re.sub(r"<[^>]{0,200}>", " ", page[:_LOOKED_AT])
-    return _tidy(found, secrets) or f"HTTP {response.status} without a word"
+    return _tidy(found, secrets) or f"HTTP {response.status} without a message"
 
 
 def words_in(value: Any, secrets: Collection[str] = ()) -> str:

@@ -222,8 +222,8 @@ class Endpoint:
             raise UserError(f"--llm={self.name} needs a key: set the environment variable {self.key_env}.")
         if not re.fullmatch(r"[!#-&(-~]+", key):
             raise UserError(
-                f"--llm={self.name}: {self.key_env} holds a sign that no key has: a quotation mark, a blank, or one "
-                "beyond ASCII. Set it to the key alone, without a word processor's quotation marks."
+                f"--llm={self.name}: {self.key_env} holds a character that no key has: a quotation mark, a blank, or "
+                "one beyond ASCII. Set it to the key alone, without a word processor's quotation marks."
             )
         return key
 
@@ -384,4 +384,4 @@ def _say_whose_prices(model: str, file: str, priced: str) -> None:
 
 @cache
 def _say_not_followed(named: str, followed: str) -> None:
-    logger.warning("OPENAI_BASE_URL=%s is not followed: %s is asked. To ask it, give --llm_base_url.", named, followed)
+    logger.warning("OPENAI_BASE_URL=%s is ignored: requests go to %s. To use it, give --llm_base_url.", named, followed)

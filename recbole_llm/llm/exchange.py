@@ -26,6 +26,7 @@ from recbole_llm.llm.completion import Dialect, read_completion, spoilt_answer, 
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.unpacking import XzFile
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.text import counted
 
 LONGEST_LINE = 8 << 20  # bytes; a real answer has thousands
 BATCH = "batch"
@@ -64,7 +65,7 @@ class ImportReport:
         refused = "".join(f", {count} refused ({reason})" for reason, count in sorted(self.refused.items()))
         spoilt = f", {self.spoilt} of them billed all the same" if self.spoilt else ""
         words = f"; the first failure says: {self.words}" if self.words else ""
-        return f"{self.new} answers taken in, {self.known} known before{refused}{spoilt}{words}"
+        return f"{counted(self.new, 'answer')} imported, {self.known} known before{refused}{spoilt}{words}"
 
 
 def export_answers(

@@ -47,18 +47,18 @@ class CoreSettings(SettingsModel):
         "and time), keep keeps all.",
     )
     field_separator: str = setting("Character between columns, such as ','; the tab by default.")
-    val_interval: dict[str, Any] | None = setting("Interactions that are kept, by intervals of their columns.")
-    user_inter_num_interval: str | None = setting("Users that are kept, by their number of interactions.")
-    item_inter_num_interval: str | None = setting("Items that are kept, by their number of interactions.")
-    threshold: dict[str, Any] | None = setting("RecBole's threshold that makes labels of ratings.")
-    seq_len: dict[str, Any] | None = setting("Longest sequence that is kept, by column.")
+    val_interval: dict[str, Any] | None = setting("Keep only interactions whose columns lie in these intervals.")
+    user_inter_num_interval: str | None = setting("Keep only users with this number of interactions, such as [5,inf).")
+    item_inter_num_interval: str | None = setting("Keep only items with this number of interactions, such as [5,inf).")
+    threshold: dict[str, Any] | None = setting("RecBole's threshold that turns ratings into labels.")
+    seq_len: dict[str, Any] | None = setting("Longest sequence kept, by column.")
     MAX_ITEM_LIST_LENGTH: Count = setting("Longest history that a model sees, in items.")
     filter_inter_by_user_or_item: bool = setting("Leave out interactions whose user or item has no row in its file.")
-    train: str | None = setting("File of the interactions that train, where the parts are ready.", Role.FOLDER)
-    valid: str | None = setting("File of the interactions that validate.", Role.FOLDER)
-    test: str | None = setting("File of the interactions that test.", Role.FOLDER)
+    train: str | None = setting("File of training interactions, if you bring your own split.", Role.FOLDER)
+    valid: str | None = setting("File of validation interactions, if you bring your own split.", Role.FOLDER)
+    test: str | None = setting("File of test interactions, if you bring your own split.", Role.FOLDER)
     benchmark_filename: list[Any] | None = setting(
-        "Names of ready parts in the dataset's folder: [train,valid,test] for NAME.train.inter and so on."
+        "Suffixes of your own split files in the dataset's folder: [train,valid,test] for NAME.train.inter etc."
     )
     about: Any = setting("What the dataset or protocol is, for lists and messages.", Role.SHOWN)
     raw: Any = setting("Where the dataset's raw files come from.", Role.SHOWN)
@@ -68,7 +68,7 @@ class CoreSettings(SettingsModel):
     split: SPLITS = setting("How interactions are divided into training, validation and test.")
     sessions: dict[str, Any] | None = setting("How histories are cut into sessions; null for one session a user.")
     window_targets: Literal["all", "once", "last"] = setting(
-        "What trains where windows of a session overlap: all items of each, each interaction once, or last items.",
+        "Training targets if windows of a session overlap: all items of each, each interaction once, or last items.",
         before="all",
     )
     candidates: Count | Literal["all"] = setting("Negatives that a target is ranked among, or all items.")
@@ -80,14 +80,14 @@ class CoreSettings(SettingsModel):
     )
     test_from: float | str | None = setting("Where the test begins (protocol gts): a share or a date.")
     targets: Literal["last", "first", "random", "all"] | None = setting(
-        "Which interactions of a user after a cut are to be predicted (protocol gts); random: one, always the same."
+        "Which of a user's interactions after a cut are predicted (protocol gts); random: one, always the same."
     )
     user_order: Literal["hash", "file"] = setting("Order in which users are divided (protocol user_split).")
     min_history: Whole = setting("Shortest history of a training example (protocol user_split).")
 
     # ---- training ------------------------------------------------------------------------------
     engine: Literal["fast", "recbole"] = setting("Our loops and kernels, or RecBole's own.")
-    epochs: Whole = setting("Most epochs; early stopping ends most runs before.")
+    epochs: Whole = setting("Maximum number of epochs; early stopping ends most runs earlier.")
     stopping_step: Whole = setting("Validations without a better score before training stops.")
     eval_step: int = setting("Epochs between two validations.")
     train_batch_size: Count = setting("Training examples in a batch.")
@@ -108,13 +108,13 @@ class CoreSettings(SettingsModel):
         plain=0,
     )
     warmup_share: Share = setting(
-        "The same as a share of a training's, or stage's, most steps; the longer of the two counts.",
+        "Warm-up as a share of a training's (or stage's) maximum steps; the longer of warmup_steps and this counts.",
         Role.LOOP,
         before=0.0,
         plain=0.0,
     )
     min_epoch_steps: Whole = setting(
-        "Fewest steps of an epoch: batches are halved until it has as many.", Role.LOOP, before=0, plain=0
+        "Minimum steps of an epoch: the batch size is halved until it has as many.", Role.LOOP, before=0, plain=0
     )
     clip_grad_norm: dict[str, Any] | None = setting("Arguments of clip_grad_norm_, such as {max_norm: 5}.")
     gradient_accumulation_steps: Count = setting(
@@ -146,11 +146,11 @@ class CoreSettings(SettingsModel):
     metrics: list[Any] | None = setting(
         "Metrics of the ranks: Hit, NDCG, MRR, Recall, Precision, MAP, GAUC.", Role.SHOWN
     )
-    list_metrics: list[Any] | None = setting("Metrics of the shown lists, such as ItemCoverage.", Role.SHOWN)
+    list_metrics: list[Any] | None = setting("Metrics of whole top-k lists, such as ItemCoverage.", Role.SHOWN)
     topk: list[Any] = setting("Cut-offs of the metrics.", Role.SHOWN)
     valid_metric: str = setting("Metric that chooses the epoch, and the trial of a search.")
     valid_users: Whole = setting(
-        "Number of users that validate, a fixed sample by hash; 0 for all.",
+        "Number of users in validation, a fixed sample by hash; 0 for all.",
         Role.LOOP,
         before=0,
         plain=0,
@@ -175,13 +175,13 @@ class CoreSettings(SettingsModel):
     results_dir: str = setting("Folder of records.", Role.FOLDER)
     checkpoint_dir: str = setting("Folder of trained weights.", Role.FOLDER)
     save_dataset: bool = setting("RecBole's pickled datasets.", Role.MACHINE)
-    dataset_save_path: str | None = setting("Where RecBole keeps them.", Role.MACHINE)
+    dataset_save_path: str | None = setting("Folder of RecBole's pickled datasets.", Role.MACHINE)
     save_dataloaders: bool = setting("RecBole's pickled data loaders.", Role.MACHINE)
-    dataloaders_save_path: str | None = setting("Where RecBole keeps them.", Role.MACHINE)
+    dataloaders_save_path: str | None = setting("Folder of RecBole's pickled data loaders.", Role.MACHINE)
 
     # ---- text features -------------------------------------------------------------------------
     llm: str = setting(
-        "Source of answers: offline (a rule, no LLM), a file of properties/llm/, or the path of one's own.",
+        "Source of answers: offline (a rule, no LLM), a name in properties/llm/, or the path of your own file.",
         Role.SEMANTIC,
     )
     llm_model: str | None = setting("Model of the endpoint, if not that of its file.", Role.SEMANTIC)
@@ -190,15 +190,15 @@ class CoreSettings(SettingsModel):
         "Temperature of sampling, if not that of the endpoint's file.", Role.SEMANTIC, before=None
     )
     llm_max_tokens: Count | None = setting(
-        "Most tokens of an answer, hidden reasoning included, instead of the prompts' own limits.",
+        "Most tokens of an answer, including hidden reasoning, instead of the prompts' own limits.",
         Role.SEMANTIC,
         before=None,
     )
     llm_reasoning_effort: str | None = setting(
-        "low, high, ... of models that reason, if not that of the endpoint's file.", Role.SEMANTIC, before=None
+        "Effort of a reasoning model (low, high, ...), if not that of the endpoint's file.", Role.SEMANTIC, before=None
     )
     llm_knowledge_cut: str | None = setting(
-        "The last day of which the model can know anything (2024-06-30), if its file does not say it.", Role.SHOWN
+        "Knowledge cut-off of the model (2024-06-30), if its file does not state it.", Role.SHOWN
     )
     llm_price_in: Amount | None = setting("US dollars for a million tokens of questions.", Role.MACHINE)
     llm_price_out: Amount | None = setting("US dollars for a million tokens of answers.", Role.MACHINE)
@@ -206,8 +206,8 @@ class CoreSettings(SettingsModel):
     max_cost: Amount | None = setting("US dollars that one command may spend; paid endpoints require it.", Role.MACHINE)
     max_requests: Whole | None = setting("Requests that one command may send.", Role.MACHINE)
     answer_share: Annotated[float, Field(gt=0, le=1)] = setting(
-        "Share of each feature's questions that are asked: about a fixed random sample of items, users, ... that grows "
-        "with it. The others stay without an answer.",
+        "Share of each feature's questions that are asked, for a fixed random sample of items, users, ...; larger "
+        "shares include smaller ones. The other questions stay unanswered.",
         Role.SEMANTIC,
         before=1.0,
     )
@@ -217,18 +217,18 @@ class CoreSettings(SettingsModel):
     )
     semantics: SEMANTICS = setting("Features as --llm made them, or a control: shuffled, random, none.", Role.SEMANTIC)
     fill: Literal["none", "offline"] = setting(
-        "Filling of missing answers: none, or the offline rule (the row says mixed).", Role.SEMANTIC
+        "What fills missing answers: nothing, or the offline rule (the row is then marked mixed).", Role.SEMANTIC
     )
     encoder: str = setting(
         "Sentence encoder: minilm (a wheel), or a sentence-transformers name or folder.", Role.SEMANTIC
     )
-    encoder_max_length: Count = setting("Word pieces of a text that are encoded.", Role.SEMANTIC)
+    encoder_max_length: Count = setting("Most word pieces of a text that are encoded.", Role.SEMANTIC)
     profiles: str | None = setting("File of item profiles written elsewhere (JSON lines).", Role.FOLDER)
     profiles_by: Literal["title", "item_id"] = setting(
-        "How the lines of --profiles find their items: by title, or by item_id.", Role.SEMANTIC
+        "How profiles are matched to items: by title, or by item_id.", Role.SEMANTIC
     )
     vectors: list[Any] | None = setting(
-        "Vectors of items or users made elsewhere, where the encoder's would be read (.npy, .safetensors, .parquet).",
+        "Vectors of items or users made elsewhere, used instead of the encoder's (.npy, .safetensors, .parquet).",
         Role.FOLDER,
     )
     titles: Literal["real", "pseudonym", "pseudonym_all"] = setting(
@@ -260,10 +260,12 @@ class RecBoleSettings(SettingsModel):
     attn_dropout_prob: Dropout = setting("Dropout of attention weights.")
     dropout_prob: Dropout = setting("Dropout.")
     layer_norm_eps: Amount = setting("Epsilon of layer normalisation.")
-    initializer_range: Amount = setting("Deviation of initial weights.")
+    initializer_range: Amount = setting("Standard deviation of initial weights.")
     step: Whole = setting("Steps of a session graph's propagation.")
     loss_type: Literal["BPR", "CE", "BCE", "NLL", "SoftmaxLoss"] = setting("Training loss.")
-    n_codes: Count = setting("Clusters of item texts that stand in for them (--selected_features=text_code).")
+    n_codes: Count = setting(
+        "Number of text clusters that stand in for the items' texts (--selected_features=text_code)."
+    )
 
 
 # Options of a next-item loss, and the objectives that read them.
@@ -290,15 +292,15 @@ class NextItemSettings(SettingsModel):
         plain="last",
     )
     objective: Literal["softmax", "sampled_softmax", "bce", "gbce"] = setting(
-        "Loss where loss_type is CE: softmax over all items, or a loss over the target and drawn ones.",
+        "Loss if loss_type is CE: softmax over all items, or a loss over the target and sampled negatives.",
         Role.LOOP,
         before="softmax",
         plain="softmax",
     )
-    n_negatives: Count = setting("Items that are drawn for each target (objective other than softmax).", before=256)
+    n_negatives: Count = setting("Negatives drawn for each target (objective other than softmax).", before=256)
     shared_negatives: bool = setting("Draw negatives once for a batch instead of once for each target.", before=True)
     negatives_by: Literal["uniform", "popularity"] = setting(
-        "Chances of an item to be drawn: equal, or those of its training interactions.", before="uniform"
+        "How negatives are drawn: uniformly, or in proportion to an item's training interactions.", before="uniform"
     )
     log_q: bool = setting(
         "Correct a sampled softmax by the logarithm of the chances, so that it estimates the softmax over all items.",

@@ -83,7 +83,7 @@ def with_vectors(method: Method, values: Mapping[str, Any]) -> Method:
     """
     if method.kind != SEQUENTIAL:
         raise UserError(
-            f"init=vectors is for sequential models, and {method.name} is none; in a grid give it to one of them "
+            f"init=vectors needs a sequential model, and {method.name} is not one; in a grid give it to one of them "
             "(--SASRec.init=vectors)."
         )
     alone = not method.features or (method.text == "codes" and not reads_codes(values))
@@ -192,10 +192,10 @@ def check_followed(method: Method, values: Mapping[str, Any], own: Mapping[str, 
         raise UserError("unload_col.inter: leave these columns out of load_col.inter, which names what is read.")
     for key, (only, instead) in {**_NOT_FOLLOWED, **({} if theirs else _NOT_OF_OUR_LOOP)}.items():
         if key in values and values[key] != only:
-            raise UserError(f"{key}={values[key]} is not followed: {instead}.")
+            raise UserError(f"{key}={values[key]} is not supported here: {instead}.")
     for key, instead in {} if theirs else _PASSED_OVER.items():
         if key in values and values[key] != own.get(key):
-            logger.warning("%s=%s is passed over: %s", key, values[key], instead)
+            logger.warning("%s=%s is ignored: %s", key, values[key], instead)
 
 
 def _check_loss(method: Method, values: Mapping[str, Any], own: Mapping[str, Any]) -> None:

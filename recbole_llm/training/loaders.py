@@ -20,9 +20,17 @@ def training_loader(prepared: Any) -> tuple[Any, str]:
     """The training loader of a prepared model, and a note if it is not what the settings alone say.
 
     Batches of our loaders are halved until an epoch has ``min_epoch_steps`` steps.
+
+    Raises:
+        UserError: RecBole's own loader would make fewer steps, or the settings do not fit the model.
     """
     loader, note = _chosen_loader(prepared)
     wanted, given = int(prepared.config["min_epoch_steps"] or 0), getattr(loader, "step", 0)
+    if isinstance(loader, AbstractDataLoader) and len(loader) < wanted:
+        raise UserError(
+            f"min_epoch_steps={wanted}: an epoch of {prepared.config['model']} has {len(loader)} steps, and the "
+            "batches of RecBole's own loader cannot be halved. Give a smaller --train_batch_size."
+        )
     while given and len(loader) < wanted and loader.step > 1:
         loader.step = -(-loader.step // 2)
     if given and loader.step < given:

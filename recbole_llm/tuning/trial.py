@@ -69,7 +69,9 @@ class Reporter:
         except UpdateFinishedTrialError:
             return True  # without a heartbeat for too long, it was given to another process, which has finished it
         except StorageInternalError as error:  # for example a database that is unavailable for a moment
-            logger.warning("trial %s of %s goes on unseen: %s", self.trial_id, self.study, error)
+            logger.warning(
+                "trial %s of %s continues, but its scores cannot be stored: %s", self.trial_id, self.study, error
+            )
             return False
 
 

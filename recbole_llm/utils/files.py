@@ -275,4 +275,6 @@ def database_error(path: Path, error: sqlite3.Error) -> UserError | NoRoomError:
     """The error of an SQLite file that cannot be used."""
     if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return NoRoomError(path, error)
-    return UserError(f"{path} cannot be used ({error}); mend it (sqlite3's .recover), or move it away and start again.")
+    return UserError(
+        f"{path} cannot be used ({error}); repair it (sqlite3's .recover), or move it away and start again."
+    )

@@ -259,7 +259,7 @@ def test_a_header_separated_by_blanks_is_refused(tmp_path):
 
 
 def test_a_column_that_stands_there_twice_is_named(tmp_path):
-    refused(file(tmp_path, "a:token\ta:float\nx\t1\n"), "line 1: column 'a' stands there twice")
+    refused(file(tmp_path, "a:token\ta:float\nx\t1\n"), "line 1: column 'a' occurs twice")
 
 
 def test_a_missing_column_is_named_with_those_there_are(tmp_path):

@@ -35,7 +35,7 @@ def test_plan_try_make_publish_and_check(
         assert "100.0%" in said("--max-cost=2")
         asked = len(server.calls)
         assert f"{asked} answers" in said("--export=answers.jsonl.gz")
-        assert f"0 answers taken in, {asked} known before" in said("--import=answers.jsonl.gz")
+        assert f"0 answers imported, {asked} known before" in said("--import=answers.jsonl.gz")
         assert cli(*base, *SHORT, "--batch-file=requests.jsonl") == 2
         assert "all answers are there" in capsys.readouterr().err
         assert len(server.calls) == asked

@@ -345,8 +345,8 @@ def test_features_that_are_there_but_for_gaps_outlive_their_server(
     prepared = runner().prepare(run, Stopwatch())
     assert prepared.dataset.semantics.facts()["coverage"]["intent"] == before["coverage"]
     assert intent_entry() == before
-    (said,) = [text for text in caplog.messages if "keeps its gaps" in text]
-    assert "intent keeps its gaps: --llm=vllm" in said
+    (said,) = [text for text in caplog.messages if "stays incomplete" in text]
+    assert "intent stays incomplete: --llm=vllm" in said
 
 
 def test_what_an_endpoint_does_not_take_stands_in_the_manifest(few_users: Path) -> None:

@@ -91,12 +91,12 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
         ({"ids": ""}, "the first line is item_id or user_id, not ''"),
         ({"ids": "item_id\n", "matrix": np.ones((0, 3))}, "has no rows"),
         ({"matrix": np.full((2, 3), 0.5)}, "its 2 rows are all the same"),
-        ({"matrix": np.ones(2)}, r"a matrix of numbers is wanted, one row an id; got float64 of the shape \(2,\)"),
-        ({"matrix": np.array([["x"], ["y"]])}, r"a matrix of numbers is wanted, one row an id; got <U1"),
+        ({"matrix": np.ones(2)}, r"expected a matrix of numbers with one row per id; got float64 of the shape \(2,\)"),
+        ({"matrix": np.array([["x"], ["y"]])}, r"expected a matrix of numbers with one row per id; got <U1"),
         ({"matrix": np.array([[1.0, 2.0], [1e39, 1.0]])}, r"row 2 \(b\) .* not a finite number in single precision"),
         (
             {"matrix": np.array([[1.0, 2.0], [1e37, 1.0]])},
-            r"row 2 \(b\) .* in single precision, or whose square is none",
+            r"row 2 \(b\) .* in single precision, or whose square overflows",
         ),
         ({"matrix": np.array([[1.0, 2.0], [np.nan, 1.0]])}, r"row 2 \(b\) holds a value that is not a finite number"),
     ],
@@ -135,8 +135,8 @@ def test_an_archive_of_arrays_is_no_matrix(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "message"),
     [
-        (torch.eye(2) > 0, "a matrix of numbers is wanted, one row an id; got bool"),
-        (torch.eye(2) * 1j, "a matrix of numbers is wanted, one row an id; got complex64"),
+        (torch.eye(2) > 0, "expected a matrix of numbers with one row per id; got bool"),
+        (torch.eye(2) * 1j, "expected a matrix of numbers with one row per id; got complex64"),
     ],
 )
 def test_a_tensor_of_other_things_than_numbers_is_refused(tmp_path: Path, tensor: torch.Tensor, message: str) -> None:
@@ -193,7 +193,7 @@ def test_a_missing_file_is_named_before_anything_runs(tiny: Path) -> None:
 
 def test_two_files_of_items_are_one_too_many(tmp_path: Path) -> None:
     paths = [str(as_npy(tmp_path / f"{name}.npy", matrix_of())) for name in "ab"]
-    with pytest.raises(UserError, match="both have one row a item_id"):
+    with pytest.raises(UserError, match="both have one row per item_id"):
         given_vectors(paths)
 
 

@@ -79,7 +79,7 @@ def test_what_a_server_says_of_a_request_that_failed_is_repeated(
         report = client.fetch()
     assert (report.new, report.words) == (1, "stub says 400")
     assert str(report) == (
-        "1 answers taken in, 0 known before, 1 refused (the request failed); the first failure says: stub says 400"
+        "1 answer imported, 0 known before, 1 refused (the request failed); the first failure says: stub says 400"
     )
 
 

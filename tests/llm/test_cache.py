@@ -123,7 +123,7 @@ def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path, fill: Call
 def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     path = tmp_path / "c.sqlite"
     path.write_text("this is not SQLite, whatever its name says; " * 100)
-    with pytest.raises(UserError, match=r"c\.sqlite cannot be used .*mend it .*move it away"):
+    with pytest.raises(UserError, match=r"c\.sqlite cannot be used .*repair it .*move it away"):
         ResponseCache(path)
 
 

@@ -95,7 +95,7 @@ def test_a_key_with_signs_that_none_has(cache: ResponseCache, monkeypatch: pytes
     monkeypatch.setenv("STUB_KEY", key)
     with StubServer() as server:
         words = said(cache, server.base_url, key_env="STUB_KEY")
-        assert "STUB_KEY holds a sign that no key has" in words
+        assert "STUB_KEY holds a character that no key has" in words
         assert "abc" not in words
         assert server.calls == []
 
@@ -197,5 +197,5 @@ def test_it_is_said_that_openai_base_url_is_not_followed(
     load_endpoint("vllm")
     (words,) = caplog.messages
     assert words.startswith(
-        f"OPENAI_BASE_URL=https://***@{name}.example/v1 is not followed: https://api.openai.com/v1 is "
+        f"OPENAI_BASE_URL=https://***@{name}.example/v1 is ignored: requests go to https://api.openai.com/v1. "
     )

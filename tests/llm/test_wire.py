@@ -96,7 +96,7 @@ def test_an_answer_of_nearly_the_largest_size_is_taken(cache: ResponseCache) -> 
 def test_a_redirection_is_not_followed(cache: ResponseCache) -> None:
     """It would send the key elsewhere, and the question as a GET."""
     with StubServer(lambda call: Reply(status=302, headers={"Location": "http://127.0.0.1:1/"})) as server:
-        with pytest.raises(UserError, match=r"sends elsewhere \(HTTP 302, to http://127.0.0.1:1/\).*--llm_base_url"):
+        with pytest.raises(UserError, match=r"redirects \(HTTP 302, to http://127.0.0.1:1/\).*--llm_base_url"):
             Client(endpoint_at(server.base_url), cache).run([asking("hello")])
         assert len(server.calls) == 1
 
@@ -148,7 +148,7 @@ def test_a_proxy_of_the_environment_is_used(cache: ResponseCache, monkeypatch: p
         ({"object": "error", "message": "No model"}, "No model"),
         ("<html><h1>Busy</h1>\x1b[31m now</html>", "Busy [31m now"),
         ({"odd": 1}, '{"odd": 1}'),
-        ("", "HTTP 400 without a word"),
+        ("", "HTTP 400 without a message"),
     ],
     ids=json.dumps,
 )

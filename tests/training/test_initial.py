@@ -77,7 +77,7 @@ def test_a_method_keeps_its_own_features_beside_the_texts() -> None:
 
 @pytest.mark.parametrize("model", ["Pop", "BPR", "LightGCN"])
 def test_it_is_for_sequential_models(model: str) -> None:
-    with pytest.raises(UserError, match=f"init=vectors is for sequential models, and {model} is none"):
+    with pytest.raises(UserError, match=f"init=vectors needs a sequential model, and {model} is not one"):
         layered(model, init="vectors")
 
 

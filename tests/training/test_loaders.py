@@ -35,6 +35,12 @@ def test_dynamic_negative_sampling_keeps_recbole_s_loader(tiny):
     assert (type(loader), note) == (TrainDataLoader, "RecBole's own training loader")
 
 
+def test_batches_of_recbole_s_loader_are_not_said_to_be_halved(tiny):
+    with pytest.raises(UserError, match=r"min_epoch_steps=9999: an epoch of BPR has \d+ steps, .* cannot be halved"):
+        training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC, min_epoch_steps=9999))
+    training_loader(prepare("BPR", train_neg_sample_args=DYNAMIC, min_epoch_steps=1))
+
+
 @pytest.mark.parametrize("model", ["NeuMF", "DIN"])
 @pytest.mark.parametrize("engine", ["fast", "recbole"])
 def test_a_model_of_labels_is_not_left_without_them(tiny, model, engine):

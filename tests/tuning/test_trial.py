@@ -168,7 +168,7 @@ def test_a_storage_that_is_away_costs_no_training(tiny: Path, caplog: pytest.Log
     with sqlite3.connect("results/s.sqlite3") as database:
         database.execute("ALTER TABLE trial_intermediate_values RENAME TO away")
     assert not report(2, 0.6)
-    assert "goes on unseen" in caplog.text
+    assert "continues, but its scores cannot be stored" in caplog.text
     with sqlite3.connect("results/s.sqlite3") as database:
         database.execute("ALTER TABLE away RENAME TO trial_intermediate_values")
     assert not report(3, 0.7)

@@ -62,7 +62,7 @@ class ComiRecSASettings(MultiInterestSettings):
 class MINDSettings(CapsuleSettings):
     """MIND (arXiv 1904.08030)."""
 
-    relu_layers: bool = setting("Two ReLU layers on each capsule.")
+    relu_layers: bool = setting("Two linear layers on each capsule, with a ReLU between.")
     label_power: Amount = setting("Power p of label-aware attention; 0 picks the nearest interest.")
     adaptive_interests: bool = setting("Fewer interests for short histories.")
 

@@ -291,7 +291,7 @@ class DUIP(SequentialRecommender):
         state = self._state(item_seq, length)
         if self.head == "index":
             if listed is None or listed.shape[1] != self.n_offered:
-                raise UserError(f"head: index ranks lists of {self.n_offered} candidates, and there are none here.")
+                raise UserError(f"head: index ranks lists of {self.n_offered} candidates, and these cases have none.")
             values = self._choice(item_seq, length, state, listed)
         else:
             if listed is None:

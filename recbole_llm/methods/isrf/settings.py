@@ -105,7 +105,7 @@ class ISRFSettings(SettingsModel):
         """
         if self.decode == "bounded" and any(str(name).lower() in UNCUT_METRICS for name in values.get("metrics") or ()):
             raise UserError(
-                "decode: bounded looks no further than the largest cut-off; GAUC, which has none, takes exact."
+                "decode: bounded ranks only up to the largest cut-off, and GAUC has none: it needs decode: exact."
             )
         if self.item_numbers == "semantic" and values.get("semantics") == "none":
             raise UserError("item_numbers: semantic are made of the items' texts, which semantics: none leaves out.")

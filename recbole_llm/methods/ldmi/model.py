@@ -108,8 +108,8 @@ class LDMI(ComiRecDR):
         self.contrasts = settings.contrasts and features is not None
         if self.aligned and config["transform"]:
             raise UserError(
-                f"transform={config['transform']}: LDMI finds the clusters of a history by its places, which a "
-                "transform moves; leave it out, or the clusters (--align=False)."
+                f"transform={config['transform']}: LDMI finds the clusters of a history by position, which a "
+                "transform changes; leave out the transform, or the clusters (--align=False)."
             )
         if self.aligned:
             self.keys = InteractionKeys(features.user_offsets())

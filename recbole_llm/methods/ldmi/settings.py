@@ -73,6 +73,5 @@ class LDMISettings(ComiRecDRSettings):
         super().check(values)
         if self.cluster_text and self.clusters != "llm":
             raise UserError(
-                f"cluster_text: clusters: {self.clusters} have no names, and those of the LLM's would make them no "
-                "control; leave one of the two out."
+                f"cluster_text needs clusters: llm; clusters: {self.clusters} have no names. Leave one of the two out."
             )

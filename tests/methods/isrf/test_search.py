@@ -192,5 +192,5 @@ def test_ranks_that_were_not_looked_for_are_not_told(tiny: Any, tmp_path: Any) -
 
 
 def test_a_metric_without_a_cut_off_is_refused(tiny: Any) -> None:
-    with pytest.raises(UserError, match="decode: bounded looks no further than the largest cut-off; GAUC"):
+    with pytest.raises(UserError, match="decode: bounded ranks only up to the largest cut-off, and GAUC has none"):
         layered("ISRF", decode="bounded", metrics=["NDCG", "GAUC"])
