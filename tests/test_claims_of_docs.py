@@ -107,7 +107,7 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", LAST, HOLDS,
           "(p 0.008) and {gap} {bounds} (p {p3})."),
     Claim("tuned", FLAGSHIP, BY_RULE, LAST, CHANCE,
-          "by rule, is nearest to SASRec ({d} {interval}, p {p3})"),
+          "LLM-DMsRec by rule is nearest to SASRec ({d} {interval}, p {p3})"),
     Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
           "a difference of {d} {interval}", EIMF_REMI),
     Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "REMI", CHANCE,
@@ -138,7 +138,7 @@ CLAIMS = (
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "REMI", CHANCE,
           "EIMF is {gap} above its backbone, and the interval reaches from {low} to {high}."),
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
-          "right users, {d} {interval}, does not hold"),
+          "to the right users, {d} {interval}, does not hold"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "LDMI (shuffled)", CHANCE,
           "to exchanged answers is {d} {interval}"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "ComiRecDR [interest_scale=8.0]", CHANCE,
@@ -154,22 +154,22 @@ CLAIMS = (
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
           "(`--baseline=REMI`: p {p2} with the LLM's)"),
     Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", "ISRF (shuffled)", CHANCE,
-          "to them the LLM's differ by {d} {interval}"),
+          "The LLM's answers differ from that by {d} {interval}"),
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "VSKNN", CHANCE,
-          "does not hold against VSKNN** ({d} {interval})"),
+          "is not significantly above VSKNN** ({d} {interval})"),
     # Backbones and short searches.
     Claim("interests", INTERESTS, "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)", "SASRec", CHANCE,
           "stays {gap} {bounds} below it (p {p2})"),
     Claim("interests", INTERESTS, "LDMI (offline)", INTEREST, CHANCE,
           "LDMI adds {d} to that, which does not hold"),
     Claim("interests", INTERESTS, "LDMI (offline) [clusters=items]", INTEREST, HOLDS,
-          "LDMI is best ({mean}) and alone significantly above the backbone (p {p3})"),
+          "LDMI is best ({mean}), and this row alone is significantly above the backbone (p {p3})"),
     Claim("interests", SPLIT, "SASRec", "REMI", HOLDS,
           "SASRec is significantly above REMI (p {p3})"),
     Claim("interests", SPLIT, "LDMI (offline)", INTEREST, CHANCE,
           ": {d}, p {p2}) does not hold"),
     Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
-          "is {gap} {bounds} above REMI (p {p2} among the rows)"),
+          "is {gap} {bounds} above REMI (p {p2} after correction over all rows)"),
     Claim("interests", INTERESTS, "LDMI (offline) [align=False]", INTEREST, CHANCE,
           "({mean}), which no longer holds with seeds counted (p {p2})"),
     Claim("interests", SPLIT, "EIMF (offline)", "REMI", CHANCE,
@@ -181,9 +181,9 @@ CLAIMS = (
     Claim("one_budget", BUDGET, "LLMDMsRec (shuffled)", BY_RULE, CHANCE,
           "{mean} with exchanged intents, {gap} {bounds} below the rule's"),
     Claim("one_budget", BUDGET, "EIMF (shuffled)", "EIMF (offline)", CHANCE,
-          "{mean} with exchanged interests, {gap} {bounds} below"),
+          "{mean} with exchanged interests, {gap} {bounds} below the rule's"),
     Claim("one_budget", BUDGET, WITH_LM, WITHOUT_LM, CHANCE,
-          "None of this holds after Holm (p {p2},"),
+          "None of these differences to the LSTM holds after Holm (p {p2},"),
     Claim("one_budget", BUDGET, "DUIP (shuffled)", WITHOUT_LM, CHANCE,
           "after Holm (p 0.49, {p2} and"),
     Claim("one_budget", BUDGET, "DUIP (none)", WITHOUT_LM, CHANCE,
@@ -263,11 +263,11 @@ CLAIMS = (
     Claim("time", TOYS, BY_RULE, "SRGNN", HOLDS,
           "SR-GNN by {d} {interval} on Toys", PAIR),
     Claim("time", TOYS_LATER, BY_RULE, "SRGNN", CHANCE,
-          "{d} {interval} (p {p2})", PAIR),
+          "{d} {interval} (p {p2}) on Toys", PAIR),
     Claim("time", BEAUTY_TIMES, BY_RULE, "SRGNN", HOLDS,
           "{d} {interval} on Beauty", PAIR),
     Claim("time", BEAUTY_LATER, BY_RULE, "SRGNN", CHANCE,
-          "{d} {interval} (p {p2})", PAIR),
+          "{d} {interval} (p {p2}) on Beauty", PAIR),
     Claim("time", TOYS, "EIMF (offline)", "REMI", HOLDS,
           "REMI on Toys by {d} {interval} (p {p3})", EIMF_REMI),
     Claim("time", TOYS_LATER, "EIMF (offline)", "REMI", CHANCE,
@@ -277,7 +277,7 @@ CLAIMS = (
     Claim("time", TOYS, "REMI", "SASRec", HOLDS,
           "which reads no text, {d} (p {p3})"),
     Claim("time", TOYS_LATER, "REMI", "SASRec", CHANCE,
-          "; {d}, p {p2}). On Games EIMF is above"),
+          "(+0.0040, p 0.078; {d}, p {p2})."),
     Claim("time", BEAUTY_TIMES, "EIMF (offline)", "SASRec", HOLDS,
           "above SASRec under both ({d}, p {p3};"),
     Claim("time", TOYS, "VSKNN", "SASRec", CHANCE,
@@ -289,9 +289,9 @@ CLAIMS = (
     Claim("time", BEAUTY_LATER, "VSKNN", "SASRec", CHANCE,
           "to {d} {interval} on Beauty, where the last does not hold after correction (p {p3})"),
     Claim("time", TOYS_LATER, "VSKNN", "EIMF (offline)", CHANCE,
-          "VSKNN cannot be told from EIMF on Toys and Beauty"),
+          "VSKNN cannot be told apart from EIMF on Toys and Beauty"),
     Claim("time", BEAUTY_LATER, "VSKNN", "EIMF (offline)", CHANCE,
-          "VSKNN cannot be told from EIMF on Toys and Beauty"),
+          "VSKNN cannot be told apart from EIMF on Toys and Beauty"),
     Claim("time", TOYS_LATER, "EIMF (offline)", "SASRec", CHANCE,
           "significantly above it ({d}, p {p3};"),
     Claim("time", TOYS_LATER, "VSKNN", "SASRec", HOLDS,
@@ -305,7 +305,7 @@ CLAIMS = (
     Claim("time", GAMES, "EIMF (offline)", "SASRec", HOLDS,
           "SASRec under leave-one-out ({d} {interval}, p {p3})"),
     Claim("time", GAMES_LATER, "EIMF (offline)", "SASRec", CHANCE,
-          "cannot be told from it in time ({d} {interval}, p {p2})"),
+          "cannot be told apart from it in time ({d} {interval}, p {p2})"),
     Claim("time", GAMES_LATER, "VSKNN", "SASRec", HOLDS,
           "to {d} {interval} on Games (p {p3})"),
     Claim("time", GAMES_LATER, "VSKNN", "EIMF (offline)", HOLDS,
@@ -317,9 +317,9 @@ CLAIMS = (
     Claim("time", GAMES, "SASRecText (text)", "SASRec", HOLDS,
           "on Beauty and {d}, p {p3}, on Games)"),
     Claim("time", TOYS_LATER, "SASRecText (text)", "SASRec", CHANCE,
-          "on Toys and Beauty ({d}, p {p2}, and"),
+          "cannot be told apart from SASRec on Toys ({d}, p {p2}) and Beauty"),
     Claim("time", BEAUTY_LATER, "SASRecText (text)", "SASRec", CHANCE,
-          ", and {d}, p {p2}) and is below it on Games"),
+          "and Beauty ({d}, p {p2}), and is below it on Games"),
     Claim("time", GAMES_LATER, "SASRecText (text)", "SASRec", HOLDS,
           "is below it on Games ({d}, p {p3})."),
     Claim("beauty", PUBLISHED, FULL_SOFTMAX, PREFIXES, CHANCE, "as RecBole trains it ({d} {interval}, p {p2})"),
@@ -361,10 +361,10 @@ CLAIMS = (
           "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
     Claim("vectors", VECTORS, f"SASRecText ({FILMS})", f"SASRecText ({OTHER_FILMS})", HOLDS,
-          "SASRecText has {mean} for {other} (`--model=SASRecText "
+          "SASRecText has {mean} against {other} (`--model=SASRecText "
           '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
     Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", HOLDS,
-          "AlphaRec {mean} for {other} (`--model=AlphaRec "
+          "AlphaRec {mean} against {other} (`--model=AlphaRec "
           '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("AlphaRec",)),
     Claim("vectors", VECTORS, f"SASRec ({FILMS})", "SASRec", CHANCE,
           "SASRec ends where it ends from random numbers ({d} {interval}, p {p2})"),
@@ -372,11 +372,11 @@ CLAIMS = (
           '(`--baseline="SASRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})'),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE, "{d} {interval} has p {p2} after Holm"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "VSKNN", CHANCE,
-          "its lead over VSKNN, which trains nothing, p {p3}"),
+          "Its lead over VSKNN, which trains nothing, has p {p3}"),
     Claim("vectors", VECTORS, f"LLMESR ({FILMS})", "SASRec", HOLDS,
-          "similar users have {mean} ({d} {interval}, p {p3})"),
+          "similar users it has {mean} ({d} {interval}, p {p3})"),
     Claim("vectors", VECTORS, f"LLMESR ({FILMS})", f"LLMESR ({OTHER_FILMS})", CHANCE,
-          "with exchanged vectors {other}, so meaning is not seen to help it (`--model=LLMESR "
+          "With exchanged vectors it has {other}, so meaning is not seen to help it (`--model=LLMESR "
           '--baseline="LLMESR (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})', models=("LLMESR",)),
     Claim("vectors", VECTORS, f"SASRecText ({FILMS})", "SASRec", HOLDS,
           "SASRecText has {mean} ({d} {interval}, p {p3})"),
@@ -388,7 +388,7 @@ CLAIMS = (
           "{mean} with the films' own vectors, {other} with exchanged ones (`--protocol=gts --model=SASRecText "
           '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
     Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", CHANCE,
-          "{mean} and {other} ({d} {interval}, p {p2})", models=("UniSRec",)),
+          "it has {mean} and {other} ({d} {interval}, p {p2})", models=("UniSRec",)),
     Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", "SASRec", CHANCE, "UniSRec {d} {interval}, SASRecText"),
     Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", "SASRec", CHANCE,
           "SASRecText {d} {interval}, both p {p2})"),
@@ -410,17 +410,17 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
      "EIMF has {} with the LLM's interests and {} with those of other users"),
     ("tuned", FLAGSHIP, ("LLMDMsRec (shuffled)",), "With exchanged intents it ends where SR-GNN does ({}),"),
     ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),
-    ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {},"),
+    ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {}."),
     ("tuned", FLAGSHIP, ("GRU4Rec", BY_RULE), "seconds it has {}, LLM-DMsRec after 264 seconds {}."),
-    ("tuned", FLAGSHIP, ("eSASRec", "HSTU"), "eSASRec and HSTU have less here ({}, {})"),
+    ("tuned", FLAGSHIP, ("eSASRec", "HSTU"), "eSASRec and HSTU score lower here ({}, {})"),
     ("tuned", ANSWERS, (f"ISRF ({CLAUDE})", ISRF_NONE, "VSKNN"),
      "it has {}, without any [{}](answers.md#isrf), both less than VSKNN ({}), though"),
     ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
     # A strong LLM's answers.
-    ("answers", ANSWERS, ("EIMF (shuffled)",), "The same answers at the wrong users give {}."),
+    ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
     ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
     ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
-    ("answers", ANSWERS, ("ISRF (shuffled)",), "at the wrong users and items have {};"),
+    ("answers", ANSWERS, ("ISRF (shuffled)",), "to the wrong users and items, the same answers have {}."),
     # Backbones and short searches.
     ("interests", INTERESTS, ("EIMF (shuffled)", "EIMF (offline)", "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"),
      "it is as large ({}, against {} with the rule's and {} with the LLM's)"),
@@ -428,7 +428,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("interests", INTERESTS, ("EIMF (offline) [routing_weight=0.0]", "REMI [routing_weight=0.0]"),
      "hardly above that ({} against {})"),
     ("interests", INTERESTS, (POSITION, "LDMI (offline)", INTEREST),
-     "ComiRecDR as released ({}) to LDMI ({}) is the routing's map** ({} with LDMI's map)"),
+     "ComiRecDR as released ({}) and LDMI ({}) comes from the routing map**: with LDMI's map ComiRecDR has {}."),
     ("interests", INTERESTS, ("LDMI (shuffled)",), "Clusters exchanged among a user's own items give {}."),
     ("interests", INTERESTS, ("LDMI (offline) [gate=one]", "LDMI (offline) [contrast=none]"),
      "A gate of one changes nothing ({}), and without the contrast nothing is lost ({})"),
@@ -573,8 +573,8 @@ def test_what_settings_give_comirecdr() -> None:
     assert f"and {short} after a search that chose that map too" in text
     assert f"ComiRecDR has {released} [as released](interests.md#ldmi-and-comirecdr), {short} after" in page("tuned")
     assert f"after a short search and {searched} here" in page("tuned")
-    assert f"as released ({released}) to LDMI" in page("interests")
-    assert f"the routing's map** ({mapped} with LDMI's map)" in page("interests")
+    assert f"as released ({released}) and LDMI" in page("interests")
+    assert f"with LDMI's map ComiRecDR has {mapped}." in page("interests")
 
 
 def test_the_first_seed_of_short_searches() -> None:
@@ -592,12 +592,12 @@ def test_the_first_seed_of_short_searches() -> None:
     [
         ("sessions", SESSIONS, "SASRec", "cold items", "has NDCG@5 {:.2f} where the target is unseen"),
         ("sessions", SESSIONS, "SASRec", "head items", "unseen and {:.2f} where it is among the most frequent items"),
-        ("sessions", SESSIONS, "SASRecText (text)", "cold items", "cannot be told from it over all, has {:.2f} and"),
-        ("sessions", SESSIONS, "SASRecText (text)", "head items", "over all, has 0.45 and {:.2f}"),
+        ("sessions", SESSIONS, "SASRecText (text)", "cold items", "from SASRec over all targets, has {:.2f} and"),
+        ("sessions", SESSIONS, "SASRecText (text)", "head items", "over all targets, has 0.45 and {:.2f}"),
         ("sessions", DRAWN, "SASRec", "cold items", "has an NDCG@5 of {:.2f} where the target is unseen"),
         ("answers", ANSWERS, f"EIMF ({CLAUDE})", "short histories", "gain more with the LLM's ({:.4f} against"),
         ("answers", ANSWERS, "EIMF (none)", "short histories", "against {:.4f} without)"),
-        ("answers", ANSWERS, "LDMI (none)", "tail items", "seeds from {:.4f} to between"),
+        ("answers", ANSWERS, "LDMI (none)", "tail items", "it rises there from {:.4f} to between"),
         ("answers", ANSWERS, "LDMI (shuffled)", "tail items", "to between {:.4f} and"),
         ("answers", ANSWERS, "LDMI (offline)", "tail items", "and {:.4f}, with the LLM's answers"),
         ("answers", ANSWERS, "ComiRecDR [interest_scale=8.0]", "tail items", "and ask no LLM ({:.4f})"),
@@ -608,7 +608,7 @@ def test_the_first_seed_of_short_searches() -> None:
         ("time", TOYS_LATER, "EIMF (offline)", "cold items", "EIMF's {:.4f}, 0.0099"),
         ("time", BEAUTY_LATER, "EIMF (offline)", "cold items", "EIMF's 0.0025, {:.4f} and"),
         ("time", GAMES_LATER, "EIMF (offline)", "cold items", "and, on Games, {:.4f} are chance"),
-        ("time", TOYS_LATER, "REMI", "cold users", "interaction REMI has {:.4f}, EIMF"),
+        ("time", TOYS_LATER, "REMI", "cold users", "interaction, REMI has {:.4f}, EIMF"),
         ("time", TOYS_LATER, "EIMF (offline)", "cold users", "EIMF {:.4f}, VSKNN 0.0644"),
         ("time", TOYS_LATER, "VSKNN", "cold users", "VSKNN {:.4f} and SASRec 0.0548 on Toys"),
         ("time", TOYS_LATER, "SASRec", "cold users", "and SASRec {:.4f} on Toys"),
@@ -640,7 +640,7 @@ def test_values_of_rows(name: str, where: Place, rows: Sequence[str], words: str
 @pytest.mark.parametrize(
     ("where", "words"),
     [
-        (SESSIONS, "76 % of the targets and 18 % of the other candidates stand in no training row"),
+        (SESSIONS, "76 % of the targets and 18 % of the other candidates are in no training row"),
         (DRAWN, "the rarer one is the target in 74 % of the pairs"),
     ],
 )
@@ -657,7 +657,7 @@ def test_how_many_differences_counting_seeds_changed() -> None:
     lost = sum(before and not now for before, now in zip(held, holds, strict=True))
     won = sum(now and not before for before, now in zip(held, holds, strict=True))
     assert (lost, won) == (12, 3)
-    assert "Twelve of these differences held and no longer do.** Three did not hold and do now" in page("seeds")
+    assert "Twelve of the differences below held and no longer do.** Three did not hold and do now" in page("seeds")
     assert "Twelve differences that seemed to hold no longer do" in page("index")
 
 
@@ -679,8 +679,8 @@ def test_what_the_answers_would_cost(method: str, price: str) -> None:
 def test_the_lead_of_new_items_on_beauty_is_of_few_of_them() -> None:
     (ranks,) = compared(BEAUTY_LATER).row("EIMF (offline)").ranks
     new, hits = ranks.train_count == 0, per_case(ranks, "hit@10") > 0
-    assert f"All its {(new & hits).sum()} hits on Beauty are {len({*ranks.item[new & hits]})} items" in page("time")
-    assert f"{per_case(ranks, 'ndcg@10')[new].sum() / len(ranks):.4f} of the latter come from items" in page("time")
+    assert f"All its {(new & hits).sum()} hits on Beauty are on {len({*ranks.item[new & hits]})} items" in page("time")
+    assert f"{per_case(ranks, 'ndcg@10')[new].sum() / len(ranks):.4f} comes from items" in page("time")
 
 
 def test_candidates_and_the_release() -> None:
@@ -717,6 +717,6 @@ def test_trials_of_gsasrec() -> None:
     table = compared(FLAGSHIP)
     reached = sorted(run.valid_metrics[table.primary] for run in table.row("gSASRec").runs)
     assert (
-        f"(at most {others[-1]:.3f} on validation but for one, which had {best:.3f} and went on to {reached[0]:.2f} to "
-        f"{reached[-1]:.2f})" in page("tuned")
+        f"All trials but one reached at most {others[-1]:.3f} on validation. That one had {best:.3f}, and its "
+        f"settings went on to {reached[0]:.2f} to {reached[-1]:.2f}." in page("tuned")
     )
