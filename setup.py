@@ -64,6 +64,7 @@ EXTRAS = {
         "mypy>=1.10",
         "ir-measures>=0.3.5",
         "matplotlib>=3.8",
+        "faiss-cpu>=1.8",
         "statsmodels>=0.14",
         "build>=1.2",
         "types-PyYAML",

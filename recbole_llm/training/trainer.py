@@ -37,8 +37,11 @@ from recbole_llm.utils.text import counted
 logger = logging.getLogger(__name__)
 
 # State that RecBole's models change in training but declare nowhere: DiffRec's history of losses, by which it samples
-# its steps, the order in which LINE takes users, and KGAT's attention.
-_NAMELESS = ("Lt_history", "Lt_count", "random_list", "A_in")
+# its steps, the order in which LINE takes users, KGAT's attention, and NCL's prototypes.
+_NAMELESS = (
+    *("Lt_history", "Lt_count", "random_list", "A_in"),
+    *("user_centroids", "user_2cluster", "item_centroids", "item_2cluster"),
+)
 FEW_STEPS = 100  # an epoch with fewer steps ends before a model has learnt much
 SAVE_EVERY_SECONDS = 30.0  # a resumable checkpoint is written at most this often, and after the last epoch
 

@@ -163,7 +163,7 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"calibration": 0.1, "objective": "bce"}}, "calibration=0.1: it is not read by bce"),
         ({"overrides": {"loss_type": "BPR", "n_negatives": 3}}, "n_negatives=3: it is not read by loss_type: BPR"),
         ({"overrides": {"valid_metric_bigger": False}}, "valid_metric_bigger=False is not supported here"),
-        ({"overrides": {"valid_metric_bigger": False, "engine": "recbole"}}, "valid_metric_bigger=False is not supported"),
+        ({"overrides": {"valid_metric_bigger": False, "engine": "recbole"}}, "bigger=False is not supported"),
         ({"overrides": {"log_wandb": True}}, "log_wandb=True is not supported here: .*--tensorboard"),
         ({"overrides": {"metric_decimal_place": 4}}, "metric_decimal_place=4 is not supported here"),
         ({"overrides": {"enable_scaler": True}}, "enable_scaler=True is not supported here"),

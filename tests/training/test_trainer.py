@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from recbole.model.general_recommender import NCL
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.runner import Runner
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import checkpoint, trainer
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
-from tests.helpers import make_run, prepare, runner
+from tests.helpers import StopAt, make_run, prepare, runner
 
 SMALL = {
     "SASRec": {"hidden_size": 16, "inner_size": 24, "n_layers": 1},
@@ -583,6 +586,25 @@ def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model
     begun.clear()
     runner("broken", force=True).run(run("broken"))
     assert len(begun) == needed
+
+
+@pytest.mark.parametrize("stopped_in", [2, 3])
+def test_prototypes_of_ncl_are_found_anew_every_m_step_epochs(tiny, saved_each_epoch, monkeypatch, stopped_in):
+    """Also after a kill between two E-steps, whose prototypes come from weights that are gone."""
+
+    def run(folder):
+        return make_run("NCL", epochs=4, num_clusters=4, m_step=2, warm_up_step=1, checkpoint_dir=folder)
+
+    found, step = [], NCL.e_step
+    monkeypatch.setattr(NCL, "e_step", lambda self: (found.append(1), step(self)))
+    whole = runner("whole").run(run("whole"))
+    assert len(found) == 2
+    assert [len(entry["loss"]) for entry in whole.curve] == [2, 3, 3, 3]
+    with pytest.raises(KeyboardInterrupt):
+        Runner(ResultStore("broken"), StopAt(f"epoch {stopped_in}")).run(run("broken"))
+    again = runner("broken").run(run("broken"))
+    assert [[*entry["loss"]] for entry in again.curve] == [[*entry["loss"]] for entry in whole.curve]
+    assert again.metrics == whole.metrics
 
 
 def test_the_special_trainer_of_a_model_stands_on_ours(training):
