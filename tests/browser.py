@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over its debugging pipe: no driver, no port, no package."""
+"""A headless Chromium, driven over its debugging pipe: needs no WebDriver, no port and no Python package."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def find_browser() -> str | None:
-    """The program, or ``None`` where there is none."""
+    """Path of the browser, or ``None`` if none is installed."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Page:
-    """One page in a browser of its own; notes errors and every request that it makes.
+    """One page in its own browser; records errors and every request that the page makes.
 
     Attributes:
-        errors: uncaught exceptions, console errors, refusals of the content security policy.
-        requests: URLs that the page asked for.
+        errors: uncaught exceptions, console errors, violations of the content security policy.
+        requests: URLs that the page requested.
     """
 
     def __init__(self, program: str, width: int = 1280, height: int = 1600) -> None:
@@ -35,7 +35,8 @@ class Page:
         self._read, from_browser = os.pipe()
 
         def connect() -> None:
-            # Chromium reads commands from descriptor 3 and answers on 4; copies first, lest one overwrites another.
+            # Chromium reads commands from descriptor 3 and answers on 4. Both pipe ends are copied first, because
+            # one of them may itself be descriptor 3 or 4.
             reading, writing = os.dup(to_browser), os.dup(from_browser)
             os.dup2(reading, 3)
             os.dup2(writing, 4)
@@ -64,7 +65,7 @@ class Page:
         self._profile.cleanup()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer; events on the way are noted."""
+        """Send a command and wait for its answer, recording the events that arrive in between."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": parameters}
         if self._session:
@@ -106,17 +107,17 @@ class Page:
             pass
 
     def run(self, script: str) -> Any:
-        """Value of an expression in the page."""
+        """Evaluate an expression in the page and return its value."""
         found = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in found:
             raise RuntimeError(str(found["exceptionDetails"]))
         return found["result"].get("value")
 
     def prefer(self, theme: str) -> None:
-        """``light`` or ``dark``, as a reader's system has it."""
+        """Emulate the reader's system theme: ``light`` or ``dark``."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Save the whole page as PNG."""
         data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))

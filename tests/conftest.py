@@ -13,32 +13,32 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: one thread each
+if "PYTEST_XDIST_WORKER" in os.environ:  # xdist starts one process per core, so each gets one thread
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 import recbole_llm  # noqa: F401 - sets the thread policy before torch is imported
 from recbole_llm.cli import main
 from tests import processes
 from tests.helpers import Cli, make_featured, write_tiny
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may fetch anything
-settings.register_profile("tests", deadline=None)  # nothing is timed
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download anything
+settings.register_profile("tests", deadline=None)  # no test depends on timing
 settings.load_profile("tests")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """``--model``: what the contract tests are held against instead of the registry."""
+    """Add ``--model``: the models that the contract tests run on instead of the registry's."""
     parser.addoption("--model", help="names for tests/methods/test_contracts.py, package.module:Class among them")
 
 
 @pytest.fixture(scope="session")
 def shared_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace for what is expensive to make: ml-100k and its features. Tests must not change it."""
+    """A shared workspace for what is expensive to make: ml-100k and its features. Tests must not change it."""
     return tmp_path_factory.mktemp("shared")
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder of the test's own."""
+    """An empty folder of the test's own, as the working directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -63,7 +63,7 @@ def _featured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def featured(workspace: Path, _featured: Path) -> Path:
-    """A workspace with the small dataset, its offline features and their stage I, all made with ``epochs=1``."""
+    """A workspace with the small dataset, its offline features and their stage I model (``epochs=1``)."""
     shutil.copytree(_featured, workspace, dirs_exist_ok=True)
     return workspace
 
@@ -75,20 +75,20 @@ def _few_users(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def few_users(workspace: Path, _few_users: Path) -> Path:
-    """A workspace with a dataset small enough to be asked about whole; its stage I is trained (``epochs=1``)."""
+    """Like ``featured`` with only 14 users, so that a test can ask about all of them; stage I has ``epochs=1``."""
     shutil.copytree(_few_users, workspace, dirs_exist_ok=True)
     return workspace
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> None:
-    """What executors fork from has loaded what the tests need, whichever of them starts it."""
+    """Start the fork server with everything the tests need preloaded, so that executors reuse it."""
     processes.ensure_server()
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
-    """``main`` in this process; what it changes for the process is put back."""
+    """``main`` in this process; logging, environment and ``sys.argv`` are restored afterwards."""
     root, own = logging.getLogger(), logging.getLogger("recbole_llm")
     handlers, levels = root.handlers[:], (root.level, own.level)
     monkeypatch.setattr(sys, "argv", ["recbole-llm"])

@@ -1,4 +1,4 @@
-"""Finds what a program on a GPU would wait for, on a machine without one."""
+"""Finds host-device synchronisation that would stall a GPU, on a machine without one."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from recbole_llm.training.recorded import Waits
 
 
 def nothing_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here to the end of a test, models and loaders take the ways that they take on a GPU."""
+    """Make models and loaders take their GPU code paths until the end of the test."""
     monkeypatch.setattr(waits, "_AT_HAND", frozenset())
 
 
 def assert_waits_for_nothing(model: Any, make_batch: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step reads nothing back on a GPU, and its loss and gradient are what they are where it may.
+    """Check that a GPU step reads nothing back to the host and has the loss and gradient of the CPU code path.
 
     Args:
-        model: one that learns.
-        make_batch: a batch; the same each time.
+        model: a model that learns by gradients.
+        make_batch: returns a batch, the same one each time.
         monkeypatch: takes the ways of a GPU.
     """
     expected = _loss_and_gradient(model, make_batch())
@@ -42,18 +42,18 @@ def assert_waits_for_nothing(model: Any, make_batch: Callable[[], Any], monkeypa
 
 
 def assert_moves_nothing(model: Any, make_batch: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step moves nothing between the host and its device, and mixes nothing of both.
+    """Check that a step copies nothing between host and device and never mixes tensors of both.
 
     Args:
-        model: one that learns, on the host; it is moved to a device without numbers.
-        make_batch: a batch on the host.
+        model: a model that learns by gradients, on the host; it is moved to the meta device.
+        make_batch: returns a batch on the host.
         monkeypatch: takes the ways of a GPU.
     """
     nothing_at_hand(monkeypatch)
-    monkeypatch.setattr(torch, "autocast", _no_autocast)  # there is none without numbers
+    monkeypatch.setattr(torch, "autocast", _no_autocast)  # the meta device has no autocast
     batch = make_batch()
     model.train()
-    model.calculate_loss(batch)  # which makes the columns that it reads
+    model.calculate_loss(batch)  # builds the columns that the model reads
     columns = {name: batch[name].to("meta") for name in batch}
     model = model.to("meta")
     for module in model.modules():
@@ -62,7 +62,7 @@ def assert_moves_nothing(model: Any, make_batch: Callable[[], Any], monkeypatch:
                 setattr(module, name, torch.device("meta"))
             elif isinstance(value, (torch.Tensor, Interaction)):
                 setattr(module, name, value.to("meta"))
-            elif isinstance(value, SparseGraph):  # nor are there sparse matrices
+            elif isinstance(value, SparseGraph):  # the meta device has no sparse matrices either
                 value._forward = value._backward = torch.empty(value.shape, device="meta")
     with Waits() as waiting:
         _sum(model.calculate_loss(Interaction(columns))).backward()
@@ -74,7 +74,7 @@ def _no_autocast(*args: Any, **kwargs: Any) -> Any:
 
 
 def _loss_and_gradient(model: Any, batch: Any) -> list[torch.Tensor]:
-    """Without dropout."""
+    """Loss and gradients of one batch, without dropout."""
     model.eval()
     model.zero_grad()
     init_seed(3, True)

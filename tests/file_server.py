@@ -1,4 +1,4 @@
-"""Files over HTTP on the loopback interface, with ranges and with faults to order."""
+"""Serves files over HTTP on the loopback interface, with byte ranges and with faults on demand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class FileServer:
     """A context manager that serves ``files`` while it is open.
 
     Attributes:
-        files: path (``/a.gz``) to contents; a test may change them while it serves.
-        ranges: whether the server knows ranges.
-        tagged: whether answers carry an ETag.
-        cuts: how many bytes the next answers send before the connection breaks; taken from the front.
-        refusals: statuses that the next requests are answered with; taken from the front.
-        seen: the ``Range`` header of each request, ``None`` where there was none.
+        files: path (``/a.gz``) to contents; a test may change them while the server runs.
+        ranges: whether the server supports range requests.
+        tagged: whether responses carry an ETag.
+        cuts: bytes that each of the next responses sends before the connection breaks; consumed from the front.
+        refusals: status codes that the next requests get; consumed from the front.
+        seen: the ``Range`` header of each request, or ``None`` if it had none.
     """
 
     files: dict[str, bytes]
@@ -51,7 +51,7 @@ class FileServer:
         self._thread.join()
 
     def url(self, path: str) -> str:
-        """Address of a file."""
+        """URL of a file."""
         return f"http://127.0.0.1:{self._server.server_port}{path}"
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:

@@ -1,4 +1,4 @@
-"""What tests build models and data with."""
+"""Helpers that build models, runs and small datasets for tests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7
 
 
 def blank_ids(folder: Path) -> None:
-    """Give a small dataset ids with blanks, and some that look like our spelling of them: ``item%20 5`` for ``i5``."""
+    """Give a small dataset ids with blanks, some of which look percent-encoded already: ``item%20 5`` for ``i5``."""
     for path in folder.glob("tiny.*"):
         header, _, rows = path.read_text(encoding="utf-8").partition("\n")
         rows = re.sub(r"^u(\d)", r"user \1", rows, flags=re.MULTILINE)
@@ -63,13 +63,13 @@ def blank_ids(folder: Path) -> None:
 
 
 def layered(model: str = "SASRec", dataset: str = "tiny", **overrides: Any) -> Settings:
-    """Settings of a model with values as on the command line."""
+    """Settings of a model, with ``overrides`` as if given on the command line."""
     protocol = overrides.pop("protocol", None)
     return layer_settings(find_method(model), dataset, protocol, overrides=overrides)
 
 
 def settings_of(model: str, dataset: str = "tiny", **overrides: Any) -> Settings:
-    """Layered settings of a model; short histories and small batches unless told."""
+    """Layered settings of a model, with short histories and small batches by default."""
     defaults = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128, "epochs": 2, "seed": 1}
     return layered(model, dataset, **{**defaults, **overrides})
 
@@ -80,7 +80,7 @@ def make_run(model: str, dataset: str = "tiny", **overrides: Any) -> Run:
 
 
 def prepare(model: str, dataset: str = "tiny", **overrides: Any) -> Prepared:
-    """A model ready to be trained, with its data."""
+    """A model that is ready for training, with its data."""
     return runner().prepare(make_run(model, dataset, **overrides), Stopwatch())
 
 
@@ -90,7 +90,7 @@ def runner(results: str | Path = "results", force: bool = False) -> Runner:
 
 
 def make_featured(folder: Path, n_users: int = 80) -> Path:
-    """A workspace whose ``dataset/tiny`` has LLM-DMsRec's offline features and their stage I (``epochs=1``)."""
+    """Make a workspace whose ``dataset/tiny`` has LLM-DMsRec's offline features and stage I model (``epochs=1``)."""
     write_tiny(folder / "dataset" / "tiny", n_users=n_users)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -99,14 +99,14 @@ def make_featured(folder: Path, n_users: int = 80) -> Path:
 
 
 class StopAt(Bars):
-    """Instead of a bar: Ctrl-C in the loop of a title, after some of its steps."""
+    """Replaces the progress bars: raises Ctrl-C in the loop with the given title after some steps."""
 
     def __init__(self, title: str, steps: int = 0) -> None:
         super().__init__(False)
         self.title, self.steps = title, steps
 
     def __call__(self, items: Iterable[Any], title: str) -> Iterable[Any]:
-        """``items``, interrupted where the title is that of the loop."""
+        """Return ``items``, interrupted if this is the loop with the given title."""
         return self._some(items) if title == self.title else items
 
     def _some(self, items: Iterable[Any]) -> Iterable[Any]:
@@ -117,6 +117,6 @@ class StopAt(Bars):
 
 
 def layered_from_file(tmp_path: Path, text: str, model: str = "SASRec", **overrides: Any) -> Settings:
-    """Settings of a model with a file of the user's."""
+    """Settings of a model with a settings file of the user's that holds ``text``."""
     (tmp_path / "mine.yaml").write_text(text)
     return layer_settings(find_method(model), "tiny", config_files=[tmp_path / "mine.yaml"], overrides=overrides)

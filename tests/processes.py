@@ -1,5 +1,5 @@
-"""Processes that tests start and kill. Each has torch, RecBole and this package loaded, and starts in a fraction of a
-second: it is forked from a server that has loaded them once."""
+"""Processes that tests start and kill. Each starts in a fraction of a second with torch, RecBole and this package
+loaded, because it is forked from a server that has loaded them once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def ensure_server() -> None:
-    """Start the fork server of this process, which executors under test use too."""
+    """Start this process's fork server; executors under test use it too."""
     multiprocessing.set_forkserver_preload(LOADED)
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), before]))
@@ -40,11 +40,11 @@ def ensure_server() -> None:
 
 
 class Started:
-    """A process.
+    """A process that a test has started.
 
     Attributes:
-        pid: its id.
-        stdout, stderr: what it prints, as text.
+        pid: the process id.
+        stdout, stderr: its output, as text streams.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: Sequence[Any], environment: Mapping[str, str]) -> None:
@@ -62,7 +62,7 @@ class Started:
 
     @property
     def returncode(self) -> int | None:
-        """Exit code, minus the signal where one killed it; ``None`` while it runs."""
+        """Exit code, or the negative signal number if a signal killed it; ``None`` while it runs."""
         code: int | None = self._process.exitcode
         return code
 
@@ -71,18 +71,18 @@ class Started:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """``kill -9``, and wait for the end."""
+        """Send ``kill -9`` and wait for the process to end."""
         self.send_signal(signal.SIGKILL)
         self.wait()
 
     def wait(self, timeout: float = 120) -> int:
-        """Wait for the end; the exit code."""
+        """Wait for the process to end and return its exit code."""
         self._process.join(timeout)
         assert self.returncode is not None, "it did not end"
         return self.returncode
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
-        """Wait for the end; what it printed that was not read."""
+        """Wait for the process to end and return its unread output."""
         found: dict[str, str] = {}
         streams = {"out": self.stdout, "err": self.stderr}
         readers = [
@@ -98,18 +98,18 @@ class Started:
 
 
 def start(function: Callable[..., Any], *arguments: Any, **environment: str) -> Started:
-    """Start a process in the current folder.
+    """Start a process in the current folder that calls a function.
 
     Args:
-        function: of a module; a whole number that it returns is the exit code.
-        arguments: of the function; they can be pickled.
-        environment: variables beside those of this process.
+        function: a module-level function; if it returns an integer, that is the exit code.
+        arguments: its arguments, which must be picklable.
+        environment: variables to set in addition to those of this process.
     """
     return Started(function, arguments, environment)
 
 
 def start_command(*words: str, **environment: str) -> Started:
-    """Start the command line."""
+    """Start a command line in a process."""
     return start(_command, list(words), **environment)
 
 
@@ -132,10 +132,10 @@ def _run(
     out: Connection,
     err: Connection,
 ) -> None:
-    """In the process: put on its streams and its environment, make the call."""
+    """Set up streams and environment in the new process, then call the function."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    multiprocessing.set_start_method(None, force=True)  # what it is where nothing was forked
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may be deaf to Ctrl-C
+    multiprocessing.set_start_method(None, force=True)  # as in a process that was not forked
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process may ignore Ctrl-C
     os.environ.clear()
     os.environ.update(environment)
     os.dup2(out.fileno(), 1)
@@ -164,7 +164,7 @@ def _end_with_parent() -> None:
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60) -> None:
-    """Wait until a condition holds."""
+    """Wait until a condition holds; fail after some seconds."""
     give_up = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < give_up, "waited in vain"

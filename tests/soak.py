@@ -1,7 +1,7 @@
-"""Faults at random for some minutes: broken servers, kills, a full disk, two commands at once.
+"""Random faults for some minutes: broken servers, killed commands, a full disk, two commands at once.
 
-``make soak MINUTES=10`` runs it, by ``tests/test_soak.py``. Each round checks what must hold after a fault; what does
-not is a finding, and the summary line counts both.
+``make soak MINUTES=10`` runs it through ``tests/test_soak.py``. Each round checks what must hold after a fault. A
+failed check is a finding; the summary line counts faults and findings.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 @dataclass
 class Soak:
-    """A soak that is under way.
+    """A soak test in progress.
 
     Attributes:
-        folder: its own; rounds work below it.
-        draw: chooses what happens when.
+        folder: working folder of all rounds.
+        draw: random generator that chooses the faults and their times.
         server: answers all questions.
-        counts: of what happened.
-        findings: what should not have.
-        wanted: what each command gives where nothing is broken.
+        counts: how often each fault or event occurred.
+        findings: checks that failed.
+        wanted: results of each command without faults.
         say: shows a line.
     """
 
@@ -60,27 +60,27 @@ class Soak:
     say: Callable[[str], object] = lambda line: None
 
     def expect(self, holds: bool, what: str) -> None:
-        """Note a finding where something does not hold."""
+        """Record a finding if a check does not hold."""
         if not holds:
             self.findings.append(what)
             self.say(f"finding: {what}")
 
     def summary(self, minutes: float) -> str:
-        """One line."""
+        """Return the counts and the number of findings as one line."""
         told = ", ".join(f"{count} {what}" for what, count in sorted(self.counts.items()))
         return f"soak of {minutes:.1f} minutes: {told}; {len(self.findings)} findings"
 
     # ---- commands ------------------------------------------------------------------------------
 
     def ended(self, process: Started, codes: tuple[int, ...] = (0,)) -> str:
-        """Wait for a command; what it said."""
+        """Wait for a command, check that it ended cleanly and return its messages."""
         _, said = process.communicate(600)
         self.expect("Traceback" not in said, f"a traceback: {said[-800:]}")
         self.expect(process.returncode in codes, f"exit code {process.returncode}: {said[-400:]}")
         return said
 
     def killed(self, words: list[str], seconds: float, name: str) -> bool:
-        """Start a command and kill it after some seconds; whether it had not ended before."""
+        """Start a command and kill it after some seconds; ``False`` if it ended before that."""
         process = start_command(*words, **ONE_THREAD)
         process._process.join(seconds)
         if process.returncode is not None:
@@ -94,17 +94,17 @@ class Soak:
     # ---- rounds --------------------------------------------------------------------------------
 
     def generate(self) -> list[str]:
-        """The words of generate."""
+        """Arguments of the ``generate`` command."""
         base = ["generate", "--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", *SHORT]
         return [*base, f"--llm_base_url={self.server.base_url}", f"--llm_concurrency={IN_FLIGHT}"]
 
     def forget_answers(self) -> None:
-        """Begin anew."""
+        """Delete all features and cached answers of the LLM."""
         for path in [*CACHE.glob("loo-vllm-*"), *CACHE.glob("responses*")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def kill_generate(self) -> None:
-        """No answer that came before the kill is asked for again, but for those under way."""
+        """After a kill, only requests that were in flight are sent again."""
         self.forget_answers()
         begin = len(self.server.calls)
         process = start_command(*self.generate(), **ONE_THREAD)
@@ -133,7 +133,7 @@ class Soak:
         self.expect(contents(only_folder()) == self.wanted["features"], "features differ after a kill")
 
     def two_at_once(self) -> None:
-        """Two commands ask each question once."""
+        """Two concurrent commands send each question only once."""
         self.forget_answers()
         begin = len(self.server.calls)
         for process in [start_command(*self.generate(), **ONE_THREAD) for _ in range(2)]:
@@ -144,7 +144,7 @@ class Soak:
         self.expect(contents(only_folder()) == self.wanted["features"], "features differ after two commands")
 
     def kill_run(self) -> None:
-        """A run that was killed, perhaps several times, ends as if it never was."""
+        """A run that was killed, perhaps several times, ends with the numbers of an uninterrupted one."""
         forget("results", "saved/tiny")
         for _ in range(3):
             if not self.killed(RUN, self.draw.uniform(0.2, self.wanted["run seconds"]), "run"):
@@ -154,7 +154,7 @@ class Soak:
         self.expect(not leftovers(), f"left over: {leftovers()}")
 
     def kill_tune(self) -> None:
-        """The same of a search."""
+        """A search that was killed, perhaps several times, ends with the trials of an uninterrupted one."""
         forget("results", "saved/search", "saved/tiny")
         for _ in range(3):
             if not self.killed(TUNE, self.draw.uniform(0.2, self.wanted["tune seconds"]), "tune"):
@@ -164,7 +164,7 @@ class Soak:
         self.expect(not leftovers(), f"left over: {leftovers()}")
 
     def full_disk(self) -> None:
-        """A command without room says so in a line, and goes on once there is room."""
+        """A command that fills the disk reports it in one line, and continues once there is space."""
         if "disk" not in self.wanted:
             return
         words = self.draw.choice([RUN, TUNE])
@@ -182,7 +182,7 @@ class Soak:
             self.expect(found == self.wanted[name], f"{name} has other numbers after a full disk")
 
     def server_faults(self) -> None:
-        """Each fault of a server is one more failed attempt."""
+        """Each server fault counts as one failed attempt of a known kind."""
         once = self.draw.random() < 0.5
         folder = self.folder / f"faults-{self.counts['server faults']}"
         folder.mkdir()
@@ -195,7 +195,7 @@ class Soak:
     # ---- all -----------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """What all commands give where nothing is broken."""
+        """Run all commands without faults to obtain the expected results."""
         make_featured(self.folder, n_users=40)
         os.chdir(self.folder)
         self.ended(start_command(*self.generate(), **ONE_THREAD))
@@ -209,7 +209,7 @@ class Soak:
             self.wanted["disk"] = True
 
     def run(self, minutes: float) -> None:
-        """Prepare, then one round after another until the time is over."""
+        """Prepare, then run one round after another until the time is up."""
         self.prepare()
         rounds = [self.kill_generate, self.kill_run, self.kill_tune, self.full_disk, self.two_at_once]
         rounds += [self.kill_generate, self.kill_generate, self.server_faults]
@@ -228,30 +228,30 @@ def forget(*folders: str) -> None:
 
 
 def metrics_in(folder: str) -> list[Any]:
-    """Metrics of the records of a folder."""
+    """Metrics of all records in a folder."""
     return [(record.model, record.metrics, record.valid_metrics) for record in ResultStore(folder)]
 
 
 def trials_in(folder: str) -> list[Any]:
-    """Trials of the studies of a folder, without the time that they took."""
+    """Trials of the study in a folder, without their durations."""
     (history,) = Path(folder, "studies").glob("*.jsonl")
     trials = [Ended.model_validate_json(line) for line in history.read_text().splitlines()[1:]]
     return [trial.model_copy(update={"seconds": None}) for trial in trials]
 
 
 def leftovers() -> list[Path]:
-    """What killed commands left half-written."""
+    """Half-written files of killed commands."""
     return [path for path in Path().rglob(".*") if _PARTIAL.fullmatch(path.name)]
 
 
 def make_leftovers_old() -> None:
-    """The next command leaves young ones alone, as another one may be about to lock them."""
+    """Age half-written files: a command does not remove recent ones, which another may be about to lock."""
     for path in leftovers():
         os.utime(path, (0, 0))
 
 
 def can_mount(place: Path) -> bool:
-    """Whether a small file system can be made."""
+    """Whether a small file system can be mounted here."""
     place.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], capture_output=True).returncode:
         return False
@@ -261,7 +261,7 @@ def can_mount(place: Path) -> bool:
 
 @contextmanager
 def small_disk(place: Path, kilobytes: int) -> Any:
-    """A file system of some kilobytes; yields what gives it room."""
+    """Mount a file system of some kilobytes; yields a function that enlarges it."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place], check=True)
     try:
         yield lambda: subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
@@ -270,5 +270,5 @@ def small_disk(place: Path, kilobytes: int) -> Any:
 
 
 def delayed(draw: random.Random) -> Callable[[Call], Reply]:
-    """Good answers, each after its own time."""
+    """Good answers, each after a random delay."""
     return lambda call: replace(intents_from_candidates(call), delay=draw.uniform(0, 0.1))

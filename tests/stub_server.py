@@ -1,7 +1,7 @@
-"""A chat endpoint on the loopback interface, for tests: OpenAI's chat completions, with faults to order.
+"""A chat endpoint on the loopback interface, for tests: OpenAI's chat completions, with faults on demand.
 
 The server speaks HTTP/1.1 with keep-alive from one event loop in a thread of its own, so hundreds of
-connections cost nothing. What a request is answered with is decided by a function of the test::
+connections cost nothing. A function of the test decides each answer::
 
     def reply(call: Call) -> Reply:
         return Reply(status=429, headers={"Retry-After": "1"}) if call.number == 0 else Reply(text="{}")
@@ -10,7 +10,7 @@ connections cost nothing. What a request is answered with is decided by a functi
         ...  # ask server.base_url
     assert server.calls[1].arrived - server.calls[0].answered >= 1.0
 
-Every request is recorded, whatever became of it.
+Every request is recorded, even if it was not answered.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ How = Literal["whole", "hang", "close", "cut"]
 
 @dataclass
 class Call:
-    """One request as it arrived.
+    """One recorded request.
 
     Attributes:
         number: order of arrival, from 0.
-        path: of the request line.
-        headers: names in lower case.
+        path: path in the request line.
+        headers: header values by lower-case name.
         raw: body as received.
         arrived, answered: seconds of the monotonic clock; ``answered`` is taken before the first byte is sent.
-        status: of the answer; 0 while there is none.
-        tokens_in, tokens_out: as the answer stated them.
+        status: status code of the answer; 0 until then.
+        tokens_in, tokens_out: token counts that the answer stated.
     """
 
     number: int
@@ -61,14 +61,14 @@ class Call:
 
     @property
     def question(self) -> str:
-        """The last message."""
+        """Content of the last message."""
         return str(self.body["messages"][-1]["content"])
 
     @property
     def data(self) -> Any:
-        """The data that a prompt of ours asks about: JSON on the last line of the question.
+        """The data that one of our prompts asks about: JSON on the last line of the question.
 
-        Where the question was asked again, it is the one before the first answer.
+        If the question was asked again after an unusable answer, this reads the original question.
         """
         messages = self.body["messages"]
         again = messages[-1]["content"].startswith("That answer cannot be used")
@@ -77,17 +77,17 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """What to answer, and how.
+    """What the server answers, and how.
 
     Attributes:
         text: content of the chat message.
         finish_reason: ``stop``, ``length``, ...
         status, headers: of the HTTP response.
-        body: the response body instead of a completion; text is sent as it is, all else as JSON.
+        body: a response body instead of a completion; text is sent as it is, anything else as JSON.
         how: ``whole``; ``hang`` never answers; ``close`` breaks the connection before the first byte; ``cut``
             breaks it in the middle of the body.
-        when: the answer waits until this condition on the server holds.
-        delay: seconds that an answer takes.
+        when: condition on the server that the answer waits for.
+        delay: seconds before the answer is sent.
     """
 
     text: str = "{}"
@@ -101,7 +101,7 @@ class Reply:
 
 
 def count_tokens(text: str) -> int:
-    """The stub's tokeniser: a token for every three characters."""
+    """The stub's tokeniser: one token per three characters."""
     return (len(text) + 2) // 3
 
 
@@ -140,34 +140,34 @@ class StubServer:
 
     @property
     def base_url(self) -> str:
-        """What clients are given."""
+        """Base URL for clients."""
         return f"http://127.0.0.1:{self.port}/v1"
 
     def wait_until(self, condition: Callable[[StubServer], bool]) -> None:
-        """Block until a condition holds that arrivals or answers change."""
+        """Block until a condition holds; it is checked whenever a request arrives or is answered."""
         with self._changed:
             assert self._changed.wait_for(lambda: condition(self), PATIENCE), "the condition never came to hold"
 
     def look_again(self) -> None:
-        """Let replies that wait look at their conditions, which something outside has changed."""
+        """Make waiting replies check their conditions again after something outside the server has changed."""
         self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._announce()))
 
     def times_asked(self) -> Counter[bytes]:
-        """How often each body arrived."""
+        """How often each request body arrived."""
         return Counter(call.raw for call in self.calls)
 
     def answered_calls(self) -> list[Call]:
-        """The requests that were given a completion."""
+        """The requests that got a completion."""
         return [call for call in self.calls if call.status == 200]
 
     @property
     def tokens_in(self) -> int:
-        """Tokens of the questions that were answered."""
+        """Input tokens of all answered requests."""
         return sum(call.tokens_in for call in self.calls)
 
     @property
     def tokens_out(self) -> int:
-        """Tokens of the answers."""
+        """Output tokens of all answers."""
         return sum(call.tokens_out for call in self.calls)
 
     # ---- the server's side ---------------------------------------------------------------------
@@ -206,7 +206,7 @@ class StubServer:
             writer.close()
 
     async def _one_request(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Read and answer one request; whether the connection stays open."""
+        """Read and answer one request; returns whether the connection stays open."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
@@ -237,7 +237,7 @@ class StubServer:
         return reply.how != "cut"
 
     async def _wait(self, reply: Reply, reader: asyncio.StreamReader) -> bool:
-        """Wait as long as the reply wants to; whether the client is still there then."""
+        """Wait for the reply's condition and delay; returns whether the client is still connected."""
         gone = asyncio.ensure_future(reader.read(1))  # a client that gives up closes its end
         ready = asyncio.ensure_future(self._ready(reply))
         try:

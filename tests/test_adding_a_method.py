@@ -1,4 +1,4 @@
-"""docs/howto/add_a_method.md: its files and commands, cut out and run."""
+"""Extracts the files and commands of docs/howto/add_a_method.md and runs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WORDS = ("warm", "dark", "calm")
 
 
 def written(folder: Path) -> Path:
-    """The page's package in a folder."""
+    """Write the page's package into a folder."""
     for name, text in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ class Ended(NamedTuple):
 
 
 def run(folder: Path, command: list[str], *more: str) -> Ended:
-    """A command of the page, on the small dataset, in a process of its own with the folder as its current one."""
+    """Run a command of the page on the small dataset, in its own process, with ``folder`` as working directory."""
     words = [str(ROOT / word) if (ROOT / word).is_file() else word for word in [*command, *more]]
     words = [word.replace("ml-100k", "tiny") for word in words]
     with pytest.MonkeyPatch.context() as patch:
@@ -60,7 +60,7 @@ def run(folder: Path, command: list[str], *more: str) -> Ended:
 
 
 def command(start: str) -> list[str]:
-    """The one command of the page that begins so, after ``python``."""
+    """The page's only command that begins with ``start`` after ``python``."""
     (found,) = [words for words in COMMANDS if " ".join(words[1:]).startswith(start)]
     return found
 
@@ -129,7 +129,7 @@ def test_an_llm_is_asked_through_its_prompt_and_its_answers_are_used(place: Path
     assert re.search(r"mood +asks +48 +48 ", planned.stdout), planned.stdout
     found = run(place, command(f"run_benchmark.py --model={MODEL}"), address, *SHORT)
     assert found.returncode == 0, found.stderr
-    assert len(server.calls) == 49  # the one that could not be used was asked again
+    assert len(server.calls) == 49  # one question was asked again after an unusable answer
     (folder,) = (place / "dataset" / "tiny" / "semantics").glob("loo-vllm-*")
     texts = dict(line.split("\t") for line in (folder / "tiny.text").read_text().splitlines()[1:])
     moods = [texts[line.split("\t")[1]] for line in (folder / "tiny.mood").read_text().splitlines()[1:]]

@@ -1,4 +1,4 @@
-"""The Python API, and models from outside."""
+"""The Python API, and models defined outside the package."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ not_a_class = 1
 
 @pytest.fixture
 def own_models(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A module in the current folder with two models; the registry is put back afterwards."""
+    """A module in the current folder with two models; the registry is restored afterwards."""
     Path("own_models.py").write_text(OWN)
     monkeypatch.setattr(sys, "path", list(sys.path))
     known = dict(methods())
@@ -126,7 +126,7 @@ def test_a_mistake_raises_the_error_with_the_hint(tiny: Path) -> None:
 
 
 def test_no_module_has_the_name_of_a_function() -> None:
-    """It would stand in the function's place once it is imported."""
+    """Importing such a module would replace the function in the package's namespace."""
     modules = {module.name for module in pkgutil.iter_modules(recbole_llm.__path__)}
     assert not modules & set(recbole_llm.__all__)
     assert all(getattr(recbole_llm, name) for name in recbole_llm.__all__)
@@ -138,7 +138,7 @@ def test_importing_the_package_loads_neither_torch_nor_recbole() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=300).returncode == 0
 
 
-# ---- models from outside ------------------------------------------------------------------------
+# ---- models defined outside the package ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "kind"), [("LastItem", "sequential"), ("Biased", "general")])
@@ -158,7 +158,7 @@ def test_a_class_runs_as_a_class(own_models: str, name: str) -> None:
 
 
 def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
-    """Its module has no file."""
+    """The module of such a class has no file."""
     typed = f"import recbole_llm, {own_models}\nclass Mine({own_models}.Biased): pass\n"
     code = f"{typed}print(recbole_llm.run(Mine, 'tiny', **{SHORT})[0].label)"
     paths = os.pathsep.join([str(Path(__file__).parents[1]), "."])
@@ -173,7 +173,7 @@ def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
 
 
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
-    """``Biased`` gives the same row of its parameters to every user."""
+    """``Biased`` returns a view of the same parameter row for every user."""
     run = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))
     maker = runner()
     maker.run(run)

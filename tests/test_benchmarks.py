@@ -1,4 +1,4 @@
-"""What measurements count."""
+"""The measuring code in ``benchmarks/``: what is counted, and how."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def call(name: str) -> Activity:
     [
         ([], 0),
         ([(0, 2), (5, 6)], 3),
-        ([(0, 4), (1, 2)], 4),  # beside
-        ([(3, 6), (0, 4)], 6),  # beside and in any order
+        ([(0, 4), (1, 2)], 4),  # overlapping
+        ([(3, 6), (0, 4)], 6),  # overlapping and unsorted
         ([(0, 2), (2, 3)], 3),
     ],
 )
@@ -53,7 +53,7 @@ def test_a_graph_is_one_launch_of_many_kernels() -> None:
 
 
 def taken(steps: OwnSteps) -> float:
-    """Steps of the optimiser."""
+    """How many steps the optimiser has taken."""
     (some, *_) = steps.trainer.optimizer.state.values()
     return float(some["step"])
 
@@ -68,7 +68,7 @@ def test_our_steps_are_the_trainer_s_and_go_on_from_call_to_call(tiny: Path) -> 
     steps.run(steps.per_epoch - 3)
     rows = steps.loader.rows
     items = torch.from_numpy(steps.loader.table.dataset.table.item[rows]).long()
-    assert torch.equal(torch.cat(seen).sort().values, items.sort().values)  # an epoch's, each once
+    assert torch.equal(torch.cat(seen).sort().values, items.sort().values)  # each row of the epoch exactly once
     steps.run(2)
     assert taken(steps) == steps.per_epoch + 2
     assert steps.recorded == "no"

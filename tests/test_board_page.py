@@ -1,4 +1,4 @@
-"""docs/howto/board.md: its commands, cut out and run."""
+"""Extracts the commands of docs/howto/board.md and runs them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sentences of the findings say of differences, seeds and prices what the kept records say.
+"""Sentences in docs/findings/ about differences, seeds and prices agree with the kept records.
 
-A claim names two rows and quotes the sentence with the numbers left out; they are filled in from the records. So a
-number that is off by a digit, or a difference that holds where the sentence says that it does not, fails.
+A claim names two rows and quotes the sentence with placeholders, which are filled in from the records. So the test
+fails if a number is off by a digit, or if a difference is significant where the sentence says that it is not.
 """
 
 from __future__ import annotations
@@ -75,16 +75,16 @@ INTEREST, POSITION = "ComiRecDR [routing_transform=interest]", "ComiRecDR [routi
 
 
 class Claim(NamedTuple):
-    """What a sentence says of a row less a reference.
+    """What a sentence says about the difference between a row and a reference row.
 
     Attributes:
-        page: in ``docs/findings/``.
-        where: the records.
+        page: page in ``docs/findings/``.
+        where: where the records are.
         row: label of the first row.
-        reference: label of the second; p is corrected over all rows that are compared with it.
+        reference: label of the reference row; p is corrected over all rows that are compared with it.
         holds: whether the sentence calls the difference significant.
-        words: the sentence, with the names of :func:`numbers` in braces.
-        models: whose rows the table is restricted to; all by default.
+        words: the sentence, with the placeholders of :func:`numbers` in braces.
+        models: models that the table is restricted to; all by default.
     """
 
     page: str
@@ -96,9 +96,9 @@ class Claim(NamedTuple):
     models: tuple[str, ...] = ()
 
 
-PAIR = ("LLMDMsRec", "SRGNN")  # compared alone: p is not corrected
+PAIR = ("LLMDMsRec", "SRGNN")  # a table of these two alone: p needs no correction
 EIMF_REMI = ("EIMF", "REMI")
-HOLDS, CHANCE = True, False  # what a sentence says of a difference
+HOLDS, CHANCE = True, False  # whether a sentence calls a difference significant
 
 CLAIMS = (
     # Well-tuned rows.
@@ -403,7 +403,8 @@ CLAIMS = (
     Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
 )  # fmt: skip
 
-# Page, records, rows, and the sentence with their means left out: {0} of the metric that selected them, {h0} Hit@10.
+# Page, records, rows, and the sentence with placeholders for the rows' means: {0} is the selection metric of the
+# first row, {h0} its Hit@10.
 VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     # Well-tuned rows.
     ("tuned", FLAGSHIP, (f"EIMF ({CLAUDE})", "EIMF (shuffled)"),
@@ -487,7 +488,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
 
 @cache
 def page(name: str) -> str:
-    """A page of the findings, its lines joined."""
+    """Text of a findings page, with its lines joined."""
     return " ".join((FINDINGS / f"{name}.md").read_text(encoding="utf-8").split())
 
 
@@ -499,7 +500,7 @@ def records(folder: str) -> list[Record]:
 
 @cache
 def compared(where: Place, reference: str | None = None, models: Sequence[str] = ()) -> ResultsTable:
-    """The table of some records against a row, as ``table --baseline`` makes it."""
+    """The table that ``table --baseline`` makes of these records, with ``reference`` as baseline."""
     folder, dataset, protocol = where
     chosen = [
         each
@@ -511,12 +512,12 @@ def compared(where: Place, reference: str | None = None, models: Sequence[str] =
 
 
 def p_text(p: float, digits: int) -> str:
-    """A value of p as the sentences write it."""
+    """A p-value as the sentences write it."""
     return "< 0.001" if p < 0.001 else f"{p:.{digits}f}"
 
 
 def numbers(table: ResultsTable, row: str, found: Comparison) -> dict[str, str]:
-    """What a sentence may say of a comparison: the difference with and without its sign, its interval, p, and means."""
+    """Placeholder values for a comparison: difference with and without sign, interval, p, and means."""
     size = found if found.difference >= 0 else found.turned()
     return {
         "d": f"{found.difference:+.4f}",

@@ -23,7 +23,7 @@ SHORT = ["--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128"]
 
 
 def process(*words: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own."""
+    """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, str(ROOT / "run_benchmark.py"), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -226,7 +226,7 @@ def test_the_module_can_be_run(tiny: Path) -> None:
 
 @pytest.mark.parametrize("words", [["list"], ["list", "models"], ["--help"]], ids=" ".join)
 def test_a_reader_that_goes_away_is_no_error(words: list[str]) -> None:
-    """As in ``recbole-llm list | head -1``: the pipe is closed before anything is written."""
+    """As in ``recbole-llm list | head -1``, but the pipe is closed before anything is written."""
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -336,7 +336,7 @@ def test_settings_files_come_before_the_command_line(tiny: Path, cli: Cli) -> No
 def test_settings_that_go_together_are_checked_together(
     tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each was looked at without the other, and the weight was refused whatever stood beside it."""
+    """Regression: settings were checked one by one, so the weight was refused even with ``n_sampled`` set."""
     words = ["--model=REMI", "--dataset=tiny", "--hard_negative_beta=1", "--quiet", *SHORT]
     assert cli(*words) == 2
     assert "give n_sampled too" in capsys.readouterr().err
@@ -388,7 +388,7 @@ def test_a_file_of_users_holds_one_a_line(
 def test_a_name_keeps_its_blanks_and_its_comma(
     tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], user: str
 ) -> None:
-    """They are part of an id for the reader; names were cut and stripped, and then nobody's."""
+    """The reader keeps both in ids. Regression: names were split and stripped, and then matched no user."""
     path = tiny / "tiny.inter"
     path.write_text(path.read_text().replace(f"{user.replace(',', '').strip()}\t", f"{user}\t"))
     Path("users.txt").write_text(f"{user}\n")

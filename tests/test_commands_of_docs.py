@@ -1,8 +1,8 @@
-"""Every command of the tutorials, how-to pages and explanations runs, in the order of its page, on toy data.
+"""Every command of the tutorials, how-to pages and explanations runs on toy data, in the order of its page.
 
-A page shows commands in ``sh`` blocks or indented. A ``text`` block holds what needs a server, a cluster, files of the
-reader or hours; of these the verbs and options must exist. Tables are held to their commands by
-``tests/test_tables_of_docs.py``.
+A page shows commands in ``sh`` blocks or indented. A ``text`` block holds commands that need a server, a cluster, the
+reader's own files or hours; for these, only the verbs and options are checked. ``tests/test_tables_of_docs.py`` checks
+tables against the commands that print them.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ TABLE = "table --results_dir=results/"  # tests/test_tables_of_docs.py runs thes
 PLAIN = re.compile(r"^( *)```text\n.*?^\1```$", flags=re.M | re.S)
 PYTHON = re.compile(r"^( *)```python\n(.*?)^\1```$", flags=re.M | re.S)
 
-# What a page writes for a large run, and what the test runs instead; None leaves the option out.
+# Options of large runs on the pages, with the values that the test uses instead; None drops the option.
 SMALLER = {"seeds": "1", "trials": "2", "trial_epochs": "1", "shares": "0.5,1", "questions": "5", "device": "cpu",
            "workers": None, "nproc": None, "storage": "results/studies.sqlite3", "epochs": "1"}  # fmt: skip
 TOY = {"MAX_ITEM_LIST_LENGTH": "5", "train_batch_size": "512", "epochs": "1", "encoder_max_length": "8"}
 TRAINS = ("run", "tune", "generate", "advise", "answers", "estimate", "recommend")
-PUBLISHED = "--llm=claude-2026-11"  # has no server; the toy's answers come from the stub server
-OF_RECBOLE = ("SASRec", "S3Rec", "eSASRec", "ComiRecDR")  # their settings are in no class of ours
+PUBLISHED = "--llm=claude-2026-11"  # has no server, so the toy data's answers come from the stub server
+OF_RECBOLE = ("SASRec", "S3Rec", "eSASRec", "ComiRecDR")  # no class of ours defines their settings
 ASKED = ("llamacpp", "openai", "vllm", "gpt-4o-mini")
 
 
 def name_of(page: Path) -> str:
-    """A page in the names of tests."""
+    """Name of a page in test ids."""
     return page.relative_to(ROOT).with_suffix("").as_posix()
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a text, without ``recbole-llm``."""
+    """The commands in a text, without the leading ``recbole-llm``."""
     found = [line.strip() for line in COMMAND.findall(text)]
     return [line for line in found if not line.startswith(TABLE)]
 
@@ -70,7 +70,7 @@ def run_here(page: Path) -> list[str]:
 
 
 def run_python(page: Path) -> int:
-    """Run the Python blocks of a page; how many there are."""
+    """Run the Python blocks of a page and return their number."""
     blocks = [textwrap.dedent(block) for _, block in PYTHON.findall(page.read_text(encoding="utf-8"))]
     for block in blocks:
         exec(compile(block, page.name, "exec"), {})
@@ -78,7 +78,7 @@ def run_python(page: Path) -> int:
 
 
 def small(line: str, address: str) -> list[str]:
-    """The words of a command, with small values and the stub server in place of an LLM."""
+    """Arguments of a command, with small values and with the stub server in place of an LLM."""
     words = cli._with_verb(shlex.split(line.replace(PUBLISHED, "--llm=llamacpp")))
     verb, given = words[0], [word.partition("=") for word in words[1:]]
     kept = [
@@ -95,7 +95,7 @@ def small(line: str, address: str) -> list[str]:
 
 
 def answer(call: Call) -> Reply:
-    """An answer to any question of a method or a probe."""
+    """Answer any question of a method or a probe."""
     if isinstance(call.data, dict) and {"begins", "user", "next_id", "rows"} & {*call.data}:
         fields = {"title": {"title": "a film"}, "next": {"titles": ["a", "b"]}, "item": {"title": "a film"},
                   "row": {"row": ["1", "2", "3", "4"]}}  # fmt: skip
@@ -104,7 +104,7 @@ def answer(call: Call) -> Reply:
 
 
 def toy_ml_100k(folder: str = "dataset") -> None:
-    """``dataset/ml-100k`` with some of its users and items, in the folder of the test."""
+    """Write a small part of ml-100k to ``dataset/ml-100k`` in the test's folder."""
     files = locate("ml-100k", None, folder)
     inter, item = files.file("inter"), files.file("item")
     assert inter is not None
@@ -119,7 +119,7 @@ def toy_ml_100k(folder: str = "dataset") -> None:
 
 
 def shop() -> None:
-    """``data/shop`` with titles, its three parts, and vectors of ml-100k's items."""
+    """Write ``data/shop`` with titles, its three parts, and vectors for ml-100k's items."""
     inter = write_tiny(Path("data/shop")) / "shop.inter"
     header, *rows = inter.read_text(encoding="utf-8").splitlines()
     for number, part in enumerate(("train", "valid", "test")):
@@ -129,7 +129,7 @@ def shop() -> None:
 
 
 def store(server: StubServer) -> None:
-    """``dataset/ml-100k/answers``: a store of answers about the toy, as the published one is of all of ml-100k."""
+    """Make ``dataset/ml-100k/answers``: answers about the toy data, in place of the published store for ml-100k."""
     toy_ml_100k("made")
     words = [*small("generate --model=EIMF --dataset=ml-100k --llm=llamacpp", server.base_url), "--dataset_dir=made"]
     assert cli.main([*words, "--quiet"]) == 0
@@ -138,7 +138,7 @@ def store(server: StubServer) -> None:
 
 @pytest.fixture
 def server() -> Iterator[StubServer]:
-    """The stub server that stands for every LLM of the pages."""
+    """The stub server that stands in for every LLM on the pages."""
     with StubServer(answer) as found:
         yield found
 
@@ -170,7 +170,7 @@ def test_the_python_of_the_pages_runs(workspace: Path, cli: Cli) -> None:
 
 @cache
 def options(verb: str) -> set[str]:
-    """Every option and setting that a verb takes."""
+    """Every option and setting that a verb accepts."""
     own = {cli.SPELT.get(each.name, each.name) for each in cli._parameters(verb, cli.VERBS[verb])}
     if verb == "suite":  # hands them on to its stages
         own |= options("run") | options("tune")
@@ -192,7 +192,7 @@ def test_every_option_exists(page: Path) -> None:
 
 
 def test_what_the_pages_name_beside_commands_exists() -> None:
-    """Targets of make, extras of pip, and measurements."""
+    """Make targets, pip extras and measurements."""
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     targets = set(re.findall(r"^(\S+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.M))
     assert set(re.findall(r"(?:^ *|`)make ([a-z-]+)", text, flags=re.M)) <= targets

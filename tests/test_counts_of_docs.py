@@ -58,7 +58,7 @@ ROOT = Path(__file__).parents[1]
 
 @cache
 def page(name: str) -> str:
-    """A page of the documentation, its lines joined."""
+    """Text of a documentation page, with its lines joined."""
     return " ".join((ROOT / f"docs/{name}.md").read_text(encoding="utf-8").split())
 
 
@@ -75,17 +75,17 @@ def measured(name: str) -> Any:
 
 
 def first(where: Place, row: str) -> Record:
-    """The run of a row's first seed."""
+    """A row's run with the lowest seed."""
     return min(compared(where).row(row).runs, key=lambda run: run.seed)
 
 
 def seconds(where: Place, row: str) -> float:
-    """Of a training, averaged over the seeds."""
+    """Training time in seconds, averaged over a row's seeds."""
     return fmean(run.seconds["train"] for run in compared(where).row(row).runs)
 
 
 def values(where: Place, row: str) -> list[float]:
-    """Of the metric that selected a row's runs, one a seed."""
+    """Values of the table's selection metric, one per seed of the row."""
     table = compared(where)
     return [run.metrics[table.primary].value for run in table.row(row).runs]
 
@@ -111,7 +111,7 @@ def test_what_is_later_and_what_is_new_under_both_splits() -> None:
 
 
 def test_targets_that_the_user_had_on_games() -> None:
-    """The ranks show all of them that are not first by popularity too."""
+    """Found where PopUser's rank differs from Pop's, so the user's own items that Pop also ranks first are missed."""
     others, owed = [], []
     for where in (GAMES, GAMES_LATER):
         user, pop, vsknn = (compared(where).row(row).ranks[0] for row in ("PopUser", "Pop", "VSKNN"))
@@ -347,7 +347,7 @@ def test_seconds_and_seeds_of_tuned_rows() -> None:
 
 
 def test_an_epoch_at_every_position() -> None:
-    """SASRec's rows have settings of their own; GRU4Rec's differ in the form of training alone."""
+    """SASRec's two rows also differ in other settings; GRU4Rec's differ only in the training targets."""
     pairs = (
         ((FLAGSHIP, "SASRec [train_targets=all]"), (FLAGSHIP, LAST)),
         ((FLAGSHIP, "GRU4Rec"), (BUDGET, "GRU4Rec")),

@@ -1,7 +1,7 @@
-"""Every parser of files and answers from elsewhere: whatever stands there is read, or refused as a user's error.
+"""Every parser of external files and answers either reads an arbitrary input or refuses it as a user error.
 
-Files are good ones that were spoilt, and bytes of any kind, of at most ``LARGEST`` bytes: what takes longer than its
-size explains would show there. ``python -m benchmarks.answers`` times the reading of answers.
+Inputs are corrupted copies of good files, and arbitrary bytes, of at most ``LARGEST`` bytes; a parser that is far too
+slow for such sizes would show here. ``python -m benchmarks.answers`` times the reading of answers.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ HEADER = Header(study="s", metric="NDCG@10", budget={}, space={})
 
 @st.composite
 def spoilt(draw: st.DrawFn, good: bytes) -> bytes:
-    """A good file with some bytes cut out, doubled or put in; sometimes bytes of any kind."""
+    """A good file with some bytes removed, repeated or inserted; sometimes arbitrary bytes instead."""
     if draw(st.integers(0, 4)) == 0:
         return draw(st.binary(max_size=300) | st.sampled_from([sign * (LARGEST // len(sign)) for sign in SIGNS]))
     data = good

@@ -1,4 +1,4 @@
-"""Imports flow one way, and a command loads no more than it needs."""
+"""Imports follow the package layers, and a command loads no heavy package that it does not need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "recbole_llm"
 
-# A package may import those of its own line and of the lines above it. Modules at the top are named by themselves.
+# A package may import packages of its own line and of the lines above. Top-level modules appear under their own name.
 LAYERS = (
     ("errors", "utils"),
     ("evaluation", "registry", "llm", "layers", "lm", "pages"),
@@ -34,7 +34,7 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-# Torch stays out of what works where it is not installed; layers know nothing but torch.
+# Packages that may import only the named ones: they stay usable without torch, and layers depend on torch alone.
 ALONE = {
     "layers": {"layers"},
     "llm": {"errors", "utils", "llm"},
@@ -52,7 +52,7 @@ MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Modules of this package that a file imports anywhere: in functions and under TYPE_CHECKING too."""
+    """Modules of this package that a file imports, including inside functions and under TYPE_CHECKING."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -100,7 +100,7 @@ HEAVY = "{'torch', 'recbole', 'sklearn', 'transformers', 'sentence_transformers'
 
 
 def loaded_by(words: list[str], folder: Path) -> set[str]:
-    """What of the heavy packages a command loads, in an interpreter of its own."""
+    """The heavy packages that a command loads in a fresh interpreter."""
     code = (
         f"import sys; from recbole_llm.cli import main; main({words!r}); print('loaded', *({HEAVY}), file=sys.stderr)"
     )

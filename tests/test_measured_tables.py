@@ -1,4 +1,4 @@
-"""Tables of seconds, memory and prices are those of the kept measurements and of the dry run."""
+"""Documentation tables of seconds, memory and prices agree with the kept measurements and with a dry run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def tables_of(page: str) -> dict[tuple[str, ...], list[list[str]]]:
-    """Rows of the tables of a page, by the first two words of their heads."""
+    """Rows of a page's tables, keyed by the first two header cells."""
     return {tuple(head[:2]): rows for head, *rows in tables((ROOT / f"docs/{page}.md").read_text(encoding="utf-8"))}
 
 
@@ -32,7 +32,7 @@ def by_model(name: str) -> dict[str, dict[str, Any]]:
 
 
 def shows(text: str, value: float) -> bool:
-    """Whether a number is a value, rounded to the digits that it has."""
+    """Whether a printed number equals a value rounded to the printed digits."""
     text = text.removesuffix("x").replace(",", "")
     digits = len(text.partition(".")[2])
     return abs(float(text) - value) <= 0.501 * 10**-digits
@@ -90,7 +90,7 @@ def test_users_a_second_of_decoding() -> None:
     for way, users, ranks, lists in rows:
         assert shows(users, found[way]["users per second"])
         assert shows(ranks.removesuffix(" %"), 100 * found[way]["ranks to 20 as exact"])
-        # A search for ranks alone has no lists to compare.
+        # The search for ranks only yields no lists to compare.
         assert (
             lists == ""
             if way == "bounded, ranks"
@@ -132,7 +132,7 @@ def test_curves_of_validation() -> None:
 def test_memory_and_seconds_of_losses() -> None:
     found = {each["loss"]: each for each in measured("losses-1000000-items")}
     rows = tables_of("explanation/methods")["loss", "seconds"]
-    assert len(rows) == len(found) - 1  # the vectors alone are what the others are counted beside
+    assert len(rows) == len(found) - 1  # "vectors" is the baseline that the others' memory is counted above
     for loss, seconds, further in rows:
         name = loss.replace("shared negatives", "shared").replace("negatives of each target", "per target")
         assert shows(seconds, found[name]["seconds"])
@@ -149,7 +149,7 @@ def test_seconds_and_memory_of_clusters() -> None:
         assert similarity == "-" or shows(similarity.split()[0], each["net_similarity"])
 
 
-@pytest.mark.landing  # histories and films are encoded
+@pytest.mark.landing  # slow: encodes all histories and films
 @pytest.mark.parametrize("method", ["EIMF", "LDMI", "ISRF"])
 def test_what_answers_about_ml_100k_cost(method: str, workspace: Path) -> None:
     (wanted,) = (row for row in tables_of("howto/prices")["method", "questions"] if row[0] == method)

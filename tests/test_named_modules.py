@@ -1,4 +1,4 @@
-"""What docstrings and comments say of other modules is where they say it is."""
+"""Modules and files that docstrings and comments refer to exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebooks under docs/ run from the kept records, cell by cell, and draw what they speak of."""
+"""The notebooks under docs/ run on the kept records, cell by cell, and draw the plots they describe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def run_notebook(path: Path) -> dict[str, Any]:
-    """Run the cells of a notebook in their order; what they defined."""
+    """Run the cells of a notebook in order and return the names they defined."""
     found: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
@@ -44,7 +44,7 @@ def test_the_plots_are_drawn_from_the_records(plots: Any) -> None:
     assert cost.get_xscale() == "log"
     assert len(cost.collections) == points["kind"].nunique()
     assert frontier["ndcg@10"].is_monotonic_increasing
-    for _, point in points.iterrows():  # none that a cheaper model beats
+    for _, point in points.iterrows():  # the frontier holds exactly the points that no cheaper model beats
         cheaper = points[points["seconds.total"] < point["seconds.total"]]
         assert (point["label"] in set(frontier["label"])) == (
             point["ndcg@10"] > cheaper["ndcg@10"].max() or cheaper.empty

@@ -1,4 +1,4 @@
-"""The wheel, and the package installed from it."""
+"""The built wheel, and the package installed from it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Python with the installed package, outside the checkout."""
+    """Run Python with the installed package, outside the checkout."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
         [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=120

@@ -1,4 +1,4 @@
-"""The page on the papers' numbers says of ours what the tables of the other findings and the kept measurements say."""
+"""Our numbers on the page about the papers agree with the other findings pages and with the kept measurements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = {source: (here, why) for source, _, here, why in tables((FINDINGS / "pape
 
 
 def shown(page: str, table: int, column: str) -> dict[str, str]:
-    """A column of a findings page's table, by the cells that say which row it is; values without their spread."""
+    """A column of a table on a findings page, keyed by the row's identifying cells; values without their spread."""
     head, *rows = tables((FINDINGS / page).read_text(encoding="utf-8"))[table]
     names, place = [head.index(name) for name in IDENTITY if name in head], head.index(column)
     return {
@@ -25,7 +25,7 @@ def shown(page: str, table: int, column: str) -> dict[str, str]:
 
 
 def numbers(row: str) -> list[str]:
-    """Of ours, in the row of a source that begins so."""
+    """Our numbers in the row whose source begins with ``row``."""
     (here,) = (here for source, (here, _) in ROWS.items() if source.startswith(row))
     return NUMBER.findall(here)
 

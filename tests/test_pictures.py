@@ -1,4 +1,4 @@
-"""The pictures of the documentation show the kept records, and can be read."""
+"""The documentation's pictures agree with the kept records and are legible."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ every_picture = pytest.mark.parametrize("name", NAMES)
 
 
 class Shown(NamedTuple):
-    """What a picture says, in the values of its axis.
+    """What a picture shows, in axis values.
 
     Attributes:
-        bars: low end, dot and high end by heading and label; ``None`` where there is no run.
-        colours: of the bars.
-        marks: dashed lines by heading.
+        bars: low end, dot and high end, by heading and label; ``None`` where there is no run.
+        colours: colours of the bars, by heading and label.
+        marks: positions of the dashed lines, by heading.
     """
 
     bars: Mapping[tuple[str, str], Values | None]
@@ -48,16 +48,16 @@ class Shown(NamedTuple):
 
 @cache
 def on_disk(name: str) -> ElementTree.Element:
-    return ElementTree.parse(ROOT / f"docs/{name}.svg").getroot()  # our own file
+    return ElementTree.parse(ROOT / f"docs/{name}.svg").getroot()  # a trusted file
 
 
 def named(element: ElementTree.Element, start: str) -> list[ElementTree.Element]:
-    """The groups in an element whose id begins so."""
+    """The groups in an element whose id begins with ``start``."""
     return [each for each in element.iter(f"{SVG}g") if each.get("id", "").startswith(start)]
 
 
 def place_of(text: ElementTree.Element) -> tuple[float, float]:
-    """Where a text is anchored."""
+    """Anchor point of a text."""
     if "x" in text.attrib:
         return float(text.attrib["x"]), float(text.attrib["y"])
     x, y = re.findall(r"[-\d.]+", text.attrib["transform"])
@@ -65,7 +65,7 @@ def place_of(text: ElementTree.Element) -> tuple[float, float]:
 
 
 def points_of(group: ElementTree.Element) -> list[tuple[float, float]]:
-    """Of the line of a group."""
+    """Points of the line in a group."""
     path = group.find(f"{SVG}path")
     assert path is not None
     return [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.attrib["d"])]
@@ -243,7 +243,7 @@ def test_a_second_drawing_has_the_same_bytes() -> None:
 
 
 def boxes_of(root: ElementTree.Element) -> Iterator[tuple[str, Bbox]]:
-    """What the texts and the bars of a picture cover."""
+    """Bounding boxes of the texts and bars of a picture."""
     for text in root.iter(f"{SVG}text"):
         look = dict(each.split(": ") for each in text.attrib["style"].split("; "))
         font = FontProperties(family="DejaVu Sans", weight=int(look.get("font-weight", 400)))

@@ -1,4 +1,4 @@
-"""The reference pages of the site leave out nothing that has a definition."""
+"""The generated reference pages cover everything that has a definition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PATH = Path(__file__).parents[1] / "docs/reference_pages.py"
 
 @pytest.fixture(scope="module")
 def reference() -> ModuleType:
-    """The generator, loaded from docs/, which is no package."""
+    """The page generator, loaded by path because docs/ is not a package."""
     spec = importlib.util.spec_from_file_location("reference_pages", PATH)
     assert spec is not None
     assert spec.loader is not None
@@ -36,7 +36,7 @@ def pages(reference: ModuleType) -> dict[str, str]:
 
 
 def section(page: str, title: str) -> str:
-    """What stands under a heading of the second level."""
+    """Text under a second-level heading."""
     return page.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 

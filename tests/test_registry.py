@@ -19,7 +19,7 @@ def _same_rows_afterwards():
 
 @pytest.fixture
 def module_of(workspace):
-    """Write a module of the user's own into the current folder; names must differ between tests."""
+    """Write a user's module into the current folder; its name must differ between tests."""
 
     def write(name, text):
         (workspace / f"{name}.py").write_text(text)
@@ -147,7 +147,7 @@ def test_a_class_that_extends_a_method_reads_what_it_reads(module_of):
 
 @pytest.mark.parametrize("name", ["LLMDMsRec", "FDSA"])
 def test_the_path_of_a_known_model_is_that_model(name, module_of):
-    """Without its row it would run without the features that the row names."""
+    """Otherwise it would run without the features that its registry row names."""
     row = find_method(name)
     assert find_method(row.target) is row
     module, _, class_name = row.target.partition(":")

@@ -1,4 +1,4 @@
-"""The page on counting seeds says of each comparison what the kept records say."""
+"""Each comparison on docs/findings/seeds.md agrees with the kept records."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHORT = {"GPT-2 2x64": "scratch GPT-2 2x64", "Qwen2.5-Coder-1.5B": "qwen2.5-code
 
 @cache
 def compared(folder: str, dataset: str, protocol: str, baseline: str) -> dict[str, dict[str, str]]:
-    """Rows by their label, with the differences to another row in the first metric."""
+    """Rows keyed by label, with their differences to ``baseline`` in the first metric."""
     text = recbole_llm.table(
         results_dir=str(ROOT / "results" / folder), dataset=dataset, protocol=protocol, baseline=baseline, format="csv"
     )
@@ -42,7 +42,7 @@ def compared(folder: str, dataset: str, protocol: str, baseline: str) -> dict[st
 
 
 def comparisons() -> list[tuple[str, ...]]:
-    """Folder, dataset, protocol, both names, difference and p of each line."""
+    """Folder, dataset, protocol, both names, difference and p of each line of the page's table."""
     _, *lines = tables((ROOT / "docs/findings/seeds.md").read_text(encoding="utf-8"))[0]
     found: list[tuple[str, ...]] = []
     for place, names, _, difference, _, p in lines:

@@ -1,4 +1,4 @@
-"""``make soak MINUTES=10``: faults at random, for as long as one likes."""
+"""``make soak MINUTES=10``: random faults for the given time."""
 
 from __future__ import annotations
 

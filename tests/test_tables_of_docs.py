@@ -1,4 +1,4 @@
-"""The tables in README.md and docs/ are those that the records in results/ give."""
+"""The tables in README.md and docs/ are what their commands print from the records in results/."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = re.compile(r"^    python run_benchmark\.py (table --results_dir=result
 
 
 def cells(line: str) -> list[str]:
-    """The cells of a line of a Markdown table, without marks of emphasis and escapes."""
+    """The cells of a line of a Markdown table, without emphasis marks and escapes."""
     plain = re.sub(r"\*\*|</?u>|`|\\", "", line.strip())
     return [cell.strip() for cell in plain.strip("|").split("|")]
 
@@ -38,7 +38,7 @@ def tables(text: str) -> list[list[list[str]]]:
 
 
 def quoted() -> list[tuple[str, str, list[list[str]]]]:
-    """File, command and the table under it."""
+    """File, command and the table below the command, for each quoted table."""
     found = []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
