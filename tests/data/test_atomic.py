@@ -1,4 +1,4 @@
-"""Atomic files: what is written is read, and mistakes are named by line."""
+"""Atomic files: what is written reads back unchanged, and error messages name the line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Bad input as a user meets it: through the command line, a message or a stated rule for each.
+"""Bad input through the command line: each case gets a one-line message or follows a documented rule.
 
-What the readers do in detail is tested in ``test_atomic`` and ``test_interactions``.
+``test_atomic`` and ``test_interactions`` test the readers in detail.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ITEM = "item_id:token\ttitle:token_seq"
 
 @pytest.fixture
 def mine(workspace):
-    """A sound dataset called ``mine``; a test spoils it."""
+    """A valid dataset called ``mine``, for tests to corrupt."""
     folder = workspace / "dataset" / "mine"
     write_rows(folder / "mine.inter", ROWS)
     write_rows(folder / "mine.item", [(item, f"Title of {item}") for _, item, _ in ROWS], ITEM)
@@ -34,7 +34,7 @@ def mine(workspace):
 
 
 def complaint(capsys, *words):
-    """The one line that ``run`` complains with."""
+    """The one-line error message of ``run``."""
     assert main(["run", "--model=Pop", "--dataset=mine", "--quiet", *words]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1
@@ -144,7 +144,7 @@ def test_of_repeated_items_the_first_row_counts(mine, caplog):
         ('5" screen', '5" screen'),
         ('"Quoted" title', '"Quoted" title'),
         ('"unclosed', '"unclosed'),
-        ('"5"" screen"', '5" screen'),  # as CSV writers put it
+        ('"5"" screen"', '5" screen'),  # quoted as CSV writers do
         ("Salt &amp; Pepper", "Salt & Pepper"),
         ("a\u2028b \u202e c", "a b c"),
         ("unknown", "item i0.0"),
@@ -192,7 +192,7 @@ def test_what_was_left_out_is_counted(mine):
 
 
 def cases(**options):
-    """Interactions and test cases of a run, by names."""
+    """Interactions and test cases of a run, by user and item tokens."""
     dataset = prepare("Pop", "mine", **options).dataset
     table, test = dataset.table, dataset.split.test
     return names(table), table.time.tolist(), [names(table)[row] for row in test.target_rows]
@@ -248,7 +248,7 @@ def test_a_file_without_times_is_read_where_the_setting_says_so(mine, capsys):
 
 
 def test_lines_given_twice_are_said_where_no_times_tell_them_from_items_taken_again(mine, caplog):
-    twice = [*ROWS, *ROWS[::2], ("u0", "i0.0", 9)]  # the last one is another line of the same user and item
+    twice = [*ROWS, *ROWS[::2], ("u0", "i0.0", 9)]  # the last line repeats a user and item again
     write_rows(mine / "mine.inter", [(*row[:2], n) for n, row in enumerate(twice)], f"{UNTIMED}\tplace:float")
     with caplog.at_level("WARNING"):
         prepare("Pop", "mine", TIME_FIELD=None)
@@ -341,7 +341,7 @@ def test_a_list_of_users_is_the_same_run_the_next_time(tiny):
 
 @pytest.mark.parametrize("spoilt", [", ", '"', "\ufeff", "\t", ".gz"])
 def test_files_that_recbole_reads_otherwise_are_refused(tiny, spoilt):
-    """Our own reader takes each of these."""
+    """Our own reader accepts each of these files."""
     path, separator = tiny / "tiny.inter", "\t" if spoilt == ".gz" else ","
     header, _, rows = path.read_text().partition("\n")
     names = header.split("\t")
@@ -370,7 +370,7 @@ def test_lines_given_twice_are_said_where_recbole_reads_them(mine, caplog):
 
 
 def shown(folder, **options):
-    """Titles that a text model reads, by item."""
+    """The titles that a text model reads, keyed by item."""
     features = prepare("SASRecText", "mine", **options).dataset
     tokens = features.table.item_tokens[1:].tolist()
     return dict(zip(tokens, features.semantics.shown_texts("title_text")[1:], strict=True))

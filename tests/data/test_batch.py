@@ -1,4 +1,4 @@
-"""Interactions whose columns are computed when they are asked for."""
+"""Batches (RecBole ``Interaction``) whose columns are computed on first access."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole columns as arrays: the way for regular files and the way for all give the same."""
+"""Reading whole columns as arrays: the fast path for regular files and the general path give the same result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our datasets are RecBole's, over flat interactions: same rows, same ids, same features."""
+"""Our datasets, built on flat interactions, have the same rows, ids and features as RecBole's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tokens(dataset, field, ids):
 
 
 def cases_of(batches, fields):
-    """Rows of several columns as a sorted list of plain tuples; sequences without their padding."""
+    """The rows of some columns as a sorted list of plain tuples, with sequences stripped of padding."""
     found = []
     for batch in batches:
         columns = [batch[name].tolist() for name in fields]
@@ -167,7 +167,7 @@ def item_lines(folder):
 
 @pytest.fixture
 def fewer_items(tiny):
-    """The dataset whose ``.item`` lacks every third item and has two that nobody has."""
+    """The dataset with an ``.item`` file that lacks every third item and has two items without interactions."""
     lines = item_lines(tiny)
     kept = [line for number, line in enumerate(lines) if number == 0 or number % 3]
     kept += ["nowhere1\tGhost\tGhost\tBrandX\n", "nowhere2\tGhost\tGhost\tBrandY\n"]
@@ -308,7 +308,7 @@ def test_the_interaction_matrix_can_hold_values(tiny):
 
 
 def rows_of(matrices):
-    """The (id, value) pairs of each row, order forgotten."""
+    """The (id, value) pairs of each row, in any order."""
     ids, values, lengths = (part.tolist() for part in matrices)
     found = []
     for own_ids, own_values, length in zip(ids, values, lengths, strict=True):

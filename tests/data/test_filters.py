@@ -1,4 +1,4 @@
-"""Which rows of a file are left after RecBole's filters, and which columns they need."""
+"""Which rows of a file remain after RecBole's filters, and which columns the filters need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.data.build import HEADER, names, table_of, walks, write_rows
 
 
 def k_core(rows, k, most=math.inf):
-    """Brute force, users and items at once as in RecBole: drop what has too few or too many until nothing changes."""
+    """Brute force: drop users and items with too few or too many rows, both at once as in RecBole, until stable."""
     rows = set(rows)
     while True:
         users, items = ([row[i] for row in rows] for i in (0, 1))
@@ -116,7 +116,7 @@ def test_rows_without_user_or_item_are_left_out_and_counted(tmp_path):
 
 
 def test_what_stands_only_in_rows_that_are_left_out_is_no_user_and_no_item(tmp_path):
-    """As in RecBole; such an item was ranked, and such a user counted."""
+    """As in RecBole. Regression: such an item was ranked, and such a user counted."""
     rows = [("c", "", 5), ("u", "a", 1), ("", "z", 6), ("v", "b", 4), ("u", "b", 2)]
     table = table_of(tmp_path, rows)
     assert table.user_tokens.tolist() == [PAD_TOKEN, "u", "v"]

@@ -1,4 +1,4 @@
-"""Users in folds: balanced, stable, and really left out."""
+"""Folds of users: even sizes, stable membership, and complete exclusion from training."""
 
 from __future__ import annotations
 

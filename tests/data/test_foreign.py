@@ -1,4 +1,4 @@
-"""Files that are no atomic files: what they are is said, and what to do with them."""
+"""Files that are not atomic files: the message says what kind of file it is and what to do."""
 
 from __future__ import annotations
 

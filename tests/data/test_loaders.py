@@ -1,4 +1,4 @@
-"""Batches gathered on the device: every example once, nothing of the future, no needless padding."""
+"""Batches gathered on the device: every example once, nothing from the future, no needless padding."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_the_target_and_what_follows_are_not_in_the_history(tiny):
     for phase in ("valid", "test"):
         cases = getattr(prepared.dataset.split, phase)
         batches += [batch for _, batch in EvalLoader(prepared.device_table(), cases, 16, sequential=True)]
-    for batch in batches:  # no user of this dataset has an item twice
+    for batch in batches:  # in this dataset, no user has an item twice
         for (user, position, item), history in zip(keys(batch), histories(batch), strict=True):
             future = table.item[table.offsets[user] + position : table.offsets[user + 1]].tolist()
             assert future[0] == item
@@ -241,7 +241,7 @@ def test_pairwise_negatives_are_no_training_items_of_the_user(tiny):
 
 
 def test_held_out_items_may_be_negatives(tiny):
-    """A sampler that avoided them would tell the model what is tested."""
+    """A sampler that avoided held-out items would leak them to the model."""
     prepared = prepare("BPR", train_neg_sample_args=NEGATIVES)
     loader, test = train_loader(prepared), prepared.dataset.split.test
     targets = set(zip(test.user.tolist(), prepared.dataset.table.item[test.target_rows].tolist(), strict=True))

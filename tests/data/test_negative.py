@@ -1,4 +1,4 @@
-"""Negative sampling: exactly the items that a user lacks, each as often as it should be."""
+"""Negative sampling: draws only items that the user lacks, with the right probabilities."""
 
 from __future__ import annotations
 

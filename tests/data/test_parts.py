@@ -1,4 +1,4 @@
-"""Ready parts of training, validation and test: read, joined, checked."""
+"""Ready-made training, validation and test files: reading, joining and checking."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TEST = [("b", "w", 9), ("a", "w", 10), ("a", "v", 11), ("c", "y", 12)]
 
 @pytest.fixture
 def parts(workspace: Path) -> Path:
-    """A folder ``mine`` that holds parts and nothing else."""
+    """A folder ``mine`` that holds only the three parts."""
     folder = workspace / "dataset" / "mine"
     for name, rows in (("train", TRAIN), ("valid", VALID), ("test", TEST)):
         write_rows(folder / f"mine.{name}.inter", rows)

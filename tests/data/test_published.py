@@ -36,7 +36,7 @@ def prompt(history: str, candidates: list[str], target: str) -> dict[str, object
 VALID = [prompt("ab", ["Rice", "Plain", "Plain"], "Plain")]
 TEST = [
     prompt("bc", ["Rice\nof India", TITLES["a"], "Cold"], TITLES["a"]),
-    prompt("ab", ["Rice", "Plain", "Socks, 2."], "Plain"),  # the session that validates, again
+    prompt("ab", ["Rice", "Plain", "Socks, 2."], "Plain"),  # repeats the validation session
     prompt("ac", ["Rice", "Plain", "Salt & Pepper"], "Rice"),
 ]
 
@@ -67,7 +67,7 @@ def test_sessions_and_candidates_are_found_by_their_titles(tmp_path: Path) -> No
     split = published_split(table, location, options())
     assert table.user_tokens[split.valid.user].tolist() == ["v1"]
     assert table.user_tokens[split.test.user].tolist() == ["t1", "t2"]
-    # An item without interactions has no id; an equal title stands for the other item of that title.
+    # An item without interactions has no id. Of two items with one title, the second occurrence is the other item.
     assert tokens(table, split.test.candidates[0]) == ["a", "f", "[PAD]"]
     assert tokens(table, split.test.candidates[1])[0] == "f"
     assert sorted(tokens(table, split.valid.candidates[0])) == ["d", "e", "f"]

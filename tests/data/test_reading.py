@@ -1,4 +1,4 @@
-"""Candidates are named by how the interactions were read; an ordinary reading leaves the names as they were."""
+"""Candidate files are named after how the interactions were read; a default reading keeps the original names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def candidate_files() -> set[str]:
 
 
 def sampled_cases(model: str = "BPR", **options: Any) -> np.ndarray:
-    """The candidates of the test cases as tokens."""
+    """The candidates of the test cases, as item tokens."""
     dataset = prepare(model, **{"protocol": "direct_100", "candidates": 5} | options).dataset
     return dataset.table.item_tokens[dataset.split.test.candidates]
 
@@ -100,7 +100,7 @@ def test_candidates_that_were_drawn_among_items_of_rows_without_a_user_are_drawn
 
 
 def test_where_recbole_leaves_out_rows_the_candidates_are_others(tiny: Path) -> None:
-    """Items without a link to the graph leave RecBole's interactions."""
+    """RecBole drops the interactions of items that are not linked to the knowledge graph."""
     rows = [(f"e{item}", "made_by", f"brand{item % 5}") for item in range(40)]
     write_rows(tiny / "tiny.kg", rows, "head_id:token\trelation_id:token\ttail_id:token")
     write_rows(tiny / "tiny.link", [(f"i{item}", f"e{item}") for item in range(40)], "item_id:token\tentity_id:token")

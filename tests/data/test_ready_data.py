@@ -1,4 +1,4 @@
-"""Ready folders of atomic files: aliases, statistics, sessions as sequences, titles from several columns."""
+"""Ready-made folders of atomic files: aliases, statistics, sessions as sequences, titles from several columns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pack(path):
 
 @pytest.fixture
 def shelf(workspace):
-    """A folder of folders like those that are handed round: gzipped, under the names of their sources."""
+    """A folder of datasets as they are distributed: gzipped, under their sources' names."""
     for alias, stem in STEMS.items():
         path = workspace / "shelf" / stem / f"{stem}.inter"
         if alias == "bundle":

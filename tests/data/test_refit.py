@@ -1,4 +1,4 @@
-"""The split of a refit: what validated trains, what tests never does."""
+"""The split of a refit: validation data trains, test data never does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROTOCOLS: list[dict[str, Any]] = [
 
 @pytest.fixture
 def table(tmp_path: Path) -> Interactions:
-    """Forty users with three to twelve interactions over 200 hours, some at one time, each item of a user once."""
+    """Forty users with 3 to 12 interactions over 200 hours, some at equal times; no user has an item twice."""
     generator = np.random.default_rng(3)
     rows = []
     for user in range(40):
@@ -39,7 +39,7 @@ def table(tmp_path: Path) -> Interactions:
 
 
 def both(table: Interactions, options: dict[str, Any]) -> tuple[Interactions, Split, Split]:
-    """The interactions as a protocol has them, its split, and that of a refit."""
+    """The interactions as a protocol cuts them, the protocol's split, and the split of a refit."""
     options = {"protocol": "mine", **options}
     if options.get("sessions"):
         table = cut_sessions(table, options["sessions"])
@@ -48,7 +48,7 @@ def both(table: Interactions, options: dict[str, Any]) -> tuple[Interactions, Sp
 
 
 def interactions(table: Interactions, rows: np.ndarray) -> set[tuple[str, int, int]]:
-    """Who had what when, whatever session it stands in."""
+    """(person, item, time) of some rows, regardless of the session they belong to."""
     person = people_of(table, np.asarray(table.user)[rows])
     assert table.time is not None
     return set(zip(person.tolist(), table.item[rows].tolist(), np.asarray(table.time)[rows].tolist(), strict=True))
@@ -67,7 +67,7 @@ def test_what_validated_trains_and_the_test_stays(table: Interactions, options: 
     assert set(split.train_rows) <= set(refit.train_rows)
     assert set(split.train_targets) <= set(refit.train_targets)
     missing = interactions(table, split.valid.target_rows) - interactions(table, refit.train_rows)
-    assert missing <= interactions(table, split.test.target_rows)  # of windows that overlap
+    assert missing <= interactions(table, split.test.target_rows)  # overlapping windows share interactions
     assert len(refit.train_targets) > len(split.train_targets)
     assert refit.test is split.test
 
@@ -84,7 +84,8 @@ def test_a_global_time_split_trains_on_everything_before_the_test(table: Interac
     assert table.time is not None
     assert refit.train_rows.tolist() == np.flatnonzero(np.asarray(table.time) < split.cuts.test).tolist()
     rows = np.concatenate([split.valid.target_rows, split.test.target_rows])
-    assert [refit.shown_until(row) for row in rows] == [split.shown_until(row) for row in rows]  # what prompts show
+    # Prompts show the same.
+    assert [refit.shown_until(row) for row in rows] == [split.shown_until(row) for row in rows]
 
 
 def test_held_out_users_of_validation_train_whole(table: Interactions) -> None:
@@ -123,7 +124,7 @@ def test_repeats_in_a_ready_part_of_validation_train_and_the_test_part_does_not(
 
 
 def test_a_ready_part_of_validation_trains_whole() -> None:
-    """User 2 has validation and test alone, user 3 validation alone: no cases of validation, and data all the same."""
+    """User 2 has no training rows and user 3 only validation rows: no validation cases, but data for a refit."""
     label = np.array([0, 1, 2, 1, 2, 1])
     table = Interactions(
         user=np.array([1, 1, 1, 2, 2, 3], dtype=np.int32),
@@ -154,7 +155,7 @@ def test_windows_train_each_interaction_once(table: Interactions) -> None:
 @pytest.mark.parametrize("lengths", [(4, 7), (30,), (9, 14, 11), (4, 25, 4, 17, 6)])
 @pytest.mark.parametrize("wanted", ["all", "once", "last"])
 def test_windows_of_one_second_keep_the_test_apart(tmp_path: Path, lengths: tuple[int, ...], wanted: str) -> None:
-    """Their sessions tie in time, so that a window which tests may stand among those that validate."""
+    """Sessions tie in time, so a test window may stand among validation windows."""
     rows = [(f"u{user}", f"i{user}.{step}", 100) for user, n in enumerate(lengths) for step in range(n)]
     table = table_of(tmp_path, [*rows, ("early", "i", 1), ("early", "j", 50)])
     table, split, refit = both(table, {"split": "temporal", "sessions": WINDOWS, "window_targets": wanted})

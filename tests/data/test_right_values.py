@@ -1,6 +1,6 @@
-"""Numbers that faults in files have changed before: each form of one made-up shop has the numbers of the sound one.
+"""Faults in files that once changed results: every variant of a made-up shop gives the numbers of the clean files.
 
-``shop/`` holds 461 interactions of 60 users with 40 items. Its other forms are made from it here.
+``shop/`` holds 461 interactions of 60 users with 40 items. The variants are made from it here.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tests.helpers import layered, make_run, prepare, runner
 
 FILES = Path(__file__).parent / "shop"
 ROWS = [tuple(line.split("\t")) for line in (FILES / "shop.inter").read_text(encoding="utf-8").splitlines()[1:]]
-POP, ITEM_KNN, SASREC = 0.2059, 0.1516, 0.1370  # NDCG@10, of SASRec after one epoch
+POP, ITEM_KNN, SASREC = 0.2059, 0.1516, 0.1370  # NDCG@10; SASRec's after one epoch
 Row = tuple[str, ...]
 
 
 @pytest.fixture
 def shop(workspace: Path) -> Path:
-    """The folder of the sound files; a test spoils them."""
+    """The folder of the clean files, for tests to corrupt."""
     folder = workspace / "dataset" / "shop"
     for path in FILES.iterdir():
         write_rows(folder / path.name, [], path.read_text(encoding="utf-8").rstrip("\n"))
@@ -37,7 +37,7 @@ def ndcg(model: str, **options: Any) -> float:
 
 
 def run_of(model: str, **options: Any) -> Record:
-    """The record of a run with the settings of a plain command."""
+    """The record of a run with the default settings of the command line."""
     defaults = {key: layered(model, "shop")[key] for key in ("MAX_ITEM_LIST_LENGTH", "train_batch_size", "seed")}
     return runner().run(make_run(model, "shop", **{**defaults, "epochs": 1, **options}))
 
@@ -72,7 +72,7 @@ def test_every_form_of_a_shop_has_its_numbers(shop: Path, form: str) -> None:
 
 def test_rows_given_twice_give_a_sequential_model_no_target(shop: Path) -> None:
     right = run_of("SASRec")
-    assert right.metric("ndcg@10") == pytest.approx(SASREC, abs=0.02)  # of another processor it may be another
+    assert right.metric("ndcg@10") == pytest.approx(SASREC, abs=0.02)  # differs between processors
     write_rows(shop / "shop.inter", [*ROWS, *ROWS[:200]])
     assert run_of("SASRec").metrics == right.metrics
     assert ndcg("SASRec", rm_dup_inter="keep") > 0.4
@@ -95,7 +95,7 @@ def test_plain_text_that_is_called_gzip_is_no_gzip(shop: Path) -> None:
 
 
 def counting(rows: list[Row], first: int, step: int) -> list[Row]:
-    """The rows with the place within the user's history in place of the time."""
+    """The rows with the position within the user's history instead of the time."""
     place: dict[str, int] = {}
     found = []
     for user, item, _ in rows:

@@ -1,4 +1,4 @@
-"""Histories that are cut, and what stands behind the pieces."""
+"""Histories that are cut into sessions, and the whole sessions recovered from sliding windows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who trains, validates, tests: leave-one-out, and what every split must keep."""
+"""Which rows train, validate and test: leave-one-out, and what holds for every split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.data.build import WINDOWS, table_of, walks, windows
 
 @pytest.fixture
 def cut(tmp_path):
-    """A table of users with so many interactions each, and its split."""
+    """Makes a table of users with the given numbers of interactions, and its leave-one-out split."""
 
     def make(*lengths):
         table = table_of(tmp_path, walks(lengths))
@@ -171,7 +171,7 @@ def test_no_target_of_a_held_out_window_trains_in_a_later_one(tmp_path, lengths)
 
 @pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6), (3, 3, 2, 5)])
 def test_windows_train_each_interaction_once_or_their_last_item_alone(tmp_path, lengths):
-    """With all items of all windows, one inside a session was trained on four times here, twenty in the protocol."""
+    """With ``window_targets`` all, an item inside a session trains four times here, twenty times in the protocol."""
     table = windows(tmp_path, lengths)
     splits = {kind: temporal(table, {"protocol": "mine", "window_targets": kind}) for kind in ("all", "once", "last")}
     assert temporal(table, {"protocol": "mine"}).train_targets.tolist() == splits["all"].train_targets.tolist()
@@ -196,7 +196,7 @@ def test_whole_histories_of_windows_end_with_their_last_training_row(tmp_path):
 
 
 def test_sessions_that_do_not_overlap_are_no_windows_of_one(tmp_path):
-    """The same items on two days, moved on by one."""
+    """Each day repeats the day before, shifted by one item, as a sliding window would."""
     rows = [("u1", f"i{step}", day * 86_400 + step) for day in range(12) for step in range(day, day + 4)]
     table = cut_sessions(table_of(tmp_path, rows), WINDOWS)
     assert table.n_users == 12
@@ -221,10 +221,10 @@ def test_what_rarity_says_of_targets_is_counted(tmp_path):
     last = table.offsets[2:] - 1
     cases = Cases(np.array([1, 2]), table.offsets[1:3], last, np.arange(3), last)
     assert rarity(table, rows, cases) == {}
-    lists = [["new", "b", "c"], ["b", "a", "new"]]  # b trains twice, a and c once, new never
+    lists = [["new", "b", "c"], ["b", "a", "new"]]  # training counts: b 2, a and c 1, new 0
     cases = cases.with_candidates(np.array([[number[item] for item in line] for line in lists]))
     found = rarity(table, np.setdiff1d(rows, last), cases)
-    # new is rarer than b and c; a is rarer than b, and not than new.
+    # The target new is rarer than both b and c; the target a is rarer than b but not than new.
     assert found == {"untrained_targets": 0.5, "untrained_others": 0.25, "rarer_target": 0.75}
 
 

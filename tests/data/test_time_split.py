@@ -1,4 +1,4 @@
-"""The global time split: what trains, what is asked when, and what may be shown."""
+"""The global time split: what trains, what is predicted when, and what prompts may show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.data.build import table_of
 DAY = 86_400
 START = 1_400_025_600  # 2014-05-14, midnight
 OPTIONS: dict[str, Any] = {"protocol": "gts", "split": "gts", "valid_from": 0.5, "test_from": 0.75, "targets": "last"}
-# Rows by day: train 0-3, validation 4-5, test 6-9; `late` comes with the test, `lone` has one row in all.
+# Rows by day: train 0-3, validation 4-5, test 6-9. `late` first appears in the test period, `lone` has a single row.
 HISTORIES = {
     "warm": [(0, "a"), (2, "b"), (4, "c"), (5, "d"), (6, "e"), (8, "f")],
     "quiet": [(1, "a"), (1, "c"), (3, "b"), (3, "d"), (3, "e")],
@@ -43,7 +43,7 @@ def cut(table: Interactions, **options: Any) -> Split:
 
 
 def told(table: Interactions, cases: Cases) -> list[tuple[str, str, int, int]]:
-    """User, target, length of the history, and how much of it may be shown."""
+    """User, target, history length, and how much of the history may be shown, for each case."""
     parts = zip(cases.user, cases.target_rows, cases.end - cases.start, cases.shown - cases.start, strict=True)
     return [
         (str(table.user_tokens[u]), str(table.item_tokens[table.item[row]]), int(n), int(shown))
@@ -88,7 +88,7 @@ def test_one_item_of_a_period_at_random_is_always_the_same(tmp_path):
     tables = [table_of(tmp_path, rows), table_of(tmp_path, rows[::-1])]
     names = [{row[0]: row[1] for row in told(t, c.test)} for t, c in zip(tables, (first, again), strict=True)]
     assert names[0] == names[1]
-    assert len(set(names[0].values())) == 8  # all places of the period are drawn
+    assert len(set(names[0].values())) == 8  # every position of the period is drawn for some user
     dates = {"valid_from": "2014-05-14T01:40:00", "test_from": "2014-05-14T03:20:00"}
     fewer = table_of(tmp_path, [row for row in rows if row[0] != "u7"])
     whole, rest = (
@@ -114,7 +114,7 @@ def test_shares_are_of_the_interactions(tmp_path):
 def test_ties_at_a_cut_are_not_divided(tmp_path):
     rows = [(f"u{k % 10}", f"i{k % 7}", START + DAY * (k // 30)) for k in range(120)]
     split = global_time_split(table_of(tmp_path, rows), OPTIONS | {"valid_from": 0.55, "test_from": 0.8})
-    assert len(split.train_rows) == 60  # of 66
+    assert len(split.train_rows) == 60  # the share alone would give 66
     assert split.cuts.valid == START + 2 * DAY
 
 
@@ -189,7 +189,8 @@ def test_later_training_is_the_mean_share_over_the_targets(tmp_path):
     rows += [("later", item, START + 100 * k) for k, item in enumerate("abcdef")]
     table = table_of(tmp_path, rows)
     split = split_interactions(table, {"split": "loo", "protocol": "loo"})
-    # Training: early's a at 0, later's a-d at 0, 100, 200, 300. After early's c (6): 3 of 5; after later's f: none.
+    # Training rows: early's a at 0, later's a-d at 0, 100, 200, 300. Later than early's target c (at 6) are 3 of 5,
+    # later than later's target f none.
     assert later_training(table, split) == pytest.approx(0.3)
 
 
@@ -205,7 +206,7 @@ def test_candidates_do_not_know_what_a_user_takes_later(tmp_path):
     def lines(moved: bool) -> list[list[str]]:
         later = ["x", "y", "z"][:: -1 if moved else 1]
         rows = [(f"u{u}", f"i{(u + k) % 9}", START + 10 * k + u) for u in range(12) for k in range(5)]
-        rows += [("first", item, START) for item in "xyz"]  # ids are given by first appearance
+        rows += [("first", item, START) for item in "xyz"]  # fixes the ids, which follow first appearance
         rows += [(f"u{u}", later[(u + k) % 3], START + DAY + 10 * k + u) for u in range(12) for k in range(2)]
         table = table_of(tmp_path, rows)
         split = cut(table, valid_from=0.5, test_from="2014-05-15")
@@ -215,7 +216,8 @@ def test_candidates_do_not_know_what_a_user_takes_later(tmp_path):
 
     for first, second in zip(lines(False), lines(True), strict=True):
         assert len(first) == len(set(first)) == 5
-        assert len({*first[1:]} - {*second[1:]}) <= 1  # the other's target gives way to the next one drawn
+        # A drawn item that is the other case's target is replaced by the next draw.
+        assert len({*first[1:]} - {*second[1:]}) <= 1
 
 
 # ---- any table ------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ def test_nothing_behind_a_cut_trains_or_is_shown(tmp_path_factory, rows, targets
     try:
         split = global_time_split(table, OPTIONS | {"valid_from": share, "test_from": 0.85, "targets": targets})
     except UserError:
-        return  # both cuts fall on one time
+        return  # both cuts fall on the same time
     time, offsets = np.asarray(table.time), np.asarray(table.offsets)
     assert (time[split.train_rows] < split.cuts.valid).all()
     assert len(split.train_rows) == (time < split.cuts.valid).sum()

@@ -1,4 +1,4 @@
-"""What the numbers of a time column are taken for: unit, order between users, ties."""
+"""How the numbers of a time column are interpreted: unit, order between users, ties."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = {"protocol": "session"}
 
 
 def clock(users: int = 20, length: int = 6) -> list[tuple[str, str, int]]:
-    """Users who begin at times of their own and go on at steps of their own."""
+    """Users who start at random times and continue at random intervals."""
     generator = np.random.default_rng(5)
     rows = []
     for user in range(users):
@@ -66,7 +66,7 @@ def test_dates_are_read_as_seconds(tmp_path, form, digits):
 
 
 def test_numbers_that_only_look_like_dates_stay_what_they_are():
-    time = np.array([20140131, 20140132])  # there is no such day
+    time = np.array([20140131, 20140132])  # the second is not a date
     found, facts = in_seconds(time, "x")
     assert (found.tolist(), facts) == (time.tolist(), {})
 
@@ -123,7 +123,7 @@ def test_seconds_beside_dates_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "Infinity", "1e400"])
-@pytest.mark.parametrize("quoted", ["", '"'])  # a mark sends the file through the slower reader
+@pytest.mark.parametrize("quoted", ["", '"'])  # a quotation mark selects the slower reader
 def test_a_time_without_end_is_named_by_its_line(tmp_path, value, quoted):
     rows = [("u", "a", 1), (f"{quoted}v{quoted}", "b", value), ("u", "c", 3)]
     with pytest.raises(UserError, match=rf"x\.inter, line 3: timestamp is '{value}', not a finite number"):
@@ -154,7 +154,7 @@ LARGER = {"minutes": 60, "hours": 3_600, "days": 86_400}
 @pytest.mark.parametrize("rule", [{"by": "day"}, {"gap": 1800}])
 def test_larger_units_cut_no_sessions(tmp_path, unit, rule):
     rows = with_times(clock(), lambda now: now // LARGER[unit])
-    rows[3] = (*rows[3][:2], 0)  # one is missing
+    rows[3] = (*rows[3][:2], 0)  # one time is missing
     table = table_of(tmp_path, rows)
     factor = f"{LARGER[unit]:,}"
     with pytest.raises(UserError, match=rf"they look like {unit} since 1970; multiply them by {factor}, or take"):
