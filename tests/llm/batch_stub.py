@@ -13,14 +13,14 @@ Answering = Callable[[dict[str, Any]], str | None]
 
 
 class BatchStub:
-    """A reply function of ``StubServer``; a batch is done when it has been looked at a few times.
+    """A reply function for ``StubServer``; a batch finishes after it has been polled a few times.
 
     Args:
-        answer: the answer's text for a request body; ``None`` for a request that fails.
-        looks: looks at a batch before it is done.
-        status: in which it ends.
-        fault: what it says of a batch that failed.
-        split: requests that failed are in a file of their own, as OpenAI's are.
+        answer: returns the answer's text for a request body, or ``None`` if the request is to fail.
+        looks: how often a batch is polled before it finishes.
+        status: final status of a batch.
+        fault: error message of a failed batch.
+        split: whether failed requests are in a separate file, as with OpenAI.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class BatchStub:
         self.live: list[dict[str, Any]] = []
 
     def __call__(self, call: Call) -> Reply:
-        """Answer by path."""
+        """Answer a call according to its path."""
         if call.path == "/v1/files":
             return self._file(call)
         if call.path == "/v1/batches":
@@ -81,12 +81,12 @@ class BatchStub:
         if self.fault and status == "failed":
             state["errors"] = {"object": "list", "data": [{"code": "c", "message": self.fault}]}
         kinds = {"output_file_id": "out", "error_file_id": "err"} if self.split else {"output_file_id": "out"}
-        # Of OpenAI's there is only one that holds a line.
+        # OpenAI provides only files that hold at least one line.
         named = {key: f"{kind}-{file}" for key, kind in kinds.items() if self._lines(kind, file)}
         return state | (named if status == "completed" else {})
 
     def _lines(self, kind: str, file: str) -> str:
-        """What a file holds: the answers (``out``) or the failures (``err``); without ``split`` both are one."""
+        """Contents of a file: answers (``out``) or failures (``err``); without ``split``, one file holds both."""
         lines = [output_line(line, self.answer(line["body"])) for line in self.files[file]]
         if self.split:
             lines = [line for line in lines if (line["response"]["status_code"] == 200) == (kind == "out")]
@@ -94,7 +94,7 @@ class BatchStub:
 
 
 def output_line(line: dict[str, Any], text: str | None, tokens: tuple[int, int] = (100, 10)) -> dict[str, Any]:
-    """A line of the Batch API's output for a line of its input; without a text, of a request that failed."""
+    """The Batch API's output line for an input line; a failed request if ``text`` is ``None``."""
     if text is None:
         response = {"status_code": 400, "body": {"error": {"message": "stub says 400"}}}
         return {"id": "r", "custom_id": line["custom_id"], "response": response, "error": None}

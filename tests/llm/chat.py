@@ -1,4 +1,4 @@
-"""What tests of asking share: questions, scripts, an endpoint at the stub. Also run as a process of its own.
+"""Helpers for tests of the client: questions, scripts, a stub endpoint. Tests also run this module as a process.
 
 ``python -m tests.llm.chat BASE_URL CACHE FIRST LAST CONCURRENCY`` asks the questions FIRST to LAST - 1.
 """
@@ -26,12 +26,12 @@ def question(text: str, max_tokens: int = 50, schema: dict[str, Any] | None = No
 
 
 def asked(text: str, **options: Any) -> ChatRequest:
-    """The same as the stub's endpoint is asked it."""
+    """The same request as it is sent to the stub endpoint."""
     return endpoint_at("http://127.0.0.1:1/v1").addressed(question(text, **options))
 
 
 def asking(text: str, answers: dict[str, Any] | None = None, **options: Any) -> Script:
-    """A script of one question; its answer's text (or ``None``) goes into ``answers``."""
+    """A script of one question; the text of its answer (or ``None``) is stored in ``answers``."""
     answer = yield question(text, **options)
     if answers is not None:
         answers[text] = answer.content if answer is not None else None
@@ -39,12 +39,12 @@ def asking(text: str, answers: dict[str, Any] | None = None, **options: Any) -> 
 
 
 def endpoint_at(base_url: str, **changes: Any) -> Endpoint:
-    """An endpoint of the stub server: few attempts, short time-out unless told."""
+    """An endpoint of the stub server, with few attempts and a short time-out by default."""
     return Endpoint(**{"name": "stub", "base_url": base_url, "model": "m", "timeout": 20.0, "attempts": 3} | changes)
 
 
 def met() -> Acquaintance:
-    """Of an endpoint that has answered before, so that questions go out at once."""
+    """Acquaintance with an endpoint that has answered before, so that no single first question is sent."""
     return Acquaintance(answered=True)
 
 
@@ -54,7 +54,7 @@ def numbered(first: int, last: int) -> Iterator[Script]:
 
 
 def first_only(fault: Reply) -> Any:
-    """Reply with a fault to the first request, with an answer to all others."""
+    """Reply with a fault to the first request and with an answer to all others."""
     return lambda call: fault if call.number == 0 else Reply(text="fine")
 
 

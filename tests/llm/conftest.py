@@ -1,4 +1,4 @@
-"""Fixtures for tests of asking."""
+"""Fixtures for the LLM client's tests."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def cache(tmp_path: Path) -> Iterator[ResponseCache]:
 
 @pytest.fixture
 def with_key(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Changes of an endpoint that has a key; the server repeats it where it can."""
+    """Endpoint fields that make the client send an API key, which is set in the environment."""
     monkeypatch.setenv("STUB_KEY", KEY)
     return {"key_env": "STUB_KEY"}

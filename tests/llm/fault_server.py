@@ -1,6 +1,6 @@
-"""A server of raw sockets that breaks HTTP in every way, for tests and soaks.
+"""A raw-socket server that breaks HTTP in many ways, for tests and soaks.
 
-A question that names a fault of ``FAULTS`` is answered with it, once or always; all others are answered well.
+A question that names a fault in ``FAULTS`` gets that fault, once or always; all others get a good answer.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
-PIECE = 0.05  # seconds between two bytes of what comes slowly
+PIECE = 0.05  # seconds between two pieces of a slow response
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is sent instead of an answer.
+    """A faulty response.
 
     Attributes:
-        send: pieces of bytes; what comes slowly is many pieces.
-        kinds: how the client may count it.
-        reset: the connection is torn down before anything is sent.
+        send: yields the bytes to send; a slow response has many pieces.
+        kinds: error kinds under which the client may count the fault.
+        reset: reset the connection before anything is sent.
     """
 
     send: Callable[[], Iterator[bytes]]
@@ -40,7 +40,7 @@ def completion(text: str = "fine") -> bytes:
 
 
 def whole(body: bytes, *headers: str, status: str = "200 OK", length: int | str | None = None) -> bytes:
-    """A response with a body."""
+    """A complete HTTP response."""
     size = len(body) if length is None else length
     lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {size}", *headers]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
@@ -151,7 +151,7 @@ class FaultServer:
     """A context manager that serves while it is open.
 
     Args:
-        once: the second request for a fault is answered well.
+        once: answer later requests for the same fault well.
     """
 
     def __init__(self, once: bool = True) -> None:
@@ -163,7 +163,7 @@ class FaultServer:
 
     @property
     def base_url(self) -> str:
-        """What clients are given."""
+        """Base URL for clients."""
         return f"http://127.0.0.1:{self._listening.getsockname()[1]}/v1"
 
     def __enter__(self) -> Self:
@@ -198,7 +198,7 @@ class FaultServer:
                 pass  # the client went away
 
     def _answer(self, connection: socket.socket, question: str) -> bool:
-        """Answer a question; whether the connection stays open."""
+        """Answer a question; returns whether the connection stays open."""
         self.asked[question] += 1
         fault = FAULTS.get(question)
         if fault is None or (self.once and self.asked[question] > 1):
@@ -217,7 +217,7 @@ class FaultServer:
 
 
 def _is_closed(connection: socket.socket) -> bool:
-    """Whether the other side has gone, as far as a look can tell."""
+    """Whether the other side has closed the connection, as far as a non-blocking read can tell."""
     connection.setblocking(False)
     try:
         return connection.recv(1, socket.MSG_PEEK) == b""
@@ -228,11 +228,11 @@ def _is_closed(connection: socket.socket) -> bool:
 
 
 def _request(connection: socket.socket) -> bytes:
-    """The body of the next request; empty where the client is done."""
+    """The body of the next request; empty if the client has closed the connection or speaks TLS."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
-        if piece.startswith(b"\x16\x03"):  # TLS, which a plain server answers with a refusal
+        if piece.startswith(b"\x16\x03"):  # a TLS handshake, which a plain HTTP server refuses
             connection.sendall(whole(b"", status="400 Bad Request"))
         if not piece or piece.startswith(b"\x16\x03"):
             return b""

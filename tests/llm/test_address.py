@@ -1,4 +1,4 @@
-"""Addresses and messages are shown without secrets."""
+"""Secrets are removed from addresses and messages before they are shown."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches are paid for once."""
+"""Batches: each is paid for only once, and faults are reported."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_fault_of_the_batch_api_is_one_line(
         client = client_at(server, cache, **with_key)
         try:
             client.submit(PENDING)
-            assert client.fetch().new == 0  # a file of answers that holds none
+            assert client.fetch().new == 0  # the answer file holds no answers
         except UserError as error:
             assert "run the same command to go on" in str(error)
             assert "\n" not in str(error)

@@ -111,7 +111,7 @@ FULL = {
 def test_a_full_disk_is_named_and_what_is_there_stays(tmp_path: Path, fill: Callable[[ResponseCache], object]) -> None:
     with ResponseCache(tmp_path / "c.sqlite") as cache:
         cache.put(HELLO, ANSWER)
-        cache._connection.execute("PRAGMA max_page_count = 1")  # no page more than there are
+        cache._connection.execute("PRAGMA max_page_count = 1")  # the file cannot grow
         with pytest.raises(NoRoomError, match=r"c\.sqlite cannot be written \(database or disk is full\)"):
             fill(cache)
         assert cache.get(HELLO.key) == ANSWER
@@ -148,7 +148,7 @@ def test_the_key_is_the_same_on_every_machine() -> None:
 
 
 def open_many(folder: Path, number: int, together: Barrier) -> None:
-    """Open fresh files at the same moment as the other processes, and write to each."""
+    """Open new cache files at the same moment as other processes, and write to each."""
     for file in range(25):
         together.wait(300)
         with ResponseCache(folder / f"{file}.sqlite") as cache:

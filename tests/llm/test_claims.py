@@ -1,4 +1,4 @@
-"""Of several commands that ask the same question one asks, and answers are kept the moment they come."""
+"""Concurrent commands send the same question only once, and answers are stored as soon as they arrive."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.llm.chat import asked, asking, endpoint_at, met, numbered
 from tests.stub_server import Call, Reply, StubServer
 
 OURS, THEIRS = owner_of_claims(), "elsewhere/1/mark"
-GONE = f"{owner_of_claims().rsplit('/', 2)[0]}/{2**22 + 1}/mark"  # a process number that no Linux gives
+GONE = f"{owner_of_claims().rsplit('/', 2)[0]}/{2**22 + 1}/mark"  # above Linux's largest process id
 
 
 class Watched(ResponseCache):
-    """A cache that counts looks and refused claims."""
+    """A cache that counts lookups and refused claims."""
 
     def __init__(self, path: Path, **options: Any) -> None:
         super().__init__(path, **options)
@@ -57,7 +57,7 @@ def test_a_claimed_question_is_not_claimed_by_another(cache: ResponseCache) -> N
 
 def test_a_claim_that_was_given_back_is_free(cache: ResponseCache) -> None:
     cache.claim("k", THEIRS)
-    cache.drop_claim("k", OURS)  # of another one
+    cache.drop_claim("k", OURS)  # has no effect on another's claim
     assert not cache.claim("k", OURS)
     cache.drop_claim("k", THEIRS)
     assert cache.claim("k", OURS)
@@ -79,13 +79,13 @@ def test_a_claim_ends_with_its_process(cache: ResponseCache) -> None:
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Watched, Watched]]:
-    """The cache as two commands have it open."""
+    """The same cache, opened by two commands."""
     with Watched(tmp_path / "c", lease=0.3) as first, Watched(tmp_path / "c", lease=0.3) as second:
         yield first, second
 
 
 def both(server: StubServer, pair: tuple[Watched, Watched], answers: list[dict[str, Any]], count: int) -> list[Any]:
-    """Two commands that ask the same questions at once."""
+    """Run two commands that ask the same questions concurrently."""
 
     def run(number: int) -> Any:
         scripts = (asking(f"question {n}", answers[number]) for n in range(count))
@@ -112,7 +112,7 @@ def test_two_commands_ask_a_question_once(pair: tuple[Watched, Watched]) -> None
 
 def test_a_claim_is_renewed_as_long_as_its_question_is_under_way(pair: tuple[Watched, Watched]) -> None:
     answers: list[dict[str, Any]] = [{}, {}]
-    reply = Reply(text="fine", when=lambda server: pair[1].refused >= 5)  # longer than a claim holds
+    reply = Reply(text="fine", when=lambda server: pair[1].refused >= 5)  # takes longer than the claim's lease
     with StubServer(lambda call: reply) as server:
         both(server, pair, answers, 1)
         assert len(server.calls) == 1
@@ -150,4 +150,4 @@ def test_answers_are_kept_while_cached_ones_are_walked_through(tmp_path: Path) -
             scripts = (*numbered(count, count + 5), *numbered(0, count))
             usage = Client(endpoint_at(server.base_url, concurrency=8), cache).run(scripts)
         assert (usage.requests, usage.cached) == (5, count)
-        assert max(cache.looks_at_put) < count  # they waited for the last of the others
+        assert max(cache.looks_at_put) < count  # regression: answers were stored only after the last lookup

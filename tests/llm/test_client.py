@@ -1,4 +1,4 @@
-"""Asking an endpoint, against a real server on the loopback interface: questions and answers."""
+"""The client against a real server on the loopback interface: questions and answers."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_ctrl_c_in_a_notebook_ends_what_is_under_way(cache: ResponseCache) -> No
     async def cell_of_a_notebook(base_url: str) -> None:
         Client(endpoint_at(base_url, timeout=PATIENCE), cache).run(numbered(0, 1))
 
-    loop = asyncio.new_event_loop()  # whose Ctrl-C is Python's own, as a notebook's is
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    loop = asyncio.new_event_loop()  # leaves Ctrl-C to Python's own handler, as a notebook's loop does
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores Ctrl-C
     try:
         with StubServer(interrupt) as server, pytest.raises(KeyboardInterrupt):
             loop.run_until_complete(cell_of_a_notebook(server.base_url))

@@ -1,4 +1,4 @@
-"""The cache under the client: what was answered is never asked again."""
+"""The client's cache: an answered question is never sent again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_after_a_kill_nothing_is_asked_twice_but_what_was_under_way(tmp_path: Pa
 
     with StubServer(reply) as server:
         child = start_asking(server, path, 0, 60, at_once)
-        server.wait_until(lambda _: len(held) == at_once)  # every place of the client waits for an answer
+        server.wait_until(lambda _: len(held) == at_once)  # all of the client's slots wait for an answer
         child.send_signal(signal.SIGKILL)
         assert child.wait(300) == -signal.SIGKILL
         assert start_asking(server, path, 0, 60, at_once).wait(300) == 0

@@ -34,7 +34,7 @@ FAULTS = {
 
 
 def echo_of_the_key(status: int) -> Any:
-    """Servers tell which key they refuse."""
+    """Refuse the key and repeat it in the message, as real servers do."""
     return lambda call: Reply(
         status=status,
         headers=AT_ONCE,
@@ -95,7 +95,7 @@ MIXED = [
 
 
 def test_with_three_faults_in_ten_every_request_ends_and_none_is_asked_after_its_success(cache: ResponseCache) -> None:
-    """All kinds of faults in turn, and two requests that hang until they time out."""
+    """Uses all kinds of faults in turn, and two requests that hang until they time out."""
     turns = iter(range(10_000))
     hung: set[str] = set()
 
@@ -221,7 +221,7 @@ def test_the_key_is_in_no_log_error_or_cache(
 def test_a_key_where_the_words_are_cut_is_not_shown_in_part(
     cache: ResponseCache, monkeypatch: pytest.MonkeyPatch, before: int, page: bool
 ) -> None:
-    key = "AIzaSyD3xampleKEYexampleKEYexampleKEY012"  # nothing but its being ours tells it from a word
+    key = "AIzaSyD3xampleKEYexampleKEYexampleKEY012"  # recognisable only because it is the client's own key
     monkeypatch.setenv("STUB_KEY", key)
     words = ("<p>" * (before // 3) if page else "y" * before) + f" key {key} is not valid"
     reply = Reply(status=401, body=words if page else {"error": {"message": words}})

@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: pauses, requests a minute, requests at once, limits."""
+"""The pace of requests: pauses, requests and tokens per minute, concurrency, limits."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.stub_server import Call, Reply, StubServer
 
 def test_nothing_is_sent_between_a_429_and_its_retry_after(cache: ResponseCache) -> None:
     def reply(call: Call) -> Reply:
-        together = {"when": lambda server: len(server.calls) >= 4}  # all four are under way before any is answered
+        together = {"when": lambda server: len(server.calls) >= 4}  # no answer until four are in flight
         if call.number == 0:
             return Reply(status=429, headers={"Retry-After": "1"}, **together)
         return Reply(when=lambda server: len(server.calls) >= 4 and server.calls[0].status == 429)
@@ -57,7 +57,7 @@ def test_requests_a_minute_are_kept(cache: ResponseCache) -> None:
     began = time.monotonic()
     with StubServer() as server:
         Client(endpoint_at(server.base_url, requests_per_minute=120), cache).run(numbered(0, 121))
-    assert server.calls[-1].arrived - began >= 0.5  # 120 at once, then two a second
+    assert server.calls[-1].arrived - began >= 0.5  # 120 at once, then two per second
 
 
 def test_tokens_a_minute_are_kept(cache: ResponseCache) -> None:
@@ -66,7 +66,7 @@ def test_tokens_a_minute_are_kept(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, tokens_per_minute=60_000)
         Client(endpoint, cache).run(asking(f"question {n}", max_tokens=rest) for n in range(4))
-    assert server.calls[-1].arrived - began >= 0.4  # 400 tokens too many, a thousand a second
+    assert server.calls[-1].arrived - began >= 0.4  # 400 tokens above the limit, at a thousand per second
 
 
 # ---- how many at once ------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_scripts_are_taken_as_places_become_free(cache: ResponseCache) -> None:
 
 
 def test_chains_of_different_items_do_not_wait_for_one_another(cache: ResponseCache) -> None:
-    """The second question about B is sent while the first about A has no answer."""
+    """B's second question is sent before A's first question is answered."""
 
     def chain(item: str) -> Script:
         first = yield question(f"{item} first")
@@ -208,7 +208,7 @@ def test_an_unusable_response_is_not_asked_for_again_beyond_the_limit(cache: Res
     spoilt = {"choices": [], "usage": {"prompt_tokens": 100_000, "completion_tokens": 100_000}}
     with StubServer(lambda call: Reply(body=spoilt)) as server:
         endpoint = endpoint_at(server.base_url, price_in=1.0, price_out=1.0)
-        script = asking("hello", max_tokens=100_000)  # 0.1 US$ set aside, 0.2 spent
+        script = asking("hello", max_tokens=100_000)  # 0.1 US$ reserved, 0.2 US$ spent
         usage = Client(endpoint, cache, Budget(max_cost=0.25)).run([script])
     assert usage.stopped == "--max_cost=0.25 is reached (0.2000 US$ spent)"
     assert len(server.calls) == 1

@@ -1,4 +1,4 @@
-"""Endpoints as their files describe them."""
+"""Endpoints: their files, prices and cache keys."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_prices_are_for_a_million_tokens() -> None:
 
 
 def test_a_bill_with_cached_prefixes_and_reasoning_is_counted_to_the_cent() -> None:
-    """A month as OpenAI itemises it: input, cached input, output (reasoning within), and a batch at half the price."""
+    """A month as OpenAI itemises it: input, cached input, output (including reasoning), and a batch at half price."""
     endpoint = load_endpoint("openai")
     answers = [
         ChatAnswer("x", "stop", 12_400_000, 3_100_000, cached=9_600_000, reasoning=2_250_000),
@@ -153,7 +153,7 @@ def test_prices_concurrency_and_names_of_files_are_not_in_the_key() -> None:
 
 
 def test_where_nothing_of_this_is_set_the_key_is_that_of_older_answers() -> None:
-    """As it was when the answers that are published here were made."""
+    """The key must stay as it was when the answers published with this repository were made."""
     old = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "temperature": 0.0, "max_tokens": 50}
     text = json.dumps({**old, "schema": None, "prompt": "test@1"}, sort_keys=True, ensure_ascii=False)
     assert key_of(model="m") == hashlib.sha256(text.encode()).hexdigest()
@@ -205,7 +205,7 @@ def test_a_value_that_is_none_is_named_with_its_field(changes: dict[str, Any], m
 
 
 def test_no_server_s_model_has_the_name_of_published_answers(tmp_path: Path) -> None:
-    """A file with a shipped address and without a temperature had their keys, and read them as its server's."""
+    """Otherwise a file without a temperature gets the published answers' keys and reads them as its own server's."""
     file = tmp_path / "mine.yaml"
     file.write_text("base_url: http://127.0.0.1:8000/v1\nmodel: claude-2026-11\ntemperature: ~\n", encoding="utf-8")
     for source, changes in ((str(file), {}), ("vllm", {"llm_model": "claude-2026-11"})):

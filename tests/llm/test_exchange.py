@@ -1,4 +1,4 @@
-"""Answers as JSON lines: out and in, from friends and strangers."""
+"""Export and import of answers as JSON lines, including damaged and foreign files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def other(tmp_path: Path) -> Iterator[ResponseCache]:
 
 
 def changed(path: Path, **changes: Any) -> None:
-    """Change the first line of an export; a dotted key reaches inside."""
+    """Change the first line of an export; double underscores in a name lead into nested objects."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for name, value in changes.items():
         inner = lines[0]
@@ -154,7 +154,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, cache: ResponseCache, othe
 
 
 def batch(cache: ResponseCache, path: Path, *texts: str) -> list[dict[str, Any]]:
-    """Put questions into a batch file; its lines."""
+    """Write questions to a batch file and return its lines."""
     write_batch_file(cache, ENDPOINT, [asked(text) for text in texts], path)
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -1,4 +1,4 @@
-"""One question first: what is wrong for all is said within seconds, with what to do."""
+"""The client sends one question first, so a fault that affects all questions is reported within seconds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.stub_server import Call, Reply, StubServer
 
 
 def said(cache: ResponseCache, base_url: str, **changes: Any) -> str:
-    """What asking many questions ends with."""
+    """The one-line error with which asking many questions ends."""
     with pytest.raises(UserError) as caught:
         Client(endpoint_at(base_url, concurrency=32, **changes), cache).run(numbered(0, 1000))
     assert "\n" not in str(caught.value)
@@ -121,7 +121,7 @@ def test_a_schema_that_is_refused(cache: ResponseCache) -> None:
     with StubServer(lambda call: Reply(status=400, body={"error": {"message": words}})) as server:
         assert said(cache, server.base_url).endswith("its file states `response_format: json_object` or `none`.")
         assert words in said(cache, server.base_url)
-        assert len(server.calls) == 10  # five questions might have been at fault, each time
+        assert len(server.calls) == 10  # per run, five questions are tried before the endpoint is blamed
 
 
 def test_a_server_that_fails_for_ever(cache: ResponseCache) -> None:
@@ -190,7 +190,8 @@ def test_a_password_in_such_an_address_is_not_repeated() -> None:
 def test_it_is_said_that_openai_base_url_is_not_followed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", f"https://me:secret@{name}.example/v1")  # said once, so each has its own
+    # The warning appears once per address, so each case has its own.
+    monkeypatch.setenv("OPENAI_BASE_URL", f"https://me:secret@{name}.example/v1")
     caplog.set_level(logging.WARNING)
     assert load_endpoint(name).base_url == "https://api.openai.com/v1"
     load_endpoint(name, {"llm_base_url": "https://proxy.example/v1"})

@@ -1,4 +1,4 @@
-"""Answers in little space: as they were, whatever the space; and files of the first format."""
+"""Compressed storage of answers: nothing is lost, and files of the first format are converted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ANSWERS = st.builds(
 
 
 def long_ones(count: int, size: int = 400) -> list[tuple[ChatRequest, ChatAnswer]]:
-    """Questions of one prompt whose words recur, and their answers."""
+    """Questions of one prompt with recurring words, and their answers."""
     opening = ({"role": "system", "content": "Answer. " * 100}, {"role": "user", "content": "An example " * 50})
     found = []
     for number in range(count):
@@ -55,7 +55,7 @@ def long_ones(count: int, size: int = 400) -> list[tuple[ChatRequest, ChatAnswer
     return found
 
 
-@settings(max_examples=30)  # each with a file of its own
+@settings(max_examples=30)  # few, because each example makes a file
 @given(st.lists(st.tuples(REQUESTS, ANSWERS), max_size=6))
 def test_whatever_is_kept_comes_out_as_it_was(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[ChatRequest, ChatAnswer]]
@@ -81,7 +81,8 @@ def test_dictionaries_come_and_earlier_rows_are_still_read(tmp_path: Path) -> No
     with ResponseCache(tmp_path / "c.sqlite") as cache:
         for request, answer in pairs:
             cache.put(request, answer)
-        assert cache._run("SELECT count(*) FROM frames").fetchone()[0] == 3  # without one, and with two
+        # One frame without a dictionary, two with.
+        assert cache._run("SELECT count(*) FROM frames").fetchone()[0] == 3
         assert all(cache.get(request.key) == answer for request, answer in pairs)
     with ResponseCache(tmp_path / "c.sqlite") as cache:
         assert [row["answer"]["tokens_in"] for row in cache.rows()] == [
@@ -143,7 +144,7 @@ MADE = "2026-11-21T10:53:27+00:00"
 
 
 def old_file(path: Path, pairs: Iterable[tuple[ChatRequest, ChatAnswer]], waiting: Iterable[ChatRequest] = ()) -> None:
-    """A file as the first format had it."""
+    """Write a cache file in the first format."""
     with sqlite3.connect(path) as connection:
         connection.executescript(OLD)
         for request, answer in pairs:
@@ -155,7 +156,7 @@ def old_file(path: Path, pairs: Iterable[tuple[ChatRequest, ChatAnswer]], waitin
 
 
 def check_moved(path: Path, pairs: list[tuple[ChatRequest, ChatAnswer]]) -> None:
-    """All is there, once, and as it was."""
+    """Check that every answer was moved exactly once and unchanged."""
     with ResponseCache(path) as cache:
         rows = {row["key"]: row for row in cache.rows()}
         assert len(cache) == len(rows) == len(pairs)
@@ -192,7 +193,7 @@ def test_what_is_no_answer_in_such_a_file_stays_where_it_is(tmp_path: Path) -> N
 
 
 def killed(path: Path, after: int) -> None:
-    """Pack an old file, and be killed within a chunk."""
+    """Convert an old file, killing this process in the middle of a chunk."""
     moved, repack = 0, ResponseCache._repack_row
     cache_module.CHUNK = 7
 

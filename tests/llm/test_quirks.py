@@ -1,4 +1,4 @@
-"""What endpoints that call themselves compatible do not take, and where they put what they say."""
+"""Quirks of OpenAI-compatible endpoints: unsupported parameters, and where they put content and token counts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCHEMA = {"type": "object"}
 
 
 def refusing(name: str, body: dict[str, Any] | list[Any], status: int = 400) -> Any:
-    """Refuse every request that has a parameter, as a vendor does; answer the others."""
+    """Refuse every request that has the parameter ``name``, in a vendor's words; answer the others."""
     return lambda call: Reply(status=status, body=body) if name in call.body else Reply(text="fine")
 
 
@@ -105,7 +105,7 @@ def test_a_parameter_that_a_refusal_names_is_left_out_or_renamed(
         first = Client(endpoint, cache, known=known).run(numbered(0, 20))
         second = Client(endpoint, cache, known=known).run(numbered(20, 30))
     assert (first.failed, second.failed, len(cache)) == (0, 0, 30)
-    assert len(server.calls) == 31  # one question was refused, once
+    assert len(server.calls) == 31  # 30 questions, one of which was refused once
     assert first.parameters == second.parameters == changes
     assert first.errors == {f"HTTP {status}": 1}
     sent = server.calls[-1].body
@@ -195,7 +195,7 @@ def test_what_the_file_leaves_to_the_server_is_not_sent(cache: ResponseCache) ->
 
 
 def answered(cache: ResponseCache, message: dict[str, Any], usage: Any = None, reason: str = "stop") -> ChatAnswer:
-    """The answer in a message of a completion."""
+    """The answer that the client reads from a completion with this message."""
     body = {"choices": [{"message": {"role": "assistant", **message}, "finish_reason": reason}], "usage": usage}
     found: list[ChatAnswer] = []
 
@@ -349,7 +349,7 @@ def usage_of(total: int, answer: int) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("usage", "tokens_out", "reasoning"),
     [
-        (usage_of(total=1100, answer=1000), 1000, 1000),  # the thought is among the 1,000
+        (usage_of(total=1100, answer=1000), 1000, 1000),  # the 1,000 include the reasoning
         (usage_of(total=1200, answer=20), 1100, 1100),
         (usage_of(total=0, answer=20), 1120, 1100),
         (usage_of(total=1124, answer=0), 1024, 1024),

@@ -1,4 +1,4 @@
-"""Whatever a server sends is one more failed attempt with its reason."""
+"""Broken responses: each counts as one failed attempt, with its reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Outcome = tuple[str | None, Usage]
 
 
 def outcome(server: FaultServer, fault: str, folder: Path, attempts: int) -> Outcome:
-    """What a client of its own makes of a fault: the answer, and what it counted."""
+    """The answer and the usage of a separate client that meets a fault."""
     answers: dict[str, Any] = {}
     with ResponseCache(folder / f"{[*FAULTS].index(fault)}-{attempts}.sqlite") as cache:
         endpoint = endpoint_at(server.base_url, timeout=1.0, attempts=attempts)
@@ -31,7 +31,7 @@ def outcome(server: FaultServer, fault: str, folder: Path, attempts: int) -> Out
 
 
 def outcomes(folder: Path, once: bool) -> dict[str, Outcome]:
-    """Of all faults, asked for at once."""
+    """Outcomes of all faults, requested concurrently."""
     with FaultServer(once) as server, ThreadPoolExecutor(16) as pool:
         return dict(zip(FAULTS, pool.map(lambda fault: outcome(server, fault, folder, 2), FAULTS), strict=True))
 
@@ -65,7 +65,7 @@ def test_a_fault_that_lasts_ends_as_a_request_without_an_answer(lasting: dict[st
 
 
 def test_what_follows_an_answer_on_its_connection_is_never_taken_for_the_next(cache: ResponseCache) -> None:
-    """A second response that nobody asked for would be the answer to the next question."""
+    """Otherwise an unsolicited second response would be read as the answer to the next question."""
 
     def reply(call: Any) -> Reply:
         body = completion(f"of {call.question}").decode()
@@ -94,7 +94,7 @@ def test_an_answer_of_nearly_the_largest_size_is_taken(cache: ResponseCache) -> 
 
 
 def test_a_redirection_is_not_followed(cache: ResponseCache) -> None:
-    """It would send the key elsewhere, and the question as a GET."""
+    """Following it would send the key to another address, and the question as a GET request."""
     with StubServer(lambda call: Reply(status=302, headers={"Location": "http://127.0.0.1:1/"})) as server:
         with pytest.raises(UserError, match=r"redirects \(HTTP 302, to http://127.0.0.1:1/\).*--llm_base_url"):
             Client(endpoint_at(server.base_url), cache).run([asking("hello")])
