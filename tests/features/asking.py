@@ -1,4 +1,4 @@
-"""What tests of features share: cells that ask the stub server, and a look into the folders they make."""
+"""Helpers for feature tests: runs that ask the stub server, and readers for the feature folders they make."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ SEMANTICS = Path("dataset/tiny/semantics")
 
 
 def asking_run(server: StubServer, **overrides: Any) -> Run:
-    """A run of LLM-DMsRec on the small dataset whose intents the stub server gives."""
+    """A run of LLM-DMsRec on the small dataset, with intents from the stub server."""
     return make_run("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
 
 
 def ask(server: StubServer, **overrides: Any) -> Prepared:
-    """The same, prepared."""
+    """Prepare such a run: make its features, data and model."""
     return prepare("LLMDMsRec", **{"epochs": 1, "llm": "vllm", "llm_base_url": server.base_url} | overrides)
 
 
 def only_folder(source: str = "vllm", home: Path = SEMANTICS) -> Path:
-    """The one folder of features from a source of answers."""
+    """The only feature folder from a source of answers."""
     (found,) = home.glob(f"loo-{source}-*")
     return found
 
 
 def file_states(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Name to (time of change, contents) of each file."""
+    """Modification time and contents of each file, by name."""
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.iterdir())}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name to contents of each file but the manifest, which holds times."""
+    """Contents of each file by name, without the manifest, which holds times."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "manifest.json"}
 
 
 def history_titles(prepared: Prepared, folder: Path) -> dict[tuple[str, int], list[str]]:
-    """For each user and position the titles of all items before it, as long as the model sees."""
+    """Titles of the items before each (user, position), cut to the model's maximum history length."""
     table = prepared.dataset.table
     texts = read_table(folder / "tiny.text")["text"].tolist()
     items = read_table(folder / "tiny.itemtext").set_index("item_id")["title_text"].astype(int)
@@ -63,14 +63,14 @@ def history_titles(prepared: Prepared, folder: Path) -> dict[tuple[str, int], li
 
 
 def by_key(frame: pd.DataFrame) -> dict[tuple[str, int], tuple[str, ...]]:
-    """A feature table by user and position."""
+    """Rows of a feature table, keyed by user and position."""
     rest = [name for name in frame if name not in ("user_id", "position")]
     values = frame[rest].fillna("").itertuples(index=False, name=None)
     return dict(zip(zip(frame["user_id"], frame["position"].astype(int), strict=True), values, strict=True))
 
 
 def sessions_asked(calls: list[Call]) -> dict[tuple[str, ...], list[list[str]]]:
-    """For each session asked about the candidates that were offered."""
+    """The candidate lists offered for each session that was asked about."""
     found: dict[tuple[str, ...], list[list[str]]] = defaultdict(list)
     for call in calls:
         found[tuple(call.data["session"])].append(call.data["candidates"])
@@ -87,7 +87,7 @@ def add_lines(path: Path, lines: list[str]) -> None:
 
 
 def user_rows(lines: list[str]) -> dict[str, list[int]]:
-    """Line numbers of each user, in time order; users with equal times are left out."""
+    """Line numbers of each user's rows in time order; users with equal times are left out."""
     rows: dict[str, list[int]] = defaultdict(list)
     for number, line in enumerate(lines[1:], start=1):
         rows[line.split("\t")[0]].append(number)
@@ -97,10 +97,10 @@ def user_rows(lines: list[str]) -> dict[str, list[int]]:
 
 
 def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -> str:
-    """Give one user another item at a place counted from the end (1 is the test item); returns the user.
+    """Change one user's item at a position counted from the end (1 is the test item); returns the user.
 
-    ``among`` names the users to choose from. The items keep their ids: neither the old nor the new one appears first
-    in the line that is changed.
+    ``among`` restricts the choice of users. All items keep their ids, because the changed line is not the first
+    occurrence of the old or the new item.
     """
     lines = inter.read_text(encoding="utf-8").splitlines()
     cells = [line.split("\t") for line in lines]
@@ -118,7 +118,7 @@ def plant(inter: Path, from_the_end: int, among: Container[str] | None = None) -
 
 
 def answer_of_any_prompt(call: Call) -> Reply:
-    """A usable answer to each of the methods' prompts, told apart by the schema that is asked for."""
+    """A usable answer to any prompt of a method; the requested schema tells the prompts apart."""
     fields = {*call.body["response_format"]["json_schema"]["schema"]["properties"]}
     if "intents" in fields:
         return intents_from_candidates(call)

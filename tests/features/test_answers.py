@@ -1,4 +1,4 @@
-"""Reading what a model wrote."""
+"""Reading an LLM's answer: finding, repairing and validating its JSON."""
 
 from __future__ import annotations
 

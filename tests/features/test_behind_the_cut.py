@@ -1,4 +1,4 @@
-"""Under a global time split nothing behind the cut reaches a prompt, a feature, a graph or a trained weight."""
+"""Under a global time split, nothing after the cut reaches a prompt, a feature, a graph or a trained weight."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ INTER = Path("dataset/tiny/tiny.inter")
 
 @pytest.fixture
 def timed(workspace: Path) -> Path:
-    """A small dataset whose users come over the whole of a time, from some day on.
+    """A small dataset whose users start at different times.
 
-    Its rows stand in the order of time, so that later rows give no item its id.
+    Its rows are in time order, so item ids, which follow first appearance, do not depend on later rows.
     """
     folder = write_tiny(workspace / "dataset" / "tiny", n_users=40)
     header, *lines = INTER.read_text().splitlines()
@@ -47,7 +47,7 @@ def timed(workspace: Path) -> Path:
 
 
 def move(which: str) -> int:
-    """Give each row behind a cut the item of the next such row; how many rows have another item now."""
+    """Rotate the items of all rows after a cut by three places; returns how many rows have changed."""
     cuts = prepare("Pop", **CUT).dataset.split.cuts
     header, *lines = INTER.read_text().splitlines()
     cells = [line.split("\t") for line in lines]
@@ -62,7 +62,7 @@ def move(which: str) -> int:
 
 
 def features_of(prepared: Prepared) -> dict[str, bytes]:
-    """The files of a run's features, vectors among them."""
+    """The files of a run's features, including vectors."""
     found = contents(opened(prepared).path)
     assert len(found) > 2
     return found
@@ -81,7 +81,7 @@ def test_no_feature_knows_what_is_behind_the_cut(timed: Path, model: str, target
 
 
 def asked(model: str, **options: Any) -> set[bytes]:
-    """The bodies of all requests that a model's features sent."""
+    """The bodies of all requests sent for a model's features."""
     answer = intents_from_candidates if model == "LLMDMsRec" else by_genre
     with StubServer(answer) as server:
         (ask if model == "LLMDMsRec" else lambda s, **o: made(model, s, **o))(server, **{**CUT, **options})
@@ -125,7 +125,7 @@ TRAINED = ["Pop", "EASE", "BPR", "LightGCN", "SASRec", "GCEGNN", "LLMDMsRec", "E
 
 @pytest.mark.parametrize("model", TRAINED)
 def test_no_weight_knows_what_is_behind_the_cut(timed: Path, model: str) -> None:
-    """Graphs, popularity, negatives and the choice of the epoch are all in the weights."""
+    """The weights depend on graphs, popularity, negatives and the choice of the epoch."""
 
     def weights() -> dict[str, Any]:
         run = make_run(model, **CUT, epochs=2)
@@ -163,7 +163,7 @@ def test_no_popularity_knows_what_is_behind_a_cut(timed: Path) -> None:
 
 @pytest.fixture
 def planted(timed: Path) -> Prepared:
-    """LLM-DMsRec's features under a global time split, to plant something in."""
+    """LLM-DMsRec's features under a global time split, for tests to plant leaks in."""
     return prepare("LLMDMsRec", epochs=1, n_candidates=8, **CUT)
 
 
@@ -172,7 +172,7 @@ def test_honest_features_have_no_leaks(timed: Path, model: str, targets: str) ->
     prepare(model, epochs=1, targets=targets, **CUT)
     findings = examine_leaks("tiny", None, "dataset")
     assert [finding.text for finding in findings if not finding.good] == []
-    assert any("split as the manifest says" in finding.text for finding in findings)  # cuts of one's own are found
+    assert any("split as the manifest says" in finding.text for finding in findings)  # custom cuts are recovered
 
 
 def test_targets_among_the_answers_are_found(planted: Prepared) -> None:
@@ -224,7 +224,7 @@ def test_interactions_behind_the_first_cut_are_found_in_a_table_of_training(plan
     folder, table, split = opened(planted), planted.dataset.table, planted.dataset.split
     user = int(next(u for u in split.valid.user if u in set(table.user[split.train_rows].tolist())))
     trained = int((table.user[split.train_rows] == user).sum())
-    for length in (trained, trained + 1):  # the row after is of the validation period
+    for length in (trained, trained + 1):  # the extra row is in the validation period
         rows = [(table.user_tokens[user], place, 0) for place in range(length)]
         folder.write("interest", INTEREST, rows)
         folder.commit("interest", {"sees": "training"})
@@ -253,7 +253,7 @@ def test_a_prompt_that_shows_what_is_behind_the_cut_is_found(timed: Path) -> Non
 
 
 def test_a_prompt_of_the_first_items_of_a_cold_user_is_found(timed: Path) -> None:
-    """Such a user has nothing that may be shown; under other splits the first items are everybody's."""
+    """No item of a cold user may be shown, whereas other splits show every user's first items."""
     with StubServer(intents_from_candidates) as server:
         prepared = ask(server, **CUT)
     assert bad() == []

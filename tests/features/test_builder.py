@@ -1,4 +1,4 @@
-"""The hook makes what is missing, once, and refuses what is not its own."""
+"""The hook makes missing features once, and refuses files that it did not make."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_the_first_run_makes_all_files(featured: Path) -> None:
 
 
 def test_the_second_run_makes_nothing(featured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Encoder, "load", None)  # nothing may be encoded
+    monkeypatch.setattr(Encoder, "load", None)  # fails if anything is encoded
     before = file_states(only_folder("offline"))
-    shutil.rmtree("saved")  # nor may stage I be needed
+    shutil.rmtree("saved")  # stage I must not be needed either
     prepare("LLMDMsRec", epochs=1)
     assert file_states(only_folder("offline")) == before
     assert not Path("saved").exists()
@@ -128,7 +128,7 @@ def test_other_data_have_a_folder_of_their_own(featured: Path) -> None:
     with Path("dataset/tiny/tiny.inter").open("a") as stream:
         stream.write("u0\ti0\t5\t1500000000\n")
     prepare("LLMDMsRec", epochs=1)
-    assert len(list(SEMANTICS.iterdir())) == 3  # two folders and the vectors of both
+    assert len(list(SEMANTICS.iterdir())) == 3  # two folders, and the vectors they share
 
 
 def test_other_item_text_has_a_folder_of_its_own(featured: Path) -> None:
@@ -146,7 +146,7 @@ def test_the_offline_rule_has_a_folder_for_each_encoder_it_looks_through(feature
 
 
 def test_histories_in_another_order_have_features_of_their_own(featured: Path) -> None:
-    """As many rows a user has, so many are held out: only the reading tells them apart."""
+    """Users have the same numbers of training and held-out rows in both, so only the reading differs."""
     ordinary = only_folder("offline")
     assert "reading" not in json.loads((ordinary / "manifest.json").read_text())["identity"]
     prepared = prepare("LLMDMsRec", epochs=1, TIME_FIELD=None)
@@ -161,7 +161,7 @@ def test_histories_in_another_order_have_features_of_their_own(featured: Path) -
 
 
 def builder_of_features() -> FeatureBuilder:
-    """As a command has it that finds the folder whole."""
+    """The builder of a command that finds a complete folder."""
     run = make_run("LLMDMsRec", epochs=1)
     return next(feature_builders([run], runner(), AnswerSource.of(run.settings)))
 

@@ -1,4 +1,4 @@
-"""The hook with an endpoint: every question is paid for once."""
+"""The hook with an endpoint: every question is paid for only once."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_two_folders_with_the_same_questions_ask_each_once(few_users: Path) -> N
         assert builders[0].name != builders[1].name
         for builder in builders:
             builder.asking.limit = 1
-            builder.make()  # whatever stands before the questions
+            builder.make()  # makes everything that precedes the questions
             builder.asking.limit = None
         list(pool.map(lambda builder: builder.make(), builders))
         assert len(server.calls) > 20
@@ -179,13 +179,13 @@ def test_a_new_version_makes_a_feature_stale_and_those_that_need_it(
 
 
 def intent_entry() -> dict[str, Any]:
-    """What the manifest of the LLM's folder says of the intents."""
+    """The manifest's entry for the intents in the LLM's feature folder."""
     (path,) = [path for path in SEMANTICS.glob("loo-*/manifest.json") if "offline" not in path.parent.name]
     return dict(json.loads(path.read_text())["features"]["intent"])
 
 
 def refusing_one() -> Callable[[Call], Reply]:
-    """Answers to all questions but the fourth, however often it is asked."""
+    """Answer all questions except the fourth, which is refused every time."""
     lost: list[bytes] = []
 
     def reply(call: Call) -> Reply:
@@ -214,7 +214,7 @@ def test_a_training_that_began_with_a_gap_begins_anew_once_it_is_filled(
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
     with StubServer(refusing_one()) as server:
         run = asking_run(server, epochs=4)
-        ask(server, epochs=4)  # trains the model of the candidates
+        ask(server, epochs=4)  # trains the candidate model
         with pytest.raises(KeyboardInterrupt):
             Runner(ResultStore("results"), StopAt("epoch 3"), asks_again=False).run(run)
         server.reply = intents_from_candidates
@@ -281,7 +281,7 @@ def test_gaps_that_a_gone_server_leaves_are_gaps_as_before(few_users: Path) -> N
 
 
 def nothing_is_made() -> bool:
-    """No feature of the LLM and no checkpoint of the model that would read it."""
+    """Whether there is neither an LLM feature nor a checkpoint of the model that would read it."""
     manifests = [json.loads(path.read_text()) for path in SEMANTICS.glob("loo-vllm-*/manifest.json")]
     return all("intent" not in each["features"] for each in manifests) and not list(
         Path("saved").rglob("LLMDMsRec*/*.pt")
@@ -311,7 +311,7 @@ def test_answers_of_which_none_can_be_used_make_no_row(few_users: Path, reply: R
         with pytest.raises(UserError, match=words):
             runner().run(asking_run(server, fill=fill))
         asked = len(server.calls)
-        with pytest.raises(UserError, match=words):  # from the cache, for nothing
+        with pytest.raises(UserError, match=words):  # from the cache, at no cost
             runner().run(asking_run(server, fill=fill))
         assert len(server.calls) == asked
     assert nothing_is_made()
@@ -502,7 +502,7 @@ def test_an_endpoint_that_fails_for_good_leaves_no_feature_behind(few_users: Pat
 
 
 def start(server: StubServer) -> Started:
-    """The command line in a process of its own, asking one question at a time."""
+    """Start a command in a process of its own that asks one question at a time."""
     words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}"]
     words += ["--llm_concurrency=1", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10", "--train_batch_size=128", "--quiet"]
     return start_command(*words)

@@ -21,7 +21,7 @@ REAL_LOAD = Encoder.load
 
 
 class Counting:
-    """A sentence encoder that notes what it is given."""
+    """A sentence encoder that records its inputs."""
 
     def __init__(self, model: Any, seen: list[str]) -> None:
         self.model, self.seen = model, seen
@@ -33,7 +33,7 @@ class Counting:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that any encoder was given, in order."""
+    """The texts that encoders were given, in order."""
     seen: list[str] = []
     monkeypatch.setattr(Encoder, "load", lambda self, device: Counting(REAL_LOAD(self, device), seen))
     return seen
@@ -41,7 +41,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def fresh_check() -> Iterator[None]:
-    """``minilm_folder`` looks at the files again, in the test and after it."""
+    """Make ``minilm_folder`` check the files again, in the test and after it."""
     minilm_folder.cache_clear()
     yield
     minilm_folder.cache_clear()

@@ -1,4 +1,4 @@
-"""One folder of semantic files."""
+"""A folder of semantic files: its texts, manifest, commits and vectors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder_at(path: Path, identity: dict[str, str] | None = None) -> SemanticFol
 
 
 def made(path: Path, *texts: str) -> SemanticFolder:
-    """A folder with one committed feature over some texts."""
+    """A folder with one committed feature that refers to some texts."""
     folder = folder_at(path)
     ids = [folder.texts.add(text) for text in texts]
     folder.write("itemtext", COLUMNS, [(f"i{n}", n) for n in ids])

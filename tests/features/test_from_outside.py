@@ -1,6 +1,6 @@
-"""Features and prompts of the user's own: found beside their modules, or answered with one clear message.
+"""The user's own features and prompts: found beside their modules, or refused with one clear message.
 
-That they are asked for, read and used is shown by tests/test_adding_a_method.py.
+tests/test_adding_a_method.py shows that they are asked for, read and used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FEATURE = (
 
 
 def write_prompt(folder: Path, module: str, **changes: object) -> None:
-    """A module with a prompt beside it; names of modules must differ between tests."""
+    """Write a module with a prompt beside it; module names must differ between tests."""
     (folder / f"{module}.py").touch()
     (folder / "prompts").mkdir()
     (folder / "prompts" / "own.yaml").write_text(yaml.safe_dump({**PROMPT, **changes}), encoding="utf-8")

@@ -17,7 +17,7 @@ NONE = np.empty(0, dtype=np.int64)
 
 
 def read(folder: Path, lines: list[str] | None, spec: dict[str, Any] | None = None) -> ItemTexts:
-    """Texts of the items a, b and c from a file of these lines."""
+    """Texts of the items a, b and c, read from a file with these lines."""
     if lines is not None:
         (folder / "d.item").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tokens = np.array(["[PAD]", "a", "b", "c"])

@@ -190,7 +190,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("part", ENDLESS.values(), ids=ENDLESS)
 def test_endless_text_is_read_to_its_end(part: str) -> None:
-    """A reader that looks at anything again and again would be at it for hours."""
+    """A reader that rescans the text would take hours here."""
     text = part * (200_000 // len(part))
     for begin in ("", "{", '{"a": "'):
         without_reasoning(begin + text)

@@ -1,4 +1,4 @@
-"""Planted leaks are found, and nothing else is."""
+"""Planted leaks are found, and there are no false alarms."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ INTEREST = (Column("user_id", "token"), Column("position", "token"), Column("int
 
 
 def bad() -> list[Finding]:
-    """What is found to be wrong."""
+    """The findings of the leak check that report a problem."""
     return [finding for finding in examine_leaks("tiny", None, "dataset") if not finding.good]
 
 
 def opened(prepared: Prepared) -> SemanticFolder:
-    """The folder of features, to plant something in."""
+    """The feature folder, for tests to plant leaks in."""
     folder: SemanticFolder = prepared.dataset.semantics.folder
     return folder
 
@@ -67,7 +67,7 @@ def test_honest_answers_and_prompts_have_none(few_users: Path) -> None:
 
 
 def test_targets_among_the_answers_are_found(featured: Path) -> None:
-    prepared = prepare("LLMDMsRec", epochs=1, n_candidates=8)  # of 48 items, so that most targets are not offered
+    prepared = prepare("LLMDMsRec", epochs=1, n_candidates=8)  # 8 of 48 items, so most targets are not offered
     assert bad() == []
     folder, table = opened(prepared), prepared.dataset.table
     users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
@@ -157,7 +157,7 @@ def test_an_item_that_only_held_out_rows_have_is_found_in_a_synthesised_user(tin
 
 
 def plant_prompts(prepared: Prepared, feature: str, prompt_id: str, data_of: Callable[[list[str]], Any]) -> None:
-    """Put prompts that show whole histories into the cache, and among those that a feature was made from."""
+    """Add prompts that show whole histories to the cache, and list them as sources of a feature."""
     folder, prompt = opened(prepared), load_prompt(prompt_id)
     model, offsets = folder.identity["llm"]["model"], prepared.dataset.table.offsets
     keys = []
@@ -255,7 +255,8 @@ def test_prompts_of_another_protocol_are_no_leak_of_this_one(few_users: Path) ->
     assert bad() == []
     folder.manifest["files"].pop(asked_suffix("interest"))
     folder.save_manifest()
-    assert [folder.path.name in finding.text for finding in bad()] == [True]  # where it cannot tell its own
+    # Without the list of its own prompts, the folder is checked against all prompts.
+    assert [folder.path.name in finding.text for finding in bad()] == [True]
 
 
 def test_folders_whose_prompts_were_not_noted_are_held_against_all(few_users: Path) -> None:

@@ -24,7 +24,7 @@ HOSTILE = [
 
 
 def decoded(name: str, data: Any) -> Any:
-    """The data of the last message, cut out of the text around the placeholder."""
+    """The data in the last message, extracted from the text around the placeholder."""
     prompt = load_prompt(name)
     before, after = prompt.user.split("{data}")
     content = prompt.messages(data)[-1]["content"]

@@ -30,7 +30,7 @@ TEXTS = ItemTexts(
 def test_titles_and_brands_are_invented_and_descriptions_go() -> None:
     found = pseudonymous(TEXTS, "pseudonym", 2020)
     assert found.title[0] == ""
-    assert found.title[1] == found.title[2] != found.title[3]  # one name, whatever its blanks and its case
+    assert found.title[1] == found.title[2] != found.title[3]  # blanks and case do not matter
     assert found.brand[1] == found.brand[2] not in ("", "Pixar")
     assert found.brand[3] == ""
     assert found.categories == TEXTS.categories

@@ -25,7 +25,7 @@ def plain(answer: Any) -> list[str]:
 def drive(
     *answers: str | None, parse: Callable[[Any], Any] = plain, finish_reason: str = "stop"
 ) -> tuple[Any, list[ChatRequest], dict[str, int]]:
-    """Send answers to the script; its result, its requests and what it counted."""
+    """Send answers to the script; returns its result, its requests and its counts."""
     counts: Counter[str] = Counter()
     script = ask(PROMPT, DATA, parse, counts)
     requests = [next(script)]

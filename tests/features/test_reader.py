@@ -19,7 +19,7 @@ from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
 NAMES = ["explicit_text", "latent_text"]
 LENGTHS = {"ann": 5, "bob": 4, "cid": 5, "dee": 1}
 Rows = list[tuple[str, int, list[int], list[int]]]
-# Distinct lists everywhere, so that it shows where each of them went.
+# All lists differ, so each can be traced to where it ends up.
 FULL: Rows = [
     (user, position, [10 * number + position], [10 * number + position + 50, position])
     for number, (user, length) in enumerate(LENGTHS.items())
@@ -59,7 +59,7 @@ def lists(bags: Bags) -> list[list[int]]:
 
 
 def answers(found: dict[str, Bags]) -> dict[int, tuple[tuple[int, ...], ...]]:
-    """What stands at each row that has an answer, all columns together."""
+    """The lists of all columns at each row that has an answer."""
     columns = [lists(found[name]) for name in NAMES]
     return {row: tuple(map(tuple, cells)) for row, cells in enumerate(zip(*columns, strict=True)) if any(cells)}
 
@@ -177,7 +177,7 @@ def test_user_offsets_are_those_of_the_interactions(tmp_path: Path) -> None:
 def test_controls_leave_no_label_where_it_was_said_and_bring_none_of_another_user(
     tmp_path: Path, semantics: str
 ) -> None:
-    """Labels of a (user, position) table, such as LDMI's interests."""
+    """The labels are those of a table by (user, position), for example LDMI's interests."""
     many = {f"u{n}": 12 for n in range(6)}
     found = {}
     for kind in ("llm", semantics):

@@ -1,4 +1,4 @@
-"""Which settings say how a dataset is read."""
+"""Which settings determine how a dataset is read."""
 
 from __future__ import annotations
 

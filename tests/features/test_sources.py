@@ -1,4 +1,4 @@
-"""The four sources of answers: the same script, whoever answers it."""
+"""The four sources of answers: the same script gives the same result with each of them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ledger_at(base_url: str, cache: ResponseCache) -> Ledger:
 
 
 def results(source: AnswerSource, ledger: Ledger, keys: str = "abc") -> dict[str, Any]:
-    """What a feature's builder is given."""
+    """The results that a feature's builder receives."""
     source.begin("mine")
     return dict(source.results(ledger, list(keys), chain, "asking"))
 
@@ -145,7 +145,7 @@ def test_an_example_that_cannot_be_used_is_not_asked_about_again_in_a_dry_run(ca
 
 
 def stumbling(key: str, counts: Counter[str]) -> Script:
-    """A reader that breaks on an answer."""
+    """A script whose reader fails on the answer ``bad``."""
 
     def parse(answer: Any) -> str:
         assert answer.summarization != "bad"

@@ -1,4 +1,4 @@
-"""Whose history a list is, and whether it shows what is hidden."""
+"""Which user's history a list of titles shows, and whether it shows hidden items."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HISTORIES = {"ann": "a b c d e f g h", "bob": "p q e d c s t", "eve": "f g h k l
 
 @pytest.fixture
 def runs(tmp_path: Path) -> TitleRuns:
-    """Runs of three histories whose last two items are hidden."""
+    """Title runs of three histories whose last two items are hidden."""
     return runs_of(tmp_path, dict.fromkeys(HISTORIES, 2))
 
 
 def runs_of(folder: Path, hidden: dict[str, int]) -> TitleRuns:
-    """Runs of the histories, of which so many items at the end are hidden."""
+    """Title runs of the histories, with the given number of items hidden at the end of each."""
     rows = [(user, item, time) for user, items in HISTORIES.items() for time, item in enumerate(items.split())]
     table = table_of(folder, rows)
     titles = ["", *(f"Title {token}" for token in table.item_tokens[1:].tolist())]
@@ -43,7 +43,7 @@ def test_a_history_up_to_a_hidden_item_is_found_in_both_directions(runs: TitleRu
 
 
 def test_a_visible_list_newest_first_is_no_leak_where_another_history_hides_it(tmp_path: Path) -> None:
-    """``e d c`` is what bob hides in the end; ann's list, newest first, has it too."""
+    """``e d c`` runs into bob's hidden ``c``, but is also part of ann's visible history, newest first."""
     runs = runs_of(tmp_path, {"ann": 2, "bob": 3, "eve": 2})
     assert runs.leak(shown("f e d c b a")) == 0
     assert runs.leak(shown("e d c")) == 0
@@ -51,7 +51,7 @@ def test_a_visible_list_newest_first_is_no_leak_where_another_history_hides_it(t
 
 
 def test_a_run_that_another_history_shows_is_a_leak_in_the_list_of_its_own_user(runs: TitleRuns) -> None:
-    """``f g h`` is visible of eve and hidden of ann."""
+    """``f g h`` is visible in eve's history; ann's ``g h`` is hidden."""
     assert runs.leak(shown("f g h k")) == 0
     assert runs.leak(shown("d e f g h")) == 1
 
@@ -75,7 +75,7 @@ PLANTED = {
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("items", PLANTED.values(), ids=PLANTED)
 def test_a_hidden_item_is_found_wherever_a_list_of_its_history_holds_it(tmp_path: Path, items: str, order: int) -> None:
-    """Nobody else shows ``f g``."""
+    """No other user's visible history contains ``f g``."""
     runs = runs_of(tmp_path, {"ann": 2, "bob": 2, "eve": 5})
     assert runs.leak(shown(items)[::order]) == 1
 
@@ -85,7 +85,7 @@ def test_a_hidden_item_is_found_wherever_a_list_of_its_history_holds_it(tmp_path
 def test_what_a_visible_history_accounts_for_or_no_single_one_is_no_leak(
     runs: TitleRuns, items: str, order: int
 ) -> None:
-    """``f g h k`` is visible of eve, and ``g h`` hidden of ann."""
+    """``f g h k`` is visible in eve's history; ann's ``g h`` is hidden."""
     assert runs.leak(shown(items)[::order]) == 0
 
 

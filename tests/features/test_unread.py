@@ -1,4 +1,4 @@
-"""Parts of a method that are switched off read nothing, and nobody is asked for what is not read."""
+"""Disabled parts of a method read no features, and no question is asked for a feature that nothing reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ READ: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("LDMI", {"contrast": "none"}, OWN),
     ("LDMI", {"contrast_weight": 0.0}, OWN),
     ("LDMI", {"align": False, "contrast": "none"}, ()),
-    ("LDMI", {"clusters": "items"}, (*OWN, *CROWD)),  # which histories have a cluster at all is read
+    ("LDMI", {"clusters": "items"}, (*OWN, *CROWD)),  # still reads which histories have clusters
     ("EIMF", {}, ("exemplar",)),
     ("EIMF", {"esim": False}, ()),
     ("EIMF", {"alignment_weight": 0.0}, ("exemplar",)),
@@ -53,7 +53,7 @@ def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place(_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A workspace with the small dataset, without features or answers; texts are encoded once for all tests."""
+    """A workspace with the small dataset and no features or answers; encoded texts are kept between tests."""
     monkeypatch.chdir(_place)
     for path in (*SEMANTICS.glob("loo-*"), *SEMANTICS.glob("responses.*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

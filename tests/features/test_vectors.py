@@ -1,4 +1,4 @@
-"""Vectors made elsewhere: how files are read, what is wrong with them, which models read them."""
+"""Vector files made elsewhere: how they are read, which errors are reported, which models read them."""
 
 from __future__ import annotations
 

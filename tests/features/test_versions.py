@@ -1,4 +1,4 @@
-"""Versions that make stored features stale."""
+"""Feature versions, which mark stored features as stale."""
 
 from __future__ import annotations
 

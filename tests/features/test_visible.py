@@ -1,4 +1,4 @@
-"""What prompts may look at, under every split."""
+"""Which interactions prompts may show, under every split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_llm.features.feature import training_lists, visible_ends
 
 
 def table_of(lengths: list[int]) -> Interactions:
-    """Users with histories of these lengths, each later than the one before."""
+    """Users with histories of these lengths, each starting after the previous one ends."""
     counts = np.array([0, *lengths])
     user = np.repeat(np.arange(len(counts)), counts).astype(np.int32)
     generator = np.random.default_rng(3)
