@@ -1,4 +1,4 @@
-"""Growing samples of answers, the gain after each on the validation cases, and when buying ends."""
+"""``advise``: growing samples of answers, the validation gain after each, and when it stops buying."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def advised(server: StubServer, model: str = "LDMI", **given: Any) -> Advice:
 def test_looks_grow_until_all_answers_are_there(few_users: Path) -> None:
     with StubServer(answer_of_any_prompt) as server:
         found = advised(server, "LDMI,EIMF", shares="0.3,1")
-        assert set(server.times_asked().values()) == {1}  # a larger sample holds the smaller one
+        assert set(server.times_asked().values()) == {1}  # each sample contains the smaller ones
     by_model = {name: [step for step in found.steps if step.model == name] for name in ("LDMI", "EIMF")}
     for steps in by_model.values():
         if all(step.verdict == OPEN for step in steps):
@@ -100,11 +100,11 @@ def test_a_killed_command_goes_on_with_what_is_there(few_users: Path) -> None:
         server.wait_until(lambda found: len(found.calls) == 13)
         trained = {path: path.stat().st_mtime_ns for path in Path("saved/advice").rglob("*.json")}
         child.kill()
-        assert len(trained) == 2  # with the first share's answers, and without any
+        assert len(trained) == 2  # one training with the first share's answers, one without answers
         again = start_command(*words, "--quiet")
         assert again.wait() == 0
         times = server.times_asked()
-    assert [count for count in times.values() if count > 1] == [2]  # the question that was under way
+    assert [count for count in times.values() if count > 1] == [2]  # the question that was in flight
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
 
 
@@ -116,7 +116,7 @@ def test_money_that_is_not_there_ends_it_before_it_is_spent(few_users: Path, cli
         found = advised(server, seeds=1, shares="0.2,1", max_cost=0.01, **prices)
         (end,) = found.ends
         assert "US$ more, and 0.0100 are left" in end.why
-        assert (end.share, len(found.steps)) == (0.2, 1)  # what is in the cache costs nothing again
+        assert (end.share, len(found.steps)) == (0.2, 1)  # cached answers cost nothing
         assert end.requests > 0
         assert len(server.calls) == asked
         words = [f"--{k}={v}" for k, v in (SHORT | prices).items()]
@@ -151,7 +151,7 @@ def test_what_cannot_be_advised_is_refused(tiny: Path, cli: Cli, capsys: Any, wo
         (-0.01, 0.01, None, OPEN),
         (-0.01, 0.01, 0.02, NONE),
         (-0.01, 0.03, 0.02, OPEN),
-        (0.001, 0.01, 0.02, NONE),  # it is there, and too small to be paid for
+        (0.001, 0.01, 0.02, NONE),  # a gain that is too small to pay for
         (0.001, 0.03, 0.02, GAIN),
     ],
 )

@@ -1,4 +1,4 @@
-"""Answers that travel: published, taken in from a folder and over HTTP, verified, refused where they were changed."""
+"""Published answers: pushed to a store, pulled from a folder or over HTTP, verified, refused if changed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Said = Callable[..., str]
 
 @pytest.fixture
 def store(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> tuple[Path, list[str]]:
-    """A store of LDMI's answers about the small dataset, whose cache is empty again, and the words that name them."""
+    """A store of LDMI's answers about the small dataset, with the local cache emptied, and the command's arguments."""
     with StubServer(by_genre) as server:
         words = ["--model=LDMI", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
         assert cli("generate", *words) == 0
@@ -47,7 +47,8 @@ def store(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> tupl
 
 def test_advise_buys_nothing_that_a_store_has(store: tuple[Path, list[str]], cli: Cli) -> None:
     folder, words = store
-    assert cli("advise", *words[:-2], "--shares=0.5,1", f"--answers={folder}") == 0  # the endpoint is gone
+    # The endpoint is no longer running.
+    assert cli("advise", *words[:-2], "--shares=0.5,1", f"--answers={folder}") == 0
 
 
 @pytest.mark.parametrize("address", ["https://me:sesame@example.org/store", "https://example.org/store?token=sesame"])
@@ -68,7 +69,7 @@ def served(folder: Path) -> FileServer:
 
 @pytest.fixture
 def about_candidates(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Words of a command about LLM-DMsRec: pushed into ``store``, exported to ``mine.jsonl.gz``, and gone here."""
+    """LLM-DMsRec answers pushed to ``store``, exported to ``mine.jsonl.gz`` and deleted; returns the arguments."""
     with StubServer(intents_from_candidates) as server:
         words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=vllm", f"--llm_base_url={server.base_url}", *SHORT]
         assert cli("generate", *words) == 0
@@ -82,9 +83,9 @@ def about_candidates(few_users: Path, cli: Cli, capsys: pytest.CaptureFixture[st
 
 
 def stands_on_the_table(said: str, words: list[str], cli: Cli) -> None:
-    """A run with the table that a command names asks nothing, trains no candidate model, and records the table."""
+    """Check that a run with the table that ``said`` names asks nothing, trains no stage I, and records the table."""
     (given,) = [word for word in said.split() if word.startswith("--candidate_table=")]
-    assert cli("run", *words, given) == 0  # the endpoint is gone
+    assert cli("run", *words, given) == 0  # the endpoint is no longer running
     (record,) = ResultStore("results")
     assert record.features is not None
     assert record.features.coverage["intent"] == 1.0
@@ -99,7 +100,7 @@ def test_candidates_travel_in_a_store(
     assert cli("answers", "pull", *about_candidates, "--store=store") == 0
     said = capsys.readouterr().out
     assert "; nothing is missing; --candidate_table=" in said
-    assert not Path("saved").exists()  # the table's candidates were asked about
+    assert not Path("saved").exists()  # no candidate model was trained: the table's candidates are used
     stands_on_the_table(said, about_candidates, cli)
 
 
@@ -110,7 +111,7 @@ def test_candidates_travel_with_an_export(
     said = capsys.readouterr().out
     stands_on_the_table(said, about_candidates, cli)
     (given,) = [word for word in said.split() if word.startswith("--candidate_table=")]
-    assert cli("generate", *about_candidates, given, "--export=again.jsonl") == 0  # with the table that was given
+    assert cli("generate", *about_candidates, given, "--export=again.jsonl") == 0  # exports the given table too
     mine, again = (next(Path().glob(f"{name}.*.candidates.gz")) for name in ("mine", "again"))
     assert again.read_bytes() == mine.read_bytes()
 
@@ -137,7 +138,7 @@ def test_of_several_tables_one_is_named(
 
 
 def changed_table(data: bytes, name: str) -> None:
-    """Put another table, by another name, into the index of ``store``."""
+    """Replace the table in the index of ``store`` by another with another name."""
     index = json.loads(Path("store", INDEX).read_text())
     Path("store", name).write_bytes(data)
     index["tables"][0] |= {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -295,7 +296,7 @@ def answers_file(folder: Path) -> Path:
 
 
 def change_an_answer(folder: Path) -> None:
-    """Let one answer say something else; the index keeps the hash of its file."""
+    """Change the text of one answer; the index keeps the old hash of its file."""
     path = answers_file(folder)
     rows = rows_of(path)
     rows[1]["answer"] = rows[0]["answer"]

@@ -1,4 +1,4 @@
-"""The model that semantic features stand on."""
+"""Stage I: the candidate model that semantic features are made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
 
 def trained(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Which models the log says were trained."""
+    """Models that were trained according to the log."""
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("running ")]
     return [line.split()[1] for line in lines]
 

@@ -1,4 +1,4 @@
-"""What ``doctor --dataset`` says of one dataset."""
+"""``doctor --dataset``: what it reports about one dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of the machine."""
+"""``doctor``: checks of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command will take, from a few measured steps that leave nothing behind."""
+"""``estimate``: what a command will take, from a few measured steps that leave nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def estimate(*names: str, **options: Any) -> Estimate:
 
 
 def files() -> dict[Path, int]:
-    """All files of the workspace but the data in the form in which they are read faster."""
+    """All files of the workspace with their modification times, except cached data."""
     return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file() and "cache" not in path.parts}
 
 
@@ -179,7 +179,7 @@ def test_a_source_without_a_price_has_none(few_users: Path) -> None:
 
 def test_features_that_are_made_are_read_and_cost_nothing(featured: Path) -> None:
     before = files()
-    run = make_run("LLMDMsRec", epochs=1)  # as they were made
+    run = make_run("LLMDMsRec", epochs=1)  # the settings with which the features were made
     (line,) = estimate_work(work_of_grid([run], runner()), runner()).lines
     assert line.measured is not None
     assert not line.measured.without_features
@@ -207,7 +207,7 @@ def test_workers_are_as_many_as_the_largest_training_fits(tiny: Path) -> None:
     found = estimate("GRU4Rec,BPR", "tiny")
     assert found.memory_mib == max(line.measured.memory_mib for line in found.lines if line.measured)
     half = replace(found, free_mib=[1.5 * found.memory_mib, 2.5 * found.memory_mib])
-    assert half.workers == 2  # the third would stand on the first again
+    assert half.workers == 2  # a third would go to the first device again, which is full
     assert "up to 2 of the largest fit" in render_estimate(half)
     unknown = replace(found, free_mib=[])
     assert unknown.workers is None

@@ -112,7 +112,7 @@ def test_models_without_features_have_nothing_to_generate(few_users: Path) -> No
         generate.plan([make_run("SRGNN")], runner())
 
 
-LONG = 1024  # tokens from which on gpt-5-mini's prefixes are cached
+LONG = 1024  # tokens from which gpt-5-mini caches a prefix
 
 
 def test_a_dry_run_says_what_caching_prefixes_may_save(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_one_budget_holds_for_all_cells_of_a_command(few_users: Path) -> None:
             generate.make(runs, runner(), AnswerSource(Budget(max_requests=40)))
         assert len(server.calls) == 40
         first = len(json.loads(only_manifest("loo-vllm-*", 4).read_text())["features"])
-    assert first == 3  # itemtext, candidates and intents of the first run are whole
+    assert first == 3  # itemtext, candidates and intents of the first run are complete
 
 
 def only_manifest(pattern: str, stride: int) -> Path:
@@ -334,7 +334,7 @@ def test_what_an_endpoint_does_not_take_is_left_out_of_its_batches(few_users: Pa
 
 
 def intent_entry(dataset: str = "tiny") -> dict[str, Any]:
-    """What the manifest says of a dataset's intents."""
+    """The manifest's entry for a dataset's intents."""
     (folder,) = Path("dataset", dataset, "semantics").glob("loo-openai-*")
     return dict(json.loads((folder / "manifest.json").read_text())["features"]["intent"])
 

@@ -1,4 +1,4 @@
-"""The generate verb and the search for leaks, as typed."""
+"""The generate verb and ``doctor --leaks`` on the command line."""
 
 from __future__ import annotations
 

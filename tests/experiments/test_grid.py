@@ -1,4 +1,4 @@
-"""Grids: what is missing, one after the other, whatever fails."""
+"""Grids: run whatever is missing, one run after another, even if some fail."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from recbole_llm.registry import methods
 from tests.helpers import StopAt
 
 SHORT = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
-# A class from outside brings no file of settings.
+# A class from outside the package has no settings file.
 SIZES = {"loss_type": "CE", "embedding_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_prob": 0.1}
 
 FLAKY = '''
@@ -48,13 +48,13 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def flaky(model: str, **more: Any) -> list[Record]:
-    """A grid with the model that can be made to fail."""
+    """Run a grid that includes the model that can be made to fail."""
     return run(model, "tiny", **SHORT, **{f"Flaky.{key}": value for key, value in SIZES.items()}, **more)
 
 
 @pytest.fixture
 def own_model(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A model from outside that can be made to fail."""
+    """A model from outside the package that can be made to fail."""
     Path("flaky_model.py").write_text(textwrap.dedent(FLAKY))
     monkeypatch.syspath_prepend(Path.cwd())
     known = dict(methods())
@@ -121,7 +121,7 @@ def test_a_key_of_one_model_reaches_that_model_alone(tiny: Path) -> None:
 
 
 def test_seeds_count_from_a_model_s_own(tiny: Path) -> None:
-    """A seed given for one model stood in the place of all of its seeds, and one run was left."""
+    """Regression: a seed given for one model replaced all of its seeds, so only one run was left."""
     runs = expand("SASRec,GRU4Rec", "tiny", seeds=2, overrides={"GRU4Rec.seed": 7})
     assert [run.settings["seed"] for run in runs] == [2020, 2021, 7, 8]
 

@@ -1,4 +1,4 @@
-"""What runs have in common is made once, before they are spread over workers."""
+"""Work that runs share is done once, before the runs are distributed to workers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SMALL: dict[str, Any] = {"epochs": 2, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_s
 
 
 class Elsewhere:
-    """Runs jobs in this process as another machine does: what travels is pickled, and relative paths lead nowhere."""
+    """Runs jobs in this process as on another machine: arguments are pickled, and relative paths do not resolve."""
 
     shares_files = False
     slots = 1
@@ -75,12 +75,12 @@ class Elsewhere:
 
 @pytest.fixture
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
-    """An executor whose jobs do not see the driver's files."""
+    """An executor whose jobs cannot see the driver's files."""
     return Elsewhere(tmp_path_factory.mktemp("elsewhere"))
 
 
 def both(elsewhere: Elsewhere, *runs: Run) -> tuple[list[Record], list[Record]]:
-    """The records that are made elsewhere, and those that are made here."""
+    """Run elsewhere and here, check that keys and metrics agree, and return both lists of records."""
     there = run_all(runs, Runner(ResultStore("there")), elsewhere)
     assert [record.error for record in there] == [None] * len(runs)
     here = run_all(runs, Runner(ResultStore("here")))
@@ -139,7 +139,7 @@ def test_a_refit_elsewhere_keeps_the_record_that_chose_its_epochs(
         assert store.ranks_of(found).is_file()
     began = [message for message in caplog.messages if message.startswith("running SASRec")]
     assert began[:2] == ["running SASRec on tiny (loo, seed 1)", "running SASRec on tiny (loo, seed 1, refit)"]
-    assert len(began) == 4  # those of the other place
+    assert len(began) == 4  # ``both`` runs them here as well
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -149,7 +149,7 @@ def test_a_refit_elsewhere_takes_the_epochs_that_are_known(
     runner("there").run(make_run("SASRec", **SMALL))
     run = make_run("SASRec", refit=True, **SMALL)
     with caplog.at_level("INFO", logger="recbole_llm"):
-        caplog.clear()  # of what the first run said, where another test left that level on
+        caplog.clear()  # drops messages of the first run, in case another test left logging on
         (record,) = run_all([run], Runner(ResultStore("there"), force=force), elsewhere)
     assert record.status == "ok"
     began = [message.removeprefix("running SASRec on tiny ") for message in caplog.messages if "running" in message]
@@ -167,7 +167,7 @@ def test_a_refit_whose_epochs_cannot_be_chosen_fails_with_the_reason(tiny: Path,
 
 
 def only_features(elsewhere: Elsewhere) -> Path:
-    """The one folder of features there: what was sent is what was read."""
+    """The only feature folder elsewhere, which shows that the sent features were the ones that were read."""
     (found,) = elsewhere.place.glob("recbole_llm-*/*/dataset/tiny/semantics/*")
     return found
 

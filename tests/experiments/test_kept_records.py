@@ -1,4 +1,4 @@
-"""The records in ``results/`` are found again: today's code gives their settings the keys that they have."""
+"""The records in ``results/`` can still be found: today's code gives their settings the same keys."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ RECORDS = [
     for folder in sorted(RESULTS.iterdir())
     if folder.is_dir()
     for record in ResultStore(folder)
-    if record.dataset == "ml-100k"  # RecBole brings its files
+    if record.dataset == "ml-100k"  # its files come with RecBole
 ]
-# Made before a default changed (DUIP's cold_in_softmax) or before searches kept their limits.
+# Made before a default changed (DUIP's cold_in_softmax) or before searches recorded their limits.
 OLDER = {
     "language-inside/42fbb51b9e432f97",
     "language-inside/93152c11e6997f32",
@@ -48,7 +48,7 @@ _ISRF = {
     "epochs": 15,
     "eval_step": 3,
 }
-# Folders of records that were made with today's defaults, and those that have changed since.
+# Folders of records that were made with today's defaults, with the exceptions that have changed since.
 OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "answers": {},
     "flagship-short": {},
@@ -57,7 +57,7 @@ OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "times": {},
     "vectors": {},
 }
-# Defaults that changed since, with the values that the records were made with: new runs have other keys.
+# Former values of defaults that have changed since the records were made, so new runs have other keys.
 FORMER: dict[str, dict[str, Any]] = {
     "ComiRecDR": {"stopping_step": 5},
     "MIND": {"stopping_step": 5},
@@ -76,7 +76,7 @@ FORMER: dict[str, dict[str, Any]] = {
 
 
 def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
-    """The run that today's code plans for a record's settings, with defaults that have changed since as they were."""
+    """The run that today's code plans for a record's settings, with the former values of changed defaults."""
     named = {key: record.settings.get(key) for key, source in record.origin.items() if source == "command line"}
     given = former.get(record.model, {}) | {key: value for key, value in named.items() if value is not None}
     if record.semantics in ("text", "codes"):
@@ -91,7 +91,7 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(workspace: Path) -> None:
-    """Files of the dataset are copied to a folder of the test's own, and the vectors that some runs read."""
+    """Work in the test's own folder, with a copy of the vectors that some runs read."""
     folder = Path(VECTORS).parent
     shutil.copytree(RESULTS.parent / folder, folder)
 

@@ -1,4 +1,4 @@
-"""Searches that are kept in ``results/`` are taken up as they are: one more seed of a row is one more training."""
+"""The searches kept in ``results/`` can be continued: one more seed of a row costs only one more training."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from recbole_llm.tuning.study import study_name
 from recbole_llm.tuning.work import work_of
 
 ROOT = Path(__file__).parents[2]
-# Folders of results, each with its suite, the suite's budget and the least number of searches.
+# Results folder, its suite, the suite's budget and the minimum number of kept searches.
 FOLDERS = [("flagship-short", "flagship", "short", 19), ("vectors", "vectors", FULL, 5)]
 VERBS = {verb: getattr(api, verb) for verb in ("generate", "tune", "run", "table", "report")}
 SEEDS = 3
 
 
 def suite_work(folder: Path, suite: str, budget: str) -> dict[str, list[Work]]:
-    """What a suite has to do in a copy of a folder for one more seed, by the names of its studies."""
+    """The work that a suite has left in a copy of a results folder for one more seed, by study name."""
     shutil.copytree(folder, "kept")
     shutil.copytree(ROOT / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")
     runner = Runner(ResultStore("kept"))
@@ -59,9 +59,9 @@ def test_every_kept_search_is_a_row_of_the_suite_and_one_seed_more_is_one_traini
 
 @pytest.mark.parametrize("name", [name for name, *_ in FOLDERS])
 def test_every_kept_record_is_of_a_kept_search(name: str) -> None:
-    """So a row that was trained by hand, with settings of one's own choice, is none of the table.
+    """So no row of the table was trained with hand-picked settings.
 
-    LLM-DMsRec's candidates are the first items of an SR-GNN with its own settings, which the table shows untuned.
+    The only exception is the SR-GNN that ranks LLM-DMsRec's candidates, which the table shows untuned.
     """
     folder = ROOT / "results" / name
     records = list(ResultStore(folder))

@@ -1,4 +1,4 @@
-"""``doctor --leaks`` reads each folder's interactions as its features did, and says of which folders it cannot."""
+"""``doctor --leaks`` reads the interactions as each folder's features did, and names folders it cannot check."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ WITH_RATING = {"inter": ["user_id", "item_id", "timestamp", "rating"]}
 
 
 def made_by(run: Run) -> Path:
-    """The folder of a run's features; no model is built."""
+    """Make a run's features without building its model; returns their folder."""
     path = runner().make_features(run)
     assert path is not None
     return path
 
 
 def made(**settings: Any) -> Path:
-    """A folder of item texts."""
+    """Make SASRecText's features, which are item texts; returns their folder."""
     return made_by(make_run("SASRecText", **settings))
 
 
@@ -47,7 +47,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:
-    """Give a manifest other entries; ``None`` takes one out."""
+    """Change entries of a manifest; ``None`` removes an entry."""
     found = {key: value for key, value in (manifest_of(folder) | changes).items() if value is not None}
     (folder / "manifest.json").write_text(json.dumps(found), encoding="utf-8")
 
@@ -88,7 +88,7 @@ def of_a_graph(tiny: Path) -> dict[str, Any]:
 
 
 def cut(tiny: Path, names: list[Path]) -> list[str]:
-    """Write the interactions as three parts, cut in time; the paths as they are."""
+    """Write the interactions as three parts, cut in time; returns the paths as text."""
     header, *lines = (tiny / "tiny.inter").read_text(encoding="utf-8").splitlines()
     lines.sort(key=lambda line: int(line.split("\t")[3]))
     bounds = [0, len(lines) * 6 // 10, len(lines) * 8 // 10, len(lines)]
@@ -99,7 +99,7 @@ def cut(tiny: Path, names: list[Path]) -> list[str]:
 
 
 def given_parts(tiny: Path, folder: Path) -> dict[str, Any]:
-    """Three files of a folder, as the command line names them."""
+    """Write three part files to a folder; returns the settings that name them."""
     train, valid, test = cut(tiny, [folder / f"{name}.tsv" for name in ("one", "two", "three")])
     return {"protocol": "parts", "train": train, "valid": valid, "test": test}
 

@@ -1,4 +1,4 @@
-"""Metrics of the shown lists in a run: what they need, and what is said where it is missing."""
+"""List metrics in a run: what they need, and what is reported if it is missing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_run_has_all_that_needs_no_encoder(tiny: Path) -> None:
     assert not any("left out" in note for note in record.notes)
     assert not (tiny / "semantics").exists()
     assert 0 < record.list_metrics["ildcategories@10"].value < 1
-    assert record.list_metrics["serendipity@10"].value < 0.01  # but for equals, popularity shows what popularity shows
+    assert record.list_metrics["serendipity@10"].value < 0.01  # Pop's list equals the popularity list, except for ties
     assert record.list_metrics["exposureratio@5"].value < 0.5
     assert not record.list_metrics["miscalibration@10"].higher_is_better
     ranks = Ranks.load(ResultStore("results").ranks_of(record))

@@ -1,4 +1,4 @@
-"""Grids on worker processes: the same records as in one process, whatever dies."""
+"""Grids on worker processes give the same records as in one process, even if workers die."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_record_packed_and_unpacked_is_whole(tiny: Path) -> None:
 
 
 def test_item_profiles_travel_with_a_cell(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other machine has no such file, and the key is a hash of it."""
+    """The other machine does not have the profile file, whose hash is part of the key."""
     monkeypatch.setattr("tempfile.tempdir", str(Path.cwd() / "there"))
     Path("mine.jsonl").write_text('{"title": "a", "profile": "b"}\n')
     run = make_run("LLMDMsRec", profiles="mine.jsonl")

@@ -1,4 +1,4 @@
-"""What an LLM remembers of a dataset is asked, counted, held against chance and shown beside its rows."""
+"""``probe``: what an LLM remembers of a dataset, compared with chance and shown beside its rows."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.stub_server import Call, Reply, StubServer
 
 
 def kind_of(call: Call) -> str:
-    """Which probe a question is of."""
+    """Which probe a question belongs to."""
     data = call.data
     return "title" if "begins" in data else "next" if "user" in data else "item" if "next_id" in data else "row"
 
 
 class Rememberer:
-    """An LLM that has read the titles and every interaction, and knows no user and no id."""
+    """An LLM that remembers titles and interaction rows, but neither users' next items nor item ids."""
 
     def __init__(self, folder: Path) -> None:
         _, *lines = (folder / "tiny.inter").read_text().splitlines()
@@ -96,7 +96,8 @@ def test_invented_titles_are_probed_as_such(tiny: Path) -> None:
 
 def test_chance_holds_an_answer_against_the_other_questions() -> None:
     found = recall_of([("a", {"a", "b"}), ("b", {"a"}), ("a", {"c"})], asked=4)
-    # Of six pairs of an answer and another's truth: the first names b and the other a, the second two a.
+    # Six pairs of an answer and another question's truth; four match: two for the first truth, {a, b}, and two for
+    # the second, {a}.
     assert (found.hits, found.recall, found.chance) == (1, 1 / 3, 4 / 6)
     assert (found.asked, found.answered) == (4, 3)
     assert found.low < 1 / 3 < found.high

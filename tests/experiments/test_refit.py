@@ -1,4 +1,4 @@
-"""Refits: trained on training and validation data for as long as validation chose, then tested."""
+"""Refits: training on training and validation data for the epochs that validation chose, then testing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.reporting.records import record_of
 
 
 def run_both(model: str, **options: Any) -> tuple[Record, Record]:
-    """The records of a refit and of the run that chose its epochs."""
+    """Run a refit; returns its record and that of the run that chose its epochs."""
     refit = runner().run(make_run(model, refit=True, **options))
     chooser = ResultStore("results").find(refit.chosen_by or "")
     assert chooser is not None
@@ -98,7 +98,7 @@ def test_ready_parts_have_refits(workspace: Path) -> None:
 
 
 def shop(folder: Path, shift: int, held_back: int) -> Path:
-    """A dataset whose last items are moved on; all items come in the file before any of the last ones."""
+    """A dataset with every user's last items shifted; all items appear earlier in the file, so their ids are fixed."""
     rows = [(f"u{user}", f"i{(user * 5 + 3 * step) % 30}", 1_400_000_000 + 1000 * step + user)
             for step in range(8) for user in range(40)]  # fmt: skip
     kept = len(rows) - held_back * 40
@@ -112,7 +112,7 @@ def shop(folder: Path, shift: int, held_back: int) -> Path:
 def test_the_weights_do_not_depend_on_what_is_tested(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, protocol: dict[str, Any]
 ) -> None:
-    """With each user's test item another one, the same is learnt; with each user's validation item too, another."""
+    """Changing each user's test item leaves the weights the same; changing the validation item too does not."""
 
     def weights(name: str, shift: int, held_back: int) -> dict[str, Any]:
         folder = shop(tmp_path / name, shift, held_back)
@@ -159,7 +159,7 @@ def test_stages_are_followed(tiny: Path) -> None:
 
 
 def validated(*points: tuple[str, float | None]) -> list[dict[str, Any]]:
-    """A curve of stages and scores; ``None`` where an epoch was not validated."""
+    """A training curve from (stage, score) pairs; the score is ``None`` if the epoch was not validated."""
     return [
         {"epoch": n, "loss": 1.0, **({"stage": stage, "valid": {"ndcg@10": score}} if score is not None else {})}
         for n, (stage, score) in enumerate(points, start=1)

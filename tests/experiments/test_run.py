@@ -201,7 +201,7 @@ def test_a_published_draw_that_is_not_read_leaves_the_key(workspace: Path) -> No
 
 
 def test_an_ordinary_key_is_what_it_was(tiny: Path) -> None:
-    """Of the settings and the hash of ``.inter`` alone, and of ``.item`` and versions for features."""
+    """It depends on the settings and the ``.inter`` file's hash, and with features on ``.item`` and their versions."""
     run = make_run("SRGNN")
     inter, item = (file_sha256(tiny / f"tiny.{suffix}") for suffix in ("inter", "item"))
     assert run.key == run.settings.key(files={"inter": inter}, features={})
@@ -400,7 +400,7 @@ def weights(prepared: Prepared) -> dict[str, bytes]:
 def test_a_trained_model_is_that_of_the_record_while_another_training_is_unfinished(
     tiny: Path, results: str, force: bool
 ) -> None:
-    """The other one runs with ``--force``, or for another results folder."""
+    """The unfinished training runs with ``--force``, or writes to another results folder."""
     run = make_run("GRU4Rec", epochs=4)
     first = runner().run(run)
     assert (first.best_epoch or 0) > 1
@@ -432,7 +432,7 @@ def test_an_unfinished_training_by_recbole_s_loop_leaves_the_weights_of_the_fini
 def test_a_forced_training_that_is_stopped_spoils_no_interrupted_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The weights that the older ``last.pt`` counts on are gone: what goes on begins anew."""
+    """The best weights that the older ``last.pt`` refers to are gone, so training starts from the beginning."""
     settings: dict[str, Any] = {"epochs": 25, "learning_rate": 0.05}
     whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", **settings))
     run, best = make_run("GRU4Rec", **settings), whole.best_epoch or 0
@@ -452,13 +452,13 @@ def without_best_weights(folder: Path) -> None:
 
 
 def of_an_older_version(folder: Path) -> None:
-    """One that has a single random state, not one a process."""
+    """Make the checkpoint one with a single random state instead of one per process."""
     state = checkpoint.load(folder / "last.pt", "cpu")
     checkpoint.save(folder / "last.pt", {**state, "random": state["random"][0]["generators"]})
 
 
 def of_one_item_more(folder: Path) -> None:
-    """One that was trained where an item of rows without a user was counted."""
+    """Make the checkpoint one that was trained when items of rows without a user still counted."""
     state = checkpoint.load(folder / "last.pt", "cpu")
     weights = state["model"]["state_dict"]
     weights["item_embedding.weight"] = torch.cat([weights["item_embedding.weight"], torch.zeros(1, 64)])
@@ -466,7 +466,7 @@ def of_one_item_more(folder: Path) -> None:
 
 
 def of_one_item_more_at_its_end(folder: Path) -> None:
-    """One that was trained to its end and then stopped, so that its weights are the best ones alone."""
+    """The same, but stopped after the last epoch, so that only the best weights are stored."""
     of_one_item_more(folder)
     state = checkpoint.load(folder / "last.pt", "cpu")
     best = checkpoint.load(folder / "best_so_far.pt", "cpu")
@@ -551,7 +551,7 @@ def test_a_record_says_nothing_of_the_folders_of_its_machine(tiny: Path, tmp_pat
 
 
 def as_if_older(record: Record, **changes: Any) -> None:
-    """Put a record back as a version wrote it that did not look at repeats, units and titles."""
+    """Store a record as versions wrote it that did not check repeated rows, time units and titles."""
     for name in OF_READING:
         record.data.reading.pop(name, None)
     ResultStore("results").put(record.model_copy(update=changes))

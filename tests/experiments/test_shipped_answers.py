@@ -1,4 +1,4 @@
-"""The answers that travel with the repository: complete, without leaks, and enough to run EIMF, LDMI and ISRF."""
+"""The answers shipped with the repository: complete, free of leaks, and enough to run EIMF, LDMI and ISRF."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Pa
 @pytest.mark.parametrize(
     ("model", "small"),
     [
-        ("LDMI", {"contrast": "none"}),  # synthesised users are of all users
+        ("LDMI", {"contrast": "none"}),  # synthesised users would depend on all users
         ("ISRF", {"lm_scratch": {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300}}),
     ],
 )
 def test_one_command_runs_a_row(workspace: Path, model: str, small: dict[str, Any]) -> None:
-    """With a few users whose histories are one question each: such questions do not depend on other users."""
+    """Uses a few users with one question each, because these questions do not depend on other users."""
     inter = locate("ml-100k", None, "dataset").file("inter")
     assert inter is not None
     header, *rows = inter.read_text(encoding="utf-8").splitlines()

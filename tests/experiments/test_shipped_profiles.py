@@ -1,4 +1,4 @@
-"""The profiles of Amazon Beauty that travel with the repository."""
+"""The Amazon Beauty item profiles shipped with the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that is stopped in the middle of a training."""
+"""Processes that are stopped in the middle of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.processes import Started, start_command
 pytestmark = pytest.mark.usefixtures("fork_server")
 SETTINGS = {
     **{"epochs": 6, "train_batch_size": 128},
-    # A class from outside brings no file of settings.
+    # A class from outside the package has no settings file.
     **{"loss_type": "CE", "embedding_size": 16, "hidden_size": 16, "num_layers": 1, "dropout_prob": 0.1},
 }
 
@@ -58,13 +58,13 @@ class Pausing(GRU4Rec):
 
 
 def start(*more: str, **environment: str) -> Started:
-    """The command line in a process of its own, training a model that can pause."""
+    """Start a command in its own process that trains a model that can pause."""
     words = ["--model=pausing_model:Pausing", "--dataset=tiny", *(f"--{k}={v}" for k, v in SETTINGS.items()), *more]
     return start_command(*words, **environment)
 
 
 def stop(process: Started, number: signal.Signals) -> str:
-    """Send a signal while the process waits in a step; its messages."""
+    """Send a signal while the process is paused; returns its messages."""
     assert process.stdout.readline() == "pausing\n"
     process.send_signal(number)
     return process.communicate()[1]
@@ -75,10 +75,10 @@ def files_in(folder: str) -> set[str]:
 
 
 def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By Ctrl-C, then by ``kill -9``; results never hold half a file."""
+    """Stopped by Ctrl-C, then by ``kill -9``; no half-written file is left in the results folder."""
     Path("pausing_model.py").write_text(PAUSING)
 
-    first = start(PAUSE_AT="10")  # four batches an epoch: in the third
+    first = start(PAUSE_AT="10")  # an epoch has four batches, so this is in the third
     messages = stop(first, signal.SIGINT)
     assert first.returncode == 130
     assert "Traceback" not in messages
@@ -86,7 +86,7 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
     assert files_in("results") == set()
     assert files_in("saved") == {"best_so_far.pt", "last.pt"}
 
-    second = start(PAUSE_AT="10")  # counted from where it goes on: in the fifth
+    second = start(PAUSE_AT="10")  # counted from where it continues, so this is in the fifth
     messages = stop(second, signal.SIGKILL)
     assert second.returncode == -signal.SIGKILL
     assert "continuing after epoch 2" in messages
@@ -98,7 +98,7 @@ def test_a_training_that_is_stopped_twice_ends_as_if_it_never_was(tiny: Path, mo
 
 @pytest.mark.landing
 def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dropout differs between the two; so it does when they go on."""
+    """Each of the two processes has its own dropout draws, also after they continue."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start("--nproc=2", PAUSE_AT="10")
     while not (line := first.stderr.readline()).endswith("pausing\n"):  # what workers print
@@ -108,7 +108,7 @@ def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monk
 
 
 def goes_on_as_if_it_had_not_stopped(monkeypatch: pytest.MonkeyPatch, after: int, nproc: int = 1) -> None:
-    """Start once more; the record is that of a training without a stop."""
+    """Start once more and check that the record is that of an uninterrupted training."""
     last = start(*([f"--nproc={nproc}"] if nproc > 1 else []))
     _, messages = last.communicate()
     assert last.returncode == 0, messages
@@ -122,7 +122,7 @@ def goes_on_as_if_it_had_not_stopped(monkeypatch: pytest.MonkeyPatch, after: int
 
 
 def in_one_go(monkeypatch: pytest.MonkeyPatch, **more: int) -> Record:
-    """The record of the same training without a stop."""
+    """The record of the same training, uninterrupted."""
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", 30.0)  # the model's module sets it
     (record,) = run(
@@ -143,7 +143,7 @@ def test_a_kill_during_the_test_costs_no_training(tiny: Path, monkeypatch: pytes
 
 
 def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
-    """``kill -9`` in the second of three runs: the first is not run again, and every record is whole."""
+    """After ``kill -9`` in the second of three runs, the first is not run again, and every record is complete."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start("--seeds=3", PAUSE_AT="34")  # 24 batches a run: in the third epoch of the second
     stop(first, signal.SIGKILL)
@@ -168,7 +168,7 @@ def test_a_killed_grid_goes_on_with_what_is_missing(tiny: Path) -> None:
 
 
 def test_two_processes_never_train_one_cell_at_once(tiny: Path) -> None:
-    """The second waits for the first; where that one is killed, it goes on from its checkpoint."""
+    """The second process waits for the first, and continues from its checkpoint after the first is killed."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start(PAUSE_AT="10")
     assert first.stdout.readline() == "pausing\n"

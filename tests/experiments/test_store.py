@@ -158,7 +158,7 @@ WRITES = 100
 
 
 def put_many(folder: str, name: str) -> None:
-    """Write, with others, to one record again and again, and each time to one of the process's own."""
+    """Repeatedly write to a record shared with other processes, and to new records of this process."""
     store = ResultStore(folder)
     for number in range(WRITES):
         store.put(record_of(notes=[name * 5000]))

@@ -1,4 +1,4 @@
-"""Records that are handed in: what is refused, each with one message and exit code 2."""
+"""Submitted records: what is refused, each case with one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEPT = Path(__file__).parents[2] / "results"
 
 @pytest.fixture(scope="module")
 def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with finished runs: one reads semantic files, two are seeds of a row."""
+    """A workspace with finished runs: one reads semantic files, two are seeds of the same row."""
     place, here = make_featured(tmp_path_factory.mktemp("submission")), Path.cwd()
     os.chdir(place)
     try:
@@ -42,7 +42,7 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finished(workspace: Path, _finished: Path) -> Path:
-    """A copy of it; returns the results folder."""
+    """A copy of the workspace with finished runs; returns the results folder."""
     shutil.copytree(_finished, workspace, dirs_exist_ok=True)
     return Path("mine")
 
@@ -199,7 +199,7 @@ def test_a_submission_that_was_changed_later_is_refused(what: str, finished: Pat
 def test_what_a_record_keeps_of_a_run_gives_its_key(
     tiny: Path, tmp_path_factory: pytest.TempPathFactory, model: str, changes: dict[str, Any]
 ) -> None:
-    """Paths outside the working folder, which no record keeps, included."""
+    """Includes paths outside the working folder, which records do not keep."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "config.json").write_text("{}")
     (elsewhere / "lab.yaml").write_text("base_url: http://lab/v1\nmodel: m\n")
@@ -225,7 +225,7 @@ def test_a_row_with_other_cut_offs_is_run_again(tiny: Path) -> None:
 
 
 def test_a_row_that_comes_out_otherwise_is_refused(finished: Path) -> None:
-    """Forged ranks with metrics and key that fit them: only a second run can tell."""
+    """Forged ranks with matching metrics: only a rerun can detect them."""
     for path in finished.glob("*/*/Pop-*.json"):
         file = path.with_suffix(".ranks.npz")
         forged = replace(Ranks.load(file), higher=Ranks.load(file).higher // 4)
@@ -251,13 +251,13 @@ def test_kept_records_hold() -> None:
 
 
 def test_a_submission_of_old_records_is_one(tmp_path: Path) -> None:
-    """They name no files, which only a record of today must do."""
+    """Old records do not name the dataset's files, which only today's records must do."""
     api.submit(KEPT / "backbones", output=tmp_path / "handed")
     assert len(read_submission(tmp_path / "handed").entries) == 10
 
 
 def test_the_command_of_a_kept_record_makes_its_key_again(workspace: Path) -> None:
-    """Defaults that have changed since are named."""
+    """The command states the values of defaults that have changed since."""
     records = [record for record in ResultStore(KEPT / "session-graph") if not record.tuned]
     assert len(records) > 20
     for record in records:

@@ -1,4 +1,4 @@
-"""Suites: what a file means, what is wrong with it, and that a killed one goes on."""
+"""Suites: what a suite file means, which mistakes are reported, and how a killed suite continues."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ SUITES = [
 
 @pytest.mark.parametrize(("name", "budget"), SUITES)
 def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) -> None:
-    """A dry run looks up every model, key, value and search space, and the files that a suite names."""
+    """A dry run checks every model, key, value and search space, and the files that a suite names."""
     if name == "vectors":
         shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")
     commands = [
@@ -162,7 +162,7 @@ def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) 
     assert not Path("results").exists()
 
 
-# Sessions of users that no training row knows, without dates; sequences without dates.
+# Bundle's sessions have no training rows of the tested users and no dates; Beauty's sequences have no dates.
 REFUSED = {"sessions": {"PopRecent", "ItemKNN", "EASE"}, "beauty": {"PopRecent"}}
 
 
@@ -175,14 +175,14 @@ def test_every_suite_has_the_rows_that_cost_seconds(name: str) -> None:
 
 
 def test_no_budget_but_the_smallest_searches_with_fewer_than_twelve_trials_of_eight_epochs() -> None:
-    """Three draws and two epochs chose the largest size and the fastest learner in nineteen rows of twenty-three."""
+    """With three trials of two epochs, 19 of 23 searches chose the largest size and the highest learning rate."""
     for budget in ("full", "short"):
         for stage in read_suite("flagship", budget):
             if stage.verb == "tune":
                 given = dict(word.removeprefix("--").split("=", 1) for word in stage.words[1:] if "=" in word)
                 assert int(given["trials"]) >= 12
                 assert int(given.get("trial_epochs", 8)) >= 8
-                assert int(given.get("epochs", 100)) >= 100  # the tuned run ends by its validations
+                assert int(given.get("epochs", 100)) >= 100  # so that early stopping ends the tuned run
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pyte
 def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_running(
     tiny: Path, capsys: pytest.CaptureFixture[str], verbose: bool
 ) -> None:
-    """Five heads do not share 64 dimensions: the model raises what it likes, not an error of ours."""
+    """Five heads cannot divide 64 dimensions, so the model raises an error that is not one of ours."""
     stages = [{"run": {"model": "SASRec", "n_heads": 5}}, {"run": {"model": "Pop"}}, {"table": {}}]
     assert main(["suite", written(stages=stages), "--verbose" if verbose else "--quiet"]) == 2
     out, err = capsys.readouterr()
@@ -301,7 +301,7 @@ def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureF
     words = ["suite", written(stages=[*stages, SUITE["stages"][2]]), "--epochs=1", "--train_batch_size=128", "--quiet"]
     process = start_command(*words)
     records = Path("results/tiny/loo")
-    wait_for(lambda: any(records.glob("*.json")), 240)  # the search is done, the first tuned run is too
+    wait_for(lambda: any(records.glob("*.json")), 240)  # the search and the first tuned run have finished
     process.kill()
     before = {path: path.stat().st_mtime_ns for path in records.glob("*.json")}
     assert len(before) < 3

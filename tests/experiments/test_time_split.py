@@ -1,4 +1,4 @@
-"""Runs under a global time split: what the record says, and what models say of users they have not seen."""
+"""Runs under a global time split: what the record says, and how models rank for users they have not seen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DAY = 86_400
 
 @pytest.fixture
 def shop(workspace: Path) -> Path:
-    """A dataset ``tiny`` of 100 days; users come over half of them, some only in the last; some items are new then."""
+    """A dataset ``tiny`` of 100 days: most users start in the first 60, some after day 92; five items are new late."""
     generator = np.random.default_rng(8)
     rows = []
     for user in range(70):

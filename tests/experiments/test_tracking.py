@@ -1,4 +1,4 @@
-"""Finished runs in trackers: the libraries themselves, with their own local back ends."""
+"""Finished runs in trackers, tested with the real libraries and their local back ends."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_library_that_is_missing_is_named(store: ResultStore, monkeypatch: pyt
 
 
 def test_only_runs_that_were_made_are_sent(tiny: Path, fork_server: None) -> None:
-    """Processes of their own make them; a second command finds their records and sends nothing."""
+    """Worker processes make the runs; a second command finds their records and sends nothing."""
     api.run("Pop", "tiny", seeds=2, track="tensorboard", executor="processes", workers=2)
     assert len(list(Path("log_tensorboard").glob("*/*"))) == 2
     events = sorted(Path("log_tensorboard").rglob("events*"))

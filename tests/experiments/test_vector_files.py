@@ -1,4 +1,4 @@
-"""Files of vectors: which runs read them, and what is said where none does."""
+"""Vector files: which runs read them, and what is reported if none does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def files(tiny: Path) -> list[str]:
 
 @pytest.fixture
 def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Of what the vectors are that any part of a run has taken, but for what the record counts."""
+    """Keys (items or users) of the vectors that a run has read, not counting the reads for the record's facts."""
     found: set[str] = set()
     real = GivenVectors.aligned
 
@@ -110,7 +110,7 @@ def test_the_model_below_another_may_read_them(files: list[str]) -> None:
 
 
 def _named(page: str, title: str) -> Iterator[str]:
-    """Models in the first column of the table of a page whose header has a title."""
+    """Models in the first column of the page's table whose last header cell is ``title``."""
     table = page.partition(f"| {title} |\n")[2].partition("\n\n")[0]
     for line in table.splitlines()[1:]:
         yield from re.findall(r"`(\w+)`", line.split("|")[1])
