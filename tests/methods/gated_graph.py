@@ -1,4 +1,4 @@
-"""The gated graph network of SR-GNN and TAGNN for one session, node by node: a reference without code of the models."""
+"""Reference for the gated graph network of SR-GNN and TAGNN: one session, node by node, sharing no code with them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def gated_graph(w: Weights, session: list[int], steps: int) -> np.ndarray:
-    """States of the places of a session after the gated graph network."""
+    """Hidden states at the positions of a session after the gated graph network."""
     nodes = sorted(set(session))
     edges = {(nodes.index(a), nodes.index(b)) for a, b in pairwise(session)}
     h = w["item_embedding.weight"][nodes]

@@ -1,7 +1,7 @@
-"""What every model of the registry keeps to, on a toy dataset. A new model gets these tests by being registered.
+"""Contract tests for every registered model, on a toy dataset. A new model gets them by being registered.
 
-``pytest tests/methods/test_contracts.py --model=package.module:Class`` holds a class of one's own to it; with
-``-m landing``, on ml-100k.
+``pytest tests/methods/test_contracts.py --model=package.module:Class`` runs them on a class of your own; with
+``-m landing``, they run on ml-100k.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from tests.device_waits import assert_moves_nothing, assert_waits_for_nothing
 from tests.helpers import runner, write_tiny
 
 DEVICES = ["cpu", *([pytest.param("cuda", marks=pytest.mark.cuda)] if torch.cuda.is_available() else [])]
-# Sums on a GPU are added in any order (atomics), and its matrix products round differently by shape.
+# A GPU adds sums in varying order (atomics), and its matrix products round differently for different shapes.
 TOLERANCE = {"cpu": {"rtol": 0.0, "atol": 0.0}, "cuda": {"rtol": 1e-3, "atol": 1e-4}}
 CLOSE = {"cpu": {"rtol": 1e-4, "atol": 1e-5}, "cuda": {"rtol": 1e-2, "atol": 1e-3}}
 
@@ -42,7 +42,7 @@ every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Every test with a ``name`` runs for all models of the registry, or for those of ``--model``."""
+    """Run every test that takes a ``name`` for all registered models, or for those of ``--model``."""
     names = names_of(metafunc.config.getoption("--model") or list(methods()))
     if "key" in metafunc.fixturenames:
         cases = [pytest.param(*case, id="-".join(map(str, case))) for case in switches(names)]
@@ -52,12 +52,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def settings_file(method: Method) -> dict[str, Any]:
-    """What the model's own YAML file holds."""
+    """Contents of the model's own YAML file."""
     return read_yaml((method.properties or properties_folder()) / "model" / f"{method.name}.yaml")
 
 
 def switches(names: list[str]) -> list[tuple[str, str, Any]]:
-    """Each yes-or-no setting of each model turned the other way, and ``sigma`` at zero."""
+    """Cases that invert each boolean setting of each model, or set ``sigma`` to zero."""
     found: list[tuple[str, str, Any]] = []
     for name in names:
         for key, value in settings_file(find_method(name)).items():
@@ -70,12 +70,12 @@ def switches(names: list[str]) -> list[tuple[str, str, Any]]:
 
 @dataclass(frozen=True)
 class Data:
-    """What models are built on.
+    """A dataset that models are built on.
 
     Attributes:
-        name: of the dataset.
-        settings: of its size.
-        users, items: their tokens.
+        name: name of the dataset.
+        settings: settings that suit its size.
+        users, items: user and item tokens.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Data:
     items: Sequence[str]
 
     def make_run(self, name: str, **overrides: Any) -> Run:
-        """A run with the settings of the model's file; what it stands on is trained for one epoch."""
+        """A run with the model's default settings, for one epoch; so is the stage I model, if it has one."""
         method = find_method(name)
         values = {**self.settings, "eval_batch_size": self.settings["train_batch_size"], "epochs": 1, "llm": "offline"}
         protocol = method.protocols[0] if method.protocols else None
@@ -96,7 +96,7 @@ class Data:
         return Run.of(layer_settings(method, self.name, protocol, overrides={**values, **overrides}))
 
     def some_lists(self) -> Path:
-        """Twenty items for each user."""
+        """A file of lists with twenty items for each user."""
         path = Path(f"lists-{self.name}.tsv")
         if not path.is_file():
             lines = (
@@ -109,7 +109,7 @@ class Data:
 
 
 TOY = Data("toy", {"train_batch_size": 64}, [f"u{n}" for n in range(100)], [f"i{n}" for n in range(120)])
-# A third of the users, a tenth of the interactions.
+# The filter keeps a third of the users and a tenth of the interactions.
 ML100K = Data(
     "ml-100k",
     {"train_batch_size": 256, "user_inter_num_interval": "[20,40]"},
@@ -123,7 +123,7 @@ Make = Callable[..., Prepared]
 
 @pytest.fixture(scope="module")
 def made(shared_dir: Path) -> dict[Any, Prepared]:
-    """Models that were built once; tests work on copies."""
+    """Models that have been built, each once; tests work on copies."""
     write_tiny(shared_dir / "dataset" / TOY.name, n_users=len(TOY.users), n_items=len(TOY.items))
     return {}
 
@@ -132,7 +132,7 @@ def made(shared_dir: Path) -> dict[Any, Prepared]:
 def make(
     request: pytest.FixtureRequest, shared_dir: Path, made: dict[Any, Prepared], monkeypatch: pytest.MonkeyPatch
 ) -> Make:
-    """Build a model in the session's shared folder, with its features."""
+    """Returns a function that builds a model with its features in the test session's shared folder."""
     monkeypatch.chdir(shared_dir)
     data: Data = request.param
 
@@ -146,7 +146,7 @@ def make(
 
 
 def fresh(prepared: Prepared, seed: int = 1) -> Any:
-    """The model built anew from a seed."""
+    """A new model, initialised from a seed."""
     init_seed(seed, True)
     model_class = type(prepared.model)
     return model_class(prepared.config, prepared.train_part).to(prepared.config["device"])
@@ -167,12 +167,12 @@ def loss_of(model: Any, batch: Any) -> torch.Tensor:
 
 
 def learns(model: Any) -> bool:
-    """Whether a model learns by gradients; one that counts says so."""
+    """Whether a model learns by gradients; counting models set ``learns`` to false."""
     return getattr(model, "learns", True)
 
 
 def step(model: Any, batch: Any, learning_rate: float = 1e-3) -> float:
-    """One step of Adam; the loss before it."""
+    """Take one step of Adam; returns the loss before it."""
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     loss = loss_of(model, batch)
     loss.backward()
@@ -182,7 +182,7 @@ def step(model: Any, batch: Any, learning_rate: float = 1e-3) -> float:
 
 
 def test_cases(prepared: Prepared, count: int = 100, trim: bool | None = None) -> Any:
-    """A batch of test cases, the first of an even draw over all."""
+    """A batch of test cases that are spread evenly over all."""
     model = prepared.model
     table = DeviceTable(
         prepared.dataset,
@@ -232,7 +232,7 @@ def test_it_is_built_from_its_settings(make: Make, name: str, device: str) -> No
 
 
 def assert_it_learns(model: Any, batch: Any) -> None:
-    """A step on a batch lowers its loss; that of a model which counts instead is zero and stays so."""
+    """Check that a step on a batch lowers its loss; a counting model's loss must stay zero."""
     before = step(model, batch)
     after = float(loss_of(model, batch).detach())
     assert np.isfinite(before)
@@ -277,7 +277,7 @@ def test_scores_of_all_items_agree_with_scores_of_single_ones(make: Make, name: 
 
 
 def without_paraphrases(model: Any) -> None:
-    """The host draws which one."""
+    """Turn paraphrases off: the host draws them, which makes a GPU wait."""
     for module in model.modules():
         if hasattr(module, "paraphrases"):
             module.paraphrases = False
@@ -287,7 +287,7 @@ def without_paraphrases(model: Any) -> None:
 def test_a_step_waits_for_nothing_on_a_gpu(
     make: Make, name: str, form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the forms that a step can have."""
+    """Covers the different forms that a training step can have."""
     if not form.keys() <= settings_file(find_method(name)).keys():
         pytest.skip("its steps have no such form")
     prepared = make(name, **form)
@@ -310,7 +310,7 @@ def test_a_step_moves_nothing_to_a_gpu(make: Make, name: str, monkeypatch: pytes
 
 
 def test_a_model_is_built_for_a_gpu(make: Make, name: str) -> None:
-    """Parameters are on the host until the model is moved: none may meet what the constructor has put on the device."""
+    """Parameters are on the host until the model is moved, so the constructor must not mix them with device tensors."""
     prepared = make(name)
     config = copy.copy(prepared.config)
     config.final_config_dict = {**prepared.config.final_config_dict, "device": torch.device("meta")}
@@ -362,7 +362,7 @@ def test_scoring_changes_nothing(make: Make, name: str, device: str) -> None:
 
 @every_device
 def test_padding_beyond_the_longest_history_changes_no_score(make: Make, name: str, device: str) -> None:
-    """What a model that says so never reads may be left out of its batches."""
+    """Models that declare it never read this padding, so their batches may omit it."""
     prepared = make(name, device)
     trimmed, padded = (test_cases(prepared, trim=trim) for trim in (can_trim(prepared.model), False))
     model = copy.deepcopy(prepared.model)
@@ -386,7 +386,7 @@ def test_every_switch_runs_a_step(make: Make, name: str, key: str, value: Any) -
 
 
 def test_semantics_are_features_or_none(make: Make, name: str) -> None:
-    """A model with features has them from the hook; without ``semantics`` it is built all the same."""
+    """The hook supplies a model's features; with ``semantics`` none, the model is built without them."""
     method = find_method(name)
     build = partial(make, name)
     assert (build().dataset.semantics is not None) == bool(method.features)

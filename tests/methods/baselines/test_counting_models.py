@@ -1,4 +1,4 @@
-"""Models that count: each against its definition, worked out case by case."""
+"""Counting models: each is checked against its definition, case by case."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def training_histories(prepared: Prepared) -> dict[int, list[tuple[int, int]]]:
 
 
 def cases_of(prepared: Prepared, phase: str = "test") -> tuple[Any, list[tuple[int, list[int], int]]]:
-    """The batch of all cases of a phase; user, visible items and time of the last one of each."""
+    """All cases of a phase in one batch, and each case's user, visible items and time of its last visible item."""
     table, cases = prepared.dataset.table, getattr(prepared.dataset.split, phase)
     batch = EvalLoader(prepared.device_table(), cases, len(cases), True).batch(np.arange(len(cases)))
     longest = int(prepared.config["MAX_ITEM_LIST_LENGTH"])
@@ -48,7 +48,7 @@ def cases_of(prepared: Prepared, phase: str = "test") -> tuple[Any, list[tuple[i
 
 
 def items_of_people(prepared: Prepared) -> dict[str, list[int]]:
-    """Training items of each person in order, where windows are cut and each interaction trains once."""
+    """Training items of each person in order, for windows in which each interaction trains once."""
     table, found = prepared.dataset.table, {}
     for row in prepared.dataset.split.train_rows:
         person = str(table.user_tokens[table.user[row]]).rpartition("#")[0]
@@ -80,7 +80,7 @@ def test_poprecent_counts_the_days_before_the_last_item(tiny: Path, days: int, p
 
 
 def test_poprecent_takes_the_days_that_validate_best(tiny: Path) -> None:
-    """What each number of days gives alone is what the curve says of its epoch, and the best is tested."""
+    """Each epoch validates one number of days as a separate run would, and the best number is tested."""
     days = [1, 20, 60, 0]
     alone = [runner().run(make_run("PopRecent", days=[n], epochs=1)) for n in days]
     found = runner().run(make_run("PopRecent", days=days, epochs=4))
@@ -246,7 +246,7 @@ def test_a_row_without_gradients_is_run_recorded_and_found_again(tiny: Path, mod
 
 @pytest.mark.parametrize("model", ["PopUser", "MarkovChain", "VSKNN"])
 def test_counts_are_validated_once_whatever_other_rows_are_given(tiny: Path, model: str) -> None:
-    """Equal scores count as better, so that patience would never end a training that changes nothing."""
+    """Equal scores count as improvements, so early stopping would never end a training that changes nothing."""
     found = runner().run(make_run(model, epochs=30, eval_step=7))
     assert (found.epochs, found.best_epoch, len(found.curve)) == (1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""The graph of items that stand near one another."""
+"""The graph that links items near each other in sessions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def flat(sessions):
 
 
 def by_hand(sessions, epsilon):
-    """Weights of all pairs, place by place."""
+    """Weights of all item pairs, by loops over positions."""
     counts = Counter()
     for session in sessions:
         for i, one in enumerate(session):

@@ -1,4 +1,4 @@
-"""Lists made elsewhere: what they are held to, and that one of ours gives its model's row."""
+"""Lists made elsewhere: their rules, and that a list from one of our models reproduces that model's row."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_short_lists_have_the_metrics_up_to_their_length(tiny: Path) -> None:
 
 
 def written(name: str = "mine.tsv", head: str = "user_id\titem_id\tscore", users: int = 80, **more: str) -> str:
-    """Lists in which every user has i0 to i4, the last best."""
+    """Write lists in which every user has i0 to i4 with rising scores; returns the file name."""
     lines = [f"u{user}\ti{item}\t{item / 2}\n" for user in range(users) for item in range(5)]
     text = head + "\n" + "".join(lines) + more.get("tail", "")
     Path(name).write_text(text)
@@ -107,7 +107,7 @@ def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
 
 
 def items_of_history(masked: bool) -> Record:
-    """A run of lists of two items that the user has, and of one more; u0 lacks the one more, u1 has no list."""
+    """A run of lists with two items that the user already has and a new one; u0 lacks the new one, u1 has no list."""
     dataset = prepare("SASRec").dataset
     table, test = dataset.table, dataset.split.test
     lines = []

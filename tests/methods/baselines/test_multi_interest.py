@@ -1,4 +1,4 @@
-"""Readout, losses and scores of the multi-interest models; what all models share is in ``test_contracts``."""
+"""Readout, losses and scores of the multi-interest models; ``test_contracts`` tests what all models share."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def test_capsules_are_as_long_as_their_scale_allows(tiny: Path, name: str) -> No
     for prepared, scale in ((plain, 1.0), (long, 4.0)):
         model = seeded(prepared, name).eval()
         with torch.no_grad():
-            model.item_embedding.weight *= 50.0  # capsules that the squash presses against its bound
+            model.item_embedding.weight *= 50.0  # so that the squash brings capsules to their maximum length
             cases = cases_of(prepared)
             longest = model.capsules(cases[model.ITEM_SEQ], cases[model.ITEM_SEQ_LEN]).norm(dim=2).max()
         assert float(longest) == pytest.approx(scale, rel=0.05)
 
 
 def widths_of(model: Any) -> list[int]:
-    """Lengths of the histories that a model will route, call by call."""
+    """A list that will record the history length of each call of the model's routing."""
     widths: list[int] = []
     model.routing.register_forward_hook(lambda _, read, __: widths.append(read[0].shape[1]))
     return widths
@@ -128,7 +128,7 @@ def test_hard_negatives_weigh_more(tiny: Path) -> None:
 
 
 def test_hard_negatives_count_by_their_scores_which_get_no_gradient(tiny: Path) -> None:
-    """REMI, equation 7: weights ``exp(beta s)`` of mean one before the negatives' terms of the softmax."""
+    """REMI, equation 7: weights ``exp(beta s)``, scaled to mean one, multiply the negatives' softmax terms."""
     model = prepare("REMI", n_sampled=5, hard_negative_beta=2.0).model
     table = model.item_embedding.weight.detach()
     torch.manual_seed(0)
@@ -163,7 +163,7 @@ def test_the_loss_of_remi_has_its_regulariser_as_often_as_a_released_batch_has_r
     prepared = prepare("REMI", routing_weight=3.0)
     model, batch = prepared.model, batch_of(prepared)
     with torch.no_grad():
-        model.attention.outer.weight.mul_(100.0)  # attention that is even costs nothing
+        model.attention.outer.weight.mul_(100.0)  # uniform attention would have a regulariser of zero
     lengths, target = batch[model.ITEM_SEQ_LEN], batch[model.POS_ITEM_ID]
     interests, attention = model.attention(*model.embedded(batch[model.ITEM_SEQ]))
     terms = []
@@ -236,7 +236,7 @@ def test_the_number_of_interests_is_that_of_equation_9(tiny: Path, most: int) ->
 
 @pytest.mark.parametrize("name", ["ComiRecDR", "REMI", "LDMI", "EIMF"])
 def test_held_out_users_have_several_targets_and_each_counts(tiny: Path, name: str) -> None:
-    """On user_split the share of targets found and the chance to find any are two things."""
+    """Under user_split, Recall (share of targets found) and Hit (any target found) differ."""
     run = make_run(name, protocol="user_split", epochs=2, topk=[2], valid_metric="Recall@2", train_batch_size=256)
     record = runner().run(run)
     prepared = runner().trained(run)

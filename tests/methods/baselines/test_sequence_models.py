@@ -1,4 +1,4 @@
-"""eSASRec, gSASRec and HSTU against their papers' equations, worked out place by place."""
+"""eSASRec, gSASRec and HSTU against their papers' equations, computed position by position."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def heads_of(x: Vector) -> list[Vector]:
 
 
 def attention(module: Any, xs: list[Vector], at: int) -> Vector:
-    """Causal softmax attention of one place."""
+    """Causal softmax attention at one position."""
     q, ks, vs = (
         linear(module.query, xs[at]),
         [linear(module.key, x) for x in xs],
@@ -145,7 +145,7 @@ EQUATIONS: dict[str, Callable[[Any, list[int], list[int]], Vector]] = {
 
 
 def roughened(model: Any) -> Any:
-    """The model with parameters that leave no part without effect, as double-precision numbers."""
+    """The model in double precision, with random parameters so that every part affects the scores."""
     torch.manual_seed(5)
     for parameter in model.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
@@ -172,7 +172,7 @@ def test_scores_are_those_of_the_equations(tiny: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_at_every_position_is_the_mean_over_all_prefixes(tiny: Path, name: str) -> None:
-    """Softmax over all items, whole histories: the two forms of training have one loss and one gradient."""
+    """With softmax over all items and whole histories, both forms of training have the same loss and gradient."""
     found = []
     for form in ("last", "all"):
         more = {**SMALL, "MAX_ITEM_LIST_LENGTH": 20, "objective": "softmax", "train_batch_size": 5000}

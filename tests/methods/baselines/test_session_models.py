@@ -1,4 +1,4 @@
-"""TAGNN, GCE-GNN, SHARE and MSGIFSR against their papers' equations, session by session.
+"""TAGNN, GCE-GNN, SHARE and MSGIFSR against their papers' equations, computed session by session.
 
 The references here work on one session at a time, node by node and item by item; they share no code with the models.
 """
@@ -41,7 +41,7 @@ def sessions_of(batch: Any) -> list[list[int]]:
 
 
 def cases(prepared: Prepared) -> Any:
-    """All test cases, with histories made to repeat items and to walk an edge both ways."""
+    """All test cases, with histories changed to repeat items and to traverse an edge in both directions."""
     batch = prepared.eval_loader("test").batch(np.arange(len(prepared.dataset.split.test)))
     items, lengths = batch["item_id_list"].clone(), batch["item_length"]
     for row, length in enumerate(lengths.tolist()):
@@ -54,7 +54,7 @@ def cases(prepared: Prepared) -> Any:
 
 
 def check(prepared: Prepared, reference: Any) -> None:
-    """Scores of all items, scores of single items and the loss are the reference's."""
+    """Check that scores of all items, scores of single items and the loss equal the reference's."""
     model, batch = prepared.model.double().eval(), cases(prepared)
     weights = weights_of(model)
     wanted = np.array([reference(weights, session) for session in sessions_of(batch)])
@@ -98,7 +98,7 @@ def test_tagnn_is_its_papers_equations(tiny: Path, steps: int) -> None:
 
 
 def global_graph(prepared: Prepared, epsilon: int) -> Counter[tuple[int, int]]:
-    """Weights of all pairs of items, place by place over the training sessions."""
+    """Weights of all item pairs, by loops over the positions of the training sessions."""
     table, counts = prepared.dataset.table, Counter[tuple[int, int]]()
     rows = prepared.dataset.split.train_rows
     for user in np.unique(table.user[rows]):
@@ -111,7 +111,7 @@ def global_graph(prepared: Prepared, epsilon: int) -> Counter[tuple[int, int]]:
 
 
 def test_windows_count_the_places_of_a_session_once(tiny: Path) -> None:
-    """Later windows hold all but one interaction of the window before them."""
+    """Consecutive windows overlap in all but one interaction."""
     windows = {"by": "user", "window": 4, "min_length": 2}
     more = {"protocol": "temporal_20", "sessions": windows, "n_neighbours": 47, "epsilon": 2}
     prepared = prepare("GCEGNN", **more, **SIZE)
@@ -130,7 +130,7 @@ def test_windows_count_the_places_of_a_session_once(tiny: Path) -> None:
 
 
 class GCEGNNByHand:
-    """The equations, with the neighbours that the model keeps (their weights are checked apart)."""
+    """The equations, with the neighbours that the model keeps; their weights are tested separately."""
 
     def __init__(self, model: Any, hops: int) -> None:
         self.neighbours = [

@@ -1,4 +1,4 @@
-"""The controls that read text without an LLM: SASRecText, and RecBole's models over text clusters."""
+"""Controls that use text without an LLM: SASRecText, and RecBole's models with text clusters as a column."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"hidden_size": 8, "inner_size": 12, "n_layers": 1, "n_h
 
 @pytest.fixture
 def vectors(tiny: Path) -> dict[str, Any]:
-    """Options that give the items vectors of ten dimensions."""
+    """Options that give the items ten-dimensional vectors."""
     as_npy(Path("v.npy"), matrix_of(size=10))
     return {"vectors": ["v.npy"]}
 
@@ -218,7 +218,7 @@ def test_similar_users_are_found_and_teach_by_their_whole_windows(vectors: dict[
         taught = prepared.model.trained_items[user].tolist()
         assert taught == own + [0] * (len(taught) - len(own))
         lone += (table.user[rows] == user).sum() == 1
-    assert lone  # windows of which one row trains
+    assert lone  # some windows have only one training row
 
 
 def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str, Any]) -> None:
@@ -232,7 +232,7 @@ def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str
 
 
 def test_users_may_bring_vectors_of_their_own(vectors: dict[str, Any]) -> None:
-    users = np.repeat(np.eye(8, dtype=np.float32), 10, axis=0)  # groups of ten
+    users = np.repeat(np.eye(8, dtype=np.float32), 10, axis=0)  # eight groups of ten similar users
     as_npy(Path("u.npy"), users + 0.001 * matrix_of(80, 8), [f"u{number}" for number in range(80)], "user_id")
     prepared = prepare("LLMESR", vectors=["v.npy", "u.npy"], similar_users=5, **SMALL)
     tokens = prepared.dataset.table.user_tokens.tolist()

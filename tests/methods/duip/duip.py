@@ -1,4 +1,4 @@
-"""DUIP at a size that trains in seconds, for the files that test it."""
+"""A DUIP small enough to train in seconds, for its tests."""
 
 from __future__ import annotations
 

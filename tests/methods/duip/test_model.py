@@ -30,7 +30,7 @@ def cases(prepared: Prepared, count: int = 6) -> Any:
 
 
 def sharpened(prepared: Prepared) -> Any:
-    """The model with weights far from their start, where the intent would hardly be seen in the scores."""
+    """The model with perturbed weights: at initialisation, the intent hardly affects the scores."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in prepared.model.parameters():
@@ -39,7 +39,7 @@ def sharpened(prepared: Prepared) -> Any:
 
 
 def titles_and_tokenizer(prepared: Prepared) -> tuple[list[str], Any]:
-    """Titles by item, and the tokenizer that a model from scratch makes of them."""
+    """Titles by item, and the tokenizer that a from-scratch model builds from them."""
     from recbole_llm.lm.tokenizer import build_tokenizer
     from recbole_llm.methods.duip.prompt import AFTER, ASKED, BEFORE, OFFERED
 
@@ -70,7 +70,7 @@ def test_the_oldest_titles_are_left_out_of_a_long_prompt(tiny: Path) -> None:
     assert bool((kept.sum(1) >= 1).all())
     place = torch.arange(kept.shape[1])
     oldest_kept = torch.where(kept, place, kept.shape[1]).amin(1)
-    # Nothing is kept before the first kept title, and nothing left out after it.
+    # The kept titles are contiguous up to the last one.
     assert torch.equal(kept.sum(1) + oldest_kept, torch.where(kept, place, -1).amax(1) + 1)
 
 
@@ -190,7 +190,7 @@ def test_the_likelihood_of_a_title_is_that_of_transformers(tiny: Path) -> None:
 
 
 def title_by_title(model: Any, batch: Any) -> torch.Tensor:
-    """The loss of the head ``lm``, a row after the other: the mean log-probability of each title's tokens."""
+    """The loss of the ``lm`` head, row by row: the negative mean log-probability of each title's tokens."""
     words, found = model.lm.get_input_embeddings().weight, []
     state = model.intent(batch["item_id_list"], batch["item_length"])
     for row, target in enumerate(batch["item_id"]):
@@ -275,7 +275,7 @@ def test_a_training_prompt_lists_its_target_once_anywhere(tiny: Path, monkeypatc
         return 50.0 * (offered == target)
 
     monkeypatch.setattr(model, "_choice", choice)
-    assert float(model.calculate_loss(batch)) < 1e-6  # a target that stood there twice would cost log 2
+    assert float(model.calculate_loss(batch)) < 1e-6  # a target listed twice would cost log 2
     (offered,) = drawn
     assert offered.shape == (len(target), 7)
     assert int(offered.min()) >= 1
@@ -290,7 +290,7 @@ def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
 
 @pytest.mark.parametrize("head", ["lm", "index"])
 def test_a_head_that_reads_titles_needs_some_of_them(tiny: Path, head: str) -> None:
-    """All items would score alike."""
+    """Otherwise all items would have the same score."""
     with pytest.raises(UserError, match=f"head: {head} tells items apart by their titles"):
         duip(head=head, title_tokens=0, protocol="direct_100", candidates=6)
 
@@ -324,7 +324,7 @@ def test_the_record_names_the_language_model(tiny: Path) -> None:
 
 
 def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> None:
-    """Any causal language model of transformers takes the prompts; here a Llama."""
+    """Any causal language model of transformers can read the prompts; this is a Llama."""
     import transformers
 
     from recbole_llm.lm.tokenizer import build_tokenizer
@@ -348,7 +348,7 @@ def test_a_language_model_from_a_folder_of_another_architecture(tiny: Path) -> N
 
 @pytest.mark.parametrize("rows", [192, 160])
 def test_summed_gradients_equal_those_of_a_larger_batch(tiny: Path, rows: int) -> None:
-    """Two batches of 32 before a step are one of 64, and a last one alone is one of 32: the loss is a mean."""
+    """Two batches of 32 per step equal one of 64, and a last single batch equals one of 32: losses are averaged."""
     weights = []
     for size, steps in ((64, 1), (32, 2)):
         prepared = duip(

@@ -1,4 +1,4 @@
-"""DUIP's two stages: what learns in each, at what rate, for how long, and after a kill."""
+"""DUIP's two stages: what learns in each, at what rate and for how long, and how a killed stage continues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_model_of_one_stage_has_the_epochs_of_both(tiny: Path, switch: dict[st
 
 @pytest.mark.parametrize("head", ["lm", "index"])
 def test_the_language_model_alone_learns_from_the_first_epoch(tiny: Path, head: str) -> None:
-    """With these heads nothing else is in the loss, so there is no frozen stage."""
+    """With these heads and no soft tokens, only the language model affects the loss, so there is no frozen stage."""
     prepared = duip(head=head, soft_tokens=0, protocol="temporal_20", epochs=2, stage_epochs=[1, 1])
     trainer = make_trainer(prepared.config, prepared.model)
     trainer.place(Path("saved"))
@@ -100,7 +100,7 @@ def test_rates_that_fall_do_so_from_the_start_of_each_stage(tiny: Path) -> None:
 
 
 def test_a_warm_up_is_a_share_of_each_stage(tiny: Path) -> None:
-    """As many steps for a stage of three epochs are half of one of two: it would never have its rate."""
+    """A fixed number of steps could exceed a short stage, which would then never reach its learning rate."""
     prepared = duip(epochs=5, stage_epochs=[1, 3], warmup_share=0.5, learning_rate=0.01, finetune_learning_rate=0.02)
     trainer = make_trainer(prepared.config, prepared.model)
     loader = training_loader(prepared)[0]
@@ -153,7 +153,7 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
 def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its first epochs are better than all before, and no checkpoint was due since the first stage."""
+    """The second stage's first epochs improve, and no checkpoint was due since the first stage."""
     scores = [0.5, 0.4, 0.6, 0.7, 0.65]
     prepared = duip(epochs=5, stage_epochs=[2, 3])
 
@@ -173,7 +173,7 @@ def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
         pass
 
     def stop(epoch: int, score: float) -> None:
-        if epoch == 1:  # what the first epoch left is on disk
+        if epoch == 1:  # from here on only the first epoch's checkpoint is on disk
             monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", 1e9)
         if epoch == 3:
             raise Stop

@@ -1,4 +1,4 @@
-"""Affinity Propagation, exact and in levels."""
+"""Affinity Propagation, exact and hierarchical."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXACT = 10_000
 
 
 def groups_of_points(groups: int, size: int, spread: float = 0.1, seed: int = 0) -> np.ndarray:
-    """Points around centres that lie far apart, in mixed order."""
+    """Points around well-separated centres, in mixed order."""
     generator = np.random.default_rng(seed)
     centres = 5.0 * generator.normal(size=(groups, 8))
     points = centres.repeat(size, axis=0) + spread * generator.normal(size=(groups * size, 8))

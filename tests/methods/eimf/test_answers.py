@@ -1,4 +1,4 @@
-"""What is an interest, and what only looks like one."""
+"""Reading interests from answers, and rejecting what only looks like interests."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_what_is_not_interests_is_none(value: dict[str, Any]) -> None:
 
 
 def test_the_schema_that_endpoints_are_shown_is_part_of_every_key() -> None:
-    """It is hashed into the keys of answers that were paid for; a new word in it would ask for them again."""
+    """The schema is hashed into cache keys, so any change in it would make paid answers be bought again."""
     assert OpenInterests.model_json_schema() == {
         "title": "OpenInterests",
         "description": "EIMF: interests in the model's own words; "

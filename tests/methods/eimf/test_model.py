@@ -1,4 +1,4 @@
-"""EIMF (arXiv 2411.09410) on its own; what all models share is in ``test_contracts``."""
+"""EIMF (arXiv 2411.09410); ``test_contracts`` tests what all models share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pre
 
 @pytest.fixture
 def made(_made: tuple[Path, dict[str, Prepared]], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Prepared models of the small dataset by their settings; models and features are made once."""
+    """Returns the prepared model of the small dataset for some settings; each is made only once."""
     folder, known = _made
     monkeypatch.chdir(folder)
 
@@ -78,7 +78,7 @@ def train(model: Any, batch: Any, steps: int = 4) -> list[float]:
 
 
 def test_serving_needs_no_semantic_file(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every semantic file is removed, and the encoder too: the same lists with the same scores."""
+    """Without any semantic file and without the encoder, lists and scores stay the same."""
     run = make_run("EIMF", epochs=1)
     runner().run(run)
     users = [f"u{number}" for number in range(30)]
@@ -128,7 +128,7 @@ def test_semantic_prediction_reaches_the_scores_only_through_the_alignment(made:
 
 @pytest.mark.parametrize("ibim", [{"backbone": "SASRec"}, {"backbone": "MIND"}, {"n_sampled": 10}], ids=str)
 def test_the_backbone_draws_in_training_what_it_draws_alone(made: Any, ibim: dict[str, Any]) -> None:
-    """Dropout, first logits and sampled negatives, so that without the alignment the numbers are the backbone's."""
+    """Dropout, initial logits and negatives are the same, so without the alignment the losses are the backbone's."""
     losses = []
     for switch in ({"alignment_weight": 0.0}, {"esim": False}):
         prepared = made(**ibim, **switch)
@@ -209,7 +209,7 @@ def test_padded_interests_have_no_part(made: Any) -> None:
 
 
 def test_a_padded_interest_never_answers(made: Any) -> None:
-    """With attention so sharp that interests differ, padding would be nearest to some of the targets."""
+    """The attention is made sharp so that interests differ; padding, if read, would be nearest to some targets."""
     esim = built(made()).esim
     with torch.no_grad():
         for parameter in esim.query.parameters():
@@ -235,7 +235,7 @@ def test_fewer_users_than_clusters_are_read_as_many(made: Any) -> None:
 
 @pytest.fixture(params=["cpu", "gpu"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are left out by an index, or on a GPU by a weight of zero."""
+    """Test both ways to leave out rows: by an index, or on a GPU by a weight of zero."""
     if request.param == "gpu":
         nothing_at_hand(monkeypatch)
 
@@ -248,7 +248,8 @@ def test_users_without_a_cluster_learn_from_behaviour_alone(made: Any, either_wa
     torch.testing.assert_close(model.calculate_loss(batch), model.ibim.losses(batch)[0])
     with_some = built(prepared)
     with_some.esim.knows_all = False
-    with_some.esim.cluster[batch[model.USER_ID][:5]] = int(with_some.esim.cluster[0])  # padding: no interests
+    # The padding user's cluster, which has no interests.
+    with_some.esim.cluster[batch[model.USER_ID][:5]] = int(with_some.esim.cluster[0])
     assert math.isfinite(float(with_some.calculate_loss(batch).detach()))
 
 
@@ -257,7 +258,7 @@ def test_users_without_a_cluster_take_no_part_in_the_semantic_losses(made: Any, 
     model, batch = built(prepared), batch_of(prepared)
     esim, target = model.esim, batch[model.POS_ITEM_ID]
     alone = batch[model.USER_ID].unique()[:20]
-    esim.cluster[alone] = int(esim.cluster[0])  # padding: no interests
+    esim.cluster[alone] = int(esim.cluster[0])  # the padding user's cluster, which has no interests
     esim.knows_all = False
     kept = ~torch.isin(batch[model.USER_ID], alone)
     assert 0 < int(kept.sum()) < len(kept)

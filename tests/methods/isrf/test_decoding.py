@@ -1,4 +1,4 @@
-"""Items as what a T5 writes: the trie's decoder against transformers' own, and beams against exact scores."""
+"""Items as T5 outputs: the trie's decoder against transformers' own, and beam search against exact scores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recbole_llm.methods.isrf import decoding as generative
 from recbole_llm.methods.isrf.decoding import UNFOUND, ItemTrie, beam_scores, exact_scores
 
 END = 1
-# Numbers that share beginnings, one the beginning of others, of one to four tokens.
+# Item numbers of one to four tokens, some with common prefixes, one a prefix of others.
 SEQUENCES = [[], [5, END], [5, 6, END], [5, 6, 7, END], [6, 5, END], [6, 6, END], [7, END], [7, 8, 5, END], [8, END]]
 
 
@@ -125,7 +125,7 @@ def test_a_free_beam_reads_numbers_and_leaves_the_rest_tied(
 def test_a_free_beam_s_scores_are_places_in_the_list_and_the_first_of_two_counts(
     prompts: tuple[torch.Tensor, torch.Tensor],
 ) -> None:
-    """Two rows of three lines: an item twice, and a number that no item has."""
+    """Two rows of three beams: one row has an item twice, the other a number that no item has."""
     lines = [[0, 5, END, 0], [0, 6, 5, END], [0, 5, END, 0], [0, 9, END, 0], [0, 7, END, 0], [0, 8, END, 0]]
     writer = SimpleNamespace(generate=lambda **_: SimpleNamespace(sequences=torch.tensor(lines)))
     numbers = {int("".join(map(str, s[:-1]))): item for item, s in enumerate(SEQUENCES) if item}

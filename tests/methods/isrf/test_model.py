@@ -1,4 +1,4 @@
-"""ISRF: exact decoding, its graphs, its losses, its switches, and no test item anywhere it should not be."""
+"""ISRF: exact decoding, graphs, losses, switches, and the absence of leaked test items."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def scores(prepared: Prepared, batch: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def brute_force(prepared: Prepared, batch: Any) -> torch.Tensor:
-    """Log-likelihood of each item's number by transformers' own forward pass, one item at a time."""
+    """Log-likelihood of each item's number, by transformers' own forward pass, one item at a time."""
     core = prepared.model.eval().core
     prompt = core.prompt_of(batch["user_id"], batch["item_id_list"], False)
     inputs, mask = core.embedded(prompt, core.words(prompt, False, core.interests()), False)
@@ -69,7 +69,7 @@ def brute_force(prepared: Prepared, batch: Any) -> torch.Tensor:
 
 
 def sharpen(prepared: Prepared) -> Prepared:
-    """Weights far from their start, so that items differ clearly."""
+    """Perturb the weights so that items' scores differ clearly."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in prepared.model.core.lm.parameters():
@@ -146,7 +146,7 @@ def test_prompts_hold_the_ids_in_order_with_their_nodes(tiny: Path) -> None:
 def test_inputs_are_prompt_vectors_and_tokens_with_words(
     tiny: Path, direct: bool, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equations 1 and 4: ``[P ; E_tok + alpha W]``, W the graph's vectors or, in sequential prompts, positions."""
+    """Equations 1 and 4: ``[P ; E_tok + alpha W]``; W are graph vectors or, in sequential prompts, positions."""
     core = _core(tiny).eval()
     assert core.scale == 9.0
     monkeypatch.setattr(core, "sequence_graph", words == "graph")
@@ -220,7 +220,7 @@ def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Pat
 
 
 def test_an_epoch_takes_a_share_of_the_interactions_each_as_often_as_another(tiny: Path) -> None:
-    """By users, one with a hundred items was drawn as often as one with three: SASRec saw 25 times as many examples."""
+    """Regression: users with 100 and with 3 items were drawn equally often; SASRec saw 25 times as many examples."""
     prepared = isrf(semantics="none", draws_per_interaction=1.5)
     split, table = prepared.dataset.split, prepared.dataset.table
     loader = training_loader(prepared)[0]
@@ -277,7 +277,7 @@ def test_stopping_and_going_on_draws_the_same_batches(tiny: Path) -> None:
 
 @torch.no_grad()
 def share_of_semantics(prepared: Prepared) -> float:
-    """Of the power of what the input says of an item: how much the texts have, which the users' codes have not."""
+    """The texts' share of the variance of an item's input vectors, without the part that users' codes contribute."""
     core = prepared.model.core
     explicit, n_users = core.explicit, prepared.dataset.user_num
     words = core.interests()[n_users + 1 :]
@@ -294,7 +294,7 @@ def share_of_semantics(prepared: Prepared) -> float:
 
 
 def test_texts_have_their_share_of_what_is_said_of_an_item(featured_isrf: Path) -> None:
-    """With the scales of a trained T5-small a model from scratch heard random codes of users alone."""
+    """Regression: with T5-small's scales, a from-scratch model's item vectors were almost only random user codes."""
     assert 0.2 < share_of_semantics(isrf()) < 0.5
     absolute = {"word_scale": "absolute", "graph_init_std": 5.0, "whole_word_scale": 9.0}
     assert share_of_semantics(isrf(**absolute)) < 0.02
@@ -324,7 +324,7 @@ def test_positions_are_heard_without_a_graph_too(tiny: Path) -> None:
 
 
 def held_out_edges(prepared: Prepared) -> int:
-    """Test pairs that are edges of the user-item graph and no training pair."""
+    """Number of test pairs that are edges of the user-item graph without being training pairs."""
     table, split = prepared.dataset.table, prepared.dataset.split
     train = set(zip(table.user[split.train_rows].tolist(), table.item[split.train_rows].tolist(), strict=True))
     matrix = prepared.model.core.explicit.graph._forward.to_dense()
@@ -340,7 +340,7 @@ def test_the_graph_holds_no_test_pair_unless_told(tiny: Path) -> None:
 
 
 def test_held_out_items_may_be_negatives_unless_told(tiny: Path) -> None:
-    """A sampler that avoided them would tell the model what is tested."""
+    """A sampler that avoided held-out items would leak them to the model."""
 
     def tests_among_draws(prepared: Prepared) -> bool:
         table, test = prepared.dataset.table, prepared.dataset.split.test
@@ -407,7 +407,7 @@ def test_each_alignment_is_turned_off_alone(tiny: Path, key: str, number: int) -
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["infonce", "soft_targets"])
 def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form: str) -> None:
-    """A sequential batch aligns with the mean of W over the tokens of its items, a direct one with H of its users."""
+    """Sequential batches align with the mean of W over their items' tokens, direct batches with H of their users."""
     weights = {"sequential_alignment": 0.5, "direct_alignment": 2.0}
     prepared = isrf(alignment=form, alignment_temperature=0.3, **weights)
     core = prepared.model.core
@@ -494,7 +494,7 @@ def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.mark.parametrize("model", ["ISRF", "ISRFDirect"])
 def test_presets_take_the_scales_of_their_language_model(workspace: Path, model: str) -> None:
-    """As released for the trained T5-small, relative for one from scratch; and they validate in a time that ends."""
+    """The released scales for the trained T5-small, relative ones from scratch; both bound the validation time."""
     paper, scratch = (layered(model, protocol="direct_100", preset=name) for name in ("paper", "scratch"))
     alpha = {"ISRF": 9.0, "ISRFDirect": 11.0}[model]
     names = ("lm", "word_scale", "whole_word_scale", "graph_init_std", "n_negatives", "curriculum")
@@ -531,7 +531,7 @@ def test_legacy_leaks_are_marked_in_the_result(tiny: Path) -> None:
 
 
 def test_a_restricted_search_of_one_beam_is_refused(tiny: Path) -> None:
-    """Greedy decoding has no score of what it wrote."""
+    """Greedy decoding returns no scores of its outputs."""
     with pytest.raises(UserError, match="decode: restricted searches with beams: 2 or more; got 1"):
         isrf(semantics="none", decode="restricted", beams=1)
 

@@ -1,4 +1,4 @@
-"""Numbers of items: what they say, and that no held-out interaction is in them."""
+"""Item numbers: what they encode, and that they do not depend on held-out interactions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def settings(kind: str, width: int = 4) -> ISRFSettings:
 
 
 def changed(dataset: Any, held_out: bool) -> Any:
-    """The dataset with other items in all rows that are held out, or in all that train."""
+    """The dataset with the items changed in all held-out rows, or in all training rows."""
     table, split = dataset.table, dataset.split
     rows = np.zeros(len(table), dtype=bool)
     rows[split.train_rows] = True
@@ -42,7 +42,7 @@ def test_no_held_out_interaction_is_in_a_number(tiny: Path, kind: str) -> None:
     own = item_numbers(settings(kind), dataset)
     assert own == item_numbers(settings(kind), changed(dataset, held_out=True))
     trained = own != item_numbers(settings(kind), changed(dataset, held_out=False))
-    assert trained == (kind in ("trained_order", "collaborative"))  # the others read no interaction at all
+    assert trained == (kind in ("trained_order", "collaborative"))  # the other kinds read no interactions
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -56,7 +56,7 @@ def test_every_item_has_a_number_of_its_own_that_the_trie_can_write(tiny: Path, 
         tokens = core.labels[item][core.labels[item] >= 0].tolist()
         assert core.tokenizer.decode(tokens[:-1]) == number
         assert core.trie.item_of(tokens) == item
-    if kind in ("collaborative", "semantic"):  # two digits are one token
+    if kind in ("collaborative", "semantic"):  # one token per two digits
         assert {len(number) for number in numbers} == {2 * (int((core.labels[1] >= 0).sum()) - 1)}
 
 
@@ -70,7 +70,7 @@ def test_trained_order_is_that_of_first_training_interactions(tiny: Path) -> Non
 
 
 def halves() -> Any:
-    """Two groups of users who share no item; item 9 is in no training row."""
+    """Two groups of users without common items; item 9 is in no training row."""
     user = np.repeat(np.arange(1, 21), 4)
     item = np.concatenate([np.random.default_rng(u).permutation(4) + 1 + 4 * (u % 2) for u in range(1, 21)])
     names = np.array(["[PAD]", *map(str, range(1, 21))]), np.array(["[PAD]", *map(str, range(1, 10))])
@@ -94,7 +94,7 @@ def test_items_of_equal_vectors_are_told_apart_however_many_they_are() -> None:
 
 
 def test_a_path_is_the_clusters_of_the_vector_and_of_what_is_left_of_it() -> None:
-    """Two coarse places, two fine ones around each: residuals share their clusters."""
+    """Two coarse positions with two fine ones around each; both coarse clusters share the residual clusters."""
     coarse, fine = torch.tensor([-10.0, 10.0]), torch.tensor([-1.0, 1.0])
     vectors = (coarse[:, None] + fine).flatten().repeat_interleave(3)[:, None].numpy()
     tokens = np.array(["[PAD]", *map(str, range(len(vectors)))])

@@ -1,4 +1,4 @@
-"""ISRF's chains of prompts, against a real server: what each step is shown, and what becomes of the answers."""
+"""ISRF's prompt chains against a real server: what each step shows, and how the answers are used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
 
 
 def step_of(call: Call) -> str:
-    """Which of the six prompts a call is."""
+    """Which of the six prompts a call uses."""
     data = call.data
     if isinstance(data, list):
         return "user 1"
@@ -56,7 +56,7 @@ def test_every_item_and_user_is_asked_three_times_and_each_step_shows_the_one_be
     for call in calls:
         by_step.setdefault(step_of(call), []).append(call)
     assert {len(by_step[f"item {n}"]) for n in (1, 2, 3)} == {table.n_items}
-    assert 0 < len(by_step["user 1"]) <= table.n_users  # users of equal histories are one question
+    assert 0 < len(by_step["user 1"]) <= table.n_users  # users with equal histories share one question
     for call in by_step["item 2"]:
         assert call.data["summarization"] == f"item 1 of {call.data['title']}"
     for call in by_step["item 3"]:
@@ -114,7 +114,7 @@ def test_a_new_item_costs_its_own_chain_and_those_who_chose_it(workspace: Path) 
         prepare("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
         before = len(server.calls)
         add_lines(folder / "tiny.item", ["novelty\tNovelty No. 1\tPerfume Beauty\tBrand0"])
-        # In the middle of one history: training shows it to nobody but this user.
+        # Added in the middle of one history, so only this user's training items include it.
         first = (folder / "tiny.inter").read_text(encoding="utf-8").splitlines()[1].split("\t")
         add_lines(folder / "tiny.inter", [f"{first[0]}\tnovelty\t5\t1300000000"])
         prepare("ISRF", llm="vllm", llm_base_url=server.base_url, **SMALL)
@@ -155,7 +155,7 @@ def test_a_killed_run_does_not_take_users_of_a_trial_for_whole(few_users: Path) 
 
 
 def interrupted(*_: Any) -> None:
-    """Ctrl-C."""
+    """Raise Ctrl-C."""
     raise KeyboardInterrupt
 
 

@@ -1,4 +1,4 @@
-"""Branch and bound: the ranks and lists of exact scores up to a depth, with a look at few prefixes."""
+"""Branch and bound: exact ranks and lists up to a depth, although few prefixes are evaluated."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recbole_llm.training.choice import make_trainer
 from tests.helpers import layered, make_run, prepare
 
 END, VOCABULARY, ITEMS = 1, 12, 120
-SHARPNESS = [0.05, 0.3, 0.6]  # from likelihoods that are nearly even to a few items that have most of it
+SHARPNESS = [0.05, 0.3, 0.6]  # from nearly uniform likelihoods to a few items with most of the likelihood
 
 
 def made(sharpness: float) -> tuple[Any, ItemTrie]:
@@ -56,7 +56,7 @@ def cases(request: pytest.FixtureRequest) -> Iterator[dict[str, torch.Tensor | A
     with torch.no_grad():
         whole = exact_scores(t5, encoded, mask, trie)
     target = torch.randint(1, ITEMS + 1, (rows,))
-    target[:8] = whole[:8].argmax(dim=1)  # some stand at the top
+    target[:8] = whole[:8].argmax(dim=1)  # some targets are ranked first
     yield {"t5": t5, "trie": trie, "encoded": encoded, "mask": mask, "whole": whole, "target": target}
 
 
@@ -66,7 +66,7 @@ def found_by(cases: dict[str, Any], depth: int, ranked: torch.Tensor | None = No
 
 
 def ranking(scores: torch.Tensor, target: torch.Tensor, ranked: torch.Tensor | None) -> torch.Tensor:
-    """Scores as the ranking sees them: items that are not ranked are nowhere, the target always is."""
+    """Scores as the ranking uses them: unranked items get -inf, but never the target."""
     allowed = torch.ones_like(scores, dtype=torch.bool) if ranked is None else ranked.clone()
     allowed.scatter_(1, target[:, None], True)[:, 0] = False
     return scores.masked_fill(~allowed, -torch.inf)
@@ -96,14 +96,14 @@ def test_neither_the_block_nor_how_many_go_together_changes_a_rank(
     target, whole = cases["target"], cases["whole"]
     monkeypatch.setitem(search.BLOCK, "cpu", numbers)
     monkeypatch.setattr(search, "AT_ONCE", 3)
-    monkeypatch.setattr(search, "EXPECTED", 4)  # room for one prefix at first
+    monkeypatch.setattr(search, "EXPECTED", 4)  # initial room for one prefix
     own = [one.gather(1, target[:, None]) for one in (found_by(cases, 10), whole)]
     ranks = [(one > mine).sum(dim=1).clamp(max=10) for one, mine in zip((found_by(cases, 10), whole), own, strict=True)]
     assert torch.equal(*ranks)
 
 
 def test_few_prefixes_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a few items have most of the likelihood and the target is one of them, the trie is hardly opened."""
+    """If a few items have most of the likelihood and the target is one of them, few prefixes need evaluation."""
     t5, trie = made(0.6)
     encoded, mask = torch.randn(8, 6, 16), torch.ones(8, 6, dtype=torch.bool)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Cliques of like users, and their items."""
+"""Cliques of similar users, and their items."""
 
 from __future__ import annotations
 

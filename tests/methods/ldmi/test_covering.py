@@ -1,4 +1,4 @@
-"""Maximum coverage by lazy greedy choice."""
+"""Maximum coverage by lazy greedy selection."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def covered(sets: Sets, chosen: list[int], weights: list[int]) -> int:
 
 
 def plain_greedy(sets: Sets, weights: list[int], budget: int) -> list[int]:
-    """Every gain looked at in every round."""
+    """Greedy selection that evaluates every gain in every round."""
     chosen: list[int] = []
     while len(chosen) < budget:
         before = covered(sets, chosen, weights)

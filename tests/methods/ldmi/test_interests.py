@@ -1,4 +1,4 @@
-"""Asking for interests: who is asked about, what is shown, and what becomes of the answers."""
+"""Asking for interests: which users are asked about, what prompts show, and how the answers are used."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from tests.stub_server import Call, Reply, StubServer
 
 @pytest.fixture
 def small(workspace: Path) -> Path:
-    """A workspace with the small dataset, not asked about yet."""
+    """A workspace with the small dataset, without any answers yet."""
     return write_tiny(workspace / "dataset" / "tiny")
 
 
 def by_genre(call: Call) -> Reply:
-    """Interests by the first word of the titles, as LDMI or as EIMF asks for them."""
+    """Answer LDMI's or EIMF's prompt with one interest per first word of the titles."""
     if isinstance(call.data, list):
         return Reply(text=json.dumps({str(n): f"likes {t.split()[0]}" for n, t in enumerate(call.data, start=1)}))
     groups: dict[str, list[int]] = {}
@@ -78,7 +78,7 @@ def test_histories_are_asked_about_as_far_as_they_may_be_shown(small: Path, prot
     ends = visible_ends(table, prepared.dataset.split)
     expected = {tuple(titles[table.item[table.offsets[u] : ends[u]]]) for u in range(1, table.n_users + 1)}
     frame = read_table(prepared.dataset.semantics.folder.file("synuser"))
-    assert frame["synuser_id"].nunique() == 1  # a budget of none is one
+    assert frame["synuser_id"].nunique() == 1  # a budget of zero still gives one synthesised user
     of_crowd = asked - expected
     assert expected - {()} <= asked
     assert len(of_crowd) <= 1
@@ -88,7 +88,7 @@ def test_histories_are_asked_about_as_far_as_they_may_be_shown(small: Path, prot
 @pytest.mark.parametrize(("protocol", "place"), [("loo", 1), ("loo", 2), ("user_split", 1)])
 @pytest.mark.parametrize("model", ["LDMI", "EIMF"])
 def test_another_target_asks_the_same_questions(small: Path, model: str, protocol: str, place: int) -> None:
-    """One user's test (or validation) item becomes another one: no prompt of anybody shows the difference."""
+    """Changing one user's test (or validation) item changes no prompt of any user."""
     with StubServer(by_genre) as server:
         before = made(model, server, protocol=protocol)
         first = shown(server)
@@ -98,7 +98,7 @@ def test_another_target_asks_the_same_questions(small: Path, model: str, protoco
     with StubServer(by_genre) as server:
         after = made(model, server, protocol=protocol)
         assert not np.array_equal(after.dataset.table.item, table.item)
-        assert not server.calls or shown(server) <= first  # answers are in the cache
+        assert not server.calls or shown(server) <= first  # cached questions are not sent again
 
 
 def test_answers_stand_at_the_positions_that_they_are_about(small: Path) -> None:
@@ -113,7 +113,7 @@ def test_answers_stand_at_the_positions_that_they_are_about(small: Path) -> None
         item = table.item[table.offsets[users[user]] + int(position)]
         assert texts[int(text)] == titles[item].split()[0]
         numbers.setdefault((user, text), set()).add(interest)
-    assert all(len(found) == 1 for found in numbers.values())  # the same name in two windows is one interest
+    assert all(len(found) == 1 for found in numbers.values())  # equal names in two windows are one interest
 
 
 def test_a_new_user_costs_one_question(small: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_new_user_costs_one_question(small: Path) -> None:
     own = table.item[table.offsets[user] : table.offsets[user + 1]]
     assert list(call.data.values()) == titles[own[:-2]].tolist()  # all but the validation and the test item
     folders = list((small / "semantics").glob("loo-vllm-*"))
-    assert len(folders) == 2  # other data, another folder; the answers are shared
+    assert len(folders) == 2  # new data get a new folder, but share the answers
     assert prepared.dataset.semantics.facts()["coverage"]["interest"] == 1.0
 
 
@@ -148,7 +148,7 @@ def test_without_a_usable_answer_there_is_no_row(small: Path, model: str, fill: 
 
 
 def emptied(prepared: Prepared, server: StubServer, model: str, tables: dict[str, Sequence[Column]]) -> Prepared:
-    """The same again, without a line in some tables of its features."""
+    """Prepare the model again after emptying some tables of its features."""
     folder = prepared.dataset.semantics.folder
     for suffix, columns in tables.items():
         folder.write(suffix, columns, [])
@@ -180,7 +180,7 @@ def test_gaps_are_filled_by_the_rule_where_asked(small: Path, model: str) -> Non
 
 
 def test_one_batch_asks_about_real_and_synthesised_users(small: Path) -> None:
-    """What is synthesised needs no answer about anybody: in a second batch it came a day later."""
+    """Synthesised users depend on no answer, so a second batch, a day later, would be needless."""
     with StubServer(by_genre) as server:
         run = make_run("LDMI", epochs=1, llm="vllm", llm_base_url=server.base_url)
         asking = BatchCollector()

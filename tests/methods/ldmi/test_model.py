@@ -1,4 +1,4 @@
-"""LDMI (arXiv 2507.10917) on its own; what all models share is in ``test_contracts``."""
+"""LDMI (arXiv 2507.10917); ``test_contracts`` tests what all models share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Pre
 
 @pytest.fixture
 def workshop(_made: tuple[Path, dict[str, Prepared]], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Prepared models of the small dataset by their settings; models and features are made once."""
+    """Returns the prepared model of the small dataset for some settings; each is made only once."""
     folder, known = _made
     monkeypatch.chdir(folder)
 
@@ -47,7 +47,7 @@ def workshop(_made: tuple[Path, dict[str, Prepared]], monkeypatch: pytest.Monkey
 
 
 def built(prepared: Prepared, model_class: type = LDMI, seed: int = 3) -> Any:
-    """The model anew from a seed."""
+    """A new model, initialised from a seed."""
     torch.manual_seed(seed)
     return model_class(prepared.config, prepared.train_part)
 
@@ -100,7 +100,7 @@ def test_with_all_off_it_is_comirec_dr(workshop: Any, off: dict[str, Any], silen
 
 
 def test_with_all_off_it_has_the_numbers_of_comirec_dr_as_that_is_run(workshop: Any) -> None:
-    """Each with its own settings: they differ by the routing's map alone."""
+    """Each model uses its own settings, which differ only in the routing transform."""
     off = workshop(align=False, contrast="none")
     other = prepare("ComiRecDR", routing_transform="interest")
     found = [train(built(one, kind), batches(one)) for one, kind in ((off, LDMI), (other, ComiRecDR))]
@@ -174,7 +174,7 @@ def test_means_and_sizes_are_those_of_each_cluster(seed: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["loo", "user_split"])
 def test_labels_stand_at_the_items_of_the_history(workshop: Any, protocol: str) -> None:
-    """Rows are found by user and position, in training, validation and test, and never at a target."""
+    """Rows are looked up by user and position, in training, validation and test; targets are excluded."""
     prepared = workshop(protocol=protocol)
     model, table = prepared.model, prepared.dataset.table
     item = torch.from_numpy(table.item).long()
@@ -209,7 +209,7 @@ def test_each_cluster_is_shared_out_among_the_interests(workshop: Any) -> None:
 @pytest.mark.parametrize("clusters", ["llm", "items", "history"])
 @pytest.mark.parametrize("scale", ["matched", "own"])
 def test_alignment_is_the_equations(workshop: Any, clusters: str, scale: str) -> None:
-    """By hand for each case: means of clusters, shares, gate, scale, layer norm."""
+    """Computed by hand for each case: cluster means, shares, gate, scale, layer norm."""
     prepared = workshop(clusters=clusters, cluster_scale=scale)
     model, batch = built(prepared).eval(), test_cases(prepared)
     sequence, length = batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN]
@@ -237,7 +237,7 @@ def test_alignment_is_the_equations(workshop: Any, clusters: str, scale: str) ->
 
 
 def share_of_capsules(prepared: Prepared) -> float:
-    """How much of the variance of the scores the capsules would give by themselves, after some steps."""
+    """The capsules' share of the variance of the scores after some training steps."""
     model = built(prepared)
     train(model, batches(prepared, 1) * 8)
     cases = test_cases(prepared)
@@ -249,7 +249,7 @@ def share_of_capsules(prepared: Prepared) -> float:
 
 
 def test_a_score_hears_the_capsules_as_well_as_the_clusters(workshop: Any) -> None:
-    """A normalised vector is eight times as long as a capsule: left so, it is all of the score."""
+    """A layer-normalised vector is eight times as long as a capsule and would dominate the score without scaling."""
     assert share_of_capsules(workshop()) > 0.1
     assert share_of_capsules(workshop(cluster_scale="own")) < 0.01
 
@@ -265,7 +265,7 @@ def test_the_clusters_begin_as_long_as_a_capsule_can_be(workshop: Any) -> None:
 
 
 def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(workspace: Path) -> None:
-    """Labels stayed at the places that the items had before: each item read another one's cluster."""
+    """Labels keep the original positions, so each item would read another item's cluster."""
     write_tiny(workspace / "dataset" / "tiny")
     with pytest.raises(UserError, match="transform=inverse_itemseq: LDMI finds the clusters"):
         prepare("LDMI", transform="inverse_itemseq")
@@ -274,7 +274,7 @@ def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(worksp
 
 @pytest.mark.parametrize("clusters", ["items", "history"])
 def test_clusters_that_nobody_named_have_no_text(workshop: Any, clusters: str) -> None:
-    """They read the LLM's names, and were called a control."""
+    """Regression: this control read the LLM's cluster names."""
     with pytest.raises(UserError, match=f"cluster_text: clusters: {clusters} have no names"):
         workshop(clusters=clusters, cluster_text=True)
 
@@ -307,7 +307,7 @@ def crowd(model: Any, items: list[list[int]], labels: list[list[int]]) -> Crowd:
 
 
 def plain_item_contrast(model: Any, items: list[list[int]], labels: list[list[int]]) -> float:
-    """L_A by loops; synthesised users with one cluster and clusters of one item give no term."""
+    """L_A by loops; synthesised users with a single cluster, and clusters of one item, contribute no term."""
     table, terms = model.item_embedding.weight, []
     for own, marks in zip(items, labels, strict=True):
         clusters: dict[int, list[int]] = {}
@@ -340,13 +340,13 @@ def test_one_interest_or_only_single_items_give_no_contrast(workshop: Any, label
 
 
 def test_the_answering_interest_is_drawn_to_a_cluster_with_the_target(workshop: Any) -> None:
-    """L_B by hand; other clusters that hold the target are no negatives; targets that none holds have no term."""
+    """L_B by hand; other clusters with the target are not negatives; targets in no cluster contribute no term."""
     model = built(workshop())
     items, labels = [[1, 2, 3, 4], [2, 5, 6, 0]], [[0, 0, 1, 1], [0, 0, 1, -1]]
     made = crowd(model, items, labels)
     user, target = torch.randn(3, 64), torch.tensor([2, 6, 40])
     table = model.item_embedding.weight
-    # Which of the two synthesised users comes first is drawn: find it.
+    # The order of the two synthesised users is random: find it.
     if made.items[0, 0] == 2:
         items, labels = items[::-1], labels[::-1]
     clusters = [

@@ -1,4 +1,4 @@
-"""Reading divisions of a list into interests, and dividing it by rule."""
+"""Reading an answer's division of a list into interests, and dividing a list by rule."""
 
 from __future__ import annotations
 
@@ -88,6 +88,6 @@ def test_windows_cover_a_history_in_parts_of_like_length(begin: int, length: int
 
 
 def test_a_cut_between_two_rows_goes_to_the_even_one() -> None:
-    """The published answers about ml-100k are about these windows: another rule would ask other questions."""
+    """The published answers about ml-100k use these windows; another rule would ask other questions."""
     assert windows(0, 101, 100) == [(0, 50), (50, 101)]
     assert windows(1, 102, 100) == [(1, 52), (52, 102)]

@@ -1,4 +1,4 @@
-"""Stage I of LLM-DMsRec: what a pretrained model would show next."""
+"""Stage I of LLM-DMsRec: candidate items from a pretrained model."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_manifest_says_how_often_the_target_is_among_them(featured: Path) ->
 
 @pytest.mark.parametrize(("from_the_end", "name"), [(1, "test"), (2, "validation")])
 def test_another_item_to_predict_changes_no_candidates_before_it(featured: Path, from_the_end: int, name: str) -> None:
-    """The changed item is in the history of nothing but what comes after it."""
+    """The changed item is only in the history of the user's later interactions."""
     user = plant(Path("dataset/tiny/tiny.inter"), from_the_end)
     old = only_folder("offline")
     dataset = prepare("LLMDMsRec", epochs=1).dataset
@@ -103,12 +103,12 @@ def test_another_item_to_predict_changes_no_candidates_before_it(featured: Path,
 
 @pytest.fixture
 def folded(featured: Path) -> Prepared:
-    """Candidates of three folds beside those of one model."""
+    """The model with candidates from three folds."""
     return prepare("LLMDMsRec", epochs=1, n_candidates=7, candidate_folds=3)
 
 
 def lists_of(prepared: Prepared) -> dict[int, list[str]]:
-    """Candidates by the row that they stand before."""
+    """Candidates, keyed by the row that they predict."""
     table = prepared.dataset.table
     users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
     lines = by_key(read_table(prepared.dataset.semantics.folder.file("candidates")))
@@ -141,7 +141,8 @@ def test_held_out_candidates_are_those_of_one_model(folded: Prepared) -> None:
     plain = prepare("LLMDMsRec", epochs=1, n_candidates=7)
     one, several = lists_of(plain), lists_of(folded)
     split = folded.dataset.split
-    same = {row: set(one[row]) == set(several[row]) for row in one}  # sums of other batches may swap neighbours
+    # Other batches change rounding, which may swap the last candidate with the next item.
+    same = {row: set(one[row]) == set(several[row]) for row in one}
     assert np.mean([same[row] for row in [*split.valid.end.tolist(), *split.test.end.tolist()]]) > 0.98
     assert np.mean([same[row] for row in split.train_targets.tolist()]) < 0.9
     assert plain.dataset.semantics.folder.path != folded.dataset.semantics.folder.path

@@ -1,4 +1,4 @@
-"""Several SR-GNNs as one model; what all models share is in ``test_contracts``."""
+"""An ensemble of SR-GNNs; ``test_contracts`` tests what all models share."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.methods.gated_graph import Weights, gated_graph, sigmoid
 
 
 def with_intents(prepared: Prepared, rows: list[tuple[str, int, list[int], list[int]]]) -> Any:
-    """The model built anew over intents written by hand."""
+    """A new model that reads hand-written intents."""
     features = prepared.dataset.semantics
     features.folder.write("intent", INTENT_COLUMNS, rows)
     torch.manual_seed(1)
@@ -26,7 +26,7 @@ def with_intents(prepared: Prepared, rows: list[tuple[str, int, list[int], list[
 
 
 def first_cases(prepared: Prepared, count: int) -> tuple[Any, list[tuple[str, int]]]:
-    """A batch of test cases and the keys of its rows."""
+    """A batch of test cases, and the (user, position) keys of its rows."""
     loader = prepared.eval_loader("test")
     chosen = np.arange(count)
     table, cases = prepared.dataset.table, loader.cases
@@ -41,7 +41,7 @@ def softmax(values: list[float]) -> list[float]:
 
 
 def divergence(p: list[float], q: list[float]) -> float:
-    """``KL(softmax(p) || softmax(q))`` with the released code's 1e-8."""
+    """``KL(softmax(p) || softmax(q))``, with 1e-8 added to both as in the released code."""
     return sum(a * (math.log(a) - math.log(b)) for a, b in zip(softmax(p), softmax(q), strict=True))
 
 
@@ -78,7 +78,7 @@ class ByHand:
 
 @pytest.fixture
 def small(featured: Path) -> Prepared:
-    """A model of four dimensions whose dropout is off."""
+    """A four-dimensional model without dropout."""
     return prepare("LLMDMsRec", epochs=1, embedding_size=4, semantic_dropout=0.0, sigma=0.3)
 
 
@@ -86,7 +86,7 @@ LISTS = [([0, 3], [5]), ([1], [2, 7, 9]), ([4], []), ([], [6, 8])]
 
 
 def by_hand(small: Prepared) -> tuple[Any, Any, list[ByHand]]:
-    """A model over hand-made intents, a batch, and the equations worked out for its rows."""
+    """A model with hand-written intents, a batch, and the equations' values for its rows."""
     batch, keys = first_cases(small, len(LISTS))
     rows = [(*key, *lists) for key, lists in zip(keys, LISTS, strict=True)]
     model = with_intents(small, rows)

@@ -143,7 +143,7 @@ def test_any_answer_is_matched_or_unusable(texts: list[str], offered: list[str])
 def borrowed(
     lengths: list[int], stride: int, dropped: set[int], tested: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, the rows they borrow from, and users; some rows are not predicted at."""
+    """Predicted rows, the rows whose answers they use, and all users; ``dropped`` rows are not predicted."""
     counts = np.array([0, *lengths])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     user = np.repeat(np.arange(len(counts)), counts)
@@ -232,7 +232,7 @@ def test_another_item_to_predict_changes_no_question_but_those_after_it(few_user
 
 
 def test_the_test_item_is_in_no_question_about_its_user(few_users: Path) -> None:
-    """Planted: an item that nobody else has, at the place of a test item, reaches no question's session."""
+    """An item planted as one user's test item, which no other user has, appears in no question's session."""
     inter = Path("dataset/tiny/tiny.inter")
     user = inter.read_text().splitlines()[-1].split("\t")[0]
     with inter.open("a") as stream:
@@ -242,7 +242,7 @@ def test_the_test_item_is_in_no_question_about_its_user(few_users: Path) -> None
     with StubServer(intents_from_candidates) as server:
         ask(server)
     assert all("The Secret Target" not in call.data["session"] for call in server.calls)
-    assert any("The Secret Target" in call.data["candidates"] for call in server.calls)  # as an item like others
+    assert any("The Secret Target" in call.data["candidates"] for call in server.calls)  # it may be a candidate
 
 
 def test_chosen_titles_are_explicit_where_the_session_holds_them(few_users: Path) -> None:
@@ -359,7 +359,7 @@ def test_the_offline_rule_puts_the_nearest_to_the_last_item_first(featured: Path
 
 
 def test_a_rule_that_reads_no_ranks_names_the_nearest_candidates(featured: Path) -> None:
-    """By rank, the rule's latent intents are the top of a second model: what they give may be an ensemble's."""
+    """Chosen by rank, latent intents would be a second model's top items, and gains could come from ensembling."""
     prepared = prepare("LLMDMsRec", epochs=1, offline_latent="nearest")
     folder = prepared.dataset.semantics.folder
     texts = folder.texts.texts

@@ -1,4 +1,4 @@
-"""LLM-DMsRec (arXiv 2507.20147) on its own; what all models share is in ``test_contracts``."""
+"""LLM-DMsRec (arXiv 2507.20147); ``test_contracts`` tests what all models share."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recbole_llm.training.loaders import recbole_loaders, training_loader
 from recbole_llm.utils.yaml import properties_folder, read_yaml
 from tests.helpers import make_run, prepare, runner, settings_of
 
-SAME_LENGTHS = 2 * FEW_ROWS - 1  # a batch that is encoded in one piece, so that sums are added in one order
+SAME_LENGTHS = 2 * FEW_ROWS - 1  # largest batch size that is encoded in one piece, so sums have a fixed order
 
 
 def training_batches(prepared: Prepared, count: int) -> list[Any]:
@@ -30,8 +30,8 @@ def training_batches(prepared: Prepared, count: int) -> list[Any]:
 
 
 def train(prepared: Prepared, steps: int = 6) -> list[float]:
-    """Some steps of Adam; the loss before each."""
-    torch.manual_seed(3)  # dropout
+    """Train for some steps of Adam; returns the loss before each step."""
+    torch.manual_seed(3)  # for dropout
     model = prepared.model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
     losses = []
@@ -64,7 +64,7 @@ every_backbone = pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("off", OFF)
 @every_backbone
 def test_with_all_switches_off_it_is_its_backbone(featured: Path, backbone: str, off: str) -> None:
-    """The same losses over several steps from the same seed, and the same scores after them."""
+    """From the same seed, losses over several steps and scores before and after them are the same."""
     ours = prepare("LLMDMsRec", epochs=1, train_batch_size=SAME_LENGTHS, backbone=backbone, **OFF[off])
     plain = prepare(backbone, epochs=1, train_batch_size=SAME_LENGTHS)
     count = sum(parameter.numel() for parameter in plain.model.parameters())
@@ -138,7 +138,7 @@ def test_intents_enter_every_backbone_before_its_scores(featured: Path, backbone
             intents = intents[:, None].expand(-1, session.vectors.shape[1], -1)
         joined = torch.cat([session.vectors, intents], dim=-1)
         z = joined @ model.readout.weight.T + (0 if model.readout.bias is None else model.readout.bias)
-        if backbone == "MSGIFSR":  # its own scores, which tests of it hold to the paper
+        if backbone == "MSGIFSR":  # test_session_models checks these scores against the paper
             wanted = model.backbone.scores(z, session)
         else:
             wanted = scores_by_hand(backbone, z, session, model.item_embedding.weight)
@@ -155,12 +155,12 @@ def test_gradients_reach_every_part_of_every_backbone(featured: Path, backbone: 
     prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone)
     (batch,) = training_batches(prepared, 1)
     items = batch["item_id_list"].clone()
-    items[:, 4:6] = torch.where(items[:, 4:6] > 0, items[:, 1:3], 0)  # two clicks in a row that come twice
+    items[:, 4:6] = torch.where(items[:, 4:6] > 0, items[:, 1:3], 0)  # repeats a pair of consecutive clicks
     batch["item_id_list"] = items
     prepared.model.train().calculate_loss(batch).backward()
     for name, parameter in prepared.model.named_parameters():
         assert parameter.grad is not None, name
-        # A softmax does not see the bias of its keys.
+        # The bias of the keys cancels in the softmax.
         assert float(parameter.grad.abs().sum()) > 0 or name.endswith("key.bias"), name
 
 
@@ -178,14 +178,14 @@ def test_settings_of_a_backbone_are_its_own_and_may_be_changed(featured: Path) -
 @pytest.mark.parametrize("align", ALIGNMENTS)
 @every_backbone
 def test_the_alignment_draws_structure_and_both_intents_together(featured: Path, backbone: str, align: str) -> None:
-    """Its value is that of the loss between g and x', and g and y'; it teaches both sides and not the last layer."""
+    """It is the sum of the losses between g and x' and between g and y'; the readout gets no gradient from it."""
     prepared = prepare("LLMDMsRec", epochs=1, backbone=backbone, align=align, semantic_dropout=0.0, sigma=0.5)
     (batch,) = training_batches(prepared, 1)
     model = prepared.model.train()
     torch.manual_seed(5)
     _, session, alignment = model.forward(batch)
     x, y, _ = model.intents(batch)
-    if backbone == "MSGIFSR":  # the level of single clicks: all of the session with x', the last click with y'
+    if backbone == "MSGIFSR":  # single-click level: the whole session is aligned with x', the last click with y'
         last, whole = session.vectors[:, 0].chunk(2, dim=1)
     else:
         last = whole = session.vectors[:, : model.size]
@@ -244,7 +244,7 @@ def test_one_projection_serves_both_kinds_of_intent(featured: Path) -> None:
 
 
 def check_keys(prepared: Prepared, batch: Any, items: torch.Tensor) -> None:
-    """``user`` and ``position`` lead to the interaction of ``items``, and the history is what stands before it."""
+    """Check that ``user`` and ``position`` point to the rows of ``items``, and that histories are the rows before."""
     table = prepared.dataset.table
     rows = np.asarray(table.offsets)[batch["user_id"].numpy()] + batch["position"].numpy()
     np.testing.assert_array_equal(np.asarray(table.item)[rows], items.numpy())
