@@ -1,4 +1,4 @@
-"""Checkpoints hold tensors and plain values, and come back as they were."""
+"""Checkpoints hold tensors and plain values, and load back unchanged."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_checkpoint_loads_under_torch_s_safe_loader(tmp_path):
     assert torch.load(tmp_path / "a.pt", weights_only=True)["number"] == 3
 
 
-# ---- files that are none -------------------------------------------------------------------------
+# ---- files that are not checkpoints --------------------------------------------------------------
 
 
 def test_a_missing_file_is_a_user_error(tmp_path):
@@ -119,11 +119,11 @@ def test_a_truncated_file_is_a_user_error(tmp_path, keep):
 
 
 class Foreign:
-    """What a checkpoint of somebody else may hold."""
+    """An object of an unknown class, as a foreign checkpoint may hold."""
 
 
 class Evil:
-    """Would make a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

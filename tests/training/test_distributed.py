@@ -1,4 +1,4 @@
-"""Two processes that train one model find what one process finds."""
+"""Two processes that train one model together get the same result as one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def values(record: Record) -> dict[str, float]:
 
 
 def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
-    """Without dropout only the order of sums differs: losses and metrics agree."""
+    """Without dropout, only the order of summation differs, so losses and metrics agree."""
     alone = runner("alone").run(make_run("GRU4Rec", checkpoint_dir="other", **EXACT))
     run = make_run("GRU4Rec", nproc=2, **EXACT)
     together = runner().run(run)
@@ -43,7 +43,7 @@ def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
 
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[None]:
-    """This process as a group of one, which is what a process of several does, without the others' time."""
+    """Make this process a group of one: it runs the code of a larger group without starting other processes."""
     join(0, 1, tmp_path / "meeting")
     yield
     distributed.destroy_process_group()
@@ -51,7 +51,7 @@ def group(tmp_path: Path) -> Iterator[None]:
 
 @pytest.mark.parametrize("model", ["LightGCN", "GCSAN"])
 def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: None, model: str) -> None:
-    """RecBole's ``EmbLoss`` has the shape ``(1,)``, and so has the loss that it is added to."""
+    """RecBole's ``EmbLoss`` has the shape ``(1,)``, and so has a loss that it is added to."""
     prepared = prepare(model, epochs=1)
     trainer = make_trainer(prepared.config, prepared.model)
     data, _ = training_loader(prepared)
@@ -62,7 +62,7 @@ def test_a_loss_of_one_element_is_averaged_as_one_of_none(tiny: Path, group: Non
 
 
 def test_a_refit_is_shared_too(tiny: Path, group: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process trained on all of it, by itself, and all wrote the same files."""
+    """Regression: each process trained on all the data by itself, and all wrote to the same files."""
     shared: list[BenchTrainer] = []
     take_over = Together.take_over
 
@@ -112,7 +112,7 @@ def test_a_model_with_batches_of_its_own_is_refused(tiny: Path) -> None:
 
 
 def test_a_model_that_only_counts_is_refused(tiny: Path) -> None:
-    """The first process would rank by the counts of its share of the interactions."""
+    """Otherwise the first process would rank by the counts of its share of the interactions."""
     prepared = prepare("Pop")
     with pytest.raises(UserError, match="--nproc: Pop learns without gradients"):
         Together.take_over(make_trainer(prepared.config, prepared.model), training_loader(prepared)[0])

@@ -1,4 +1,4 @@
-"""Item embeddings that start from vectors."""
+"""Item embeddings that are initialised from vectors."""
 
 from __future__ import annotations
 

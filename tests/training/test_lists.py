@@ -1,4 +1,4 @@
-"""Counting what stands in the first places, against the definitions; RecBole's values are in test_recbole_evaluator."""
+"""List metrics over the top positions against their definitions; test_recbole_evaluator compares RecBole's values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recbole_llm.evaluation.ranks import head_items
 from recbole_llm.training import lists as module
 from recbole_llm.training.lists import ItemCategories, TopLists
 
-COUNTS = np.array([0, 8, 4, 2, 1, 1, 0])  # of ids 0..6; 6 is cold
+COUNTS = np.array([0, 8, 4, 2, 1, 1, 0])  # training counts of ids 0..6; 6 is cold
 
 
 def lists_of(scores: list[list[float]], topk: tuple[int, ...] = (2,), **options: float) -> TopLists:
@@ -28,7 +28,7 @@ def counts_of(lists: TopLists, k: int) -> np.ndarray:
 
 
 def line(*best: int) -> list[float]:
-    """Scores that rank some ids first, in this order."""
+    """Scores that rank the given ids first, in this order."""
     values = [-float("inf"), *np.linspace(-1, -2, 6)]
     for place, item in enumerate(best):
         values[item] = 10.0 - place
@@ -61,7 +61,7 @@ def test_candidates_are_counted_by_their_ids() -> None:
 
 
 def test_ties_are_not_broken_by_the_id() -> None:
-    """A model that scores all alike would show the first ids to everybody."""
+    """Otherwise a model that scores all items equally would show the lowest ids to every user."""
     lists = TopLists([3], np.ones(200))
     lists.add(torch.cat([torch.full((5, 1), -torch.inf), torch.zeros(5, 199)], dim=1))
     shown = np.flatnonzero(counts_of(lists, 3))
@@ -78,11 +78,11 @@ def test_lists_without_a_case_are_empty() -> None:
 
 # ---- diversity, serendipity, calibration, exposure ------------------------------------------------
 
-TEXTS = ["", "a b", "a", "b c", "", "c d a", "d", "a b", "c"]  # of ids 0..8; 4 has no category
+TEXTS = ["", "a b", "a", "b c", "", "c d a", "d", "a b", "c"]  # categories of ids 0..8; 4 has none
 TRAINED = np.array([0, 9, 7, 7, 5, 3, 3, 1, 0])
 VECTORS = (
     np.random.default_rng(3).normal(size=(9, 4)).astype(np.float32) * (np.arange(9) % 7 != 0)[:, None]
-)  # 7 has none
+)  # item 7 has none
 METRICS = ("serendipity", "ildcategories", "ildvectors", "miscalibration", "exposureratio")
 TOPK = (1, 2, 3, 5)
 CASES = 40
@@ -90,7 +90,7 @@ CASES = 40
 
 @pytest.fixture(params=["all items", "candidates"])
 def block(request):
-    """Scores of cases with up to three targets and histories that may be empty; a part of the items is not ranked."""
+    """Scores, candidates, one to three targets and possibly empty histories of cases; items seen are not ranked."""
     generator = np.random.default_rng(11)
     scores = torch.from_numpy(generator.permuted(np.tile(np.arange(9.0), (CASES, 1)), axis=1))
     scores[:, 0] = -torch.inf
@@ -110,7 +110,7 @@ def block(request):
 
 
 def counted(block, cases: Sequence[int]) -> dict[str, np.ndarray]:
-    """The means of our counters over some cases, added in two blocks."""
+    """The means that our counters give for some cases, which are added in two blocks."""
     scores, candidates, targets, histories = block
     lists = TopLists(TOPK, TRAINED, None, METRICS, ItemCategories.of(TEXTS), VECTORS)
     for part in (cases[: len(cases) // 3], cases[len(cases) // 3 :]):
@@ -127,7 +127,7 @@ def counted(block, cases: Sequence[int]) -> dict[str, np.ndarray]:
 
 
 def shown(block, case: int, k: int) -> list[int]:
-    """The first places of a case."""
+    """The items in the first ``k`` positions of a case."""
     scores, candidates, _, _ = block
     order = np.argsort(-scores[case].numpy(), kind="stable")
     columns = np.arange(9) if candidates is None else candidates[case].numpy()
@@ -174,7 +174,7 @@ def popular(block, case: int, k: int, order: list[int]) -> list[int]:
 
 
 def test_means_are_those_of_the_definitions(block, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 5 * 5 * 3)  # three cases at a time
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 4 * 5 * 5 * 3)  # room for three cases at a time
     found = counted(block, range(CASES))
     place = module.Serendipity(TOPK, TRAINED)._place.numpy()
     order = np.argsort(place).tolist()
@@ -196,7 +196,7 @@ def test_means_are_those_of_the_definitions(block, monkeypatch: pytest.MonkeyPat
         gains = [(item, 1 / math.log2(rank + 2)) for items in lists for rank, item in enumerate(items)]
         top, rest = (sum(gain for item, gain in gains if head[item] == group) for group in (True, False))
         assert found["exposureratio"][number] == pytest.approx(rest / 7 / (top / 1), nan_ok=True)
-    assert np.isnan(found["ildcategories"][0])  # a list of one item has no pair
+    assert np.isnan(found["ildcategories"][0])  # a list of one item has no pairs
     assert found["serendipity"][1:3].min() > 0
 
 
@@ -210,7 +210,7 @@ def test_a_perfectly_calibrated_list_has_no_divergence() -> None:
 
 
 def test_what_popularity_shows_too_is_no_serendipity() -> None:
-    """The target is the most popular item; masked items make room in popularity's list as in the model's."""
+    """The target is the most popular item. Masked items are left out of the popularity list as well."""
     scores = torch.tensor([[-torch.inf, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0]] * 2)
     scores[1, 1:4] = -torch.inf
     lists = TopLists([1], TRAINED, metrics=["serendipity"])

@@ -141,7 +141,7 @@ def test_dynamic_negatives_are_the_candidates_that_the_model_scores_best(tiny):
     prepared = prepare("BPR", train_neg_sample_args={**DYNAMIC, "candidate_num": 40})
     prepared.model.predict = lambda interaction: interaction["item_id"].float()
     negatives = torch.cat([batch["neg_item_id"] for batch in training_loader(prepared)[0]])
-    assert negatives.min() > 48 / 2  # of 40 draws among 48 items
+    assert negatives.min() > 48 / 2  # the best of 40 draws from 48 items
 
 
 def test_dynamic_negatives_serve_models_with_a_loop_of_recbole_s(knowledge):

@@ -1,4 +1,4 @@
-"""Ranks by counting equal ranks by sorting; the items of the first places are counted in the same pass."""
+"""Ranks found by counting equal ranks found by sorting; the top items are counted in the same pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ N_USERS, N_ITEMS = 30, 25
 
 @pytest.fixture
 def prepared(workspace):
-    """Users with 3 to 12 interactions; many have an item more than once."""
+    """A dataset of users with 3 to 12 interactions; many have an item more than once."""
     generator = np.random.default_rng(0)
     rows = [
         (f"u{user}", f"i{generator.integers(N_ITEMS)}", step)
@@ -30,7 +30,7 @@ def prepared(workspace):
 
 
 class Scores(torch.nn.Module):
-    """A model that knows the scores of all items for each row of the interactions."""
+    """A model that returns given scores of all items for each row of the interactions."""
 
     device = torch.device("cpu")
 
@@ -43,7 +43,7 @@ class Scores(torch.nn.Module):
 
 
 def random_scores(dataset, kinds=None, seed=1):
-    """Scores without ties, or of so many different values."""
+    """Random scores without ties, or with ``kinds`` distinct values."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(dataset.table) + 1, dataset.item_num)
     if kinds is not None:
@@ -56,7 +56,7 @@ def single(dataset):
 
 
 def several(dataset):
-    """Cases whose last three rows are targets; a target may stand in the history or stand there twice."""
+    """Cases whose last three rows are targets; a target may be in the history or occur twice."""
     table = dataset.table
     users = np.flatnonzero(np.diff(table.offsets) >= 4)
     ends = np.asarray(table.offsets)[users + 1]
@@ -65,7 +65,7 @@ def several(dataset):
 
 
 def brute_force(dataset, cases, scores, mask_history):
-    """Higher and tied counts of each target from the definition."""
+    """Counts of higher and tied items for each target, by definition."""
     items = np.asarray(dataset.table.item)
     higher, tied = [], []
     for case in range(len(cases)):
@@ -156,9 +156,9 @@ def test_the_size_of_blocks_changes_nothing(prepared, options):
 @pytest.mark.parametrize(
     ("device", "n_items", "block_mib", "rows"),
     [
-        ("cpu", 10_000, 256, 838),  # 32 MiB
-        ("cpu", 1_000_000, 1024, 128),  # fewer would read the table of items more often
-        ("cpu", 1_000_000, 256, 67),  # never more than the reader allows
+        ("cpu", 10_000, 256, 838),  # 32 MiB of scores
+        ("cpu", 1_000_000, 1024, 128),  # fewer rows would read the item table more often
+        ("cpu", 1_000_000, 256, 67),  # never more than block_mib
         ("cuda", 10_000, 256, 4096),
     ],
 )
@@ -203,7 +203,7 @@ def test_ranks_know_their_users_items_and_histories(prepared):
 
 
 def test_cases_of_sessions_know_their_people(workspace):
-    """Sessions are users to a model; tests take the people behind them."""
+    """To a model, each session is a user; significance tests use the people behind the sessions."""
     sessions = [(f"u{user}", user) for user in range(40)] + [("last", day) for day in (41, 42, 43)]
     rows = [(user, f"i{(day + step) % N_ITEMS}", 86_400 * day + step) for user, day in sessions for step in range(4)]
     write_rows(workspace / "dataset" / "tiny" / "tiny.inter", rows)

@@ -1,4 +1,4 @@
-"""Recorded steps train as plain ones do. What records them is CUDA's; on a CPU a recording takes its step again."""
+"""Recorded steps (CUDA graphs) train like plain ones. On a CPU, a stand-in recording simply repeats the step."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 def gpu_alone(test: Any) -> Any:
-    """For what a stand-in says nothing of."""
+    """Mark a test that only a real GPU can run, because the stand-in would prove nothing."""
     test = pytest.mark.parametrize("device", ["cuda"])(pytest.mark.cuda(test))
     return pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")(test)
 
 
 class TakenAgain:
-    """Stands for a recording."""
+    """Stand-in for a recording: a replay takes the step again."""
 
     parts: list[torch.Tensor]
 
@@ -49,14 +49,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def on_a_gpu(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
-    """A CPU takes the ways of a GPU."""
+    """Make a CPU take the GPU code paths."""
     if device == "cpu":
         nothing_at_hand(monkeypatch)
         monkeypatch.setattr(recorded, "CUDARecording", TakenAgain)
 
 
 def trained(model: str, folder: Path, device: str = "cpu", epochs: int = 3, **options: Any) -> Any:
-    """A trainer after some epochs."""
+    """A trainer that has trained for some epochs."""
     settings = {"train_batch_size": 64, "epochs": epochs, "stopping_step": 50, "device": device, **options}
     prepared = prepare(model, **settings)
     trainer = make_trainer(prepared.config, prepared.model)
@@ -73,9 +73,10 @@ def weights(trainer: Any) -> list[torch.Tensor]:
 
 
 def assert_alike(one: Any, other: Any, device: str = "cpu") -> None:
-    """Two trainings end in the same weights, but for the order in which a GPU adds.
+    """Check that two trainings end with the same weights, up to the order in which a GPU adds.
 
-    Gradients that are zero but for rounding, such as those of the biases of keys, move weights there as far as others.
+    Adam moves weights whose gradient is only rounding error (such as key biases) as far as other weights, so the
+    comparison on a GPU is of all weights together.
     """
     if device == "cpu":
         for first, second in zip(weights(one), weights(other), strict=True):
@@ -107,7 +108,8 @@ def test_the_losses_and_weights_are_those_of_plain_steps(folder: Path, on_a_gpu:
     assert plain.recorded is None
     assert replayed.recorded.recorded, replayed.recorded.why_not
     assert not replayed.recorded.why_not
-    exact = device == "cpu" and case != "SASRec, bf16"  # a rate as a tensor is rounded, and half precision shows it
+    # A learning rate held in a tensor is rounded, which half precision makes visible.
+    exact = device == "cpu" and case != "SASRec, bf16"
     for one, other in zip(replayed.curve, plain.curve, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4 if exact else 1e-2)
     assert_alike(replayed, plain, "cpu" if exact else "cuda")
@@ -144,11 +146,11 @@ def test_a_checkpoint_holds_rates_as_numbers(folder: Path, on_a_gpu: None, devic
 
     kept = _plain_state(trainer.optimizer)["param_groups"]
     assert [(type(group["lr"]), group["capturable"]) for group in kept] == [(float, False)] * len(kept)
-    assert all(torch.is_tensor(group["lr"]) for group in groups)  # as they were
+    assert all(torch.is_tensor(group["lr"]) for group in groups)  # unchanged in the optimiser
 
 
 def spoilt(model: str, folder: Path, monkeypatch: pytest.MonkeyPatch, spoil: Any, **options: Any) -> Any:
-    """A trainer whose model does something beside its loss in each step."""
+    """A trainer whose model does something besides computing the loss in each step."""
     prepared = prepare(model, **{"train_batch_size": 64, "epochs": 2, "device": "cpu", **options})
     trainer = make_trainer(prepared.config, prepared.model)
     trainer.begun = [weight.clone() for weight in weights(trainer)]
@@ -228,7 +230,7 @@ def test_a_step_that_goes_by_the_host_is_taken_plainly(
 
 
 class Wrong(TakenAgain):
-    """A recording that forgets what its rows are."""
+    """A faulty recording whose losses are too large."""
 
     def replay(self) -> None:
         super().replay()
@@ -237,10 +239,10 @@ class Wrong(TakenAgain):
 
 
 class Half(TakenAgain):
-    """A recording that forgets the optimiser's step."""
+    """A faulty recording that omits the optimiser's step."""
 
     def replay(self) -> None:
-        held = self.step.func.__closure__  # the trainer's step
+        held = self.step.func.__closure__  # of the trainer's step function
         owner = next(cell.cell_contents for cell in held if hasattr(cell.cell_contents, "optimizer"))
         before = [parameter.detach().clone() for parameter in owner.model.parameters()]
         super().replay()
@@ -250,13 +252,13 @@ class Half(TakenAgain):
 
 
 class Early(TakenAgain):
-    """A recording of nothing: its step was taken while it was made, as on a device that is not the current one."""
+    """An empty recording whose step ran while it was made, as happens on a device that is not the current one."""
 
     def __init__(self, step: Any, generators: Any, beside: Any, device: Any) -> None:
         self.parts = step()
 
     def replay(self) -> None:
-        """There is nothing to take."""
+        """Do nothing: no step was recorded."""
 
 
 class Failing:
@@ -271,7 +273,7 @@ class Failing:
 
 
 class FailingBeside(TakenAgain):
-    """The second recording of a training fails."""
+    """A recording that fails unless it is the first of a training."""
 
     def __init__(self, step: Any, generators: Any, beside: Any, device: Any) -> None:
         super().__init__(step, generators, beside, device)
@@ -346,7 +348,7 @@ def test_what_a_model_goes_by_is_recorded_anew_when_it_changes(folder: Path, on_
 def test_what_an_evaluation_keeps_is_dropped_before_steps_are_replayed(
     folder: Path, on_a_gpu: None, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As LightGCN keeps its propagated vectors."""
+    """LightGCN, for example, keeps its propagated vectors."""
     prepared = prepare("BPR", train_batch_size=64, epochs=1, device=device)
     model, loss = prepared.model, prepared.model.calculate_loss
     model.kept = None
@@ -357,7 +359,7 @@ def test_what_an_evaluation_keeps_is_dropped_before_steps_are_replayed(
         return found
 
     class NumbersAlone(TakenAgain):
-        """A replay runs no Python of the model's."""
+        """Like a real replay, runs none of the model's Python code, so ``kept`` stays as it is."""
 
         def replay(self) -> None:
             kept = model.kept
@@ -382,7 +384,7 @@ def test_what_an_evaluation_keeps_is_dropped_before_steps_are_replayed(
 
 def test_an_object_that_took_the_place_of_another_one_is_noticed() -> None:
     class Thing:
-        """Such as a model keeps."""
+        """Any object that a model may hold."""
 
     model = torch.nn.Linear(2, 2)
     model.thing = Thing()  # type: ignore[assignment]

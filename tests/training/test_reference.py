@@ -1,4 +1,4 @@
-"""RecBole's own engine beside ours: two evaluators and two loops that check each other."""
+"""RecBole's engine against ours: two evaluators and two training loops that check each other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def values(record):
 
 @pytest.mark.parametrize("model", MASKED_AS_IN_RECBOLE)
 def test_recbole_s_metrics_equal_ours(tiny, model):
-    """RecBole masks the history for general models and ranks it for sequential ones."""
+    """RecBole masks history items for general models but ranks them for sequential ones."""
     mask = MASKED_AS_IN_RECBOLE[model]
     record = run(model, engine="recbole", mask_history=mask, metrics=ALL, topk=[1, 5, 10, 20])
     assert len(record.recbole_metrics) == 24
@@ -40,7 +40,7 @@ def test_recbole_s_evaluator_chooses_by_a_metric_that_is_not_reported(tiny):
 
 @pytest.mark.parametrize("model", ["SASRec", "BPR"])
 def test_another_masking_gives_other_numbers(tiny, model):
-    """So the agreement above says something."""
+    """Shows that the agreement above is not trivial."""
     mask = not MASKED_AS_IN_RECBOLE[model]
     record = run(model, engine="recbole", mask_history=mask, epochs=5)
     assert values(record) != pytest.approx(record.recbole_metrics, abs=1e-3)
@@ -70,7 +70,7 @@ def test_without_chance_both_engines_train_to_the_same_numbers(tiny, model):
     batches = -(-fast.data.train_interactions // 128)
     losses = [[entry["loss"] for entry in record.curve] for record in (fast, reference)]
     ratio = [theirs / ours for ours, theirs in zip(*losses, strict=True)]
-    assert ratio == pytest.approx([ratio[0]] * 4, rel=1e-5)  # RecBole's are sums, ours means
+    assert ratio == pytest.approx([ratio[0]] * 4, rel=1e-5)  # RecBole sums the batch losses, we average them
     assert 1 < round(ratio[0]) <= batches
     assert values(fast) == pytest.approx(reference.recbole_metrics, abs=0.02)
     assert fast.best_epoch == reference.best_epoch

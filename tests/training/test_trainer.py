@@ -1,4 +1,4 @@
-"""The training loop: repeatable, resumable, and honest about what it kept."""
+"""The training loop: repeatable and resumable, and it keeps the best weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SMALL = {
 
 
 class Training:
-    """A model, its trainer and its loaders, in a folder of checkpoints."""
+    """A model, its trainer and its loaders, with a checkpoint folder."""
 
     def __init__(self, model, folder, **overrides):
         self.prepared = prepare(model, **{"epochs": 4, **SMALL.get(model, {}), **overrides})
@@ -44,7 +44,7 @@ class Training:
         return self
 
     def numbers(self):
-        """Everything that should repeat: losses, validation, weights."""
+        """Everything that a repeated training must reproduce: losses, validation, weights."""
         curve = [{key: value for key, value in entry.items() if key != "seconds"} for entry in self.trainer.curve]
         weights = {name: value.numpy().tobytes() for name, value in self.prepared.model.state_dict().items()}
         return curve, self.trainer.best_epoch, self.trainer.best_valid_score, weights
@@ -237,7 +237,7 @@ def test_early_stopping_goes_on_counting_after_a_resume(training, saved_each_epo
 
 
 def killed_after_better_epochs(training, monkeypatch, tmp_path, kills=1):
-    """A training whose ``last.pt`` is of its second epoch, and whose best weights are of a later one."""
+    """Kill a training whose ``last.pt`` is from its second epoch and whose best weights are from a later one."""
     for kill in range(kills):
         killed = training(epochs=25, learning_rate=0.005)
         assert killed.trainer.resume(killed.train_data) == (kill > 0)
@@ -261,7 +261,7 @@ def test_weights_and_best_epoch_stay_together_where_lost_epochs_do_not_repeat(tr
     again = training(epochs=4, learning_rate=0.005)
     assert again.trainer.resume(again.train_data)
     with monkeypatch.context() as patch:
-        patch.setattr(again.trainer, "_valid_epoch", lambda _: (0.0, {"ndcg@10": 0.0}))  # as if it were worse now
+        patch.setattr(again.trainer, "_valid_epoch", lambda _: (0.0, {"ndcg@10": 0.0}))  # simulates worse epochs
         again.fit()
     again.trainer.restore_best()
     assert again.trainer.best_epoch == last["stopping"][-1]
@@ -294,7 +294,7 @@ def test_a_kill_while_better_weights_are_written_loses_none_that_count(training,
 
 def test_training_begins_anew_where_only_weights_of_lost_epochs_are_left(training, monkeypatch, tmp_path, caplog):
     killed_after_better_epochs(training, monkeypatch, tmp_path)
-    (tmp_path / "run" / "best_of_last.pt").unlink()  # no older version kept it
+    (tmp_path / "run" / "best_of_last.pt").unlink()  # older versions did not write this file
     again = training(epochs=25, learning_rate=0.005)
     assert not again.trainer.resume(again.train_data)
     assert "is without its best weights; training begins anew" in caplog.text
@@ -307,7 +307,7 @@ def test_without_a_checkpoint_there_is_nothing_to_resume(training):
 
 
 def test_a_training_that_is_over_is_not_gone_on_with(training):
-    """Also where early stopping has ended it; what counts are the best weights."""
+    """This includes a training that early stopping has ended; its best weights count."""
     options = {"epochs": 40, "stopping_step": 2, "learning_rate": 0.05}
     whole = training(**options).fit()
     assert len(whole.trainer.curve) < 40
@@ -375,7 +375,7 @@ def test_a_resumable_checkpoint_loads_safely(training, saved_each_epoch, tmp_pat
 
 
 class Foreign:
-    """What somebody else's checkpoint may hold."""
+    """An object of an unknown class, as a foreign checkpoint may hold."""
 
 
 @pytest.mark.parametrize("name", ["best_so_far.pt", "last.pt"])
@@ -556,7 +556,7 @@ def test_pretraining_runs_and_keeps_what_it_learnt(training, model):
     assert all(torch.equal(value, last[name]) for name, value in made.prepared.model.state_dict().items())
 
 
-@pytest.mark.parametrize("stopped_in", [2, 4, 6])  # of 3 epochs a stage
+@pytest.mark.parametrize("stopped_in", [2, 4, 6])  # each stage has 3 epochs
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model, stopped_in):
     def run(folder):
@@ -581,7 +581,7 @@ def test_a_killed_pretraining_goes_on(tiny, saved_each_epoch, monkeypatch, model
         runner("broken").run(run("broken"))
     stop = 0
     again = runner("broken").run(run("broken"))
-    assert len(begun) == needed + 1  # none but the one that was stopped is done twice
+    assert len(begun) == needed + 1  # only the interrupted epoch is repeated
     assert again.metrics == whole.metrics
     begun.clear()
     runner("broken", force=True).run(run("broken"))
