@@ -1,4 +1,4 @@
-"""Processes that take part in a search without training anything."""
+"""Helpers and processes that take part in a search without training anything."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = Path("results")
 
 
 def study_of(storage: str, trials: int, run: Run | None = None, space: str = SPACE, **budget: object) -> Study:
-    """The search of these tests in the current folder, whose ``dataset/tiny`` is there."""
+    """The search that these tests use; the current folder must hold ``dataset/tiny``."""
     Path("space.yaml").write_text(space)
     made = Budget(trials, **{"pruner": "none", **budget})  # type: ignore[arg-type]
     kept = open_storage(storage_address(storage, RESULTS))
@@ -39,7 +39,7 @@ def result(
 
 
 def take_part(study: Study) -> int:
-    """Run trials until none is left; how many."""
+    """Run trials until none is left; returns how many were run."""
     count = 0
     while not study.is_done:
         trial = study.next()
@@ -52,12 +52,12 @@ def take_part(study: Study) -> int:
 
 
 def take_part_and_count(storage: str, trials: int, file: str) -> None:
-    """Run trials until none is left; a file says how many."""
+    """Run trials until none is left; writes their number to a file."""
     Path(file).write_text(str(take_part(study_of(storage, trials))))
 
 
 def hang(storage: str, trials: int, hang_at: int, mark: str) -> None:
-    """Run some trials, then wait for ever in one that was begun; a file says when."""
+    """Run some trials, then hang in the next one; creates a file at that moment."""
     study = study_of(storage, trials)
     for number in range(trials):
         trial = study.next()

@@ -1,4 +1,4 @@
-"""A search as a text file: written, checked, gone on with where there is no storage."""
+"""A search's history as a text file: written, checked, and used to continue without the storage."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADER = Header(study="a", metric="NDCG@10", budget={"epochs": None, "pruner": "
 
 
 def mixed(storage: str) -> Study:
-    """A search with trials of every kind, the last two of seven still to come."""
+    """An unfinished search with trials of several kinds: completed, failed and pruned."""
     study = study_of(storage, 7, space="num_layers: [1, 2, 3, null]", pruner="median", epochs=2)
     for number in range(4):
         trial = study.next()
@@ -98,11 +98,11 @@ def test_a_process_that_is_killed_leaves_a_whole_history(tiny: Path) -> None:
     wait_for(Path("mark").exists)
     process.kill()
     (history,) = Path("results/studies").iterdir()
-    assert len(history.read_text().splitlines()) == 4  # the header, and the trials before the one that hung
+    assert len(history.read_text().splitlines()) == 4  # the header, and the three trials before the hanging one
 
 
 def test_a_trial_that_was_taken_in_under_another_number_does_not_count(tiny: Path) -> None:
-    """Two machines may read a history into one database at once."""
+    """Two machines may import a history into one database at the same time."""
     first = study_of("results/s.sqlite3", 3)
     take_part(first)
     again = study_of("results/again.sqlite3", 3)

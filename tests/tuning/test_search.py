@@ -1,4 +1,4 @@
-"""``tune`` from the command line to the table: test data unseen, kills survived."""
+"""``tune`` from the command line to the table: it never sees test data and survives kills."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 def tune(*names: Any, **options: Any) -> tuple[Any, Any]:
-    """Records and studies of a search."""
+    """Run a search; returns its records and studies."""
     found = api.tune(*names, **options)
     return found.records, found.studies
 
@@ -60,7 +60,7 @@ def move_test_items(folder: Path) -> None:
 
 @pytest.fixture
 def plain(tiny: Path) -> Path:
-    """The small dataset without equal times; a first user has all items, so that they are numbered the same."""
+    """The small dataset without equal times; a first user has all items, so item ids never change."""
     path = tiny / "tiny.inter"
     header, *lines = path.read_text().splitlines()
     rows = [line.split("\t") for line in lines]
@@ -78,7 +78,7 @@ def test_the_test_items_change_no_trial(plain: Path) -> None:
     move_test_items(plain)
     records, after = tune("GRU4Rec", "tiny", trials=3, **SMALL)
     assert scores(after) == scores(before)
-    assert after[0].name != before[0].name  # other data, another study
+    assert after[0].name != before[0].name  # other data make another study
     assert records[0].metrics
 
 
@@ -87,7 +87,7 @@ def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.M
     loader = Prepared.eval_loader
     monkeypatch.setattr(Prepared, "eval_loader", lambda self, phase: asked.append(phase) or loader(self, phase))
     (record,), _ = tune("BPR", "tiny", trials=2, epochs=1)
-    assert asked == ["valid", "valid", "valid", "test"]  # two trials; then the tuned run
+    assert asked == ["valid", "valid", "valid", "test"]  # two trials, then the tuned run
     assert [found.key for found in ResultStore("results")] == [record.key]
 
 
@@ -109,9 +109,9 @@ def test_each_model_has_one_study_and_the_best_enters_the_table_as_tuned(tiny: P
         best = study.best()
         assert best.value >= study.ended()[0].value
         assert {name: record.settings[name] for name in study.space} == study.settings(best)
-        assert record.valid_metrics["ndcg@10"] == best.value  # the same seed and budget, the same number
+        assert record.valid_metrics["ndcg@10"] == best.value  # same seed and epochs as the trial
     stage_ones = [record for record in ResultStore("results") if not record.tuned]
-    assert [record.model for record in stage_ones] == ["SRGNN"]  # once, not for each trial
+    assert [record.model for record in stage_ones] == ["SRGNN"]  # trained once, not per trial
     assert len(list(Path("dataset/tiny/semantics").glob("loo-*"))) == 1
     assert not list(Path("saved/search").rglob("*.pt"))
     assert re.search(r"^LLMDMsRec †? +offline +2 trials", render(records), flags=re.M)
@@ -137,7 +137,7 @@ def test_the_report_is_one_page_that_loads_nothing(tiny: Path) -> None:
 def test_time_that_is_over_ends_a_trial_after_its_epoch(tiny: Path) -> None:
     (record, pop), (study, _) = tune("BPR,Pop", "tiny", trials=1, trial_minutes=1e-6, trial_epochs=8, epochs=9)
     assert (record.trials, record.trial_epochs, record.trial_minutes) == (1, 8, 1e-6)
-    assert (pop.trials, pop.trial_epochs, pop.trial_minutes) == (1, None, None)  # it has no search to limit
+    assert (pop.trials, pop.trial_epochs, pop.trial_minutes) == (1, None, None)  # Pop has nothing to search
     (trial,) = study.ended()
     assert trial.user_attrs["epochs"] == 1
     assert trial.value == trial.intermediate_values[1]
@@ -160,7 +160,7 @@ def test_a_mistake_is_an_error_before_anything_runs(tiny: Path, arguments: dict[
 
 
 def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``kill -9`` of the driver in the middle; its workers end with it, the next command does what is missing."""
+    """``kill -9`` ends the driver and its workers in the middle; the next command does the remaining work."""
     given = [f"--{key}={value}" for key, value in SMALL.items()]
     words = ["tune", "--model=GRU4Rec", "--dataset=tiny", *given, "--trials=6", "--workers=2", "--report"]
     first = start_command(*words)
@@ -185,7 +185,7 @@ def test_a_search_on_workers_that_is_killed_goes_on(tiny: Path, capsys: pytest.C
 
 
 def test_a_search_without_its_storage_is_not_made_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a repository keeps: the records and the histories. One more seed costs one more training."""
+    """A repository keeps only records and histories; with these, one more seed costs one more training."""
     arguments: dict[str, Any] = {"model": "GRU4Rec", "dataset": "tiny", "trials": 3, **SMALL}
     (record,), (study,) = tune(**arguments)
     for path in Path("results").glob("studies.sqlite3*"):
@@ -198,7 +198,7 @@ def test_a_search_without_its_storage_is_not_made_again(tiny: Path, monkeypatch:
 
 
 def test_a_search_that_is_interrupted_goes_on_in_the_same_process(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a notebook; a journal has no heartbeat that would tell that a trial was given up."""
+    """As in a notebook; a journal storage has no heartbeat to show that a trial was abandoned."""
     validate = Runner.validate
 
     def interrupted(*arguments: Any) -> Any:

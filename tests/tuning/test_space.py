@@ -1,4 +1,4 @@
-"""Search spaces: what files say, RecBole's format, defaults."""
+"""Search spaces: our files, RecBole's format, defaults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def distributions(path: Path) -> dict[str, Any]:
 
 
 def test_every_model_of_ours_and_every_baseline_has_a_space() -> None:
-    shared = {"ISRFDirect", "SRGNNEnsemble"}  # they have those of ISRF and SRGNN
+    shared = {"ISRFDirect", "SRGNNEnsemble"}  # use the spaces of ISRF and SRGNN
     assert {*BASELINES, *methods()} - shared - {"Lists"} <= set(property_names("search"))
     assert all(space_of(settings_of(name, "ml-100k", protocol="direct_100")) for name in shared)
 
@@ -56,7 +56,7 @@ def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str)
 
 
 def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path) -> None:
-    """DUIP's second stage had rates that trials of two epochs, which end with the first, had drawn and never used."""
+    """Regression: two-epoch trials, which end with DUIP's first stage, drew the second stage's learning rates."""
     second = {"finetune_learning_rate", "lm_learning_rate"}
     settings = settings_of("DUIP", stage_epochs=[2, 6])
     assert second <= set(space_of(settings)) & set(space_of(settings, epochs=3))
@@ -73,7 +73,7 @@ def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path) -> None:
 
 
 def test_each_search_says_once_what_it_leaves_out(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The second search of a suite or a session said nothing; one that is only checked says nothing yet."""
+    """Regression: a second search in the same process said nothing. A search that is only checked stays silent."""
     runs = [make_run("DUIP", semantics=semantics, use_lm=False) for semantics in ("offline", "none")]
     runs.append(make_run("DUIP", freeze_lm=True))
     searched(runs, 3, quiet=True)
@@ -94,7 +94,7 @@ def test_each_search_says_once_what_it_leaves_out(tiny: Path, caplog: pytest.Log
 
 @pytest.mark.parametrize("model", ["ComiRecDR", "MIND", "LDMI"])
 def test_no_capsule_model_is_searched_without_routing(model: str) -> None:
-    """One round gives every item of a history the same weight; the search called that the best ComiRec-DR."""
+    """With one round, every item has the same weight; regression: a search chose that as the best ComiRec-DR."""
     space = space_of(settings_of(model, "ml-100k"))
     assert min(space["routing_rounds"].examples()) >= 2
     assert {1.0, 8.0} <= set(space["interest_scale"].examples())
@@ -151,7 +151,7 @@ def test_a_mistake_in_a_yaml_space_is_an_error_with_file_and_setting(tmp_path: P
 
 
 def test_recboles_format_is_read_as_recbole_reads_it(tmp_path: Path) -> None:
-    """Lines of the .hyper files in RecBole's documentation."""
+    """Uses lines from .hyper files in RecBole's documentation."""
     text = (
         "learning_rate loguniform -8,0\n"
         "embedding_size choice [64, 96, 128]\n"

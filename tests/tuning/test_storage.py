@@ -1,4 +1,4 @@
-"""Storages that hold something else, or were left in the middle of a line."""
+"""Storages that hold something else or end in an incomplete line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_journal_of_something_else_is_refused_and_stays_as_it_is(workspace: Pa
 
 
 def test_half_a_line_at_the_end_of_a_journal_is_left_out(tiny: Path) -> None:
-    """What a kill or a full disk leaves; the next line would stand behind it, and neither could be read."""
+    """A kill or a full disk leaves such a line; the next one would be appended to it, and neither could be read."""
     assert take_part(study_of("a.log", 2)) == 2
     with Path("a.log").open("ab") as stream:
         stream.write(b'{"op_code": 4, "worker')

@@ -1,4 +1,4 @@
-"""Studies: no trial lost or counted twice, whoever dies; nothing is trained here."""
+"""Studies: no trial is lost or counted twice, even if processes die; nothing is trained here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def values(study: Study) -> list[tuple[int, dict[str, Any], float | None]]:
 
 
 def begun(study: Study) -> Any:
-    """The next trial, which there must be."""
+    """Start the next trial, which must exist."""
     trial = study.next()
     assert trial is not None
     return trial
@@ -48,21 +48,21 @@ def test_the_defaults_are_the_first_trial(tiny: Path) -> None:
 
 
 def test_the_published_settings_are_the_second_trial_as_far_as_the_space_goes(tiny: Path) -> None:
-    """SR-GNN's say embedding_size 100, learning_rate 0.001, weight_decay 1e-5, and what is not searched."""
+    """SR-GNN's are embedding_size 100, learning_rate 0.001 and weight_decay 1e-5, and some that are not searched."""
     space = "learning_rate: {low: 0.002, high: 0.1, log: true}\nembedding_size: [64, 100]\nstep: [1, 2]\n"
     study = study_of("results/s.sqlite3", 3, make_run("SRGNN"), space)
     take_in = [begun(study) for _ in range(3)]
     first, second, third = (study.settings(trial) for trial in take_in)
     assert first == {"embedding_size": 64, "step": 1} | {"learning_rate": first["learning_rate"]}
     assert second == {"embedding_size": 100, "step": 1} | {"learning_rate": second["learning_rate"]}
-    assert min(first["learning_rate"], second["learning_rate"]) >= 0.002  # 0.001 is outside: drawn
+    assert min(first["learning_rate"], second["learning_rate"]) >= 0.002  # 0.001 is outside the space, so drawn
     assert third not in (first, second)
     fixed = study_of("results/s.sqlite3", 3, make_run("SRGNN", embedding_size=100), "step: [1, 2]")
     assert study_of("results/s.sqlite3", 3, make_run("SRGNN", preset="paper"), space)._starts[1:] == []
     assert fixed._starts == [{"step": 1}]
 
 
-OURS = {"demo", "scratch"}  # presets that no publication reports
+OURS = {"demo", "scratch"}  # presets that are not from a publication
 
 
 def test_each_preset_is_one_of_a_publication_or_ours() -> None:
@@ -77,7 +77,7 @@ def test_each_preset_is_one_of_a_publication_or_ours() -> None:
         ({"train_targets": "all"}, None),
         ({"train_targets": "all", "objective": "bce"}, "original"),
         ({"train_targets": "all", "objective": "sampled_softmax"}, "sampled"),
-        ({"preset": "sampled"}, None),  # they are the defaults then
+        ({"preset": "sampled"}, None),  # the published settings are the defaults then
     ],
 )
 def test_settings_published_under_another_name_are_a_start_where_the_search_trains_alike(
@@ -103,7 +103,7 @@ def test_settings_published_under_another_name_are_a_start_where_their_training_
 
 @pytest.mark.parametrize("model", ["ISRF", "DUIP"])
 def test_published_settings_of_another_language_model_are_no_start(tiny: Path, model: str) -> None:
-    """Their scales and rates are in its terms: ISRF's of a trained T5's absolute deviations, DUIP's of GPT-2."""
+    """Their scales and rates suit that language model: ISRF's a trained T5, DUIP's GPT-2."""
     run = make_run(model)
     assert len(starts(run, space_of(run.settings))) == 1
     published = {"DUIP": {"lm": "gpt2"}, "ISRF": {"lm": "google-t5/t5-small", "word_scale": "absolute"}}
@@ -123,7 +123,7 @@ def test_a_search_that_goes_on_tries_what_it_would_have_tried(tiny: Path) -> Non
 
 
 def test_one_seed_is_one_search_whatever_the_version_of_optuna(tiny: Path) -> None:
-    """Drawn by Optuna 4.9.0 and by 5.0.0: two random trials, and two after TPE has begun."""
+    """Optuna 4.9.0 and 5.0.0 both draw these values: two random trials, and two after TPE has started."""
     study = study_of("results/s.sqlite3", 14)
     take_part(study)
     drawn = [(settings["learning_rate"], settings["num_layers"]) for _, settings, _ in values(study)]
@@ -205,7 +205,7 @@ def test_bad_curves_are_pruned_but_never_the_defaults(tiny: Path) -> None:
     report = study.reporter(bad)
     assert not report(1, 0.1)
     assert report(2, 0.1)
-    again = study.reporter(bad)  # of a training that was interrupted and goes on
+    again = study.reporter(bad)  # as for a training that continues after an interruption
     assert not again(1, 0.1)
     assert again(2, 0.1)
     assert not any(study.reporter(defaults)(epoch, 0.1) for epoch in (1, 2, 3))
@@ -249,7 +249,7 @@ def test_what_the_tuned_run_sets_is_what_the_best_trial_had(tiny: Path) -> None:
     assert found == study.settings(study.best())
     assert (run.settings["seed"], run.settings["epochs"], run.search) == (7, 2, {"trials": 4})
     plain = make_run("GRU4Rec", seed=7, **{f"GRU4Rec.{name}": value for name, value in found.items()})
-    assert run.key != plain.key  # beside the plain run in the tables, not in its place
+    assert run.key != plain.key  # the tuned run has its own row beside the plain run
     assert (run.blank_record().tuned, run.blank_record().trials) == (True, 4)
 
 
@@ -274,7 +274,7 @@ def test_processes_share_the_budget_exactly(tiny: Path, storage: str) -> None:
 
 @STORAGES
 def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path, storage: str) -> None:
-    """The trial that ran keeps its number and its settings; what comes after is drawn as if nothing had been."""
+    """The interrupted trial keeps its number and settings, and later trials are drawn as without the kill."""
     whole = study_of(storage.replace("search", "whole"), 13)
     take_part(whole)
     whole.history.unlink()
@@ -291,7 +291,7 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tiny: Path, sto
 
 
 def test_a_process_takes_no_trial_while_another_one_is_at_it(tiny: Path) -> None:
-    """Between taking a trial that was lost before and signing it, it would be taken for lost once more."""
+    """A recovered trial that a process has taken but not yet signed would otherwise look lost again."""
     first, second = study_of("results/s.sqlite3", 2), study_of("results/s.sqlite3", 2)
     taken: list[int] = []
     thread = threading.Thread(target=lambda: taken.append(begun(second).number))
@@ -304,13 +304,13 @@ def test_a_process_takes_no_trial_while_another_one_is_at_it(tiny: Path) -> None
 
 
 def lose(study: Study, trial: optuna.Trial) -> None:
-    """Let a trial be that of a process that is gone."""
+    """Make a trial belong to a process that no longer exists."""
     trial.set_user_attr("owner", trial.user_attrs["owner"] | {"started": "long ago"})
     study.running.clear()
 
 
 def test_a_trial_that_is_lost_again_and_again_has_failed(tiny: Path) -> None:
-    """It may be what kills the process."""
+    """The trial itself may be what kills its process."""
     study = study_of("results/s.sqlite3", 2)
     for _ in range(MAX_LOSSES + 1):
         trial = begun(study)
@@ -326,18 +326,18 @@ def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     trial = begun(lost)
     trial.set_user_attr("owner", {"host": "elsewhere", "pid": 1, "started": "1"})
     study = study_of("results/s.sqlite3", 3)
-    assert begun(study).number == 1  # another one: the first may be alive
+    assert begun(study).number == 1  # not trial 0, whose process may be alive
     age_heartbeats()
     again = begun(study)
     assert (again.number, again.params) == (0, trial.params)
-    assert study_of("results/s.sqlite3", 3).next().number == 2  # type: ignore[union-attr] - it beats again
+    assert study_of("results/s.sqlite3", 3).next().number == 2  # type: ignore[union-attr] - trial 0 has a heartbeat again
     study.finish(again, result(0.3))
-    lost.finish(trial, result(0.9))  # it was alive after all, too late
+    lost.finish(trial, result(0.9))  # the first process was alive after all, but is too late
     assert study.ended()[0].value == 0.3
 
 
 def test_a_silent_trial_that_another_machine_has_just_taken_is_not_taken_again(tiny: Path) -> None:
-    """That machine has not beaten yet, and its lock is not this one's."""
+    """The other machine has not sent a heartbeat yet, and the two machines share no lock."""
     study = study_of("results/s.sqlite3", 1)
     elsewhere = {"host": "elsewhere", "pid": 1, "started": "1"}
     begun(study).set_user_attr("owner", elsewhere)
@@ -351,7 +351,7 @@ def test_a_silent_trial_that_another_machine_has_just_taken_is_not_taken_again(t
 def test_a_trial_that_ends_while_it_waits_to_be_tried_again_is_tried_again(tiny: Path) -> None:
     lost = study_of("results/s.sqlite3", 1)
     trial = begun(lost)
-    lost._put_back(trial)  # by another process, which took it for silent
+    lost._put_back(trial)  # as another process does that considers the trial silent
     lost.finish(trial, result(0.9))
     assert not lost.is_done
     assert take_part(study_of("results/s.sqlite3", 1)) == 1
@@ -365,7 +365,7 @@ def age_heartbeats() -> None:
 def test_a_trial_that_was_taken_and_not_signed_is_tried_again_after_the_grace(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = study_of("results/s.log", 1)  # a journal has no heartbeat
+    study = study_of("results/s.log", 1)  # a journal storage has no heartbeat
     study._study.ask(study._distributions)
     assert study.next() is None
     monkeypatch.setattr("recbole_llm.tuning.liveness.GRACE_SECONDS", -1.0)
@@ -373,7 +373,7 @@ def test_a_trial_that_was_taken_and_not_signed_is_tried_again_after_the_grace(
 
 
 def test_a_search_that_is_broken_off_gives_its_trials_back(tiny: Path) -> None:
-    """Its process may live on, as that of a notebook does."""
+    """The process may stay alive after the interruption, as in a notebook."""
     study = study_of("results/s.log", 2)
     trial = begun(study)
     study.release()
@@ -381,7 +381,7 @@ def test_a_search_that_is_broken_off_gives_its_trials_back(tiny: Path) -> None:
 
 
 def test_a_trial_beyond_the_budget_waits(tiny: Path) -> None:
-    """Another machine may take the last trial between looking and asking."""
+    """Another machine may take the last trial between the check and the request."""
     study, late = study_of("results/s.sqlite3", 2), study_of("results/s.sqlite3", 2)
     assert [begun(study).number for _ in range(2)] == [0, 1]
     looks = iter([True, False])
@@ -393,7 +393,7 @@ def test_a_trial_beyond_the_budget_waits(tiny: Path) -> None:
 
 
 def test_studies_of_the_version_before_are_read(tiny: Path) -> None:
-    """It tried lost trials again under new numbers, and ended what was beyond the budget as failed."""
+    """The previous version repeated lost trials under new numbers and marked trials beyond the budget as failed."""
     study = study_of("results/s.sqlite3", 3)
     for state in (TrialState.FAIL, TrialState.COMPLETE, TrialState.FAIL):
         trial = study._study.ask(study._distributions)

@@ -1,4 +1,4 @@
-"""Trials: what they report, how they end, how they go on."""
+"""Trials: what they report, how they end, how they continue."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"epochs": 4, "hidden_size": 16, "embedding_size": 16}
 
 
 class Study:
-    """In place of a reporter: hears scores; says stop, or is interrupted, at an epoch."""
+    """Stands in for a reporter: records scores, and stops or interrupts the trial at a given epoch."""
 
     def __init__(self, stop_at: int = 0, interrupt_at: int = 0) -> None:
         self.stop_at, self.interrupt_at = stop_at, interrupt_at
@@ -85,12 +85,12 @@ def test_the_time_before_an_interruption_counts(tiny: Path, monkeypatch: pytest.
     checkpoint.save(Path("trial/last.pt"), state)
     again = Study()
     found = run_trial(run, "trial", 500.0, again)
-    assert [epoch for epoch, _ in again.heard] == [1, 2, 3]  # all that is known, and the epoch in which it is over
+    assert [epoch for epoch, _ in again.heard] == [1, 2, 3]  # the known epochs, and the one that reaches the limit
     assert (found.epochs, found.pruned) == (3, False)
 
 
 def test_the_time_before_the_training_does_not_count(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Imports and reading depend on what the process did before."""
+    """The time for imports and reading depends on what the process has done before."""
     prepare, clock, late = Runner.prepare, time.monotonic, 0.0
 
     def slowly(*arguments: Any) -> Any:
@@ -104,10 +104,10 @@ def test_the_time_before_the_training_does_not_count(tiny: Path, monkeypatch: py
 
 
 def test_a_trial_that_has_ended_is_not_trained_again(tiny: Path) -> None:
-    """A search may be killed between its end and its entry into the study."""
+    """A search may be killed after a trial's end and before its result is entered into the study."""
     wanted = run_trial(make_run("GRU4Rec", **SMALL), "trial", None, Study())
     again = Study()
-    found = run_trial(make_run("GRU4Rec", learning_rate=1e30, **SMALL), "trial", None, again)  # it would diverge
+    found = run_trial(make_run("GRU4Rec", learning_rate=1e30, **SMALL), "trial", None, again)  # training would diverge
     assert (found.score, found.epochs) == (wanted.score, 4)
 
 

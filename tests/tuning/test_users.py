@@ -1,4 +1,4 @@
-"""Trials that are pruned since they serve the same users worse."""
+"""Trials that are pruned because they rank worse for the same users."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.evaluation.test_significance import ranks_of
 from tests.tuning.searchers import result, study_of
 from tests.tuning.test_study import begun
 
-GOOD = np.tile([0, 1, 2, 3], 30)  # places of 120 users' targets
+GOOD = np.tile([0, 1, 2, 3], 30)  # ranks of 120 users' targets
 
 
 def train(study: Study, *epochs: np.ndarray) -> int:
-    """Report users' places epoch by epoch; after how many the trial is pruned, 0 where it is not."""
+    """Report users' ranks epoch by epoch; returns the epoch at which the trial is pruned, or 0."""
     trial = begun(study)
     report = study.reporter(trial)
     for epoch, higher in enumerate(epochs, start=1):
@@ -34,12 +34,13 @@ def train(study: Study, *epochs: np.ndarray) -> int:
 def test_a_trial_is_pruned_where_its_users_are_worse_off_and_not_where_they_differ_by_chance(tiny: Path) -> None:
     study = study_of("results/s.sqlite3", 6, pruner="users")
     assert train(study, GOOD + 5, GOOD, GOOD) == 0
-    assert train(study, GOOD + 1, GOOD + 1, GOOD) == 2  # a first epoch is never looked at
+    assert train(study, GOOD + 1, GOOD + 1, GOOD) == 2  # the first epoch is never judged
     for_two = GOOD.copy()
     for_two[:2] = 9
     assert train(study, GOOD + 5, for_two, for_two) == 0
     assert train(study, GOOD + 5, GOOD[::-1], GOOD[::-1]) == 0
-    assert train(study, GOOD + 5, GOOD, GOOD, GOOD + 1) == 4  # the best trial had three epochs: its last is compared
+    # The best trial had three epochs, so epoch 4 is compared with its last one.
+    assert train(study, GOOD + 5, GOOD, GOOD, GOOD + 1) == 4
     states = [trial.state.name for trial in study.ended()]
     assert states == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE", "PRUNED"]
 
