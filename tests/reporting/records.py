@@ -32,9 +32,9 @@ def run_of(model: str, ndcg: float, **changes: Any) -> Record:
 
 
 def store_run(store: ResultStore, model: str, skill: float, seed: int = 1, cases: int = 200, **changes: Any) -> Record:
-    """A record with a file of ranks: of 100 items, the target is the better placed the larger the skill.
+    """Store a record with a file of ranks among 100 items; the larger the skill, the better the target's rank.
 
-    Cases are the same for all models, their difficulty too, so that models differ by skill and chance alone.
+    All models have the same cases with the same difficulties, so models differ only by skill and chance.
     """
     difficulty = np.random.default_rng(0).random(cases)
     luck = np.random.default_rng([seed, *model.encode()]).random(cases)

@@ -30,7 +30,7 @@ def fill(folder: Path, model: str = "SASRec", skill: float = 1.0, seeds: int = 2
         values = {**FACTS, "hardware": hardware, "key": key, **changes}
         store = ResultStore(folder)
         path = store.path(store_run(store, model, skill, seed, **values))
-        # Records of this schema need not name the files of a dataset, which is not there.
+        # Records of schema 2 need not name the dataset's files, which do not exist here.
         path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 2'))
 
 
@@ -43,7 +43,7 @@ def submissions(tmp_path: Path) -> Path:
 
 
 class Links(HTMLParser):
-    """The addresses that a page links, and its elements."""
+    """Collects a page's links and element names."""
 
     def __init__(self) -> None:
         super().__init__()

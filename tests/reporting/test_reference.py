@@ -1,4 +1,4 @@
-"""Baselines against published numbers."""
+"""Comparison of baselines with published numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as text, without a browser."""
+"""The report's HTML, checked as text without a browser."""
 
 from __future__ import annotations
 

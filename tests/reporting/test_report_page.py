@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.skipif(find_browser() is None, reason="no browser here; Debian's is called chromium"),
 ]
 SKILLS = {"Pop": 0.0, "SASRec": 1.0, "BPR": 0.4, '<img src=x onerror="document.title=1">': 0.7}
-# Words of the page that stand on two lines.
+# Words on the page that are broken across lines.
 WHOLE_WORDS = """(() => {
   const found = [], walk = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {

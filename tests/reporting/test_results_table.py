@@ -1,4 +1,4 @@
-"""What tables say about runs: rows, intervals, tests, subgroups, formats."""
+"""Result tables: rows, intervals, tests, subgroups, formats."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_many_differences_are_counted_and_every_label_is_its_own() -> None:
 
 
 def test_what_comes_with_the_model_underneath_is_named_by_it() -> None:
-    """Its own settings filled the label, and its name was among those that were only counted."""
+    """Regression: the backbone's own settings filled the label, and its name was only counted."""
     first = {"step": 1, "weight": 0.5, "lr": 0.1, "backbone": "GCSAN"}
     other = {"n_hops": 1, "epsilon": 3, "lr": 0.1, "backbone": "GCEGNN"}
     runs = [run_of("LLMDMsRec", 0.1, key=str(n), settings=settings) for n, settings in enumerate([first, other])]
@@ -104,7 +104,7 @@ def test_ablations_name_what_they_change() -> None:
     changes: list[dict[str, Any]] = [{}, {"align": False}, {"gate": "one"}, {"gate": "one", "contrast": "none"}]
     runs = [run_of("M", 0.1, key=str(n), settings=usual | change) for n, change in enumerate(changes)]
     assert labels(*runs[:3]) == ["M", "M [align=False]", "M [gate=one]"]
-    # Half of them have each gate: then both are named.
+    # Each gate value occurs in half of the rows, so both are named.
     both = ["M [gate=sigmoid]", "M [align=False, gate=sigmoid]", "M [gate=one]", "M [gate=one, contrast=none]"]
     assert labels(*runs) == both
 
@@ -164,7 +164,7 @@ def test_a_seed_that_failed_before_its_features_stays_in_its_row() -> None:
 
 
 def of_files(seed: int, files: dict[str, str], **changes: Any) -> Record:
-    """A seed of a run that read some files."""
+    """One seed of a run that read the given files."""
     data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=1234, files={"inter": "ab" * 32} | files)
     return run_of("M", 0.1, key=f"{seed}{files}", seed=seed, data=data, **changes)
 
@@ -179,7 +179,7 @@ def test_runs_that_read_other_files_are_never_seeds_of_one_row(name: str) -> Non
 
 @pytest.mark.parametrize("name", ["encoder", "lm", "llm"])
 def test_two_paths_of_one_model_are_one_row(name: str) -> None:
-    """Their runs have one key; the seeds of a path and those of its absolute form were two rows."""
+    """Both have the same key. Regression: seeds run with a relative and an absolute path formed two rows."""
 
     def run(seed: int, path: str, digest: str = "1a") -> Record:
         return of_files(seed, {name: digest * 32}, settings={"mask_history": True, name: path})
@@ -292,12 +292,12 @@ def test_a_table_without_the_baseline_says_so_and_marks_nothing(store: ResultSto
     with_pop, without = render(list(store), store=store, baseline="Pop").split("tiny, session:")
     assert "worse than Pop at 5%" in with_pop
     assert "Pop has no numbers here, so nothing is measured against it" in without
-    assert "after Holm over 1 pair\n" in without  # the p of the best to the second
+    assert "after Holm over 1 pair\n" in without  # compares the best row with the second
     assert not any(word in without for word in ("worse than", "None", "Δ"))
 
 
 def test_p_are_corrected_over_the_questions_that_were_asked(store: ResultStore) -> None:
-    """A named reference asks one question a row; one that the results chose could have been any pair."""
+    """A named reference gives one comparison per row; one chosen by the results counts as all pairs."""
     store_run(store, "NARM", 0.9)
     (named,), (chosen,) = (build(list(store), store, baseline=baseline) for baseline in ("BPR", None))
     for family in (list(named.against.values()), chosen.comparisons):
@@ -352,7 +352,7 @@ def test_one_seed_speaks_for_that_training_alone(store: ResultStore) -> None:
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_table_says_where_sessions_are_its_sample(store: ResultStore, noted: bool) -> None:
-    """Runs of a protocol that cuts histories, with a file that has the people behind its sessions or none."""
+    """Runs of a protocol that cuts histories, with or without the people behind the sessions in their ranks files."""
     settings = {"mask_history": True, "sessions": {"by": "day"}}
     for model in ("NARM", "STAMP"):
         run = store_run(store, model, 0.5, key=model, protocol="session", settings=settings)
@@ -476,7 +476,7 @@ def test_cut_offs_are_chosen(store: ResultStore) -> None:
 
 
 def test_all_cut_offs_are_those_of_any_metric_of_the_records(tmp_path: Path) -> None:
-    """MAP stands in no record and follows from the ranks; coverage stands among the metrics of lists."""
+    """MAP is in no record and is computed from the ranks; coverage is one of the list metrics."""
     store = ResultStore(tmp_path)
     store_run(store, "BPR", 0.5, list_metrics={f"itemcoverage@{k}": MetricValue(value=k / 100) for k in (5, 10)})
     names = ["MAP", "ItemCoverage"]

@@ -22,7 +22,7 @@ from tests.reporting.records import record_of, run_of
 
 
 def tables(text: str) -> list[str]:
-    """The tables of metrics, each from its heading on."""
+    """The metric tables, each starting at its heading."""
     return [table for table in text.split("\n\n") if "test cases" in table]
 
 
@@ -222,7 +222,7 @@ def test_one_is_one() -> None:
 
 
 def test_a_label_is_never_cut_before_it_differs() -> None:
-    """The third setting and the 40th character told rows apart once; both had been left out."""
+    """Regression: labels left out the third setting and the 40th character even if only these differed."""
     common = {f"s{n}": 1 for n in range(6)}
     long = "prompts/" + 40 * "x"
     changes = [{"s5": last} for last in (1, 2)] + [{**dict.fromkeys(common, 2), "s5": last} for last in (3, 4)]
@@ -269,7 +269,7 @@ def test_the_last_choice_of_a_model_that_counts_is_not_a_training_that_was_still
     curve = [{"epoch": n, "loss": 0.0, "valid": {"ndcg@10": 0.1}} for n in (1, 2, 3)]
     assert "†" not in render([run_of("PopRecent", 0.1, curve=curve, best_epoch=3)])
     assert "†" not in render([run_of("Pop", 0.1, curve=curve[:1], best_epoch=1)])
-    learning = [{**point, "loss": 0.1 * (3 - point["epoch"])} for point in curve]  # 0 in the last epoch alone
+    learning = [{**point, "loss": 0.1 * (3 - point["epoch"])} for point in curve]  # zero only in the last epoch
     assert "SASRec †" in render([run_of("SASRec", 0.1, curve=learning, best_epoch=3)])
     assert "SASRec †" in render([run_of("SASRec", 0.1, curve=learning[:1], best_epoch=1)])
 

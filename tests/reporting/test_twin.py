@@ -1,4 +1,4 @@
-"""Twin tables."""
+"""Twin tables, which show each row under two protocols."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BOTH = ("loo", "gts")
 
 
 def run_under(protocol: str, model: str, ndcg: float, later: float = 0.0, **changes: Any) -> Record:
-    """A record under a protocol, with what the protocol sets."""
+    """A record under a protocol, with the protocol's settings."""
     own = {"loo": {"split": "loo"}, "gts": {"split": "gts", "valid_from": 0.8, "test_from": 0.9, "targets": "last"}}
     settings = {"mask_history": True, **own[protocol], **changes.pop("settings", {})}
     data = DatasetFacts(name="tiny", sha256="ab" * 32, test_cases=1234, later_training=later)
@@ -28,7 +28,7 @@ def run_under(protocol: str, model: str, ndcg: float, later: float = 0.0, **chan
 
 
 def four_models() -> list[Record]:
-    """Four rows of which the protocols put two neighbours in another order."""
+    """Four rows, of which two neighbours change places between the protocols."""
     under_loo = {"Pop": 0.1, "SASRec": 0.4, "GRU4Rec": 0.3, "EASE": 0.2}
     under_gts = {"Pop": 0.05, "SASRec": 0.2, "GRU4Rec": 0.3, "EASE": 0.1}
     return [
@@ -38,7 +38,7 @@ def four_models() -> list[Record]:
 
 
 def cells(text: str, model: str) -> list[str]:
-    """The cells of a row."""
+    """The cells of a model's row."""
     return next(line.split() for line in text.splitlines() if line.startswith(model))
 
 
@@ -53,7 +53,7 @@ def test_each_row_stands_under_both_protocols_with_its_places() -> None:
 def test_the_orders_are_correlated_and_the_rows_that_change_places_are_named() -> None:
     (twin,) = twins(four_models(), BOTH)
     tau, rho = twin.correlations()
-    assert tau == pytest.approx((5 - 1) / 6)  # five pairs in one order, one in the other
+    assert tau == pytest.approx((5 - 1) / 6)  # five concordant pairs, one discordant
     assert rho == pytest.approx(1 - 6 * 2 / (4 * 15))  # two ranks differ by one
     text = render_twin(four_models(), BOTH)
     assert "two orders of 4 rows by NDCG@10: Kendall's tau +0.67, Spearman's rho +0.80" in text
@@ -71,7 +71,7 @@ def test_rows_of_one_protocol_are_named_and_have_no_place() -> None:
     assert "under loo only, with these settings: FPMC" in text
     assert "under gts only, with these settings: BPR" in text
     assert cells(text, "BPR") == ["BPR", "1", "**0.9000**"]
-    assert cells(text, "GRU4Rec")[-2:] == ["2", "1"]  # BPR, which is better under gts, does not move it
+    assert cells(text, "GRU4Rec")[-2:] == ["2", "1"]  # rows under one protocol only, such as BPR, get no place
 
 
 def test_other_settings_are_another_row() -> None:
