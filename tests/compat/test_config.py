@@ -1,4 +1,4 @@
-"""RecBole's configuration from our settings alone."""
+"""RecBole's configuration is built only from our settings."""
 
 from __future__ import annotations
 

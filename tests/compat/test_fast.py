@@ -1,4 +1,4 @@
-"""The faster forms of RecBole's models compute RecBole's numbers."""
+"""The faster versions of RecBole's models compute the same numbers as RecBole's own."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def prepared_once(tmp_path_factory):
 
 @pytest.fixture
 def pair(prepared_once):
-    """A model as RecBole has it and in its fast form, each with a loader of its own kind."""
+    """RecBole's model and its fast version, each with its own training loader."""
 
     def make(model, **more):
         made = []
@@ -279,7 +279,7 @@ def test_a_loss_at_every_position_is_that_of_all_prefixes(pair, name):
     prepared = prefixes.table
     windows = SequenceLoader(prepared, prefixes.dataset, prefixes.config)
     one, other = (gradients(fast, next(iter(loader))) for loader in (prefixes, windows))
-    assert len(prefixes) == len(windows) == 1  # the whole epoch
+    assert len(prefixes) == len(windows) == 1  # one batch holds the whole epoch
     assert close(one[0], other[0])
     assert all(close(one[1][key], other[1][key]) for key in one[1] if one[1][key] is not None)
 
@@ -323,7 +323,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(prepared_once, model, monkeypatch):
     assert_waits_for_nothing(copy.deepcopy(prepared.model), make_batch, monkeypatch)
 
 
-# NGCF's identity is sparse, and RecBole sends a small number there for the lists of words of an item.
+# NGCF's identity matrix is sparse, and RecBole sends a small number to the GPU for items' lists of words.
 @pytest.mark.parametrize("model", [name for name in [*MODELS, "BPR"] if name not in OPTIONS])
 def test_a_step_moves_nothing_to_a_gpu(prepared_once, model, monkeypatch):
     prepared = prepared_once(model, "fast", {})
@@ -337,6 +337,6 @@ def test_training_at_every_position_waits_for_nothing_on_a_gpu(prepared_once, mo
     prepared = prepared_once(model, "fast", {"train_targets": "all", "objective": objective, "n_negatives": 8})
     loader = SequenceLoader(prepared.device_table(), prepared.train_part, prepared.config)
     learner, make_batch = copy.deepcopy(prepared.model), lambda: loader.batch(loader.rows[:50])
-    if objective != "softmax":  # which negatives are drawn depends on the number of rows
+    if objective != "softmax":  # the draws depend on the number of rows, so they are fixed here
         monkeypatch.setattr(learner.next_item_loss, "draw", lambda rows, device: torch.arange(1, 9, device=device))
     assert_waits_for_nothing(learner, make_batch, monkeypatch)

@@ -1,4 +1,4 @@
-"""Each mend of RecBole, by what fails without it."""
+"""Each RecBole fix, tested by what fails without it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _mended():
 
 
 def python(code, folder="."):
-    """Standard output of a fresh interpreter."""
+    """Run code in a fresh interpreter; returns the words of its standard output."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run([sys.executable, "-c", code], env=env, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ print(torch.is_anomaly_enabled(), int(product.view(torch.int32).count_nonzero())
 
 @pytest.fixture(scope="module")
 def process(tmp_path_factory):
-    """A process of its own that trained a model: whether anomaly detection was on, its denormals, its modules."""
+    """Facts of a process that trained a model: anomaly detection, number of denormals, loaded modules."""
     folder = tmp_path_factory.mktemp("process")
     write_tiny(folder / "dataset" / "tiny")
     anomaly, denormals, *modules = python(RUN_POP, folder)
@@ -136,7 +136,7 @@ ITEMS = [
 
 @pytest.fixture
 def with_gaps(workspace):
-    """RecBole's own ``Dataset`` of files with missing cells in columns of every type."""
+    """RecBole's own ``Dataset``, from files with missing cells in columns of every type."""
     from recbole.data.dataset import Dataset
 
     from recbole_llm.compat.config import BenchConfig
@@ -187,7 +187,7 @@ def test_files_are_read_by_the_c_parser(tmp_path):
     import recbole.data.dataset.dataset as module
 
     path = write_rows(tmp_path / "x.item", [("a", 1.5)], "item_id:token\tprice:float")
-    # The option exists for the C parser alone: pandas refuses it where Python's is used.
+    # Only the C parser has this option; pandas refuses it with the Python parser.
     frame = module.pd.read_csv(path, delimiter="\t", engine="python", low_memory=False)
     assert frame.to_numpy().tolist() == [["a", 1.5]]
 
@@ -229,14 +229,14 @@ def test_tensors_share_no_memory_with_the_frame(with_gaps):
 
 @pytest.fixture
 def recbole_trainer(tiny):
-    """RecBole's trainer of a model, with its own loaders."""
+    """Makes RecBole's trainer for a model, with RecBole's loaders."""
 
     def make(model, evaluated=None, **overrides):
         from recbole.utils import get_trainer
 
         prepared = prepare(model, engine="recbole", epochs=1, **overrides)
         if evaluated:
-            prepared.config["metrics"] = evaluated  # our settings keep list metrics apart from the others
+            prepared.config["metrics"] = evaluated  # list metrics have a setting of their own
         loaders = recbole_loaders(prepared.config, prepared.dataset)
         return get_trainer(prepared.config["MODEL_TYPE"], model)(prepared.config, prepared.model), loaders
 
@@ -319,7 +319,7 @@ def test_pop_ranks_by_training_counts(tiny):
 
 
 def mends():
-    """Everything that is replaced in other packages."""
+    """Everything that the fixes replace in other packages."""
     import recbole.data.dataset.dataset as dataset
     import recbole.trainer.trainer as trainer
     from recbole.evaluator.collector import Collector
