@@ -1,4 +1,4 @@
-"""Metrics of counted lists; RecBole's values are compared in test_recbole_evaluator."""
+"""List metrics from counts; test_recbole_evaluator compares them with RecBole's."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import pytest
 
 from recbole_llm.evaluation.lists import ListCounts
 
-COUNTS = np.array([0, 8, 4, 2, 1, 1, 0])  # of ids 0..6; 6 is cold
+COUNTS = np.array([0, 8, 4, 2, 1, 1, 0])  # training counts of ids 0..6; 6 is cold
 
 
 def test_values_of_a_small_example() -> None:
-    """Two lists of two places: items 1 and 2, and items 1 and 6."""
+    """Two lists of two items: 1 and 2, and 1 and 6."""
     found = ListCounts([2], np.array([[0, 2, 1, 0, 0, 0, 1]]), COUNTS, tail_ratio=0.4).summarise(
         ["ItemCoverage", "AveragePopularity", "TailPercentage", "Novelty", "GiniIndex", "ShannonEntropy"]
     )
     assert found["itemcoverage@2"] == pytest.approx(3 / 7)
     assert found["averagepopularity@2"] == pytest.approx((8 + 4 + 8 + 0) / 4)
-    assert found["tailpercentage@2"] == 0  # of the five trained items, 4 and 5 are the tail
-    assert found["novelty@2"] == pytest.approx((2 * 1 + 2 + 4) / 4)  # shares 1/2, 1/2, 1/4, and 1/16 for the cold one
+    assert found["tailpercentage@2"] == 0  # the tail is items 4 and 5 of the five trained items
+    assert found["novelty@2"] == pytest.approx((2 * 1 + 2 + 4) / 4)  # shares 1/2, 1/2, 1/4; 1/16 for the cold item
     assert found["giniindex@2"] == pytest.approx((2 * 5 - 8 + 2 * 6 - 8 + 2 * (2 * 7 - 8)) / 4 / 7)
     share = np.array([0.5, 0.25, 0.25])
     assert found["shannonentropy@2"] == pytest.approx(-(share * np.log(share)).sum() / 3)

@@ -1,4 +1,4 @@
-"""Metrics from ranks: RecBole's values without ties, exact expectations with them."""
+"""Metrics from ranks: equal to RecBole's without ties, exact expectations with ties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {"hit": "Hit", "ndcg": "NDCG", "mrr": "MRR", "recall": "Recall", "precis
 
 
 def ranks_of(cases):
-    """Ranks of cases that are given as (higher, tied) pairs of their targets."""
+    """Ranks of cases, each given as the (higher, tied) pairs of its targets."""
     counts = [len(case) for case in cases]
     higher, tied = (np.array([pair[i] for case in cases for pair in case], dtype=np.int32) for i in (0, 1))
     return Ranks(
@@ -37,7 +37,7 @@ def ranks_of(cases):
 
 
 def of_scores(lines):
-    """Ranks of cases that are given as (scores, is target) of all their items."""
+    """Ranks of cases, each given as the scores and target flags of all its items."""
     cases = []
     for scores, wanted in lines:
         scores, wanted = np.asarray(scores), np.asarray(wanted, dtype=bool)
@@ -46,7 +46,7 @@ def of_scores(lines):
 
 
 def recbole_s(name, lines, k):
-    """RecBole's metric of each line of a ``(lines, places)`` table of hits."""
+    """RecBole's metric for each line of a ``(lines, positions)`` table of hits."""
     hits = np.asarray(lines, dtype=bool)
     metric = getattr(recbole_metrics, NAMES[name])({"metric_decimal_place": 12, "topk": [k]})
     needs_lengths = name in ("ndcg", "recall", "map")
@@ -78,7 +78,7 @@ def test_without_ties_the_means_are_those_of_recbole_s_evaluator(targets):
 
 
 def orders(scores):
-    """All lists that sorting by score may give, as places of items."""
+    """All orders that sorting by score may produce, as lists of item indices."""
     groups = [np.flatnonzero(np.asarray(scores) == value) for value in sorted(set(scores), reverse=True)]
     for parts in product(*(permutations(group) for group in groups)):
         yield [item for part in parts for item in part]

@@ -1,4 +1,4 @@
-"""Our metrics beside ir-measures, which is not RecBole's code nor ours."""
+"""Our metrics against ir-measures, an implementation independent of RecBole and of us."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of ranks, and parts of them."""
+"""Ranks: their files, and selections of cases."""
 
 from __future__ import annotations
 

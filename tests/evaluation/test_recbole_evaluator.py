@@ -1,4 +1,4 @@
-"""Our metrics beside RecBole's Evaluator, from the same scores, over models and protocols."""
+"""Our metrics against RecBole's Evaluator on the same scores, over models and protocols."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from tests.helpers import runner
 
 TOPK = [1, 3, 5, 10, 20]
 NAMES = [*RANK_METRICS.values(), "GAUC"]
-LISTED = ["ItemCoverage", "GiniIndex", "ShannonEntropy", "AveragePopularity", "TailPercentage"]  # that RecBole has
+LISTED = ["ItemCoverage", "GiniIndex", "ShannonEntropy", "AveragePopularity", "TailPercentage"]  # RecBole has these
 PROTOCOLS = ("loo", "session", "user_split", "temporal_20", "direct_100")
 SEQUENTIAL = ("SASRec", "GRU4Rec", "SRGNN", "NARM", "ComiRecSA")
-GENERAL = ("BPR", "LightGCN", "EASE")  # they know no users that they have not seen
+GENERAL = ("BPR", "LightGCN", "EASE")  # cannot rank for users without training data
 
 
 class Config(dict[str, Any]):
-    """RecBole's evaluator reads a configuration by keys and by ``in``."""
+    """A minimal configuration: RecBole's evaluator only uses ``[]`` and ``in``."""
 
     def __missing__(self, key: str) -> None:
         return None
 
 
 def theirs(prepared: Any, loader: EvalLoader, masked: bool) -> dict[str, float]:
-    """RecBole's collector and evaluator over the model's scores; what is not ranked scores ``-inf``."""
+    """Results of RecBole's collector and evaluator on the model's scores; unranked items score ``-inf``."""
     config = Config(
         metrics=[*NAMES, *LISTED], topk=TOPK, metric_decimal_place=12, device=torch.device("cpu"), tail_ratio=0.2,
         eval_args={"mode": {"valid": "full", "test": "full"}}, eval_type=EvaluatorType.RANKING,
         USER_ID_FIELD="user_id", ITEM_ID_FIELD="item_id", LABEL_FIELD="label",
     )  # fmt: skip
     collector = Collector(config)
-    # RecBole's own counter lacks the first item of each history where a model is sequential.
+    # For sequential models, RecBole's own counter misses the first item of each history.
     items = prepared.dataset.table.item[prepared.dataset.split.train_rows]
     facts = SimpleNamespace(num=lambda _: prepared.dataset.item_num, item_counter=Counter(np.asarray(items).tolist()))
     collector.data_collect(SimpleNamespace(dataset=facts))
@@ -73,7 +73,7 @@ def theirs(prepared: Any, loader: EvalLoader, masked: bool) -> dict[str, float]:
 
 
 def both(model: str, protocol: str, masked: bool = True) -> tuple[dict[str, float], dict[str, float]]:
-    """Our metrics and RecBole's of an untrained model, whose scores are all different."""
+    """Our metrics and RecBole's for an untrained model, whose scores have no ties."""
     overrides: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "seed": 1}
     if protocol == "direct_100":
         overrides["candidates"] = 25  # there are 48 items
@@ -97,7 +97,7 @@ def both(model: str, protocol: str, masked: bool = True) -> tuple[dict[str, floa
 
 
 def largest_difference(model: str, protocol: str, masked: bool = True) -> float:
-    """Over all metrics and cut-offs."""
+    """Largest difference between ours and RecBole's, over all metrics and cut-offs."""
     ours, found = both(model, protocol, masked)
     assert len(found) == len(TOPK) * (len(NAMES) - 1 + len(LISTED)) + 1
     return max(abs(ours[name] - found[name]) for name in found)

@@ -1,4 +1,4 @@
-"""Tests over users and seeds."""
+"""Significance tests over users and seeds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ USERS = 400
 
 
 def ranks_of(higher: np.ndarray, users: np.ndarray | None = None, person: Sequence[int] = ()) -> Ranks:
-    """Ranks of cases with one target each."""
+    """Ranks of cases with a single target."""
     count = len(higher)
     return Ranks(
         user=np.arange(count) if users is None else users,
@@ -34,7 +34,7 @@ def ranks_of(higher: np.ndarray, users: np.ndarray | None = None, person: Sequen
 
 
 def draw(mean: float, seed: int, shared: int = 0) -> Ranks:
-    """Places around a mean; one part is the user's own and the same for all methods."""
+    """Random ranks around a mean; each user has a component that is the same for all methods."""
     own = np.random.default_rng(shared).exponential(mean, USERS)
     return ranks_of(own * np.random.default_rng([seed, 9]).uniform(0.5, 1.5, USERS))
 
@@ -55,8 +55,8 @@ def test_a_user_weighs_by_the_number_of_its_cases() -> None:
     family = Family({"a": [ranks_of(np.array([0, 0, 0, 50]), users)]}, "hit@10")
     found = family.interval("a")
     assert family.users == 2
-    assert found.mean == 0.75  # as a table shows it
-    # Users' parts in the deviation are +-0.1875 of a case's: a ratio of sums over two users.
+    assert found.mean == 0.75  # the mean over cases, which tables show
+    # The mean is a ratio of sums over two users, whose contributions to the deviation are +-0.1875.
     assert (found.high - found.low) / 2 == pytest.approx(stats.t.ppf(0.975, 1) * np.sqrt(2 * 2 * 0.1875**2))
 
 
@@ -68,7 +68,7 @@ def test_users_with_as_many_cases_are_a_plain_sample() -> None:
 
 
 def test_where_histories_are_cut_the_person_is_the_user() -> None:
-    """Eight sessions of two people are two draws, not eight, whichever of the runs noted the people."""
+    """Eight sessions of two people count as two independent users, even if only one of the runs recorded the people."""
     generator = np.random.default_rng(1)
     places = generator.integers(20, size=(2, 8))
     people = [0, 0, 0, 0, 1, 1, 1, 1]
@@ -109,7 +109,7 @@ def test_one_seed_is_the_paired_t_test_of_two_trainings() -> None:
 
 
 def test_where_users_add_nothing_it_is_welch_s_test_of_the_seeds() -> None:
-    """Every user has the same value in a training: trainings alone differ."""
+    """All users have the same value within a training, so only the trainings differ."""
     a, b = np.array([0.1, 0.3, 0.2]), np.array([0.5, 0.2, 0.6, 0.4])
     sides = [Estimate.of(np.repeat(values[:, None], 50, axis=1), np.ones(50)) for values in (a, b)]
     error, df = standard_error(*sides)
@@ -139,7 +139,7 @@ def quasi_f(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_it_is_the_quasi_f_of_the_design() -> None:
     generator = np.random.default_rng(2)
-    users = generator.normal(size=(2, 1, 60))  # methods suit users differently
+    users = generator.normal(size=(2, 1, 60))  # each method suits users differently
     a, b = generator.normal(size=(2, 4, 60)) + users + generator.normal(size=(2, 4, 1)) * 0.3
     sides = [Estimate.of(values, np.ones(60)) for values in (a, b)]
     error, _ = standard_error(*sides)
@@ -150,7 +150,7 @@ def test_it_is_the_quasi_f_of_the_design() -> None:
 @pytest.mark.parametrize("seeds", [3, 5])
 @pytest.mark.parametrize("spread", [0.05, 0.2])
 def test_equal_methods_seldom_differ(seeds: int, spread: float, crossed: float) -> None:
-    """Of equally good methods about 5 % differ by chance at 5 %; over users alone many more do."""
+    """At the 5 % level, equal methods differ in about 5 % of cases; a test over users alone finds many more."""
     generator = np.random.default_rng([seeds, int(100 * spread), int(crossed)])
     shape, repeats, wrong, naive = (2, seeds, 60), 1500, 0, 0
     for _ in range(repeats):
@@ -166,7 +166,7 @@ def test_equal_methods_seldom_differ(seeds: int, spread: float, crossed: float) 
 
 
 def test_seeds_widen_the_interval_and_one_seed_says_that_it_is_one() -> None:
-    trainings = [ranks_of(np.full(USERS, place)) for place in (0, 1, 2)]  # all users alike: no spread over users
+    trainings = [ranks_of(np.full(USERS, place)) for place in (0, 1, 2)]  # no variance between users
     values = [per_case(run, "mrr@10").mean() for run in trainings]
     found, alone = Family({"a": trainings, "b": trainings[:1]}, "mrr@10"), Family({"b": trainings[:1]}, "mrr@10")
     interval = found.interval("a")
@@ -245,7 +245,7 @@ def test_an_unknown_correction_is_an_error() -> None:
 
 @pytest.mark.parametrize(("margin", "none"), [(0.005, False), (0.05, True)])
 def test_a_difference_inside_the_margin_is_none(margin: float, none: bool) -> None:
-    """Two one-sided tests: at 5 % they say what the 90 % interval says."""
+    """Two one-sided tests at 5 % are equivalent to the 90 % interval."""
     a, b = [draw(20, seed) for seed in (1, 2, 3)], [draw(20, seed) for seed in (4, 5, 6)]
     (found,) = Family({"a": a, "b": b}, "ndcg@10", margin=margin).compare()
     half = (found.high - found.low) / 2 / stats.t.ppf(0.975, found.df) * stats.t.ppf(0.95, found.df)

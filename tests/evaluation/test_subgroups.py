@@ -1,4 +1,4 @@
-"""Parts of the test cases."""
+"""Subgroups of the test cases."""
 
 from __future__ import annotations
 
