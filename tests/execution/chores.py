@@ -1,4 +1,4 @@
-"""Small jobs for executors; workers import them from here."""
+"""Small jobs for executors; workers import them from this module."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment(*names: str) -> list[str | None]:
 
 
 def threads() -> list[int]:
-    """Of torch, and of each other library that has a pool of them."""
+    """Number of threads of torch, and of each other library with a thread pool."""
     import torch
     from threadpoolctl import threadpool_info
 
@@ -44,13 +44,13 @@ def loaded(*names: str) -> list[bool]:
 
 
 def interrupt() -> str:
-    """What Ctrl-C on a terminal does to all processes there."""
+    """Send this process SIGINT, as Ctrl-C on a terminal does to all its processes."""
     os.kill(os.getpid(), signal.SIGINT)
     return "still here"
 
 
 def speak(text: str) -> None:
-    """As a library prints and as this package logs."""
+    """Print to stdout as a library does, and log as this package does."""
     os.write(1, f"printed {text}\n".encode())
     logging.getLogger("recbole_llm.test").info("logged %s", text)
     logging.getLogger("recbole_llm.test").debug("whispered %s", text)
@@ -61,7 +61,7 @@ def row_of(name: str) -> Any:
 
 
 def inner(values: list[int]) -> list[int]:
-    """Jobs of a job."""
+    """Run jobs from within a job."""
     executor = ProcessExecutor(1, gpus=[])
     found = [result.value for result in each_result(executor, [Job("", double, (value,)) for value in values])]
     executor.close()
@@ -69,7 +69,7 @@ def inner(values: list[int]) -> list[int]:
 
 
 def die(mark: str) -> str:
-    """Kill the own process the first time."""
+    """Kill this process on the first call."""
     if not Path(mark).exists():
         Path(mark).touch()
         os.kill(os.getpid(), signal.SIGKILL)
@@ -85,7 +85,7 @@ def leave() -> None:
 
 
 def meet(folder: str, name: str, other: str) -> str:
-    """Come back only when the other one runs at the same time."""
+    """Return only once the other job runs at the same time."""
     (Path(folder) / name).touch()
     while not (Path(folder) / other).exists():
         time.sleep(0.01)
@@ -97,7 +97,7 @@ def unsendable() -> Any:
 
 
 def announce(path: str) -> None:
-    """Write the own process id, then wait for ever."""
+    """Write this process's id to a file, then wait forever."""
     partial = Path(path + ".part")
     partial.write_text(str(os.getpid()))
     partial.rename(path)
@@ -106,14 +106,14 @@ def announce(path: str) -> None:
 
 
 def stay_until(path: str, value: int) -> int:
-    """Come back when there is a file."""
+    """Return once the file exists."""
     while not Path(path).exists():
         time.sleep(0.01)
     return value
 
 
 def drive(mark: str) -> None:
-    """A driver with a job that waits for ever."""
+    """Run a driver with a job that waits forever."""
     executor = ProcessExecutor(1, gpus=[])
     executor.submit(Job("", announce, (mark,)))
     executor.next()

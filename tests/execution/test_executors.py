@@ -1,4 +1,4 @@
-"""Jobs in this process and in processes of their own; what a dead process costs."""
+"""Jobs in this process and in worker processes, and what happens if a worker dies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def executor(request: pytest.FixtureRequest, pool: ProcessExecutor) -> Executor:
 
 
 def values(executor: Executor, jobs: list[Job]) -> list[Any]:
-    """Values in the order of the jobs."""
+    """Run jobs and return their values, in the order of the jobs."""
     found = {id(result.job): result for result in each_result(executor, jobs)}
     for result in found.values():
         assert result.error is None, result.reason
@@ -49,7 +49,7 @@ def values(executor: Executor, jobs: list[Job]) -> list[Any]:
 
 
 def value(executor: Executor, function: Any, *arguments: Any) -> Any:
-    """Of one job."""
+    """Run one job and return its value."""
     (found,) = values(executor, [Job("", function, arguments)])
     return found
 
@@ -100,7 +100,7 @@ def test_a_process_that_is_forked_has_loaded_what_the_job_needs(pool: ProcessExe
 
 
 def test_without_a_fork_server_jobs_run_all_the_same() -> None:
-    """As where there are GPUs: torch is loaded after the process has got its GPU, not before."""
+    """This is the case with GPUs: torch must be loaded only after the process has its GPU assigned."""
     executor = ProcessExecutor(1, gpus=["7"])
     assert value(executor, chores.loaded, "torch") == [False]
     assert value(executor, chores.environment, "CUDA_VISIBLE_DEVICES") == ["7"]
@@ -120,7 +120,7 @@ def test_each_worker_sees_one_gpu() -> None:
 def test_a_worker_is_where_its_driver_is(
     pool: ProcessExecutor, monkeypatch: pytest.MonkeyPatch, workspace: Path
 ) -> None:
-    """Environment and folder of now, not of when the fork server started."""
+    """It has the driver's current environment and folder, not those at the start of the fork server."""
     monkeypatch.setenv("SAID_TODAY", "yes")
     assert value(pool, chores.environment, "SAID_TODAY") == ["yes"]
     assert value(pool, os.getcwd) == str(workspace)
@@ -188,7 +188,7 @@ def test_a_module_that_workers_lack_is_an_error(pool: ProcessExecutor, monkeypat
 
 @pytest.mark.parametrize(("gpus", "is_loaded"), [([], True), (["0"], False)], ids=["forked", "spawned"])
 def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str], is_loaded: bool) -> None:
-    """multiprocessing would have every worker import the script, which would start its jobs again."""
+    """By default, multiprocessing makes every worker import the script, which would start its jobs again."""
     script = f"""
         from recbole_llm.execution.base import Job, each_result
         from recbole_llm.execution.processes import ProcessExecutor
@@ -207,7 +207,7 @@ def test_a_script_without_a_guard_runs_once(tmp_path: Path, gpus: list[str], is_
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process still runs; one that ended and that nobody waited for does not."""
+    """Whether a process is still running; a zombie is not."""
     try:
         return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

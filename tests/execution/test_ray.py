@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster of two logical machines, one of which is lost."""
+"""Jobs on a Ray cluster of two logical machines, one of which fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that share the memory of a machine."""
+"""How many workers fit into the memory of a machine's devices."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from recbole_llm.execution.sharing import free_memory_mib, workers_that_fit
         (1001, [1000], 0),
         (400, [1000, 1000], 4),
         (400, [1000, 800], 4),
-        (400, [1000, 500], 3),  # the fourth would stand on the second GPU
-        (400, [300, 4000], 0),  # the first would stand on the first
+        (400, [1000, 500], 3),  # a fourth would go to the second GPU, which is full
+        (400, [300, 4000], 0),  # the first worker would go to the first GPU, which is too small
     ],
 )
 def test_workers_take_devices_in_turn_until_one_is_full(need: float, free: Sequence[float], workers: int) -> None:
