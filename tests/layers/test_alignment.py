@@ -1,4 +1,4 @@
-"""The loss that draws two views together."""
+"""Alignment losses between two views."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def unit(row):
 
 
 def naive_info_nce(one, other, tau):
-    """Row by row, without a softmax of torch's."""
+    """InfoNCE computed row by row, without torch's softmax."""
     total = 0.0
     for i, anchor in enumerate(one):
         weights = [torch.exp(unit(anchor) @ unit(row) / tau) for row in other]

@@ -17,7 +17,7 @@ def batch(rows, width, shortest=1, longest=None, seed=0):
 
 
 class Encoder(nn.Module):
-    """A GRU whose state at each row's last item is the output; notes the shapes it was called with."""
+    """A GRU that returns the state at each row's last item and records its input shapes."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Capsules, self-attentive interests, and their regulariser."""
+"""Capsule routing, self-attentive interests, and their regulariser."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def filled(module: nn.Module) -> nn.Module:
 
 
 def plain_routing(module: CapsuleRouting, row: torch.Tensor) -> torch.Tensor:
-    """Interests ``(K, d)`` of one history ``(n, d)`` without padding, by the loop of the paper."""
+    """Interests ``(K, d)`` of one history ``(n, d)`` without padding, by the paper's loop."""
     made = module._transformed(row[None])  # (1, K, n, d), or (1, n, d) for one shared map
     made = made.expand(K, -1, -1) if module.transform == "shared" else made[0]
     logits = torch.zeros(made.shape[:2])

@@ -1,4 +1,4 @@
-"""The last position of RecBole's transformer encoder, without the others."""
+"""Computing only the last position of RecBole's transformer encoder."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_dropout_keeps_the_expectation():
     module.layer[0].multi_head_attention.attn_dropout.p = 0.5
     hidden, last = inputs()
     attention = module.layer[0].multi_head_attention
-    attention.LayerNorm = torch.nn.Identity()  # linear in the attention's weights, so that means can be compared
+    attention.LayerNorm = torch.nn.Identity()  # makes outputs linear in the attention weights, so means are comparable
     from recbole_llm.layers.causal_attention import _attention, _last_attention
 
     for part in (_attention, lambda m, h: _last_attention(m, h, last)):

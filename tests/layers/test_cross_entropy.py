@@ -1,4 +1,4 @@
-"""The softmax loss without its matrix of scores equals torch's."""
+"""The softmax loss that avoids the full score matrix equals torch's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout with a cheap mask is dropout."""
+"""Dropout with a cheap mask behaves like ordinary dropout."""
 
 from __future__ import annotations
 

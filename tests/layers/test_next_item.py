@@ -1,4 +1,4 @@
-"""Losses of the next item over all items and over drawn ones."""
+"""Next-item losses over all items and over sampled ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def given() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def loss_of(objective: str, given: tuple[torch.Tensor, ...], negatives: torch.Tensor, **more: float) -> float:
-    """The loss with these negatives instead of drawn ones."""
+    """The loss with the given negatives instead of sampled ones."""
     loss = NextItemLoss(objective, ITEMS, negatives.shape[-1], negatives.dim() == 1, **more)  # type: ignore[arg-type]
     loss.draw = lambda rows, device: negatives  # type: ignore[method-assign]
     return float(loss(*given))
@@ -42,7 +42,7 @@ def loss_of(objective: str, given: tuple[torch.Tensor, ...], negatives: torch.Te
 def test_scores_and_gradients_of_negatives_are_those_of_plain_products(
     given: tuple[torch.Tensor, ...], shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(next_item, "_ON_CPU", 2 * 4 * SIZE)  # two rows a piece
+    monkeypatch.setattr(next_item, "_ON_CPU", 2 * 4 * SIZE)  # two rows per chunk
     negatives = torch.randint(1, ITEMS, shape, generator=torch.Generator().manual_seed(1))
     found = []
     for plainly in (True, False):
@@ -79,7 +79,7 @@ def test_a_sampled_softmax_by_hand(given: tuple[torch.Tensor, ...], shape: tuple
 def test_corrected_draws_estimate_the_softmax_over_all_items(
     given: tuple[torch.Tensor, ...], by_popularity: bool
 ) -> None:
-    """The sum over draws is without bias; with very many of them the loss is that of all items."""
+    """The sum over draws is unbiased, so with very many draws the loss equals that over all items."""
     hidden, weight, target = given
     counts = torch.arange(ITEMS) if by_popularity else None
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def test_corrected_draws_estimate_the_softmax_over_all_items(
 def test_bce_and_gbce_by_hand(given: tuple[torch.Tensor, ...], objective: str) -> None:
     hidden, weight, target = given
     negatives = torch.randint(1, ITEMS, (ROWS, 3), generator=torch.Generator().manual_seed(2))
-    negatives[0, 0] = target[0]  # it does not count
+    negatives[0, 0] = target[0]  # a negative that equals the target is ignored
     alpha = 3 / (ITEMS - 2)
     beta = alpha * (0.6 * (1 - 1 / alpha) + 1 / alpha) if objective == "gbce" else 1.0
 
@@ -113,7 +113,7 @@ def test_bce_and_gbce_by_hand(given: tuple[torch.Tensor, ...], objective: str) -
 
 
 def test_beta_at_its_ends() -> None:
-    """Without calibration gBCE is BCE; with full calibration, or where every item is drawn, ``beta`` is ``alpha``."""
+    """Without calibration, gBCE is BCE; with full calibration, or if every item is drawn, ``beta`` is ``alpha``."""
     assert gbce_beta(5, 101, 0.0) == pytest.approx(1.0)
     assert gbce_beta(5, 101, 1.0) == pytest.approx(0.05)
     assert gbce_beta(5, 101, 0.5) == pytest.approx((1.0 + 0.05) / 2)

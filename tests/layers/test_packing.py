@@ -1,4 +1,4 @@
-"""Pieces joined on the device equal pieces joined by hand."""
+"""Packing sequences on the device equals joining lists by hand."""
 
 from __future__ import annotations
 

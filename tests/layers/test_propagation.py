@@ -1,4 +1,4 @@
-"""Products with a fixed sparse graph, forwards and backwards."""
+"""Products with a fixed sparse graph, in the forward and backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Session graphs in tensor code equal RecBole's loops."""
+"""Session graphs built with tensor operations equal those of RecBole's loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Target attention in pieces gives what a loop over sessions and items gives."""
+"""Target attention in chunks equals a loop over sessions and items."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recbole_llm.layers import target_attention
 from recbole_llm.layers.target_attention import Attended, attended_cross_entropy, score_all, score_items
 
 B, L, N, D = 7, 5, 11, 3
-LIMITS = [1, N * L, 2 * N * L, 0]  # items one by one, a session, two sessions, all at once
+LIMITS = [1, N * L, 2 * N * L, 0]  # one item, one session, two sessions, everything at once
 
 
 def tensors(dtype=torch.float64):
@@ -23,7 +23,7 @@ def tensors(dtype=torch.float64):
 
 
 def by_hand(z, states, keys, weight, lengths):
-    """Scores session by session and item by item; padding is cut off, not masked."""
+    """Scores by loops over sessions and items, with padding cut off instead of masked."""
     rows = []
     for b in range(B):
         h, k = states[b, : lengths[b]], keys[b, : lengths[b]]
@@ -85,7 +85,7 @@ def test_no_matrix_is_larger_than_the_limit(monkeypatch):
     attended_cross_entropy(z, Attended(states, keys, lengths), weight, target, limit=20).backward()
     assert max(sizes) <= 20
     fits = int((lengths == 1).sum())
-    assert sum(sizes) == 2 * N * int(lengths.sum()) - N * fits  # twice where the items do not fit together
+    assert sum(sizes) == 2 * N * int(lengths.sum()) - N * fits  # computed twice if the items do not fit at once
 
 
 def test_extreme_scores_give_finite_numbers():

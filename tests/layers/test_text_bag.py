@@ -1,4 +1,4 @@
-"""Means of text vectors equal a loop over the texts."""
+"""Means of text vectors equal those of a loop over the texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text vectors made smaller, and item embeddings made from them."""
+"""Dimension reduction of text vectors, and item embeddings made from them."""
 
 from __future__ import annotations
 

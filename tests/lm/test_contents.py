@@ -1,4 +1,4 @@
-"""What local models are known by."""
+"""How local models are identified by their contents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of the hub: the cache first, then one look at whether the hub is there."""
+"""Hub names: the local cache first, then a single check whether the hub is reachable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.file_server import FileServer
 
 
 class Loader:
-    """Finds a model where it is said to be, and counts how it was asked."""
+    """Finds a model if it is in the cache or may be downloaded, and records each call's ``local_files_only``."""
 
     def __init__(self, cached: bool) -> None:
         self.cached, self.asked = cached, list[bool]()
@@ -30,9 +30,9 @@ class Loader:
 
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a hub that nobody answers at."""
+    """The address of a hub that does not answer."""
     with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))  # and does not listen
+        silent.bind(("127.0.0.1", 0))  # bound, but not listening
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", address)

@@ -1,4 +1,4 @@
-"""Language models by path or name: what is made, what is refused, what is never downloaded."""
+"""Language models by path or name: what is built, what is refused, what is never downloaded."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_saved_folder_is_loaded_with_its_own_weights(tmp_path: Path, capfd: py
     for name, value in lm.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value)
     assert tokens_of(again.tokenizer, TEXTS) == tokens_of(lm.tokenizer, TEXTS)
-    assert capfd.readouterr().err == ""  # no progress bar, no report
+    assert capfd.readouterr().err == ""  # no progress bar and no load report
 
 
 def test_weights_in_a_pickle_are_refused(tmp_path: Path) -> None:
