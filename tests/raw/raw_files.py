@@ -14,11 +14,11 @@ from recbole_llm.raw.prepare import PrepareReport, prepare
 from recbole_llm.raw.source import RawFile, RawSpec
 
 DAY = 86_400
-SECRET = "I adore this, I will buy its sequel"  # stands in every review, must stand in no output
+SECRET = "I adore this, I will buy its sequel"  # is in every review and must not be in any output
 
 
 def spec_of(family: str, files: dict[str, str | list[str]], kcore: int = 0, **more: Any) -> RawSpec:
-    """A spec of a dataset called ``toy``; its files have no address."""
+    """A spec of a dataset called ``toy``, whose files have no download URL."""
     roles = {
         role: tuple(RawFile(n) for n in ([names] if isinstance(names, str) else names)) for role, names in files.items()
     }
@@ -33,7 +33,7 @@ def amazon_spec(
 
 
 def gz_lines(path: Path, lines: Iterable[str | bytes]) -> Path:
-    """Write gzipped lines as they are."""
+    """Write lines unchanged to a gzip file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
     path.write_bytes(gzip.compress(text))
@@ -84,7 +84,7 @@ def write_zip(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def run(spec: RawSpec, raw: Path, **options: Any) -> PrepareReport:
-    """``prepare`` into a folder beside the raw files."""
+    """Run ``prepare`` into a folder beside the raw files."""
     return prepare(spec, raw, raw.parent / "dataset", **options)
 
 

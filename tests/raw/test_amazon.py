@@ -106,7 +106,7 @@ def test_unpacked_files_are_taken_too(tmp_path):
     raw = write_amazon(tmp_path / "raw", TWO, [meta("B1", "One")])
     (raw / "reviews.json").write_bytes(gzip.decompress((raw / "reviews.json.gz").read_bytes()))
     (raw / "reviews.json.gz").unlink()
-    (raw / "meta.json.gz").write_bytes(gzip.decompress((raw / "meta.json.gz").read_bytes()))  # the name lies
+    (raw / "meta.json.gz").write_bytes(gzip.decompress((raw / "meta.json.gz").read_bytes()))  # not gzip
     assert run(amazon_spec(), raw).counts["interactions"] == 2
 
 

@@ -1,4 +1,4 @@
-"""Downloads, whole and broken, through the real code against a server on the loopback interface."""
+"""Complete and interrupted downloads, against a server on the loopback interface."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(server, tmp_path):
 
 
 def test_what_came_from_one_address_is_not_gone_on_with_at_another(server, tmp_path):
-    """Mirrors may give the same tag to other bytes."""
+    """Different mirrors may use the same ETag for different bytes."""
     server.files["/mirror/a.gz"] = DATA
     server.cuts = [400_000] + [0] * (ATTEMPTS - 1)
     with pytest.raises(UserError, match="400,000 bytes are kept"):

@@ -1,4 +1,4 @@
-"""``prepare``: what it makes, what it finds done, what it refuses."""
+"""``prepare``: what it makes, what it need not make again, what it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recbole_llm.raw.source import RawFile, RawSpec, preparable, read_spec
 from tests.file_server import FileServer
 from tests.raw.raw_files import DAY, amazon_spec, inter, items, meta, run, write_amazon
 
-# Three users and items of a 2-core, and a fourth user and item that hang on to it.
+# Three users with the same three items, and a chain of rows (A8, B9, A9) that a k-core of 2 or 3 removes.
 CORE = [(f"A{u}", f"B{i}", 1 + (u * 2 + i) % 5) for u in range(3) for i in range(3)]
 ROWS = [*CORE, ("A9", "B9", 1), ("A9", "B0", 2), ("A8", "B9", 3)]
 RECORDS = [meta(f"B{i}", f"Item {i}") for i in (0, 1, 2, 9)]
@@ -53,7 +53,7 @@ def test_the_files_read_back_as_they_were_counted(raw):
     assert table.statistics()["users"] == report.counts["users"]
     assert (table.n_items, len(table)) == (report.counts["items"], report.counts["interactions"])
     assert table.time.min() >= DAY
-    # The canonical order of the reader is the order of the file.
+    # The file is already in the reader's canonical order.
     assert [row[1] for row in inter(report)] == table.item_tokens[table.item].tolist()
 
 
@@ -192,10 +192,10 @@ def test_every_yaml_file_describes_its_raw_files(name):
     spec = read_spec(name)
     assert spec.family in FAMILIES
     assert spec.page.startswith("https://")
-    assert spec.published or name == "yelp"  # whose counts change with each edition
+    assert spec.published or name == "yelp"  # Yelp's counts change with each edition
     for alternatives in spec.files.values():
         for file in alternatives:
-            assert file.urls or name == "yelp"  # whose licence is to be agreed to first
+            assert file.urls or name == "yelp"  # Yelp's licence must be accepted before the download
             for url in file.urls:
                 assert url.startswith("https://")
                 assert url.endswith((file.name, file.name.removesuffix(".gz")))
@@ -209,7 +209,7 @@ def test_more_than_one_address_is_known_of_each_file(name):
 
 @pytest.fixture
 def mirrored(raw, monkeypatch):
-    """A server, and the addresses of both raw files there: a first one that is gone and a second one."""
+    """A server and a spec whose raw files each have two URLs there: a dead one and a mirror."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with FileServer({f"/mirror/{path.name}": path.read_bytes() for path in raw.iterdir()}) as server:
         sources = {

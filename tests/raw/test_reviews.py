@@ -18,7 +18,7 @@ YELP = {"reviews": "yelp_academic_dataset_review.json", "items": "yelp_academic_
 
 
 def steam_review(user: str, game: str, date: str = "2017-12-17", **more: Any) -> str:
-    """A line as UCSD has it: a literal of Python 2."""
+    """A line as in UCSD's file: a Python 2 literal."""
     row = {"username": user, "hours": 0.1, "products": 41, "product_id": game, "page_order": 0, "date": date}
     row |= {"text": f"It's {SECRET}", "early_access": False, "page": 1, **more}
     return (
@@ -42,7 +42,7 @@ def steam(tmp_path: Path) -> Path:
         steam_review("Chaos Syren", "725280", "2017-12-18"),
         steam_review("Chaos Syren", "328100", "2017-12-17", user_id="76561198000000000"),
         steam_review("Ariman1", "328100", "2018-01-01", compensation="Product received for free"),
-        steam_review("Chaos Syren", "725280", "2018-02-02"),  # again
+        steam_review("Chaos Syren", "725280", "2018-02-02"),  # repeats an earlier review
     ]
     gz_lines(raw / STEAM["reviews"], reviews)
     gz_lines(

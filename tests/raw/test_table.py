@@ -43,7 +43,7 @@ def test_the_k_core_is_the_fixed_point(rows, k):
 
 
 def test_the_filter_goes_on_after_the_first_pass():
-    chain = [(0, 0, 1), (0, 1, 2), (1, 1, 3), (1, 2, 4), (2, 2, 5)]  # each pass loosens the next end
+    chain = [(0, 0, 1), (0, 1, 2), (1, 1, 3), (1, 2, 4), (2, 2, 5)]  # each pass exposes a new end to the next
     assert len(k_core(table_of(chain), 2)) == 0
 
 
