@@ -1,4 +1,4 @@
-"""Every setting is defined once, and every value in ``properties/`` keeps to its definition."""
+"""Every setting is defined once, and every value in ``properties/`` is valid under its definition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECTIONS = ("model", "preset", "protocol", "dataset")
 
 
 def files() -> list[tuple[Path, str]]:
-    """Files of values, and the model whose settings they hold."""
+    """The YAML files of ``properties/``, each with a model whose settings it may hold."""
     found = [(properties_folder() / "overall.yaml", "Pop")]
     for section in SECTIONS:
         of_model = section in ("model", "preset")

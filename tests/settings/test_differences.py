@@ -1,4 +1,4 @@
-"""How labels name what tells rows of one model apart."""
+"""How labels name the settings in which rows of one model differ."""
 
 from __future__ import annotations
 

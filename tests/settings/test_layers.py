@@ -1,4 +1,4 @@
-"""Layers of settings: order, keys, identity, and what is said about mistakes."""
+"""Layers of settings: order, keys, identity, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_preset_of_a_backbone_lies_below_the_method_s_own_and_reaches_stage_
     [("SRGN", r"there is no such model. Did you mean SRGNN\?"), ("LLMDMsRec", "it stands on such a model itself")],
 )
 def test_a_model_of_stage_one_is_there_and_stands_alone(name, message):
-    """One that stood on itself was looked for without end."""
+    """Regression: a stage I model that needs stage I itself led to an endless lookup."""
     with pytest.raises(UserError, match=f"--stage_one_model={name}: {message}"):
         stage_one_settings(layered("LLMDMsRec", stage_one_model=name))
 
@@ -464,7 +464,7 @@ def test_the_seed_of_a_prerequisite_can_be_set():
 
 
 def test_a_key_of_the_row_of_a_prerequisite_s_model_leaves_the_prerequisite_alone():
-    """The record said ``stage_one_seed: 2020``, and the candidates were those of seed 7."""
+    """Regression: the record said ``stage_one_seed: 2020`` although the candidates came from seed 7."""
     of_row = {"SRGNN.seed": 7, "SRGNN.engine": "recbole", "SRGNN.nproc": 2}
     stage_one = stage_one_settings(layered("LLMDMsRec", **of_row))
     assert (stage_one["seed"], stage_one["engine"], stage_one["nproc"]) == (2020, "fast", 1)
@@ -543,7 +543,7 @@ def test_whitened_vectors_may_be_read_whole():
 
 
 def test_cosines_are_not_trained_by_a_pairwise_loss():
-    """It would train products of vectors whose lengths the ranking leaves out."""
+    """It would train inner products, although the ranking ignores the vectors' lengths."""
     refused("loss_type is one of CE; got 'BPR'", model="UniSRec", loss_type="BPR")
 
 

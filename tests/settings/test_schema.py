@@ -1,4 +1,4 @@
-"""Types of settings: what is taken, how it is converted, and what is said about mistakes."""
+"""Types of settings: what is accepted, how it is converted, and messages about mistakes."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_a_size_below_its_least_is_refused(model, key, least):
     ],
 )
 def test_sizes_of_features_are_whole_and_at_least_one(model, key):
-    """An ``interest_window`` of 0 asked about every item alone, ``exemplar_items`` of 0 about empty histories."""
+    """Regression: ``interest_window`` 0 asked about single items, ``exemplar_items`` 0 about empty histories."""
     refused(f"{key} is at least 1; got 0", model=model, **{key: 0})
     refused(f"{key} takes a whole number", model=model, **{key: 2.5})
 
@@ -205,14 +205,14 @@ def test_counts_are_whole_and_not_negative(model, key):
     ],
 )
 def test_weights_and_rates_are_not_negative(model, key):
-    """A negative weight turned its loss off, or around, and the record had a row of its own."""
+    """Regression: a negative weight disabled or reversed its loss, and the run got a row of its own."""
     refused(f"{key} is at least 0; got -1", model=model, **{key: -1})
     refused(f"{key} takes a number .*, got nan", model=model, **{key: float("nan")})
 
 
 @pytest.mark.parametrize(("model", "key"), [("EIMF", "temperature"), ("ISRF", "alignment_temperature")])
 def test_a_temperature_is_above_zero(model, key):
-    """Scores were divided by it, and the loss was no number."""
+    """Regression: scores were divided by a temperature of zero, and the loss was not a number."""
     for value in (0, -1):
         refused(f"--{key}={value}: {key} is above 0; got {value}", model=model, **{key: value})
     refused(f"{key} takes a number", model=model, **{key: float("inf")})

@@ -1,4 +1,4 @@
-"""Ranges of different lengths in one array."""
+"""Concatenated ranges of different lengths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk without room, and what killed commands left on it."""
+"""Full disks, and half-written files that killed commands leave."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.tuning.searchers import study_of, take_part
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A mounted file system of one megabyte."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
@@ -44,7 +44,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_files() -> Iterator[None]:
-    """Files that may have 100 kB."""
+    """Limit the size of files to 100 kB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     yield
@@ -74,7 +74,7 @@ WRITERS = [write_checkpoint, write_array, write_arrays, write_text]
 
 
 def is_told(write: Callable[[Path], None], path: Path) -> None:
-    """The error names the file; an older one stays, and nothing half-written."""
+    """Check that the error names the file, an older file stays, and nothing half-written is left."""
     path.write_text("old")
     with pytest.raises(NoRoomError) as caught:
         write(path)
@@ -106,7 +106,7 @@ def test_vectors_that_were_stored_before_the_disk_was_full_are_kept(small_disk: 
 
 
 def test_a_full_disk_in_a_worker_ends_the_driver_too(small_disk: Path) -> None:
-    """It is no failure of the run or the trial, which would be recorded."""
+    """A full disk is not recorded as a failure of the run or trial."""
     with pytest.raises(NoRoomError, match="file cannot be written"):
         result_of(None, call(write_text, (small_disk / "file",)))  # type: ignore[arg-type]
 
@@ -129,7 +129,7 @@ def make_old(path: Path) -> Path:
 
 
 def put_another(folder: Path) -> None:
-    files._remove_abandoned.cache_clear()  # as another command
+    files._remove_abandoned.cache_clear()  # as in a new command
     with whole_file(folder / "other", "w") as stream:
         stream.write("whole")
 
@@ -140,7 +140,7 @@ def test_the_half_of_a_killed_command_is_removed_by_the_next_one(tmp_path: Path)
     (partial,) = tmp_path.iterdir()
     make_old(partial)
     put_another(tmp_path)
-    assert partial.exists()  # its writer lives
+    assert partial.exists()  # its writer is still alive
     writer.kill()
     put_another(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
@@ -150,7 +150,7 @@ def test_the_half_of_a_killed_command_is_removed_by_the_next_one(tmp_path: Path)
 def test_nothing_else_is_removed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text("mine")
-    if name != ".a.txt.123-abcdef":  # that one is young
+    if name != ".a.txt.123-abcdef":  # this file stays because it is recent
         make_old(path)
     put_another(tmp_path)
     assert path.exists()

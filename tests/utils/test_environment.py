@@ -1,4 +1,4 @@
-"""Thread settings and the facts that records hold."""
+"""Thread settings, and the facts about the environment that records hold."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THREAD_VARIABLES = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "THP_MEM_ALLOC_ENABLE"
 
 
 def python(code, **variables):
-    """Standard output of a fresh interpreter without thread settings but ``variables``."""
+    """Run code in a fresh interpreter whose only thread settings are ``variables``; returns its output's words."""
     env = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **variables}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

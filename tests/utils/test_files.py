@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written atomically: complete or not at all."""
 
 from __future__ import annotations
 
@@ -70,5 +70,5 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path):
         second.write("2" * 5)
         first.flush()
         second.flush()
-    assert (tmp_path / "a.txt").read_text() == "1" * 10  # the writer that ends last
+    assert (tmp_path / "a.txt").read_text() == "1" * 10  # the writer that closes last wins
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Values without the paths of a machine."""
+"""Values stripped of machine-specific paths."""
 
 from __future__ import annotations
 
