@@ -24,7 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-PATIENCE = 30.0  # seconds that a reply or a test waits for a condition before the test is lost
+PATIENCE = 30.0  # seconds that a reply or a test waits for a condition before the test fails
 
 How = Literal["whole", "hang", "close", "cut"]
 

@@ -82,7 +82,7 @@ def test_a_search_reports_to_the_driver_and_finds_what_one_process_finds(
         trial.intermediate_values for trial in alone.ended()
     ]
     assert [trial.state for trial in away.ended()] == [trial.state for trial in alone.ended()]
-    assert {len(trial.intermediate_values) for trial in away.ended()} > {4}  # some were pruned, from where they ran
+    assert {len(trial.intermediate_values) for trial in away.ended()} > {4}  # some were pruned while on Ray
     assert [record.metrics for record in found.records] == [record.metrics for record in wanted.records]
 
 

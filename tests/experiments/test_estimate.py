@@ -300,14 +300,14 @@ def test_a_dry_run_of_a_search_shows_trials_and_tuned_runs(tiny: Path, capsys: p
 def test_a_search_that_was_kept_as_text_leaves_the_seeds_that_are_missing(tiny: Path) -> None:
     given = {"trials": 3, "pruner": "none", **SMALL}
     api.tune("GRU4Rec", "tiny", seeds=1, **given)
-    for path in Path("results").glob("studies.sqlite3*"):  # a repository has the text alone
+    for path in Path("results").glob("studies.sqlite3*"):  # a repository keeps only the text history
         path.unlink()
     found = by_kind(api.estimate("GRU4Rec", "tiny", seeds=2, **given))
     assert {kind: (line.work.count, line.work.done) for kind, line in found.items()} == {
         "trial": (0, 3),
         "tuned run": (1, 1),
     }
-    assert {line.name for line in found.values()} == {"GRU4Rec, tiny, loo"}  # not by what the search has found
+    assert {line.name for line in found.values()} == {"GRU4Rec, tiny, loo"}  # names no tuned values
     more = by_kind(api.estimate("GRU4Rec", "tiny", seeds=2, **{**given, "trials": 5}))
     assert (more["trial"].work.count, more["trial"].work.done, more["tuned run"].work.count) == (2, 3, 2)
     assert not Path("results/studies.sqlite3").exists()

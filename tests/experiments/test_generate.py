@@ -135,7 +135,7 @@ def test_a_dry_run_says_what_caching_prefixes_may_save(few_users: Path, monkeypa
     monkeypatch.setattr("recbole_llm.features.sources.load_endpoint", early)
     line, plan = said()
     saved = (plan.requests - 1) * plan.shared * (0.25 - 0.025) / 1e6
-    assert plan.saved == pytest.approx(saved, rel=0.1)  # all questions begin alike, some for a few letters more
+    assert plan.saved == pytest.approx(saved, rel=0.1)  # some questions share a slightly longer prefix
     assert line.startswith(
         f"prefix caching may save {plan.saved:.2f} US$ of it: --llm=openai caches prefixes from 100 "
     )
@@ -372,7 +372,7 @@ def test_a_batch_without_a_usable_line_is_over(few_users: Path) -> None:
         return Reply(text=three_candidates(call.body)) if call.path.endswith("/chat/completions") else stub(call)
 
     with StubServer(reply) as server:
-        for count in (1, 2):  # it is not waited for again
+        for count in (1, 2):  # the failed batch is not waited for again
             with pytest.raises(UserError, match=r"brought no answer.*refused \(the request failed\)"):
                 generate.run_batches([paid(server)], runner(), pause=0.0)
             assert len(stub.batches) == count
@@ -392,7 +392,7 @@ def test_a_request_that_fails_in_two_batches_is_a_gap_until_the_next_command(few
     stub = BatchStub(all_but_one)
     with StubServer(stub) as server:
         generate.run_batches([paid(server)], runner(), pause=0.0)
-        assert 0 < intent_entry()["counts"]["unanswered"] < 5  # keys that the question is about
+        assert 0 < intent_entry()["counts"]["unanswered"] < 5  # feature keys that share the refused question
         assert len(stub.batches) == 2
         generate.run_batches([paid(server)], runner(), pause=0.0)
         assert len(stub.submitted) - len(set(stub.submitted)) == 3

@@ -54,7 +54,7 @@ def test_what_is_remembered_is_above_chance_and_what_is_popular_is_not(tiny: Pat
     assert found["title"].p < 1e-6
     assert found["title"].low > 0.9
     assert found["next"].asked == found["next"].answered > 50
-    assert 0 < found["next"].recall == pytest.approx(found["next"].chance, abs=0.02)  # the same for everyone
+    assert 0 < found["next"].recall == pytest.approx(found["next"].chance, abs=0.02)  # the same answer for every user
     assert found["next"].p > 0.1
     assert (found["item"].hits, found["item"].p) == (0, 1.0)
     assert found["row"].recall > 0.95

@@ -198,7 +198,7 @@ def test_features_are_those_of_the_training_part(featured: Path) -> None:
     folders = sorted((featured / "dataset" / "tiny" / "semantics").iterdir())
     refit, chooser = run_both("LLMDMsRec", epochs=1)
     assert sorted((featured / "dataset" / "tiny" / "semantics").iterdir()) == folders
-    assert refit.stage_one == chooser.stage_one  # which is no refit
+    assert refit.stage_one == chooser.stage_one  # the candidate model is not refit
     assert "refit: features and prompts are those of the training part alone" in refit.warnings
 
 

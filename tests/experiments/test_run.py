@@ -298,7 +298,7 @@ def test_the_record_does_not_hold_the_password_of_an_address(tiny: Path) -> None
     record = run.blank_record()
     assert record.settings["llm_base_url"] == "http://***@host:8000/v1"
     assert "secret" not in record.model_dump_json()
-    assert run.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # what is asked
+    assert run.settings["llm_base_url"] == "http://me:secret@host:8000/v1"  # requests still use the password
 
 
 def test_the_record_is_in_the_store_and_its_ranks_give_its_metrics(tiny: Path) -> None:

@@ -101,7 +101,7 @@ def test_processes_that_are_killed_go_on_with_the_draws_of_each(tiny: Path, monk
     """Each of the two processes has its own dropout draws, also after they continue."""
     Path("pausing_model.py").write_text(PAUSING)
     first = start("--nproc=2", PAUSE_AT="10")
-    while not (line := first.stderr.readline()).endswith("pausing\n"):  # what workers print
+    while not (line := first.stderr.readline()).endswith("pausing\n"):  # printed by a worker
         assert line, "it ended before it could be killed"
     first.kill()
     goes_on_as_if_it_had_not_stopped(monkeypatch, after=2, nproc=2)

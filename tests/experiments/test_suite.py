@@ -279,7 +279,7 @@ def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pyte
     out, err = capsys.readouterr()
     assert "error: --device=cuda:99" in err
     assert [record.model for record in ResultStore("results")] == ["Pop"]
-    assert out.count(" test cases") == 2  # the table of the second stage, and of the third
+    assert out.count(" test cases") == 2  # in the tables of the second and third stage
 
 
 @pytest.mark.parametrize("verbose", [False, True])

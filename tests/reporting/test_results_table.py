@@ -274,7 +274,7 @@ def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultSt
     assert value.low < value.mean < value.high
     assert table.reference == "SASRec"
     assert verdict(table, "Pop") == "worse"
-    assert verdict(table, "BPR") == ""  # 1.00 and 1.01 are told apart by chance alone
+    assert verdict(table, "BPR") == ""  # skills of 1.00 and 1.01 differ only by chance
 
 
 def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultStore) -> None:

@@ -75,8 +75,8 @@ def weights(trainer: Any) -> list[torch.Tensor]:
 def assert_alike(one: Any, other: Any, device: str = "cpu") -> None:
     """Check that two trainings end with the same weights, up to the order in which a GPU adds.
 
-    Adam moves weights whose gradient is only rounding error (such as key biases) as far as other weights, so the
-    comparison on a GPU is of all weights together.
+    Weights whose gradient is only rounding error, such as key biases, move as far as others, so on a GPU the
+    weights are compared only as a whole.
     """
     if device == "cpu":
         for first, second in zip(weights(one), weights(other), strict=True):

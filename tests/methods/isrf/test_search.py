@@ -162,7 +162,7 @@ def test_metrics_of_a_bounded_search_are_those_of_exact_scores(tiny: Any, model:
     assert metrics[0] == pytest.approx(metrics[1], abs=1e-12)
     assert 0 < metrics[0]["hit@3"] < 1
     if model == "ISRF" and "candidates" not in changes:
-        assert (exact.higher != bounded.higher).any()  # beyond the depth nothing was counted
+        assert (exact.higher != bounded.higher).any()  # ranks beyond the depth are not counted
     assert prepared.model.core.depth == 0
 
 
