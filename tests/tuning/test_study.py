@@ -330,7 +330,7 @@ def test_a_trial_whose_machine_went_silent_is_tried_again(tiny: Path) -> None:
     age_heartbeats()
     again = begun(study)
     assert (again.number, again.params) == (0, trial.params)
-    assert study_of("results/s.sqlite3", 3).next().number == 2  # type: ignore[union-attr] - trial 0 has a heartbeat again
+    assert study_of("results/s.sqlite3", 3).next().number == 2  # type: ignore[union-attr] - trial 0 is alive again
     study.finish(again, result(0.3))
     lost.finish(trial, result(0.9))  # the first process was alive after all, but is too late
     assert study.ended()[0].value == 0.3
