@@ -348,13 +348,15 @@ def test_several_seeds_make_one_row(tiny: Path, cli: Cli, capsys: pytest.Capture
     assert re.search(r"^GRU4Rec † +1,3 +\d\.\d+ ±", capsys.readouterr().out, flags=re.M)
 
 
-def test_nobody_else_reads_the_command_line(tiny: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recbole_does_not_see_our_arguments(tiny: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["recbole-llm", "--model=Pop", "--dataset=tiny", "--quiet"])
     assert main() == 0
     assert sys.argv == ["recbole-llm"]
 
 
-def test_many_users_are_no_file_s_name(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_user_list_is_not_taken_for_a_file_name(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli("--model=Pop", "--dataset=tiny", "--epochs=1", "--quiet") == 0
     capsys.readouterr()
     users = [f"u{number}" for number in range(80)] * 2

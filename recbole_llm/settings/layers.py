@@ -492,5 +492,7 @@ def _stage_one(settings: Settings) -> Method:
     except UserError as error:
         raise UserError(str(error).replace("--model=", f"--{key}=", 1)) from error
     if found.stage_one is not None:
-        raise UserError(f"--{key}={found.name}: it stands on such a model itself; name one that does not, as SRGNN.")
+        raise UserError(
+            f"--{key}={found.name}: it needs a candidate model itself; choose one that does not, such as SRGNN."
+        )
     return found

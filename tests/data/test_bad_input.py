@@ -329,7 +329,7 @@ RATED = {"inter": ["user_id", "item_id", "rating"], "item": ["item_id", "title"]
         ({"val_interval": {"user_id": 3}}, r"val_interval\.user_id=3: user_id holds tokens, not numbers"),
     ],
 )
-def test_settings_that_name_columns_name_such_as_are_read(tiny, options, message):
+def test_settings_must_name_columns_that_are_read(tiny, options, message):
     with pytest.raises(UserError, match=message):
         prepare("BPR", **options)
 

@@ -137,7 +137,7 @@ def quasi_f(a: np.ndarray, b: np.ndarray) -> float:
     return float(ms_t / (ms_ts + ms_w - ms_sw))
 
 
-def test_it_is_the_quasi_f_of_the_design() -> None:
+def test_the_statistic_is_clarks_quasi_f() -> None:
     generator = np.random.default_rng(2)
     users = generator.normal(size=(2, 1, 60))  # each method suits users differently
     a, b = generator.normal(size=(2, 4, 60)) + users + generator.normal(size=(2, 4, 1)) * 0.3
@@ -244,7 +244,7 @@ def test_an_unknown_correction_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("margin", "none"), [(0.005, False), (0.05, True)])
-def test_a_difference_inside_the_margin_is_none(margin: float, none: bool) -> None:
+def test_a_difference_within_the_margin_is_equivalent(margin: float, none: bool) -> None:
     """Two one-sided tests at 5 % are equivalent to the 90 % interval."""
     a, b = [draw(20, seed) for seed in (1, 2, 3)], [draw(20, seed) for seed in (4, 5, 6)]
     (found,) = Family({"a": a, "b": b}, "ndcg@10", margin=margin).compare()

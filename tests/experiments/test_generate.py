@@ -180,7 +180,7 @@ def only_manifest(pattern: str, stride: int) -> Path:
     return found
 
 
-def test_a_trial_asks_a_few_and_the_rest_later(few_users: Path) -> None:
+def test_a_limited_command_leaves_the_rest_to_the_next(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         run = asking_run(server)
         made(run, limit=7)

@@ -209,7 +209,7 @@ def test_what_recbole_s_own_loop_follows_may_be_given_with_it(tiny: Path) -> Non
     assert len(expand("Pop", "tiny", overrides=given)) == 1
 
 
-def test_what_is_passed_over_is_said(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_settings_are_reported(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = {"worker": 2, "state": "WARNING", "show_progress": False, "loss_decimal_place": 2}
     expand("Pop", "tiny", overrides=given)
     for key, value in given.items():

@@ -72,7 +72,7 @@ def test_every_kept_record_is_of_a_kept_search(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in FOLDERS])
-def test_they_can_be_handed_in(tmp_path: Path, name: str) -> None:
+def test_kept_searches_can_be_submitted(tmp_path: Path, name: str) -> None:
     folder = ROOT / "results" / name
     said = api.submit(folder, output=tmp_path / "handed-in", dataset_dir=tmp_path)
     count = len(list(ResultStore(folder)))

@@ -477,7 +477,7 @@ def of_one_item_more_at_its_end(folder: Path) -> None:
 @pytest.mark.parametrize(
     "spoil", [without_best_weights, of_an_older_version, of_one_item_more, of_one_item_more_at_its_end]
 )
-def test_a_checkpoint_that_does_not_serve_is_not_gone_on_from(
+def test_training_restarts_if_a_checkpoint_is_unusable(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], None]
 ) -> None:
     whole = runner("whole").run(make_run("GRU4Rec", checkpoint_dir="whole", epochs=4))
@@ -530,7 +530,7 @@ def test_the_models_that_read_a_graph_are_those_whose_dataset_does_in_recbole() 
     assert {row.name for row in models if reads_graph(row)} == reading
 
 
-def test_a_cell_is_named_for_people(tiny: Path) -> None:
+def test_a_run_has_a_readable_title(tiny: Path) -> None:
     assert make_run("SRGNN", seed=3).title() == "SRGNN on tiny (loo, seed 3)"
     assert make_run("LLMDMsRec", semantics="shuffled").title() == "LLMDMsRec on tiny (loo, seed 1, shuffled)"
 

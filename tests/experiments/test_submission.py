@@ -250,7 +250,7 @@ def test_kept_records_hold() -> None:
     assert sum(len(each.entries) for each in found) > 300
 
 
-def test_a_submission_of_old_records_is_one(tmp_path: Path) -> None:
+def test_old_records_can_be_submitted(tmp_path: Path) -> None:
     """Old records do not name the dataset's files, which only today's records must do."""
     api.submit(KEPT / "backbones", output=tmp_path / "handed")
     assert len(read_submission(tmp_path / "handed").entries) == 10

@@ -150,7 +150,7 @@ SUITES = [
 
 
 @pytest.mark.parametrize(("name", "budget"), SUITES)
-def test_every_command_of_our_suites_is_one(tiny: Path, name: str, budget: str) -> None:
+def test_every_command_of_our_suites_is_valid(tiny: Path, name: str, budget: str) -> None:
     """A dry run checks every model, key, value and search space, and the files that a suite names."""
     if name == "vectors":
         shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")

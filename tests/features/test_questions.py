@@ -121,7 +121,7 @@ def test_whatever_a_reader_raises_is_the_fault_of_the_answer(error: Exception) -
     assert drive('["bad"]', '["bad"]', parse=parse)[2] == {"unreadable": 2, "asked_again": 1, "invalid": 1}
 
 
-def test_ctrl_c_is_nobodys_fault() -> None:
+def test_ctrl_c_in_a_reader_is_not_swallowed() -> None:
     def parse(answer: Any) -> list[str]:
         raise KeyboardInterrupt
 

@@ -305,7 +305,7 @@ def test_a_completion_that_cannot_be_read_and_counts_nothing_is_guessed_at(cache
     assert budget.spent * 1e6 - answered == pytest.approx(question("hello").estimated_tokens() + 38, abs=3)
 
 
-def test_a_page_in_the_way_is_no_bill(cache: ResponseCache) -> None:
+def test_an_html_page_counts_no_tokens(cache: ResponseCache) -> None:
     with StubServer(first_only(Reply(body="<html>" + "busy " * 100))) as server:
         usage = Client(endpoint_at(server.base_url, price_in=1.0), cache).run([asking("hello")])
     assert (usage.spoilt, usage.tokens_in) == (0, server.tokens_in)

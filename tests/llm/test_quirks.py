@@ -115,7 +115,7 @@ def test_a_parameter_that_a_refusal_names_is_left_out_or_renamed(
     assert said.startswith(f"--llm=stub does not take {name}; ")
 
 
-def test_answers_that_are_there_tell_of_no_parameters(cache: ResponseCache) -> None:
+def test_cached_answers_report_no_dropped_parameters(cache: ResponseCache) -> None:
     known = Acquaintance()
     with StubServer(refusing("top_k", "unknown field `top_k`")) as server:
         endpoint = endpoint_at(server.base_url, extra={"top_k": 1})

@@ -213,7 +213,7 @@ def test_what_all_rows_share_stands_in_the_caption_alone() -> None:
     assert header_of(other)[:3] == ["model", "tuned", "seeds"]
 
 
-def test_one_is_one() -> None:
+def test_counts_of_one_are_singular() -> None:
     record = run_of("A", 0.1, settings={"mask_history": True, "epochs": 1, "candidates": 1, "candidate_seed": 1})
     record.data.test_cases = 1  # type: ignore[union-attr]
     assert render([record]).startswith(

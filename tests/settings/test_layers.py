@@ -44,7 +44,7 @@ def test_the_preset_of_a_backbone_lies_below_the_method_s_own_and_reaches_stage_
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("SRGN", r"there is no such model. Did you mean SRGNN\?"), ("LLMDMsRec", "it stands on such a model itself")],
+    [("SRGN", r"there is no such model. Did you mean SRGNN\?"), ("LLMDMsRec", "it needs a candidate model itself")],
 )
 def test_a_model_of_stage_one_is_there_and_stands_alone(name, message):
     """Regression: a stage I model that needs stage I itself led to an endless lookup."""

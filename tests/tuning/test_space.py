@@ -55,7 +55,7 @@ def test_a_space_names_settings_of_its_model_and_holds_their_defaults(name: str)
         assert parameter.distribution._contains(parameter.distribution.to_internal_repr(stored)), key
 
 
-def test_a_search_leaves_out_what_its_trials_never_come_to(tiny: Path) -> None:
+def test_a_search_leaves_out_settings_its_trials_never_reach(tiny: Path) -> None:
     """Regression: two-epoch trials, which end with DUIP's first stage, drew the second stage's learning rates."""
     second = {"finetune_learning_rate", "lm_learning_rate"}
     settings = settings_of("DUIP", stage_epochs=[2, 6])

@@ -248,7 +248,7 @@ def share_of_capsules(prepared: Prepared) -> float:
     return float(alone / (alone + other))
 
 
-def test_a_score_hears_the_capsules_as_well_as_the_clusters(workshop: Any) -> None:
+def test_capsules_and_clusters_both_affect_scores(workshop: Any) -> None:
     """A layer-normalised vector is eight times as long as a capsule and would dominate the score without scaling."""
     assert share_of_capsules(workshop()) > 0.1
     assert share_of_capsules(workshop(cluster_scale="own")) < 0.01

@@ -87,7 +87,7 @@ def test_windows_cover_a_history_in_parts_of_like_length(begin: int, length: int
     assert not sizes or max(sizes) - min(sizes) <= 1
 
 
-def test_a_cut_between_two_rows_goes_to_the_even_one() -> None:
+def test_window_bounds_round_half_to_even() -> None:
     """The published answers about ml-100k use these windows; another rule would ask other questions."""
     assert windows(0, 101, 100) == [(0, 50), (50, 101)]
     assert windows(1, 102, 100) == [(1, 52), (52, 102)]
