@@ -36,6 +36,7 @@ DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
 INTERESTS: Place = ("multi-interest", "ml-100k", "loo")
 SPLIT: Place = ("multi-interest", "ml-100k", "user_split")
 BEAUTY_SPLIT: Place = ("multi-interest", "beauty", "user_split")
+BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
 BEAUTY: Place = ("multi-interest", "beauty", "loo")
 INSIDE: Place = ("language-inside", "ml-100k", "loo")
 GRAPHS: Place = ("session-graph", "ml-100k", "loo")
@@ -197,18 +198,18 @@ CLAIMS = (
     Claim("one_budget", DIRECT, "ISRFDirect (offline)", "ISRFDirect (none)", CHANCE,
           "reasoning adds {d} {interval} to none"),
     # Beauty.
+    Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "REMI", HOLDS,
+          "and over seeds**: by {gap} {bounds} (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, "EIMF (shuffled)", "REMI", HOLDS,
+          "With those of other users it is {d} {interval} (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "EIMF (shuffled)", CHANCE,
+          '(`--model=EIMF --baseline="EIMF (shuffled)"`: {d} {interval}, p {p2})', models=("EIMF",)),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "REMI", HOLDS,
-          "exchanged**: {d} with the user's own"),
+          "it is {d} with the user's own interests"),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "REMI", HOLDS,
-          "own, {d} with another's"),
+          "own interests and {d} with exchanged ones"),
     Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "EIMF (offline)", HOLDS,
-          "the difference holds for these trainings too (p {p3})"),
-    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "SASRec", HOLDS,
-          "{d} with exchanged interests (`--baseline=SASRec`: p {p3}),"),
-    Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "SASRec", HOLDS,
-          "p < 0.001), {d} with its own (p {p3})"),
-    Claim("beauty", BEAUTY_SPLIT, "REMI", "SASRec", CHANCE,
-          "REMI's {d} is not significant"),
+          "between the two holds for these trainings (p {p3})"),
     Claim("beauty", BEAUTY_SPLIT, "LDMI (offline) [clusters=items]", "LDMI (offline) [clusters=llm]", HOLDS,
           ": {d}, p {p3}). It stays below REMI"),
     Claim("beauty", BEAUTY, BY_RULE, "SRGNN", CHANCE,
