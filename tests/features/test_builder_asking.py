@@ -228,7 +228,7 @@ def test_a_training_goes_on_with_features_that_were_made_again_as_they_were(
     few_users: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("recbole_llm.training.trainer.SAVE_EVERY_SECONDS", -1.0)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="recbole_llm")
     run = make_run("LDMI", epochs=4)
     with pytest.raises(KeyboardInterrupt):
         Runner(ResultStore("results"), StopAt("epoch 3")).run(run)

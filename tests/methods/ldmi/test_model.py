@@ -275,7 +275,7 @@ def test_a_transform_that_moves_places_is_refused_where_clusters_are_read(worksp
 @pytest.mark.parametrize("clusters", ["items", "history"])
 def test_clusters_that_nobody_named_have_no_text(workshop: Any, clusters: str) -> None:
     """Regression: this control read the LLM's cluster names."""
-    with pytest.raises(UserError, match=f"cluster_text: clusters: {clusters} have no names"):
+    with pytest.raises(UserError, match=f"cluster_text needs clusters: llm; clusters: {clusters} have no names"):
         workshop(clusters=clusters, cluster_text=True)
 
 
