@@ -270,6 +270,11 @@ class FeatureBuilder:
         """SHA-256 of each of a feature's files as the manifest has it; ``None`` for a file that is not listed."""
         return [self.folder.manifest["files"].get(suffix, {}).get("sha256") for suffix in feature.files]
 
+    def _digest(self) -> str:
+        """A hash of the text table and of the files of all features."""
+        files = [digest for feature in self.by_name.values() for digest in self._digests(feature)]
+        return hashlib.sha256(repr([self.folder.manifest["files"]["text"]["sha256"], *files]).encode()).hexdigest()
+
     def _forget_readers(self, name: str) -> None:
         """Remove from the manifest all features that were made, directly or not, from a feature's former files."""
         for other in self.stamps:
@@ -335,7 +340,7 @@ class FeatureBuilder:
             int(self.settings["seed"]),
             self.given,
             str(self.settings["whitening"]),
-            self.folder.digest(self.stamps),
+            self._digest(),
         )
 
 

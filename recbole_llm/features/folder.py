@@ -188,12 +188,6 @@ class SemanticFolder:
             }
         self.save_manifest()
 
-    def digest(self, features: Iterable[str]) -> str:
-        """A hash of the text table and of the files of some features."""
-        wanted = [suffix for name in features for suffix in self.manifest["features"][name]["files"]]
-        found = [self.manifest["files"][suffix]["sha256"] for suffix in ("text", *wanted)]
-        return hashlib.sha256("".join(found).encode()).hexdigest()
-
     def save_manifest(self) -> None:
         """Write the manifest atomically."""
         if self.read_with:
