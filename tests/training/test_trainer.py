@@ -607,6 +607,11 @@ def test_prototypes_of_ncl_are_found_anew_every_m_step_epochs(tiny, saved_each_e
     assert again.metrics == whole.metrics
 
 
+def test_more_prototypes_than_users_or_items_are_refused(tiny):
+    with pytest.raises(UserError, match=r"num_clusters=1000: NCL finds .* room for \d+\. Give fewer, such as"):
+        runner().run(make_run("NCL"))
+
+
 def test_the_special_trainer_of_a_model_stands_on_ours(training):
     made = training("RecVAE")
     assert type(made.trainer).__name__ == "RecVAETrainer"
