@@ -43,6 +43,7 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml,
 logger = logging.getLogger(__name__)
 
 _OF_COMMAND = ("model", "dataset", "protocol")  # they decide which files are read, so no file can set them
+_OURS = "properties/overall.yaml"
 _OF_STAGE_ONE = ("seed", "nproc", "engine", "refit")  # fixed for every candidate model, whatever is set
 
 
@@ -180,6 +181,18 @@ def _takes_mapping(key: str, definitions: Definitions) -> bool:
     return owner is not None and dict in kinds_of(owner.model_fields[key])
 
 
+def _columns(
+    values: Mapping[str, Any], method: Method, config_files: Iterable[Path], overrides: Mapping[str, Any]
+) -> list[str]:
+    """The columns of ``.inter`` that are read by default: user, item and time, by the names that the settings give."""
+    usual = values["load_col"]["inter"]
+    fields = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+    return [
+        _given(field, method, config_files, overrides) or values[field] or name
+        for field, name in zip(fields, usual, strict=True)
+    ]
+
+
 def check_preset(preset: str) -> None:
     """Raise a ``UserError`` when no model has a preset of that name."""
     known = sorted({name.rpartition("-")[2] for name in property_names("preset")})
@@ -223,7 +236,7 @@ def _base_layers(
         (recbole / "overall.yaml", "RecBole overall.yaml"),
         (recbole / "dataset" / "sample.yaml", "RecBole dataset/sample.yaml"),
         *((recbole / "model" / f"{each}.yaml", f"RecBole model/{each}.yaml") for each in models),
-        (ours / "overall.yaml", "properties/overall.yaml"),
+        (ours / "overall.yaml", _OURS),
         (ours / "protocol" / f"{protocol}.yaml", f"properties/protocol/{protocol}.yaml"),
         (ours / "dataset" / f"{dataset}.yaml", f"properties/dataset/{dataset}.yaml"),
         *((ours / "model" / f"{each}.yaml", f"properties/model/{each}.yaml") for each in models),
@@ -298,6 +311,8 @@ def _layered(
     for layer in (*_base_layers(method, dataset, protocol, preset, backbone), *named):
         values.update(layer.values)
         origin.update(dict.fromkeys(layer.values, layer.source))
+    if origin["load_col"] == _OURS:
+        values["load_col"] = {"inter": _columns(values, method, config_files, overrides)}
     values["repeatable"] = method.kind == SEQUENTIAL
 
     user = _UserLayers(method, definitions_of(method, backbone), values, origin, strict)

@@ -207,6 +207,14 @@ def test_a_file_with_another_separator_is_followed(mine, capsys, separator):
     assert cases(field_separator=separator) == right  # .item is still separated by tabs
 
 
+@pytest.mark.parametrize("more", [{}, {"load_col.item": ["sku", "title"]}], ids=["alone", "with other columns"])
+def test_columns_with_other_names_need_their_names_alone(mine, more):
+    right = cases()
+    write_rows(mine / "mine.inter", ROWS, "reader:token\tsku:token\tday:float")
+    write_rows(mine / "mine.item", [(item, f"Title of {item}") for _, item, _ in ROWS], ITEM.replace("item_id", "sku"))
+    assert cases(USER_ID_FIELD="reader", ITEM_ID_FIELD="sku", TIME_FIELD="day", **more) == right
+
+
 def test_rows_given_twice_do_not_give_the_target_away(mine, caplog):
     right = cases()
     write_rows(mine / "mine.inter", [*ROWS, *ROWS[::2]])
