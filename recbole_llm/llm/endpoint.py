@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.llm.address import check_base_address, redact, server_identity
@@ -25,6 +25,11 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 logger = logging.getLogger(__name__)
 
 OFFLINE = "offline"
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a negative price, or NaN, would never reach --max-cost
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -63,21 +68,21 @@ class Endpoint:
     base_url: str
     model: str
     key_env: str = ""
-    price_in: float | None = 0.0
-    price_out: float | None = 0.0
-    price_cached: float | None = None
-    price_written: float | None = None
-    cache_from: int = 0
-    requests_per_minute: int = 0
-    tokens_per_minute: int = 0
-    concurrency: int = 16
-    timeout: float = 120.0
-    attempts: int = 6
-    patience: float = 120.0
-    batch_price: float = 0.0
+    price_in: Amount | None = 0.0
+    price_out: Amount | None = 0.0
+    price_cached: Amount | None = None
+    price_written: Amount | None = None
+    cache_from: Whole = 0
+    requests_per_minute: Whole = 0
+    tokens_per_minute: Whole = 0
+    concurrency: Count = 16
+    timeout: Positive = 120.0
+    attempts: Count = 6
+    patience: Amount = 120.0
+    batch_price: Amount = 0.0
     response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
     temperature: float | None = 0.0
-    max_tokens: int | None = None
+    max_tokens: Count | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     reasoning_effort: str | None = None
     reasoning_efforts: tuple[str, ...] | None = None

@@ -194,6 +194,10 @@ def test_a_copy_of_a_shipped_file_finds_the_answers_that_were_paid_for(tmp_path:
     ("changes", "message"),
     [
         ({"llm_concurrency": "many"}, r"vllm\.yaml, concurrency: .*integer.*, got 'many'"),
+        ({"llm_concurrency": 0}, r"vllm\.yaml, concurrency: .*greater than or equal to 1, got 0"),
+        ({"llm_timeout": -1}, r"vllm\.yaml, timeout: .*greater than 0, got -1"),
+        ({"llm_price_in": -0.5}, r"vllm\.yaml, price_in: .*greater than or equal to 0, got -0\.5"),
+        ({"llm_price_cached": float("nan")}, r"vllm\.yaml, price_cached: .*, got nan"),
         ({"llm_temperature": "hot"}, r"temperature: .*, got 'hot'"),
         ({"llm_response_format": "yaml"}, r"response_format: .*'json_schema'.*, got 'yaml'"),
         ({"llm_extra": {"when": date(2026, 1, 1)}}, r"vllm\.yaml, extra: what goes into a request is plain JSON"),
