@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import shlex
 import sys
 import traceback
@@ -250,11 +251,14 @@ def _canonical(words: Sequence[str]) -> list[str]:
     """The words, with options spelt with ``_``.
 
     Raises:
-        UserError: an option is given twice with different values, of which only the last would count.
+        UserError: an option is given twice with different values, of which only the last would count, or a name has
+            one hyphen: Typer would read its letters as options of one letter (-epochs=3 as -h).
     """
     found: list[str] = []
     values: dict[str, str] = {}
     for word in words:
+        if re.match(r"-[A-Za-z]\w", word):
+            raise UserError(f"{word}: options begin with two hyphens: -{word}.")
         if not word.startswith("--") or word == "--":
             found.append(word)
             continue

@@ -153,7 +153,7 @@ def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
     """What the endpoint's prefix cache may save."""
     shared, saved = max(plan.shared for plan in plans), sum(plan.saved for plan in plans)
     if endpoint.price_cached is None or not endpoint.cache_from:
-        return f"prefix caching: properties/llm/{endpoint.name}.yaml states no price for it, so none is counted on."
+        return f"prefix caching: the file of --llm={endpoint.name} states no price for it, so none is counted on."
     begins = f"--llm={endpoint.name} caches prefixes from {endpoint.cache_from:,} tokens on"
     if not saved:
         return f"prefix caching saves nothing: {begins}; questions begin with at most {shared:,} equal ones."

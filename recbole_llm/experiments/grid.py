@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.data.catalog import locate
-from recbole_llm.errors import UserError
+from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.vector_files import check_vectors_read
@@ -112,7 +112,10 @@ def expand(
     methods = [_method(name) for name in names_of(model)]
     datasets = names_of(dataset)
     if not methods or not datasets:
-        raise UserError("give --model=NAME and --dataset=NAME; `recbole-llm list` shows what there is.")
+        meant = (f" --{key}:{hint}" for key in overrides if (hint := did_you_mean(key, ("model", "dataset"))))
+        raise UserError(
+            f"give --model=NAME and --dataset=NAME; `recbole-llm list` shows what there is.{next(meant, '')}"
+        )
     kinds = names_of(semantics) if semantics is not None else [None]
     protocols = names_of(protocol) if protocol is not None else [None]
     if not kinds or not protocols:

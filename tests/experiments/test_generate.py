@@ -155,7 +155,7 @@ def test_a_dry_run_without_a_price_says_so_and_asking_wants_one(few_users: Path)
 def test_another_file_of_the_same_service_states_no_price_of_prefixes(few_users: Path) -> None:
     with StubServer() as server:
         rows = generate.plan([asking_run(server, llm="anthropic", max_cost=5.0)], runner())
-    assert "properties/llm/anthropic.yaml states no price for it" in generate.render_plan(rows)
+    assert "the file of --llm=anthropic states no price for it" in generate.render_plan(rows)
 
 
 # ---- limits -------------------------------------------------------------------------------------
