@@ -142,6 +142,7 @@ def _parameters(name: str, verb: Verb) -> list[inspect.Parameter]:
         default = parameter.default if parameter.default not in (parameter.empty, "", ()) else None
         if parameter.name == POSITIONAL.get(name):
             info: Any = typer.Argument(help=doc, metavar=parameter.name.upper())
+            default = parameter.empty if parameter.default is parameter.empty else default  # else None would reach it
         elif parameter.name == SEVERAL:
             kind, default, info = list[str], [], typer.Option(f"--{SEVERAL}", help=doc, metavar="FILE")
         else:

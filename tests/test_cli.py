@@ -84,6 +84,11 @@ MISTAKES = {
     "no value": (["--model=Pop", "--dataset=tiny", "--epochs"], "settings are written --key=value"),
     "one hyphen": (["--model=Pop", "--dataset=tiny", "-epochs=1"], "-epochs=1: .* two hyphens: --epochs=1"),
     "no model": (["--dataset=tiny"], "give --model=NAME"),
+    "nothing to prepare": (["prepare"], "Missing argument 'DATASET'"),
+    "one column twice": (
+        ["--model=Pop", "--dataset=tiny", "--USER_ID_FIELD=item_id"],
+        r".*tiny\.inter: user, item and time need a column each; the settings are USER_ID_FIELD=item_id, ITEM_ID_FIELD",
+    ),
     "misspelt dataset": (["--model=Pop", "--datset=tiny"], r"give --model=NAME .* --datset: Did you mean dataset\?"),
     "no dataset": (["--model=Pop"], "give --model=NAME and --dataset=NAME"),
     "settings file": (["--model=Pop", "--dataset=tiny", "--config_file=no.yaml"], "no.yaml: No such file"),
@@ -126,6 +131,14 @@ def test_a_mistake_ends_the_process_with_code_2_and_no_traceback(tiny: Path, nam
     assert found.stdout == ""
     assert re.match(f"error: .*{message}", found.stderr)
     assert "Traceback" not in found.stderr
+
+
+def test_a_settings_file_with_a_key_given_twice_is_named(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text("epochs: 3\ntopk: [10]\nepochs: 4\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
+    assert re.match(r"error: mine\.yaml .*'epochs' is given twice.* line 3", capsys.readouterr().err)
 
 
 def test_a_settings_file_that_is_no_yaml_is_named(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

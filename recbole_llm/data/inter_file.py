@@ -33,6 +33,7 @@ from recbole_llm.utils.text import counted
 logger = logging.getLogger(__name__)
 
 FORMAT = 6  # raise when the meaning of the cached files changes
+_FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 KEEP = "keep"  # rm_dup_inter: keep all rows, exact repeats included
 
 
@@ -202,7 +203,10 @@ def check_columns(path: Path, spec: ReadSpec) -> list[str]:
     """
     header = {column.name: column.type for column in read_header(path, spec.separator)}
     columns = [spec.user_field, spec.item_field, *([spec.time_field] if spec.time_field else []), *spec.extra]
-    settings = {spec.user_field: "USER_ID_FIELD", spec.item_field: "ITEM_ID_FIELD", spec.time_field: "TIME_FIELD"}
+    settings = dict(zip((spec.user_field, spec.item_field, spec.time_field), _FIELDS, strict=True))
+    if len(settings) < 3:
+        named = ", ".join(f"{setting}={name}" for name, setting in zip(columns, _FIELDS, strict=False))
+        raise UserError(f"{path}: user, item and time need a column each; the settings are {named}.")
     for name in columns:
         kind, setting = header.get(name), settings.get(name)
         if kind is None:
