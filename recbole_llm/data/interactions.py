@@ -106,6 +106,15 @@ def token_hashes(tokens: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
+def hash_ranks(tokens: np.ndarray) -> np.ndarray:
+    """``(N - 1,)`` int64, the ranks from 0 of the hashes of the tokens after the padding.
+
+    Language models may read them as numbers of items. Ids follow the whole file and so tell which item comes next.
+    """
+    ranks: np.ndarray = np.argsort(np.argsort(token_hashes(tokens[1:]), kind="stable"), kind="stable")
+    return ranks
+
+
 def _mix(values: np.ndarray) -> np.ndarray:
     """The finaliser of splitmix64: a bijection that spreads every bit."""
     with np.errstate(over="ignore"):

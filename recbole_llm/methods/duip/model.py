@@ -20,18 +20,20 @@ equations, ``P = f(h_t)`` and ``y = argmax P(y | P)`` is reconstructed. The head
 pass; ``lm`` scores each candidate by the likelihood of its title; ``index`` lists candidates and reads the logits of
 their numbers. Dropout applies to ``x_t`` and ``h_t``. Items without a training row keep their text but lose ``E_id``
 and ``b``. They are left out of the training softmax, which would lower their scores only because they are never a
-target (``cold_in_softmax: True`` puts them in).
+target (``cold_in_softmax: True`` puts them in). Without titles, prompts call items by random numbers.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from recbole.model.abstract_recommender import SequentialRecommender
 from torch import nn
 
+from recbole_llm.data.interactions import hash_ranks
 from recbole_llm.errors import UserError
 from recbole_llm.layers.cross_entropy import linear_cross_entropy
 from recbole_llm.layers.packing import Packed
@@ -124,7 +126,8 @@ class DUIP(SequentialRecommender):
         """Prompt text of each item, and frozen title vectors ``(N, d_enc)`` (row 0 zero; ``None`` without features)."""
         features = dataset.semantics
         if features is None:
-            return [""] + [f"item {number}" for number in range(1, self.n_items)], None
+            ranks = hash_ranks(np.asarray(dataset.table.item_tokens)).tolist()
+            return ["", *(f"item {rank + 1}" for rank in ranks)], None
         titles = features.shown_texts("title_text")
         if settings.prompt_categories:
             categories = features.shown_texts("categories_text")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from recbole_llm.data.interactions import token_hashes
+from recbole_llm.data.interactions import hash_ranks
 
 BASE = 100  # two digits per level, one token for a tokenizer from scratch
 LEVELS = 2  # of clusters
@@ -22,7 +22,7 @@ DIMENSIONS = 64  # of the co-occurrence vectors that are clustered
 
 def random_numbers(tokens: np.ndarray) -> list[str]:
     """A number for each id after the padding: the rank of its hash, which tells neither order nor popularity."""
-    return [str(rank + 1) for rank in _hash_ranks(tokens).tolist()]
+    return [str(rank + 1) for rank in hash_ranks(tokens).tolist()]
 
 
 def appearance_numbers(tokens: np.ndarray) -> list[str]:
@@ -36,7 +36,7 @@ def trained_order(dataset: Any) -> list[str]:
     items = np.asarray(table.item)[rows]
     first = np.full(len(table.item_tokens), len(rows), dtype=np.int64)
     np.minimum.at(first, items, np.arange(len(rows)))
-    order = np.lexsort((_hash_ranks(table.item_tokens), first[1:]))
+    order = np.lexsort((hash_ranks(table.item_tokens), first[1:]))
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(1, len(order) + 1)
     return [str(number) for number in ranks.tolist()]
@@ -80,7 +80,7 @@ def path_numbers(vectors: np.ndarray, tokens: np.ndarray, width: int) -> list[st
             level[known] = found.labels_
             residual = residual - found.cluster_centers_[found.labels_]
         code = code * BASE + level
-    order = np.lexsort((_hash_ranks(tokens), code))
+    order = np.lexsort((hash_ranks(tokens), code))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order)) - np.searchsorted(code[order], code[order], side="left")
     last = 1
@@ -88,9 +88,3 @@ def path_numbers(vectors: np.ndarray, tokens: np.ndarray, width: int) -> list[st
         last += 1
     digits = 2 * (LEVELS + last)
     return [f"{number:0{digits}d}" for number in (code * BASE**last + place).tolist()]
-
-
-def _hash_ranks(tokens: np.ndarray) -> np.ndarray:
-    """``(N - 1,)`` ranks of the hashes of the tokens after the padding."""
-    ranks: np.ndarray = np.argsort(np.argsort(token_hashes(tokens[1:]), kind="stable"), kind="stable")
-    return ranks

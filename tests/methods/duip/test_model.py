@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import torch.nn.functional as F
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.methods.duip.model import UNLISTED
+from recbole_llm.methods.duip.settings import DUIPSettings
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
 from tests.device_waits import assert_waits_for_nothing, nothing_at_hand
@@ -72,6 +75,23 @@ def test_the_oldest_titles_are_left_out_of_a_long_prompt(tiny: Path) -> None:
     oldest_kept = torch.where(kept, place, kept.shape[1]).amin(1)
     # The kept titles are contiguous up to the last one.
     assert torch.equal(kept.sum(1) + oldest_kept, torch.where(kept, place, -1).amax(1) + 1)
+
+
+def test_the_numbers_of_items_without_titles_depend_on_their_tokens_alone(tiny: Path) -> None:
+    """Ids follow the first appearance in the whole file, so consecutive ids tell which item a user takes next."""
+    prepared = duip(semantics="none")
+    model, table = prepared.model, prepared.dataset.table
+
+    def named(tokens: np.ndarray) -> dict[str, str]:
+        dataset = SimpleNamespace(semantics=None, table=replace(table, item_tokens=tokens))
+        titles, _ = model._texts(DUIPSettings.of(prepared.config), dataset)
+        assert titles[0] == ""
+        return dict(zip(tokens[1:].tolist(), titles[1:], strict=True))
+
+    tokens = np.asarray(table.item_tokens)
+    found = named(tokens)
+    assert sorted(found.values()) == sorted(f"item {number}" for number in range(1, len(tokens)))
+    assert found == named(np.concatenate([tokens[:1], tokens[:0:-1]]))
 
 
 def test_scores_are_the_equations_case_by_case(tiny: Path) -> None:
