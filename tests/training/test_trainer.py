@@ -8,11 +8,13 @@ from recbole.model.general_recommender import NCL
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training import checkpoint, trainer
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.ranking import rank_cases
 from tests.helpers import StopAt, make_run, prepare, runner
 
 SMALL = {
@@ -87,6 +89,30 @@ def test_rates_rise_from_zero_over_the_warm_up(training):
     run.fit()
     assert found[:4] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01, 0.01])
     assert set(found[3:]) == {0.01}
+
+
+def rates_of(made):
+    """A list that will record the learning rate of each step."""
+    found = []
+    made.trainer.optimizer.register_step_post_hook(lambda optimizer, *_: found.append(optimizer.param_groups[0]["lr"]))
+    return found
+
+
+def test_a_share_of_warm_up_counts_steps_and_not_the_batches_in_them(training):
+    options = {"gradient_accumulation_steps": 3, "train_batch_size": 64}
+    made = training(epochs=2, learning_rate=0.01, warmup_share=0.5, **options)
+    found, steps = rates_of(made), -(-len(made.train_data) // 3)
+    assert 1 < steps < len(made.train_data)
+    made.fit()
+    assert found == pytest.approx([0.01 * min(1.0, (number + 1) / steps) for number in range(2 * steps)])
+
+
+def test_a_refit_warms_up_as_long_as_the_training_that_chose_its_epochs(training):
+    made = training(epochs=6, learning_rate=0.01, warmup_share=0.5)
+    found, steps = rates_of(made), len(made.train_data)
+    made.trainer.follow([4])
+    made.trainer.fit(made.train_data, None, verbose=False)
+    assert found == pytest.approx([0.01 * min(1.0, (number + 1) / (3 * steps)) for number in range(4 * steps)])
 
 
 def test_an_epoch_of_few_steps_is_warned_of(training, caplog):
@@ -351,6 +377,15 @@ def test_the_best_weights_by_validation_are_restored(training):
     best = made.trainer.evaluate(made.valid_data, load_best_model=False)
     assert best == made.trainer.best_valid_result
     assert best["ndcg@10"] > last["ndcg@10"]
+
+
+def test_a_run_is_tested_with_its_best_weights(tiny):
+    run = make_run("SASRec", epochs=25, learning_rate=0.05, stopping_step=3, **SMALL["SASRec"])
+    record = runner().run(run)
+    assert record.best_epoch < record.epochs
+    prepared = runner().trained(run)
+    ranks = rank_cases(prepared.model, prepared.eval_loader("test"), mask_history=True)
+    assert record.metrics["ndcg@10"].value == pytest.approx(summarise(ranks, ["NDCG"], [10])["ndcg@10"])
 
 
 def test_the_best_epoch_is_the_best_of_the_curve(training):

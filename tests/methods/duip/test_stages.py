@@ -150,6 +150,26 @@ def test_a_run_that_is_interrupted_in_the_second_stage_goes_on_as_if_it_had_not_
     assert resumed.metrics == whole.metrics
 
 
+def test_a_stage_begins_with_the_best_weights_so_far(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = [0.5, 0.4, 0.3]
+    prepared = duip(epochs=3, stage_epochs=[2, 1])
+    trainer = make_trainer(prepared.config, prepared.model)
+    trainer.place(Path("saved"))
+    monkeypatch.setattr(trainer, "_valid_epoch", lambda *_: (s := scores[len(trainer.curve) - 1], {"ndcg@10": s}))
+    began: list[dict[str, torch.Tensor]] = []
+    train_epoch = trainer._train_epoch
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        began.append({name: value.clone() for name, value in prepared.model.state_dict().items()})
+        return train_epoch(*args, **kwargs)
+
+    monkeypatch.setattr(trainer, "_train_epoch", watched)
+    trainer.fit(training_loader(prepared)[0], prepared.eval_loader("valid"))
+    assert [entry["stage"] for entry in trainer.curve] == ["frozen", "frozen", "finetuned"]
+    # The first epoch was the best, and the second one changed its weights.
+    assert all(torch.equal(value, began[1][name]) for name, value in began[2].items())
+
+
 def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
