@@ -55,6 +55,16 @@ def test_capsules_are_as_long_as_their_scale_allows(tiny: Path, name: str) -> No
         assert float(longest) == pytest.approx(scale, rel=0.05)
 
 
+@pytest.mark.parametrize(("name", "plain"), [("ComiRecDR", {}), ("MIND", {"relu_layers": False})])
+def test_the_scale_of_capsules_is_that_of_scores(tiny: Path, name: str, plain: dict[str, Any]) -> None:
+    prepared = prepare(name, **plain)
+    model, batch = prepared.model.eval(), cases_of(prepared)
+    with torch.no_grad():
+        scores = model.full_sort_predict(batch)
+        model.interest_scale = 4.0
+        torch.testing.assert_close(model.full_sort_predict(batch), 4.0 * scores)
+
+
 def widths_of(model: Any) -> list[int]:
     """A list that will record the history length of each call of the model's routing."""
     widths: list[int] = []
@@ -182,6 +192,40 @@ def test_without_its_regulariser_remi_is_comirec_sa(tiny: Path) -> None:
     torch.testing.assert_close(remi.calculate_loss(batch_of(without)), sa.calculate_loss(batch_of(without)))
     whole = seeded(prepare("REMI"), "REMI")
     assert float(whole.calculate_loss(batch_of(without))) > float(remi.calculate_loss(batch_of(without)))
+
+
+def mind_interests(model: Any, items: list[int]) -> torch.Tensor:
+    """``V`` ``(K, d)`` of one history: routing through the one map from the fixed first logits, then ``H``."""
+    made = model.item_embedding.weight[items] @ model.routing.linear.weight.T
+    logits = model.routing.evaluation_logits[:, : len(items)]
+    for _ in range(3):
+        capsules = []
+        for of_interest in logits:
+            total = (of_interest.exp() / of_interest.exp().sum()) @ made
+            norm = total.square().sum()
+            capsules.append(norm / (1 + norm) * total / norm.sqrt())
+        logits = logits + torch.stack(capsules) @ made.T
+    first, _, second = model.project
+    hidden = (torch.stack(capsules) @ first.weight.T + first.bias).clamp(min=0.0)
+    return hidden @ second.weight.T + second.bias
+
+
+def test_mind_is_its_papers_equations(tiny: Path) -> None:
+    """Interests, and the loss of the interests weighed by the squares of their products with the target."""
+    prepared = prepare("MIND", label_power=2.0)
+    model, batch = prepared.model.eval(), cases_of(prepared)
+    with torch.no_grad():
+        model.item_embedding.weight *= 20.0  # longer vectors, so that routing and attention are far from even
+        table, losses = model.item_embedding.weight, []
+        found = model.serving_interests(batch)
+        for line, length in enumerate(batch[model.ITEM_SEQ_LEN].tolist()):
+            interests = mind_interests(model, batch[model.ITEM_SEQ][line, :length].tolist())
+            torch.testing.assert_close(found[line], interests, rtol=1e-4, atol=1e-5)
+            target = int(batch[model.POS_ITEM_ID][line])
+            near = interests @ table[target]
+            weights = torch.where(near > 0, near**2, -(near**2)).softmax(dim=0)
+            losses.append(F.cross_entropy(weights @ interests @ table.T, torch.tensor(target)))
+        torch.testing.assert_close(model.calculate_loss(batch), torch.stack(losses).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_label_aware_attention_is_the_nearest_interest_in_the_limit(tiny: Path) -> None:

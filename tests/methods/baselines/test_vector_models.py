@@ -139,6 +139,21 @@ def test_alpharec_learns_by_the_contrast(vectors: dict[str, Any]) -> None:
     assert float(model.calculate_loss(batch)) == pytest.approx(expected / len(batch), rel=1e-4)
 
 
+def test_what_alpharec_keeps_of_an_evaluation_ends_with_the_next_training(vectors: dict[str, Any]) -> None:
+    prepared = prepare("AlphaRec", **vectors)
+    model, batch = prepared.model.eval(), batch_of(prepared)
+    with torch.no_grad():
+        before = model.full_sort_predict(batch)
+    optimizer = torch.optim.SGD(model.train().parameters(), lr=1.0)
+    model.calculate_loss(batch).backward()
+    optimizer.step()
+    with torch.no_grad():
+        after = model.eval().full_sort_predict(batch)
+        users, items = model.directions()
+        assert not torch.allclose(after, before, atol=1e-3)
+        torch.testing.assert_close(after, (users[batch["user_id"]] @ items.T).view(-1))
+
+
 def test_alpharec_sees_training_interactions_alone(vectors: dict[str, Any]) -> None:
     prepared = prepare("AlphaRec", **vectors)
     split, table = prepared.dataset.split, prepared.dataset.table
