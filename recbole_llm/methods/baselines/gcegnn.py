@@ -103,9 +103,9 @@ class GCEGNN(SessionModel):
         settings = GCEGNNSettings.of(config)
         size = settings.embedding_size
         self.slope = settings.leaky_slope
-        table, targets = dataset.table, np.asarray(dataset.split.train_targets)
+        table, rows = dataset.table, np.asarray(dataset.split.train_rows)
         owner, items = np.asarray(table.user), np.asarray(table.item)
-        graph = nearby_items(owner, items, targets, self.n_items, settings.epsilon, settings.n_neighbours)
+        graph = nearby_items(owner, items, rows, self.n_items, settings.epsilon, settings.n_neighbours)
         for name, values in zip(("neighbours", "weights"), graph, strict=True):
             self.register_buffer(name, torch.from_numpy(values), persistent=False)
         self.item_embedding = nn.Embedding(self.n_items, size, padding_idx=0)
@@ -169,7 +169,7 @@ class GCEGNN(SessionModel):
 
 
 def nearby_items(
-    owner: np.ndarray, items: np.ndarray, targets: np.ndarray, n_items: int, epsilon: int, n_neighbours: int
+    owner: np.ndarray, items: np.ndarray, rows: np.ndarray, n_items: int, epsilon: int, n_neighbours: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The items that are most often near each item, over all training sessions.
 
@@ -180,7 +180,7 @@ def nearby_items(
     Args:
         owner: ``(n,)`` session of each interaction; a session's interactions are consecutive, in order.
         items: ``(n,)`` item ids.
-        targets: rows of the interactions that are counted, each with those before it.
+        rows: the interactions that are counted, each with those before it.
         n_items: number of ids, padding included.
         epsilon: largest distance of two neighbours.
         n_neighbours: neighbours that an item keeps.
@@ -192,7 +192,7 @@ def nearby_items(
     items = items.astype(np.int64)
     ends = []
     for distance in range(1, epsilon + 1):
-        later = targets[targets >= distance]
+        later = rows[rows >= distance]
         later = later[owner[later] == owner[later - distance]]
         ends.append(np.stack([items[later - distance], items[later]]))
     first, second = np.concatenate(ends, axis=1) if ends else np.zeros((2, 0), dtype=np.int64)

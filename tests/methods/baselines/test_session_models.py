@@ -202,9 +202,11 @@ def test_dropout_of_everything_leaves_the_other_level(tiny: Path, dropout: str, 
         np.testing.assert_allclose(model.full_sort_predict(batch).numpy(), wanted, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("protocol", [{}, {"protocol": "user_split", "min_history": 3}], ids=str)
 @pytest.mark.parametrize("epsilon", [1, 3])
-def test_the_global_graph_counts_training_sessions_alone(tiny: Path, epsilon: int) -> None:
-    prepared = prepare("GCEGNN", epsilon=epsilon, n_neighbours=64, **SIZE)
+def test_the_global_graph_counts_training_sessions_alone(tiny: Path, epsilon: int, protocol: dict[str, Any]) -> None:
+    """It counts whole sessions, though the first items of each may be no examples."""
+    prepared = prepare("GCEGNN", epsilon=epsilon, n_neighbours=64, **SIZE, **protocol)
     model = prepared.model
     found = {
         (item, int(other)): int(weight)
