@@ -219,6 +219,20 @@ def test_batches_of_both_tasks_alternate_and_hold_training_items_alone(tiny: Pat
     assert len(kinds) == len(loader)
 
 
+@pytest.mark.parametrize("draws", [{"draws_per_interaction": 8.0}, {"draws_per_interaction": 0.0}], ids=str)
+def test_sub_sequences_begin_and_end_anywhere(tiny: Path, draws: dict[str, Any]) -> None:
+    prepared = isrf(semantics="none", MAX_ITEM_LIST_LENGTH=20, samples_per_user=16, **draws)
+    counts = np.bincount(prepared.dataset.table.user[prepared.dataset.split.train_rows])
+    found: set[tuple[int, int]] = set()
+    for batch in training_loader(prepared)[0]:
+        if "candidates" not in batch:
+            own = torch.from_numpy(counts)[batch["user_id"]] == 4
+            ends = batch["position"][own]
+            found |= set(zip((ends - batch["item_length"][own]).tolist(), ends.tolist(), strict=True))
+    assert (counts == 4).sum() > 2
+    assert found == {(start, target) for target in range(4) for start in range(target)}
+
+
 def test_an_epoch_takes_a_share_of_the_interactions_each_as_often_as_another(tiny: Path) -> None:
     """Regression: users with 100 and with 3 items were drawn equally often; SASRec saw 25 times as many examples."""
     prepared = isrf(semantics="none", draws_per_interaction=1.5)
@@ -427,6 +441,43 @@ def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form
         if form == "soft_targets":
             wanted = soft_target_alignment(own, other)
         torch.testing.assert_close(prepared.model.calculate_loss(batch)[1], weight * wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_text_loss_is_the_mean_over_the_tokens_of_the_targets(tiny: Path) -> None:
+    """Negative log-likelihood of the targets' numbers after histories, or after lists of candidates."""
+    prepared = sharpen(isrf(semantics="none", paraphrases=False))
+    core = prepared.model.core
+    sequential, direct = first_batches(prepared)
+    for batch, items, is_direct in (
+        (sequential, sequential["item_id_list"], False),
+        (direct, direct["candidates"], True),
+    ):
+        target = batch["item_id"]
+        likelihood = core.scores(batch["user_id"], items, is_direct).gather(1, target[:, None])
+        wanted = -likelihood.sum() / (core.labels[target] >= 0).sum()
+        torch.testing.assert_close(prepared.model.calculate_loss(batch)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_explicit_interests_are_those_of_equations_3_and_4(featured_isrf: Path, scale: str) -> None:
+    prepared = isrf(word_scale=scale, graph_layers=3)
+    explicit, dataset = prepared.model.core.explicit, prepared.dataset
+    table, rows, n_users = dataset.table, dataset.split.train_rows, dataset.user_num
+    edges = torch.zeros(n_users + dataset.item_num, n_users + dataset.item_num)
+    for user, item in zip(table.user[rows].tolist(), table.item[rows].tolist(), strict=True):
+        edges[user, n_users + item] = edges[n_users + item, user] = 1.0
+    root = edges.sum(dim=1).clamp(min=1.0).rsqrt()
+    first, last = explicit.adapter.layers[0], explicit.adapter.layers[2]
+    items = (explicit.items @ first.weight.T + first.bias) @ last.weight.T + last.bias
+    if scale == "relative":
+        items = items * explicit.unit
+    layers = [torch.cat([explicit.users, items])]
+    for _ in range(3):
+        layers.append((root[:, None] * edges * root) @ layers[-1])
+    wanted = torch.stack(layers).mean(dim=0) * (explicit.gain if scale == "relative" else 1.0)
+    torch.testing.assert_close(prepared.model.core.interests(), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_without_both_alignments_there_is_no_group(tiny: Path) -> None:
