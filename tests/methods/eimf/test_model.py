@@ -199,6 +199,19 @@ def test_the_losses_are_the_equations(made: Any) -> None:
         torch.testing.assert_close(model.calculate_loss(batch), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("backbone", ["SASRec", "GRU4Rec"])
+def test_a_backbone_of_one_vector_is_aligned_as_it_is(made: Any, backbone: str) -> None:
+    prepared = made(backbone=backbone)
+    model, batch = built(prepared).eval(), batch_of(prepared)
+    target, table = batch[model.POS_ITEM_ID], model.item_embedding.weight
+    with torch.no_grad():
+        loss, user, of_target = model.behavioural(batch)
+        state = model.ibim.forward(batch[model.ITEM_SEQ], batch[model.ITEM_SEQ_LEN])
+        torch.testing.assert_close(user, state)
+        torch.testing.assert_close(of_target, table[target])
+        torch.testing.assert_close(loss, F.cross_entropy(state @ table.T, target))
+
+
 def test_padded_interests_have_no_part(made: Any) -> None:
     esim = built(made()).esim
     user = torch.arange(1, 20)
