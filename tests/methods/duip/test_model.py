@@ -113,6 +113,24 @@ def test_scores_are_the_equations_case_by_case(tiny: Path) -> None:
         torch.testing.assert_close(model.full_sort_predict(batch), torch.stack(wanted), rtol=1e-4, atol=1e-4)
 
 
+def test_dropout_is_on_what_the_lstm_reads_and_on_its_last_state(tiny: Path) -> None:
+    model = (prepared := duip()).model
+    batch = first_batch(prepared)
+    dropped: list[torch.Tensor] = []
+    model.dropout.register_forward_hook(lambda _, given, __: dropped.append(given[0]))
+    state = model.train().intent(batch["item_id_list"], batch["item_length"])
+    read, last = dropped
+    assert read.shape == (*batch["item_id_list"].shape, model.lstm.input_size)
+    torch.testing.assert_close(state, torch.where(state == 0, 0.0, last / 0.8))
+    assert 0.1 < float((state == 0).float().mean()) < 0.3
+
+
+def test_soft_tokens_begin_on_the_scale_of_word_vectors(tiny: Path) -> None:
+    model = duip().model
+    words = model.lm.get_input_embeddings().weight
+    assert float(model.soft.scale.detach()) == pytest.approx(float(words.detach().std()), rel=1e-5)
+
+
 @pytest.mark.parametrize("form", ["mlp", "linear"])
 def test_gradients_reach_the_lstm_through_a_frozen_language_model(tiny: Path, form: str) -> None:
     model = (prepared := duip(soft_prompt=form)).model
