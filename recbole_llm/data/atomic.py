@@ -79,6 +79,13 @@ def lines_alike(path: Path) -> int:
     return len(hashes) - len(np.unique(hashes))
 
 
+def short_lines(path: Path) -> list[int]:
+    """The numbers, from 1, of the lines of a tab-separated file that lack fields; blank lines do not count."""
+    lines = enumerate(itertools.chain.from_iterable(block.splitlines() for block in line_blocks(path)), start=1)
+    tabs = next((line.count(b"\t") for _, line in lines), 0)
+    return [number for number, line in lines if line and line.count(b"\t") < tabs]
+
+
 @dataclass(frozen=True)
 class Header:
     """The first line of an atomic file.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.data.atomic import TAB, read_header, read_table
+from recbole_llm.data.atomic import TAB, read_header, read_table, short_lines
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.errors import UserError
@@ -183,9 +183,16 @@ def read_item_texts(
                 f"{path} has no column {name!r} (the dataset's text: settings ask for it); it has {', '.join(header)}."
             )
     frame = read_table(path, [key, *sorted(wanted - {key})], separator)
+    if separator == TAB and (short := short_lines(path)):
+        logger.warning(
+            "%s: lines with fewer fields than the header: %d, first line %d; a title with a line break is cut there",
+            path,
+            len(short),
+            short[0],
+        )
     first = frame.drop_duplicates(subset=[key], keep="first")
     if len(first) < len(frame):
-        logger.warning("%s: %d rows repeat an item; the first of each counts", path, len(frame) - len(first))
+        logger.warning("%s: rows of items that earlier rows have, not read: %d", path, len(frame) - len(first))
     rows = {str(row[key]): row for row in first.to_dict("records")}
     absent = sum(token not in rows for token in tokens[1:])
     if absent:

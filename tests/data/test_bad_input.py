@@ -125,6 +125,17 @@ def test_items_that_the_item_file_lacks_are_counted_and_called_by_their_id(mine,
     assert whole.named == pytest.approx(1 / 120)
 
 
+def test_titles_that_a_line_break_cuts_are_said(mine, caplog):
+    rows = [(item, "Title of " + item) for item in dict.fromkeys(item for _, item, _ in ROWS)]
+    with caplog.at_level("WARNING"):
+        write_rows(mine / "mine.item", rows, ITEM)
+        texts()
+        assert "fewer fields" not in caplog.text
+        write_rows(mine / "mine.item", [(rows[0][0], '"First\nsecond"'), *rows[1:]], ITEM)
+        texts()
+    assert "mine.item: lines with fewer fields than the header: 1, first line 3" in caplog.text
+
+
 def test_items_that_nobody_has_do_not_change_the_number_of_items(mine):
     write_rows(mine / "mine.item", [(item, "T") for _, item, _ in ROWS] + [("never", "Bought")], ITEM)
     assert prepare("Pop", "mine").dataset.item_num == 121  # with the padding item
@@ -135,7 +146,7 @@ def test_of_repeated_items_the_first_row_counts(mine, caplog):
     with caplog.at_level("WARNING"):
         found, _ = texts()
     assert found["i0.0"] == "First"
-    assert "1 rows repeat an item" in caplog.text
+    assert "rows of items that earlier rows have, not read: 1" in caplog.text
 
 
 @pytest.mark.parametrize(
