@@ -32,7 +32,7 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 
 LEVEL = 0.05
-EXACT_DIGITS = 12  # decimals of a user's difference; smaller differences are rounding errors
+EXACT_DIGITS = 12  # decimals of differences and their spread; smaller ones are rounding errors
 _WILCOXON_CELLS = 200_000  # users times pairs per call: some 20 MiB of ranks
 CORRECTIONS = {"holm": "Holm", "fdr": "Benjamini-Hochberg"}
 
@@ -71,7 +71,8 @@ class Comparison:
         p_equal: p value of the hypothesis that the difference is at least as large as the margin (TOST; Schuirmann
             1987), after the same correction; ``nan`` without a margin.
         df: degrees of freedom.
-        effect: Cohen's d of the users' paired differences (mean over standard deviation).
+        effect: Cohen's d of the users' paired differences (mean over standard deviation); infinite if all users differ
+            by the same.
         users: number of users in the sample.
         greater, less: number of users for whom the first method's value is greater, or less, than the second's.
         one_training: one side or both have a single seed, so that the test is of that training, not of the method.
@@ -222,7 +223,7 @@ def standard_error(*sides: Estimate) -> tuple[float, float]:
         return float("inf"), 1.0
     by_users = max(0.0, _over_users(shares) - sum(side.noise for side in sides))
     variance = by_users + sum(side.seeds for side in sides)
-    if variance <= 0:
+    if np.sqrt(variance) < 10.0**-EXACT_DIGITS:
         return 0.0, float(users - 1)
     # Satterthwaite: each mean square with its own degrees of freedom.
     squares = by_users**2 / (users - 1)
@@ -235,6 +236,13 @@ def _upper(distance: float, error: float, df: float) -> float:
     if error == 0:
         return 0.5 if distance == 0 else float(distance < 0)
     return float(stdtr(df, -distance / error))
+
+
+def _effect(differences: np.ndarray) -> float:
+    """Cohen's d of users' differences; infinite if all users differ by the same, 0 for a single user."""
+    deviation = np.round(differences.std(ddof=1), EXACT_DIGITS) if len(differences) > 1 else float("inf")
+    mean = float(differences.mean())
+    return float(mean / deviation) if deviation > 0 else float(np.copysign(np.inf, mean)) if mean else 0.0
 
 
 class Family:
@@ -291,11 +299,10 @@ class Family:
     def _compared(self, first: str, second: str) -> Comparison:
         """One pair, before correction."""
         a, b = self._estimates[first], self._estimates[second]
-        difference = a.mean - b.mean
+        difference = float(np.round(a.mean - b.mean, EXACT_DIGITS))
         error, df = standard_error(a, b)
         half = float(stdtrit(df, 1 - LEVEL / 2)) * error
         by_user = self._by_user(first, second)
-        deviation = by_user.std(ddof=1) if len(by_user) > 1 else 0.0
         return Comparison(
             first=first,
             second=second,
@@ -307,7 +314,7 @@ class Family:
             p_wilcoxon=1.0,
             p_equal=float("nan") if self.margin is None else _upper(self.margin - abs(difference), error, df),
             df=df,
-            effect=float(by_user.mean() / deviation) if deviation > 0 else 0.0,
+            effect=_effect(by_user),
             users=len(by_user),
             greater=int((by_user > 0).sum()),
             less=int((by_user < 0).sum()),

@@ -205,6 +205,20 @@ def test_equal_methods_differ_by_nothing() -> None:
     )
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_equal_runs_differ_by_nothing_however_many_they_are(seed: int) -> None:
+    run = draw(20, seed)
+    (found,) = Family({"a": [run] * 10, "b": [run] * 3}, "ndcg@10").compare()
+    assert (found.difference, found.low, found.high, found.p, found.effect) == (0, 0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("users", [2, 7])
+def test_the_effect_is_infinite_where_all_users_differ_by_the_same(users: int) -> None:
+    first, second = (ranks_of(np.full(users, rank)) for rank in (0, 1))
+    (found,) = Family({"a": [first], "b": [second]}, "ndcg@10").compare()
+    assert (found.effect, found.turned().effect) == (np.inf, -np.inf)
+
+
 def test_a_clear_difference_holds_and_turns_with_the_sides() -> None:
     a, b = ([draw(mean, seed) for seed in seeds] for mean, seeds in ((5, (1, 2, 3)), (40, (4, 5, 6))))
     found = Family({"a": a, "b": b}, "ndcg@10").compare()[0]
