@@ -77,6 +77,11 @@ class Row:
         return (self.runs or self.failed)[0].model
 
     @property
+    def cases(self) -> int:
+        """Test cases; 0 if they are not known."""
+        return next((run.data.test_cases for run in self.runs if run.data), 0)
+
+    @property
     def still_improving(self) -> bool:
         """Whether, for any seed, training ended before the model had stopped improving."""
         return any(still_improving(run) for run in self.runs)
@@ -177,8 +182,9 @@ class ResultsTable:
 
     @property
     def cases(self) -> int:
-        """Test cases."""
-        return next((run.data.test_cases for row in self.rows for run in row.runs if run.data), 0)
+        """Test cases of most of the rows."""
+        counts = Counter(row.cases for row in self.finished if row.cases)
+        return max(counts, key=counts.__getitem__, default=0)
 
     def row(self, label: str) -> Row:
         """The row of a label."""

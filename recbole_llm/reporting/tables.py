@@ -313,9 +313,9 @@ def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | floa
         key = table.key
         for row in table.rows:
             line: dict[str, str | float | None] = {
-                "dataset": key.dataset, "protocol": key.protocol, "mask_history": key.masked, "test_cases": table.cases,
-                "model": row.model, "label": row.label, "kind": row.kind, "semantics": row.name.semantics,
-                "language_model": row.name.language_model, "tuned": row.name.tuned,
+                "dataset": key.dataset, "protocol": key.protocol, "mask_history": key.masked,
+                "test_cases": row.cases or table.cases, "model": row.model, "label": row.label, "kind": row.kind,
+                "semantics": row.name.semantics, "language_model": row.name.language_model, "tuned": row.name.tuned,
                 "still_improving": row.still_improving, **memory_fields(row),
             }  # fmt: skip
             if not row.runs:

@@ -431,6 +431,7 @@ def _side(twin: Twin, pair: Pair, side: int, metric: str, place: int | None) -> 
     }
     if row is not None and row.runs:
         found["seeds"] = seeds_text(run.seed for run in row.runs)
+        found["cases"] = row.cases or table.cases
         value = row.values.get(metric)
         if value is not None:
             found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}

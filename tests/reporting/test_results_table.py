@@ -397,6 +397,16 @@ def test_a_row_tested_on_other_cases_takes_no_part_and_a_note_says_so(store: Res
     assert any("Narrow was tested on other cases (150" in note for note in table.notes)
 
 
+def test_the_number_of_cases_is_that_of_most_rows_and_in_csv_of_each(store: ResultStore) -> None:
+    best = store_run(store, "Narrow", 9.0, cases=150)
+    (table,) = build(list(store), store)
+    assert table.rows[0].model == "Narrow"
+    assert "200 test cases" in table.caption
+    lines = csv.DictReader(io.StringIO(render(list(store), "csv", store=store)))
+    assert {line["test_cases"] for line in lines if line["model"] == best.model} == {"150"}
+    assert {line["test_cases"] for line in lines if line["model"] != best.model} == {"200"}
+
+
 def test_a_metric_where_less_is_better_is_marked_the_other_way() -> None:
     listed = {
         name: {"giniindex@10": MetricValue(value=v, higher_is_better=False)} for name, v in (("A", 0.2), ("B", 0.4))
