@@ -65,8 +65,8 @@ class GivenVectors:
         known = rows >= 0
         if not known.any():
             raise UserError(
-                f"--vectors: none of the {len(self.tokens)} rows of {self.name} is a {self.key} of this dataset. "
-                f"Here they are such as {', '.join(tokens[1:4])}, there such as {', '.join(self.tokens[:3])}."
+                f"--vectors: this dataset has none of the {len(self.tokens)} {self.key} values in {self.name} "
+                f"({', '.join(self.tokens[:3])}, ...): name rows as the dataset does ({', '.join(tokens[1:4])}, ...)."
             )
         found = np.zeros((len(rows), self.matrix.shape[1]), dtype=np.float32)
         found[known] = self.matrix[rows[known]]
@@ -76,7 +76,7 @@ class GivenVectors:
         """For the record: what the file holds, and how many of a dataset's ids; missing ones are logged."""
         known, total = int(self.aligned(tokens)[1].sum()), len(tokens) - 1
         if known < total:
-            logger.warning("--vectors: %s has %d of the %d %s of this dataset", self.name, known, total, self.key)
+            logger.warning("--vectors: %s has %d of this dataset's %d %s values", self.name, known, total, self.key)
         return {
             "name": self.name,
             "sha256": self.sha256,

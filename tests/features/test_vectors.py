@@ -199,7 +199,9 @@ def test_two_files_of_items_are_one_too_many(tmp_path: Path) -> None:
 
 def test_ids_of_another_dataset_are_refused(tiny: Path) -> None:
     as_npy(Path("v.npy"), matrix_of(), [f"x{number}" for number in range(48)])
-    with pytest.raises(UserError, match=r"none of the 48 rows of v#\w{6} is a item_id of this dataset"):
+    with pytest.raises(
+        UserError, match=r"this dataset has none of the 48 item_id values in v#\w{6} \(x0, x1, x2, \.\.\.\)"
+    ):
         prepare("SASRecText", vectors=["v.npy"], **SMALL)
 
 
@@ -255,7 +257,7 @@ def test_the_record_says_which_vectors_and_counts_them(tiny: Path) -> None:
 def test_items_without_a_vector_are_reported(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = as_npy(Path("mine.npy"), matrix_of(), [*IDS[:9], *(f"x{number}" for number in range(39))])
     prepare("SASRecText", vectors=["mine.npy"], **SMALL)
-    assert f"--vectors: mine#{digest(path)[:6]} has 9 of the 48 item_id of this dataset" in caplog.text
+    assert f"--vectors: mine#{digest(path)[:6]} has 9 of this dataset's 48 item_id values" in caplog.text
 
 
 def test_other_vectors_are_another_run_and_another_row(tiny: Path) -> None:
