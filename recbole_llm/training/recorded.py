@@ -231,7 +231,9 @@ class RecordedSteps:
         self._surroundings: list[Any] = []  # the model's host state for which the recordings hold
         self.why_not, self.recorded = "", False
         if not _is_adam(optimizer):
-            self.why_not = f"{type(optimizer).__name__} is no optimiser that a recording can hold"
+            self.why_not = (
+                f"only fused Adam and AdamW can be recorded, not {type(optimizer).__name__} (--learner=adam or adamw)"
+            )
         else:
             for group in optimizer.param_groups:
                 group["capturable"] = True
@@ -323,8 +325,13 @@ class RecordedSteps:
             self._found[shape] = static, recording
             self.recorded = True
         else:
-            self._give_up("a recorded step is not the plain one")
-            logger.warning("training steps are not recorded: %s", self.why_not)
+            self._give_up(
+                f"a replayed step of {type(self.model).__name__} gave other losses or weights than an eager one"
+            )
+            logger.warning(
+                "training goes on eagerly, which is slower: %s. --cuda_graphs=False does not try to record.",
+                self.why_not,
+            )
         return plain
 
     def _plainly_after_failure(
