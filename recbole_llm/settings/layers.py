@@ -462,15 +462,14 @@ def check_grid_keys(
                 check_any(key, value)
             except UserError as error:
                 raise UserError(f"{file}, {key}: {str(error).removeprefix(f'--{key}={value}: ')}") from error
+    trained = {method.name for method in chosen}
     for key, value in overrides.items():
         owner, dot, rest = key.partition(".")
-        if dot and _is_model(owner):
-            known = {m.name for m in chosen} | {
-                m.name for m in _stage_ones(chosen, dataset, protocol, overrides, config_files)
-            }
+        if dot and _is_model(owner) and owner not in trained:
+            known = trained | {m.name for m in _stage_ones(chosen, dataset, protocol, overrides, config_files)}
             if owner not in known:
                 raise UserError(f"--{key}={value}: {owner} takes no part in this run ({', '.join(sorted(known))} do).")
-            if rest in _OF_STAGE_ONE and owner not in {m.name for m in chosen}:
+            if rest in _OF_STAGE_ONE:
                 advice = f"give --stage_one_seed={value}" if rest == "seed" else f"leave it out, or add --model={owner}"
                 raise UserError(
                     f"--{key}={value}: {owner} makes candidates here and takes no {rest} of its own; {advice}."
