@@ -295,8 +295,7 @@ def session(table: Interactions, options: Options) -> Split:
     same order, validates.
     """
     order = _by_end(table, options)
-    test_count = len(order) - int(len(order) * 0.9)
-    train, test = order[: len(order) - test_count], order[len(order) - test_count :]
+    train, test = np.split(order, [int(len(order) * 0.9)])
     rows = _rows_of_users(table, train)
     is_pair = positions(table, rows) > 0
     pairs = rows[is_pair]
@@ -394,10 +393,9 @@ def global_time_split(table: Interactions, options: Options) -> Split:
     cuts = _cuts(table, options)
     train_end, test_begin = ends_before(table, cuts.valid), ends_before(table, cuts.test)
     train_rows = np.flatnonzero(np.asarray(table.time) < cuts.valid)
-    valid, valid_lost = _period(table, train_end, test_begin, str(options["targets"]))
-    test, test_lost = _period(
-        table, test_begin, np.append(np.asarray(table.offsets)[1:], len(table)), options["targets"]
-    )
+    valid, valid_lost = _period(table, train_end, test_begin, options["targets"])
+    end = np.append(np.asarray(table.offsets)[1:], len(table))
+    test, test_lost = _period(table, test_begin, end, options["targets"])
     return Split(
         train_rows,
         train_rows[positions(table, train_rows) > 0],
