@@ -295,8 +295,7 @@ def read_chunks(
 
 def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
     """An error for the first line whose float field is no finite number; ``None`` if there is no such line."""
-    wanted = [(n, column.name) for n, column in enumerate(header.columns) if column.name in names]
-    wanted = [(n, name) for n, name in wanted if header.columns[n].type == "float"]
+    wanted = [(n, c.name) for n, c in enumerate(header.columns) if c.name in names and c.type == "float"]
     try:
         with open_text(path) as stream:
             by_tabs = header.separator == TAB
@@ -329,7 +328,7 @@ def _what_it_is(text: str) -> str:
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return "number (write a point, not a comma)"
     try:
-        return "number" if math.isfinite(float(text)) or math.isnan(float(text)) else "finite number"
+        return "finite number" if math.isinf(float(text)) else "number"
     except ValueError:
         return "number"
 
