@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -190,7 +191,7 @@ class BenchTrainer(Trainer):
         if count % together:
             self._step()
         values = self._means(total, count)
-        if not all(value == value and abs(value) != float("inf") for value in values):
+        if not all(map(math.isfinite, values)):
             raise UserError(f"training diverged in epoch {epoch_idx + 1} (loss {values}): try a smaller learning_rate.")
         return values[0] if len(values) == 1 else values
 
