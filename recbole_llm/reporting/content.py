@@ -78,7 +78,7 @@ def _facts(table: ResultsTable) -> list[tuple[str, str]]:
 
 
 def _row(table: ResultsTable, row: Row, others: Sequence[str]) -> dict[str, Any]:
-    found = table.against_reference(row.label)
+    found = table.against.get(row.label)
     share = min((share for run in row.runs for share in answered(run).values()), default=None)
     identity = [row.identity(column) for column in table.identity_columns]
     return {
@@ -140,7 +140,7 @@ def short(value: float | None, digits: int) -> float | None:
 def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
     """Differences to the reference row, with the reference's value as the base of percentages."""
     base = table.row(table.reference).values[table.primary].mean if table.reference and table.against else 0.0
-    found = [(row, table.against_reference(row.label)) for row in rows]
+    found = [(row, table.against.get(row.label)) for row in rows]
     kept = ("difference", "low", "high", "p_adjusted_text", "verdict", "mark", "one_training")
     tests = [(row.label, _test(table, test)) for row, test in found if test is not None]
     return [{"label": label, "base": base, **{key: test[key] for key in kept}} for label, test in tests]

@@ -226,10 +226,6 @@ class ResultsTable:
             return {test.first: test for test in tests}
         return {label: test for label in others if (test := self.compared(label, self.reference)) is not None}
 
-    def against_reference(self, label: str) -> Comparison | None:
-        """The test of a row against the reference."""
-        return self.against.get(label)
-
     def verdict(self, found: Comparison | None) -> str:
         """``better`` or ``worse`` for a significant difference, ``none`` for one within the margin, else empty."""
         if found is None:

@@ -180,7 +180,7 @@ def metric_cell(row: Row, metric: str, best: set[str], second: set[str]) -> Tabl
 
 
 def _comparison_cells(table: ResultsTable, row: Row) -> list[TableCell]:
-    found = table.against_reference(row.label)
+    found = table.against.get(row.label)
     if found is None:
         return [TableCell("")] * 4
     verdict = f"{p_text(found.p_adjusted)} {mark(table, found)}".rstrip()
@@ -329,7 +329,7 @@ def table_lines(tables: Sequence[ResultsTable]) -> Iterator[dict[str, str | floa
 
 def _numbers(table: ResultsTable, row: Row, metric: str) -> dict[str, str | float | None]:
     """The cells of one metric; the primary metric also has the comparison with the reference."""
-    value, test = row.values.get(metric), table.against_reference(row.label)
+    value, test = row.values.get(metric), table.against.get(row.label)
     found: dict[str, str | float | None] = {}
     if value is not None:
         found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}

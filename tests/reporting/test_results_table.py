@@ -36,7 +36,7 @@ def labels(*records: Record) -> list[str]:
 
 
 def verdict(table: ResultsTable, label: str) -> str:
-    return table.verdict(table.against_reference(label))
+    return table.verdict(table.against.get(label))
 
 
 def line_of(text: str, label: str) -> str:
@@ -393,7 +393,7 @@ def test_methods_are_measured_against_the_best_baseline(store: ResultStore) -> N
 def test_a_row_tested_on_other_cases_takes_no_part_and_a_note_says_so(store: ResultStore) -> None:
     store_run(store, "Narrow", 0.5, cases=150)
     (table,) = build(list(store), store)
-    assert table.against_reference("Narrow") is None
+    assert "Narrow" not in table.against
     assert any("Narrow was tested on other cases (150" in note for note in table.notes)
 
 
