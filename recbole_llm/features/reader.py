@@ -102,7 +102,7 @@ class SemanticFeatures:
         rows = np.flatnonzero(known)
         vectors = self._treated(torch.from_numpy(found[rows]))
         if self.semantics == "shuffled":
-            vectors = vectors[torch.from_numpy(_shuffle_within(np.arange(len(rows)), np.zeros(len(rows)), self._seed))]
+            vectors = vectors[torch.from_numpy(_shuffle_within(np.arange(len(rows)), None, self._seed))]
         table = torch.zeros(len(known), vectors.shape[1])
         table[torch.from_numpy(rows)] = vectors
         return table, torch.from_numpy(known)
@@ -148,6 +148,16 @@ class SemanticFeatures:
         known = ids >= 0
         return self.text_vectors()[ids.clamp(min=0)] * known[:, None], known
 
+    def _exchanged(self, values: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+        """Values, with ``semantics: shuffled`` exchanged inside each group; without groups, among all."""
+        return _shuffle_within(values, groups, self._seed) if self.semantics == "shuffled" else values
+
+    def _controlled(self, values: np.ndarray, groups: np.ndarray | None = None) -> np.ndarray:
+        """:meth:`_exchanged`, and with ``semantics: random`` drawn from the values of the group instead."""
+        if self.semantics == "random":
+            return _draw_within(values, groups, self._seed)
+        return self._exchanged(values, groups)
+
     def user_offsets(self) -> torch.Tensor:
         """``(n_users + 2,)`` int64: first row of each user, and the end."""
         return torch.from_numpy(np.array(self.table.offsets))
@@ -171,9 +181,7 @@ class SemanticFeatures:
         positions = frame["position"].astype(np.int64).to_numpy()
         rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
         kept = np.flatnonzero(rows >= 0)
-        answers = kept
-        if self.semantics == "shuffled":
-            answers = _shuffle_within(kept, positions[kept], self._seed)
+        answers = self._exchanged(kept, positions[kept])
         found = {}
         for column in columns:
             lists = _parse_lists(frame[column].fillna("").tolist())
@@ -198,10 +206,8 @@ class SemanticFeatures:
 
         With ``semantics: shuffled`` items exchange their clusters; with ``random`` each item draws one of these.
         """
-        codes = self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=True)
-        if self.semantics == "random":
-            together = np.zeros(len(codes) - 1, dtype=np.int64)
-            codes[1:] = torch.from_numpy(_draw_within(codes[1:].numpy(), together, self._seed))
+        codes = self._ids("codes", "item_id", "code", self.table.item_tokens, exchange=False)
+        codes[1:] = torch.from_numpy(self._controlled(codes[1:].numpy()))
         return codes
 
     def user_text_ids(self, column: str) -> torch.Tensor:
@@ -215,8 +221,8 @@ class SemanticFeatures:
         frame = read_table(self.folder.file(suffix), [key, column])
         cells = dict(zip(frame[key].astype(str), frame[column].fillna(""), strict=True))
         ids = np.array([int(cells.get(token, "") or -1) for token in tokens.tolist()], dtype=np.int64)
-        if exchange and self.semantics == "shuffled":
-            ids[1:] = _shuffle_within(ids[1:], np.zeros(len(ids) - 1, dtype=np.int64), self._seed)
+        if exchange:
+            ids[1:] = self._exchanged(ids[1:])
         return torch.from_numpy(ids)
 
     def texts(self, ids: torch.Tensor) -> list[str]:
@@ -229,10 +235,8 @@ class SemanticFeatures:
         With ``semantics: shuffled`` items exchange their texts; with ``random`` each item draws an item and has its
         text, in all columns that of the same item.
         """
-        ids = self.item_text_ids(column, exchange=True)
-        if self.semantics == "random":
-            together = np.zeros(len(ids) - 1, dtype=np.int64)
-            ids[1:] = torch.from_numpy(_draw_within(ids[1:].numpy(), together, self._seed))
+        ids = self.item_text_ids(column)
+        ids[1:] = torch.from_numpy(self._controlled(ids[1:].numpy()))
         return self.texts(ids)
 
     def user_interests(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -242,9 +246,7 @@ class SemanticFeatures:
         """
         exemplars = read_table(self.folder.file("exemplar"), ["exemplar_id", "interest_text"])
         offsets, flat = _parse_lists(exemplars["interest_text"].fillna("").tolist())
-        answer = np.arange(len(exemplars))
-        if self.semantics == "shuffled":
-            answer = _shuffle_within(answer, np.zeros(len(answer), dtype=np.int64), self._seed)
+        answer = self._exchanged(np.arange(len(exemplars)))
         line_of = dict(zip(exemplars["exemplar_id"].astype(str), answer.tolist(), strict=True))
         clusters = read_table(self.folder.file("usercluster"), ["user_id", "exemplar_id"])
         lists: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * (self.table.n_users + 1)
@@ -269,10 +271,7 @@ class SemanticFeatures:
         rows = self.rows_of(frame["user_id"].astype(str).tolist(), positions)
         values = frame[column].fillna("-1").astype(np.int64).to_numpy()
         kept = np.flatnonzero(rows >= 0)
-        answers = kept
-        if self.semantics in ("shuffled", "random"):
-            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
-            answers = change(kept, np.asarray(self.table.user)[rows[kept]], self._seed)
+        answers = self._controlled(kept, np.asarray(self.table.user)[rows[kept]])
         labels = np.full(len(self.table), -1, dtype=np.int64)
         labels[rows[kept]] = values[answers]
         return torch.from_numpy(labels)
@@ -288,9 +287,7 @@ class SemanticFeatures:
         _, owner = np.unique(frame["synuser_id"].astype(np.int64).to_numpy(), return_inverse=True)
         item = np.array([index.get(token, 0) for token in frame["item_id"].astype(str)], dtype=np.int64)
         interest = frame["interest_id"].astype(np.int64).to_numpy()
-        if self.semantics in ("shuffled", "random"):
-            change = _shuffle_within if self.semantics == "shuffled" else _draw_within
-            interest = interest[change(np.arange(len(interest)), owner, self._seed)]
+        interest = self._controlled(interest, owner)
         order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
         order = order[item[order] > 0]
         self.unknown_keys += len(item) - len(order)
@@ -303,9 +300,10 @@ class SemanticFeatures:
         return torch.from_numpy(items), torch.from_numpy(labels)
 
 
-def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation of ``keys`` inside each group."""
+def _shuffle_within(keys: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    """A permutation of ``keys`` inside each group, or of all of them."""
     generator = np.random.default_rng(seed)
+    groups = np.zeros(len(keys), dtype=np.int64) if groups is None else groups
     place = np.lexsort((np.arange(len(keys)), groups))
     mixed = np.lexsort((generator.random(len(keys)), groups))
     shuffled = np.empty_like(keys)
@@ -313,9 +311,10 @@ def _shuffle_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarr
     return shuffled
 
 
-def _draw_within(keys: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray:
-    """For each key one of the ``keys`` of its group, drawn with replacement."""
+def _draw_within(keys: np.ndarray, groups: np.ndarray | None, seed: int) -> np.ndarray:
+    """For each key one of the ``keys`` of its group, or of all, drawn with replacement."""
     generator = np.random.default_rng(seed)
+    groups = np.zeros(len(keys), dtype=np.int64) if groups is None else groups
     order = np.argsort(groups, kind="stable")
     _, first, place, size = np.unique(groups[order], return_index=True, return_inverse=True, return_counts=True)
     drawn = np.empty_like(keys)
