@@ -44,6 +44,7 @@ from recbole_llm.data.split import (
     Cases,
     Split,
     checked,
+    positions,
     read_user_ranks,
     split_interactions,
     without_fold,
@@ -345,7 +346,7 @@ class BenchDatasetMixin(Dataset):
         rows = self.split.train_targets
         train = self.copy(self._rows_of_any(rows))
         train.training_rows = self.split.train_rows
-        train._declare_sequences()
+        train._aug_presets()  # field properties of the sequence columns, as data_augmentation would set them
         if isinstance(train.inter_feat, LazyInteraction):
             self._add_histories(train.inter_feat, rows)
         return train
@@ -353,7 +354,7 @@ class BenchDatasetMixin(Dataset):
     def _add_histories(self, prefixes: LazyInteraction, rows: np.ndarray) -> None:
         """Add the sequence columns of some prefixes, padded to full length on the host when first read."""
         longest, suffix = self.max_item_list_len, self.config["LIST_SUFFIX"]
-        length = np.minimum(self.positions()[rows], longest)
+        length = np.minimum(positions(self.table, rows), longest)
         whole = self._rows(None)
 
         def history(name: str) -> torch.Tensor:
@@ -399,11 +400,7 @@ class BenchDatasetMixin(Dataset):
 
     def positions(self) -> np.ndarray:
         """``(n,)`` int64: each interaction's index in its user's whole history, from 0."""
-        return np.arange(len(self.table)) - np.asarray(self.table.offsets)[self.table.user]
-
-    def _declare_sequences(self) -> None:
-        """Field properties of the sequence columns, as ``data_augmentation`` would set them."""
-        self._aug_presets()
+        return positions(self.table, np.arange(len(self.table)))
 
     # ---- what models ask of a dataset ----------------------------------------------------------
 
