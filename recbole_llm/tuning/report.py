@@ -15,7 +15,7 @@ from recbole_llm.evaluation.names import metric_title
 from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.tuning.history import accuracy, cost
 from recbole_llm.tuning.study import Study
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import counted, four_digits
 
 
 def write_search_report(studies: Sequence[Study], path: Path) -> Path:
@@ -48,7 +48,8 @@ def _study_content(study: Study, name: str) -> dict[str, Any]:
         "best": f"{accuracy(best):.4f}",
         "number": best.number,
         "settings": [
-            (key, _text(value), _text(study.run.settings.get(key))) for key, value in study.settings(best).items()
+            (key, four_digits(value), four_digits(study.run.settings.get(key)))
+            for key, value in study.settings(best).items()
         ],
         "data": {"metric": metric, **_charts(study)},
     }
@@ -84,11 +85,7 @@ def _reached(trial: FrozenTrial) -> float | None:
 
 
 def _shown(trial: FrozenTrial) -> str:
-    return "\n".join(f"{name}: {_text(value)}" for name, value in trial.params.items())
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "\n".join(f"{name}: {four_digits(value)}" for name, value in trial.params.items())
 
 
 def _importances(study: Study) -> list[tuple[str, float]]:

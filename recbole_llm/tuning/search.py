@@ -33,6 +33,7 @@ from recbole_llm.tuning.study import Study
 from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
+from recbole_llm.utils.text import four_digits
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +186,7 @@ def _title(study: Study, trial: Any) -> str:
 
 
 def _log(study: Study, trial: Any, result: JobResult) -> None:
-    values = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
+    values = ", ".join(f"{name}={four_digits(value)}" for name, value in study.settings(trial).items())
     if result.error is not None:
         outcome = f"failed: {result.reason}"
     else:
@@ -193,10 +194,6 @@ def _log(study: Study, trial: Any, result: JobResult) -> None:
         outcome = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
     name = study.run.settings.method.name
     logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, outcome, values)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def summary(studies: Iterable[Study]) -> str:
@@ -220,5 +217,5 @@ def _lines(study: Study) -> list[str]:
 
 
 def _settings(study: Study, trial: Any) -> str:
-    found = ", ".join(f"{name}={_short(value)}" for name, value in study.settings(trial).items())
+    found = ", ".join(f"{name}={four_digits(value)}" for name, value in study.settings(trial).items())
     return found or "nothing to search"

@@ -64,6 +64,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
+def four_digits(value: object) -> str:
+    """A setting's value as text, numbers with a fraction to four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def percent(share: float) -> str:
     """A share as a percentage, rounded down so that only a whole one is ``100 %``: ``99.9 %``."""
     return f"{math.floor(1000 * share) / 10:g} %"
