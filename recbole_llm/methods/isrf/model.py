@@ -43,7 +43,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from recbole.model.abstract_recommender import GeneralRecommender, SequentialRecommender
+from recbole.model.abstract_recommender import AbstractRecommender, GeneralRecommender, SequentialRecommender
 from recbole.utils import InputType
 from torch import nn
 
@@ -368,10 +368,17 @@ class IterativeReasoning(nn.Module):
         return torch.ones(size, dtype=torch.bool, device=user.device).scatter_(1, seen, False)
 
 
-class _BothTasks:
-    """What the two models share besides their core."""
+class _BothTasks(AbstractRecommender):
+    """What the two models share besides their core: both are trained on both tasks."""
 
-    core: IterativeReasoning
+    input_type = InputType.POINTWISE
+    train_loader = AlternatingLoader
+
+    def __init__(self, config: Any, dataset: Any) -> None:
+        super().__init__(config, dataset)
+        self.core = IterativeReasoning(config, dataset)
+        self.language_model = self.core.label
+        self.sequence_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
 
     @property
     def bounded(self) -> bool:
@@ -387,6 +394,16 @@ class _BothTasks:
         finally:
             self.core.depth, self.core.lists = 0, False
 
+    def calculate_loss(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss of a batch of either task: text and alignment."""
+        direct = "candidates" in interaction
+        items = interaction["candidates" if direct else self.sequence_field]
+        return self.core.loss(interaction[self.USER_ID], items, interaction[self.ITEM_ID], direct)
+
+    def predict(self, interaction: Any) -> torch.Tensor:
+        """``(B,)`` scores of the batch's items."""
+        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
+
 
 class ISRF(_BothTasks, SequentialRecommender):
     """ISRF for the next item of a sequence; models are selected by the sequential task.
@@ -394,20 +411,7 @@ class ISRF(_BothTasks, SequentialRecommender):
     Without ``graph_words`` and without alignments it is POD's T5, trained on both tasks.
     """
 
-    input_type = InputType.POINTWISE
     reads_past_length = False
-    train_loader = AlternatingLoader
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.core = IterativeReasoning(config, dataset)
-        self.language_model = self.core.label
-
-    def calculate_loss(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch of either task: text and alignment."""
-        direct = "candidates" in interaction
-        items = interaction["candidates" if direct else self.ITEM_SEQ]
-        return self.core.loss(interaction[self.USER_ID], items, interaction[self.ITEM_ID], direct)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, N)`` scores of all items."""
@@ -415,28 +419,9 @@ class ISRF(_BothTasks, SequentialRecommender):
         target, position = (interaction[name] if self.core.depth else None for name in (self.ITEM_ID, "position"))
         return self.core.scores(interaction[self.USER_ID], interaction[self.ITEM_SEQ], False, listed, target, position)
 
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """``(B,)`` scores of the batch's items."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
-
 
 class ISRFDirect(_BothTasks, GeneralRecommender):
     """ISRF for the choice among 1 + 99 candidates, which the prompt lists; models are selected by the direct task."""
-
-    input_type = InputType.POINTWISE
-    train_loader = AlternatingLoader
-
-    def __init__(self, config: Any, dataset: Any) -> None:
-        super().__init__(config, dataset)
-        self.core = IterativeReasoning(config, dataset)
-        self.language_model = self.core.label
-        self.sequence_field = config["ITEM_ID_FIELD"] + config["LIST_SUFFIX"]
-
-    def calculate_loss(self, interaction: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss of a batch of either task: text and alignment."""
-        direct = "candidates" in interaction
-        items = interaction["candidates" if direct else self.sequence_field]
-        return self.core.loss(interaction[self.USER_ID], items, interaction[self.ITEM_ID], direct)
 
     def full_sort_predict(self, interaction: Any) -> torch.Tensor:
         """``(B, N)`` scores of all items, for a prompt that lists the batch's candidates.
@@ -448,7 +433,3 @@ class ISRFDirect(_BothTasks, GeneralRecommender):
             raise UserError("ISRFDirect chooses from lists: use a protocol with candidates (--protocol=direct_100).")
         listed, target = interaction["candidates"], interaction[self.ITEM_ID] if self.core.depth else None
         return self.core.scores(interaction[self.USER_ID], listed, True, listed, target)
-
-    def predict(self, interaction: Any) -> torch.Tensor:
-        """``(B,)`` scores of the batch's items."""
-        return self.full_sort_predict(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]
