@@ -41,7 +41,7 @@ def check_contents(path: Path) -> None:
     if path.suffix == ".gz":
         if head and not head.startswith(GZIP):
             raise UserError(
-                f"{path} is not gzip, whatever its name says: {_named(path, path.name.removesuffix('.gz'), head)}"
+                f"{path} is not gzip, whatever its name says: {_named(path.name.removesuffix('.gz'), head)}"
             )
         head = _unpacked(path)
     elif head.startswith(GZIP):
@@ -51,7 +51,8 @@ def check_contents(path: Path) -> None:
         raise UserError(f"{path} is {kind}: {advice}.")
 
 
-def _named(path: Path, name: str, head: bytes) -> str:
+def _named(name: str, head: bytes) -> str:
+    """What to do about a file whose name wrongly ends in ``.gz``."""
     found = _kind(head)
     return f"rename it to {name}." if found is None else f"it is {found[0]}; {found[1]}."
 
@@ -71,7 +72,7 @@ def _kind(head: bytes) -> tuple[str, str] | None:
         if head.startswith(sign):
             return kind, advice
     text = head.lstrip()
-    if text[:1] in (b"<",):
+    if text.startswith(b"<"):
         return "a web page or XML", "fetch the file again; a server may have answered with a page"
     if text[:1] in (b"{", b"["):
         return "JSON", "write it as tab-separated text with a header such as user_id:token<TAB>item_id:token"
