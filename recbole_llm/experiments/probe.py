@@ -29,7 +29,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.probe_record import PROBES, ProbeRecord, Recall
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.items import ItemTexts, read_item_texts, title_key
+from recbole_llm.features.items import ItemTexts, item_texts, title_key
 from recbole_llm.features.prompts import Prompt, load_prompt
 from recbole_llm.features.pseudonyms import REAL, pseudonymous
 from recbole_llm.features.questions import ask
@@ -201,8 +201,7 @@ def recall_of(named: Sequence[tuple[str, set[str]]], asked: int) -> Recall:
 def _probes(run: Run, dataset: Any, questions: int) -> Iterator[Probe]:
     """The probes for which the data have something to ask."""
     settings, table = run.settings, dataset.table
-    separator, key = str(settings["field_separator"]), str(settings["ITEM_ID_FIELD"])
-    items = read_item_texts(run.location, table, settings.get("text"), key, separator)
+    items = item_texts(settings.values, run.location, table)
     items = pseudonymous(items, str(settings["titles"]), int(settings["titles_seed"]))
     about = settings.get("about")
     title = about.get("title") if isinstance(about, dict) else None
