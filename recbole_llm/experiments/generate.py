@@ -339,10 +339,10 @@ def cache_of(runs: Sequence[Run]) -> ResponseCache:
 def prompts_of(runs: Sequence[Run]) -> set[str]:
     """``id@version`` of the prompts of the runs' features."""
     return {
-        f"{prompt.id}@{prompt.version}"
+        load_prompt(name).name
         for run in runs
         for feature in run.settings.method.features
-        for prompt in map(load_prompt, find_feature(feature).prompts)
+        for name in find_feature(feature).prompts
     }
 
 

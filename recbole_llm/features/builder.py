@@ -257,7 +257,7 @@ class FeatureBuilder:
         """Let the cache take published answers to a feature's prompts; a dry run does not keep them."""
         if self.asking.published is None or self.endpoint is None or not feature.prompts:
             return
-        prompts = [f"{prompt.id}@{prompt.version}" for prompt in map(load_prompt, feature.prompts)]
+        prompts = [load_prompt(name).name for name in feature.prompts]
         cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
         cache.borrows = not self.asking.dry
 

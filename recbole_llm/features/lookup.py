@@ -51,7 +51,7 @@ def feature_versions(names: Iterable[str]) -> dict[str, str]:
     found = {}
     for feature in map(find_feature, names):
         prompts = [load_prompt(prompt) for prompt in feature.prompts]
-        found[feature.name] = "+".join([str(feature.version), *(f"{p.id}@{p.version}:{p.sha256[:8]}" for p in prompts)])
+        found[feature.name] = "+".join([str(feature.version), *(f"{p.name}:{p.sha256[:8]}" for p in prompts)])
     return found
 
 

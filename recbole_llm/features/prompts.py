@@ -49,6 +49,11 @@ class Prompt:
     sha256: str
 
     @property
+    def name(self) -> str:
+        """``id@version``, by which its answers are kept."""
+        return f"{self.id}@{self.version}"
+
+    @property
     def answer_class(self) -> type[BaseModel]:
         """The pydantic class that answers must satisfy.
 

@@ -54,8 +54,7 @@ def ask(
     counts = counts if counts is not None else Counter()
     messages = prompt.messages(data)
     for again in (False, True):
-        name = f"{prompt.id}@{prompt.version}"
-        answer = yield ChatRequest(name, tuple(messages), prompt.schema, prompt.max_tokens, again=again)
+        answer = yield ChatRequest(prompt.name, tuple(messages), prompt.schema, prompt.max_tokens, again=again)
         if answer is None:
             counts["unanswered"] += 1
             return None
