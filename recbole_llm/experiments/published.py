@@ -96,4 +96,4 @@ def open_store(address: str, scratch: Path) -> AnswerStore:
     if "://" in address and parts.scheme != "file":
         raise UserError(f"{redact(address)}: a store is a folder, an http, https or file address, or hf:OWNER/NAME.")
     folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(address)
-    return AnswerStore.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name)
+    return AnswerStore.in_folder(folder)

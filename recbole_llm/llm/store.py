@@ -126,6 +126,15 @@ class AnswerStore:
         except ValueError as error:
             raise UserError(f"{address}/{INDEX} is not the index of a store ({complaint(error)}).") from None
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> AnswerStore:
+        """Open a store that lies in a folder.
+
+        Raises:
+            UserError: as :meth:`opened`.
+        """
+        return cls.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name)
+
     def file(self, entry: StoreFile) -> Path:
         """A file of the store, with the stated size and hash.
 
@@ -236,7 +245,7 @@ def publish(
     """
     index = StoreIndex()
     if (folder / INDEX).is_file():
-        index = AnswerStore.opened(str(folder), folder / INDEX, lambda entry: folder / entry.name).index
+        index = AnswerStore.in_folder(folder).index
     written = []
     for prompt in sorted(set(prompts)):
         rows = list(cache.rows(prompt, endpoint.model))
@@ -275,7 +284,7 @@ def publish_table(packed: bytes, folder: Path, dataset: str) -> TableFile:
     )
     with whole_file(folder / entry.name) as stream:
         stream.write(packed)
-    index = AnswerStore.opened(str(folder), folder / INDEX, lambda each: folder / each.name).index
+    index = AnswerStore.in_folder(folder).index
     index.tables = sorted({*index.tables, entry}, key=lambda each: each.name)
     write_index(folder, index)
     return entry
