@@ -22,7 +22,7 @@ from tabulate import tabulate
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
 from recbole_llm.evaluation.significance import LEVEL, Family
-from recbole_llm.experiments.generate import plan
+from recbole_llm.experiments.generate import cost_of, plan
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
@@ -230,9 +230,7 @@ class _Buying:
 
     def _rest(self, run: Run) -> tuple[int, float | None]:
         """Requests that a run's features still need, and US dollars for them, estimated from the answers so far."""
-        rows = plan([run], self.runner)
-        priced = all(builder.endpoint is None or builder.endpoint.priced for builder, _ in rows)
-        return sum(row.requests for _, row in rows), sum(row.price for _, row in rows) if priced else None
+        return cost_of(plan([run], self.runner))
 
 
 def _variant(run: Run, seed: int, **changes: Any) -> Run:

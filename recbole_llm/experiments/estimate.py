@@ -16,14 +16,12 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_llm.execution.sharing import free_memory_mib, workers_that_fit
-from recbole_llm.experiments.generate import plan
+from recbole_llm.experiments.generate import cost_of, plan
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.experiments.measuring import Measured, measure
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.builder import FeatureBuilder
-from recbole_llm.features.sources import FeaturePlan
 from recbole_llm.settings.differences import by_preset, differences, row_settings, with_files
 from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
@@ -313,7 +311,7 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
             folder = next(((builder.name, *builder.wanted) for builder, _ in rows), ())
             if folder not in folders:
                 folders.add(folder)
-                asked[name] = _requests(rows)
+                asked[name] = cost_of(rows)
         if not plans[features]:
             continue
         missing.add(name)
@@ -323,13 +321,6 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
                 candidates[model.key] = Work(runner.candidate_run(run), CANDIDATES, count)
     planned = {run.key for run in runs}
     return asked, missing, [work for key, work in candidates.items() if key not in planned]
-
-
-def _requests(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> tuple[int, float | None]:
-    requests = sum(row.requests for _, row in rows)
-    if any(row.requests and not (builder.endpoint is not None and builder.endpoint.priced) for builder, row in rows):
-        return requests, None
-    return requests, sum(row.price for _, row in rows)
 
 
 def _earlier(work: Work, records: Sequence[Record]) -> Earlier:

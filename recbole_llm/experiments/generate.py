@@ -116,6 +116,15 @@ def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[
     return rows
 
 
+def cost_of(rows: Iterable[tuple[FeatureBuilder, FeaturePlan]]) -> tuple[int, float | None]:
+    """Requests of a plan, and US dollars for them; ``None`` if an endpoint that would be asked states no price."""
+    asking = [(builder.endpoint, row) for builder, row in rows if row.requests]
+    requests = sum(row.requests for _, row in asking)
+    if not all(endpoint is not None and endpoint.priced for endpoint, _ in asking):
+        return requests, None
+    return requests, sum(row.price for _, row in asking)
+
+
 def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
     """The table of a dry run."""
     header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
