@@ -19,6 +19,7 @@ from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
 from recbole_llm.training.lists import TopLists
+from recbole_llm.utils.arrays import joined_ranges
 
 Scorer = Callable[[LazyInteraction], torch.Tensor]
 
@@ -112,7 +113,7 @@ def rank_cases(
         scores = score(batch)
         if loader.silent is not None:
             scores[torch.from_numpy(np.flatnonzero(loader.silent[chosen])).to(scores.device)] = 0.0
-        targets = np.repeat(cases.target_offsets[:-1][chosen], counts[chosen]) + _within(counts[chosen])
+        targets = joined_ranges(cases.target_offsets[:-1][chosen], counts[chosen])
         owner = np.repeat(np.arange(len(chosen)), counts[chosen])
         higher[targets], tied[targets] = _rank_block(
             scores, chosen, owner, cases.target_rows[targets], loader, mask_history, lists
@@ -151,12 +152,6 @@ def _people(table: DeviceTable, cases: Cases) -> np.ndarray:
     return np.unique(people_of(table.dataset.table, cases.user), return_inverse=True)[1].astype(np.int64)
 
 
-def _within(counts: np.ndarray) -> np.ndarray:
-    """Positions within groups of these sizes: ``[2, 3]`` gives ``[0, 1, 0, 1, 2]``."""
-    ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
-
-
 def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> None:
     """Set the scores ``(B, n_items)`` of the items in rows ``start:end`` of each line to ``-inf``, in place."""
     line, seen = histories(item, start, end)
@@ -166,7 +161,7 @@ def mask_seen(scores: torch.Tensor, item: torch.Tensor, start: np.ndarray, end: 
 def histories(item: torch.Tensor, start: np.ndarray, end: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Line and item id of each interaction in rows ``start:end`` of each line, line by line."""
     lengths = end - start
-    rows = torch.from_numpy(np.repeat(start, lengths) + _within(lengths)).to(item.device)
+    rows = torch.from_numpy(joined_ranges(start, lengths)).to(item.device)
     line = torch.from_numpy(np.repeat(np.arange(len(start)), lengths)).to(item.device)
     return line, item[rows].long()
 
@@ -217,7 +212,7 @@ def _pool_sizes(
     if mask_history:
         item = np.asarray(loader.table.dataset.table.item)
         lengths = cases.end[chosen] - cases.start[chosen]
-        rows = np.repeat(cases.start[chosen], lengths) + _within(lengths)
+        rows = joined_ranges(cases.start[chosen], lengths)
         seen = np.unique(np.repeat(np.arange(len(chosen)), lengths) * n_items + item[rows])
         masked = np.setdiff1d(seen, owner * n_items + item[target_rows], assume_unique=False)
         sizes -= np.bincount(masked // n_items, minlength=len(chosen))

@@ -27,6 +27,7 @@ from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel
 from recbole_llm.methods.baselines.settings import ListsSettings
+from recbole_llm.utils.arrays import joined_ranges
 from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.text import one_line
 
@@ -72,7 +73,7 @@ class Lists(CountingModel):
                 f"first names the user {frame['user_id'].iloc[0]!r}, the item {frame['item_id'].iloc[0]!r}."
             )
         case = np.repeat(np.arange(len(cases)), length)
-        listed = self.item[np.repeat(begin - np.cumsum(length) + length, length) + np.arange(len(case))]
+        listed = self.item[joined_ranges(begin, length)]
         seen = in_history(table, cases, case, listed)
         ranked = np.bincount(case[is_ranked(table, cases, case, listed, seen, config["mask_history"])])
         if not len(ranked):
