@@ -12,8 +12,7 @@ from recbole_llm.experiments.generate import cache_of, collect, prompts_of
 from recbole_llm.experiments.published import open_store
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
-from recbole_llm.features.builder import chosen_endpoint
-from recbole_llm.features.sources import BatchCollector
+from recbole_llm.features.sources import BatchCollector, chosen_endpoint
 from recbole_llm.llm.address import redact
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.store import INDEX, publish, publish_table
