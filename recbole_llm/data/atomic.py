@@ -405,9 +405,7 @@ def read_columns(
     return _read_regular(path, names, separator) or _read_any(path, names, separator)
 
 
-def _read_any(
-    path: Path, names: Sequence[str], separator: str = TAB
-) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+def _read_any(path: Path, names: Sequence[str], separator: str) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
     vocabularies = {column.name: Vocabulary() for column in read_header(path, separator) if column.type == "token"}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for chunk in read_chunks(path, names, vocabularies, separator=separator):
@@ -418,7 +416,7 @@ def _read_any(
 
 
 def _read_regular(
-    path: Path, names: Sequence[str], separator: str = TAB
+    path: Path, names: Sequence[str], separator: str
 ) -> tuple[dict[str, np.ndarray], dict[str, list[str]]] | None:
     """Fast path of :func:`read_columns`; ``None`` for files with quotation marks or with missing or long tokens."""
     header = header_of(path, separator)

@@ -126,7 +126,7 @@ def known_datasets(dataset_dir: Path) -> list[str]:
     return sorted(names)
 
 
-def derived(name: str, dataset_dir: str | Path = "dataset") -> DatasetLocation:
+def derived(name: str, dataset_dir: str | Path) -> DatasetLocation:
     """Location of the files derived from a dataset, whether or not the dataset's own files exist.
 
     Raises:

@@ -71,12 +71,11 @@ class FeatureBuilder:
         stage_one: Prerequisite | None,
         progress: Progress,
         watch: Watch,
-        asking: AnswerSource | None = None,
+        asking: AnswerSource,
     ) -> None:
         self.settings, self.dataset, self.stage_one = settings, dataset, stage_one
-        self.progress, self.watch = progress, watch
-        self.asking = asking or AnswerSource.of(settings)
-        self.endpoint = chosen_endpoint(settings, self.asking.asks)
+        self.progress, self.watch, self.asking = progress, watch, asking
+        self.endpoint = chosen_endpoint(settings, asking.asks)
         self.encoder = Encoder(str(settings["encoder"]), "mean", int(settings["encoder_max_length"]))
         self.items = item_texts(settings.values, location, dataset.table)
         made_from = identity(settings, location, dataset, self.endpoint, stage_one, self.encoder, self.items)

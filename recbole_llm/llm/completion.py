@@ -284,7 +284,7 @@ def error_words(response: Response, secrets: Collection[str] = ()) -> str:
     return _tidy(found, secrets) or f"HTTP {response.status} without a message"
 
 
-def words_in(value: Any, secrets: Collection[str] = ()) -> str:
+def words_in(value: Any, secrets: Collection[str]) -> str:
     """The message in the JSON of an error, in one line and without some secrets."""
     return _tidy(_message_in(value), secrets)
 

@@ -268,7 +268,7 @@ def _published_models() -> dict[str, str]:
     return {str(file["model"]): name for name, file in files.items() if file.get("published")}
 
 
-def server_of(source: str, base_url: str | None = None) -> str:
+def server_of(source: str, base_url: str | None) -> str:
     """The server's address, if answers have to be kept apart by it.
 
     It is empty for a shipped source at its own address, and for a user's file at the address of any shipped source.

@@ -45,7 +45,7 @@ def definitions_of(method: Method, backbone: str | None = None) -> Definitions:
     return found
 
 
-def definitions_of_name(model: str, backbone: str | None = None) -> Definitions:
+def definitions_of_name(model: str, backbone: str | None) -> Definitions:
     """The same for a model named in a record, which may come from outside and not exist here."""
     known = methods().get(model) or recbole_methods().get(model) or Method(model, model, "")
     return definitions_of(known, backbone)

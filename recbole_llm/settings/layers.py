@@ -225,9 +225,7 @@ def _backbone(method: Method, config_files: Iterable[Path], overrides: Mapping[s
     return str(_taken(key, value, default, f"--{key}={value}", definitions_of(method)))
 
 
-def _base_layers(
-    method: Method, dataset: str, protocol: str, preset: str | None, backbone: str | None = None
-) -> list[Layer]:
+def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None, backbone: str | None) -> list[Layer]:
     recbole = recbole_folder() / "properties"
     ours = properties_folder()
     own = [] if method.settings_of and method.is_external else [method.name]

@@ -45,10 +45,11 @@ def tune_all(
     spaces: Sequence[Space],
     budget: Budget,
     seeds: Sequence[Sequence[int]],
-    storage: str | None = None,
-    quiet: bool = True,
-    executor: tuple[str | None, int | None, str | None, float | None] = (None, None, None, None),
-    tracking: Callable[[Record], None] | None = None,
+    *,
+    storage: str | None,
+    quiet: bool,
+    executor: tuple[str | None, int | None, str | None, float | None],
+    tracking: Callable[[Record], None] | None,
 ) -> tuple[list[Record], list[Study]]:
     """Search the settings of some runs, then run the best ones.
 
