@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.utils.arrays import joined_ranges
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.text import reason_of
 
@@ -85,10 +86,7 @@ class Ranks:
     def select(self, cases: np.ndarray) -> Ranks:
         """The ranks of some cases (their numbers, in the order given)."""
         lengths = np.diff(self.offsets)[cases]
-        targets = (
-            np.concatenate([np.arange(self.offsets[c], self.offsets[c + 1]) for c in cases]) if len(cases) else cases
-        )
-        return self._part(cases, targets.astype(np.int64), lengths)
+        return self._part(cases, joined_ranges(self.offsets[:-1][cases], lengths), lengths)
 
     def _part(self, cases: np.ndarray, targets: np.ndarray, counts: np.ndarray) -> Ranks:
         """Some cases with some of their targets; ``counts`` is the number of targets of each case."""
