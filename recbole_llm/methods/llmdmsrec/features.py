@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids
+from recbole_llm.data.split import positions
 from recbole_llm.errors import UserError
 from recbole_llm.features.answers import AnswerError, Phrase
 from recbole_llm.features.feature import PREFIX, Context
@@ -258,13 +259,12 @@ class Candidates:
         items = context.stage_one.top_items(rows, int(context.settings["n_candidates"]))
         tokens = np.asarray(context.table.item_tokens)
         users = context.table.user_tokens[context.table.user[rows]]
-        positions = rows - np.asarray(context.table.offsets)[context.table.user[rows]]
         context.folder.write(
             "candidates",
             CANDIDATE_COLUMNS,
             (
                 (user, position, join_ids(tokens[line].tolist()))
-                for user, position, line in zip(users, positions, items, strict=True)
+                for user, position, line in zip(users, positions(context.table, rows), items, strict=True)
             ),
         )
         hits = (items == np.asarray(context.table.item[rows])[:, None]).any(1)
