@@ -305,6 +305,11 @@ def build(
         table.reference, table.named = _reference(table, baseline)
         if baseline is not None and table.reference is None:
             table.notes.append(f"{baseline} has no numbers here, so nothing is measured against it")
+        elif table.comparisons and not table.against:
+            table.notes.append(
+                f"{table.reference} takes no part in the tests, so nothing is measured against it: name another row "
+                "with --baseline"
+            )
     if baseline is not None and tables and all(table.reference is None for table in tables):
         labels = list(dict.fromkeys(name for table in tables for row in table.rows for name in (row.model, row.label)))
         raise UserError(f"--baseline={baseline}: no such row with numbers.{did_you_mean(baseline, labels)}")

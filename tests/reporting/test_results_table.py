@@ -395,6 +395,10 @@ def test_a_row_tested_on_other_cases_takes_no_part_and_a_note_says_so(store: Res
     (table,) = build(list(store), store)
     assert "Narrow" not in table.against
     assert any("Narrow was tested on other cases (150" in note for note in table.notes)
+    assert not any("takes no part" in note for note in table.notes)
+    (table,) = build(list(store), store, baseline="Narrow")
+    assert table.against == {}
+    assert any(note.startswith("Narrow takes no part in the tests") for note in table.notes)
 
 
 def test_the_number_of_cases_is_that_of_most_rows_and_in_csv_of_each(store: ResultStore) -> None:
@@ -402,7 +406,7 @@ def test_the_number_of_cases_is_that_of_most_rows_and_in_csv_of_each(store: Resu
     (table,) = build(list(store), store)
     assert table.rows[0].model == "Narrow"
     assert "200 test cases" in table.caption
-    lines = csv.DictReader(io.StringIO(render(list(store), "csv", store=store)))
+    lines = list(csv.DictReader(io.StringIO(render(list(store), "csv", store=store))))
     assert {line["test_cases"] for line in lines if line["model"] == best.model} == {"150"}
     assert {line["test_cases"] for line in lines if line["model"] != best.model} == {"200"}
 
