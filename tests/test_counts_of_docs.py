@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.significance import Family
 from recbole_llm.experiments.record import Record
 from recbole_llm.utils.yaml import read_yaml
 from tests.test_claims_of_docs import (
@@ -339,13 +340,25 @@ def test_what_beauty_s_mask_moves() -> None:
 
 def test_seconds_and_seeds_of_tuned_rows() -> None:
     gru, method = seconds(FLAGSHIP, "GRU4Rec"), seconds(FLAGSHIP, BY_RULE)
-    assert f"at every position for {gru:.0f} seconds it has 0.1015, LLM-DMsRec after {method:.0f} seconds" in page(
+    assert f"at every position for {gru:.0f} seconds it has 0.1012, LLM-DMsRec after {method:.0f} seconds" in page(
         "findings/tuned"
     )
     assert seconds(FLAGSHIP, "SASRec [train_targets=all]") < seconds(FLAGSHIP, LAST) / 2
     assert "Training at every position took less than half the time" in page("findings/tuned")
     spread = compared(FLAGSHIP).row("SRGNN, tuned").values["ndcg@10"].deviation
     assert f"whose standard deviation over seeds is {spread:.4f}" in page("findings/tuned")
+
+
+def test_what_three_seeds_said_of_ldmi() -> None:
+    right, exchanged = f"LDMI ({CLAUDE})", "LDMI (shuffled)"
+    table = compared(FLAGSHIP)
+    rows = {label: table.row(label) for label in (right, exchanged)}
+    assert {tuple(run.seed for run in row.runs) for row in rows.values()} == {(2020, 2021, 2022, 2023, 2024)}
+    (found,) = Family({label: row.ranks[:3] for label, row in rows.items()}, "ndcg@10").compare()
+    said = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}] (p {found.p:.3f} for this comparison alone)"
+    assert f"the right answers and exchanged ones was {said}" in page("findings/tuned")
+    later = compared(FLAGSHIP, exchanged, ("LDMI",)).against[right].p
+    assert f"over three seeds (p {found.p:.3f}), and no longer over five (p {later:.2f})" in page("findings/seeds")
 
 
 def test_an_epoch_at_every_position() -> None:
@@ -529,5 +542,5 @@ def test_minutes_of_a_tuned_row() -> None:
         _, *trials = [json.loads(line) for line in (folder / f"{study}.jsonl").read_text(encoding="utf-8").splitlines()]
         trained = sum(run.seconds["train"] for run in compared(FLAGSHIP).row(row).runs)
         took.append((sum(trial["seconds"] for trial in trials) + trained) / 60)
-    said = "a row of SASRec, EIMF or SR-GNN, its search and three trainings, took {:.0f} to {:.0f} minutes"
+    said = "a row of SASRec, EIMF or SR-GNN, its search and five trainings, took {:.0f} to {:.0f} minutes"
     assert said.format(min(took), max(took)) in page("howto/flagship")
