@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data import atomic
-from recbole_llm.data.atomic import _read_any, _read_regular, read_columns
+from recbole_llm.data.atomic import TAB, _read_any, _read_regular, read_columns
 from recbole_llm.errors import UserError
 
 HEADER = "u:token\tt:float\ti:token\n"
@@ -40,10 +40,10 @@ def test_regular_files_are_read_as_all_others(tmp_path_factory, rows, block):
     names = ["i", "u", "t"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(atomic, "BLOCK_BYTES", block)
-        quick = _read_regular(path, names)
+        quick = _read_regular(path, names, TAB)
     assert quick is not None or any(len(token.encode()) > 32 for row in rows for token in (row[0], row[2]))
     if quick is not None:
-        assert plain(quick) == plain(_read_any(path, names))
+        assert plain(quick) == plain(_read_any(path, names, TAB))
         assert [quick[1]["u"][place - 1] for place in quick[0]["u"]] == [row[0] for row in rows]
 
 
@@ -59,15 +59,15 @@ def test_ids_and_tokens_are_those_of_first_appearance(tmp_path):
 def test_tokens_that_begin_or_end_alike_are_told_apart(tmp_path):
     names = ["12345678", "123456789", "1234567812345678", "12345678123456789", "1", "9", "01", "1.0"]
     path = file(tmp_path, HEADER + "".join(f"{name}\t1\tx\n" for name in names))
-    values, tokens = _read_regular(path, ["u"])
+    values, tokens = _read_regular(path, ["u"], TAB)
     assert tokens["u"] == names
     assert values["u"].tolist() == list(range(1, len(names) + 1))
 
 
 def test_a_gzipped_file_is_read_alike(tmp_path):
     text = HEADER + "b\t1\tx\na\t2\tx\n"
-    assert plain(_read_regular(file(tmp_path, text, "x.inter.gz"), ["u", "t"])) == plain(
-        _read_regular(file(tmp_path, text), ["u", "t"])
+    assert plain(_read_regular(file(tmp_path, text, "x.inter.gz"), ["u", "t"], TAB)) == plain(
+        _read_regular(file(tmp_path, text), ["u", "t"], TAB)
     )
 
 
@@ -86,7 +86,7 @@ def test_a_gzipped_file_is_read_alike(tmp_path):
     ids=["quoted", "crlf", "missing", "short", "blank", "long", "cut", "wide and short"],
 )
 def test_what_is_not_regular_is_left_to_the_other_way(tmp_path, rows):
-    assert _read_regular(file(tmp_path, HEADER + rows), ["u", "i"]) is None
+    assert _read_regular(file(tmp_path, HEADER + rows), ["u", "i"], TAB) is None
 
 
 def test_what_both_refuse_has_its_words(tmp_path):
