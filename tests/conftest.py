@@ -57,6 +57,23 @@ def tiny(workspace: Path, _tiny_files: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def _shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared_tiny")
+    write_tiny(folder / "dataset" / "tiny")
+    return folder
+
+
+@pytest.fixture
+def shared_tiny(_shared_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace of ``tiny``, shared by all tests that only build models there, so that texts are encoded once.
+
+    Tests that change a file, train or look at folders take ``tiny``.
+    """
+    monkeypatch.chdir(_shared_tiny)
+    return _shared_tiny
+
+
+@pytest.fixture(scope="session")
 def _featured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_featured(tmp_path_factory.mktemp("featured"))
 

@@ -57,7 +57,7 @@ def test_columns_of_the_users_own_need_no_text(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("own", [[], ["brand"]])
-def test_the_column_changes_neither_items_nor_other_columns(tiny: Path, own: list[str]) -> None:
+def test_the_column_changes_neither_items_nor_other_columns(shared_tiny: Path, own: list[str]) -> None:
     plain = prepare("SASRec").dataset
     extra = {"load_col": {"inter": ["user_id", "item_id", "timestamp"], "item": ["item_id", *own]}} if own else {}
     dataset = prepare("SASRecF", n_codes=4, selected_features=[TEXT_CODE, *own], **extra, **SMALL).dataset
@@ -71,14 +71,14 @@ def test_the_column_changes_neither_items_nor_other_columns(tiny: Path, own: lis
     assert dataset.num(TEXT_CODE) == 5
 
 
-def test_items_of_one_cluster_say_the_same(tiny: Path) -> None:
+def test_items_of_one_cluster_say_the_same(shared_tiny: Path) -> None:
     dataset = prepare("SASRecF", n_codes=4, **SMALL).dataset
     codes = read_table(dataset.semantics.folder.file("codes"))
     found = {(genre_of(item), code) for item, code in codes.itertuples(index=False)}
     assert len(found) == 4
 
 
-def test_shuffled_codes_keep_their_sizes_and_none_is_one_for_all(tiny: Path) -> None:
+def test_shuffled_codes_keep_their_sizes_and_none_is_one_for_all(shared_tiny: Path) -> None:
     real, mixed, none = (
         prepare("SASRecF", n_codes=4, semantics=kind, **SMALL).dataset.item_feat[TEXT_CODE][1:]
         for kind in ("llm", "shuffled", "none")
@@ -98,7 +98,7 @@ def test_a_general_protocol_split_keeps_the_column_in_its_batches(tiny: Path) ->
 # ---- SASRecText ---------------------------------------------------------------------------------
 
 
-def test_it_reads_the_mean_of_the_texts_that_an_item_has(tiny: Path) -> None:
+def test_it_reads_the_mean_of_the_texts_that_an_item_has(shared_tiny: Path) -> None:
     prepared = prepare("SASRecText", text_columns=["title_text", "brand_text"])
     features, table = prepared.dataset.semantics, prepared.model.backbone.item_embedding.texts
     vectors = features.text_vectors()
@@ -126,7 +126,7 @@ def test_a_text_that_an_item_lacks_is_no_part_of_its_mean(tiny: Path) -> None:
         ([], "no item has a text there"),
     ],
 )
-def test_columns_without_any_text_are_refused(tiny: Path, columns: list[str], message: str) -> None:
+def test_columns_without_any_text_are_refused(shared_tiny: Path, columns: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         prepare("SASRecText", text_columns=columns)
 
@@ -146,7 +146,7 @@ def test_without_text_it_is_sasrec(tiny: Path) -> None:
     torch.testing.assert_close(control.calculate_loss(batch), sasrec.calculate_loss(batch))
 
 
-def test_ids_are_added_by_choice(tiny: Path) -> None:
+def test_ids_are_added_by_choice(shared_tiny: Path) -> None:
     counts = {
         with_ids: sum(p.numel() for p in prepare("SASRecText", with_ids=with_ids).model.parameters())
         for with_ids in (False, True)
@@ -154,7 +154,7 @@ def test_ids_are_added_by_choice(tiny: Path) -> None:
     assert counts[True] - counts[False] == prepare("SASRec").dataset.item_num * 64
 
 
-def test_shuffled_items_exchange_their_texts(tiny: Path) -> None:
+def test_shuffled_items_exchange_their_texts(shared_tiny: Path) -> None:
     real, mixed = (
         prepare("SASRecText", semantics=kind).model.backbone.item_embedding.texts for kind in ("llm", "shuffled")
     )

@@ -51,7 +51,7 @@ def titles_and_tokenizer(prepared: Prepared) -> tuple[list[str], Any]:
     return titles, build_tokenizer([*titles, BEFORE, AFTER, OFFERED, ASKED, ".;"], 120)
 
 
-def test_the_prompt_lists_the_last_titles_oldest_first(tiny: Path) -> None:
+def test_the_prompt_lists_the_last_titles_oldest_first(shared_tiny: Path) -> None:
     prepared = duip(prompt_items=2, title_tokens=30)
     model, batch = prepared.model, cases(prepared)
     titles, tokenizer = titles_and_tokenizer(prepared)
@@ -94,7 +94,7 @@ def test_the_numbers_of_items_without_titles_depend_on_their_tokens_alone(tiny: 
     assert found == named(np.concatenate([tokens[:1], tokens[:0:-1]]))
 
 
-def test_scores_are_the_equations_case_by_case(tiny: Path) -> None:
+def test_scores_are_the_equations_case_by_case(shared_tiny: Path) -> None:
     """LSTM, soft prompt before the hard one, the language model's last state, items by text, id and bias."""
     model = sharpened(prepared := duip(prompt_items=2))
     batch, wanted = cases(prepared), []
@@ -125,14 +125,14 @@ def test_dropout_is_on_what_the_lstm_reads_and_on_its_last_state(tiny: Path) -> 
     assert 0.1 < float((state == 0).float().mean()) < 0.3
 
 
-def test_soft_tokens_begin_on_the_scale_of_word_vectors(tiny: Path) -> None:
+def test_soft_tokens_begin_on_the_scale_of_word_vectors(shared_tiny: Path) -> None:
     model = duip().model
     words = model.lm.get_input_embeddings().weight
     assert float(model.soft.scale.detach()) == pytest.approx(float(words.detach().std()), rel=1e-5)
 
 
 @pytest.mark.parametrize("form", ["mlp", "linear"])
-def test_gradients_reach_the_lstm_through_a_frozen_language_model(tiny: Path, form: str) -> None:
+def test_gradients_reach_the_lstm_through_a_frozen_language_model(shared_tiny: Path, form: str) -> None:
     model = (prepared := duip(soft_prompt=form)).model
     model.enter_stage(0)
     assert not any(parameter.requires_grad for parameter in model.lm.parameters())
@@ -141,12 +141,12 @@ def test_gradients_reach_the_lstm_through_a_frozen_language_model(tiny: Path, fo
     assert all(parameter.grad is None for parameter in model.lm.parameters())
 
 
-def test_a_row_names_the_language_model_or_says_that_there_is_none(tiny: Path) -> None:
+def test_a_row_names_the_language_model_or_says_that_there_is_none(shared_tiny: Path) -> None:
     assert duip().model.language_model == "scratch GPT-2 1x16"
     assert duip(use_lm=False).model.language_model == "no language model"
 
 
-def test_items_that_were_never_trained_have_no_bias(tiny: Path) -> None:
+def test_items_that_were_never_trained_have_no_bias(shared_tiny: Path) -> None:
     model = (prepared := duip()).model.eval()
     model.item_bias.data.fill_(-5.0)
     _, table = model._with_bias(torch.zeros(1, 8))
@@ -176,13 +176,15 @@ def test_items_of_no_training_row_take_no_part_in_the_softmax_unless_asked_for(t
     [({"use_lm": False}, {"lm", "soft", "prompt"}), ({"soft_tokens": 0}, {"lstm", "soft", "text_in"})],
     ids=["LSTM alone", "language model alone"],
 )
-def test_an_ablation_has_no_parameters_of_what_it_lacks(tiny: Path, switch: dict[str, Any], parts: set[str]) -> None:
+def test_an_ablation_has_no_parameters_of_what_it_lacks(
+    shared_tiny: Path, switch: dict[str, Any], parts: set[str]
+) -> None:
     prepared = duip(**switch)
     assert not parts & {name.split(".")[0] for name, _ in prepared.model.named_parameters()}
     assert bool(torch.isfinite(prepared.model.calculate_loss(first_batch(prepared))))
 
 
-def test_items_that_were_never_trained_keep_only_their_text(tiny: Path) -> None:
+def test_items_that_were_never_trained_keep_only_their_text(shared_tiny: Path) -> None:
     model = duip().model
     with torch.no_grad():
         model.seen[7] = 0.0
@@ -192,7 +194,7 @@ def test_items_that_were_never_trained_keep_only_their_text(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["lm", "index"])
-def test_heads_over_candidates_learn_and_score_the_listed_items_alone(tiny: Path, head: str) -> None:
+def test_heads_over_candidates_learn_and_score_the_listed_items_alone(shared_tiny: Path, head: str) -> None:
     prepared = duip(head=head, protocol="direct_100", candidates=6)
     model = prepared.model
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -213,7 +215,7 @@ def test_heads_over_candidates_learn_and_score_the_listed_items_alone(tiny: Path
     assert bool((scores[~listed] == UNLISTED).all())
 
 
-def test_the_likelihood_of_a_title_is_that_of_transformers(tiny: Path) -> None:
+def test_the_likelihood_of_a_title_is_that_of_transformers(shared_tiny: Path) -> None:
     prepared = duip(head="lm", soft_tokens=0)
     model, batch = prepared.model.eval(), cases(prepared, 3)
     with torch.no_grad():
@@ -284,7 +286,7 @@ def test_titles_score_the_same_alone_and_in_passes_of_several(tiny: Path, monkey
             torch.testing.assert_close(model.predict(batch), alone, rtol=1e-4, atol=1e-4)
 
 
-def test_candidates_are_scored_by_the_logits_of_their_numbers(tiny: Path) -> None:
+def test_candidates_are_scored_by_the_logits_of_their_numbers(shared_tiny: Path) -> None:
     prepared = duip(head="index", soft_tokens=0, protocol="direct_100", candidates=6, prompt_items=2, title_tokens=30)
     model, batch = prepared.model.eval(), cases(prepared, 3)
     titles, tokenizer = titles_and_tokenizer(prepared)
@@ -321,13 +323,13 @@ def test_a_training_prompt_lists_its_target_once_anywhere(tiny: Path, monkeypatc
     assert len((offered == target).int().argmax(1).unique()) == 7
 
 
-def test_the_index_head_asks_for_a_protocol_with_candidates(tiny: Path) -> None:
+def test_the_index_head_asks_for_a_protocol_with_candidates(shared_tiny: Path) -> None:
     with pytest.raises(UserError, match="temporal_20"):
         duip(head="index")
 
 
 @pytest.mark.parametrize("head", ["lm", "index"])
-def test_a_head_that_reads_titles_needs_some_of_them(tiny: Path, head: str) -> None:
+def test_a_head_that_reads_titles_needs_some_of_them(shared_tiny: Path, head: str) -> None:
     """Otherwise all items would have the same score."""
     with pytest.raises(UserError, match=f"head: {head} tells items apart by their titles"):
         duip(head=head, title_tokens=0, protocol="direct_100", candidates=6)
@@ -341,7 +343,7 @@ def test_prompts_that_are_longer_than_the_language_model_reads_are_refused(tiny:
 
 
 @pytest.mark.parametrize("head", ["item", "lm", "index"])
-def test_no_prompt_is_longer_than_is_said(tiny: Path, head: str) -> None:
+def test_no_prompt_is_longer_than_is_said(shared_tiny: Path, head: str) -> None:
     prepared = duip(head=head, protocol="direct_100", candidates=6, prompt_items=9, prompt_tokens=20)
     prompt, batch = prepared.model.prompt, cases(prepared, 60)
     extra = {"lm": {"continuation": batch["item_id"]}, "index": {"candidates": batch["candidates"]}}.get(head, {})
@@ -350,7 +352,7 @@ def test_no_prompt_is_longer_than_is_said(tiny: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("semantics", ["shuffled", "random", "none"])
-def test_controls_change_the_prompts(tiny: Path, semantics: str) -> None:
+def test_controls_change_the_prompts(shared_tiny: Path, semantics: str) -> None:
     real, control = duip(), duip(semantics=semantics)
     assert not torch.equal(real.model.prompt.session.tokens[:, :3], control.model.prompt.session.tokens[:, :3])
 

@@ -15,7 +15,7 @@ from tests.helpers import make_run, runner
 from tests.methods.duip.duip import SMALL, duip
 
 
-def test_stages_have_their_own_rates(tiny: Path) -> None:
+def test_stages_have_their_own_rates(shared_tiny: Path) -> None:
     model = duip(learning_rate=0.1, finetune_learning_rate=0.01, lm_learning_rate=0.001).model
     assert [group["lr"] for group in model.enter_stage(0)] == [0.1]
     groups = model.enter_stage(1)
@@ -210,5 +210,5 @@ def test_a_second_stage_begins_with_the_weights_of_the_first_after_a_kill_too(
     assert fit(trainer_in("parts")) == whole
 
 
-def test_freeze_lm_leaves_one_stage(tiny: Path) -> None:
+def test_freeze_lm_leaves_one_stage(shared_tiny: Path) -> None:
     assert duip(freeze_lm=True).model.stages == ("frozen",)

@@ -77,7 +77,7 @@ def sharpen(prepared: Prepared) -> Prepared:
     return prepared
 
 
-def test_exact_scores_equal_brute_force(tiny: Path) -> None:
+def test_exact_scores_equal_brute_force(shared_tiny: Path) -> None:
     prepared = sharpen(isrf())
     batch = cases(prepared)
     torch.testing.assert_close(
@@ -85,7 +85,7 @@ def test_exact_scores_equal_brute_force(tiny: Path) -> None:
     )
 
 
-def test_a_restricted_beam_of_full_width_finds_the_exact_scores(tiny: Path) -> None:
+def test_a_restricted_beam_of_full_width_finds_the_exact_scores(shared_tiny: Path) -> None:
     prepared = sharpen(isrf())
     batch = cases(prepared, 3)
     exact = scores(prepared, batch)[:, 1:]
@@ -95,14 +95,14 @@ def test_a_restricted_beam_of_full_width_finds_the_exact_scores(tiny: Path) -> N
     torch.testing.assert_close(beam, exact, rtol=1e-4, atol=1e-4)
 
 
-def test_a_narrow_beam_finds_valid_items_best_first(tiny: Path) -> None:
+def test_a_narrow_beam_finds_valid_items_best_first(shared_tiny: Path) -> None:
     prepared = sharpen(isrf(decode="restricted", beams=5))
     found = scores(prepared, cases(prepared, 3))
     assert bool(((found > UNFOUND).sum(1) <= 5).all())
     assert bool((found > UNFOUND).any(1).all())
 
 
-def test_a_free_beam_ranks_what_it_wrote_and_leaves_the_rest_tied(tiny: Path) -> None:
+def test_a_free_beam_ranks_what_it_wrote_and_leaves_the_rest_tied(shared_tiny: Path) -> None:
     prepared = isrf(decode="free", beams=4)
     found = scores(prepared, cases(prepared, 3))
     listed = found[found > UNFOUND]
@@ -110,14 +110,14 @@ def test_a_free_beam_ranks_what_it_wrote_and_leaves_the_rest_tied(tiny: Path) ->
     assert bool(torch.isfinite(found).all())
 
 
-def test_a_list_may_be_longer_than_those_of_training(tiny: Path) -> None:
+def test_a_list_may_be_longer_than_those_of_training(shared_tiny: Path) -> None:
     prepared = direct(n_negatives=1, MAX_ITEM_LIST_LENGTH=2, graph_words=False)
     batch = cases(prepared)
     assert batch["candidates"].shape[1] > 4
     assert bool(torch.isfinite(scores(prepared, batch)[:, 1:]).all())
 
 
-def test_likelihoods_of_all_items_are_at_most_one_together(tiny: Path) -> None:
+def test_likelihoods_of_all_items_are_at_most_one_together(shared_tiny: Path) -> None:
     prepared = sharpen(isrf())
     total = scores(prepared, cases(prepared))[:, 1:].exp().sum(1)
     assert bool((total <= 1 + 1e-5).all())
@@ -126,7 +126,7 @@ def test_likelihoods_of_all_items_are_at_most_one_together(tiny: Path) -> None:
 # ---- prompts ------------------------------------------------------------------------------------
 
 
-def test_prompts_hold_the_ids_in_order_with_their_nodes(tiny: Path) -> None:
+def test_prompts_hold_the_ids_in_order_with_their_nodes(shared_tiny: Path) -> None:
     core = isrf().model.core
     user, items = torch.tensor([3, 5]), torch.tensor([[4, 9, 0], [2, 7, 8]])
     prompt = core.sequence_prompt(user, items)
@@ -181,7 +181,7 @@ def _core(tiny: Path) -> Any:
     return _CORES["core"]
 
 
-def test_random_numbers_do_not_follow_the_order_of_appearance(tiny: Path) -> None:
+def test_random_numbers_do_not_follow_the_order_of_appearance(shared_tiny: Path) -> None:
     cores = (isrf(semantics="none", item_numbers="random", legacy_leaks=on).model.core for on in (False, True))
     fixed, legacy = (core.item_of_number for core in cores)
     assert sorted(fixed) == sorted(legacy) == list(range(1, len(fixed) + 1))
@@ -307,7 +307,7 @@ def share_of_semantics(prepared: Prepared) -> float:
     return power(core.scale * texts) / (power(core.scale * words) + power(digits))
 
 
-def test_texts_have_their_share_of_what_is_said_of_an_item(featured_isrf: Path) -> None:
+def test_texts_have_their_share_of_what_is_said_of_an_item(shared_tiny: Path) -> None:
     """Regression: with T5-small's scales, a from-scratch model's item vectors were almost only random user codes."""
     assert 0.2 < share_of_semantics(isrf()) < 0.5
     absolute = {"word_scale": "absolute", "graph_init_std": 5.0, "whole_word_scale": 9.0}
@@ -319,7 +319,7 @@ def test_texts_have_their_share_of_what_is_said_of_an_item(featured_isrf: Path) 
 @pytest.mark.parametrize("switch", [{}, {"adapter": False}, {"item_semantics": False}], ids=str)
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_words_begin_as_many_deviations_of_the_tokens_as_alpha_says(
-    featured_isrf: Path, switch: dict[str, Any], scale: float
+    shared_tiny: Path, switch: dict[str, Any], scale: float
 ) -> None:
     prepared = isrf(whole_word_scale=scale, **switch)
     core, n_users = prepared.model.core, prepared.dataset.user_num
@@ -329,7 +329,7 @@ def test_words_begin_as_many_deviations_of_the_tokens_as_alpha_says(
     assert float((words - words.mean(0)).square().mean().sqrt() / tokens) == pytest.approx(scale, rel=1e-3)
 
 
-def test_positions_are_heard_without_a_graph_too(tiny: Path) -> None:
+def test_positions_are_heard_without_a_graph_too(shared_tiny: Path) -> None:
     core = isrf(semantics="none", graph_words=False).model.core
     assert float(core.positions.weight.std()) == pytest.approx(1.0, abs=0.1)
 
@@ -348,7 +348,7 @@ def held_out_edges(prepared: Prepared) -> int:
     )
 
 
-def test_the_graph_holds_no_test_pair_unless_told(tiny: Path) -> None:
+def test_the_graph_holds_no_test_pair_unless_told(shared_tiny: Path) -> None:
     assert held_out_edges(isrf()) == 0
     assert held_out_edges(isrf(legacy_leaks=True)) > 0
 
@@ -372,7 +372,7 @@ def profiles(prepared: Prepared) -> dict[str, str]:
     return dict(zip(prepared.dataset.table.user_tokens.tolist(), texts, strict=True))
 
 
-def test_profiles_hold_no_test_item_unless_told(tiny: Path) -> None:
+def test_profiles_hold_no_test_item_unless_told(shared_tiny: Path) -> None:
     fixed, legacy = isrf(), isrf(legacy_leaks=True)
     table, split = fixed.dataset.table, fixed.dataset.split
     features = fixed.dataset.semantics
@@ -392,7 +392,7 @@ def first_batches(prepared: Prepared) -> list[Any]:
     return [next(loader), next(loader)]
 
 
-def test_teacher_gets_no_gradient_and_group_does(tiny: Path) -> None:
+def test_teacher_gets_no_gradient_and_group_does(shared_tiny: Path) -> None:
     """Equation 8: the explicit interests guide the group's, not the other way."""
     core = (prepared := isrf()).model.core
     batch = first_batches(prepared)[1]
@@ -402,7 +402,7 @@ def test_teacher_gets_no_gradient_and_group_does(tiny: Path) -> None:
     assert float(core.group.users.grad.norm()) > 0
 
 
-def test_sequential_alignment_reaches_both_sides(tiny: Path) -> None:
+def test_sequential_alignment_reaches_both_sides(shared_tiny: Path) -> None:
     core = (prepared := isrf()).model.core
     _, alignment = prepared.model.calculate_loss(first_batches(prepared)[0])
     alignment.backward()
@@ -411,7 +411,7 @@ def test_sequential_alignment_reaches_both_sides(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "number"), [("sequential_alignment", 0), ("direct_alignment", 1)])
-def test_each_alignment_is_turned_off_alone(tiny: Path, key: str, number: int) -> None:
+def test_each_alignment_is_turned_off_alone(shared_tiny: Path, key: str, number: int) -> None:
     prepared = isrf(**{key: 0.0})
     values = [float(prepared.model.calculate_loss(batch)[1].detach()) for batch in first_batches(prepared)]
     assert values[number] == 0.0
@@ -420,7 +420,7 @@ def test_each_alignment_is_turned_off_alone(tiny: Path, key: str, number: int) -
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", ["infonce", "soft_targets"])
-def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form: str) -> None:
+def test_the_alignments_are_those_of_equations_8_and_9(shared_tiny: Path, form: str) -> None:
     """Sequential batches align with the mean of W over their items' tokens, direct batches with H of their users."""
     weights = {"sequential_alignment": 0.5, "direct_alignment": 2.0}
     prepared = isrf(alignment=form, alignment_temperature=0.3, **weights)
@@ -444,7 +444,7 @@ def test_the_alignments_are_those_of_equations_8_and_9(featured_isrf: Path, form
 
 
 @torch.no_grad()
-def test_the_text_loss_is_the_mean_over_the_tokens_of_the_targets(tiny: Path) -> None:
+def test_the_text_loss_is_the_mean_over_the_tokens_of_the_targets(shared_tiny: Path) -> None:
     """Negative log-likelihood of the targets' numbers after histories, or after lists of candidates."""
     prepared = sharpen(isrf(semantics="none", paraphrases=False))
     core = prepared.model.core
@@ -461,7 +461,7 @@ def test_the_text_loss_is_the_mean_over_the_tokens_of_the_targets(tiny: Path) ->
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", ["absolute", "relative"])
-def test_explicit_interests_are_those_of_equations_3_and_4(featured_isrf: Path, scale: str) -> None:
+def test_explicit_interests_are_those_of_equations_3_and_4(shared_tiny: Path, scale: str) -> None:
     prepared = isrf(word_scale=scale, graph_layers=3)
     explicit, dataset = prepared.model.core.explicit, prepared.dataset
     table, rows, n_users = dataset.table, dataset.split.train_rows, dataset.user_num
@@ -480,11 +480,11 @@ def test_explicit_interests_are_those_of_equations_3_and_4(featured_isrf: Path, 
     torch.testing.assert_close(prepared.model.core.interests(), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_without_both_alignments_there_is_no_group(tiny: Path) -> None:
+def test_without_both_alignments_there_is_no_group(shared_tiny: Path) -> None:
     assert isrf(sequential_alignment=0.0, direct_alignment=0.0).model.core.group is None
 
 
-def test_with_all_switches_off_only_the_language_model_and_its_prompts_are_left(tiny: Path) -> None:
+def test_with_all_switches_off_only_the_language_model_and_its_prompts_are_left(shared_tiny: Path) -> None:
     prepared = isrf(semantics="none", graph_words=False)
     names = {name.split(".")[1] for name, _ in prepared.model.named_parameters()}
     assert names == {"lm", "prompt_vectors", "positions"}
@@ -511,7 +511,7 @@ ABLATIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", ABLATIONS, ids=["-".join(map(str, *one.items())) for one in ABLATIONS])
-def test_an_ablation_changes_the_losses(featured_isrf: Path, change: dict[str, Any]) -> None:
+def test_an_ablation_changes_the_losses(shared_tiny: Path, change: dict[str, Any]) -> None:
     def losses(**overrides: Any) -> list[float]:
         prepared = isrf(paraphrases=False, **overrides)
         torch.manual_seed(4)
@@ -520,24 +520,6 @@ def test_an_ablation_changes_the_losses(featured_isrf: Path, change: dict[str, A
         ]
 
     assert losses(**change) != losses()
-
-
-@pytest.fixture(scope="module")
-def _featured_isrf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.helpers import write_tiny
-
-    folder = tmp_path_factory.mktemp("isrf")
-    write_tiny(folder / "dataset" / "tiny")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        isrf()
-    return folder
-
-
-@pytest.fixture
-def featured_isrf(_featured_isrf: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(_featured_isrf)
-    return _featured_isrf
 
 
 # ---- presets ------------------------------------------------------------------------------------
@@ -581,13 +563,13 @@ def test_legacy_leaks_are_marked_in_the_result(tiny: Path) -> None:
     assert "legacy leaks" in record.label
 
 
-def test_a_restricted_search_of_one_beam_is_refused(tiny: Path) -> None:
+def test_a_restricted_search_of_one_beam_is_refused(shared_tiny: Path) -> None:
     """Greedy decoding returns no scores of its outputs."""
     with pytest.raises(UserError, match="decode: restricted searches with beams: 2 or more; got 1"):
         isrf(semantics="none", decode="restricted", beams=1)
 
 
 @pytest.mark.parametrize("wrong", [{"decode": "greedy"}, {"item_text": "both"}])
-def test_a_wrong_choice_is_one_clear_message(tiny: Path, wrong: dict[str, Any]) -> None:
+def test_a_wrong_choice_is_one_clear_message(shared_tiny: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="is one of"):
         isrf(semantics="none", **wrong)

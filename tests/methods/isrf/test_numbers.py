@@ -46,7 +46,7 @@ def test_no_held_out_interaction_is_in_a_number(tiny: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_item_has_a_number_of_its_own_that_the_trie_can_write(tiny: Path, kind: str) -> None:
+def test_every_item_has_a_number_of_its_own_that_the_trie_can_write(shared_tiny: Path, kind: str) -> None:
     prepared = prepare("ISRF", item_numbers=kind, number_width=4, **SMALL)
     numbers = item_numbers(settings(kind), prepared.dataset)
     assert len(set(numbers)) == len(set(map(int, numbers))) == prepared.dataset.item_num - 1
