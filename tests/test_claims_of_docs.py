@@ -234,7 +234,7 @@ CLAIMS = (
     Claim("sessions", SESSIONS, "DUIP (none, no language model)", WITH_LM, HOLDS,
           "differs from DUIP by {d} {interval} (p {p3})"),
     Claim("sessions", SESSIONS, "DUIP (none, scratch GPT-2 2x64)", WITH_LM, CHANCE,
-          "does not hold (p {p3}). Nor"),
+          "difference of {d} {interval} that does not hold (p {p3}). Nor"),
     Claim("sessions", SESSIONS, "DUIP (shuffled)", WITH_LM, CHANCE,
           "to titles of exchanged items ({mean}), {d} {interval}"),
     Claim("sessions", SESSIONS, "SASRecText (shuffled)", "SASRecText (text)", HOLDS,
@@ -477,7 +477,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
      "{} whole, {} without its alignment, {} without item semantics, {} without the adapter, {} without the graph"),
     ("sessions", OLDER_SESSIONS, (f"{WITH_LM} [cold_in_softmax=False]", "SASRec"),
      "DUIP is far below SASRec (NDCG@5 {} against {})"),
-    ("sessions", SESSIONS, ("DUIP (none, scratch GPT-2 2x64)",), "DUIP without titles has {}, where chance"),
+    ("sessions", SESSIONS, ("DUIP (none, scratch GPT-2 2x64)",), "call items by random numbers, has {}, a difference"),
     ("sessions", INSIDE, (f"{WITH_LM} [cold_in_softmax=False]", WITH_LM), "otherwise ({} against {})"),
     # Candidates and the split in time.
     ("time", TOYS, ("EASE",), "EASE goes from {} to"),
