@@ -128,7 +128,8 @@ class Budget:
             LimitReached: together they could exceed it.
         """
         if self.max_cost is not None and (not self.max_cost or self.spent + self._reserved + likely > self.max_cost):
-            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent)", HIGHER)
+            coming = f", the next request may cost {likely:.2g}" if likely else ""
+            raise LimitReached(f"--max_cost={self.max_cost} is reached ({self.spent:.4f} US$ spent{coming})", HIGHER)
 
     def spend(self, price: float) -> None:
         """Count what an answer really cost."""

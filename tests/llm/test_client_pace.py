@@ -204,6 +204,14 @@ def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: Respo
     assert max(server.times_asked().values()) == 1
 
 
+def test_a_limit_below_the_first_request_says_what_that_may_cost(cache: ResponseCache) -> None:
+    with StubServer() as server:
+        endpoint = endpoint_at(server.base_url, price_in=0.0, price_out=1.0)
+        usage = Client(endpoint, cache, Budget(max_cost=0.05)).run([asking("hello", max_tokens=100_000)])
+    assert usage.stopped == "--max_cost=0.05 is reached (0.0000 US$ spent, the next request may cost 0.1)"
+    assert server.calls == []
+
+
 def test_an_unusable_response_is_not_asked_for_again_beyond_the_limit(cache: ResponseCache) -> None:
     spoilt = {"choices": [], "usage": {"prompt_tokens": 100_000, "completion_tokens": 100_000}}
     with StubServer(lambda call: Reply(body=spoilt)) as server:
