@@ -22,6 +22,7 @@ from tests.test_claims_of_docs import (
     BEAUTY,
     BEAUTY_LATER,
     BEAUTY_TIMES,
+    BEAUTY_USERS,
     BOTH,
     BUDGET,
     BY_RULE,
@@ -325,6 +326,9 @@ def test_published_numbers_are_the_references() -> None:
         .replace("{", "{0[").replace("}", "]}").format(log) in page("findings/beauty")
     )  # fmt: skip
     assert f"Recall@20 {log['recall@20']}" in page("findings/papers")
+    above = [run.metrics for row in ("REMI", "SASRec") for run in compared(BEAUTY_USERS).row(row).runs]
+    assert all(metrics[name].value > log[name] for metrics in above for name in log)
+    assert "is already above that log**, and so is SASRec" in page("findings/beauty")
     pop = next(models["Pop"] for title, models in said.items() if title.startswith("popularity on Amazon Beauty"))
     assert f"Pop on Beauty | Hit@10 {pop['hit@10']}, NDCG@10 {pop['ndcg@10']} |" in page("findings/papers")
 
