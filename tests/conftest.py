@@ -67,7 +67,7 @@ def _shared_tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_tiny(_shared_tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The workspace of ``tiny``, shared by all tests that only build models there, so that texts are encoded once.
 
-    Tests that change a file, train or look at folders take ``tiny``.
+    Tests that change a file of the dataset, train or look at folders take ``tiny``.
     """
     monkeypatch.chdir(_shared_tiny)
     return _shared_tiny

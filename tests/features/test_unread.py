@@ -11,7 +11,7 @@ import pytest
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.settings.rules import features_read
 from tests.features.asking import SEMANTICS, only_folder
-from tests.helpers import layered, make_run, prepare, runner, write_tiny
+from tests.helpers import layered, make_run, prepare, runner
 from tests.methods.ldmi.test_interests import by_genre
 from tests.stub_server import Reply, StubServer
 
@@ -44,20 +44,12 @@ READ: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def _place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("unread")
-    write_tiny(folder / "dataset" / "tiny")
-    return folder
-
-
 @pytest.fixture
-def place(_place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(shared_tiny: Path) -> Path:
     """A workspace with the small dataset and no features or answers; encoded texts are kept between tests."""
-    monkeypatch.chdir(_place)
     for path in (*SEMANTICS.glob("loo-*"), *SEMANTICS.glob("responses.*")):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return _place
+    return shared_tiny
 
 
 @pytest.mark.parametrize(("model", "changes", "read"), READ)
