@@ -12,24 +12,20 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.llm.address import check_base_address, redact, server_identity
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
+from recbole_llm.utils.bounds import Amount, Count, Positive, Whole
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 logger = logging.getLogger(__name__)
 
 OFFLINE = "offline"
-
-Count = Annotated[int, Field(ge=1)]
-Whole = Annotated[int, Field(ge=0)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # a negative price, or NaN, would never reach --max-cost
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +64,7 @@ class Endpoint:
     base_url: str
     model: str
     key_env: str = ""
+    # Amounts, since a negative price, or NaN, would never reach --max_cost.
     price_in: Amount | None = 0.0
     price_out: Amount | None = 0.0
     price_cached: Amount | None = None

@@ -13,12 +13,8 @@ from pydantic import Field
 
 from recbole_llm.errors import UserError
 from recbole_llm.settings.schema import Role, SettingsModel, setting
+from recbole_llm.utils.bounds import Amount, Count, Share, Whole
 
-Count = Annotated[int, Field(ge=1)]  # at least one
-Whole = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Amount = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Dropout = Share
 LARGEST_SEED = 2**32 - 1
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]

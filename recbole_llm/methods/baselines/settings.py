@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, NextItemSettings, Positive, Whole
+from recbole_llm.settings.core import Dropout, NextItemSettings
 from recbole_llm.settings.schema import USER, Role, SettingsModel, setting
+from recbole_llm.utils.bounds import Amount, Count, Positive, Whole
 
 
 class SoftmaxSettings(SettingsModel):

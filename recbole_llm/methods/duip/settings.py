@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from recbole_llm.errors import UserError
-from recbole_llm.settings.core import Amount, Count, Dropout, Whole
+from recbole_llm.settings.core import Dropout
 from recbole_llm.settings.schema import SettingsModel, setting
+from recbole_llm.utils.bounds import Amount, Count, Whole
 from recbole_llm.utils.text import counted
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from recbole_llm.methods.baselines.settings import MINDSettings, REMISettings
-from recbole_llm.settings.core import Amount, Count, Dropout, Positive
+from recbole_llm.settings.core import Dropout
 from recbole_llm.settings.schema import ITEM, setting
+from recbole_llm.utils.bounds import Amount, Count, Positive
 
 
 class EIMFSettings(REMISettings, MINDSettings):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import UNCUT_METRICS
-from recbole_llm.settings.core import Amount, Count, Positive, Whole
 from recbole_llm.settings.schema import ITEM, USER, SettingsModel, setting
+from recbole_llm.utils.bounds import Amount, Count, Positive, Whole
 
 
 class ISRFSettings(SettingsModel):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.settings import ComiRecDRSettings
-from recbole_llm.settings.core import Amount, Count, Positive, Share
 from recbole_llm.settings.schema import ITEM, setting
+from recbole_llm.utils.bounds import Amount, Count, Positive, Share
 
 
 class LDMISettings(ComiRecDRSettings):

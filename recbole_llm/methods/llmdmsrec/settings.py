@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from recbole_llm.settings.core import Amount, Count, Dropout
+from recbole_llm.settings.core import Dropout
 from recbole_llm.settings.schema import Role, SettingsModel, setting
+from recbole_llm.utils.bounds import Amount, Count
 
 
 class SRGNNEnsembleSettings(SettingsModel):
