@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import statistics
 import tempfile
 import time
@@ -85,7 +84,9 @@ def measure(run: Run, without_features: bool) -> Measured | str:
         return "--engine=recbole: RecBole's own loop is not measured"
     if run.settings.method.name in STAGES:
         return "it is trained in several stages"
-    changes = {"semantics": "none"} if without_features else {}
+    changes: dict[str, Any] = {"semantics": "none"} if without_features else {}
+    if run.settings.get("curriculum"):
+        changes["curriculum"] = []  # the steps after it, which are most steps and take longest
     with tempfile.TemporaryDirectory(prefix="recbole_llm-estimate-") as name:
         folder = Path(name)
         aside = Run(run.settings.replaced(**changes, checkpoint_dir=str(folder), nproc=1), run.location)
@@ -214,10 +215,16 @@ class _SomeSteps:
 
     @property
     def step(self) -> float:
-        """Median seconds of a step, which short loads from other processes do not change."""
+        """Median seconds of a step, which short loads from other processes do not change.
+
+        A step is half of two successive ones where there are as many, since ISRF's batches alternate between two tasks.
+        """
         if len(self._ends) == 1:
             return self._ends[0] - self._first
-        return statistics.median(end - begin for begin, end in itertools.pairwise(self._ends))
+        together = min(2, self.counted)
+        return statistics.median(
+            (end - begin) / together for begin, end in zip(self._ends, self._ends[together:], strict=False)
+        )
 
 
 def _ranked(trainer: Any, prepared: Prepared, now: Callable[[], float]) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from recbole_llm.cli import main
 from recbole_llm.execution.sharing import CUDA_MIB
 from recbole_llm.experiments import generate
 from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
+from recbole_llm.experiments.measuring import _SomeSteps
+from recbole_llm.methods.isrf.loader import AlternatingLoader
+from recbole_llm.methods.isrf.model import ISRFDirect
 from recbole_llm.training import recorded
 from tests.device_waits import nothing_at_hand
 from tests.helpers import make_run, runner
@@ -83,6 +87,28 @@ def test_a_model_with_a_loop_of_its_own_is_measured_by_its_batches(tiny: Path) -
     (line,) = api.estimate("RecVAE", "tiny", train_batch_size=64, epochs=2).lines
     assert line.measured is not None
     assert line.measured.step > 0
+
+
+def test_steps_of_a_model_with_a_curriculum_are_measured_as_after_it(
+    featured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    negatives = []
+
+    class Noted(AlternatingLoader):
+        def candidates_now(self) -> int:
+            negatives.append(super().candidates_now())
+            return negatives[-1]
+
+    monkeypatch.setattr(ISRFDirect, "train_loader", Noted)
+    api.estimate("ISRFDirect", "tiny", protocol="direct_100", candidates=5, curriculum=[1, 2], n_negatives=5)
+    assert set(negatives) == {5}
+
+
+def test_a_step_is_the_mean_of_two_kinds_that_alternate() -> None:
+    clock = itertools.accumulate(itertools.chain([0.0, 5.0], itertools.cycle([0.25, 0.75])))
+    some = _SomeSteps(lambda: next(clock))
+    assert len(list(some(range(100)))) > 3
+    assert some.step == 0.5
 
 
 def test_patience_may_end_a_training_earlier_than_its_limit(tiny: Path) -> None:
