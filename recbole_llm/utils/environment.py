@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib.metadata
 import os
@@ -130,14 +131,19 @@ def git_commit() -> str | None:
 def forget_peak_memory() -> None:
     """Reset the memory peaks, so that earlier work of this process does not count.
 
-    For host memory this works on Linux only; elsewhere a process has one peak for its whole life.
+    For host memory this works on Linux only; elsewhere a process has one peak for its whole life. Memory that an
+    earlier model has left counts too, unless it is given back first: a trained model is in a reference cycle, and the
+    C library keeps what is freed below a block in use.
     """
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(AttributeError):  # a C library other than glibc
+            ctypes.CDLL(None).malloc_trim(0)
     if _CLEAR_REFS.exists():
         with contextlib.suppress(OSError):  # a container may forbid it
             _CLEAR_REFS.write_text("5", encoding="ascii")
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        gc.collect()  # a trained model is in a reference cycle, and recorded steps keep its memory
         torch.cuda.empty_cache()
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)

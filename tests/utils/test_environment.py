@@ -102,6 +102,20 @@ def test_a_forgotten_peak_is_not_counted_with_what_comes():
     assert environment.peak_memory_mib()["host"] < before - 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="one peak a process elsewhere")
+@pytest.mark.parametrize("in_cycle", [True, False], ids=["in a reference cycle", "below a block in use"])
+def test_memory_that_an_earlier_model_has_left_is_not_counted_with_what_comes(in_cycle):
+    left = [np.ones(2**13) for _ in range(4_000)]  # 64 KiB each, below what the C library maps alone
+    above = np.ones(2**13)
+    before = environment.peak_memory_mib()["host"]
+    if in_cycle:
+        left.append(left)
+    del left
+    environment.forget_peak_memory()
+    assert environment.peak_memory_mib()["host"] < before - 200
+    assert above.sum() == 2**13
+
+
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the module in a folder that can become a git checkout."""
