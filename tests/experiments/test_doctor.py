@@ -18,6 +18,12 @@ def texts(folder: Path) -> str:
     return "\n".join(finding.text for finding in examine(folder / "dataset", folder / "results"))
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the import of the libraries in a process of its own, which takes seconds."""
+    monkeypatch.setattr(doctor, "_libraries", list)
+
+
 def test_a_sound_machine_has_no_fatal_finding(tiny: Path, workspace: Path) -> None:
     findings = examine(Path("dataset"), Path("results"))
     assert not [finding.text for finding in findings if finding.fatal and not finding.good]
@@ -34,6 +40,7 @@ def test_it_makes_no_folder(workspace: Path) -> None:
     assert list(workspace.iterdir()) == []
 
 
+@pytest.mark.usefixtures("quick")
 def test_keys_are_named_and_never_shown(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789abcdef")
     found = texts(workspace)
@@ -41,6 +48,7 @@ def test_keys_are_named_and_never_shown(workspace: Path, monkeypatch: pytest.Mon
     assert "0123456789abcdef" not in found
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_missing_key_is_a_note(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     (finding,) = [f for f in examine(Path("dataset"), Path("results")) if ": OPENAI_API_KEY" in f.text]
@@ -48,6 +56,7 @@ def test_a_missing_key_is_a_note(workspace: Path, monkeypatch: pytest.MonkeyPatc
     assert not finding.fatal
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_missing_encoder_is_a_note_that_says_what_to_install(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,12 +74,14 @@ def test_a_python_that_is_too_old_is_fatal(workspace: Path, monkeypatch: pytest.
     assert any(finding.fatal and not finding.good for finding in doctor._python())
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_file_in_the_place_of_a_folder_is_fatal(workspace: Path) -> None:
     (workspace / "results").write_text("")
     (finding,) = [f for f in examine(workspace / "dataset", workspace / "results") if "not writable" in f.text]
     assert finding.fatal
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_folder_that_cannot_be_written_is_fatal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != workspace)  # root may write everywhere
     (finding,) = [f for f in examine(workspace / "deep" / "dataset", Path("/")) if "not writable" in f.text]
