@@ -69,7 +69,6 @@ class SemanticFeatures:
         self._encode, self._facts, self._seed = encode, facts, seed
         self._given, self._whitening = given or {}, whitening
         self.digest = digest
-        self.unknown_keys = 0
         self._users = {token: number for number, token in enumerate(table.user_tokens.tolist()) if number}
 
     def facts(self) -> dict[str, Any]:
@@ -168,7 +167,6 @@ class SemanticFeatures:
         offsets = np.asarray(self.table.offsets)
         rows = offsets[ids] + positions
         known = (ids > 0) & (positions >= 0) & (rows < offsets[ids + 1])
-        self.unknown_keys += int((~known).sum())
         return np.where(known, rows, -1)
 
     def bags(self, suffix: str, columns: list[str]) -> dict[str, Bags]:
@@ -252,10 +250,8 @@ class SemanticFeatures:
         lists: list[np.ndarray] = [np.empty(0, dtype=np.int64)] * (self.table.n_users + 1)
         for user, exemplar in zip(clusters["user_id"].astype(str), clusters["exemplar_id"].astype(str), strict=True):
             number, line = self._users.get(user, 0), line_of.get(exemplar)
-            if not number or line is None:
-                self.unknown_keys += 1
-                continue
-            lists[number] = flat[offsets[line] : offsets[line + 1]]
+            if number and line is not None:
+                lists[number] = flat[offsets[line] : offsets[line + 1]]
         counts = np.array([len(one) for one in lists], dtype=np.int64)
         ends = np.concatenate([[0], np.cumsum(counts)])
         return torch.from_numpy(ends), torch.from_numpy(np.concatenate(lists))
@@ -290,7 +286,6 @@ class SemanticFeatures:
         interest = self._controlled(interest, owner)
         order = np.lexsort((frame["position"].astype(np.int64).to_numpy(), owner))
         order = order[item[order] > 0]
-        self.unknown_keys += len(item) - len(order)
         counts = np.bincount(owner[order], minlength=int(owner.max(initial=-1)) + 1)
         items = np.zeros((len(counts), int(counts.max(initial=1))), dtype=np.int64)
         labels = np.full(items.shape, -1, dtype=np.int64)

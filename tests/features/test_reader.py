@@ -87,17 +87,15 @@ def test_a_file_without_rows_gives_empty_bags(tmp_path: Path) -> None:
     assert answers(features(tmp_path, []).bags("intent", NAMES)) == {}
 
 
-def test_keys_that_filtering_removed_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_keys_that_filtering_removed_are_left_out(tmp_path: Path) -> None:
     rows: Rows = [("ann", 1, [1], []), ("gone", 1, [2], []), ("ann", 5, [3], []), ("dee", -1, [4], [])]
     built = features(tmp_path, rows)
     assert answers(built.bags("intent", NAMES)) == {1: ((1,), ())}
-    assert built.unknown_keys == 3
 
 
 def test_the_padding_user_is_no_key(tmp_path: Path) -> None:
     built = features(tmp_path, [("[PAD]", 0, [1], [])])
     assert answers(built.bags("intent", NAMES)) == {}
-    assert built.unknown_keys == 1
 
 
 def test_user_names_that_look_like_numbers_are_text(tmp_path: Path) -> None:
