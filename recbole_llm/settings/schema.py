@@ -11,6 +11,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from enum import StrEnum
 from functools import cache
@@ -195,10 +196,13 @@ def described(field: FieldInfo) -> str:
 
 
 def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
-    """A YAML value converted to the wanted type: ``20.0`` to a whole number, ``10`` to a list of one."""
+    """A YAML value converted to the wanted type: ``20.0`` to a whole number, ``8`` to 8.0, ``10`` to a list of one."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if int in kinds and float not in kinds and number and float(value).is_integer():
         return int(value)
+    if kinds == (float,) and number:
+        with suppress(OverflowError):  # beyond all floats: refused like any number that is not finite
+            return float(value)  # 8 and 8.0 are one run
     if kinds == (str,) and number:
         return str(value)
     if str in kinds and isinstance(value, date):
@@ -240,8 +244,9 @@ def check_value(owner: type[SettingsModel], name: str, value: Any, default: Any,
         _adapter(owner, name).validate_python(taken)
     except ValidationError as error:
         raise UserError(f"{where}: {_complaint(name, field, value, default, error)}") from None
-    # 0 and 0.0 are the same run, so the record keeps the default's spelling.
-    return default if type(default) is float and taken == default and not isinstance(taken, bool) else taken
+    # The same for a file that writes the default as 0: a run keeps the default's spelling.
+    plain = type(default) in (int, float) and type(taken) in (int, float)
+    return default if plain and taken == default else taken
 
 
 def _complaint(name: str, field: FieldInfo, value: Any, default: Any, error: ValidationError) -> str:

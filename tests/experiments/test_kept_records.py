@@ -23,9 +23,13 @@ RECORDS = [
     for record in ResultStore(folder)
     if record.dataset == "ml-100k"  # its files come with RecBole
 ]
-# Made before a default changed (DUIP's cold_in_softmax) or before searches recorded their limits.
+# Made before a default changed (DUIP's cold_in_softmax), before 0 and 0.0 became one run, or before searches recorded
+# their limits.
 OLDER = {
+    "language-inside/00158a4338f8a7c2",
     "language-inside/42fbb51b9e432f97",
+    "language-inside/46c2786ad8ba82f4",
+    "language-inside/75f16df69589767c",
     "language-inside/93152c11e6997f32",
     "language-inside/a2ff800135a27d77",
     "language-inside/a35c6c784bdae750",

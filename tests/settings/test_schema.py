@@ -9,7 +9,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.layers import parse_assignment
 from recbole_llm.settings.schema import choices_of
-from tests.helpers import layered, layered_from_file
+from tests.helpers import layered, layered_from_file, make_run
 
 
 def refused(match, **overrides):
@@ -81,12 +81,20 @@ def test_a_whole_number_is_stored_as_int(given, stored):
     assert type(value) is int
 
 
+@pytest.mark.parametrize("key", ["learning_rate", "interest_scale", "clip_grad_norm.max_norm"])
+def test_a_number_is_one_run_however_it_is_written(key):
+    given = {"clip_grad_norm": {"max_norm": 1.0, "norm_type": 2}} if "." in key else {}
+    whole, pointed = (make_run("ComiRecDR", "ml-100k", **given, **{key: value}) for value in (8, 8.0))
+    assert whole.key == pointed.key
+    assert whole.title() == pointed.title()
+
+
 @pytest.mark.parametrize("bad", ["abc", 1.5, True, [1], float("inf")])
 def test_a_whole_number_is_wanted_where_the_default_is_one(bad):
     refused("epochs takes a whole number", epochs=bad)
 
 
-@pytest.mark.parametrize("bad", ["abc", True, {"a": 1}])
+@pytest.mark.parametrize("bad", ["abc", True, {"a": 1}, 10**400])
 def test_a_number_is_wanted_where_the_default_is_one(bad):
     refused("learning_rate takes a number", learning_rate=bad)
 
