@@ -30,6 +30,7 @@ FINDINGS = ROOT / "docs/findings"
 
 Place = tuple[str, str, str]  # folder, dataset, protocol
 FLAGSHIP: Place = ("flagship-short", "ml-100k", "loo")
+FLAGSHIP_DIRECT: Place = ("flagship-short", "ml-100k", "direct_100")
 ANSWERS: Place = ("answers", "ml-100k", "loo")
 BUDGET: Place = ("one-budget", "ml-100k", "loo")
 DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
@@ -130,7 +131,11 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, "eSASRec", "GRU4Rec", CHANCE,
           "though not significantly (`--baseline=GRU4Rec`: p {p2},"),
     Claim("tuned", FLAGSHIP, "HSTU", "GRU4Rec", CHANCE,
-          "(`--baseline=GRU4Rec`: p 0.12, {p2})"),
+          "(`--baseline=GRU4Rec`: p 0.13, {p2})"),
+    Claim("tuned", FLAGSHIP_DIRECT, "EASE", "SASRec", HOLDS, "The next row, EASE, is {gap} below it."),
+    Claim("tuned", FLAGSHIP_DIRECT, "BPR", "MarkovChain", HOLDS, "BPR is {d} {interval} above it, p {p3})"),
+    Claim("tuned", FLAGSHIP_DIRECT, "ItemKNN", "MarkovChain", HOLDS,
+          "BPR, LightGCN and ItemKNN here, which ignore the order"),
     Claim("tuned", ANSWERS, f"ISRF ({CLAUDE})", "VSKNN", CHANCE,
           "With the LLM's reasoning it has {mean}, without any"),
     Claim("llmdmsrec", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
@@ -416,6 +421,9 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     # Well-tuned rows.
     ("tuned", FLAGSHIP, (f"EIMF ({CLAUDE})", "EIMF (shuffled)"),
      "EIMF has {} with the LLM's interests and {} with those of other users"),
+    ("tuned", FLAGSHIP, ("EIMF (offline)",), "The rule's interests give {}, as much as REMI"),
+    ("tuned", FLAGSHIP, ("LDMI (offline)",), "The rule's division gives {}."),
+    ("tuned", FLAGSHIP_DIRECT, ("LightGCN",), "whose graph is among ISRFDirect's inputs, has {}."),
     ("tuned", FLAGSHIP, ("LLMDMsRec (shuffled)",), "With exchanged intents it has {}, no more than SR-GNN"),
     ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),
     ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {}."),

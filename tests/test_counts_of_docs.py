@@ -29,6 +29,7 @@ from tests.test_claims_of_docs import (
     CLAUDE,
     DRAWN,
     FLAGSHIP,
+    FLAGSHIP_DIRECT,
     FOLDS,
     FULL_SOFTMAX,
     GAMES,
@@ -364,6 +365,13 @@ def test_what_three_seeds_said_of_ldmi() -> None:
     assert f"the right answers and exchanged ones was {said}" in page("findings/tuned")
     later = compared(FLAGSHIP, exchanged, ("LDMI",)).against[right].p
     assert f"over three seeds (p {found.p:.3f}), and no longer over five (p {later:.2f})" in page("findings/seeds")
+
+
+def test_sampled_candidates_turn_the_order() -> None:
+    for name in ("EASE", "BPR", "LightGCN", "ItemKNN"):
+        assert mean(FLAGSHIP, name) < mean(FLAGSHIP, "MarkovChain")
+        assert mean(FLAGSHIP_DIRECT, name) > mean(FLAGSHIP_DIRECT, "MarkovChain")
+    assert "With all items ranked, above, it has a higher value than each of them" in page("findings/tuned")
 
 
 def test_an_epoch_at_every_position() -> None:

@@ -20,7 +20,7 @@ from recbole_llm.tuning.work import work_of
 
 ROOT = Path(__file__).parents[2]
 # Results folder, its suite, the suite's budget, the minimum number of kept searches and the seeds of each row.
-FOLDERS = [("flagship-short", "flagship", "short", 19, 5), ("vectors", "vectors", FULL, 5, 3)]
+FOLDERS = [("flagship-short", "flagship", "short", 35, 5), ("vectors", "vectors", FULL, 5, 3)]
 VERBS = {verb: getattr(api, verb) for verb in ("generate", "tune", "run", "table", "report")}
 
 
