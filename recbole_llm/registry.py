@@ -62,6 +62,11 @@ class Method:
         """Whether the class comes from neither this package nor RecBole."""
         return not self.target.startswith(("recbole_llm.", "recbole."))
 
+    @property
+    def trained_as(self) -> str:
+        """The name of the model whose loader, trainer, dataset and stages it has: the known one that it extends."""
+        return self.settings_of if self.is_external and self.settings_of else self.name
+
     def load(self) -> type:
         """Import and return the model class.
 
@@ -205,7 +210,7 @@ def _by_path(target: str) -> Method:
 
 def reads_graph(method: Method) -> bool:
     """Whether RecBole's dataset for the model reads ``.kg`` and ``.link``; asking RecBole would import it and torch."""
-    return method.kind == KNOWLEDGE or method.name in ("GRU4RecKG", "KSR")
+    return method.kind == KNOWLEDGE or method.trained_as in ("GRU4RecKG", "KSR")
 
 
 def find_method(name: str) -> Method:

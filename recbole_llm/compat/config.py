@@ -109,6 +109,7 @@ class BenchConfig(Config):
         super()._set_default_parameters()
         self.final_config_dict["data_path"] = str(self._folder)
         self.final_config_dict["valid_metric_bigger"] = True
+        self.final_config_dict["model"] = self._settings.method.trained_as  # by which RecBole finds loader and trainer
 
     def _init_device(self) -> None:
         values = self.final_config_dict

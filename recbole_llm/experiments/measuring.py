@@ -82,7 +82,7 @@ def measure(run: Run, without_features: bool) -> Measured | str:
     """
     if run.settings["engine"] != "fast":
         return "--engine=recbole: RecBole's own loop is not measured"
-    if run.settings.method.name in STAGES:
+    if run.settings.method.trained_as in STAGES:
         return "it is trained in several stages"
     changes: dict[str, Any] = {"semantics": "none"} if without_features else {}
     if run.settings.get("curriculum"):

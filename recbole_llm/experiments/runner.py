@@ -347,8 +347,8 @@ class Runner:
         method = settings.method
         if method.kind == EXTERNAL_LIBRARY:
             raise UserError(f"--model={method.name} predicts labels, not rankings; it cannot stand in this comparison.")
-        if method.name in UNSUPPORTED:
-            raise UserError(f"--model={method.name} is not supported: {UNSUPPORTED[method.name]}.")
+        if (reason := UNSUPPORTED.get(method.trained_as)) is not None:
+            raise UserError(f"--model={method.name} is not supported: {reason}.")
         if method.protocols and settings["protocol"] not in method.protocols:
             raise UserError(
                 f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
@@ -424,7 +424,7 @@ class Runner:
 
     def _last_stage(self, run: Run) -> dict[str, Any]:
         """Settings that rebuild a finished model of several stages; its weights come from its own checkpoint."""
-        stages = STAGES.get(run.settings.method.name, ())
+        stages = STAGES.get(run.settings.method.trained_as, ())
         if not stages or run.settings.get("pre_model_path"):
             return {}
         return {"train_stage": stages[-1], "pre_model_path": str(run.folder / stages[-2] / "best_so_far.pt")}
@@ -434,7 +434,7 @@ class Runner:
 
         RecBole leaves the stages to its user. The checkpoint of an early stage is not a result.
         """
-        stages = STAGES.get(run.settings.method.name, ())
+        stages = STAGES.get(run.settings.method.trained_as, ())
         if not stages or run.settings.get("pre_model_path"):
             return {}
         changes: dict[str, Any] = {"train_stage": stages[0]}
@@ -535,7 +535,7 @@ def run_together(run: Run, runner: Runner) -> Record:
     """
     world = int(run.settings["nproc"])
     # DistributedDataParallel notes what learns when it is built; gradients of parts thawed later would not be shared.
-    in_stages = run.settings.method.name in STAGES or run.settings.get("stage_epochs")
+    in_stages = run.settings.method.trained_as in STAGES or run.settings.get("stage_epochs")
     if run.settings["engine"] != "fast" or in_stages:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
     runner.make_features(run)

@@ -150,7 +150,21 @@ def test_a_class_from_outside_has_its_own_settings(tiny, monkeypatch):
     monkeypatch.syspath_prepend(str(tiny.parent.parent))
     run = make_run("own_sasrec:Mine", my_width=7, loss_type="CE")
     config = BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem)
-    assert (config["model"], config["my_width"]) == ("Mine", 7)
+    assert config["my_width"] == 7
+
+
+@pytest.mark.parametrize(("base", "name"), [("sequential_recommender:SASRec", "SASRec"), ("loss:BPRLoss", "Mine")])
+def test_recbole_knows_a_class_from_outside_by_the_model_that_it_extends(tiny, monkeypatch, base, name):
+    module, _, parent = base.partition(":")
+    folder = tiny.parent.parent
+    (folder / f"own_{parent}.py").write_text(
+        f"from recbole.model.{module} import {parent}\nfrom recbole.utils import ModelType\n"
+        f"class Mine({parent}):\n  type = ModelType.SEQUENTIAL\n"
+    )
+    monkeypatch.syspath_prepend(str(folder))
+    run = make_run(f"own_{parent}:Mine", loss_type="CE")
+    config = BenchConfig(run.settings, run.settings.method.load(), run.location.folder, run.location.stem)
+    assert config["model"] == name
 
 
 @pytest.mark.parametrize("value", ["abc", 0, 1.5, [5, -1], [], [True]])

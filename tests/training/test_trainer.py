@@ -11,6 +11,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.registry import find_method
 from recbole_llm.training import checkpoint, trainer
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
@@ -575,6 +576,25 @@ PRETRAINED = {
     },
     "RaCT": {"metrics_k": 20},
 }
+
+
+EXTENDED = {
+    **{name: SMALL.get(name, {}) for name in ("MultiVAE", "RecVAE", "CDAE", "ENMF", "DiffRec")},
+    **{name: {"pretrain_epochs": 1, **options} for name, options in PRETRAINED.items()},
+}
+
+
+@pytest.mark.parametrize("model", EXTENDED)
+def test_a_class_that_extends_a_model_is_trained_as_it_is(tiny, monkeypatch, model):
+    """Regression: RecBole finds loaders and trainers by the name, so the same class under another had other numbers."""
+    base = find_method(model).load()
+    (tiny / f"own_{model}.py").write_text(
+        f"from {base.__module__} import {model}\nclass Mine({model}):\n  pass\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(str(tiny))
+    known, own = (runner().run(make_run(name, **EXTENDED[model])) for name in (model, f"own_{model}:Mine"))
+    assert [entry["loss"] for entry in own.curve] == [entry["loss"] for entry in known.curve]
+    assert own.metrics == known.metrics
 
 
 @pytest.mark.parametrize("model", PRETRAINED)
