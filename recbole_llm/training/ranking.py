@@ -33,6 +33,10 @@ def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
 
     Models without ``full_sort_predict`` (RecBole's context-aware ones) score user-item pairs in pieces of
     ``pair_batch``.
+
+    Raises:
+        UserError: from the function, if the model returns anything but a floating-point score of each item for each
+            row of the batch.
     """
     n_items = table.dataset.item_num
     every_item = torch.arange(n_items, device=model.device)
@@ -42,7 +46,7 @@ def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
         nonlocal pairwise
         if not pairwise:
             try:
-                return _owned(model, model.full_sort_predict(batch).reshape(-1, n_items))
+                return _owned(model, _rows_of(model, model.full_sort_predict(batch), len(batch), n_items))
             except NotImplementedError:
                 pairwise = True
         return _score_pairs(model, batch, every_item, pair_batch, table)
@@ -50,10 +54,28 @@ def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
     return score
 
 
+def _rows_of(model: Any, scores: Any, n_rows: int, n_items: int) -> torch.Tensor:
+    """Scores as ``(B, n_items)``; RecBole's models also return them flat. Another shape would mix up rows and items."""
+    shape = tuple(getattr(scores, "shape", ()))
+    ordered = [length for length in shape if length != 1]
+    if not (torch.is_tensor(scores) and scores.is_floating_point()):
+        found = f"{getattr(scores, 'dtype', type(scores).__name__)}"
+    elif ordered not in ([length for length in (n_rows, n_items) if length != 1], [n_rows * n_items]):
+        found = f"the shape {shape}"
+    else:
+        return scores.reshape(n_rows, n_items)
+    raise UserError(
+        f"{type(model).__name__}.full_sort_predict returns {found}: return a tensor of floating-point scores, one row "
+        f"for each of the batch and one column for each item with the padding, here {(n_rows, n_items)}."
+    )
+
+
 def _owned(model: Any, scores: torch.Tensor) -> torch.Tensor:
     """Scores that may be overwritten: a copy if rows share memory with each other or with the model."""
     memory = scores.untyped_storage().data_ptr()
-    shared = any(memory == part.untyped_storage().data_ptr() for part in (*model.parameters(), *model.buffers()))
+    plain = (value for part in model.modules() for value in vars(part).values() if type(value) is torch.Tensor)
+    kept = (*model.parameters(), *model.buffers(), *plain)
+    shared = any(memory == part.untyped_storage().data_ptr() for part in kept if part.layout == torch.strided)
     return scores.clone() if shared or 0 in scores.stride() else scores
 
 

@@ -184,6 +184,44 @@ def test_another_item_s_score_that_is_no_number_is_not_beaten(prepared, mask_his
         rank(prepared, cases, scores, mask_history=mask_history)
 
 
+@pytest.mark.parametrize(
+    ("form", "found"),
+    [
+        (lambda scores: scores.T, r"the shape \(26, 8\)"),  # regression: read as (8, 26), rows and items mixed up
+        (lambda scores: scores[:, 1:], r"the shape \(8, 25\)"),
+        (lambda scores: scores[:1], r"the shape \(1, 26\)"),
+        (lambda scores: scores.long(), "torch.int64"),
+        (lambda scores: scores.numpy(), "float32"),
+        (lambda scores: scores.tolist(), "list"),
+    ],
+)
+def test_scores_of_another_form_are_refused(prepared, monkeypatch, form, found):
+    whole = Scores.full_sort_predict
+    monkeypatch.setattr(Scores, "full_sort_predict", lambda self, batch: form(whole(self, batch)))
+    with pytest.raises(UserError, match=rf"Scores.full_sort_predict returns {found}: .*, here \(8, 26\)"):
+        rank(prepared, single(prepared.dataset), random_scores(prepared.dataset), mask_history=True)
+
+
+@pytest.mark.parametrize("form", [lambda scores: scores.view(-1), lambda scores: scores[:, None], torch.Tensor.double])
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_scores_may_be_flat(prepared, monkeypatch, form, batch_size):
+    cases, scores = single(prepared.dataset), random_scores(prepared.dataset, 5)
+    whole = Scores.full_sort_predict
+    monkeypatch.setattr(Scores, "full_sort_predict", lambda self, batch: form(whole(self, batch)))
+    found = rank(prepared, cases, scores, mask_history=True, batch_size=batch_size)
+    assert (found.higher.tolist(), found.tied.tolist()) == brute_force(prepared.dataset, cases, scores, True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_scores_that_a_model_keeps_are_not_changed(prepared, monkeypatch, batch_size):
+    """Regression: with one case in a batch, its seen items were struck out of the model's own table."""
+    cases, counts = single(prepared.dataset), random_scores(prepared.dataset)[0]
+    monkeypatch.setattr(Scores, "full_sort_predict", lambda self, batch: self.table.expand(len(batch), -1))
+    found = rank(prepared, cases, counts.clone(), mask_history=True, batch_size=batch_size)
+    same = counts.expand(len(prepared.dataset.table) + 1, -1)
+    assert (found.higher.tolist(), found.tied.tolist()) == brute_force(prepared.dataset, cases, same, True)
+
+
 def test_half_precision_scores_are_ranked(prepared):
     cases, scores = single(prepared.dataset), random_scores(prepared.dataset, 5)
     found = rank(prepared, cases, scores.bfloat16(), mask_history=True)
