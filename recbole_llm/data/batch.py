@@ -74,6 +74,10 @@ class LazyInteraction(Interaction):
         """Names of all columns, built or not."""
         return list(self)
 
+    def unread(self, name: str) -> bool:
+        """Whether there is a column of that name and nobody has read it yet."""
+        return name in self._sources
+
     def add(self, name: str, source: Source) -> None:
         """Add a column that is built on first use."""
         self._ready.pop(name, None)

@@ -288,10 +288,11 @@ class TrainLoader:
             batch[prefix + iid] = negative
             self.table.join(batch, prefix)
         else:
-            batch[iid] = torch.cat([items, negative])
+            both = torch.cat([items, negative])
             label = torch.zeros(len(batch), device=self.table.device)
             label[:positives] = 1.0
-            batch[self.config["LABEL_FIELD"]] = label
+            batch.add(iid, lambda: both)
+            batch.add(self.config["LABEL_FIELD"], lambda: label)
 
 
 class SequenceLoader(TrainLoader):

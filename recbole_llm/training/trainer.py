@@ -87,6 +87,7 @@ class BenchTrainer(Trainer):
         self.curve: list[dict[str, Any]] = []
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
+        self._labels_checked = False
         if rounds := getattr(model, "rounds", 0):  # an epoch for each of its choices; patience must not end them
             self.epochs, self.stopping_step, self.eval_step = rounds, rounds, 1
         self.place(Path(config["checkpoint_dir"]))
@@ -201,10 +202,23 @@ class BenchTrainer(Trainer):
             batch = batch.to(self.device)
         with self._autocast():
             losses = (loss_func or self.model.calculate_loss)(batch)
+        if not self._labels_checked:
+            self._check_labels(batch)
         parts = losses if isinstance(losses, tuple) else (losses,)
         loss: Any = sum(parts[1:], parts[0])
         self._reduced(loss / together if together > 1 else loss).backward()
         return [part.detach() for part in parts]
+
+    def _check_labels(self, batch: Any) -> None:
+        """Refuse a model that learns from sampled items as if users had them: it read the items, and not the labels."""
+        label, item = self.config["LABEL_FIELD"], self.config["ITEM_ID_FIELD"]
+        self._labels_checked = True
+        if isinstance(batch, LazyInteraction) and batch.unread(label) and not batch.unread(item):
+            raise UserError(
+                f"train_neg_sample_args: half of the items that {type(self.model).__name__} learns from, or more, are "
+                f"negatives, which only the column {label!r} tells from those that users have, and its calculate_loss "
+                "does not read that. Give --train_neg_sample_args=~ to leave the negatives out."
+            )
 
     def _recordings(self, train_data: Any) -> RecordedSteps | None:
         """The steps as CUDA graphs; ``None`` on a CPU, for other loaders than ours, and if processes share batches."""

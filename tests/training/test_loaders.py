@@ -49,6 +49,33 @@ def test_a_model_of_labels_is_not_left_without_them(tiny, model, engine):
         training_loader(prepared)
 
 
+OWN = """
+from recbole.model.general_recommender import NeuMF
+from recbole.model.sequential_recommender import GRU4Rec
+from recbole.utils import InputType
+
+class Labelled(NeuMF):
+    def calculate_loss(self, interaction):
+        return self.loss(self.forward(interaction["user_id"], interaction["item_id"]), interaction["label"])
+
+class Unlabelled(GRU4Rec):
+    input_type = InputType.POINTWISE
+"""
+SAMPLED = {"distribution": "uniform", "sample_num": 1}
+
+
+def test_a_model_that_takes_negatives_for_items_that_users_have_is_refused(tiny, workspace, monkeypatch):
+    """Regression: a softmax over all items learnt to predict the sampled ones too, and nothing said so."""
+    (workspace / "own_unlabelled.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(workspace))
+    run = make_run("own_unlabelled:Unlabelled", epochs=1, loss_type="CE", train_neg_sample_args=SAMPLED)
+    with pytest.raises(UserError, match=r"half of the items .* column 'label' .* --train_neg_sample_args=~"):
+        runner().run(run)
+    assert runner().run(make_run("own_unlabelled:Unlabelled", epochs=1, train_neg_sample_args=None)).status == "ok"
+    for model in ("own_unlabelled:Labelled", "NeuMF", "EASE", "DIN"):
+        assert runner().run(make_run(model, epochs=1, train_neg_sample_args=SAMPLED)).status == "ok"
+
+
 def test_a_model_that_counts_needs_no_labels(tiny):
     assert training_loader(prepare("Pop", train_neg_sample_args=None))[0].negatives == 0
 
