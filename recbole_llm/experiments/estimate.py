@@ -30,7 +30,7 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-RUN, TRIAL, TUNED, CANDIDATES = "run", "trial", "tuned run", "candidate model"
+RUN, TRIAL, TUNED, REFIT, CANDIDATES = "run", "trial", "tuned run", "refit", "candidate model"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Work:
 
     Attributes:
         run: one of them.
-        kind: ``run``, ``trial``, ``tuned run`` or ``candidate model``.
+        kind: ``run``, ``trial``, ``tuned run``, ``refit`` or ``candidate model``.
         count: how many are to be made.
         done: how many have a record already.
         epochs: of each at most, if that is less than its settings say.
@@ -68,7 +68,9 @@ class Work:
     def least_epochs(self) -> int:
         """The fewest epochs that each can have: if the first validation is the best and patience ends the training."""
         every = max(1, int(self.run.settings["eval_step"]))
-        return min(self.most_epochs, every * (2 + int(self.run.settings["stopping_step"])))
+        # A refit has the epochs up to the best validation.
+        validations = 1 if self.kind == REFIT else 2 + int(self.run.settings["stopping_step"])
+        return min(self.most_epochs, every * validations)
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,9 @@ class EstimatedWork:
         return self._seconds(self.measured, min(self.epochs, self.work.least_epochs)) * self.work.count
 
     def _seconds(self, steps: Measured, epochs: float) -> float:
-        """Seconds of one training of so many epochs; trials do not rank the test cases."""
-        work, validation = self.work, steps.valid_cases * steps.case
+        """Seconds of one training of so many epochs; trials do not rank the test cases, refits do not validate."""
+        work = self.work
+        validation = 0.0 if work.kind == REFIT else steps.valid_cases * steps.case
         every = max(1, int(work.run.settings["eval_step"]))
         trained = epochs * steps.epoch + math.ceil(epochs / every) * validation
         if work.max_seconds is not None:
@@ -209,11 +212,16 @@ def work_of_grid(runs: Sequence[Run], runner: Runner) -> list[Work]:
     lines: dict[str, list[Run]] = {}
     for run in runs:
         lines.setdefault(_but_seed(run), []).append(run)
-    found = []
-    for alike in lines.values():
-        missing = [run for run in alike if runner.finished(run) is None]
-        found.append(Work((missing or alike)[0], RUN, len(missing), len(alike) - len(missing)))
-    return found
+    return [work for alike in lines.values() for work in work_of_seeds(alike, RUN, runner)]
+
+
+def work_of_seeds(alike: Sequence[Run], kind: str, runner: Runner, of: Run | None = None) -> list[Work]:
+    """Runs that differ only in the seed; before refits that are missing come the runs that choose their epochs."""
+    missing = [run for run in alike if runner.finished(run) is None]
+    choosers = [chooser for run in missing if (chooser := run.chooser()) is not None]
+    before = work_of_seeds(choosers, kind, runner, of and (of.chooser() or of)) if choosers else []
+    kind = REFIT if alike[0].settings["refit"] else kind
+    return [*before, Work((missing or alike)[0], kind, len(missing), len(alike) - len(missing), of=of)]
 
 
 def _but_seed(run: Run) -> str:

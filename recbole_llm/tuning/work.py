@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recbole_llm.experiments.estimate import TRIAL, TUNED, Work, work_of_grid
+from recbole_llm.experiments.estimate import REFIT, TRIAL, TUNED, Work, work_of_grid, work_of_seeds
 from recbole_llm.experiments.grid import parse_seeds
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
@@ -37,10 +37,10 @@ def _of_search(run: Run, space: Space, budget: Budget, seeds: Any, runner: Runne
     study = kept_study(run, space, budget, runner.store.folder)
     ended = len(study.ended()) if study else 0
     of_seeds = parse_seeds(seeds, int(run.settings["seed"]))
+    searching = run.chooser() or run  # trials are never refits
     if study and study.complete() and ended == trials:
-        tuned = [study.tuned_run(seed) for seed in of_seeds]
-        missing = [each for each in tuned if runner.finished(each) is None]
-        after = Work((missing or tuned)[0], TUNED, len(missing), len(tuned) - len(missing), of=run)
+        after = work_of_seeds([study.tuned_run(seed) for seed in of_seeds], TUNED, runner, run)
     else:
-        after = Work(run, TUNED, len(of_seeds))
-    return [Work(run, TRIAL, trials - ended, ended, budget.epochs, budget.seconds), after]
+        after = [Work(searching, TUNED, len(of_seeds))]
+        after += [Work(run, REFIT, len(of_seeds))] if run.settings["refit"] else []
+    return [Work(searching, TRIAL, trials - ended, ended, budget.epochs, budget.seconds), *after]

@@ -184,6 +184,38 @@ def test_a_search_is_its_trials_and_the_runs_that_follow(tiny: Path) -> None:
     assert not Path("results").exists()
 
 
+def test_a_refit_counts_with_the_run_that_chooses_its_epochs_and_does_not_validate(tiny: Path) -> None:
+    options = {**SMALL, "epochs": 2, "refit": True}
+    lines = by_kind(estimate("GRU4Rec", "tiny", seeds=2, **options))
+    assert {kind: line.work.count for kind, line in lines.items()} == {"run": 2, "refit": 2}
+    steps = lines["refit"].measured
+    assert steps is not None
+    assert lines["refit"].each == pytest.approx(steps.before + 2 * steps.epoch + steps.test_cases * steps.case)
+    api.run("GRU4Rec", "tiny", **{**options, "refit": False})
+    lines = by_kind(estimate("GRU4Rec", "tiny", **options))
+    assert {kind: (line.work.count, line.work.done) for kind, line in lines.items()} == {
+        "run": (0, 1),
+        "refit": (1, 0),
+    }
+    api.run("GRU4Rec", "tiny", **options)
+    (done,) = estimate("GRU4Rec", "tiny", **options).lines
+    assert (done.work.kind, done.work.count, done.work.done) == ("refit", 0, 1)
+
+
+def test_a_search_with_a_refit_has_trials_and_tuned_runs_without_one_before(tiny: Path) -> None:
+    options = {**SMALL, "epochs": 1, "trials": 2, "pruner": "none", "refit": True}
+    lines = by_kind(estimate("GRU4Rec", "tiny", seeds=3, **options))
+    assert {kind: line.work.count for kind, line in lines.items()} == {"trial": 2, "tuned run": 3, "refit": 3}
+    assert [line.work.run.settings["refit"] for line in lines.values()] == [False, False, True]
+    api.tune("GRU4Rec", "tiny", seeds=1, **options)
+    lines = by_kind(estimate("GRU4Rec", "tiny", seeds=3, **options))
+    assert {kind: (line.work.count, line.work.done) for kind, line in lines.items()} == {
+        "trial": (0, 2),
+        "tuned run": (2, 0),
+        "refit": (2, 1),
+    }
+
+
 def test_requests_and_dollars_are_those_of_the_dry_run_and_count_once(few_users: Path) -> None:
     options = {"llm": "gpt-4o-mini", "llm_price_in": 10.0, "llm_price_out": 20.0, "semantics": "llm"}
     run = make_run("EIMF", "tiny", **options)
