@@ -6,7 +6,7 @@ import gc
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ class Measured:
         most_epochs: that the model's trainer would train; 1 if the model counts instead of learning.
         before: seconds of reading the data and building the model.
         start: seconds before the first step of an epoch.
-        step, case: seconds of a training step, of ranking a case.
+        step, case: seconds of a training step, of ranking a case; of a model with stages, the mean of its epochs' steps
+            if each stage has all of its epochs.
         steps_of_epoch, valid_cases, test_cases: how many there are.
         memory_mib: peak memory of the process, on its GPU if it has one, else on the host.
         on_gpu: whether that is a GPU's memory.
@@ -111,8 +112,12 @@ def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
     now = _clock(prepared.config["device"])
     before = now() - began
     trainer._loader = train_data
-    some = _SomeSteps(now)
-    _train(trainer, train_data, some)
+    stages = [_train(trainer, train_data, now)]
+    limits = getattr(trainer, "_limits", [1])
+    for _ in limits[1:]:  # later stages train more of the model: they take longer, and more memory
+        trainer.model.stage += 1
+        trainer.optimizer = trainer._build_optimizer()
+        stages.append(_train(trainer, train_data, now))
     valid_cases = len(prepared.cases("valid"))
     cases, case = _ranked(trainer, prepared, now)
     trainer._save_checkpoint(0)
@@ -120,12 +125,12 @@ def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
     trainer._save_last(0, over=False)
     memory, on_gpu = _memory_mib(prepared.config["device"])
     return Measured(
-        steps=some.counted,
+        steps=sum(some.counted for some in stages),
         cases=cases,
         most_epochs=int(trainer.epochs),
         before=before,
-        start=some.start,
-        step=some.step,
+        start=_mean([some.start for some in stages], limits),
+        step=_mean([some.step for some in stages], limits),
         case=case,
         steps_of_epoch=len(train_data),
         valid_cases=valid_cases,
@@ -158,14 +163,21 @@ def _memory_mib(device: Any) -> tuple[float, bool]:
     return torch.cuda.max_memory_reserved(device) / 2**20 + CUDA_MIB, True
 
 
-def _train(trainer: Any, train_data: Any, some: _SomeSteps) -> None:
+def _train(trainer: Any, train_data: Any, now: Callable[[], float]) -> _SomeSteps:
     """Run some training steps, as a run does."""
+    some = _SomeSteps(now)
     if type(trainer)._train_epoch is not BenchTrainer._train_epoch:  # a loop of RecBole's
         trainer._train_epoch(_SomeBatches(train_data, some), 0)
-        return
+        return some
     trainer.progress = some
     trainer._train_epoch(train_data, 0)
     del trainer.progress
+    return some
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """The weighted mean of some values."""
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
 
 
 class _SomeBatches:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,16 @@ import torch
 from recbole_llm import api
 from recbole_llm.cli import main
 from recbole_llm.execution.sharing import CUDA_MIB
-from recbole_llm.experiments import generate
+from recbole_llm.experiments import generate, measuring
 from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
 from recbole_llm.experiments.measuring import _SomeSteps
+from recbole_llm.methods.duip.model import DUIP
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.model import ISRFDirect
 from recbole_llm.training import recorded
 from tests.device_waits import nothing_at_hand
 from tests.helpers import make_run, runner
+from tests.methods.duip.duip import SMALL as SMALL_DUIP
 from tests.training.test_recorded import TakenAgain
 
 SMALL: dict[str, Any] = {"MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 64, "embedding_size": 16, "epochs": 4}
@@ -109,6 +112,23 @@ def test_a_step_is_the_mean_of_two_kinds_that_alternate() -> None:
     some = _SomeSteps(lambda: next(clock))
     assert len(list(some(range(100)))) > 3
     assert some.step == 0.5
+
+
+def test_each_stage_of_a_training_is_measured_and_counts_by_its_epochs(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, loss = {0: 0.02, 1: 0.1}, DUIP.calculate_loss
+
+    def slow(self: DUIP, interaction: Any) -> torch.Tensor:
+        time.sleep(seconds[self.stage])
+        return loss(self, interaction)
+
+    monkeypatch.setattr(DUIP, "calculate_loss", slow)
+    monkeypatch.setattr(measuring, "STEP_SECONDS", 0.1)
+    (line,) = api.estimate("DUIP", "tiny", **{**SMALL_DUIP, "stage_epochs": [1, 3]}).lines
+    assert line.measured is not None
+    assert line.measured.step >= (seconds[0] + 3 * seconds[1]) / 4
+    assert line.measured.steps >= 6
 
 
 def test_patience_may_end_a_training_earlier_than_its_limit(tiny: Path) -> None:
