@@ -213,7 +213,8 @@ class BenchTrainer(Trainer):
         """Refuse a model that learns from sampled items as if users had them: it read the items, and not the labels."""
         label, item = self.config["LABEL_FIELD"], self.config["ITEM_ID_FIELD"]
         self._labels_checked = True
-        if isinstance(batch, LazyInteraction) and batch.unread(label) and not batch.unread(item):
+        sampled = self.config["train_neg_sample_args"]["distribution"] != "none"
+        if sampled and isinstance(batch, LazyInteraction) and batch.unread(label) and not batch.unread(item):
             raise UserError(
                 f"train_neg_sample_args: half of the items that {type(self.model).__name__} learns from, or more, are "
                 f"negatives, which only the column {label!r} tells from those that users have, and its calculate_loss "

@@ -76,6 +76,12 @@ def test_a_model_that_takes_negatives_for_items_that_users_have_is_refused(tiny,
         assert runner().run(make_run(model, epochs=1, train_neg_sample_args=SAMPLED)).status == "ok"
 
 
+def test_labels_of_a_file_need_not_be_read(tiny):
+    """Regression: a column of labels without sampled negatives was taken for theirs."""
+    rated = {"threshold": {"rating": 3}, "load_col": {"inter": ["user_id", "item_id", "rating", "timestamp"]}}
+    assert runner().run(make_run("Pop", **rated)).status == "ok"
+
+
 def test_a_model_that_counts_needs_no_labels(tiny):
     assert training_loader(prepare("Pop", train_neg_sample_args=None))[0].negatives == 0
 
