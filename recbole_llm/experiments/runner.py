@@ -324,6 +324,8 @@ class Runner:
         dataset = prepared.dataset
         ready = dataset.config["split"] == "parts"
         found = [*warnings(dataset.table.facts), *split_warnings(dataset.table, dataset.split, ready)]
+        if (threshold := dataset.config["threshold"]) is not None:
+            found.append(_said_of_threshold(threshold))
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
         if unknown and prepared.by_user:
             found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
@@ -522,6 +524,16 @@ class Runner:
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
             record.list_metrics = with_direction(list_metrics_of(lists, ranks, prepared.config["list_metrics"]))
+
+
+def _said_of_threshold(threshold: dict[str, float]) -> str:
+    """What labels made from ratings do not do, here as in RecBole."""
+    ((column, value),) = threshold.items()
+    return (
+        "threshold makes labels, which only models that learn from them without sampled negatives read: rows with "
+        f"{column} below {value} are history and targets all the same; --val_interval={{{column}: '[{value},inf)'}} "
+        "leaves them out"
+    )
 
 
 # ---- one run trained by several processes (--nproc) ------------------------------------------------

@@ -318,6 +318,17 @@ def test_files_that_recbole_reads_follow_the_same_rules(tiny, how):
 RATED = {"inter": ["user_id", "item_id", "rating"], "item": ["item_id", "title"]}
 
 
+def test_a_row_says_that_a_threshold_leaves_nothing_out(tiny):
+    """Regression: the same numbers as without it stood in a row of their own, without a word."""
+    more = ({}, {"threshold": {"rating": 3}})
+    plain, rated = (runner().run(make_run("Pop", load_col=RATED, **given)) for given in more)
+    values = [{name: metric.value for name, metric in record.metrics.items()} for record in (plain, rated)]
+    assert values[1] == pytest.approx(values[0])
+    (text,) = set(rated.warnings) - set(plain.warnings)
+    assert "rows with rating below 3 are history and targets" in text
+    assert "--val_interval={rating: '[3,inf)'}" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
