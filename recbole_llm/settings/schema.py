@@ -291,7 +291,8 @@ def check_open(name: str, value: Any, default: Any, where: str) -> Any:
         kind = float  # RecBole writes some real-valued settings as 1 or 0
     if kind is None or (value is None and kind not in (bool, int, float)):
         return value
-    taken = normalised(value, (kind,))
+    # Where the default is a whole number, a whole number stays one: it may be a size.
+    taken = value if kind is not type(default) else normalised(value, (kind,))
     number = isinstance(taken, (int, float)) and not isinstance(taken, bool)
     fits: dict[type, Callable[[], bool]] = {float: lambda: number and math.isfinite(taken)}
     if not fits.get(kind, lambda: type(taken) is kind)():

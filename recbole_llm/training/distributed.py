@@ -56,7 +56,7 @@ class Together(BenchTrainer):
             UserError: the model's training loop or batches are not ours, or it learns without gradients.
         """
         plain = type(trainer)._train_epoch is BenchTrainer._train_epoch
-        name = trainer.config["model"]
+        name = type(trainer.model).__name__
         if isinstance(trainer, TraditionalTrainer):  # each process would count its own share only
             raise UserError(f"--nproc: {name} learns without gradients, and gradients are what processes share.")
         if not plain:

@@ -57,7 +57,8 @@ def _chosen_loader(prepared: Any) -> tuple[Any, str]:
         return own(prepared.device_table(), prepared.train_part, config), ""
     if config["train_targets"] == "all":
         if not getattr(prepared.model, "every_position", False):
-            raise UserError(f"train_targets: all: {config['model']} learns from one position of a history at a time.")
+            name = type(prepared.model).__name__
+            raise UserError(f"train_targets: all: {name} learns from one position of a history at a time.")
         return SequenceLoader(prepared.device_table(), prepared.train_part, config), ""
     wanted = get_dataloader(config, "train")
     plain = type(dataset).__mro__[2] in (Dataset, SequentialDataset)
