@@ -16,7 +16,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_llm.execution.sharing import free_memory_mib, workers_that_fit
-from recbole_llm.experiments.generate import cost_of, plan
+from recbole_llm.experiments.generate import Asked, cost_of, plan
 from recbole_llm.experiments.jobs import features_of
 from recbole_llm.experiments.measuring import Measured, measure
 from recbole_llm.experiments.record import Record
@@ -308,18 +308,15 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
     missing: set[str] = set()
     candidates: dict[str, Work] = {}
     plans: dict[tuple[Any, ...], bool] = {}  # whether there is something to be made
-    folders: set[tuple[str, ...]] = set()
+    known: Asked = {}
     for run in runs:
         if run.settings["semantics"] == "none" or not features_read(run.settings.method, run.settings.values):
             continue
         name, features = _but_seed(run), features_of(run, runner)
         if features not in plans:
-            rows = plan([run], runner)
+            rows = plan([run], runner, asked=known)
             plans[features] = any(row.state != "made" for _, row in rows)
-            folder = next(((builder.name, *builder.wanted) for builder, _ in rows), ())
-            if folder not in folders:
-                folders.add(folder)
-                asked[name] = cost_of(rows)
+            asked[name] = cost_of(rows)
         if not plans[features]:
             continue
         missing.add(name)

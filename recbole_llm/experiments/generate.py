@@ -94,11 +94,26 @@ def _stage_one(run: Run, runner: Runner, dataset: Any, watch: Stopwatch, dry: bo
     return PopularityPlaceholder(found, dataset) if dry and found.untrained() else found
 
 
-def plan(runs: Sequence[Run], runner: Runner, limit: int | None = None) -> list[tuple[FeatureBuilder, FeaturePlan]]:
-    """What each feature would take, without asking, training or writing anything."""
+Asked = dict[tuple[Path, str], set[bytes]]  # questions of plans, by the cache and the untrained model they stand on
+
+
+def plan(
+    runs: Sequence[Run], runner: Runner, limit: int | None = None, asked: Asked | None = None
+) -> list[tuple[FeatureBuilder, FeaturePlan]]:
+    """What each feature would take, without asking, training or writing anything.
+
+    Args:
+        runs: whose features are planned.
+        runner: reads the data and finds candidate models.
+        limit: most keys of each feature that are asked about; ``None`` for all.
+        asked: what earlier plans of the same command ask, to which this one adds its own.
+    """
     rows = []
+    asked = {} if asked is None else asked
     for builder in feature_builders(runs, runner, DryRun()):
-        asking = DryRun(limit=limit)
+        # Placeholders give the same candidates where the models that they replace will not.
+        unknown = builder.stage_one.key if isinstance(builder.stage_one, PopularityPlaceholder) else ""
+        asking = DryRun(limit=limit, asked=asked.setdefault((builder.location.answers, unknown), set()))
         asking.published, builder.asking = builder.asking.published, asking
         missing = set(builder.missing())
         if builder.endpoint is not None:

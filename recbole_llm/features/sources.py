@@ -282,7 +282,7 @@ class FeaturePlan:
         state: ``made`` (nothing to do), ``asks``, or ``by rule`` (no prompt is needed).
         keys: items, users, prefixes... that are asked about.
         requests: distinct requests that would be sent.
-        cached: requests whose answer is cached already.
+        cached: requests whose answer is cached already, or will be when the feature is made: an earlier one asks them.
         tokens_in, tokens_out: estimated tokens of the requests that would be sent.
         price: US dollars for these tokens.
         shared: tokens of the longest beginning that a question has in common with the first one of its prompt.
@@ -309,6 +309,10 @@ class FeaturePlan:
 class DryRun(AnswerSource):
     """Asks nothing: counts what would be asked. Features are made in a temporary folder.
 
+    Args:
+        budget, limit: as for every source.
+        asked: questions that other features of the same data ask before, to which this one adds its own.
+
     Attributes:
         plans: one plan per feature, in build order.
     """
@@ -316,9 +320,10 @@ class DryRun(AnswerSource):
     dry = True
     asks = False
 
-    def __init__(self, budget: Budget | None = None, limit: int | None = None) -> None:
+    def __init__(self, budget: Budget | None = None, limit: int | None = None, asked: set[bytes] | None = None) -> None:
         super().__init__(budget, limit)
         self.plans: list[FeaturePlan] = []
+        self._asked = set[bytes]() if asked is None else asked
 
     def begin(self, feature: str) -> None:
         """Start a new line of the plan."""
@@ -332,7 +337,7 @@ class DryRun(AnswerSource):
         """Each key with its result; a prompt's example takes the place of an answer that is not cached."""
         plan = self.plans[-1]
         plan.state = "asks"
-        answers = AssumedAnswers(plan, ledger.endpoint, ledger.cache)
+        answers = AssumedAnswers(plan, ledger.endpoint, ledger.cache, self._asked)
         chosen = set(spread(sampled(keys, ledger.share), self.limit))
         plan.keys += len(chosen)
         for number in ledger.progress(range(len(keys)), title):
@@ -361,36 +366,41 @@ class AssumedAnswers(StoredAnswers):
         plan: the plan to which the cost of the missing answers is added.
         endpoint: the endpoint that would be asked.
         cache: the existing answers.
+        asked: digests of questions that are asked before, to which those of this plan are added.
     """
 
-    def __init__(self, plan: FeaturePlan, endpoint: Endpoint, cache: ResponseCache) -> None:
+    def __init__(self, plan: FeaturePlan, endpoint: Endpoint, cache: ResponseCache, asked: set[bytes]) -> None:
         super().__init__(endpoint, cache)
-        self._plan = plan
-        self._guessing = False
+        self._plan, self._asked = plan, asked
+        self._chain = b""  # digest of a script's questions since its first assumed answer; empty before
         self._lengths: dict[str, _Lengths] = {}
         self._seen: set[bytes] = set()
         self._first: dict[str, ChatRequest] = {}
 
     def result(self, script: Script) -> Any:
         """A script's result; questions after an assumed answer are estimates."""
-        self._guessing = False
+        self._chain = b""
         return super().result(script)
 
     async def answer(self, request: ChatRequest) -> ChatAnswer | None:
         """The cached answer, or else the prompt's example, after which no question is asked again."""
-        if self._guessing and request.again:
+        if self._chain and request.again:
             return None
-        plan, lengths = self._plan, self._lengths_of(request)
-        if not self._guessing:
-            found, digest = await super().answer(request), bytes.fromhex(self.endpoint.addressed(request).key)
-            known = digest in self._seen
-            self._seen.add(digest)
-            plan.cached += found is not None and not known
-            if found is not None:
-                return found
-            if known:
-                self._guessing = True
-                return lengths.assumed
+        plan, lengths, before = self._plan, self._lengths_of(request), self._chain
+        digest = bytes.fromhex(self.endpoint.addressed(request).key)
+        found = None if before else await super().answer(request)
+        if before:  # questions about the same assumed answer differ if those before them do
+            digest = hashlib.sha256(before + digest).digest()
+        new = digest not in self._seen
+        self._seen.add(digest)
+        if found is not None:
+            plan.cached += new
+            return found
+        self._chain = digest
+        if digest in self._asked:
+            plan.cached += new
+            return lengths.assumed
+        self._asked.add(digest)
         tokens_in, tokens_out = round(request.estimated_tokens() * lengths.in_ratio), round(lengths.out)
         plan.requests += 1
         plan.tokens_in += tokens_in
@@ -400,8 +410,7 @@ class AssumedAnswers(StoredAnswers):
         plan.shared = max(plan.shared, shared)
         if 0 < self.endpoint.cache_from <= shared:
             plan.saved += self.endpoint.price(shared, 0) - self.endpoint.price(shared, 0, cached=shared)
-        plan.estimated = plan.estimated or self._guessing
-        self._guessing = True
+        plan.estimated = plan.estimated or bool(before)
         return lengths.assumed
 
     def _shared(self, request: ChatRequest) -> int:

@@ -13,12 +13,13 @@ import pytest
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments import generate
+from recbole_llm.experiments.estimate import estimate_work, work_of_grid
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.sources import AnswerSource, FeaturePlan
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import Endpoint, load_endpoint
-from tests.features.asking import SEMANTICS, asking_run, contents, only_folder
+from tests.features.asking import SEMANTICS, answer_of_any_prompt, asking_run, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
 from tests.stub_server import Call, Reply, StubServer, intents_from_candidates
@@ -54,6 +55,30 @@ def test_a_dry_run_counts_what_a_run_then_asks(few_users: Path) -> None:
         )  # the stub counts three characters a token
         assert 0 < planned.price < 5
         assert not planned.estimated
+
+
+@pytest.mark.parametrize("model", ["LDMI", "ISRF"])
+def test_a_dry_run_counts_questions_that_several_folders_ask_once(few_users: Path, model: str) -> None:
+    with StubServer(answer_of_any_prompt) as server:
+        options = {"llm": "openai", "llm_base_url": server.base_url, "max_cost": 5.0, "candidates": 5}
+        runs = [make_run(model, protocol=name, **options) for name in ("loo", "direct_100")]
+        rows = [row for _, row in generate.plan(runs, runner())]
+        alone = [row for _, row in generate.plan(runs[:1], runner())]
+        estimated = estimate_work(work_of_grid(runs, runner()), runner())
+        generate.make(runs, runner(), AnswerSource())
+        assert sum(row.requests for row in rows) == len(server.calls)
+    first, second = rows[: len(alone)], rows[len(alone) :]
+    assert first == alone
+    assert [(row.requests, row.cached, row.price) for row in second] == [(0, row.requests, 0) for row in alone]
+    assert estimated.requests == len(server.calls)
+    assert estimated.dollars == pytest.approx(sum(row.price for row in alone))
+
+
+def test_a_dry_run_counts_questions_about_candidates_of_two_models_twice(few_users: Path) -> None:
+    with StubServer(intents_from_candidates) as server:
+        runs = [paid(server), paid(server, stage_one_seed=7)]
+        first, second = (row.requests for _, row in generate.plan(runs, runner()) if row.requests)
+    assert first == second
 
 
 def test_a_dry_run_writes_nothing_and_wants_neither_key_nor_limit(
