@@ -38,8 +38,8 @@ def price(row: Row) -> float:
 
 
 def requests(row: Row) -> int:
-    """Requests behind a row's features."""
-    return int(_most(row, lambda facts: facts.requests))
+    """Requests behind a row's features, whichever command sent them."""
+    return int(_most(row, lambda facts: facts.requests + facts.cached))
 
 
 def tokens(row: Row) -> int:

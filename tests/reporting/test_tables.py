@@ -166,6 +166,12 @@ def test_times_requests_and_price_stand_in_a_second_table() -> None:
     assert "1.50" in line
 
 
+def test_requests_include_those_that_an_earlier_command_sent_as_tokens_and_price_do() -> None:
+    features = SemanticFacts(llm="openai", llm_model="g", requests=20, cached=301, tokens_in=5000, price=1.5)
+    text = render([run_of("M", 0.1, semantics="llm", features=features)])
+    assert "321" in text.split("\n\n")[-1].splitlines()[-1]
+
+
 @pytest.mark.parametrize("error", ["line one\nline two", "a | b"])
 def test_a_reason_of_any_kind_keeps_the_table_in_shape(error: str) -> None:
     failed = record_of(model="Broken", status="failed", error=error, settings={"mask_history": True})
