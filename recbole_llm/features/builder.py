@@ -284,6 +284,8 @@ class FeatureBuilder:
     def _commit(self, feature: Feature, facts: dict[str, Any], ledger: Ledger | None) -> None:
         usage = ledger.usage if ledger is not None else Usage()
         before = self.folder.manifest["features"].get(feature.name, {})
+        if before.get("stamp") == self.stamps[feature.name]:
+            usage.add_spoilt(before.get("usage", {}))
         # If the feature was complete before and covers no less now, what is missing are gaps, counted as such.
         only_gaps = self._is_whole(feature.name) and facts.get("coverage", 1.0) >= before.get("coverage", 1.0)
         entry: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +59,13 @@ class Usage:
         self.last_words = other.last_words or self.last_words
         if not self.stopped:
             self.stopped, self.remedy = other.stopped, other.remedy
+
+    def add_spoilt(self, earlier: Mapping[str, Any]) -> None:
+        """Add the spoilt responses among the :meth:`facts` of an earlier command; its answers are read again."""
+        price = float(earlier.get("spoilt_price", 0.0))
+        self.spoilt += int(earlier.get("spoilt", 0))
+        self.spoilt_price += price
+        self.price += price
 
     def read(self, answer: ChatAnswer, price: float) -> None:
         """Add an answer's tokens and price."""

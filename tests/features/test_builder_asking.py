@@ -459,6 +459,25 @@ def test_tokens_and_price_are_those_of_all_answers_whichever_run_paid(
     assert facts["price"] == pytest.approx((0.25 * server.tokens_in + 2.0 * server.tokens_out) / 1e6, abs=1e-6)
 
 
+def test_a_spoilt_response_that_a_stopped_command_paid_for_stays_in_the_price(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoilt = {"choices": [], "usage": {"prompt_tokens": 70_000, "completion_tokens": 10_000}}
+
+    def reply(call: Call) -> Reply:
+        return Reply(body=spoilt) if call.number == 1 else intents_from_candidates(call)
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    prices = {"llm": "openai", "llm_price_in": 10.0, "llm_price_out": 20.0, "max_cost": 9.0}
+    with StubServer(reply) as server:
+        with pytest.raises(UserError, match="max_requests=3"):
+            ask(server, **prices, max_requests=3)
+        for _ in range(2):
+            facts = ask(server, **prices).dataset.semantics.facts()
+            assert facts["price"] == pytest.approx(10e-6 * server.tokens_in + 20e-6 * server.tokens_out + 0.9, rel=1e-3)
+            (only_folder("openai") / "tiny.intent").unlink()
+
+
 def test_the_limits_do_not_name_another_folder(few_users: Path) -> None:
     with StubServer(intents_from_candidates) as server:
         ask(server, max_requests=10_000)
