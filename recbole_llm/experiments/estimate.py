@@ -252,7 +252,7 @@ def estimate_work(works: Sequence[Work], runner: Runner) -> Estimate:
 
 
 def _lines(works: Sequence[Work], runner: Runner) -> list[EstimatedWork]:
-    asked, missing, candidates = _features([work.run for work in works if work.count], runner)
+    asked, missing, candidates = _features([work for work in works if work.count], runner)
     records = list(runner.store)
     measured: dict[str, Measured | str] = {}
     lines = []
@@ -302,14 +302,16 @@ def _row_settings(run: Run) -> dict[str, Any]:
     return row_settings(run.settings.values, run.settings.definitions)
 
 
-def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int, float | None]], set[str], list[Work]]:
+def _features(
+    works: Sequence[Work], runner: Runner
+) -> tuple[dict[str, tuple[int, float | None]], set[str], list[Work]]:
     """For features that are not made yet: requests and dollars, the runs that read them, the models that they need."""
     asked: dict[str, tuple[int, float | None]] = {}
     missing: set[str] = set()
     candidates: dict[str, Work] = {}
     plans: dict[tuple[Any, ...], bool] = {}  # whether there is something to be made
     known: Asked = {}
-    for run in runs:
+    for run in (work.run for work in works):
         if run.settings["semantics"] == "none" or not features_read(run.settings.method, run.settings.values):
             continue
         name, features = _but_seed(run), features_of(run, runner)
@@ -324,7 +326,7 @@ def _features(runs: Sequence[Run], runner: Runner) -> tuple[dict[str, tuple[int,
             model = runner.candidate_model(run, Stopwatch())
             if count := model.untrained():
                 candidates[model.key] = Work(runner.candidate_run(run), CANDIDATES, count)
-    planned = {run.key for run in runs}
+    planned = {work.run.key for work in works if work.kind == RUN}  # weights of trials are not kept
     return asked, missing, [work for key, work in candidates.items() if key not in planned]
 
 

@@ -271,6 +271,17 @@ def test_a_model_that_others_stand_on_is_a_line_of_its_own(few_users: Path) -> N
     assert lines["candidate model"].seconds > 0
 
 
+def test_a_candidate_model_whose_settings_are_searched_is_trained_besides_its_trials(few_users: Path) -> None:
+    options = {**SMALL, "epochs": 1, "trials": 2, "pruner": "none", "semantics": "offline"}
+    lines = by_kind(estimate("SRGNN,LLMDMsRec", "tiny", **options))
+    assert lines["candidate model"].work.count == 1
+    api.tune("SRGNN,LLMDMsRec", "tiny", **options)
+    run = lines["candidate model"].work.run
+    assert runner().finished(run) is not None
+    assert "candidate model" not in by_kind(estimate("SRGNN,LLMDMsRec", "tiny", **{**options, "trials": 3}))
+    assert "candidate model" not in by_kind(estimate("SRGNN,LLMDMsRec", "tiny", **SMALL, semantics="offline,none"))
+
+
 def test_what_cannot_be_measured_says_why_and_the_sum_says_so(tiny: Path) -> None:
     found = estimate("BPR,S3Rec", "tiny")
     known, unknown = found.lines
