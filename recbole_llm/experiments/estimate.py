@@ -45,6 +45,7 @@ class Work:
         epochs: of each at most, if that is less than its settings say.
         max_seconds: limit on the training and validation of each, if any.
         of: for a tuned run, the run before its search, after which the line is named.
+        search: name of the search that it is part of; empty for a run of a grid.
     """
 
     run: Run
@@ -54,6 +55,7 @@ class Work:
     epochs: int | None = None
     max_seconds: float | None = None
     of: Run | None = None
+    search: str = ""
 
     @property
     def most_epochs(self) -> int:
@@ -215,13 +217,15 @@ def work_of_grid(runs: Sequence[Run], runner: Runner) -> list[Work]:
     return [work for alike in lines.values() for work in work_of_seeds(alike, RUN, runner)]
 
 
-def work_of_seeds(alike: Sequence[Run], kind: str, runner: Runner, of: Run | None = None) -> list[Work]:
+def work_of_seeds(
+    alike: Sequence[Run], kind: str, runner: Runner, of: Run | None = None, search: str = ""
+) -> list[Work]:
     """Runs that differ only in the seed; before refits that are missing come the runs that choose their epochs."""
     missing = [run for run in alike if runner.finished(run) is None]
     choosers = [chooser for run in missing if (chooser := run.chooser()) is not None]
-    before = work_of_seeds(choosers, kind, runner, of and (of.chooser() or of)) if choosers else []
+    before = work_of_seeds(choosers, kind, runner, of and (of.chooser() or of), search) if choosers else []
     kind = REFIT if alike[0].settings["refit"] else kind
-    return [*before, Work((missing or alike)[0], kind, len(missing), len(alike) - len(missing), of=of)]
+    return [*before, Work((missing or alike)[0], kind, len(missing), len(alike) - len(missing), of=of, search=search)]
 
 
 def _but_seed(run: Run) -> str:
@@ -243,7 +247,11 @@ def estimate_work(works: Sequence[Work], runner: Runner) -> Estimate:
     """
     state = checkpoint.random_state()
     try:
-        once = {(work.kind, work.run.key): work for work in works if work.count or work.done}  # stages may share rows
+        once: dict[tuple[str, ...], Work] = {}
+        for work in works:
+            if work.count or work.done:  # stages may share rows; the one with more seeds or trials has those of both
+                name = work.kind, work.run.key, work.search
+                once[name] = max(once.get(name, work), work, key=lambda each: each.count)
         lines = _lines([*once.values()], runner)
         on_gpu = any(line.measured is not None and line.measured.on_gpu for line in lines)
         return Estimate(lines, free_memory_mib(on_gpu))

@@ -11,7 +11,7 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.space import Space, searched
-from recbole_llm.tuning.study import kept_study
+from recbole_llm.tuning.study import kept_study, study_name
 
 
 def work_of(runs: Sequence[Run], runner: Runner, seeds: Any, search: Mapping[str, Any] | None) -> list[Work]:
@@ -38,9 +38,13 @@ def _of_search(run: Run, space: Space, budget: Budget, seeds: Any, runner: Runne
     ended = len(study.ended()) if study else 0
     of_seeds = parse_seeds(seeds, int(run.settings["seed"]))
     searching = run.chooser() or run  # trials are never refits
+    name = study_name(run, space, budget)
+    of_trials = f"{name}, {trials}"  # more trials may find other settings
     if study and study.complete() and ended == trials:
-        after = work_of_seeds([study.tuned_run(seed) for seed in of_seeds], TUNED, runner, run)
+        tuned = [study.tuned_run(seed) for seed in of_seeds]
+        after = work_of_seeds(tuned, TUNED, runner, run, of_trials)
     else:
-        after = [Work(searching, TUNED, len(of_seeds))]
-        after += [Work(run, REFIT, len(of_seeds))] if run.settings["refit"] else []
-    return [Work(searching, TRIAL, trials - ended, ended, budget.epochs, budget.seconds), *after]
+        after = [Work(searching, TUNED, len(of_seeds), search=of_trials)]
+        after += [Work(run, REFIT, len(of_seeds), search=of_trials)] if run.settings["refit"] else []
+    limits = budget.epochs, budget.seconds
+    return [Work(searching, TRIAL, trials - ended, ended, *limits, search=name), *after]

@@ -328,6 +328,29 @@ def test_lines_that_differ_in_a_setting_alone_name_it(tiny: Path) -> None:
     assert render_estimate(found).count("GRU4Rec [train_targets=all], tiny, loo") == 2
 
 
+STAGES = """stages:
+  - run: {model: BPR, seeds: 4}
+  - run: {model: [BPR, Pop], seeds: 2}
+  - tune: {model: BPR, trials: 8}
+  - tune: {model: BPR, trials: 3, seeds: 2}
+  - tune: {model: BPR, trials: 5, trial_epochs: 1}
+"""
+
+
+def test_stages_of_a_suite_that_share_rows_or_trials_count_them_once_and_all_others(tiny: Path) -> None:
+    Path("mine.yaml").write_text(STAGES, encoding="utf-8")
+    found = api.estimate_suite("mine.yaml", dataset="tiny", epochs=2)
+    assert [(line.name.partition(",")[0], line.work.kind, line.work.count) for line in found.lines] == [
+        ("BPR", "run", 4),
+        ("Pop", "run", 2),
+        ("BPR", "trial", 8),
+        ("BPR", "tuned run", 1),
+        ("BPR", "tuned run", 2),
+        ("BPR", "trial", 5),
+        ("BPR", "tuned run", 1),
+    ]
+
+
 def test_a_line_names_its_preset_and_not_what_the_preset_says(tiny: Path) -> None:
     runs = [make_run("SRGNN"), make_run("SRGNN", preset="paper")]
     found = estimate_work(work_of_grid(runs, runner()), runner())
