@@ -103,6 +103,7 @@ def measure(run: Run, without_features: bool) -> Measured | str:
 
 def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
     runner = Runner(ResultStore(folder / "results"), asks_again=False)
+    torch.optim.SGD([torch.zeros(1)])  # loads torch's compiler: seconds of each process, not of each training
     forget_peak_memory()
     began = time.monotonic()
     prepared = runner.prepare(run, Stopwatch())

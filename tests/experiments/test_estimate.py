@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +61,27 @@ def test_seconds_are_those_of_steps_cases_and_epochs_and_add_up(tiny: Path) -> N
         assert line.seconds == pytest.approx(3 * (line.each or 0))
     assert found.seconds == pytest.approx(sum(line.seconds for line in found.lines))
     assert found.disk_mib > 3 * sum(line.measured.kept_mib for line in found.lines if line.measured)
+
+
+CLOCK = """
+import sys, time, types
+from recbole_llm import api
+from recbole_llm.experiments import measuring
+
+def monotonic():
+    if not hasattr(monotonic, "loaded"):
+        monotonic.loaded = "torch._dynamo" in sys.modules
+    return time.monotonic()
+
+measuring.time = types.SimpleNamespace(monotonic=monotonic)
+api.estimate("BPR", "tiny", epochs=1)
+print(monotonic.loaded)
+"""
+
+
+def test_what_a_process_loads_once_is_not_counted_for_each_training(tiny: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CLOCK], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
 
 
 def test_a_gpu_is_measured_with_the_steps_that_it_records(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
