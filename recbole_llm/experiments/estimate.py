@@ -69,7 +69,9 @@ class Work:
     @property
     def least_epochs(self) -> int:
         """The fewest epochs that each can have: if the first validation is the best and patience ends the training."""
-        every = max(1, int(self.run.settings["eval_step"]))
+        every = int(self.run.settings["eval_step"])
+        if every < 1:  # nothing is validated
+            return self.most_epochs
         # A refit has the epochs up to the best validation.
         validations = 1 if self.kind == REFIT else 2 + int(self.run.settings["stopping_step"])
         return min(self.most_epochs, every * validations)
@@ -139,9 +141,9 @@ class EstimatedWork:
     def _seconds(self, steps: Measured, epochs: float) -> float:
         """Seconds of one training of so many epochs; trials do not rank the test cases, refits do not validate."""
         work = self.work
-        validation = 0.0 if work.kind == REFIT else steps.valid_cases * steps.case
-        every = max(1, int(work.run.settings["eval_step"]))
-        trained = epochs * steps.epoch + math.ceil(epochs / every) * validation
+        every = int(work.run.settings["eval_step"])
+        validation = 0.0 if work.kind == REFIT or every < 1 else steps.valid_cases * steps.case
+        trained = epochs * steps.epoch + math.ceil(epochs / max(1, every)) * validation
         if work.max_seconds is not None:
             # Training ends with the epoch in which the time runs out.
             trained = min(trained, work.max_seconds + steps.epoch + validation)

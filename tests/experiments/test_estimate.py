@@ -160,6 +160,14 @@ def test_patience_may_end_a_training_earlier_than_its_limit(tiny: Path) -> None:
     assert 0 < line.least_seconds < line.seconds
 
 
+def test_a_training_without_validation_has_all_epochs_and_no_validation(tiny: Path) -> None:
+    (line,) = estimate("GRU4Rec", "tiny", epochs=50, stopping_step=3, eval_step=0).lines
+    steps = line.measured
+    assert steps is not None
+    assert line.each == pytest.approx(steps.before + 50 * steps.epoch + steps.test_cases * steps.case)
+    assert line.least_seconds == line.seconds
+
+
 def test_measuring_leaves_nothing_behind(tiny: Path) -> None:
     before = files()
     torch.manual_seed(5)
