@@ -100,6 +100,8 @@ class Claim(NamedTuple):
 
 PAIR = ("LLMDMsRec", "SRGNN")  # a table of these two alone: p needs no correction
 EIMF_REMI = ("EIMF", "REMI")
+LDMI_COMIREC = ("LDMI", "ComiRecDR")
+DIVIDED = "LDMI (offline) [clusters=llm]"
 HOLDS, CHANCE = True, False  # whether a sentence calls a difference significant
 
 CLAIMS = (
@@ -209,8 +211,20 @@ CLAIMS = (
           "With other users' interests it is {d} {interval} (p {p3})"),
     Claim("beauty", BEAUTY_USERS, "SASRec", "REMI", HOLDS,
           "is not first here**: {gap} {bounds} below REMI (p {p3}) and"),
-    Claim("beauty", BEAUTY_USERS, "LDMI (offline)", "REMI", HOLDS,
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "REMI", HOLDS,
           "by {gap} {bounds} to REMI (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "by {gap} {bounds} at the same scale (", models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "[interest_scale=1.0]\"`: p {p3})", models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=8.0]", HOLDS,
+          "and by {gap} {bounds} where the backbone's interest vectors are eight times as long (p {p3})",
+          models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, "LDMI (offline) [clusters=items]", DIVIDED, HOLDS,
+          "LDMI has {mean}, {gap} {bounds} more than with the rule's (`--model=LDMI,ComiRecDR "
+          '--baseline="LDMI (offline) [clusters=llm]"`: p {p3})', models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, "LDMI (shuffled)", DIVIDED, HOLDS,
+          "among the items of a history it has {mean} ({d} {interval})", models=LDMI_COMIREC),
     Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "SASRec", HOLDS,
           "and {gap} {bounds} below EIMF (`--baseline=SASRec`)"),
     Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "EIMF (shuffled)", CHANCE,

@@ -27,6 +27,7 @@ from tests.test_claims_of_docs import (
     BUDGET,
     BY_RULE,
     CLAUDE,
+    DIVIDED,
     DRAWN,
     FLAGSHIP,
     FLAGSHIP_DIRECT,
@@ -330,7 +331,7 @@ def test_published_numbers_are_the_references() -> None:
     above = [run.metrics for row in ("REMI", "SASRec") for run in compared(BEAUTY_USERS).row(row).runs]
     assert all(metrics[name].value > log[name] for metrics in above for name in log)
     assert "is already above that log**, and so is SASRec" in page("findings/beauty")
-    assert {run.best_epoch for run in compared(BEAUTY_USERS).row("LDMI (offline)").runs} == {2, 3}
+    assert {run.best_epoch for run in compared(BEAUTY_USERS).row(DIVIDED).runs} == {2, 3}
     pop = next(models["Pop"] for title, models in said.items() if title.startswith("popularity on Amazon Beauty"))
     assert f"Pop on Beauty | Hit@10 {pop['hit@10']}, NDCG@10 {pop['ndcg@10']} |" in page("findings/papers")
 

@@ -33,11 +33,10 @@ def numbers(row: str) -> list[str]:
 def test_eimf_and_ldmi_on_the_split_users_of_beauty() -> None:
     recall = shown("beauty.md", 0, "Recall@20")
     assert numbers("EIMF") == [recall["EIMF offline"], recall["REMI"]]
-    recall = shown("beauty.md", 1, "Recall@20")
     ldmi, backbone, remi = numbers("LDMI")
     assert [ldmi, backbone, remi] == [
         recall["LDMI [clusters=llm] offline"],
-        recall["ComiRecDR [routing_transform=interest]"],
+        recall["ComiRecDR [interest_scale=1.0]"],
         recall["REMI"],
     ]
     here, _ = next(row for source, row in ROWS.items() if source.startswith("LDMI"))
