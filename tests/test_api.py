@@ -46,7 +46,8 @@ class LastItem(SequentialRecommender):
         return self.factor * self.table(last[:, 0])
 
     def calculate_loss(self, interaction):
-        return torch.nn.functional.cross_entropy(self.scores(interaction), interaction[self.POS_ITEM_ID])
+        real = interaction["label"] > 0  # the other items are sampled
+        return torch.nn.functional.cross_entropy(self.scores(interaction)[real], interaction[self.POS_ITEM_ID][real])
 
     def predict(self, interaction):
         return self.scores(interaction).gather(1, interaction[self.ITEM_ID][:, None])[:, 0]

@@ -119,6 +119,19 @@ def test_a_library_that_a_model_needs_is_named(module_of):
         find_method("own_needy:Mine")
 
 
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("class Mine:\n  def broken(:\n", r"own_broken\.py, line 2: invalid syntax"),
+        ("class Mine:\n  size = 1 / 0\n", "importing own_broken fails: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named_with_the_reason(module_of, monkeypatch, code, said):
+    module_of("own_broken", code)
+    with pytest.raises(UserError, match=rf"^--model=own_broken:Mine: .*{said}"):
+        find_method("own_broken:Mine")
+
+
 def test_a_registered_model_is_found_by_name():
     row = Method("Mine", "own_module:Mine", "general")
     register(row)

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_seed
 from torch import distributed
 
@@ -356,6 +357,11 @@ class Runner:
                 f"--model={method.name} knows the protocols {', '.join(method.protocols)}, not {settings['protocol']}."
             )
         model_class = method.load()
+        if not issubclass(model_class, AbstractRecommender):
+            raise UserError(
+                f"--model={method.target} is no model: a model extends one of RecBole's classes, such as "
+                "SequentialRecommender or GeneralRecommender."
+            )
         with watch("data"):
             config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])

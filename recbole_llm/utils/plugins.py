@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.errors import FAILURES, UserError, did_you_mean
+from recbole_llm.utils.text import one_line
 
 
 def _module(name: str, where: str) -> ModuleType:
@@ -26,6 +27,10 @@ def _module(name: str, where: str) -> ModuleType:
         raise UserError(
             f"{where} needs the package {error.name!r}, which is not installed: pip install {error.name}"
         ) from error
+    except SyntaxError as error:
+        raise UserError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}.") from error
+    except FAILURES as error:
+        raise UserError(f"{where}: importing {name} fails: {type(error).__name__}: {one_line(error, 200)}") from error
 
 
 def load_class(target: str, where: str) -> type:
@@ -36,7 +41,7 @@ def load_class(target: str, where: str) -> type:
         where: what to blame in a message, such as ``--model=package.module:Class``.
 
     Raises:
-        UserError: the module or class does not exist, or a library that it needs is missing.
+        UserError: the module or class does not exist or cannot be imported, or a library that it needs is missing.
     """
     module_name, _, name = target.partition(":")
     module = _module(module_name, where)
@@ -63,7 +68,7 @@ def module_folder(name: str, where: str) -> Path:
     """The folder of a module's file or of a package; the current one for an interactive session.
 
     Raises:
-        UserError: there is no such module.
+        UserError: there is no such module, or it cannot be imported.
     """
     module = _module(name, where)
     file = getattr(module, "__file__", None)

@@ -72,7 +72,7 @@ def test_a_model_that_takes_negatives_for_items_that_users_have_is_refused(tiny,
     with pytest.raises(UserError, match=r"half of the items .* column 'label' .* --train_neg_sample_args=~"):
         runner().run(run)
     assert runner().run(make_run("own_unlabelled:Unlabelled", epochs=1, train_neg_sample_args=None)).status == "ok"
-    for model in ("own_unlabelled:Labelled", "NeuMF", "EASE", "DIN"):
+    for model in ("own_unlabelled:Labelled", "EASE"):
         assert runner().run(make_run(model, epochs=1, train_neg_sample_args=SAMPLED)).status == "ok"
 
 
@@ -90,6 +90,13 @@ def test_a_model_that_counts_needs_no_labels(tiny):
 def test_some_models_learn_from_every_position(tiny, model):
     loader, note = training_loader(prepare(model, train_targets="all"))
     assert (type(loader), note) == (SequenceLoader, "")
+
+
+def test_a_class_that_is_no_model_is_refused(tiny, workspace, monkeypatch):
+    (workspace / "own_helper.py").write_text("class Helper:\n  pass\n")
+    monkeypatch.syspath_prepend(str(workspace))
+    with pytest.raises(UserError, match=r"--model=own_helper:Helper is no model: a model extends one of RecBole's"):
+        prepare("own_helper:Helper")
 
 
 def test_a_class_from_outside_that_reads_one_position_is_not_trained_at_every_one(tiny, workspace):
