@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
+_WORTH_COLLECTING_KIB = 2**16  # a collection takes half a second, a run on a small dataset hardly more
+_settled_kib = 0.0  # host memory when peaks were last forgotten
 
 TESTED_PACKAGES = (
     "recbole-llm",
@@ -135,15 +137,19 @@ def forget_peak_memory() -> None:
     earlier model has left counts too, unless it is given back first: a trained model is in a reference cycle, and the
     C library keeps what is freed below a block in use.
     """
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # a C library other than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+    global _settled_kib
+    torch = sys.modules.get("torch")
+    on_gpu = torch is not None and torch.cuda.is_initialized()
+    if on_gpu or _host_peak_kib() - _settled_kib > _WORTH_COLLECTING_KIB:
+        gc.collect()
+        if sys.platform == "linux":
+            with contextlib.suppress(AttributeError):  # a C library other than glibc
+                ctypes.CDLL(None).malloc_trim(0)
     if _CLEAR_REFS.exists():
         with contextlib.suppress(OSError):  # a container may forbid it
             _CLEAR_REFS.write_text("5", encoding="ascii")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    _settled_kib = _host_peak_kib()
+    if torch is not None and on_gpu:
         torch.cuda.empty_cache()
         for number in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(number)

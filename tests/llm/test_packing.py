@@ -102,7 +102,7 @@ def test_a_second_question_shares_the_frame_of_the_first(tmp_path: Path) -> None
 
 
 def test_an_answer_takes_less_than_a_kilobyte(tmp_path: Path) -> None:
-    """ISRF asks 7,857 questions about ml-100k, most of them of 500 to 4,000 characters."""
+    """ISRF asks 7,821 questions about ml-100k, most of them of 500 to 4,000 characters."""
     pairs = long_ones(3000, 4000)
     path = tmp_path / "c.sqlite"
     with ResponseCache(path) as cache:
