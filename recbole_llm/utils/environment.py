@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_WORTH_COLLECTING_KIB = 2**16  # a collection takes half a second, a run on a small dataset hardly more
+_WORTH_COLLECTING_KIB = 200 * 2**10  # a collection takes half a second, a run on a small dataset hardly more
 _settled_kib = 0.0  # host memory when peaks were last forgotten
 
 TESTED_PACKAGES = (
