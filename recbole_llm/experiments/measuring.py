@@ -21,6 +21,7 @@ from recbole_llm.experiments.runner import STAGES, Runner
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.loaders import training_loader
+from recbole_llm.training.stages import StagedTrainer
 from recbole_llm.training.trainer import BenchTrainer
 from recbole_llm.utils.environment import forget_peak_memory, peak_memory_mib
 from recbole_llm.utils.progress import Stopwatch
@@ -114,10 +115,9 @@ def _measure_in(run: Run, folder: Path, without_features: bool) -> Measured:
     before = now() - began
     trainer._loader = train_data
     stages = [_train(trainer, train_data, now)]
-    limits = getattr(trainer, "_limits", [1])
+    limits = trainer.stage_limits if isinstance(trainer, StagedTrainer) else [1]
     for _ in limits[1:]:  # later stages train more of the model: they take longer, and more memory
-        trainer.model.stage += 1
-        trainer.optimizer = trainer._build_optimizer()
+        trainer.enter_next_stage()
         stages.append(_train(trainer, train_data, now))
     valid_cases = len(prepared.cases("valid"))
     cases, case = _ranked(trainer, prepared, now)

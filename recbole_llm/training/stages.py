@@ -41,11 +41,15 @@ def _limits(config: Any, stages: tuple[str, ...]) -> list[int]:
 
 
 class StagedTrainer(BenchTrainer):
-    """One optimiser per stage, each with its own warm-up; one record for all stages."""
+    """One optimiser per stage, each with its own warm-up; one record for all stages.
+
+    Attributes:
+        stage_limits: the most epochs of each stage.
+    """
 
     def __init__(self, config: Any, model: Any) -> None:
         limits = _limits(config, model.stages)
-        self._limits = limits if len(model.stages) > 1 else [sum(limits)]
+        self.stage_limits = limits if len(model.stages) > 1 else [sum(limits)]
         self._began = 0  # epochs before the stage
         self._entered = False  # whether a stage was entered in this epoch
         super().__init__(config, model)
@@ -55,7 +59,7 @@ class StagedTrainer(BenchTrainer):
         return super()._build_optimizer(**{**kwargs, "params": groups})
 
     def _most_epochs(self) -> int:
-        return self._limits[self.model.stage]
+        return self.stage_limits[self.model.stage]
 
     def _decay(self, epoch: int) -> None:
         super()._decay(epoch - self._began)  # each stage has its own rates and counts its own epochs
@@ -63,7 +67,7 @@ class StagedTrainer(BenchTrainer):
     def _validate(self, valid_data: Any, epoch: int, entry: dict[str, Any], saved: bool, callback: Any) -> bool:
         entry["stage"] = self.model.stages[self.model.stage]
         stop = super()._validate(valid_data, epoch, entry, saved, callback)
-        over = stop or epoch + 1 - self._began >= self._limits[self.model.stage]
+        over = stop or epoch + 1 - self._began >= self.stage_limits[self.model.stage]
         if not over:
             return False
         if self.model.stage + 1 >= len(self.model.stages):
@@ -73,11 +77,15 @@ class StagedTrainer(BenchTrainer):
         self._enter_next(epoch)
         return False
 
+    def enter_next_stage(self) -> None:
+        """Freeze and thaw what the next stage says, and give it its optimiser."""
+        self.model.stage += 1
+        self.optimizer = self._build_optimizer()
+
     def _enter_next(self, epoch: int) -> None:
         """Begin the next stage after an epoch."""
-        self.model.stage += 1
+        self.enter_next_stage()
         self._began, self.cur_step, self._entered = epoch + 1, 0, True
-        self.optimizer = self._build_optimizer()
         logger.info("stage %s begins after epoch %d", self.model.stages[self.model.stage], epoch + 1)
 
     def _keep_to_plan(self, epoch: int, entry: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _WORTH_COLLECTING_KIB = 200 * 2**10  # a collection takes half a second, a run on a small dataset hardly more
-_settled_kib = 0.0  # host memory when peaks were last forgotten
+_settled_kib = 0.0  # host memory after the last collection, so that what runs leave does not add up
 
 TESTED_PACKAGES = (
     "recbole-llm",
@@ -133,14 +133,15 @@ def git_commit() -> str | None:
 def forget_peak_memory() -> None:
     """Reset the memory peaks, so that earlier work of this process does not count.
 
-    For host memory this works on Linux only; elsewhere a process has one peak for its whole life. Memory that an
-    earlier model has left counts too, unless it is given back first: a trained model is in a reference cycle, and the
-    C library keeps what is freed below a block in use.
+    For host memory this works on Linux only; elsewhere a process has one peak for its whole life. Memory that
+    earlier models have left counts too, unless it is given back first, as it is where it may be much: a trained model
+    is in a reference cycle, and the C library keeps what is freed below a block in use.
     """
     global _settled_kib
     torch = sys.modules.get("torch")
     on_gpu = torch is not None and torch.cuda.is_initialized()
-    if on_gpu or _host_peak_kib() - _settled_kib > _WORTH_COLLECTING_KIB:
+    collects = on_gpu or _host_peak_kib() - _settled_kib > _WORTH_COLLECTING_KIB
+    if collects:
         gc.collect()
         if sys.platform == "linux":
             with contextlib.suppress(AttributeError):  # a C library other than glibc
@@ -148,7 +149,8 @@ def forget_peak_memory() -> None:
     if _CLEAR_REFS.exists():
         with contextlib.suppress(OSError):  # a container may forbid it
             _CLEAR_REFS.write_text("5", encoding="ascii")
-    _settled_kib = _host_peak_kib()
+    if collects:
+        _settled_kib = _host_peak_kib()
     if torch is not None and on_gpu:
         torch.cuda.empty_cache()
         for number in range(torch.cuda.device_count()):
