@@ -1,4 +1,4 @@
-"""The answers shipped with the repository: complete, free of leaks, and enough to run EIMF, LDMI and ISRF."""
+"""The answers shipped with the repository: complete, free of leaks, and enough to run the methods that ask."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from recbole_llm.experiments.published import open_store
 
 STORE = Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers"
 SOURCE: dict[str, Any] = {"dataset": "ml-100k", "llm": "claude-2026-11", "answers": str(STORE)}
+INTENTS = {"intent_stride": 50, "candidate_table": str(STORE / "ml-100k.8c4c7d7a0301.candidates.gz")}
 TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 8192}
 
 
@@ -31,9 +32,11 @@ def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
 def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Path) -> None:
     models = {"model": "EIMF,LDMI,ISRF", "dataset": "ml-100k", "llm": SOURCE["llm"]}
     assert api.answers("pull", store=str(STORE), **models).endswith("9,433 answers taken in; nothing is missing")
+    asked = {"model": "LLMDMsRec", "dataset": "ml-100k", "llm": SOURCE["llm"], **INTENTS}
+    assert api.answers("pull", store=str(STORE), **asked).endswith("3,503 answers taken in; nothing is missing")
     findings = examine_leaks("ml-100k", None, "dataset")
     assert [finding.text for finding in findings if not finding.good] == []
-    assert sum(" prompts, " in finding.text for finding in findings) == 3
+    assert sum(" prompts, " in finding.text for finding in findings) == 4
     (record,) = api.run("EIMF", **SOURCE, **TOY)
     assert (record.status, record.label) == ("ok", "EIMF (claude-2026-11)")
     assert record.features is not None
