@@ -32,6 +32,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
+from recbole_llm.settings.core import CoreSettings
 from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
@@ -42,6 +43,13 @@ from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
 logger = logging.getLogger(__name__)
 
 SCALARS = (bool, int, float, str, type(None))
+# Settings of every run that a search may vary. The others say what is read, how it is measured, and where.
+VARIED = {
+    *("MAX_ITEM_LIST_LENGTH", "seq_len", "threshold", "window_targets", "min_history", "init"),
+    *("epochs", "stopping_step", "eval_step", "train_batch_size", "gradient_accumulation_steps", "min_epoch_steps"),
+    *("learner", "learning_rate", "weight_decay", "lr_decay_epochs", "lr_decay", "warmup_steps", "warmup_share"),
+    *("clip_grad_norm", "train_neg_sample_args", "transform", "precision", "shuffle", "reproducibility"),
+}
 
 
 @dataclass(frozen=True)
@@ -270,11 +278,14 @@ def space_of(
         space = {name: parameter for path in (*below, file) for name, parameter in read_space(path).items()}
     else:
         space = read_space(file)
+        if not space:
+            raise UserError(f"{file} names no setting to search.")
     made_from = _keys_of_features(settings)
     owner = settings_class(method)
     unread = {} if owner is None else owner.of(settings.values).unread(epochs)
     found = {}
     for name, parameter in space.items():
+        _check_varied(file, name, settings)
         if name in unread and own_file:
             raise UserError(f"{file}: {name} {unread[name]}.")
         if name in unread:
@@ -292,6 +303,22 @@ def space_of(
             default = settings.get(name)
             found[name] = parameter if default is None else parameter.including(default)
     return found
+
+
+def _check_varied(file: Path, name: str, settings: Settings) -> None:
+    """Check that trials which differ in a setting can be compared.
+
+    Raises:
+        UserError: the setting is not the model's or of its training, or has a model's name before it.
+    """
+    head, dot, rest = name.partition(".")
+    if dot and head not in settings.values:
+        raise UserError(f"{file}: {name}: the file is the space of {settings.method.name} alone; write {rest}.")
+    if head == "dataset" or (head in CoreSettings.model_fields and head not in VARIED):
+        raise UserError(
+            f"{file}: {name} cannot be searched: all trials of a search have the same data, evaluation, seed and "
+            f"machine, so that their scores can be compared; give --{name} to the command."
+        )
 
 
 def _keys_of_features(settings: Settings) -> set[str]:

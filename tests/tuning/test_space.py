@@ -238,6 +238,15 @@ def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, defa
         ("LLMDMsRec", "n_candidates: [10, 50]", "decides what the semantic features are"),
         ("LLMDMsRec", "candidate_folds: [1, 5]", "decides what the semantic features are"),
         ("LLMDMsRec", "stage_one_model: [SRGNN, GRU4Rec]", "decides what the semantic features are"),
+        ("GRU4Rec", "valid_metric: [NDCG@10, Hit@10]", "valid_metric cannot be searched: all trials"),
+        ("GRU4Rec", "mask_history: [true, false]", "mask_history cannot be searched"),
+        ("GRU4Rec", "candidates: [10, all]", "candidates cannot be searched"),
+        ("GRU4Rec", "val_interval.rating: ['[3,inf)', '[4,inf)']", "val_interval.rating cannot be searched"),
+        ("GRU4Rec", "seed: [1, 2]", "seed cannot be searched.*give --seed to the command"),
+        ("GRU4Rec", "dataset: [tiny]", "dataset cannot be searched"),
+        ("GRU4Rec", "GRU4Rec.num_layers: [1, 2]", "the space of GRU4Rec alone; write num_layers"),
+        ("GRU4Rec", "SASRec.n_layers: [1, 2]", "the space of GRU4Rec alone; write n_layers"),
+        ("GRU4Rec", "", "names no setting to search"),
     ],
 )
 def test_a_space_that_does_not_fit_its_model_is_an_error(tiny: Path, model: str, text: str, message: str) -> None:
