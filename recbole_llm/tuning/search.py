@@ -140,18 +140,21 @@ def _release(studies: Sequence[Study]) -> None:
             logger.debug("the trials of %s stay: %s", study.name, error)
 
 
-def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[Study, Any], Job]) -> None:
+def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[Study, Any, Run], Job]) -> None:
     while True:
         for study in sorted(studies, key=lambda study: len(study.running)):
             if executor.free and (trial := study.next()) is not None:
-                executor.submit(job_of(study, trial))
+                try:
+                    run = study.make_run(trial)
+                except UserError as error:  # settings that exclude each other, which only this trial combines
+                    _end(study, trial, JobResult(Job(_title(study, trial), run_trial), error=error))
+                else:
+                    executor.submit(job_of(study, trial, run))
                 break
         else:
             result = executor.next(POLL_SECONDS)
             if result is not None:
-                study, trial = result.job.tag
-                study.finish(trial, result)
-                _log(study, trial, result)
+                _end(*result.job.tag, result)
             elif not executor.under_way:
                 if all(study.is_done for study in studies):
                     return
@@ -172,13 +175,13 @@ def _make_features(studies: Iterable[Study], runner: Runner) -> dict[str, UserEr
     return lost
 
 
-def _job_here(study: Study, trial: Any) -> Job:
-    arguments = (study.make_run(trial), str(study.folder(trial)), study.budget.seconds, study.reporter(trial))
+def _job_here(study: Study, trial: Any, run: Run) -> Job:
+    arguments = (run, str(study.folder(trial)), study.budget.seconds, study.reporter(trial))
     return Job(_title(study, trial), run_trial, arguments, (study, trial))
 
 
-def _job_away(study: Study, trial: Any, send: PayloadSender, address: str) -> Job:
-    arguments = (study.make_run(trial), send(study.run), study.budget.seconds, study.reporter(trial, address))
+def _job_away(study: Study, trial: Any, run: Run, send: PayloadSender, address: str) -> Job:
+    arguments = (run, send(study.run), study.budget.seconds, study.reporter(trial, address))
     return Job(_title(study, trial), run_trial_away, arguments, (study, trial))
 
 
@@ -186,7 +189,8 @@ def _title(study: Study, trial: Any) -> str:
     return f"trial {trial.number} of {study.name}"
 
 
-def _log(study: Study, trial: Any, result: JobResult) -> None:
+def _end(study: Study, trial: Any, result: JobResult) -> None:
+    study.finish(trial, result)
     values = ", ".join(f"{name}={four_digits(value)}" for name, value in study.settings(trial).items())
     if result.error is not None:
         outcome = f"failed: {result.reason}"

@@ -81,10 +81,15 @@ class Parameter:
         return isinstance(value, (int, float)) and d._contains(d.to_internal_repr(value))
 
     def examples(self) -> list[Any]:
-        """All choices, or both ends of the range, as values of the setting."""
+        """All choices, or both ends of the range and a value between them, as values of the setting."""
         d = self.distribution
-        found = d.choices if isinstance(d, CategoricalDistribution) else (d.low, d.high)  # type: ignore[attr-defined]
-        return [self.value(value) for value in found]
+        if isinstance(d, CategoricalDistribution):
+            return [self.value(value) for value in d.choices]
+        ends = [d.low, d.high]  # type: ignore[attr-defined]
+        if not isinstance(d, FloatDistribution) or d.single():
+            return ends
+        # The ends may be whole numbers where the trials draw others.
+        return [*ends, d.low + (d.step or (d.high - d.low) / math.pi)]
 
     def including(self, value: Any) -> Parameter:
         """The parameter, extended to include ``value``, so that the model's default can be tried."""

@@ -72,6 +72,15 @@ def plain(tiny: Path) -> Path:
     return tiny
 
 
+def test_a_trial_whose_settings_exclude_each_other_fails_alone(tiny: Path) -> None:
+    """Regression: it ended the search, and again whenever the command was given again."""
+    Path("space.yaml").write_text("train_targets: [all, last]\nloss_type: [CE, BPR]\n")
+    _, (study,) = tune("SASRec", "tiny", trials=8, space="space.yaml", MAX_ITEM_LIST_LENGTH=10, epochs=1)
+    errors = [trial.user_attrs.get("error") for trial in study.ended()]
+    assert len(errors) == 8
+    assert {None, "train_targets=all goes with loss_type: CE, not BPR."} == {*errors}
+
+
 def test_the_test_items_change_no_trial(plain: Path) -> None:
     _, before = tune("GRU4Rec", "tiny", trials=3, **SMALL)
     shutil.rmtree("results")

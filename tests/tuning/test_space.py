@@ -246,6 +246,7 @@ def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, defa
         ("GRU4Rec", "dataset: [tiny]", "dataset cannot be searched"),
         ("GRU4Rec", "GRU4Rec.num_layers: [1, 2]", "the space of GRU4Rec alone; write num_layers"),
         ("GRU4Rec", "SASRec.n_layers: [1, 2]", "the space of GRU4Rec alone; write n_layers"),
+        ("GRU4Rec", "hidden_size: {low: 16.0, high: 32.0}", r"hidden_size takes a whole number .*, got 21\.09"),
         ("GRU4Rec", "", "names no setting to search"),
     ],
 )
