@@ -154,7 +154,8 @@ def _run_trials(studies: Sequence[Study], executor: Executor, job_of: Callable[[
         else:
             result = executor.next(POLL_SECONDS)
             if result is not None:
-                _end(*result.job.tag, result)
+                study, trial = result.job.tag
+                _end(study, trial, result)
             elif not executor.under_way:
                 if all(study.is_done for study in studies):
                     return
