@@ -144,25 +144,16 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
     """The table of a dry run."""
     header = ["dataset", "model", "feature", "", "keys", "requests", "cached", "tokens in", "tokens out", "US$"]
     lines: list[list[Any]] = []
-    endpoint = next((builder.endpoint for builder, _ in rows if builder.endpoint is not None), None)
     for builder, row in rows:
         about = "~ estimate" if row.estimated else row.state
         asks = row.state == "asks"
         numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
-        price = f"{row.price:.2f}" if asks and endpoint is not None and endpoint.priced else "?" if asks else ""
+        priced = builder.endpoint is not None and builder.endpoint.priced
+        price = f"{row.price:.2f}" if asks and priced else "?" if asks else ""
         names = [builder.settings["dataset"], builder.settings.method.name, row.feature]
         lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
     text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
-    total, requests = sum(row.price for _, row in rows), sum(row.requests for _, row in rows)
-    notes = [f"total: {requests:,} requests, {total:.2f} US$"]
-    if endpoint is None:
-        notes = ["--llm=offline: made by rule, nothing is asked and nothing costs."]
-    elif not endpoint.priced:
-        notes = [f"total: {requests:,} requests; price not stated: give --llm_price_in and --llm_price_out"]
-    elif endpoint.batch_price and total:
-        notes[0] += f" ({total * endpoint.batch_price:.2f} US$ with --batch)"
-    if endpoint is not None and total:
-        notes.append(_prefix_note(endpoint, [row for _, row in rows]))
+    notes = _price_notes([(builder.endpoint, row) for builder, row in rows if builder.endpoint is not None])
     trainings = {builder.name: _trainings(builder) for builder, _ in rows}
     notes += [text for text in trainings.values() if text]
     notes += dict.fromkeys(f"{row.feature}: {row.note}" for _, row in rows if row.note)
@@ -171,6 +162,29 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
             "~ estimate: stands on something that is not there yet (an untrained stage I, earlier answers of a chain)."
         )
     return "\n".join([text, "", *notes])
+
+
+def _price_notes(rows: Sequence[tuple[Endpoint, FeaturePlan]]) -> list[str]:
+    """What the questions of a plan cost, by the prices of each endpoint, and what may be saved."""
+    if not rows:
+        return ["--llm=offline: made by rule, nothing is asked and nothing costs."]
+    requests = f"total: {sum(row.requests for _, row in rows):,} requests"
+    total = sum(row.price for _, row in rows)
+    unpriced = dict.fromkeys(f"--llm={endpoint.name}" for endpoint, _ in rows if not endpoint.priced)
+    if unpriced and total:
+        notes = [f"{requests}, {total:.2f} US$ and those of {', '.join(unpriced)}, which states no price"]
+    elif unpriced:
+        notes = [f"{requests}; price not stated: give --llm_price_in and --llm_price_out"]
+    else:
+        batched = sum(row.price * (endpoint.batch_price or 1.0) for endpoint, row in rows)
+        notes = [f"{requests}, {total:.2f} US$" + (f" ({batched:.2f} US$ with --batch)" if batched < total else "")]
+    by_name: dict[str, list[tuple[Endpoint, FeaturePlan]]] = {}
+    for endpoint, row in rows:
+        by_name.setdefault(endpoint.name, []).append((endpoint, row))
+    for own in by_name.values():
+        if any(row.price for _, row in own):
+            notes.append(_prefix_note(own[0][0], [row for _, row in own]))
+    return notes
 
 
 def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
@@ -332,8 +346,11 @@ def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | 
     """
     by_home: dict[Path, list[Run]] = {}
     for run in runs:
-        chosen_endpoint(run.settings)  # a paid one requires a limit
-        by_home.setdefault(run.location.home, []).append(run)
+        endpoint = chosen_endpoint(run.settings)  # a paid one requires a limit
+        alike = by_home.setdefault(run.location.home, [run])
+        if chosen_endpoint(alike[0].settings) != endpoint:  # a batch would ask the first one everything
+            raise UserError("--batch takes one --llm for a dataset: give each its own command.")
+        alike += [run] if run is not alike[0] else []
     budget = AnswerSource.of(runs[0].settings).budget
     groups = [_Batches(own, runner, BatchCollector(budget, limit), pause) for own in by_home.values()]
     while True:

@@ -126,6 +126,23 @@ def test_a_dry_run_sees_what_is_there_already(few_users: Path) -> None:
         assert [row.state for _, row in generate.plan([run], runner())] == ["made", "made"]
 
 
+def test_a_dry_run_counts_each_question_at_the_price_of_its_endpoint(few_users: Path) -> None:
+    """Regression: what another endpoint takes was shown at the discount, or without the price, of the first one."""
+    Path("unpriced.yaml").write_text("base_url: http://127.0.0.1:9/v1\nmodel: m\nprice_in: ~\nprice_out: ~\n")
+    sources = ("openai", "anthropic", "unpriced.yaml")
+    openai, anthropic, unpriced = (make_run("EIMF", llm=llm, max_cost=5.0) for llm in sources)
+    halved, full = (sum(row.price for _, row in generate.plan([run], runner())) for run in (openai, anthropic))
+    for runs in ([openai, anthropic], [anthropic, openai]):
+        text = generate.render_plan(generate.plan(runs, runner()))
+        assert f" {halved + full:.2f} US$ ({halved / 2 + full:.2f} US$ with --batch)" in text
+        assert "--llm=openai caches prefixes" in text and "--llm=anthropic states no price for it" in text
+    for runs in ([openai, unpriced], [unpriced, openai]):
+        text = generate.render_plan(generate.plan(runs, runner()))
+        assert f" {halved:.2f} US$ and those of --llm=unpriced, which states no price" in text
+        cells = [line.split()[-1] for line in text.splitlines() if " asks " in line]
+        assert cells.count("?") == len(cells) / 2
+
+
 def test_the_offline_rule_has_nothing_to_plan(few_users: Path) -> None:
     rows = generate.plan([make_run("LLMDMsRec", epochs=1, encoder_max_length=64)], runner())
     assert [row.state for _, row in rows] == ["by rule", "by rule"]
@@ -278,6 +295,16 @@ def test_batches_are_submitted_awaited_and_taken_in(few_users: Path) -> None:
         generate.run_batches([paid(server)], runner(), pause=0.0)
     assert len(stub.submitted) == len(set(stub.submitted))
     assert json.loads((only_folder("openai") / "manifest.json").read_text())["features"]["intent"]["coverage"] == 1.0
+
+
+def test_a_batch_asks_one_endpoint(few_users: Path) -> None:
+    """Regression: the first endpoint was asked, and paid, for what another one was to answer."""
+    stub = BatchStub(three_candidates)
+    with StubServer(stub) as server:
+        runs = [paid(server), paid(server, llm="gpt-4o-mini")]
+        with pytest.raises(UserError, match="--batch takes one --llm for a dataset"):
+            generate.run_batches(runs, runner(), pause=0.0)
+    assert not stub.submitted
 
 
 def test_unusable_answers_of_a_batch_are_asked_again_in_the_next(few_users: Path) -> None:
