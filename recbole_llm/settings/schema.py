@@ -207,6 +207,8 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
         return str(value)
     if str in kinds and isinstance(value, date):
         return value.isoformat()  # YAML makes a date of 2014-03-01
+    if kinds == (list,) and isinstance(value, str) and isinstance(whole := value_of(value), list):
+        return whole  # a list in quotation marks, as RecBole's files have them
     if kinds == (list,) and isinstance(value, str) and "," in value:
         return [value_of(part) for part in value.split(",") if part.strip()]
     if kinds == (list,) and not isinstance(value, (dict, type(None))):

@@ -38,7 +38,7 @@ from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
 from recbole_llm.tuning.budget import Budget
 from recbole_llm.utils.text import one_line
-from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml
+from recbole_llm.utils.yaml import parse_yaml, properties_folder, read_yaml, value_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ class Parameter:
 
     distribution: BaseDistribution
     coded: bool = False
+
+    @property
+    def is_range(self) -> bool:
+        """Whether values are drawn from a range of numbers."""
+        return not isinstance(self.distribution, CategoricalDistribution)
 
     def value(self, stored: Any) -> Any:
         """The setting's value for a value of the distribution."""
@@ -194,7 +199,7 @@ def _from_words(kind: str, values: str) -> Parameter:
         parsed = parse_yaml(values.replace("(", "[").replace(")", "]"))
         if not isinstance(parsed, list):
             raise ValueError(f"choices are a list, got {values}")
-        return _choice(None if value == "None" else value for value in parsed)
+        return _choice(_of_choice(value) for value in parsed)
     wanted = {"uniform": 2, "loguniform": 2, "quniform": 3}
     if kind not in wanted:
         raise ValueError(f"the type {kind} is none of choice, {', '.join(wanted)}")
@@ -212,6 +217,13 @@ def _from_words(kind: str, values: str) -> Parameter:
     if all(value.is_integer() for value in (low, high, step)):
         return _range(int(low), int(high), int(step))
     return _range(low, high, step)
+
+
+def _of_choice(value: Any) -> Any:
+    """What a choice of RecBole's files means: it reads '[64, 64]' and 'True' as Python does."""
+    if not isinstance(value, str):
+        return value
+    return None if value == "None" else value_of(value)
 
 
 def _file_of(method: Method) -> Path | None:
@@ -305,8 +317,19 @@ def space_of(
             except UserError as error:
                 raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
         if settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/")):
-            default = settings.get(name)
-            found[name] = parameter if default is None else parameter.including(default)
+            default = default_of(settings, name)
+            null = default is None and (parameter.is_range or name not in settings.values)
+            found[name] = parameter if null else parameter.including(default)
+    return found
+
+
+def default_of(settings: Settings, name: str) -> Any:
+    """The value of a setting, or of a key within one (``train_neg_sample_args.sample_num``); ``None`` without one."""
+    if name in settings.values:
+        return settings.values[name]
+    found: Any = settings.values
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
     return found
 
 

@@ -30,7 +30,7 @@ from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.history import Ended, Header, accuracy, is_elsewhere, read_history, write_history
 from recbole_llm.tuning.liveness import is_lost, owner
 from recbole_llm.tuning.sampler import TrialSampler
-from recbole_llm.tuning.space import Space, space_json
+from recbole_llm.tuning.space import Space, default_of, space_json
 from recbole_llm.tuning.storage import Storage
 from recbole_llm.tuning.trial import Reporter, Trained
 from recbole_llm.tuning.users import UserPruner
@@ -367,8 +367,8 @@ def starts(run: Run, space: Space) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for settings in (run.settings, *_published(run.settings, space)):
         start = dict(found[0]) if found else {}
-        values = {name: settings.get(name) for name in space}
-        start |= {n: p.stored(values[n]) for n, p in space.items() if values[n] is not None and p.holds(values[n])}
+        values = {name: default_of(settings, name) for name in space}
+        start |= {n: p.stored(values[n]) for n, p in space.items() if p.holds(values[n])}
         if start not in found:
             found.append(start)
     return found

@@ -14,6 +14,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from recbole_llm.errors import UserError
 from recbole_llm.registry import methods, recbole_methods
 from recbole_llm.tuning.space import read_space, searched, space_of
+from recbole_llm.tuning.study import starts
 from recbole_llm.utils.yaml import properties_folder, property_names
 from tests.helpers import layered, make_run, settings_of
 
@@ -167,9 +168,18 @@ def test_recboles_format_is_read_as_recbole_reads_it(tmp_path: Path) -> None:
         "embedding_size": CategoricalDistribution([64, 96, 128]),
         "train_batch_size": IntDistribution(512, 2048, step=512),
         "dropout": FloatDistribution(0.0, 0.5),
-        "mlp_hidden_size": CategoricalDistribution(["[64,64,64]", "[128,128]"]),
+        "mlp_hidden_size": CategoricalDistribution(["[64, 64, 64]", "[128, 128]"]),
         "aggregator": CategoricalDistribution(["mean", None]),
     }
+
+
+def test_lists_of_recboles_format_reach_the_model_as_lists(tiny: Path) -> None:
+    """Regression: '[64,32]', as RecBole's own files write it, became ['[64', '32]'], and every trial failed."""
+    file = written(tiny, "mlp_hidden_size choice ['[64,32]','[32]']\nmf_train choice ['True','False']\n", "model.hyper")
+    space = space_of(settings_of("NeuMF"), file)
+    assert space["mlp_hidden_size"].examples() == [[64, 32], [32], [128, 64]]
+    assert space["mf_train"].examples() == [True, False]
+    assert settings_of("NeuMF", mlp_hidden_size="[64,32]")["mlp_hidden_size"] == [64, 32]
 
 
 @pytest.mark.parametrize(
@@ -228,6 +238,22 @@ def test_what_the_user_gives_is_not_searched(tiny: Path) -> None:
 def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, default: Any, wanted: Any) -> None:
     parameter = read_space(written(tmp_path, f"a: {entry}"))["a"]
     assert parameter.including(default).distribution == wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "text", "default"),
+    [
+        ("SASRec", "clip_grad_norm: [{max_norm: 1}, {max_norm: 5}]", None),
+        ("BPR", "train_neg_sample_args.sample_num: [2, 5]", 1),
+        ("NeuMF", "mlp_hidden_size: [[64, 32], [32, 16]]", [128, 64]),
+    ],
+)
+def test_the_first_trial_has_the_default_of_every_setting(tiny: Path, model: str, text: str, default: Any) -> None:
+    """Regression: a null, and a key within a setting, were drawn at random, and the result was called the default's."""
+    run = make_run(model)
+    space = space_of(run.settings, written(tiny, text))
+    ((name, parameter),) = space.items()
+    assert parameter.value(starts(run, space)[0][name]) == default
 
 
 @pytest.mark.parametrize(
