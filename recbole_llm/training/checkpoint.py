@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
         UserError: the file is missing, damaged, or holds more than tensors and plain values.
     """
     try:
+        with zipfile.ZipFile(path) as kept:  # torch writes checksums and does not read them
+            if (part := kept.testzip()) is not None:
+                raise ValueError(f"{part} is not what its checksum says")
         state: dict[str, Any] = unpack(torch.load(path, map_location=device, weights_only=True))
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}.") from None

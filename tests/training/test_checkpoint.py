@@ -132,6 +132,17 @@ class Evil:
         return (open, (str(self.path), "w"))
 
 
+def test_a_changed_byte_of_a_weight_is_a_user_error(tmp_path):
+    """Regression: torch reads such a file without a word, and lists were made of other weights."""
+    path = tmp_path / "a.pt"
+    checkpoint.save(path, {"weight": torch.randn(100, 64)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"data/0 is not what its checksum says\. Delete it"):
+        checkpoint.load(path)
+
+
 def test_a_foreign_object_is_refused(tmp_path):
     torch.save({"config": Foreign()}, tmp_path / "a.pt")
     with pytest.raises(UserError, match=r"a\.pt is not a readable checkpoint: it holds objects that are neither"):
