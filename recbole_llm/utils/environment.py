@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,16 @@ def package_version() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a result."""
-    found = {"python": platform.python_version()}
-    for name in TESTED_PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    known = {name: version for name in TESTED_PACKAGES if (version := _version_of(name)) is not None}
+    return {"python": platform.python_version(), **known}
+
+
+@cache  # reads and parses the package's description
+def _version_of(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cpu_model() -> str:
@@ -111,6 +115,7 @@ def hardware(device: Any = None) -> dict[str, Any]:
     return facts
 
 
+@cache  # from the first call: what is committed or changed later is not the code that runs
 def git_commit() -> str | None:
     """Commit of the checkout that this package runs from, with ``+`` when it has local changes."""
     root = Path(__file__).resolve().parents[2]

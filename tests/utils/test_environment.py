@@ -160,6 +160,16 @@ def test_local_changes_are_marked(checkout):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_what_changes_after_the_first_look_is_not_the_code_that_runs(checkout):
+    module, folder = checkout
+    commit_all(folder)
+    commit = module.git_commit()
+    with (folder / "recbole_llm" / "utils" / "environment.py").open("a") as stream:
+        stream.write("# changed\n")
+    assert module.git_commit() == commit
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_a_checkout_without_a_commit_gives_none(checkout):
     module, folder = checkout
     git(folder, "init", "--quiet")
