@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -28,6 +30,25 @@ settings.load_profile("tests")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add ``--model``: the models that the contract tests run on instead of the registry's."""
     parser.addoption("--model", help="names for tests/methods/test_contracts.py, package.module:Class among them")
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Put the contracts of a model one after the other, so that not every process builds every model."""
+    places = [place for place, item in enumerate(items) if item.path.name == "test_contracts.py"]
+    contracts = sorted((items[place] for place in places), key=lambda item: item.callspec.params["name"])
+    for place, item in zip(places, contracts, strict=True):
+        items[place] = item
+
+
+def pytest_collection() -> None:
+    """Look for no garbage while tests are collected: there is none."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Keep what lives as long as the process out of collections of garbage, of which estimates make many."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
