@@ -64,18 +64,16 @@ def test_seconds_are_those_of_steps_cases_and_epochs_and_add_up(tiny: Path) -> N
 
 
 CLOCK = """
-import sys, time, types
+import os, sys, types
 from recbole_llm import api
 from recbole_llm.experiments import measuring
 
-def monotonic():
-    if not hasattr(monotonic, "loaded"):
-        monotonic.loaded = "torch._dynamo" in sys.modules
-    return time.monotonic()
+def monotonic():  # the clock begins
+    print("torch._dynamo" in sys.modules, flush=True)
+    os._exit(0)
 
 measuring.time = types.SimpleNamespace(monotonic=monotonic)
 api.estimate("BPR", "tiny", epochs=1)
-print(monotonic.loaded)
 """
 
 
