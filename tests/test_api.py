@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from recbole_llm.registry import Method, find_method, methods, register
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.training.ranking import rank_cases
 from tests.helpers import runner
+from tests.processes import start
 
 SHORT: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 10, "train_batch_size": 128}
 
@@ -158,19 +158,18 @@ def test_a_class_runs_as_a_class(own_models: str, name: str) -> None:
     assert (record.status, record.model) == ("ok", f"{own_models}:{name}")
 
 
+def type_in(code: str) -> None:
+    """Run code as a session does, whose main module has no file."""
+    sys.path.insert(0, "")
+    exec(code, vars(sys.modules["__main__"]))
+
+
 def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
     """The module of such a class has no file."""
     typed = f"import recbole_llm, {own_models}\nclass Mine({own_models}.Biased): pass\n"
-    code = f"{typed}print(recbole_llm.run(Mine, 'tiny', **{SHORT})[0].label)"
-    paths = os.pathsep.join([str(Path(__file__).parents[1]), "."])
-    found = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert found.stdout == "__main__:Mine\n", found.stderr
+    session = start(type_in, f"{typed}print(recbole_llm.run(Mine, 'tiny', **{SHORT})[0].label)")
+    out, err = session.communicate()
+    assert out == "__main__:Mine\n", err
 
 
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:

@@ -1,11 +1,7 @@
-"""Helpers for tests of the client: questions, scripts, a stub endpoint. Tests also run this module as a process.
-
-``python -m tests.llm.chat BASE_URL CACHE FIRST LAST CONCURRENCY`` asks the questions FIRST to LAST - 1.
-"""
+"""Helpers for tests of the client: questions, scripts, a stub endpoint."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -58,8 +54,8 @@ def first_only(fault: Reply) -> Any:
     return lambda call: fault if call.number == 0 else Reply(text="fine")
 
 
-if __name__ == "__main__":
-    base_url, path, first, last, concurrency = sys.argv[1:]
-    with ResponseCache(Path(path)) as cache:
-        client = Client(endpoint_at(base_url, concurrency=int(concurrency)), cache, known=met())
-        client.run(numbered(int(first), int(last)))
+def ask(base_url: str, path: Path, first: int, last: int, concurrency: int) -> None:
+    """Ask the questions ``first`` to ``last - 1``, with the cache at ``path``; tests run this in a process."""
+    with ResponseCache(path) as cache:
+        client = Client(endpoint_at(base_url, concurrency=concurrency), cache, known=met())
+        client.run(numbered(first, last))

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from recbole_llm.llm.cache import ResponseCache, StoredAnswers
 from recbole_llm.llm.chat import ChatAnswer
 from recbole_llm.llm.client import Client
-from tests.llm.chat import asked, asking, endpoint_at, numbered
+from tests.llm.chat import ask, asked, asking, endpoint_at, numbered
+from tests.processes import start
 from tests.stub_server import Call, Reply, StubServer
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_run_asks_nothing(cache: ResponseCache) -> None:
@@ -48,17 +44,10 @@ def test_the_cache_gives_what_the_run_gave(cache: ResponseCache) -> None:
     assert answers.used == {asked("hello").key: found}
 
 
-def start_asking(server: StubServer, cache: Path, first: int, last: int, concurrency: int) -> subprocess.Popen[bytes]:
-    """A process of its own that asks numbered questions."""
-    words = [server.base_url, cache, first, last, concurrency]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-m", "tests.llm.chat", *map(str, words)], cwd=ROOT, env=environment)
-
-
 def test_processes_share_one_cache(tmp_path: Path) -> None:
     path = tmp_path / "responses.sqlite"
     with StubServer() as server:
-        children = [start_asking(server, path, 10 * n, 10 * n + 60, 4) for n in range(3)]
+        children = [start(ask, server.base_url, path, 10 * n, 10 * n + 60, 4) for n in range(3)]
         assert [child.wait(300) for child in children] == [0, 0, 0]
         before = len(server.calls)
         with ResponseCache(path) as cache:
@@ -77,11 +66,11 @@ def test_after_a_kill_nothing_is_asked_twice_but_what_was_under_way(tmp_path: Pa
         return Reply()
 
     with StubServer(reply) as server:
-        child = start_asking(server, path, 0, 60, at_once)
+        child = start(ask, server.base_url, path, 0, 60, at_once)
         server.wait_until(lambda _: len(held) == at_once)  # all of the client's slots wait for an answer
         child.send_signal(signal.SIGKILL)
         assert child.wait(300) == -signal.SIGKILL
-        assert start_asking(server, path, 0, 60, at_once).wait(300) == 0
+        assert start(ask, server.base_url, path, 0, 60, at_once).wait(300) == 0
     times = server.times_asked()
     assert len(times) == 60
     assert {body for body, count in times.items() if count > 1} == held
