@@ -24,6 +24,7 @@ from recbole_llm.data.interactions import Interactions
 
 RUN = 3  # titles in a row that distinguish one history from most others
 MANY = 6  # titles that identify a history in any order if they are more than half of it
+TITLES_AT_ONCE = 8  # that are looked up in histories
 FORWARDS, BACKWARDS = 1, -1
 
 Occurrences = tuple[np.ndarray, np.ndarray]  # users of a run, and whether it ends in an item that is hidden there
@@ -49,6 +50,7 @@ class TitleRuns:
         order = np.argsort(code[within], kind="stable")
         self._code, self._user = code[within][order], user[last][within][order]
         self._hidden = (last >= np.asarray(limits)[user[last]])[within][order]
+        self._hidden_before = np.concatenate(([0], np.cumsum(self._hidden)))
         self._any_order = _AnyOrder(np.asarray(known, dtype=np.int64), table, np.asarray(limits))
 
     @property
@@ -67,7 +69,10 @@ class TitleRuns:
 
     def _of_runs(self, ids: np.ndarray) -> int:
         """The user whose hidden run a list has; 0 for none."""
-        found = {FORWARDS: self._found(ids), BACKWARDS: self._found(ids[::-1])}
+        places = {FORWARDS: self._places(ids), BACKWARDS: self._places(ids[::-1])}
+        if not any((self._hidden_before[ends] > self._hidden_before[begins]).any() for begins, ends in places.values()):
+            return 0  # no run is hidden anywhere, as of most lists: their owner does not matter
+        found = {direction: self._found(*bounds) for direction, bounds in places.items()}
         owner, direction = _owner(found)
         for users, hidden in found[direction]:
             own = users == owner
@@ -79,11 +84,15 @@ class TitleRuns:
                 return int(users[0])
         return 0
 
-    def _found(self, ids: np.ndarray) -> list[Occurrences]:
-        """Where each run of a list occurs."""
+    def _places(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """First and last place, exclusive, of each run of a list among all runs."""
         codes = self._codes(ids)
         begins, ends = (np.searchsorted(self._code, codes, side) for side in ("left", "right"))
         ends[codes < 0] = begins[codes < 0]
+        return begins, ends
+
+    def _found(self, begins: np.ndarray, ends: np.ndarray) -> list[Occurrences]:
+        """Where each run of a list occurs."""
         return [(self._user[begin:end], self._hidden[begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
     def _codes(self, ids: np.ndarray) -> np.ndarray:
@@ -125,10 +134,12 @@ class _AnyOrder:
     def leak(self, ids: np.ndarray) -> int:
         """The user whose history accounts for a list that no visible history accounts for; 0 for none."""
         wanted = np.unique(ids[ids >= 0])
-        holders = self._holders(self._held, wanted)
-        visible = self._holders(self._held_visibly, wanted)
-        suspects = np.setdiff1d(holders, visible)
-        if len(wanted) < 2 or not len(suspects):
+        if len(wanted) < 2:
+            return 0
+        holders = self._holders(wanted)
+        shown = _have(self._held_visibly, self._codes(wanted, holders))
+        visible, suspects = holders[shown], holders[~shown]
+        if not len(suspects):
             return 0
         pairs = {user: self._neighbours(ids, user, int(self._begins[user + 1])) for user in suspects.tolist()}
         owner = max(pairs, key=lambda user: pairs[user])
@@ -141,20 +152,18 @@ class _AnyOrder:
         whole = self._titles[self._begins[user] : self._begins[user + 1]]
         return len(wanted) >= MANY and 2 * len(wanted) > len(np.unique(whole[whole >= 0]))
 
-    def _holders(self, held: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    def _holders(self, wanted: np.ndarray) -> np.ndarray:
         """The users whose histories have all of some titles, ascending."""
-        begins, ends = (np.searchsorted(held, bound * self._n_users) for bound in (wanted, wanted + 1))
-        if not len(wanted):
-            return wanted
+        begins, ends = (np.searchsorted(self._held, bound * self._n_users) for bound in (wanted, wanted + 1))
         rarest = int(np.argmin(ends - begins))
-        users = held[begins[rarest] : ends[rarest]] % self._n_users
-        for title in wanted.tolist():
-            if not len(users):
-                break
-            code = title * self._n_users + users
-            places = np.minimum(np.searchsorted(held, code), len(held) - 1)
-            users = users[held[places] == code]
+        users = self._held[begins[rarest] : ends[rarest]] % self._n_users
+        for titles in np.array_split(wanted, -(-len(wanted) // TITLES_AT_ONCE)):  # few users have the first ones
+            users = users[_have(self._held, self._codes(titles, users))]
         return users
+
+    def _codes(self, titles: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """``(n_titles, n_users)`` one number for each title and user."""
+        return titles[:, None] * self._n_users + users
 
     def _neighbours(self, ids: np.ndarray, user: int, end: int) -> int:
         """How many pairs of neighbours in a list are also neighbours in a user's history before row ``end``.
@@ -168,3 +177,11 @@ class _AnyOrder:
         """One number for each pair of neighbouring titles that are both known."""
         first, second = ids[:-1], ids[1:]
         return (first * self._n_titles + second)[(first >= 0) & (second >= 0)]
+
+
+def _have(held: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """``(n_users,)`` whether all numbers of a column are among the sorted ``held``."""
+    if not len(held):
+        return np.zeros(codes.shape[1], dtype=bool)
+    places = np.minimum(np.searchsorted(held, codes), len(held) - 1)
+    return np.asarray((held[places] == codes).all(axis=0))
