@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterator
@@ -103,9 +104,10 @@ def answer(call: Call) -> Reply:
     return answer_of_any_prompt(call)
 
 
-def toy_ml_100k(folder: str = "dataset") -> None:
-    """Write a small part of ml-100k to ``dataset/ml-100k`` in the test's folder."""
-    files = locate("ml-100k", None, folder)
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small part of ml-100k."""
+    files = locate("ml-100k", None, tmp_path_factory.mktemp("toy"))
     inter, item = files.file("inter"), files.file("item")
     assert inter is not None
     assert item is not None
@@ -116,6 +118,12 @@ def toy_ml_100k(folder: str = "dataset") -> None:
     inter.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
     header, *rows = item.read_text(encoding="utf-8").splitlines()
     item.write_text("\n".join([header, *rows[:60]]) + "\n", encoding="utf-8")
+    return files.folder
+
+
+def put(toy: Path, folder: str = "dataset") -> None:
+    """Copy the small part of ml-100k to the test's folder."""
+    shutil.copytree(toy, Path(folder) / "ml-100k", dirs_exist_ok=True)
 
 
 def shop() -> None:
@@ -128,9 +136,9 @@ def shop() -> None:
     Path("items.ids").write_text("\n".join(["item_id", *map(str, range(1, 61))]) + "\n", encoding="utf-8")
 
 
-def store(server: StubServer) -> None:
+def store(server: StubServer, toy: Path) -> None:
     """Make ``dataset/ml-100k/answers``: answers about the toy data, in place of the published store for ml-100k."""
-    toy_ml_100k("made")
+    put(toy, "made")
     words = [*small("generate --model=EIMF --dataset=ml-100k --llm=llamacpp", server.base_url), "--dataset_dir=made"]
     assert cli.main([*words, "--quiet"]) == 0
     assert cli.main(["answers", "push", *words[1:], "--store=dataset/ml-100k/answers", "--quiet"]) == 0
@@ -144,15 +152,17 @@ def server() -> Iterator[StubServer]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if run_here(page)], ids=name_of)
-def test_the_commands_run(page: Path, workspace: Path, server: StubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_run(
+    page: Path, workspace: Path, toy: Path, server: StubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     lines = run_here(page)
     if any("shop" in line or ".npy" in line for line in lines) and run_python(page) == 0:
         shop()
     if any("ml-100k" in line for line in lines):
-        toy_ml_100k()
+        put(toy)
     if any("dataset/ml-100k/answers" in line for line in lines):
-        store(server)
+        store(server, toy)
     asked = len(server.calls)
     for line in lines:
         if "--executor=ray" not in line:  # a cluster takes its time to start; tests/execution/test_ray.py starts one
@@ -161,8 +171,8 @@ def test_the_commands_run(page: Path, workspace: Path, server: StubServer, monke
         assert len(server.calls) == asked, "a page of published answers asked an LLM"
 
 
-def test_the_python_of_the_pages_runs(workspace: Path, cli: Cli) -> None:
-    toy_ml_100k()
+def test_the_python_of_the_pages_runs(workspace: Path, toy: Path, cli: Cli) -> None:
+    put(toy)
     assert cli(*small("run --model=Pop,BPR --dataset=ml-100k", ""), "--quiet") == 0
     for page in ("howto/tables", "reference/results"):
         assert run_python(ROOT / f"docs/{page}.md") > 0
