@@ -37,7 +37,8 @@ def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Pa
     findings = examine_leaks("ml-100k", None, "dataset")
     assert [finding.text for finding in findings if not finding.good] == []
     assert sum(" prompts, " in finding.text for finding in findings) == 4
-    (record,) = api.run("EIMF", **SOURCE, **TOY)
+    # The alignment of a batch takes time and memory by the square of its size.
+    (record,) = api.run("EIMF", **SOURCE, **{**TOY, "train_batch_size": 1024})
     assert (record.status, record.label) == ("ok", "EIMF (claude-2026-11)")
     assert record.features is not None
     assert record.features.coverage == {"itemtext": 1.0, "exemplar": 1.0}
