@@ -109,10 +109,10 @@ class Data:
 
 
 TOY = Data("toy", {"train_batch_size": 64}, [f"u{n}" for n in range(100)], [f"i{n}" for n in range(120)])
-# The filter keeps a third of the users and a tenth of the interactions.
+# The filter keeps a third of the users and a tenth of the interactions, and few word pieces of a text are encoded.
 ML100K = Data(
     "ml-100k",
-    {"train_batch_size": 256, "user_inter_num_interval": "[20,40]"},
+    {"train_batch_size": 64, "user_inter_num_interval": "[20,40]", "encoder_max_length": 16},
     [str(n) for n in range(1, 944)],
     [str(n) for n in range(1, 1683)],
 )
