@@ -36,27 +36,15 @@ def everything(store: ResultStore) -> list[Record]:
 
 
 class Kept(NamedTuple):
-    """The records that a picture is drawn from.
-
-    Attributes:
-        store: the folder.
-        tuned: whether the rows have searched settings; else all have the same fixed ones.
-    """
+    """A folder of records with fixed settings, from which a picture is drawn."""
 
     store: ResultStore
-    tuned: bool
-
-    @property
-    def settings(self) -> str:
-        """The name of the rows' settings in a title."""
-        return "searched settings" if self.tuned else "fixed settings"
 
     def records(self, dataset: str, protocol: str) -> list[Record]:
         """The finished records of a dataset under a protocol."""
         return [
             each for each in everything(self.store)
-            if (each.dataset, each.protocol, each.tuned) == (dataset, protocol, self.tuned)
-            and each.status == "ok" and each.ranks_file
+            if (each.dataset, each.protocol) == (dataset, protocol) and each.status == "ok" and each.ranks_file
         ]  # fmt: skip
 
     def difference(self, first: Sequence[Record], second: Sequence[Record]) -> Bar | None:
@@ -69,9 +57,8 @@ class Kept(NamedTuple):
         return found.low, found.difference, found.high
 
 
-ANSWERS = Kept(ResultStore(ROOT / "results/answers"), tuned=False)
-SEARCHED = Kept(ResultStore(ROOT / "results/flagship-short"), tuned=True)
-TIMES = Kept(ResultStore(ROOT / "results/times"), tuned=False)
+ANSWERS = Kept(ResultStore(ROOT / "results/answers"))
+TIMES = Kept(ResultStore(ROOT / "results/times"))
 
 
 def seeds_of(row: Sequence[Record]) -> Sequence[Record]:
@@ -92,7 +79,7 @@ def has(record: Record, where: Mapping[str, Any]) -> bool:
 
 # Drawing.
 
-GREY, RED, BLUE, VIOLET = "#6b7280", "#c2410c", "#2563eb", "#7c3aed"
+GREY, RED, BLUE, VIOLET, GREEN = "#6b7280", "#c2410c", "#2563eb", "#7c3aed", "#15803d"
 STYLE = {
     "svg.fonttype": "none",  # texts are not drawn as paths
     "svg.hashsalt": "recbole_llm",  # the same ids in every run
@@ -165,12 +152,12 @@ def bars(
 # Gain over the backbone.
 
 CONTROLS = {"llm": RED, "offline": BLUE, "shuffled": VIOLET, "none": GREY}
-# The methods that read LLM answers (DUIP reads titles alone): records, method, backbone, and the backbone's settings.
-BACKBONES: Mapping[str, tuple[Kept, str, str, Mapping[str, Any]]] = {
-    "EIMF − REMI": (ANSWERS, "EIMF", "REMI", {}),
-    "LDMI − ComiRecDR": (ANSWERS, "LDMI", "ComiRecDR", {"routing_transform": "interest", "interest_scale": 1.0}),
-    "LLMDMsRec − SRGNN": (SEARCHED, "LLMDMsRec", "SRGNN", {}),
-    "ISRF − ISRF without its graph": (ANSWERS, "ISRF", "ISRF", {"graph_words": False}),
+# The methods that read LLM answers (DUIP reads titles alone): method, backbone, and the backbone's settings.
+BACKBONES: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    "EIMF − REMI": ("EIMF", "REMI", {}),
+    "LDMI − ComiRecDR": ("LDMI", "ComiRecDR", {"routing_transform": "interest", "interest_scale": 1.0}),
+    "LLMDMsRec − SRGNN": ("LLMDMsRec", "SRGNN", {}),
+    "ISRF − ISRF without its graph": ("ISRF", "ISRF", {"graph_words": False}),
 }
 
 
@@ -183,15 +170,15 @@ def control_of(record: Record) -> str:
 def gain() -> Figure:
     """The picture of the README."""
     groups = {}
-    for heading, (kept, method, backbone, where) in BACKBONES.items():
-        records = kept.records("ml-100k", "loo")
+    records = ANSWERS.records("ml-100k", "loo")
+    for heading, (method, backbone, where) in BACKBONES.items():
         below = [each for each in records if each.model == backbone and has(each, where)]
         above = [each for each in records if each.model == method and each not in below]
         groups[heading] = [
-            Row(control, colour, kept.difference([each for each in above if control_of(each) == control], below))
+            Row(control, colour, ANSWERS.difference([each for each in above if control_of(each) == control], below))
             for control, colour in CONTROLS.items()
         ]
-    title = "Gain in NDCG@10 over the backbone; 95 % intervals (ml-100k, three seeds, LLM-DMsRec five)"
+    title = "Gain in NDCG@10 over the backbone; 95 % intervals (ml-100k, three seeds, fixed settings)"
     return bars(title, groups, marks=[0])
 
 
@@ -223,7 +210,7 @@ def twin() -> Figure:
                 groups[heading] += rows
     title = (
         "Difference in NDCG@10 under leave-one-out and under a split in time, with 95 % intervals\n"
-        f"Most rows have one seed: their intervals hold for these trainings alone ({TIMES.settings})"
+        f"Most rows have one seed: their intervals hold for these trainings alone (fixed settings)"
     )
     legend = {"loo: leave-one-out": PROTOCOLS["loo"], "gts: split in time": PROTOCOLS["gts"]}
     return bars(title, groups, [0], legend)
@@ -237,8 +224,9 @@ METHODS: Mapping[str, tuple[str, Mapping[str, Any]]] = {  # colour, and settings
     "EIMF": (RED, {}),
     "LDMI": (BLUE, {}),
     "ISRF": (VIOLET, {"graph_words": True}),
+    "LLMDMsRec": (GREEN, {}),
 }
-BASELINES = ("VSKNN", "EASE", "Pop", "REMI")
+BASELINES = ("VSKNN", "EASE", "Pop", "REMI", "SRGNN")
 
 
 def values_of(row: Sequence[Record]) -> list[float]:
@@ -274,7 +262,7 @@ def price() -> Figure:
     means = dict(sorted(means.items(), key=lambda each: -each[1]))
     groups["No LLM"] = [Row(f"{name}, {mean:.4f}", GREY, (mean, mean, mean)) for name, mean in means.items()]
     title = (
-        f"NDCG@10 (mean ± deviation) and price of the answers (ml-100k, three seeds, {ANSWERS.settings})\n"
+        f"NDCG@10 (mean ± deviation) and price of the answers (ml-100k, three seeds, fixed settings)\n"
         f"Answers of {LLM}, priced at {RATES}'s rates whoever wrote them; dashed: no LLM"
     )
     return bars(title, groups, means.values())

@@ -102,9 +102,9 @@ def shown(root: ElementTree.Element) -> Shown:
 
 
 @cache
-def kept(folder: str, dataset: str, protocol: str, tuned: bool = False) -> list[Record]:
+def kept(folder: str, dataset: str, protocol: str) -> list[Record]:
     records = ResultStore(ROOT / "results" / folder)
-    return [each for each in records if (each.dataset, each.protocol, each.tuned) == (dataset, protocol, tuned)]
+    return [each for each in records if (each.dataset, each.protocol) == (dataset, protocol)]
 
 
 def compared(folder: str, first: list[Record], second: list[Record]) -> Comparison:
@@ -137,13 +137,13 @@ def test_gains_are_those_of_the_records() -> None:
         return "offline" if record.features.llm == "offline" else "llm"
 
     wanted: dict[tuple[str, str], Values | None] = {}
-    for heading, folder, method, backbone in (
-        ("EIMF − REMI", "answers", "EIMF", "REMI"),
-        ("LDMI − ComiRecDR", "answers", "LDMI", "ComiRecDR"),
-        ("LLMDMsRec − SRGNN", "flagship-short", "LLMDMsRec", "SRGNN"),
-        ("ISRF − ISRF without its graph", "answers", "ISRF", "ISRF"),
+    records = kept("answers", "ml-100k", "loo")
+    for heading, method, backbone in (
+        ("EIMF − REMI", "EIMF", "REMI"),
+        ("LDMI − ComiRecDR", "LDMI", "ComiRecDR"),
+        ("LLMDMsRec − SRGNN", "LLMDMsRec", "SRGNN"),
+        ("ISRF − ISRF without its graph", "ISRF", "ISRF"),
     ):
-        records = kept(folder, "ml-100k", "loo", tuned=folder == "flagship-short")
         below = [each for each in records if each.model == backbone]
         if backbone == "ComiRecDR":  # as LDMI routes
             below = [each for each in below if each.settings["routing_transform"] == "interest"]
@@ -153,9 +153,8 @@ def test_gains_are_those_of_the_records() -> None:
         for control in ("llm", "offline", "shuffled", "none"):
             row = [each for each in records if each.model == method and source(each) == control]
             row = [each for each in row if method != "ISRF" or each.settings["graph_words"]]
-            seeds = 5 if method == "LLMDMsRec" else 3  # as the title says
-            assert len(row) in (0, seeds) and len(below) == seeds
-            wanted[heading, control] = interval(compared(folder, row, below)) if row else None
+            assert len(row) == len(below) == 3  # as the title says
+            wanted[heading, control] = interval(compared("answers", row, below))
     found = shown(on_disk("gain"))
     assert_bars(found.bars, wanted)
     assert {label: found.colours[heading, label] for heading, label in found.colours} == PICTURES["CONTROLS"]
@@ -208,7 +207,7 @@ def test_prices_and_accuracies_are_those_of_the_records() -> None:
         return mean(row) - deviation, mean(row), mean(row) + deviation
 
     wanted: dict[tuple[str, str], Values | None] = {}
-    for method in ("EIMF", "LDMI", "ISRF"):
+    for method in ("EIMF", "LDMI", "ISRF", "LLMDMsRec"):
         runs = [each for each in records if each.model == method and each.settings.get("graph_words", True)]
         answered = [each for each in runs if each.semantics == "llm" and each.features.llm == "claude-2026-11"]
         without = [each for each in runs if each.semantics == "none"]
@@ -218,13 +217,14 @@ def test_prices_and_accuracies_are_those_of_the_records() -> None:
         dollars = (facts.tokens_in * rates["price_in"] + facts.tokens_out * rates["price_out"]) / 1e6
         wanted[method, "without answers, $0"] = bar(without)
         wanted[method, f"with answers, ${dollars:.3f}"] = bar(answered)
-    means = [mean([each for each in records if each.model == model]) for model in ("VSKNN", "REMI", "EASE", "Pop")]
+    baselines = ("SRGNN", "VSKNN", "REMI", "EASE", "Pop")
+    means = [mean([each for each in records if each.model == model]) for model in baselines]
     assert means == sorted(means, reverse=True)
-    for model, value in zip(("VSKNN", "REMI", "EASE", "Pop"), means, strict=True):
+    for model, value in zip(baselines, means, strict=True):
         wanted["No LLM", f"{model}, {value:.4f}"] = (value, value, value)
     found = shown(on_disk("price"))
     assert_bars(found.bars, wanted)
-    assert list(found.marks) == ["EIMF", "LDMI", "ISRF", "No LLM"]
+    assert list(found.marks) == ["EIMF", "LDMI", "ISRF", "LLMDMsRec", "No LLM"]
     assert all(each == pytest.approx(means, abs=1e-6) for each in found.marks.values())
 
 
