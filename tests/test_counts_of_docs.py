@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.evaluation.metrics import per_case
-from recbole_llm.evaluation.significance import Family
+from recbole_llm.evaluation.significance import Family, adjusted
 from recbole_llm.experiments.record import Record
 from recbole_llm.utils.yaml import read_yaml
 from tests.test_claims_of_docs import (
@@ -29,6 +29,7 @@ from tests.test_claims_of_docs import (
     CLAUDE,
     DIVIDED,
     DRAWN,
+    FILMS,
     FLAGSHIP,
     FLAGSHIP_DIRECT,
     FOLDS,
@@ -38,6 +39,7 @@ from tests.test_claims_of_docs import (
     INSIDE,
     INTEREST,
     LAST,
+    OTHER_FILMS,
     PREFIXES,
     PROFILES,
     PROFILES_LATER,
@@ -49,6 +51,8 @@ from tests.test_claims_of_docs import (
     TITLES,
     TOYS,
     TOYS_LATER,
+    VECTORS,
+    VECTORS_IN_TIME,
     WITH_LM,
     WITHOUT_LM,
     Place,
@@ -366,6 +370,77 @@ def test_what_three_seeds_said_of_ldmi() -> None:
     assert f"the right answers and exchanged ones was {said}" in page("findings/tuned")
     later = compared(FLAGSHIP, exchanged, ("LDMI",)).against[right].p
     assert f"over three seeds (p {found.p:.3f}), and no longer over five (p {later:.2f})" in page("findings/seeds")
+
+
+def test_own_and_exchanged_vectors_after_holm() -> None:
+    models = ("UniSRec", "SASRecText", "AlphaRec", "LLMESR", "SASRec")
+    p = [
+        Family({label: compared(VECTORS).row(label).ranks for label in pair}, "ndcg@10").compare()[0].p
+        for pair in ((f"{name} ({FILMS})", f"{name} ({OTHER_FILMS})") for name in models)
+    ]
+    unisrec, text, alpha, *_ = adjusted(p, "holm")
+    assert (
+        f"UniSRec has p {unisrec:.3f}, SASRecText {text:.3f} and AlphaRec {alpha:.2f}, so AlphaRec's gain rests on"
+        in page("findings/vectors")
+    )
+
+
+def trials(model: str, protocol: str, semantics: str) -> list[dict[str, Any]]:
+    """The trials of a search of the suite ``vectors``."""
+    (path,) = (ROOT / "results/vectors/studies").glob(f"{model}-ml-100k-{protocol}-{semantics}-*.jsonl")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+
+
+def reached(trial: dict[str, Any], epochs: int) -> float:
+    """The best validation value of a trial in its first epochs."""
+    return max(value for epoch, value in trial["curve"].items() if int(epoch) <= epochs)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("AlphaRec", "AlphaRec"),
+        ("SASRecText", "SASRecText"),
+        ("LLMESR", "LLM-ESR"),
+        ("UniSRec", "UniSRec"),
+        ("SASRec", "SASRec, `--init=vectors`"),
+    ],
+)
+def test_trials_with_own_and_with_exchanged_vectors(model: str, name: str) -> None:
+    pairs = zip(trials(model, "loo", "text"), trials(model, "loo", "shuffled"), strict=True)
+    same = [(own, other) for own, other in pairs if own["params"] == other["params"]]
+    both = [min(len(own["curve"]), len(other["curve"])) for own, other in same]
+    better = [reached(own, n) > reached(other, n) for (own, other), n in zip(same, both, strict=True)]
+    assert f"| {name} | {len(same)} | {sum(better)} |" in page("findings/vectors")
+    if model == "UniSRec":
+        (own, other) = same[better.index(False)]
+        chosen = compared(VECTORS).row(f"UniSRec ({OTHER_FILMS})").runs[0].settings
+        assert {key: chosen[key] for key in other["params"]} == other["params"]
+        assert f"own vectors reached {own['value']:.4f} and exchanged ones {other['value']:.4f}." in page(
+            "findings/vectors"
+        )
+
+
+@pytest.mark.parametrize(
+    ("model", "place", "same"),
+    [
+        ("AlphaRec", VECTORS, True),
+        ("LLMESR", VECTORS, True),
+        ("SASRecText", VECTORS, False),
+        ("UniSRec", VECTORS, False),
+        ("SASRec", VECTORS, False),
+        ("UniSRec", VECTORS_IN_TIME, True),
+    ],
+)
+def test_what_the_searches_of_vectors_chose(model: str, place: Place, same: bool) -> None:
+    searched = trials(model, place[2], "text")[0]["params"]
+    rows = [compared(place).row(f"{model} ({which})").runs[0].settings for which in (FILMS, OTHER_FILMS)]
+    own, other = ({key: settings[key] for key in searched} for settings in rows)
+    assert (own == other) == same
+    if (model, place) == ("UniSRec", VECTORS):
+        assert (own["n_layers"], own["hidden_size"], other["n_layers"], other["hidden_size"]) == (1, 64, 3, 32)
+    if model == "SASRecText":
+        assert (own["hidden_size"], other["hidden_size"]) == (128, 32)
 
 
 def test_sampled_candidates_turn_the_order() -> None:
