@@ -210,7 +210,7 @@ def twin() -> Figure:
                 groups[heading] += rows
     title = (
         "Difference in NDCG@10 under leave-one-out and under a split in time, with 95 % intervals\n"
-        f"Most rows have one seed: their intervals hold for these trainings alone (fixed settings)"
+        "Most rows have one seed: their intervals hold for these trainings alone (fixed settings)"
     )
     legend = {"loo: leave-one-out": PROTOCOLS["loo"], "gts: split in time": PROTOCOLS["gts"]}
     return bars(title, groups, [0], legend)

@@ -385,15 +385,25 @@ def test_own_and_exchanged_vectors_after_holm() -> None:
     )
 
 
-def trials(model: str, protocol: str, semantics: str) -> list[dict[str, Any]]:
-    """The trials of a search of the suite ``vectors``."""
-    (path,) = (ROOT / "results/vectors/studies").glob(f"{model}-ml-100k-{protocol}-{semantics}-*.jsonl")
+def trials(folder: str, model: str, protocol: str, semantics: str) -> list[dict[str, Any]]:
+    """The trials of a search."""
+    (path,) = (ROOT / "results" / folder / "studies").glob(f"{model}-ml-100k-{protocol}-{semantics}-*.jsonl")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[1:]]
 
 
-def reached(trial: dict[str, Any], epochs: int) -> float:
-    """The best validation value of a trial in its first epochs."""
-    return max(value for epoch, value in trial["curve"].items() if int(epoch) <= epochs)
+Trial = dict[str, Any]
+
+
+def with_same_settings(first: list[Trial], second: list[Trial]) -> list[tuple[Trial, Trial]]:
+    """The trials of two searches that had the same number and the same settings."""
+    return [pair for pair in zip(first, second, strict=True) if pair[0]["params"] == pair[1]["params"]]
+
+
+def is_better(first: Trial, second: Trial) -> bool:
+    """Whether the first trial reached more on validation, up to the last epoch that both trained."""
+    both = min(len(first["curve"]), len(second["curve"]))
+    one, other = (max(v for n, v in each["curve"].items() if int(n) <= both) for each in (first, second))
+    return bool(one > other)
 
 
 @pytest.mark.parametrize(
@@ -407,10 +417,8 @@ def reached(trial: dict[str, Any], epochs: int) -> float:
     ],
 )
 def test_trials_with_own_and_with_exchanged_vectors(model: str, name: str) -> None:
-    pairs = zip(trials(model, "loo", "text"), trials(model, "loo", "shuffled"), strict=True)
-    same = [(own, other) for own, other in pairs if own["params"] == other["params"]]
-    both = [min(len(own["curve"]), len(other["curve"])) for own, other in same]
-    better = [reached(own, n) > reached(other, n) for (own, other), n in zip(same, both, strict=True)]
+    same = with_same_settings(*(trials("vectors", model, "loo", which) for which in ("text", "shuffled")))
+    better = [is_better(own, other) for own, other in same]
     assert f"| {name} | {len(same)} | {sum(better)} |" in page("findings/vectors")
     if model == "UniSRec":
         (own, other) = same[better.index(False)]
@@ -433,7 +441,7 @@ def test_trials_with_own_and_with_exchanged_vectors(model: str, name: str) -> No
     ],
 )
 def test_what_the_searches_of_vectors_chose(model: str, place: Place, same: bool) -> None:
-    searched = trials(model, place[2], "text")[0]["params"]
+    searched = trials("vectors", model, place[2], "text")[0]["params"]
     rows = [compared(place).row(f"{model} ({which})").runs[0].settings for which in (FILMS, OTHER_FILMS)]
     own, other = ({key: settings[key] for key in searched} for settings in rows)
     assert (own == other) == same
@@ -441,6 +449,25 @@ def test_what_the_searches_of_vectors_chose(model: str, place: Place, same: bool
         assert (own["n_layers"], own["hidden_size"], other["n_layers"], other["hidden_size"]) == (1, 64, 3, 32)
     if model == "SASRecText":
         assert (own["hidden_size"], other["hidden_size"]) == (128, 32)
+
+
+def test_trials_with_the_rules_intents_and_with_exchanged_ones() -> None:
+    searches = [trials("flagship-short", "LLMDMsRec", "loo", which) for which in ("offline", "shuffled")]
+    first, second = (max(each, key=lambda trial: trial["value"])["params"] for each in searches)
+    assert first != second
+    same = with_same_settings(*searches)
+    assert (len(same), sum(is_better(*pair) for pair in same)) == (10, 8)
+    words = (
+        "the ten trials that had the same settings in both, the rule's own intents were better on validation in eight"
+    )
+    assert words in page("findings/tuned")
+
+
+@pytest.mark.parametrize("model", ["EIMF", "LDMI"])
+def test_searches_that_chose_the_same_settings_with_exchanged_answers(model: str) -> None:
+    searches = [trials("flagship-short", model, "loo", which) for which in ("llm", "shuffled")]
+    first, second = (max(each, key=lambda trial: trial["value"])["params"] for each in searches)
+    assert first == second
 
 
 def test_sampled_candidates_turn_the_order() -> None:
