@@ -446,6 +446,8 @@ def _notes(estimate: Estimate) -> list[str]:
     if any(line.work.kind == CANDIDATES for line in lines):
         found.append("candidate models are trained once, and the features of the others stand on them")
     found.append("not counted: making features and waiting for answers, starting processes, several workers at once")
+    if any(int(line.work.run.settings["nproc"]) > 1 for line in lines):
+        found.append("--nproc: seconds and memory are those of one process that trains alone")
     if without := dict.fromkeys(line.name for line in lines if line.measured and line.measured.without_features):
         found.append(
             f"measured without features, which are not made yet; with them it will take longer: {'; '.join(without)}"

@@ -401,6 +401,11 @@ def test_rows_without_their_features_are_named_in_one_line(few_users: Path) -> N
     assert text.endswith("it will take longer: EIMF, tiny, loo, offline; EIMF, tiny, loo, shuffled")
 
 
+def test_an_estimate_says_that_it_is_of_one_process(tiny: Path) -> None:
+    said = {n: render_estimate(estimate("BPR", "tiny", epochs=1, nproc=n)) for n in (1, 2)}
+    assert [n for n, text in said.items() if "--nproc: seconds and memory are those of one process" in text] == [2]
+
+
 def test_what_is_said_meanwhile_names_the_lines_and_no_folder_to_be_thrown_away(
     few_users: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
