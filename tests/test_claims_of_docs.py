@@ -135,7 +135,7 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, "eSASRec", "GRU4Rec", CHANCE,
           "though not significantly (`--baseline=GRU4Rec`: p {p2},"),
     Claim("tuned", FLAGSHIP, "HSTU", "GRU4Rec", CHANCE,
-          "(`--baseline=GRU4Rec`: p 0.13, {p2})"),
+          "(`--baseline=GRU4Rec`: p 0.14, {p2})"),
     Claim("tuned", FLAGSHIP_DIRECT, "EASE", "SASRec", HOLDS, "The next row, EASE, is {gap} below it."),
     Claim("tuned", FLAGSHIP_DIRECT, "BPR", "MarkovChain", HOLDS, "BPR is {d} {interval} above it, p {p3})"),
     Claim("tuned", FLAGSHIP_DIRECT, "ItemKNN", "MarkovChain", HOLDS,
@@ -167,6 +167,14 @@ CLAIMS = (
           "The LLM's answers differ from that by {d} {interval}"),
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "VSKNN", CHANCE,
           "is not significantly above VSKNN** ({d} {interval})"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "SRGNN", CHANCE,
+          "LLM-DMsRec has {mean} and SR-GNN {other}, a difference of {d} {interval}"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "LLMDMsRec (shuffled)", CHANCE,
+          "Their difference to the right ones, {d} {interval}"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "VSKNN", CHANCE,
+          "--baseline=VSKNN`: {d} {interval})."),
+    Claim("tuned", ANSWERS, f"LLMDMsRec ({CLAUDE})", "SRGNN", CHANCE,
+          "it has {mean} on ML-100K, SR-GNN {other}, and LLM-DMsRec with"),
     # Backbones and short searches.
     Claim("interests", INTERESTS, "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)", "SASRec", CHANCE,
           "stays {gap} {bounds} below it (p {p2})"),
@@ -452,6 +460,9 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
     ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
     ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
+    ("answers", ANSWERS, ("LLMDMsRec (offline)",), "The rule's intents do no better ({})"),
+    ("answers", ANSWERS, ("LLMDMsRec (shuffled)",), "Given to the wrong sessions, the same answers reach {}."),
+    ("tuned", ANSWERS, ("LLMDMsRec (shuffled)",), "and LLM-DMsRec with exchanged answers {}; no difference holds"),
     ("answers", ANSWERS, ("ISRF (shuffled)",), "to the wrong users and items, the same answers have {}."),
     # Backbones and short searches.
     ("interests", INTERESTS, ("EIMF (shuffled)", "EIMF (offline)", "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"),
@@ -694,10 +705,12 @@ def test_how_many_differences_counting_seeds_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "price"), [("EIMF", "less than a cent"), ("LDMI", "0.35 US$"), ("ISRF", "1.04 US$")]
+    ("method", "price"),
+    [("EIMF", "less than a cent"), ("LDMI", "0.35 US$"), ("LLM-DMsRec", "0.47 US$"), ("ISRF", "1.04 US$")],
 )
 def test_what_the_answers_would_cost(method: str, price: str) -> None:
-    facts = next(each.features for each in records("answers") if each.model == method and each.semantics == "llm")
+    model = method.replace("-", "")
+    facts = next(each.features for each in records("answers") if each.model == model and each.semantics == "llm")
     assert facts is not None
     dollars = load_endpoint("gpt-4o-mini").price(facts.tokens_in, facts.tokens_out)
     assert price == ("less than a cent" if dollars < 0.01 else f"{dollars:.2f} US$")

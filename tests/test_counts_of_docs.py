@@ -171,15 +171,19 @@ def test_questions_that_have_published_answers() -> None:
     index = read("dataset/ml-100k/answers/index.json")
     asked = {each["prompt"].partition("@")[0]: each["answers"] for each in index["files"]}
     total, films, users = sum(asked.values()), asked["isrf_item_feature"], asked["isrf_user_preference"]
-    assert f"a store: {total:,} answers for EIMF, LDMI and ISRF" in page("howto/answers")
-    assert f"the {total:,} answers of EIMF, LDMI and ISRF about ml-100k" in page("reference/llm")
+    intents = asked["llmdmsrec_intent"]
+    assert f"a store: {total:,} answers for EIMF, LDMI, ISRF and LLM-DMsRec" in page("howto/answers")
+    assert f"the {total - intents:,} answers of EIMF, LDMI and ISRF about ml-100k" in page("reference/llm")
+    assert f"{intents:,} questions about every 50th" in page("findings/answers")
     assert f"reasoned about {films:,} films and {users} users in three steps each" in page("findings/answers")
     assert f"asked about {asked['eimf_interests']} exemplar users" in page("findings/answers")
     assert f"about the interests of {asked['eimf_interests']} typical users" in page("tutorials/semantic_gain")
     pieces = read("dataset/ml-100k/answers/claude-2026-11.LDMI-manifest.json")["features"]["interest"]["asked"]
     assert f"wrote {asked['ldmi_interests'] - pieces} synthesised users" in page("findings/answers")
-    (pending,) = index["pending"]
-    assert f"holds {pending['questions']:,} questions of LLM-DMsRec" in page("howto/answers")
+    found = read("dataset/ml-100k/answers/claude-2026-11.LLMDMsRec-manifest.json")["features"]["candidates"]
+    share = found["target_among_candidates"]
+    said = f"the target is among the candidates in {share['train']:.0%}, in the test in {share['test']:.0%}"
+    assert said.replace("%", " %") in page("findings/answers")
 
 
 def test_questions_and_prices_that_other_pages_repeat() -> None:
@@ -468,6 +472,20 @@ def test_searches_that_chose_the_same_settings_with_exchanged_answers(model: str
     searches = [trials("flagship-short", model, "loo", which) for which in ("llm", "shuffled")]
     first, second = (max(each, key=lambda trial: trial["value"])["params"] for each in searches)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "words"),
+    [
+        ("EIMF", "REMI", "Without answers EIMF equals REMI to the last digit"),
+        ("LDMI", "ComiRecDR", "LDMI equals its backbone to the last digit"),
+        ("LLMDMsRec", "SRGNN", "Without answers LLM-DMsRec equals SR-GNN to the last digit"),
+    ],
+)
+def test_without_answers_a_method_is_its_backbone(method: str, backbone: str, words: str) -> None:
+    own, other = (compared(ANSWERS).row(label).runs for label in (f"{method} (none)", backbone))
+    assert [each.metrics["ndcg@10"].value for each in own] == [each.metrics["ndcg@10"].value for each in other]
+    assert words in page("findings/answers")
 
 
 def test_sampled_candidates_turn_the_order() -> None:
