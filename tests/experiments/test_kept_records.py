@@ -15,7 +15,9 @@ from recbole_llm.registry import find_method
 from recbole_llm.settings.layers import layer_settings
 
 RESULTS = Path(__file__).parents[2] / "results"
-VECTORS = "dataset/ml-100k/vectors/films.npy"  # a record names the contents of a file, not its path
+# A record names the contents of a file, not its path.
+VECTORS = "dataset/ml-100k/vectors/films.npy"
+CANDIDATES = "dataset/ml-100k/answers/ml-100k.8c4c7d7a0301.candidates.gz"
 RECORDS = [
     (folder.name, record)
     for folder in sorted(RESULTS.iterdir())
@@ -87,6 +89,8 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
         given.pop("semantics", None)
     if "vectors.0" in record.data.files:
         given["vectors"] = VECTORS
+    if "candidate_table" in record.data.files:
+        given["candidate_table"] = CANDIDATES
     limits = {name: getattr(record, name) for name in ("trials", "trial_epochs", "trial_minutes")}
     search = {name: limit for name, limit in limits.items() if limit is not None}
     settings = layer_settings(find_method(record.model), record.dataset, record.protocol, (), given, strict=False)
@@ -95,9 +99,11 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
 
 @pytest.fixture(autouse=True)
 def _elsewhere(workspace: Path) -> None:
-    """Work in the test's own folder, with a copy of the vectors that some runs read."""
+    """Work in the test's own folder, with copies of the files that some runs read."""
     folder = Path(VECTORS).parent
     shutil.copytree(RESULTS.parent / folder, folder)
+    Path(CANDIDATES).parent.mkdir(parents=True)
+    shutil.copy(RESULTS.parent / CANDIDATES, CANDIDATES)
 
 
 def test_there_are_kept_records() -> None:
