@@ -152,8 +152,8 @@ SUITES = [
 @pytest.mark.parametrize(("name", "budget"), SUITES)
 def test_every_command_of_our_suites_is_valid(tiny: Path, name: str, budget: str) -> None:
     """A dry run checks every model, key, value and search space, and the files that a suite names."""
-    if name == "vectors":
-        shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")
+    if name in ("vectors", "answers"):  # the folder of the files that they name
+        shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k" / name, f"dataset/ml-100k/{name}")
     commands = [
         result.stage.words for result in api.suite(name, budget=budget, dry_run=True, dataset="tiny", llm="vllm")
     ]
