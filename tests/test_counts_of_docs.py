@@ -199,7 +199,7 @@ def test_questions_and_prices_that_other_pages_repeat() -> None:
     assert f"a part of the [{asked['LLM-DMsRec']} questions]" in page("findings/llmdmsrec")
     assert (rows["EIMF"][4], round(float(rows["LLM-DMsRec"][4]))) == ("0.01", 12)
     assert "from one cent (EIMF) to twelve dollars (LLM-DMsRec)" in page("findings/index")
-    assert "would cost [about twelve dollars]" in page("findings/tuned")
+    assert "and those to all questions about ML-100K [about twelve dollars]" in page("findings/tuned")
 
 
 def test_prices_follow_from_tokens() -> None:
