@@ -449,7 +449,8 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     # Well-tuned rows.
     ("tuned", FLAGSHIP, (f"EIMF ({CLAUDE})", "EIMF (shuffled)"),
      "EIMF has {} with the LLM's interests and {} with those of other users"),
-    ("tuned", FLAGSHIP, ("EIMF (offline)",), "The rule's interests, with settings of their own, give {}, as much as REMI"),
+    ("tuned", FLAGSHIP, ("EIMF (offline)",),
+     "The rule's interests, with settings of their own, give {}, as much as REMI"),
     ("tuned", FLAGSHIP, ("LDMI (offline)",), "The rule's division gives {}."),
     ("tuned", FLAGSHIP_DIRECT, ("LightGCN",), "whose graph is among ISRFDirect's inputs, has {}."),
     ("tuned", FLAGSHIP, ("LLMDMsRec (shuffled)",), "With exchanged intents it has {}, no more than SR-GNN"),
