@@ -21,7 +21,7 @@ TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size
 
 def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
     store = open_store(str(STORE), tmp_path)
-    assert store.verify() == 12936
+    assert store.verify() == 16439
     listed = {entry.name for entry in (*store.index.files, *store.index.tables, *store.index.pending)}
     found = [path for path in STORE.rglob("*") if path.suffix == ".xz" or path.name.endswith(".candidates.gz")]
     assert {path.relative_to(STORE).as_posix() for path in found} == listed
@@ -33,7 +33,7 @@ def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Pa
     models = {"model": "EIMF,LDMI,ISRF", "dataset": "ml-100k", "llm": SOURCE["llm"]}
     assert api.answers("pull", store=str(STORE), **models).endswith("9,433 answers taken in; nothing is missing")
     asked = {"model": "LLMDMsRec", "dataset": "ml-100k", "llm": SOURCE["llm"], **INTENTS}
-    assert api.answers("pull", store=str(STORE), **asked).endswith("3,503 answers taken in; nothing is missing")
+    assert "3,503 answers taken in; nothing is missing" in api.answers("pull", store=str(STORE), **asked)
     findings = examine_leaks("ml-100k", None, "dataset")
     assert [finding.text for finding in findings if not finding.good] == []
     assert sum(" prompts, " in finding.text for finding in findings) == 4
