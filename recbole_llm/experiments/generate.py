@@ -345,12 +345,12 @@ def run_batches(runs: Sequence[Run], runner: Runner, pause: float, limit: int | 
         UserError: the API failed, a limit was reached, or a round brought no answer.
     """
     by_home: dict[Path, list[Run]] = {}
+    endpoints: dict[Path, Endpoint | None] = {}
     for run in runs:
-        endpoint = chosen_endpoint(run.settings)  # a paid one requires a limit
-        alike = by_home.setdefault(run.location.home, [run])
-        if chosen_endpoint(alike[0].settings) != endpoint:  # a batch would ask the first one everything
+        home, endpoint = run.location.home, chosen_endpoint(run.settings)  # a paid one requires a limit
+        if endpoints.setdefault(home, endpoint) != endpoint:  # a batch would ask the first one everything
             raise UserError("--batch takes one --llm for a dataset: give each its own command.")
-        alike += [run] if run is not alike[0] else []
+        by_home.setdefault(home, []).append(run)
     budget = AnswerSource.of(runs[0].settings).budget
     groups = [_Batches(own, runner, BatchCollector(budget, limit), pause) for own in by_home.values()]
     while True:

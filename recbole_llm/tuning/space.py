@@ -48,7 +48,7 @@ VARIED = {
     *("MAX_ITEM_LIST_LENGTH", "seq_len", "threshold", "window_targets", "min_history", "init"),
     *("epochs", "stopping_step", "eval_step", "train_batch_size", "gradient_accumulation_steps", "min_epoch_steps"),
     *("learner", "learning_rate", "weight_decay", "lr_decay_epochs", "lr_decay", "warmup_steps", "warmup_share"),
-    *("clip_grad_norm", "train_neg_sample_args", "transform", "precision", "shuffle", "reproducibility"),
+    *("clip_grad_norm", "train_neg_sample_args", "transform", "precision", "shuffle"),
 }
 
 

@@ -13,7 +13,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from recbole_llm.errors import UserError
 from recbole_llm.registry import methods, recbole_methods
-from recbole_llm.tuning.space import read_space, searched, space_of
+from recbole_llm.settings.core import CoreSettings
+from recbole_llm.tuning.space import VARIED, read_space, searched, space_of
 from recbole_llm.tuning.study import starts
 from recbole_llm.utils.yaml import properties_folder, property_names
 from tests.helpers import layered, make_run, settings_of
@@ -240,6 +241,10 @@ def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, defa
     assert parameter.including(default).distribution == wanted
 
 
+def test_settings_that_a_search_may_vary_exist() -> None:
+    assert CoreSettings.model_fields.keys() >= VARIED
+
+
 @pytest.mark.parametrize(
     ("model", "text", "default"),
     [
@@ -269,6 +274,7 @@ def test_the_first_trial_has_the_default_of_every_setting(tiny: Path, model: str
         ("GRU4Rec", "candidates: [10, all]", "candidates cannot be searched"),
         ("GRU4Rec", "val_interval.rating: ['[3,inf)', '[4,inf)']", "val_interval.rating cannot be searched"),
         ("GRU4Rec", "seed: [1, 2]", "seed cannot be searched.*give --seed to the command"),
+        ("GRU4Rec", "reproducibility: [true, false]", "reproducibility cannot be searched"),
         ("GRU4Rec", "dataset: [tiny]", "dataset cannot be searched"),
         ("GRU4Rec", "GRU4Rec.num_layers: [1, 2]", "the space of GRU4Rec alone; write num_layers"),
         ("GRU4Rec", "SASRec.n_layers: [1, 2]", "the space of GRU4Rec alone; write n_layers"),
