@@ -81,7 +81,9 @@ def test_a_hidden_item_is_found_wherever_a_list_of_its_history_holds_it(tmp_path
 
 
 @pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("items", ["f g", "f g h", "g h k", "g k h", "f h", "p q a c", "b a d c", "d c e", "a g m"])
+@pytest.mark.parametrize(
+    "items", ["f g", "f g h", "g h k", "g k h", "f h", "p q a c", "b a d c", "d c e", "a g m", "a b c d p"]
+)
 def test_what_a_visible_history_accounts_for_or_no_single_one_is_no_leak(
     runs: TitleRuns, items: str, order: int
 ) -> None:
