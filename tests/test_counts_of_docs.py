@@ -17,7 +17,7 @@ from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.significance import Family, adjusted
 from recbole_llm.experiments.record import Record
 from recbole_llm.utils.yaml import read_yaml
-from tests.test_claims_of_docs import (
+from tests.claims import (
     ANSWERS,
     BEAUTY,
     BEAUTY_LATER,

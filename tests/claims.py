@@ -1,0 +1,537 @@
+"""What the pages of docs/findings/ say about rows, and the kept records that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.store import ResultStore
+from recbole_llm.reporting.results_table import ResultsTable, build
+
+ROOT = Path(__file__).parents[1]
+
+Place = tuple[str, str, str]  # folder, dataset, protocol
+FLAGSHIP: Place = ("flagship-short", "ml-100k", "loo")
+FLAGSHIP_DIRECT: Place = ("flagship-short", "ml-100k", "direct_100")
+ANSWERS: Place = ("answers", "ml-100k", "loo")
+BUDGET: Place = ("one-budget", "ml-100k", "loo")
+DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
+INTERESTS: Place = ("multi-interest", "ml-100k", "loo")
+SPLIT: Place = ("multi-interest", "ml-100k", "user_split")
+BEAUTY_SPLIT: Place = ("multi-interest", "beauty", "user_split")
+BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
+BEAUTY: Place = ("multi-interest", "beauty", "loo")
+INSIDE: Place = ("language-inside", "ml-100k", "loo")
+GRAPHS: Place = ("session-graph", "ml-100k", "loo")
+BACKBONES: Place = ("backbones", "ml-100k", "loo")
+FOLDS: Place = ("candidate-folds", "ml-100k", "loo")
+SESSIONS: Place = ("sessions", "bundle", "po4isr")
+OLDER_SESSIONS: Place = ("language-inside", "bundle", "po4isr")
+INSIDE_DIRECT: Place = ("language-inside", "ml-100k", "direct_100")
+NUMBERS: Place = ("item-numbers", "ml-100k", "loo")
+RELEASED: Place = ("beauty-sessions", "beauty", "session")
+TUNED: Place = ("tuned", "ml-100k", "loo")
+DRAWN: Place = ("language-inside", "bundle", "temporal_20")
+TOYS: Place = ("times", "toys-times", "loo")
+TOYS_LATER: Place = ("times", "toys-times", "gts")
+BEAUTY_TIMES: Place = ("times", "beauty-times", "loo")
+BEAUTY_LATER: Place = ("times", "beauty-times", "gts")
+PUBLISHED: Place = ("beauty", "beauty", "loo")
+PUBLISHED_RANKED: Place = ("beauty-ranked", "beauty", "loo")
+VECTORS: Place = ("vectors", "ml-100k", "loo")
+PROFILES: Place = ("profiles", "beauty-times", "loo")
+PROFILES_LATER: Place = ("profiles", "beauty-times", "gts")
+TITLES = "UniSRec (text) [profiles_by=title, text_columns=title_text]"
+BOTH = "UniSRec (text) [profiles_by=item_id, text_columns=title_text,profile_text]"
+VECTORS_IN_TIME: Place = ("vectors", "ml-100k", "gts")
+GAMES: Place = ("times", "games18-times", "loo")
+GAMES_LATER: Place = ("times", "games18-times", "gts")
+
+LAST, GRU_LAST = "SASRec [train_targets=last]", "GRU4Rec [train_targets=last]"
+GRU_ALL = "GRU4Rec [train_targets=all]"
+CLAUDE = "claude-2026-11"
+ISRF_NONE = "ISRF (none) [graph_words=True]"
+FILMS, OTHER_FILMS = "text, films#2f6d3e", "shuffled, films#2f6d3e"
+FULL_SOFTMAX = "SASRec [train_batch_size=2048, train_targets=all]"
+PREFIXES, PREFIXES_GRU = (f"{model} [train_batch_size=512, train_targets=last]" for model in ("SASRec", "GRU4Rec"))
+BY_RULE = "LLMDMsRec (offline)"
+WITH_LM, WITHOUT_LM = "DUIP (text, scratch GPT-2 2x64)", "DUIP (text, no language model)"
+INTEREST, POSITION = "ComiRecDR [routing_transform=interest]", "ComiRecDR [routing_transform=position]"  # maps
+
+
+class Claim(NamedTuple):
+    """What a sentence says about the difference between a row and a reference row.
+
+    Attributes:
+        page: page in ``docs/findings/``.
+        where: where the records are.
+        row: label of the first row.
+        reference: label of the reference row; p is corrected over all rows that are compared with it.
+        holds: whether the sentence calls the difference significant.
+        words: the sentence, with the placeholders in braces.
+        models: models that the table is restricted to; all by default.
+    """
+
+    page: str
+    where: Place
+    row: str
+    reference: str
+    holds: bool
+    words: str
+    models: tuple[str, ...] = ()
+
+
+PAIR = ("LLMDMsRec", "SRGNN")  # a table of these two alone: p needs no correction
+EIMF_REMI = ("EIMF", "REMI")
+LDMI_COMIREC = ("LDMI", "ComiRecDR")
+DIVIDED = "LDMI (offline) [clusters=llm]"
+HOLDS, CHANCE = True, False  # whether a sentence calls a difference significant
+
+CLAIMS = (
+    # Well-tuned rows.
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", LAST, HOLDS,
+          "answers**, by {gap} {bounds} (p {p3}) and"),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", LAST, HOLDS,
+          "(p 0.012) and {gap} {bounds} (p {p3})."),
+    Claim("tuned", FLAGSHIP, BY_RULE, LAST, CHANCE,
+          "LLM-DMsRec by rule is nearest to SASRec ({d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
+          "a difference of {d} {interval}", EIMF_REMI),
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "REMI", CHANCE,
+          "EIMF is {d} {interval} above REMI", EIMF_REMI),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", "ComiRecDR", CHANCE,
+          "ComiRecDR, though not significantly ({d} {interval})"),
+    Claim("tuned", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
+          "rule is {d} {interval} above SR-GNN", PAIR),
+    Claim("tuned", FLAGSHIP, BY_RULE, "LLMDMsRec (shuffled)", HOLDS,
+          '(`--model=LLMDMsRec --baseline="LLMDMsRec (shuffled)"`: {d} {interval}, p {p3} for this comparison alone)',
+          models=("LLMDMsRec",)),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", "LDMI (shuffled)", CHANCE,
+          "has {mean} with the right answers and {other} with exchanged ones (`--model=LDMI "
+          '--baseline="LDMI (shuffled)"`: {d} {interval}, p {p3})', models=("LDMI",)),
+    Claim("tuned", FLAGSHIP, "SASRecText (text)", LAST, CHANCE,
+          "though not significantly ({d} {interval}, p {p3}). It needs no LLM."),
+    Claim("tuned", FLAGSHIP, LAST, "VSKNN", HOLDS,
+          "(`--baseline=VSKNN`: {d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, "SASRec [train_targets=all]", LAST, CHANCE,
+          "ahead here**, for SASRec by {gap} {bounds}, which does not hold after correction (p {p3})"),
+    Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", GRU_LAST, HOLDS,
+          "(`--baseline=\"GRU4Rec [train_targets=last]\"`: {d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", GRU_LAST, CHANCE, "EIMF with them (p {p3})"),
+    Claim("tuned", FLAGSHIP, BY_RULE, GRU_LAST, CHANCE, "and LLM-DMsRec by rule ({d} {interval}, p {p2}) are lower"),
+    Claim("tuned", FLAGSHIP, "eSASRec", GRU_LAST, HOLDS,
+          "eSASRec is significantly below GRU4Rec ({d} {interval}, p {p3})"),
+    Claim("tuned", FLAGSHIP, "HSTU", GRU_LAST, CHANCE, "is lower too ({mean}), though not significantly (p {p2})"),
+    Claim("tuned", FLAGSHIP_DIRECT, "EASE", "SASRec", HOLDS, "The next row, EASE, is {gap} below it."),
+    Claim("tuned", FLAGSHIP_DIRECT, "BPR", "MarkovChain", HOLDS, "BPR is {d} {interval} above it, p {p3})"),
+    Claim("tuned", FLAGSHIP_DIRECT, "ItemKNN", "MarkovChain", HOLDS,
+          "BPR, LightGCN and ItemKNN here, which ignore the order"),
+    Claim("tuned", ANSWERS, f"ISRF ({CLAUDE})", "VSKNN", CHANCE,
+          "With the LLM's reasoning it has {mean}, without any"),
+    Claim("llmdmsrec", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
+          "searches](tuned.md) it is {d} {interval}"),
+    # A strong LLM's answers.
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "REMI", CHANCE,
+          "EIMF is {gap} above its backbone, and the interval reaches from {low} to {high}."),
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
+          "to the right users, {d} {interval}, does not hold"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "LDMI (shuffled)", CHANCE,
+          "to exchanged answers is {d} {interval}"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "ComiRecDR [interest_scale=8.0]", CHANCE,
+          "LDMI with the LLM's answers has {mean}, a difference of {d} {interval}"),
+    Claim("answers", INTERESTS, "EIMF (offline)", "REMI [routing_weight=100.0]", CHANCE,
+          "showed {d} for it"),
+    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", ISRF_NONE, CHANCE,
+          "against none reaches {half} to either side"),
+    Claim("answers", ANSWERS, "ISRF (none) [graph_words=False]", ISRF_NONE, CHANCE,
+          "ISRF has {mean}, with it {other} (`graph_words`: a difference of {d} {interval})"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
+          "than REMI with every kind of answers ({d} {interval}"),
+    Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "REMI", CHANCE,
+          "(`--baseline=REMI`: p {p2} with the LLM's)"),
+    Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", "ISRF (shuffled)", CHANCE,
+          "The LLM's answers differ from that by {d} {interval}"),
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "VSKNN", CHANCE,
+          "is not significantly above VSKNN** ({d} {interval})"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "SRGNN", CHANCE,
+          "LLM-DMsRec has {mean} and SR-GNN {other}, a difference of {d} {interval}"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "LLMDMsRec (shuffled)", CHANCE,
+          "Their difference to the right ones, {d} {interval}"),
+    Claim("answers", ANSWERS, f"LLMDMsRec ({CLAUDE})", "VSKNN", CHANCE,
+          "--baseline=VSKNN`: {d} {interval})."),
+    Claim("tuned", ANSWERS, f"LLMDMsRec ({CLAUDE})", "SRGNN", CHANCE,
+          "it has {mean} on ML-100K, SR-GNN {other}, and LLM-DMsRec with"),
+    # Backbones and short searches.
+    Claim("interests", INTERESTS, "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)", "SASRec", CHANCE,
+          "stays {gap} {bounds} below it (p {p2})"),
+    Claim("interests", INTERESTS, "LDMI (offline)", INTEREST, CHANCE,
+          "LDMI adds {d} to that, which does not hold"),
+    Claim("interests", INTERESTS, "LDMI (offline) [clusters=items]", INTEREST, HOLDS,
+          "LDMI is best ({mean}), and this row alone is significantly above the backbone (p {p3})"),
+    Claim("interests", SPLIT, "SASRec", "REMI", HOLDS,
+          "SASRec is significantly above REMI (p {p3})"),
+    Claim("interests", SPLIT, "LDMI (offline)", INTEREST, CHANCE,
+          ": {d}, p {p2}) does not hold"),
+    Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
+          "is {gap} {bounds} above REMI (p {p2} after correction over all rows)"),
+    Claim("interests", INTERESTS, "LDMI (offline) [align=False]", INTEREST, CHANCE,
+          "({mean}), which no longer holds with seeds counted (p {p2})"),
+    Claim("interests", SPLIT, "EIMF (offline)", "REMI", CHANCE,
+          "EIMF's gain over REMI does not hold either (p {p2})"),
+    Claim("one_budget", BUDGET, "SRGNN, tuned", "SRGNN", CHANCE,
+          "For SRGNN the search gave {gap}"),
+    Claim("one_budget", BUDGET, BY_RULE, "SRGNN, tuned", CHANCE,
+          "rule is {gap} {bounds} above SRGNN."),
+    Claim("one_budget", BUDGET, "LLMDMsRec (shuffled)", BY_RULE, CHANCE,
+          "{mean} with exchanged intents, {gap} {bounds} below the rule's"),
+    Claim("one_budget", BUDGET, "EIMF (shuffled)", "EIMF (offline)", CHANCE,
+          "{mean} with exchanged interests, {gap} {bounds} below the rule's"),
+    Claim("one_budget", BUDGET, WITH_LM, WITHOUT_LM, CHANCE,
+          "None of these differences to the LSTM holds after Holm (p {p2},"),
+    Claim("one_budget", BUDGET, "DUIP (shuffled)", WITHOUT_LM, CHANCE,
+          "after Holm (p 0.49, {p2} and"),
+    Claim("one_budget", BUDGET, "DUIP (none)", WITHOUT_LM, CHANCE,
+          "after Holm (p 0.49, 0.10 and {p2})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "Pop", HOLDS,
+          "by rule {mean} (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (none)", "Pop", HOLDS,
+          "and without reasoning {mean} (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (shuffled)", "Pop", CHANCE,
+          "{mean}, the difference does not hold (p {p3})"),
+    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "ISRFDirect (none)", CHANCE,
+          "reasoning adds {d} {interval} to none"),
+    # Beauty.
+    Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "REMI", HOLDS,
+          "over three seeds**, by {gap} {bounds} (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, "EIMF (shuffled)", "REMI", HOLDS,
+          "With other users' interests it is {d} {interval} (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, "SASRec", "REMI", HOLDS,
+          "is not first here**: {gap} {bounds} below REMI (p {p3}) and"),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "REMI", HOLDS,
+          "by {gap} {bounds} to REMI (p {p3})"),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "by {gap} {bounds} at the same scale (", models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "[interest_scale=1.0]\"`: p {p3})", models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, DIVIDED, "ComiRecDR [interest_scale=8.0]", HOLDS,
+          "and by {gap} {bounds} where the backbone's interest vectors are eight times as long (p {p3})",
+          models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, "LDMI (offline) [clusters=items]", DIVIDED, HOLDS,
+          "LDMI has {mean}, {gap} {bounds} more than with the rule's (`--model=LDMI,ComiRecDR "
+          '--baseline="LDMI (offline) [clusters=llm]"`: p {p3})', models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, "LDMI (shuffled)", DIVIDED, HOLDS,
+          "among the items of a history it has {mean} ({d} {interval})", models=LDMI_COMIREC),
+    Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "SASRec", HOLDS,
+          "and {gap} {bounds} below EIMF (`--baseline=SASRec`)"),
+    Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "EIMF (shuffled)", CHANCE,
+          '(`--model=EIMF --baseline="EIMF (shuffled)"`: {d} {interval}, p {p2})', models=("EIMF",)),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "REMI", HOLDS,
+          "here it is {d} with the user's own interests"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "REMI", HOLDS,
+          "own interests and {d} with exchanged ones"),
+    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "EIMF (offline)", HOLDS,
+          "between the two holds for these trainings (p {p3})"),
+    Claim("beauty", BEAUTY_SPLIT, "LDMI (offline) [clusters=items]", "LDMI (offline) [clusters=llm]", HOLDS,
+          ": {d}, p {p3}). It stays below REMI"),
+    Claim("beauty", BEAUTY, BY_RULE, "SRGNN", CHANCE,
+          "(`--baseline=SRGNN`: {d} {interval}, p {p3} with two"),
+    Claim("beauty", BEAUTY, "LLMDMsRec (shuffled)", "SRGNN", HOLDS,
+          "({d} {interval}, p {p3}; one training"),
+    Claim("beauty", BEAUTY, "EIMF (offline)", "REMI", HOLDS,
+          "(`--baseline=REMI`: {d} {interval}, p {p3}, one training"),
+    Claim("beauty", BEAUTY, "LDMI (offline)", "REMI", HOLDS,
+          "and above REMI ({d}, p {p3}), by one training each"),
+    # Language models inside, and titles.
+    Claim("language_inside", INSIDE, f"{WITH_LM} [soft_tokens=0]", "SASRec", CHANCE,
+          "(`soft_tokens=0`, one seed, p {p2})"),
+    Claim("language_inside", INSIDE, f"{WITH_LM} [freeze_lm=True]", "SASRec", CHANCE,
+          "though not significantly (p {p3})"),
+    Claim("language_inside", INSIDE, "ISRF (offline) [graph_words=False]", "ISRF (offline)", HOLDS,
+          ": {d} {interval} without it, p {p3}), with one seed"),
+    Claim("sessions", OLDER_SESSIONS, f"{WITH_LM} [cold_in_softmax=False]", f"{WITHOUT_LM} [cold_in_softmax=False]",
+          HOLDS, "that the language model costs {gap}."),
+    Claim("sessions", SESSIONS, WITH_LM, WITHOUT_LM, CHANCE,
+          "can be seen**: {d} {interval} against the LSTM without it"),
+    Claim("sessions", SESSIONS, "DUIP (none, no language model)", WITH_LM, HOLDS,
+          "differs from DUIP by {d} {interval} (p {p3})"),
+    Claim("sessions", SESSIONS, "DUIP (none, scratch GPT-2 2x64)", WITH_LM, CHANCE,
+          "difference of {d} {interval} that does not hold (p {p3}). Nor"),
+    Claim("sessions", SESSIONS, "DUIP (shuffled)", WITH_LM, CHANCE,
+          "to titles of exchanged items ({mean}), {d} {interval}"),
+    Claim("sessions", SESSIONS, "SASRecText (shuffled)", "SASRecText (text)", HOLDS,
+          "it falls from {other} to {mean}, which is chance (p {p3})"),
+    Claim("sessions", SESSIONS, "SASRecText (text)", "SASRec", CHANCE,
+          "Its lead over SASRec, {d} {interval}, does not hold"),
+    Claim("sessions", DRAWN, WITH_LM, "SASRec", HOLDS,
+          "DUIP is above SASRec (p {p3})"),
+    # LLM-DMsRec.
+    Claim("llmdmsrec", GRAPHS, BY_RULE, "SRGNN", CHANCE,
+          "add nothing significant** ({d}, p {p2})", PAIR),
+    Claim("index", GRAPHS, BY_RULE, "SRGNN", CHANCE,
+          "nothing significant on ML-100K ({d}, p {p2})", PAIR),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=SRGNN]", "SRGNN", CHANCE,
+          "none**: {d} {interval} on SR-GNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=TAGNN]", "TAGNN", CHANCE,
+          "{d} {interval} on TAGNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCEGNN]", "GCEGNN", CHANCE,
+          "{d} {interval} on GCE-GNN"),
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, learning_rate=0.001]", "GCSAN", CHANCE,
+          "{d} {interval} on GC-SAN"),
+    Claim("llmdmsrec", TUNED, BY_RULE, "GRU4Rec", CHANCE,
+          "(the interval is ±{wide} wide)"),
+    Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
+          "NDCG@10 is {gap} {bounds} lower with them"),
+    # The split in time.
+    Claim("time", TOYS, BY_RULE, "SRGNN", HOLDS,
+          "SR-GNN by {d} {interval} on Toys", PAIR),
+    Claim("time", TOYS_LATER, BY_RULE, "SRGNN", CHANCE,
+          "{d} {interval} (p {p2}) on Toys", PAIR),
+    Claim("time", BEAUTY_TIMES, BY_RULE, "SRGNN", HOLDS,
+          "{d} {interval} on Beauty", PAIR),
+    Claim("time", BEAUTY_LATER, BY_RULE, "SRGNN", CHANCE,
+          "{d} {interval} (p {p2}) on Beauty", PAIR),
+    Claim("time", TOYS, "EIMF (offline)", "REMI", HOLDS,
+          "REMI on Toys by {d} {interval} (p {p3})", EIMF_REMI),
+    Claim("time", TOYS_LATER, "EIMF (offline)", "REMI", CHANCE,
+          "in time by {d} {interval} (p {p2})", EIMF_REMI),
+    Claim("time", TOYS, "EIMF (offline)", "SASRec", HOLDS,
+          "EIMF is {d} above SASRec under leave-one-out (p {p3})"),
+    Claim("time", TOYS, "REMI", "SASRec", HOLDS,
+          "which reads no text, {d} (p {p3})"),
+    Claim("time", TOYS_LATER, "REMI", "SASRec", CHANCE,
+          "(+0.0040, p 0.078; {d}, p {p2})."),
+    Claim("time", BEAUTY_TIMES, "EIMF (offline)", "SASRec", HOLDS,
+          "above SASRec under both ({d}, p {p3};"),
+    Claim("time", TOYS, "VSKNN", "SASRec", CHANCE,
+          "goes from {d} {interval} to"),
+    Claim("time", GAMES, "VSKNN", "SASRec", HOLDS,
+          "in time), from {d} {interval} to"),
+    Claim("time", BEAUTY_TIMES, "VSKNN", "SASRec", HOLDS,
+          "and from {d} {interval} to"),
+    Claim("time", BEAUTY_LATER, "VSKNN", "SASRec", CHANCE,
+          "to {d} {interval} on Beauty, where the last does not hold after correction (p {p3})"),
+    Claim("time", TOYS_LATER, "VSKNN", "EIMF (offline)", CHANCE,
+          "VSKNN cannot be told apart from EIMF on Toys and Beauty"),
+    Claim("time", BEAUTY_LATER, "VSKNN", "EIMF (offline)", CHANCE,
+          "VSKNN cannot be told apart from EIMF on Toys and Beauty"),
+    Claim("time", TOYS_LATER, "EIMF (offline)", "SASRec", CHANCE,
+          "significantly above it ({d}, p {p3};"),
+    Claim("time", TOYS_LATER, "VSKNN", "SASRec", HOLDS,
+          "to {d} {interval} on Toys (p {p3} in time)"),
+    Claim("time", BEAUTY_LATER, "EIMF (offline)", "SASRec", HOLDS,
+          "{d} {interval}, p {p3}), one training each"),
+    Claim("time", GAMES, BY_RULE, "SRGNN", HOLDS,
+          "{d} {interval} on Games (p {p3} each)", PAIR),
+    Claim("time", GAMES_LATER, BY_RULE, "SRGNN", HOLDS,
+          "on Games, {d} {interval}: there it is below its backbone (p {p3})", PAIR),
+    Claim("time", GAMES, "EIMF (offline)", "SASRec", HOLDS,
+          "SASRec under leave-one-out ({d} {interval}, p {p3})"),
+    Claim("time", GAMES_LATER, "EIMF (offline)", "SASRec", CHANCE,
+          "cannot be told apart from it in time ({d} {interval}, p {p2})"),
+    Claim("time", GAMES_LATER, "VSKNN", "SASRec", HOLDS,
+          "to {d} {interval} on Games (p {p3})"),
+    Claim("time", GAMES_LATER, "VSKNN", "EIMF (offline)", HOLDS,
+          "and is above it on Games ({d} {interval}, p {p3})"),
+    Claim("time", TOYS, "SASRecText (text)", "SASRec", HOLDS,
+          "SASRec under leave-one-out ({d}, p {p3}, on Toys,"),
+    Claim("time", BEAUTY_TIMES, "SASRecText (text)", "SASRec", HOLDS,
+          "on Toys, {d}, p {p3}, on Beauty and"),
+    Claim("time", GAMES, "SASRecText (text)", "SASRec", HOLDS,
+          "on Beauty and {d}, p {p3}, on Games)"),
+    Claim("time", TOYS_LATER, "SASRecText (text)", "SASRec", CHANCE,
+          "cannot be told apart from SASRec on Toys ({d}, p {p2}) and Beauty"),
+    Claim("time", BEAUTY_LATER, "SASRecText (text)", "SASRec", CHANCE,
+          "and Beauty ({d}, p {p2}), and is below it on Games"),
+    Claim("time", GAMES_LATER, "SASRecText (text)", "SASRec", HOLDS,
+          "is below it on Games ({d}, p {p3})."),
+    Claim("beauty", PUBLISHED, FULL_SOFTMAX, PREFIXES, CHANCE, "as RecBole trains it ({d} {interval}, p {p2})"),
+    Claim("beauty", PUBLISHED, PREFIXES_GRU, "GRU4Rec [train_batch_size=2048, train_targets=all]", HOLDS,
+          '(`--baseline="GRU4Rec [train_targets=all]"`: {d} {interval}, p {p3})'),
+    Claim("beauty", PUBLISHED, "eSASRec", PREFIXES, HOLDS, "(eSASRec {d} {interval}, p {p3})"),
+    Claim("beauty", PUBLISHED_RANKED, FULL_SOFTMAX, PREFIXES, CHANCE, "gives the same ({d} {interval}, p {p2})"),
+    Claim("beauty", PUBLISHED_RANKED, "MarkovChain", PREFIXES, CHANCE,
+          "**A Markov chain cannot be told from SASRec here** ({d} {interval}, p {p3}), though it has fewer hits"),
+    Claim("beauty", PUBLISHED_RANKED, "SASRec [preset=sampled]", PREFIXES, HOLDS,
+          "further below the full one ({d} {interval}, p {p3})"),
+    Claim("beauty", PUBLISHED, "MarkovChain", "HSTU", CHANCE,
+          "a Markov chain**, which counts which item follows which (`--baseline=HSTU`: {d} {interval}, p {p2})"),
+    Claim("beauty", PUBLISHED, "MarkovChain", "VSKNN", HOLDS,
+          "The Markov chain is above VSKNN in the published order"),
+    Claim("beauty", BEAUTY_TIMES, "MarkovChain", "VSKNN", HOLDS,
+          "and below it in the other"),
+    Claim("profiles", PROFILES, BOTH, TITLES, CHANCE,
+          "UniSRec has {mean} with both and {other} with titles alone (`--model=UniSRec "
+          f'--baseline="{TITLES}"`: {{d}} {{interval}}, p {{p2}})', models=("UniSRec",)),
+    Claim("profiles", PROFILES, BOTH, "UniSRec (shuffled)", HOLDS,
+          'with exchanged texts it has {other} (`--model=UniSRec --baseline="UniSRec (shuffled)"`: {d} {interval} '
+          "for the right titles and profiles, p {p3};", models=("UniSRec",)),
+    Claim("profiles", PROFILES, TITLES, "UniSRec (shuffled)", HOLDS,
+          "{d} {interval} for the right titles, p {p3})", models=("UniSRec",)),
+    Claim("profiles", PROFILES, BOTH, "SASRec", HOLDS,
+          "and {gap} {bounds} above UniSRec with titles and profiles (p {p3})"),
+    Claim("profiles", PROFILES, "UniSRec (shuffled)", "VSKNN", CHANCE,
+          "cannot be told from UniSRec with exchanged texts (`--baseline=VSKNN`: {d} {interval}, p {p2})"),
+    Claim("profiles", PROFILES_LATER, BOTH, TITLES, CHANCE,
+          "UniSRec has {mean} with titles and profiles, {other} with titles alone (`--model=UniSRec "
+          f'--baseline="{TITLES}"`: {{d}} {{interval}}, p {{p2}})', models=("UniSRec",)),
+    Claim("profiles", PROFILES_LATER, BOTH, "UniSRec (shuffled)", CHANCE,
+          'and {other} with exchanged texts (`--model=UniSRec --baseline="UniSRec (shuffled)"`: {d} {interval} '
+          "for the right texts, p {p2})", models=("UniSRec",)),
+    Claim("profiles", PROFILES_LATER, BOTH, "SASRec", CHANCE,
+          "UniSRec with titles and profiles is {gap} {bounds} below it (p {p2})"),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
+          "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
+          '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
+    Claim("vectors", VECTORS, f"SASRecText ({FILMS})", f"SASRecText ({OTHER_FILMS})", HOLDS,
+          "SASRecText has {mean} against {other} (`--model=SASRecText "
+          '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
+    Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", HOLDS,
+          "AlphaRec {mean} against {other} (`--model=AlphaRec "
+          '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("AlphaRec",)),
+    Claim("vectors", VECTORS, f"SASRec ({FILMS})", "SASRec", CHANCE,
+          "SASRec ends where it ends from random numbers ({d} {interval}, p {p2})"),
+    Claim("vectors", VECTORS, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
+          '(`--baseline="SASRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})'),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "SASRec", CHANCE, "{d} {interval} has p {p2} after Holm"),
+    Claim("vectors", VECTORS, f"UniSRec ({FILMS})", "VSKNN", CHANCE,
+          "Its lead over VSKNN, which trains nothing, has p {p3}"),
+    Claim("vectors", VECTORS, f"LLMESR ({FILMS})", "SASRec", HOLDS,
+          "similar users it has {mean} ({d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"LLMESR ({FILMS})", f"LLMESR ({OTHER_FILMS})", CHANCE,
+          "With exchanged vectors it has {other}, so meaning is not seen to help it (`--model=LLMESR "
+          '--baseline="LLMESR (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})', models=("LLMESR",)),
+    Claim("vectors", VECTORS, f"SASRecText ({FILMS})", "SASRec", HOLDS,
+          "SASRecText has {mean} ({d} {interval}, p {p3})"),
+    Claim("vectors", VECTORS, f"AlphaRec ({FILMS})", "SASRec", HOLDS,
+          "AlphaRec, which reads no order, {mean} ({d}, p {p3})"),
+    Claim("vectors", VECTORS, f"AlphaRec ({OTHER_FILMS})", "Pop", CHANCE,
+          "With exchanged vectors AlphaRec ends where popularity does, at {mean}"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", f"SASRecText ({OTHER_FILMS})", HOLDS,
+          "{mean} with the films' own vectors, {other} with exchanged ones (`--protocol=gts --model=SASRecText "
+          '--baseline="SASRecText (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("SASRecText",)),
+    Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", CHANCE,
+          "it has {mean} and {other} ({d} {interval}, p {p2})", models=("UniSRec",)),
+    Claim("vectors", VECTORS_IN_TIME, f"UniSRec ({FILMS})", "SASRec", CHANCE, "UniSRec {d} {interval}, SASRecText"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", "SASRec", CHANCE,
+          "SASRecText {d} {interval}, both p {p2})"),
+    Claim("vectors", VECTORS_IN_TIME, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
+          "is seen here either: {mean} with the films' own, {other} with exchanged ones"),
+    Claim("vectors", VECTORS_IN_TIME, f"AlphaRec ({FILMS})", f"AlphaRec ({OTHER_FILMS})", CHANCE,
+          "{mean} and {other} (`--protocol=gts --model=AlphaRec "
+          '--baseline="AlphaRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p2})', models=("AlphaRec",)),
+    Claim("vectors", VECTORS_IN_TIME, f"AlphaRec ({FILMS})", "Pop", CHANCE,
+          "All three fall below popularity, though not significantly"),
+    Claim("vectors", VECTORS_IN_TIME, "EASE", "Pop", CHANCE, "fall below popularity, though not significantly"),
+    Claim("vectors", VECTORS_IN_TIME, "ItemKNN", "Pop", CHANCE, "fall below popularity, though not significantly"),
+)  # fmt: skip
+
+# Page, records, rows, and the sentence with placeholders for the rows' means: {0} is the selection metric of the
+# first row, {h0} its Hit@10.
+VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
+    # Well-tuned rows.
+    ("tuned", FLAGSHIP, (f"EIMF ({CLAUDE})", "EIMF (shuffled)"),
+     "EIMF has {} with the LLM's interests and {} with those of other users"),
+    ("tuned", FLAGSHIP, ("EIMF (offline)",),
+     "The rule's interests, with settings of their own, give {}, as much as REMI"),
+    ("tuned", FLAGSHIP, ("LDMI (offline)",), "The rule's division gives {}."),
+    ("tuned", FLAGSHIP_DIRECT, ("LightGCN",), "whose graph is among ISRFDirect's inputs, has {}."),
+    ("tuned", FLAGSHIP, ("LLMDMsRec (shuffled)",), "With exchanged intents it has {}, no more than SR-GNN"),
+    ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),
+    ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {}."),
+    ("tuned", FLAGSHIP, (GRU_LAST,), "Trained as RecBole trains it, it has {}."),
+    ("tuned", FLAGSHIP, (GRU_ALL, BY_RULE), "seconds GRU4Rec has {}, LLM-DMsRec after 298 seconds {}."),
+    ("tuned", ANSWERS, (f"ISRF ({CLAUDE})", ISRF_NONE, "VSKNN"),
+     "it has {}, without any [{}](answers.md#isrf), both less than VSKNN ({}), though"),
+    ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
+    # A strong LLM's answers.
+    ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
+    ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
+    ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
+    ("answers", ANSWERS, ("LLMDMsRec (offline)",), "The rule's intents do no better ({})"),
+    ("answers", ANSWERS, ("LLMDMsRec (shuffled)",), "Given to the wrong sessions, the same answers reach {}."),
+    ("tuned", ANSWERS, ("LLMDMsRec (shuffled)",), "and LLM-DMsRec with exchanged answers {}; no difference holds"),
+    ("answers", ANSWERS, ("ISRF (shuffled)",), "to the wrong users and items, the same answers have {}."),
+    # Backbones and short searches.
+    ("interests", INTERESTS, ("EIMF (shuffled)", "EIMF (offline)", "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"),
+     "it is as large ({}, against {} with the rule's and {} with the LLM's)"),
+    ("interests", INTERESTS, ("EIMF (offline) [semantic_weight=0.0]",), "without its semantic prediction too ({})"),
+    ("interests", INTERESTS, ("EIMF (offline) [routing_weight=0.0]", "REMI [routing_weight=0.0]"),
+     "hardly above that ({} against {})"),
+    ("interests", INTERESTS, (POSITION, "LDMI (offline)", INTEREST),
+     "ComiRecDR as released ({}) and LDMI ({}) comes from the routing map**: with LDMI's map ComiRecDR has {}."),
+    ("interests", INTERESTS, ("LDMI (shuffled)",), "Clusters exchanged among a user's own items give {}."),
+    ("interests", INTERESTS, ("LDMI (offline) [gate=one]", "LDMI (offline) [contrast=none]"),
+     "A gate of one changes nothing ({}), and without the contrast nothing is lost ({})"),
+    ("one_budget", BUDGET, ("SASRec", WITHOUT_LM, "GRU4Rec"),
+     "above SASRec ({}).** Only DUIP without its language model ({}), an LSTM, is above GRU4Rec ({})"),
+    ("one_budget", BUDGET, ("EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)",), "(Qwen2.5-Coder-1.5B) give EIMF {}"),
+    ("one_budget", BUDGET, (WITHOUT_LM, WITH_LM, "DUIP (shuffled)", "DUIP (none)"),
+     "DUIP's LSTM ({}) cannot be told apart from SASRec; with its language model DUIP is lower**: {} with titles, {} "
+     "with exchanged ones and {} without any"),
+    ("one_budget", BUDGET, ("LDMI (offline)", "LDMI (shuffled)"), "LDMI has {}, and {} with exchanged clusters"),
+    ("one_budget", DIRECT, ("Pop",), "is below Pop ({})**"),
+    # Beauty.
+    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=llm]", INTEREST), "far above its backbone** ({} against {})"),
+    ("beauty", BEAUTY_SPLIT, ("LDMI (shuffled)",), "So it is with exchanged clusters ({})"),
+    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=items]",), "without clusters (`clusters=items`, {};"),
+    ("beauty", BEAUTY, ("SASRec",), "scores what others report**: {h0} and {0}, against"),
+    ("beauty", BEAUTY, ("GRU4Rec",), "GRU4Rec, which reads no text, has {}."),
+    ("beauty", BEAUTY, ("ComiRecDR",), "ComiRecDR as released ({})"),
+    ("beauty", PUBLISHED, (FULL_SOFTMAX,), "Its {h0} and {0} are level with"),
+    ("beauty", PUBLISHED_RANKED, (PREFIXES,), "does, scores what others report**: {h0} and {0}, against"),
+    ("beauty", PUBLISHED_RANKED, ("MarkovChain", PREFIXES), "fewer hits ({h0} against {h1})"),
+    ("beauty", PUBLISHED, (PREFIXES,), "which falls from {} to"),
+    ("beauty", PUBLISHED_RANKED, (PREFIXES,), "which falls from 0.0561 to {},"),
+    ("beauty", PUBLISHED, ("MarkovChain",), "few places of the chain's, which falls from {} to"),
+    ("beauty", PUBLISHED_RANKED, ("MarkovChain",), "chain's, which falls from 0.0439 to {}."),
+    ("beauty", PUBLISHED, ("SASRec [preset=sampled]",), "With the sampled softmax, SASRec falls further, from {} to"),
+    ("beauty", PUBLISHED_RANKED, ("SASRec [preset=sampled]",), "falls further, from 0.0507 to {},"),
+    # Language models inside, and titles.
+    ("language_inside", INSIDE,
+     ("ISRF (offline)", *(f"ISRF (offline) [{part}]" for part in (
+         "direct_alignment=0", "item_semantics=False", "sequential_alignment=0", "adapter=False",
+         "graph_words=False"))),
+     "{} whole, {} without the direct task's alignment, {} without item semantics, {} without the sequential "
+     "alignment, {} without the adapter and {} without the graph."),
+    ("language_inside", INSIDE,
+     tuple(f"ISRF (offline) [{part}]" for part in (
+         "item_text=positive", "item_text=negative", "user_text=positive", "user_text=negative")),
+     "{} with positive and {} with negative reasoning about items, {} and {} about users, 0.0515 fused"),
+    ("language_inside", INSIDE, ("ISRF (offline)",), "{} fused. No difference to the fused row is significant"),
+    ("language_inside", NUMBERS, ("VSKNN",), "takes seconds ({}, in the same folder)"),
+    ("language_inside", INSIDE_DIRECT,
+     ("ISRFDirect (offline)", *(f"ISRFDirect (offline) [{part}]" for part in (
+         "direct_alignment=0", "item_semantics=False", "adapter=False", "graph_words=False"))),
+     "{} whole, {} without its alignment, {} without item semantics, {} without the adapter, {} without the graph"),
+    ("sessions", OLDER_SESSIONS, (f"{WITH_LM} [cold_in_softmax=False]", "SASRec"),
+     "DUIP is far below SASRec (NDCG@5 {} against {})"),
+    ("sessions", SESSIONS, ("DUIP (none, scratch GPT-2 2x64)",), "call items by random numbers, has {}, a difference"),
+    ("sessions", INSIDE, (f"{WITH_LM} [cold_in_softmax=False]", WITH_LM), "otherwise ({} against {})"),
+    # Candidates and the split in time.
+    ("time", TOYS, ("EASE",), "EASE goes from {} to"),
+    ("time", TOYS_LATER, ("EASE",), "to {} on Toys and from"),
+    ("time", GAMES, ("EASE",), "on Toys and from {} to"),
+    ("time", GAMES_LATER, ("EASE",), "to {} on Games: it does not see"),
+)  # fmt: skip
+
+
+@cache
+def records(folder: str) -> list[Record]:
+    """All records of a folder."""
+    return list(ResultStore(ROOT / "results" / folder))
+
+
+@cache
+def compared(where: Place, reference: str | None = None, models: Sequence[str] = ()) -> ResultsTable:
+    """The table that ``table --baseline`` makes of these records, with ``reference`` as baseline."""
+    folder, dataset, protocol = where
+    chosen = [
+        each
+        for each in records(folder)
+        if (each.dataset, each.protocol) == (dataset, protocol) and (not models or each.model in models)
+    ]
+    (table,) = build(chosen, ResultStore(ROOT / "results" / folder), baseline=reference)
+    return table
