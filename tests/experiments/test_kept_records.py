@@ -17,7 +17,10 @@ from recbole_llm.settings.layers import layer_settings
 RESULTS = Path(__file__).parents[2] / "results"
 # A record names the contents of a file, not its path.
 VECTORS = "dataset/ml-100k/vectors/films.npy"
-CANDIDATES = "dataset/ml-100k/answers/ml-100k.8c4c7d7a0301.candidates.gz"
+CANDIDATES = {  # by history length
+    20: "dataset/ml-100k/answers/ml-100k.8c4c7d7a0301.candidates.gz",
+    10: "dataset/ml-100k/answers/ml-100k.ea77079564d1.candidates.gz",
+}
 RECORDS = [
     (folder.name, record)
     for folder in sorted(RESULTS.iterdir())
@@ -90,7 +93,7 @@ def run_of(record: Record, former: dict[str, dict[str, Any]]) -> Run:
     if "vectors.0" in record.data.files:
         given["vectors"] = VECTORS
     if "candidate_table" in record.data.files:
-        given["candidate_table"] = CANDIDATES
+        given["candidate_table"] = CANDIDATES[record.settings["MAX_ITEM_LIST_LENGTH"]]
     limits = {name: getattr(record, name) for name in ("trials", "trial_epochs", "trial_minutes")}
     search = {name: limit for name, limit in limits.items() if limit is not None}
     settings = layer_settings(find_method(record.model), record.dataset, record.protocol, (), given, strict=False)
@@ -102,8 +105,9 @@ def _elsewhere(workspace: Path) -> None:
     """Work in the test's own folder, with copies of the files that some runs read."""
     folder = Path(VECTORS).parent
     shutil.copytree(RESULTS.parent / folder, folder)
-    Path(CANDIDATES).parent.mkdir(parents=True)
-    shutil.copy(RESULTS.parent / CANDIDATES, CANDIDATES)
+    for table in CANDIDATES.values():
+        Path(table).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(RESULTS.parent / table, table)
 
 
 def test_there_are_kept_records() -> None:
