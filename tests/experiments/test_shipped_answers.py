@@ -13,18 +13,21 @@ from recbole_llm.data.catalog import locate
 from recbole_llm.experiments.leak_report import examine_leaks
 from recbole_llm.experiments.published import open_store
 
-STORE = Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers"
+DATASETS = Path(__file__).parents[2] / "dataset"
+STORE = DATASETS / "ml-100k" / "answers"
 SOURCE: dict[str, Any] = {"dataset": "ml-100k", "llm": "claude-2026-11", "answers": str(STORE)}
 INTENTS = {"intent_stride": 50, "candidate_table": str(STORE / "ml-100k.8c4c7d7a0301.candidates.gz")}
 TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 8192}
 
 
-def test_the_store_is_what_its_index_says(tmp_path: Path) -> None:
-    store = open_store(str(STORE), tmp_path)
-    assert store.verify() == 16439
+@pytest.mark.parametrize(("dataset", "answers"), [("ml-100k", 16439), ("amazon-beauty", 456)])
+def test_a_store_is_what_its_index_says(tmp_path: Path, dataset: str, answers: int) -> None:
+    folder = DATASETS / dataset / "answers"
+    store = open_store(str(folder), tmp_path)
+    assert store.verify() == answers
     listed = {entry.name for entry in (*store.index.files, *store.index.tables, *store.index.pending)}
-    found = [path for path in STORE.rglob("*") if path.suffix == ".xz" or path.name.endswith(".candidates.gz")]
-    assert {path.relative_to(STORE).as_posix() for path in found} == listed
+    found = [path for path in folder.rglob("*") if path.suffix == ".xz" or path.name.endswith(".candidates.gz")]
+    assert {path.relative_to(folder).as_posix() for path in found} == listed
     assert store.index.pending == []
 
 
