@@ -18,7 +18,7 @@ RECORDS = {
     "ml-100k, session graphs": ("session-graph", "ml-100k", "loo"),
     "ml-100k, backbones": ("backbones", "ml-100k", "loo"),
     "ml-100k, candidate folds": ("candidate-folds", "ml-100k", "loo"),
-    "ml-100k, tuned": ("tuned", "ml-100k", "loo"),
+    "ml-100k, 20 trials": ("tuned", "ml-100k", "loo"),
     "ml-100k, interests": ("multi-interest", "ml-100k", "loo"),
     "ml-100k, users split": ("multi-interest", "ml-100k", "user_split"),
     "ml-100k, language inside": ("language-inside", "ml-100k", "loo"),
