@@ -94,10 +94,13 @@ class NegativeSampler:
         return items
 
     def except_items(self, items: torch.Tensor, count: int = 1) -> torch.Tensor:
-        """``count`` uniform items for each row other than the row's own (RecBole's ``RepeatableSampler``)."""
+        """``count`` items for each row other than the row's own, by the distribution (``RepeatableSampler``)."""
         items = items.repeat(count)
         if self._cumulative is not None:
-            drawn = torch.searchsorted(self._cumulative, self._random(len(items))).clamp_(1, self.n_items - 1)
-            return torch.where(drawn == items, drawn % (self.n_items - 1) + 1, drawn)
+            below = self._cumulative[items - 1]
+            own = self._cumulative[items] - below
+            point = self._random(len(items)) * (1.0 - own)
+            point += own * (point >= below)  # passes over the row's own item
+            return torch.searchsorted(self._cumulative, point, right=True).clamp_(1, self.n_items - 1)
         drawn = (self._random(len(items)) * (self.n_items - 2)).long() + 1
         return drawn + (drawn >= items).long()

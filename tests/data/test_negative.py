@@ -141,6 +141,13 @@ def test_popular_negatives_are_never_the_positive():
     assert 0 not in drawn
 
 
+def test_popular_negatives_beside_a_positive_keep_the_proportions_of_the_others():
+    made = sampler([1] * 9 + [2] * 8 + [3] * 4, [3] * 9 + [5] * 8 + [9] * 4, distribution="popularity")
+    found = counts(made.except_items(torch.full((DRAWS,), 3)))
+    assert np.flatnonzero(found).tolist() == [5, 9]
+    assert chisquare(found[[5, 9]], DRAWS * np.array([2, 1]) / 3).pvalue > 0.001
+
+
 def test_several_negatives_beside_positives_come_round_by_round():
     drawn = sampler([1, 2], [1, 2], n_items=3).except_items(torch.tensor([1, 2]), 2)
     assert drawn.tolist() == [2, 1, 2, 1]
