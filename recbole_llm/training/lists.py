@@ -137,9 +137,12 @@ class TopLists:
                 tied |= (values[:, k - 1] == values[:, k]) & torch.isfinite(values[:, k])
         if bool(tied.any()):
             lines = tied.nonzero().squeeze(1)
-            order = self._order(scores.shape[1], scores.device)
-            again = scores[lines][:, order].topk(width, dim=1)
-            values[lines], places[lines] = again.values, order[again.indices]
+            if candidates is None:
+                order = self._order(scores.shape[1], scores.device).expand(len(lines), -1)
+            else:  # by item: the target's column is the same in every case
+                order = self._order(len(self.train_counts), scores.device)[candidates[lines]].argsort(dim=1)
+            again = scores[lines].gather(1, order).topk(width, dim=1)
+            values[lines], places[lines] = again.values, order.gather(1, again.indices)
         items = places if candidates is None else candidates.gather(1, places)
         items = items.masked_fill(values == -torch.inf, 0)
         if self._counts is None:

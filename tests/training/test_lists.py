@@ -69,6 +69,17 @@ def test_ties_are_not_broken_by_the_id() -> None:
     assert counts_of(lists, 3).sum() == 15
 
 
+def test_ties_among_candidates_are_not_broken_by_their_columns() -> None:
+    """The target is the first candidate of every case; an item's column must not decide whether it is shown."""
+    items = torch.stack([torch.randperm(200, generator=torch.Generator().manual_seed(n))[:20] + 1 for n in range(400)])
+    lists = TopLists([5], np.ones(201), metrics=["serendipity"])
+    lists.add(torch.zeros(400, 20), items, (torch.arange(400), items[:, 0]))
+    mirrored = TopLists([5], np.ones(201), metrics=["serendipity"])
+    mirrored.add(torch.zeros(400, 20), items.flip(1), (torch.arange(400), items[:, 0]))
+    assert counts_of(lists, 5).tolist() == counts_of(mirrored, 5).tolist()
+    assert 0 < lists.totals().means["serendipity"][0] == mirrored.totals().means["serendipity"][0] < 0.1
+
+
 def test_lists_without_a_case_are_empty() -> None:
     assert TopLists([2], COUNTS).totals().summarise(["ItemCoverage", "Novelty"]) == {
         "itemcoverage@2": 0,
