@@ -73,32 +73,29 @@ def sampled(table: Interactions, cases: Cases, negatives: int, seed: int, path: 
     if path.is_file():
         return cases.with_candidates(_read(path, table, cases, negatives))
     offsets = np.asarray(table.offsets)
-    if table.n_items - int(np.diff(offsets).max()) < negatives + (cases.shown is not None):
-        raise UserError(
-            f"--candidates={negatives}: so many negatives cannot be drawn, since some users have interacted with "
-            "nearly every item; give fewer, or all."
-        )
+    wanted = negatives + (cases.shown is not None)  # one extra, so that another target changes one negative at most
     lines = np.empty((len(cases), negatives + 1), dtype=np.int32)
     targets = np.asarray(table.item)[cases.target_rows]
     for case in range(len(cases)):
         user = int(cases.user[case])
         end = offsets[user + 1] if cases.shown is None else cases.shown[case]
-        own = np.asarray(table.item[offsets[user] : end])
+        own = np.unique(table.item[offsets[user] : end])
+        if table.n_items - len(own) < wanted:
+            raise UserError(
+                f"--candidates={negatives}: so many negatives cannot be drawn for user {table.user_tokens[user]}, who "
+                f"has {len(own):,} of the {table.n_items:,} items; give fewer, or all."
+            )
         name = f"{seed}|{table.user_tokens[user]}|{cases.end[case] - offsets[user]}"
         generator = np.random.default_rng(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big"))
+        drawn = _draw(generator, own, table.n_items, wanted)
         lines[case, 0] = targets[case]
-        if cases.shown is None:
-            lines[case, 1:] = _draw(generator, own, table.n_items, negatives)
-        else:  # one extra, so that a different target changes one negative at most
-            drawn = _draw(generator, own, table.n_items, negatives + 1)
-            lines[case, 1:] = drawn[drawn != targets[case]][:negatives]
+        lines[case, 1:] = drawn[drawn != targets[case]][:negatives]
     _write(path, table, cases, lines)
     return cases.with_candidates(lines)
 
 
-def _draw(generator: np.random.Generator, own: np.ndarray, n_items: int, count: int) -> np.ndarray:
-    """``count`` distinct items that are not in ``own``."""
-    taken = np.unique(own)
+def _draw(generator: np.random.Generator, taken: np.ndarray, n_items: int, count: int) -> np.ndarray:
+    """``count`` distinct items that are not in ``taken``, which holds each of its items once."""
     if 3 * (count + len(taken)) > n_items:
         free = np.setdiff1d(np.arange(1, n_items + 1), taken, assume_unique=True)
         return generator.choice(free, count, replace=False)

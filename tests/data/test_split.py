@@ -236,6 +236,16 @@ def test_cases_of_several_targets_are_not_ranked_among_candidates(tmp_path):
     assert not path.exists()
 
 
+def test_candidates_are_drawn_for_users_who_take_few_items_again_and_again(tmp_path):
+    """A listener has more plays than there are artists, and still knows few of these."""
+    plays = [("u1", f"i{step % 3}", step) for step in range(40)]
+    table = table_of(tmp_path, [*plays, *(("u2", f"i{step}", step) for step in range(3, 12))])
+    lines = sampled(table, leave_one_out(table, {}).test, 3, 1, tmp_path / "cases.candidates").candidates
+    assert not {"i0", "i1", "i2"} & {*table.item_tokens[lines[0, 1:]].tolist()}
+    with pytest.raises(UserError, match=r"--candidates=4: .* for user u2, who has 9 of the 12 items"):
+        sampled(table, leave_one_out(table, {}).test, 4, 1, tmp_path / "more.candidates")
+
+
 @pytest.mark.parametrize("lengths", [(1, 2, 2), (1,), (3, 3)])
 def test_a_dataset_that_is_too_small_is_a_user_error(tmp_path, lengths):
     table = table_of(tmp_path, walks(lengths))
