@@ -304,7 +304,7 @@ def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError |
             next(rows)
             for parts in rows:
                 for position, name in wanted:
-                    if position < len(parts) and parts[position] and not _is_number(parts[position]):
+                    if position < len(parts) and parts[position] and not is_number(parts[position]):
                         kind = _what_it_is(parts[position])
                         return UserError(f"{path}, line {rows.line_num}: {name} is {parts[position]!r}, not a {kind}.")
     except (OSError, csv.Error, *_DAMAGE):
@@ -312,7 +312,7 @@ def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError |
     return None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Whether pandas reads the text as a finite number; Python's ``float`` also accepts ``nan`` and ``1_000``."""
     try:
         value = float(text)

@@ -13,6 +13,7 @@ import importlib
 import logging
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from recbole.data.dataset import Dataset, SequentialDataset
 from recbole.data.interaction import Interaction
 from recbole.utils import FeatureSource, FeatureType, ModelType
 
-from recbole_llm.data.atomic import read_header, read_table
+from recbole_llm.data.atomic import is_number, read_header, read_table
 from recbole_llm.data.batch import LazyInteraction
 from recbole_llm.data.candidates import contents_digest, name_part, rows_only, sampled, unusual_cases, unusual_reading
 from recbole_llm.data.catalog import DatasetLocation
@@ -254,15 +255,24 @@ class BenchDatasetMixin(Dataset):
             if "float" in kind.value:
                 self.field2bucketnum[name] = 2
             if kind.value.endswith("_seq"):
-                frame[name] = self._sequences(frame[name].fillna(""), name, kind)
+                frame[name] = self._sequences(path, frame[name].fillna(""), name, kind)
         return frame
 
-    def _sequences(self, texts: Any, name: str, kind: FeatureType) -> list[np.ndarray]:
-        """Cells as arrays, split at ``seq_separator`` and cut to ``seq_len`` as RecBole does."""
-        dtype = np.str_ if kind == FeatureType.TOKEN_SEQ else np.float64
+    def _sequences(self, path: Path, texts: Any, name: str, kind: FeatureType) -> list[np.ndarray]:
+        """Cells as arrays, split at ``seq_separator`` and cut to ``seq_len`` as RecBole does.
+
+        Raises:
+            UserError: a part of a ``float_seq`` is no finite number.
+        """
         blank, mark = " ", self.config["seq_separator"]
         parts = [text.split() if mark == blank else [part for part in text.split(mark) if part] for text in texts]
-        rows = [np.array(row, dtype=dtype) for row in parts]
+        if kind == FeatureType.TOKEN_SEQ:
+            rows = [np.array(row, dtype=np.str_) for row in parts]
+        else:
+            wrong = next((part for row in parts for part in row if not is_number(part)), None)
+            if wrong is not None:
+                raise UserError(f"{path}: {name} holds {wrong!r}, not a finite number; numbers are parted by {mark!r}.")
+            rows = [np.array(row, dtype=np.float64) for row in parts]
         limit = (self.config["seq_len"] or {}).get(name)
         rows = [row[:limit] for row in rows] if limit else rows
         self.field2seqlen[name] = max((len(row) for row in rows), default=1)

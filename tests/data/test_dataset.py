@@ -252,6 +252,15 @@ def test_sequences_are_parted_at_the_mark_asked_for(tiny):
     assert sorted(dataset.field2id_token["colours"]) == ["[PAD]", "big red", "blue"]
 
 
+@pytest.mark.parametrize("wrong", ["x", "nan", "1,5"])
+def test_sequences_of_numbers_hold_finite_numbers_only(tiny, wrong):
+    rows = [(f"i{i}", "1 2.5" if i else f"1 {wrong}") for i in range(48)]
+    write_rows(tiny / "tiny.item", rows, "item_id:token\tsizes:float_seq")
+    columns = {**ITEM_COLUMNS, "item": ["item_id", "sizes"]}
+    with pytest.raises(UserError, match=rf"tiny\.item: sizes holds '{wrong}', not a finite number"):
+        prepare("SASRec", load_col=columns)
+
+
 def test_items_without_a_row_go_with_their_interactions_where_it_is_asked_for(tiny):
     text = (tiny / "tiny.item").read_text(encoding="utf-8").splitlines(keepends=True)
     (tiny / "tiny.item").write_text("".join(text[:30]), encoding="utf-8")
