@@ -112,7 +112,8 @@ def probe(run: Run, runner: Runner, questions: int) -> ProbeRecord:
     probes = list(_probes(run, dataset, questions))
     if not probes:
         raise UserError(f"--dataset={run.location.name}: no titles and no file of interactions to ask about.")
-    asking, found = AnswerSource.of(settings), dict[str, Recall]()
+    asking = runner.asking = runner.asking or AnswerSource.of(settings)  # one budget for all datasets of the command
+    found: dict[str, Recall] = {}
     with ResponseCache(run.location.answers) as cache:
         ledgers = []
         for each in probes:

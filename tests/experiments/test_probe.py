@@ -162,6 +162,14 @@ def test_a_limit_stops_the_probe_and_a_higher_one_goes_on(tiny: Path, cli: Cli, 
     assert "record: results/tiny/probe-Qwen-Qwen2.5-7B-Instruct-" in out
 
 
+def test_the_probes_of_a_command_share_its_limits(tiny: Path, cli: Cli, capsys: Any) -> None:
+    with StubServer(Rememberer(tiny)) as server:
+        words = ["probe", "--dataset=tiny", "--protocol=loo,session", "--questions=5", "--llm=vllm"]
+        assert cli(*words, f"--llm_base_url={server.base_url}", "--max_requests=20") == 2
+        assert len(server.calls) == 20
+    assert "--max_requests=20 is reached" in capsys.readouterr().err
+
+
 def test_the_table_has_columns_of_the_probe_and_of_the_knowledge_cut(tiny: Path) -> None:
     remember = Rememberer(tiny)
 
