@@ -264,16 +264,16 @@ def _check_ranks(path: Path, record: Record, file: Path) -> None:
 
 def _malformed(ranks: Ranks) -> str | None:
     """Why arrays cannot be the ranks of one test, else ``None``; later code trusts their shapes."""
-    cases, targets = len(ranks.user), len(ranks.item)
+    cases, targets = ranks.user.size, ranks.item.size
     sizes = {
-        "offsets": cases + 1, "history": cases, "higher": targets, "tied": targets,
+        "user": cases, "offsets": cases + 1, "history": cases, "item": targets, "higher": targets, "tied": targets,
         "train_count": targets, "head": targets,
     }  # fmt: skip
     arrays = {name: value for name, value in vars(ranks).items() if isinstance(value, np.ndarray)}
     for name, value in arrays.items():
         if value.ndim != 1 or value.dtype.kind not in "iub":
             return f"{name} is no list of whole numbers"
-        if len(value) != sizes.get(name, len(value)) or len(value) not in (0, cases, cases + 1, targets):
+        if len(value) != sizes.get(name, cases if len(value) else 0):  # the others may be empty
             return f"{name} has {len(value):,} values"
         if name in ("higher", "tied", "history", "train_count", "pool") and len(value) and value.min() < 0:
             return f"{name} has negative values"

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recbole_llm import api
@@ -136,6 +137,22 @@ def test_ranks_of_impossible_shape_are_refused(finished: Path) -> None:
     ranks = Ranks.load(file)
     replace(ranks, offsets=ranks.offsets * 1000).save(file)
     with pytest.raises(UserError, match="offsets do not divide"):
+        api.submit(finished, output="handed")
+
+
+@pytest.mark.parametrize("name", ["pool", "person", "cold_user"])
+def test_ranks_with_one_value_too_many_are_refused(name: str, finished: Path) -> None:
+    file = record_of(finished, "Pop").with_suffix(".ranks.npz")
+    ranks = Ranks.load(file)
+    replace(ranks, **{name: np.zeros(len(ranks) + 1, dtype=np.int64)}).save(file)
+    with pytest.raises(UserError, match=rf"not a file of ranks: {name} has {len(ranks) + 1} values"):
+        api.submit(finished, output="handed")
+
+
+def test_ranks_of_a_single_number_are_refused(finished: Path) -> None:
+    file = record_of(finished, "Pop").with_suffix(".ranks.npz")
+    replace(Ranks.load(file), user=np.array(3)).save(file)
+    with pytest.raises(UserError, match="not a file of ranks: user is no list of whole numbers"):
         api.submit(finished, output="handed")
 
 
