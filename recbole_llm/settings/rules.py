@@ -215,10 +215,10 @@ def _settle_separator(values: dict[str, Any]) -> None:
     """Check that it is one character; ``tab``, or a backslash and ``t``, is the tab, which is hard to type."""
     given = values.get("field_separator", "\t")
     separator = {"\\t": "\t", "tab": "\t"}.get(given, given)
-    if len(separator) != 1 or separator in '"\n\r:':
+    if len(separator) != 1 or separator in '"\n\r:' or not separator.isascii():  # files are parted byte by byte
         raise UserError(
-            f"field_separator={given!r}: give one character, such as ',' or '\\t' for the tab; YAML reads some of them "
-            "as something else, so write --field_separator='\"|\"'."
+            f"field_separator={given!r}: give one character of ASCII, such as ',' or '\\t' for the tab; YAML reads "
+            "some as something else, so write --field_separator='\"|\"'."
         )
     values["field_separator"] = separator
 

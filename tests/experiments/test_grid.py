@@ -169,6 +169,7 @@ def test_a_key_of_one_model_wins_over_the_plain_one_in_any_order(tiny: Path, key
         ({"overrides": {"enable_scaler": True}}, "enable_scaler=True is not supported here"),
         ({"overrides": {"field_separator": "::"}}, "field_separator='::': give one character"),
         ({"overrides": {"field_separator": ""}}, "field_separator='': give one character"),
+        ({"overrides": {"field_separator": "¦"}}, "field_separator='¦': give one character"),
         ({"overrides": {"enable_amp": True}}, "enable_amp=True is not supported here: our loop takes --precision=bf16"),
     ],
 )
