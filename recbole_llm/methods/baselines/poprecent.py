@@ -16,12 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from recbole_llm.data.sessions import DAY
 from recbole_llm.data.times import EARLIEST, LATEST, larger_unit
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines.counting import CountingModel, clock
 from recbole_llm.methods.baselines.settings import PopRecentSettings
-
-DAY = 86_400
 
 
 class PopRecent(CountingModel):

@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids
+from recbole_llm.data.candidates import COLUMNS as CANDIDATE_COLUMNS
 from recbole_llm.data.split import positions
 from recbole_llm.errors import UserError
 from recbole_llm.features.answers import AnswerError, Phrase
@@ -231,9 +232,6 @@ class IntentAnswer(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     intents: list[Phrase] = Field(min_length=1, max_length=20, description="titles copied from the candidates")
-
-
-CANDIDATE_COLUMNS = (Column("user_id", "token"), Column("position", "token"), Column("items", "token_seq"))
 
 
 class Candidates:

@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recbole_llm.data.atomic import read_table
+from recbole_llm.data.candidates import COLUMNS
 from recbole_llm.experiments import generate
 from recbole_llm.features.answers import AnswerError
 from recbole_llm.methods.llmdmsrec.features import (
-    CANDIDATE_COLUMNS,
     OFFLINE_EXPLICIT,
     OFFLINE_LATENT,
     IntentAnswer,
@@ -383,7 +383,7 @@ def test_a_rule_that_reads_no_ranks_says_the_same_of_reversed_candidates(feature
     lines = read_table(folder.file("candidates"))
     lines["items"] = [" ".join(reversed(line.split())) for line in lines["items"]]
     columns = tuple(zip(lines["user_id"], lines["position"], lines["items"], strict=True))
-    folder.write("candidates", CANDIDATE_COLUMNS, columns)
+    folder.write("candidates", COLUMNS, columns)
     folder.save_manifest()
     folder.file("intent").unlink()
     prepare("LLMDMsRec", epochs=1, offline_latent="nearest")
