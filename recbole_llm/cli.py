@@ -23,7 +23,7 @@ import typer
 
 import recbole_llm
 from recbole_llm import api, screen
-from recbole_llm.errors import FAILURES, NoRoomError, UserError, check_known
+from recbole_llm.errors import NoRoomError, UserError, check_known
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.llm.address import redact
 from recbole_llm.settings.core import CoreSettings
@@ -332,22 +332,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, verbose: bool) -> int:
-    """Print a user's or a model's error on one line and return the exit code.
-
-    A model's error has its traceback with ``--verbose``. Any other error is a defect of this program and is raised.
-    """
+    """Print an error on one line and return the exit code; ``--verbose`` adds the traceback of one that is not ours."""
     if isinstance(error, (UserError, NoRoomError)):
         print(visible(f"error: {error}"), file=sys.stderr)  # messages hold names and titles from files
     elif hasattr(error, "format_message"):  # Typer's errors, such as a bad number or a missing value
         print(visible(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help."), file=sys.stderr)
-    elif isinstance(error, FAILURES):
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:
+        print(visible(f"error: {NoRoomError(error.filename or 'a file', error.strerror)}"), file=sys.stderr)
+    else:
         if verbose:
             traceback.print_exception(error)
         print(visible(f"error: {type(error).__name__}: {one_line(error)}"), file=sys.stderr)
         if not verbose:
             print("The same command with --verbose shows where it came from.", file=sys.stderr)
-    elif isinstance(error, OSError) and error.errno in NO_ROOM:
-        print(visible(f"error: {NoRoomError(error.filename or 'a file', error.strerror)}"), file=sys.stderr)
-    else:
-        raise error
     return 2

@@ -5,12 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable
 
-# Errors of a model that cannot run here: RecBole uses assert, and NCL and KGAT import packages during training.
-FAILURES = (
-    *(RuntimeError, ValueError, TypeError, KeyError, IndexError, ArithmeticError, AttributeError),
-    *(ImportError, AssertionError),
-)
-
 
 class UserError(Exception):
     """An error that the user can fix; the message says what was wrong, where, and what to do.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from recbole_llm.errors import FAILURES, UserError
 from recbole_llm.execution.base import Job, JobResult
+from recbole_llm.utils.files import is_no_room
 
 
 class SerialExecutor:
@@ -34,13 +34,15 @@ class SerialExecutor:
         self._taken.append(job)
 
     def next(self, timeout: float | None = None) -> JobResult | None:
-        """Run the submitted job; errors other than ``UserError`` and ``FAILURES`` are raised."""
+        """Run the submitted job; only the error of a disk that cannot be written is raised."""
         if not self._taken:
             return None
         job = self._taken.popleft()
         try:
             return JobResult(job, job.function(*job.arguments))
-        except (UserError, *FAILURES) as error:
+        except Exception as error:  # a user's model can raise anything
+            if is_no_room(error):
+                raise
             return JobResult(job, error=error)
 
     def put(self, value: Any) -> Any:

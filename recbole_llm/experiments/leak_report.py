@@ -12,7 +12,7 @@ from typing import Any
 from recbole_llm.data.catalog import check_data_path, derived, locate
 from recbole_llm.data.parts import PARTS
 from recbole_llm.data.split import split_identity
-from recbole_llm.errors import FAILURES, UserError, check_known
+from recbole_llm.errors import UserError, check_known
 from recbole_llm.experiments.doctor import Finding
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.runner import Runner
@@ -21,6 +21,7 @@ from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.leaks import Files, LeakCheck, check_leaks
 from recbole_llm.features.reading import READING, replayed
 from recbole_llm.llm.cache import ResponseCache
+from recbole_llm.utils.files import is_no_room
 from recbole_llm.utils.text import counted, one_line
 
 
@@ -144,7 +145,9 @@ class _Examination:
         try:
             (run,) = expand(model, self.dataset, identity["protocol"], overrides=overrides)
             found = self.runner.read_dataset(run)
-        except (UserError, *FAILURES) as error:
+        except Exception as error:  # settings of another time can lead to anything
+            if is_no_room(error):
+                raise
             kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
             words = elsewhere if of_parts or not self._is_here() else ["--KEY=VALUE"]
             raise _UncheckedError(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from recbole_llm.errors import FAILURES, UserError
+from recbole_llm.errors import UserError
 from recbole_llm.execution.sharing import CUDA_MIB
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
@@ -24,6 +24,7 @@ from recbole_llm.training.loaders import training_loader
 from recbole_llm.training.stages import StagedTrainer
 from recbole_llm.training.trainer import BenchTrainer
 from recbole_llm.utils.environment import forget_peak_memory, peak_memory_mib
+from recbole_llm.utils.files import is_no_room
 from recbole_llm.utils.progress import Stopwatch
 from recbole_llm.utils.text import one_line
 
@@ -96,7 +97,9 @@ def measure(run: Run, without_features: bool) -> Measured | str:
             return _measure_in(aside, folder, without_features)
         except UserError as error:
             return str(error)
-        except FAILURES as error:  # as a run would fail
+        except Exception as error:  # as a run would fail
+            if is_no_room(error):
+                raise
             return f"{type(error).__name__}: {one_line(error, 200)}"
         finally:
             gc.collect()  # models refer to themselves: this one would still count towards the next one's peak

@@ -33,6 +33,11 @@ _PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # hidden names of whole_file an
 _YOUNG = 60.0  # seconds in which a new file may not be locked yet
 
 
+def is_no_room(error: BaseException) -> bool:
+    """Whether an error says that a disk cannot be written, so that no run is at fault."""
+    return isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+
+
 class _Watched(io.FileIO):
     """A file that remembers why it could not be written: libraries raise errors of their own instead."""
 

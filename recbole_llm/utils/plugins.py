@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from recbole_llm.errors import FAILURES, UserError, did_you_mean
+from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.utils.text import one_line
 
 
@@ -29,7 +29,7 @@ def _module(name: str, where: str) -> ModuleType:
         ) from error
     except SyntaxError as error:
         raise UserError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}.") from error
-    except FAILURES as error:
+    except Exception as error:  # the module can raise anything
         raise UserError(f"{where}: importing {name} fails: {type(error).__name__}: {one_line(error, 200)}") from error
 
 

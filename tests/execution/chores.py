@@ -15,6 +15,10 @@ from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.registry import find_method
 
 
+class OwnError(Exception):
+    """An error that a user's module defines."""
+
+
 def double(value: Any) -> Any:
     return 2 * value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from recbole_llm import registry
-from recbole_llm.errors import UserError
+from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.execution.base import Executor, Job, JobError, each_result
 from recbole_llm.execution.choice import open_executor
 from recbole_llm.execution.processes import ProcessExecutor
@@ -68,11 +69,25 @@ def test_every_job_gives_its_value_once(executor: Executor) -> None:
     assert executor.free == executor.slots
 
 
-def test_an_error_ends_its_own_job_alone(executor: Executor) -> None:
-    jobs = [Job("", chores.refuse, (ValueError("no"),)), Job("", chores.double, (4,))]
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no"), "ValueError: no"),
+        (FileNotFoundError(2, "No such file", "side.npy"), "FileNotFoundError: [Errno 2] No such file: 'side.npy'"),
+        (chores.OwnError("no"), "OwnError: no"),
+    ],
+)
+def test_an_error_ends_its_own_job_alone(executor: Executor, error: Exception, reason: str) -> None:
+    jobs = [Job("", chores.refuse, (error,)), Job("", chores.double, (4,))]
     results = {result.job.function: result for result in each_result(executor, jobs)}
-    assert results[chores.refuse].reason == "ValueError: no"
+    assert results[chores.refuse].reason == reason
     assert results[chores.double].value == 8
+
+
+@pytest.mark.parametrize("error", [NoRoomError("a.pt", "no space"), OSError(errno.ENOSPC, "no space", "a.pt")])
+def test_a_full_disk_is_no_job_s_error(executor: Executor, error: OSError) -> None:
+    with pytest.raises(OSError, match=r"a\.pt"):
+        list(each_result(executor, [Job("", chores.refuse, (error,))]))
 
 
 def test_a_users_error_stays_one(executor: Executor) -> None:

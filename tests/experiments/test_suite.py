@@ -296,6 +296,26 @@ def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_runni
     assert "SASRec, seed 2020 failed: ValueError: The hidden size (64)" in out
 
 
+def test_a_model_without_a_file_of_its_own_keeps_no_other_row_or_stage_from_running(
+    tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own_reader.py").write_text(
+        "from recbole.model.general_recommender import BPR\n\n\n"
+        "class Reader(BPR):\n"
+        "    def __init__(self, config, dataset):\n"
+        "        super().__init__(config, dataset)\n"
+        "        self.side = open('no_such.npy')\n"
+    )
+    monkeypatch.syspath_prepend(Path.cwd())
+    reader = "own_reader:Reader"
+    stages = [{"run": {"model": reader}}, {"run": {"model": f"{reader},Pop"}}]
+    assert main(["suite", written(stages=stages), "--quiet", "--embedding_size=8"]) == 2
+    err = capsys.readouterr().err
+    assert "error: FileNotFoundError: [Errno 2] No such file or directory: 'no_such.npy'" in err
+    assert "Traceback" not in err
+    assert {record.model: record.status for record in ResultStore("results")} == {reader: "failed", "Pop": "ok"}
+
+
 def test_a_killed_suite_goes_on_where_it_was(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = [{"tune": {"model": "GRU4Rec", "trials": 3, "seeds": 2, "epochs": 1}}, {"run": {"model": "BPR"}}]
     words = ["suite", written(stages=[*stages, SUITE["stages"][2]]), "--epochs=1", "--train_batch_size=128", "--quiet"]
