@@ -54,6 +54,14 @@ def unpack(value: Any) -> Any:
     return value
 
 
+def holds(value: Any) -> bool:
+    """Whether a value comes back from a checkpoint as what it was; a tuple would be a list, a ``Counter`` a dict."""
+    try:
+        return type(unpack(pack(value))) is type(value)
+    except TypeError:
+        return False
+
+
 def save(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint; it gets its name only once it is complete."""
     with whole_file(path) as stream:

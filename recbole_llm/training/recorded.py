@@ -22,6 +22,7 @@ first step of an epoch, which runs eagerly if the host's state of the model has 
 from __future__ import annotations
 
 import gc
+import hashlib
 import logging
 import pickle
 import random
@@ -429,14 +430,20 @@ def _is_adam(optimizer: torch.optim.Optimizer) -> bool:
 
 def _host_state(model: torch.nn.Module) -> list[Any]:
     """The host's state of a model: plain attributes, which tensors it holds, and which parameters learn."""
-    found: list[Any] = []
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            if key not in ("_parameters", "_buffers"):  # steps write to them
-                found.append((name, key, _known(value)))
+    found: list[Any] = list(host_attributes(model).items())
     found += [(name, parameter.requires_grad, _place(parameter)) for name, parameter in model.named_parameters()]
     found += [(name, _place(buffer)) for name, buffer in model.named_buffers()]
     return found
+
+
+def host_attributes(model: torch.nn.Module) -> dict[tuple[str, str], Any]:
+    """Plain attributes of a model's modules, by module and name, in a form that can be compared later."""
+    return {
+        (name, key): _known(value)
+        for name, module in model.named_modules()
+        for key, value in vars(module).items()
+        if key not in ("_parameters", "_buffers")  # steps write to them
+    }
 
 
 class _Same:
@@ -459,6 +466,8 @@ def _known(value: Any) -> Any:
         return [type(value).__name__, *map(_known, value)]
     if isinstance(value, dict):
         return [type(value).__name__, *((key, _known(inner)) for key, inner in value.items())]
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return _Same(value), hashlib.sha256(value.tobytes()).hexdigest()
     if isinstance(value, torch.nn.Parameter):
         return _place(value)
     if isinstance(value, torch.Tensor):  # neither parameter nor buffer: what a step writes to it could not be undone

@@ -32,7 +32,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
 from recbole_llm.training.ranking import rank_cases
-from recbole_llm.training.recorded import RecordedSteps
+from recbole_llm.training.recorded import RecordedSteps, host_attributes
 from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,9 @@ class BenchTrainer(Trainer):
         self.seconds = {"train": 0.0, "validate": 0.0}
         self.best_epoch = -1
         self._labels_checked = False
+        # Of our models and RecBole's it is known what they change in training; of others it is found.
+        self._at_first = {} if _is_known(model) else host_attributes(model)
+        self._unkept = ""
         if rounds := getattr(model, "rounds", 0):  # an epoch for each of its choices; patience must not end them
             self.epochs, self.stopping_step, self.eval_step = rounds, rounds, 1
         self.place(Path(config["checkpoint_dir"]))
@@ -404,8 +407,41 @@ class BenchTrainer(Trainer):
         if self._best_at([float(self.best_valid_score), self.best_epoch]) == self._best_of_last:
             self._best_of_last.replace(self.saved_model_file)
 
+    def _own_state(self) -> list[tuple[str, str, bool, Any]] | None:
+        """What a user's model has changed beside its weights; ``None`` if it cannot be kept.
+
+        A training that went on without it would end with other numbers.
+
+        Returns:
+            For each attribute its module, its name, whether it is a tensor on the CPU, and its value.
+        """
+        if not self._at_first:
+            return []
+        modules, found = dict(self.model.named_modules()), []
+        for (module, name), value in host_attributes(self.model).items():
+            if name == "training" or self._at_first.get((module, name)) == value:
+                continue
+            changed = getattr(modules[module], name)
+            if not checkpoint.holds(changed):
+                if self._unkept != name:
+                    logger.warning(
+                        "%s changes its attribute %s in training, and a checkpoint cannot hold a %s: if the training "
+                        "is interrupted, it begins anew. Numbers, tensors, arrays, lists and dicts are kept, and so "
+                        "are the global random generators of torch, numpy and Python; use these instead.",
+                        *(type(self.model).__name__, name, type(changed).__name__),
+                    )
+                self._unkept = name
+                return None
+            tensor = torch.is_tensor(changed)
+            on_cpu = tensor and changed.device.type == "cpu"
+            found.append((module, name, on_cpu, changed.detach() if tensor else changed))
+        return found
+
     def _save_last(self, epoch: int, over: bool) -> None:
         """Save everything that the next epoch depends on; after the last one, only what the record needs."""
+        own = self._own_state()
+        if own is None:
+            return
         state = {
             "next_epoch": self.epochs if over else epoch + 1,
             "counters": {k: v for k, v in vars(self.model).items() if type(v) in (int, float) or k in _NAMELESS},
@@ -415,6 +451,7 @@ class BenchTrainer(Trainer):
             "curve": self.curve,
             "seconds": self.seconds,
             "features": self.features_digest,
+            "own": own,
         }
         if not over:  # the test uses the best weights, which have their own file
             state["model"] = checkpoint.model_state(self.model)
@@ -479,6 +516,9 @@ class BenchTrainer(Trainer):
                 scheduler.load_state_dict(state["schedulers"][name])
         for name, value in state["counters"].items():  # for example the annealing step of RecBole's autoencoders
             setattr(self.model, name, value)
+        modules = dict(self.model.named_modules())
+        for module, name, on_cpu, value in state.get("own", ()):
+            setattr(modules[module], name, value.cpu() if on_cpu else value)
         self.start_epoch = state["next_epoch"]
         self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
         self.best_valid_result = state["best_valid_result"] or None
@@ -585,6 +625,12 @@ class Pretraining(BenchTrainer):
         self.epochs = int(self.config["pretrain_epochs"])
         self.resume(train_data)
         return BenchTrainer.fit(self, train_data, None, verbose, True, show_progress)
+
+
+def _is_known(model: Any) -> bool:
+    """Whether a model is one of ours or RecBole's."""
+    known = ("recbole_llm", "recbole", "torch", "abc", "builtins", "typing")
+    return all(kind.__module__.partition(".")[0] in known for kind in type(model).__mro__)
 
 
 class _Blocks:

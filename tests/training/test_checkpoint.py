@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,14 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     draws()
     checkpoint.restore_random_state(checkpoint.load(tmp_path / "a.pt"))
     assert draws() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "held"),
+    [
+        *((value, True) for value in (None, True, 3, 0.5, "text", [1, [2]], {"a": 1}, torch.ones(2), np.ones(2))),
+        *((value, False) for value in ((1, 2), Counter("ab"), {1}, np.random.default_rng(1), torch.nn.Linear(1, 1))),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_not_held(value, held):
+    assert checkpoint.holds(value) == held

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from recbole.model.general_recommender import NCL
@@ -168,6 +170,81 @@ def test_interrupted_and_resumed_training_equals_uninterrupted(training, saved_e
     assert second.trainer.start_epoch == 3
     second.fit()
     assert second.numbers() == whole.numbers()
+
+
+OWN = """
+import numpy as np
+import torch
+from recbole.model.general_recommender import BPR
+
+
+class Counting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, loss):
+        self.calls += 1
+        return loss * (1 + self.calls % 5)
+
+
+class Curriculum(BPR):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.warm, self.queue, self.seen = True, [], {}
+        self.bank, self.table, self.counting = torch.zeros(3), np.zeros(3), Counting()
+
+    def calculate_loss(self, interaction):
+        self.queue.append(len(self.queue))
+        self.seen[str(len(self.queue) % 3)] = len(self.queue)
+        self.warm = len(self.queue) < 5
+        self.bank = self.bank + 1
+        self.table += 1
+        factor = len(self.queue) + self.seen["1"] + float(self.bank.sum()) + self.table.sum()
+        return self.counting(super().calculate_loss(interaction) * (0.5 if self.warm else float(factor) / 30))
+
+
+class Drawing(BPR):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.generator = np.random.default_rng(1)
+
+    def calculate_loss(self, interaction):
+        return super().calculate_loss(interaction) * self.generator.random()
+"""
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch):
+    (tmp_path / "own_state.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("own_state", None)
+
+
+def test_what_a_users_model_changes_beside_its_weights_is_resumed(training, own_models, saved_each_epoch):
+    options = {"epochs": 4, "embedding_size": 8}
+    whole = training("own_state:Curriculum", "whole", **options).fit()
+    first = training("own_state:Curriculum", "broken", **options)
+    first.trainer.on_epoch = stop_after(3)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training("own_state:Curriculum", "broken", **options)
+    assert second.trainer.resume(second.train_data)
+    assert second.fit().numbers() == whole.numbers()
+
+
+def test_a_users_model_whose_state_cannot_be_kept_begins_anew(training, own_models, saved_each_epoch, caplog):
+    options = {"epochs": 3, "embedding_size": 8}
+    whole = training("own_state:Drawing", "whole", **options).fit()
+    assert caplog.text.count("Drawing changes its attribute generator in training") == 1
+    first = training("own_state:Drawing", "broken", **options)
+    first.trainer.on_epoch = stop_after(2)
+    with pytest.raises(StoppedError):
+        first.fit()
+    second = training("own_state:Drawing", "broken", **options)
+    assert not second.trainer.resume(second.train_data)
+    assert second.fit().numbers() == whole.numbers()
 
 
 def test_a_warm_up_goes_on_where_it_was_interrupted(training, saved_each_epoch):
