@@ -298,8 +298,7 @@ def space_of(
         if not space:
             raise UserError(f"{file} names no setting to search.")
     made_from = _keys_of_features(settings)
-    owner = settings_class(method)
-    unread = {} if owner is None else owner.of(settings.values).unread(epochs)
+    unread = _unread(settings, epochs)
     found = {}
     for name, parameter in space.items():
         _check_varied(file, name, settings)
@@ -321,6 +320,15 @@ def space_of(
             null = default is None and (parameter.is_range or name not in settings.values)
             found[name] = parameter if null else parameter.including(default)
     return found
+
+
+def _unread(settings: Settings, epochs: int | None) -> dict[str, str]:
+    """Settings that no trial of at most ``epochs`` epochs reads, with the reason."""
+    owner = settings_class(settings.method)
+    found = {} if owner is None else owner.of(settings.values).unread(epochs)
+    if epochs is None:
+        return found
+    return {**found, "epochs": f"is set by --trial_epochs={epochs} in every trial; leave one of the two out"}
 
 
 def default_of(settings: Settings, name: str) -> Any:

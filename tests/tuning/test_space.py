@@ -74,6 +74,14 @@ def test_a_search_leaves_out_settings_its_trials_never_reach(tiny: Path) -> None
     assert set(space_of(settings, mine, epochs=3)) == {"lm_learning_rate"}
 
 
+def test_a_search_whose_trials_have_one_number_of_epochs_does_not_vary_it(tiny: Path) -> None:
+    """Regression: --trial_epochs replaced the epochs that were drawn, and the search reported one of them as best."""
+    mine = written(tiny, "epochs: [1, 3]")
+    with pytest.raises(UserError, match=r"space.yaml: epochs is set by --trial_epochs=2 in every trial; leave one"):
+        space_of(layered("GRU4Rec"), mine, epochs=2)
+    assert set(space_of(layered("GRU4Rec"), mine)) == {"epochs"}
+
+
 def test_each_search_says_once_what_it_leaves_out(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Regression: a second search in the same process said nothing. A search that is only checked stays silent."""
     runs = [make_run("DUIP", semantics=semantics, use_lm=False) for semantics in ("offline", "none")]
