@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.experiments.run import Run
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
-from recbole_llm.settings.core import CoreSettings
+from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
 from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
@@ -298,7 +299,7 @@ def space_of(
         if not space:
             raise UserError(f"{file} names no setting to search.")
     made_from = _keys_of_features(settings)
-    unread = _unread(settings, epochs)
+    unread = {**_unread(settings, epochs), **_unread_by_loss(settings, space)}
     found = {}
     for name, parameter in space.items():
         _check_varied(file, name, settings)
@@ -315,11 +316,16 @@ def space_of(
                 layer_settings(method, settings["dataset"], settings["protocol"], (), {**backbone, name: value})
             except UserError as error:
                 raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
-        if settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/")):
+        if _is_open(settings, name):
             default = default_of(settings, name)
             null = default is None and (parameter.is_range or name not in settings.values)
             found[name] = parameter if null else parameter.including(default)
     return found
+
+
+def _is_open(settings: Settings, name: str) -> bool:
+    """Whether the user has not fixed a setting."""
+    return settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/"))
 
 
 def _unread(settings: Settings, epochs: int | None) -> dict[str, str]:
@@ -329,6 +335,22 @@ def _unread(settings: Settings, epochs: int | None) -> dict[str, str]:
     if epochs is None:
         return found
     return {**found, "epochs": f"is set by --trial_epochs={epochs} in every trial; leave one of the two out"}
+
+
+def _unread_by_loss(settings: Settings, space: Space) -> dict[str, str]:
+    """Options that the loss does not read, with the reason; where the space varies the loss, those that none reads."""
+    owner = settings_class(settings.method)
+    if owner is None or not issubclass(owner, NextItemSettings):
+        return {}
+    varied = [
+        [settings.get(name), *(space[name].examples() if name in space and _is_open(settings, name) else ())]
+        for name in ("objective", "loss_type")
+    ]
+    found = [
+        owner.of({**settings.values, "objective": objective}).not_followed(loss_type)
+        for objective, loss_type in product(*varied)
+    ]
+    return {name: why for name, why in found[0].items() if all(name in other for other in found)}
 
 
 def default_of(settings: Settings, name: str) -> Any:

@@ -82,6 +82,23 @@ def test_a_search_whose_trials_have_one_number_of_epochs_does_not_vary_it(tiny: 
     assert set(space_of(layered("GRU4Rec"), mine)) == {"epochs"}
 
 
+def test_a_search_leaves_out_options_that_the_loss_does_not_read(tiny: Path) -> None:
+    """Regression: negatives of a softmax over all items were searched, and any number of them was called the best."""
+    mine = written(tiny, "n_negatives: [4, 8]")
+    with pytest.raises(UserError, match=r"space.yaml: n_negatives is not read by softmax, but by objective: sampled_"):
+        space_of(settings_of("SASRec"), mine)
+    with pytest.raises(UserError, match="n_negatives is not read by loss_type: BPR"):
+        space_of(settings_of("GRU4Rec", loss_type="BPR"), mine)
+    assert set(space_of(settings_of("SASRec", objective="bce"), mine)) == {"n_negatives"}
+    varied = written(tiny, "n_negatives: [4, 8]\nobjective: [softmax, bce]", "varied.yaml")
+    assert set(space_of(settings_of("SASRec"), varied)) == {"n_negatives", "objective"}
+    with pytest.raises(UserError, match="n_negatives is not read by softmax"):
+        space_of(settings_of("SASRec", objective="softmax"), varied)
+    left_out: list[str] = []
+    assert "calibration" not in space_of(settings_of("gSASRec", objective="bce"), left_out=left_out)
+    assert left_out == ["gSASRec: the search leaves calibration out, which is not read by bce, but by objective: gbce"]
+
+
 def test_each_search_says_once_what_it_leaves_out(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Regression: a second search in the same process said nothing. A search that is only checked stays silent."""
     runs = [make_run("DUIP", semantics=semantics, use_lm=False) for semantics in ("offline", "none")]
