@@ -16,7 +16,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases
+from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases, sample_of
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
@@ -547,6 +547,9 @@ def _test(table: ResultsTable, asked: Tests) -> None:
     """Intervals and comparisons of the rows that were tested on the same cases."""
     rows = _on_common_cases(table)
     if not rows or not (rows[0].ranks and len(rows[0].ranks[0])):
+        return
+    if len(np.unique(sample_of([ranks for row in rows for ranks in row.ranks]))) == 1:
+        table.notes.append("no intervals and no tests: users are their sample, and all cases are of a single one")
         return
     wanted = [table.primary, *(table.metrics if asked.intervals else ())]
     wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]

@@ -350,6 +350,17 @@ def test_one_seed_speaks_for_that_training_alone(store: ResultStore) -> None:
     assert (line["one_training"], line["correction"], line["p_equal"]) == ("True", "holm", "")
 
 
+@pytest.mark.parametrize("style", ["text", "csv"])
+def test_a_single_user_has_no_interval_and_a_note_says_why(tmp_path: Path, style: str) -> None:
+    """Regression: intervals and differences were [-inf, +inf]."""
+    few = ResultStore(tmp_path / "few")
+    records = [store_run(few, model, skill, cases=1) for model, skill in (("Pop", 0.0), ("SASRec", 1.0))]
+    text = render(records, style, store=few, baseline="Pop")
+    assert "inf" not in text
+    assert "Δ" not in text
+    assert style == "csv" or "no intervals and no tests: users are their sample, and all cases are of a single" in text
+
+
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_table_says_where_sessions_are_its_sample(store: ResultStore, noted: bool) -> None:
     """Runs of a protocol that cuts histories, with or without the people behind the sessions in their ranks files."""
