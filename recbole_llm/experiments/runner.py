@@ -279,6 +279,11 @@ class Runner:
                 f"--model={method.name} knows users by their ids, and the protocol {settings['protocol']} tests users "
                 "that it has not seen; use a sequential model or another protocol."
             )
+        if method.trained_as == "RaCT" and settings["metrics_k"] > dataset.item_num:
+            raise UserError(
+                f"metrics_k={settings['metrics_k']}: {method.name} looks at so many of the items, and "
+                f"{run.location.name} has {dataset.item_num - 1}: give --metrics_k={dataset.item_num - 1} or less."
+            )
         if settings["semantics"] != "none":
             self._add_semantics(run, dataset, watch, record)
         if settings["refit"]:

@@ -674,6 +674,12 @@ def test_a_class_that_extends_a_model_is_trained_as_it_is(tiny, monkeypatch, mod
     assert own.metrics == known.metrics
 
 
+def test_ract_says_how_many_items_it_needs(tiny):
+    """Regression: after its pretraining, it ended in torch's words on sizes that differ."""
+    with pytest.raises(UserError, match=r"metrics_k=100: RaCT .* tiny has \d\d: give --metrics_k=\d\d or less"):
+        runner().run(make_run("RaCT", epochs=1, pretrain_epochs=1))
+
+
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_pretraining_can_be_left_out(tiny, model):
     record = runner().run(make_run(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
