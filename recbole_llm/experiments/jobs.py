@@ -32,24 +32,34 @@ GIVEN_FILES = ("profiles", "vectors", "lists", "candidate_table", *PARTS)
 LOCAL_MODELS = ("encoder", "lm", "pre_model_path")
 
 
-def run_job(run: Run, results: str, force: bool) -> Record:
-    """Make the record of a run in a worker that shares the driver's folders."""
-    return Runner(ResultStore(results), force=force, asks_again=False).run(run)
+def run_job(run: Run, results: str, force: bool, ahead: dict[str, float]) -> Record:
+    """Make the record of a run in a worker that shares the driver's folders; ``ahead`` as for :func:`run_job_away`."""
+    runner = Runner(ResultStore(results), force=force, asks_again=False)
+    runner.ahead[run.key] = ahead
+    return runner.run(run)
 
 
-def run_job_away(run: Run, payload: Payload, chosen: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+def run_job_away(
+    run: Run,
+    payload: Payload,
+    chosen: Mapping[str, bytes] | None = None,
+    ahead: dict[str, float] | None = None,
+) -> dict[str, bytes]:
     """Make the record of a run where the driver's files may be missing; returns the record's files.
 
     Args:
         run: what to run.
         payload: the files that it reads.
         chosen: for a refit, the file of the record that chose its epochs, by its path in the results folder.
+        ahead: seconds by phase of features that the driver made for this run.
     """
     with payload.unpacked(run) as (run, results):
         store = ResultStore(results)  # empty, so that only the record that chose the epochs counts as made
         if chosen:
             store.unpack(chosen)
-        return store.pack(Runner(store, asks_again=False).run(run))
+        runner = Runner(store, asks_again=False)
+        runner.ahead[run.key] = ahead or {}
+        return store.pack(runner.run(run))
 
 
 def features_of(run: Run, runner: Runner) -> tuple[Any, ...]:

@@ -100,8 +100,16 @@ def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor, send: Payload
         return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(runs, places, strict=True)]
     if send is None:
         folder = str(runner.store.folder)
-        return [Job(run.title(), run_job, (run, folder, runner.force), tag=run) for run in runs]
-    return [Job(run.title(), run_job_away, (run, send(run), _chosen(run, runner)), tag=run) for run in runs]
+        return [Job(run.title(), run_job, (run, folder, runner.force, _ahead(run, runner)), tag=run) for run in runs]
+    return [
+        Job(run.title(), run_job_away, (run, send(run), _chosen(run, runner), _ahead(run, runner)), tag=run)
+        for run in runs
+    ]
+
+
+def _ahead(run: Run, runner: Runner) -> dict[str, float]:
+    """Seconds of the features that were made here for a run; its record will have them."""
+    return runner.ahead.pop(run.key, {})
 
 
 def _chosen(run: Run, runner: Runner) -> dict[str, bytes]:

@@ -76,11 +76,15 @@ class Runner:
         bars: progress bars.
         force: also make runs that have a record.
         asks_again: repeat questions that an earlier command got no answer to; not in a worker, which shares its files.
+
+    Attributes:
+        ahead: by the key of a run, the seconds by phase of features that were made before it, for its record.
     """
 
     def __init__(
         self, store: ResultStore, bars: Bars | None = None, force: bool = False, asks_again: bool = True
     ) -> None:
+        self.ahead: dict[str, dict[str, float]] = {}
         self.store, self.bars, self.force, self.asks_again = store, bars or Bars(False), force, asks_again
         self._warned: set[str] = set()
         self._readings: dict[Any, tuple[dict[str, Any], dict[str, float | int]]] = {}  # facts and statistics
@@ -152,7 +156,7 @@ class Runner:
         """Train and test in this process, which may be the first of several."""
         logger.info("running %s", run.title())
         forget_peak_memory()
-        watch = Stopwatch()
+        watch = Stopwatch(self.ahead.pop(run.key, None))
         record = run.blank_record()
         with watch("pretrain"):
             stage = self._pretrain(run)
@@ -248,12 +252,15 @@ class Runner:
     def make_features(self, run: Run) -> Path | None:
         """Make the semantic features of a run and what they need; returns their folder, ``None`` if it reads none.
 
-        This is done before runs are spread over workers, which would otherwise all make the same features.
+        This is done before runs are spread over workers, which would otherwise all make the same features. The seconds
+        are those of the run's record (``ahead``).
         """
         if run.settings["semantics"] == "none":
             return None
         dataset = self.read_dataset(run)
-        self._add_semantics(run, dataset, Stopwatch(), None)
+        watch = Stopwatch(self.ahead.get(run.key))
+        self._add_semantics(run, dataset, watch, None)
+        self.ahead[run.key] = watch.seconds
         return Path(dataset.semantics.facts()["folder"])
 
     # ---- steps ---------------------------------------------------------------------------------
@@ -563,7 +570,8 @@ def run_together(run: Run, runner: Runner) -> Record:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
     runner.make_features(run)
     with tempfile.TemporaryDirectory() as folder, closing(ProcessExecutor(world, retries=0)) as executor:
-        shared = (world, str(Path(folder) / "meeting"), run, str(runner.store.folder), runner.force)
+        ahead = runner.ahead.pop(run.key, {})
+        shared = (world, str(Path(folder) / "meeting"), run, str(runner.store.folder), runner.force, ahead)
         jobs = [Job(f"process {rank} of {run.title()}", run_rank, (rank, *shared), tag=rank) for rank in range(world)]
         found = None
         for result in each_result(executor, jobs):
@@ -576,11 +584,14 @@ def run_together(run: Run, runner: Runner) -> Record:
     return found
 
 
-def run_rank(rank: int, world: int, meeting: str, run: Run, results: str, force: bool) -> Record | None:
+def run_rank(
+    rank: int, world: int, meeting: str, run: Run, results: str, force: bool, ahead: dict[str, float]
+) -> Record | None:
     """Train in one of the processes; the first one returns the record."""
     join(rank, world, Path(meeting))
     try:
         runner = Runner(ResultStore(results), force=force, asks_again=False)
+        runner.ahead[run.key] = ahead
         if rank == 0:
             return runner.make_here(run)
         runner.train_along(run)

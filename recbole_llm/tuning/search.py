@@ -82,9 +82,12 @@ def tune_all(
         for study, of in zip(studies, seeds, strict=True):
             if study.name not in lost:
                 try:
-                    tuned += [study.tuned_run(seed) for seed in of]
+                    best = [study.tuned_run(seed) for seed in of]
                 except UserError as error:  # every trial failed
                     lost[study.name] = error
+                else:
+                    runner.ahead[best[0].key] = runner.ahead.pop(study.run.key, {})
+                    tuned += best
         if len(lost) == len(studies):
             raise next(iter(lost.values()))
         failed = [_failure(study, lost[study.name]) for study in studies if study.name in lost]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,11 +46,15 @@ class TqdmHandler(logging.Handler):
 
 
 class Stopwatch:
-    """Seconds by phase. Phases of the same name add up; an inner phase does not count for the outer one."""
+    """Seconds by phase. Phases of the same name add up; an inner phase does not count for the outer one.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._started = time.monotonic()
+    Args:
+        ahead: seconds by phase that were spent before; they count for the whole, too.
+    """
+
+    def __init__(self, ahead: Mapping[str, float] | None = None) -> None:
+        self.seconds: dict[str, float] = dict(ahead or {})
+        self._started = time.monotonic() - sum(self.seconds.values())
         self._inner = [0.0]
 
     @contextmanager

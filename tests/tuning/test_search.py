@@ -103,6 +103,8 @@ def test_a_search_ranks_validation_cases_alone(tiny: Path, monkeypatch: pytest.M
 def test_each_of_several_semantics_has_a_search_of_its_own(tiny: Path) -> None:
     records, studies = tune("SASRecText", "tiny", semantics="offline,none", trials=1, epochs=1)
     assert [record.semantics for record in records] == ["text", "none"]
+    made = {"features", "encode"}  # before the trials; regression: no record had their seconds
+    assert [made & record.seconds.keys() for record in records] == [made, set()]
     assert len({study.name for study in studies}) == 2
 
 
