@@ -11,8 +11,9 @@
       small: {common: {results_dir: results/small}, tune: {trials: 2, seeds: 1}}
 
 A key of ``common`` goes to each stage whose verb has an option of that name; a setting goes to each stage that runs
-something. A stage does what its command does, so it runs only what is missing. ``--model`` on the command line selects
-rows of the suite, each with the keys of its stage.
+something. A budget's key, or one of the command line, with a model's name before it (``SASRec.n_layers``) goes to the
+stages that have this model. A stage does what its command does, so it runs only what is missing. ``--model`` on the
+command line selects rows of the suite, each with the keys of its stage.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
         name: of a file in ``properties/suite/``, or the path of a ``.yaml`` file.
         options: the names of each verb's options; any other key is a setting.
         budget: ``full``, or one that the suite names.
-        given: keys from the command line, which override all others unless they are ``None``. They go to the stages
-            that run something; ``dataset``, ``results_dir`` and keys that those stages do not take also go to the
-            others. ``model`` keeps only the rows of these models in the stages that run something.
+        given: keys from the command line, which override all others. They go to the stages that run something;
+            ``dataset``, ``results_dir`` and keys that those stages do not take also go to the others. ``model`` keeps
+            only the rows of these models in the stages that run something. These three may be ``None``.
 
     Raises:
         UserError: there is no such suite or budget, the file is not a suite, no stage takes a key of ``common`` or of
@@ -91,8 +92,10 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
     stages = suite.get("stages")
     if not isinstance(stages, list) or not stages:
         raise UserError(f"{path}: stages is a list such as `- run: {{model: SASRec}}`.")
-    given = {key: value for key, value in (given or {}).items() if value is not None}
+    options_of_suite = ("model", "dataset", "results_dir")
+    given = {k: value for k, value in (given or {}).items() if value is not None or k not in options_of_suite}
     models = names_of(given.pop("model", ()))
+    there = {name for stage in stages for name in _models_of(stage)}
     found = []
     for number, stage in enumerate(stages, start=1):
         where = f"{path}, stage {number}"
@@ -100,12 +103,13 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
             raise UserError(f"{where}: a stage is one verb with its keys, such as `run: {{model: SASRec}}`.")
         _known(stage, STAGE_VERBS, where)
         ((verb, keys),) = stage.items()
+        others = there - {*_models_of(stage)}
         layers = (
             _of_verb(verb, common, options),
             _mapping(keys or {}, where),
             _of_verb(verb, cheaper, options),
-            _mapping(chosen.get(verb, {}), f"{of_budget}, {verb}"),
-            {key: value for key, value in given.items() if verb in _takers_of_given(key, options)},
+            _without(others, _mapping(chosen.get(verb, {}), f"{of_budget}, {verb}")),
+            _without(others, {k: value for k, value in given.items() if verb in _takers_of_given(k, options)}),
         )
         found.append(_stage(verb, layers))
     verbs = {stage.verb for stage in found}
@@ -117,6 +121,18 @@ def read_suite(name: str, options: Options, budget: str = FULL, given: Mapping[s
             takers = " and ".join(_takers_of_given(key, options))
             raise UserError(f"--{key} is an option of {takers}, and {path} has no such stage.")
     return _rows_of(models, found, str(path)) if models else found
+
+
+def _models_of(stage: Any) -> list[str]:
+    """The models of a stage, as the file has it; none if it is no stage."""
+    keys = [*stage.values()] if isinstance(stage, dict) else []
+    models = [each.get("model") for each in keys if isinstance(each, dict)]
+    return [str(name) for each in models if isinstance(each, (str, list)) for name in names_of(each)]
+
+
+def _without(models: Collection[str], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys but for those with the name of one of these models before them."""
+    return {key: value for key, value in keys.items() if str(key).partition(".")[0] not in models}
 
 
 def _rows_of(models: Sequence[str], stages: Sequence[Stage], where: str) -> list[Stage]:

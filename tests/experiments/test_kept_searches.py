@@ -27,7 +27,8 @@ VERBS = {verb: getattr(api, verb) for verb in ("generate", "tune", "run", "table
 def suite_work(folder: Path, suite: str, budget: str, seeds: int) -> dict[str, list[Work]]:
     """The work that a suite has left in a copy of a results folder for that many seeds, by study name."""
     shutil.copytree(folder, "kept")
-    shutil.copytree(ROOT / "dataset/ml-100k/vectors", "dataset/ml-100k/vectors")
+    for files in ("vectors", "answers"):
+        shutil.copytree(ROOT / "dataset/ml-100k" / files, f"dataset/ml-100k/{files}")
     runner = Runner(ResultStore("kept"))
     given = {"results_dir": "kept", "seeds": seeds}
     found: dict[str, list[Work]] = {}

@@ -121,6 +121,31 @@ def test_the_command_line_gives_what_tables_alone_take_to_them(workspace: Path) 
     assert not {"protocol", "track"} & {*table}
 
 
+def test_a_key_with_a_models_name_goes_to_the_stages_that_have_it(workspace: Path) -> None:
+    stages = [*SUITE["stages"], {"tune": {"model": "BPR", "trials": 2}}]
+    suite_file = written(stages=stages, budgets={"small": {"tune": {"BPR.epochs": 1, "Pop.epochs": 1}}})
+    first, run, _, second = (stage.words for stage in read_suite(suite_file, "small", {"SRGNN.step": None}))
+    assert {"--BPR.epochs=1", "--Pop.epochs=1"} <= {*first} & {*second}  # no stage has Pop, so each refuses the key
+    assert "--SRGNN.step=null" in run
+    assert not any(word.startswith("--SRGNN.") for word in (*first, *second))
+    first, *_ = (stage.words for stage in read_suite(written(stages=stages), given={"SRGNN.step": 2, "BPR.epochs": 1}))
+    assert "--BPR.epochs=1" in first
+    run = next(stage.words for stage in read_suite(written(), given={"BPR.epochs": 1}) if stage.verb == "run")
+    assert not any(word.startswith("--BPR.") for word in run)
+
+
+@pytest.mark.parametrize(("budget", "table"), [("full", "ea77079564d1"), ("short", "ea77079564d1"), ("small", None)])
+def test_the_flagship_reads_the_answers_that_are_published_for_llmdmsrec(budget: str, table: str | None) -> None:
+    """Regression: LLM-DMsRec's row `llm` read the rule's answers, although a strong LLM's are published."""
+    (keys,) = (each.keys for each in read_suite("flagship", budget) if "candidate_table" in each.keys)
+    assert (keys["model"], keys["semantics"][0]) == ("LLMDMsRec", "llm")
+    chosen = keys.get("LLMDMsRec.candidate_table", keys["candidate_table"])
+    assert chosen == (f"dataset/ml-100k/answers/ml-100k.{table}.candidates.gz" if table else None)
+    assert chosen is None or (Path(__file__).parents[2] / chosen).is_file()
+    assert (keys["MAX_ITEM_LIST_LENGTH"], keys["intent_stride"]) == (10, 50)
+    assert keys["llm"] == ("claude-2026-11" if table else "offline")
+
+
 def test_models_on_the_command_line_choose_among_the_rows(workspace: Path) -> None:
     stages = [*SUITE["stages"], {"tune": {"model": "BPR", "trials": 2, "protocol": "gts"}}]
     for given in ("BPR", ["BPR"]):
@@ -152,8 +177,8 @@ SUITES = [
 @pytest.mark.parametrize(("name", "budget"), SUITES)
 def test_every_command_of_our_suites_is_valid(tiny: Path, name: str, budget: str) -> None:
     """A dry run checks every model, key, value and search space, and the files that a suite names."""
-    if name in ("vectors", "answers"):  # the folder of the files that they name
-        shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k" / name, f"dataset/ml-100k/{name}")
+    if folder := {"vectors": "vectors", "answers": "answers", "flagship": "answers"}.get(name):  # of files they name
+        shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k" / folder, f"dataset/ml-100k/{folder}")
     commands = [
         result.stage.words for result in api.suite(name, budget=budget, dry_run=True, dataset="tiny", llm="vllm")
     ]
