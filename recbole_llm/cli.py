@@ -324,7 +324,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    except (BrokenPipeError, SystemExit):  # the reader closed the pipe; Typer answers that with SystemExit
+    except (BrokenPipeError, SystemExit) as error:  # the reader closed the pipe; Typer answers that with SystemExit
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            return _report(RuntimeError(f"exit({error.code}) was called"), "--verbose" in arguments)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

@@ -125,6 +125,7 @@ def test_a_library_that_a_model_needs_is_named(module_of):
         ("class Mine:\n  def broken(:\n", r"own_broken\.py, line 2: invalid syntax"),
         ("class Mine:\n  size = 1 / 0\n", "importing own_broken fails: ZeroDivisionError: division by zero"),
         ("SIDE = open('no_such.npy')\n", "importing own_broken fails: FileNotFoundError: .*no_such.npy"),
+        ("raise SystemExit(0)\n", "importing own_broken fails: SystemExit: 0"),  # a script without a main guard
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_with_the_reason(module_of, monkeypatch, code, said):

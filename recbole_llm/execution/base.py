@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 
 
 class JobError(Exception):
-    """A job failed in another process; the message gives its error, or how its worker was lost."""
+    """A job failed in another process or left Python; the message gives its error, or how its worker was lost."""
 
 
 @dataclass

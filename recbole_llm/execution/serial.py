@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from recbole_llm.execution.base import Job, JobResult
+from recbole_llm.execution.base import Job, JobError, JobResult
 from recbole_llm.utils.files import is_no_room
 
 
@@ -44,6 +44,8 @@ class SerialExecutor:
             if is_no_room(error):
                 raise
             return JobResult(job, error=error)
+        except SystemExit as error:  # RecBole and users' models may call exit()
+            return JobResult(job, error=JobError(f"exit({error.code}) was called"))
 
     def put(self, value: Any) -> Any:
         """Return the value unchanged."""

@@ -112,6 +112,8 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
         return "failed", f"{type(error).__name__}: {error}"
     except UserError as error:
         return "refused", str(error)
+    except SystemExit as error:  # RecBole and users' models may call exit()
+        return "failed", f"exit({error.code}) was called"
     except Exception as error:
         logging.getLogger(__name__).debug("%s", function.__name__, exc_info=True)
         return "failed", f"{type(error).__name__}: {error}"

@@ -29,7 +29,7 @@ def _module(name: str, where: str) -> ModuleType:
         ) from error
     except SyntaxError as error:
         raise UserError(f"{where}: {error.filename}, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:  # the module can raise anything
+    except (Exception, SystemExit) as error:  # the module can raise anything, or call exit()
         raise UserError(f"{where}: importing {name} fails: {type(error).__name__}: {one_line(error, 200)}") from error
 
 

@@ -27,6 +27,10 @@ def refuse(error: Exception) -> None:
     raise error
 
 
+def call_exit(code: int) -> None:
+    sys.exit(code)
+
+
 def environment(*names: str) -> list[str | None]:
     return [os.environ.get(name) for name in names]
 

@@ -84,6 +84,14 @@ def test_an_error_ends_its_own_job_alone(executor: Executor, error: Exception, r
     assert results[chores.double].value == 8
 
 
+def test_a_job_that_leaves_python_ends_alone(executor: Executor) -> None:
+    """Regression: the whole command ended without a word, as if all had gone well."""
+    jobs = [Job("", chores.call_exit, (0,)), Job("", chores.double, (4,))]
+    results = {result.job.function: result for result in each_result(executor, jobs)}
+    assert results[chores.call_exit].reason == "exit(0) was called"
+    assert results[chores.double].value == 8
+
+
 @pytest.mark.parametrize("error", [NoRoomError("a.pt", "no space"), OSError(errno.ENOSPC, "no space", "a.pt")])
 def test_a_full_disk_is_no_job_s_error(executor: Executor, error: OSError) -> None:
     with pytest.raises(OSError, match=r"a\.pt"):
