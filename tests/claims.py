@@ -21,6 +21,7 @@ BUDGET: Place = ("one-budget", "ml-100k", "loo")
 DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
 INTERESTS: Place = ("multi-interest", "ml-100k", "loo")
 SPLIT: Place = ("multi-interest", "ml-100k", "user_split")
+DIRECT_LONG: Place = ("direct", "ml-100k", "direct_100")
 BEAUTY_SPLIT: Place = ("multi-interest", "beauty", "user_split")
 BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
 BEAUTY: Place = ("multi-interest", "beauty", "loo")
@@ -211,6 +212,10 @@ CLAIMS = (
           "{mean}, the difference does not hold (p {p3})"),
     Claim("one_budget", DIRECT, "ISRFDirect (offline)", "ISRFDirect (none)", CHANCE,
           "reasoning adds {d} {interval} to none"),
+    Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "LightGCN", HOLDS,
+          "whose graph is among its inputs, by {gap} {bounds} (p {p3}), and below BPR"),
+    Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "Pop", HOLDS,
+          "far above Pop** ({mean} against {other})"),
     # Beauty.
     Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "REMI", HOLDS,
           "over three seeds**, by {gap} {bounds} (p {p3})"),
@@ -446,6 +451,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
      "The rule's interests, with settings of their own, give {}, as much as REMI"),
     ("tuned", FLAGSHIP, ("LDMI (offline)", "LDMI (none)"),
      "The rule's division gives {}. **Without any division LDMI has {}**"),
+    ("tuned", DIRECT_LONG, (f"ISRFDirect ({CLAUDE})",), "with fixed settings, it has {}."),
     ("tuned", FLAGSHIP_DIRECT, ("LightGCN",), "whose graph is among ISRFDirect's inputs, has {}."),
     ("tuned", FLAGSHIP, (EXCHANGED,), "and LLM-DMsRec with exchanged answers {}, each after a search"),
     ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),

@@ -28,6 +28,7 @@ from tests.claims import (
     BY_LLM,
     BY_RULE,
     CLAUDE,
+    DIRECT_LONG,
     DIVIDED,
     DRAWN,
     EXCHANGED,
@@ -591,6 +592,18 @@ def test_loading_and_recommending_in_sentences() -> None:
         f"{found['p50_ms']:.1f} ms for one user (RecBole's calls {found['recbole_p50_ms']:.1f}), "
         f"{users[0]} users a second ({users[1]})" in page("explanation/speed")
     )
+
+
+def test_validation_scores_of_the_longer_direct_task() -> None:
+    long, graph = (compared(DIRECT_LONG).row(name).runs[0] for name in (f"ISRFDirect ({CLAUDE})", "LightGCN"))
+    scores = {point["epoch"]: point["valid"]["ndcg@10"] for point in long.curve if "valid" in point}
+    assert (max(scores, key=lambda epoch: scores[epoch]), max(scores)) == (14, 20)
+    assert f"{scores[6]:.4f} after six epochs, {scores[14]:.4f} after 14, and no higher until the twentieth" in page(
+        "findings/language_inside"
+    )
+    assert f"LightGCN's was {graph.valid_metrics['ndcg@10']:.4f}." in page("findings/language_inside")
+    assert [round(run.seconds["train"] / unit) for run, unit in ((long, 3600), (graph, 60))] == [3, 7]
+    assert "took three hours of a core, LightGCN's seven minutes" in page("findings/language_inside")
 
 
 def test_gaps_between_validation_curves() -> None:

@@ -60,6 +60,7 @@ _ISRF = {
 # Folders of records that were made with today's defaults, with the exceptions that have changed since.
 OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "answers": {},
+    "direct": {},
     "flagship-short": {},
     "item-numbers": {"ISRF": {"item_numbers": "random"}},
     "sessions": {},
