@@ -148,6 +148,7 @@ def _row(
         "model": runs[0].model,
         "kind": kind_of(runs[0]),
         "source": name.semantics or "none",
+        "language_model": name.language_model,
         "tuned": name.tuned,
         "submission": submission,
         "metrics": metrics,

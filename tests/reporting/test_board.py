@@ -72,6 +72,16 @@ def test_a_row_belongs_to_one_submission_and_links_its_records(submissions: Path
     assert links_of(tmp_path / "site" / "index.html").links == ["tiny-loo.html"]
 
 
+def test_rows_that_differ_in_the_language_model_alone_say_which_they_have(tmp_path: Path) -> None:
+    for key, inside in (("ab" * 8, "gpt2"), ("cd" * 8, "no language model")):
+        settings = {"mask_history": True, "use_lm": inside == "gpt2"}
+        fill(tmp_path / "in" / "one", "DUIP", seeds=1, key=key, settings=settings, language_model=inside)
+    assert write_board(tmp_path / "in", tmp_path / "site", tmp_path) == 2
+    page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
+    kinds = re.findall(r'<th scope="row">DUIP<small class="kind">(.*?)</small>', page)
+    assert sorted(kinds) == ["control, gpt2", "control, no language model"]
+
+
 def test_what_a_submission_says_is_text(submissions: Path, tmp_path: Path) -> None:
     write_board(submissions, tmp_path / "site", tmp_path)
     for page in (tmp_path / "site").glob("*.html"):
