@@ -25,11 +25,12 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.submission import Entry, Submission, read_submission
 from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
+from recbole_llm.reporting.results_table import primary_metric
 from recbole_llm.utils.files import make_folder
 from recbole_llm.utils.text import counted
 
 MARK = ".board"  # marks a folder as a board, which a later call may replace
-SHOWN = ("ndcg@10", "hit@10", "mrr@10")
+SHOWN = ("ndcg", "hit", "mrr")  # besides the metric that models were selected by, at its cut-off
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def _render(template: str, **values: Any) -> str:
 def _pages(submissions: Sequence[Submission], site: Path) -> list[Page]:
     """The pages, sorted by dataset and protocol; the records that they link to are written beside them."""
     tables: dict[TableKey, list[dict[str, Any]]] = defaultdict(list)
+    everything: dict[TableKey, list[Record]] = defaultdict(list)
     folders = _distinct([submission.name for submission in submissions])
     for submission in submissions:
         entries = {id(entry.record): entry for entry in submission.entries}
@@ -98,10 +100,12 @@ def _pages(submissions: Sequence[Submission], site: Path) -> list[Page]:
         for key, rows in group(entry.record for entry in submission.entries).items():
             for name, records in rows.items():
                 runs = latest(records)
+                everything[key] += runs
                 tables[key].append(_row(submission.name, name, runs, [entries[id(run)] for run in runs], store, site))
     pages: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for key in sorted(tables):
-        pages[key.dataset, key.protocol].append(_table(key, tables[key], len(pages[key.dataset, key.protocol])))
+        primary, number = primary_metric(everything[key]), len(pages[key.dataset, key.protocol])
+        pages[key.dataset, key.protocol].append(_table(key, tables[key], primary, number))
     files = _distinct(["/".join(names) for names in pages])
     return [Page(*names, f"{files['/'.join(names)]}.html", found) for names, found in pages.items()]
 
@@ -117,8 +121,11 @@ def _distinct(names: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _table(key: TableKey, rows: list[dict[str, Any]], number: int) -> dict[str, Any]:
-    metrics = [name for name in SHOWN if any(name in row["metrics"] for row in rows)]
+def _table(key: TableKey, rows: list[dict[str, Any]], primary: str, number: int) -> dict[str, Any]:
+    """One table, ordered by the metric that most of its records were selected by, which is the first column."""
+    cut = primary.partition("@")[2] or "10"
+    wanted = dict.fromkeys([primary, *(f"{name}@{cut}" for name in SHOWN)])
+    metrics = [name for name in wanted if any(name in row["metrics"] for row in rows)]
     metrics = metrics or sorted({name for row in rows for name in row["metrics"]})[:4]
     rows = sorted(rows, key=lambda row: -row["metrics"].get(metrics[0], {"mean": -1.0})["mean"])
     cases = [f"{name}: {value}" for name, value in key.case_settings.items()]

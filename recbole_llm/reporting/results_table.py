@@ -407,7 +407,7 @@ def _results_table(
         rows.append(Row(name, kind_of(kept[0]), done, [run for run in kept if run.status != "ok"]))
     everything = [run for row in rows for run in row.runs]
     notes += [*_rarity(everything), *_warnings(rows), *_foreign(rows)]
-    primary = _primary(everything or [run for row in rows for run in row.failed])
+    primary = primary_metric(everything or [run for row in rows for run in row.failed])
     table = ResultsTable(key, rows, columns.of(everything, primary), primary, notes=notes)
     if store is not None:
         probes = [*store.probes()]
@@ -482,7 +482,7 @@ def _ranked_of_lists(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _primary(records: Sequence[Record]) -> str:
+def primary_metric(records: Sequence[Record]) -> str:
     """The metric that most of the records were selected by."""
     chosen = [record.valid_metric or str(record.settings.get("valid_metric", "")).lower() for record in records]
     named = Counter(name for name in chosen if name)

@@ -82,6 +82,13 @@ def test_rows_that_differ_in_the_language_model_alone_say_which_they_have(tmp_pa
     assert sorted(kinds) == ["control, gpt2", "control, no language model"]
 
 
+def test_the_first_column_is_the_metric_that_models_were_selected_by(tmp_path: Path) -> None:
+    fill(tmp_path / "in" / "one", valid_metric="mrr@5")
+    write_board(tmp_path / "in", tmp_path / "site", tmp_path)
+    page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
+    assert re.findall(r'<td class="n" data-title="(\w+@\d+)"', page)[:3] == ["MRR@5", "NDCG@5", "Hit@5"]
+
+
 def test_what_a_submission_says_is_text(submissions: Path, tmp_path: Path) -> None:
     write_board(submissions, tmp_path / "site", tmp_path)
     for page in (tmp_path / "site").glob("*.html"):
