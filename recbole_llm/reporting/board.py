@@ -25,7 +25,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.submission import Entry, Submission, read_submission
 from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
-from recbole_llm.reporting.results_table import primary_metric
+from recbole_llm.reporting.results_table import IMPROVING, primary_metric, still_improving
 from recbole_llm.utils.files import make_folder
 from recbole_llm.utils.text import counted
 
@@ -151,7 +151,7 @@ def _row(
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
         metrics[metric] = {"mean": float(np.mean(values)), "sd": spread}
     return {
-        "label": name.model,
+        "label": name.model + (f" {IMPROVING}" if any(map(still_improving, runs)) else ""),
         "model": runs[0].model,
         "kind": kind_of(runs[0]),
         "source": name.semantics or "none",

@@ -78,7 +78,7 @@ def test_rows_that_differ_in_the_language_model_alone_say_which_they_have(tmp_pa
         fill(tmp_path / "in" / "one", "DUIP", seeds=1, key=key, settings=settings, language_model=inside)
     assert write_board(tmp_path / "in", tmp_path / "site", tmp_path) == 2
     page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
-    kinds = re.findall(r'<th scope="row">DUIP<small class="kind">(.*?)</small>', page)
+    kinds = re.findall(r'<th scope="row">DUIP[^<]*<small class="kind">(.*?)</small>', page)
     assert sorted(kinds) == ["control, gpt2", "control, no language model"]
 
 
@@ -87,6 +87,15 @@ def test_the_first_column_is_the_metric_that_models_were_selected_by(tmp_path: P
     write_board(tmp_path / "in", tmp_path / "site", tmp_path)
     page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
     assert re.findall(r'<td class="n" data-title="(\w+@\d+)"', page)[:3] == ["MRR@5", "NDCG@5", "Hit@5"]
+
+
+def test_a_row_that_was_still_improving_is_marked(tmp_path: Path) -> None:
+    fill(tmp_path / "in" / "one")
+    fill(tmp_path / "in" / "one", "Pop", best_epoch=1)
+    write_board(tmp_path / "in", tmp_path / "site", tmp_path)
+    page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
+    assert sorted(re.findall(r'<th scope="row">(.*?)<', page)) == ["Pop", "SASRec †"]
+    assert "† still improving when training ended" in page
 
 
 def test_what_a_submission_says_is_text(submissions: Path, tmp_path: Path) -> None:
