@@ -32,6 +32,7 @@ BETTER, WORSE, NONE = "better", "worse", "none"
 KINDS = ("baseline", "control", "method")
 ORDERS = ("kind", "model")  # of the rows, besides metrics
 IMPROVING = "†"
+IMPROVING_NOTE = f"{IMPROVING} still improving when training ended: best epoch among the last three validations"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from recbole_llm.reporting.rendered import RenderedTable, TableCell, csv_table, 
 from recbole_llm.reporting.results_table import (
     BETTER,
     DIGITS,
-    IMPROVING,
+    IMPROVING_NOTE,
     NONE,
     WORSE,
     ResultsTable,
@@ -211,7 +211,7 @@ def notes(table: ResultsTable) -> list[str]:
     found += _single_trainings(table)
     found += lead(table)
     if any(row.still_improving for row in table.rows):
-        found.append(f"{IMPROVING} still improving when training ended: best epoch among the last three validations")
+        found.append(IMPROVING_NOTE)
     found += _gaps(table)
     found += memory_notes(table)
     for row in table.rows:

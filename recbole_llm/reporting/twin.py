@@ -24,6 +24,8 @@ from recbole_llm.reporting.grouping import row_identity
 from recbole_llm.reporting.rendered import RenderedTable, TableCell, csv_table, write
 from recbole_llm.reporting.results_table import (
     DIGITS,
+    IMPROVING,
+    IMPROVING_NOTE,
     ResultsTable,
     Row,
     best_and_second,
@@ -53,6 +55,14 @@ class Pair:
         found = first or second
         assert found is not None
         return found
+
+    def cells(self, columns: Sequence[str]) -> list[TableCell]:
+        """The cells of some identity columns, the model's first; marked if still improving under either protocol."""
+        model, *others = self.row.cells(columns)
+        improving = any(side is not None and side.still_improving for side in self.sides)
+        if improving and not self.row.still_improving:
+            model = TableCell(f"{model.text} {IMPROVING}")
+        return [model, *others]
 
     @property
     def is_whole(self) -> bool:
@@ -276,7 +286,7 @@ def _main(twin: Twin) -> RenderedTable:
     places = [twin.places(side) for side in (0, 1)]
     rows = []
     for number, pair in enumerate(twin.pairs):
-        cells = [*pair.row.cells(twin.identity_columns), TableCell(_seeds(pair))]
+        cells = [*pair.cells(twin.identity_columns), TableCell(_seeds(pair))]
         for metric, side in product(twin.metrics, (0, 1)):
             row = pair.sides[side]
             cells.append(TableCell("") if row is None else metric_cell(row, metric, *ranked[side, metric]))
@@ -297,7 +307,7 @@ def _seeds(pair: Pair) -> str:
 
 def notes(twin: Twin) -> list[str]:
     """What a reader must know: how the orders agree, what trains on the future, and what each table says."""
-    found = [_agreement(twin), *_later(twin), *_alone(twin)]
+    found = [_agreement(twin), *_later(twin), *_alone(twin), *_improving(twin)]
     for name, table in zip(twin.names, twin.tables, strict=True):
         found.append(f"{name}: {table.caption.partition(': ')[2]}")
         found += [f"{name}: {text}" for text in (*lead(table), *dict.fromkeys(table.notes))]
@@ -353,11 +363,22 @@ def _alone(twin: Twin) -> list[str]:
     return found
 
 
+def _improving(twin: Twin) -> list[str]:
+    """The rows whose training ended too soon, by protocol: a row may be one of them under one protocol alone."""
+    found = []
+    for side, name in enumerate(twin.names):
+        rows = [(pair.row.label, pair.sides[side]) for pair in twin.pairs]
+        labels = [label for label, row in rows if row is not None and row.still_improving]
+        if labels:
+            found.append(f"{name}: {IMPROVING_NOTE}: {', '.join(labels)}")
+    return found
+
+
 def _by_group(twin: Twin) -> RenderedTable:
     """The compared metric by subgroup of the test cases, under both protocols."""
     means = _group_means(twin)
     shown = sorted({place for place, _ in means})
-    lines = {place: twin.pairs[place].row.cells(twin.identity_columns) for place in shown}
+    lines = {place: twin.pairs[place].cells(twin.identity_columns) for place in shown}
     header = list(twin.identity_columns)
     for name, side in product(SUBGROUPS, (0, 1)):
         own = {str(place): means[place, side][name] for place in shown if (place, side) in means}
@@ -383,7 +404,7 @@ def _group_means(twin: Twin) -> dict[tuple[int, int], dict[str, tuple[int, float
     }
 
 
-_SIDE = ("protocol", "seeds", "cases", "mean", "sd", "ci_low", "ci_high", "place", "later_training")
+_SIDE = ("protocol", "seeds", "cases", "mean", "sd", "ci_low", "ci_high", "place", "later_training", "still_improving")
 _CSV = (
     *("dataset", "model", "label", "kind", "semantics", "language_model", "tuned", "metric", "group"),
     *(f"{name}_{side}" for side in (1, 2) for name in _SIDE),
@@ -432,6 +453,7 @@ def _side(twin: Twin, pair: Pair, side: int, metric: str, place: int | None) -> 
     if row is not None and row.runs:
         found["seeds"] = seeds_text(run.seed for run in row.runs)
         found["cases"] = row.cases or table.cases
+        found["still_improving"] = row.still_improving
         value = row.values.get(metric)
         if value is not None:
             found |= {"mean": value.mean, "sd": value.deviation, "ci_low": value.low, "ci_high": value.high}

@@ -125,6 +125,17 @@ def test_a_row_that_failed_is_said_to_have() -> None:
     assert "failed under gts: BPR" in text
 
 
+def test_a_row_that_was_still_improving_under_one_protocol_is_marked_and_said_to_have() -> None:
+    curve = [{"epoch": n, "loss": 1.0, "valid": {"ndcg@10": 0.1}} for n in range(1, 6)]
+    soon = {"key": "soon", "curve": curve, "best_epoch": 5}
+    records = [*four_models(), run_under("loo", "BPR", 0.01), run_under("gts", "BPR", 0.02, **soon)]
+    text = render_twin(records, BOTH)
+    assert cells(text, "BPR")[:2] == ["BPR", "†"]
+    assert "gts: † still improving when training ended: best epoch among the last three validations: BPR" in text
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(render_twin(records, BOTH, "csv")))}
+    assert [rows["BPR"][f"still_improving_{side}"] for side in (1, 2)] == ["False", "True"]
+
+
 def test_datasets_are_twins_of_their_own_and_lonely_ones_are_named() -> None:
     other = DatasetFacts(name="other", sha256="cd" * 32, test_cases=9)
     records = [
