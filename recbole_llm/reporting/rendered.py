@@ -117,14 +117,18 @@ def _markdown(rendered: RenderedTable) -> str:
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
-    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", '"': "\\textquotedbl{}"},
+    **{"<": "\\textless{}", ">": "\\textgreater{}", "|": "\\textbar{}", '"': "{\\char34}"},
     **{"±": "$\\pm$", "↑": "$\\uparrow$", "↓": "$\\downarrow$", "−": "$-$", "Δ": "$\\Delta$", "…": "\\ldots{}"},
     **{"≈": "$\\approx$", "†": "$\\dagger$"},
 }
 
 
 def escape_latex(text: str) -> str:
-    """Text escaped for LaTeX; characters that are not in the map are left to LaTeX's UTF-8 input."""
+    """Text escaped for LaTeX; characters that are not in the map are left to LaTeX's UTF-8 input.
+
+    A quotation mark is given by its number: LaTeX's default encoding, OT1, has no command for it, and babel makes the
+    character itself active in some languages.
+    """
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 

@@ -457,6 +457,12 @@ def test_latex_has_booktabs_and_escaped_names() -> None:
     assert text.count("\\begin{tabular}") == text.count("\\end{tabular}") == 2
 
 
+def test_latex_with_quotation_marks_needs_no_other_font_encoding() -> None:
+    text = render([run_of('a "b" c', 0.1)], "latex")
+    assert "a {\\char34}b{\\char34} c & " in text
+    assert "textquotedbl" not in text  # only T1 has it, and LaTeX begins with OT1
+
+
 @pytest.mark.parametrize("name", ["[1cm]", "*"])
 def test_no_name_is_an_argument_of_the_row_before(name: str) -> None:
     text = render([run_of("A", 0.2), run_of(name, 0.1)], "latex")
