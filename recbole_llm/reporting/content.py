@@ -18,7 +18,7 @@ from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_table
 from recbole_llm.reporting.results_table import ResultsTable, Row, rank_of
 from recbole_llm.reporting.runs import runs_content
-from recbole_llm.reporting.tables import mark, notes, p_text, seeds_text
+from recbole_llm.reporting.tables import GROUP_NOTE, mark, notes, p_text, seeds_text
 from recbole_llm.utils.text import percent
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
@@ -50,6 +50,7 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
         "compared": bool(table.against),
         "pairs": len(table.comparisons),
         "notes": notes(table),
+        "group_note": GROUP_NOTE,
         "extras": [("What the LLM knew", memory_table(table)), ("Costs", cost_table(table))],
         "data": {
             "primary": metric_title(table.primary),

@@ -30,6 +30,7 @@ from recbole_llm.reporting.results_table import (
 )
 from recbole_llm.utils.text import counted, one_line, percent, visible
 
+GROUP_NOTE = "head: the fifth of the items with most training interactions; cold: none; short: up to the median history"
 FORMATS = ("text", "markdown", "latex", "csv", "html")
 
 
@@ -290,8 +291,8 @@ def group_table(table: ResultsTable) -> RenderedTable:
         for cells, cell in zip(lines, ranked_cells(values, [row.label for row in rows]), strict=True):
             cells.append(cell)
     header = [*table.identity_columns, *(f"{name} ({sizes[name]:,})" for name in shown)]
-    note = "head: the fifth of the items with most training interactions; cold: none; short: up to the median history"
-    return RenderedTable(f"{metric_title(table.primary)} by group", header, lines, [note], len(table.identity_columns))
+    title = f"{metric_title(table.primary)} by group"
+    return RenderedTable(title, header, lines, [GROUP_NOTE], len(table.identity_columns))
 
 
 TABLE_COLUMNS = (

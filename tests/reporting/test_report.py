@@ -93,6 +93,11 @@ def test_the_curve_over_cut_offs_holds_the_records_metrics(store: ResultStore) -
     assert cuts["names"][0] == ["ndcg", "NDCG"]
 
 
+def test_the_chart_of_groups_says_what_they_are(store: ResultStore) -> None:
+    caption = page_of(store).split('<figure data-chart="groups"><figcaption>')[1].split("</figcaption>")[0]
+    assert "head: the fifth of the items with most training interactions" in caption
+
+
 def test_training_has_a_line_a_run(store: ResultStore) -> None:
     runs = charts(page_of(store))["training"]
     assert [(run["label"], run["seed"]) for run in runs] == [("SASRec", 1), ("SASRec", 2), ("Pop", 1), ("Pop", 2)]
