@@ -118,7 +118,10 @@ def test_what_settings_give_comirecdr() -> None:
     text = page("one_budget")
     assert f"any method does**: {released} as released, {mapped} with one map for each interest" in text
     assert f"and {short} after a search that chose that map too" in text
-    assert f"ComiRecDR has {released} [as released](interests.md#ldmi-and-comirecdr), {short} after" in page("tuned")
+    assert (
+        f"ComiRecDR has {released} [as released](interests.md#ldmi-and-comirecdr), which is mostly its routing map, "
+        f"{short} after a short search"
+    ) in page("tuned")
     assert f"after a short search and {searched} here" in page("tuned")
     assert f"as released ({released}) and LDMI" in page("interests")
     assert f"with LDMI's map ComiRecDR has {mapped}." in page("interests")
@@ -223,6 +226,15 @@ def test_what_the_answers_would_cost(method: str, price: str) -> None:
     tokens = facts.tokens_in + facts.tokens_out
     said = f"{tokens:,} tokens" if tokens < 1e6 else f"{tokens / 1e6:.1f} million tokens"
     assert f"({said}, estimated)" in page("answers")
+
+
+def test_what_the_interests_of_beautys_users_would_cost() -> None:
+    facts = next(each.features for each in records("beauty-users") if each.label == f"EIMF ({CLAUDE})")
+    assert facts is not None
+    dollars = load_endpoint("gpt-4o-mini").price(facts.tokens_in, facts.tokens_out)
+    tokens = facts.tokens_in + facts.tokens_out
+    assert f"would cost {dollars:.2f} US$ ({facts.cached} answers, {tokens:,} tokens, estimated)" in page("beauty")
+    assert f"and {dollars:.2f} US$ on Beauty" in page("tuned")
 
 
 def test_the_lead_of_new_items_on_beauty_is_of_few_of_them() -> None:
