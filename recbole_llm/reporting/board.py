@@ -24,6 +24,7 @@ from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.submission import Entry, Submission, read_submission
 from recbole_llm.pages.render import render_page, write_page
+from recbole_llm.reporting.costs import price_of
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.results_table import IMPROVING, primary_metric, still_improving
 from recbole_llm.utils.files import make_folder
@@ -144,7 +145,6 @@ def _row(
     for run in runs:
         path = store.put(run)
         links.append((f"seed {run.seed}", path.relative_to(site).as_posix()))
-    semantic = [run.features for run in runs if run.features is not None]
     metrics = {}
     for metric in sorted({metric for run in runs for metric in run.metrics}):
         values = [run.metrics[metric].value for run in runs if metric in run.metrics]
@@ -160,7 +160,7 @@ def _row(
         "submission": submission,
         "metrics": metrics,
         "seeds": len(runs),
-        "price": max((facts.price for facts in semantic), default=0.0),
+        "price": price_of(run.features for run in runs if run.features is not None),
         "seconds": float(np.mean([run.seconds.get("total", 0.0) for run in runs])),
         "hardware": sorted({_hardware(run) for run in runs}),
         "settings": all(entry.settings_checked for entry in entries),

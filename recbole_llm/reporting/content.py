@@ -205,7 +205,7 @@ def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
             "seconds, all": float(np.mean([run.seconds.get("total", 0.0) for run in row.runs])),
             "seconds, training": seconds(row, "train"),
             "seconds, test": seconds(row, "evaluate"),
-            "US$ for answers": price(row),
+            "US$ for answers": price(row) or 0.0,
             "tokens": tokens(row),
             "memory, MiB": memory_mib(row),
             "parameters": row.runs[0].parameters or 0,

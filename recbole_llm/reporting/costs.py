@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -32,9 +32,16 @@ def _most(row: Row, value: Callable[[SemanticFacts], float]) -> float:
     return max((value(run.features) for run in row.runs if run.features), default=0)
 
 
-def price(row: Row) -> float:
-    """US dollars that the answers behind a row cost."""
-    return _most(row, lambda facts: facts.price)
+def price(row: Row) -> float | None:
+    """US dollars that the answers behind a row cost; ``None`` if an LLM answered and no price is stated."""
+    return price_of(run.features for run in row.runs if run.features)
+
+
+def price_of(features: Iterable[SemanticFacts]) -> float | None:
+    """The same of the features of some runs, which share them."""
+    found = [(facts.price, facts.tokens_in + facts.tokens_out) for facts in features]
+    dollars = max((spent for spent, _ in found), default=0.0)
+    return dollars if dollars or not any(used for _, used in found) else None
 
 
 def requests(row: Row) -> int:
@@ -61,7 +68,7 @@ def cost_table(table: ResultsTable) -> RenderedTable | None:
         ("parameters", [f"{row.runs[0].parameters:,}" if row.runs[0].parameters else "" for row in rows]),
         ("LLM requests", [_text(requests(row), ",.0f", 1) for row in rows]),
         ("tokens", [_text(tokens(row), ",.0f", 1) for row in rows]),
-        ("US$", [_text(price(row), ",.2f", 0.005) for row in rows]),
+        ("US$", [_text(price(row) or 0.0, ",.2f", 0.005) for row in rows]),
     ]
     kept = [(name, values) for name, values in columns if any(values)]
     identity = table.identity_columns

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.board import write_board
 from tests.browser import Page, find_browser
@@ -34,11 +35,16 @@ def fill(folder: Path, model: str = "SASRec", skill: float = 1.0, seeds: int = 2
         path.write_text(path.read_text().replace('"schema_version": 3', '"schema_version": 2'))
 
 
+def answered(dollars: float) -> SemanticFacts:
+    """An LLM's answers at a price."""
+    return SemanticFacts(llm="openai", llm_model="g", tokens_in=5000, price=dollars, manifest_sha256="0" * 64)
+
+
 @pytest.fixture
 def submissions(tmp_path: Path) -> Path:
     fill(tmp_path / "in" / "first")
     fill(tmp_path / "in" / "first", "Pop", 0.0)
-    fill(tmp_path / "in" / "second", EVIL, 0.5, 1, hardware={"gpu": EVIL})
+    fill(tmp_path / "in" / "second", EVIL, 0.5, 1, hardware={"gpu": EVIL}, semantics="llm", features=answered(0.0))
     return tmp_path / "in"
 
 
@@ -96,6 +102,19 @@ def test_a_row_that_was_still_improving_is_marked(tmp_path: Path) -> None:
     page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
     assert sorted(re.findall(r'<th scope="row">(.*?)<', page)) == ["Pop", "SASRec †"]
     assert "† still improving when training ended" in page
+
+
+def test_a_price_that_nobody_stated_is_not_zero(tmp_path: Path) -> None:
+    """Regression: answers that were published without a price stood beside models that ask no LLM, at 0.00."""
+    fill(tmp_path / "in" / "one", "Pop", seeds=1)
+    for model, dollars in (("EIMF", 0.0), ("LDMI", 1.5)):
+        fill(tmp_path / "in" / "one", model, seeds=1, semantics="llm", features=answered(dollars))
+    write_board(tmp_path / "in", tmp_path / "site", tmp_path)
+    page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
+    cells = r'data-price="(.*?)">.*?data-title="US\$" data-v="(.*?)">(.*?)</td>'
+    rows = re.findall(rf'<tr data-model="(\w+)".*?{cells}', page, re.S)
+    assert sorted(rows) == [("EIMF", "", "", ""), ("LDMI", "1.5", "1.5", "1.50"), ("Pop", "0.0", "0.0", "0.00")]
+    assert "US$ is empty where an LLM answered and no price is stated" in page
 
 
 def test_what_a_submission_says_is_text(submissions: Path, tmp_path: Path) -> None:
@@ -168,7 +187,12 @@ def test_readers_choose_rows_in_a_browser(width: int, submissions: Path, tmp_pat
         assert page.run("document.title") == "tiny, loo"
         count = "document.getElementById('count').textContent"
         assert page.run(count) == "3 of 3 rows"
-        for field, value, left in (("seeds", "2", 2), ("model", "Pop", 1), ("hardware", "A processor, 2 threads", 1)):
+        for field, value, left in (
+            ("price", "0", 2),
+            ("seeds", "2", 2),
+            ("model", "Pop", 1),
+            ("hardware", "A processor, 2 threads", 1),
+        ):
             page.run(
                 f"(() => {{ const i = document.querySelector('[data-field={field}]'); i.value = '{value}';"
                 " i.dispatchEvent(new Event('input')); })()"

@@ -7,7 +7,7 @@
     const field = input.dataset.field, value = row.dataset[field];
     if (input.value === "") return true;
     if (field === "seeds") return Number(value) >= Number(input.value);
-    if (field === "price") return Number(value) <= Number(input.value);
+    if (field === "price") return value !== "" && Number(value) <= Number(input.value);
     if (field === "hardware") return JSON.parse(value).includes(input.value);
     return value === input.value;
   };
