@@ -87,7 +87,11 @@ class Together(BenchTrainer):
         return self.process == 0
 
     def _reduced(self, loss: Any) -> Any:
+        # The hook puts the class's method back as an attribute, which would pass for a change of the model.
+        is_attribute = "forward" in vars(self.model)
         self.set_reduce_hook()
+        if not is_attribute:
+            del self.model.forward
         return loss + self.sync_grad_loss()
 
     def _means(self, total: list[torch.Tensor], count: int) -> tuple[float, ...]:

@@ -419,8 +419,7 @@ class BenchTrainer(Trainer):
             return []
         modules, found = dict(self.model.named_modules()), []
         for (module, name), value in host_attributes(self.model).items():
-            # With several processes, RecBole's set_reduce_hook leaves the model's own forward behind as an attribute.
-            if name in ("training", "forward") or self._at_first.get((module, name)) == value:
+            if name == "training" or self._at_first.get((module, name)) == value:
                 continue
             changed = getattr(modules[module], name)
             if not checkpoint.holds(changed):
