@@ -26,7 +26,7 @@ from recbole_llm.experiments.submission import Entry, Submission, read_submissio
 from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.reporting.costs import price_of
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
-from recbole_llm.reporting.results_table import IMPROVING, primary_metric, still_improving
+from recbole_llm.reporting.results_table import IMPROVING, IMPROVING_NOTE, primary_metric, still_improving
 from recbole_llm.utils.files import make_folder
 from recbole_llm.utils.text import counted
 
@@ -76,7 +76,10 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
         site = Path(place) / "site"
         pages = _pages(submissions, site)
         for page in pages:
-            write_page(site / page.file, _render("board.html.j2", page=page, filters=_filters(page.rows)))
+            write_page(
+                site / page.file,
+                _render("board.html.j2", page=page, filters=_filters(page.rows), improving=IMPROVING_NOTE),
+            )
         checked = [entry for each in submissions for entry in each.entries]
         write_page(site / "index.html", _render("boards.html.j2", pages=_index(pages), facts=_facts(checked)))
         (site / MARK).write_text("", encoding="utf-8")

@@ -195,22 +195,22 @@ def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _prices(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
-    """Accuracy, and the costs that it can be plotted against."""
+    """Accuracy, and the costs that it can be plotted against; ``None`` where a cost is not known."""
     points: list[dict[str, Any]] = []
     for row in rows:
         value = row.values.get(table.primary)
         if value is None:
             continue
-        costs = {
+        costs: dict[str, float | None] = {
             "seconds, all": float(np.mean([run.seconds.get("total", 0.0) for run in row.runs])),
             "seconds, training": seconds(row, "train"),
             "seconds, test": seconds(row, "evaluate"),
-            "US$ for answers": price(row) or 0.0,
+            "US$ for answers": price(row),
             "tokens": tokens(row),
             "memory, MiB": memory_mib(row),
             "parameters": row.runs[0].parameters or 0,
         }
-        costs = {name: short(spent, 4) or 0.0 for name, spent in costs.items()}
+        costs = {name: short(spent, 4) for name, spent in costs.items()}
         points.append({"label": row.label, "y": value.mean, "low": value.low, "high": value.high, "costs": costs})
     used = [name for name in (points[0]["costs"] if points else ()) if any(p["costs"][name] for p in points)]
     return {"points": points, "axes": used}

@@ -150,3 +150,12 @@ def test_records_without_ranks_make_a_page_too(tmp_path: Path) -> None:
     page = page_of(store)
     assert "no ranks" in page
     assert charts(page)["cuts"]["lines"]["ndcg"] == {}
+
+
+def test_a_price_that_nobody_stated_is_no_point_at_zero(store: ResultStore) -> None:
+    for model, dollars in (("EIMF", 0.0), ("LDMI", 1.5)):
+        features = SemanticFacts(llm="openai", llm_model="g", tokens_in=5000, price=dollars)
+        store_run(store, model, 0.5, 1, semantics="llm", features=features)
+    points = charts(page_of(store))["price"]["points"]
+    shown = {point["label"].split()[0]: point["costs"]["US$ for answers"] for point in points}
+    assert shown == {"Pop": 0.0, "SASRec": 0.0, "EIMF": None, "LDMI": 1.5}

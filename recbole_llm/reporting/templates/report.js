@@ -20,7 +20,7 @@
       return rows.length && ["rows", { rows, title: `${data.primary} − ${data.reference}` }];
     },
     price: (data, legend, chosen) => {
-      const points = data.price.points.filter((p) => legend.shown(p.label)).map((p) => ({
+      const points = data.price.points.filter((p) => legend.shown(p.label) && p.costs[chosen] !== null).map((p) => ({
         label: p.label, x: p.costs[chosen], y: p.y, low: p.low, high: p.high,
         tip: `${p.label}\n${data.primary} ${p.y.toFixed(4)}\n${p.costs[chosen].toLocaleString("en")} ${chosen}`,
       }));
