@@ -271,7 +271,9 @@ class BenchDatasetMixin(Dataset):
         else:
             wrong = next((part for row in parts for part in row if not is_number(part)), None)
             if wrong is not None:
-                raise UserError(f"{path}: {name} holds {wrong!r}, not a finite number; numbers are parted by {mark!r}.")
+                raise UserError(
+                    f"{path}: {name} holds {wrong!r}, not a finite number; numbers are separated by {mark!r}."
+                )
             rows = [np.array(row, dtype=np.float64) for row in parts]
         limit = (self.config["seq_len"] or {}).get(name)
         rows = [row[:limit] for row in rows] if limit else rows

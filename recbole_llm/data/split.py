@@ -250,7 +250,7 @@ def read_user_ranks(path: Path) -> dict[str, float]:
         return dict(zip(frame.iloc[:, 0], places, strict=True))
     except (ValueError, IndexError, EOFError, OSError, zlib.error) as error:
         raise UserError(
-            f"{path}: each line has a user and a number, parted by a tab, below a header ({error})."
+            f"{path}: each line has a user and a number, separated by a tab, below a header ({error})."
         ) from error
 
 
