@@ -37,6 +37,7 @@ def apply() -> None:
     keep_tensorboard_off()
     repair_collector()
     repair_pop()
+    repair_item_knn()
     _applied = True
 
 
@@ -321,3 +322,37 @@ def repair_pop() -> None:
         return torch.nn.Parameter(torch.zeros(1)).to(self.device)
 
     Pop.calculate_loss = calculate_loss
+
+
+def repair_item_knn() -> None:
+    """Make ``ItemKNN`` compute the scores that are asked for.
+
+    general_recommender/itemknn.py:184 keeps those of all users as lists of Python numbers, some 30 GB for 300,000 users
+    with 16 items each, and checkpoints hold them too.
+    """
+    import recbole.model.general_recommender.itemknn as module
+    import torch
+
+    def built(self: Any, config: Any, dataset: Any) -> None:
+        super(module.ItemKNN, self).__init__(config, dataset)
+        self.k = config["k"]
+        self.shrink = config["shrink"] or 0.0
+        self.interaction_matrix = dataset.inter_matrix(form="csr").astype(np.float32)
+        found = module.ComputeSimilarity(self.interaction_matrix, topk=self.k, shrink=self.shrink)
+        self.w = found.compute_similarity("item")[1].tocsr()
+        self.fake_loss = torch.nn.Parameter(torch.zeros(1))
+        self.other_parameter_name = ["w"]
+
+    def scores(self: Any, interaction: Any) -> Any:
+        return self.interaction_matrix[interaction[self.USER_ID].cpu().numpy()] @ self.w
+
+    def predict(self: Any, interaction: Any) -> Any:
+        found = scores(self, interaction)
+        pairs = enumerate(interaction[self.ITEM_ID].tolist())
+        return torch.tensor([found[pair] for pair in pairs], dtype=torch.float32, device=self.device)
+
+    def full_sort_predict(self: Any, interaction: Any) -> Any:
+        return torch.from_numpy(scores(self, interaction).toarray().ravel()).to(self.device)
+
+    module.ItemKNN.__init__ = built
+    module.ItemKNN.predict, module.ItemKNN.full_sort_predict = predict, full_sort_predict

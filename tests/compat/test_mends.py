@@ -315,6 +315,22 @@ def test_pop_ranks_by_training_counts(tiny):
     assert prepared.model.item_cnt[:, 0].tolist() == np.bincount(table.item[rows], minlength=49).tolist()
 
 
+# ---- ItemKNN -------------------------------------------------------------------------------------
+
+
+def test_itemknn_scores_as_recbole_does_and_keeps_no_scores(tiny):
+    model = prepare("ItemKNN", k=5, shrink=3).model
+    kept = model.interaction_matrix.dot(model.w.tocsc()).tolil()  # RecBole's
+    users, items = torch.tensor([3, 1, 8, 3]), torch.tensor([2, 9, 40, 7])
+    batch = {"user_id": users, "item_id": items}
+    assert np.array_equal(model.full_sort_predict(batch).numpy(), kept[users.numpy(), :].toarray().ravel())
+    assert model.predict(batch).tolist() == [kept[pair] for pair in zip(users.tolist(), items.tolist(), strict=True)]
+    assert model.w.nnz <= 5 * model.n_items
+    assert not any(
+        getattr(value, "shape", ()) == kept.shape for name, value in vars(model).items() if name != "interaction_matrix"
+    )
+
+
 # ---- the whole -----------------------------------------------------------------------------------
 
 
@@ -323,7 +339,7 @@ def mends():
     import recbole.data.dataset.dataset as dataset
     import recbole.trainer.trainer as trainer
     from recbole.evaluator.collector import Collector
-    from recbole.model.general_recommender import Pop
+    from recbole.model.general_recommender import ItemKNN, Pop
 
     return [
         pd.Series.agg,
@@ -335,6 +351,7 @@ def mends():
         trainer.get_tensorboard,
         Collector.get_data_struct,
         Pop.calculate_loss,
+        ItemKNN.full_sort_predict,
     ]
 
 
