@@ -29,6 +29,7 @@ from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.execution.base import Job, JobError, each_result
 from recbole_llm.execution.processes import ProcessExecutor
+from recbole_llm.execution.sharing import free_memory_mib
 from recbole_llm.experiments.candidate_model import CandidateModel, CandidateTable
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
 from recbole_llm.experiments.prepared import Prepared
@@ -62,6 +63,22 @@ STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_
 OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
 UNNAMED = 0.1  # from this share of items without a title on, a warning is given
 USERLESS = ("Pop", "Random")  # general models that do not know users
+PAIR_BYTES = 12  # of each pair of items in EASE: three tables in single precision while it inverts one
+
+
+def _check_room_of_pairs(n_items: int) -> None:
+    """Refuse EASE where its tables do not fit; the system would end the process without a word.
+
+    Raises:
+        UserError: they take more than the memory that is free.
+    """
+    free, needed = free_memory_mib(on_gpu=False), PAIR_BYTES * n_items**2 / 2**20
+    if free and needed > free[0]:
+        raise UserError(
+            f"--model=EASE inverts a table of all pairs of items: {n_items - 1:,} items take {needed / 1024:,.1f} GiB, "
+            f"and {free[0] / 1024:,.1f} are free. Leave out rare items (--item_inter_num_interval=[20,inf)), or take "
+            "ItemKNN."
+        )
 
 
 class StopTraining(Exception):  # noqa: N818 - a signal, as StopIteration is
@@ -291,6 +308,8 @@ class Runner:
                 f"metrics_k={settings['metrics_k']}: {method.name} looks at so many of the items, and "
                 f"{run.location.name} has {dataset.item_num - 1}: give --metrics_k={dataset.item_num - 1} or less."
             )
+        if method.trained_as == "EASE":
+            _check_room_of_pairs(dataset.item_num)
         if settings["semantics"] != "none":
             self._add_semantics(run, dataset, watch, record)
         if settings["refit"]:

@@ -680,6 +680,14 @@ def test_ract_says_how_many_items_it_needs(tiny):
         runner().run(make_run("RaCT", epochs=1, pretrain_epochs=1))
 
 
+def test_ease_says_that_its_tables_do_not_fit(tiny, monkeypatch):
+    """Regression: with 100,000 items it took all memory, and the system ended the process without a word."""
+    monkeypatch.setattr("recbole_llm.experiments.runner.free_memory_mib", lambda on_gpu: [0.02])
+    with pytest.raises(UserError, match=r"EASE inverts a table of all pairs of items: \d\d items take 0.0 GiB"):
+        runner().run(make_run("EASE"))
+    assert runner().run(make_run("ItemKNN")).status == "ok"
+
+
 @pytest.mark.parametrize("model", PRETRAINED)
 def test_pretraining_can_be_left_out(tiny, model):
     record = runner().run(make_run(model, epochs=1, pretrain_epochs=0, **PRETRAINED[model]))
