@@ -39,6 +39,8 @@ from recbole_llm.methods.baselines.sequence import SequenceModel
 from recbole_llm.methods.baselines.settings import LLMESRSettings
 from recbole_llm.training.initial import start_from_vectors
 
+BLOCK = 2**16  # interactions whose text vectors are gathered at a time
+
 
 class AdaptedTexts(MadeItemEmbedding):
     """``e^se``, the adapted text vectors.
@@ -122,9 +124,13 @@ class LLMESR(SequenceModel):
         place = np.arange(len(user)) - (np.cumsum(length) - length)[user] - np.maximum(length - longest, 0)[user]
         items = np.zeros((n_users, longest), dtype=np.int64)
         items[user[place >= 0], place[place >= 0]] = item[place >= 0]
-        total = torch.zeros(n_users, self.semantic.texts.shape[1])
-        total.index_add_(0, torch.from_numpy(user), F.normalize(self.semantic.texts, dim=1)[torch.from_numpy(item)])
-        vectors, known = (total, torch.from_numpy(length > 0)) if given is None else given
+        if given is None:
+            unit = F.normalize(self.semantic.texts, dim=1)
+            total = torch.zeros(n_users, unit.shape[1])
+            for users, items_of in zip(*(torch.from_numpy(each).split(BLOCK) for each in (user, item)), strict=True):
+                total.index_add_(0, users, unit[items_of])
+            given = total, torch.from_numpy(length > 0)
+        vectors, known = given
         trained = (known & torch.from_numpy(length > 0)).nonzero()[:, 0]
         near = trained[nearest_neighbours(vectors[trained], count)]
         table = torch.zeros(n_users, near.shape[1], dtype=torch.int64)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import SASRec
 
+from recbole_llm.methods.baselines import llmesr
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
 from recbole_llm.training.loaders import training_loader
 from tests.features.test_vectors import as_npy, matrix_of
@@ -244,6 +245,12 @@ def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str
     assert teachers.shape == (8, 16)
     assert bool(known.all())
     assert model.distillation_weight > 0
+
+
+def test_users_are_as_similar_in_blocks_of_interactions(vectors: dict[str, Any], monkeypatch: Any) -> None:
+    whole = prepare("LLMESR", **vectors, **SMALL).model.neighbours
+    monkeypatch.setattr(llmesr, "BLOCK", 7)
+    assert torch.equal(prepare("LLMESR", **vectors, **SMALL).model.neighbours, whole)
 
 
 def test_users_may_bring_vectors_of_their_own(vectors: dict[str, Any]) -> None:
