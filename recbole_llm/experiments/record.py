@@ -191,8 +191,8 @@ class Record(BaseModel):
         if not isinstance(values, dict):
             return values
         values = {name: portable(part) if name in _SHOWN else part for name, part in values.items()}
-        while (version := values.get("schema_version")) in _UPGRADES:
-            values = {**_UPGRADES[version](values), "schema_version": version + 1}
+        while isinstance(version := values.get("schema_version"), (int, float)) and version in _UPGRADES:
+            values = {**_UPGRADES[int(version)](values), "schema_version": version + 1}
         return values
 
     @property

@@ -173,7 +173,7 @@ def _entry(path: Path, values: dict[str, Any], dataset_dir: Path) -> Entry:
         written = int(values["schema_version"])
         record = Record.model_validate(values)
         shown = (record.label, *map(str, (record.settings.get(name) for name in _WORDS)))  # parts of display names
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is no record: {complaint(error)}") from error
     if record.schema_version > SCHEMA:
         raise UserError(f"{path} was written by a later version (schema {record.schema_version}).")

@@ -91,7 +91,9 @@ def test_what_a_killed_process_left_unfinished_is_not_packed(store: ResultStore)
     assert list(store.pack(record_of())) == [str(path.relative_to(store.folder))]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"key": "0123456789abcdef"}', "\x00\x01"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"key": "0123456789abcdef"}', "\x00\x01", '{"schema_version": [1]}']
+)
 def test_a_broken_file_is_skipped_with_a_warning(
     store: ResultStore, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:

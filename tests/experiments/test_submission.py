@@ -163,6 +163,14 @@ def test_a_file_that_is_no_record_is_refused(text: str, finished: Path) -> None:
         api.submit(finished, output="handed")
 
 
+@pytest.mark.parametrize("version", [float("inf"), [3], {}, "three"])
+def test_a_schema_that_is_no_number_is_refused(version: Any, finished: Path) -> None:
+    path = record_of(finished, "Pop")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": version}))
+    with pytest.raises(UserError, match=r"Pop.*\.json(: the field schema_version is missing| is no record)"):
+        api.submit(finished, output="handed")
+
+
 def test_a_link_is_not_followed(finished: Path) -> None:
     path = record_of(finished, "Pop")
     path.rename("elsewhere.json")
