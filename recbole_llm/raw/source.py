@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -125,6 +126,7 @@ BAD_LINE = (
     *(SyntaxError, RecursionError, MemoryError, csv.Error),
 )
 _BUFFER = 1 << 20
+LONGEST_LINE = 1 << 24  # bytes; the longest description has a thousandth of it
 _EXAMPLES = 3
 
 
@@ -177,10 +179,22 @@ def read_lines(path: Path) -> Iterator[bytes]:
     with damage_named(path):
         if is_gzip(path):
             with gzip.open(path, "rb") as packed:
-                yield from io.BufferedReader(packed, _BUFFER)  # type: ignore[type-var]
+                yield from _unpacked_lines(path, packed)
         else:
             with path.open("rb", buffering=_BUFFER) as stream:
                 yield from stream
+
+
+def _unpacked_lines(path: Path, stream: Any) -> Iterator[bytes]:
+    """Lines of an archive's stream; a few megabytes of an archive may unpack to one line of many gigabytes.
+
+    Raises:
+        UserError: a line is longer than any in a dataset.
+    """
+    for line in iter(partial(io.BufferedReader(stream, _BUFFER).readline, LONGEST_LINE), b""):
+        if len(line) == LONGEST_LINE:
+            raise UserError(f"{path} has a line of more than {LONGEST_LINE >> 20} MiB: is it the right file?")
+        yield line
 
 
 def read_member(path: Path, name: str) -> Iterator[bytes]:
@@ -194,7 +208,7 @@ def read_member(path: Path, name: str) -> Iterator[bytes]:
         if not found:
             raise UserError(f"{path} holds no {name}: is it the right archive?")
         with archive.open(min(found, key=len)) as member:
-            yield from io.BufferedReader(member, _BUFFER)  # type: ignore[type-var]
+            yield from _unpacked_lines(path, member)
 
 
 def decode(line: bytes, tally: Tally) -> str:

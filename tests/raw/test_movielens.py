@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import zipfile
+from collections import deque
+
 import pytest
 
 from recbole_llm.errors import UserError
+from recbole_llm.raw.source import LONGEST_LINE, read_lines, read_member
 from tests.raw.raw_files import inter, items, run, spec_of, write_zip
 
 RATINGS = "1::1193::5::978300760\n1::73::3::978302109\n2::73::4::978298413\n"
@@ -106,3 +112,19 @@ def test_a_damaged_archive_is_a_user_error_that_names_it(tmp_path, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UserError, match=r"ml-1m.zip is a damaged or truncated zip file"):
         run(spec("ml-1m"), path.parent)
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zip"])
+def test_an_archive_that_unpacks_to_one_line_is_refused(tmp_path, kind):
+    """Regression: the line was read whole; ten megabytes of zeros unpack to ten gigabytes."""
+    text = b"first\n" + bytes(3 * LONGEST_LINE)
+    packed = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("ml/ratings.dat", text)
+    path = tmp_path / "raw"
+    path.write_bytes(packed.getvalue() or gzip.compress(text, 1))
+    lines = read_member(path, "ratings.dat") if kind == "zip" else read_lines(path)
+    assert next(lines) == b"first\n"
+    with pytest.raises(UserError, match=r"raw has a line of more than 16 MiB: is it the right file\?"):
+        deque(lines, maxlen=0)
