@@ -126,7 +126,7 @@ BAD_LINE = (
     *(SyntaxError, RecursionError, MemoryError, csv.Error),
 )
 _BUFFER = 1 << 20
-LONGEST_LINE = 1 << 24  # bytes; the longest description has a thousandth of it
+LONGEST_LINE = 1 << 24  # bytes; lines of the known datasets have thousands
 _EXAMPLES = 3
 
 
