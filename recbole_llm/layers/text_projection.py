@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import reduce
+
 import torch
 from torch import nn
 
 PROJECTIONS = ("pca", "linear", "random")
+BLOCK = 2**15  # vectors that are held in double precision at a time
+
+
+def _centred(vectors: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Vectors ``(n, d)`` without their mean, in double precision, in blocks of rows."""
+    mean = vectors.mean(dim=0)
+    return ((block - mean).double() for block in vectors.split(BLOCK))
 
 
 def pca(vectors: torch.Tensor, size: int) -> torch.Tensor:
     """The first ``size`` principal components of ``(n, d)`` vectors (fewer where there are fewer)."""
-    centred = vectors - vectors.mean(dim=0)
-    rank = min(size, *centred.shape)
-    _, _, axes = torch.linalg.svd(centred.double(), full_matrices=False)
+    rank = min(size, *vectors.shape)
+    # The triangular factor R has the axes of the rows behind it, and unlike their covariance no squared errors.
+    rows = reduce(lambda upper, block: torch.linalg.qr(torch.cat([upper, block]), mode="r").R, _centred(vectors))
+    _, _, axes = torch.linalg.svd(rows, full_matrices=False)
     # The sign of a component is arbitrary: the largest entry is made positive, so that runs agree.
     largest = axes.abs().argmax(dim=1, keepdim=True)
     axes = axes * axes.gather(1, largest).sign()
-    return (centred.double() @ axes[:rank].T).float()
+    return torch.cat([(block @ axes[:rank].T).float() for block in _centred(vectors)])
 
 
 def zca(vectors: torch.Tensor) -> torch.Tensor:
@@ -27,12 +38,15 @@ def zca(vectors: torch.Tensor) -> torch.Tensor:
     Eigenvalues count at least a thousandth of the largest, so directions in which the vectors hardly differ are not
     blown up. The result is scaled to the mean norm of the original vectors.
     """
-    centred = (vectors - vectors.mean(dim=0)).double()
-    values, axes = torch.linalg.eigh(centred.T @ centred / len(centred))
+    values, axes = torch.linalg.eigh(sum(block.T @ block for block in _centred(vectors)) / len(vectors))
     root = values.clamp(min=1e-3 * float(values.max()) + 1e-12).rsqrt()
-    white = centred @ (axes * root) @ axes.T
-    scale = vectors.norm(dim=1).mean() / white.norm(dim=1).mean().clamp(min=1e-12)
-    return (white * scale).float()
+
+    def white() -> Iterator[torch.Tensor]:
+        return (block @ (axes * root) @ axes.T for block in _centred(vectors))
+
+    norms = torch.cat([block.norm(dim=1) for block in white()])
+    scale = vectors.norm(dim=1).mean() / norms.mean().clamp(min=1e-12)
+    return torch.cat([(block * scale).float() for block in white()])
 
 
 class ProjectedTexts(nn.Module):

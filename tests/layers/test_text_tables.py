@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from sklearn.decomposition import PCA
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from recbole_llm.layers.text_projection import ProjectedTexts, pca
+from recbole_llm.layers import text_projection
+from recbole_llm.layers.text_projection import ProjectedTexts, pca, zca
 from recbole_llm.methods.baselines.sasrectext import TextItemEmbedding
 
 VECTORS = torch.randn(30, 12, generator=torch.Generator().manual_seed(0))
@@ -25,6 +29,29 @@ def test_the_largest_entry_of_each_axis_is_positive() -> None:
     axes = torch.linalg.lstsq(centred, pca(VECTORS, 12)).solution.T
     torch.testing.assert_close(axes @ axes.T, torch.eye(12), rtol=1e-3, atol=1e-3)
     assert bool((axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)) > 0).all())
+
+
+class LargestDouble(TorchDispatchMode):
+    """Notes the most rows of a tensor in double precision."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(each, torch.Tensor) and each.dtype == torch.float64 and each.dim() == 2:
+                self.rows = max(self.rows, len(each))
+        return found
+
+
+@pytest.mark.parametrize("project", [lambda vectors: pca(vectors, 5), zca])
+def test_blocks_of_vectors_give_what_all_at_once_give(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = torch.randn(500, 12, generator=torch.Generator().manual_seed(1)) + 0.5
+    whole = project(vectors)
+    monkeypatch.setattr(text_projection, "BLOCK", 30)
+    with LargestDouble() as largest:
+        torch.testing.assert_close(project(vectors), whole, rtol=1e-6, atol=1e-6)
+    assert largest.rows <= 2 * 30
 
 
 def test_fewer_texts_than_components_give_fewer() -> None:
