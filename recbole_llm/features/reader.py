@@ -98,12 +98,11 @@ class SemanticFeatures:
         With ``semantics: shuffled`` the ids that have a vector exchange their vectors.
         """
         found, known = self._given[key].aligned(tokens.tolist())
-        rows = np.flatnonzero(known)
-        vectors = self._treated(torch.from_numpy(found[rows]))
+        table, rows = torch.from_numpy(found), torch.from_numpy(np.flatnonzero(known))
+        vectors = self._treated(table[rows])
         if self.semantics == "shuffled":
             vectors = vectors[torch.from_numpy(_shuffle_within(np.arange(len(rows)), None, self._seed))]
-        table = torch.zeros(len(known), vectors.shape[1])
-        table[torch.from_numpy(rows)] = vectors
+        table[rows] = vectors
         return table, torch.from_numpy(known)
 
     def item_vectors(self, columns: Sequence[str], suffix: str = "itemtext") -> tuple[torch.Tensor, torch.Tensor]:

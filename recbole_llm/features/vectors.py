@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _KEYS = (ITEM, USER)
 _TENSOR = "vectors"
+BLOCK = 2**15  # rows that are checked at a time
 
 
 @dataclass(frozen=True)
@@ -59,22 +61,26 @@ class GivenVectors:
         Raises:
             UserError: none of the ids has a row.
         """
+        rows = self._rows(tokens)
+        found = self.matrix[rows.clip(min=0)]
+        found[rows < 0] = 0.0
+        return found, rows >= 0
+
+    def _rows(self, tokens: Sequence[str]) -> np.ndarray:
+        """The row of each id; -1 if it has none."""
         place = {token: row for row, token in enumerate(self.tokens)}
         rows = np.array([place.get(token, -1) for token in tokens], dtype=np.int64)
         rows[0] = -1  # padding
-        known = rows >= 0
-        if not known.any():
+        if not (rows >= 0).any():
             raise UserError(
                 f"--vectors: this dataset has none of the {len(self.tokens)} {self.key} values in {self.name} "
                 f"({', '.join(self.tokens[:3])}, ...): name rows as the dataset does ({', '.join(tokens[1:4])}, ...)."
             )
-        found = np.zeros((len(rows), self.matrix.shape[1]), dtype=np.float32)
-        found[known] = self.matrix[rows[known]]
-        return found, known
+        return rows
 
     def facts(self, tokens: Sequence[str]) -> dict[str, Any]:
         """For the record: what the file holds, and how many of a dataset's ids; missing ones are logged."""
-        known, total = int(self.aligned(tokens)[1].sum()), len(tokens) - 1
+        known, total = int((self._rows(tokens) >= 0).sum()), len(tokens) - 1
         if known < total:
             logger.warning("--vectors: %s has %d of this dataset's %d %s values", self.name, known, total, self.key)
         return {
@@ -142,17 +148,19 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
     if not tokens:
         raise UserError(f"--vectors={path} has no rows: it wants one an id.")
     if len(set(tokens)) < len(tokens):
-        twice = next(token for token in tokens if tokens.count(token) > 1)
+        twice = next(token for token, count in Counter(tokens).items() if count > 1)
         raise UserError(f"--vectors={path}: the id {twice!r} has several rows.")
+    begins = range(0, len(matrix), BLOCK)
     with np.errstate(over="ignore"):
-        single = matrix.astype(np.float32)
-        wrong = np.flatnonzero(~np.isfinite(np.square(single).sum(axis=1)))
-    if len(wrong):
-        raise UserError(
-            f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite number"
-            " in single precision, or whose square overflows."
-        )
-    if len(single) > 1 and (single == single[0]).all():
+        single = matrix.astype(np.float32, copy=False)
+        for begin in begins:
+            wrong = begin + np.flatnonzero(~np.isfinite(np.square(single[begin : begin + BLOCK]).sum(axis=1)))
+            if len(wrong):
+                raise UserError(
+                    f"--vectors={path}: row {wrong[0] + 1} ({tokens[wrong[0]]}) holds a value that is not a finite "
+                    "number in single precision, or whose square overflows."
+                )
+    if len(single) > 1 and all((single[begin : begin + BLOCK] == single[0]).all() for begin in begins):
         raise UserError(f"--vectors={path}: its {len(single)} rows are all the same, so that they tell nothing apart.")
     return single
 

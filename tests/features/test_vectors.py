@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from recbole_llm.data.atomic import read_table
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.jobs import pack
+from recbole_llm.features import vectors as module
 from recbole_llm.features.vectors import digest, given_vectors, read_vectors
 from recbole_llm.reporting.grouping import group
 from tests.helpers import make_run, prepare, runner
@@ -104,6 +105,28 @@ def written(folder: Path, matrix: np.ndarray | None = None, ids: str | None = "i
 def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_vectors(written(tmp_path, **change))
+
+
+def test_a_wrong_number_is_found_in_any_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 5)
+    found = read_vectors(as_npy(tmp_path / "v.npy", matrix_of()))
+    assert found.facts(["[PAD]", "i7", "nobody"])["known"] == 1
+    wrong = matrix_of()
+    wrong[33, 2] = np.nan
+    with pytest.raises(UserError, match=r"row 34 \(i33\) holds a value that is not a finite number"):
+        read_vectors(as_npy(tmp_path / "w.npy", wrong))
+
+
+@pytest.mark.parametrize("last", [47, 3])
+def test_rows_that_are_all_the_same_are_told_in_any_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    monkeypatch.setattr(module, "BLOCK", 5)
+    matrix = np.full((48, 3), 0.5, dtype=np.float32)
+    with pytest.raises(UserError, match="its 48 rows are all the same"):
+        read_vectors(as_npy(tmp_path / "v.npy", matrix))
+    matrix[last] = 0.25
+    assert len(read_vectors(as_npy(tmp_path / "w.npy", matrix)).matrix) == 48
 
 
 def test_ids_in_another_encoding_are_refused(tmp_path: Path) -> None:
