@@ -152,8 +152,8 @@ def read_lists(path: Path) -> pd.DataFrame:
     """``user_id`` and ``item_id`` as text, ``value`` (higher is better), and ``position`` if the file has it.
 
     Raises:
-        UserError: the file cannot be read, lacks a column, holds a value that is not a number, or names an item
-            twice in a list.
+        UserError: the file cannot be read, lacks a column, holds a value that is not a number or a position that is
+            not a whole one, or names an item twice in a list.
     """
     try:
         with open_text(path) as stream:
@@ -182,7 +182,7 @@ def read_lists(path: Path) -> pd.DataFrame:
     values = _numbers(path, frame, ranked)
     found = frame[[*_NEEDED]].assign(value=-values if ranked == "rank" else values)
     if "position" in frame:
-        found["position"] = _numbers(path, frame, "position").astype(np.int64)
+        found["position"] = _numbers(path, frame, "position", whole=True).astype(np.int64)
     again = found.duplicated([name for name in found if name != "value"])
     if again.any():
         first = found[again].iloc[0]
@@ -195,9 +195,10 @@ def _bare(field: str) -> str:
     return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
 
 
-def _numbers(path: Path, frame: pd.DataFrame, name: str) -> np.ndarray:
+def _numbers(path: Path, frame: pd.DataFrame, name: str, whole: bool = False) -> np.ndarray:
     values = pd.to_numeric(frame[name], errors="coerce").to_numpy(dtype=np.float64)
-    wrong = np.flatnonzero(~np.isfinite(values))
+    wrong = np.flatnonzero(~np.isfinite(values) | (whole & (values != np.floor(values))))
     if len(wrong):
-        raise UserError(f"--lists={path}, line {wrong[0] + 2}: {name} is no number: {frame[name].iloc[wrong[0]]!r}.")
+        kind = "whole number" if whole else "number"
+        raise UserError(f"--lists={path}, line {wrong[0] + 2}: {name} is no {kind}: {frame[name].iloc[wrong[0]]!r}.")
     return values

@@ -212,6 +212,7 @@ def test_places_tell_the_cases_of_a_user_apart(tiny: Path) -> None:
         ("user_id,item_id,rank\n", "has 0 rows"),
         ("user_id,item_id,rank\nu1,i1,first\n", "line 2: rank is no number: 'first'"),
         ("user_id,item_id,score\nu1,i1,1\nu1,i2,nan\n", "line 3: score is no number"),
+        ("user_id,position,item_id,rank\nu1,3.0,i1,1\nu1,3.5,i1,2\n", "line 3: position is no whole number: '3.5'"),
         ("user_id\titem_id\trank\nu1\t5\t1\t\nu1\t6\t2\t\n", "its rows have more columns than its header"),
         ("item_id,user_id,score\n1,2,3,4.5\n", "its rows have more columns than its header"),
         ("user_id,item_id,score\nu1,i1,1\nu1,i1,2\n", "the item 'i1' stands twice in a list of 'u1'"),
