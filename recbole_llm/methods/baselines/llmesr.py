@@ -29,6 +29,7 @@ from recbole.model.layers import TransformerEncoder
 from torch import nn
 
 from recbole_llm.data.split import whole_histories
+from recbole_llm.errors import UserError
 from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import attend, encode_all
 from recbole_llm.layers.dropout import Dropout
@@ -115,7 +116,11 @@ class LLMESR(SequenceModel):
             self._find_similar_users(dataset, features.user_vectors(), settings.similar_users)
 
     def _find_similar_users(self, dataset: Any, given: tuple[torch.Tensor, torch.Tensor] | None, count: int) -> None:
-        """Find each user's most similar users, and keep the last training items of all users."""
+        """Find each user's most similar users, and keep the last training items of all users.
+
+        Raises:
+            UserError: fewer than two users have vectors and training items.
+        """
         assert self.semantic is not None
         rows = whole_histories(dataset.table, np.asarray(dataset.split.train_rows))
         user, item = (np.asarray(column)[rows].astype(np.int64) for column in (dataset.table.user, dataset.table.item))
@@ -132,6 +137,11 @@ class LLMESR(SequenceModel):
             given = total, torch.from_numpy(length > 0)
         vectors, known = given
         trained = (known & torch.from_numpy(length > 0)).nonzero()[:, 0]
+        if len(trained) < 2:
+            raise UserError(
+                "LLMESR learns from similar users and needs two with training items and a vector, found "
+                f"{len(trained)}: give --vectors of more users, or --distillation_weight=0 to train without."
+            )
         near = trained[nearest_neighbours(vectors[trained], count)]
         table = torch.zeros(n_users, near.shape[1], dtype=torch.int64)
         table[trained] = near

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import SASRec
 
+from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines import llmesr
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
 from recbole_llm.training.loaders import training_loader
@@ -261,6 +262,19 @@ def test_users_may_bring_vectors_of_their_own(vectors: dict[str, Any]) -> None:
     for user in range(1, 9):
         near = [int(tokens[other][1:]) // 10 for other in prepared.model.neighbours[user].tolist()]
         assert near == [int(tokens[user][1:]) // 10] * 5
+
+
+@pytest.mark.parametrize("known", [1, 2])
+def test_similar_users_take_two_with_vectors(vectors: dict[str, Any], known: int) -> None:
+    """Regression: with vectors of one user, the mean over no teacher was no number, and training seemed to diverge."""
+    as_npy(Path("u.npy"), matrix_of(known, 8), [f"u{number}" for number in range(known)], "user_id")
+    given = {"vectors": ["v.npy", "u.npy"], **SMALL}
+    if known == 1:
+        with pytest.raises(UserError, match=r"needs two with training items and a vector, found 1: give --vectors"):
+            prepare("LLMESR", **given)
+        assert not hasattr(prepare("LLMESR", distillation_weight=0.0, **given).model, "neighbours")
+    else:
+        assert prepare("LLMESR", **given).model.neighbours[1:].count_nonzero() == 2
 
 
 def test_ids_start_from_principal_components(vectors: dict[str, Any]) -> None:
