@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
+from recbole_llm.data.sessions import people_of
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import metric_title
 from recbole_llm.evaluation.significance import LEVEL, Family
@@ -116,11 +118,12 @@ def advise(
         margin: smaller gains and losses count as none.
 
     Raises:
-        UserError: a model reads no answers of an LLM, a run sets ``semantics`` or ``answer_share`` itself, or the
-            endpoint answers nothing.
+        UserError: a model reads no answers of an LLM, a run sets ``semantics`` or ``answer_share`` itself, there are
+            validation cases of fewer than two users, or the endpoint answers nothing.
     """
     for run in runs:
         _check(run)
+        _check_users(run, runner)
     settings = runs[0].settings
     found = Advice(str(settings["valid_metric"]).lower(), 1 - LEVEL / (len(runs) * len(shares)), len(seeds))
     runner.asking = AnswerSource.of(settings)
@@ -149,6 +152,17 @@ def _check(run: Run) -> None:
         raise UserError(f"advise compares answers with none: leave out --semantics={settings['semantics']}.")
     if settings["answer_share"] != 1:
         raise UserError("advise sets answer_share itself; give --shares=0.05,0.2,1.")
+
+
+def _check_users(run: Run, runner: Runner) -> None:
+    """The interval of a single user is infinite, so that no share of the answers would decide anything."""
+    dataset, sample = runner.read_dataset(run), int(run.settings["valid_users"] or 0)
+    cases = dataset.split.valid.of_sample(dataset.table.user_tokens, sample)
+    if len(np.unique(people_of(dataset.table, cases.user))) < 2:
+        raise UserError(
+            f"advise compares users, and {run.location.name} has validation cases of fewer than two: take a larger "
+            "--valid_users, a wider filter or another protocol."
+        )
 
 
 def _verdict(low: float, high: float, margin: float | None) -> str:

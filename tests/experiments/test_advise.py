@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recbole_llm
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.advise import GAIN, LOSS, NONE, OPEN, Advice, _verdict, render_advice
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.runner import Runner
@@ -124,6 +125,14 @@ def test_money_that_is_not_there_ends_it_before_it_is_spent(few_users: Path, cli
         assert cli("advise", *words, "--max_requests=3", "--max_cost=500", "--seeds=1", "--titles=pseudonym") == 0
     out = capsys.readouterr().out
     assert "LDMI on tiny: ends at 0 % of the answers: stopped: --max_requests=3 is reached" in out
+
+
+def test_a_single_user_is_refused_before_answers_are_bought(few_users: Path) -> None:
+    """Regression: the interval of one user is infinite, so all answers were bought and decided nothing."""
+    with StubServer(answer_of_any_prompt) as server:
+        with pytest.raises(UserError, match="tiny has validation cases of fewer than two: take a larger --valid_users"):
+            advised(server, valid_users=1)
+        assert not server.calls
 
 
 @pytest.mark.parametrize(
