@@ -19,7 +19,7 @@ from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.lookup import find_feature
-from recbole_llm.training.ranking import full_scorer, mask_seen
+from recbole_llm.training.ranking import NOT_FINITE, autocast, full_scorer, mask_seen
 
 logger = logging.getLogger(__name__)
 
@@ -128,18 +128,24 @@ class Recommender:
                 )
 
     def top_items(self, users: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """``(len(users), k)`` item ids and scores, best first; ``-inf`` where fewer items are left."""
+        """``(len(users), k)`` item ids and scores, best first; ``-inf`` where fewer items are left.
+
+        Raises:
+            UserError: a score is not a number.
+        """
         start, end = self._start[users], self._end[users]
         cases = Cases(users, start, end, np.arange(len(users) + 1), np.maximum(end - 1, start))
         n_items = self.prepared.dataset.item_num
         loader = EvalLoader(self._table, cases, len(users), self.prepared.sequential)
         score = full_scorer(self.prepared.model, self._table, pair_batch=max(n_items, 1 << 16))
         self.prepared.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.prepared.config):
             scores = score(loader.batch(np.arange(len(users))))
             scores[:, 0] = -torch.inf
             if self.mask_history:
                 mask_seen(scores, self._table.item, start, end)
+            if bool(scores.isnan().any()):  # the list would be cut short
+                raise UserError(NOT_FINITE)
             best = scores.topk(min(k, n_items - 1), dim=1)
         return best.indices.cpu().numpy(), best.values.float().cpu().numpy()
 

@@ -7,6 +7,7 @@ A block of scores fits ``score_block_mib``. The recommended lists are counted in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,14 @@ Scorer = Callable[[LazyInteraction], torch.Tensor]
 # On a CPU a larger block is not faster, and a model makes two or three copies of it in memory. With fewer rows the
 # table of all items would be read more often.
 CPU_BLOCK_MIB, CPU_ROWS = 32, 128
+NOT_FINITE = "the model's scores are not finite numbers: training diverged; try a smaller learning_rate."
+
+
+def autocast(config: Any) -> AbstractContextManager[Any]:
+    """The arithmetic that the setting ``precision`` asks for, in training and wherever the model scores."""
+    if config["precision"] == "bf16":
+        return torch.autocast(torch.device(config["device"]).type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def full_scorer(model: Any, table: DeviceTable, pair_batch: int) -> Scorer:
@@ -214,7 +223,7 @@ def _rank_block(
         scores[rows, items] = own
     # NaN is not higher than a target's score, so it would count as beaten. (Masked items only make the sum -inf.)
     if not bool(torch.isfinite(own).all()) or bool(scores.sum().isnan()):
-        raise UserError("the model's scores are not finite numbers: training diverged; try a smaller learning_rate.")
+        raise UserError(NOT_FINITE)
     if lists is not None:
         lists.add(
             scores, candidates, (rows, items), lambda: histories(table.item, cases.start[chosen], cases.end[chosen])

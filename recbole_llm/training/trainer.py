@@ -11,7 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from recbole_llm.layers.waits import at_hand
 from recbole_llm.training import checkpoint
 from recbole_llm.training.lists import TopLists
 from recbole_llm.training.loaders import loader_state, restore_loader
-from recbole_llm.training.ranking import rank_cases
+from recbole_llm.training.ranking import autocast, rank_cases
 from recbole_llm.training.recorded import RecordedSteps, host_attributes
 from recbole_llm.utils.text import counted
 
@@ -160,11 +160,6 @@ class BenchTrainer(Trainer):
         """The number of epochs that ``warmup_share`` refers to."""
         return int(self.epochs) if self.plan is None else self._longest
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config["precision"] == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
-
     def _train_epoch(
         self, train_data: Any, epoch_idx: int, loss_func: Any = None, show_progress: bool = False
     ) -> float | tuple[float, ...]:
@@ -203,7 +198,7 @@ class BenchTrainer(Trainer):
         """Add the gradients of a batch and return its losses."""
         if not isinstance(batch, LazyInteraction):
             batch = batch.to(self.device)
-        with self._autocast():
+        with autocast(self.config):
             losses = (loss_func or self.model.calculate_loss)(batch)
         if not self._labels_checked:
             self._check_labels(batch)
@@ -572,7 +567,7 @@ class BenchTrainer(Trainer):
         self.model.eval()
         depth = self._depth() if hasattr(self.model, "to_depth") and (self.model.bounded or not kept) else 0
         limited = self.model.to_depth(depth, lists is not None) if depth else nullcontext()
-        with self._autocast(), limited:
+        with autocast(self.config), limited:
             ranks = rank_cases(
                 self.model,
                 eval_data,

@@ -1,0 +1,40 @@
+"""Lists for users: the model scores as it was tested, and what is no number is not passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from recbole_llm.errors import UserError
+from recbole_llm.experiments.recommend import Recommender
+from tests.helpers import prepare
+
+
+@pytest.mark.parametrize(("precision", "half"), [("fp32", False), ("bf16", True)])
+def test_the_model_scores_in_the_arithmetic_it_was_tested_in(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, precision: str, half: bool
+) -> None:
+    """Regression: models of bf16 were tested under autocast, and recommended in single precision."""
+    recommender = Recommender(prepare("SASRec", precision=precision))
+    model, seen = recommender.prepared.model, []
+    score = model.full_sort_predict
+
+    def scores(batch: object) -> torch.Tensor:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return score(batch)
+
+    monkeypatch.setattr(model, "full_sort_predict", scores)
+    (found,) = recommender.recommend(["u1"], k=5)
+    assert seen == [half]
+    assert len(found.items) == 5
+
+
+def test_a_score_that_is_no_number_is_an_error(tiny: Path) -> None:
+    """Regression: such items counted as best, and were then left out of the list, which ended short or empty."""
+    recommender = Recommender(prepare("SASRec"))
+    with torch.no_grad():
+        recommender.prepared.model.item_embedding.weight[3] = torch.nan
+    with pytest.raises(UserError, match="scores are not finite numbers"):
+        [*recommender.recommend(["u1"], k=5)]
