@@ -35,7 +35,7 @@ from recbole_llm.features.lookup import find_feature
 from recbole_llm.registry import Method
 from recbole_llm.settings.core import CoreSettings, NextItemSettings
 from recbole_llm.settings.definitions import settings_class
-from recbole_llm.settings.layers import Settings, backbone_key, layer_settings
+from recbole_llm.settings.layers import Settings, backbone_key, check_grid_keys, layer_settings
 from recbole_llm.settings.rules import SEMANTIC_KEYS
 from recbole_llm.tuning.budget import Budget
 from recbole_llm.utils.text import one_line
@@ -311,12 +311,15 @@ def space_of(
             continue
         if name in made_from:
             raise UserError(f"{file}: {name} decides what the semantic features are; a search keeps them as they are.")
+        is_open = _is_open(settings, name)
         for value in parameter.examples():
             try:
-                layer_settings(method, settings["dataset"], settings["protocol"], (), {**backbone, name: value})
+                check_grid_keys([method], settings["dataset"], settings["protocol"], {**backbone, name: value})
+                if is_open:
+                    with_own(settings, {name: value})
             except UserError as error:
                 raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
-        if _is_open(settings, name):
+        if is_open:
             default = default_of(settings, name)
             null = default is None and (parameter.is_range or name not in settings.values)
             found[name] = parameter if null else parameter.including(default)
@@ -326,6 +329,15 @@ def space_of(
 def _is_open(settings: Settings, name: str) -> bool:
     """Whether the user has not fixed a setting."""
     return settings.origin.get(name, "RecBole").startswith(("RecBole", "properties/"))
+
+
+def with_own(settings: Settings, own: Mapping[str, Any]) -> Settings:
+    """Settings with some of the model's own changed; the model that it builds on, if any, keeps its settings."""
+    name = settings.method.name
+    overrides = {**settings.overrides, **{f"{name}.{key}": value for key, value in own.items()}}
+    return layer_settings(
+        settings.method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
+    )
 
 
 def _unread(settings: Settings, epochs: int | None) -> dict[str, str]:

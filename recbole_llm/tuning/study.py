@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from recbole_llm.tuning.budget import Budget
 from recbole_llm.tuning.history import Ended, Header, accuracy, is_elsewhere, read_history, write_history
 from recbole_llm.tuning.liveness import is_lost, owner
 from recbole_llm.tuning.sampler import TrialSampler
-from recbole_llm.tuning.space import Space, default_of, space_json
+from recbole_llm.tuning.space import Space, default_of, space_json, with_own
 from recbole_llm.tuning.storage import Storage
 from recbole_llm.tuning.trial import Reporter, Trained
 from recbole_llm.tuning.users import UserPruner
@@ -395,12 +395,3 @@ def _published(s: Settings, space: Space) -> Iterator[Settings]:
         has_one = any(source.startswith("properties/preset/") for source in own.origin.values())
         if has_one and all(own.get(key) == s.get(key) for key in same):
             yield other
-
-
-def with_own(settings: Settings, own: Mapping[str, Any]) -> Settings:
-    """Settings with some of the model's own changed; the model that it builds on, if any, keeps its settings."""
-    name = settings.method.name
-    overrides = {**settings.overrides, **{f"{name}.{key}": value for key, value in own.items()}}
-    return layer_settings(
-        settings.method, settings["dataset"], settings["protocol"], settings.config_files, overrides, strict=False
-    )

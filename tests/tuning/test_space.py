@@ -312,6 +312,19 @@ def test_a_space_that_does_not_fit_its_model_is_an_error(tiny: Path, model: str,
         space_of(settings_of(model), written(tiny, text))
 
 
+def test_a_value_is_checked_with_what_the_user_fixed(tiny: Path) -> None:
+    """Regression: it was checked with the defaults, which other values fit than what the trials train with."""
+    mine = written(tiny, "hard_negative_beta: [0.5, 1.0]")
+    with pytest.raises(UserError, match=r"space.yaml: hard_negative_beta=0.5 weighs sampled negatives: give n_sampled"):
+        space_of(settings_of("REMI"), mine)
+    assert set(space_of(settings_of("REMI", n_sampled=64), mine)) == {"hard_negative_beta"}
+    assert set(space_of(settings_of("REMI", **{"REMI.n_sampled": 64}), mine)) == {"hard_negative_beta"}
+    mine = written(tiny, "train_targets: [last, all]")
+    assert set(space_of(settings_of("GRU4Rec"), mine)) == {"train_targets"}
+    with pytest.raises(UserError, match=r"space.yaml: train_targets=all goes with loss_type: CE, not BPR"):
+        space_of(settings_of("GRU4Rec", loss_type="BPR"), mine)
+
+
 def test_a_model_without_a_space_is_an_error_with_what_to_do(tiny: Path) -> None:
     with pytest.raises(UserError, match="no search space for NeuMF: write one and give --space=FILE"):
         space_of(settings_of("NeuMF"))
