@@ -250,7 +250,7 @@ def searched(
         runs: one per study.
         trials, trial_epochs, trial_minutes, pruner, objectives: see :meth:`Budget.given`.
         space: the user's file, for a single model.
-        quiet: do not warn of settings that are left out; for a check before the searches begin.
+        quiet: do not warn of what is left out; for a check before the searches begin.
 
     Raises:
         UserError: a run cannot be searched or has no space, or the budget is invalid.
@@ -279,7 +279,7 @@ def space_of(
         settings: of the model without a search.
         file: the user's space, instead of ``properties/search/<Model>.yaml`` on top of its backbone's.
         epochs: of a trial at most. Settings that cannot take effect in a trial are left out of our spaces.
-        left_out: takes a line on each setting that is left out for this reason.
+        left_out: takes a line on each setting that is left out for this reason, and on each range whose ``log`` is.
 
     Raises:
         UserError: there is no space for the model; or it names a setting that the model does not have or that features
@@ -323,7 +323,16 @@ def space_of(
             default = default_of(settings, name)
             null = default is None and (parameter.is_range or name not in settings.values)
             found[name] = parameter if null else parameter.including(default)
+            if _is_log(parameter) and not _is_log(found[name]) and left_out is not None:
+                left_out.append(
+                    f"{method.name}: the search draws {name} evenly and not by its logarithm, which the default "
+                    f"{default} does not have; a list of choices can hold both, and --{name}=... searches without"
+                )
     return found
+
+
+def _is_log(parameter: Parameter) -> bool:
+    return bool(getattr(parameter.distribution, "log", False))
 
 
 def _is_open(settings: Settings, name: str) -> bool:

@@ -266,6 +266,16 @@ def test_a_space_is_widened_to_hold_the_default(tmp_path: Path, entry: str, defa
     assert parameter.including(default).distribution == wanted
 
 
+def test_a_range_that_loses_its_logarithm_to_the_default_says_so(tiny: Path) -> None:
+    """Regression: with the default 0, `weight_decay` from 1e-6 to 0.1 was drawn evenly without a word."""
+    left_out: list[str] = []
+    mine = written(tiny, "weight_decay: {low: 1.0e-6, high: 0.1, log: true}")
+    space = space_of(settings_of("BPR"), mine, left_out=left_out)
+    assert space["weight_decay"].distribution == FloatDistribution(0.0, 0.1)
+    (said,) = left_out
+    assert said.startswith("BPR: the search draws weight_decay evenly and not by its logarithm, which the default 0.0 ")
+
+
 def test_settings_that_a_search_may_vary_exist() -> None:
     assert CoreSettings.model_fields.keys() >= VARIED
 
