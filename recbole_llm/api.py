@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from typing_extensions import Doc
 
 from recbole_llm.errors import UserError, check_choice
+from recbole_llm.evaluation.names import check_margin
 from recbole_llm.execution.choice import check_executor, open_executor
 from recbole_llm.experiments.grid import check_endpoints, expand, parse_seeds, parse_shares, unfinished
 from recbole_llm.experiments.record import Record
@@ -344,8 +345,7 @@ def advise(
             answers nothing.
     """
     growing = parse_shares(shares)
-    if margin is not None and not 0 < margin < float("inf"):
-        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
+    check_margin(margin)
     runs = expand(model, dataset, protocol, None, None, config_file, settings, results_dir)
     numbers = parse_seeds(seeds, int(runs[0].settings["seed"]))
     check_endpoints(runs)

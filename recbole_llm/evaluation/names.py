@@ -75,3 +75,9 @@ def sort_metrics(names: Iterable[str]) -> tuple[list[str], list[str]]:
     split = [part.strip() for name in names for part in str(name).split(",")]
     listed = [LIST_METRICS[name.lower()] for name in split if needs_lists(name)]
     return [name for name in split if not needs_lists(name)], list(dict.fromkeys(listed))
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise a ``UserError`` if a margin is given and is no difference of a metric that could count as none."""
+    if margin is not None and not 0 < margin < float("inf"):
+        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")

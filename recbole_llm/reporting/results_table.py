@@ -14,7 +14,7 @@ import numpy as np
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.evaluation.metrics import per_case
-from recbole_llm.evaluation.names import UNCUT_METRICS, higher_is_better, needs_lists, parse_metric
+from recbole_llm.evaluation.names import UNCUT_METRICS, check_margin, higher_is_better, needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases, sample_of
 from recbole_llm.experiments.probe_record import ProbeRecord
@@ -297,8 +297,7 @@ def build(
             raise UserError(f"--sort={sort}: give {', '.join(ORDERS)}, or a metric such as ndcg@10.") from error
     if correction not in CORRECTIONS:
         raise UserError(f"--correction={correction}: known are {', '.join(CORRECTIONS)}.")
-    if margin is not None and not 0 < margin < float("inf"):
-        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
+    check_margin(margin)
     columns = Columns(metrics, topk)
     asked = Tests(correction, margin, intervals, sort)
     tables = [_results_table(key, rows, store, columns, asked) for key, rows in sorted(group(records).items())]
