@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family,
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.experiments.submission import TOLERANCE
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.rendered import BEST, SECOND, TableCell
 from recbole_llm.utils.text import counted, visible
@@ -560,6 +562,11 @@ def _test(table: ResultsTable, asked: Tests) -> None:
             found = family.interval(row.label)
             own = row.values.get(metric, Value(found.mean))
             row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
+            if not math.isclose(own.mean, found.mean, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+                table.notes.append(
+                    f"{row.label}: {metric} is {own.mean:.6f} in the records, and their ranks give {found.mean:.6f}: "
+                    "one of the two was changed"
+                )
     table.comparisons = table.families[table.primary].compare()
     known = any(len(ranks.person) for row in rows for ranks in row.ranks)
     if not known and any(run.settings.get("sessions") for row in rows for run in row.runs):

@@ -267,6 +267,18 @@ def test_ranks_are_found_after_the_folder_was_moved(store: ResultStore) -> None:
     assert len(table.comparisons) == 3
 
 
+def test_a_record_that_does_not_follow_from_its_ranks_is_noted(store: ResultStore) -> None:
+    """Regression: a metric that was changed by hand was shown beside the interval of the true one without a word."""
+    (table,) = build(store, store, intervals=True)
+    assert not any("was changed" in note for note in table.notes)
+    record = next(record for record in store if record.model == "SASRec")
+    record.metrics["ndcg@10"] = MetricValue(value=record.metrics["ndcg@10"].value + 0.1)
+    store.put(record)
+    (table,) = build(store, store)
+    (note,) = (note for note in table.notes if "was changed" in note)
+    assert note.startswith("SASRec: ndcg@10 is 0.")
+
+
 def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultStore) -> None:
     (table,) = build(list(store), store)
     value = table.row("Pop").values["ndcg@10"]
