@@ -233,7 +233,7 @@ def estimate_suite(
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
     given = {**settings, "model": model, "dataset": dataset, "results_dir": results_dir}
-    commands = trained_by(checked_stages(name, _STAGES, budget, given), _STAGES)
+    commands = trained_by(checked_stages(name, _STAGES, budget, given, quiet=True), _STAGES)
     if not commands:
         raise UserError(f"{name}: the suite runs nothing that could be estimated.")
     from recbole_llm.experiments.estimate import estimate_work
@@ -627,7 +627,8 @@ def suite(
 ) -> Iterator[StageResult]:
     """Run the commands of a suite in order; if one of them fails, the others still run.
 
-    All commands are checked first, so that a mistake in the last one is found before hours of work.
+    All commands are checked first, so that a mistake in the last one is found before hours of work. Tables of rows
+    that the given models and protocols leave out, and that the results folder does not have, are left out.
 
     Yields:
         Each command twice: without a value before it runs, and then with its result. In a dry run only the former.

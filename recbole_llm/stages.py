@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,13 @@ from recbole_llm.execution.choice import check_executor
 from recbole_llm.experiments.grid import check_endpoints, expand, unfinished
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.suite import RUNNING, Stage, read_suite
+from recbole_llm.experiments.suite import RUNNING, Options, Stage, read_suite
 from recbole_llm.experiments.tracking import open_tracking
 from recbole_llm.reporting.choice import check_shown
+from recbole_llm.utils.text import names_of
+from recbole_llm.utils.yaml import property_names
+
+logger = logging.getLogger(__name__)
 
 Verbs = Mapping[str, Callable[..., Any]]
 GRID = ("model", "dataset", "protocol", "semantics", "results_dir")
@@ -55,24 +60,53 @@ def run_stages(stages: Sequence[Stage], verbs: Verbs, dry_run: bool, quiet: bool
             yield StageResult(stage, place, error=error)
 
 
-def checked_stages(name: str, verbs: Verbs, budget: str, given: Mapping[str, Any], asks: bool = False) -> list[Stage]:
-    """The commands of a suite, after all of them were checked; with ``asks`` also the sources of their answers.
+def checked_stages(
+    name: str, verbs: Verbs, budget: str, given: Mapping[str, Any], asks: bool = False, quiet: bool = False
+) -> list[Stage]:
+    """The commands of a suite, after all of them were checked.
+
+    Tables and reports of rows that ``given`` leaves out, and that the results folder does not have, are left out.
+
+    Args:
+        name, budget, given: see :func:`~recbole_llm.experiments.suite.read_suite`.
+        verbs: the functions of the commands.
+        asks: check the sources of their answers too.
+        quiet: do not say which commands are left out.
 
     Raises:
         UserError: there is no such suite or budget, or a mistake in one of the commands.
     """
     options = {verb: inspect.signature(function).parameters for verb, function in verbs.items()}
-    stages = read_suite(name, options, budget, given)
+    left_out = _left_out(name, options, budget, given)
     runs: list[Run] = []
-    for stage in stages:
+    stages: list[Stage] = []
+    for stage in read_suite(name, options, budget, given):
         if stage.verb in RUNNING:
             runs += _checked_runs(stage, verbs, asks)
+            stages.append(stage)
         else:
             for key in stage.keys:
                 if key not in options[stage.verb]:
                     raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, options[stage.verb])}")
-            check_shown(stage.keys, runs, stage.verb == "table")
+            shown, missing = check_shown(stage.keys, runs, stage.verb == "table", left_out)
+            if shown is not None:
+                stages.append(Stage(stage.verb, shown))
+            elif not quiet:
+                words = "this command and the results folder have no rows of"
+                logger.info("%s is left out: %s %s", " ".join(stage.words), words, ", ".join(missing))
     return stages
+
+
+def _left_out(name: str, options: Options, budget: str, given: Mapping[str, Any]) -> dict[str, set[str]]:
+    """By option of tables, the names that ``--model`` and ``--protocol`` among the given keys may have left out."""
+    found: dict[str, set[str]] = {}
+    if given.get("model"):
+        models = {m for stage in read_suite(name, options, budget) for m in names_of(stage.keys.get("model"))}
+        found |= {"model": models, "baseline": models}
+    if "protocol" in given:
+        protocols = {*property_names("protocol")}
+        found |= {"protocol": protocols, "twin": protocols}
+    return {option: names for option, names in found.items() if option not in given or option in GRID}
 
 
 def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:

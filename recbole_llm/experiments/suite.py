@@ -32,7 +32,7 @@ STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings
 FULL = "full"  # the budget that leaves the stages as they are written
 _SECTIONS = ("about", "common", "stages", "budgets")
-_NAMES = ("model", "dataset", "protocol", "semantics", "metrics")  # written A,B
+_NAMES = ("model", "dataset", "protocol", "semantics", "metrics", "twin")  # written A,B
 _FLAGS = ("quiet", "verbose", "force", "groups", "check_reference", "report")  # written without a value if true
 
 

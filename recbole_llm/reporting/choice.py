@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from recbole_llm.errors import UserError, check_choice, did_you_mean
 from recbole_llm.evaluation.names import metric_title, parse_metric
@@ -57,13 +57,20 @@ def twin_protocols(twin: str | Sequence[str] | None, **others: Any) -> list[str]
     return names
 
 
-def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool) -> None:
+def check_shown(
+    options: Mapping[str, Any], runs: Iterable[Run], is_table: bool, left_out: Mapping[str, Collection[str]]
+) -> tuple[dict[str, Any] | None, list[str]]:
     """Check a ``table`` or ``report`` command against the results folder and the runs that come before the command.
 
     Args:
         options: the options given to the command.
         runs: the runs of the commands before it.
         is_table: whether the command is ``table``; else it is ``report``.
+        left_out: by option, names of rows that the suite has and its command line may have left out.
+
+    Returns:
+        The options without models and protocols that were left out, ``None`` if the command cannot be shown without
+        them; and the options and names that are missing, such as ``--baseline=SASRec``.
 
     Raises:
         UserError: a mistake in a name or a value.
@@ -78,36 +85,73 @@ def check_shown(options: Mapping[str, Any], runs: Iterable[Run], is_table: bool)
         form = options.get("format", "text")
         table_columns(options.get("metrics"), options.get("topk"), groups, check_reference, form)
     build([], correction=options.get("correction", "holm"), margin=options.get("margin"), sort=options.get("sort"))
-    wanted = {key: names_of(options.get(key)) for key in ("model", "dataset", "protocol")}
-    if options.get("baseline"):
-        wanted["baseline"] = [re.split(r" [([]|, ", str(options["baseline"]))[0]]  # a label begins with its model
-    _check_names({**wanted, "twin": twin}, runs, options.get("results_dir"))
+    wanted = {key: names_of(options.get(key)) for key in _Place._fields}
+    label = options.get("baseline")
+    wanted |= {"twin": twin, "baseline": [re.split(r" [([]|, ", str(label))[0]] if label else []}  # its model
+    missing = _missing_names(wanted, runs, options.get("results_dir"), left_out)
+    remaining = {key: [name for name in names if name not in missing[key]] for key, names in wanted.items()}
+    found = [f"--{key}={name}" for key, names in missing.items() for name in names]
+    if missing["twin"] or missing["baseline"] or any(missing[key] and not remaining[key] for key in missing):
+        return None, found
+    return {**options, **{key: remaining[key] for key in missing if missing[key]}}, found
 
 
-def _check_names(wanted: Mapping[str, list[str]], runs: Iterable[Run], results_dir: str | Path | None) -> None:
-    """Raise a ``UserError`` if a wanted name is neither in the runs nor in the records of the results folder."""
-    there: dict[str, set[str]] = {"model": set(), "dataset": set(), "protocol": set()}
+class _Place(NamedTuple):
+    """Where a record stands."""
+
+    dataset: str
+    protocol: str
+    model: str
+
+
+def _missing_names(
+    wanted: Mapping[str, list[str]],
+    runs: Iterable[Run],
+    results_dir: str | Path | None,
+    left_out: Mapping[str, Collection[str]],
+) -> dict[str, list[str]]:
+    """Wanted names, by option, that neither the runs nor the records of the results folder have.
+
+    Raises:
+        UserError: one of them is not among ``left_out``.
+    """
+    places: set[_Place] = set()
     for run in runs:
         method, settings = run.settings.method, run.settings
-        there["model"].add(method.target if method.is_external else method.name)
-        there["model"].update([str(settings[method.stage_one])] if method.stage_one else [])
-        there["dataset"].add(run.location.name)
-        there["protocol"].add(str(settings["protocol"]))
-    column = {"baseline": "model", "twin": "protocol"}
-    if all({*names} <= there[column.get(option, option)] for option, names in wanted.items()):
-        return
-    for record in ResultStore(results_dir or "results"):
-        for key, held in there.items():
-            held.add(getattr(record, key))
-    for option, names in wanted.items():
-        known = sorted(there[column.get(option, option)])
+        models = [method.target if method.is_external else method.name]
+        models += [str(settings[method.stage_one])] if method.stage_one else []
+        places.update(_Place(run.location.name, str(settings["protocol"]), model) for model in models)
+    if not any(absent for absent, _ in _absent(wanted, places).values()):
+        return {option: [] for option in wanted}
+    records = ResultStore(results_dir or "results")
+    places |= {_Place(record.dataset, record.protocol, record.model) for record in records}
+    missing = _absent(wanted, places)
+    for option, (names, known) in missing.items():
         for name in names:
-            if name not in known:
-                left_out = " If --model leaves it out, name it there too." if option == "baseline" else ""
+            if name not in left_out.get(option, ()):
+                chosen = [f"--{key}={','.join(wanted[key])}" for key in _Place._fields if key != option and wanted[key]]
+                with_others = f" with {' '.join(chosen)}" if chosen else ""
+                hint = " If --model leaves it out, name it there too." if option == "baseline" else ""
                 raise UserError(
-                    f"--{option}={name}: neither this suite nor its results folder has it.{left_out}"
+                    f"--{option}={name}: neither this suite nor its results folder has it{with_others}.{hint}"
                     f"{did_you_mean(name, known)} There are {', '.join(known) or 'none'}."
                 )
+    return {option: names for option, (names, _) in missing.items()}
+
+
+_COLUMN = {"baseline": "model", "twin": "protocol"}  # what the names of other options are
+
+
+def _absent(wanted: Mapping[str, list[str]], places: Collection[_Place]) -> dict[str, tuple[list[str], list[str]]]:
+    """By option, the wanted names that are absent where the options before it look, and the names that are there."""
+    found = {}
+    for option, names in wanted.items():
+        column = _COLUMN.get(option, option)
+        known = sorted({getattr(place, column) for place in places})
+        found[option] = [name for name in names if name not in known], known
+        if option == column:
+            places = [place for place in places if getattr(place, column) in names] or places
+    return found
 
 
 def chosen_records(

@@ -278,6 +278,48 @@ def test_a_mistake_in_the_last_stage_costs_nothing(
     assert not Path("results").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "kept", "shown"),
+    [
+        (["--protocol=gts"], [], ["--protocol=gts --baseline=Pop", "--model=Pop,MarkovChain"]),
+        (["--model=Pop"], [], ["--protocol=loo", "--protocol=gts --baseline=Pop", "--model=Pop", "--twin=loo,gts"]),
+        (["--model=MarkovChain"], [], ["--protocol=loo", "--model=MarkovChain", "--twin=loo,gts"]),
+        (
+            ["--model=MarkovChain", "--protocol=gts"],
+            ["loo"],
+            ["--protocol=loo", "--model=Pop,MarkovChain", "--twin=loo,gts"],
+        ),
+        (
+            ["--model=Pop", "--protocol=gts"],
+            ["loo"],
+            ["--protocol=loo", "--protocol=gts --baseline=Pop", "--model=Pop", "--twin=loo,gts"],
+        ),
+    ],
+)
+def test_tables_of_rows_that_the_command_line_leaves_out_are_left_out(
+    tiny: Path, capsys: pytest.CaptureFixture[str], given: list[str], kept: list[str], shown: list[str]
+) -> None:
+    """Regression: such a table stopped the command before anything ran, whichever rows were wanted."""
+    for protocol in kept:
+        ResultStore("results").put(run_of("Pop", 0.1, dataset="tiny", protocol=protocol))
+    pop, both = {"protocol": "gts", "baseline": "Pop"}, {"model": ["Pop", "MarkovChain"]}
+    tables = [{"protocol": "loo"}, pop, both, {"twin": ["loo", "gts"]}]
+    stages = [{"run": {"model": ["Pop", "MarkovChain"], "protocol": ["loo", "gts"]}}, *({"table": t} for t in tables)]
+    commands = []
+    for words in (["--dry-run"], ["--quiet"]):
+        assert main(["suite", written(stages=stages), *given, *words]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        commands.append([line.partition(" table ")[2] for line in lines if line.startswith("[") and " table " in line])
+    assert commands == [[f"--dataset=tiny {words}" for words in shown]] * 2
+
+
+def test_a_row_that_the_command_line_itself_names_is_not_left_out(tiny: Path) -> None:
+    stages = [{"run": {"model": ["Pop", "MarkovChain"]}}, {"table": {}}]
+    for given in ({"model": "Pop", "baseline": "MarkovChain"}, {"protocol": "gts", "twin": "loo,gts"}):
+        with pytest.raises(UserError, match="neither this suite nor its results folder has it with --dataset=tiny"):
+            api.suite(written(stages=stages), **given)
+
+
 def test_a_suite_with_settings_in_common_shows_its_tables(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ResultStore("results").put(run_of("GRU4Rec", 0.1, dataset="other"))
     common = {"dataset": "tiny", "llm": "offline", "epochs": 1, "metrics": ["Hit", "NDCG"]}
