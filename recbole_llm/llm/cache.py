@@ -13,7 +13,7 @@ import secrets
 import socket
 import sqlite3
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -382,6 +382,12 @@ class ResponseCache:
         """Batches of a server that have a status, the oldest first."""
         query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"
         return [row[0] for row in self._run(query, (base_url, status))]
+
+    def waits_in_batch(self, key: str, base_url: str, statuses: Collection[str]) -> bool:
+        """Whether a question without an answer went into a batch, and a server has batches of such a status."""
+        query = "SELECT 1 FROM kept WHERE key = ? AND created IS NULL"
+        waiting = self._run(query, (_as_bytes(key),)).fetchone() is not None
+        return waiting and any(self.batches(base_url, status) for status in statuses)
 
 
 def _as_bytes(key: str) -> bytes:

@@ -19,6 +19,7 @@ from aiolimiter import AsyncLimiter
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.address import redact
+from recbole_llm.llm.batch import OPEN, SUBMITTING
 from recbole_llm.llm.budget import HIGHER, TOP_UP, Budget, LimitReached, Usage
 from recbole_llm.llm.cache import ResponseCache, owner_of_claims
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, follow
@@ -225,6 +226,12 @@ class Client:
             raise
 
     async def _ask_paid(self, request: ChatRequest) -> ChatAnswer | None:
+        if self.cache.waits_in_batch(request.key, self.endpoint.base_url, (OPEN, SUBMITTING)):
+            raise UserError(
+                f"a batch at {self.endpoint.address} that has not been fetched holds these questions, and asked live "
+                "they would be paid for twice: `recbole-llm generate --batch` with the same settings waits for it and "
+                "takes in its answers. A batch that was cancelled at the server ends at once."
+            )
         likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
         self.budget.reserve(likely)
         self.usage.requests += 1

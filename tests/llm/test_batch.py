@@ -13,8 +13,9 @@ from recbole_llm.llm.batch import BatchClient
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
+from recbole_llm.llm.client import Client
 from tests.llm.batch_stub import BatchStub
-from tests.llm.chat import KEY, asked, endpoint_at
+from tests.llm.chat import KEY, asked, asking, endpoint_at
 from tests.stub_server import Call, Reply, StubServer
 
 PENDING = [asked("one"), asked("two")]
@@ -50,6 +51,20 @@ def test_what_was_answered_since_is_not_submitted(cache: ResponseCache, with_key
     with StubServer(stub) as server:
         client_at(server, cache, **with_key).submit(PENDING)
     assert stub.submitted == [other.key]
+
+
+def test_what_waits_in_a_batch_is_not_asked_live_as_well(cache: ResponseCache, with_key: dict[str, Any]) -> None:
+    stub = BatchStub(lambda body: "{}")
+    with StubServer(stub) as server:
+        batches = client_at(server, cache, **with_key)
+        batches.submit(PENDING)
+        with pytest.raises(UserError, match="paid for twice: `recbole-llm generate --batch`"):
+            Client(batches.endpoint, cache).run([asking("one")])
+        Client(batches.endpoint, cache).run([asking("three")])
+        assert [body["messages"][0]["content"] for body in stub.live] == ["three"]
+        batches.fetch()
+        Client(batches.endpoint, cache).run([asking("one"), asking("four")])
+    assert [body["messages"][0]["content"] for body in stub.live] == ["three", "four"]
 
 
 def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: dict[str, Any]) -> None:
