@@ -13,12 +13,15 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.vector_files import check_vectors_read
 from recbole_llm.features.sources import chosen_endpoint
+from recbole_llm.llm.address import redact
 from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
 from recbole_llm.settings.layers import Settings, check_grid_keys, layer_settings, names_parts
 from recbole_llm.settings.rules import check_followed
 from recbole_llm.settings.schema import check_value
 from recbole_llm.utils.text import names_of
+
+_READ_ONCE = ("results_dir", "max_cost", "max_requests", "answers")  # for all runs of a command
 
 
 def parse_seeds(value: Any, default: int) -> list[int]:
@@ -137,8 +140,21 @@ def expand(
                     of_seed = {**base, f"{method.name}.seed": seed}  # else a model's own seed would win
                     run = Run.of(layer_settings(method, name, each_protocol, files, of_seed, strict=False))
                     runs.setdefault(run.key, run)
+    _check_agreed(layered)
     check_vectors_read(layered)
     return list(runs.values())
+
+
+def _check_agreed(layered: Iterable[Settings]) -> None:
+    """Raise a ``UserError`` if models have values of their own for what a command has only one of."""
+    for key in _READ_ONCE:
+        found = {settings.method.name: settings.get(key) for settings in layered}
+        if len({*found.values()}) > 1:
+            values = ", ".join(f"{k}: {'none' if v is None else redact(str(v))}" for k, v in found.items())
+            raise UserError(
+                f"--{key} holds for the whole command, and its models differ in it ({values}): give --{key}=VALUE "
+                "without a model's name before it, or each model a command of its own."
+            )
 
 
 def _checked(

@@ -120,6 +120,17 @@ def test_a_key_of_one_model_reaches_that_model_alone(tiny: Path) -> None:
     assert by_name["SASRec"]["n_layers"] == 3
 
 
+@pytest.mark.parametrize(
+    ("key", "value"), [("max_cost", 1.0), ("max_requests", 5), ("answers", "store"), ("results_dir", "other")]
+)
+def test_what_a_command_has_one_of_is_the_same_for_its_models(tiny: Path, key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^--{key} holds for the whole command, .* EIMF: {value}"):
+        expand("Pop,EIMF", "tiny", overrides={f"EIMF.{key}": value})
+    (alone,) = expand("EIMF", "tiny", overrides={f"EIMF.{key}": value})
+    both = expand("Pop,EIMF", "tiny", overrides={key: value})
+    assert [run.settings[key] for run in (alone, *both)] == [value] * 3
+
+
 def test_seeds_count_from_a_model_s_own(tiny: Path) -> None:
     """Regression: a seed given for one model replaced all of its seeds, so only one run was left."""
     runs = expand("SASRec,GRU4Rec", "tiny", seeds=2, overrides={"GRU4Rec.seed": 7})
