@@ -240,10 +240,15 @@ def _base_layers(method: Method, dataset: str, protocol: str, preset: str | None
         *((ours / "model" / f"{each}.yaml", f"properties/model/{each}.yaml") for each in models),
         *((ours / "preset" / f"{each}-{preset}.yaml", f"properties/preset/{each}-{preset}.yaml") for each in models),
     ]
-    if method.properties is not None:
-        source = f"properties/model/{method.name}.yaml of {method.target}"
-        files.append((method.properties / "model" / f"{method.name}.yaml", source))
+    if (beside := _file_beside(method)) is not None:
+        files.append((beside, f"properties/model/{method.name}.yaml of {method.target}"))
     return [Layer(source, read_yaml(path)) for path, source in files if path.is_file()]
+
+
+def _file_beside(method: Method) -> Path | None:
+    """The settings file beside the module of a class from outside; ``None`` if it has none."""
+    file = None if method.properties is None else method.properties / "model" / f"{method.name}.yaml"
+    return file if file is not None and file.is_file() else None
 
 
 def check_protocol(name: str) -> None:
@@ -342,7 +347,7 @@ class _UserLayers:
         self._known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
         self._renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
         # A class from outside takes any key, unless a file of its own says which.
-        self._open_ended = (method.is_external and method.properties is None) or method.kind == EXTERNAL_LIBRARY
+        self._open_ended = (method.is_external and _file_beside(method) is None) or method.kind == EXTERNAL_LIBRARY
 
     def own_last(self, layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """A layer's items, keys with the model's name last, so that they win over the plain keys."""

@@ -237,6 +237,22 @@ def test_a_model_from_outside_may_have_any_key():
     assert layer_settings(method, "tiny", overrides={"my_width": 3})["my_width"] == 3
 
 
+@pytest.mark.parametrize("file", ["search/Free.yaml", "model/Another.yaml"])
+def test_files_for_other_things_beside_a_model_from_outside_close_it_to_no_key(tmp_path, monkeypatch, file):
+    module = f"free_{file[:5]}"
+    (tmp_path / "properties" / file).parent.mkdir(parents=True)
+    (tmp_path / "properties" / file).write_text("own_width: [8, 16]\n")
+    (tmp_path / f"{module}.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    free = Method("Free", f"{module}:Free", kind="sequential")
+    assert layer_settings(free, "tiny", overrides={"own_width": 16})["own_width"] == 16
+    (tmp_path / "properties" / "model").mkdir(exist_ok=True)
+    (tmp_path / "properties" / "model" / "Free.yaml").write_text("own_width: 8\n")
+    assert layer_settings(free, "tiny")["own_width"] == 8
+    with pytest.raises(UserError, match="there is no setting 'own_widht'. Did you mean own_width?"):
+        layer_settings(free, "tiny", overrides={"own_widht": 16})
+
+
 def test_in_a_grid_a_key_must_belong_to_one_of_the_models():
     methods = [find_method("SASRec"), find_method("LLMDMsRec")]
     check_grid_keys(methods, "tiny", None, {"sigma": 0.1, "n_layers": 1})
