@@ -249,7 +249,7 @@ def test_files_for_other_things_beside_a_model_from_outside_close_it_to_no_key(t
     (tmp_path / "properties" / "model").mkdir(exist_ok=True)
     (tmp_path / "properties" / "model" / "Free.yaml").write_text("own_width: 8\n")
     assert layer_settings(free, "tiny")["own_width"] == 8
-    with pytest.raises(UserError, match="there is no setting 'own_widht'. Did you mean own_width?"):
+    with pytest.raises(UserError, match=r"there is no setting 'own_widht'\. Did you mean own_width"):
         layer_settings(free, "tiny", overrides={"own_widht": 16})
 
 
