@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from recbole_llm.data.split import (
     Cases,
     leave_one_out,
     read_user_ranks,
+    session,
     split_interactions,
     temporal,
     user_split,
@@ -37,6 +39,15 @@ def cut(tmp_path):
 
 def items(table, rows):
     return table.item_tokens[table.item[rows]].tolist()
+
+
+def told(table, cases):
+    """The user, the history and the targets of each case."""
+    bounds = pairwise(cases.target_offsets)
+    return [
+        (str(table.user_tokens[user]), items(table, np.arange(start, end)), items(table, cases.target_rows[a:b]))
+        for user, start, end, (a, b) in zip(cases.user, cases.start, cases.end, bounds, strict=True)
+    ]
 
 
 def test_the_last_item_tests_and_the_one_before_validates(cut):
@@ -158,6 +169,88 @@ def test_times_that_count_over_the_whole_file_order_users(tmp_path):
     assert (len(split.valid), len(split.test)) == (2, 2)
 
 
+# ---- sessions by time, and whole users -------------------------------------------------------------
+
+
+def sessions(lengths):
+    """Sessions ``s0, s1, ...`` with the given lengths: each ends after the one before, begins before it, and stands
+    before it in the file."""
+    rows = []
+    for number, length in enumerate(lengths):
+        begin, end = 1_400_000_000 - 70_000 * number, 1_401_000_000 + 50_000 * number
+        times = [*(begin + 1000 * step for step in range(length - 1)), end]
+        rows = [*((f"s{number}", f"s{number}.{step}", time) for step, time in enumerate(times)), *rows]
+    return rows
+
+
+def test_sessions_are_split_by_their_ends_and_every_prefix_is_a_case(tmp_path):
+    """Of the 17 pairs in the first nine sessions the last one validates: the only pair of s8."""
+    table = table_of(tmp_path, sessions([3] * 8 + [2, 3]))
+    split = session(table, {"protocol": "session"})
+    assert sorted(items(table, split.train_rows)) == [f"s{k}.{step}" for k in range(8) for step in range(3)]
+    assert sorted(items(table, split.train_targets)) == [f"s{k}.{step}" for k in range(8) for step in (1, 2)]
+    assert told(table, split.valid) == [("s8", ["s8.0"], ["s8.1"])]
+    assert told(table, split.test) == [("s9", ["s9.0"], ["s9.1"]), ("s9", ["s9.0", "s9.1"], ["s9.2"])]
+    assert split.unseen_users
+
+
+def test_of_a_session_that_validates_in_part_the_rest_trains(tmp_path):
+    """Of the 29 pairs in the first nine sessions the last two validate; s8 has four."""
+    table = table_of(tmp_path, sessions([4] * 7 + [5, 5, 2]))
+    split = session(table, {"protocol": "session"})
+    assert told(table, split.valid) == [
+        ("s8", ["s8.0", "s8.1", "s8.2"], ["s8.3"]),
+        ("s8", ["s8.0", "s8.1", "s8.2", "s8.3"], ["s8.4"]),
+    ]
+    trained = [row for row in items(table, split.train_rows) if row.startswith("s8")]
+    assert trained == ["s8.0", "s8.1", "s8.2"]
+
+
+def test_the_last_items_of_the_last_sessions_are_the_cases_of_a_temporal_split(tmp_path):
+    """Ten sessions count: the eleventh has one item, so it is no case, though it ends last."""
+    table = table_of(tmp_path, sessions([3] * 10 + [1]))
+    split = temporal(table, {"protocol": "temporal_20"})
+    assert sorted(items(table, split.train_rows)) == [f"s{k}.{step}" for k in range(8) for step in range(3)]
+    assert sorted(items(table, split.train_targets)) == [f"s{k}.{step}" for k in range(8) for step in (1, 2)]
+    assert told(table, split.valid) == [("s8", ["s8.0", "s8.1"], ["s8.2"])]
+    assert told(table, split.test) == [("s9", ["s9.0", "s9.1"], ["s9.2"])]
+
+
+def test_a_given_order_of_users_replaces_that_of_times(tmp_path):
+    table = table_of(tmp_path, sessions([3] * 10))
+    given = {f"s{k}": 9.0 - k for k in range(10)}
+    split = temporal(table, {"protocol": "temporal_20", "user_rank": given})
+    assert table.user_tokens[[*split.valid.user, *split.test.user]].tolist() == ["s1", "s0"]
+    del given["s4"], given["s5"]
+    with pytest.raises(UserError, match=r"the file of user orders lacks 2 users of this dataset"):
+        temporal(table, {"protocol": "temporal_20", "user_rank": given})
+
+
+def test_users_are_split_whole_and_four_fifths_of_a_held_out_history_are_visible(tmp_path):
+    """Of eleven users in the order of the file eight train and one validates. u10 has too little for a history."""
+    table = table_of(tmp_path, walks([4] * 8 + [5, 12, 1]))
+    split = user_split(table, {"user_order": "file", "min_history": 2})
+    assert items(table, split.train_rows) == [f"i{u}.{step}" for u in range(8) for step in range(4)]
+    assert items(table, split.train_targets) == [f"i{u}.{step}" for u in range(8) for step in (2, 3)]
+    assert told(table, split.valid) == [("u8", [f"i8.{step}" for step in range(4)], ["i8.4"])]
+    history, targets = [f"i9.{step}" for step in range(9)], ["i9.9", "i9.10", "i9.11"]
+    assert told(table, split.test) == [("u9", history, targets)]
+    assert split.unseen_users
+    every = user_split(table, {"user_order": "file"}).train_targets
+    assert items(table, every) == [f"i{u}.{step}" for u in range(8) for step in (1, 2, 3)]
+
+
+def test_users_are_shuffled_by_the_hashes_of_their_names(tmp_path):
+    table = table_of(tmp_path, walks([5] * 10))
+    split = user_split(table, {})
+    names = sorted(
+        (f"u{user}" for user in range(10)),
+        key=lambda name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little"),
+    )
+    assert set(table.user_tokens[table.user[split.train_rows]]) == {*names[:8]}
+    assert table.user_tokens[[*split.valid.user, *split.test.user]].tolist() == names[8:]
+
+
 @pytest.mark.parametrize("lengths", [(30,), (9, 14, 11), (4, 25, 4, 17, 6)])
 def test_no_target_of_a_held_out_window_trains_in_a_later_one(tmp_path, lengths):
     table = windows(tmp_path, lengths)
@@ -244,6 +337,64 @@ def test_candidates_are_drawn_for_users_who_take_few_items_again_and_again(tmp_p
     assert not {"i0", "i1", "i2"} & {*table.item_tokens[lines[0, 1:]].tolist()}
     with pytest.raises(UserError, match=r"--candidates=4: .* for user u2, who has 9 of the 12 items"):
         sampled(table, leave_one_out(table, {}).test, 4, 1, tmp_path / "more.candidates")
+
+
+def test_no_candidate_of_a_validation_case_is_an_item_that_its_user_takes_later(tmp_path):
+    """Otherwise a model would be taught to rank the test item last. u0 has five of eight items, so three are left."""
+    table = table_of(tmp_path, walks([5, 3]))
+    lines = sampled(table, leave_one_out(table, {}).valid, 3, 1, tmp_path / "cases.candidates").candidates
+    (target, *others), (other_target, *rest) = table.item_tokens[lines].tolist()
+    assert (target, sorted(others)) == ("i0.3", ["i1.0", "i1.1", "i1.2"])
+    assert other_target == "i1.1"
+    assert len({*rest} & {f"i0.{step}" for step in range(5)}) == 3
+
+
+def crowd(extra=()):
+    """Two hundred users of three out of 300 items; ``zero`` has all items, and so fixes their numbers."""
+    rows = [("zero", f"i{item}", item) for item in range(300)]
+    rows += [(user, f"i{step}", 5 + step) for user in extra for step in range(3)]
+    return rows + [(f"u{u}", f"i{(7 * u + 50 * step) % 300}", 1000 + step) for u in range(200) for step in range(3)]
+
+
+def test_candidates_out_of_many_items_are_distinct_and_each_item_is_drawn(tmp_path):
+    table = table_of(tmp_path, crowd())
+    cases = leave_one_out(table, {}).test
+    cases = cases.select(np.flatnonzero(table.user_tokens[cases.user] != "zero"))
+    lines = sampled(table, cases, 20, 1, tmp_path / "cases.candidates").candidates
+    assert lines.shape == (200, 21)
+    for user, line in zip(cases.user, lines, strict=True):
+        own = table.item[table.offsets[user] : table.offsets[user + 1]]
+        assert len({*line.tolist()}) == 21
+        assert not {*line[1:].tolist()} & {*own.tolist()}
+    assert set(lines[:, 1:].ravel().tolist()) == set(range(1, 301))
+
+
+def test_candidates_depend_on_the_seed_and_on_no_other_user(tmp_path):
+    def drawn(seed, extra=()):
+        table = table_of(tmp_path / f"{seed}{len(extra)}", crowd(extra))
+        cases = leave_one_out(table, {}).test
+        cases = cases.select(np.flatnonzero(np.char.startswith(table.user_tokens[cases.user], "u")))
+        lines = sampled(table, cases, 5, seed, tmp_path / f"{seed}{len(extra)}.candidates").candidates
+        return dict(zip(table.user_tokens[cases.user].tolist(), table.item_tokens[lines].tolist(), strict=True))
+
+    first = drawn(1)
+    assert drawn(1, extra=["a", "b"]) == first
+    other = drawn(2)
+    assert [line[0] for line in other.values()] == [line[0] for line in first.values()]
+    assert not any(other[user] == line for user, line in first.items())
+
+
+def test_a_file_of_candidates_for_other_targets_is_refused(tmp_path):
+    """Such a file would have a case rank another item in the place of its target."""
+    table = table_of(tmp_path, walks([4, 4]))
+    cases = leave_one_out(table, {}).test
+    path = tmp_path / "cases.candidates"
+    lines = sampled(table, cases, 2, 1, path).candidates
+    assert sampled(table, cases, 2, 99, path).candidates.tolist() == lines.tolist()  # the file's, whatever the seed
+    content = path.read_text(encoding="utf-8")
+    path.write_text(content.replace("i0.3", "i0.1"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"cases\.candidates holds candidates of other data or another split"):
+        sampled(table, cases, 2, 1, path)
 
 
 @pytest.mark.parametrize("lengths", [(1, 2, 2), (1,), (3, 3)])
