@@ -22,3 +22,15 @@ def test_values_of_a_small_example() -> None:
     assert found["giniindex@2"] == pytest.approx((2 * 5 - 8 + 2 * 6 - 8 + 2 * (2 * 7 - 8)) / 4 / 7)
     share = np.array([0.5, 0.25, 0.25])
     assert found["shannonentropy@2"] == pytest.approx(-(share * np.log(share)).sum() / 3)
+
+
+@pytest.mark.parametrize(("most", "share"), [(2, 0.25), (4, 0.5), (1.5, 0.0)])
+def test_a_tail_ratio_above_one_is_the_largest_count_of_a_tail_item(most: float, share: float) -> None:
+    """Of four places two hold item 1 (8 interactions), one item 2 (4) and one item 3 (2); the cold item 6 has none."""
+    lists = ListCounts([2], np.array([[0, 2, 1, 1, 0, 0, 0]]), COUNTS, tail_ratio=most)
+    assert lists.summarise(["TailPercentage"]) == {"tailpercentage@2": share}
+
+
+def test_a_cold_item_is_in_no_tail() -> None:
+    lists = ListCounts([2], np.array([[0, 0, 0, 0, 0, 1, 1]]), COUNTS, tail_ratio=2)
+    assert lists.summarise(["TailPercentage"]) == {"tailpercentage@2": 0.5}

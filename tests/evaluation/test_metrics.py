@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
@@ -171,6 +172,26 @@ def test_one_target_at_rank_three(metric, value):
 )
 def test_three_targets_at_ranks_one_four_and_nine(metric, value):
     assert per_case(ranks_of([[(0, 0), (3, 0), (8, 0)]]), metric)[0] == pytest.approx(value)
+
+
+def test_gauc_weighs_a_case_by_its_targets_and_leaves_out_one_of_targets_alone():
+    """The first target beats 6.5 of nine others (a tie counts half); of the next two the first beats three others,
+    the second beats two; the last case ranks nothing but its targets."""
+    ranks = replace(ranks_of([[(2, 1)], [(0, 0), (2, 0)], [(0, 0), (1, 0)]]), pool=np.array([10, 5, 2]))
+    assert per_case(ranks, "gauc").mean() == pytest.approx((6.5 / 9 + 2 * (5 / 6)) / 3)
+
+
+def test_gauc_needs_the_number_of_ranked_items():
+    with pytest.raises(UserError, match="gauc needs the number of ranked items"):
+        per_case(ranks_of([[(2, 0)]]), "gauc")
+
+
+def test_ranks_that_were_looked_for_up_to_a_place_give_no_metric_beyond_it():
+    bounded = replace(ranks_of([[(2, 0)]]), cut_off=5, pool=np.array([10]))
+    assert per_case(bounded, "mrr@5").tolist() == pytest.approx([1 / 3])
+    for metric in ("mrr@6", "gauc"):
+        with pytest.raises(UserError, match=f"{metric}: these ranks were looked for up to place 5"):
+            per_case(bounded, metric)
 
 
 @pytest.mark.parametrize("name", METRICS)

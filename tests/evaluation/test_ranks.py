@@ -22,8 +22,9 @@ def ranks():
         history=generator.integers(1, 10, 20).astype(np.int32),
         train_count=generator.integers(9, size=60).astype(np.int32),
         head=generator.random(60) < 0.3,
-        pool=np.full(20, 25, dtype=np.int32),
+        pool=np.arange(100, 120, dtype=np.int32),
         person=generator.integers(5, size=20),
+        cold_user=generator.random(20) < 0.5,
     )
 
 
@@ -106,8 +107,8 @@ def test_cases_can_be_chosen(ranks, chosen):
     for place, case in enumerate(chosen):
         one = slice(part.offsets[place], part.offsets[place + 1])
         whole = slice(ranks.offsets[case], ranks.offsets[case + 1])
-        assert part.user[place] == ranks.user[case]
-        assert part.history[place] == ranks.history[case]
-        assert part.person[place] == ranks.person[case]
+        for name in ("user", "history", "pool", "person", "cold_user"):
+            assert len(getattr(part, name)) == len(chosen)
+            assert getattr(part, name)[place] == getattr(ranks, name)[case]
         for name in ("item", "higher", "tied", "train_count", "head"):
             assert getattr(part, name)[one].tolist() == getattr(ranks, name)[whole].tolist()

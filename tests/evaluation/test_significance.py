@@ -88,8 +88,10 @@ def test_a_single_user_says_nothing() -> None:
 
 
 def test_other_cases_cannot_be_compared() -> None:
-    with pytest.raises(UserError, match="different cases"):
-        Family({"a": [draw(5, 1)], "b": [draw(5, 1).select(np.arange(10))]}, "hit@1")
+    fewer = draw(5, 1).select(np.arange(10))
+    for methods in ({"a": [draw(5, 1)], "b": [fewer]}, {"a": [draw(5, 1), fewer]}):
+        with pytest.raises(UserError, match="different cases"):
+            Family(methods, "hit@1")
 
 
 # ---- the test -------------------------------------------------------------------------------------
@@ -217,6 +219,16 @@ def test_the_effect_is_infinite_where_all_users_differ_by_the_same(users: int) -
     first, second = (ranks_of(np.full(users, rank)) for rank in (0, 1))
     (found,) = Family({"a": [first], "b": [second]}, "ndcg@10").compare()
     assert (found.effect, found.turned().effect) == (np.inf, -np.inf)
+
+
+@pytest.mark.parametrize(("margin", "p_equal"), [(0.4, 1.0), (0.5, 0.5), (0.6, 0.0)])
+def test_a_difference_without_any_error_is_certain(margin: float, p_equal: float) -> None:
+    """All users and seeds differ by 1 - 1/2."""
+    first, second = ([ranks_of(np.full(9, rank))] * 2 for rank in (0, 1))
+    for methods in ({"a": first, "b": second}, {"b": second, "a": first}):
+        (found,) = Family(methods, "mrr@10", margin=margin).compare()
+        assert (abs(found.difference), found.p, found.p_equal) == (0.5, 0.0, p_equal)
+        assert found.low == found.high == found.difference
 
 
 def test_a_clear_difference_holds_and_turns_with_the_sides() -> None:
