@@ -194,6 +194,14 @@ def test_later_training_is_the_mean_share_over_the_targets(tmp_path):
     assert later_training(table, split) == pytest.approx(0.3)
 
 
+def test_training_at_the_time_of_a_target_is_not_later(tmp_path):
+    """The target of `early` is at 6, and so is the training row of `other`."""
+    rows = [("early", item, START + time) for item, time in (("d", 0), ("a", 2), ("b", 5), ("c", 6))]
+    rows += [("other", item, START + time) for item, time in (("a", 6), ("b", 400), ("c", 900))]
+    table = table_of(tmp_path, rows)
+    assert later_training(table, split_interactions(table, {"split": "loo", "protocol": "loo"})) == 0.0
+
+
 def test_later_training_is_unknown_where_times_do_not_compare(tmp_path):
     table = table_of(tmp_path, [(f"u{u}", f"i{k}", k) for u in range(20) for k in range(6)])
     assert later_training(table, split_interactions(table, {"split": "loo", "protocol": "loo"})) is None

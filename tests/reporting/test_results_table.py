@@ -6,6 +6,7 @@ import csv
 import io
 from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, Se
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.results_table import ResultsTable, build
-from recbole_llm.reporting.tables import render, seeds_text
+from recbole_llm.reporting.tables import lead, render, seeds_text
 from tests.reporting.records import record_of, run_of, store_run
 
 
@@ -261,6 +262,22 @@ def test_a_metric_that_the_record_lacks_comes_from_its_ranks(store: ResultStore)
     assert table.row("BPR").values["hit@3"].mean == pytest.approx(sum(hits) / 3)
 
 
+def test_a_metric_that_one_seed_lacks_has_no_mean() -> None:
+    """The mean over the other seeds would pass for that of the row."""
+    lacking = {"ndcg@10": MetricValue(value=0.3)}
+    runs = [run_of("M", 0.1), run_of("M", 0.3, seed=2, metrics=lacking)]
+    (table,) = build(runs, metrics=["hit@10", "ndcg@10"])
+    assert table.row("M").values.keys() == {"ndcg@10"}
+    assert table.row("M").values["ndcg@10"].mean == pytest.approx(0.2)
+
+
+def test_the_main_metric_is_the_one_that_most_runs_were_selected_by() -> None:
+    chosen = ["hit@10", "ndcg@10", "ndcg@10"]
+    runs = [run_of("M", 0.1, seed=seed, valid_metric=metric) for seed, metric in enumerate(chosen, start=1)]
+    (table,) = build(runs)
+    assert table.primary == "ndcg@10"
+
+
 def test_ranks_are_found_after_the_folder_was_moved(store: ResultStore) -> None:
     moved = ResultStore(store.folder.rename(store.folder.with_name("elsewhere")))
     (table,) = build(list(moved), moved)
@@ -284,9 +301,16 @@ def test_an_interval_holds_its_mean_and_a_clear_difference_holds(store: ResultSt
     value = table.row("Pop").values["ndcg@10"]
     assert value.low is not None and value.high is not None
     assert value.low < value.mean < value.high
+    assert value.deviation == pytest.approx(stdev(run.metrics["ndcg@10"].value for run in table.row("Pop").runs))
     assert table.reference == "SASRec"
     assert verdict(table, "Pop") == "worse"
     assert verdict(table, "BPR") == ""  # skills of 1.00 and 1.01 differ only by chance
+
+
+def test_the_best_row_is_compared_with_the_second(store: ResultStore) -> None:
+    (table,) = build(list(store), store)
+    (text,) = lead(table)
+    assert text.startswith("best SASRec to second BPR: ")
 
 
 def test_the_reference_may_be_chosen_and_a_wrong_one_is_an_error(store: ResultStore) -> None:

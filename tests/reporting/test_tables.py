@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.record import DatasetFacts, MetricValue, SemanticFacts
+from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.reporting import costs
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.rendered import screen_style
-from recbole_llm.reporting.results_table import still_improving
+from recbole_llm.reporting.results_table import build, still_improving
 from recbole_llm.reporting.tables import render
 from tests.helpers import make_run, runner
 from tests.reporting.records import record_of, run_of
@@ -134,14 +135,26 @@ def test_a_failed_cell_makes_no_table_of_its_own_among_several() -> None:
     assert len(tables(render([run_of("SASRec", 0.1), run_of("GRU4Rec", 0.2, data=other), unmasked, failed]))) == 3
 
 
+def test_a_failed_cell_that_fits_several_tables_joins_none_of_them() -> None:
+    data = [DatasetFacts(name="tiny", sha256=digit * 64, test_cases=9) for digit in "ab"]
+    runs = [run_of("SASRec", 0.1, key=str(number), data=facts) for number, facts in enumerate(data)]
+    failed = record_of(model="Broken", status="failed", error="x", settings={"mask_history": True})
+    found = [[record.model for rows in named.values() for record in rows] for named in group([*runs, failed]).values()]
+    assert found == [["SASRec"], ["SASRec"], ["Broken"]]
+
+
 def test_only_failures_make_a_table_too() -> None:
     text = render([record_of(model="Broken", status="failed", error="no luck", settings={"mask_history": True})])
     assert "failed: no luck" in text
 
 
-def test_recall_is_left_out_where_it_equals_hit() -> None:
-    metrics = {name: MetricValue(value=0.5) for name in ("hit@10", "recall@10")}
-    assert "RECALL" not in render([run_of("SASRec", 0.1, metrics=metrics)])
+def test_recall_is_left_out_where_it_equals_hit_in_every_row() -> None:
+    def run(model: str, recall: float) -> Record:
+        values = {"hit@10": 0.2, "recall@10": recall, "ndcg@10": 0.1}
+        return run_of(model, 0.1, metrics={name: MetricValue(value=value) for name, value in values.items()})
+
+    assert "Recall@10" not in render([run("A", 0.2), run("B", 0.2)])
+    assert "Recall@10" in render([run("A", 0.2), run("B", 0.1)])
 
 
 def test_chosen_metrics_are_the_columns() -> None:
@@ -170,6 +183,22 @@ def test_requests_include_those_that_an_earlier_command_sent_as_tokens_and_price
     features = SemanticFacts(llm="openai", llm_model="g", requests=20, cached=301, tokens_in=5000, price=1.5)
     text = render([run_of("M", 0.1, semantics="llm", features=features)])
     assert "321" in text.split("\n\n")[-1].splitlines()[-1]
+
+
+def test_seeds_share_the_cost_of_their_features() -> None:
+    """Only the first seed made them; training is the mean of both, and memory the most that one needed."""
+    features = SemanticFacts(llm="openai", llm_model="g", requests=20, tokens_in=4000, tokens_out=1000, price=1.5)
+    spent = [{"features": 30.0, "train": 10.0}, {"features": 0.0, "train": 20.0}]
+    memory = [{"device": 700.0, "host": 3000.0}, {"device": 900.0, "host": 5000.0}]
+    runs = [
+        run_of("M", 0.1, seed=n, semantics="llm", features=features, seconds=spent[n], memory_mib=memory[n])
+        for n in (0, 1)
+    ]
+    (table,) = build(runs)
+    (row,) = table.rows
+    assert (costs.requests(row), costs.tokens(row), costs.price(row)) == (20, 5000, 1.5)
+    assert (costs.seconds(row, "features"), costs.seconds(row, "train")) == (30.0, 15.0)
+    assert costs.memory_mib(row) == 900.0
 
 
 @pytest.mark.parametrize("error", ["line one\nline two", "a | b"])
@@ -269,6 +298,13 @@ def test_rows_that_were_still_improving_are_marked(best: int | None, valid: Sequ
     assert ("SASRec †" in text) == mark
     assert ("† still improving when training ended" in text) == mark
     assert "Pop †" not in text
+
+
+def test_one_seed_that_was_still_improving_marks_its_row() -> None:
+    curve = [{"epoch": n, "loss": 1.0, "valid": {"ndcg@10": 0.1}} for n in range(1, 10)]
+    runs = [run_of("SASRec", 0.1, seed=seed, curve=curve, best_epoch=best) for seed, best in ((1, 4), (2, 9))]
+    assert "SASRec †" in render(runs)
+    assert "†" not in render(runs[:1])
 
 
 def test_the_last_choice_of_a_model_that_counts_is_not_a_training_that_was_still_improving() -> None:

@@ -60,6 +60,23 @@ def test_the_orders_are_correlated_and_the_rows_that_change_places_are_named() -
     assert "1 of 6 pairs changes places (under loo SASRec before GRU4Rec)" in text
 
 
+def test_rows_that_tie_share_a_place_and_change_it_with_no_other() -> None:
+    under = {"loo": {"A": 0.4, "B": 0.3, "C": 0.3, "D": 0.1}, "gts": {"A": 0.4, "B": 0.3, "C": 0.2, "D": 0.1}}
+    (twin,) = twins([run_under(name, *row) for name, rows in under.items() for row in rows.items()], BOTH)
+    assert [pair.row.model for pair in twin.pairs] == ["A", "B", "C", "D"]
+    assert (twin.places(0), twin.places(1)) == ([1, 2, 2, 4], [1, 2, 3, 4])
+    assert twin.swaps() == []
+
+
+def test_rows_are_set_beside_those_of_the_same_masking() -> None:
+    shown = [run_under("gts", model, 0.9, key=model, settings={"mask_history": False}) for model in "AB"]
+    masked = [run_under(name, model, 0.2) for name in BOTH for model in "AB"]
+    (twin,) = twins([*shown, *masked], BOTH)
+    assert [table.key.masked for table in twin.tables] == [True, True]
+    (other,) = twins([*shown, *masked[:2]], BOTH)
+    assert "seen items are ranked under one of the protocols only, so the values do not compare" in other.notes
+
+
 def test_the_share_of_later_training_is_said() -> None:
     text = render_twin(four_models(), BOTH)
     assert "later than a test target, on average: 24.0% under loo, 0.0% under gts" in text
