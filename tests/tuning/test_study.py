@@ -138,8 +138,11 @@ def test_the_same_storage_holds_studies_of_other_settings_apart(tiny: Path) -> N
         study_of("results/s.sqlite3", 2, make_run("GRU4Rec", hidden_size=32)),
         study_of("results/s.sqlite3", 2, epochs=3),
         study_of("results/s.sqlite3", 2, seconds=60.0),
+        study_of("results/s.sqlite3", 2, pruner="median"),
+        study_of("results/s.sqlite3", 2, objectives=("accuracy", "seconds")),
+        study_of("results/s.sqlite3", 2, space="num_layers: [1, 2, 3]"),
     ]
-    assert len({study.name for study in [first, *others]}) == 4
+    assert len({study.name for study in [first, *others]}) == 7
     assert all(study.ended() == [] for study in others)
 
 

@@ -17,6 +17,7 @@ from recbole_llm.training import checkpoint
 from recbole_llm.tuning.storage import open_storage, served, storage_address
 from recbole_llm.tuning.trial import run_trial, run_trial_away
 from tests.helpers import make_run
+from tests.reporting.records import record_of
 from tests.tuning.searchers import result, study_of
 
 SMALL: dict[str, Any] = {"epochs": 4, "hidden_size": 16, "embedding_size": 16}
@@ -43,6 +44,15 @@ def test_a_trial_reports_every_epoch_and_gives_the_best(tiny: Path) -> None:
     assert found.score == pytest.approx(max(score for _, score in study.heard), abs=1e-6)
     assert (found.epochs, found.pruned) == (4, False)
     assert not Path("results").exists()
+
+
+def test_the_cost_of_a_trial_is_its_training_up_to_the_best_epoch(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    curve = [{"epoch": epoch, "loss": 1.0, "seconds": seconds} for epoch, seconds in ((1, 1.0), (2, 2.0), (3, 4.0))]
+    facts = {"valid_metric": "ndcg@10", "valid_metrics": {"ndcg@10": 0.5}, "seconds": {"total": 9.0}}
+    record = record_of(curve=curve, best_epoch=2, epochs=3, **facts)
+    monkeypatch.setattr(Runner, "validate", lambda *_: record)
+    found = run_trial(make_run("GRU4Rec", **SMALL), "trial", None, Study())
+    assert (found.training_seconds, found.seconds, found.best_epoch, found.score) == (3.0, 9.0, 2, 0.5)
 
 
 def test_a_trial_ends_where_the_study_says_so(tiny: Path) -> None:
