@@ -62,6 +62,17 @@ def test_what_goes_out_comes_in_as_it_was(
     assert import_answers(other, tmp_path / name).known == 3
 
 
+def test_answers_that_are_known_are_neither_new_nor_paid_for_again(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache
+) -> None:
+    """Each of the three answers has five tokens for the question and two for the answer."""
+    endpoint = endpoint_at("http://127.0.0.1:1/v1", price_in=1.0, price_out=10.0)
+    export_answers(cache, tmp_path / "a")
+    first, again = (take_answers(other, tmp_path / "a", endpoint) for _ in range(2))
+    assert (first.new, first.known, first.price) == (3, 0, pytest.approx(75 / 1e6))
+    assert (again.new, again.known, again.price) == (0, 3, 0.0)
+
+
 def test_the_same_answers_give_the_same_bytes(tmp_path: Path, cache: ResponseCache) -> None:
     for name in ("a.gz", "b.gz"):
         export_answers(cache, tmp_path / name)
