@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from recbole_llm.layers.alignment import direct_au, info_nce, kl_alignment, uniformity
+from recbole_llm.layers.alignment import (
+    cosine_distance,
+    direct_au,
+    info_nce,
+    kl_alignment,
+    soft_target_alignment,
+    uniformity,
+)
 
 
 def views(scale=1.0, dtype=torch.float32):
@@ -86,9 +93,29 @@ def naive_direct_au(one, other):
     return sum(apart) / len(apart) + 0.5 * (naive_uniformity(one) + naive_uniformity(other)) / 2
 
 
+def naive_soft_targets(one, other, tau):
+    """Each entry of the logits and of their targets for itself; the targets are exponents, normalised by row."""
+    numbers = range(len(one))
+    logits = [[one[i] @ other[j] / tau for j in numbers] for i in numbers]
+    near = [[torch.exp(tau * (one[i] @ one[j] + other[i] @ other[j]) / 2) for j in numbers] for i in numbers]
+    total = 0.0
+    for i in numbers:
+        for j in numbers:
+            target = near[i][j] / sum(near[i])
+            forth = logits[i][j] - torch.log(sum(torch.exp(logits[i][k]) for k in numbers))
+            back = logits[i][j] - torch.log(sum(torch.exp(logits[k][j]) for k in numbers))
+            total -= target * (forth + back) / 2
+    return total / len(one)
+
+
 NAIVE = {
     "info_nce, tau 0.5": (lambda a, b: info_nce(a, b, 0.5), lambda a, b: naive_info_nce(a, b, 0.5)),
     "info_nce, tau 0.07": (lambda a, b: info_nce(a, b, 0.07), lambda a, b: naive_info_nce(a, b, 0.07)),
+    "soft targets, tau 1": (soft_target_alignment, lambda a, b: naive_soft_targets(a, b, 1.0)),
+    "soft targets, tau 0.5": (
+        lambda a, b: soft_target_alignment(a, b, 0.5),
+        lambda a, b: naive_soft_targets(a, b, 0.5),
+    ),
     "direct_au": (direct_au, naive_direct_au),
     "uniformity": (lambda a, b: uniformity(a) + uniformity(b), lambda a, b: naive_uniformity(a) + naive_uniformity(b)),
 }
@@ -111,3 +138,16 @@ def test_a_single_row_has_no_uniformity():
     assert uniformity(one).item() == 0.0
     wanted = (unit(one[0]) - unit(other[0])).square().sum()
     torch.testing.assert_close(direct_au(one, other), wanted)
+
+
+@pytest.mark.parametrize("loss", [lambda *given: info_nce(*given[:2], 0.5, *given[2:]), cosine_distance])
+def test_rows_that_do_not_count_are_as_if_they_were_not_there(loss):
+    found, wanted = views(dtype=torch.float64), views(dtype=torch.float64)
+    counts = torch.arange(11) % 3 > 0
+    one, other = loss(*found, counts), loss(*(view[counts] for view in wanted))
+    torch.testing.assert_close(one, other)
+    one.backward()
+    other.backward()
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    assert loss(*found, torch.zeros(11, dtype=torch.bool)).item() == 0.0
