@@ -15,6 +15,7 @@ from recbole.model.sequential_recommender import SASRec
 
 from recbole_llm.errors import UserError
 from recbole_llm.methods.baselines import llmesr
+from recbole_llm.methods.baselines.alpharec import _means
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
 from recbole_llm.training.loaders import training_loader
 from tests.features.test_vectors import as_npy, matrix_of
@@ -94,6 +95,12 @@ def test_unisrec_scores_by_cosines_of_sasrec_s_states(vectors: dict[str, Any]) -
 
 
 # ---- AlphaRec ------------------------------------------------------------------------------------
+
+
+def test_an_item_that_a_user_has_twice_counts_once_in_the_mean_of_its_texts() -> None:
+    texts = torch.tensor([[0.0], [1.0], [3.0], [8.0]])
+    means = _means(texts, user=np.array([1, 1, 1, 3]), item=np.array([1, 2, 2, 3]), n_users=4)
+    assert means[:, 0].tolist() == [0.0, 2.0, 0.0, 8.0]
 
 
 def test_alpharec_is_its_map_and_its_graph(vectors: dict[str, Any]) -> None:
@@ -275,6 +282,30 @@ def test_similar_users_take_two_with_vectors(vectors: dict[str, Any], known: int
         assert not hasattr(prepare("LLMESR", distillation_weight=0.0, **given).model, "neighbours")
     else:
         assert prepare("LLMESR", **given).model.neighbours[1:].count_nonzero() == 2
+
+
+def test_the_distance_is_the_mean_over_the_users_that_have_a_teacher(vectors: dict[str, Any]) -> None:
+    more = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "similar_users": 3, "distillation_weight": 0.5}
+    prepared = prepare("LLMESR", **more, **vectors, **SMALL)
+    model, batch = prepared.model, batch_of(prepared)
+    model.neighbours[batch["user_id"].unique()[:20]] = 0
+    with torch.no_grad(), model.semantic.made_once():
+        teachers, known = model.teachers(batch["user_id"])
+        apart = (model.loss_and_last(batch)[1] - teachers).square().mean(dim=1)
+    assert 0 < int(known.sum()) < len(known)
+    _, distance = model.calculate_loss(batch)
+    assert float(distance.detach()) == pytest.approx(0.5 * float(apart[known].mean()), rel=1e-4)
+
+
+def test_users_who_do_not_train_teach_nobody(vectors: dict[str, Any]) -> None:
+    """Sixteen of the eighty users are held out. Their vectors are given, but no history to learn from."""
+    as_npy(Path("u.npy"), matrix_of(80, 8), [f"u{number}" for number in range(80)], "user_id")
+    prepared = prepare("LLMESR", protocol="user_split", vectors=["v.npy", "u.npy"], similar_users=5, **SMALL)
+    trained = set(prepared.dataset.table.user[prepared.dataset.split.train_rows].tolist())
+    assert len(trained) == 64
+    neighbours = prepared.model.neighbours
+    assert set(neighbours[sorted(trained)].flatten().tolist()) <= trained
+    assert not neighbours[sorted({*range(81)} - trained)].any()
 
 
 def test_ids_start_from_principal_components(vectors: dict[str, Any]) -> None:
