@@ -194,6 +194,21 @@ def test_every_failure_has_a_rule(text: str, rule: str) -> None:
 # ---- the answer's class -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('First {"intents": ["draft"]}. Better: {"intents": ["final"]}.', "final"),
+        ('{"intents": ["draft"]}\n{"intents": ["final"]}', "final"),
+        ('First ["draft"], then ["final"]', "final"),
+        ('{"intents": ["object"]}, or ["list"]', "object"),
+        ('{"intents": ["fits"]} since {"reason": "x"}', "fits"),
+        ('{"intents": ["complete"]}, or {"intents": ["cut', "complete"),
+    ],
+)
+def test_of_several_values_the_last_that_fits_is_the_answer(text: str, found: str) -> None:
+    assert intents(text) == [found]
+
+
 def test_a_list_without_its_wrapper_is_wrapped() -> None:
     assert intents('["a", "b"]') == ["a", "b"]
 
