@@ -277,6 +277,19 @@ def test_the_place_of_the_target_among_candidates_is_not_told(tiny: Path) -> Non
     assert counts.min() > 0
 
 
+def test_the_target_of_a_training_list_may_stand_anywhere(tiny: Path) -> None:
+    loader, _ = training_loader(isrf())
+    places: list[int] = []
+    for batch in loader:
+        if "candidates" in batch:
+            width = batch["candidates"].shape[1]
+            places += (batch["candidates"] == batch["item_id"][:, None]).nonzero()[:, 1].tolist()
+    counts = np.bincount(places, minlength=width)
+    assert width > 3
+    assert counts.max() < 2 * len(places) / width
+    assert counts.min() > 0
+
+
 def test_stopping_and_going_on_draws_the_same_batches(tiny: Path) -> None:
     prepared = isrf()
     first, second = (training_loader(prepared)[0] for _ in range(2))
