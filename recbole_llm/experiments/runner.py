@@ -9,11 +9,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import torch
 from recbole.model.abstract_recommender import AbstractRecommender
 from recbole.utils import init_seed
 from torch import distributed
 
-from recbole_llm.compat.config import BenchConfig
+from recbole_llm.compat.config import BenchConfig, resolve_device
 from recbole_llm.compat.fast import accelerated, seams_of
 from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
@@ -28,7 +29,7 @@ from recbole_llm.evaluation.metrics import summarise
 from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.execution.base import Job, JobError, each_result
-from recbole_llm.execution.processes import ProcessExecutor
+from recbole_llm.execution.processes import ProcessExecutor, visible_gpus
 from recbole_llm.execution.sharing import free_memory_mib
 from recbole_llm.experiments.candidate_model import CandidateModel, CandidateTable
 from recbole_llm.experiments.list_metrics import list_counter, list_metrics_of
@@ -53,7 +54,7 @@ from recbole_llm.training.reference import ReferenceTrainer
 from recbole_llm.utils.environment import forget_peak_memory, hardware, peak_memory_mib
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Bars, Stopwatch
-from recbole_llm.utils.text import percent
+from recbole_llm.utils.text import counted, percent
 
 logger = logging.getLogger(__name__)
 
@@ -587,6 +588,11 @@ def run_together(run: Run, runner: Runner) -> Record:
     in_stages = run.settings.method.trained_as in STAGES or run.settings.get("stage_epochs")
     if run.settings["engine"] != "fast" or in_stages:
         raise UserError(f"--nproc={world} is for models of one stage and for --engine=fast.")
+    if _device_of(run).type == "cuda" and world > (count := len(visible_gpus())):
+        raise UserError(
+            f"--nproc={world}: each process takes a GPU of its own, and torch sees {counted(count, 'GPU')}; give fewer "
+            "processes, or --device=cpu."
+        )
     runner.make_features(run)
     with tempfile.TemporaryDirectory() as folder, closing(ProcessExecutor(world, retries=0)) as executor:
         ahead = runner.ahead.pop(run.key, {})
@@ -603,11 +609,15 @@ def run_together(run: Run, runner: Runner) -> Record:
     return found
 
 
+def _device_of(run: Run) -> torch.device:
+    return resolve_device(*(run.settings[name] for name in ("device", "use_gpu", "gpu_id")))
+
+
 def run_rank(
     rank: int, world: int, meeting: str, run: Run, results: str, force: bool, ahead: dict[str, float]
 ) -> Record | None:
     """Train in one of the processes; the first one returns the record."""
-    join(rank, world, Path(meeting))
+    join(rank, world, Path(meeting), _device_of(run))
     try:
         runner = Runner(ResultStore(results), force=force, asks_again=False)
         runner.ahead[run.key] = ahead

@@ -26,15 +26,16 @@ from recbole_llm.training.trainer import BenchTrainer
 PATIENCE = timedelta(hours=2)  # the others wait while the first one validates
 
 
-def join(rank: int, world: int, meeting: Path) -> None:
+def join(rank: int, world: int, meeting: Path, device: torch.device) -> None:
     """Enter the group of processes that train one model.
 
     Args:
         rank: of this process.
         world: number of processes.
         meeting: a file by which the processes find each other; it must not exist yet.
+        device: of the model. NCCL joins GPUs only, and a machine that has some may train on its CPU.
     """
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     distributed.init_process_group(
         backend, init_method=meeting.absolute().as_uri(), rank=rank, world_size=world, timeout=PATIENCE
     )

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import distributed
 
+from recbole_llm.compat.config import resolve_device
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.runner import run_rank
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.training.choice import make_trainer
 from recbole_llm.training.distributed import Together, join
@@ -44,7 +47,7 @@ def test_two_processes_train_the_model_of_one(tiny: Path) -> None:
 @pytest.fixture
 def group(tmp_path: Path) -> Iterator[None]:
     """Make this process a group of one: it runs the code of a larger group without starting other processes."""
-    join(0, 1, tmp_path / "meeting")
+    join(0, 1, tmp_path / "meeting", resolve_device("auto"))
     yield
     distributed.destroy_process_group()
 
@@ -88,6 +91,34 @@ def test_one_process_is_what_a_run_is_without_the_setting(tiny: Path) -> None:
     assert (
         runner().candidate_run(make_run("LLMDMsRec", nproc=2)).key == runner().candidate_run(make_run("LLMDMsRec")).key
     )
+
+
+@pytest.mark.parametrize(("device", "backend"), [("cpu", "gloo"), ("cuda", "nccl")])
+def test_processes_are_joined_by_what_their_device_takes(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, device: str, backend: str
+) -> None:
+    """Regression: on the CPU of a machine with GPUs they were joined by NCCL, which takes no tensors of a CPU."""
+
+    class Joined(Exception):  # noqa: N818
+        pass
+
+    def join_by(backend: str, **options: Any) -> None:
+        raise Joined(backend)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(distributed, "init_process_group", join_by)
+    with pytest.raises(Joined, match=backend):
+        run_rank(0, 2, "meeting", make_run("GRU4Rec", nproc=2, device=device), "results", False, {})
+
+
+def test_more_processes_than_gpus_are_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: two processes shared a GPU, which NCCL refuses with an error of its own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UserError, match="--nproc=2: each process takes a GPU of its own, and torch sees 1 GPU; give"):
+        runner().run(make_run("GRU4Rec", nproc=2))
 
 
 @pytest.mark.parametrize("model", ["S3Rec", "DUIP"])
