@@ -121,8 +121,12 @@ def restore_model(model: Any, state: dict[str, Any], path: Path) -> None:
     model.load_other_parameter(state.get("other_parameter"))
 
 
-def random_state() -> dict[str, Any]:
-    """States of the random generators of Python, numpy and torch."""
+def random_state(device: torch.device | None = None) -> dict[str, Any]:
+    """States of the random generators of Python, numpy and torch.
+
+    Args:
+        device: where a training draws besides the host; ``None``: on any GPU.
+    """
     state_of_numpy: Any = np.random.get_state()
     name, keys, position, has_gauss, gauss = state_of_numpy
     version, internal, gauss_next = random.getstate()
@@ -131,18 +135,24 @@ def random_state() -> dict[str, Any]:
         "numpy": {"name": name, "keys": torch.from_numpy(keys.astype(np.int64)), "rest": [position, has_gauss, gauss]},
         "python": {"version": version, "internal": list(internal), "gauss": gauss_next},
     }
-    if torch.cuda.is_available():
+    if device is None and torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state_all()
+    elif device is not None and device.type == "cuda":
+        state["cuda"] = [torch.cuda.get_rng_state(device)]
     return state
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Restore :func:`random_state`."""
+def restore_random_state(state: dict[str, Any], device: torch.device | None = None) -> None:
+    """Restore :func:`random_state`; a training may go on on a GPU of another number."""
     torch.set_rng_state(state["torch"].cpu())
     numpy_state = state["numpy"]
     keys = numpy_state["keys"].cpu().numpy().astype(np.uint32)
     np.random.set_state((numpy_state["name"], keys, *numpy_state["rest"]))
     python = state["python"]
     random.setstate((python["version"], tuple(python["internal"]), python["gauss"]))
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
+    gpus = [part.cpu() for part in state.get("cuda", ())]
+    if device is None and gpus:
+        torch.cuda.set_rng_state_all(gpus)
+    elif device is not None and device.type == "cuda" and gpus:
+        # Earlier versions kept the states of all GPUs, by number.
+        torch.cuda.set_rng_state(gpus[min(device.index or 0, len(gpus) - 1)], device)

@@ -365,7 +365,7 @@ class BenchTrainer(Trainer):
 
     def _chances(self) -> list[dict[str, Any]]:
         """States of all random generators, one entry per process."""
-        return [{"generators": checkpoint.random_state(), "loader": loader_state(self._loader)}]
+        return [{"generators": checkpoint.random_state(self.device), "loader": loader_state(self._loader)}]
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         path = Path(kwargs.get("saved_model_file", self.saved_model_file))
@@ -520,7 +520,7 @@ class BenchTrainer(Trainer):
         self.curve, self.seconds = state["curve"], state["seconds"]
         chances = state["random"][self.process]
         restore_loader(train_data, chances["loader"])
-        checkpoint.restore_random_state(chances["generators"])
+        checkpoint.restore_random_state(chances["generators"], self.device)
         logger.info("continuing after epoch %d (%s)", len(self.curve), self.folder / "last.pt")
         return True
 

@@ -13,6 +13,8 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.training import checkpoint
+from recbole_llm.training.choice import make_trainer
+from recbole_llm.training.loaders import training_loader
 from tests.helpers import prepare
 
 STATE = {
@@ -208,6 +210,43 @@ def test_random_numbers_go_on_where_they_were(tmp_path):
     draws()
     checkpoint.restore_random_state(checkpoint.load(tmp_path / "a.pt"))
     assert draws() == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("cuda:1", "cuda"), ("cuda", "cuda:1"), ("cuda:2", "cuda:2"), ("cuda", "cpu"), ("cpu", "cuda"), ("cpu", "cpu")],
+)
+def test_a_training_goes_on_on_a_gpu_of_another_number(tiny, monkeypatch, before, after):
+    """Regression: the states of all GPUs were restored by number, which failed where there were fewer of them."""
+    prepared, gpus = prepare("SASRec", device="cpu"), {number: 10 + number for number in range(3)}
+    trainer = make_trainer(prepared.config, prepared.model)
+
+    def get(device):
+        return torch.tensor([gpus[torch.device(device).index or 0]], dtype=torch.uint8)
+
+    def put(state, device):
+        gpus[torch.device(device).index or 0] = int(state)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", get)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", put)
+    trainer._loader = training_loader(prepared)[0]
+    trainer.epochs, trainer.device = 5, torch.device(before)
+    trainer._save_last(0, over=False)
+    used, gpus = gpus[trainer.device.index or 0], {torch.device(after).index or 0: 20}
+    monkeypatch.setattr(trainer, "resumable", lambda: checkpoint.load(trainer.folder / "last.pt"))
+    trainer.device = torch.device(after)
+    assert trainer.resume(trainer._loader)
+    assert list(gpus.values()) == [used if "cpu" not in (before, after) else 20]
+
+
+def test_the_states_of_all_gpus_of_an_earlier_version_are_read(monkeypatch):
+    restored = {}
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: restored.update({str(device): int(state)}))
+    state = {**checkpoint.random_state(torch.device("cpu")), "cuda": [torch.tensor(10), torch.tensor(11)]}
+    for device in ("cuda", "cuda:1", "cuda:2"):
+        checkpoint.restore_random_state(state, torch.device(device))
+    assert restored == {"cuda": 10, "cuda:1": 11, "cuda:2": 11}
 
 
 @pytest.mark.parametrize(
