@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
+
+logger = logging.getLogger(__name__)
 
 
 class NegativeSampler:
@@ -62,8 +66,14 @@ class NegativeSampler:
         return self.generator.get_state()
 
     def set_state(self, state: torch.Tensor) -> None:
-        """Restore the state that :meth:`state` returned."""
-        self.generator.set_state(state.cpu())
+        """Restore the state that :meth:`state` returned, if the generator is of the same kind of device."""
+        if len(state) == len(self.state()):
+            self.generator.set_state(state.cpu())
+        else:
+            logger.warning(
+                "the training began on another kind of device, whose random generator cannot go on here: negatives are "
+                "drawn from the seed again"
+            )
 
     def _random(self, size: int) -> torch.Tensor:
         return torch.rand(size, generator=self.generator, device=self.device, dtype=torch.float64)

@@ -88,6 +88,16 @@ def test_the_state_resumes_the_draws():
     assert torch.equal(fresh.for_users(users), expected)
 
 
+def test_the_state_of_a_gpu_s_generator_is_passed_over_on_a_cpu(caplog):
+    """Regression: a training that began on a GPU could not go on on a CPU, nor the other way round."""
+    users = torch.tensor([1, 2, 3] * 20)
+    expected = sampler([1, 2], [3, 4], seed=5).for_users(users)
+    fresh = sampler([1, 2], [3, 4], seed=5)
+    fresh.set_state(torch.zeros(16, dtype=torch.uint8))  # its seed and offset
+    assert torch.equal(fresh.for_users(users), expected)
+    assert "the training began on another kind of device" in caplog.text
+
+
 def test_torch_s_own_random_numbers_are_not_used():
     torch.manual_seed(0)
     expected = torch.rand(3)
