@@ -19,6 +19,7 @@ from recbole_llm.data.sessions import people_of
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks, item_popularity
+from recbole_llm.layers.waits import at_hand
 from recbole_llm.training.lists import TopLists
 from recbole_llm.utils.arrays import joined_ranges
 
@@ -252,11 +253,14 @@ def _pool_sizes(
 
 def _count(pool: torch.Tensor, rows: torch.Tensor, own: torch.Tensor, single: bool) -> tuple[np.ndarray, np.ndarray]:
     """How many entries of a target's row are higher than it, and how many are equal (itself included)."""
-    if pool.is_cuda:
-        lines = pool if single else pool[rows]
-        higher = (lines > own[:, None]).sum(1, dtype=torch.int32)
-        same = (lines == own[:, None]).sum(1, dtype=torch.int32)
-        return higher.cpu().numpy(), same.cpu().numpy()
+    if not at_hand(pool):
+        counts: list[torch.Tensor] = []
+        # A case with many targets takes as many copies of its row: no more at once than the block has rows.
+        for line, value in zip(rows.split(len(pool)), own.split(len(pool)), strict=True):
+            lines = pool if single else pool[line]
+            counts += [(lines > value[:, None]).sum(1), (lines == value[:, None]).sum(1)]
+        higher, same = (torch.cat(counts[place::2]).int().cpu().numpy() for place in (0, 1))
+        return higher, same
     # numpy counts true values three times faster than torch sums them on a CPU; small pieces stay in cache.
     table, value, line = pool.numpy(), own.numpy(), rows.numpy()
     higher_host = np.empty(len(value), dtype=np.int32)

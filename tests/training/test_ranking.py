@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
 from recbole_llm.training.ranking import _rows_of_block, rank_cases
 from tests.data.build import write_rows
+from tests.device_waits import nothing_at_hand
 from tests.helpers import prepare
 
 N_USERS, N_ITEMS = 30, 25
@@ -94,6 +96,29 @@ def test_ranks_are_those_of_brute_force(prepared, cases_of, mask_history, kinds)
     cases, scores = cases_of(prepared.dataset), random_scores(prepared.dataset, kinds)
     found = rank(prepared, cases, scores, mask_history)
     assert (found.higher.tolist(), found.tied.tolist()) == brute_force(prepared.dataset, cases, scores, mask_history)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many elements the largest tensor has that an operator makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.elements = max(self.elements, made.numel() if isinstance(made, torch.Tensor) else 0)
+        return made
+
+
+@pytest.mark.parametrize("cases_of", [single, several])
+@pytest.mark.parametrize("kinds", [None, 5])
+def test_a_gpu_counts_the_same_in_the_memory_of_a_few_blocks(prepared, monkeypatch, cases_of, kinds):
+    """Regression: a GPU copied a block's scores for all targets of a case at once."""
+    nothing_at_hand(monkeypatch)
+    cases, scores = cases_of(prepared.dataset), random_scores(prepared.dataset, kinds)
+    with Largest() as largest:
+        found = rank(prepared, cases, scores, True, batch_size=8)
+    assert (found.higher.tolist(), found.tied.tolist()) == brute_force(prepared.dataset, cases, scores, True)
+    assert largest.elements < 2 * 8 * prepared.dataset.item_num
 
 
 def test_without_ties_the_rank_is_the_place_in_the_sorted_list(prepared):
