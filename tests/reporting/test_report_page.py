@@ -65,6 +65,25 @@ def test_it_opens_without_errors_and_asks_for_nothing_else(page: Page, report: P
     assert page.requests == [report.resolve().as_uri()]
 
 
+def test_a_screen_reader_has_a_name_for_each_chart(page: Page) -> None:
+    page.run("document.querySelector('[data-chart=training] select').selectedIndex = 1")
+    page.call("Accessibility.enable")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    names = [node["name"]["value"] for node in nodes if node["role"]["value"] == "image"]
+    assert len(names) == 5
+    assert names[0] == "NDCG@10 against SASRec: difference, 95 % interval and p"
+    assert names[1] == "NDCG@10 against seconds, all"
+    assert names[4] == "Training: loss"
+
+
+def test_the_keyboard_stays_in_a_legend(page: Page) -> None:
+    page.run("document.querySelectorAll('.legend button')[2].focus()")
+    page.run("document.activeElement.click()")
+    second = "[...document.querySelectorAll('.legend button')].indexOf(document.activeElement)"
+    assert page.run(second) == 2
+    assert page.run("document.activeElement.ariaPressed") == "false"
+
+
 @pytest.mark.parametrize("width", [1400, 800, 390])
 def test_it_can_be_read_at_every_width(report: Path, width: int) -> None:
     program = find_browser()

@@ -84,10 +84,13 @@ const Charts = (() => {
     el("text", { class: "soft", x: 0, y: 11 }, svg, titles.y);
     el("text", { class: "soft", x: box.right, y: box.bottom + 33, "text-anchor": "end" }, svg, titles.x);
   };
+  let captions = 0;
+  /** An empty picture, named by the caption of its figure with what is chosen there. */
   const canvas = (place, height) => {
-    const width = Math.max(200, place.clientWidth);
+    const width = Math.max(200, place.clientWidth), caption = place.parentElement.querySelector("figcaption");
+    if (!caption.id) { captions += 1; caption.id = `caption-${captions}`; }
     place.replaceChildren();
-    const svg = el("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img" }, place);
+    const svg = el("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": caption.id }, place);
     return { svg, width, height };
   };
   const plotBox = (width, height) => ({ left: 48, right: width - 16, top: 22, bottom: height - 42 });
@@ -269,6 +272,7 @@ const Charts = (() => {
       return { colour: colours[number % colours.length], dash: DASHES[round], shape: round };
     };
     const paint = () => {
+      const focused = [...place.children].indexOf(document.activeElement);  // a new button takes its place
       place.replaceChildren();
       if (labels.length > 6) {
         const all = place.appendChild(Object.assign(document.createElement("button"), { type: "button", textContent: hidden.size ? "show all" : "hide all" }));
@@ -289,6 +293,7 @@ const Charts = (() => {
             one.classList.toggle("faded", on && one.dataset.label !== label)));
         }
       }
+      if (focused >= 0) place.children[focused].focus();
     };
     paint();
     document.addEventListener("theme", paint);
