@@ -24,11 +24,10 @@ from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.submission import Entry, Submission, read_submission
 from recbole_llm.pages.render import render_page, write_page
-from recbole_llm.reporting.costs import price_of
+from recbole_llm.reporting.costs import hardware_of, price_of
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.results_table import IMPROVING, IMPROVING_NOTE, primary_metric, still_improving
 from recbole_llm.utils.files import make_folder
-from recbole_llm.utils.text import counted
 
 MARK = ".board"  # marks a folder as a board, which a later call may replace
 SHOWN = ("ndcg", "hit", "mrr")  # besides the metric that models were selected by, at its cut-off
@@ -165,19 +164,12 @@ def _row(
         "seeds": len(runs),
         "price": price_of(run.features for run in runs if run.features is not None),
         "seconds": float(np.mean([run.seconds.get("total", 0.0) for run in runs])),
-        "hardware": sorted({_hardware(run) for run in runs}),
+        "hardware": sorted({hardware_of(run) for run in runs}),
         "settings": all(entry.settings_checked for entry in entries),
         "answers": _answers(entries),
         "links": links,
         "command": rerun_command(runs),
     }
-
-
-def _hardware(run: Record) -> str:
-    facts = run.hardware
-    threads = facts.get("threads")
-    ending = f", {counted(threads, 'thread')}" if isinstance(threads, int) else ""
-    return str(facts.get("gpu") or f"{facts.get('cpu', 'unknown')}{ending}")
 
 
 def _answers(entries: Sequence[Entry]) -> str:

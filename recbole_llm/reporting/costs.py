@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from recbole_llm.experiments.record import SemanticFacts
+from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
 from recbole_llm.reporting.results_table import ResultsTable, Row
+from recbole_llm.utils.text import counted
 
 PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train", "validate", "evaluate")
 
@@ -20,6 +21,28 @@ def seconds(row: Row, phase: str) -> float:
     """
     spent = [run.seconds.get(phase, 0.0) for run in row.runs]
     return float(np.mean([value for value in spent if value > 0] or [0.0]))
+
+
+def hardware_of(run: Record) -> str:
+    """What a run was computed on: the GPU, or else the processor and the number of threads."""
+    facts = run.hardware
+    threads = facts.get("threads")
+    ending = f", {counted(threads, 'thread')}" if isinstance(threads, int) else ""
+    return str(facts.get("gpu") or f"{facts.get('cpu', 'unknown')}{ending}")
+
+
+def hardware_notes(rows: Sequence[Row]) -> list[str]:
+    """A note on what the rows ran on, if it was not the same for all: their seconds do not compare."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        names = sorted({hardware_of(run) for run in row.runs})
+        for name in names:
+            found.setdefault(name, []).append(row.label if len(names) == 1 else f"{row.label} in part")
+    if len(found) < 2:
+        return []
+    *few, most = sorted(found, key=lambda name: len(found[name]))
+    parts = [f"{', '.join(found[name])} on {name}" for name in few]
+    return [f"seconds on different hardware do not compare: {'; '.join(parts)}; all other runs on {most}"]
 
 
 def memory_mib(row: Row) -> float:
@@ -73,7 +96,7 @@ def cost_table(table: ResultsTable) -> RenderedTable | None:
     kept = [(name, values) for name, values in columns if any(values)]
     identity = table.identity_columns
     lines = [[*row.cells(identity), *(TableCell(values[n]) for _, values in kept)] for n, row in enumerate(rows)]
-    return RenderedTable("", [*identity, *(name for name, _ in kept)], lines, text_columns=len(identity))
+    return RenderedTable("", [*identity, *(name for name, _ in kept)], lines, hardware_notes(rows), len(identity))
 
 
 def _text(value: float, form: str, least: float) -> str:

@@ -104,6 +104,12 @@ def test_training_has_a_line_a_run(store: ResultStore) -> None:
     assert runs[0]["epoch"] == [1, 2, 3]
 
 
+def test_what_ran_on_other_hardware_stands_below_the_costs(store: ResultStore) -> None:
+    store_run(store, "BPR", 0.5, hardware={"gpu": "H200"})
+    costs = page_of(store).split("<h3>Costs</h3>")[1].split("<h3>Runs</h3>")[0]
+    assert "<li>seconds on different hardware do not compare: BPR on H200; all other runs on unknown</li>" in costs
+
+
 def test_text_from_results_never_becomes_markup(store: ResultStore) -> None:
     store_run(store, f"M{EVIL}", 0.5, settings={"mask_history": True, "note": EVIL}, notes=[EVIL])
     store.put(record_of(key="f" * 16, model="Broken", status="failed", error=EVIL, settings={"mask_history": True}))

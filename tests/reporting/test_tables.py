@@ -100,6 +100,21 @@ def test_a_method_without_semantics_still_names_its_language_model() -> None:
     assert [line[:2] for line in lines] == [["DUIP", "gpt2"], ["DUIP", "none"]] * 2  # metrics, then costs
 
 
+def test_seconds_on_different_hardware_are_said_not_to_compare() -> None:
+    old, new = {"cpu": "Old", "threads": 1}, {"cpu": "New", "threads": 2}
+    seconds = {"train": 3.0}
+    runs = [
+        run_of("BPR", 0.1, seconds=seconds, hardware=new),
+        run_of("SASRec", 0.2, seconds=seconds, hardware=new),
+        run_of("SASRec", 0.2, seed=2, seconds=seconds, hardware=new | {"gpu": "H200"}),
+        run_of("Pop", 0.0, seconds=seconds, hardware=old),
+    ]
+    where = "SASRec in part on H200; Pop on Old, 1 thread; all other runs on New, 2 threads"
+    for style in ("text", "markdown", "latex", "html"):
+        assert f"seconds on different hardware do not compare: {where}" in render(runs, style)
+    assert "hardware" not in render(runs[:2])
+
+
 def test_a_failed_cell_is_shown_with_its_reason_beside_the_others() -> None:
     failed = record_of(model="Broken", status="failed", error="RuntimeError: no luck", settings={"mask_history": True})
     text = render([run_of("SASRec", 0.1), failed])
