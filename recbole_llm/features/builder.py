@@ -235,6 +235,8 @@ class FeatureBuilder:
                 facts = feature.build(context)
             except UserError as error:
                 if not self._is_whole(feature.name):
+                    if advice := self._table_advice(feature):
+                        raise UserError(f"{error} {advice}") from error
                     raise
                 logger.warning("%s stays incomplete: %s", feature.name, error)
                 self.asking.made.add((self.name, feature.name))
@@ -251,6 +253,17 @@ class FeatureBuilder:
         self.asking.made.add((self.name, feature.name))
         if ledger is not None:
             ledger.check_not_stopped()
+
+    def _table_advice(self, feature: Feature) -> str:
+        """What to check where published answers do not cover a feature's questions about a table of candidates."""
+        table = self.settings.get("candidate_table")
+        if self.endpoint is None or not self.endpoint.published or not table or not self._reads(feature.name):
+            return ""
+        return (
+            f"The questions are about the candidates of --candidate_table={table} with --MAX_ITEM_LIST_LENGTH="
+            f"{self.settings['MAX_ITEM_LIST_LENGTH']}. A table belongs to one length of histories: give the table of "
+            "this length, or the length of this table."
+        )
 
     def _borrow(self, feature: Feature, cache: ResponseCache) -> None:
         """Let the cache take published answers to a feature's prompts; a dry run does not keep them."""

@@ -435,3 +435,22 @@ def test_open_questions_of_a_store_are_verified(
         return
     with pytest.raises(UserError, match=message):
         verify(str(folder))
+
+
+def test_answers_about_another_table_of_candidates_say_what_to_give(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store may hold a table for each length of histories, and answers about one do not serve the other."""
+    users = sorted({line.split("\t")[0] for line in (tiny / "tiny.inter").read_text("utf-8").splitlines()[1:]})
+    lines = ["user_id:token\tposition:token\titems:token_seq", *(f"{user}\t0\ti1 i2 i3" for user in users)]
+    table = tiny.parent / "other.candidates"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    folder = tiny.parent / "store"
+    folder.mkdir()
+    (folder / INDEX).write_text("{}", encoding="utf-8")
+    words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=claude-2026-11", "--semantics=llm", "--n_candidates=3"]
+    assert cli(*words, f"--answers={folder}", f"--candidate_table={table}", *SHORT) == 2
+    said = capsys.readouterr().err
+    assert f"--candidate_table={table} with --MAX_ITEM_LIST_LENGTH=10" in said
+    assert "give the table of this length" in said
+    assert [record.status for record in ResultStore(Path("results"))] in ([], ["failed"])
