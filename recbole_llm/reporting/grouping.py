@@ -186,14 +186,14 @@ def _chosen(identities: Sequence[Variant], rows: Sequence[Record]) -> list[Varia
     """
     if not all(row.tuned for row in rows):
         return list(identities)
-    found = set().union(*map(_searchable, rows))
+    found = set().union(*map(searchable, rows))
     own: list[Variant] = [{key: value for key, value in each.items() if key not in found} for each in identities]
     if len({json.dumps(each, sort_keys=True, default=str) for each in own}) == len(own):
         return own
     return [{**first, **each} for first, each in zip(own, identities, strict=True)]
 
 
-def _searchable(record: Record) -> set[str]:
+def searchable(record: Record) -> set[str]:
     """The settings in the search spaces of a model and of its backbone."""
     folder = properties_folder() / "search"
     names = {record.model, str(record.settings.get("backbone"))} & {*property_names("search")}

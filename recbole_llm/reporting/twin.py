@@ -20,7 +20,7 @@ from recbole_llm.evaluation.names import higher_is_better, metric_title
 from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import row_identity
+from recbole_llm.reporting.grouping import row_identity, searchable
 from recbole_llm.reporting.rendered import RenderedTable, TableCell, csv_table, write
 from recbole_llm.reporting.results_table import (
     DIGITS,
@@ -261,16 +261,16 @@ def _same_files(row: Row, other: Row) -> bool:
 def _same_settings(row: Row) -> str:
     """A text that is equal for rows of two protocols that differ only in what the protocols set."""
     run = (row.runs or row.failed)[0]
-    own = _settings_of_protocols()
+    own = _settings_of(*property_names("protocol"))
     kept = {key: value for key, value in row_identity(run).items() if key not in own}
     lists = run.lists["name"] if run.lists else ""
     return json.dumps([run.model, run.source, lists, run.language_model, kept], sort_keys=True, default=str)
 
 
 @cache
-def _settings_of_protocols() -> frozenset[str]:
-    """Settings that the protocols' files set."""
-    files = (properties_folder() / "protocol" / f"{name}.yaml" for name in property_names("protocol"))
+def _settings_of(*protocols: str) -> frozenset[str]:
+    """Settings that the files of protocols set."""
+    files = (properties_folder() / "protocol" / f"{name}.yaml" for name in protocols)
     return frozenset({"protocol"}.union(*(read_yaml(file) for file in files)))
 
 
@@ -307,7 +307,7 @@ def _seeds(pair: Pair) -> str:
 
 def notes(twin: Twin) -> list[str]:
     """What a reader must know: how the orders agree, what trains on the future, and what each table says."""
-    found = [_agreement(twin), *_later(twin), *_alone(twin), *_improving(twin)]
+    found = [_agreement(twin), *_later(twin), *_alone(twin), *_unlike(twin), *_improving(twin)]
     for name, table in zip(twin.names, twin.tables, strict=True):
         found.append(f"{name}: {table.caption.partition(': ')[2]}")
         found += [f"{name}: {text}" for text in (*lead(table), *dict.fromkeys(table.notes))]
@@ -360,6 +360,21 @@ def _alone(twin: Twin) -> list[str]:
         failed = [pair.row.label for pair in twin.pairs if (row := pair.sides[side]) is not None and not row.runs]
         if failed:
             found.append(f"failed under {name}: {', '.join(failed)}")
+    return found
+
+
+def _unlike(twin: Twin) -> list[str]:
+    """The pairs of tuned rows that differ in more than a search of the model sets."""
+    found = []
+    for pair in twin.pairs:
+        runs = [(side.runs or side.failed)[0] for side in pair.sides if side is not None]
+        if len(runs) == 2 and pair.row.name.tuned:
+            free = _settings_of(*twin.names).union(*map(searchable, runs))
+            one, two = ({key: value for key, value in row_identity(run).items() if key not in free} for run in runs)
+            keys = sorted(key for key in one.keys() | two.keys() if one.get(key) != two.get(key))
+            if keys:
+                values = ", ".join(f"{key} {runs[0].settings.get(key)} and {runs[1].settings.get(key)}" for key in keys)
+                found.append(f"{pair.row.label} has other settings under {' and '.join(twin.names)}: {values}")
     return found
 
 

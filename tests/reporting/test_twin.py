@@ -121,6 +121,18 @@ def test_rows_of_searches_are_matched_by_their_names() -> None:
 
     (twin,) = twins([tuned("loo", 0.01), tuned("gts", 0.001)], BOTH)
     assert [pair.is_whole for pair in twin.pairs] == [True]
+    assert "other settings" not in render_twin([tuned("loo", 0.01), tuned("gts", 0.001)], BOTH)
+
+
+def test_tuned_rows_that_differ_in_more_than_a_search_sets_say_so() -> None:
+    """Regression: a search of SASRec on all targets stood beside one on last targets without a word."""
+
+    def tuned(protocol: str, rate: float, which: str) -> Record:
+        settings = {"learning_rate": rate, "train_targets": which}
+        return run_under(protocol, "SASRec", 0.4, tuned=True, trials=20, settings=settings)
+
+    text = render_twin([tuned("loo", 0.01, "all"), tuned("gts", 0.001, "last")], BOTH)
+    assert "SASRec has other settings under loo and gts: train_targets all and last" in " ".join(text.split())
 
 
 def test_two_rows_have_no_correlation() -> None:
