@@ -17,25 +17,17 @@ Place = tuple[str, str, str]  # folder, dataset, protocol
 FLAGSHIP: Place = ("flagship-short", "ml-100k", "loo")
 FLAGSHIP_DIRECT: Place = ("flagship-short", "ml-100k", "direct_100")
 ANSWERS: Place = ("answers", "ml-100k", "loo")
+PARTS: Place = ("parts", "ml-100k", "loo")
 BUDGET: Place = ("one-budget", "ml-100k", "loo")
-DIRECT: Place = ("one-budget", "ml-100k", "direct_100")
-INTERESTS: Place = ("multi-interest", "ml-100k", "loo")
-SPLIT: Place = ("multi-interest", "ml-100k", "user_split")
 DIRECT_LONG: Place = ("direct", "ml-100k", "direct_100")
-BEAUTY_SPLIT: Place = ("multi-interest", "beauty", "user_split")
 BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
-BEAUTY: Place = ("multi-interest", "beauty", "loo")
-INSIDE: Place = ("language-inside", "ml-100k", "loo")
 GRAPHS: Place = ("session-graph", "ml-100k", "loo")
 BACKBONES: Place = ("backbones", "ml-100k", "loo")
 FOLDS: Place = ("candidate-folds", "ml-100k", "loo")
 SESSIONS: Place = ("sessions", "bundle", "po4isr")
-OLDER_SESSIONS: Place = ("language-inside", "bundle", "po4isr")
-INSIDE_DIRECT: Place = ("language-inside", "ml-100k", "direct_100")
 NUMBERS: Place = ("item-numbers", "ml-100k", "loo")
 RELEASED: Place = ("beauty-sessions", "beauty", "session")
-TUNED: Place = ("tuned", "ml-100k", "loo")
-DRAWN: Place = ("language-inside", "bundle", "temporal_20")
+DRAWN: Place = ("sessions", "bundle", "temporal_20")
 TOYS: Place = ("times", "toys-times", "loo")
 TOYS_LATER: Place = ("times", "toys-times", "gts")
 BEAUTY_TIMES: Place = ("times", "beauty-times", "loo")
@@ -62,7 +54,9 @@ BY_RULE, BY_LLM = "LLMDMsRec (offline)", f"LLMDMsRec ({CLAUDE})"
 EXCHANGED = f"LLMDMsRec (shuffled) [llm={CLAUDE}, intent_stride=50]"
 RULE_EXCHANGED = "LLMDMsRec (shuffled) [llm=offline, intent_stride=1]"
 WITH_LM, WITHOUT_LM = "DUIP (text, scratch GPT-2 2x64)", "DUIP (text, no language model)"
-INTEREST, POSITION = "ComiRecDR [routing_transform=interest]", "ComiRecDR [routing_transform=position]"  # maps
+CONTRAST, NO_CONTRAST = (f"LDMI ({CLAUDE}) [clusters=llm, contrast={kind}]" for kind in ("item", "none"))
+SEEN_ALONE, ALL_ITEMS = (f"{WITHOUT_LM} [cold_in_softmax={value}]" for value in (False, True))
+POSITION = "ComiRecDR [routing_transform=position]"
 
 
 class Claim(NamedTuple):
@@ -150,8 +144,6 @@ CLAIMS = (
           "to exchanged answers is {d} {interval}"),
     Claim("answers", ANSWERS, f"LDMI ({CLAUDE})", "ComiRecDR [interest_scale=8.0]", CHANCE,
           "LDMI with the LLM's answers has {mean}, a difference of {d} {interval}"),
-    Claim("answers", INTERESTS, "EIMF (offline)", "REMI [routing_weight=100.0]", CHANCE,
-          "showed {d} for it"),
     Claim("answers", ANSWERS, f"ISRF ({CLAUDE})", ISRF_NONE, CHANCE,
           "against none reaches {half} to either side"),
     Claim("answers", ANSWERS, "ISRF (none) [graph_words=False]", ISRF_NONE, CHANCE,
@@ -173,23 +165,27 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, BY_LLM, "SRGNN, tuned", CHANCE,
           "it has {mean} on ML-100K, SR-GNN {other}, and LLM-DMsRec with"),
     Claim("tuned", ANSWERS, BY_LLM, "SRGNN", CHANCE, "it has {mean}, SR-GNN {other}, and LLM-DMsRec with"),
+    # Parts.
+    Claim("parts", PARTS, NO_CONTRAST, "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "with the LLM's division by {gap} {bounds} (p {p3})", LDMI_COMIREC),
+    Claim("parts", PARTS, CONTRAST, "ComiRecDR [interest_scale=1.0]", CHANCE,
+          "With the contrast it is above it by {gap} {interval}, which", LDMI_COMIREC),
+    Claim("parts", PARTS, NO_CONTRAST, CONTRAST, CHANCE,
+          f'(`--baseline="{CONTRAST}"`: {{d}} {{interval}})', LDMI_COMIREC),
+    Claim("parts", PARTS, "LDMI (offline) [contrast=none]", "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "with the rule's division too ({d} {interval}, p {p3})", LDMI_COMIREC),
+    Claim("parts", PARTS, f"LDMI ({CLAUDE}) [clusters=items, contrast=none]", "ComiRecDR [interest_scale=1.0]", HOLDS,
+          "and with every item as a cluster of its own ({d} {interval}, p {p3})", LDMI_COMIREC),
+    Claim("parts", PARTS, NO_CONTRAST, "ComiRecDR [interest_scale=8.0]", CHANCE,
+          '(`--baseline="ComiRecDR [interest_scale=8.0]"`: {d} {interval}, p {p3})', LDMI_COMIREC),
+    Claim("parts", PARTS, NO_CONTRAST, "LDMI (shuffled) [contrast=none]", CHANCE,
+          '{d} {interval} (`--baseline="LDMI (shuffled) [contrast=none]"`), which does not hold after correction over '
+          "the rows of the table (p {p3})", LDMI_COMIREC),
+    Claim("parts", PARTS, "EIMF (claude-2026-11) [semantic_weight=0.0]", "REMI", CHANCE,
+          "(`semantic_weight=0.0`): {mean} against", ("REMI", "EIMF")),
     # Backbones and short searches.
-    Claim("interests", INTERESTS, "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)", "SASRec", CHANCE,
-          "stays {gap} {bounds} below it (p {p2})"),
-    Claim("interests", INTERESTS, "LDMI (offline)", INTEREST, CHANCE,
-          "LDMI adds {d} to that, which does not hold"),
-    Claim("interests", INTERESTS, "LDMI (offline) [clusters=items]", INTEREST, HOLDS,
-          "LDMI is best ({mean}), and this row alone is significantly above the backbone (p {p3})"),
-    Claim("interests", SPLIT, "SASRec", "REMI", HOLDS,
-          "SASRec is significantly above REMI (p {p3})"),
-    Claim("interests", SPLIT, "LDMI (offline)", INTEREST, CHANCE,
-          ": {d}, p {p2}) does not hold"),
     Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
           "is {gap} {bounds} above REMI (p {p2} after correction over all rows)"),
-    Claim("interests", INTERESTS, "LDMI (offline) [align=False]", INTEREST, CHANCE,
-          "({mean}), which no longer holds with seeds counted (p {p2})"),
-    Claim("interests", SPLIT, "EIMF (offline)", "REMI", CHANCE,
-          "EIMF's gain over REMI does not hold either (p {p2})"),
     Claim("one_budget", BUDGET, "SRGNN, tuned", "SRGNN", CHANCE,
           "For SRGNN the search gave {gap}"),
     Claim("one_budget", BUDGET, BY_RULE, "SRGNN, tuned", CHANCE,
@@ -199,19 +195,9 @@ CLAIMS = (
     Claim("one_budget", BUDGET, "EIMF (shuffled)", "EIMF (offline)", CHANCE,
           "{mean} with exchanged interests, {gap} {bounds} below the rule's"),
     Claim("one_budget", BUDGET, WITH_LM, WITHOUT_LM, CHANCE,
-          "None of these differences to the LSTM holds after Holm (p {p2},"),
+          "Neither difference to the LSTM holds after Holm (p {p2} and"),
     Claim("one_budget", BUDGET, "DUIP (shuffled)", WITHOUT_LM, CHANCE,
-          "after Holm (p 0.49, {p2} and"),
-    Claim("one_budget", BUDGET, "DUIP (none)", WITHOUT_LM, CHANCE,
-          "after Holm (p 0.49, 0.10 and {p2})"),
-    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "Pop", HOLDS,
-          "by rule {mean} (p {p3})"),
-    Claim("one_budget", DIRECT, "ISRFDirect (none)", "Pop", HOLDS,
-          "and without reasoning {mean} (p {p3})"),
-    Claim("one_budget", DIRECT, "ISRFDirect (shuffled)", "Pop", CHANCE,
-          "{mean}, the difference does not hold (p {p3})"),
-    Claim("one_budget", DIRECT, "ISRFDirect (offline)", "ISRFDirect (none)", CHANCE,
-          "reasoning adds {d} {interval} to none"),
+          "after Holm (p 0.49 and {p2})"),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "LightGCN", HOLDS,
           "whose graph is among its inputs, by {gap} {bounds} (p {p3}), and below BPR"),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "Pop", HOLDS,
@@ -246,35 +232,14 @@ CLAIMS = (
           f'(`--model=EIMF --baseline="EIMF (shuffled) [llm={CLAUDE}]"`: {{d}} {{interval}}, p {{p2}};', ("EIMF",)),
     Claim("beauty", BEAUTY_USERS, "EIMF (offline)", "EIMF (shuffled) [llm=offline]", CHANCE,
           '`--baseline="EIMF (shuffled) [llm=offline]"`: {d} {interval}, p {p2})', models=("EIMF",)),
-    Claim("beauty", BEAUTY_SPLIT, "EIMF (offline)", "REMI", HOLDS,
-          "here it is {d} with the user's own interests"),
-    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "REMI", HOLDS,
-          "own interests and {d} with exchanged ones"),
-    Claim("beauty", BEAUTY_SPLIT, "EIMF (shuffled)", "EIMF (offline)", HOLDS,
-          "between the two holds for these trainings (p {p3})"),
-    Claim("beauty", BEAUTY_SPLIT, "LDMI (offline) [clusters=items]", "LDMI (offline) [clusters=llm]", HOLDS,
-          ": {d}, p {p3}). It stays below REMI"),
-    Claim("beauty", BEAUTY, BY_RULE, "SRGNN", CHANCE,
-          "(`--baseline=SRGNN`: {d} {interval}, p {p3} with two"),
-    Claim("beauty", BEAUTY, "LLMDMsRec (shuffled)", "SRGNN", HOLDS,
-          "({d} {interval}, p {p3}; one training"),
-    Claim("beauty", BEAUTY, "EIMF (offline)", "REMI", HOLDS,
-          "(`--baseline=REMI`: {d} {interval}, p {p3}, one training"),
-    Claim("beauty", BEAUTY, "LDMI (offline)", "REMI", HOLDS,
-          "and above REMI ({d}, p {p3}), by one training each"),
     # Language models inside, and titles.
-    Claim("language_inside", INSIDE, f"{WITH_LM} [soft_tokens=0]", "SASRec", CHANCE,
-          "(`soft_tokens=0`, one seed, p {p2})"),
-    Claim("language_inside", INSIDE, f"{WITH_LM} [freeze_lm=True]", "SASRec", CHANCE,
-          "though not significantly (p {p3})"),
-    Claim("language_inside", INSIDE, "ISRF (offline) [graph_words=False]", "ISRF (offline)", HOLDS,
-          ": {d} {interval} without it, p {p3}), with one seed"),
-    Claim("sessions", OLDER_SESSIONS, f"{WITH_LM} [cold_in_softmax=False]", f"{WITHOUT_LM} [cold_in_softmax=False]",
-          HOLDS, "that the language model costs {gap}."),
-    Claim("sessions", SESSIONS, WITH_LM, WITHOUT_LM, CHANCE,
+    Claim("sessions", SESSIONS, WITH_LM, SEEN_ALONE, CHANCE,
           "can be seen**: {d} {interval} against the LSTM without it"),
-    Claim("sessions", SESSIONS, "DUIP (none, no language model)", WITHOUT_LM, HOLDS,
-          'Without them it has {mean} (`--baseline="DUIP (text, no language model)"`: {d} {interval}, p {p3})'),
+    Claim("sessions", SESSIONS, "DUIP (none, no language model)", SEEN_ALONE, HOLDS,
+          f'Without them it has {{mean}} (`--baseline="{SEEN_ALONE}"`: {{d}} {{interval}}, p {{p3}})'),
+    Claim("sessions", SESSIONS, ALL_ITEMS, SEEN_ALONE, HOLDS,
+          f'its LSTM falls to {{mean}} (`--model=DUIP --baseline="{SEEN_ALONE}"`: {{d}} {{interval}}, p {{p3}})',
+          ("DUIP",)),
     Claim("sessions", SESSIONS, "DUIP (none, scratch GPT-2 2x64)", WITH_LM, CHANCE,
           "difference of {d} {interval} that does not hold (p {p3}). Nor"),
     Claim("sessions", SESSIONS, "DUIP (shuffled)", WITH_LM, CHANCE,
@@ -283,8 +248,15 @@ CLAIMS = (
           "it falls from {other} to {mean}, which is chance (p {p3})"),
     Claim("sessions", SESSIONS, "SASRecText (text)", "SASRec", CHANCE,
           "Its lead over SASRec, {d} {interval}, does not hold"),
-    Claim("sessions", DRAWN, WITH_LM, "SASRec", HOLDS,
-          "DUIP is above SASRec (p {p3})"),
+    Claim("sessions", DRAWN, WITH_LM, "SASRec", HOLDS, "DUIP and its LSTM alone are above SASRec (p {p3})."),
+    Claim("sessions", DRAWN, WITHOUT_LM, "SASRec", HOLDS, "DUIP and its LSTM alone are above SASRec (p {p3})."),
+    Claim("sessions", DRAWN, "DUIP (shuffled)", "SASRec", HOLDS, "and DUIP to {mean}, below SASRec (p {p3})"),
+    Claim("sessions", DRAWN, WITH_LM, "DUIP (shuffled)", HOLDS,
+          'own titles give {gap} {bounds} more than those (`--model=DUIP --baseline="DUIP (shuffled)"`: p {p3})',
+          ("DUIP",)),
+    Claim("sessions", DRAWN, WITH_LM, WITHOUT_LM, CHANCE,
+          "be seen here either**: {d} {interval} against the LSTM alone "
+          '(`--model=DUIP --baseline="DUIP (text, no language model)"`: p {p3})', ("DUIP",)),
     # LLM-DMsRec.
     Claim("llmdmsrec", GRAPHS, BY_RULE, "SRGNN", CHANCE,
           "add nothing significant** ({d}, p {p2})", PAIR),
@@ -298,8 +270,6 @@ CLAIMS = (
           "{d} {interval} on GCE-GNN"),
     Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, learning_rate=0.001]", "GCSAN", CHANCE,
           "{d} {interval} on GC-SAN"),
-    Claim("llmdmsrec", TUNED, BY_RULE, "GRU4Rec", CHANCE,
-          "(the interval is ±{wide} wide)"),
     Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
           "NDCG@10 is {gap} {bounds} lower with them"),
     # The split in time.
@@ -472,38 +442,24 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
     # A strong LLM's answers.
     ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
-    ("answers", ANSWERS, ("EIMF (offline)",), "Trained to convergence, the rule adds nothing ({})"),
+    ("answers", ANSWERS, ("EIMF (offline)",), "The rule adds nothing ({})."),
     ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
     ("answers", ANSWERS, ("LLMDMsRec (offline)",), "The rule's intents do no better ({})"),
     ("answers", ANSWERS, ("LLMDMsRec (shuffled)",), "Given to the wrong sessions, the same answers reach {}."),
     ("tuned", ANSWERS, ("LLMDMsRec (shuffled)",), "and LLM-DMsRec with exchanged answers {}. No difference holds"),
     ("answers", ANSWERS, ("ISRF (shuffled)",), "to the wrong users and items, the same answers have {}."),
+    ("parts", PARTS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long give the backbone {}, and the best row"),
+    ("parts", PARTS, ("VSKNN",), "VSKNN, which trains nothing, has {}, more than any row of LDMI"),
+    ("parts", PARTS, ("EIMF (claude-2026-11) [semantic_weight=0.1]",), "against {}. No difference to REMI holds"),
     # Backbones and short searches.
-    ("interests", INTERESTS, ("EIMF (shuffled)", "EIMF (offline)", "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"),
-     "it is as large ({}, against {} with the rule's and {} with the LLM's)"),
-    ("interests", INTERESTS, ("EIMF (offline) [semantic_weight=0.0]",), "without its semantic prediction too ({})"),
-    ("interests", INTERESTS, ("EIMF (offline) [routing_weight=0.0]", "REMI [routing_weight=0.0]"),
-     "hardly above that ({} against {})"),
-    ("interests", INTERESTS, (POSITION, "LDMI (offline)", INTEREST),
-     "ComiRecDR as released ({}) and LDMI ({}) comes from the routing map**: with LDMI's map ComiRecDR has {}."),
-    ("interests", INTERESTS, ("LDMI (shuffled)",), "Clusters exchanged among a user's own items give {}."),
-    ("interests", INTERESTS, ("LDMI (offline) [gate=one]", "LDMI (offline) [contrast=none]"),
-     "A gate of one changes nothing ({}), and without the contrast nothing is lost ({})"),
     ("one_budget", BUDGET, ("SASRec", WITHOUT_LM, "GRU4Rec"),
      "above SASRec ({}).** Only DUIP without its language model ({}), an LSTM, is above GRU4Rec ({})"),
     ("one_budget", BUDGET, ("EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)",), "(Qwen2.5-Coder-1.5B) give EIMF {}"),
-    ("one_budget", BUDGET, (WITHOUT_LM, WITH_LM, "DUIP (shuffled)", "DUIP (none)"),
-     "DUIP's LSTM ({}) cannot be told apart from SASRec; with its language model DUIP is lower**: {} with titles, {} "
-     "with exchanged ones and {} without any"),
+    ("one_budget", BUDGET, (WITHOUT_LM, WITH_LM, "DUIP (shuffled)"),
+     "DUIP's LSTM ({}) cannot be told apart from SASRec; with its language model DUIP is lower**: {} with titles and "
+     "{} with exchanged ones."),
     ("one_budget", BUDGET, ("LDMI (offline)", "LDMI (shuffled)"), "LDMI has {}, and {} with exchanged clusters"),
-    ("one_budget", DIRECT, ("Pop",), "is below Pop ({})**"),
     # Beauty.
-    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=llm]", INTEREST), "far above its backbone** ({} against {})"),
-    ("beauty", BEAUTY_SPLIT, ("LDMI (shuffled)",), "So it is with exchanged clusters ({})"),
-    ("beauty", BEAUTY_SPLIT, ("LDMI (offline) [clusters=items]",), "without clusters (`clusters=items`, {};"),
-    ("beauty", BEAUTY, ("SASRec",), "scores what others report**: {h0} and {0}, against"),
-    ("beauty", BEAUTY, ("GRU4Rec",), "GRU4Rec, which reads no text, has {}."),
-    ("beauty", BEAUTY, ("ComiRecDR",), "ComiRecDR as released ({})"),
     ("beauty", PUBLISHED, (FULL_SOFTMAX,), "Its {h0} and {0} are level with"),
     ("beauty", PUBLISHED_RANKED, (PREFIXES,), "does, scores what others report**: {h0} and {0}, against"),
     ("beauty", PUBLISHED_RANKED, ("MarkovChain", PREFIXES), "fewer hits ({h0} against {h1})"),
@@ -514,26 +470,9 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("beauty", PUBLISHED, ("SASRec [preset=sampled]",), "With the sampled softmax, SASRec falls further, from {} to"),
     ("beauty", PUBLISHED_RANKED, ("SASRec [preset=sampled]",), "falls further, from 0.0507 to {},"),
     # Language models inside, and titles.
-    ("language_inside", INSIDE,
-     ("ISRF (offline)", *(f"ISRF (offline) [{part}]" for part in (
-         "direct_alignment=0", "item_semantics=False", "sequential_alignment=0", "adapter=False",
-         "graph_words=False"))),
-     "{} whole, {} without the direct task's alignment, {} without item semantics, {} without the sequential "
-     "alignment, {} without the adapter and {} without the graph."),
-    ("language_inside", INSIDE,
-     tuple(f"ISRF (offline) [{part}]" for part in (
-         "item_text=positive", "item_text=negative", "user_text=positive", "user_text=negative")),
-     "{} with positive and {} with negative reasoning about items, {} and {} about users, 0.0515 fused"),
-    ("language_inside", INSIDE, ("ISRF (offline)",), "{} fused. No difference to the fused row is significant"),
     ("language_inside", NUMBERS, ("VSKNN",), "takes seconds ({}, in the same folder)"),
-    ("language_inside", INSIDE_DIRECT,
-     ("ISRFDirect (offline)", *(f"ISRFDirect (offline) [{part}]" for part in (
-         "direct_alignment=0", "item_semantics=False", "adapter=False", "graph_words=False"))),
-     "{} whole, {} without its alignment, {} without item semantics, {} without the adapter, {} without the graph"),
-    ("sessions", OLDER_SESSIONS, (f"{WITH_LM} [cold_in_softmax=False]", "SASRec"),
-     "DUIP is far below SASRec (NDCG@5 {} against {})"),
     ("sessions", SESSIONS, ("DUIP (none, scratch GPT-2 2x64)",), "random numbers, and it has {}, a difference"),
-    ("sessions", INSIDE, (f"{WITH_LM} [cold_in_softmax=False]", WITH_LM), "otherwise ({} against {})"),
+    ("sessions", DRAWN, ("SASRecText (shuffled)",), "SASRecText falls to {}, which is chance"),
     # Candidates and the split in time.
     ("time", TOYS, ("EASE",), "EASE goes from {} to"),
     ("time", TOYS_LATER, ("EASE",), "to {} on Toys and from"),

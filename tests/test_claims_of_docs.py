@@ -32,8 +32,6 @@ from tests.claims import (
     FLAGSHIP,
     FULL_SOFTMAX,
     GAMES_LATER,
-    INTEREST,
-    INTERESTS,
     ISRF_NONE,
     POSITION,
     PUBLISHED,
@@ -111,20 +109,15 @@ def test_values_of_seeds(name: str, where: Place, row: str, words: str) -> None:
 
 
 def test_what_settings_give_comirecdr() -> None:
-    kept = (INTERESTS, POSITION), (INTERESTS, INTEREST), (BUDGET, "ComiRecDR"), (FLAGSHIP, "ComiRecDR")
+    kept = (ANSWERS, POSITION), (ANSWERS, "ComiRecDR"), (BUDGET, "ComiRecDR"), (FLAGSHIP, "ComiRecDR")
     released, mapped, short, searched = (
         f"{compared(where).row(row).values['ndcg@10'].mean:.4f}" for where, row in kept
     )
     text = page("one_budget")
     assert f"any method does**: {released} as released, {mapped} with one map for each interest" in text
     assert f"and {short} after a search that chose that map too" in text
-    assert (
-        f"ComiRecDR has {released} [as released](interests.md#ldmi-and-comirecdr), which is mostly its routing map, "
-        f"{short} after a short search"
-    ) in page("tuned")
+    assert f"ComiRecDR has {released} [as released](answers.md#ldmi), {short} after a short search" in page("tuned")
     assert f"after a short search and {searched} here" in page("tuned")
-    assert f"as released ({released}) and LDMI" in page("interests")
-    assert f"with LDMI's map ComiRecDR has {mapped}." in page("interests")
 
 
 def test_the_first_seed_of_short_searches() -> None:
@@ -199,16 +192,6 @@ def test_rarity_of_the_targets(where: Place, words: str) -> None:
     shares = [word for word in words.split() if word.isdigit()]
     assert all(f"{share}%" in note for share in shares)
     assert words in page("sessions")
-
-
-def test_how_many_differences_counting_seeds_changed() -> None:
-    _, *rows = tables((FINDINGS / "seeds.md").read_text(encoding="utf-8"))[0]
-    held, holds = ([any(sign in row[column] for sign in "↑↓") for row in rows] for column in (-2, -1))
-    lost = sum(before and not now for before, now in zip(held, holds, strict=True))
-    won = sum(now and not before for before, now in zip(held, holds, strict=True))
-    assert (lost, won) == (12, 3)
-    assert "Twelve of the differences below held and no longer do.** Three did not hold and do now" in page("seeds")
-    assert "Twelve differences that seemed to hold no longer do" in page("index")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_where_the_time_of_a_step_goes() -> None:
 def test_steps_of_models_that_recbole_lacks() -> None:
     rows, found = TABLES["model", "s a step"], by_model("train-multi-interest-ml-100k")
     assert {row[0] for row in rows} == {*found}
-    for model, step, epoch, recbole, ratio, _ in rows:
+    for model, step, epoch, recbole, ratio in rows:
         assert shows(step, found[model]["seconds_per_step"]["ours"])
         assert shows(epoch, found[model]["seconds_per_epoch"]["ours"])
         assert shows(recbole, found[model]["seconds_per_step"]["plain"])

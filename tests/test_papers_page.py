@@ -72,5 +72,5 @@ def test_candidates_of_beauty_s_sessions() -> None:
 
 def test_duip_on_bundle() -> None:
     hit = shown("sessions.md", 0, "Hit@1")
-    rows = (f"DUIP text {model}" for model in ("scratch GPT-2 2x64", "none"))
+    rows = "DUIP text scratch GPT-2 2x64", "DUIP [cold_in_softmax=False] text none"
     assert numbers("DUIP") == [hit[row] for row in rows]

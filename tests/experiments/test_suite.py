@@ -167,6 +167,8 @@ def test_an_option_that_no_stage_has_is_an_error(workspace: Path) -> None:
         read_suite(written(stages=[{"run": {"model": "Pop"}}]), given={"trials": 3})
 
 
+# Folders of files that suites name.
+NAMED = {"vectors": "vectors", "answers": "answers", "flagship": "answers", "parts": "answers"}
 SUITES = [
     (name, budget)
     for name in property_names("suite")
@@ -177,7 +179,7 @@ SUITES = [
 @pytest.mark.parametrize(("name", "budget"), SUITES)
 def test_every_command_of_our_suites_is_valid(tiny: Path, name: str, budget: str) -> None:
     """A dry run checks every model, key, value and search space, and the files that a suite names."""
-    if folder := {"vectors": "vectors", "answers": "answers", "flagship": "answers"}.get(name):  # of files they name
+    if folder := NAMED.get(name):
         shutil.copytree(Path(__file__).parents[2] / "dataset/ml-100k" / folder, f"dataset/ml-100k/{folder}")
     commands = [
         result.stage.words for result in api.suite(name, budget=budget, dry_run=True, dataset="tiny", llm="vllm")
