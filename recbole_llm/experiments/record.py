@@ -15,6 +15,7 @@ from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.utils.portable import portable
 
 SCHEMA = 3
+TOLERANCE = 1e-9  # of a metric against the mean over its ranks
 SHOWN_FILE = "shown."  # prefix to the name of a file that only list metrics read
 _SHOWN = ("error", "settings", "origin", "features", "lists", "notes", "warnings")  # parts that may name files
 # Labels of rows with invented titles (--titles).

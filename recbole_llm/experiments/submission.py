@@ -25,7 +25,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import needs_lists, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.record import SCHEMA, DatasetFacts, Record
+from recbole_llm.experiments.record import SCHEMA, TOLERANCE, DatasetFacts, Record
 from recbole_llm.experiments.run import key_parts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import SEQUENTIAL, Method, methods, recbole_methods
@@ -45,7 +45,6 @@ NEEDED = (
 VERSIONS = ("python", "recbole", "torch", "numpy")  # every record must have their versions
 LARGEST_RECORD, LARGEST_RANKS, LARGEST_CUT = 8 * 2**20, 512 * 2**20, 10_000
 LONGEST_NAME = 150
-TOLERANCE = 1e-9  # for a mean over the same ranks
 _WORDS = ("backbone", "titles", "preset")
 _NAME = re.compile(r"[\w-][\w.+-]{0,199}")
 _KEY = re.compile(r"[0-9a-f]{16}")

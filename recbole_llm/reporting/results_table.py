@@ -19,9 +19,8 @@ from recbole_llm.evaluation.names import UNCUT_METRICS, check_margin, higher_is_
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family, same_cases, sample_of
 from recbole_llm.experiments.probe_record import ProbeRecord
-from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.record import TOLERANCE, Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.submission import TOLERANCE
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.rendered import BEST, SECOND, TableCell
 from recbole_llm.utils.text import counted, visible
