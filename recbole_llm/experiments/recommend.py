@@ -113,6 +113,12 @@ class Recommender:
         if len(empty):
             lone = self.prepared.dataset.table.user_tokens[empty[0]]
             raise UserError(f"user {lone!r} has no history that the model could start from.")
+        table, split = self.prepared.dataset.table, self.prepared.dataset.split
+        if self.prepared.by_user and (unknown := len(np.setdiff1d(ids, np.asarray(table.user)[split.train_rows]))):
+            logger.warning(
+                "users are known by their ids, and %s no training interaction: such a list says nothing about its user",
+                "one of them has" if unknown == 1 else f"{unknown:,} of them have",
+            )
         return self._lists(ids, k, batch_size)
 
     def _lists(self, ids: np.ndarray, k: int, batch_size: int) -> Iterator[Recommendation]:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from recbole_llm.data.split import cold_cases
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.grid import expand
+from recbole_llm.experiments.recommend import Recommender
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from tests.data.build import write_rows
@@ -81,6 +83,20 @@ def test_a_model_of_user_ids_ranks_all_items_alike_for_users_it_has_not_seen(sho
     assert (ranked <= ranks.history[cold] + 1).all()
     assert (ranks.tied[~cold] < 20).all()
     assert any("users are known by their ids" in text for text in record.warnings)
+
+
+@pytest.mark.parametrize("model", ["BPR", "SASRec"])
+def test_lists_for_users_that_a_model_has_not_seen_say_so(
+    shop: Path, model: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Regression: evaluation ranks all items alike for such users, and recommend gave lists without a word."""
+    prepared = runner().trained(make_run(model, **GTS))
+    table, cases = prepared.dataset.table, prepared.dataset.split.test
+    unseen = str(table.user_tokens[cases.user[cold_cases(table, prepared.dataset.split, cases)][0]])
+    caplog.clear()
+    found = Recommender(prepared, history="test").recommend(["u0", unseen], k=3)
+    assert [len(each.items) for each in found] == [3, 3]
+    assert ("one of them has no training interaction" in caplog.text) == (model == "BPR")
 
 
 @pytest.mark.parametrize("model", ["Pop", "SASRec", "GRU4Rec"])
