@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.run import Run
-from recbole_llm.features.sources import AnswerSource
+from recbole_llm.features.sources import AnswerSource, chosen_endpoint
 from recbole_llm.llm.address import check_store_address, redact
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.store import INDEX, LARGEST_INDEX, AnswerStore, StoreFile
@@ -40,17 +40,49 @@ class PublishedAnswers:
         """
         missing = [prompt for prompt in prompts if (model, prompt) not in self._brought]
         if missing:
-            self._store = self._store or open_store(self.address, Path(self._scratch.name))
-            self._store.take(self._lent, model, missing)
+            self._opened().take(self._lent, model, missing)
             self._brought.update((model, prompt) for prompt in missing)
         return self._lent
 
+    def tables(self, dataset: str) -> list[str]:
+        """Names of the tables of candidates of a dataset, which answers of the store are about."""
+        return [entry.name for entry in self._opened().index.tables if entry.dataset == dataset]
+
+    def _opened(self) -> AnswerStore:
+        if self._store is None:
+            self._store = open_store(self.address, Path(self._scratch.name))
+        return self._store
+
 
 def lend(asking: AnswerSource, run: Run) -> None:
-    """Let a command take answers from the store that a run names; the first store serves the whole command."""
+    """Let a command take answers from the store that a run names; the first store serves the whole command.
+
+    Raises:
+        UserError: the run would ask about other candidates than those of the store.
+    """
     address = run.settings.get("answers")
     if address and asking.published is None:
         asking.published = PublishedAnswers(str(address))
+    if address and isinstance(asking.published, PublishedAnswers):
+        _check_table(asking.published, run)
+
+
+def _check_table(published: PublishedAnswers, run: Run) -> None:
+    """Refuse questions about candidates of a model trained here, before it is trained, where no server answers them.
+
+    Raises:
+        UserError: the answers are about tables of candidates in their store, and the run names none.
+    """
+    if not run.settings.method.stage_one or run.settings.get("candidate_table"):
+        return
+    endpoint = chosen_endpoint(run.settings, asks=False)
+    if endpoint is None or not endpoint.published or not (names := published.tables(run.location.name)):
+        return
+    raise UserError(
+        f"{redact(published.address)}: the answers for {run.settings.method.name} are about the candidates of "
+        f"{' or '.join(names)} there, each for one length of histories: give one with --candidate_table, or take it "
+        "in with recbole-llm answers pull."
+    )
 
 
 HUB = "hf:"

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import lzma
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -453,4 +454,9 @@ def test_answers_about_another_table_of_candidates_say_what_to_give(
     said = capsys.readouterr().err
     assert f"--candidate_table={table} with --MAX_ITEM_LIST_LENGTH=10" in said
     assert "give the table of this length" in said
+    publish_table(gzip.compress(table.read_bytes()), folder, "tiny")
+    assert cli(*words, f"--answers={folder}", *SHORT) == 2
+    assert re.search(
+        r"about the candidates of tiny\.\w+\.candidates\.gz there, each for one length", capsys.readouterr().err
+    )
     assert [record.status for record in ResultStore(Path("results"))] in ([], ["failed"])
