@@ -40,7 +40,9 @@ from tests.claims import (
     GAMES_LATER,
     GRU_ALL,
     LAST,
+    NO_CONTRAST,
     OTHER_FILMS,
+    PARTS,
     PREFIXES,
     PROFILES,
     PROFILES_LATER,
@@ -359,6 +361,16 @@ def test_seconds_and_seeds_of_tuned_rows() -> None:
     assert "Training at every position took less than half the time" in page("findings/tuned")
     spread = compared(FLAGSHIP).row("SRGNN, tuned").values["ndcg@10"].deviation
     assert f"SR-GNN's standard deviation over seeds is {spread:.4f}" in page("findings/tuned")
+
+
+def test_seeds_of_the_parts() -> None:
+    table = compared(PARTS, "ComiRecDR [interest_scale=1.0]", ("LDMI", "ComiRecDR"))
+    seeds = {row.label: len(row.runs) for row in table.rows}
+    five = {NO_CONTRAST, "LDMI (shuffled) [contrast=none]"}
+    assert {label for label, count in seeds.items() if count == 5} == five
+    assert {count for label, count in seeds.items() if label not in five} == {3}
+    said = "Three seeds; five for LDMI without its contrast with the LLM's division and with an exchanged one."
+    assert said in page("findings/parts")
 
 
 def test_what_three_seeds_said_of_ldmi() -> None:
