@@ -1,4 +1,4 @@
-"""Lists for users: the model scores as it was tested, and what is no number is not passed over."""
+"""Lists of recommended items: computed in the precision of the test, and refused where a score is NaN."""
 
 from __future__ import annotations
 
