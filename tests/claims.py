@@ -18,7 +18,6 @@ FLAGSHIP: Place = ("flagship-short", "ml-100k", "loo")
 FLAGSHIP_DIRECT: Place = ("flagship-short", "ml-100k", "direct_100")
 ANSWERS: Place = ("answers", "ml-100k", "loo")
 PARTS: Place = ("parts", "ml-100k", "loo")
-BUDGET: Place = ("one-budget", "ml-100k", "loo")
 DIRECT_LONG: Place = ("direct", "ml-100k", "direct_100")
 BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
 GRAPHS: Place = ("session-graph", "ml-100k", "loo")
@@ -134,7 +133,7 @@ CLAIMS = (
     Claim("tuned", ANSWERS, f"ISRF ({CLAUDE})", "VSKNN", CHANCE,
           "With the LLM's reasoning it has {mean}, without any"),
     Claim("llmdmsrec", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
-          "searches](tuned.md) it is {d} {interval}"),
+          "after [a search](tuned.md), the gain is {d} {interval}"),
     # A strong LLM's answers.
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "REMI", CHANCE,
           "EIMF is {gap} above its backbone, and the interval reaches from {low} to {high}."),
@@ -183,21 +182,7 @@ CLAIMS = (
           "the rows of the table (p {p3})", LDMI_COMIREC),
     Claim("parts", PARTS, "EIMF (claude-2026-11) [semantic_weight=0.0]", "REMI", CHANCE,
           "(`semantic_weight=0.0`): {mean} against", ("REMI", "EIMF")),
-    # Backbones and short searches.
-    Claim("one_budget", BUDGET, "EIMF (offline)", "REMI", CHANCE,
-          "is {gap} {bounds} above REMI (p {p2} after correction over all rows)"),
-    Claim("one_budget", BUDGET, "SRGNN, tuned", "SRGNN", CHANCE,
-          "For SRGNN the search gave {gap}"),
-    Claim("one_budget", BUDGET, BY_RULE, "SRGNN, tuned", CHANCE,
-          "rule is {gap} {bounds} above SRGNN."),
-    Claim("one_budget", BUDGET, "LLMDMsRec (shuffled)", BY_RULE, CHANCE,
-          "{mean} with exchanged intents, {gap} {bounds} below the rule's"),
-    Claim("one_budget", BUDGET, "EIMF (shuffled)", "EIMF (offline)", CHANCE,
-          "{mean} with exchanged interests, {gap} {bounds} below the rule's"),
-    Claim("one_budget", BUDGET, WITH_LM, WITHOUT_LM, CHANCE,
-          "Neither difference to the LSTM holds after Holm (p {p2} and"),
-    Claim("one_budget", BUDGET, "DUIP (shuffled)", WITHOUT_LM, CHANCE,
-          "after Holm (p 0.49 and {p2})"),
+    # Language models inside.
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "LightGCN", HOLDS,
           "whose graph is among its inputs, by {gap} {bounds} (p {p3}), and below BPR"),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "Pop", HOLDS,
@@ -451,14 +436,6 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("parts", PARTS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long give the backbone {}, and the best row"),
     ("parts", PARTS, ("VSKNN",), "VSKNN, which trains nothing, has {}, more than any row of LDMI"),
     ("parts", PARTS, ("EIMF (claude-2026-11) [semantic_weight=0.1]",), "against {}. No difference to REMI holds"),
-    # Backbones and short searches.
-    ("one_budget", BUDGET, ("SASRec", WITHOUT_LM, "GRU4Rec"),
-     "above SASRec ({}).** Only DUIP without its language model ({}), an LSTM, is above GRU4Rec ({})"),
-    ("one_budget", BUDGET, ("EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)",), "(Qwen2.5-Coder-1.5B) give EIMF {}"),
-    ("one_budget", BUDGET, (WITHOUT_LM, WITH_LM, "DUIP (shuffled)"),
-     "DUIP's LSTM ({}) cannot be told apart from SASRec; with its language model DUIP is lower**: {} with titles and "
-     "{} with exchanged ones."),
-    ("one_budget", BUDGET, ("LDMI (offline)", "LDMI (shuffled)"), "LDMI has {}, and {} with exchanged clusters"),
     # Beauty.
     ("beauty", PUBLISHED, (FULL_SOFTMAX,), "Its {h0} and {0} are level with"),
     ("beauty", PUBLISHED_RANKED, (PREFIXES,), "does, scores what others report**: {h0} and {0}, against"),

@@ -66,4 +66,4 @@ def test_values_of_users_and_epochs_are_those_of_the_runs(plots: Any) -> None:
     by_user = found["users"].groupby("key")["value"].mean()
     runs = found["runs"].set_index("key")["ndcg@10"]
     assert by_user.to_dict() == pytest.approx(runs[by_user.index].to_dict())
-    assert set(found["epochs"]["model"]) == {"SASRec"}
+    assert set(found["epochs"]["model"]) == {"REMI"}
