@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -197,17 +198,19 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: End
     if not isinstance(value, dict):
         raise Refused("not an answer")
     secrets = endpoint.secrets if endpoint else ()
-    request, answer = _from_batch(cache, value, secrets) if "custom_id" in value else parse_exported(value)
+    request, answer, moment = _from_batch(cache, value, secrets) if "custom_id" in value else parse_exported(value)
     if cache.get(request.key) is not None:
         report.known += 1
         return
-    cache.put(request, answer)
+    cache.put(request, answer, moment)
     report.new += 1
     report.price += endpoint.price_of(answer) if endpoint else 0.0
 
 
-def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
-    """The question and answer in a line of an export.
+def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer, float | None]:
+    """The question and answer in a line of an export, and when the answer arrived, if the line says it.
+
+    The time is in seconds since 1970.
 
     Raises:
         Refused: it is not such a line, or its key is not the hash of its request.
@@ -217,16 +220,17 @@ def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer]:
     try:
         request, answer = ChatRequest.parse(value.get("request")), ChatAnswer.parse(value.get("answer"))
         key = request.key
-    except ValueError:  # also UnicodeEncodeError: a lone surrogate, which no request of ours contains
+        moment = datetime.fromisoformat(value["created"]).timestamp() if "created" in value else None
+    except (ValueError, TypeError, OverflowError):  # ValueError of a lone surrogate too, which no request of ours has
         raise Refused("not an answer") from None
     if key != value.get("key"):
         raise Refused("the key is not that of the request")
-    return request, answer
+    return request, answer, moment
 
 
 def _from_batch(
     cache: ResponseCache, value: dict[str, Any], secrets: Collection[str]
-) -> tuple[ChatRequest, ChatAnswer]:
+) -> tuple[ChatRequest, ChatAnswer, None]:
     key, response = value["custom_id"], value.get("response")
     request = cache.pending(key) if isinstance(key, str) else None
     if request is None:
@@ -239,7 +243,7 @@ def _from_batch(
     except ValueError:
         spoilt = spoilt_answer(response.get("body"), request)
         raise Refused("no chat completion", spoilt=spoilt and replace(spoilt, via=BATCH)) from None
-    return request, replace(answer, via=BATCH)
+    return request, replace(answer, via=BATCH), None
 
 
 def write_batch_file(cache: ResponseCache, endpoint: Endpoint, pending: Collection[ChatRequest], path: Path) -> None:

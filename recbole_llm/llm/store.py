@@ -18,7 +18,6 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -164,11 +163,12 @@ class AnswerStore:
                 if count > entry.answers:
                     raise Refused("more answers than stated")
                 value = json.loads(line)
-                request, answer = parse_exported(value)
+                request, answer, moment = parse_exported(value)
                 if (request.prompt, request.model) != (entry.prompt, entry.model):
                     raise Refused("of another prompt or model than stated")
-                moment = datetime.fromisoformat(value["created"]).timestamp()
-            except (Refused, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                if moment is None:
+                    raise Refused("not an answer")
+            except (Refused, ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, Refused) else "not an answer"
                 raise UserError(
                     f"{self.address}/{entry.name}, line {count}: {reason}. Nothing of this file was taken."

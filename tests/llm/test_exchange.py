@@ -62,6 +62,18 @@ def test_what_goes_out_comes_in_as_it_was(
     assert import_answers(other, tmp_path / name).known == 3
 
 
+def test_an_answer_keeps_the_time_at_which_it_arrived(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache
+) -> None:
+    export_answers(cache, tmp_path / "a.jsonl")
+    changed(tmp_path / "a.jsonl", created="2025-01-02T03:04:05+00:00")
+    first, *rest = (json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines())
+    import_answers(other, tmp_path / "a.jsonl")
+    assert {row["key"]: row["created"] for row in other.rows()} == {
+        row["key"]: row["created"] for row in (first, *rest)
+    }
+
+
 def test_answers_that_are_known_are_neither_new_nor_paid_for_again(
     tmp_path: Path, cache: ResponseCache, other: ResponseCache
 ) -> None:
@@ -107,6 +119,8 @@ def test_an_export_of_nothing_leaves_an_older_file(tmp_path: Path, cache: Respon
         ({"answer__tokens_in": -5}, "not an answer"),
         ({"answer__tokens_out": 2**60}, "not an answer"),
         ({"answer": []}, "not an answer"),
+        ({"created": "yesterday"}, "not an answer"),
+        ({"created": None}, "not an answer"),
     ],
 )
 def test_a_line_that_was_changed_is_refused_and_counted(
@@ -225,8 +239,10 @@ def test_the_words_of_the_first_failure_are_kept(
 
 
 def test_the_answers_that_are_published_here_come_in_whole(other: ResponseCache) -> None:
-    (published,) = (Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers").glob("*.jsonl.gz")
+    prompt = load_prompt("eimf_interests")
+    asked = f"{prompt.id}@{prompt.version}"
+    folder = Path(__file__).parents[2] / "dataset" / "ml-100k" / "answers"
+    (published,) = folder.glob(f"qwen2.5-coder-1.5b-instruct-q4_k_m.{asked}.*.jsonl.xz")
     report = import_answers(other, published)
     assert (report.new, dict(report.refused)) == (len(other), {})
-    prompt = load_prompt("eimf_interests")
-    assert len(list(other.requests([f"{prompt.id}@{prompt.version}"], published.name.removesuffix(".jsonl.gz")))) == 35
+    assert len(list(other.requests([asked], "qwen2.5-coder-1.5b-instruct-q4_k_m"))) == 35
