@@ -20,7 +20,7 @@ INTENTS = {"intent_stride": 50, "candidate_table": str(STORE / "ml-100k.8c4c7d7a
 TOY: dict[str, Any] = {"epochs": 1, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 8192}
 
 
-@pytest.mark.parametrize(("dataset", "answers"), [("ml-100k", 16439), ("amazon-beauty", 456)])
+@pytest.mark.parametrize(("dataset", "answers"), [("ml-100k", 16520), ("amazon-beauty", 456)])
 def test_a_store_is_what_its_index_says(tmp_path: Path, dataset: str, answers: int) -> None:
     folder = DATASETS / dataset / "answers"
     store = open_store(str(folder), tmp_path)
@@ -45,6 +45,16 @@ def test_they_answer_every_question_and_leak_nothing_and_eimf_runs(workspace: Pa
     assert (record.status, record.label) == ("ok", "EIMF (claude-2026-11)")
     assert record.features is not None
     assert record.features.coverage == {"itemtext": 1.0, "exemplar": 1.0}
+
+
+@pytest.mark.landing
+def test_the_small_model_answers_for_eimf_without_its_server(workspace: Path) -> None:
+    small = "qwen2.5-coder-1.5b-instruct-q4_k_m"
+    source = {**SOURCE, "llm": "llamacpp", "llm_model": small}
+    (record,) = api.run("EIMF", **source, **{**TOY, "train_batch_size": 1024})
+    assert (record.status, record.label) == ("ok", f"EIMF ({small})")
+    assert record.features is not None
+    assert (record.features.coverage, record.features.requests) == ({"itemtext": 1.0, "exemplar": 1.0}, 0)
 
 
 @pytest.mark.parametrize(
