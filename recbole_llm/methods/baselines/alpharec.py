@@ -26,6 +26,7 @@ from recbole.utils import InputType
 from torch import nn
 
 from recbole_llm.layers.next_item import NextItemLoss
+from recbole_llm.layers.owner_sums import sums_by_owner
 from recbole_llm.layers.propagation import SparseGraph, bipartite_adjacency, mean_of_layers
 from recbole_llm.methods.baselines.settings import AlphaRecSettings
 
@@ -100,5 +101,5 @@ def _means(vectors: torch.Tensor, user: np.ndarray, item: np.ndarray, n_users: i
     """``x_u``, ``(n_users, d_enc)``; zero for a user without training items."""
     pairs = np.unique(np.stack([user, item]), axis=1)
     owner, owned = torch.from_numpy(pairs[0]), torch.from_numpy(pairs[1])
-    total = torch.zeros(n_users, vectors.shape[1]).index_add_(0, owner, vectors[owned])
+    total = sums_by_owner(vectors, owner, owned, n_users)
     return total / torch.bincount(owner, minlength=n_users).clamp(min=1)[:, None]

@@ -34,13 +34,12 @@ from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import attend, encode_all
 from recbole_llm.layers.dropout import Dropout
 from recbole_llm.layers.neighbours import nearest_neighbours
+from recbole_llm.layers.owner_sums import sums_by_owner
 from recbole_llm.layers.waits import at_hand
 from recbole_llm.methods.baselines.sasrectext import MadeItemEmbedding
 from recbole_llm.methods.baselines.sequence import SequenceModel
 from recbole_llm.methods.baselines.settings import LLMESRSettings
 from recbole_llm.training.initial import start_from_vectors
-
-BLOCK = 2**16  # interactions whose text vectors are gathered at a time
 
 
 class AdaptedTexts(MadeItemEmbedding):
@@ -131,9 +130,7 @@ class LLMESR(SequenceModel):
         items[user[place >= 0], place[place >= 0]] = item[place >= 0]
         if given is None:
             unit = F.normalize(self.semantic.texts, dim=1)
-            total = torch.zeros(n_users, unit.shape[1])
-            for users, items_of in zip(*(torch.from_numpy(each).split(BLOCK) for each in (user, item)), strict=True):
-                total.index_add_(0, users, unit[items_of])
+            total = sums_by_owner(unit, torch.from_numpy(user), torch.from_numpy(item), n_users)
             given = total, torch.from_numpy(length > 0)
         vectors, known = given
         trained = (known & torch.from_numpy(length > 0)).nonzero()[:, 0]

@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import SASRec
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.errors import UserError
-from recbole_llm.methods.baselines import llmesr
+from recbole_llm.layers import owner_sums
 from recbole_llm.methods.baselines.alpharec import _means
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
 from recbole_llm.training.loaders import training_loader
@@ -101,6 +102,29 @@ def test_an_item_that_a_user_has_twice_counts_once_in_the_mean_of_its_texts() ->
     texts = torch.tensor([[0.0], [1.0], [3.0], [8.0]])
     means = _means(texts, user=np.array([1, 1, 1, 3]), item=np.array([1, 2, 2, 3]), n_users=4)
     assert means[:, 0].tolist() == [0.0, 2.0, 0.0, 8.0]
+
+
+class MostRows(TorchDispatchMode):
+    """Notes the most rows of a table."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(each, torch.Tensor) and each.dim() == 2:
+                self.rows = max(self.rows, len(each))
+        return found
+
+
+def test_the_texts_of_users_are_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    texts, user, item = torch.from_numpy(matrix_of(9, 4)), draws.integers(0, 8, 500), draws.integers(1, 9, 500)
+    whole = _means(texts, user, item, n_users=8)
+    monkeypatch.setattr(owner_sums, "BLOCK", 7)
+    with MostRows() as most:
+        assert torch.equal(_means(texts, user, item, n_users=8), whole)
+    assert most.rows <= 8
 
 
 def test_alpharec_is_its_map_and_its_graph(vectors: dict[str, Any]) -> None:
@@ -257,7 +281,7 @@ def test_a_teacher_has_no_gradient_and_no_weight_is_no_teacher(vectors: dict[str
 
 def test_users_are_as_similar_in_blocks_of_interactions(vectors: dict[str, Any], monkeypatch: Any) -> None:
     whole = prepare("LLMESR", **vectors, **SMALL).model.neighbours
-    monkeypatch.setattr(llmesr, "BLOCK", 7)
+    monkeypatch.setattr(owner_sums, "BLOCK", 7)
     assert torch.equal(prepare("LLMESR", **vectors, **SMALL).model.neighbours, whole)
 
 
