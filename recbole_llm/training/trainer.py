@@ -408,7 +408,7 @@ class BenchTrainer(Trainer):
         A training that went on without it would end with other numbers.
 
         Returns:
-            For each attribute its module, its name, whether it is a tensor on the CPU, and its value.
+            For each attribute its module, its name, which tensors are on the CPU (:func:`_on_cpu`), and its value.
         """
         if not self._at_first:
             return []
@@ -427,9 +427,7 @@ class BenchTrainer(Trainer):
                     )
                 self._unkept = name
                 return None
-            tensor = torch.is_tensor(changed)
-            on_cpu = tensor and changed.device.type == "cpu"
-            found.append((module, name, on_cpu, changed.detach() if tensor else changed))
+            found.append((module, name, _on_cpu(changed), changed.detach() if torch.is_tensor(changed) else changed))
         return found
 
     def _save_last(self, epoch: int, over: bool) -> None:
@@ -513,7 +511,7 @@ class BenchTrainer(Trainer):
             setattr(self.model, name, value)
         modules = dict(self.model.named_modules())
         for module, name, on_cpu, value in state.get("own", ()):
-            setattr(modules[module], name, value.cpu() if on_cpu else value)
+            setattr(modules[module], name, _back_on_cpu(value, on_cpu))
         self.start_epoch = state["next_epoch"]
         self.best_valid_score, self.cur_step, self.best_epoch = state["stopping"]
         self.best_valid_result = state["best_valid_result"] or None
@@ -647,6 +645,28 @@ def _set_rate(group: dict[str, Any], rate: float) -> None:
         group["lr"].fill_(rate)
     else:
         group["lr"] = rate
+
+
+def _on_cpu(value: Any) -> Any:
+    """Whether a tensor is on the CPU; for a list or dict with such tensors, the same of each entry."""
+    if torch.is_tensor(value):
+        return value.device.type == "cpu"
+    if isinstance(value, dict):
+        by_key = {key: _on_cpu(inner) for key, inner in value.items()}
+        return by_key if any(by_key.values()) else False
+    if isinstance(value, (list, tuple)):
+        by_place = [_on_cpu(inner) for inner in value]
+        return by_place if any(by_place) else False
+    return False
+
+
+def _back_on_cpu(value: Any, on_cpu: Any) -> Any:
+    """A value as loaded to the training's device, with those tensors on the CPU that were there (:func:`_on_cpu`)."""
+    if isinstance(on_cpu, dict):
+        return {key: _back_on_cpu(inner, on_cpu[key]) for key, inner in value.items()}
+    if isinstance(on_cpu, list):
+        return [_back_on_cpu(inner, each) for inner, each in zip(value, on_cpu, strict=True)]
+    return value.cpu() if on_cpu else value
 
 
 def _plain_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from recbole.model.general_recommender import NCL
+from torch.utils._pytree import tree_map
 
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.errors import UserError
@@ -232,6 +233,30 @@ def test_what_a_users_model_changes_beside_its_weights_is_resumed(training, own_
     second = training("own_state:Curriculum", "broken", **options)
     assert second.trainer.resume(second.train_data)
     assert second.fit().numbers() == whole.numbers()
+
+
+class OnDevice(torch.Tensor):
+    """A tensor as it is loaded to a GPU, until it is moved to the host."""
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+
+def test_tensors_that_a_users_model_has_on_the_host_come_back_there(training, own_models, monkeypatch, tmp_path):
+    """Regression: those in lists and dicts came back on the device."""
+    made = training("own_state:Curriculum", embedding_size=8)
+    model, made.trainer._loader = made.prepared.model, made.train_data
+    model.queue, model.bank = [torch.ones(2), 3], torch.ones(2)
+    model.seen = {"none": [4], "some": [torch.ones(2), [torch.ones(2)]], "there": torch.ones(2, device="meta")}
+    made.trainer._save_last(0, over=False)
+    state = checkpoint.load(tmp_path / "run" / "last.pt")
+    state["own"] = tree_map(lambda x: x.as_subclass(OnDevice) if torch.is_tensor(x) else x, state["own"])
+    monkeypatch.setattr(made.trainer, "resumable", lambda: state)
+    assert made.trainer.resume(made.train_data)
+    some = model.seen["some"]
+    assert {type(x) for x in (model.queue[0], model.bank, some[0], some[1][0])} == {torch.Tensor}
+    assert type(model.seen["there"]) is OnDevice
+    assert (model.queue[1], model.seen["none"]) == (3, [4])
 
 
 def test_a_users_model_whose_state_cannot_be_kept_begins_anew(training, own_models, saved_each_epoch, caplog):
