@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
@@ -52,6 +54,25 @@ def write_tiny(folder: Path, n_users: int = 80, n_items: int = 48, seed: int = 7
             genre = GENRES[item % 4]
             stream.write(f'i{item}\t{genre} No. {item // 4} &amp; Co, 5" size\t{genre} Beauty\tBrand{item % 5}\n')
     return folder
+
+
+class MostRows(TorchDispatchMode):
+    """Notes the most rows of the tensors of some number of dimensions that operators return.
+
+    Args:
+        dimensions: of the tensors that count.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.dimensions, self.rows = dimensions, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, (tuple, list)) else [found]:
+            if isinstance(each, torch.Tensor) and each.dim() == self.dimensions:
+                self.rows = max(self.rows, len(each))
+        return found
 
 
 def blank_ids(folder: Path) -> None:

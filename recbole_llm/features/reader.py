@@ -21,6 +21,8 @@ from recbole_llm.utils.arrays import joined_ranges
 
 logger = logging.getLogger(__name__)
 
+BLOCK = 2**13  # items whose texts' vectors are gathered at a time
+
 
 @dataclass(frozen=True)
 class Bags:
@@ -129,8 +131,10 @@ class SemanticFeatures:
         vectors = self.text_vectors()
         ids = torch.stack([found[column] for column in columns], dim=1)
         present = ids >= 0
-        total = (vectors[ids.clamp(min=0)] * present[:, :, None]).sum(dim=1)
-        return total / present.sum(dim=1, keepdim=True).clamp(min=1), present.any(dim=1)
+        total = torch.empty(len(ids), vectors.shape[1])
+        for sums, which, real in zip(total.split(BLOCK), ids.split(BLOCK), present.split(BLOCK), strict=True):
+            torch.sum(vectors[which.clamp(min=0)] * real[:, :, None], dim=1, out=sums)
+        return total.div_(present.sum(dim=1, keepdim=True).clamp(min=1)), present.any(dim=1)
 
     def user_vectors(self, column: str | None = None) -> tuple[torch.Tensor, torch.Tensor] | None:
         """``(n_users + 1, d)`` user vectors, zero if a user has none, and ``(n_users + 1,)`` bool, which have one.

@@ -12,9 +12,11 @@ import torch
 
 from recbole_llm.data.atomic import Column
 from recbole_llm.data.interactions import Interactions
+from recbole_llm.features import reader
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.reader import Bags, SemanticFeatures
 from recbole_llm.methods.llmdmsrec.features import INTENT_COLUMNS
+from tests.helpers import MostRows
 
 NAMES = ["explicit_text", "latent_text"]
 LENGTHS = {"ann": 5, "bob": 4, "cid": 5, "dee": 1}
@@ -149,6 +151,23 @@ def test_vectors_are_the_encoders(tmp_path: Path, semantics: str) -> None:
     built = features(tmp_path, FULL, semantics)
     stored = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
     assert torch.equal(built.text_vectors(), torch.from_numpy(stored))
+
+
+def test_vectors_of_items_are_the_means_of_their_texts_gathered_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, draws = features(tmp_path, FULL), np.random.default_rng(3)
+    ids = {column: torch.from_numpy(draws.integers(-1, 3, 50)) for column in "abc"}
+    monkeypatch.setattr(found, "item_text_ids", lambda column, suffix, exchange: ids[column])
+    whole, known = found.item_vectors([*"abc"])
+    for item, (vector, some) in enumerate(zip(whole, known.tolist(), strict=True)):
+        texts = [found.text_vectors()[ids[column][item]] for column in "abc" if ids[column][item] >= 0]
+        assert some == bool(texts)
+        torch.testing.assert_close(vector, torch.stack(texts).mean(dim=0) if texts else torch.zeros(8))
+    monkeypatch.setattr(reader, "BLOCK", 7)
+    with MostRows(3) as most:
+        assert torch.equal(found.item_vectors([*"abc"])[0], whole)
+    assert 0 < most.rows <= 7
 
 
 def test_random_keeps_the_norms_and_nothing_else(tmp_path: Path) -> None:

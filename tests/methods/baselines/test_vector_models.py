@@ -12,7 +12,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recbole.model.sequential_recommender import SASRec
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.errors import UserError
 from recbole_llm.layers import owner_sums
@@ -20,7 +19,7 @@ from recbole_llm.methods.baselines.alpharec import _means
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
 from recbole_llm.training.loaders import training_loader
 from tests.features.test_vectors import as_npy, matrix_of
-from tests.helpers import make_run, prepare, runner
+from tests.helpers import MostRows, make_run, prepare, runner
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "inner_size": 12, "n_layers": 1, "n_heads": 2}
 
@@ -104,25 +103,12 @@ def test_an_item_that_a_user_has_twice_counts_once_in_the_mean_of_its_texts() ->
     assert means[:, 0].tolist() == [0.0, 2.0, 0.0, 8.0]
 
 
-class MostRows(TorchDispatchMode):
-    """Notes the most rows of a table."""
-
-    rows = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = func(*args, **(kwargs or {}))
-        for each in found if isinstance(found, (tuple, list)) else [found]:
-            if isinstance(each, torch.Tensor) and each.dim() == 2:
-                self.rows = max(self.rows, len(each))
-        return found
-
-
 def test_the_texts_of_users_are_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     draws = np.random.default_rng(0)
     texts, user, item = torch.from_numpy(matrix_of(9, 4)), draws.integers(0, 8, 500), draws.integers(1, 9, 500)
     whole = _means(texts, user, item, n_users=8)
     monkeypatch.setattr(owner_sums, "BLOCK", 7)
-    with MostRows() as most:
+    with MostRows(2) as most:
         assert torch.equal(_means(texts, user, item, n_users=8), whole)
     assert most.rows <= 8
 
