@@ -628,7 +628,7 @@ def suite(
     """Run the commands of a suite in order; if one of them fails, the others still run.
 
     All commands are checked first, so that a mistake in the last one is found before hours of work. Tables of rows
-    that the given models and protocols leave out, and that the results folder does not have, are left out.
+    that the given models, protocols and settings leave out, and that the results folder does not have, are left out.
 
     Yields:
         Each command twice: without a value before it runs, and then with its result. In a dry run only the former.

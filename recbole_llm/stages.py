@@ -14,11 +14,12 @@ from typing import Any
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.execution.choice import check_executor
 from recbole_llm.experiments.grid import check_endpoints, expand, unfinished
+from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import RUNNING, Options, Stage, read_suite
 from recbole_llm.experiments.tracking import open_tracking
-from recbole_llm.reporting.choice import check_shown
+from recbole_llm.reporting.choice import Label, check_shown
 from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import property_names
 
@@ -78,17 +79,17 @@ def checked_stages(
     """
     options = {verb: inspect.signature(function).parameters for verb, function in verbs.items()}
     left_out = _left_out(name, options, budget, given)
-    runs: list[Run] = []
+    planned: list[Record] = []
     stages: list[Stage] = []
     for stage in read_suite(name, options, budget, given):
         if stage.verb in RUNNING:
-            runs += _checked_runs(stage, verbs, asks)
+            planned += _planned(stage, verbs, asks)
             stages.append(stage)
         else:
             for key in stage.keys:
                 if key not in options[stage.verb]:
                     raise UserError(f"{stage.verb} has no option {key!r}.{did_you_mean(key, options[stage.verb])}")
-            shown, missing = check_shown(stage.keys, runs, stage.verb == "table", left_out)
+            shown, missing = check_shown(stage.keys, planned, stage.verb == "table", left_out)
             if shown is not None:
                 stages.append(Stage(stage.verb, shown))
             elif not quiet:
@@ -98,19 +99,31 @@ def checked_stages(
 
 
 def _left_out(name: str, options: Options, budget: str, given: Mapping[str, Any]) -> dict[str, set[str]]:
-    """By option of tables, the names that ``--model`` and ``--protocol`` among the given keys may have left out."""
+    """By option of tables, the names that ``--model``, ``--protocol`` and given settings may have left out."""
     found: dict[str, set[str]] = {}
+    whole = read_suite(name, options, budget)
+    models: set[str] = set()
     if given.get("model"):
-        models = {m for stage in read_suite(name, options, budget) for m in names_of(stage.keys.get("model"))}
-        found |= {"model": models, "baseline": models}
+        models = {m for stage in whole for m in names_of(stage.keys.get("model"))}
+        found |= {"model": models}
     if "protocol" in given:
         protocols = {*property_names("protocol")}
         found |= {"protocol": protocols, "twin": protocols}
+    changed = {key.rpartition(".")[2] for key in given}  # a model's name may stand before a key
+    baselines = {str(stage.keys["baseline"]) for stage in whole if stage.keys.get("baseline")}
+    found["baseline"] = {each for each in baselines if Label.of(each).model in models or changed & _decide(each)}
     return {option: names for option, names in found.items() if option not in given or option in GRID}
 
 
-def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
-    """Check a command that is yet to run, and return its runs.
+def _decide(label: str) -> set[str]:
+    """The keys that decide whether a suite has a row with a label, where it has rows of the model."""
+    named = Label.of(label)
+    found = {*named.settings, *(("semantics", "llm") if named.source else ())}
+    return found | {"preset", "config_file"} if found else found
+
+
+def _planned(stage: Stage, verbs: Verbs, asks: bool) -> list[Record]:
+    """Check a command that is yet to run, and return records of its runs with what is known before they run.
 
     Raises:
         UserError: a mistake in an option, a name, a key or a value.
@@ -125,15 +138,24 @@ def _checked_runs(stage: Stage, verbs: Verbs, asks: bool) -> list[Run]:
     if stage.verb != "generate":
         check_executor(*(options[name] for name in ("executor", "workers", "ray_address", "gpus")))
         open_tracking(options["track"], store)
+    spaces: list[Any] = [()] * len(runs)
     if stage.verb == "tune":
         from recbole_llm.tuning.space import searched  # Optuna, which no other command needs
         from recbole_llm.tuning.storage import storage_address
 
-        searched(runs, **{name: options[name] for name in SEARCH}, quiet=True)
+        spaces, _ = searched(runs, **{name: options[name] for name in SEARCH}, quiet=True)
         storage_address(options["storage"], store.folder)
     if asks:
         check_endpoints(unfinished(runs, store, options["force"]) if stage.verb == "run" else runs)
-    return runs
+    found = []
+    for run, space in zip(runs, spaces, strict=True):
+        record, method = run.blank_record(), run.settings.method
+        kept = {key: value for key, value in record.settings.items() if key not in space}
+        found.append(record.model_copy(update={"settings": kept}))
+        if method.stage_one:  # is trained too, with settings of its own
+            model = str(run.settings[method.stage_one])
+            found.append(record.model_copy(update={"model": model, "semantics": "none", "settings": {}}))
+    return found
 
 
 def check_generate(limit: int | None, actions: Sequence[Any]) -> None:

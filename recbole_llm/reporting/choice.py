@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from recbole_llm.errors import UserError, check_choice, did_you_mean
 from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
-from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
+from recbole_llm.settings.core import SEMANTICS
+from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.utils.text import names_of
 
 Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
@@ -58,13 +59,13 @@ def twin_protocols(twin: str | Sequence[str] | None, **others: Any) -> list[str]
 
 
 def check_shown(
-    options: Mapping[str, Any], runs: Iterable[Run], is_table: bool, left_out: Mapping[str, Collection[str]]
+    options: Mapping[str, Any], planned: Iterable[Record], is_table: bool, left_out: Mapping[str, Collection[str]]
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """Check a ``table`` or ``report`` command against the results folder and the runs that come before the command.
 
     Args:
         options: the options given to the command.
-        runs: the runs of the commands before it.
+        planned: records of the runs of the commands before it, with what is known before they run.
         is_table: whether the command is ``table``; else it is ``report``.
         left_out: by option, names of rows that the suite has and its command line may have left out.
 
@@ -85,10 +86,9 @@ def check_shown(
         form = options.get("format", "text")
         table_columns(options.get("metrics"), options.get("topk"), groups, check_reference, form)
     build([], correction=options.get("correction", "holm"), margin=options.get("margin"), sort=options.get("sort"))
-    wanted = {key: names_of(options.get(key)) for key in _Place._fields}
-    label = options.get("baseline")
-    wanted |= {"twin": twin, "baseline": [re.split(r" [([]|, ", str(label))[0]] if label else []}  # its model
-    missing = _missing_names(wanted, runs, options.get("results_dir"), left_out)
+    wanted = {key: names_of(options.get(key)) for key in _PLACE}
+    wanted |= {"twin": twin, "baseline": [str(options["baseline"])] if options.get("baseline") else []}
+    missing = _missing_names(wanted, [*planned], options.get("results_dir"), left_out)
     remaining = {key: [name for name in names if name not in missing[key]] for key, names in wanted.items()}
     found = [f"--{key}={name}" for key, names in missing.items() for name in names]
     if missing["twin"] or missing["baseline"] or any(missing[key] and not remaining[key] for key in missing):
@@ -96,61 +96,89 @@ def check_shown(
     return {**options, **{key: remaining[key] for key in missing if missing[key]}}, found
 
 
-class _Place(NamedTuple):
-    """Where a record stands."""
+class Label(NamedTuple):
+    """The parts of a row's label that are known before the row's runs.
 
-    dataset: str
-    protocol: str
+    Attributes:
+        model: its name.
+        source: source of the answers; empty if the label names none.
+        settings: the settings that it names, as text.
+    """
+
     model: str
+    source: str
+    settings: Mapping[str, str]
+
+    @classmethod
+    def of(cls, text: str) -> Label:
+        """The parts of a label such as ``ISRF (none) [graph_words=False]``."""
+        head, _, inside = text.partition(" [")
+        source = re.search(r" \(([^,)]+)", head)
+        pairs = (each.partition("=") for each in inside.partition("]")[0].split(", "))
+        settings = {key: value for key, equals, value in pairs if equals}
+        return cls(re.split(r" \(|, ", head)[0], source[1] if source else "", settings)
+
+    def fits(self, record: Record) -> bool:
+        """Whether it can name the row of a record; a setting that the record lacks may have any value."""
+        controls = {*get_args(SEMANTICS)} - {"llm"}
+        return (
+            self.model == record.model
+            and (self.source not in controls or self.source == record.semantics)
+            and all(_is_shown(value, key, record.settings) for key, value in self.settings.items())
+        )
+
+
+def _is_shown(shown: str, key: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a label can show a setting so. Lists and long values are shortened there, and files are hashes."""
+    value = settings.get(key, ...)
+    unclear = value is ... or isinstance(value, (list, dict)) or key in BY_CONTENTS or "…" in shown
+    return unclear or shown == ("unset" if value is None else str(value))
+
+
+_PLACE = ("dataset", "protocol", "model")  # where a record stands
+_COLUMN = {"baseline": "model", "twin": "protocol"}  # what the names of other options are, or begin with
 
 
 def _missing_names(
     wanted: Mapping[str, list[str]],
-    runs: Iterable[Run],
+    planned: Sequence[Record],
     results_dir: str | Path | None,
     left_out: Mapping[str, Collection[str]],
 ) -> dict[str, list[str]]:
-    """Wanted names, by option, that neither the runs nor the records of the results folder have.
+    """Wanted names, by option, that neither the planned runs nor the records of the results folder have.
 
     Raises:
         UserError: one of them is not among ``left_out``.
     """
-    places: set[_Place] = set()
-    for run in runs:
-        method, settings = run.settings.method, run.settings
-        models = [method.target if method.is_external else method.name]
-        models += [str(settings[method.stage_one])] if method.stage_one else []
-        places.update(_Place(run.location.name, str(settings["protocol"]), model) for model in models)
-    if not any(absent for absent, _ in _absent(wanted, places).values()):
+    if not any(absent for absent, _ in _absent(wanted, planned).values()):
         return {option: [] for option in wanted}
-    records = ResultStore(results_dir or "results")
-    places |= {_Place(record.dataset, record.protocol, record.model) for record in records}
-    missing = _absent(wanted, places)
+    missing = _absent(wanted, [*planned, *ResultStore(results_dir or "results")])
     for option, (names, known) in missing.items():
         for name in names:
             if name not in left_out.get(option, ()):
-                chosen = [f"--{key}={','.join(wanted[key])}" for key in _Place._fields if key != option and wanted[key]]
+                chosen = [f"--{key}={','.join(wanted[key])}" for key in _PLACE if key != option and wanted[key]]
                 with_others = f" with {' '.join(chosen)}" if chosen else ""
+                said = f"--{option}={name}: neither this suite nor its results folder has it{with_others}."
+                if option == "baseline" and (model := Label.of(name).model) in known:
+                    raise UserError(f"{said} The rows of {model} have other semantics or settings.")
                 hint = " If --model leaves it out, name it there too." if option == "baseline" else ""
-                raise UserError(
-                    f"--{option}={name}: neither this suite nor its results folder has it{with_others}.{hint}"
-                    f"{did_you_mean(name, known)} There are {', '.join(known) or 'none'}."
-                )
+                raise UserError(f"{said}{hint}{did_you_mean(name, known)} There are {', '.join(known) or 'none'}.")
     return {option: names for option, (names, _) in missing.items()}
 
 
-_COLUMN = {"baseline": "model", "twin": "protocol"}  # what the names of other options are
-
-
-def _absent(wanted: Mapping[str, list[str]], places: Collection[_Place]) -> dict[str, tuple[list[str], list[str]]]:
+def _absent(wanted: Mapping[str, list[str]], records: Sequence[Record]) -> dict[str, tuple[list[str], list[str]]]:
     """By option, the wanted names that are absent where the options before it look, and the names that are there."""
     found = {}
     for option, names in wanted.items():
         column = _COLUMN.get(option, option)
-        known = sorted({getattr(place, column) for place in places})
-        found[option] = [name for name in names if name not in known], known
+        known = sorted({getattr(record, column) for record in records})
+        if option == "baseline":
+            absent = [name for name in names if not any(map(Label.of(name).fits, records))]
+        else:
+            absent = [name for name in names if name not in known]
+        found[option] = absent, known
         if option == column:
-            places = [place for place in places if getattr(place, column) in names] or places
+            records = [record for record in records if getattr(record, column) in names] or records
     return found
 
 

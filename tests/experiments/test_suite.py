@@ -315,6 +315,49 @@ def test_tables_of_rows_that_the_command_line_leaves_out_are_left_out(
     assert commands == [[f"--dataset=tiny {words}" for words in shown]] * 2
 
 
+@pytest.mark.parametrize(
+    ("given", "kept", "shown"),
+    [
+        ([], None, ["EIMF (none)", "SASRec [train_targets=last]"]),
+        (["--semantics=offline"], None, ["SASRec [train_targets=last]"]),
+        (["--EIMF.semantics=offline"], None, ["SASRec [train_targets=last]"]),
+        (["--semantics=offline"], "none", ["EIMF (none)", "SASRec [train_targets=last]"]),
+        (["--semantics=offline"], "shuffled", ["SASRec [train_targets=last]"]),
+        (["--SASRec.train_targets=all"], None, ["EIMF (none)"]),
+    ],
+)
+def test_tables_whose_baseline_a_given_setting_leaves_out_are_left_out(
+    tiny: Path, capsys: pytest.CaptureFixture[str], given: list[str], kept: str | None, shown: list[str]
+) -> None:
+    """Regression: such a table was an error after all rows had been trained."""
+    if kept:
+        ResultStore("results").put(run_of("EIMF", 0.1, dataset="tiny", semantics=kept))
+    labels = ["EIMF (none)", "SASRec [train_targets=last]"]
+    stages = [
+        {"run": {"model": "EIMF", "semantics": ["offline", "none"]}},
+        {"tune": {"model": "SASRec", "train_targets": "last", "trials": 1}},
+        {"tune": {"model": "SASRec", "train_targets": "all", "trials": 1}},
+        *({"table": {"baseline": label}} for label in labels),
+    ]
+    assert [
+        str(result.stage.keys["baseline"])
+        for result in api.suite(written(stages=stages), dry_run=True, **dict(w[2:].split("=") for w in given))
+        if result.stage.verb == "table"
+    ] == shown
+
+
+def test_a_baseline_that_a_suite_never_has_costs_nothing(tiny: Path) -> None:
+    stages = [
+        {"run": {"model": "EIMF", "semantics": "offline"}},
+        {"tune": {"model": "SASRec", "train_targets": "last", "trials": 1}},
+    ]
+    for label in ("EIMF (none)", "SASRec [train_targets=all]"):
+        with pytest.raises(UserError, match=f"has it with --dataset=tiny. The rows of {label.split()[0]} have other"):
+            api.suite(written(stages=[*stages, {"table": {"baseline": label}}]), dry_run=True)
+    for label in ("EIMF (offline)", "SASRec [hidden_size=1024]"):  # the search may find the latter
+        api.suite(written(stages=[*stages, {"table": {"baseline": label}}]), dry_run=True)
+
+
 def test_a_row_that_the_command_line_itself_names_is_not_left_out(tiny: Path) -> None:
     stages = [{"run": {"model": ["Pop", "MarkovChain"]}}, {"table": {}}]
     for given in ({"model": "Pop", "baseline": "MarkovChain"}, {"protocol": "gts", "twin": "loo,gts"}):
