@@ -232,6 +232,8 @@ class Client:
                 "they would be paid for twice: `recbole-llm generate --batch` with the same settings waits for it and "
                 "takes in its answers. A batch that was cancelled at the server ends at once."
             )
+        if self.endpoint.published:
+            self.endpoint.key()  # raises: there is no server, and a higher limit would not help
         likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
         self.budget.reserve(likely)
         self.usage.requests += 1

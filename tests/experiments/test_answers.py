@@ -438,8 +438,9 @@ def test_open_questions_of_a_store_are_verified(
         verify(str(folder))
 
 
+@pytest.mark.parametrize("limit", [(), ("--max_cost=0",), ("--max_requests=0",)])
 def test_answers_about_another_table_of_candidates_say_what_to_give(
-    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], limit: tuple[str, ...]
 ) -> None:
     """A store may hold a table for each length of histories, and answers about one do not serve the other."""
     users = sorted({line.split("\t")[0] for line in (tiny / "tiny.inter").read_text("utf-8").splitlines()[1:]})
@@ -450,10 +451,11 @@ def test_answers_about_another_table_of_candidates_say_what_to_give(
     folder.mkdir()
     (folder / INDEX).write_text("{}", encoding="utf-8")
     words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=claude-2026-11", "--semantics=llm", "--n_candidates=3"]
-    assert cli(*words, f"--answers={folder}", f"--candidate_table={table}", *SHORT) == 2
+    assert cli(*words, f"--answers={folder}", f"--candidate_table={table}", *SHORT, *limit) == 2
     said = capsys.readouterr().err
     assert f"--candidate_table={table} with --MAX_ITEM_LIST_LENGTH=10" in said
     assert "give the table of this length" in said
+    assert "higher limit" not in said
     publish_table(gzip.compress(table.read_bytes()), folder, "tiny")
     assert cli(*words, f"--answers={folder}", *SHORT) == 2
     assert re.search(
