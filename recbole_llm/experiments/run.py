@@ -28,6 +28,7 @@ from recbole_llm.settings.schema import Role, role_of
 from recbole_llm.utils.environment import git_commit, now, versions
 from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.plugins import code_of
+from recbole_llm.utils.yaml import where_published
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Run:
         for name in ("candidate_table", "lists"):
             if path := self.settings.get(name):
                 if not Path(path).is_file():
-                    raise UserError(f"--{name}={path}: there is no such file.")
+                    raise UserError(f"--{name}={path}: there is no such file.{where_published(path)}")
                 files[name] = file_sha256(Path(path))
         files |= {name: contents_of(path) for name, path in self._local_models().items()}
         source = self.settings["llm"]

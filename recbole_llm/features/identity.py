@@ -18,6 +18,7 @@ from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import Settings
 from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.yaml import where_published
 
 
 def identity(
@@ -83,7 +84,7 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
     if not path:
         return {}
     if not Path(path).is_file():
-        raise UserError(f"--profiles={path}: there is no such file.")
+        raise UserError(f"--profiles={path}: there is no such file.{where_published(path)}")
     # Older versions ignored text in brackets even if a whole title matched.
     found = {"by": settings["profiles_by"], **({"titles": "whole"} if settings["profiles_by"] == "title" else {})}
     return {"profiles": {"sha256": file_sha256(Path(path)), **found}}

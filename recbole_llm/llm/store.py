@@ -30,6 +30,7 @@ from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import Refused, answer_lines, lines_of, parse_exported, writer
 from recbole_llm.utils.files import file_sha256, whole_file
 from recbole_llm.utils.text import complaint
+from recbole_llm.utils.yaml import where_published
 
 INDEX = "index.json"
 LARGEST_INDEX = 4 << 20  # bytes
@@ -119,7 +120,7 @@ class AnswerStore:
                 raise ValueError(f"it has more than {LARGEST_INDEX >> 20} MiB")
             return cls(address, StoreIndex.model_validate_json(index.read_bytes()), fetch)
         except FileNotFoundError:
-            raise UserError(f"{address} is no store of answers: it has no {INDEX}.") from None
+            raise UserError(f"{address} is no store of answers: it has no {INDEX}.{where_published(address)}") from None
         except OSError as error:
             raise UserError(f"{address}/{INDEX} cannot be read: {error.strerror}.") from error
         except ValueError as error:

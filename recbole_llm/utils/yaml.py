@@ -95,6 +95,15 @@ def properties_folder() -> Path:
     raise UserError("the properties/ folder of recbole_llm is missing: reinstall the package.")
 
 
+def where_published(path: str | Path) -> str:
+    """What to do where a path that our suites name is missing, to end a message with; empty for other paths."""
+    whole = re.compile(rf"(?<![\w./-]){re.escape(str(path))}(?![\w./-])")
+    suites = (properties_folder() / "suite").glob("*.yaml")
+    if "/" not in str(path) or not any(whole.search(suite.read_text(encoding="utf-8")) for suite in suites):
+        return ""
+    return " It comes with the repository, not with the package: run in the folder of a clone, or give the path there."
+
+
 def property_names(section: str) -> list[str]:
     """Names of the YAML files in one section of ``properties/``, such as ``protocol``."""
     return sorted(path.stem for path in (properties_folder() / section).glob("*.yaml"))

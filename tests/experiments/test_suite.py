@@ -394,6 +394,25 @@ def test_a_stage_that_fails_keeps_no_other_from_running(tiny: Path, capsys: pyte
     assert out.count(" test cases") == 2  # in the tables of the second and third stage
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model": "EIMF", "llm": "claude-2026-11", "answers": "dataset/ml-100k/answers"},
+        {"model": "LLMDMsRec", "candidate_table": "dataset/ml-100k/answers/ml-100k.8c4c7d7a0301.candidates.gz"},
+        {"model": "UniSRec", "vectors": "dataset/ml-100k/vectors/films.npy"},
+        {"model": "EIMF", "llm": "claude-2026-11", "answers": "dataset/mine/answers"},
+    ],
+)
+def test_files_that_only_the_repository_has_are_said_to_be_there(
+    tiny: Path, capsys: pytest.CaptureFixture[str], keys: dict[str, str]
+) -> None:
+    """Regression: who ran a suite of the installed package outside a clone read only that there is no such file."""
+    assert main(["suite", written(stages=[{"run": keys}]), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "dataset/" in said
+    assert ("It comes with the repository, not with the package" in said) == ("mine" not in str(keys))
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_a_model_that_cannot_run_is_recorded_and_keeps_no_other_stage_from_running(
     tiny: Path, capsys: pytest.CaptureFixture[str], verbose: bool
