@@ -11,6 +11,7 @@ or a ``.hyper`` file in RecBole's format (``learning_rate loguniform -8,0``). No
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -316,7 +317,7 @@ def space_of(
             try:
                 check_grid_keys([method], settings["dataset"], settings["protocol"], {**backbone, name: value})
                 if is_open:
-                    with_own(settings, {name: value})
+                    _check_own(settings, name, value, space)
             except UserError as error:
                 raise UserError(f"{file}: {str(error).removeprefix('--')}") from error
         if is_open:
@@ -329,6 +330,23 @@ def space_of(
                     f"{default} does not have; a list of choices can hold both, and --{name}=... searches without"
                 )
     return found
+
+
+def _check_own(settings: Settings, name: str, value: Any, space: Space) -> None:
+    """Check that a value goes with the other settings, or with a value that the space has for one of them.
+
+    Raises:
+        UserError: the value goes with none of them.
+    """
+    try:
+        with_own(settings, {name: value})
+    except UserError:
+        for other, parameter in space.items():
+            for beside in parameter.examples() if other != name and _is_open(settings, other) else ():
+                with contextlib.suppress(UserError):
+                    with_own(settings, {name: value, other: beside})
+                    return
+        raise
 
 
 def _is_log(parameter: Parameter) -> bool:

@@ -225,6 +225,18 @@ def test_a_mistake_in_recboles_format_is_an_error_with_file_and_line(tmp_path: P
         read_space(written(tmp_path, f"b choice [1,2]\n{line}\n", "model.hyper"))
 
 
+def test_values_that_go_with_each_other_need_not_go_with_the_defaults(tiny: Path) -> None:
+    """Regression: five heads were refused for the default of 64 dimensions, which the file does not name."""
+    mine = Path("mine.yaml")
+    mine.write_text("hidden_size: [40, 80]\nn_heads: [1, 5]\n", encoding="utf-8")
+    assert set(space_of(settings_of("HSTU"), mine)) == {"hidden_size", "n_heads"}
+    with pytest.raises(UserError, match=r"hidden_size=64 is no multiple of n_heads=5"):
+        space_of(settings_of("HSTU", hidden_size=64), mine)
+    mine.write_text("hidden_size: [40, 80]\nn_heads: [1, 7]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"is no multiple of n_heads=7"):
+        space_of(settings_of("HSTU"), mine)
+
+
 def test_no_code_of_a_file_is_run(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     with pytest.raises(UserError, match="line 1"):
