@@ -13,6 +13,7 @@ from typing import Any
 from tabulate import tabulate
 
 from recbole_llm.api import Tuned
+from recbole_llm.errors import UserError
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.choice import chosen_records
 from recbole_llm.reporting.rendered import screen_style
@@ -102,9 +103,22 @@ def show_table(text: str, given: dict[str, Any]) -> int:
 
 
 def show_recommend(lists: Any, given: dict[str, Any]) -> int:
-    """One line per user and item, on the screen or in a file."""
+    """One line per user and item, on the screen or in a file; ``run --lists`` reads it back.
+
+    Raises:
+        UserError: an id does not fit into a field.
+    """
+    from recbole_llm.data.atomic import cell
+
+    ids = {name for each in lists for name in (each.user, *each.items)}
+    if broken := min((name for name in ids if set(name) & set("\t\r\n")), default=None):
+        raise UserError(
+            f"recommend: the id {broken!r} holds a tab or a line break, which would break the lines of the list; "
+            "rename it in the dataset, or call recbole_llm.recommend in Python, which returns the ids as they are."
+        )
+    cells = {name: cell(name) for name in ids}
     lines = (
-        f"{each.user}\t{place}\t{item}\t{score:.6g}\n"
+        f"{cells[each.user]}\t{place}\t{cells[item]}\t{score:.6g}\n"
         for each in lists
         for place, (item, score) in enumerate(zip(each.items, each.scores, strict=True), 1)
     )

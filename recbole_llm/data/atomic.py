@@ -361,19 +361,22 @@ def split_ids(text: str) -> list[str]:
 def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
     """Write an atomic file, complete or not at all; returns the number of rows.
 
-    Lists become blank-separated sequences. Text that is itself in quotation marks gets another pair, so that
-    reading restores it. The file appears under its name only when complete.
+    Fields are as :func:`cell` gives them. The file appears under its name only when complete.
     """
     count = 0
     with whole_file(path, "w") as stream:
         stream.write("\t".join(map(str, columns)) + "\n")
         for row in rows:
-            stream.write("\t".join(map(_cell, row)) + "\n")
+            stream.write("\t".join(map(cell, row)) + "\n")
             count += 1
     return count
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A value as a field of a tab-separated file; lists become blank-separated sequences.
+
+    Text that is itself in quotation marks gets another pair, so that reading restores it.
+    """
     text = " ".join(map(str, value)) if isinstance(value, (list, tuple, np.ndarray)) else str(value)
     if len(text) > 1 and text[0] == text[-1] == '"':
         text = '"' + text.replace('"', '""') + '"'

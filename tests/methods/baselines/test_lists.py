@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import recbole_llm
+from recbole_llm.data.atomic import cell
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.jobs import pack
@@ -236,6 +238,48 @@ def test_quotation_marks_quote_as_in_atomic_files(tmp_path: Path, text: str, ite
     (tmp_path / "l.tsv").write_text(text)
     found = read_lists(tmp_path / "l.tsv")
     assert (found["user_id"].tolist(), found["item_id"].tolist()) == (["u1", "u1"], [item, "z"])
+
+
+def test_ids_in_quotation_marks_are_read_back_from_a_recommendation(tiny: Path, cli: Cli) -> None:
+    """Regression: ``"q"`` was written as it is, and read back as another item, ``q``."""
+    path = tiny / "tiny.inter"
+    names = {"u1": '"u1"', "i1": '"q"', "i2": "q", "i3": '"', "i4": '""', "i6": 'a"b'}
+    rows = [line.split("\t") for line in path.read_text().splitlines()]
+    lines = ["\t".join(cell(names.get(field, field)) for field in row) + "\n" for row in rows]
+    path.write_text("".join(lines))
+    (tiny / "tiny.item").unlink()
+    case = ["--model=Pop", "--dataset=tiny", "--quiet"]
+    assert cli("run", *case) == 0
+    assert cli("recommend", *case, "--users=all", "--history=test", "--topk=48", "--output=lists.tsv") == 0
+    pairs = [
+        (one.user, item) for one in recbole_llm.recommend("Pop", "tiny", "all", topk=48, history="test")
+        for item in one.items
+    ]  # fmt: skip
+    assert {item for _, item in pairs} >= {*names.values()} - {'"u1"'}
+    frame = read_lists(Path("lists.tsv"))
+    assert [*zip(frame["user_id"], frame["item_id"], strict=True)] == pairs
+    facts = prepare("Lists", lists="lists.tsv").model.lists_facts
+    assert (facts["unknown_users"], facts["unknown_items"], facts["cases_without_list"]) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["a\tb", "a\nb"])
+def test_a_recommendation_does_not_write_an_id_that_breaks_its_lines(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    path = tiny / "tiny.inter"
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    with path.open("w", newline="") as stream:
+        csv.writer(stream, lineterminator="\n").writerows([[name if f == "i1" else f for f in row] for row in lines])
+    (tiny / "tiny.item").unlink()
+    case = ["--model=Pop", "--dataset=tiny", "--field_separator=,", "--quiet"]
+    assert cli("run", *case) == 0
+    capsys.readouterr()
+    for words in (["--output=lists.tsv"], []):
+        assert cli("recommend", *case, "--users=all", "--history=test", "--topk=48", *words) == 2
+        there = capsys.readouterr()
+        assert not there.out
+        assert f"the id {name!r} holds a tab or a line break" in there.err
+    assert not Path("lists.tsv").exists()
 
 
 def test_a_gzipped_file_with_typed_columns_is_read(tmp_path: Path) -> None:
