@@ -31,7 +31,7 @@ from recbole_llm.data.interactions import PAD_TOKEN, Interactions, canonical_ord
 from recbole_llm.data.split import Split, cases_of_sets, positions
 from recbole_llm.data.times import in_seconds
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.files import check_file, file_sha256
 
 PARTS = ("train", "valid", "test")
 _LABEL = "@part"  # not a name that a column of a file has
@@ -56,8 +56,7 @@ def part_files(values: Mapping[str, Any], location: DatasetLocation) -> dict[str
             )
         found = {part: Path(str(path)).expanduser() for part, path in given.items()}
         for part, path in found.items():
-            if not path.is_file():
-                raise UserError(f"--{part}={path}: there is no such file.")
+            check_file(f"--{part}", path)
         return found
     names = list(values.get("benchmark_filename") or PARTS)
     if len(names) != len(PARTS):

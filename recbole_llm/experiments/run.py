@@ -11,7 +11,6 @@ from recbole_llm.data.catalog import DatasetLocation, locate
 from recbole_llm.data.parts import part_files
 from recbole_llm.data.published import published_file
 from recbole_llm.data.split import BY_TIME, SEVERAL_TARGETS
-from recbole_llm.errors import UserError
 from recbole_llm.evaluation.names import NEED_CATEGORIES, NEED_VECTORS
 from recbole_llm.experiments.record import SHOWN_FILE, Record
 from recbole_llm.experiments.vector_files import with_vectors_read
@@ -26,9 +25,8 @@ from recbole_llm.registry import Method, reads_graph
 from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.schema import Role, role_of
 from recbole_llm.utils.environment import git_commit, now, versions
-from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.files import check_file, file_sha256
 from recbole_llm.utils.plugins import code_of
-from recbole_llm.utils.yaml import where_published
 
 
 @dataclass
@@ -65,9 +63,7 @@ class Run:
         }
         for name in ("candidate_table", "lists"):
             if path := self.settings.get(name):
-                if not Path(path).is_file():
-                    raise UserError(f"--{name}={path}: there is no such file.{where_published(path)}")
-                files[name] = file_sha256(Path(path))
+                files[name] = file_sha256(check_file(f"--{name}", Path(path)))
         files |= {name: contents_of(path) for name, path in self._local_models().items()}
         source = self.settings["llm"]
         if source and is_own_file(source):

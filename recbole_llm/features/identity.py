@@ -7,7 +7,6 @@ from typing import Any
 
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.split import CUT_BY, split_identity
-from recbole_llm.errors import UserError
 from recbole_llm.features.encoder import Encoder, default_encoder
 from recbole_llm.features.feature import Prerequisite
 from recbole_llm.features.items import ItemTexts
@@ -17,8 +16,7 @@ from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
 from recbole_llm.settings.layers import Settings
-from recbole_llm.utils.files import file_sha256
-from recbole_llm.utils.yaml import where_published
+from recbole_llm.utils.files import check_file, file_sha256
 
 
 def identity(
@@ -83,11 +81,9 @@ def _profiles_identity(settings: Settings) -> dict[str, Any]:
     path = settings.get("profiles")
     if not path:
         return {}
-    if not Path(path).is_file():
-        raise UserError(f"--profiles={path}: there is no such file.{where_published(path)}")
     # Older versions ignored text in brackets even if a whole title matched.
     found = {"by": settings["profiles_by"], **({"titles": "whole"} if settings["profiles_by"] == "title" else {})}
-    return {"profiles": {"sha256": file_sha256(Path(path)), **found}}
+    return {"profiles": {"sha256": file_sha256(check_file("--profiles", Path(path))), **found}}
 
 
 def _vectors_identity(settings: Settings) -> dict[str, Any]:

@@ -27,9 +27,8 @@ import numpy as np
 
 from recbole_llm.errors import UserError
 from recbole_llm.settings.schema import ITEM, USER
-from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.files import check_file, file_sha256
 from recbole_llm.utils.text import reason_of
-from recbole_llm.utils.yaml import where_published
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +100,7 @@ def files_of(path: Path) -> list[Path]:
     Raises:
         UserError: there is no such file.
     """
-    if not path.is_file():
-        raise UserError(f"--vectors={path}: there is no such file.{where_published(path)}")
-    return [path, *filter(Path.is_file, [path.with_suffix(".ids")])]
+    return [check_file("--vectors", path), *filter(Path.is_file, [path.with_suffix(".ids")])]
 
 
 def digest(path: Path) -> str:

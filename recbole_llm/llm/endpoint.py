@@ -21,6 +21,7 @@ from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.llm.address import check_base_address, redact, server_identity
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.utils.bounds import Amount, Count, Positive, Whole
+from recbole_llm.utils.files import check_file
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -242,9 +243,7 @@ def source_file(source: str) -> Path:
         UserError: there is none.
     """
     if is_own_file(source):
-        if not Path(source).is_file():
-            raise UserError(f"--llm={source}: there is no such file.")
-        return Path(source)
+        return check_file("--llm", Path(source))
     known = [OFFLINE, *property_names("llm")]
     if source not in known[1:]:
         hint = did_you_mean(source, known)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from recbole_llm.errors import NoRoomError, UserError
+from recbole_llm.utils.yaml import where_published
 
 try:
     import fcntl
@@ -36,6 +37,19 @@ _YOUNG = 60.0  # seconds in which a new file may not be locked yet
 def is_no_room(error: BaseException) -> bool:
     """Whether an error says that a disk cannot be written, so that no run is at fault."""
     return isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+
+
+def check_file(option: str, path: Path) -> Path:
+    """The path that an option gives, which must be that of a file.
+
+    Raises:
+        UserError: there is no such file, or a folder of that name.
+    """
+    if path.is_dir():
+        raise UserError(f"{option}={path} is a folder; give the name of a file.")
+    if not path.is_file():
+        raise UserError(f"{option}={path}: there is no such file.{where_published(path)}")
+    return path
 
 
 class _Watched(io.FileIO):

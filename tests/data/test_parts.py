@@ -220,6 +220,10 @@ def test_parts_without_times_keep_the_order_of_the_files(parts: Path) -> None:
     [
         ({"train": "dataset/mine/mine.train.inter"}, r"give --valid=FILE and --test=FILE too"),
         ({"train": "nope", "valid": "nope", "test": "nope"}, r"--train=nope: there is no such file"),
+        (
+            {"train": "dataset", "valid": "nope", "test": "nope"},
+            r"--train=dataset is a folder; give the name of a file",
+        ),
         ({"benchmark_filename": ["train", "test"]}, r"give three names, of training, validation and test"),
         ({"user_inter_num_interval": "[5,inf)"}, r"user_inter_num_interval: own parts are taken as they are"),
         ({"rm_dup_inter": "first"}, r"rm_dup_inter: own parts are taken as they are"),

@@ -79,6 +79,7 @@ def test_an_llm_that_is_not_there_is_an_error_and_no_row(
         (["--limit=0"], "--limit=0: give 1 or more"),
         (["--dry-run", "--batch"], "generate does one thing"),
         (["--profiles=none.jsonl"], "--profiles=none.jsonl: there is no such file"),
+        (["--profiles=dataset"], "--profiles=dataset is a folder; give the name of a file"),
         (["--import=none.jsonl"], "none.jsonl cannot be read"),
         (["--llm=opena"], r"Did you mean openai"),
     ],

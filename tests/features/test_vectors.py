@@ -212,6 +212,8 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, name: str, content: b
 def test_a_missing_file_is_named_before_anything_runs(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"--vectors=none\.npy: there is no such file"):
         make_run("SASRecText", vectors=["none.npy"])
+    with pytest.raises(UserError, match=r"--vectors=dataset is a folder; give the name of a file"):
+        make_run("SASRecText", vectors=["dataset"])
 
 
 def test_two_files_of_items_are_one_too_many(tmp_path: Path) -> None:

@@ -291,6 +291,8 @@ def test_a_gzipped_file_with_typed_columns_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_or_belongs_to_other_data_is_refused(tiny: Path) -> None:
     with pytest.raises(UserError, match=r"--lists=none\.tsv: there is no such file"):
         make_run("Lists", lists="none.tsv")
+    with pytest.raises(UserError, match=r"--lists=dataset is a folder; give the name of a file"):
+        make_run("Lists", lists="dataset")
     with pytest.raises(UserError, match="give --lists=FILE"):
         prepare("Lists")
     Path("mine.tsv").write_text("user_id\titem_id\trank\nx\ty\t1\n")
