@@ -28,6 +28,7 @@ from recbole_llm.reporting.choice import Format, chosen_records, table_columns, 
 from recbole_llm.stages import StageResult, Verbs, check_generate, checked_stages, run_stages, trained_by
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.progress import Bars
+from recbole_llm.utils.text import counted
 
 if TYPE_CHECKING:
     from recbole_llm.experiments.advise import Advice
@@ -284,12 +285,12 @@ def generate(
     if export_to is not None:
         count = features.export(runs, Path(export_to))
         beside = candidates.export_tables(runs, runner, Path(export_to))
-        return f"{export_to}: {count} answers" + "".join(f"; their candidates: {path}" for path in beside)
+        return f"{export_to}: {counted(count, 'answer')}" + "".join(f"; their candidates: {path}" for path in beside)
     if dry_run:
         return features.render_plan(features.plan(runs, runner, limit))
     if batch_file is not None:
         count = features.batch_file(runs, runner, Path(batch_file), limit)
-        return f"{batch_file}: {count} requests; give their answers to generate --import=FILE"
+        return f"{batch_file}: {counted(count, 'request')}; give the answers to generate --import=FILE"
     if batch:
         return features.render_made(features.run_batches(runs, runner, poll, limit))
     return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
@@ -577,7 +578,7 @@ def board(
     from recbole_llm.reporting.board import write_board
 
     rows = write_board(Path(folder), Path(output), Path(dataset_dir))
-    return f"{rows} rows: {Path(output) / 'index.html'}"
+    return f"{counted(rows, 'row')}: {Path(output) / 'index.html'}"
 
 
 def doctor(

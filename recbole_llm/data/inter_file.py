@@ -251,7 +251,8 @@ def read_interactions(path: Path, spec: ReadSpec) -> Interactions:
         rows.columns[spec.time_field], of_unit = in_seconds(rows.columns[spec.time_field], f"{path}, {spec.time_field}")
         of_times |= of_unit
     if missing:
-        logger.warning("%s: %d rows lack a user or an item and were left out", path, missing)
+        verbs = ("lacks", "was") if missing == 1 else ("lack", "were")
+        logger.warning("%s: %s %s a user or an item and %s left out", path, counted(missing, "row"), *verbs)
     return rows.table(
         {
             "rows_read": rows_read,

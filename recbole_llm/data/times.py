@@ -214,9 +214,10 @@ def notices(facts: Mapping[str, Any]) -> list[str]:
     """What was found when reading and the user should know, one line each."""
     found = []
     if count := facts.get("rows_repeated"):
+        verbs = ("repeats", "is", "it") if count == 1 else ("repeat", "are", "them")
         found.append(
-            f"{count:,} rows repeat another one (same user, item and time) and are left out; --rm_dup_inter=keep keeps "
-            "them"
+            f"{counted(count, 'row')} {verbs[0]} another one (same user, item and time) and {verbs[1]} left out; "
+            f"--rm_dup_inter=keep keeps {verbs[2]}"
         )
     if count := facts.get("lines_alike"):
         own_parts = "held_out" in facts

@@ -36,10 +36,11 @@ def pull(runs: Sequence[Run], runner: Runner) -> str:
     tables = _bring_tables(runs)
     asking, before = BatchCollector(), _count(runs)
     waiting = collect([_with_table(run, tables.get(run.location.name, [])) for run in runs], runner, asking)
-    taken = _count(runs) - before
-    rest = f"; {len(asking.pending):,} questions have no answer there" if waiting else "; nothing is missing"
+    taken, left = _count(runs) - before, len(asking.pending)
+    lacking = f"{counted(left, 'question')} {'has' if left == 1 else 'have'} no answer there"
+    rest = f"; {lacking}" if waiting else "; nothing is missing"
     used = told_tables(path for paths in tables.values() for path in paths)
-    return f"{redact(str(runs[0].settings['answers']))}: {taken:,} answers taken in{rest}{used}"
+    return f"{redact(str(runs[0].settings['answers']))}: {counted(taken, 'answer')} taken in{rest}{used}"
 
 
 def _bring_tables(runs: Sequence[Run]) -> dict[str, list[Path]]:

@@ -168,7 +168,7 @@ def _price_notes(rows: Sequence[tuple[Endpoint, FeaturePlan]]) -> list[str]:
     """What the questions of a plan cost, by the prices of each endpoint, and what may be saved."""
     if not rows:
         return ["--llm=offline: made by rule, nothing is asked and nothing costs."]
-    requests = f"total: {sum(row.requests for _, row in rows):,} requests"
+    requests = f"total: {counted(sum(row.requests for _, row in rows), 'request')}"
     total = sum(row.price for _, row in rows)
     unpriced = dict.fromkeys(f"--llm={endpoint.name}" for endpoint, _ in rows if not endpoint.priced)
     if unpriced and total:

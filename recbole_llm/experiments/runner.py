@@ -361,7 +361,8 @@ class Runner:
             found.append(_said_of_threshold(threshold))
         unknown = cold_counts(dataset.table, dataset.split)["user_cases"]
         if unknown and prepared.by_user:
-            found.append(f"users are known by their ids: for {unknown:,} cases of others all items are ranked alike")
+            cases = counted(unknown, "case")
+            found.append(f"users are known by their ids: for {cases} of others all items are ranked alike")
         repeated = targets_in_history(dataset.table, dataset.split) if dataset.config["mask_history"] else 0
         if repeated:
             found.append(

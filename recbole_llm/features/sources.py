@@ -24,6 +24,7 @@ from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follo
 from recbole_llm.llm.client import Acquaintance, Client
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint, load_endpoint
 from recbole_llm.settings.layers import Settings
+from recbole_llm.utils.text import counted
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 MakeScript = Callable[[Any, Counter[str]], Script]
@@ -121,7 +122,8 @@ class Ledger:
     def check_not_stopped(self, of: str = "so far") -> None:
         """Raise ``Stopped`` if a limit was reached or the endpoint is gone; ``of`` says which answers are kept."""
         if self.usage.stopped:
-            kept = f"The {len(self.used):,} answers {of} are kept; " if self.used else ""
+            verb = "is" if len(self.used) == 1 else "are"
+            kept = f"The {counted(len(self.used), 'answer')} {of} {verb} kept; " if self.used else ""
             remedy = self.usage.remedy if kept else self.usage.remedy.capitalize()
             raise Stopped(f"stopped: {self.usage.stopped}. {kept}{remedy}.")
 

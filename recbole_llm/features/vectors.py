@@ -28,7 +28,7 @@ import numpy as np
 from recbole_llm.errors import UserError
 from recbole_llm.settings.schema import ITEM, USER
 from recbole_llm.utils.files import check_file, file_sha256
-from recbole_llm.utils.text import reason_of
+from recbole_llm.utils.text import counted, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ def _checked(path: Path, tokens: Sequence[str], matrix: np.ndarray) -> np.ndarra
         found = f"{matrix.dtype} of the shape {matrix.shape}"
         raise UserError(f"--vectors={path}: expected a matrix of numbers with one row per id; got {found}.")
     if len(tokens) != len(matrix):
-        raise UserError(f"--vectors={path} has {len(matrix)} rows and {len(tokens)} ids.")
+        raise UserError(f"--vectors={path} has {counted(len(matrix), 'row')} and {counted(len(tokens), 'id')}.")
     if not tokens:
         raise UserError(f"--vectors={path} has no rows: it wants one an id.")
     if len(set(tokens)) < len(tokens):

@@ -23,7 +23,7 @@ from recbole_llm.llm.chat import ChatRequest
 from recbole_llm.llm.completion import Dialect, words_in
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import BATCH, ImportReport, batch_lines, take_answers
-from recbole_llm.utils.text import one_line
+from recbole_llm.utils.text import counted, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class BatchClient:
         self.cache.put_batch(batch, self.endpoint.base_url, len(part), price, OPEN)
         self.cache.drop_batch(mark)
         self._likely += price
-        logger.info("submitted %d requests as batch %s", len(part), batch)
+        logger.info("submitted %s as batch %s", counted(len(part), "request"), batch)
 
     def open_batches(self) -> list[str]:
         """Batches that this run or an earlier one submitted and that are not fetched yet."""

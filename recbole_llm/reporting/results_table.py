@@ -463,9 +463,10 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
     found = []
     for row in rows:
         for facts in (run.lists for run in row.runs[:1] if run.lists):
+            items, users = counted(facts["unknown_items"], "item"), counted(facts["unknown_users"], "user")
             parts = [
                 f"{facts['cases_without_list']:,} of {facts['cases']:,} cases have no list",
-                f"{facts['unknown_items']:,} items and {facts['unknown_users']:,} users of its file are not here",
+                f"{items} and {users} of its file are not here",
                 *_ranked_of_lists(facts),
             ]
             found.append(f"{row.label} was made elsewhere, its data and settings are not known: {'; '.join(parts)}")
@@ -475,11 +476,12 @@ def _foreign(rows: Sequence[Row]) -> list[str]:
 def _ranked_of_lists(facts: Mapping[str, Any]) -> list[str]:
     """How much of the lists is ranked; older records know only the shortest length in the file."""
     if "seen_rows" not in facts:
-        return [f"its shortest list has {facts['shortest']:,} items"]
+        return [f"its shortest list has {counted(facts['shortest'], 'item')}"]
+    users, without = counted(facts["seen_users"], "user"), facts["cases_without_ranked"]
     return [
-        f"{facts['seen_rows']:,} of its rows, of {facts['seen_users']:,} users, name items that the user already has",
-        f"{facts['cases_without_ranked']:,} cases have no listed item that is ranked",
-        f"the shortest list of the others has {facts['shortest_ranked']:,} ranked items",
+        f"{facts['seen_rows']:,} of its rows, of {users}, name items that the user already has",
+        f"{counted(without, 'case')} {'has' if without == 1 else 'have'} no listed item that is ranked",
+        f"the shortest list of the others has {counted(facts['shortest_ranked'], 'ranked item')}",
     ]
 
 

@@ -33,7 +33,7 @@ from recbole_llm.tuning.study import Study
 from recbole_llm.tuning.trial import run_trial, run_trial_away
 from recbole_llm.utils.files import make_folder, one_process_at_a_time
 from recbole_llm.utils.progress import Bars
-from recbole_llm.utils.text import four_digits
+from recbole_llm.utils.text import counted, four_digits
 
 logger = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _end(study: Study, trial: Any, result: JobResult) -> None:
         outcome = f"failed: {result.reason}"
     else:
         score = "no score" if result.value.score is None else f"{result.value.score:.4f}"
-        outcome = score + (f", pruned after {result.value.epochs} epochs" if result.value.pruned else "")
+        outcome = score + (f", pruned after {counted(result.value.epochs, 'epoch')}" if result.value.pruned else "")
     name = study.run.settings.method.name
     logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, outcome, values)
 
@@ -217,7 +217,7 @@ def _lines(study: Study) -> list[str]:
     others = "".join(f", {count} {word}" for count, word in counts if count)
     default = f" (defaults {accuracy(ended[0]):.4f})" if states[0] == "COMPLETE" else ""
     score = f"validation {study.run.settings['valid_metric']} {accuracy(best):.4f}{default}"
-    lines = [f"{study.name}: {len(ended)} trials{others}", f"  {score}: {_settings(study, best)}"]
+    lines = [f"{study.name}: {counted(len(ended), 'trial')}{others}", f"  {score}: {_settings(study, best)}"]
     lines += [
         f"  {accuracy(trial):.4f} in {cost(trial):.1f} s of training: {_settings(study, trial)}"
         for trial in study.front()[1:]

@@ -236,6 +236,14 @@ def test_rows_given_twice_do_not_give_the_target_away(mine, caplog):
     assert len(cases(rm_dup_inter="keep")[0]) == 180
 
 
+def test_one_row_is_spoken_of_in_the_singular(mine, caplog):
+    write_rows(mine / "mine.inter", [*ROWS, ROWS[0], ("", *ROWS[0][1:])])
+    with caplog.at_level("WARNING"):
+        cases()
+    assert "1 row lacks a user or an item and was left out" in caplog.text
+    assert "1 row repeats another one (same user, item and time) and is left out" in caplog.text
+
+
 @pytest.mark.parametrize("load_col", [{"inter": ["user_id", "item_id"]}, {"inter": "*"}, None])
 def test_times_are_read_whatever_columns_are_named(mine, load_col):
     write_rows(mine / "mine.inter", ROWS[::-1])

@@ -29,7 +29,7 @@ from recbole_llm.methods.baselines.counting import CountingModel
 from recbole_llm.methods.baselines.settings import ListsSettings
 from recbole_llm.utils.arrays import joined_ranges
 from recbole_llm.utils.files import file_sha256
-from recbole_llm.utils.text import one_line
+from recbole_llm.utils.text import counted, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +176,8 @@ def read_lists(path: Path) -> pd.DataFrame:
     ranked = next((name for name in ("rank", "score") if name in frame), None)
     if lacking or ranked is None or not len(frame):
         raise UserError(
-            f"--lists={path} has {len(frame)} rows of {', '.join(frame.columns)}: the columns user_id, item_id, and "
-            "rank or score are wanted."
+            f"--lists={path} has {counted(len(frame), 'row')} of {', '.join(frame.columns)}: the columns user_id, "
+            "item_id, and rank or score are wanted."
         )
     values = _numbers(path, frame, ranked)
     found = frame[[*_NEEDED]].assign(value=-values if ranked == "rank" else values)

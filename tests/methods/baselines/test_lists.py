@@ -104,7 +104,8 @@ def test_what_belongs_to_nobody_is_counted_and_said(tiny: Path) -> None:
     assert without > 3
     (table,) = build([record], ResultStore("results"))
     assert any(
-        f"{without} of {len(table.rows[0].ranks[0])} cases have no list; 2 items and 1 users" in n for n in table.notes
+        f"{without} of {len(table.rows[0].ranks[0])} cases have no list; 2 items and 1 user of its file" in n
+        for n in table.notes
     )
 
 
