@@ -111,19 +111,22 @@ class Label(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Label:
-        """The parts of a label such as ``ISRF (none) [graph_words=False]``."""
+        """The parts of a label such as ``ISRF (none) [graph_words=False]`` or ``DUIP (text, no language model)``."""
         head, _, inside = text.partition(" [")
         source = re.search(r" \(([^,)]+)", head)
         pairs = (each.partition("=") for each in inside.partition("]")[0].split(", "))
         settings = {key: value for key, equals, value in pairs if equals}
+        if ", no language model" in head:
+            settings["use_lm"] = "False"
         return cls(re.split(r" \(|, ", head)[0], source[1] if source else "", settings)
 
     def fits(self, record: Record) -> bool:
         """Whether it can name the row of a record; a setting that the record lacks may have any value."""
-        controls = {*get_args(SEMANTICS)} - {"llm"}
+        # Whose answers, vectors or lists are read is known only after the run; these are known before it.
+        known = {*get_args(SEMANTICS), "text", "codes"} - {"llm"}
         return (
             self.model == record.model
-            and (self.source not in controls or self.source == record.semantics)
+            and (self.source not in known or self.source == record.semantics)
             and all(_is_shown(value, key, record.settings) for key, value in self.settings.items())
         )
 

@@ -346,6 +346,17 @@ def test_tables_whose_baseline_a_given_setting_leaves_out_are_left_out(
     ] == shown
 
 
+def test_a_baseline_with_its_texts_and_language_model_is_left_out_with_them(tiny: Path) -> None:
+    stages = [
+        {"run": {"model": "DUIP", "semantics": ["offline", "shuffled"]}},
+        {"run": {"model": "DUIP", "use_lm": False, "semantics": "offline"}},
+        {"table": {"baseline": "DUIP (text, no language model)"}},
+    ]
+    for given, shown in (({}, 1), ({"semantics": "shuffled"}, 0), ({"use_lm": True}, 0), ({"llm": "offline"}, 1)):
+        results = api.suite(written(stages=stages), dry_run=True, **given)
+        assert sum(result.stage.verb == "table" for result in results) == shown
+
+
 def test_a_baseline_that_a_suite_never_has_costs_nothing(tiny: Path) -> None:
     stages = [
         {"run": {"model": "EIMF", "semantics": "offline"}},
