@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any, cast
@@ -208,9 +208,9 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: End
 
 
 def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer, float | None]:
-    """The question and answer in a line of an export, and when the answer arrived, if the line says it.
+    """The question and answer in a line of an export, and when the answer arrived.
 
-    The time is in seconds since 1970.
+    The time is in seconds since 1970, ``None`` if the line has none that can be read.
 
     Raises:
         Refused: it is not such a line, or its key is not the hash of its request.
@@ -220,12 +220,19 @@ def parse_exported(value: Any) -> tuple[ChatRequest, ChatAnswer, float | None]:
     try:
         request, answer = ChatRequest.parse(value.get("request")), ChatAnswer.parse(value.get("answer"))
         key = request.key
-        moment = datetime.fromisoformat(value["created"]).timestamp() if "created" in value else None
-    except (ValueError, TypeError, OverflowError):  # ValueError of a lone surrogate too, which no request of ours has
+    except ValueError:  # also UnicodeEncodeError: a lone surrogate, which no request of ours contains
         raise Refused("not an answer") from None
     if key != value.get("key"):
         raise Refused("the key is not that of the request")
-    return request, answer, moment
+    return request, answer, _moment(value.get("created"))
+
+
+def _moment(created: Any) -> float | None:
+    try:
+        moment = datetime.fromisoformat(created).astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return moment.timestamp()
 
 
 def _from_batch(

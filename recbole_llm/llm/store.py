@@ -168,7 +168,7 @@ class AnswerStore:
                 if (request.prompt, request.model) != (entry.prompt, entry.model):
                     raise Refused("of another prompt or model than stated")
                 if moment is None:
-                    raise Refused("not an answer")
+                    raise Refused("no time of arrival")
             except (Refused, ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, Refused) else "not an answer"
                 raise UserError(

@@ -402,7 +402,7 @@ class BenchTrainer(Trainer):
         if self._best_at([float(self.best_valid_score), self.best_epoch]) == self._best_of_last:
             self._best_of_last.replace(self.saved_model_file)
 
-    def _own_state(self) -> list[tuple[str, str, bool, Any]] | None:
+    def _own_state(self) -> list[tuple[str, str, Any, Any]] | None:
         """What a user's model has changed beside its weights; ``None`` if it cannot be kept.
 
         A training that went on without it would end with other numbers.

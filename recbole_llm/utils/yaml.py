@@ -97,6 +97,7 @@ def properties_folder() -> Path:
 
 def where_published(path: str | Path) -> str:
     """What to do where a path that our suites name is missing, to end a message with; empty for other paths."""
+    path = Path(path)  # without a slash at its end, or ./ before it
     whole = re.compile(rf"(?<![\w./-]){re.escape(str(path))}(?![\w./-])")
     suites = (properties_folder() / "suite").glob("*.yaml")
     if "/" not in str(path) or not any(whole.search(suite.read_text(encoding="utf-8")) for suite in suites):
