@@ -212,9 +212,18 @@ def _check_rows(path: Path, header: Header) -> None:
     """Do the check of :func:`_check_widths` for a CSV file with quotation marks."""
     with open_text(path) as stream:
         rows = csv.reader(stream, delimiter=header.separator, skipinitialspace=header.padded)
-        for row in rows:
-            if len(row) > len(header.columns):
-                _check_fields(path, rows.line_num, row, header)
+        first = 1  # line of the row
+        try:
+            for row in rows:
+                if len(row) > len(header.columns):
+                    _check_fields(path, rows.line_num, row, header)
+                first = rows.line_num + 1
+        except csv.Error as error:
+            if "limit" in str(error):
+                what = f"a field of more than {csv.field_size_limit():,} characters. Is its quotation mark closed?"
+            else:
+                what = "a carriage return outside quotation marks. Put the field in quotation marks, or take it out."
+            raise UserError(f"{path}, line {first}: {what}") from error
 
 
 def _check_fields(path: Path, number: int, fields: Sequence[str | bytes], header: Header) -> None:

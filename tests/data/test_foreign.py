@@ -137,5 +137,18 @@ def test_a_field_too_many_is_named_in_a_csv_file_too(tmp_path):
         table(tmp_path, 'item_id:token,title:token_seq\ni1,"a"\ni2,b,c\n', ",")
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('i1,"a\nb"\ni2,c\rd', "x.item, line 4: a carriage return outside quotation marks. Put the field in"),
+        ('i1,a\ni2,"' + 140_000 * "b", "x.item, line 3: a field of more than 131,072 characters. Is its quotation"),
+    ],
+    ids=["a carriage return", "no second quotation mark"],
+)
+def test_what_python_cannot_read_as_csv_is_named_with_its_line(tmp_path, row, message):
+    with pytest.raises(UserError, match=message):
+        table(tmp_path, f"item_id:token,title:token_seq\n{row}\ni3,d\n", ",")
+
+
 def test_a_file_by_tabs_is_read_whatever_the_setting_says(tmp_path):
     assert table(tmp_path, "item_id:token\ttitle:token_seq\ni1\ta, b\n", ",")["title"] == ["a, b"]
