@@ -27,4 +27,5 @@ def nearest_neighbours(vectors: torch.Tensor, k: int, block_mib: int = 256) -> t
         place = torch.arange(len(similar), device=similar.device)
         similar[place, place + begin] = -torch.inf
         found[begin : begin + rows] = similar.topk(k, dim=1).indices.cpu()
+        del similar  # before the next block is made
     return found

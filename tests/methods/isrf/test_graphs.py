@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recbole_llm.layers.alignment import soft_target_alignment
 from recbole_llm.layers.neighbours import nearest_neighbours
@@ -19,6 +23,28 @@ def test_neighbours_equal_those_of_the_whole_matrix(block_mib: int) -> None:
     unit = F.normalize(vectors, dim=1)
     whole = (unit @ unit.T).fill_diagonal_(-torch.inf).topk(7, dim=1).indices
     assert torch.equal(nearest_neighbours(vectors, 7, block_mib), whole)
+
+
+class Products(TorchDispatchMode):
+    """Counts the products of matrices, and the most that are there at the same time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref[torch.Tensor]] = []
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.made.append(weakref.ref(found))
+            self.most = max(self.most, sum(each() is not None for each in self.made))
+        return found
+
+
+def test_a_block_of_similarities_is_gone_before_the_next_is_made() -> None:
+    with Products() as products:
+        nearest_neighbours(torch.randn(30, 4), 3, block_mib=0)
+    assert (len(products.made), products.most) == (30, 1)
 
 
 def test_there_are_never_more_neighbours_than_others() -> None:
