@@ -21,6 +21,7 @@ from recbole_llm.methods.eimf import affinity
 from recbole_llm.utils.text import share_of
 
 PROMPT = "eimf_interests"
+BLOCK = 2**14  # training items whose vectors are gathered at a time, or those of one user if there are more
 CLUSTERS = (Column("user_id", "token"), Column("exemplar_id", "token"))
 _NUMBERED = re.compile(r"(?:interests?)?[ _#-]*\d+", re.I)  # keys of interests in the released form
 INTERESTS = (Column("exemplar_id", "token"), Column("interest_text", "token_seq"))
@@ -81,17 +82,21 @@ class Exemplars:
 def user_vectors(context: Context, offsets: np.ndarray, items: np.ndarray) -> np.ndarray:
     """``(m, d)`` float32 mean text vector of the titles of each user's items.
 
+    Vectors are gathered for whole users, block by block.
+
     Args:
         context: gives the titles and their vectors, pooled as ``cluster_pooling`` says.
         offsets, items: items of each user in compressed rows, at least one each.
     """
     table = context.vectors_of(context.items.title[1:], str(context.settings["cluster_pooling"]))
     found = np.empty((len(offsets) - 1, table.shape[1]), dtype=np.float32)
-    step = 4096
-    for begin in range(0, len(found), step):
-        bounds = offsets[begin : begin + step + 1]
+    begin = 0
+    while begin < len(found):
+        end = max(begin + 1, int(np.searchsorted(offsets, offsets[begin] + BLOCK, side="right")) - 1)
+        bounds = offsets[begin : end + 1]
         own = table[items[bounds[0] : bounds[-1]] - 1]
-        found[begin : begin + step] = np.add.reduceat(own, bounds[:-1] - bounds[0]) / np.diff(bounds)[:, None]
+        found[begin:end] = np.add.reduceat(own, bounds[:-1] - bounds[0]) / np.diff(bounds)[:, None]
+        begin = end
     return found
 
 

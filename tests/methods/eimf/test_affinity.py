@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.cluster import AffinityPropagation
 
-from recbole_llm.methods.eimf import affinity
+from recbole_llm.methods.eimf import affinity, features
 from recbole_llm.methods.eimf.affinity import exemplars, net_similarity, preference_of, similarities
 
 EXACT = 10_000
@@ -102,3 +105,33 @@ def test_cells_hold_every_row_once_and_none_is_too_large() -> None:
     cells = affinity._cells(points, np.arange(99), 20)
     assert sorted(np.concatenate(cells).tolist()) == list(range(99))
     assert max(map(len, cells)) <= 20
+
+
+class MostAtOnce(np.ndarray):
+    """A table that notes the most rows that are gathered from it at once."""
+
+    most = 0
+
+    def __getitem__(self, which: Any) -> Any:
+        type(self).most = max(self.most, len(which))
+        return np.asarray(self)[which]
+
+
+def test_vectors_of_users_are_the_means_of_their_items_gathered_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(0)
+    table = draws.normal(size=(30, 5)).astype(np.float32)
+    context: Any = SimpleNamespace(
+        items=SimpleNamespace(title=[""] * 31),
+        settings={"cluster_pooling": "mean"},
+        vectors_of=lambda titles, pooling: table.view(MostAtOnce),
+    )
+    lengths = [1, 4, 2, 12, 7, 1, *[3] * 50]
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = draws.integers(1, 31, offsets[-1])
+    whole = features.user_vectors(context, offsets, items)
+    for user, own in enumerate(np.split(items, offsets[1:-1])):
+        np.testing.assert_allclose(whole[user], table[own - 1].mean(axis=0), rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(features, "BLOCK", 7)
+    MostAtOnce.most = 0
+    np.testing.assert_array_equal(features.user_vectors(context, offsets, items), whole)
+    assert MostAtOnce.most == 12  # the longest history
