@@ -371,14 +371,34 @@ def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[A
     """Write an atomic file, complete or not at all; returns the number of rows.
 
     Fields are as :func:`cell` gives them. The file appears under its name only when complete.
+
+    Raises:
+        UserError: a field holds a tab or a line break, as ids of CSV files may.
     """
     count = 0
     with whole_file(path, "w") as stream:
         stream.write("\t".join(map(str, columns)) + "\n")
         for row in rows:
-            stream.write("\t".join(map(cell, row)) + "\n")
+            line = "\t".join(map(cell, row))
+            if line.count("\t") >= len(row) or "\n" in line or "\r" in line:
+                raise _broken(path, columns, row)
+            stream.write(line + "\n")
             count += 1
     return count
+
+
+def _broken(path: Path, columns: Sequence[Column], row: Sequence[Any]) -> UserError:
+    """An error that names the first field of a row which would break the lines of a file."""
+    breaks = set("\t\r\n")
+    column, text = next(
+        (column, text) for column, text in zip(columns, map(cell, row), strict=True) if breaks & {*text}
+    )
+    if column.type.endswith("_seq"):
+        text = next(part for part in text.split(" ") if breaks & {*part})
+    return UserError(
+        f"{path} cannot be written: {text!r}, in the column {column.name}, holds a tab or a line break, which would "
+        "break its lines; rename it in the dataset."
+    )
 
 
 def cell(value: Any) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -197,6 +198,22 @@ def test_what_was_left_out_is_counted(mine):
     assert table.facts["rows_without_user_or_item"] == 2
     assert table.facts["rows_filtered_by_value_or_duplicate"] == 1
     assert json.dumps(table.facts)
+
+
+@pytest.mark.parametrize("name", ["u1", "i1"])
+@pytest.mark.parametrize("other", ["a\tb", "a\nb", "a\rb"])
+def test_candidates_of_ids_that_break_lines_are_not_written(tiny, name, other):
+    """Regression: a file of candidates was written that could not be read the next time."""
+    path = tiny / "tiny.inter"
+    fields = [line.split("\t") for line in path.read_text().splitlines()]
+    lines = [",".join(f'"{other}"' if field == name else field for field in row) + "\n" for row in fields]
+    path.write_bytes("".join(lines).encode())
+    (tiny / "tiny.item").unlink()
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"{re.escape(repr(other))}, in the column .* holds a tab or a line break"):
+            prepare("Pop", candidates=20, field_separator=",")
+    assert not list(tiny.glob("candidates/*"))
+    assert prepare("Pop", field_separator=",").dataset.inter_num
 
 
 # ---- the same data in another form is the same run ------------------------------------------------
