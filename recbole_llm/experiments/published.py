@@ -80,8 +80,8 @@ def _check_table(published: PublishedAnswers, run: Run) -> None:
         return
     raise UserError(
         f"{redact(published.address)}: the answers for {run.settings.method.name} are about the candidates of "
-        f"{' or '.join(names)} there, each for one length of histories: give one with --candidate_table, or take it "
-        "in with recbole-llm answers pull."
+        f"{' or '.join(names)} there, each for one protocol and one length of histories: give one with "
+        "--candidate_table, or take it in with recbole-llm answers pull."
     )
 
 

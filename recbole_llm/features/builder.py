@@ -259,10 +259,12 @@ class FeatureBuilder:
         table = self.settings.get("candidate_table")
         if self.endpoint is None or not self.endpoint.published or not table or not self._reads(feature.name):
             return ""
+        values = self.settings
         return (
-            f"The questions are about the candidates of --candidate_table={table} with --MAX_ITEM_LIST_LENGTH="
-            f"{self.settings['MAX_ITEM_LIST_LENGTH']}. A table belongs to one length of histories: give the table of "
-            "this length, or the length of this table."
+            f"The questions are about the candidates of --candidate_table={table} with --dataset={self.location.name}, "
+            f"--protocol={values['protocol']} and --MAX_ITEM_LIST_LENGTH={values['MAX_ITEM_LIST_LENGTH']}. A table "
+            "belongs to one dataset, one protocol and one length of histories: give the table of these, or the "
+            "settings of this table."
         )
 
     def _borrow(self, feature: Feature, cache: ResponseCache) -> None:

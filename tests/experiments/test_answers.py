@@ -438,11 +438,11 @@ def test_open_questions_of_a_store_are_verified(
         verify(str(folder))
 
 
-@pytest.mark.parametrize("limit", [(), ("--max_cost=0",), ("--max_requests=0",)])
+@pytest.mark.parametrize("more", ["--protocol=loo", "--max_cost=0", "--max_requests=0", "--protocol=gts"])
 def test_answers_about_another_table_of_candidates_say_what_to_give(
-    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], limit: tuple[str, ...]
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], more: str
 ) -> None:
-    """A store may hold a table for each length of histories, and answers about one do not serve the other."""
+    """A store may hold a table for each protocol and length of histories, and answers about one serve no other."""
     users = sorted({line.split("\t")[0] for line in (tiny / "tiny.inter").read_text("utf-8").splitlines()[1:]})
     lines = ["user_id:token\tposition:token\titems:token_seq", *(f"{user}\t0\ti1 i2 i3" for user in users)]
     table = tiny.parent / "other.candidates"
@@ -451,14 +451,15 @@ def test_answers_about_another_table_of_candidates_say_what_to_give(
     folder.mkdir()
     (folder / INDEX).write_text("{}", encoding="utf-8")
     words = ["--model=LLMDMsRec", "--dataset=tiny", "--llm=claude-2026-11", "--semantics=llm", "--n_candidates=3"]
-    assert cli(*words, f"--answers={folder}", f"--candidate_table={table}", *SHORT, *limit) == 2
+    assert cli(*words, f"--answers={folder}", f"--candidate_table={table}", *SHORT, more) == 2
     said = capsys.readouterr().err
-    assert f"--candidate_table={table} with --MAX_ITEM_LIST_LENGTH=10" in said
-    assert "give the table of this length" in said
+    protocol = more if "protocol" in more else "--protocol=loo"
+    assert f"--candidate_table={table} with --dataset=tiny, {protocol} and --MAX_ITEM_LIST_LENGTH=10" in said
+    assert "give the table of these, or the settings of this table" in said
     assert "higher limit" not in said
     publish_table(gzip.compress(table.read_bytes()), folder, "tiny")
     assert cli(*words, f"--answers={folder}", *SHORT) == 2
     assert re.search(
-        r"about the candidates of tiny\.\w+\.candidates\.gz there, each for one length", capsys.readouterr().err
+        r"about the candidates of tiny\.\w+\.candidates\.gz there, each for one protocol", capsys.readouterr().err
     )
     assert [record.status for record in ResultStore(Path("results"))] in ([], ["failed"])
