@@ -45,6 +45,7 @@ GAMES_LATER: Place = ("times", "games18-times", "gts")
 LAST, GRU_LAST = "SASRec [train_targets=last]", "GRU4Rec [train_targets=last]"
 GRU_ALL = "GRU4Rec [train_targets=all]"
 CLAUDE = "claude-2026-11"
+SMALL_EIMF = "EIMF (qwen2.5-coder-1.5b-instruct-q4_k_m)"
 ISRF_NONE = "ISRF (none) [graph_words=True]"
 FILMS, OTHER_FILMS = "text, films#2f6d3e", "shuffled, films#2f6d3e"
 FULL_SOFTMAX = "SASRec [train_batch_size=2048, train_targets=all]"
@@ -91,7 +92,9 @@ CLAIMS = (
     Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", LAST, HOLDS,
           "answers**, by {gap} {bounds} (p {p3}) and"),
     Claim("tuned", FLAGSHIP, f"LDMI ({CLAUDE})", LAST, HOLDS,
-          "(p 0.014) and {gap} {bounds} (p {p3})."),
+          "(p 0.015) and {gap} {bounds} (p {p3})."),
+    Claim("tuned", FLAGSHIP, "DUIP (text)", LAST, CHANCE,
+          "does as well as SASRec**: it has {mean}, a difference of {d} {interval}."),
     Claim("tuned", FLAGSHIP, BY_LLM, LAST, CHANCE, "by {d} {interval} (p {p3}) with the LLM's answers"),
     Claim("tuned", FLAGSHIP, BY_RULE, LAST, CHANCE, "and by {d} {interval} (p {p3}) with the rule's"),
     Claim("tuned", FLAGSHIP, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
@@ -135,6 +138,8 @@ CLAIMS = (
     Claim("llmdmsrec", FLAGSHIP, BY_RULE, "SRGNN, tuned", CHANCE,
           "after [a search](tuned.md), the gain is {d} {interval}"),
     # A strong LLM's answers.
+    Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", SMALL_EIMF, CHANCE, "The strong LLM's give {d} {interval} more.",
+          ("REMI", "EIMF")),
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "REMI", CHANCE,
           "EIMF is {gap} above its backbone, and the interval reaches from {low} to {high}."),
     Claim("answers", ANSWERS, f"EIMF ({CLAUDE})", "EIMF (shuffled)", CHANCE,
@@ -253,7 +258,7 @@ CLAIMS = (
           "{d} {interval} on TAGNN"),
     Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCEGNN]", "GCEGNN", CHANCE,
           "{d} {interval} on GCE-GNN"),
-    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, learning_rate=0.001]", "GCSAN", CHANCE,
+    Claim("llmdmsrec", BACKBONES, f"{BY_RULE} [backbone=GCSAN, epochs=100, learning_rate=0.001]", "GCSAN", CHANCE,
           "{d} {interval} on GC-SAN"),
     Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
           "NDCG@10 is {gap} {bounds} lower with them"),
@@ -418,7 +423,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("tuned", DIRECT_LONG, (f"ISRFDirect ({CLAUDE})",), "with fixed settings, it has {}."),
     ("tuned", FLAGSHIP_DIRECT, ("LightGCN",), "whose graph is among ISRFDirect's inputs, has {}."),
     ("tuned", FLAGSHIP, (EXCHANGED,), "and LLM-DMsRec with exchanged answers {}, each after a search"),
-    ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "and {} here, as much as REMI ({})"),
+    ("tuned", FLAGSHIP, ("ComiRecDR", "REMI"), "Here it has {}, as much as REMI ({})."),
     ("tuned", FLAGSHIP, ("VSKNN",), "VSKNN, searched, has {}."),
     ("tuned", FLAGSHIP, (GRU_LAST,), "Trained as RecBole trains it, it has {}."),
     ("tuned", FLAGSHIP, (GRU_ALL, BY_RULE), "seconds GRU4Rec has {}, LLM-DMsRec after 298 seconds {}."),
@@ -427,6 +432,7 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
     # A strong LLM's answers.
     ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
+    ("answers", ANSWERS, (SMALL_EIMF,), "EIMF has {} with the interests that Qwen2.5-Coder-1.5B named"),
     ("answers", ANSWERS, ("EIMF (offline)",), "The rule adds nothing ({})."),
     ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),
     ("answers", ANSWERS, ("LLMDMsRec (offline)",), "The rule's intents do no better ({})"),

@@ -109,8 +109,8 @@ def test_what_settings_give_comirecdr() -> None:
     kept = (ANSWERS, POSITION), (ANSWERS, "ComiRecDR"), (FLAGSHIP, "ComiRecDR")
     released, mapped, searched = (f"{compared(where).row(row).values['ndcg@10'].mean:.4f}" for where, row in kept)
     assert (
-        f"ComiRecDR has {released} [as released](answers.md#ldmi), {mapped} with one map for each interest and "
-        f"{searched} here" in page("tuned")
+        f"ComiRecDR has {released} [as released](answers.md#ldmi) and {mapped} with one map for each interest, both "
+        f"with fixed settings and histories of twenty. Here it has {searched}" in page("tuned")
     )
 
 

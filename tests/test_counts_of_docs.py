@@ -172,17 +172,21 @@ def test_how_long_the_suite_of_answers_took() -> None:
 
 def test_questions_that_have_published_answers() -> None:
     index = read("dataset/ml-100k/answers/index.json")
-    asked = {each["prompt"].partition("@")[0]: each["answers"] for each in index["files"]}
-    total, films, users = sum(asked.values()), asked["isrf_item_feature"], asked["isrf_user_preference"]
-    intents = asked["llmdmsrec_intent"]
-    assert f"a store: {total:,} answers for EIMF, LDMI, ISRF and LLM-DMsRec" in page("howto/answers")
+    asked: dict[str, dict[str, int]] = {"claude-2026-11": {}, "qwen2.5-coder-1.5b-instruct-q4_k_m": {}}
+    for each in index["files"]:
+        asked[each["model"]][each["prompt"].partition("@")[0]] = each["answers"]
+    strong, small = asked.values()
+    total, films, users = sum(strong.values()), strong["isrf_item_feature"], strong["isrf_user_preference"]
+    intents = strong["llmdmsrec_intent"]
+    both = f"{total:,} answers of a strong model for EIMF, LDMI, ISRF and LLM-DMsRec, and {sum(small.values())} of"
+    assert f"is such a store: {both} a small one." in page("howto/answers")
     assert f"the {total - intents:,} answers of EIMF, LDMI and ISRF about ml-100k" in page("reference/llm")
     assert f"{intents // 2:,} questions about every 50th" in page("findings/answers")  # half have histories of ten
     assert f"reasoned about {films:,} films and {users} users in three steps each" in page("findings/answers")
-    assert f"asked about {asked['eimf_interests']} exemplar users" in page("findings/answers")
-    assert f"about the interests of {asked['eimf_interests']} typical users" in page("tutorials/semantic_gain")
+    assert f"asked about {strong['eimf_interests']} exemplar users" in page("findings/answers")
+    assert f"about the interests of {strong['eimf_interests']} typical users" in page("tutorials/semantic_gain")
     pieces = read("dataset/ml-100k/answers/claude-2026-11.LDMI-manifest.json")["features"]["interest"]["asked"]
-    assert f"wrote {asked['ldmi_interests'] - pieces} synthesised users" in page("findings/answers")
+    assert f"wrote {strong['ldmi_interests'] - pieces} synthesised users" in page("findings/answers")
     found = read("dataset/ml-100k/answers/claude-2026-11.LLMDMsRec-manifest.json")["features"]["candidates"]
     share = found["target_among_candidates"]
     said = f"the target is among the candidates in {share['train']:.0%}, in the test in {share['test']:.0%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 
 def run_notebook(path: Path) -> dict[str, Any]:
-    """Run the cells of a notebook in order and return the names they defined."""
+    """Run the cells of a notebook, check that their tables are those it keeps, and return the names they defined."""
     found: dict[str, Any] = {"__name__": "__main__"}
     for number, cell in enumerate(json.loads(path.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), found)
+            body = ast.parse("".join(cell["source"]), f"{path.name}, cell {number}")
+            shown = body.body.pop() if isinstance(body.body[-1], ast.Expr) else None
+            exec(compile(body, f"{path.name}, cell {number}", "exec"), found)
+            if isinstance(shown, ast.Expr):
+                value = eval(compile(ast.Expression(shown.value), f"{path.name}, cell {number}", "eval"), found)
+                kept = [output["data"]["text/plain"] for output in cell["outputs"] if "text/plain" in output["data"]]
+                assert value is None or ["".join(each) for each in kept] == [repr(value)]
     return found
 
 

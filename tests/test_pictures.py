@@ -137,7 +137,9 @@ def test_gains_are_those_of_the_records() -> None:
         return "offline" if record.features.llm == "offline" else "llm"
 
     wanted: dict[tuple[str, str], Values | None] = {}
-    records = kept("answers", "ml-100k", "loo")
+    rows = kept("answers", "ml-100k", "loo")
+    small = "qwen2.5-coder-1.5b-instruct-q4_k_m"  # whose answers are not drawn
+    records = [each for each in rows if each.features is None or each.features.llm_model != small]
     for heading, method, backbone in (
         ("EIMF − REMI", "EIMF", "REMI"),
         ("LDMI − ComiRecDR", "LDMI", "ComiRecDR"),
