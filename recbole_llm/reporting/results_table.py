@@ -167,8 +167,7 @@ class ResultsTable:
         if isinstance(candidates, int):
             words.append(f"1 + {counted(candidates, 'candidate')}")
         words.append("seen items not ranked" if key.masked else "seen items ranked too")
-        runs = [run.settings for row in self.rows for run in row.runs]
-        epochs = {settings.get("epochs") for settings in runs if "stage_epochs" not in settings}
+        epochs = {_most_epochs(run.settings) for row in self.rows for run in row.runs}
         if len(epochs) == 1 and isinstance(limit := epochs.pop(), int):
             words.append(f"{counted(limit, 'epoch')} at most")
         for title in ("semantics", "language model", "tuned"):
@@ -367,6 +366,12 @@ def _repeats_hit(name: str, records: Sequence[Record]) -> bool:
         return False
     pairs = [(record.metric(name), record.metric(name.replace("recall", "hit"))) for record in records]
     return all(a == b for a, b in pairs) and any(a is not None for a, _ in pairs)
+
+
+def _most_epochs(settings: Mapping[str, Any]) -> Any:
+    """The epochs after which a training ends at the latest."""
+    limits = [settings.get("epochs"), *([sum(settings["stage_epochs"])] if "stage_epochs" in settings else [])]
+    return min((limit for limit in limits if isinstance(limit, int)), default=None)
 
 
 def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, bool]:

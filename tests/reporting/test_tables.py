@@ -263,6 +263,17 @@ def test_what_all_rows_share_stands_in_the_caption_alone() -> None:
     assert header_of(other)[:3] == ["model", "tuned", "seeds"]
 
 
+def test_epochs_of_stages_are_a_limit_too() -> None:
+    """Regression: a table of DUIP and of a rule with one epoch said `1 epoch at most` of all rows."""
+    staged = {"epochs": 100, "stage_epochs": [1, 60]}
+    alone, beside = (
+        build([run_of("DUIP", 0.1, settings=staged), *others])[0].caption
+        for others in ([], [run_of("Pop", 0.1, settings={"epochs": 1})])
+    )
+    assert "61 epochs at most" in alone
+    assert "at most" not in beside
+
+
 def test_counts_of_one_are_singular() -> None:
     record = run_of("A", 0.1, settings={"mask_history": True, "epochs": 1, "candidates": 1, "candidate_seed": 1})
     record.data.test_cases = 1  # type: ignore[union-attr]
