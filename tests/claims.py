@@ -22,6 +22,7 @@ DIRECT_LONG: Place = ("direct", "ml-100k", "direct_100")
 BEAUTY_USERS: Place = ("beauty-users", "beauty", "user_split")
 GRAPHS: Place = ("session-graph", "ml-100k", "loo")
 BACKBONES: Place = ("backbones", "ml-100k", "loo")
+DUIP: Place = ("duip", "ml-100k", "loo")
 FOLDS: Place = ("candidate-folds", "ml-100k", "loo")
 SESSIONS: Place = ("sessions", "bundle", "po4isr")
 NUMBERS: Place = ("item-numbers", "ml-100k", "loo")
@@ -188,6 +189,15 @@ CLAIMS = (
     Claim("parts", PARTS, "EIMF (claude-2026-11) [semantic_weight=0.0]", "REMI", CHANCE,
           "(`semantic_weight=0.0`): {mean} against", ("REMI", "EIMF")),
     # Language models inside.
+    Claim("language_inside", DUIP, WITH_LM, WITHOUT_LM, CHANCE,
+          "With it DUIP has {mean}, without it {other}, a difference of {d} {interval}, which does not hold (p {p3})."),
+    Claim("language_inside", DUIP, "DUIP (shuffled)", WITHOUT_LM, HOLDS,
+          "which reads the right ones ({d} {interval}, p {p3}).", ("DUIP",)),
+    Claim("language_inside", DUIP, WITH_LM, "DUIP (shuffled)", CHANCE,
+          'give {d} {interval} more than exchanged ones (`--model=DUIP --baseline="DUIP (shuffled)"`), which does not '
+          "hold (p {p3}).", ("DUIP",)),
+    Claim("language_inside", DUIP, WITHOUT_LM, "VSKNN", HOLDS,
+          "learns nothing and has {other} (`--baseline=VSKNN`: {d} {interval}, p {p3})."),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "LightGCN", HOLDS,
           "whose graph is among its inputs, by {gap} {bounds} (p {p3}), and below BPR"),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "Pop", HOLDS,
@@ -432,6 +442,10 @@ VALUES: tuple[tuple[str, Place, tuple[str, ...], str], ...] = (
     ("tuned", ANSWERS, ("ISRF (none) [graph_words=False]",), "Without its graph it has {}."),
     # A strong LLM's answers.
     ("answers", ANSWERS, ("EIMF (shuffled)",), "Given to the wrong users, the same answers reach {}."),
+    ("language_inside", FLAGSHIP, ("DUIP (text)",), "[After a search](tuned.md) it has {} with five seeds"),
+    ("tuned", FLAGSHIP, ("DUIP (text)", LAST), "LSTM, searched, has {}, as much as SASRec ({})."),
+    ("tuned", DUIP, (WITHOUT_LM, WITH_LM),
+     "it has {} there, and with the language model [{}](language_inside.md#duip-with-all-items-ranked)"),
     ("answers", ANSWERS, (SMALL_EIMF,), "EIMF has {} with the interests that Qwen2.5-Coder-1.5B named"),
     ("answers", ANSWERS, ("EIMF (offline)",), "The rule adds nothing ({})."),
     ("answers", ANSWERS, ("ComiRecDR [interest_scale=8.0]",), "eight times as long reaches {} and asks no LLM"),

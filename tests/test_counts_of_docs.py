@@ -29,6 +29,7 @@ from tests.claims import (
     DIRECT_LONG,
     DIVIDED,
     DRAWN,
+    DUIP,
     EXCHANGED,
     FILMS,
     FLAGSHIP,
@@ -57,6 +58,7 @@ from tests.claims import (
     VECTORS,
     VECTORS_IN_TIME,
     WITH_LM,
+    WITHOUT_LM,
     Place,
     compared,
     records,
@@ -528,6 +530,13 @@ def test_candidate_models_of_folds() -> None:
     )
     assert round(five / one) == 3
     assert "the candidate models take three times as long" in page("findings/llmdmsrec")
+
+
+def test_what_a_language_model_costs() -> None:
+    rows = (compared(DUIP).row(row).runs for row in (WITH_LM, WITHOUT_LM))
+    with_it, without = (fmean(run.seconds["train"] for run in runs) for runs in rows)
+    assert round(with_it / without) == 4
+    assert "A training takes about four times as long with it" in page("findings/language_inside")
 
 
 def test_epochs_and_shares_of_candidates() -> None:

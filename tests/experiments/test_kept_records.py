@@ -33,6 +33,7 @@ RECORDS = [
 OF_TODAY: dict[str, dict[str, dict[str, Any]]] = {
     "answers": {},
     "direct": {},
+    "duip": {},
     "flagship-short": {},
     "item-numbers": {"ISRF": {"item_numbers": "random"}},
     "parts": {},
