@@ -541,10 +541,10 @@ def test_what_a_language_model_costs() -> None:
 
 def test_epochs_and_shares_of_candidates() -> None:
     run, other = first(RELEASED, "GCEGNN"), first(RELEASED, "SASRec")
-    assert (run.best_epoch, other.epochs) == (5, 15)
+    assert (run.best_epoch, other.best_epoch) == (5, 20)
     assert "It is best after five epochs" in page("findings/candidates")
     hit = f"{other.metrics['hit@20'].value:.4f}"
-    assert f"({hit} among twenty, still improving after fifteen epochs)" in page("findings/candidates")
+    assert f"({hit} among twenty, after twenty epochs)" in page("findings/candidates")
     shares = [f"{100 * each.metrics[name].value:.2f}" for each in (run, other) for name in ("hit@20", "mrr@20")]
     assert "They are {} % and {} %, and SASRec's {} % and {} % (".format(*shares) in page("explanation/methods")
     best = max(point["valid"]["hit@20"] for point in run.curve)
