@@ -326,7 +326,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another answer": (change_an_answer, "SHA-256|sha256"),
     "another model": (lambda folder: spoil_index(folder, model="other"), "of another prompt or model than stated"),
     "no answer": (lambda folder: repack(folder, lambda rows: rows[0].pop("answer")), "line 1: not an answer"),
-    "no time": (lambda folder: repack(folder, lambda rows: rows[0].update(created="soon")), "line 1: no time of arrival"),
+    "no time": (lambda folder: repack(folder, lambda rows: rows[0].update(created="soon")), "line 1: no time"),
     "an answer less": (lambda folder: repack(folder, lambda rows: rows.pop()), "answers, not"),
     "an answer more": (lambda folder: spoil_index(folder, answers=1), "line 2: more answers than stated"),
 }
