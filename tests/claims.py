@@ -198,6 +198,8 @@ CLAIMS = (
           "hold (p {p3}).", ("DUIP",)),
     Claim("language_inside", DUIP, WITHOUT_LM, "VSKNN", HOLDS,
           "learns nothing and has {other} (`--baseline=VSKNN`: {d} {interval}, p {p3})."),
+    Claim("language_inside", FLAGSHIP, "DUIP (text)", "VSKNN", CHANCE,
+          "searched VSKNN ({d} {interval}) does not hold after correction over all rows there (p {p3})."),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "LightGCN", HOLDS,
           "whose graph is among its inputs, by {gap} {bounds} (p {p3}), and below BPR"),
     Claim("language_inside", DIRECT_LONG, f"ISRFDirect ({CLAUDE})", "Pop", HOLDS,

@@ -31,6 +31,7 @@ from tests.claims import (
     FULL_SOFTMAX,
     GAMES_LATER,
     ISRF_NONE,
+    LAST,
     POSITION,
     PUBLISHED,
     ROOT,
@@ -101,6 +102,12 @@ def test_values_of_seeds(name: str, where: Place, row: str, words: str) -> None:
     table = compared(where)
     runs = sorted(table.row(row).runs, key=lambda run: run.seed)
     assert words.format(*(f"{run.metrics[table.primary].value:.4f}" for run in runs)) in page(name)
+
+
+def test_the_only_row_above_a_rule_that_trains_nothing() -> None:
+    against = compared(FLAGSHIP, "VSKNN").against
+    assert [label for label, found in against.items() if found.holds and found.difference > 0] == [LAST]
+    assert "Only SASRec with `train_targets=last` is significantly above it" in page("tuned")
 
 
 def test_what_settings_give_comirecdr() -> None:
