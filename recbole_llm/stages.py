@@ -19,7 +19,8 @@ from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import RUNNING, Options, Stage, read_suite
 from recbole_llm.experiments.tracking import open_tracking
-from recbole_llm.reporting.choice import Label, check_shown
+from recbole_llm.reporting.choice import check_shown
+from recbole_llm.reporting.grouping import Label
 from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import property_names
 

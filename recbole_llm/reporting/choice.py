@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 from recbole_llm.errors import UserError, check_choice, did_you_mean
 from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.settings.core import SEMANTICS
-from recbole_llm.settings.identity import BY_CONTENTS
+from recbole_llm.reporting.grouping import Label
 from recbole_llm.utils.text import names_of
 
 Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
@@ -96,48 +94,6 @@ def check_shown(
     return {**options, **{key: remaining[key] for key in missing if missing[key]}}, found
 
 
-class Label(NamedTuple):
-    """The parts of a row's label that are known before the row's runs.
-
-    Attributes:
-        model: its name.
-        source: source of the answers; empty if the label names none.
-        settings: the settings that it names, as text.
-    """
-
-    model: str
-    source: str
-    settings: Mapping[str, str]
-
-    @classmethod
-    def of(cls, text: str) -> Label:
-        """The parts of a label such as ``ISRF (none) [graph_words=False]`` or ``DUIP (text, no language model)``."""
-        head, _, inside = text.partition(" [")
-        source = re.search(r" \(([^,)]+)", head)
-        pairs = (each.partition("=") for each in inside.partition("]")[0].split(", "))
-        settings = {key: value for key, equals, value in pairs if equals}
-        if ", no language model" in head:
-            settings["use_lm"] = "False"
-        return cls(re.split(r" \(|, ", head)[0], source[1] if source else "", settings)
-
-    def fits(self, record: Record) -> bool:
-        """Whether it can name the row of a record; a setting that the record lacks may have any value."""
-        # Whose answers, vectors or lists are read is known only after the run; these are known before it.
-        known = {*get_args(SEMANTICS), "text", "codes"} - {"llm"}
-        return (
-            self.model == record.model
-            and (self.source not in known or self.source == record.semantics)
-            and all(_is_shown(value, key, record.settings) for key, value in self.settings.items())
-        )
-
-
-def _is_shown(shown: str, key: str, settings: Mapping[str, Any]) -> bool:
-    """Whether a label can show a setting so. Lists and long values are shortened there, and files are hashes."""
-    value = settings.get(key, ...)
-    unclear = value is ... or isinstance(value, (list, dict)) or key in BY_CONTENTS or "…" in shown
-    return unclear or shown == ("unset" if value is None else str(value))
-
-
 _PLACE = ("dataset", "protocol", "model")  # where a record stands
 _COLUMN = {"baseline": "model", "twin": "protocol"}  # what the names of other options are, or begin with
 
@@ -176,7 +132,7 @@ def _absent(wanted: Mapping[str, list[str]], records: Sequence[Record]) -> dict[
         column = _COLUMN.get(option, option)
         known = sorted({getattr(record, column) for record in records})
         if option == "baseline":
-            absent = [name for name in names if not any(map(Label.of(name).fits, records))]
+            absent = [name for name in names if not any(map(Label.of(name).may_name, records))]
         else:
             absent = [name for name in names if name not in known]
         found[option] = absent, known

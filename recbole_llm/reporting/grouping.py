@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from recbole_llm.experiments.record import Record
 from recbole_llm.registry import methods
+from recbole_llm.settings.core import SEMANTICS
 from recbole_llm.settings.definitions import Definitions, definitions_of_name
-from recbole_llm.settings.differences import Variant, by_preset, differences, row_settings, with_files
+from recbole_llm.settings.differences import Variant, by_preset, differences, row_settings, text_of, with_files
 from recbole_llm.settings.identity import BY_CONTENTS
 from recbole_llm.utils.text import counted, percent, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
@@ -64,6 +66,63 @@ class RowName:
     semantics: str = ""
     language_model: str = ""
     tuned: str = ""
+
+
+class Label(NamedTuple):
+    """A row's label, read back.
+
+    Attributes:
+        head: the label before its settings, such as ``DUIP (text, no language model)``.
+        settings: the settings that it names, as text; ``no language model`` is one of them.
+        more: whether it also names what is no setting, such as a file's hash or a number of further differences.
+    """
+
+    head: str
+    settings: Mapping[str, str]
+    more: bool
+
+    @classmethod
+    def of(cls, text: str) -> Label:
+        """The parts of a label such as ``ISRF (none) [graph_words=False]``."""
+        head, _, inside = text.partition(" [")
+        named = re.split(r", (?=[\w.]+[=#]|\+\d)", inside.rpartition("]")[0]) if inside else []
+        settings = dict(each.split("=", 1) for each in named if "=" in each)
+        without = {"use_lm": "False"} if ", no language model" in head else {}
+        return cls(head, settings | without, len(settings) < len(named))
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return re.split(r" \(|, ", self.head)[0]
+
+    @property
+    def source(self) -> str:
+        """Source of the answers; empty if the label names none."""
+        found = re.search(r" \(([^,)]+)", self.head)
+        return found[1] if found else ""
+
+    def may_name(self, record: Record) -> bool:
+        """Whether it can name the row of a record that has not been run; a setting that is unknown may have any value.
+
+        Whose answers, vectors or lists are read is known only after the run.
+        """
+        known = {*get_args(SEMANTICS), "text", "codes"} - {"llm"}
+        certain = {
+            key: shown
+            for key, shown in self.settings.items()
+            if key in record.settings and key not in BY_CONTENTS and "…" not in shown
+        }
+        return (
+            self.model == record.model
+            and (self.source not in known or self.source == record.semantics)
+            and all(text_of(record.settings[key]) == shown for key, shown in certain.items())
+        )
+
+    def names(self, label: str, settings: Mapping[str, Any]) -> bool:
+        """Whether it names the row with a label and settings in a table whose labels need fewer settings."""
+        shown = {key: text_of(value) for key, value in settings.items()}
+        same = self.head == Label.of(label).head and self.settings.items() <= shown.items()
+        return same and bool(self.settings) and not self.more
 
 
 def group(records: Iterable[Record]) -> dict[TableKey, dict[RowName, list[Record]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from recbole_llm.evaluation.significance import CORRECTIONS, Comparison, Family,
 from recbole_llm.experiments.probe_record import ProbeRecord
 from recbole_llm.experiments.record import TOLERANCE, Record
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
+from recbole_llm.reporting.grouping import Label, RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.rendered import BEST, SECOND, TableCell
 from recbole_llm.utils.text import counted, visible
 
@@ -379,21 +378,13 @@ def _reference(table: ResultsTable, baseline: str | None) -> tuple[str | None, b
     if baseline is None:
         baselines = table.ordered(table.primary, [row for row in table.rows if row.kind == "baseline"])
         return next((row.label for row in [*baselines, *table.ordered(table.primary)]), None), False
+    asked = Label.of(baseline)
     named = (
         [row for row in table.rows if row.label == baseline]
-        or [row for row in table.rows if _is_called(row, baseline)]
+        or [row for row in table.rows if row.runs and asked.names(row.label, row.runs[0].settings)]
         or [row for row in table.rows if row.model == baseline]
     )
     return next((row.label for row in table.ordered(table.primary, named)), None), len(named) == 1
-
-
-def _is_called(row: Row, label: str) -> bool:
-    """Whether a label from another table, which may name more settings than this one needs, fits a row."""
-    found = re.fullmatch(r"(.+?) \[(.+)\]", label)
-    if found is None or not row.runs or row.label.partition(" [")[0] != found[1]:
-        return False
-    settings = {name: str(value) for name, value in row.runs[0].settings.items()}
-    return {tuple(each.split("=", 1)) for each in found[2].split(", ")} <= settings.items()
 
 
 def _results_table(

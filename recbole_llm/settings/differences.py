@@ -152,7 +152,12 @@ def _of_most(values: Sequence[str]) -> str | None:
 
 def _text(identity: Variant, key: str, definitions: Definitions) -> str:
     value = identity.get(key, before(key, definitions))
-    if value in (None, ...):
+    return text_of(None if value is ... else value)
+
+
+def text_of(value: Any) -> str:
+    """A setting's value as labels show it, before long ones are cut."""
+    if value is None:
         return "unset"
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return ",".join(value)  # as a command line takes it, without Python's quotation marks

@@ -134,6 +134,19 @@ def test_a_baseline_may_have_the_label_of_a_table_with_more_rows(store: ResultSt
         build(list(store), store, baseline="SASRec [train_targets=first]")
 
 
+def test_a_label_of_another_table_may_name_lists(store: ResultStore) -> None:
+    for number, columns in enumerate((["title"], ["title", "brand"])):
+        settings = {"mask_history": True, "text_columns": columns, "stage_epochs": [1, 60], "with_ids": True}
+        store_run(store, "UniSRec", 0.1, key=f"u{number}", settings=settings)
+    label = "UniSRec (none) [text_columns=title,brand]"
+    for more in ("", ", with_ids=True", ", stage_epochs=[1, 60]"):
+        (table,) = build(list(store), store, baseline=f"{label[:-1]}{more}]")
+        assert (table.reference, table.named) == (label, True)
+    for other in (", with_ids=False", ", stage_epochs=[1, 30]", ", films#2f6d3e", ", +1"):
+        with pytest.raises(UserError, match="no such row"):
+            build(list(store), store, baseline=f"{label[:-1]}{other}]")
+
+
 def test_tuned_rows_are_told_apart_by_what_no_search_found() -> None:
     def searched(key: str, rate: float, layers: int, **fixed: Any) -> Record:
         settings = {"learning_rate": rate, "n_layers": layers, **fixed}
