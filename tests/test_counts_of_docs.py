@@ -446,6 +446,13 @@ def test_trials_with_own_and_with_exchanged_vectors(model: str, name: str) -> No
         )
 
 
+def test_trials_of_llmesr_in_time() -> None:
+    same = with_same_settings(*(trials("vectors", "LLMESR", "gts", which) for which in ("text", "shuffled")))
+    better = [is_better(own, other) for own, other in same]
+    assert (sum(better), len(same)) == (7, 10)
+    assert "In seven of the ten trials with the same settings the own vectors were better" in page("findings/vectors")
+
+
 @pytest.mark.parametrize(
     ("model", "place", "same"),
     [
@@ -455,6 +462,7 @@ def test_trials_with_own_and_with_exchanged_vectors(model: str, name: str) -> No
         ("UniSRec", VECTORS, False),
         ("SASRec", VECTORS, False),
         ("UniSRec", VECTORS_IN_TIME, True),
+        ("LLMESR", VECTORS_IN_TIME, False),
     ],
 )
 def test_what_the_searches_of_vectors_chose(model: str, place: Place, same: bool) -> None:
