@@ -185,11 +185,14 @@ class Vocabulary(dict[str, int]):
         return np.append(ids, np.int32(-1))[places]
 
 
-def _check_widths(path: Path, header: Header) -> bool:
-    """Raise if a line has values beyond the header's columns, which pandas would drop silently.
+def check_lines(path: Path, header: Header) -> bool:
+    """Check for what pandas would pass over: values beyond the header's columns, and carriage returns inside lines.
 
     Returns:
         Whether the file contains quotation marks, so that fields may be wrapped in them.
+
+    Raises:
+        UserError: a line has too many fields, or a carriage return that does not belong to its end.
     """
     number, width, separator = 1, len(header.columns), header.separator.encode()
     quoted = False
@@ -200,6 +203,8 @@ def _check_widths(path: Path, header: Header) -> bool:
             return quoted
         text = np.frombuffer(block, dtype=np.uint8)
         ends = np.flatnonzero(text == ord("\n"))
+        if b"\r" in block:
+            _check_returns(path, number, text, ends)
         fields = np.diff(np.searchsorted(np.flatnonzero(text == ord(separator)), ends), prepend=0) + 1
         for line in np.flatnonzero(fields > width):
             begin = ends[line - 1] + 1 if line else 0
@@ -208,8 +213,27 @@ def _check_widths(path: Path, header: Header) -> bool:
     return quoted
 
 
+def _check_returns(path: Path, number: int, text: np.ndarray, ends: np.ndarray) -> None:
+    """Raise if a line has a carriage return that does not belong to its end.
+
+    Args:
+        path: the file.
+        number: of the block's first line.
+        text: ``(n,)`` uint8, a block of whole lines.
+        ends: where its line feeds are.
+    """
+    returns = np.flatnonzero(text[:-1] == ord("\r"))
+    inside = returns[~np.isin(text[returns + 1], (ord("\r"), ord("\n")))]
+    if len(inside):
+        line = number + int(np.searchsorted(ends, inside[0]))
+        raise UserError(
+            f"{path}, line {line}: a carriage return inside the line, which would be cut in two there. Take it out; "
+            "if lines are to end there, write line feeds."
+        )
+
+
 def _check_rows(path: Path, header: Header) -> None:
-    """Do the check of :func:`_check_widths` for a CSV file with quotation marks."""
+    """Do the check of :func:`check_lines` for a CSV file with quotation marks."""
     with open_text(path) as stream:
         rows = csv.reader(stream, delimiter=header.separator, skipinitialspace=header.padded)
         first = 1  # line of the row
@@ -257,8 +281,8 @@ def read_chunks(
         (-1 if missing) for columns with a vocabulary; floats as float64, each finite or ``NaN`` if missing.
 
     Raises:
-        UserError: a column is missing, a float field is no number, a line has too many fields, or the file is
-            damaged or not UTF-8.
+        UserError: a column is missing, a float field is no number, a line has too many fields or a carriage return
+            inside, or the file is damaged or not UTF-8.
     """
     header = header_of(path, separator)
     columns = {column.name: column for column in header.columns}
@@ -269,7 +293,7 @@ def read_chunks(
     floats = [name for name in names if columns[name].type == "float"]
     by_tabs = header.separator == TAB
     try:
-        quoted = _check_widths(path, header) and by_tabs
+        quoted = check_lines(path, header) and by_tabs
         reader = pd.read_csv(
             path,
             sep=header.separator,

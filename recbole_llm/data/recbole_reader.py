@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole.data.dataset import KnowledgeBasedDataset
 
-from recbole_llm.data.atomic import header_of
+from recbole_llm.data.atomic import check_lines, header_of
 from recbole_llm.data.foreign import word_of
 from recbole_llm.data.inter_file import check_listed
 from recbole_llm.errors import UserError
@@ -48,20 +48,21 @@ def _columns(path: Path, config: Any, cause: str) -> dict[str, str]:
     """The type of each column of a file, after checking that RecBole's reader reads its first line the same way.
 
     Raises:
-        UserError: the file is gzipped, or RecBole would read other column names.
+        UserError: the file is gzipped, RecBole would read other column names, or a line would be cut or shortened.
     """
     if path.suffix == ".gz":
         raise UserError(f"{path}: {cause} RecBole reads the files itself, and no gzipped ones: unpack it.")
     separator = config["field_separator"]
-    columns = header_of(path, separator).columns
-    right = separator.join(map(str, columns))
+    header = header_of(path, separator)
+    right = separator.join(map(str, header.columns))
     with path.open(encoding="utf-8") as stream:
         if stream.readline().rstrip("\n") != right:
             raise UserError(
                 f"{path}, line 1: {cause} RecBole reads the files itself, and takes no blanks, quotation marks or byte "
                 f"order mark there, nor other separators than {word_of(separator)}. Write {right.expandtabs(1)!r}."
             )
-    return {column.name: column.type for column in columns}
+    check_lines(path, header)
+    return {column.name: column.type for column in header.columns}
 
 
 def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:

@@ -307,6 +307,34 @@ def test_too_many_tabs_are_found_beyond_the_first_block(tmp_path, monkeypatch):
     refused(file(tmp_path, f"a:token\tb:token\n{rows}1\t2\t3\n"), "line 200002: more fields")
 
 
+@pytest.mark.parametrize("opener", [file, gz_file], ids=["plain", "gz"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+@pytest.mark.parametrize("field", ["\rtwo", "t\rwo", "two\r\t", "t\r\rwo"])
+def test_a_carriage_return_inside_a_line_is_named(tmp_path, opener, end, field):
+    """Regression: pandas takes it for a line end, so that a user and an item appeared that nobody had written."""
+    path = opener(tmp_path, f"a:token\tb:token\n\n1\tone\n2\t{field}\n3\tthree\n".replace("\n", end))
+    refused(path, "line 4: a carriage return inside the line, which would be cut in two there. Take it out; if ")
+    with pytest.raises(UserError, match="line 4: a carriage return inside the line"):
+        read_columns(path, ["a", "b"])
+
+
+def test_lines_that_end_in_carriage_returns_below_a_header_that_does_not_are_named(tmp_path):
+    refused(file(tmp_path, "a:token\tb:token\n1\tone\r2\ttwo\r"), "line 2: a carriage .* write line feeds")
+
+
+def test_a_carriage_return_inside_a_line_is_found_beyond_the_first_block(tmp_path, monkeypatch):
+    monkeypatch.setattr("recbole_llm.data.atomic.BLOCK_BYTES", 1000)
+    rows = "".join(f"{i}\t{'x' * 90}\r\n" for i in range(50))
+    refused(file(tmp_path, f"a:token\tb:token\r\n{rows}1\t2\r3\r\n"), "line 52: a carriage return inside the line")
+
+
+@pytest.mark.parametrize("end", ["\r\r\n", "\r\n\r\n"], ids=["doubled", "blank lines"])
+def test_carriage_returns_before_line_feeds_are_harmless(tmp_path, end):
+    """A CSV writer's own line ends become the former where a text file of Windows adds another carriage return."""
+    path = file(tmp_path, f"a:token\tb:token{end}1\tone{end}2\ttwo\r")
+    assert columns(path) == {"a": ["1", "2"], "b": ["one", "two"]}
+
+
 def test_tabs_at_the_end_of_lines_are_harmless(tmp_path):
     path = file(tmp_path, "a:token\tb:token\n1\tone\t\n2\ttwo\t\t\r\n")
     assert columns(path) == {"a": ["1", "2"], "b": ["one", "two"]}

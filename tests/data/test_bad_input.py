@@ -414,6 +414,19 @@ def test_files_that_recbole_reads_otherwise_are_refused(tiny, spoilt):
         prepare("Pop", threshold={"rating": 3}, **options)
 
 
+@pytest.mark.parametrize("suffix", ["inter", "item"])
+def test_carriage_returns_inside_lines_are_named_whoever_reads_the_file(tiny, suffix):
+    """Regression: they cut lines in two, and users or items appeared that nobody had written."""
+    path = tiny / f"tiny.{suffix}"
+    first, second, rest = path.read_text().split("\n", 2)
+    path.write_bytes("\n".join([first, second.replace("\t", "\r\t", 1), rest]).encode())
+    message = f"tiny.{suffix}, line 2: a carriage return inside the line"
+    with pytest.raises(UserError, match=message):
+        prepare("SASRecText")
+    with pytest.raises(UserError, match=message):
+        prepare("Pop", threshold={"rating": 3}, load_col=RATED | {"item": ["item_id"]})
+
+
 def test_lines_given_twice_are_said_where_recbole_reads_them(mine, caplog):
     write_rows(mine / "mine.inter", [row[:2] for row in [*ROWS, *ROWS[:3]]], UNTIMED)
     with caplog.at_level("WARNING"):

@@ -140,10 +140,11 @@ def test_a_field_too_many_is_named_in_a_csv_file_too(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ("i1,a\ni2,c\rd", "x.item, line 3: a carriage return inside the line"),
         ('i1,"a\nb"\ni2,c\rd', "x.item, line 4: a carriage return outside quotation marks. Put the field in"),
         ('i1,a\ni2,"' + 140_000 * "b", "x.item, line 3: a field of more than 131,072 characters. Is its quotation"),
     ],
-    ids=["a carriage return", "no second quotation mark"],
+    ids=["a carriage return", "a carriage return beside quotation marks", "no second quotation mark"],
 )
 def test_what_python_cannot_read_as_csv_is_named_with_its_line(tmp_path, row, message):
     with pytest.raises(UserError, match=message):
