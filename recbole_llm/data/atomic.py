@@ -243,11 +243,16 @@ def _check_rows(path: Path, header: Header) -> None:
                     _check_fields(path, rows.line_num, row, header)
                 first = rows.line_num + 1
         except csv.Error as error:
-            if "limit" in str(error):
-                what = f"a field of more than {csv.field_size_limit():,} characters. Is its quotation mark closed?"
-            else:
-                what = "a carriage return outside quotation marks. Put the field in quotation marks, or take it out."
-            raise UserError(f"{path}, line {first}: {what}") from error
+            raise explain_row(path, first, error) from error
+
+
+def explain_row(path: Path, number: int, error: csv.Error) -> UserError:
+    """An error for the row of a CSV file that begins in line ``number`` and that Python's csv module cannot read."""
+    if "limit" in str(error):
+        what = f"a field of more than {csv.field_size_limit():,} characters. Is its quotation mark closed?"
+    else:
+        what = "a carriage return outside quotation marks. Put the field in quotation marks, or take it out."
+    return UserError(f"{path}, line {number}: {what}")
 
 
 def _check_fields(path: Path, number: int, fields: Sequence[str | bytes], header: Header) -> None:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy.stats import binomtest
 from tabulate import tabulate
 
-from recbole_llm.data.atomic import TAB, open_text, read_header
+from recbole_llm.data.atomic import TAB, explain_row, open_text, read_header
 from recbole_llm.data.interactions import token_hashes
 from recbole_llm.data.split import split_identity
 from recbole_llm.errors import UserError
@@ -298,14 +298,25 @@ def _row_questions(run: Run, count: int, place: dict[str, Any]) -> list[tuple[di
 
 
 def _lines(path: Path, separator: str) -> Iterator[list[str]]:
-    """The rows of a file as they are written: numbers keep their digits."""
+    """The rows of a file as they are written: numbers keep their digits.
+
+    Raises:
+        UserError: Python's csv module cannot read a row of a CSV file.
+    """
     with open_text(path) as stream:
-        header = next(stream, "")
-        tabs = TAB in header
-        rows = csv.reader(
-            stream, delimiter=TAB if tabs else separator, quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-        )
-        yield from (row for row in rows if row)
+        if TAB in next(stream, ""):
+            rows = (line.rstrip("\r\n") for line in stream)
+            yield from (row.split(TAB) for row in rows if row)
+            return
+        reader = csv.reader(stream, delimiter=separator)
+        number = 2  # line of the row
+        try:
+            for row in reader:
+                if row:
+                    yield row
+                number = reader.line_num + 2
+        except csv.Error as error:
+            raise explain_row(path, number, error) from error
 
 
 # ---- what is answered ---------------------------------------------------------------------------

@@ -76,6 +76,27 @@ def test_no_question_shows_what_it_asks_for(tiny: Path) -> None:
             assert len(call.data["rows"]) == 3
 
 
+def with_long_review(folder: Path, separator: str) -> None:
+    """Give the interactions a column of texts, of which the second is longer than Python's csv module reads."""
+    path = folder / "tiny.inter"
+    header, *rows = path.read_text().splitlines()
+    rows = [f"{row}\t{'long ' * 30_000 if number == 1 else 'short'}" for number, row in enumerate(rows)]
+    path.write_text("\n".join([f"{header}\treview:token_seq", *rows]).replace("\t", separator) + "\n")
+
+
+def test_rows_with_long_texts_are_probed(tiny: Path) -> None:
+    """Regression: Python's csv module refused a field of more than 131,072 characters, in a traceback."""
+    with_long_review(tiny, "\t")
+    with StubServer(Rememberer(tiny)) as server:
+        assert probed(server, questions=10).probes["row"].recall == 1.0
+
+
+def test_rows_that_cannot_be_read_as_csv_are_named(tiny: Path, cli: Cli, capsys: Any) -> None:
+    with_long_review(tiny, ",")
+    assert cli("probe", "--dataset=tiny", "--llm=vllm", "--field_separator=,") == 2
+    assert "tiny.inter, line 3: a field of more than 131,072 characters" in capsys.readouterr().err
+
+
 def test_a_second_probe_asks_nothing_and_is_the_same_record(tiny: Path) -> None:
     with StubServer(Rememberer(tiny)) as server:
         first, asked = probed(server, questions=10), len(server.calls)
