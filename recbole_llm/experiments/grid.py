@@ -9,6 +9,7 @@ from typing import Any
 
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.experiments.published import check_store
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.vector_files import check_vectors_read
@@ -178,7 +179,13 @@ def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run
 
 
 def check_endpoints(runs: Iterable[Run]) -> None:
-    """Refuse an endpoint that cannot be used, for example a paid one without a limit, before anything is loaded."""
+    """Refuse sources of answers that cannot be used, before anything is loaded.
+
+    These are endpoints, for example a paid one without a limit, and published answers whose folder holds none.
+    """
+    stores = set()
     for run in runs:
-        if run.settings["semantics"] != "none":
-            chosen_endpoint(run.settings)
+        if run.settings["semantics"] != "none" and chosen_endpoint(run.settings) and run.settings.get("answers"):
+            stores.add(str(run.settings["answers"]))
+    for address in sorted(stores):
+        check_store(address)

@@ -115,17 +115,39 @@ def open_store(address: str, scratch: Path) -> AnswerStore:
     Raises:
         UserError: there is no store, or it cannot be reached.
     """
+    place = _place_of(address)
+    if isinstance(place, Path):
+        return AnswerStore.in_folder(place)
+    base, shown = place.rstrip("/"), redact(place).rstrip("/")
+
+    def fetch(entry: StoreFile) -> Path:
+        return download(f"{base}/{entry.name}", scratch / entry.name, entry.sha256, largest=entry.bytes)
+
+    return AnswerStore.opened(shown, download(f"{base}/{INDEX}", scratch / INDEX, largest=LARGEST_INDEX), fetch)
+
+
+def check_store(address: str) -> None:
+    """Check what can be known of a store before it is needed: the form of its address, and a folder's index.
+
+    Raises:
+        UserError: the address is none of a store, or the folder holds none.
+    """
+    place = _place_of(address)
+    if isinstance(place, Path):
+        AnswerStore.in_folder(place)
+
+
+def _place_of(address: str) -> str | Path:
+    """The http or https address, or the folder, that an address of a store stands for.
+
+    Raises:
+        UserError: it is none of a store.
+    """
     check_store_address(address)
     address = _on_the_hub(address) if address.startswith(HUB) else address
     parts = urlsplit(address)
     if parts.scheme in ("http", "https"):
-        base, shown = address.rstrip("/"), redact(address).rstrip("/")
-
-        def fetch(entry: StoreFile) -> Path:
-            return download(f"{base}/{entry.name}", scratch / entry.name, entry.sha256, largest=entry.bytes)
-
-        return AnswerStore.opened(shown, download(f"{base}/{INDEX}", scratch / INDEX, largest=LARGEST_INDEX), fetch)
+        return address
     if "://" in address and parts.scheme != "file":
         raise UserError(f"{redact(address)}: a store is a folder, an http, https or file address, or hf:OWNER/NAME.")
-    folder = Path(unquote(parts.path)) if parts.scheme == "file" else Path(address)
-    return AnswerStore.in_folder(folder)
+    return Path(unquote(parts.path)) if parts.scheme == "file" else Path(address)

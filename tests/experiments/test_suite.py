@@ -256,6 +256,15 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"tune": {"model": "SRGNN", "storage": "studies.txt"}}, "--storage=studies.txt: give an address"),
         ({"run": {"model": "Pop", "track": "mlflw"}}, "--track=mlflw: use "),
         ({"run": {"model": "EIMF", "llm": "openai"}}, "--llm=openai costs money"),
+        (
+            {"run": {"model": "EIMF", "llm": "vllm", "answers": "nowhere"}},
+            "nowhere is no store of answers: it has no ind",
+        ),
+        ({"tune": {"model": "EIMF", "llm": "vllm", "answers": "ftp://host/x"}}, "ftp://host/x: a store is a folder"),
+        (
+            {"generate": {"model": "EIMF", "llm": "vllm", "answers": "hf:nobody"}},
+            "hf:nobody: name a dataset of the hub",
+        ),
         ({"generate": {"model": "EIMF", "limit": 0}}, "--limit=0: give 1 or more"),
         ({"generate": {"model": "EIMF", "batch": True, "dry_run": True}}, "generate does one thing"),
         ({"table": {"sort": "quality"}}, "--sort=quality: give kind, model"),
