@@ -14,11 +14,12 @@ from typing import Any
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.execution.choice import check_executor
 from recbole_llm.experiments.grid import check_endpoints, expand, unfinished
-from recbole_llm.experiments.record import Record
+from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import RUNNING, Options, Stage, read_suite
 from recbole_llm.experiments.tracking import open_tracking
+from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.reporting.choice import check_shown
 from recbole_llm.reporting.grouping import Label
 from recbole_llm.utils.text import names_of
@@ -119,7 +120,7 @@ def _left_out(name: str, options: Options, budget: str, given: Mapping[str, Any]
 def _decide(label: str) -> set[str]:
     """The keys that decide whether a suite has a row with a label, where it has rows of the model."""
     named = Label.of(label)
-    found = {*named.settings, *(("semantics", "llm") if named.source else ())}
+    found = {*named.settings, *(("semantics", "llm", "llm_model") if named.source else ())}
     return found | {"preset", "config_file"} if found else found
 
 
@@ -152,7 +153,9 @@ def _planned(stage: Stage, verbs: Verbs, asks: bool) -> list[Record]:
     for run, space in zip(runs, spaces, strict=True):
         record, method = run.blank_record(), run.settings.method
         kept = {key: value for key, value in record.settings.items() if key not in space}
-        found.append(record.model_copy(update={"settings": kept}))
+        llm = chosen_endpoint(run.settings, asks=False) if record.semantics == "llm" else None
+        features = None if llm is None else SemanticFacts(llm=llm.name, llm_model=llm.model)
+        found.append(record.model_copy(update={"settings": kept, "features": features}))
         if method.stage_one:  # is trained too, with settings of its own
             model = str(run.settings[method.stage_one])
             found.append(record.model_copy(update={"model": model, "semantics": "none", "settings": {}}))

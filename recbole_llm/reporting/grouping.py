@@ -102,19 +102,21 @@ class Label(NamedTuple):
         return found[1] if found else ""
 
     def may_name(self, record: Record) -> bool:
-        """Whether it can name the row of a record that has not been run; a setting that is unknown may have any value.
-
-        Whose answers, vectors or lists are read is known only after the run.
-        """
-        known = {*get_args(SEMANTICS), "text", "codes"} - {"llm"}
+        """Whether it can name the row of a record, perhaps one yet to run; an unknown setting may have any value."""
+        own = Label.of(record.label).source if record.semantics != "none" else ""
+        if own in ("", "llm"):  # lists made elsewhere, or a run that failed early: whose is known only after the run
+            known = {*get_args(SEMANTICS), "text", "codes"} - {"llm"}
+            fits = self.source not in known or self.source == record.semantics
+        else:
+            fits = self.source in ("", own)
         certain = {
             key: shown
             for key, shown in self.settings.items()
             if key in record.settings and key not in BY_CONTENTS and "…" not in shown
         }
         return (
-            self.model == record.model
-            and (self.source not in known or self.source == record.semantics)
+            fits
+            and self.model == record.model
             and all(text_of(record.settings[key]) == shown for key, shown in certain.items())
         )
 

@@ -15,6 +15,7 @@ from recbole_llm import api
 from recbole_llm.cli import main
 from recbole_llm.errors import UserError
 from recbole_llm.experiments import suite
+from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.suite import Stage
 from recbole_llm.tuning.storage import open_storage, storage_address
@@ -376,6 +377,27 @@ def test_a_baseline_that_a_suite_never_has_costs_nothing(tiny: Path) -> None:
             api.suite(written(stages=[*stages, {"table": {"baseline": label}}]), dry_run=True)
     for label in ("EIMF (offline)", "SASRec [hidden_size=1024]"):  # the search may find the latter
         api.suite(written(stages=[*stages, {"table": {"baseline": label}}]), dry_run=True)
+
+
+def test_a_baseline_of_another_llm_than_the_rows_costs_nothing(tiny: Path) -> None:
+    """Regression: the table of such a baseline was an error after all rows had been trained."""
+    stages = [{"run": {"model": "EIMF", "llm": "vllm"}}]
+
+    def tables(label: str, **given: Any) -> int:
+        suite_file = written(stages=[*stages, {"table": {"baseline": label}}])
+        return sum(each.stage.verb == "table" for each in api.suite(suite_file, dry_run=True, **given))
+
+    own = "EIMF (Qwen/Qwen2.5-7B-Instruct)"
+    assert [tables(label) for label in (own, "EIMF", f"{own}, 95 % answered")] == [1, 1, 1]
+    assert tables(own, llm_model="qwen3") == tables(own, llm="offline") == 0
+    assert tables("EIMF (qwen3)", llm_model="qwen3") == 1
+    for label in ("EIMF (gpt-4o)", "EIMF (vllm)", "EIMF (gpt-4o, mixed)"):
+        with pytest.raises(UserError, match=f"{re.escape(label)}: neither this suite .* The rows of EIMF have other"):
+            tables(label)
+    kept = run_of("EIMF", 0.1, dataset="tiny", semantics="llm")
+    facts = SemanticFacts(llm="openai", llm_model="gpt-4o")
+    ResultStore("results").put(kept.model_copy(update={"features": facts}))
+    assert tables("EIMF (gpt-4o)") == 1
 
 
 def test_a_row_that_the_command_line_itself_names_is_not_left_out(tiny: Path) -> None:
