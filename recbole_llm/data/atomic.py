@@ -181,7 +181,7 @@ class Vocabulary(dict[str, int]):
         # Each distinct token is looked up once. pandas categories would sort them, which takes longer than reading.
         places, found = pd.factorize(values)
         names = (_unwrap(pd.Series(found)) if quoted else found).tolist()
-        ids = np.fromiter(map(self.__getitem__, names), np.int32, len(names))
+        ids = np.fromiter((self[name] if name else -1 for name in names), np.int32, len(names))
         return np.append(ids, np.int32(-1))[places]
 
 

@@ -32,7 +32,7 @@ from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 7  # raise when the meaning of the cached files changes
+FORMAT = 8  # raise when the meaning of the cached files changes
 _FIELDS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
 KEEP = "keep"  # rm_dup_inter: keep all rows, exact repeats included
 

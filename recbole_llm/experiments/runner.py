@@ -133,6 +133,9 @@ class Runner:
         of_one_file = run.settings["split"] != "parts"
         if of_one_file and any(then.get(name, 0) != now.get(name, 0) for name in OF_READING):
             return "repeated rows and the unit of times were looked at"
+        lacking = now.get("rows_without_user_or_item")
+        if then.get("rows_without_user_or_item", lacking) != lacking:  # RecBole's own reader does not count them
+            return "ids that are quoted and empty were missing ids"
         counted = ("items",) if run.settings["sessions"] else ("users", "items")
         known = record.data.statistics if record.data and then.get("rows_without_user_or_item") else {}
         if any(known.get(name, counts[name]) != counts[name] for name in counted):

@@ -307,6 +307,15 @@ def test_too_many_tabs_are_found_beyond_the_first_block(tmp_path, monkeypatch):
     refused(file(tmp_path, f"a:token\tb:token\n{rows}1\t2\t3\n"), "line 200002: more fields")
 
 
+def test_a_pair_of_quotation_marks_around_nothing_is_a_missing_token(tmp_path):
+    """Regression: CSV writers put it for missing values, and it became a user or an item without a name."""
+    for separator in ("\t", ","):
+        path = file(tmp_path, 'a:token\tb:token\n"u"\t""\n""\t"i"\nv\t"j"\n'.replace("\t", separator))
+        values, tokens = read_columns(path, ["a", "b"], separator)
+        assert (values["a"].tolist(), tokens["a"]) == ([1, -1, 2], ["u", "v"])
+        assert (values["b"].tolist(), tokens["b"]) == ([-1, 1, 2], ["i", "j"])
+
+
 @pytest.mark.parametrize("opener", [file, gz_file], ids=["plain", "gz"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
 @pytest.mark.parametrize("field", ["\rtwo", "t\rwo", "two\r\t", "t\r\rwo"])

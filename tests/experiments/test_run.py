@@ -591,6 +591,19 @@ def test_a_record_that_counted_what_stands_in_no_whole_row_is_made_again(
     assert (runner().finished(run) is None) == again
 
 
+def test_a_record_of_rows_whose_empty_ids_were_ids_is_made_again(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (tiny / "tiny.inter").open("a") as file:
+        file.write('""\ti1\t1\t881250949\n')
+    run = make_run("Pop")
+    record = runner().run(run)
+    assert record.data.reading["rows_without_user_or_item"] == 1
+    assert runner().finished(run) is not None
+    record.data.reading["rows_without_user_or_item"] = 0
+    as_if_older(record)
+    assert runner().finished(run) is None
+    assert "has a record from before ids that are quoted and empty were missing ids" in caplog.text
+
+
 def test_a_record_of_plain_rows_counts_whoever_wrote_it(tiny: Path) -> None:
     run = make_run("Pop")
     as_if_older(runner().run(run))
