@@ -13,10 +13,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.utils.plugins import load_class, module_folder
+from recbole_llm.utils.text import complaint
 from recbole_llm.utils.yaml import PACKAGE, read_yaml
 
 METHODS = "recbole_llm.methods"
@@ -75,9 +76,20 @@ class Prompt:
 
     @cached_property
     def _opening(self) -> tuple[dict[str, str], ...]:
-        """The messages before the question."""
+        """The messages before the question.
+
+        Raises:
+            UserError: an example's answer would not be accepted as an answer.
+        """
         chat = [{"role": "system", "content": self.system}]
-        for question, answer in self.examples:
+        for number, (question, answer) in enumerate(self.examples, start=1):
+            try:
+                self.answer_class.model_validate(answer)
+            except ValidationError as error:
+                why = complaint(error, "the answer")
+                raise UserError(
+                    f"the prompt {self.id}: the answer of example {number} is no {self.answer} ({why})."
+                ) from error
             chat.append({"role": "user", "content": self._question(question)})
             chat.append({"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)})
         return tuple(chat)

@@ -83,6 +83,15 @@ def test_an_answer_that_is_none_is_named(
         _ = load_prompt(f"{module}:own").answer_class
 
 
+def test_an_example_whose_answer_would_not_be_accepted_is_refused_before_anything_is_asked(workspace: Path) -> None:
+    good, bad = ({"data": 1, "answer": {"interests": words}} for words in (["red"], []))
+    write_prompt(workspace, "prompt_example", examples=[good, bad])
+    with pytest.raises(
+        UserError, match=r"prompt_example:own: the answer of example 2 is no .*OpenInterests \(interests"
+    ):
+        load_prompt("prompt_example:own").messages([1])
+
+
 def test_a_prompt_that_is_not_there_is_named_with_its_path(workspace: Path) -> None:
     (workspace / "prompt_missing.py").touch()
     with pytest.raises(UserError, match=r"prompts/own\.yaml: No such file"):
