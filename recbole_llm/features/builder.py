@@ -241,6 +241,7 @@ class FeatureBuilder:
                 logger.warning("%s stays incomplete: %s", feature.name, error)
                 self.asking.made.add((self.name, feature.name))
                 return
+        self._check_made(feature, facts)
         if ledger is not None and ledger.asked and not ledger.answered and not ledger.usage.stopped:
             # No result row may carry the name of an LLM that gave no usable answer.
             why = ledger.nothing_came(f"for {feature.name}")
@@ -253,6 +254,17 @@ class FeatureBuilder:
         self.asking.made.add((self.name, feature.name))
         if ledger is not None:
             ledger.check_not_stopped()
+
+    def _check_made(self, feature: Feature, facts: Any) -> None:
+        """Raise a ``UserError`` if a builder left out a file that it lists, or the facts."""
+        lacking = [suffix for suffix in feature.files if not self.folder.file(suffix).is_file()]
+        if lacking:
+            names = ", ".join(lacking)
+            raise UserError(f"the feature {feature.name}: build wrote no {names}, which `files` lists.")
+        if not isinstance(facts, dict):
+            raise UserError(
+                f"the feature {feature.name}: build returns a dict of facts, such as {{'coverage': 1.0}}, not {facts}."
+            )
 
     def _table_advice(self, feature: Feature) -> str:
         """What to check where published answers do not cover a feature's questions about a table of candidates."""

@@ -13,6 +13,8 @@ import yaml
 from recbole_llm.errors import UserError
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.methods.eimf.features import Exemplars
+from tests.helpers import prepare
 
 PROMPT = {
     "version": 3,
@@ -120,3 +122,18 @@ def test_a_feature_that_cannot_be_used_says_why(workspace: Path, name: str, text
     (workspace / f"{name.partition(':')[0]}.py").write_text(text)
     with pytest.raises(UserError, match=message):
         find_feature(name)
+
+
+def test_a_feature_that_does_not_write_a_file_of_its_list_is_named(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exemplars, "files", (*Exemplars.files, "mood"))
+    with pytest.raises(UserError, match="the feature exemplar: build wrote no mood, which `files` lists"):
+        prepare("EIMF", epochs=1)
+
+
+def test_a_feature_that_returns_no_facts_is_named(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Exemplars.build
+    monkeypatch.setattr(Exemplars, "build", lambda self, context: build(self, context) and None)
+    with pytest.raises(UserError, match=r"the feature exemplar: build returns a dict of facts, .* not None"):
+        prepare("EIMF", epochs=1)
