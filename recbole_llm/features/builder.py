@@ -225,6 +225,7 @@ class FeatureBuilder:
             self.asking,
             ledger,
             self.given,
+            [load_prompt(name).name for name in feature.prompts],
         )
         if not self.asking.dry:
             logger.info("making %s for %s", feature.name, self.folder.path.name)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.split import Split, whole_histories
+from recbole_llm.errors import UserError
 from recbole_llm.features.folder import SemanticFolder
 from recbole_llm.features.items import ItemTexts
 from recbole_llm.features.sources import AnswerSource, Ledger, MakeScript, Progress
 from recbole_llm.features.vectors import GivenVectors
+from recbole_llm.llm.chat import Script
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.settings.layers import Settings
 
@@ -49,6 +53,7 @@ class Context:
         asking: how answers are obtained.
         ledger: what is asked and answered, ``None`` for the offline rule.
         given: vectors made elsewhere, by ``item_id`` or ``user_id``.
+        prompts: the prompts (``id@version``) that the feature lists.
     """
 
     settings: Settings
@@ -63,6 +68,7 @@ class Context:
     asking: AnswerSource = field(default_factory=AnswerSource)
     ledger: Ledger | None = None
     given: Mapping[str, GivenVectors] = field(default_factory=dict)
+    prompts: Collection[str] = ()
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -103,9 +109,25 @@ class Context:
 
         ``self.asking`` decides how answers are obtained: asked for, collected for a batch or, in a dry run,
         replaced by the prompt's example. A builder need not care.
+
+        Raises:
+            UserError: a script asks a prompt that the feature does not list.
         """
         assert self.ledger is not None
-        return self.asking.results(self.ledger, list(keys), script, title)
+        return self.asking.results(self.ledger, list(keys), partial(self._listed, script), title)
+
+    def _listed(self, make: MakeScript, key: Any, counts: Counter[str]) -> Script:
+        """A key's script, which may ask listed prompts only: a change of any other would make no feature stale."""
+        script, answer = make(key, counts), None
+        while True:
+            try:
+                request = script.send(answer)
+            except StopIteration as end:
+                return end.value
+            if request.prompt not in self.prompts:
+                name = request.prompt.rpartition("@")[0]
+                raise UserError(f"the prompt {name} is asked by a feature that does not list it: add it to `prompts`.")
+            answer = yield request
 
 
 class Feature(Protocol):

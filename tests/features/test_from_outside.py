@@ -11,10 +11,12 @@ import pytest
 import yaml
 
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.generate import feature_builders
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
+from recbole_llm.features.sources import DryRun
 from recbole_llm.methods.eimf.features import Exemplars
-from tests.helpers import prepare
+from tests.helpers import make_run, prepare, runner
 
 PROMPT = {
     "version": 3,
@@ -137,3 +139,12 @@ def test_a_feature_that_returns_no_facts_is_named(few_users: Path, monkeypatch: 
     monkeypatch.setattr(Exemplars, "build", lambda self, context: build(self, context) and None)
     with pytest.raises(UserError, match=r"the feature exemplar: build returns a dict of facts, .* not None"):
         prepare("EIMF", epochs=1)
+
+
+def test_a_prompt_that_a_feature_asks_and_does_not_list_is_refused_before_it_is_asked(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exemplars, "prompts", ())
+    (builder,) = feature_builders([make_run("EIMF", epochs=1, llm="vllm")], runner(), DryRun())
+    with pytest.raises(UserError, match="the prompt eimf_interests is asked by a feature that does not list it"):
+        builder.make()
