@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_llm.data.catalog import DatasetLocation
 from recbole_llm.data.split import CUT_BY, split_identity
+from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.features.encoder import Encoder, default_encoder
 from recbole_llm.features.feature import Prerequisite
 from recbole_llm.features.items import ItemTexts
@@ -15,7 +16,7 @@ from recbole_llm.features.pseudonyms import REAL
 from recbole_llm.features.vectors import digest
 from recbole_llm.llm.endpoint import OFFLINE, Endpoint
 from recbole_llm.settings.identity import tells_apart
-from recbole_llm.settings.layers import Settings
+from recbole_llm.settings.layers import Settings, takes_any_key
 from recbole_llm.utils.files import check_file, file_sha256
 
 
@@ -43,9 +44,10 @@ def identity(
         items: the items' texts.
 
     Raises:
-        UserError: a file of profiles or vectors does not exist.
+        UserError: a file of profiles or vectors does not exist, or a feature depends on a setting that the model lacks.
     """
     names = settings.method.features
+    _check_keys(settings)
     keys = sorted({key for feature in map(find_feature, names) for key in feature.settings_keys})
     item_file = location.file("item")
     fills = endpoint is not None and settings["fill"] == OFFLINE
@@ -75,6 +77,20 @@ def identity(
         **({"encoder": encoder.id} if other and not fills else {}),
         **({"reading": reading} if reading else {}),
     }
+
+
+def _check_keys(settings: Settings) -> None:
+    """Refuse a mistyped key: a change of the setting that was meant would leave the features as they are."""
+    known = {*settings.values, *settings.definitions}
+    if takes_any_key(settings.method):
+        return
+    for feature in map(find_feature, settings.method.features):
+        for key in feature.settings_keys:
+            if key not in known:
+                raise UserError(
+                    f"the feature {feature.name}: settings_keys names {key!r}, and {settings.method.name} has no such "
+                    f"setting.{did_you_mean(key, known)}"
+                )
 
 
 def _profiles_identity(settings: Settings) -> dict[str, Any]:

@@ -251,6 +251,11 @@ def _file_beside(method: Method) -> Path | None:
     return file if file is not None and file.is_file() else None
 
 
+def takes_any_key(method: Method) -> bool:
+    """Whether a model has settings that no file lists: a class from outside takes any key without a file of its own."""
+    return (method.is_external and _file_beside(method) is None) or method.kind == EXTERNAL_LIBRARY
+
+
 def check_protocol(name: str) -> None:
     """Raise a ``UserError`` when there is no protocol of that name."""
     check_known(f"--protocol={name}: there is no such protocol", name, property_names("protocol"))
@@ -346,8 +351,7 @@ class _UserLayers:
         self.values, self.origin = values, origin
         self._known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
         self._renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
-        # A class from outside takes any key, unless a file of its own says which.
-        self._open_ended = (method.is_external and _file_beside(method) is None) or method.kind == EXTERNAL_LIBRARY
+        self._open_ended = takes_any_key(method)
 
     def own_last(self, layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """A layer's items, keys with the model's name last, so that they win over the plain keys."""

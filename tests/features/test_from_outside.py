@@ -148,3 +148,11 @@ def test_a_prompt_that_a_feature_asks_and_does_not_list_is_refused_before_it_is_
     (builder,) = feature_builders([make_run("EIMF", epochs=1, llm="vllm")], runner(), DryRun())
     with pytest.raises(UserError, match="the prompt eimf_interests is asked by a feature that does not list it"):
         builder.make()
+
+
+def test_a_feature_that_depends_on_a_mistyped_setting_is_refused(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Exemplars, "settings_keys", ("cluster_prefrence",))
+    with pytest.raises(UserError, match=r"the feature exemplar: settings_keys .* Did you mean cluster_preference or"):
+        prepare("EIMF", epochs=1)
