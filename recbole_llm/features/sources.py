@@ -78,7 +78,7 @@ def chosen_endpoint(settings: Settings, asks: bool = True) -> Endpoint | None:
     if endpoint.paid and settings.get("max_cost") is None and asks:
         raise UserError(
             f"--llm={endpoint.name} costs money ({endpoint.price_in} and {endpoint.price_out} US$ for a million tokens "
-            "in and out): give --max_cost=5.00 or another limit."
+            "in and out): give --max_cost=5.00 or another amount; --max_requests alone is not enough."
         )
     return endpoint
 

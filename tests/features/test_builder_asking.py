@@ -489,7 +489,7 @@ def test_the_limits_do_not_name_another_folder(few_users: Path) -> None:
 def test_a_paid_source_wants_a_limit_first(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with StubServer(intents_from_candidates) as server:
-        with pytest.raises(UserError, match=r"--llm=openai costs money .*--max_cost="):
+        with pytest.raises(UserError, match=r"--llm=openai costs money .*--max_cost=.* --max_requests alone"):
             ask(server, llm="openai")
         assert server.calls == []
 
