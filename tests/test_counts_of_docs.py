@@ -229,7 +229,7 @@ def test_sessions_of_bundle() -> None:
     (ranks,) = compared(SESSIONS).row("Pop").ranks
     new = int((ranks.train_count == 0).sum())
     shares = [100 * run.data.rarity[each] for each in ("untrained_targets", "untrained_others")]
-    assert "In `bundle` {:.0f} % of the test targets stand in no training row, but only {:.0f} %".format(
+    assert "In `bundle` {:.0f} % of the test targets occur in no training row, but only {:.0f} %".format(
         *shares
     ) in page("explanation/protocols")
     assert f"Of the test targets {shares[0]:.0f} % are in no training session ({new} of {run.data.test_cases})" in page(

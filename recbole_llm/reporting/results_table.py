@@ -439,7 +439,7 @@ def _rarity(records: Sequence[Record]) -> list[str]:
         return []
     return [
         f"{found['untrained_targets']:.0%} of the targets and {found['untrained_others']:.0%} of the other candidates "
-        f"stand in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
+        f"occur in no training row: of two, the rarer is the target in {found['rarer_target']:.0%} of the pairs, "
         "which says nothing of a session"
     ]
 
