@@ -22,6 +22,7 @@ from recbole_llm.experiments.measuring import Measured, measure
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
+from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.differences import by_preset, differences, row_settings, with_files
 from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
@@ -367,8 +368,12 @@ def _converged(record: Record) -> bool:
 
 
 def _differing(record: Record, wanted: Record) -> int:
-    keys = {*record.settings, *wanted.settings} - {"seed", "epochs"}
-    return sum(record.settings.get(key) != wanted.settings.get(key) for key in keys)
+    """Number of settings that tell their rows apart, not counting the epochs."""
+    one, two = (
+        row_settings(each.settings, definitions_of_name(each.model, each.settings.get("backbone")))
+        for each in (record, wanted)
+    )
+    return sum(one.get(key) != two.get(key) for key in (one.keys() | two.keys()) - {"epochs"})
 
 
 # ---- as text --------------------------------------------------------------------------------------

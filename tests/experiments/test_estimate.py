@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from recbole_llm.execution.sharing import CUDA_MIB
 from recbole_llm.experiments import generate, measuring
 from recbole_llm.experiments.estimate import Estimate, EstimatedWork, estimate_work, render_estimate, work_of_grid
 from recbole_llm.experiments.measuring import _SomeSteps
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.methods.duip.model import DUIP
 from recbole_llm.methods.isrf.loader import AlternatingLoader
 from recbole_llm.methods.isrf.model import ISRFDirect
@@ -205,6 +207,19 @@ def test_epochs_are_those_of_records_that_converged(tiny: Path) -> None:
     other = estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "learning_rate": 0.01})
     assert "as 1 record with 1 other setting had" in render_estimate(other)
     assert estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "epochs": 2}).lines[0].epochs == 2
+
+
+def test_settings_that_change_no_number_or_are_younger_than_a_record_are_no_other_settings(tiny: Path) -> None:
+    options = {"epochs": 60, "stopping_step": 1, "learning_rate": 0.05}
+    (record,) = api.run("GRU4Rec", "tiny", **{**SMALL, **options})
+    path = ResultStore("results").path(record)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("warmup_steps", "valid_users", "refit", "score_block_mib"):
+        del values["settings"][name]
+    values["settings"] |= {"device": "cuda:1", "gpu_id": "1", "topk": [3], "worker": 2}
+    path.write_text(json.dumps(values), encoding="utf-8")
+    text = render_estimate(estimate("GRU4Rec", "tiny", seeds=[7], **options))
+    assert f"{record.epochs} epochs, as 1 record had" in text
 
 
 def test_a_record_that_ended_at_a_lower_limit_says_nothing_of_convergence(tiny: Path) -> None:
