@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import metric_title
+from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
@@ -147,11 +149,6 @@ def _row(
     for run in runs:
         path = store.put(run)
         links.append((f"seed {run.seed}", path.relative_to(site).as_posix()))
-    metrics = {}
-    for metric in sorted({metric for run in runs for metric in run.metrics}):
-        values = [run.metrics[metric].value for run in runs if metric in run.metrics]
-        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-        metrics[metric] = {"mean": float(np.mean(values)), "sd": spread}
     return {
         "label": name.model + (f" {IMPROVING}" if any(map(still_improving, runs)) else ""),
         "model": runs[0].model,
@@ -160,7 +157,7 @@ def _row(
         "language_model": name.language_model,
         "tuned": name.tuned,
         "submission": submission,
-        "metrics": metrics,
+        "metrics": _metrics(entries),
         "seeds": len(runs),
         "price": price_of(run.features for run in runs if run.features is not None),
         "seconds": float(np.mean([run.seconds.get("total", 0.0) for run in runs])),
@@ -170,6 +167,24 @@ def _row(
         "links": links,
         "command": rerun_command(runs),
     }
+
+
+def _metrics(entries: Sequence[Entry]) -> dict[str, dict[str, float | None]]:
+    """Mean and deviation over all seeds of each metric that a record has; from the ranks where a record lacks it."""
+    found: dict[str, dict[str, float | None]] = {}
+    for metric in sorted({metric for entry in entries for metric in entry.record.metrics}):
+        try:
+            values = [_value(entry, metric) for entry in entries]
+        except UserError:  # ranks that are not known beyond a place say nothing of a larger cut-off
+            continue
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        found[metric] = {"mean": float(np.mean(values)), "sd": spread}
+    return found
+
+
+def _value(entry: Entry, metric: str) -> float:
+    found = entry.record.metrics.get(metric)
+    return found.value if found else float(per_case(Ranks.load(entry.ranks), metric).mean())
 
 
 def _answers(entries: Sequence[Entry]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +94,20 @@ def test_the_first_column_is_the_metric_that_models_were_selected_by(tmp_path: P
     write_board(tmp_path / "in", tmp_path / "site", tmp_path)
     page = (tmp_path / "site" / "tiny-loo.html").read_text(encoding="utf-8")
     assert re.findall(r'<td class="n" data-title="(\w+@\d+)"', page)[:3] == ["MRR@5", "NDCG@5", "Hit@5"]
+
+
+def test_a_metric_that_one_seed_did_not_record_is_the_mean_of_all_seeds(tmp_path: Path) -> None:
+    fill(tmp_path / "in" / "first")
+    values = [record.metrics["mrr@10"].value for record in ResultStore(tmp_path / "in" / "first")]
+    path = min((tmp_path / "in" / "first").glob("*/*/*.json"))
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"] = {"ndcg@10": record["metrics"]["ndcg@10"]}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    write_board(tmp_path / "in", tmp_path / "out", tmp_path)
+    page = (tmp_path / "out" / "tiny-loo.html").read_text(encoding="utf-8")
+    shown = float(re.findall(r'data-title="MRR@10" data-v="([^"]*)"', page)[0])
+    assert shown == pytest.approx(sum(values) / 2)
+    assert "±" in page.partition('data-title="MRR@10"')[2].partition("</td>")[0]
 
 
 def test_a_row_that_was_still_improving_is_marked(tmp_path: Path) -> None:
