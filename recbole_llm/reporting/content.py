@@ -60,7 +60,7 @@ def table_content(table: ResultsTable, name: str) -> dict[str, Any]:
             "gains": _gains(table, rows),
             "cuts": _cuts(table, rows),
             "groups": _groups(table, rows),
-            "training": _training(rows),
+            "training": _training(rows, table.primary),
             "price": _prices(table, rows),
             "pairs": _pairs(table),
             "runs": runs_content(rows),
@@ -173,14 +173,13 @@ def _groups(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     return {"names": [f"{name} ({sizes[name]:,})" for name in shown], "values": values}
 
 
-def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Loss and validation metric of each epoch of each run."""
+def _training(rows: Iterable[Row], metric: str) -> list[dict[str, Any]]:
+    """Loss and one validation metric of each epoch of each run."""
     found = []
     for row in rows:
         for run in row.runs:
             if len(run.curve) < 2:
                 continue
-            name = run.valid_metric or next((m for point in run.curve for m in point.get("valid", {})), "")
             found.append(
                 {
                     "label": row.label,
@@ -188,7 +187,7 @@ def _training(rows: Iterable[Row]) -> list[dict[str, Any]]:
                     "best": run.best_epoch,
                     "epoch": [point.get("epoch", n) for n, point in enumerate(run.curve, start=1)],
                     "loss": [short(loss_of(point), 4) for point in run.curve],
-                    "valid": [short(point.get("valid", {}).get(name), 4) for point in run.curve],
+                    "valid": [short(point.get("valid", {}).get(metric), 4) for point in run.curve],
                 }
             )
     return found

@@ -98,6 +98,13 @@ def test_the_chart_of_groups_says_what_they_are(store: ResultStore) -> None:
     assert "head: the fifth of the items with most training interactions" in caption
 
 
+def test_validation_is_of_the_metric_that_the_chart_names(store: ResultStore) -> None:
+    curve = [{"epoch": n, "loss": 1.0, "valid": {"mrr@10": 0.5, "ndcg@10": 0.1 * n}} for n in (1, 2)]
+    store_run(store, "NARM", 0.5, valid_metric="mrr@10", curve=curve)
+    (run,) = (run for run in charts(page_of(store))["training"] if run["label"] == "NARM")
+    assert run["valid"] == [0.1, 0.2]
+
+
 def test_training_has_a_line_a_run(store: ResultStore) -> None:
     runs = charts(page_of(store))["training"]
     assert [(run["label"], run["seed"]) for run in runs] == [("SASRec", 1), ("SASRec", 2), ("Pop", 1), ("Pop", 2)]
