@@ -11,14 +11,14 @@ import numpy as np
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import RANK_METRICS, higher_is_better, metric_title
 from recbole_llm.evaluation.significance import Comparison
-from recbole_llm.evaluation.subgroups import SUBGROUPS, subgroup_means
+from recbole_llm.evaluation.subgroups import subgroup_means
 from recbole_llm.experiments.record import loss_of
 from recbole_llm.reporting.costs import cost_table, memory_mib, price, seconds, tokens
 from recbole_llm.reporting.grouping import answered
 from recbole_llm.reporting.memory import memory_table
 from recbole_llm.reporting.results_table import ResultsTable, Row, rank_of
 from recbole_llm.reporting.runs import runs_content
-from recbole_llm.reporting.tables import GROUP_NOTE, mark, notes, p_text, seeds_text
+from recbole_llm.reporting.tables import GROUP_NOTE, group_titles, mark, notes, p_text, seeds_text
 from recbole_llm.utils.text import percent
 
 CUT_OFFS = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)
@@ -167,10 +167,9 @@ def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
 def _groups(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     """The primary metric of the subgroups that have cases."""
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows if row.ranks}
-    sizes = {name: max((found[name][0] for found in means.values()), default=0) for name in SUBGROUPS}
-    shown = [name for name in SUBGROUPS if sizes[name]]
-    values = {label: [short(found[name][1], 5) for name in shown] for label, found in means.items()}
-    return {"names": [f"{name} ({sizes[name]:,})" for name in shown], "values": values}
+    titles = group_titles(means.values())
+    values = {label: [short(found[name][1], 5) for name in titles] for label, found in means.items()}
+    return {"names": [*titles.values()], "values": values}
 
 
 def _training(rows: Iterable[Row], metric: str) -> list[dict[str, Any]]:

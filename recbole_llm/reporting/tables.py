@@ -279,18 +279,33 @@ def _gaps(table: ResultsTable) -> list[str]:
     return found
 
 
+def group_titles(means: Iterable[Mapping[str, tuple[int, float]]], protocol: str = "") -> dict[str, str]:
+    """Titles of the subgroups that have cases, by name: with the number of cases, or its range if rows differ in it.
+
+    Args:
+        means: of each row, from :func:`~recbole_llm.evaluation.subgroups.subgroup_means`.
+        protocol: named behind each subgroup if it is given.
+    """
+    means = list(means)
+    sizes = {group: {found[group][0] for found in means} - {0} for group in SUBGROUPS}
+    return {
+        group: f"{group} {protocol}".rstrip() + f" ({' to '.join(f'{n:,}' for n in sorted({min(found), max(found)}))})"
+        for group, found in sizes.items()
+        if found
+    }
+
+
 def group_table(table: ResultsTable) -> RenderedTable:
     """The primary metric by subgroup of the test cases."""
     rows = [row for row in table.rows if row.ranks]
     means = {row.label: subgroup_means(row.ranks, table.primary) for row in rows}
-    sizes = {name: max(means[row.label][name][0] for row in rows) for name in SUBGROUPS}
-    shown = [name for name in SUBGROUPS if sizes[name]]
+    titles = group_titles(means.values())
     lines = [row.cells(table.identity_columns) for row in rows]
-    for name in shown:
+    for name in titles:
         values = {row.label: means[row.label][name][1] for row in rows if not math.isnan(means[row.label][name][1])}
         for cells, cell in zip(lines, ranked_cells(values, [row.label for row in rows]), strict=True):
             cells.append(cell)
-    header = [*table.identity_columns, *(f"{name} ({sizes[name]:,})" for name in shown)]
+    header = [*table.identity_columns, *titles.values()]
     title = f"{metric_title(table.primary)} by group"
     return RenderedTable(title, header, lines, [GROUP_NOTE], len(table.identity_columns))
 

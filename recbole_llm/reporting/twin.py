@@ -33,7 +33,7 @@ from recbole_llm.reporting.results_table import (
     identity_columns,
     ranked_cells,
 )
-from recbole_llm.reporting.tables import lead, metric_cell, seeds_text
+from recbole_llm.reporting.tables import group_titles, lead, metric_cell, seeds_text
 from recbole_llm.utils.text import counted, visible
 from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 
@@ -395,12 +395,15 @@ def _by_group(twin: Twin) -> RenderedTable:
     shown = sorted({place for place, _ in means})
     lines = {place: twin.pairs[place].cells(twin.identity_columns) for place in shown}
     header = list(twin.identity_columns)
+    titles = [
+        group_titles((found for (_, number), found in means.items() if number == side), protocol)
+        for side, protocol in enumerate(twin.names)
+    ]
     for name, side in product(SUBGROUPS, (0, 1)):
         own = {str(place): means[place, side][name] for place in shown if (place, side) in means}
-        size = max((count for count, _ in own.values()), default=0)
-        if not size:
+        if name not in titles[side]:
             continue
-        header.append(f"{name} {twin.names[side]} ({size:,})")
+        header.append(titles[side][name])
         values = {place: mean for place, (_, mean) in own.items() if not math.isnan(mean)}
         for place, cell in zip(shown, ranked_cells(values, map(str, shown)), strict=True):
             lines[place].append(cell)

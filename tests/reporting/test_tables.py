@@ -13,13 +13,15 @@ import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import DatasetFacts, MetricValue, Record, SemanticFacts
+from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting import costs
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.reporting.results_table import build, still_improving
 from recbole_llm.reporting.tables import render
+from recbole_llm.reporting.twin import render_twin
 from tests.helpers import make_run, runner
-from tests.reporting.records import record_of, run_of
+from tests.reporting.records import record_of, run_of, store_run
 
 
 def tables(text: str) -> list[str]:
@@ -435,3 +437,13 @@ def test_html_is_a_page_with_a_style_of_its_own() -> None:
 )
 def test_a_training_of_one_epoch_is_marked_and_a_single_fit_is_not(tiny: Path, model: str, mark: bool) -> None:
     assert still_improving(runner().run(make_run(model, epochs=1))) == mark
+
+
+def test_a_group_of_rows_with_other_cases_says_the_range_of_their_numbers(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store_run(store, "Pop", 0.0)
+    store_run(store, "BPR", 0.5, cases=150)
+    text = render(list(store), store=store, groups=True)
+    assert "head items (30 to 40)" in text
+    twin = [record.model_copy(update={"protocol": "gts", "key": f"{n:016d}"}) for n, record in enumerate(store)]
+    assert "head items loo (30 to 40)" in render_twin([*store, *twin], ("loo", "gts"), store=store, groups=True)
