@@ -318,7 +318,7 @@ def read_chunks(
         for chunk in reader:
             chunk = chunk[list(names)]
             if floats and np.isinf(chunk[floats].to_numpy()).any():
-                raise _bad_number(path, header, names) or UserError(f"{path} holds infinite numbers.")
+                raise bad_number(path, header, names) or UserError(f"{path} holds infinite numbers.")
             for name in names:
                 if name in vocabularies:
                     chunk[name] = vocabularies[name].ids(chunk[name], quoted)
@@ -326,12 +326,12 @@ def read_chunks(
                     chunk[name] = _unwrap(chunk[name])
             yield chunk
     except ValueError as error:
-        raise _bad_number(path, header, names) or _explain(path, error) from error
+        raise bad_number(path, header, names) or _explain(path, error) from error
     except (OSError, *_DAMAGE) as error:
         raise _explain(path, error) from error
 
 
-def _bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
+def bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
     """An error for the first line whose float field is no finite number; ``None`` if there is no such line."""
     wanted = [(n, c.name) for n, c in enumerate(header.columns) if c.name in names and c.type == "float"]
     try:

@@ -39,7 +39,7 @@ from recbole_llm.data.inter_file import (
 from recbole_llm.data.interactions import Interactions, TokenIndex, canonical_order, exact_repeats, offsets_of
 from recbole_llm.data.parts import load_parts, part_files, parts_sha256, split_by_parts
 from recbole_llm.data.published import published_split
-from recbole_llm.data.recbole_reader import check_recbole_can_read
+from recbole_llm.data.recbole_reader import check_recbole_can_read, explain_number
 from recbole_llm.data.sessions import cut_sessions
 from recbole_llm.data.split import (
     Cases,
@@ -156,7 +156,12 @@ class BenchDatasetMixin(Dataset):
             check_recbole_can_read(self, [key for key in RECBOLE_ONLY if self.config[key]])
             spec = ReadSpec.from_settings(self.config.final_config_dict)
             check_columns(self.location.interactions, replace(spec, extra=()))
-            super()._from_scratch()
+            try:
+                super()._from_scratch()
+            except ValueError as error:
+                if explained := explain_number(self):
+                    raise explained from error
+                raise
             return
         self._get_preset()
         self._get_field_from_config()

@@ -1,4 +1,4 @@
-"""Checks for what RecBole's own file reader cannot do, made before it reads."""
+"""Checks for what RecBole's own file reader cannot do, made before it reads, and what its error meant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from recbole.data.dataset import KnowledgeBasedDataset
 
-from recbole_llm.data.atomic import check_lines, header_of
+from recbole_llm.data.atomic import bad_number, check_lines, header_of
 from recbole_llm.data.foreign import word_of
 from recbole_llm.data.inter_file import check_listed
 from recbole_llm.errors import UserError
@@ -38,10 +38,26 @@ def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
         )
     if isinstance(dataset, KnowledgeBasedDataset):
         _check_graph(config, dataset.location)
-    load = config["load_col"]
+    _check_named(config, {suffix: _columns(path, config, cause) for suffix, path in _files_read(dataset).items()})
+
+
+def explain_number(dataset: Any) -> UserError | None:
+    """An error for the first number that RecBole's own reader cannot read; ``None`` if there is no such number."""
+    load = dataset.config["load_col"] or {}
+    for suffix, path in _files_read(dataset).items():
+        header = header_of(path, dataset.config["field_separator"])
+        every = [column.name for column in header.columns]
+        loaded = load.get(suffix, "*")
+        if error := bad_number(path, header, every if loaded == "*" else loaded):
+            return error
+    return None
+
+
+def _files_read(dataset: Any) -> dict[str, Path]:
+    """The files that are read, by suffix."""
+    load = dataset.config["load_col"]
     wanted = [suffix for suffix in ("inter", "user", "item") if load is None or suffix in load]
-    columns = {suffix: _columns(path, config, cause) for suffix in wanted if (path := dataset.location.file(suffix))}
-    _check_named(config, columns)
+    return {suffix: path for suffix in wanted if (path := dataset.location.file(suffix))}
 
 
 def _columns(path: Path, config: Any, cause: str) -> dict[str, str]:

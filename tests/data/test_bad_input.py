@@ -415,6 +415,20 @@ def test_files_that_recbole_reads_otherwise_are_refused(tiny, spoilt):
 
 
 @pytest.mark.parametrize("suffix", ["inter", "item"])
+def test_a_number_that_recbole_cannot_read_is_named(tiny, suffix):
+    """Regression: it was pandas' ValueError, without the file and the line."""
+    path = tiny / f"tiny.{suffix}"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header + "\tworth:float", *(f"{row}\t{n}" for n, row in enumerate(rows[1:])), ""]))
+    columns = {"inter": RATED["inter"], "item": ["item_id"]}
+    columns[suffix] = [*columns[suffix], "worth"]
+    assert prepare("Pop", threshold={"rating": 3}, load_col=columns)
+    path.write_text(path.read_text().replace("\t1\n", "\tabc\n", 1))
+    with pytest.raises(UserError, match=rf"tiny.{suffix}, line 3: worth is 'abc', not a (finite )?number"):
+        prepare("Pop", threshold={"rating": 3}, load_col=columns)
+
+
+@pytest.mark.parametrize("suffix", ["inter", "item"])
 def test_carriage_returns_inside_lines_are_named_whoever_reads_the_file(tiny, suffix):
     """Regression: they cut lines in two, and users or items appeared that nobody had written."""
     path = tiny / f"tiny.{suffix}"
