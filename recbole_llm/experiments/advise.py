@@ -32,7 +32,7 @@ from recbole_llm.features.sources import AnswerSource, Stopped
 from recbole_llm.llm.budget import Budget, LimitReached
 from recbole_llm.settings.layers import layer_settings
 from recbole_llm.settings.rules import features_read
-from recbole_llm.utils.text import counted, percent
+from recbole_llm.utils.text import counted, percent, price_text
 
 GAIN, LOSS, NONE, OPEN = "gain", "loss", "none", "open"
 WITHOUT, WITH = "without answers", "with answers"
@@ -281,6 +281,6 @@ def render_advice(found: Advice) -> str:
 
 
 def _end_text(end: End) -> str:
-    price = "price not stated" if end.price is None else f"about {end.price:.2f} US$"
+    price = "price not stated" if end.price is None else f"about {price_text(end.price)} US$"
     rest = f"the rest: {counted(end.requests, 'request')}, {price}" if end.requests else "no answer is left to buy"
     return f"{end.model} on {end.dataset}: ends at {percent(end.share)} of the answers: {end.why}; {rest}"

@@ -27,7 +27,7 @@ from recbole_llm.settings.differences import by_preset, differences, row_setting
 from recbole_llm.settings.rules import features_read
 from recbole_llm.training import checkpoint
 from recbole_llm.utils.progress import Stopwatch
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import counted, price_text
 
 logger = logging.getLogger(__name__)
 
@@ -395,8 +395,8 @@ def _row(line: EstimatedWork) -> list[str]:
         return [*cells, *[""] * 8]
     known = line.earlier.epochs is not None or line.epochs <= 1
     epochs = f"{line.epochs:.0f}" if known else f"<= {line.epochs:.0f}"
-    dollars = "?" if line.dollars is None else f"{line.dollars:.2f}" if line.requests else ""
-    asked = [f"{line.requests:,}" if line.requests else "", dollars]
+    price = "?" if line.dollars is None else price_text(line.dollars) if line.requests else ""
+    asked = [f"{line.requests:,}" if line.requests else "", price]
     if steps is None:
         return [*cells, epochs, "?", "?", "?", "?", "?", *asked]
     seconds = [f"{steps.epoch:.2f}", f"{line.each or 0:.1f}", f"{line.seconds / 3600:.2f}"]
@@ -406,13 +406,13 @@ def _row(line: EstimatedWork) -> list[str]:
 def _sums(estimate: Estimate) -> list[str]:
     to_do = sum(line.work.count for line in estimate.lines)
     unknown = any(line.measured is None for line in estimate.lines if line.work.count)
-    dollars = "an unstated price" if estimate.dollars is None else f"{estimate.dollars:.2f} US$"
+    price = "an unstated price" if estimate.dollars is None else f"{price_text(estimate.dollars)} US$"
     more = " and what could not be measured" if unknown else ""
     return [
         f"all: {counted(to_do, 'training')}, {_hours(estimate.seconds)} one after the other{more} "
         f"(at least {_hours(estimate.least_seconds)}, where patience ends each at once)",
         f"     {estimate.memory_mib:,.0f} MiB of memory for the largest, {estimate.disk_mib:,.1f} MiB of disk, "
-        f"{counted(estimate.requests, 'request')}, {dollars}",
+        f"{counted(estimate.requests, 'request')}, {price}",
         *_sharing(estimate),
     ]
 

@@ -33,7 +33,7 @@ from recbole_llm.llm.exchange import ImportReport, export_answers, import_answer
 from recbole_llm.settings.rules import features_read
 from recbole_llm.utils.files import one_process_at_a_time
 from recbole_llm.utils.progress import Stopwatch
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import counted, price_text
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def render_plan(rows: Sequence[tuple[FeatureBuilder, FeaturePlan]]) -> str:
         asks = row.state == "asks"
         numbers = [row.keys, row.requests, row.cached, row.tokens_in, row.tokens_out] if asks else [""] * 5
         priced = builder.endpoint is not None and builder.endpoint.priced
-        price = f"{row.price:.2f}" if asks and priced else "?" if asks else ""
+        price = price_text(row.price) if asks and priced else "?" if asks else ""
         names = [builder.settings["dataset"], builder.settings.method.name, row.feature]
         lines.append([*names, about, *(f"{n:,}" if n != "" else "" for n in numbers), price])
     text = tabulate(lines, header, colalign=("left",) * 4 + ("right",) * 6, disable_numparse=True)
@@ -172,12 +172,13 @@ def _price_notes(rows: Sequence[tuple[Endpoint, FeaturePlan]]) -> list[str]:
     total = sum(row.price for _, row in rows)
     unpriced = dict.fromkeys(f"--llm={endpoint.name}" for endpoint, _ in rows if not endpoint.priced)
     if unpriced and total:
-        notes = [f"{requests}, {total:.2f} US$ and those of {', '.join(unpriced)}, which states no price"]
+        notes = [f"{requests}, {price_text(total)} US$ and those of {', '.join(unpriced)}, which states no price"]
     elif unpriced:
         notes = [f"{requests}; price not stated: give --llm_price_in and --llm_price_out"]
     else:
         batched = sum(row.price * (endpoint.batch_price or 1.0) for endpoint, row in rows)
-        notes = [f"{requests}, {total:.2f} US$" + (f" ({batched:.2f} US$ with --batch)" if batched < total else "")]
+        batch = f" ({price_text(batched)} US$ with --batch)" if batched < total else ""
+        notes = [f"{requests}, {price_text(total)} US${batch}"]
     by_name: dict[str, list[tuple[Endpoint, FeaturePlan]]] = {}
     for endpoint, row in rows:
         by_name.setdefault(endpoint.name, []).append((endpoint, row))
@@ -195,7 +196,8 @@ def _prefix_note(endpoint: Endpoint, plans: Sequence[FeaturePlan]) -> str:
     begins = f"--llm={endpoint.name} caches prefixes from {endpoint.cache_from:,} tokens on"
     if not saved:
         return f"prefix caching saves nothing: {begins}; questions begin with at most {shared:,} equal ones."
-    return f"prefix caching may save {saved:.2f} US$ of it: {begins}; questions begin with up to {shared:,} equal ones."
+    saving = f"{price_text(saved)} US$"
+    return f"prefix caching may save {saving} of it: {begins}; questions begin with up to {shared:,} equal ones."
 
 
 def _trainings(builder: FeatureBuilder) -> str:

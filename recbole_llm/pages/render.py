@@ -23,7 +23,7 @@ import jinja2
 
 from recbole_llm.utils.environment import package_version
 from recbole_llm.utils.files import whole_file
-from recbole_llm.utils.text import visible
+from recbole_llm.utils.text import price_text, visible
 
 
 def render_page(package: str, template: str, **values: Any) -> str:
@@ -42,6 +42,7 @@ def render_page(package: str, template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["price"] = price_text
     values = {name: _shown(value) for name, value in values.items()}
     created = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return environment.get_template(template).render(version=package_version(), created=created, **values)

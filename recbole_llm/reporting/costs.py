@@ -9,7 +9,7 @@ import numpy as np
 from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.reporting.rendered import RenderedTable, TableCell
 from recbole_llm.reporting.results_table import ResultsTable, Row
-from recbole_llm.utils.text import counted
+from recbole_llm.utils.text import counted, price_text
 
 PHASES = ("data", "pretrain", "stage_one", "features", "llm", "encode", "train", "validate", "evaluate")
 
@@ -91,7 +91,7 @@ def cost_table(table: ResultsTable) -> RenderedTable | None:
         ("parameters", [f"{row.runs[0].parameters:,}" if row.runs[0].parameters else "" for row in rows]),
         ("LLM requests", [_text(requests(row), ",.0f", 1) for row in rows]),
         ("tokens", [_text(tokens(row), ",.0f", 1) for row in rows]),
-        ("US$", [_text(price(row) or 0.0, ",.2f", 0.005) for row in rows]),
+        ("US$", [price_text(spent) if (spent := price(row)) else "" for row in rows]),
     ]
     kept = [(name, values) for name, values in columns if any(values)]
     identity = table.identity_columns

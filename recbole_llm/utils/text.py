@@ -64,6 +64,11 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
+def price_text(amount: float) -> str:
+    """An amount of US dollars to the cent; what is less than half a cent and not nothing is ``<0.01``."""
+    return "<0.01" if 0 < amount < 0.005 else f"{amount:,.2f}"
+
+
 def four_digits(value: object) -> str:
     """A setting's value as text, numbers with a fraction to four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

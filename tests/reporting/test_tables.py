@@ -196,6 +196,13 @@ def test_times_requests_and_price_stand_in_a_second_table() -> None:
     assert "1.50" in line
 
 
+@pytest.mark.parametrize(("price", "shown"), [(0.0044, "<0.01"), (0.005, "0.01"), (1234.5, "1,234.50")])
+def test_a_price_below_half_a_cent_is_not_shown_as_none(price: float, shown: str) -> None:
+    features = SemanticFacts(llm="openai", llm_model="g", requests=35, tokens_in=25_160, price=price)
+    text = render([run_of("M", 0.1, semantics="llm", features=features)])
+    assert text.split("\n\n")[-1].splitlines()[-1].endswith(f" {shown}")
+
+
 def test_requests_include_those_that_an_earlier_command_sent_as_tokens_and_price_do() -> None:
     features = SemanticFacts(llm="openai", llm_model="g", requests=20, cached=301, tokens_in=5000, price=1.5)
     text = render([run_of("M", 0.1, semantics="llm", features=features)])
