@@ -141,6 +141,23 @@ def test_hits_of_new_items_on_games() -> None:
     assert f"its {hits.sum()} on Games on {len({*ranks.item[hits]})}." in page("findings/time")
 
 
+def test_the_first_seed_of_profiles_said_otherwise() -> None:
+    table = compared(PROFILES)
+    exchanged, ids = (
+        Family({label: table.row(label).ranks[:1] for label in pair}, "ndcg@10").compare()[0]
+        for pair in ((BOTH, "UniSRec (shuffled)"), ("SASRec", BOTH))
+    )
+    assert max(exchanged.p, ids.p) < 0.001
+    assert (
+        f"{exchanged.difference:+.4f} [{exchanged.low:+.4f}, {exchanged.high:+.4f}] above itself with exchanged texts, and "
+        f"{ids.difference:.4f} [{ids.low:.4f}, {ids.high:.4f}] below SASRec (both p < 0.001 for this comparison alone)"
+    ) in page("findings/profiles")
+    runs = table.row(BOTH).runs
+    assert [run.seed for run in runs] == [2020, 2021, 2022]
+    said = "the three trainings of UniSRec have {:.4f}, {:.4f} and {:.4f}"
+    assert said.format(*(run.metrics["ndcg@10"].value for run in runs)) in page("findings/profiles")
+
+
 def test_new_items_of_beauty_and_profiles() -> None:
     table, found = compared(PROFILES_LATER), {}
     for row in ("SASRec", "VSKNN", TITLES, "UniSRec (shuffled)", BOTH):
