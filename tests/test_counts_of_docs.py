@@ -150,7 +150,8 @@ def test_the_first_seed_of_profiles_said_otherwise() -> None:
     assert max(exchanged.p, ids.p) < 0.001
     assert (
         f"{exchanged.difference:+.4f} [{exchanged.low:+.4f}, {exchanged.high:+.4f}] above itself with exchanged texts, "
-        f"and {ids.difference:.4f} [{ids.low:.4f}, {ids.high:.4f}] below SASRec (both p < 0.001 for this comparison alone)"
+        f"and {ids.difference:.4f} [{ids.low:.4f}, {ids.high:.4f}] below SASRec "
+        "(both p < 0.001 for this comparison alone)"
     ) in page("findings/profiles")
     runs = table.row(BOTH).runs
     assert [run.seed for run in runs] == [2020, 2021, 2022]
