@@ -410,7 +410,7 @@ CLAIMS = (
     Claim("vectors", VECTORS_IN_TIME, f"SASRecText ({FILMS})", "SASRec", CHANCE,
           "SASRecText {d} {interval}, both p {p2})"),
     Claim("vectors", VECTORS_IN_TIME, f"LLMESR ({FILMS})", f"LLMESR ({OTHER_FILMS})", CHANCE,
-          "It has {mean} and {other}, a difference that does not hold (`--protocol=gts --model=LLMESR "
+          "It has {mean}, the second place, and {other} with exchanged ones, the tenth (`--protocol=gts --model=LLMESR "
           '--baseline="LLMESR (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("LLMESR",)),
     Claim("vectors", VECTORS_IN_TIME, f"SASRec ({FILMS})", f"SASRec ({OTHER_FILMS})", CHANCE,
           "is seen here either: {mean} with the films' own, {other} with exchanged ones"),
