@@ -281,6 +281,6 @@ def render_advice(found: Advice) -> str:
 
 
 def _end_text(end: End) -> str:
-    price = "price not stated" if end.price is None else f"about {price_text(end.price)} US$"
+    price = "price not stated" if end.price is None else f"{price_text(end.price)} US$ (estimated)"
     rest = f"the rest: {counted(end.requests, 'request')}, {price}" if end.requests else "no answer is left to buy"
     return f"{end.model} on {end.dataset}: ends at {percent(end.share)} of the answers: {end.why}; {rest}"

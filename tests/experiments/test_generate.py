@@ -19,6 +19,7 @@ from recbole_llm.features.sources import AnswerSource, FeaturePlan
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.endpoint import Endpoint, load_endpoint
+from recbole_llm.utils.text import price_text
 from tests.features.asking import SEMANTICS, answer_of_any_prompt, asking_run, contents, only_folder
 from tests.helpers import make_run, runner, write_tiny
 from tests.llm.batch_stub import BatchStub, output_line, three_candidates
@@ -134,11 +135,11 @@ def test_a_dry_run_counts_each_question_at_the_price_of_its_endpoint(few_users: 
     halved, full = (sum(row.price for _, row in generate.plan([run], runner())) for run in (openai, anthropic))
     for runs in ([openai, anthropic], [anthropic, openai]):
         text = generate.render_plan(generate.plan(runs, runner()))
-        assert f" {halved + full:.2f} US$ ({halved / 2 + full:.2f} US$ with --batch)" in text
+        assert f" {price_text(halved + full)} US$ ({price_text(halved / 2 + full)} US$ with --batch)" in text
         assert "--llm=openai caches prefixes" in text and "--llm=anthropic states no price for it" in text
     for runs in ([openai, unpriced], [unpriced, openai]):
         text = generate.render_plan(generate.plan(runs, runner()))
-        assert f" {halved:.2f} US$ and those of --llm=unpriced, which states no price" in text
+        assert f" {price_text(halved)} US$ and those of --llm=unpriced, which states no price" in text
         cells = [line.split()[-1] for line in text.splitlines() if " asks " in line]
         assert cells.count("?") == len(cells) / 2
 
