@@ -73,22 +73,28 @@ class Label(NamedTuple):
 
     Attributes:
         head: the label before its settings, such as ``DUIP (text, no language model)``.
-        settings: the settings that it names, as text; ``no language model`` is one of them.
+        listed: the settings in its brackets, as text.
         more: whether it also names what is no setting, such as a file's hash or a number of further differences.
     """
 
     head: str
-    settings: Mapping[str, str]
+    listed: Mapping[str, str]
     more: bool
 
     @classmethod
     def of(cls, text: str) -> Label:
         """The parts of a label such as ``ISRF (none) [graph_words=False]``."""
-        head, _, inside = text.partition(" [")
-        named = re.split(r", (?=[\w.]+[=#]|\+\d)", inside.rpartition("]")[0]) if inside else []
-        settings = dict(each.split("=", 1) for each in named if "=" in each)
-        without = {"use_lm": "False"} if ", no language model" in head else {}
-        return cls(head, settings | without, len(settings) < len(named))
+        head, _, rest = text.partition(" [")
+        inside, _, ending = rest.rpartition("]")
+        named = re.split(r", (?=[\w.]+[=#]|\+\d)", inside) if inside else []
+        listed = dict(each.split("=", 1) for each in named if "=" in each)
+        return cls(head, listed, len(listed) < len(named) or " #" in ending)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """All settings that it tells, as text; ``no language model`` is one of them."""
+        without = {"use_lm": "False"} if ", no language model" in self.head else {}
+        return {**self.listed, **without}
 
     @property
     def model(self) -> str:
@@ -123,8 +129,8 @@ class Label(NamedTuple):
     def names(self, label: str, settings: Mapping[str, Any]) -> bool:
         """Whether it names the row with a label and settings in a table whose labels need fewer settings."""
         shown = {key: text_of(value) for key, value in settings.items()}
-        same = self.head == Label.of(label).head and self.settings.items() <= shown.items()
-        return same and bool(self.settings) and not self.more
+        same = self.head == Label.of(label).head and self.listed.items() <= shown.items()
+        return same and bool(self.listed) and not self.more
 
 
 def group(records: Iterable[Record]) -> dict[TableKey, dict[RowName, list[Record]]]:

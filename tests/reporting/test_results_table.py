@@ -142,9 +142,9 @@ def test_a_label_of_another_table_may_name_lists(store: ResultStore) -> None:
     for more in ("", ", with_ids=True", ", stage_epochs=[1, 60]"):
         (table,) = build(list(store), store, baseline=f"{label[:-1]}{more}]")
         assert (table.reference, table.named) == (label, True)
-    for other in (", with_ids=False", ", stage_epochs=[1, 30]", ", films#2f6d3e", ", +1"):
+    for other in (", with_ids=False]", ", stage_epochs=[1, 30]]", ", films#2f6d3e]", ", +1]", "] #2"):
         with pytest.raises(UserError, match="no such row"):
-            build(list(store), store, baseline=f"{label[:-1]}{other}]")
+            build(list(store), store, baseline=f"{label[:-1]}{other}")
 
 
 def test_tuned_rows_are_told_apart_by_what_no_search_found() -> None:
