@@ -13,11 +13,11 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.features.answers import AnswerError, read_answer
 from recbole_llm.utils.plugins import load_class, module_folder
-from recbole_llm.utils.text import complaint
 from recbole_llm.utils.yaml import PACKAGE, read_yaml
 
 METHODS = "recbole_llm.methods"
@@ -84,11 +84,10 @@ class Prompt:
         chat = [{"role": "system", "content": self.system}]
         for number, (question, answer) in enumerate(self.examples, start=1):
             try:
-                self.answer_class.model_validate(answer)
-            except ValidationError as error:
-                why = complaint(error, "the answer")
+                read_answer(json.dumps(answer), self.answer_class)
+            except AnswerError as error:
                 raise UserError(
-                    f"the prompt {self.id}: the answer of example {number} is no {self.answer} ({why})."
+                    f"the prompt {self.id}: the answer of example {number} is no {self.answer} ({error})."
                 ) from error
             chat.append({"role": "user", "content": self._question(question)})
             chat.append({"role": "assistant", "content": json.dumps(answer, ensure_ascii=False)})

@@ -96,6 +96,11 @@ def test_an_example_whose_answer_would_not_be_accepted_is_refused_before_anythin
         load_prompt("prompt_example:own").messages([1])
 
 
+def test_an_example_may_be_a_list_without_its_object_as_an_answer_may(workspace: Path) -> None:
+    write_prompt(workspace, "prompt_list", examples=[{"data": 1, "answer": ["red"]}])
+    assert '["red"]' in str(load_prompt("prompt_list:own").messages([1]))
+
+
 def test_a_prompt_that_is_not_there_is_named_with_its_path(workspace: Path) -> None:
     (workspace / "prompt_missing.py").touch()
     with pytest.raises(UserError, match=r"prompts/own\.yaml: No such file"):
