@@ -18,7 +18,7 @@ import itertools
 import math
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -331,8 +331,19 @@ def read_chunks(
         raise _explain(path, error) from error
 
 
-def bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | None:
-    """An error for the first line whose float field is no finite number; ``None`` if there is no such line."""
+def is_number(text: str) -> bool:
+    """Whether pandas reads the text as a finite number; Python's ``float`` also accepts ``nan`` and ``1_000``."""
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    return math.isfinite(value) and "_" not in text
+
+
+def bad_number(
+    path: Path, header: Header, names: Sequence[str], accepts: Callable[[str], bool] = is_number
+) -> UserError | None:
+    """An error for the first line whose float field is not accepted as a number; ``None`` if there is no such line."""
     wanted = [(n, c.name) for n, c in enumerate(header.columns) if c.name in names and c.type == "float"]
     try:
         with open_text(path) as stream:
@@ -342,21 +353,12 @@ def bad_number(path: Path, header: Header, names: Sequence[str]) -> UserError | 
             next(rows)
             for parts in rows:
                 for position, name in wanted:
-                    if position < len(parts) and parts[position] and not is_number(parts[position]):
+                    if position < len(parts) and parts[position] and not accepts(parts[position]):
                         kind = _what_it_is(parts[position])
                         return UserError(f"{path}, line {rows.line_num}: {name} is {parts[position]!r}, not a {kind}.")
     except (OSError, csv.Error, *_DAMAGE):
         return None
     return None
-
-
-def is_number(text: str) -> bool:
-    """Whether pandas reads the text as a finite number; Python's ``float`` also accepts ``nan`` and ``1_000``."""
-    try:
-        value = float(text)
-    except ValueError:
-        return False
-    return math.isfinite(value) and "_" not in text
 
 
 def _what_it_is(text: str) -> str:

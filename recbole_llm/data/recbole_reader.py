@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from recbole.data.dataset import KnowledgeBasedDataset
 
 from recbole_llm.data.atomic import bad_number, check_lines, header_of
@@ -48,9 +50,18 @@ def explain_number(dataset: Any) -> UserError | None:
         header = header_of(path, dataset.config["field_separator"])
         every = [column.name for column in header.columns]
         loaded = load.get(suffix, "*")
-        if error := bad_number(path, header, every if loaded == "*" else loaded):
+        if error := bad_number(path, header, every if loaded == "*" else loaded, _pandas_accepts):
             return error
     return None
+
+
+def _pandas_accepts(text: str) -> bool:
+    """Whether pandas reads a field as a number for RecBole; it takes more than our own reader, such as ``NA``."""
+    try:
+        pd.read_csv(io.StringIO(f"x\n{text}\n"), sep="\t", dtype={"x": float}, engine="python")
+    except ValueError:
+        return False
+    return True
 
 
 def _files_read(dataset: Any) -> dict[str, Path]:
