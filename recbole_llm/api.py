@@ -16,7 +16,7 @@ from typing_extensions import Doc
 from recbole_llm.errors import UserError, check_choice
 from recbole_llm.evaluation.names import check_margin
 from recbole_llm.execution.choice import check_executor, open_executor
-from recbole_llm.experiments.grid import check_endpoints, expand, parse_seeds, parse_shares, unfinished
+from recbole_llm.experiments.grid import check_sources, expand, parse_seeds, parse_shares, unfinished
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -101,7 +101,7 @@ def run(
     check_executor(executor, workers, ray_address, gpus)
     store = ResultStore(runs[0].settings["results_dir"])
     tracking = open_tracking(track, store)
-    check_endpoints(unfinished(runs, store, force))
+    check_sources(unfinished(runs, store, force))
     from recbole_llm.experiments.launch import run_all
 
     with open_executor(executor, workers, ray_address, gpus) as chosen:
@@ -161,7 +161,7 @@ def tune(
 
     spaces, budget = searched(runs, trials, trial_epochs, trial_minutes, pruner, objectives, space)
     tracking = open_tracking(track, ResultStore(runs[0].settings["results_dir"]))
-    check_endpoints(runs)
+    check_sources(runs)
     from recbole_llm.tuning.search import tune_all
 
     records, studies = tune_all(
@@ -319,7 +319,7 @@ def probe(
     from recbole_llm.experiments import probe as probes
 
     runs = expand(probes.SETTINGS_OF, dataset, protocol, None, None, config_file, settings, results_dir)
-    check_endpoints(runs)
+    check_sources(runs)
     runner = _runner(runs, quiet)
     return [probes.probe(run, runner, questions) for run in runs]
 
@@ -349,7 +349,7 @@ def advise(
     check_margin(margin)
     runs = expand(model, dataset, protocol, None, None, config_file, settings, results_dir)
     numbers = parse_seeds(seeds, int(runs[0].settings["seed"]))
-    check_endpoints(runs)
+    check_sources(runs)
     from recbole_llm.experiments.advise import advise as advised
 
     return advised(runs, _runner(runs, quiet), growing, numbers, margin)

@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.execution.choice import check_executor
-from recbole_llm.experiments.grid import check_endpoints, expand, unfinished
+from recbole_llm.experiments.grid import check_sources, expand, unfinished
 from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -148,7 +148,7 @@ def _planned(stage: Stage, verbs: Verbs, asks: bool) -> list[Record]:
         spaces, _ = searched(runs, **{name: options[name] for name in SEARCH}, quiet=True)
         storage_address(options["storage"], store.folder)
     if asks:
-        check_endpoints(unfinished(runs, store, options["force"]) if stage.verb == "run" else runs)
+        check_sources(unfinished(runs, store, options["force"]) if stage.verb == "run" else runs)
     found = []
     for run, space in zip(runs, spaces, strict=True):
         record, method = run.blank_record(), run.settings.method

@@ -178,7 +178,7 @@ def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run
     return [run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"]
 
 
-def check_endpoints(runs: Iterable[Run]) -> None:
+def check_sources(runs: Iterable[Run]) -> None:
     """Refuse sources of answers that cannot be used, before anything is loaded.
 
     These are endpoints, for example a paid one without a limit, and published answers whose folder holds none.
