@@ -39,7 +39,7 @@ def check_recbole_can_read(dataset: Any, causes: Sequence[str]) -> None:
             "files itself, whole users only. Take a protocol without sessions, such as loo, or give --sessions=~."
         )
     if isinstance(dataset, KnowledgeBasedDataset):
-        _check_graph(config, dataset.location)
+        _check_graph(config, dataset.location, cause)
     _check_named(config, {suffix: _columns(path, config, cause) for suffix, path in _files_read(dataset).items()})
 
 
@@ -124,8 +124,8 @@ def _check_named(config: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
                 check_listed(name, config[setting][name])
 
 
-def _check_graph(config: Any, location: Any) -> None:
-    """Check that the two files of the knowledge graph exist and that ``load_col`` names them."""
+def _check_graph(config: Any, location: Any, cause: str) -> None:
+    """Check that ``load_col`` names the two files of the knowledge graph, and that they are there and can be read."""
     stem, load = location.stem, config["load_col"]
     graph = [config[f"{name}_ID_FIELD"] for name in ("HEAD_ENTITY", "RELATION", "TAIL_ENTITY")]
     columns = {"kg": graph, "link": [config["ITEM_ID_FIELD"], config["ENTITY_ID_FIELD"]]}
@@ -140,3 +140,8 @@ def _check_graph(config: Any, location: Any) -> None:
             f"--model={config['model']} needs a knowledge graph, and {state}. Put {stem}.kg and {stem}.link into "
             f"{location.folder} and give {keys}."
         )
+    for suffix, names in columns.items():
+        path = location.folder / f"{stem}.{suffix}"
+        found = _columns(path, config, cause)
+        if lacking := [name for name in names if name not in found]:
+            raise UserError(f"{path} has no column {lacking[0]!r}; it has {', '.join(found)}.")

@@ -410,3 +410,18 @@ def test_a_model_of_a_graph_says_which_files_and_settings_it_needs(tiny, load, s
     with pytest.raises(UserError, match=f"--model=KGAT needs a knowledge graph, and {state}. Put tiny.kg") as error:
         prepare("KGAT", load_col=columns)
     assert "--load_col.kg=[head_id,relation_id,tail_id] --load_col.link=[item_id,entity_id]" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("header", "link", "message"),
+    [
+        ("item_id:token\tentity_id:token", ("i\r1", "a"), r"tiny\.link, line 2: a carriage return inside the line"),
+        ("item_id:token\tentity_id:token", ("i1", "a\tb"), r"tiny\.link, line 2: more fields than the header's 2"),
+        ("item_id:token\tentity:token", ("i1", "a"), r"tiny\.link has no column 'entity_id'; it has item_id, entity"),
+    ],
+)
+def test_files_of_a_graph_are_checked_as_those_of_interactions_are(tiny, header, link, message):
+    write_rows(tiny / "tiny.kg", [("a", "of", "b")], "head_id:token\trelation_id:token\ttail_id:token")
+    write_rows(tiny / "tiny.link", [link], header)
+    with pytest.raises(UserError, match=message):
+        prepare("KGAT", load_col={"inter": ["user_id", "item_id", "timestamp"], **GRAPH})
