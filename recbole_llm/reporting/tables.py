@@ -125,8 +125,10 @@ def failures(row: Row) -> dict[str, list[int]]:
 
 
 def p_text(p: float) -> str:
-    """``<0.001`` or three decimals."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
+    """``<0.001`` or three decimals; below 0.05 these never read 0.050, which would be no significance."""
+    if p < 0.001:
+        return "<0.001"
+    return "<0.050" if p < 0.05 <= round(p, 3) else f"{p:.3f}"
 
 
 def difference_text(found: Comparison) -> str:

@@ -18,7 +18,7 @@ from recbole_llm.reporting import costs
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.rendered import screen_style
 from recbole_llm.reporting.results_table import build, still_improving
-from recbole_llm.reporting.tables import render
+from recbole_llm.reporting.tables import p_text, render
 from recbole_llm.reporting.twin import render_twin
 from tests.helpers import make_run, runner
 from tests.reporting.records import record_of, run_of, store_run
@@ -194,6 +194,11 @@ def test_times_requests_and_price_stand_in_a_second_table() -> None:
     assert "12.3" in line
     assert "321" in line
     assert "1.50" in line
+
+
+@pytest.mark.parametrize(("p", "shown"), [(0.0009, "<0.001"), (0.04949, "0.049"), (0.04996, "<0.050"), (0.05, "0.050")])
+def test_a_significant_p_never_reads_as_one_that_is_not(p: float, shown: str) -> None:
+    assert p_text(p) == shown
 
 
 @pytest.mark.parametrize(("price", "shown"), [(0.0044, "<0.01"), (0.005, "0.01"), (1234.5, "1,234.50")])
