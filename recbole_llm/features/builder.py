@@ -229,6 +229,7 @@ class FeatureBuilder:
         )
         if not self.asking.dry:
             logger.info("making %s for %s", feature.name, self.folder.path.name)
+        self.folder.written.clear()
         self.asking.begin(feature.name)
         before = self._digests(feature)
         with self.watch("llm" if ledger is not None and feature.prompts else "features"):
@@ -258,10 +259,13 @@ class FeatureBuilder:
 
     def _check_made(self, feature: Feature, facts: Any) -> None:
         """Raise a ``UserError`` if a builder left out a file that it lists, or the facts."""
-        lacking = [suffix for suffix in feature.files if not self.folder.file(suffix).is_file()]
-        if lacking:
+        # A file that an earlier version of the feature wrote may still be there.
+        if lacking := [suffix for suffix in feature.files if suffix not in self.folder.written]:
             names = ", ".join(lacking)
-            raise UserError(f"the feature {feature.name}: build wrote no {names}, which `files` lists.")
+            raise UserError(
+                f"the feature {feature.name}: build wrote no {names}, which `files` lists. "
+                "Write each with `context.folder.write`."
+            )
         if not isinstance(facts, dict):
             raise UserError(
                 f"the feature {feature.name}: build returns a dict of facts, such as {{'coverage': 1.0}}, not {facts}."

@@ -62,12 +62,16 @@ class SemanticFolder:
         stem: name of the dataset's files.
         identity: what the features were made from; a folder with another identity is refused.
         read_with: how the interactions were read; saved with the next manifest, but not part of the identity.
+
+    Attributes:
+        written: suffixes of the atomic files that this object has written.
     """
 
     def __init__(
         self, path: Path, stem: str, identity: dict[str, Any], read_with: Mapping[str, Any] | None = None
     ) -> None:
         self.path, self.stem, self.identity, self.read_with = path, stem, identity, dict(read_with or {})
+        self.written: set[str] = set()
         self.manifest = self._read_manifest()
         self._start_anew_without_text()
         self.texts = TextTable()
@@ -153,6 +157,7 @@ class SemanticFolder:
         """Write an atomic file and return its number of rows; :meth:`commit` makes it part of the folder."""
         count = write_table(self.file(suffix), columns, rows)
         self._list(suffix, self.file(suffix), rows=count)
+        self.written.add(suffix)
         return count
 
     def write_vectors(self, name: str, vectors: np.ndarray) -> None:

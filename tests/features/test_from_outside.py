@@ -139,6 +139,16 @@ def test_a_feature_that_does_not_write_a_file_of_its_list_is_named(
         prepare("EIMF", epochs=1)
 
 
+def test_a_file_of_an_earlier_version_is_not_taken_for_one_that_build_wrote(
+    few_users: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("EIMF", epochs=1)
+    monkeypatch.setattr(Exemplars, "version", Exemplars.version + 1)
+    monkeypatch.setattr(Exemplars, "build", lambda self, context: {"coverage": 1.0})
+    with pytest.raises(UserError, match="the feature exemplar: build wrote no usercluster, exemplar, which"):
+        prepare("EIMF", epochs=1)
+
+
 def test_a_feature_that_returns_no_facts_is_named(few_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Exemplars.build
     monkeypatch.setattr(Exemplars, "build", lambda self, context: build(self, context) and None)
