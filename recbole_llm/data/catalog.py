@@ -97,7 +97,8 @@ def _stem_in(folder: Path, wanted: list[str], lone: bool = True) -> str | None:
 def _copy_bundled(home: Path) -> None:
     """Copy ml-100k from RecBole's wheel with CRLF turned into LF, so that all RecBole releases give the same hash."""
     source = recbole_folder() / "dataset_example" / BUNDLED
-    for path in sorted(source.iterdir()):
+    # The interactions come last: where they are, the dataset is whole, even for a command that was killed meanwhile.
+    for path in sorted(source.iterdir(), key=lambda path: path.suffix == ".inter"):
         target = home / path.name
         if target.exists() or not path.is_file():
             continue

@@ -7,10 +7,11 @@ import hashlib
 
 import pytest
 
+from recbole_llm.data import catalog
 from recbole_llm.data.catalog import BUNDLED, DatasetLocation, known_datasets, locate
 from recbole_llm.errors import UserError
 from recbole_llm.registry import recbole_folder
-from recbole_llm.utils.files import file_sha256
+from recbole_llm.utils.files import file_sha256, whole_file
 
 ROWS = "user_id:token\titem_id:token\nu\ti\n"
 
@@ -121,6 +122,23 @@ def test_ml_100k_comes_out_of_recbole_s_wheel(workspace):
     source = recbole_folder() / "dataset_example" / BUNDLED
     for name in ("ml-100k.inter", "ml-100k.item"):
         assert (found.folder / name).read_bytes() == (source / name).read_bytes().replace(b"\r\n", b"\n")
+
+
+def test_a_copy_of_ml_100k_that_was_interrupted_is_finished_by_the_next_command(workspace, monkeypatch):
+    started = []
+
+    def only_one(path):
+        if started:
+            raise KeyboardInterrupt
+        started.append(path)
+        return whole_file(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(catalog, "whole_file", only_one)
+        with pytest.raises(KeyboardInterrupt):
+            locate(BUNDLED)
+    assert len(list((workspace / "dataset" / BUNDLED).iterdir())) == 1
+    assert locate(BUNDLED).file("item") is not None
 
 
 def test_ml_100k_of_the_user_is_left_alone(workspace):
