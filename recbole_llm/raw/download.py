@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import file_sha256, whole_file
+from recbole_llm.utils.files import file_sha256, one_process_at_a_time, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class _BrokenConnectionError(Exception):
 
 
 def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, largest: int | None = None) -> Path:
-    """Fetch a file.
+    """Fetch a file, unless another process does so meanwhile; then wait for that.
 
     Args:
         url: http or https address.
@@ -50,19 +50,21 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http and https addresses are downloaded.")
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(url, part, pause, largest)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
-    if sha256 and (found := file_sha256(part)) != sha256:
-        part.unlink()
-        raise UserError(f"{url}: the sha256 is {found}, not {sha256} as published; the download was thrown away.")
-    part.replace(target)
-    _validator(part).unlink(missing_ok=True)
-    logger.info("%s: %s bytes%s", target, f"{target.stat().st_size:,}", ", sha256 as published" if sha256 else "")
-    return target
+    missing, part = not target.exists(), target.with_name(target.name + ".part")
+    with one_process_at_a_time(target.parent, f"the download of {target}"):
+        if missing and target.exists():
+            return target
+        try:
+            _fetch(url, part, pause, largest)
+        except OSError as error:
+            raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+        if sha256 and (found := file_sha256(part)) != sha256:
+            part.unlink()
+            raise UserError(f"{url}: the sha256 is {found}, not {sha256} as published; the download was thrown away.")
+        part.replace(target)
+        _validator(part).unlink(missing_ok=True)
+        logger.info("%s: %s bytes%s", target, f"{target.stat().st_size:,}", ", sha256 as published" if sha256 else "")
+        return target
 
 
 def _validator(part: Path) -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from recbole_llm.errors import UserError
 from recbole_llm.raw.download import ATTEMPTS, download
 from tests.file_server import FileServer
+from tests.processes import wait_for
 
 DATA = bytes(range(256)) * 4000  # a million bytes
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -114,8 +117,32 @@ def test_other_schemes_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(server, tmp_path):
     (tmp_path / "raw").write_text("a file")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="raw cannot be made"):
         download(server.url("/a.gz"), tmp_path / "raw" / "a.gz", pause=0)
+
+
+def test_two_commands_at_once_fetch_a_file_once(tmp_path, caplog):
+    """Both appended to the same half, and what was checked changed afterwards."""
+    caplog.set_level("INFO")
+    asked, may_answer = threading.Event(), threading.Event()
+
+    class Waiting(FileServer):
+        def answer(self, request):
+            asked.set()
+            may_answer.wait(60)
+            super().answer(request)
+
+    with Waiting({"/a.gz": DATA}) as server, ThreadPoolExecutor(2) as pool:
+        fetches = [pool.submit(download, server.url("/a.gz"), tmp_path / "a.gz", SHA, pause=0)]
+        try:
+            assert asked.wait(60)
+            fetches.append(pool.submit(download, server.url("/a.gz"), tmp_path / "a.gz", SHA, pause=0))
+            wait_for(lambda: "another process is at the download of" in caplog.text, 10)
+        finally:
+            may_answer.set()
+        assert {each.result().read_bytes() for each in fetches} == {DATA}
+    assert server.seen == [None]
+    assert left_over(tmp_path) == []
 
 
 def test_what_came_from_one_address_is_not_gone_on_with_at_another(server, tmp_path):
