@@ -18,8 +18,8 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from recbole_llm.errors import UserError
-from recbole_llm.utils.files import file_sha256, one_process_at_a_time, whole_file
+from recbole_llm.errors import NoRoomError, UserError
+from recbole_llm.utils.files import file_sha256, is_no_room, one_process_at_a_time, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
     Raises:
         UserError: the address is invalid, cannot be reached or refuses, the file is too large, the checksum is wrong,
             or the file cannot be written.
+        NoRoomError: the disk is full; what has arrived is kept.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http and https addresses are downloaded.")
@@ -56,7 +57,11 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
             return target
         try:
             _fetch(url, part, pause, largest)
+        except NoRoomError:
+            raise
         except OSError as error:
+            if is_no_room(error):
+                raise NoRoomError(part, error.strerror) from error
             raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
         if sha256 and (found := file_sha256(part)) != sha256:
             part.unlink()

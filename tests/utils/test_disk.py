@@ -20,11 +20,13 @@ import torch
 from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.execution.worker import call, result_of
 from recbole_llm.features.encoder import Encoder, VectorCache, minilm_folder
+from recbole_llm.raw.download import download
 from recbole_llm.training import checkpoint
 from recbole_llm.tuning.storage import open_storage, storage_errors
 from recbole_llm.utils import files
 from recbole_llm.utils.files import check_name, whole_file, whole_folder
 from recbole_llm.utils.text import reason_of
+from tests.file_server import FileServer
 from tests.helpers import Cli
 from tests.processes import start
 from tests.tuning.searchers import study_of, take_part
@@ -103,6 +105,20 @@ def test_vectors_that_were_stored_before_the_disk_was_full_are_kept(small_disk: 
         store.put("encoder", [str(n) for n in range(50, 3050)], np.ones((3000, 384), dtype=np.float32))
     assert len(store.get("encoder", [str(n) for n in range(3050)])) == 50
     store.close()
+
+
+def test_a_download_without_room_says_so_and_goes_on_later(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((1 << 20) - (300 << 10)))
+    data = bytes(range(256)) * 2000
+    with FileServer({"/a.gz": data}) as server:
+        with pytest.raises(NoRoomError, match=r"a\.gz\.part cannot be written \(No space left"):
+            download(server.url("/a.gz"), small_disk / "a.gz", pause=0)
+        filler.unlink()
+        assert download(server.url("/a.gz"), small_disk / "a.gz", pause=0).read_bytes() == data
+        assert server.seen[0] is None
+        assert str(server.seen[1]).startswith("bytes=")
 
 
 def test_a_full_disk_in_a_worker_ends_the_driver_too(small_disk: Path) -> None:
