@@ -406,15 +406,30 @@ def write_table(path: Path, columns: Sequence[Column], rows: Iterable[Sequence[A
     Raises:
         UserError: a field holds a tab or a line break, as ids of CSV files may.
     """
-    count = 0
     with whole_file(path, "w") as stream:
-        stream.write("\t".join(map(str, columns)) + "\n")
-        for row in rows:
-            line = "\t".join(map(cell, row))
-            if line.count("\t") >= len(row) or "\n" in line or "\r" in line:
-                raise _broken(path, columns, row)
-            stream.write(line + "\n")
-            count += 1
+        return write_rows(stream, path, columns, rows)
+
+
+def write_rows(stream: IO[str], path: Path, columns: Sequence[Column], rows: Iterable[Sequence[Any]]) -> int:
+    """Write header and rows of an atomic file to a stream; returns the number of rows.
+
+    Args:
+        stream: text with plain line ends.
+        path: the file that the stream will be, for messages.
+        columns: of the header.
+        rows: their fields, as :func:`cell` gives them.
+
+    Raises:
+        UserError: a field holds a tab or a line break, as ids of CSV files may.
+    """
+    count = 0
+    stream.write("\t".join(map(str, columns)) + "\n")
+    for row in rows:
+        line = "\t".join(map(cell, row))
+        if line.count("\t") >= len(row) or "\n" in line or "\r" in line:
+            raise _broken(path, columns, row)
+        stream.write(line + "\n")
+        count += 1
     return count
 
 

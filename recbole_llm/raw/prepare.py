@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tabulate import tabulate
 
-from recbole_llm.data.atomic import write_table
+from recbole_llm.data.atomic import write_rows
 from recbole_llm.errors import UserError
 from recbole_llm.raw.amazon import Amazon2014, Amazon2018, Amazon2023
 from recbole_llm.raw.bundle import Bundle
@@ -116,19 +116,23 @@ def prepare(
     tally = Tally()
     source = FAMILIES[spec.family]({role: path for role, (path, _) in files.items()}, tally)
     table = _read(source, spec, kcore)
-    counts = {**source.counts(table), **_write(source, table, folder, spec.name), **tally.counts}
-    record = {
-        "dataset": spec.name,
-        "sources": [_fingerprint(path, file) for path, file in files.values()],
-        "rules": rules,
-        "counts": counts,
-        "published": dict(spec.published),
-        "malformed_examples": tally.examples,
-        "outputs": {path.name: file_sha256(path) for path in _outputs(folder, spec.name)},
-        "created": now(),
-    }
-    with whole_file(folder / RECORD, "w") as stream:
-        stream.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    inter, item = _outputs(folder, spec.name)
+    # The record gets its name first and .inter last: a call that is killed leaves no file that the next one disowns.
+    with whole_file(inter, "w") as rows, whole_file(item, "w") as described:
+        streams = {inter: rows, item: described}
+        without = _write(source, table, streams, spec.name)
+        record = {
+            "dataset": spec.name,
+            "sources": [_fingerprint(path, file) for path, file in files.values()],
+            "rules": rules,
+            "counts": {**source.counts(table), **without, **tally.counts},
+            "published": dict(spec.published),
+            "malformed_examples": tally.examples,
+            "outputs": {path.name: file_sha256(Path(stream.name)) for path, stream in streams.items()},
+            "created": now(),
+        }
+        with whole_file(folder / RECORD, "w") as stream:
+            stream.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return PrepareReport(folder, record, fresh=True)
 
 
@@ -137,13 +141,14 @@ def _outputs(folder: Path, name: str) -> list[Path]:
 
 
 def _done(folder: Path, spec: RawSpec, rules: dict[str, Any]) -> PrepareReport | None:
-    """The report of an earlier call with the same rules; ``None`` if there are no files.
+    """The report of an earlier call with the same rules; ``None`` if there are no files, or it was killed.
 
     Raises:
         UserError: the files were made by other rules or not by ``prepare``.
     """
     outputs = _outputs(folder, spec.name)
-    if not any(path.exists() for path in outputs):
+    there = [path for path in outputs if path.exists()]
+    if not there:
         return None
     again = "--force makes them anew."
     try:
@@ -151,11 +156,13 @@ def _done(folder: Path, spec: RawSpec, rules: dict[str, Any]) -> PrepareReport |
         known, made = record["rules"], record["outputs"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} holds atomic files that prepare did not make; {again}") from None
-    if not all(path.is_file() and made.get(path.name) == file_sha256(path) for path in outputs):
+    if not all(path.is_file() and made.get(path.name) == file_sha256(path) for path in there):
         raise UserError(f"{folder}: the atomic files are not those that prepare made; {again}")
     if known != rules:
         changed = [f"{key}={known.get(key)}" for key in rules if known.get(key) != rules[key]]
         raise UserError(f"{folder} was prepared by other rules ({', '.join(changed)}); {again}")
+    if there != outputs:
+        return None
     return PrepareReport(folder, record, fresh=False)
 
 
@@ -224,10 +231,10 @@ def _read(source: Source, spec: RawSpec, kcore: int) -> RawTable:
     return table
 
 
-def _write(source: Source, table: RawTable, folder: Path, name: str) -> dict[str, int]:
-    """Write both files, each complete or not at all; returns the counts of items without metadata or title."""
+def _write(source: Source, table: RawTable, streams: dict[Path, IO[str]], name: str) -> dict[str, int]:
+    """Write both files to their streams; returns the counts of items without metadata or title."""
     wanted = table.used_items()
-    inter, item = _outputs(folder, name)
+    inter, item = streams
     logger.info("%s: reading the metadata of %s items", name, f"{len(wanted):,}")
     without: dict[str, int] = {"items_without_record": 0, "items_without_title": 0}
 
@@ -241,9 +248,11 @@ def _write(source: Source, table: RawTable, folder: Path, name: str) -> dict[str
         empty = ("",) * (len(source.item_columns) - 1)
         yield from ((name, *empty) for name in sorted(left))
 
-    write_table(item, source.item_columns, described())
+    write_rows(streams[item], item, source.item_columns, described())
     logger.info("%s: writing %s interactions", name, f"{len(table):,}")
-    write_table(inter, source.inter_columns, source.rows(table))
+    write_rows(streams[inter], inter, source.inter_columns, source.rows(table))
+    for stream in streams.values():
+        stream.flush()
     return without
 
 

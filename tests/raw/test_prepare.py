@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -116,10 +117,28 @@ def test_an_interrupted_call_leaves_no_dataset_behind(raw, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "write_table", stop)
+    monkeypatch.setattr(module, "write_rows", stop)
     with pytest.raises(KeyboardInterrupt):
         run(amazon_spec(), raw)
     assert not list((raw.parent / "dataset").rglob("*.inter"))
+
+
+@pytest.mark.parametrize("name", ["prepare.json", "toy.item", "toy.inter"])
+def test_a_call_that_was_killed_between_two_files_is_gone_on_with(raw, monkeypatch, name):
+    replace = Path.replace
+
+    def end(path, target):
+        if target.name == name:
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", end)
+        with pytest.raises(KeyboardInterrupt):
+            run(amazon_spec(), raw)
+    assert not list((raw.parent / "dataset").rglob("*.inter"))
+    assert run(amazon_spec(), raw).fresh
+    assert not run(amazon_spec(), raw).fresh
 
 
 def test_a_failure_while_forcing_keeps_what_was_there(raw):
