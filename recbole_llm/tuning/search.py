@@ -113,8 +113,15 @@ def search(studies: Sequence[Study], executor: Executor, runner: Runner, storage
 
     Returns:
         By a study's name, why it has no trials: its semantic features cannot be made.
+
+    Raises:
+        UserError: a folder of checkpoints cannot be written to.
     """
-    lost = _make_features([study for study in studies if not study.is_done], runner)
+    unfinished = [study for study in studies if not study.is_done]
+    if executor.shares_files:
+        for study in unfinished:
+            make_folder(study.checkpoints)  # else every trial would be recorded as failed
+    lost = _make_features(unfinished, runner)
     studies = [study for study in studies if study.name not in lost]
     with ExitStack() as stack:
         stack.enter_context(Heartbeat([study.beat for study in studies]))

@@ -190,9 +190,14 @@ class Study:
         settings = with_own(self.run.settings, {**self.settings(trial), **limits})
         return Run.of(settings.replaced(checkpoint_dir=str(self.folder(trial)), refit=False))
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all trials' checkpoints."""
+        return Path(self.run.settings["checkpoint_dir"]) / "search" / self.name
+
     def folder(self, trial: optuna.Trial | FrozenTrial) -> Path:
         """The folder of a trial's checkpoints."""
-        return Path(self.run.settings["checkpoint_dir"]) / "search" / self.name / str(trial.number)
+        return self.checkpoints / str(trial.number)
 
     def reporter(self, trial: optuna.Trial, address: str | None = None) -> Reporter:
         """The object by which a job reports a trial's scores.

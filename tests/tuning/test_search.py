@@ -224,6 +224,15 @@ def test_a_search_that_is_interrupted_goes_on_in_the_same_process(tiny: Path, mo
     assert [trial.number for trial in study.ended()] == [0, 1]
 
 
+def test_a_folder_of_checkpoints_that_cannot_be_made_fails_no_trial(tiny: Path) -> None:
+    Path("saved").write_text("a file")
+    with pytest.raises(UserError, match=r"the folder saved/search/BPR-.* cannot be made"):
+        tune("BPR", "tiny", trials=2, epochs=1)
+    Path("saved").unlink()
+    _, (study,) = tune("BPR", "tiny", trials=2, epochs=1)
+    assert [trial.state.name for trial in study.ended()] == ["COMPLETE"] * 2
+
+
 def test_a_model_without_features_keeps_no_other_from_being_tuned(tiny: Path) -> None:
     unanswered: dict[str, Any] = {"llm": "vllm", "llm_base_url": "http://127.0.0.1:1/v1", "max_requests": 0}
     records, studies = tune("EIMF,BPR", "tiny", trials=2, epochs=1, **unanswered)
