@@ -32,7 +32,7 @@ from recbole_llm.registry import SEQUENTIAL, Method, methods, recbole_methods
 from recbole_llm.settings.definitions import definitions_of_name
 from recbole_llm.settings.identity import identity, key_of
 from recbole_llm.settings.rules import with_vectors
-from recbole_llm.utils.files import file_sha256, make_folder, whole_file
+from recbole_llm.utils.files import file_sha256, whole_file, whole_folder
 from recbole_llm.utils.text import complaint, counted
 
 FORMAT = 1
@@ -116,14 +116,22 @@ def read_submission(folder: Path, dataset_dir: Path = Path("dataset")) -> Submis
 
 
 def write_submission(submission: Submission, output: Path) -> None:
-    """Write records, ranks and the list of their hashes.
+    """Write records, ranks and the list of their hashes: all of them, or nothing.
 
     Raises:
         UserError: the folder exists and is not empty.
+        NoRoomError: the disk is full.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} is there already; give --output another folder, or remove it.")
-    make_folder(output)
+    if output.exists():
+        try:
+            output.rmdir()  # fails unless it is an empty folder
+        except OSError:
+            raise UserError(f"{output} is there already; give --output another folder, or remove it.") from None
+    with whole_folder(output) as folder:
+        _fill(folder, submission)
+
+
+def _fill(output: Path, submission: Submission) -> None:
     store, files = ResultStore(output), {}
     for entry in submission.entries:
         record = entry.record

@@ -7,7 +7,6 @@ templates escape everything else. A row belongs to one submission; seeds of two 
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -85,7 +84,7 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
         write_page(site / "index.html", _render("boards.html.j2", pages=_index(pages), facts=_facts(checked)))
         (site / MARK).write_text("", encoding="utf-8")
         if output.exists():
-            shutil.rmtree(output)
+            output.replace(Path(place) / "earlier")  # not removed here: a kill would leave half a board
         site.replace(output)
     return sum(len(page.rows) for page in pages)
 

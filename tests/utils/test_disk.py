@@ -19,6 +19,7 @@ import torch
 
 from recbole_llm.errors import NoRoomError, UserError
 from recbole_llm.execution.worker import call, result_of
+from recbole_llm.experiments.submission import read_submission, write_submission
 from recbole_llm.features.encoder import Encoder, VectorCache, minilm_folder
 from recbole_llm.raw.download import download
 from recbole_llm.training import checkpoint
@@ -234,6 +235,18 @@ def test_a_command_without_room_says_so_in_a_line_and_goes_on_later(
     assert not list(small_disk.glob("results/*/*/*.json"))  # no failure is recorded
     filler.unlink()
     assert cli(*command) == 0
+
+
+def test_a_submission_without_room_leaves_nothing_and_is_written_later(small_disk: Path) -> None:
+    submission = read_submission(Path(__file__).parents[2] / "results/direct")
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((1 << 20) - (24 << 10)))
+    with pytest.raises(NoRoomError, match="cannot be written"):
+        write_submission(submission, small_disk / "handed")
+    assert [path.name for path in small_disk.iterdir()] == ["filler"]
+    filler.unlink()
+    write_submission(submission, small_disk / "handed")
+    assert len(read_submission(small_disk / "handed").entries) == len(submission.entries)
 
 
 @pytest.mark.parametrize("name", ["studies.sqlite3", "studies.log"])
