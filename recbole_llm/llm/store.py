@@ -17,6 +17,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +29,7 @@ from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.exchange import Refused, answer_lines, lines_of, parse_exported, writer
-from recbole_llm.utils.files import file_sha256, whole_file
+from recbole_llm.utils.files import file_sha256, one_process_at_a_time, whole_file
 from recbole_llm.utils.text import complaint
 from recbole_llm.utils.yaml import where_published
 
@@ -244,6 +245,13 @@ def publish(
     Returns:
         The files that were written; none if there are no answers.
     """
+    with _only_writer(folder):
+        return _publish(cache, folder, endpoint, prompts, licence)
+
+
+def _publish(
+    cache: ResponseCache, folder: Path, endpoint: Endpoint, prompts: Iterable[str], licence: str
+) -> list[AnswerFile]:
     index = StoreIndex()
     if (folder / INDEX).is_file():
         index = AnswerStore.in_folder(folder).index
@@ -283,12 +291,18 @@ def publish_table(packed: bytes, folder: Path, dataset: str) -> TableFile:
         table="candidates",
         dataset=dataset,
     )
-    with whole_file(folder / entry.name) as stream:
-        stream.write(packed)
-    index = AnswerStore.in_folder(folder).index
-    index.tables = sorted({*index.tables, entry}, key=lambda each: each.name)
-    write_index(folder, index)
+    with _only_writer(folder):
+        with whole_file(folder / entry.name) as stream:
+            stream.write(packed)
+        index = AnswerStore.in_folder(folder).index
+        index.tables = sorted({*index.tables, entry}, key=lambda each: each.name)
+        write_index(folder, index)
     return entry
+
+
+def _only_writer(folder: Path) -> AbstractContextManager[None]:
+    """A block in which no other process changes a store's index, which would lose one of the two changes."""
+    return one_process_at_a_time(folder, f"the store {folder}")
 
 
 def write_index(folder: Path, index: StoreIndex) -> None:

@@ -8,6 +8,7 @@ import json
 import lzma
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from recbole_llm.experiments.answers import verify
 from recbole_llm.experiments.published import open_store
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.llm.cache import ResponseCache
-from recbole_llm.llm.store import INDEX, publish_table
-from recbole_llm.utils.files import file_sha256
+from recbole_llm.llm.store import INDEX, AnswerStore, publish_table
+from recbole_llm.utils.files import file_sha256, one_process_at_a_time
 from tests.features.asking import SEMANTICS
 from tests.file_server import FileServer
 from tests.helpers import Cli
@@ -125,6 +126,19 @@ def test_a_table_beside_an_export_that_was_changed_is_refused(
     assert cli("generate", *about_candidates, "--import=mine.jsonl.gz") == 2
     assert f"{table} is not the table that was exported" in capsys.readouterr().err
     assert answers_here() == 0
+
+
+def test_two_commands_change_a_store_one_after_the_other(about_candidates: list[str]) -> None:
+    """Each reads the index and writes it again; at once, one of the two changes would be lost."""
+    store = Path("store")
+    before = [table.name for table in AnswerStore.in_folder(store).index.tables]
+    other = threading.Thread(target=publish_table, args=(gzip.compress(b"other"), store, "tiny"))
+    with one_process_at_a_time(store):
+        other.start()
+        other.join(0.2)
+        assert [table.name for table in AnswerStore.in_folder(store).index.tables] == before
+    other.join()
+    assert len(AnswerStore.in_folder(store).index.tables) == len(before) + 1
 
 
 def test_of_several_tables_one_is_named(
