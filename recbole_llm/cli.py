@@ -341,6 +341,9 @@ def _report(error: Exception, verbose: bool) -> int:
         print(visible(f"error: {error.format_message().rstrip('.')}. See recbole-llm --help."), file=sys.stderr)
     elif isinstance(error, OSError) and error.errno in NO_ROOM:
         print(visible(f"error: {NoRoomError(error.filename or 'a file', error.strerror)}"), file=sys.stderr)
+    elif isinstance(error, PermissionError) and error.filename:
+        message = f"error: {error.filename}: permission denied; it has to be readable and writable."
+        print(visible(message), file=sys.stderr)
     else:
         if verbose:
             traceback.print_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import recbole_llm
-from recbole_llm.cli import VERBS, main
+from recbole_llm.cli import VERBS, _report, main
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.registry import methods, recbole_methods
 from recbole_llm.utils.yaml import property_names
@@ -174,6 +175,13 @@ def test_a_disk_without_room_is_told_in_a_line(tiny: Path, cli: Cli, capsys: pyt
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "cannot be written (File too large); finished work is kept" in capsys.readouterr().err
     assert [path.name for path in Path("results").glob("*.*")] == []
+
+
+def test_a_file_that_may_not_be_read_is_told_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """Root may read every file, so no command of this test could come upon one."""
+    assert _report(PermissionError(errno.EACCES, "Permission denied", "dataset/tiny/tiny.inter"), False) == 2
+    said = "error: dataset/tiny/tiny.inter: permission denied; it has to be readable and writable.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_code_is_never_run_as_a_value(tiny: Path, cli: Cli) -> None:

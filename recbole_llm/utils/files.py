@@ -292,8 +292,12 @@ def open_database(path: Path, schema: str, **options: Any) -> sqlite3.Connection
 
 def database_error(path: Path, error: sqlite3.Error) -> UserError | NoRoomError:
     """The error of an SQLite file that cannot be used."""
-    if (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+    code = (getattr(error, "sqlite_errorcode", 0) or 0) & 0xFF
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         return NoRoomError(path, error)
-    return UserError(
-        f"{path} cannot be used ({error}); repair it (sqlite3's .recover), or move it away and start again."
-    )
+    advice = "repair it (sqlite3's .recover), or move it away and start again"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        advice = "another process holds it: run the same command again when that has ended"
+    elif code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+        advice = "it and its folder have to be readable and writable"
+    return UserError(f"{path} cannot be used ({error}); {advice}.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.files import database_error, open_database, whole_file
 
 
 def test_bytes_arrive_under_the_name(tmp_path):
@@ -72,3 +74,19 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path):
         second.flush()
     assert (tmp_path / "a.txt").read_text() == "1" * 10  # the writer that closes last wins
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("file:{}?mode=rw", "another process holds it: run the same command again when that has ended"),
+        ("file:{}?mode=ro", "it and its folder have to be readable and writable"),
+    ],
+)
+def test_a_database_that_is_sound_is_not_to_be_moved_away(tmp_path, address, advice):
+    path = tmp_path / "answers.sqlite3"
+    open_database(path, "CREATE TABLE kept (answer)", isolation_level=None).execute("BEGIN IMMEDIATE")
+    other = sqlite3.connect(address.format(path), uri=True, timeout=0)
+    with pytest.raises(sqlite3.OperationalError) as error:
+        other.execute("INSERT INTO kept VALUES (1)")
+    assert str(database_error(path, error.value)).endswith(f"; {advice}.")
