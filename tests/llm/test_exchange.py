@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,26 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path, cache: ResponseCache, othe
     export_answers(cache, path)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"a\.gz cannot be read"):
+        import_answers(other, path)
+
+
+@pytest.mark.parametrize(("suffix", "pack"), [("gz", gzip.compress), ("xz", lzma.compress)])
+def test_files_that_were_joined_come_in_whole(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache, suffix: str, pack: Callable[[bytes], bytes]
+) -> None:
+    export_answers(cache, tmp_path / "a")
+    parts = [pack(line) for line in (tmp_path / "a").read_bytes().splitlines(keepends=True)]
+    (tmp_path / f"a.{suffix}").write_bytes(bytes(4).join(parts) + bytes(8))  # padded to whole blocks
+    assert import_answers(other, tmp_path / f"a.{suffix}").new == 3
+
+
+def test_an_xz_file_with_something_else_behind_it_is_named(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache
+) -> None:
+    path = tmp_path / "a.xz"
+    export_answers(cache, path)
+    path.write_bytes(path.read_bytes() + b"and so on")
+    with pytest.raises(UserError, match=r"a\.xz cannot be read"):
         import_answers(other, path)
 
 
