@@ -16,6 +16,7 @@ import gzip
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -119,7 +120,12 @@ class AnswerStore:
         try:
             if index.stat().st_size > LARGEST_INDEX:
                 raise ValueError(f"it has more than {LARGEST_INDEX >> 20} MiB")
-            return cls(address, StoreIndex.model_validate_json(index.read_bytes()), fetch)
+            found = StoreIndex.model_validate_json(index.read_bytes())
+            files = Counter((entry.prompt, entry.model) for entry in found.files)
+            for (prompt, model), count in files.items():
+                if count > 1:  # which of them came first would decide an answer
+                    raise ValueError(f"{count} files have answers of {model} to {prompt}")
+            return cls(address, found, fetch)
         except FileNotFoundError:
             raise UserError(f"{address} is no store of answers: it has no {INDEX}.{where_published(address)}") from None
         except OSError as error:
@@ -158,7 +164,7 @@ class AnswerStore:
         Raises:
             UserError: a line is not a question with its answer, or the file differs from the index.
         """
-        count = 0
+        count, keys = 0, set[str]()
         for line in lines_of(self.file(entry)):
             count += 1
             try:
@@ -170,6 +176,9 @@ class AnswerStore:
                     raise Refused("of another prompt or model than stated")
                 if moment is None:
                     raise Refused("no time of arrival")
+                if request.key in keys:
+                    raise Refused("its question has an answer in an earlier line")
+                keys.add(request.key)
             except (Refused, ValueError, RecursionError) as error:
                 reason = str(error) if isinstance(error, Refused) else "not an answer"
                 raise UserError(

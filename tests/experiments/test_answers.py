@@ -305,6 +305,12 @@ def repack(folder: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
     spoil_index(folder, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def list_twice(folder: Path) -> None:
+    index = json.loads((folder / INDEX).read_text())
+    index["files"] *= 2
+    (folder / INDEX).write_text(json.dumps(index))
+
+
 def answers_file(folder: Path) -> Path:
     (path,) = folder.glob("*.xz")
     return path
@@ -342,6 +348,11 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no answer": (lambda folder: repack(folder, lambda rows: rows[0].pop("answer")), "line 1: not an answer"),
     "no time": (lambda folder: repack(folder, lambda rows: rows[0].update(created="soon")), "line 1: no time"),
     "an answer less": (lambda folder: repack(folder, lambda rows: rows.pop()), "answers, not"),
+    "two answers to a question": (
+        lambda folder: repack(folder, lambda rows: rows[1].update({**rows[0], "answer": rows[1]["answer"]})),
+        "line 2: its question has an answer in an earlier line",
+    ),
+    "two files of a prompt": (list_twice, "2 files have answers of"),
     "an answer more": (lambda folder: spoil_index(folder, answers=1), "line 2: more answers than stated"),
 }
 
