@@ -39,7 +39,8 @@ class ImportReport:
 
     Attributes:
         new: answers that were imported.
-        known: answers that were in the cache already; these stay.
+        known: answers to questions that the cache had answers to already; those stay.
+        differ: of these, answers with another text than the one that stays.
         refused: lines that were not imported, by reason.
         spoilt: of these, responses that were billed and cannot be read.
         price: US dollars for the new answers and the spoilt ones.
@@ -48,6 +49,7 @@ class ImportReport:
 
     new: int = 0
     known: int = 0
+    differ: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     spoilt: int = 0
     price: float = 0.0
@@ -57,6 +59,7 @@ class ImportReport:
         """Add what became of another file's lines."""
         self.new += other.new
         self.known += other.known
+        self.differ += other.differ
         self.refused.update(other.refused)
         self.spoilt += other.spoilt
         self.price += other.price
@@ -66,7 +69,8 @@ class ImportReport:
         refused = "".join(f", {count} refused ({reason})" for reason, count in sorted(self.refused.items()))
         spoilt = f", {self.spoilt} of them billed all the same" if self.spoilt else ""
         words = f"; the first failure says: {self.words}" if self.words else ""
-        return f"{counted(self.new, 'answer')} imported, {self.known} known before{refused}{spoilt}{words}"
+        differ = f" ({self.differ} of them with another text, which is not taken)" if self.differ else ""
+        return f"{counted(self.new, 'answer')} imported, {self.known} known before{differ}{refused}{spoilt}{words}"
 
 
 def export_answers(
@@ -199,8 +203,9 @@ def _take(cache: ResponseCache, line: bytes, report: ImportReport, endpoint: End
         raise Refused("not an answer")
     secrets = endpoint.secrets if endpoint else ()
     request, answer, moment = _from_batch(cache, value, secrets) if "custom_id" in value else parse_exported(value)
-    if cache.get(request.key) is not None:
+    if (kept := cache.get(request.key)) is not None:
         report.known += 1
+        report.differ += kept.content != answer.content
         return
     cache.put(request, answer, moment)
     report.new += 1

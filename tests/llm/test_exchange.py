@@ -100,6 +100,18 @@ def test_answers_that_are_known_are_neither_new_nor_paid_for_again(
     assert (again.new, again.known, again.price) == (0, 3, 0.0)
 
 
+def test_another_answer_to_a_known_question_is_counted_and_not_taken(
+    tmp_path: Path, cache: ResponseCache, other: ResponseCache
+) -> None:
+    export_answers(cache, tmp_path / "a")
+    import_answers(other, tmp_path / "a")
+    before = list(other.rows())
+    changed(tmp_path / "a", answer__content="different", answer__tokens_out=3)
+    report = import_answers(other, tmp_path / "a")
+    assert str(report) == "0 answers imported, 3 known before (1 of them with another text, which is not taken)"
+    assert list(other.rows()) == before
+
+
 def test_the_same_answers_give_the_same_bytes(tmp_path: Path, cache: ResponseCache) -> None:
     for name in ("a.gz", "b.gz"):
         export_answers(cache, tmp_path / name)
