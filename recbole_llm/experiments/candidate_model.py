@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from recbole_llm.data.atomic import read_table, split_ids
-from recbole_llm.data.interactions import Interactions
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases, fold_of_users, rows_digest
 from recbole_llm.errors import UserError
@@ -106,7 +105,7 @@ def read_candidates(path: Path) -> dict[str, dict[int, str]]:
     Raises:
         UserError: the file is no such table, a position is no whole number, or a user's position is given twice.
     """
-    frame = read_table(path, ["user_id", "position", "items"])
+    frame = read_table(path, ["user_id", "position", "items"]).fillna("")
     lines: dict[str, dict[int, str]] = {}
     for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
         if not position.isdecimal():
@@ -125,14 +124,14 @@ class CandidateTable:
     Args:
         path: a ``.candidates`` table (``user_id``, ``position``, ``items``), gzipped if its name ends in ``.gz``.
         sha256: of the file; the record has it in place of a candidate model's key.
-        read: reads the interactions when candidates are asked for.
+        read: reads the dataset with its split when candidates are asked for.
 
     Attributes:
         key: identifies the table.
         folds: always empty.
     """
 
-    def __init__(self, path: Path, sha256: str, read: Callable[[], Interactions]) -> None:
+    def __init__(self, path: Path, sha256: str, read: Callable[[], Any]) -> None:
         self._path, self._read = path, read
         self.key = f"table-{sha256[:16]}"
         self.folds: list[dict[str, Any]] = []
@@ -144,14 +143,16 @@ class CandidateTable:
     def top_items(self, rows: np.ndarray, k: int) -> np.ndarray:
         """``(len(rows), k)`` int64 item ids, best first, from the table.
 
-        A row that the table lacks gets the candidates of the user's last earlier row in the table: a table for answers
-        with a stride need not hold rows that no question is about.
+        A training row that the table lacks gets the candidates of the user's last earlier row in the table: a table for
+        answers with a stride need not hold rows that no question is about.
 
         Raises:
-            UserError: as :func:`read_candidates`; or the table has no candidates for a row, an unknown item, or another
-                number of items.
+            UserError: as :func:`read_candidates`; or the table has no candidates for a row, an unknown item, another
+                number of items, an item twice, or not all rows of validation and test.
         """
-        table, lines = self._read(), read_candidates(self._path)
+        dataset, lines = self._read(), read_candidates(self._path)
+        table, split = dataset.table, dataset.split
+        tested = np.isin(rows, np.concatenate([split.valid.end, split.test.end])).tolist()
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
         known = {user: sorted(own) for user, own in lines.items()}
         found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
@@ -164,6 +165,13 @@ class CandidateTable:
                 raise UserError(
                     f"{self._path} is not of these data or settings: user {user}, position {position} has "
                     f"{sum(map(bool, chosen))} of {found.shape[1]} candidates (n_candidates)."
+                )
+            if len({*chosen}) < len(chosen):
+                raise UserError(f"{self._path}: user {user}, position {own[after - 1]} has an item twice.")
+            if tested[place] and own[after - 1] != position:
+                raise UserError(
+                    f"{self._path} is not of this split: it has no candidates for user {user}, position {position}, "
+                    "which is tested; give the table of this dataset and protocol."
                 )
             found[place] = chosen
         return found

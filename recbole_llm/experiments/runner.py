@@ -442,7 +442,7 @@ class Runner:
         """
         table = run.settings.get("candidate_table")
         if table:
-            return CandidateTable(Path(table), run.files["candidate_table"], lambda: self.read_dataset(run).table)
+            return CandidateTable(Path(table), run.files["candidate_table"], lambda: self.read_dataset(run))
         whole = self.candidate_run(run)
         aside = Runner(ResultStore(Path(whole.settings["checkpoint_dir"]) / "folds"), self.bars)
         return CandidateModel(whole, int(run.settings["candidate_folds"]), self, aside, watch)

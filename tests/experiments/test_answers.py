@@ -469,7 +469,8 @@ def test_answers_about_another_table_of_candidates_say_what_to_give(
 ) -> None:
     """A store may hold a table for each protocol and length of histories, and answers about one serve no other."""
     users = sorted({line.split("\t")[0] for line in (tiny / "tiny.inter").read_text("utf-8").splitlines()[1:]})
-    lines = ["user_id:token\tposition:token\titems:token_seq", *(f"{user}\t0\ti1 i2 i3" for user in users)]
+    rows = (f"{user}\t{position}\ti1 i2 i3" for user in users for position in range(14))
+    lines = ["user_id:token\tposition:token\titems:token_seq", *rows]
     table = tiny.parent / "other.candidates"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     folder = tiny.parent / "store"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from recbole_llm.api import run
+from recbole_llm.data.interactions import Interactions
+from recbole_llm.data.split import split_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import CandidateTable
 from recbole_llm.experiments.runner import Runner
@@ -96,13 +99,33 @@ def test_an_interrupted_training_of_it_is_resumed(
     assert "continuing after epoch 2" in log.text
 
 
-def test_a_row_that_a_table_lacks_has_the_items_of_the_last_earlier_one(tmp_path: Path) -> None:
-    table = table_of(tmp_path, [("u", f"i{n}", n) for n in range(5)])
-    path = tmp_path / "mine.candidates"
-    lines = ("user_id:token\tposition:token\titems:token_seq", "u\t3\ti3 i4", "u\t1\ti0 i2")
-    path.write_text("\n".join(lines) + "\n")
-    given = CandidateTable(path, "ab" * 32, lambda: table)
+def given_table(folder: Path, *lines: str) -> tuple[CandidateTable, Interactions]:
+    """A table of candidates for one user's rows of items ``i0`` to ``i4``, of which the last two are tested."""
+    table = table_of(folder, [("u", f"i{n}", n) for n in range(5)])
+    path = folder / "mine.candidates"
+    path.write_text("\n".join(("user_id:token\tposition:token\titems:token_seq", *lines)) + "\n")
+    dataset = SimpleNamespace(table=table, split=split_interactions(table, {"split": "loo"}))
+    return CandidateTable(path, "ab" * 32, lambda: dataset), table
+
+
+def test_a_training_row_that_a_table_lacks_has_the_items_of_the_last_earlier_one(tmp_path: Path) -> None:
+    given, table = given_table(tmp_path, "u\t3\ti3 i4", "u\t1\ti0 i2", "u\t4\ti1 i0")
     items = given.top_items(np.array([1, 2, 3, 4]), 2)
-    assert table.item_tokens[items].tolist() == [["i0", "i2"], ["i0", "i2"], ["i3", "i4"], ["i3", "i4"]]
+    assert table.item_tokens[items].tolist() == [["i0", "i2"], ["i0", "i2"], ["i3", "i4"], ["i1", "i0"]]
     with pytest.raises(UserError, match="user u, position 0 has 0 of 2 candidates"):
         given.top_items(np.array([0]), 2)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["u\t1\ti0 i2", "u\t3\ti3 i4"], "no candidates for user u, position 4, which is tested"),
+        (["u\t1\ti0 i0", "u\t3\ti3 i4", "u\t4\ti3 i4"], "user u, position 1 has an item twice"),
+        (["u\t1\t", "u\t3\ti3 i4", "u\t4\ti3 i4"], "user u, position 1 has 0 of 2 candidates"),
+        (["u\t\ti0 i2"], "position ''"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, lines: list[str], message: str) -> None:
+    given, _ = given_table(tmp_path, *lines)
+    with pytest.raises(UserError, match=message):
+        given.top_items(np.array([1, 2, 3, 4]), 2)
