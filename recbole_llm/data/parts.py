@@ -140,16 +140,28 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
 
 
 def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
-    """The columns to read from all files."""
+    """The columns to read from all files.
+
+    Raises:
+        UserError: a file lacks a column, holds whole histories, or declares another type than the training part.
+    """
     found: list[str] = []
+    types: dict[str, str] = {}
     for part in PARTS:
-        lists = [c.name for c in read_header(files[part], spec.separator) if c.name == f"{spec.item_field}_list"]
+        header = read_header(files[part], spec.separator)
+        lists = [c.name for c in header if c.name == f"{spec.item_field}_list"]
         if lists:
             raise UserError(
                 f"{files[part]} holds whole histories ({lists[0]}), as RecBole's sequential models want them in parts; "
                 f"give one interaction a line: {spec.user_field}, {spec.item_field}, {spec.time_field}."
             )
         found = check_columns(files[part], spec)
+        for column in header:
+            if column.name in found and types.setdefault(column.name, column.type) != column.type:
+                raise UserError(
+                    f"{files[part]}: {column} is declared {column.name}:{types[column.name]} in {files['train']}; "
+                    "declare it alike in all parts."
+                )
     return found
 
 

@@ -263,6 +263,15 @@ def test_histories_in_one_cell_are_refused(parts: Path) -> None:
         dataset()
 
 
+def test_a_column_of_another_type_in_one_part_is_refused(parts: Path) -> None:
+    for name, rows, kind in (("train", TRAIN, "float"), ("valid", VALID, "float"), ("test", TEST, "token")):
+        header = f"user_id:token\titem_id:token\ttimestamp:float\trating:{kind}"
+        write_rows(parts / f"mine.{name}.inter", [(*row, 3) for row in rows], header)
+    assert dataset().table.extra == {}  # a column that is not read may differ
+    with pytest.raises(UserError, match=r"test\.inter: rating:token is declared rating:float in .*mine\.train\.inter"):
+        dataset(load_col={"inter": ["user_id", "item_id", "timestamp", "rating"]})
+
+
 def test_a_dataset_of_parts_is_asked_for_them(parts: Path) -> None:
     with pytest.raises(
         UserError, match=r"holds no mine\.inter .*It holds parts \(mine\.test\.inter, .*--protocol=parts"
