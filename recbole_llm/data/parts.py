@@ -136,7 +136,7 @@ def _read(files: Mapping[str, Path], spec: ReadSpec) -> Interactions:
     for name in (spec.user_field, spec.item_field):  # close the gaps of rows that were left out
         joined[name], tokens[name] = compact_ids(joined[name].to_numpy(), tokens[name])
     counts = {name: count for name, count in facts.items() if count or name not in ("rows_repeated", "lines_alike")}
-    return _table(joined, tokens, spec, counts, files["train"].parent)
+    return _table(joined, tokens, spec, counts, ", ".join(map(str, files.values())))
 
 
 def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
@@ -166,7 +166,7 @@ def _columns(files: Mapping[str, Path], spec: ReadSpec) -> list[str]:
 
 
 def _table(
-    frame: pd.DataFrame, tokens: dict[str, np.ndarray], spec: ReadSpec, facts: dict[str, int], folder: Path
+    frame: pd.DataFrame, tokens: dict[str, np.ndarray], spec: ReadSpec, facts: dict[str, int], where: str
 ) -> Interactions:
     """The rows of all parts as one table, each user's sorted by part and then by time."""
     user, item, label = (frame[name].to_numpy() for name in (spec.user_field, spec.item_field, _LABEL))
@@ -178,7 +178,7 @@ def _table(
     order = by_time[np.lexsort((np.arange(len(by_time)), label[by_time], user[by_time]))]
     user, item, label = user[order], item[order], label[order]
     if time is not None:
-        time, of_unit = in_seconds(time[order], f"{folder}, {spec.time_field}")
+        time, of_unit = in_seconds(time[order], f"{where}, {spec.time_field}")
         facts |= of_unit
     facts |= _overlaps(user, item, time, label)
     return Interactions(

@@ -20,7 +20,7 @@ from recbole_llm.data.candidates import rarity
 from recbole_llm.data.dataset import make_dataset
 from recbole_llm.data.inter_file import ReadSpec, load_interactions
 from recbole_llm.data.item_codes import add_item_codes
-from recbole_llm.data.parts import load_parts, part_files
+from recbole_llm.data.parts import PARTS, load_parts, part_files
 from recbole_llm.data.refit import with_validation
 from recbole_llm.data.split_facts import cold_counts, cut_days, later_training, split_warnings, targets_in_history
 from recbole_llm.data.times import notices, warnings
@@ -402,7 +402,8 @@ class Runner:
             config = BenchConfig(settings, model_class, run.location.folder, run.location.stem)
             init_seed(config["seed"], config["reproducibility"])
             dataset = make_dataset(config, run.location)
-        source = run.settings.get("train") or dataset.location.file("inter") or dataset.location.folder
+        parts = ", ".join(str(run.settings[part]) for part in PARTS if run.settings.get(part))
+        source = parts or dataset.location.file("inter") or dataset.location.folder
         for notice in notices(dataset.table.facts):
             self._warn_once(f"{source}: {notice}")
         return config, dataset

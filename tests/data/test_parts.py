@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.data.catalog import known_datasets, locate
+from recbole_llm.data.parts import PARTS
 from recbole_llm.data.statistics import dataset_statistics
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.grid import expand
@@ -197,6 +198,20 @@ def test_rows_given_twice_within_a_part_are_left_out(parts: Path) -> None:
     found = dataset()
     assert found.table.facts["rows_repeated"] == 2
     assert len(found.split.train_rows) == len(TRAIN)
+
+
+def test_what_is_found_in_one_part_is_said_of_all_three(parts: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_rows(parts / "mine.test.inter", [*TEST, *TEST[:2]])
+    files = {part: f"dataset/mine/mine.{part}.inter" for part in PARTS}
+    with caplog.at_level("WARNING"):
+        dataset(**files)
+    assert f"{', '.join(files.values())}: 2 rows repeat another one" in caplog.text
+    days = 86_400
+    for name, rows, unit in (("train", TRAIN, 1), ("valid", VALID, 1), ("test", TEST, 1000)):
+        times = [(user, item, unit * (1_400_000_000 + day * days)) for user, item, day in rows]
+        write_rows(parts / f"mine.{name}.inter", times)
+    with pytest.raises(UserError, match=f"{', '.join(files.values())}, timestamp: the times are of several units"):
+        dataset(**files)
 
 
 def test_the_order_of_the_parts_wins_over_that_of_times(parts: Path) -> None:
