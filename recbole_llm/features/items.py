@@ -295,6 +295,7 @@ def read_profiles(path: Path, titles: Sequence[str], tokens: Sequence[str], by: 
     if by == "item_id":
         named = [(record["item_id"], text) for record, text in records if record.get("item_id") is not None and text]
         found = {str(token): text for token, text in reversed(named)}
+        _warn_of_others(path, sum(found[str(token)] != text for token, text in named), "id")
         profiles = [found.get(str(token), "") for token in tokens]
     else:
         profiles = _by_title(path, records, titles)
@@ -313,14 +314,16 @@ def _by_title(path: Path, records: Sequence[tuple[dict[str, Any], str]], titles:
     same: dict[tuple[str, str], str] = {}
     whole: dict[str, set[str]] = {}
     short: dict[str, dict[str, bool]] = {}  # by key and text: has a title without brackets
+    others = 0
     for record, text in records:
         title, year = _title_of(record, text)
         if title and text:
-            same.setdefault(_same_key(title, year), text)
+            others += same.setdefault(_same_key(title, year), text) != text
             if match_form(title):
                 whole.setdefault(title_key(title, year, other_names=True), set()).add(text)
                 texts = short.setdefault(title_key(title, year), {})
                 texts[text] = texts.get(text, False) or not _OTHER_NAME.search(title)
+    _warn_of_others(path, others, "title")
     profiles, unclear = [], 0
     for title in titles:
         text = same.get(_same_key(title, ""), "")
@@ -335,6 +338,14 @@ def _by_title(path: Path, records: Sequence[tuple[dict[str, Any], str]], titles:
     if unclear:
         logger.info("%s: items without a profile, since those of like titles may be of other items: %d", path, unclear)
     return profiles
+
+
+def _warn_of_others(path: Path, count: int, of: str) -> None:
+    """Say how many profiles are not read since an earlier line has another text for the same title or id."""
+    if count:
+        logger.warning(
+            "%s: profiles not read, since an earlier line has another one of the same %s: %d", path, of, count
+        )
 
 
 def _same_key(title: str, year: str) -> tuple[str, str]:

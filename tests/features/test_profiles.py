@@ -127,6 +127,18 @@ def test_a_profile_without_an_id_or_a_text_is_of_no_item(tmp_path: Path) -> None
     assert read_profiles(path, ["", "", ""], ["", "1", "None"], "item_id") == ["", "y", ""]
 
 
+@pytest.mark.parametrize(("by", "of"), [("item_id", "id"), ("title", "title")])
+def test_profiles_that_differ_for_one_item_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, by: str, of: str
+) -> None:
+    own = {"item_id": 1, "title": "Toy Story", "year": 1995}
+    records = [{**own, "text": "x"}, {**own, "text": "x"}]
+    assert read_profiles(written(tmp_path / "p", *records), TITLES, TOKENS, by)[1] == "x"
+    assert not caplog.records
+    assert read_profiles(written(tmp_path / "p", *records, {**own, "text": "y"}), TITLES, TOKENS, by)[1] == "x"
+    assert f"profiles not read, since an earlier line has another one of the same {of}: 1" in caplog.text
+
+
 def test_years_tell_titles_apart() -> None:
     assert title_key("Sabrina (1954)") != title_key("Sabrina (1995)")
 
