@@ -62,7 +62,7 @@ UNSUPPORTED = {"DIEN": "its dataset samples negative histories while RecBole rea
 STAGES = {"S3Rec": ("pretrain", "finetune"), "RaCT": ("actor_pretrain", "critic_pretrain", "finetune")}
 # Facts that show whether an older version read other rows, or other times, from the same file.
 OF_READING = ("rows_repeated", "times_per_second", "times_as_dates")
-UNNAMED = 0.1  # from this share of items without a title on, a warning is given
+UNNAMED = 0.1  # from this share of items without a title, profile or vector on, a warning is given
 USERLESS = ("Pop", "Random")  # general models that do not know users
 PAIR_BYTES = 12  # of each pair of items in EASE: three tables in single precision while it inverts one
 
@@ -377,6 +377,7 @@ class Runner:
         named = 1.0 if record.features is None else record.features.coverage.get("itemtext", 1.0)
         if (unnamed := round(1 - named, 4)) >= UNNAMED:
             found.append(f"{percent(unnamed)} of the items have no title and are called by their ids")
+        found += _said_of_gaps(dataset, record)
         for text in found:
             self._warn_once(f"{record.dataset}: {text}")
         return found
@@ -567,6 +568,20 @@ class Runner:
         record.metrics = with_direction(summarise(ranks, prepared.config["metrics"], prepared.config["topk"]))
         if lists is not None:
             record.list_metrics = with_direction(list_metrics_of(lists, ranks, prepared.config["list_metrics"]))
+
+
+def _said_of_gaps(dataset: Any, record: Record) -> list[str]:
+    """What files of profiles and vectors lack, where it is much: those of other data fit some ids by chance."""
+    if record.features is None:
+        return []
+    lacking = {
+        "items have no profile": 1 - dataset.semantics.folder.manifest["features"]["itemtext"].get("profiles", 1)
+    }
+    for vectors in record.features.vectors:
+        what = f"{vectors['of'].removesuffix('_id')}s have no vector in {vectors['name']}"
+        lacking[what] = vectors["missing"] / (vectors["known"] + vectors["missing"])
+    shares = {what: round(share, 4) for what, share in lacking.items()}
+    return [f"{percent(share)} of the {what}" for what, share in shares.items() if share >= UNNAMED]
 
 
 def _said_of_threshold(threshold: dict[str, float]) -> str:

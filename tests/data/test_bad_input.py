@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -521,6 +522,25 @@ def test_missing_titles_are_a_warning_on_the_row(mine, titles, share):
     record = runner().run(make_run("SASRecText", "mine", epochs=1))
     text = f"{share} of the items have no title and are called by their ids"
     assert record.warnings == ([text] if share else [])
+
+
+@pytest.mark.parametrize(("given", "share"), [(1, "99.1 %"), (108, "10 %"), (109, None)])
+def test_missing_profiles_are_a_warning_on_the_row(mine, given, share):
+    write_rows(mine / "mine.item", [(item, f"T {item}") for _, item, _ in ROWS], ITEM)
+    lines = (json.dumps({"item_id": item, "text": f"about {item}"}) for _, item, _ in ROWS[:given])
+    Path("p.jsonl").write_text("\n".join(lines))
+    settings = {"profiles": "p.jsonl", "profiles_by": "item_id", "text_columns": ["title_text", "profile_text"]}
+    record = runner().run(make_run("SASRecText", "mine", epochs=1, **settings))
+    assert record.warnings == ([f"{share} of the items have no profile"] if share else [])
+
+
+@pytest.mark.parametrize(("given", "share"), [(12, "90 %"), (109, None)])
+def test_missing_vectors_are_a_warning_on_the_row(mine, given, share):
+    np.save("v.npy", np.eye(given, dtype=np.float32))
+    Path("v.ids").write_text("\n".join(["item_id", *(item for _, item, _ in ROWS[:given])]))
+    record = runner().run(make_run("SASRecText", "mine", epochs=1, vectors=["v.npy"]))
+    found = [warning.partition("#")[0] for warning in record.warnings]
+    assert found == ([f"{share} of the items have no vector in v"] if share else [])
 
 
 # ---- folders -------------------------------------------------------------------------------------
