@@ -69,7 +69,7 @@ class Ranks:
         """Read what :meth:`save` wrote.
 
         Raises:
-            UserError: the file is missing, damaged, or of a later format.
+            UserError: the file is missing, damaged, of a later format, or its arrays are not the ranks of one test.
         """
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -77,7 +77,10 @@ class Ranks:
                     raise UserError(f"{path} was written by a later version (format {int(data['format'])}).")
                 present = [name for name in cls.__dataclass_fields__ if name not in _MAY_LACK or name in data]
                 values = {name: data[name] for name in present}
-                return cls(**{**values, "cut_off": int(values.get("cut_off", 0))})
+                found = cls(**{**values, "cut_off": int(values.get("cut_off", 0))})
+                if (why := _malformed(found)) is not None:
+                    raise UserError(f"{path} is not a file of ranks: {why}.")
+                return found
         except UserError:
             raise
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
@@ -98,6 +101,26 @@ class Ranks:
             **{name: values[cases] if len(values) else values for name, values in of_cases.items()},
             **{name: values[targets] for name, values in of_targets.items()},
         )
+
+
+def _malformed(ranks: Ranks) -> str | None:
+    """Why arrays cannot be the ranks of one test, else ``None``; later code trusts their shapes."""
+    cases, targets = ranks.user.size, ranks.item.size
+    sizes = {
+        "user": cases, "offsets": cases + 1, "history": cases, "item": targets, "higher": targets, "tied": targets,
+        "train_count": targets, "head": targets,
+    }  # fmt: skip
+    arrays = {name: value for name, value in vars(ranks).items() if isinstance(value, np.ndarray)}
+    for name, value in arrays.items():
+        if value.ndim != 1 or value.dtype.kind not in "iub":
+            return f"{name} is no list of whole numbers"
+        if len(value) != sizes.get(name, cases if len(value) else 0):  # the others may be empty
+            return f"{name} has {len(value):,} values"
+        if name in ("higher", "tied", "history", "train_count", "pool") and len(value) and value.min() < 0:
+            return f"{name} has negative values"
+    if not cases or ranks.offsets[0] != 0 or ranks.offsets[-1] != targets or np.any(np.diff(ranks.offsets) < 1):
+        return "offsets do not divide the targets among the cases"
+    return None
 
 
 def only_targets(ranks: Ranks, wanted: np.ndarray) -> Ranks:

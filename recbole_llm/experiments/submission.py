@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.names import needs_lists, parse_metric
@@ -252,8 +250,6 @@ def _check_ranks(path: Path, record: Record, file: Path) -> None:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is not a readable file of ranks: {error}") from error
     ranks = Ranks.load(file)
-    if (why := _malformed(ranks)) is not None:
-        raise UserError(f"{file} is not a file of ranks: {why}.")
     assert record.data is not None
     if len(ranks) != record.data.test_cases:
         raise UserError(f"{path}: data.test_cases is {record.data.test_cases:,}, and {file.name} has {len(ranks):,}.")
@@ -267,26 +263,6 @@ def _check_ranks(path: Path, record: Record, file: Path) -> None:
     for name, metric in record.list_metrics.items():
         if not needs_lists(name) or not math.isfinite(metric.value):
             raise UserError(f"{path}: list_metrics.{name} is no number of a metric of lists.")
-
-
-def _malformed(ranks: Ranks) -> str | None:
-    """Why arrays cannot be the ranks of one test, else ``None``; later code trusts their shapes."""
-    cases, targets = ranks.user.size, ranks.item.size
-    sizes = {
-        "user": cases, "offsets": cases + 1, "history": cases, "item": targets, "higher": targets, "tied": targets,
-        "train_count": targets, "head": targets,
-    }  # fmt: skip
-    arrays = {name: value for name, value in vars(ranks).items() if isinstance(value, np.ndarray)}
-    for name, value in arrays.items():
-        if value.ndim != 1 or value.dtype.kind not in "iub":
-            return f"{name} is no list of whole numbers"
-        if len(value) != sizes.get(name, cases if len(value) else 0):  # the others may be empty
-            return f"{name} has {len(value):,} values"
-        if name in ("higher", "tied", "history", "train_count", "pool") and len(value) and value.min() < 0:
-            return f"{name} has negative values"
-    if not cases or ranks.offsets[0] != 0 or ranks.offsets[-1] != targets or np.any(np.diff(ranks.offsets) < 1):
-        return "offsets do not divide the targets among the cases"
-    return None
 
 
 def settings_key(record: Record, data: DatasetFacts) -> str:

@@ -410,6 +410,23 @@ def test_a_single_user_has_no_interval_and_a_note_says_why(tmp_path: Path, style
     assert style == "csv" or "no intervals and no tests: users are their sample, and all cases are of a single" in text
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ranks: {"higher": ranks.higher[:3]},
+        lambda ranks: {"higher": ranks.higher - 1_000},
+        lambda ranks: {"tied": ranks.tied * float("nan")},
+        lambda ranks: {"offsets": ranks.offsets * 1_000},
+        lambda ranks: {"user": ranks.user[None]},
+    ],
+)
+def test_a_row_whose_ranks_cannot_be_ranks_is_not_tested(store: ResultStore, change: Any) -> None:
+    run = store_run(store, "Pop", 0.5, key="spoilt")
+    path = store.ranks_of(run)
+    replace(ranks := Ranks.load(path), **change(ranks)).save(path)
+    assert f"no ranks, so it is not tested ({path} is not a file of ranks: " in render(list(store), store=store)
+
+
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_table_says_where_sessions_are_its_sample(store: ResultStore, noted: bool) -> None:
     """Runs of a protocol that cuts histories, with or without the people behind the sessions in their ranks files."""
