@@ -172,6 +172,43 @@ def test_a_class_typed_into_a_session_runs(own_models: str) -> None:
     assert out == "__main__:Mine\n", err
 
 
+TYPED = """
+import torch
+import recbole_llm, own_models
+from recbole_llm.utils.plugins import code_of
+START = 0.0
+def slope(size): return torch.arange(size) * 1.0
+class Mine(own_models.Biased):
+    def __init__(self, config, dataset):
+        super().__init__(config, dataset)
+        self.bias.weight.data[:, 0] = START + slope(self.n_items)
+def key():
+    return recbole_llm.run(Mine, 'tiny', **SHORT)[0].key
+keys = [key()]
+"""
+
+
+def test_a_class_typed_into_a_session_runs_again_when_its_code_changes(own_models: str) -> None:
+    """What it uses of the session counts as well, what is equal to the earlier text does not."""
+    slope = "def slope(size): return torch.arange(size) * 2.0  # steeper"
+    body = TYPED[TYPED.index("class Mine") : TYPED.index("def key")]
+    changed = body.replace("[:, 0] = START", "[:, 0] = -START")
+    more = "\n".join(f"{text}\nkeys.append(key())" for text in (body, slope, "START = 1.0", changed))
+    session = start(type_in, f"SHORT = {SHORT}\n{TYPED}\n{more}\nprint(*[keys.index(key) for key in keys])")
+    out, err = session.communicate()
+    assert out == "0 0 2 3 4\n", err
+
+
+def test_a_class_whose_name_another_class_has_taken_is_refused(own_models: str) -> None:
+    typed = "class Mine(own_models.Biased): pass\n"
+    tried = (
+        f"try: recbole_llm.run(first, 'tiny', **{SHORT})\nexcept recbole_llm.errors.UserError as error: print(error)"
+    )
+    session = start(type_in, f"import recbole_llm, own_models\n{typed}first = Mine\n{typed}{tried}")
+    out, err = session.communicate()
+    assert "--model=__main__:Mine: another class has this name now" in out, err
+
+
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
     """``Biased`` returns a view of the same parameter row for every user."""
     run = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))

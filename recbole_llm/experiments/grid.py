@@ -72,9 +72,18 @@ def _whole(value: Any) -> int:
 
 
 def _method(model: Any) -> Method:
-    """The registry row of a model given by name or, in the Python API, as a class."""
+    """The registry row of a model given by name or, in the Python API, as a class.
+
+    Raises:
+        UserError: there is no such model, or the class was typed into a session that has another one of its name now.
+    """
     if isinstance(model, type):
         row = find_method(f"{model.__module__}:{model.__qualname__}")
+        if model.__module__ == "__main__" and row.load() is not model:  # a module's class may have been reloaded
+            raise UserError(
+                f"--model={row.target}: another class has this name now. Give each class a name of its own, and pass "
+                "the one that is defined under it."
+            )
         register(row)
         return row
     return find_method(str(model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import sys
 from functools import cache
@@ -11,7 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
+from recbole_llm.utils.files import file_sha256
 from recbole_llm.utils.text import one_line
+from recbole_llm.utils.typed_code import file_of, hash_of_typed
 
 
 def _module(name: str, where: str) -> ModuleType:
@@ -52,16 +53,21 @@ def load_class(target: str, where: str) -> type:
     return found
 
 
-@cache  # hashes from the first call: the files may be edited while they run
 def code_of(model_class: type) -> dict[str, str]:
-    """SHA-256, by module, of the source files of a class and of its bases in the same package.
+    """SHA-256, by module, of the code of a class and of its bases in the same package.
 
-    A class without a file (from an interactive session) is left out.
+    It is that of the modules' source files, or of the classes themselves if they were typed into a session.
     """
     package = model_class.__module__.partition(".")[0]
-    modules = {one.__module__ for one in model_class.__mro__ if one.__module__.partition(".")[0] == package}
-    files = {name: Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in sorted(modules)}
-    return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file.is_file()}
+    classes = [one for one in model_class.__mro__ if one.__module__.partition(".")[0] == package]
+    modules = sorted({one.__module__ for one in classes})
+    return {name: _hash_of_file(model_class, name) or hash_of_typed(classes) for name in modules}
+
+
+@cache  # from the first call: the files may be edited while they run
+def _hash_of_file(model_class: type, module: str) -> str | None:
+    file = file_of(module)
+    return None if file is None else file_sha256(file)
 
 
 def module_folder(name: str, where: str) -> Path:
