@@ -153,7 +153,11 @@ def python() -> str:
     """The public names, documented by mkdocstrings from their docstrings."""
     homes = {name: recbole_llm._HOMES[name] for name in recbole_llm.__all__ if not name.startswith("__")}
     parts = ["# Python API\n\nAfter this page you can do from Python what the command line does. `import recbole_llm` "
-             "has these names.\n"]  # fmt: skip
+             "has these names.\n\nCalls leave the random generators of your process as they were. Calls from several "
+             "threads run one after the other; `workers` runs several trainings at once. Progress is shown on a "
+             "terminal alone: in a notebook, `logging.basicConfig(level=logging.INFO)` shows what is being done. "
+             "Importing `recbole_llm` also repairs RecBole for today's numpy, pandas, scipy and torch. In RecBole code "
+             "of your own, `Pop` then counts each interaction, and trainers write no TensorBoard logs.\n"]  # fmt: skip
     for name, home in homes.items():
         parts.append(f"## recbole_llm.{name}\n\n::: recbole_llm.{home}.{'list_' if name == 'list' else name}\n")
     return "\n".join(parts)

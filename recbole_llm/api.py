@@ -26,6 +26,7 @@ from recbole_llm.features.sources import AnswerSource
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.reporting.choice import Format, chosen_records, table_columns, twin_protocols
 from recbole_llm.stages import StageResult, Verbs, check_generate, checked_stages, run_stages, trained_by
+from recbole_llm.utils.caller import alone
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.progress import Bars
 from recbole_llm.utils.text import counted
@@ -71,6 +72,7 @@ DatasetDir = Annotated[str | Path, Doc("Folder of datasets.")]
 DataPath = Annotated[str | None, Doc("Folder that holds the dataset's folder or its files.")]
 
 
+@alone()
 def run(
     model: Model = "",
     dataset: Dataset = "",
@@ -123,6 +125,7 @@ class Tuned:
     report: Path | None = None
 
 
+@alone()
 def tune(
     model: Model = "",
     dataset: Dataset = "",
@@ -183,6 +186,7 @@ def tune(
     return Tuned(records, studies, page)
 
 
+@alone()
 def estimate(
     model: Model = "",
     dataset: Dataset = "",
@@ -219,6 +223,7 @@ def estimate(
     return estimate_work(work_of(runs, runner, seeds, search if trials else None), runner)
 
 
+@alone()
 def estimate_suite(
     name: str,
     *,
@@ -246,6 +251,7 @@ def estimate_suite(
     )
 
 
+@alone()
 def generate(
     model: Model = "",
     dataset: Dataset = "",
@@ -296,6 +302,7 @@ def generate(
     return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
 
 
+@alone()
 def probe(
     dataset: Dataset = "",
     *,
@@ -324,6 +331,7 @@ def probe(
     return [probes.probe(run, runner, questions) for run in runs]
 
 
+@alone()
 def advise(
     model: Model = "",
     dataset: Dataset = "",
@@ -355,6 +363,7 @@ def advise(
     return advised(runs, _runner(runs, quiet), growing, numbers, margin)
 
 
+@alone()
 def answers(
     action: Annotated[Literal["pull", "push", "verify"], Doc("pull, push or verify.")],
     model: Model = "",
@@ -391,6 +400,7 @@ def answers(
     return verbs.push(runs, runner, Path(store), licence) if action == "push" else verbs.pull(runs, runner)
 
 
+@alone()
 def recommend(
     model: Model = "",
     dataset: Dataset = "",
@@ -536,6 +546,7 @@ def report(
     return path
 
 
+@alone()
 def submit(
     folder: Annotated[str | Path, Doc("Results folder whose records are handed in.")],
     *,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pkgutil
+import random
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +118,28 @@ def test_run_takes_any_setting_by_its_name(tiny: Path) -> None:
 def test_settings_of_one_model_of_several_are_given_by_a_dictionary(tiny: Path) -> None:
     records = recbole_llm.run(model="Pop,GRU4Rec", dataset="tiny", **SHORT | {"GRU4Rec.num_layers": 2})
     assert records[1].settings["num_layers"] == 2
+
+
+def test_run_leaves_the_callers_random_numbers_alone(tiny: Path) -> None:
+    """A search of the caller's own would draw the same values after every run."""
+
+    def drawn(between: Callable[[], Any]) -> tuple[Any, ...]:
+        random.seed(1)
+        np.random.seed(1)
+        torch.manual_seed(1)
+        between()
+        return random.random(), np.random.rand(), torch.rand(1).item(), torch.backends.cudnn.deterministic
+
+    assert drawn(partial(recbole_llm.run, "GRU4Rec", "tiny", **SHORT)) == drawn(list)
+
+
+def test_runs_of_several_threads_have_the_numbers_that_they_have_alone(tiny: Path) -> None:
+    """They draw from the same generators, so that they must not train at the same time."""
+    both = [partial(recbole_llm.run, model, "tiny", **SHORT | {"epochs": 5}) for model in ("GRU4Rec", "SASRec")]
+    expected = [run()[0].metrics for run in both]
+    with ThreadPoolExecutor(2) as pool:
+        found = [work.result() for work in [pool.submit(run, force=True) for run in both]]
+    assert [record.metrics for (record,) in found] == expected
 
 
 def test_run_keeps_its_records_where_it_is_told(tiny: Path, tmp_path: Path) -> None:
