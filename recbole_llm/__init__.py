@@ -22,6 +22,8 @@ mend_on_import()
 if TYPE_CHECKING:
     from recbole_llm.api import (
         advise,
+        answers,
+        board,
         doctor,
         estimate,
         estimate_suite,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         recommend,
         report,
         run,
+        submit,
         suite,
         table,
         tune,
@@ -44,6 +47,8 @@ __all__ = [
     "Method",
     "__version__",
     "advise",
+    "answers",
+    "board",
     "curves",
     "doctor",
     "estimate",
@@ -58,6 +63,7 @@ __all__ = [
     "report",
     "results",
     "run",
+    "submit",
     "suite",
     "table",
     "table_rows",

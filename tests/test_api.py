@@ -17,6 +17,7 @@ import pytest
 import torch
 
 import recbole_llm
+from recbole_llm.cli import VERBS
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
@@ -157,6 +158,11 @@ def test_no_module_has_the_name_of_a_function() -> None:
     modules = {module.name for module in pkgutil.iter_modules(recbole_llm.__path__)}
     assert not modules & set(recbole_llm.__all__)
     assert all(getattr(recbole_llm, name) for name in recbole_llm.__all__)
+
+
+def test_the_package_has_the_verbs_of_the_command_line() -> None:
+    assert [name for name, verb in VERBS.items() if getattr(recbole_llm, name, None) is not verb.function] == []
+    assert VERBS.keys() <= set(recbole_llm.__all__)
 
 
 def test_importing_the_package_loads_neither_torch_nor_recbole() -> None:
