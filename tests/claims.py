@@ -374,6 +374,8 @@ CLAIMS = (
           "for the right texts, p {p2})", models=("UniSRec",)),
     Claim("profiles", PROFILES_LATER, BOTH, "SASRec", CHANCE,
           "UniSRec with titles and profiles is {gap} {bounds} below it (p {p2})"),
+    Claim("profiles", PROFILES_LATER, "VSKNN", "SASRec", HOLDS,
+          "**VSKNN is above SASRec**, by {gap} {bounds} (p {p3})"),
     Claim("vectors", VECTORS, f"UniSRec ({FILMS})", f"UniSRec ({OTHER_FILMS})", HOLDS,
           "UniSRec has {mean} with the films' own vectors and {other} with exchanged ones (`--model=UniSRec "
           '--baseline="UniSRec (shuffled, films#2f6d3e)"`: {d} {interval}, p {p3})', models=("UniSRec",)),
