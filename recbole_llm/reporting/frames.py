@@ -32,7 +32,7 @@ def results(
     dataset: Names = None,
     protocol: Names = None,
     model: Names = None,
-    settings: Sequence[str] = (),
+    settings: Names = (),
 ) -> pd.DataFrame:
     """One row per record of a results folder.
 
@@ -48,7 +48,7 @@ def results(
         their own name (``ndcg@10``), seconds of a phase are ``seconds.train`` and so on. What a record lacks is a
         missing value.
     """
-    store = ResultStore(folder)
+    store, columns = ResultStore(folder), names_of(settings)
     rows = []
     for label, record in _labelled(store, dataset, protocol, model):
         semantic, data = record.features, record.data
@@ -78,7 +78,7 @@ def results(
                 "knowledge_cut": semantic.knowledge_cut if semantic else None,
                 "after_cut": semantic.after_cut if semantic else None,
                 "notes": "; ".join(record.notes), "commit": record.commit, "created": record.created,
-                **{f"settings.{name}": record.settings.get(name) for name in settings},
+                **{f"settings.{name}": record.settings.get(name) for name in columns},
             }
         )  # fmt: skip
     return _frame(rows, _RUN)

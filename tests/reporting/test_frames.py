@@ -42,6 +42,7 @@ def store(tmp_path: Path) -> ResultStore:
 
 def test_records_have_a_row_each(store: ResultStore) -> None:
     frame = results(store.folder, settings=["learning_rate"])
+    pd.testing.assert_frame_equal(frame, results(store.folder, settings="learning_rate"))  # not one column a letter
     assert len(frame) == 6
     assert list(frame.columns[:7]) == RUN
     assert frame["key"].is_unique
