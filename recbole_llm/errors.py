@@ -46,12 +46,12 @@ def check_known(complaint: str, word: object, known: Collection[str]) -> None:
         raise UserError(f"{complaint}.{did_you_mean(str(word), known)} Known: {', '.join(known)}.")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """A hint such as `` Did you mean LLMDMsRec?``, or an empty string when nothing is near.
 
     Names that differ only in case or punctuation come first, similar spellings only if there are none.
     """
-    candidates = sorted(set(known))
+    word, candidates = str(word), sorted(set(known))
 
     def fold(text: str) -> str:
         return "".join(ch for ch in text.casefold() if ch.isalnum())

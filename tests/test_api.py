@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import recbole_llm
 from recbole_llm.cli import VERBS
 from recbole_llm.errors import UserError
+from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -141,6 +143,59 @@ def test_runs_of_several_threads_have_the_numbers_that_they_have_alone(tiny: Pat
     with ThreadPoolExecutor(2) as pool:
         found = [work.result() for work in [pool.submit(run, force=True) for run in both]]
     assert [record.metrics for (record,) in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"hidden_size": np.int64(16)}, {"hidden_size": 16}),
+        ({"learning_rate": np.float32(0.5)}, {"learning_rate": 0.5}),
+        ({"mask_history": np.True_}, {"mask_history": True}),
+        ({"topk": np.array([5, 10])}, {"topk": [5, 10]}),
+        ({"topk": range(5, 7)}, {"topk": [5, 6]}),
+        ({"topk": pd.Series([5, 10])}, {"topk": [5, 10]}),
+        ({"seeds": range(1, 3)}, {"seeds": [1, 2]}),
+        ({"seeds": np.arange(1, 3)}, {"seeds": [1, 2]}),
+        ({"checkpoint_dir": Path("saved")}, {"checkpoint_dir": "saved"}),
+        ({"config_file": None}, {}),
+    ],
+)
+def test_values_of_numpy_and_pandas_count_as_those_of_yaml(tiny: Path, given: Any, plain: Any) -> None:
+    found, expected = ([run.key for run in grid("GRU4Rec", **each)] for each in (given, plain))
+    assert found == expected
+
+
+def grid(model: Any, dataset: Any = "tiny", **given: Any) -> list[Run]:
+    """The runs that a call of the API makes."""
+    seeds, files = given.pop("seeds", None), given.pop("config_file", ())
+    return expand(model, dataset, seeds=seeds, config_files=files, overrides=given)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (partial(recbole_llm.run, "Pop", Path("tiny")), r"PosixPath\('tiny'\): give a name"),
+        (partial(recbole_llm.run, 3, "tiny"), "3: give a name"),
+        (partial(recbole_llm.run, "Pop", "tiny", topk={5, 10}), "--topk: settings are .* got a value of type set"),
+        (
+            partial(recbole_llm.run, "Pop", "tiny", val_interval={"timestamp": object()}),
+            "--val_interval: .* type object",
+        ),
+        (partial(recbole_llm.run, "Pop", "tiny", seeds={1, 2}), "--seeds: settings are"),
+        (partial(recbole_llm.run, "Pop", "tiny", executor=3), "--executor=3: use serial"),
+        (partial(recbole_llm.run, "Pop", "tiny", val_interval={"timestamp": pd.Timestamp(1)}), "write an interval"),
+        (partial(recbole_llm.run, "Pop", "tiny", config_file=["dates.yaml"]), "write an interval"),
+    ],
+)
+def test_what_is_no_setting_or_name_is_refused(tiny: Path, call: Callable[[], Any], message: str) -> None:
+    Path("dates.yaml").write_text("val_interval: {timestamp: 2014-01-01}")
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_names_are_taken_from_numpy_and_pandas(tiny: Path) -> None:
+    for names in (np.array(["Pop", "BPR"]), pd.Series(["Pop", "BPR"]), pd.Index(["Pop", "BPR"])):
+        assert [run.settings.method.name for run in grid(names)] == ["Pop", "BPR"]
 
 
 def test_run_keeps_its_records_where_it_is_told(tiny: Path, tmp_path: Path) -> None:

@@ -415,7 +415,7 @@ def cached_interactions(
         spec: how it is read.
         read: reads the text files.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([FORMAT, sha, asdict(spec)], sort_keys=True, default=str).encode()).hexdigest()[:16]
     folder = location.home / "cache" / key
     cached = _open_cache(folder, spec)
     if cached is not None:

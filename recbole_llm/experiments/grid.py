@@ -19,7 +19,7 @@ from recbole_llm.registry import Method, find_method, register
 from recbole_llm.settings.core import LARGEST_SEED, CoreSettings
 from recbole_llm.settings.layers import Settings, check_grid_keys, layer_settings, names_parts
 from recbole_llm.settings.rules import check_followed
-from recbole_llm.settings.schema import check_value
+from recbole_llm.settings.schema import check_value, from_python
 from recbole_llm.utils.text import names_of
 
 _READ_ONCE = ("results_dir", "max_cost", "max_requests", "answers")  # for all runs of a command
@@ -31,10 +31,11 @@ def parse_seeds(value: Any, default: int) -> list[int]:
     Raises:
         UserError: the value names no seeds.
     """
+    value = from_python(value, "--seeds")
     if value is None:
         return [default]
     try:
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, list):
             seeds = [_whole(seed) for seed in value]
         elif isinstance(value, str) and "," in value:
             seeds = [_whole(seed) for seed in value.split(",")]
@@ -55,8 +56,9 @@ def parse_shares(value: Any) -> list[float]:
     Raises:
         UserError: the value is nothing of the kind.
     """
+    value = from_python(value, "--shares")
     try:
-        found = [float(share) for share in (value if isinstance(value, (list, tuple)) else names_of(str(value)))]
+        found = [float(share) for share in (value if isinstance(value, list) else names_of(str(value)))]
     except (TypeError, ValueError):
         found = []
     if not found or found != sorted({*found}) or found[0] <= 0 or found[-1] > 1:
@@ -116,13 +118,16 @@ def expand(
     Raises:
         UserError: an unknown name or key anywhere in the grid, before anything runs.
     """
-    overrides = dict(overrides or {})
+    overrides = {key: from_python(value, f"--{key}") for key, value in (overrides or {}).items()}
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)
-    if not model and overrides.get("lists"):
-        model = "Lists"
-    files = [Path(file) for file in ([config_files] if isinstance(config_files, (str, Path)) else config_files)]
-    methods = [_method(name) for name in names_of(model)]
+    models = names_of(model)
+    if not models and overrides.get("lists"):
+        models = ["Lists"]
+    files = [
+        Path(file) for file in ([config_files] if isinstance(config_files, (str, Path)) else names_of(config_files))
+    ]
+    methods = [_method(name) for name in models]
     datasets = names_of(dataset)
     if not methods or not datasets:
         meant = (f" --{key}:{hint}" for key in overrides if (hint := did_you_mean(key, ("model", "dataset"))))

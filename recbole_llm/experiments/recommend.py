@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,14 +156,17 @@ class Recommender:
         return best.indices.cpu().numpy(), best.values.float().cpu().numpy()
 
 
-def users_of(given: str | Sequence[str], recommender: Recommender) -> list[str]:
+def users_of(given: str | Path | Sequence[str], recommender: Recommender) -> list[str]:
     """The users that ``--users`` names: ``all``, a name, a file with one name a line, names with commas, or a list.
 
     Raises:
         UserError: the file is not UTF-8 text, or no user is named.
     """
+    given = str(given) if isinstance(given, Path) else given
     if not isinstance(given, str):
-        return list(given)
+        if not isinstance(given, Iterable):
+            raise UserError(f"--users={given}: give names, a file with one a line, or all.")
+        return [str(user) for user in given]
     known = [str(user) for user in recommender.prepared.dataset.table.user_tokens[1:]]
     if given == "all":
         return known

@@ -11,6 +11,7 @@ from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import Label
+from recbole_llm.settings.schema import from_python
 from recbole_llm.utils.text import names_of
 
 Format = Literal["text", "terminal", "markdown", "latex", "csv", "html"]
@@ -31,9 +32,10 @@ def table_columns(
     if groups and (style == "csv" or check_reference):
         other = "--check_reference" if check_reference else "--format=csv"
         raise UserError(f"--groups: {other} shows no subgroups; leave one of them out.")
+    topk = from_python(topk, "--topk")
     if topk is None or topk == "all":
         return names, None if topk is None else []
-    words = [str(word) for word in names_of(str(topk) if isinstance(topk, int) else topk)]
+    words = [str(word) for word in (topk if isinstance(topk, list) else names_of(str(topk)))]
     if not words or not all(word.isdigit() and int(word) > 0 for word in words):
         raise UserError(f"--topk={topk}: give cut-offs such as 5,10, or all.")
     return names, [int(word) for word in words]

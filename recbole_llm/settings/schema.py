@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import date
 from enum import StrEnum
 from functools import cache
+from pathlib import PurePath
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -214,6 +215,34 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
     if kinds == (list,) and not isinstance(value, (dict, type(None))):
         return list(value) if isinstance(value, (list, tuple)) else [value]
     return value
+
+
+def from_python(value: Any, where: str) -> Any:
+    """A value from Python as YAML has it: of numpy, pandas and torch numbers and lists, of paths text.
+
+    Args:
+        value: what the caller of the Python API gave.
+        where: what to blame in the message.
+
+    Raises:
+        UserError: YAML has nothing of the kind.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: from_python(each, where) for key, each in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [from_python(each, where) for each in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise UserError(
+        f"{where}: settings are numbers, texts, true, false and null, and lists and mappings of these; got a "
+        f"value of type {type(value).__name__}."
+    )
 
 
 @cache

@@ -6,9 +6,12 @@ import html
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ValidationError
+
+from recbole_llm.errors import UserError
 
 TITLE_LENGTH = 200
 # Line and paragraph separators, bidirectional overrides, zero-width and other invisible characters.
@@ -89,10 +92,17 @@ def share_of(part: int, whole: int) -> float:
 
 
 def names_of(given: Any) -> list[Any]:
-    """A list of names from ``"A, B"``, ``"[A,B]"``, a sequence or a single class; an empty one from ``None``."""
+    """A list of names from ``"A, B"``, ``"[A,B]"``, a sequence or a single class; an empty one from ``None``.
+
+    Raises:
+        UserError: it is nothing of the kind.
+    """
     if isinstance(given, type):
         return [given]
-    parts = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given or ()
+    if given is not None and not isinstance(given, Iterable):
+        raise UserError(f"{given!r}: give a name, names with commas between them, or a list of names.")
+    parts = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given
+    parts = () if parts is None else parts
     return [name for part in parts if (name := part.strip() if isinstance(part, str) else part) != ""]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from recbole_llm.errors import UserError
-from recbole_llm.experiments.recommend import Recommender
+from recbole_llm.experiments.recommend import Recommender, users_of
 from tests.helpers import prepare
 
 
@@ -29,6 +30,16 @@ def test_the_model_scores_in_the_arithmetic_it_was_tested_in(
     (found,) = recommender.recommend(["u1"], k=5)
     assert seen == [half]
     assert len(found.items) == 5
+
+
+def test_users_are_numbers_or_a_path_too(tiny: Path) -> None:
+    """The ids of most public datasets are numbers, and pandas reads them as such."""
+    recommender = Recommender(prepare("SASRec"))
+    Path("users.txt").write_text("u1\nu2\n")
+    assert users_of(Path("users.txt"), recommender) == ["u1", "u2"]
+    assert users_of(np.array([1, 2]), recommender) == ["1", "2"]
+    with pytest.raises(UserError, match="--users=3: give names"):
+        users_of(3, recommender)
 
 
 def test_a_score_that_is_no_number_is_an_error(tiny: Path) -> None:
