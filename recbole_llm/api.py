@@ -16,7 +16,7 @@ from typing_extensions import Doc
 from recbole_llm.errors import UserError, check_choice
 from recbole_llm.evaluation.names import check_margin
 from recbole_llm.execution.choice import check_executor, open_executor
-from recbole_llm.experiments.grid import check_sources, expand, parse_seeds, parse_shares, unfinished
+from recbole_llm.experiments.grid import check_importable, check_sources, expand, parse_seeds, parse_shares, unfinished
 from recbole_llm.experiments.record import Record
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -100,7 +100,7 @@ def run(
         UserError: an unknown name or setting, before anything runs.
     """
     runs = expand(model, dataset, protocol, seeds, semantics, config_file, settings, results_dir)
-    check_executor(executor, workers, ray_address, gpus)
+    check_importable(runs, check_executor(executor, workers, ray_address, gpus))
     store = ResultStore(runs[0].settings["results_dir"])
     tracking = open_tracking(track, store)
     check_sources(unfinished(runs, store, force))
@@ -159,7 +159,7 @@ def tune(
         UserError: an unknown name, setting or space, before anything runs; or no search has a result.
     """
     runs = expand(model, dataset, protocol, None, semantics, config_file, settings, results_dir)
-    check_executor(executor, workers, ray_address, gpus)
+    check_importable(runs, check_executor(executor, workers, ray_address, gpus))
     from recbole_llm.tuning.space import searched
 
     spaces, budget = searched(runs, trials, trial_epochs, trial_minutes, pruner, objectives, space)

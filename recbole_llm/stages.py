@@ -13,7 +13,7 @@ from typing import Any
 
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.execution.choice import check_executor
-from recbole_llm.experiments.grid import check_sources, expand, unfinished
+from recbole_llm.experiments.grid import check_importable, check_sources, expand, unfinished
 from recbole_llm.experiments.record import Record, SemanticFacts
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
@@ -138,7 +138,8 @@ def _planned(stage: Stage, verbs: Verbs, asks: bool) -> list[Record]:
     runs = _runs(options, settings, options.get("seeds"))
     store = ResultStore(runs[0].settings["results_dir"])
     if stage.verb != "generate":
-        check_executor(*(options[name] for name in ("executor", "workers", "ray_address", "gpus")))
+        executor = check_executor(*(options[name] for name in ("executor", "workers", "ray_address", "gpus")))
+        check_importable(runs, executor)
         open_tracking(options["track"], store)
     spaces: list[Any] = [()] * len(runs)
     if stage.verb == "tune":

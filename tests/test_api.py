@@ -296,6 +296,19 @@ def test_a_class_whose_name_another_class_has_taken_is_refused(own_models: str) 
     assert "--model=__main__:Mine: another class has this name now" in out, err
 
 
+@pytest.mark.parametrize("apart", [{"workers": 2}, {"executor": "processes"}, {"nproc": 2}])
+def test_a_class_of_the_main_module_is_not_given_to_other_processes(
+    own_models: str, monkeypatch: pytest.MonkeyPatch, apart: dict[str, Any]
+) -> None:
+    """They failed there one by one, and each was recorded as failed."""
+    model = type("Mine", (find_method(f"{own_models}:Biased").load(),), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", model, raising=False)
+    for verb in (recbole_llm.run, recbole_llm.tune):
+        with pytest.raises(UserError, match="--model=__main__:Mine: other processes cannot import"):
+            verb(["Pop", model], "tiny", **SHORT, **apart)
+    assert not Path("results").exists()
+
+
 def test_scores_that_are_a_models_own_memory_are_not_written_to(own_models: str) -> None:
     """``Biased`` returns a view of the same parameter row for every user."""
     run = Run.of(layer_settings(find_method(f"{own_models}:Biased"), "tiny", overrides=SHORT))

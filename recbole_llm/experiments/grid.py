@@ -192,6 +192,25 @@ def unfinished(runs: Iterable[Run], store: ResultStore, force: bool) -> list[Run
     return [run for run in runs if force or (done := store.find(run.key)) is None or done.status != "ok"]
 
 
+def check_importable(runs: Iterable[Run], executor: str) -> None:
+    """Refuse classes that processes of their own cannot import: those of a session, or of the script that runs.
+
+    Args:
+        runs: what will be run.
+        executor: where: ``serial``, ``processes`` or ``ray``.
+
+    Raises:
+        UserError: there is such a class, and another process would train it.
+    """
+    for run in runs:
+        target = run.settings.method.target
+        if target.startswith("__main__:") and (executor != "serial" or int(run.settings["nproc"]) > 1):
+            raise UserError(
+                f"--model={target}: other processes cannot import a class of a session, or of the script that runs; "
+                "put it into a module, or leave out --workers, --executor and --nproc."
+            )
+
+
 def check_sources(runs: Iterable[Run]) -> None:
     """Refuse sources of answers that cannot be used, before anything is loaded.
 
