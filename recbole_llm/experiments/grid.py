@@ -13,6 +13,7 @@ from recbole_llm.experiments.published import check_store
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.experiments.vector_files import check_vectors_read
+from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.llm.address import redact
 from recbole_llm.registry import Method, find_method, register
@@ -118,6 +119,7 @@ def expand(
     Raises:
         UserError: an unknown name or key anywhere in the grid, before anything runs.
     """
+    load_prompt.cache_clear()  # a notebook lives through many edits of a prompt, a command sees one text of it
     overrides = {key: from_python(value, f"--{key}") for key, value in (overrides or {}).items()}
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)

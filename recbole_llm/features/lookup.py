@@ -25,12 +25,12 @@ def find_feature(name: str) -> Feature:
     if ":" not in target:
         hint = did_you_mean(name, features())
         raise UserError(f"there is no semantic feature {name!r}.{hint} package.module:Class names one of your own.")
-    return _loaded(target)
+    return _made(load_class(target, f"the feature {target}"), target)
 
 
-@cache
-def _loaded(target: str) -> Feature:
-    found: Feature = load_class(target, f"the feature {target}")()
+@cache  # by the class: one that was defined again in a session is another one
+def _made(feature_class: type, target: str) -> Feature:
+    found: Feature = feature_class()
     missing = [attribute for attribute in _STATED if not hasattr(found, attribute)]
     if missing:
         raise UserError(f"the feature {target} does not say its {', '.join(missing)}.")

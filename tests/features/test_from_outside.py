@@ -5,6 +5,7 @@ tests/test_adding_a_method.py shows that they are asked for, read and used.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.generate import feature_builders
+from recbole_llm.experiments.grid import expand
 from recbole_llm.features.lookup import find_feature
 from recbole_llm.features.prompts import load_prompt
 from recbole_llm.features.sources import DryRun
@@ -49,6 +51,27 @@ def test_its_answer_may_be_a_class_of_its_own(workspace: Path) -> None:
     write_prompt(workspace, "prompt_own_answer", answer="prompt_own_answer:Word")
     (workspace / "prompt_own_answer.py").write_text("import pydantic\nclass Word(pydantic.BaseModel):\n  word: str\n")
     assert load_prompt("prompt_own_answer:own").schema["required"] == ["word"]
+
+
+def test_a_prompt_that_was_edited_makes_another_run_in_the_same_process(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook's process lives through many edits; it showed the record of the first text again and again."""
+    write_prompt(Path(), "prompt_edited")
+    monkeypatch.setattr(Exemplars, "prompts", ("prompt_edited:own",))
+    (before,) = expand("EIMF", "tiny", semantics="offline")
+    text = yaml.safe_dump({**PROMPT, "version": 4})
+    Path("prompts/own.yaml").write_text(text, encoding="utf-8")
+    (after,) = expand("EIMF", "tiny", semantics="offline")
+    assert after.key != before.key
+
+
+def test_a_feature_that_was_defined_again_is_the_new_one(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for version in (1, 2):
+        session: dict[str, type] = {}
+        exec(FEATURE.format(name="again").replace("version=1", f"version={version}"), session)
+        monkeypatch.setattr(sys.modules["__main__"], "Again", session["Mine"], raising=False)
+        assert find_feature("__main__:Again").version == version
 
 
 @pytest.mark.parametrize(
