@@ -149,7 +149,8 @@ def test_runs_of_several_threads_have_the_numbers_that_they_have_alone(tiny: Pat
     ("given", "plain"),
     [
         ({"hidden_size": np.int64(16)}, {"hidden_size": 16}),
-        ({"learning_rate": np.float32(0.5)}, {"learning_rate": 0.5}),
+        ({"learning_rate": np.float32(0.001)}, {"learning_rate": 0.001}),
+        ({"learning_rate": torch.tensor(0.3, dtype=torch.float16)}, {"learning_rate": 0.3}),
         ({"mask_history": np.True_}, {"mask_history": True}),
         ({"topk": np.array([5, 10])}, {"topk": [5, 10]}),
         ({"topk": range(5, 7)}, {"topk": [5, 6]}),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import struct
 import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -217,6 +218,17 @@ def normalised(value: Any, kinds: tuple[type, ...]) -> Any:
     return value
 
 
+_NARROW = {"float32": "f", "float16": "e"}  # precisions of numpy and torch, as struct names them
+
+
+def _shortest(value: Any, precision: str) -> Any:
+    """The shortest decimals that are the same numbers in a narrow precision: 0.1, not 0.10000000149011612."""
+    if isinstance(value, list):
+        return [_shortest(each, precision) for each in value]
+    tried = (float(f"{value:.{digits}g}") for digits in range(1, 18))
+    return next(found for found in tried if struct.pack(precision, found) == struct.pack(precision, value))
+
+
 def from_python(value: Any, where: str) -> Any:
     """A value from Python as YAML has it: of numpy, pandas and torch numbers and lists, of paths text.
 
@@ -228,7 +240,10 @@ def from_python(value: Any, where: str) -> Any:
         UserError: YAML has nothing of the kind.
     """
     if hasattr(value, "tolist"):
+        precision = _NARROW.get(str(getattr(value, "dtype", "")).removeprefix("torch."))
         value = value.tolist()
+        if precision is not None:
+            return _shortest(value, precision)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
