@@ -120,11 +120,15 @@ def write_submission(submission: Submission, output: Path) -> None:
         UserError: the folder exists and is not empty.
         NoRoomError: the disk is full.
     """
+    if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
+        raise UserError(f"{output} is there already; give --output another folder, or remove it.")
     if output.exists():
         try:
-            output.rmdir()  # fails unless it is an empty folder
-        except OSError:
-            raise UserError(f"{output} is there already; give --output another folder, or remove it.") from None
+            output.rmdir()  # the whole folder takes its place
+        except OSError as error:
+            raise UserError(
+                f"{output} cannot be replaced ({error.strerror}); give --output a folder that is not there yet."
+            ) from error
     with whole_folder(output) as folder:
         _fill(folder, submission)
 

@@ -83,9 +83,15 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
         checked = [entry for each in submissions for entry in each.entries]
         write_page(site / "index.html", _render("boards.html.j2", pages=_index(pages), facts=_facts(checked)))
         (site / MARK).write_text("", encoding="utf-8")
+        earlier = Path(place) / "earlier"
         if output.exists():
-            output.replace(Path(place) / "earlier")  # not removed here: a kill would leave half a board
-        site.replace(output)
+            output.replace(earlier)  # not removed here: a kill would leave half a board
+        try:
+            site.replace(output)
+        except BaseException:
+            if earlier.exists():
+                earlier.replace(output)
+            raise
     return sum(len(page.rows) for page in pages)
 
 
