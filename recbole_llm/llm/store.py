@@ -254,29 +254,20 @@ def publish(
     Returns:
         The files that were written; none if there are no answers.
     """
+    answered = [prompt for prompt in sorted(set(prompts)) if any(True for _ in cache.rows(prompt, endpoint.model))]
+    if not answered:
+        return []
     with _only_writer(folder):
-        return _publish(cache, folder, endpoint, prompts, licence)
-
-
-def _publish(
-    cache: ResponseCache, folder: Path, endpoint: Endpoint, prompts: Iterable[str], licence: str
-) -> list[AnswerFile]:
-    index = StoreIndex()
-    if (folder / INDEX).is_file():
-        index = AnswerStore.in_folder(folder).index
-    written = []
-    for prompt in sorted(set(prompts)):
-        rows = list(cache.rows(prompt, endpoint.model))
-        if rows:
-            written.append(_write(folder, endpoint, prompt, rows, licence))
-    replaced = {(entry.prompt, entry.model) for entry in written}
-    old = [entry for entry in index.files if (entry.prompt, entry.model) in replaced]
-    kept = [entry for entry in index.files if entry not in old]
-    index.files = sorted([*kept, *written], key=lambda entry: (entry.model, entry.prompt))
-    if written:
+        index = AnswerStore.in_folder(folder).index if (folder / INDEX).is_file() else StoreIndex()
+        written = [
+            _write(folder, endpoint, prompt, list(cache.rows(prompt, endpoint.model)), licence) for prompt in answered
+        ]
+        old = [entry for entry in index.files if entry.model == endpoint.model and entry.prompt in answered]
+        kept = [entry for entry in index.files if entry not in old]
+        index.files = sorted([*kept, *written], key=lambda entry: (entry.model, entry.prompt))
         write_index(folder, index)
-    for name in {entry.name for entry in old} - {entry.name for entry in index.files}:
-        (folder / name).unlink(missing_ok=True)
+        for name in {entry.name for entry in old} - {entry.name for entry in index.files}:
+            (folder / name).unlink(missing_ok=True)
     return written
 
 

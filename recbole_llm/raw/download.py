@@ -35,7 +35,7 @@ class _BrokenConnectionError(Exception):
 
 
 def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, largest: int | None = None) -> Path:
-    """Fetch a file, unless another process does so meanwhile; then wait for that.
+    """Fetch a file, one at a time for each folder; a file that another process fetched meanwhile is taken.
 
     Args:
         url: http or https address.
@@ -52,7 +52,7 @@ def download(url: str, target: Path, sha256: str = "", pause: float = 2.0, large
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http and https addresses are downloaded.")
     missing, part = not target.exists(), target.with_name(target.name + ".part")
-    with one_process_at_a_time(target.parent, f"the download of {target}"):
+    with one_process_at_a_time(target.parent, f"a download into {target.parent}"):
         if missing and target.exists():
             return target
         try:

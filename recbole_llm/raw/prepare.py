@@ -103,6 +103,7 @@ def prepare(
     Raises:
         UserError: a raw file is missing and cannot be downloaded, or is damaged, or there are atomic files that were
             made by other rules or not by ``prepare``.
+        NoRoomError: the disk is full.
     """
     spec = read_spec(dataset) if isinstance(dataset, str) else dataset
     folder = Path(dataset_dir) / spec.name
@@ -117,7 +118,8 @@ def prepare(
     source = FAMILIES[spec.family]({role: path for role, (path, _) in files.items()}, tally)
     table = _read(source, spec, kcore)
     inter, item = _outputs(folder, spec.name)
-    # The record gets its name first and .inter last: a call that is killed leaves no file that the next one disowns.
+    # The record gets its name first and .inter last: without earlier files, a call that is killed leaves none that the
+    # next one disowns.
     with whole_file(inter, "w") as rows, whole_file(item, "w") as described:
         streams = {inter: rows, item: described}
         without = _write(source, table, streams, spec.name)

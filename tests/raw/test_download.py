@@ -137,7 +137,7 @@ def test_two_commands_at_once_fetch_a_file_once(tmp_path, caplog):
         try:
             assert asked.wait(60)
             fetches.append(pool.submit(download, server.url("/a.gz"), tmp_path / "a.gz", SHA, pause=0))
-            wait_for(lambda: "another process is at the download of" in caplog.text, 10)
+            wait_for(lambda: "another process is at a download into" in caplog.text, 10)
         finally:
             may_answer.set()
         assert {each.result().read_bytes() for each in fetches} == {DATA}
