@@ -7,7 +7,12 @@
     return found;
   };
   const signed = (value, count = 4) => (value === null ? "" : (value < 0 ? "" : "+") + value.toFixed(count));
-  const pText = (p) => (p === null ? "" : p < 0.001 ? "<0.001" : p.toFixed(3));
+  /** As `p_text` of the tables: a p below 0.05 never reads as one that is not. */
+  const pText = (p) => {
+    if (p === null) return "";
+    if (p < 0.001) return "<0.001";
+    return p < 0.05 && p.toFixed(3) === "0.050" ? "<0.050" : p.toFixed(3);
+  };
 
   /** What each figure shows, or nothing; `chosen` is the value of its select. */
   const figures = {
