@@ -153,8 +153,9 @@ def python() -> str:
     """The public names, documented by mkdocstrings from their docstrings."""
     homes = {name: recbole_llm._HOMES[name] for name in recbole_llm.__all__ if not name.startswith("__")}
     parts = ["# Python API\n\nAfter this page you can do from Python what the command line does. `import recbole_llm` "
-             "has these names.\n\nCalls leave the random generators of your process as they were. Calls from several "
-             "threads run one after the other; `workers` runs several trainings at once. Progress is shown on a "
+             "has these names.\n\nCalls that train, ask or estimate leave the random generators of your process as "
+             "they were, and run one after the other if several threads make them; `workers` runs several trainings at "
+             "once. Progress is shown on a "
              "terminal alone: in a notebook, `logging.basicConfig(level=logging.INFO)` shows what is being done. "
              "Importing `recbole_llm` also repairs RecBole for today's numpy, pandas, scipy and torch. In RecBole code "
              "of your own, `Pop` then counts each interaction, and trainers write no TensorBoard logs.\n"]  # fmt: skip

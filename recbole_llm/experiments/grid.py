@@ -119,7 +119,7 @@ def expand(
     Raises:
         UserError: an unknown name or key anywhere in the grid, before anything runs.
     """
-    load_prompt.cache_clear()  # a notebook lives through many edits of a prompt, a command sees one text of it
+    load_prompt.cache_clear()  # in a notebook, prompts are edited between calls
     overrides = {key: from_python(value, f"--{key}") for key, value in (overrides or {}).items()}
     if results_dir is not None:
         overrides["results_dir"] = str(results_dir)

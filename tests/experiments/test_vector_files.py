@@ -53,7 +53,9 @@ def touched(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         return real(self, tokens)
 
     monkeypatch.setattr(GivenVectors, "aligned", aligned)
-    monkeypatch.setattr(GivenVectors, "facts", lambda self, tokens: {"name": self.name})
+    monkeypatch.setattr(
+        GivenVectors, "facts", lambda self, tokens: {"name": self.name, "of": self.key, "known": 1, "missing": 0}
+    )
     return found
 
 
