@@ -555,6 +555,11 @@ def rows_digest(*rows: np.ndarray) -> str:
     return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
+def tested_digest(split: Split) -> str:
+    """A short hash of the ends of the validation and the test cases: of what no model may have been trained on."""
+    return rows_digest(split.valid.end, split.test.end)
+
+
 def split_identity(split: Split) -> dict[str, Any]:
     """What distinguishes one split of the same interactions from another."""
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +11,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from recbole_llm.data.atomic import read_table, split_ids
+from recbole_llm.data.atomic import read_header, read_table, split_ids
 from recbole_llm.data.loaders import EvalLoader
-from recbole_llm.data.split import Cases, fold_of_users, rows_digest
+from recbole_llm.data.split import Cases, fold_of_users, rows_digest, tested_digest
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.registry import SEQUENTIAL
 from recbole_llm.training.ranking import full_scorer
 from recbole_llm.utils.progress import Bars, Stopwatch
+
+logger = logging.getLogger(__name__)
 
 WHOLE = -1  # in place of a fold's number: the model of all training users
 
@@ -99,21 +102,25 @@ class CandidateModel:
         return found
 
 
-def read_candidates(path: Path) -> dict[str, dict[int, str]]:
-    """The items of a ``.candidates`` table, as written there, by user and position.
+def read_candidates(path: Path) -> tuple[dict[str, dict[int, str]], set[str]]:
+    """The items of a ``.candidates`` table, as written there, by user and position, and its hashes of tested rows.
+
+    A table made before there was a column ``tested_rows`` has no hashes, any other table has one.
 
     Raises:
         UserError: the file is no such table, a position is no whole number, or a user's position is given twice.
     """
-    frame = read_table(path, ["user_id", "position", "items"]).fillna("")
+    names = ["user_id", "position", "items"]
+    tested = ["tested_rows"] if any(column.name == "tested_rows" for column in read_header(path)) else []
+    frame = read_table(path, [*names, *tested]).fillna("")
     lines: dict[str, dict[int, str]] = {}
-    for user, position, items in zip(*(frame[name].astype(str) for name in frame), strict=True):
+    for user, position, items in zip(*(frame[name].astype(str) for name in names), strict=True):
         if not position.isdecimal():
             raise UserError(f"{path}: user {user} has the position {position!r}, which is no whole number.")
         if int(position) in lines.setdefault(user, {}):
             raise UserError(f"{path}: user {user} has the position {position} twice.")
         lines[user][int(position)] = items
-    return lines
+    return lines, {digest for name in tested for digest in frame[name].astype(str).unique()}
 
 
 class CandidateTable:
@@ -122,7 +129,8 @@ class CandidateTable:
     A model that is trained again does not repeat its scores to the last bit, so its candidates may differ.
 
     Args:
-        path: a ``.candidates`` table (``user_id``, ``position``, ``items``), gzipped if its name ends in ``.gz``.
+        path: a ``.candidates`` table (``user_id``, ``position``, ``items``, ``tested_rows``), gzipped if its name ends
+            in ``.gz``.
         sha256: of the file; the record has it in place of a candidate model's key.
         read: reads the dataset with its split when candidates are asked for.
 
@@ -147,15 +155,21 @@ class CandidateTable:
         answers with a stride need not hold rows that no question is about.
 
         Raises:
-            UserError: as :func:`read_candidates`; or the table has no candidates for a row, an unknown item, another
-                number of items, an item twice, or not all rows of validation and test.
+            UserError: as :func:`read_candidates`; or the table is of another split, or has no candidates for a row, an
+                unknown item, another number of items, an item twice, or not all rows of validation and test.
         """
-        dataset, lines = self._read(), read_candidates(self._path)
+        dataset, (lines, of_split) = self._read(), read_candidates(self._path)
         table, split = dataset.table, dataset.split
+        if of_split - {tested_digest(split)}:
+            raise UserError(
+                f"{self._path} is not of this split: the model that made it was trained while other rows were held "
+                "out, perhaps on rows that are tested here; give the table of this dataset and protocol."
+            )
         tested = np.isin(rows, np.concatenate([split.valid.end, split.test.end])).tolist()
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}
         known = {user: sorted(own) for user, own in lines.items()}
         found = np.zeros((len(rows), min(k, table.n_items)), dtype=np.int64)
+        exact = 0
         for place, row in enumerate(rows.tolist()):
             user, position = str(table.user_tokens[table.user[row]]), row - int(table.offsets[table.user[row]])
             own = known.get(user, [])
@@ -173,7 +187,13 @@ class CandidateTable:
                     f"{self._path} is not of this split: it has no candidates for user {user}, position {position}, "
                     "which is tested; give the table of this dataset and protocol."
                 )
+            exact += own[after - 1] == position
             found[place] = chosen
+        if not of_split and exact == len(rows):  # with a stride, a table of another split lacks a tested position
+            logger.warning(
+                "%s does not say of which split it is: make sure that its model was not trained on rows tested here",
+                self._path,
+            )
         return found
 
 

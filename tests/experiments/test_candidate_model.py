@@ -11,7 +11,7 @@ import pytest
 
 from recbole_llm.api import run
 from recbole_llm.data.interactions import Interactions
-from recbole_llm.data.split import split_interactions
+from recbole_llm.data.split import rows_digest, split_interactions
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.candidate_model import CandidateTable
 from recbole_llm.experiments.runner import Runner
@@ -99,11 +99,11 @@ def test_an_interrupted_training_of_it_is_resumed(
     assert "continuing after epoch 2" in log.text
 
 
-def given_table(folder: Path, *lines: str) -> tuple[CandidateTable, Interactions]:
+def given_table(folder: Path, *lines: str, more: str = "") -> tuple[CandidateTable, Interactions]:
     """A table of candidates for one user's rows of items ``i0`` to ``i4``, of which the last two are tested."""
     table = table_of(folder, [("u", f"i{n}", n) for n in range(5)])
     path = folder / "mine.candidates"
-    path.write_text("\n".join(("user_id:token\tposition:token\titems:token_seq", *lines)) + "\n")
+    path.write_text("\n".join((f"user_id:token\tposition:token\titems:token_seq{more}", *lines)) + "\n")
     dataset = SimpleNamespace(table=table, split=split_interactions(table, {"split": "loo"}))
     return CandidateTable(path, "ab" * 32, lambda: dataset), table
 
@@ -129,3 +129,26 @@ def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, lines: list[str], 
     given, _ = given_table(tmp_path, *lines)
     with pytest.raises(UserError, match=message):
         given.top_items(np.array([1, 2, 3, 4]), 2)
+
+
+def test_a_table_of_another_split_is_refused(tmp_path: Path) -> None:
+    items = ("u\t1\ti0 i2", "u\t2\ti0 i3", "u\t3\ti3 i4", "u\t4\ti1 i0")
+    mine = rows_digest(np.array([3]), np.array([4]))  # rows 3 and 4 are tested
+    rows, more = np.array([1, 2, 3, 4]), "\ttested_rows:token"
+    given, table = given_table(tmp_path, *(f"{line}\t{mine}" for line in items), more=more)
+    assert table.item_tokens[given.top_items(rows, 2)[3]].tolist() == ["i1", "i0"]
+    other = rows_digest(np.array([2]), np.array([3]))
+    for tested in [other] * 4, [mine, mine, mine, other], [mine, mine, mine, ""]:
+        lines = (f"{line}\t{digest}" for line, digest in zip(items, tested, strict=True))
+        given, _ = given_table(tmp_path, *lines, more=more)
+        with pytest.raises(UserError, match=r"mine\.candidates is not of this split: the model that made it"):
+            given.top_items(rows, 2)
+
+
+def test_a_full_table_that_names_no_split_gives_a_warning(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    lines = ["u\t1\ti0 i2", "u\t2\ti0 i3", "u\t3\ti3 i4", "u\t4\ti1 i0"]
+    given_table(tmp_path, *lines)[0].top_items(np.array([1, 2, 3, 4]), 2)
+    assert "does not say of which split it is" in log.text
+    log.clear()
+    given_table(tmp_path, *lines[:1], *lines[2:])[0].top_items(np.array([1, 2, 3, 4]), 2)
+    assert not log.text

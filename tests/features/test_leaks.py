@@ -112,7 +112,7 @@ def test_the_share_of_targets_is_counted_from_the_files(featured: Path) -> None:
     table, split = prepared.dataset.table, prepared.dataset.split
     users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
     hits = []
-    for (user, position), (line,) in by_key(read_table(opened(prepared).file("candidates"))).items():
+    for (user, position), (line, _) in by_key(read_table(opened(prepared).file("candidates"))).items():
         row = int(table.offsets[users[user]]) + position
         if row in set(split.train_targets.tolist()):
             hits.append(str(table.item_tokens[table.item[row]]) in line.split())

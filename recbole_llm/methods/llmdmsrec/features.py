@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from recbole_llm.data.atomic import Column, join_ids, read_table, split_ids
-from recbole_llm.data.candidates import COLUMNS as CANDIDATE_COLUMNS
-from recbole_llm.data.split import positions
+from recbole_llm.data.candidates import COLUMNS
+from recbole_llm.data.split import positions, tested_digest
 from recbole_llm.errors import UserError
 from recbole_llm.features.answers import AnswerError, Phrase
 from recbole_llm.features.feature import PREFIX, Context
@@ -23,6 +23,7 @@ from recbole_llm.llm.chat import Script
 from recbole_llm.utils.text import clean, match_form, share_of
 
 PROMPT = "llmdmsrec_intent"
+CANDIDATE_COLUMNS = (*COLUMNS, Column("tested_rows", "token"))
 INTENT_COLUMNS = (
     Column("user_id", "token"),
     Column("position", "token"),
@@ -239,7 +240,8 @@ class Candidates:
 
     As in the paper, the session's own items stay in; they make explicit intents possible. With ``candidate_folds: k``
     a training row's candidates come from a model that was not trained on the row's user, so the target is among them
-    about as often as at test. In the paper the model was trained on the row itself.
+    about as often as at test. In the paper the model was trained on the row itself. Each line ends in a hash of the
+    tested rows, so that the table is not taken for another split, whose tested rows the model was trained on.
     """
 
     name: ClassVar[str] = "candidates"
@@ -257,11 +259,12 @@ class Candidates:
         items = context.stage_one.top_items(rows, int(context.settings["n_candidates"]))
         tokens = np.asarray(context.table.item_tokens)
         users = context.table.user_tokens[context.table.user[rows]]
+        tested = tested_digest(context.split)
         context.folder.write(
             "candidates",
             CANDIDATE_COLUMNS,
             (
-                (user, position, join_ids(tokens[line].tolist()))
+                (user, position, join_ids(tokens[line].tolist()), tested)
                 for user, position, line in zip(users, positions(context.table, rows), items, strict=True)
             ),
         )

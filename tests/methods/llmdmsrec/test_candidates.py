@@ -53,7 +53,7 @@ def test_candidates_are_the_models_best_items_in_order(featured: Path, name: str
 def test_the_sessions_own_items_stay_and_the_padding_never_comes(featured: Path) -> None:
     dataset = prepare("LLMDMsRec", epochs=1).dataset
     table = dataset.table
-    for (user, position), (line,) in by_key(read_table(only_folder("offline") / "tiny.candidates")).items():
+    for (user, position), (line, _) in by_key(read_table(only_folder("offline") / "tiny.candidates")).items():
         first = int(table.offsets[table.user_tokens.tolist().index(user)])
         own = {str(table.item_tokens[item]) for item in table.item[first : first + position]}
         assert own <= set(line.split())  # 48 items, 50 asked for: all of them are candidates
@@ -112,7 +112,7 @@ def lists_of(prepared: Prepared) -> dict[int, list[str]]:
     table = prepared.dataset.table
     users = {token: number for number, token in enumerate(table.user_tokens.tolist())}
     lines = by_key(read_table(prepared.dataset.semantics.folder.file("candidates")))
-    return {int(table.offsets[users[user]]) + position: line.split() for (user, position), (line,) in lines.items()}
+    return {int(table.offsets[users[user]]) + position: line.split() for (user, position), (line, _) in lines.items()}
 
 
 def test_training_candidates_come_from_models_that_have_not_seen_the_user(folded: Prepared) -> None:

@@ -207,7 +207,7 @@ def test_the_candidates_in_a_question_are_those_of_the_file(few_users: Path) -> 
     items = read_table(folder / "tiny.itemtext").set_index("item_id")["title_text"].astype(int)
     asked = sessions_asked(server.calls)
     histories = history_titles(prepared, folder)
-    for key, (line,) in by_key(read_table(folder / "tiny.candidates")).items():
+    for key, (line, _) in by_key(read_table(folder / "tiny.candidates")).items():
         offered = [texts[items[token]] for token in line.split()]
         assert offered in asked[tuple(histories[key])]
 
