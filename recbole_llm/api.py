@@ -26,7 +26,7 @@ from recbole_llm.features.sources import AnswerSource
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.reporting.choice import Format, chosen_records, table_columns, twin_protocols
 from recbole_llm.stages import StageResult, Verbs, check_generate, checked_stages, run_stages, trained_by
-from recbole_llm.utils.caller import alone
+from recbole_llm.utils.caller import alone, checked
 from recbole_llm.utils.files import whole_file
 from recbole_llm.utils.progress import Bars
 from recbole_llm.utils.text import counted
@@ -72,6 +72,7 @@ DatasetDir = Annotated[str | Path, Doc("Folder of datasets.")]
 DataPath = Annotated[str | None, Doc("Folder that holds the dataset's folder or its files.")]
 
 
+@checked
 @alone()
 def run(
     model: Model = "",
@@ -125,6 +126,7 @@ class Tuned:
     report: Path | None = None
 
 
+@checked
 @alone()
 def tune(
     model: Model = "",
@@ -186,6 +188,7 @@ def tune(
     return Tuned(records, studies, page)
 
 
+@checked
 @alone()
 def estimate(
     model: Model = "",
@@ -223,6 +226,7 @@ def estimate(
     return estimate_work(work_of(runs, runner, seeds, search if trials else None), runner)
 
 
+@checked
 @alone()
 def estimate_suite(
     name: str,
@@ -251,6 +255,7 @@ def estimate_suite(
     )
 
 
+@checked
 @alone()
 def generate(
     model: Model = "",
@@ -302,6 +307,7 @@ def generate(
     return features.render_made(features.make(runs, runner, AnswerSource.of(runs[0].settings, limit)))
 
 
+@checked
 @alone()
 def probe(
     dataset: Dataset = "",
@@ -331,6 +337,7 @@ def probe(
     return [probes.probe(run, runner, questions) for run in runs]
 
 
+@checked
 @alone()
 def advise(
     model: Model = "",
@@ -363,6 +370,7 @@ def advise(
     return advised(runs, _runner(runs, quiet), growing, numbers, margin)
 
 
+@checked
 @alone()
 def answers(
     action: Annotated[Literal["pull", "push", "verify"], Doc("pull, push or verify.")],
@@ -400,6 +408,7 @@ def answers(
     return verbs.push(runs, runner, Path(store), licence) if action == "push" else verbs.pull(runs, runner)
 
 
+@checked
 @alone()
 def recommend(
     model: Model = "",
@@ -436,6 +445,7 @@ def recommend(
     return [*recommender.recommend(users_of(users, recommender), topk)]
 
 
+@checked
 def prepare(
     dataset: Annotated[str, Doc("Name of a dataset; `list datasets` shows them.")],
     *,
@@ -454,6 +464,7 @@ def prepare(
     return prepared(dataset, raw, str(dataset_dir), force, kcore)
 
 
+@checked
 def table(
     *,
     model: Annotated[Names | None, Doc("Models whose rows are shown.")] = None,
@@ -519,6 +530,7 @@ def table(
     return text
 
 
+@checked
 def report(
     *,
     model: Annotated[Names | None, Doc("Models that are shown.")] = None,
@@ -546,6 +558,7 @@ def report(
     return path
 
 
+@checked
 @alone()
 def submit(
     folder: Annotated[str | Path, Doc("Results folder whose records are handed in.")],
@@ -575,6 +588,7 @@ def submit(
     return "\n".join([*lines, f"submission: {target}/"])
 
 
+@checked
 def board(
     folder: Annotated[str | Path, Doc("Folder of submissions, or of results folders.")] = "submissions",
     *,
@@ -592,6 +606,7 @@ def board(
     return f"{counted(rows, 'row')}: {Path(output) / 'index.html'}"
 
 
+@checked
 def doctor(
     *,
     leaks: Annotated[bool, Doc("Look for leaks in a dataset's semantic files.")] = False,
@@ -626,6 +641,7 @@ def doctor(
     return examine_leaks(dataset, data_path, str(dataset_dir), settings)
 
 
+@checked
 def suite(
     name: Annotated[str, Doc("A file of properties/suite/, or the path of a .yaml file.")],
     *,
@@ -656,6 +672,7 @@ def suite(
 _STAGES: Verbs = {"run": run, "tune": tune, "generate": generate, "table": table, "report": report}
 
 
+@checked
 def list_(
     what: Annotated[Listed | None, Doc("What is listed; everything but settings by default.")] = None,
     *,

@@ -80,4 +80,4 @@ def sort_metrics(names: Iterable[str]) -> tuple[list[str], list[str]]:
 def check_margin(margin: float | None) -> None:
     """Raise a ``UserError`` if a margin is given and is no difference of a metric that could count as none."""
     if margin is not None and not 0 < margin < float("inf"):
-        raise UserError(f"--margin={margin}: give a difference of the metric above 0, such as 0.005.")
+        raise UserError(f"--margin={margin:g}: give a difference of the metric above 0, such as 0.005.")

@@ -254,6 +254,8 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
         ({"table": {"topk": 0}}, "--topk=0: give cut-offs"),
         ({"run": {"model": "SRGNN", "executor": "proceses"}}, "Did you mean processes"),
         ({"tune": {"model": "SRGNN", "workers": 0}}, "--workers=0: give 1 or more"),
+        ({"tune": {"model": "SRGNN", "trials": "many"}}, "--trials=many: give a whole number"),
+        ({"table": {"groups": "perhaps"}}, "--groups=perhaps: give true or false"),
         ({"tune": {"model": "SRGNN", "storage": "studies.txt"}}, "--storage=studies.txt: give an address"),
         ({"run": {"model": "Pop", "track": "mlflw"}}, "--track=mlflw: use "),
         ({"run": {"model": "EIMF", "llm": "openai"}}, "--llm=openai costs money"),

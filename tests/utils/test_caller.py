@@ -1,0 +1,72 @@
+"""Options of the Python API: those of another type are refused, those that can be read as it are read."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytest
+import torch
+from typing_extensions import Doc
+
+from recbole_llm.errors import UserError
+from recbole_llm.utils.caller import checked
+
+
+@checked
+def verb(
+    names: Any = "",
+    *,
+    trials: Annotated[int, Doc("Trials.")] = 50,
+    minutes: float | None = None,
+    quiet: bool = True,
+    folder: Annotated[str | Path | None, Doc("Folder.")] = None,
+    row: str | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """What reaches a verb."""
+    return {"trials": trials, "minutes": minutes, "quiet": quiet, "folder": folder, "row": row, **settings}
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reached"),
+    [
+        ("trials", "3", 3),
+        ("trials", np.int64(3), 3),
+        ("trials", torch.tensor(3), 3),
+        ("minutes", 2, 2.0),
+        ("minutes", np.float32(0.5), 0.5),
+        ("minutes", None, None),
+        ("quiet", "no", False),
+        ("quiet", np.bool_(False), False),
+        ("folder", Path("a"), "a"),
+        ("row", Path("a"), "a"),
+        ("epochs", "3", "3"),  # a setting, which has rules of its own
+    ],
+)
+def test_a_value_that_can_be_read_as_the_type_is_read(name: str, given: Any, reached: Any) -> None:
+    found = verb(**{name: given})[name]
+    assert found == reached
+    assert type(found) is type(reached)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("trials", "many", "--trials=many: give a whole number."),
+        ("trials", 3.5, "--trials=3.5: give a whole number."),
+        ("trials", None, "--trials=None: give a whole number."),
+        ("minutes", [1], "--minutes=[1]: give a number."),
+        ("quiet", "perhaps", "--quiet=perhaps: give true or false."),
+        ("folder", 3, "--folder=3: give a path or a text."),
+        ("row", {"model": "EASE"}, "--row={'model': 'EASE'}: give a text."),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, given: Any, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        verb(**{name: given})
+    assert str(caught.value) == message
+
+
+def test_pythons_own_message_names_the_verb() -> None:
+    with pytest.raises(TypeError, match=r"verb\(\) takes from 0 to 1 positional arguments but 2 were given"):
+        verb("a", "b")
