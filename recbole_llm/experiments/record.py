@@ -6,10 +6,11 @@ to the next version. ``Record.model_json_schema()`` is the documented form (``do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
 from recbole_llm.evaluation.names import higher_is_better
 from recbole_llm.utils.portable import portable
@@ -44,12 +45,6 @@ def _from_2(values: dict[str, Any]) -> dict[str, Any]:
 _UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _from_1, 2: _from_2}
 
 
-def loss_of(point: Mapping[str, Any]) -> float | None:
-    """The loss of one epoch of a curve, summed if a model has several; ``None`` if there is none."""
-    loss = point.get("loss")
-    return None if loss is None else float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
-
-
 class MetricValue(BaseModel):
     """One metric of one run."""
 
@@ -57,6 +52,22 @@ class MetricValue(BaseModel):
 
     value: float
     higher_is_better: bool = True
+
+
+class Point(TypedDict, total=False):
+    """One epoch of a curve."""
+
+    epoch: int
+    stage: str  # of a model that trains in stages
+    loss: float | list[float] | None  # a list if the model has several
+    seconds: float
+    valid: dict[str, float]  # metrics, in epochs that were validated
+
+
+def loss_of(point: Point) -> float | None:
+    """The loss of one epoch of a curve, summed if a model has several; ``None`` if there is none."""
+    loss = point.get("loss")
+    return None if loss is None else float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
 
 
 class DatasetFacts(BaseModel):
@@ -156,7 +167,7 @@ class Record(BaseModel):
 
     best_epoch: int | None = None
     epochs: int | None = None
-    curve: list[dict[str, Any]] = Field(default_factory=list)
+    curve: list[Point] = Field(default_factory=list)
 
     settings: dict[str, Any] = Field(default_factory=dict, description="all settings after layering")
     origin: dict[str, str] = Field(

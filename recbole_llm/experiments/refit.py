@@ -17,16 +17,17 @@ def chosen_epochs(record: Record) -> list[int]:
     if record.best_epoch is None:
         return [record.epochs or 0]
     validated = [entry for entry in record.curve if "valid" in entry and entry["epoch"] <= record.best_epoch]
-    stages = list(dict.fromkeys(entry.get("stage") for entry in validated))
+    stages = list(dict.fromkeys(entry.get("stage", "") for entry in validated))
     if len(stages) < 2:
         return [record.best_epoch]
-    ends = {entry["stage"]: entry["epoch"] for entry in record.curve if "valid" in entry}  # the last epoch of each
+    # the last epoch of each
+    ends = {entry.get("stage", ""): entry["epoch"] for entry in record.curve if "valid" in entry}
     best, began, found = -math.inf, 0, []
     for stage in stages:
         kept = began
         for entry in validated:
             score = entry["valid"][record.valid_metric]
-            if entry.get("stage") == stage and score >= best:  # as in early stopping, the later of equal ones
+            if entry.get("stage", "") == stage and score >= best:  # as in early stopping, the later of equal ones
                 best, kept = score, entry["epoch"]
         found.append(kept - began)
         began = ends[stage]

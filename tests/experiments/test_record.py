@@ -96,6 +96,19 @@ def test_a_broken_record_of_the_first_version_is_a_broken_record(metrics: object
         Record.model_validate({**record_of().model_dump(), "schema_version": 1, "metrics": metrics})
 
 
+@pytest.mark.parametrize(
+    "point", [{"loss": "low"}, {"valid": {"ndcg@10": "high"}}, {"epoch": "first"}, {"valid": 0.1}, "x"]
+)
+def test_a_curve_of_other_things_than_numbers_is_a_broken_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, point: object
+) -> None:
+    store = ResultStore(tmp_path / "results")
+    path = store.put(record_of())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "curve": [point]}))
+    assert list(store) == []
+    assert re.search(f"{path.name}.*curve", caplog.text)
+
+
 def test_the_page_about_results_knows_the_schema_and_every_field_of_ranks() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reference" / "results.md").read_text(encoding="utf-8")
     assert f"This is schema {SCHEMA}." in page
