@@ -47,8 +47,11 @@ def results(
         ``label`` names the table row that a record belongs to; the seeds of a row share it. Metrics are columns of
         their own name (``ndcg@10``), seconds of a phase are ``seconds.train`` and so on. What a record lacks is a
         missing value.
+
+    Raises:
+        UserError: there is no such folder.
     """
-    store, columns = ResultStore(folder), names_of(settings)
+    store, columns = _store(folder), names_of(settings)
     rows = []
     for label, record in _labelled(store, dataset, protocol, model):
         semantic, data = record.features, record.data
@@ -106,12 +109,12 @@ def per_user(
         left out with a warning.
 
     Raises:
-        UserError: an unknown metric, or a metric of whole lists, which has no value per user.
+        UserError: there is no such folder, an unknown metric, or a metric of whole lists, which has no value per user.
     """
     name, _ = parse_metric(metric)
     if needs_lists(name):
         raise UserError(f"{metric} is a metric of whole lists: no user has a value of it.")
-    store, parts = ResultStore(folder), []
+    store, parts = _store(folder), []
     for label, record in _labelled(store, dataset, protocol, model):
         if record.status != "ok":
             continue
@@ -141,9 +144,12 @@ def curves(
     Returns:
         The columns that identify the run, then ``epoch``, ``loss`` (the sum, where a model has several), ``seconds``,
         and validation metrics such as ``valid.ndcg@10``, which are missing in epochs without validation.
+
+    Raises:
+        UserError: there is no such folder.
     """
     rows = []
-    for label, record in _labelled(ResultStore(folder), dataset, protocol, model):
+    for label, record in _labelled(_store(folder), dataset, protocol, model):
         for number, point in enumerate(record.curve, start=1):
             rows.append(
                 {
@@ -181,13 +187,20 @@ def table_rows(
         Differences and their tests are in the rows of the metric that models were selected by.
 
     Raises:
-        UserError: a baseline that no table has, an unknown correction, or an invalid margin.
+        UserError: there is no such folder, a baseline that no table has, an unknown correction, or an invalid margin.
     """
-    store = ResultStore(folder)
+    store = _store(folder)
     wanted = _chosen(store, dataset, protocol, model)
     tables = build(wanted, store, topk=[], baseline=baseline, intervals=True, correction=correction, margin=margin)
     lines = list(table_lines(tables))
     return pd.DataFrame(lines, columns=columns_of(lines))
+
+
+def _store(folder: str | Path) -> ResultStore:
+    """A results folder; a missing one is refused, since empty frames would hide a mistyped name."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder}: there is no such results folder.")
+    return ResultStore(folder)
 
 
 def _chosen(records: Iterable[Record], dataset: Names, protocol: Names, model: Names) -> list[Record]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -133,6 +135,12 @@ def test_table_rows_hold_what_the_csv_file_holds(store: ResultStore) -> None:
         assert frame[column].tolist() == pytest.approx(written[column].tolist(), rel=1e-5, nan_ok=True)
     assert set(frame.loc[frame["difference"].notna(), "metric"]) == {"ndcg@10"}
     assert set(table_rows(store.folder, model="Pop")["model"]) == {"Pop"}
+
+
+@pytest.mark.parametrize("frame", [results, per_user, curves, table_rows])
+def test_a_missing_folder_is_refused(frame: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="resluts: there is no such results folder"):
+        frame("resluts")
 
 
 def test_an_empty_folder_gives_empty_frames_with_their_columns(tmp_path: Path) -> None:
