@@ -36,6 +36,7 @@ from recbole_llm.settings.layers import Settings
 from recbole_llm.settings.rules import features_read
 from recbole_llm.settings.schema import ITEM, USER
 from recbole_llm.utils.files import file_sha256, one_process_at_a_time
+from recbole_llm.utils.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -291,6 +292,14 @@ class FeatureBuilder:
         prompts = [load_prompt(name).name for name in feature.prompts]
         cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
         cache.borrows = not self.asking.dry
+        if differ := cache.differing(prompts, self.endpoint.model):
+            logger.warning(
+                "%s answers %s with another text than the published %s; its own are used: move the file away to use "
+                "the published ones",
+                cache.path,
+                counted(differ, "question"),
+                "one" if differ == 1 else "ones",
+            )
 
     def _is_whole(self, name: str) -> bool:
         """Whether a feature is complete and up to date, apart from gaps."""

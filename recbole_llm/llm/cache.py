@@ -213,6 +213,12 @@ class ResponseCache:
             self.put(request, answer, created)
         return answer
 
+    def differing(self, prompts: Iterable[str], model: str) -> int:
+        """How many answers of a model to some prompts (``id@version``) have another text than the lender's."""
+        kept = ((key, answer) for prompt in prompts for key, _, answer, _ in self._read(prompt, model))
+        pairs = ((answer, self.lender.row(key)) for key, answer in kept) if self.lender is not None else ()
+        return sum(lent is not None and lent[1].content != answer.content for answer, lent in pairs)
+
     def row(self, key: str) -> tuple[ChatRequest, ChatAnswer, float] | None:
         """A question, its answer and the time it arrived in seconds since 1970, from this file alone.
 

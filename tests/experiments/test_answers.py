@@ -259,6 +259,19 @@ def test_pull_takes_what_a_run_needs_and_the_run_asks_nothing(
     assert cli("run", *words) == 0  # the endpoint is gone
 
 
+def test_answers_here_that_differ_from_the_published_ones_stay_and_are_counted(
+    store: tuple[Path, list[str]], cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, words = store
+    assert cli("answers", "pull", *words, "--store=store", "--contrast=none") == 0
+    assert "another text" not in capsys.readouterr().err
+    repack(folder, lambda rows: [row["answer"].update(content="{}") for row in rows])
+    count = answers_here()
+    assert cli("answers", "pull", *words, "--store=store") == 0
+    said = f"answers {count} questions with another text than the published ones; its own are used"
+    assert said in capsys.readouterr().err
+
+
 def test_pull_leaves_what_no_run_needs(store: tuple[Path, list[str]], cli: Cli) -> None:
     _, words = store
     assert cli("answers", "pull", *words, "--store=store", "--contrast=none") == 0
