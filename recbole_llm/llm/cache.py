@@ -136,6 +136,7 @@ class ResponseCache:
         self.borrows = True
         self._connection = open_database(path, FRAMES, isolation_level=None, check_same_thread=False)
         self._packer = Packer(self._run, self._examples)
+        # A kill takes no answer, a loss of power the last ones: a sync for each would hold up the others in flight.
         self._run("PRAGMA synchronous = NORMAL")
         found = self._run("PRAGMA user_version").fetchone()[0]
         if found > FORMAT:
