@@ -26,8 +26,9 @@ from recbole_llm.features.sources import AnswerSource
 from recbole_llm.listing import Catalogue, Listed, catalogue
 from recbole_llm.reporting.choice import Format, chosen_records, table_columns, twin_protocols
 from recbole_llm.stages import StageResult, Verbs, check_generate, checked_stages, run_stages, trained_by
-from recbole_llm.utils.caller import alone, checked
+from recbole_llm.utils.caller import alone
 from recbole_llm.utils.files import whole_file
+from recbole_llm.utils.options import checked
 from recbole_llm.utils.progress import Bars
 from recbole_llm.utils.text import counted
 
@@ -232,8 +233,8 @@ def estimate_suite(
     name: str,
     *,
     budget: str = FULL,
-    model: str | None = None,
-    dataset: str | None = None,
+    model: Names | None = None,
+    dataset: Names | None = None,
     results_dir: ResultsDir = None,
     **settings: Any,
 ) -> "Estimate":
@@ -646,8 +647,8 @@ def suite(
     name: Annotated[str, Doc("A file of properties/suite/, or the path of a .yaml file.")],
     *,
     budget: Annotated[str, Doc("full, or a budget that the suite names.")] = FULL,
-    model: Annotated[str | None, Doc("Models of the suite, as A,B, whose rows are run; all by default.")] = None,
-    dataset: Annotated[str | None, Doc("Dataset of every command.")] = None,
+    model: Annotated[Names | None, Doc("Models of the suite, as A,B, whose rows are run; all by default.")] = None,
+    dataset: Annotated[Names | None, Doc("Dataset of every command.")] = None,
     results_dir: ResultsDir = None,
     dry_run: Annotated[bool, Doc("Show the commands alone.")] = False,
     quiet: Quiet = True,

@@ -22,7 +22,7 @@ from recbole_llm.experiments.tracking import open_tracking
 from recbole_llm.features.sources import chosen_endpoint
 from recbole_llm.reporting.choice import check_shown
 from recbole_llm.reporting.grouping import Label
-from recbole_llm.utils.caller import of_types
+from recbole_llm.utils.options import of_types
 from recbole_llm.utils.text import names_of
 from recbole_llm.utils.yaml import property_names
 
@@ -85,7 +85,8 @@ def checked_stages(
     planned: list[Record] = []
     stages: list[Stage] = []
     for stage in read_suite(name, options, budget, given):
-        stage = Stage(stage.verb, {**stage.keys, **of_types(verbs[stage.verb], stage.keys)})
+        read = of_types(verbs[stage.verb], stage.keys)
+        stage = Stage(stage.verb, {key: read.get(key, value) for key, value in stage.keys.items()})
         if stage.verb in RUNNING:
             planned += _planned(stage, verbs, asks)
             stages.append(stage)

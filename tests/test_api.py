@@ -183,7 +183,7 @@ def grid(model: Any, dataset: Any = "tiny", **given: Any) -> list[Run]:
             "--val_interval: .* type object",
         ),
         (partial(recbole_llm.run, "Pop", "tiny", seeds={1, 2}), "--seeds: settings are"),
-        (partial(recbole_llm.run, "Pop", "tiny", executor=3), "--executor=3: give a text"),
+        (partial(recbole_llm.run, "Pop", "tiny", executor=3), "--executor=3: use serial"),
         (partial(recbole_llm.run, "Pop", "tiny", val_interval={"timestamp": pd.Timestamp(1)}), "write an interval"),
         (partial(recbole_llm.run, "Pop", "tiny", config_file=["dates.yaml"]), "write an interval"),
     ],

@@ -105,7 +105,7 @@ class CandidateModel:
 def read_candidates(path: Path) -> tuple[dict[str, dict[int, str]], set[str]]:
     """The items of a ``.candidates`` table, as written there, by user and position, and its hashes of tested rows.
 
-    A table made before there was a column ``tested_rows`` has no hashes, any other table has one.
+    A table made before there was a column ``tested_rows`` has no hash.
 
     Raises:
         UserError: the file is no such table, a position is no whole number, or a user's position is given twice.
@@ -162,8 +162,8 @@ class CandidateTable:
         table, split = dataset.table, dataset.split
         if of_split - {tested_digest(split)}:
             raise UserError(
-                f"{self._path} is not of this split: the model that made it was trained while other rows were held "
-                "out, perhaps on rows that are tested here; give the table of this dataset and protocol."
+                f"{self._path} is of other data or another split: other rows were held out when its model was trained, "
+                "perhaps not those that are tested here; give the table of this dataset and protocol."
             )
         tested = np.isin(rows, np.concatenate([split.valid.end, split.test.end])).tolist()
         index = {token: number for number, token in enumerate(table.item_tokens.tolist()) if number}

@@ -57,17 +57,21 @@ class MetricValue(BaseModel):
 class Point(TypedDict, total=False):
     """One epoch of a curve."""
 
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc] # keys of a trainer of one's own
+
     epoch: int
     stage: str  # of a model that trains in stages
-    loss: float | list[float] | None  # a list if the model has several
+    loss: float | list[float | None] | None  # a list if the model has several; JSON has null for infinite ones
     seconds: float
-    valid: dict[str, float]  # metrics, in epochs that were validated
+    valid: dict[str, float | None]  # metrics, in epochs that were validated
 
 
 def loss_of(point: Point) -> float | None:
     """The loss of one epoch of a curve, summed if a model has several; ``None`` if there is none."""
     loss = point.get("loss")
-    return None if loss is None else float(sum(loss) if isinstance(loss, (list, tuple)) else loss)
+    parts = [*loss] if isinstance(loss, (list, tuple)) else [loss]
+    known = [part for part in parts if part is not None]
+    return float(sum(known)) if len(known) == len(parts) else None
 
 
 class DatasetFacts(BaseModel):

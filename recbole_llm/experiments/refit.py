@@ -20,14 +20,16 @@ def chosen_epochs(record: Record) -> list[int]:
     stages = list(dict.fromkeys(entry.get("stage", "") for entry in validated))
     if len(stages) < 2:
         return [record.best_epoch]
-    # the last epoch of each
+    # The last epoch of each stage.
     ends = {entry.get("stage", ""): entry["epoch"] for entry in record.curve if "valid" in entry}
     best, began, found = -math.inf, 0, []
     for stage in stages:
         kept = began
         for entry in validated:
             score = entry["valid"][record.valid_metric]
-            if entry.get("stage", "") == stage and score >= best:  # as in early stopping, the later of equal ones
+            if (
+                score is not None and entry.get("stage", "") == stage and score >= best
+            ):  # as in early stopping, the later of equal ones
                 best, kept = score, entry["epoch"]
         found.append(kept - began)
         began = ends[stage]

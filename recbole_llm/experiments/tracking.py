@@ -136,7 +136,7 @@ def curve(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
     """Loss and validation metrics of each epoch."""
     for number, point in enumerate(record.curve, start=1):
         loss = loss_of(point)
-        found = {f"valid/{name}": float(value) for name, value in point.get("valid", {}).items()}
+        found = {f"valid/{name}": value for name, value in point.get("valid", {}).items() if value is not None}
         if loss is not None:
             found["train/loss"] = loss
         yield int(point.get("epoch", number)), found

@@ -292,14 +292,14 @@ class FeatureBuilder:
         prompts = [load_prompt(name).name for name in feature.prompts]
         cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
         cache.borrows = not self.asking.dry
-        if differ := cache.differing(prompts, self.endpoint.model):
+        new = {(str(cache.path), prompt) for prompt in prompts} - self.asking.compared
+        self.asking.compared |= new
+        if differ := cache.differing([prompt for _, prompt in sorted(new)], self.endpoint.model):
+            published = "the published one" if differ == 1 else "the published ones"
             logger.warning(
-                "%s answers %s with another text than the published %s; its own are used: move the file away to use "
-                "the published ones",
-                cache.path,
-                counted(differ, "question"),
-                "one" if differ == 1 else "ones",
-            )
+                "%s: %s kept here %s from %s; what is kept here is used",
+                cache.path, counted(differ, "answer"), "differs" if differ == 1 else "differ", published,
+            )  # fmt: skip
 
     def _is_whole(self, name: str) -> bool:
         """Whether a feature is complete and up to date, apart from gaps."""

@@ -294,7 +294,8 @@ class BenchTrainer(Trainer):
             loss = self._train_epoch(train_data, epoch, show_progress=show_progress)
             trained = time.monotonic()
             self.seconds["train"] += trained - started
-            entry: dict[str, Any] = {"epoch": epoch + 1, "loss": loss, "seconds": round(trained - started, 3)}
+            entry: dict[str, Any] = {"epoch": epoch + 1, "seconds": round(trained - started, 3)}
+            entry["loss"] = [*loss] if isinstance(loss, tuple) else loss
             self._add_train_loss_to_tensorboard(epoch, loss)
             self.curve.append(entry)
             stop, final = False, epoch + 1 == self.epochs
@@ -348,7 +349,7 @@ class BenchTrainer(Trainer):
 
     def _epoch_line(self, entry: dict[str, Any]) -> str:
         loss = entry["loss"]
-        text = f"epoch {entry['epoch']:>3}/{self.epochs}  loss {sum(loss) if isinstance(loss, tuple) else loss:.4f}"
+        text = f"epoch {entry['epoch']:>3}/{self.epochs}  loss {sum(loss) if isinstance(loss, list) else loss:.4f}"
         if "valid" in entry:
             value, metric = entry["valid"][self.valid_metric], self.config["valid_metric"]
             text += f"  {metric} {value:.4f} (best {self.best_valid_score:.4f}, epoch {self.best_epoch})"

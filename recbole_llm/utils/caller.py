@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
-from pathlib import Path, PurePath
-from types import NoneType
-from typing import Any, ParamSpec, TypeVar, get_args
-
-from recbole_llm.errors import UserError
+from functools import partial
+from typing import Any
 
 logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 _at_work = threading.RLock()
 
@@ -43,64 +35,6 @@ def alone() -> Iterator[None]:
                 restore()
     finally:
         _at_work.release()
-
-
-def checked(verb: Callable[P, R]) -> Callable[P, R]:
-    """A verb that refuses options of another type than its signature gives, before anything runs.
-
-    Raises:
-        UserError: such an option.
-        TypeError: as Python raises it, for options that the verb does not have.
-    """
-    signature = inspect.signature(verb)
-
-    @wraps(verb)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            given = signature.bind(*args, **kwargs)
-        except TypeError:
-            return verb(*args, **kwargs)  # for Python's own message, which names the verb
-        given.arguments.update(of_types(verb, given.arguments))
-        return verb(*given.args, **given.kwargs)
-
-    return call
-
-
-def of_types(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options that a verb's signature says to be numbers, texts, paths or true and false, as these.
-
-    Of the verb's other options, and of its settings, it says nothing.
-
-    Raises:
-        UserError: a value is of another type and cannot be read as this one.
-    """
-    from pydantic import TypeAdapter, ValidationError
-
-    found = {}
-    for name, parameter in inspect.signature(verb).parameters.items():
-        if name not in given or not _kinds(parameter.annotation) <= _PLAIN:
-            continue
-        value = given[name]
-        value = value.tolist() if hasattr(value, "tolist") else value  # numbers of numpy and torch
-        if isinstance(value, PurePath):
-            value = str(value)
-        try:
-            found[name] = TypeAdapter(parameter.annotation).validate_python(value)
-        except ValidationError as error:
-            kinds = sorted(_WORDS[kind] for kind in _kinds(parameter.annotation) - {NoneType})
-            raise UserError(f"--{name}={given[name]}: give {' or '.join(kinds)}.") from error
-    return found
-
-
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-_PLAIN = {*_WORDS, NoneType}
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The types of ``Annotated[int | None, ...]``: int and NoneType."""
-    if hasattr(annotation, "__metadata__"):
-        annotation = annotation.__origin__
-    return {*(get_args(annotation) or (annotation,))}
 
 
 def _states() -> list[Callable[[], Any]]:

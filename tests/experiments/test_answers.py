@@ -268,7 +268,7 @@ def test_answers_here_that_differ_from_the_published_ones_stay_and_are_counted(
     repack(folder, lambda rows: [row["answer"].update(content="{}") for row in rows])
     count = answers_here()
     assert cli("answers", "pull", *words, "--store=store") == 0
-    said = f"answers {count} questions with another text than the published ones; its own are used"
+    said = f"{count} answers kept here differ from the published ones; what is kept here is used"
     assert said in capsys.readouterr().err
 
 

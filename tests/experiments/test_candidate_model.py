@@ -141,7 +141,9 @@ def test_a_table_of_another_split_is_refused(tmp_path: Path) -> None:
     for tested in [other] * 4, [mine, mine, mine, other], [mine, mine, mine, ""]:
         lines = (f"{line}\t{digest}" for line, digest in zip(items, tested, strict=True))
         given, _ = given_table(tmp_path, *lines, more=more)
-        with pytest.raises(UserError, match=r"mine\.candidates is not of this split: the model that made it"):
+        with pytest.raises(
+            UserError, match=r"mine\.candidates is of other data or another split: other rows were held out"
+        ):
             given.top_items(rows, 2)
 
 

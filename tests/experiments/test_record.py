@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
+import warnings
 from dataclasses import fields
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from recbole_llm.evaluation.ranks import Ranks
-from recbole_llm.experiments.record import SCHEMA, MetricValue, Record, SemanticFacts
+from recbole_llm.experiments.record import SCHEMA, MetricValue, Record, SemanticFacts, loss_of
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.tables import render
 from tests.reporting.records import record_of
@@ -107,6 +109,17 @@ def test_a_curve_of_other_things_than_numbers_is_a_broken_record(
     path.write_text(json.dumps({**json.loads(path.read_text()), "curve": [point]}))
     assert list(store) == []
     assert re.search(f"{path.name}.*curve", caplog.text)
+
+
+def test_a_curve_comes_back_with_infinite_losses_and_keys_of_its_own(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / "results")
+    curve = [{"epoch": 1, "loss": [1.0, math.inf], "valid": {"ndcg@10": math.nan}, "rate": 0.1}]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        store.put(record_of(curve=curve))
+    (record,) = store
+    assert record.curve == [{"epoch": 1, "loss": [1.0, None], "valid": {"ndcg@10": None}, "rate": 0.1}]
+    assert loss_of(record.curve[0]) is None
 
 
 def test_the_page_about_results_knows_the_schema_and_every_field_of_ranks() -> None:

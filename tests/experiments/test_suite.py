@@ -147,6 +147,12 @@ def test_the_flagship_reads_the_answers_that_are_published_for_llmdmsrec(budget:
     assert keys["llm"] == ("claude-2026-11" if table else "offline")
 
 
+def test_models_and_datasets_of_a_suite_may_be_lists(tiny: Path) -> None:
+    stages = [{"run": {"model": ["Pop", "EASE", "ItemKNN"], "trials": None}}]
+    results = api.suite(written(stages=stages), model=["Pop", "EASE"], dataset=["tiny"], dry_run=True)
+    assert [result.stage.words[1:3] for result in results] == [["--model=Pop,EASE", "--dataset=tiny"]]
+
+
 def test_models_on_the_command_line_choose_among_the_rows(workspace: Path) -> None:
     stages = [*SUITE["stages"], {"tune": {"model": "BPR", "trials": 2, "protocol": "gts"}}]
     for given in ("BPR", ["BPR"]):

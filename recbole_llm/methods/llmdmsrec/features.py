@@ -241,7 +241,7 @@ class Candidates:
     As in the paper, the session's own items stay in; they make explicit intents possible. With ``candidate_folds: k``
     a training row's candidates come from a model that was not trained on the row's user, so the target is among them
     about as often as at test. In the paper the model was trained on the row itself. Each line ends in a hash of the
-    tested rows, so that the table is not taken for another split, whose tested rows the model was trained on.
+    tested rows, so that the table is not taken for another split, whose tested rows the model may have been trained on.
     """
 
     name: ClassVar[str] = "candidates"

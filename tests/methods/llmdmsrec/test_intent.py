@@ -296,13 +296,15 @@ def test_candidates_of_a_table_are_asked_about_and_nothing_is_trained(
         assert record.stage_one == f"table-{record.data.files['candidate_table'][:16]}"
         (other,) = set(made.parent.parent.glob("loo-vllm-*")) - {made.parent}
         assert (other / "tiny.candidates").read_bytes() == made.read_bytes()
+    words = ["--model=LLMDMsRec", "--dataset=tiny", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10"]
+    assert cli("run", *words, "--candidate_table=mine.candidates.gz", "--protocol=gts", "--quiet") == 2
+    assert "mine.candidates.gz is of other data or another split" in capsys.readouterr().err
     lines = made.read_text().splitlines()
     user = lines[1].split("\t")[0]
     Path("mine.candidates").write_text("\n".join(line for line in lines if not line.startswith(f"{user}\t")) + "\n")
-    words = ["--model=LLMDMsRec", "--dataset=tiny", "--epochs=1", "--MAX_ITEM_LIST_LENGTH=10"]
     assert cli("run", *words, "--candidate_table=mine.candidates", "--quiet") == 2
     assert f"is not of these data or settings: user {user}" in capsys.readouterr().err
-    Path("mine.candidates").write_text("\n".join([*lines, f"{user}\tx\t1"]) + "\n")
+    Path("mine.candidates").write_text("\n".join([*lines, f"{user}\tx\t1\t"]) + "\n")
     assert cli("run", *words, "--candidate_table=mine.candidates", "--quiet") == 2
     assert f"mine.candidates: user {user} has the position 'x', which is no whole number" in capsys.readouterr().err
     assert cli("run", *words, "--candidate_table=none", "--quiet") == 2

@@ -1,5 +1,6 @@
-"""Options of the Python API: those of another type are refused, those that can be read as it are read."""
+"""Options of verbs: those of another type are refused, those that can be read as it are read."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from typing_extensions import Doc
 
+from recbole_llm import api
 from recbole_llm.errors import UserError
-from recbole_llm.utils.caller import checked
+from recbole_llm.utils.options import checked, of_types
 
 
 @checked
@@ -39,7 +41,10 @@ def verb(
         ("quiet", "no", False),
         ("quiet", np.bool_(False), False),
         ("folder", Path("a"), "a"),
+        ("folder", 2024, "2024"),
         ("row", Path("a"), "a"),
+        ("quiet", None, True),
+        ("trials", None, 50),
         ("epochs", "3", "3"),  # a setting, which has rules of its own
     ],
 )
@@ -54,10 +59,11 @@ def test_a_value_that_can_be_read_as_the_type_is_read(name: str, given: Any, rea
     [
         ("trials", "many", "--trials=many: give a whole number."),
         ("trials", 3.5, "--trials=3.5: give a whole number."),
-        ("trials", None, "--trials=None: give a whole number."),
+        ("trials", True, "--trials=True: give a whole number."),
         ("minutes", [1], "--minutes=[1]: give a number."),
         ("quiet", "perhaps", "--quiet=perhaps: give true or false."),
-        ("folder", 3, "--folder=3: give a path or a text."),
+        ("folder", False, "--folder=False: give a path or a text."),
+        ("folder", [], "--folder=[]: give a path or a text."),
         ("row", {"model": "EASE"}, "--row={'model': 'EASE'}: give a text."),
     ],
 )
@@ -70,3 +76,15 @@ def test_a_value_of_another_type_is_refused(name: str, given: Any, message: str)
 def test_pythons_own_message_names_the_verb() -> None:
     with pytest.raises(TypeError, match=r"verb\(\) takes from 0 to 1 positional arguments but 2 were given"):
         verb("a", "b")
+
+
+def test_the_verbs_take_their_defaults_and_what_the_command_line_gives() -> None:
+    for name in ("run", "tune", "estimate", "generate", "probe", "advise", "recommend", "table", "report", "suite"):
+        verb = getattr(api, name)
+        defaults = {
+            parameter.name: parameter.default
+            for parameter in inspect.signature(verb).parameters.values()
+            if parameter.default is not parameter.empty
+        }
+        read = of_types(verb, defaults)
+        assert read == {name: defaults[name] for name in read}
