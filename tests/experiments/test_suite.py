@@ -148,9 +148,9 @@ def test_the_flagship_reads_the_answers_that_are_published_for_llmdmsrec(budget:
 
 
 def test_models_and_datasets_of_a_suite_may_be_lists(tiny: Path) -> None:
-    stages = [{"run": {"model": ["Pop", "EASE", "ItemKNN"], "trials": None}}]
+    stages = [{"run": {"model": ["Pop", "EASE", "ItemKNN"], "force": None}}]
     results = api.suite(written(stages=stages), model=["Pop", "EASE"], dataset=["tiny"], dry_run=True)
-    assert [result.stage.words[1:3] for result in results] == [["--model=Pop,EASE", "--dataset=tiny"]]
+    assert [result.stage.words[1:3] for result in results] == [["--dataset=tiny", "--model=Pop,EASE"]]
 
 
 def test_models_on_the_command_line_choose_among_the_rows(workspace: Path) -> None:
