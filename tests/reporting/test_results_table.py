@@ -373,7 +373,7 @@ def test_the_correction_and_the_margin_can_be_chosen(store: ResultStore) -> None
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"correction": "none"}, "--correction=none: known are holm, fdr"), ({"margin": 0.0}, "--margin=0.0: give a"),
+    [({"correction": "none"}, "--correction=none: known are holm, fdr"), ({"margin": 0.0}, "--margin=0: give a"),
      ({"margin": float("nan")}, "--margin=nan"), ({"margin": float("inf")}, "--margin=inf")],
 )  # fmt: skip
 def test_a_wrong_correction_or_margin_is_an_error(store: ResultStore, options: dict[str, Any], message: str) -> None:
