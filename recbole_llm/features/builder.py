@@ -292,9 +292,9 @@ class FeatureBuilder:
         prompts = [load_prompt(name).name for name in feature.prompts]
         cache.lender = self.asking.published.lender(self.endpoint.model, prompts)
         cache.borrows = not self.asking.dry
-        new = {(str(cache.path), prompt) for prompt in prompts} - self.asking.compared
+        new = {(str(cache.path), self.endpoint.model, prompt) for prompt in prompts} - self.asking.compared
         self.asking.compared |= new
-        if differ := cache.differing([prompt for _, prompt in sorted(new)], self.endpoint.model):
+        if differ := cache.differing([prompt for _, _, prompt in sorted(new)], self.endpoint.model):
             published = "the published one" if differ == 1 else "the published ones"
             logger.warning(
                 "%s: %s kept here %s from %s; what is kept here is used",

@@ -157,7 +157,7 @@ class AnswerSource:
         made: folder and feature of everything that this command has made; their gaps are left to the next command.
         met: what the command has learnt about each endpoint.
         published: published answers, which are looked up before a question is asked (``--answers``).
-        compared: cache and prompt of the answers that the command has compared with the published ones.
+        compared: cache, model and prompt of the answers that the command has compared with the published ones.
     """
 
     dry = False  # whether features are made in a temporary folder
@@ -169,7 +169,7 @@ class AnswerSource:
         self.made: set[tuple[str, str]] = set()
         self.met: dict[tuple[str, str], Acquaintance] = {}
         self.published: Published | None = None
-        self.compared: set[tuple[str, str]] = set()
+        self.compared: set[tuple[str, str, str]] = set()
 
     @classmethod
     def of(cls, settings: Settings, limit: int | None = None) -> Self:

@@ -78,7 +78,7 @@ def test_pythons_own_message_names_the_verb() -> None:
         verb("a", "b")
 
 
-def test_the_verbs_take_their_defaults_and_what_the_command_line_gives() -> None:
+def test_the_verbs_take_their_own_defaults() -> None:
     for name in ("run", "tune", "estimate", "generate", "probe", "advise", "recommend", "table", "report", "suite"):
         verb = getattr(api, name)
         defaults = {
