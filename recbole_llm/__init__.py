@@ -10,6 +10,7 @@ The Python API has the verbs of the command line::
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -80,3 +81,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), "list_" if name == "list" else name)
+
+
+def __dir__() -> Iterable[str]:
+    """The names of the API, which notebooks complete, though they are imported on first use."""
+    return sorted({*globals(), *__all__})

@@ -221,6 +221,11 @@ def test_the_package_has_the_verbs_of_the_command_line() -> None:
     assert VERBS.keys() <= set(recbole_llm.__all__)
 
 
+def test_a_session_completes_the_names_of_the_package_and_shows_runs_in_a_line(tiny: Path) -> None:
+    assert {*recbole_llm.__all__} <= {*dir(recbole_llm)}
+    assert len(repr(expand("LLMDMsRec", "tiny", overrides={"epochs": 3})[0].settings)) < 1000  # of 300 values
+
+
 def test_importing_the_package_loads_neither_torch_nor_recbole() -> None:
     code = "import sys, recbole_llm; sys.exit('torch' in sys.modules or 'recbole' in sys.modules)"
     root = Path(__file__).parents[1]

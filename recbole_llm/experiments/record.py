@@ -6,7 +6,7 @@ to the next version. ``Record.model_json_schema()`` is the documented form (``do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -210,6 +210,15 @@ class Record(BaseModel):
         while isinstance(version := values.get("schema_version"), (int, float)) and version in _UPGRADES:
             values = {**_UPGRADES[int(version)](values), "schema_version": version + 1}
         return values
+
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """Which run it is and how it ended, in one line; all fields would fill pages of a notebook."""
+        yield from ((name, getattr(self, name)) for name in ("label", "dataset", "protocol", "seed", "status"))
+        if self.error is not None:
+            yield "error", self.error
+        if (value := self.metric(self.valid_metric)) is not None:
+            yield self.valid_metric, value
+        yield "key", self.key
 
     @property
     def label(self) -> str:

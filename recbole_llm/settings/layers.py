@@ -67,8 +67,8 @@ class Settings:
     """
 
     method: Method
-    values: dict[str, Any]
-    origin: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Any] = field(repr=False)  # some 300
+    origin: dict[str, str] = field(default_factory=dict, repr=False)
     config_files: tuple[Path, ...] = ()
     overrides: dict[str, Any] = field(default_factory=dict)
 

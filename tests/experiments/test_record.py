@@ -71,6 +71,16 @@ def test_the_label_says_where_the_semantics_came_from(
     assert record_of(model="M", semantics=semantics, features=features).label == label
 
 
+def test_a_record_shows_itself_in_one_line() -> None:
+    metrics = {"ndcg@10": MetricValue(value=0.25)}
+    record = record_of(model="EIMF", semantics="offline", metrics=metrics, valid_metric="ndcg@10")
+    shown = repr([record])
+    assert shown.startswith(f"[Record(label='EIMF (offline)', dataset='{record.dataset}', protocol='loo', seed=")
+    assert f"status='ok', ndcg@10=0.25, key='{record.key}')]" in shown
+    failed = record_of(status="failed", error="no memory", metrics={}, valid_metric="ndcg@10")
+    assert f"status='failed', error='no memory', key='{failed.key}')" in repr(failed)
+
+
 def test_the_schema_is_documented_as_json() -> None:
     schema = Record.model_json_schema()
     assert {"key", "model", "dataset", "protocol", "seed"} <= set(schema["required"])
