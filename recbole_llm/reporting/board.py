@@ -7,7 +7,6 @@ templates escape everything else. A row belongs to one submission; seeds of two 
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from recbole_llm.pages.render import render_page, write_page
 from recbole_llm.reporting.costs import hardware_of, price_of
 from recbole_llm.reporting.grouping import RowName, TableKey, group, kind_of, latest
 from recbole_llm.reporting.results_table import IMPROVING, IMPROVING_NOTE, primary_metric, still_improving
-from recbole_llm.utils.files import make_folder
+from recbole_llm.utils.files import hidden_folder
 
 MARK = ".board"  # marks a folder as a board, which a later call may replace
 SHOWN = ("ndcg", "hit", "mrr")  # besides the metric that models were selected by, at its cut-off
@@ -71,9 +70,8 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
     submissions = [read_submission(path, dataset_dir) for path in parts if path.resolve() != output.resolve()]
     if not submissions:
         raise UserError(f"{folder} holds no submission: each folder in it is one (see recbole-llm submit).")
-    make_folder(output.parent)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".board-") as place:
-        site = Path(place) / "site"
+    with hidden_folder(output) as place:
+        site = place / "site"
         pages = _pages(submissions, site)
         for page in pages:
             write_page(
@@ -83,7 +81,7 @@ def write_board(folder: Path, output: Path, dataset_dir: Path) -> int:
         checked = [entry for each in submissions for entry in each.entries]
         write_page(site / "index.html", _render("boards.html.j2", pages=_index(pages), facts=_facts(checked)))
         (site / MARK).write_text("", encoding="utf-8")
-        earlier = Path(place) / "earlier"
+        earlier = place / "earlier"
         if output.exists():
             output.replace(earlier)  # not removed here: a kill would leave half a board
         try:

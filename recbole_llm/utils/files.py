@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 BUSY_SECONDS = 60.0
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # neither the user's mistake nor a bug
-_PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # hidden names of whole_file and whole_folder
+_PARTIAL = re.compile(r"\..+\.\d+-[0-9a-f]{6}")  # hidden names of whole_file and hidden_folder
 _YOUNG = 60.0  # seconds in which a new file may not be locked yet
 
 
@@ -107,6 +107,33 @@ def whole_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 @contextmanager
+def hidden_folder(path: Path) -> Iterator[Path]:
+    """A new folder with a hidden name beside ``path``, which is removed when the block ends.
+
+    One that a killed process left there is removed by the next process that writes beside it.
+
+    Args:
+        path: what is made in the folder; its parent is created.
+
+    Raises:
+        UserError: the parent cannot be created.
+    """
+    make_folder(path.parent)
+    _remove_abandoned(path.parent.absolute())
+    hidden = _partial_name(path)
+    hidden.mkdir()
+    descriptor = os.open(hidden, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if descriptor is not None:
+            _lock(descriptor)
+        yield hidden
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """A folder to fill, which gets the name ``path`` only when the block ends without an error.
 
@@ -118,22 +145,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the parent cannot be created.
     """
-    make_folder(path.parent)
-    _remove_abandoned(path.parent.absolute())
-    partial = _partial_name(path)
-    partial.mkdir()
-    descriptor = os.open(partial, os.O_RDONLY) if fcntl is not None else None
-    try:
-        if descriptor is not None:
-            _lock(descriptor)
+    with hidden_folder(path) as partial:
         yield partial
         if not path.exists():
             with suppress(FileExistsError, NotADirectoryError):
                 partial.replace(path)
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _partial_name(path: Path) -> Path:

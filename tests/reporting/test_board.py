@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,6 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.board import write_board
+from recbole_llm.utils import files
 from tests.browser import Page, find_browser
 from tests.reporting.records import store_run
 
@@ -155,6 +157,19 @@ def test_only_a_board_is_replaced(submissions: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no board"):
         write_board(submissions, tmp_path / "mine", tmp_path)
     assert (tmp_path / "mine" / "thesis.txt").is_file()
+
+
+def test_what_a_killed_board_left_is_removed_by_the_next(
+    submissions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", lambda *_, **__: None)  # as in a command that is killed
+        write_board(submissions, tmp_path / "site", tmp_path)
+    (left,) = tmp_path.glob(".*")
+    os.utime(left, (0, 0))
+    files._remove_abandoned.cache_clear()  # as in a new command
+    write_board(submissions, tmp_path / "site", tmp_path)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["in", "site"]
 
 
 def test_names_that_meet_as_files_stay_apart(tmp_path: Path) -> None:
