@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 Names = str | Sequence[str]
 
 # Parameters that several verbs have.
-Model = Annotated[Any, Doc("Model or models: names, package.module:Class, or classes.")]
+Model = Annotated[str | type | Sequence[str | type], Doc("Model or models: names, package.module:Class, or classes.")]
 Dataset = Annotated[Names, Doc("Dataset or datasets.")]
 Protocol = Annotated[Names | None, Doc("Protocol or protocols; loo by default.")]
 Semantics = Annotated[

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path, PurePath
 from types import NoneType
-from typing import Any, ParamSpec, TypeVar, get_args
+from typing import Any, ParamSpec, TypeVar, get_args, get_origin
 
 from recbole_llm.errors import UserError
+from recbole_llm.utils.text import NAMES
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,9 +41,10 @@ def checked(verb: Callable[P, R]) -> Callable[P, R]:
 
 
 def of_types(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options that a verb's signature declares as numbers, texts, paths or flags, as values of these types.
+    """The given options that a verb's signature declares as numbers, texts, paths, flags or names, as such values.
 
-    Other options and settings are left out: they have checks of their own. ``None`` stands for the default.
+    Numbers are read as texts and names where those are taken: a dataset or a user may be called 7. Other options and
+    settings are left out: they have checks of their own. ``None`` stands for the default.
 
     Raises:
         UserError: a value is of another type and cannot be read as the declared one.
@@ -52,24 +54,35 @@ def of_types(verb: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, An
     found = {}
     for name, parameter in inspect.signature(verb).parameters.items():
         kinds = _kinds(parameter.annotation)
-        if name not in given or not kinds <= _PLAIN:
+        takes_names = any(get_origin(kind) is Sequence for kind in kinds)
+        if name not in given or not (takes_names or kinds <= _PLAIN):
             continue
         value = given[name]
         if value is None and parameter.default is not parameter.empty:
             found[name] = parameter.default
             continue
-        value = value.tolist() if hasattr(value, "tolist") else value  # numbers of numpy and torch
-        if isinstance(value, PurePath):
-            value = str(value)
+        value = _plain(value)
         try:
             if isinstance(value, bool) and bool not in kinds:  # would be read as 1 or 0
                 raise TypeError(f"{value} is no number or text")
             adapter = TypeAdapter[Any](parameter.annotation, config=ConfigDict(coerce_numbers_to_str=True))
             found[name] = adapter.validate_python(value)
         except (TypeError, ValidationError) as error:
-            words = sorted(_WORDS[kind] for kind in kinds - {NoneType})
+            words = [NAMES] if takes_names else sorted(_WORDS[kind] for kind in kinds - {NoneType})
             raise UserError(f"--{name}={given[name]}: give {' or '.join(words)}.") from error
     return found
+
+
+def _plain(value: Any) -> Any:
+    """A value of numpy, pandas or torch, a path, or several of these, as plain values; several in a list or tuple."""
+    if isinstance(value, (type, str, bytes, Mapping)):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        return value
+    return tuple(map(_plain, value)) if isinstance(value, tuple) else [*map(_plain, value)]
 
 
 def _kinds(annotation: Any) -> set[Any]:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from recbole_llm.errors import UserError
 
 TITLE_LENGTH = 200
+NAMES = "a name, names with commas between them, or a list of names"  # what options of names take
 # Line and paragraph separators, bidirectional overrides, zero-width and other invisible characters.
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -100,7 +101,7 @@ def names_of(given: Any) -> list[Any]:
     if isinstance(given, type):
         return [given]
     if given is not None and not isinstance(given, Iterable):
-        raise UserError(f"{given!r}: give a name, names with commas between them, or a list of names.")
+        raise UserError(f"{given!r}: give {NAMES}.")
     parts = given.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(given, str) else given
     parts = () if parts is None else parts
     return [name for part in parts if (name := part.strip() if isinstance(part, str) else part) != ""]

@@ -1,10 +1,12 @@
 """Options of verbs: those of another type are refused, those that can be read as it are read."""
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typing_extensions import Doc
@@ -12,12 +14,15 @@ from typing_extensions import Doc
 from recbole_llm import api
 from recbole_llm.errors import UserError
 from recbole_llm.utils.options import checked, of_types
+from recbole_llm.utils.text import NAMES
 
 
 @checked
 def verb(
-    names: Any = "",
+    model: Annotated[str | type | Sequence[str | type], Doc("Models.")] = "",
     *,
+    objectives: str | Sequence[str] = "accuracy",
+    protocol: str | Sequence[str] | None = None,
     trials: Annotated[int, Doc("Trials.")] = 50,
     minutes: float | None = None,
     quiet: bool = True,
@@ -26,7 +31,8 @@ def verb(
     **settings: Any,
 ) -> dict[str, Any]:
     """What reaches a verb."""
-    return {"trials": trials, "minutes": minutes, "quiet": quiet, "folder": folder, "row": row, **settings}
+    of_names = {"model": model, "objectives": objectives, "protocol": protocol}
+    return {**of_names, "trials": trials, "minutes": minutes, "quiet": quiet, "folder": folder, "row": row, **settings}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,16 @@ def verb(
         ("row", Path("a"), "a"),
         ("quiet", None, True),
         ("trials", None, 50),
+        ("model", Path, Path),
+        ("model", ["Pop", Path], ["Pop", Path]),
+        ("objectives", "accuracy,seconds", "accuracy,seconds"),
+        ("objectives", ("accuracy", "seconds"), ("accuracy", "seconds")),
+        ("objectives", (word for word in ("accuracy", "seconds")), ["accuracy", "seconds"]),
+        ("objectives", None, "accuracy"),
+        ("objectives", 3, "3"),
+        ("protocol", [3, np.int64(4)], ["3", "4"]),
+        ("protocol", pd.Series([3, 4]), ["3", "4"]),
+        ("protocol", [Path("a/b.yaml")], ["a/b.yaml"]),
         ("epochs", "3", "3"),  # a setting, which has rules of its own
     ],
 )
@@ -65,6 +81,10 @@ def test_a_value_that_can_be_read_as_the_type_is_read(name: str, given: Any, rea
         ("folder", False, "--folder=False: give a path or a text."),
         ("folder", [], "--folder=[]: give a path or a text."),
         ("row", {"model": "EASE"}, "--row={'model': 'EASE'}: give a text."),
+        ("model", True, f"--model=True: give {NAMES}."),
+        ("objectives", {"accuracy": 1}, f"--objectives={{'accuracy': 1}}: give {NAMES}."),
+        ("protocol", ["loo", None], f"--protocol=['loo', None]: give {NAMES}."),
+        ("protocol", [["loo"]], f"--protocol=[['loo']]: give {NAMES}."),
     ],
 )
 def test_a_value_of_another_type_is_refused(name: str, given: Any, message: str) -> None:
