@@ -175,8 +175,8 @@ def grid(model: Any, dataset: Any = "tiny", **given: Any) -> list[Run]:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (partial(recbole_llm.run, "Pop", Path("tiny")), r"PosixPath\('tiny'\): give a name"),
-        (partial(recbole_llm.run, 3, "tiny"), "3: give a name"),
+        (partial(recbole_llm.run, "Pop", {"tiny": 1}), r"--dataset=\{'tiny': 1\}: give a name"),
+        (partial(recbole_llm.run, 3, "tiny"), "--model=3: there is no such model"),
         (partial(recbole_llm.run, "Pop", "tiny", topk={5, 10}), "--topk: settings are .* got a value of type set"),
         (
             partial(recbole_llm.run, "Pop", "tiny", val_interval={"timestamp": object()}),
