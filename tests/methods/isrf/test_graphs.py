@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,12 +52,12 @@ def test_there_are_never_more_neighbours_than_others() -> None:
     assert nearest_neighbours(torch.randn(4, 3), 100).shape == (4, 3)
 
 
-def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums() -> None:
+def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vectors = torch.randn(30, 6)
     known = torch.ones(30, dtype=torch.bool)
     known[0] = known[17] = False
-    graph = similar_users_graph(vectors, known, 5)
+    graph = similar_users_graph(vectors, known, 5, tmp_path)
     start = torch.randn(30, 4, requires_grad=True)
     dense = torch.eye(30)
     chosen = known.nonzero()[:, 0]
