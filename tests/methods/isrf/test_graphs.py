@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recbole_llm.features import similar_users
 from recbole_llm.layers.alignment import soft_target_alignment
 from recbole_llm.layers.neighbours import nearest_neighbours
 from recbole_llm.layers.propagation import mean_of_layers
@@ -71,6 +72,15 @@ def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums(tmp_path: Path
     (gradient,) = torch.autograd.grad(found.square().sum(), start)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(found[17], start[17])  # without a profile a user stands alone
+
+
+def test_the_similar_users_of_a_graph_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similar_users, "FEWEST", 0)
+    vectors, known = torch.randn(30, 6), torch.ones(30, dtype=torch.bool)
+    start = torch.randn(30, 4)
+    first, second = (mean_of_layers(similar_users_graph(vectors, known, 5, tmp_path), start, 2) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
 def test_soft_targets_follow_the_released_formula() -> None:
