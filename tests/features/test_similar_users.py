@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from recbole_llm.features import similar_users
 from recbole_llm.features.similar_users import kept_neighbours
 from recbole_llm.layers.neighbours import nearest_neighbours
+from recbole_llm.utils.files import one_process_at_a_time
 from tests.processes import start
 
 
@@ -57,6 +59,7 @@ def test_other_vectors_or_numbers_have_neighbours_of_their_own(
     k = 6 if change == "count" else k
     assert torch.equal(kept_neighbours(changed, k, tmp_path), nearest_neighbours(changed, k))
     assert compared == [5, k]
+    assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 def test_a_view_is_known_by_its_values(tmp_path: Path, compared: list[int]) -> None:
@@ -114,8 +117,9 @@ def test_a_kill_leaves_no_file_that_is_read(tmp_path: Path, compared: list[int])
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
-def slowly(folder: Path, counted: Path) -> None:
-    """Compare users, noting each comparison in a file."""
+def counting(folder: Path, counted: Path) -> None:
+    """Compare users, noting each comparison in a file and saying whether it waits."""
+    logging.basicConfig(level=logging.INFO)
     similar_users.FEWEST = 0
 
     def nearest(vectors: torch.Tensor, k: int) -> torch.Tensor:
@@ -128,7 +132,9 @@ def slowly(folder: Path, counted: Path) -> None:
 
 
 def test_of_several_processes_one_compares(tmp_path: Path) -> None:
-    children = [start(slowly, tmp_path / "kept", tmp_path / "counted") for _ in range(3)]
+    with one_process_at_a_time(tmp_path / "kept"):
+        children = [start(counting, tmp_path / "kept", tmp_path / "counted") for _ in range(3)]
+        assert all(any("waiting for it" in line for line in child.stderr) for child in children)
     assert [child.wait() for child in children] == [0, 0, 0]
     assert (tmp_path / "counted").read_text() == "x"
 
