@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import resource
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 
@@ -25,7 +27,8 @@ def main() -> None:
     torch.manual_seed(0)
     vectors = torch.randn(options.users, options.dim)
     began, busy = time.monotonic(), time.process_time()
-    graph = similar_users_graph(vectors, torch.ones(options.users, dtype=torch.bool), options.k)
+    with tempfile.TemporaryDirectory() as folder:
+        graph = similar_users_graph(vectors, torch.ones(options.users, dtype=torch.bool), options.k, Path(folder))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
     edges = graph._forward.values().numel()
     print(

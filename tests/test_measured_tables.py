@@ -108,6 +108,16 @@ def test_seconds_to_the_first_batch() -> None:
         assert recbole == "not run" if "recbole" not in seconds else shows(recbole, seconds["recbole"])
 
 
+def test_seconds_of_similar_items() -> None:
+    (row,) = TABLES["users", "items"]
+    found = {each["task"]: each for each in measured("similar-items-generated")}
+    seconds = {task: each["processor_seconds"] for task, each in found.items()}
+    assert found["here"]["crc32"] == found["recbole"]["crc32"]
+    values = [seconds["recbole"], seconds["here"], seconds["recbole"] / seconds["here"]]
+    values += [found["recbole"]["mib"], found["here"]["mib"]]
+    assert all(shows(cell, value) for cell, value in zip(row[2:], values, strict=True))
+
+
 def test_validation_of_the_numbers_of_items() -> None:
     (rows,) = (rows for head, rows in tables_of("explanation/methods").items() if head[0] == "--item_numbers=")
     records = [

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from recbole_llm.compat.similar_items import similar_items
+
 _applied = False
 
 
@@ -325,10 +327,11 @@ def repair_pop() -> None:
 
 
 def repair_item_knn() -> None:
-    """Make ``ItemKNN`` compute the scores that are asked for.
+    """Make ``ItemKNN`` compute the scores that are asked for, and similarities of items that share a user.
 
-    general_recommender/itemknn.py:184 keeps those of all users as lists of Python numbers, some 30 GB for 300,000 users
-    with 16 items each, and checkpoints hold them too.
+    general_recommender/itemknn.py:184 keeps the scores of all users as lists of Python numbers, some 30 GB for 300,000
+    users with 16 items each, and checkpoints hold them too. itemknn.py:47 compares all pairs of items one item at a
+    time; the similarities are the same here (``similar_items.py``).
     """
     import recbole.model.general_recommender.itemknn as module
     import torch
@@ -338,8 +341,7 @@ def repair_item_knn() -> None:
         self.k = config["k"]
         self.shrink = config["shrink"] or 0.0
         self.interaction_matrix = dataset.inter_matrix(form="csr").astype(np.float32)
-        found = module.ComputeSimilarity(self.interaction_matrix, topk=self.k, shrink=self.shrink)
-        self.w = found.compute_similarity("item")[1].tocsr()
+        self.w = similar_items(self.interaction_matrix, self.k, self.shrink).tocsr()
         self.fake_loss = torch.nn.Parameter(torch.zeros(1))
         self.other_parameter_name = ["w"]
 

@@ -60,6 +60,11 @@ class DatasetLocation:
         return self.semantics / "vectors.sqlite"
 
     @property
+    def similar_users(self) -> Path:
+        """Folder of the neighbours of users with vectors."""
+        return self.home / "cache" / "similar_users"
+
+    @property
     def interactions(self) -> Path:
         """The ``.inter`` file.
 

@@ -30,10 +30,10 @@ from torch import nn
 
 from recbole_llm.data.split import whole_histories
 from recbole_llm.errors import UserError
+from recbole_llm.features.similar_users import kept_neighbours
 from recbole_llm.layers.bucketing import by_length
 from recbole_llm.layers.causal_attention import attend, encode_all
 from recbole_llm.layers.dropout import Dropout
-from recbole_llm.layers.neighbours import nearest_neighbours
 from recbole_llm.layers.owner_sums import sums_by_owner
 from recbole_llm.layers.waits import at_hand
 from recbole_llm.methods.baselines.sasrectext import MadeItemEmbedding
@@ -139,7 +139,7 @@ class LLMESR(SequenceModel):
                 "LLMESR learns from similar users and needs two with training items and a vector, found "
                 f"{len(trained)}: give --vectors of more users, or --distillation_weight=0 to train without."
             )
-        near = trained[nearest_neighbours(vectors[trained], count)]
+        near = trained[kept_neighbours(vectors[trained], count, dataset.location.similar_users)]
         table = torch.zeros(n_users, near.shape[1], dtype=torch.int64)
         table[trained] = near
         self.register_buffer("neighbours", table, persistent=False)  # 0, the padding user, where there is none

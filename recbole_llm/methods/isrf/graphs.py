@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import nn
 
-from recbole_llm.layers.neighbours import nearest_neighbours
+from recbole_llm.features.similar_users import kept_neighbours
 from recbole_llm.layers.propagation import SparseGraph
 
 
-def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int) -> SparseGraph:
+def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int, folder: Path) -> SparseGraph:
     """``D^-1/2 (S + I) D^-1/2`` where ``S[u, v] = 1`` for the ``k`` users most similar to ``u`` (ISRF, equation 6).
 
     ``S`` is not symmetrised, and degrees are row sums on both sides, as released.
@@ -20,11 +22,12 @@ def similar_users_graph(vectors: torch.Tensor, known: torch.Tensor, k: int) -> S
         vectors: ``(n, d)``, one row per user id.
         known: ``(n,)`` bool, which users have a vector; the others have no neighbours.
         k: neighbours of each user.
+        folder: where neighbours of many users are kept.
     """
     size, chosen = len(vectors), known.nonzero()[:, 0]
-    near = (
-        chosen[nearest_neighbours(vectors[chosen], k)].numpy() if len(chosen) > 1 else np.zeros((len(chosen), 0), int)
-    )
+    near = np.zeros((len(chosen), 0), int)
+    if len(chosen) > 1:
+        near = chosen[kept_neighbours(vectors[chosen], k, folder)].numpy()
     row = np.concatenate([np.repeat(chosen.numpy(), near.shape[1]), np.arange(size)])
     column = np.concatenate([near.reshape(-1), np.arange(size)])
     root = np.bincount(row, minlength=size) ** -0.5

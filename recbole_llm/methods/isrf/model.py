@@ -138,7 +138,8 @@ class GroupInterests(nn.Module):
         self.users = nn.Parameter(torch.randn(dataset.user_num, size) * settings.graph_init_std)
         features = dataset.semantics
         vectors, known = features.user_vectors(USER_COLUMNS[settings.user_text])
-        self.graph = similar_users_graph(vectors, known, settings.similar_users).to(config["device"])
+        graph = similar_users_graph(vectors, known, settings.similar_users, dataset.location.similar_users)
+        self.graph = graph.to(config["device"])
 
     def forward(self) -> torch.Tensor:
         """``(n_users, d)``."""

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from recbole_llm.utils.arrays import joined_ranges
+from recbole_llm.utils.sparse import product_blocks
 
 PAIRS = 200_000_000  # most multiplications of a neighbour search; the most popular items are left out until it fits
 BLOCK = 5_000_000  # multiplications, or interactions, in one block of rows
@@ -51,11 +52,8 @@ def nearest_users(matrix: sparse.csr_matrix, count: int, progress: Progress) -> 
     search.eliminate_zeros()
     columns = search.T.tocsr()
     lengths = np.diff(matrix.indptr)
-    work = np.concatenate([[0], np.cumsum(_products(search, columns))])
-    cuts = np.searchsorted(work, np.arange(0, work[-1] + BLOCK, BLOCK))
-    cuts = np.unique(np.concatenate([[0], cuts.clip(max=size), [size]]))
     found = np.full((size, count), -1, dtype=np.int64)
-    for begin, end in progress(list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)), "cliques"):
+    for begin, end in progress(product_blocks(search, columns, BLOCK), "cliques"):
         near = search[begin:end].dot(columns).tocsr()
         row = np.repeat(np.arange(begin, end), np.diff(near.indptr))
         other = near.indices
@@ -67,14 +65,6 @@ def nearest_users(matrix: sparse.csr_matrix, count: int, progress: Progress) -> 
         inside = place < count
         found[row[inside], place[inside]] = other[inside]
     return found
-
-
-def _products(left: sparse.csr_matrix, right: sparse.csr_matrix) -> np.ndarray:
-    """``(n,)`` multiplications for each row of ``left @ right``."""
-    each = np.diff(right.indptr)[left.indices]
-    sums = np.concatenate([[0], np.cumsum(each)])
-    counts: np.ndarray = sums[left.indptr[1:]] - sums[left.indptr[:-1]]
-    return counts
 
 
 def disjoint(cliques: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from recbole.model.sequential_recommender import SASRec
 
 from recbole_llm.errors import UserError
+from recbole_llm.features import similar_users
 from recbole_llm.layers import owner_sums
 from recbole_llm.methods.baselines.alpharec import _means
 from recbole_llm.methods.baselines.unisrec import MixtureEmbedding
@@ -269,6 +270,17 @@ def test_users_are_as_similar_in_blocks_of_interactions(vectors: dict[str, Any],
     whole = prepare("LLMESR", **vectors, **SMALL).model.neighbours
     monkeypatch.setattr(owner_sums, "BLOCK", 7)
     assert torch.equal(prepare("LLMESR", **vectors, **SMALL).model.neighbours, whole)
+
+
+def test_seeds_share_their_similar_users_and_splits_do_not(vectors: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(similar_users, "FEWEST", 0)
+    first, second = (prepare("LLMESR", seed=seed, **vectors, **SMALL).model for seed in (1, 2))
+    kept = Path("dataset/tiny/cache/similar_users")
+    assert len(list(kept.glob("*.npy"))) == 1
+    assert torch.equal(first.neighbours, second.neighbours)
+    assert not torch.equal(first.position_embedding.weight, second.position_embedding.weight)
+    prepare("LLMESR", protocol="user_split", **vectors, **SMALL)
+    assert len(list(kept.glob("*.npy"))) == 2
 
 
 def test_users_may_bring_vectors_of_their_own(vectors: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recbole_llm.features import similar_users
 from recbole_llm.layers.alignment import soft_target_alignment
 from recbole_llm.layers.neighbours import nearest_neighbours
 from recbole_llm.layers.propagation import mean_of_layers
@@ -51,12 +53,12 @@ def test_there_are_never_more_neighbours_than_others() -> None:
     assert nearest_neighbours(torch.randn(4, 3), 100).shape == (4, 3)
 
 
-def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums() -> None:
+def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vectors = torch.randn(30, 6)
     known = torch.ones(30, dtype=torch.bool)
     known[0] = known[17] = False
-    graph = similar_users_graph(vectors, known, 5)
+    graph = similar_users_graph(vectors, known, 5, tmp_path)
     start = torch.randn(30, 4, requires_grad=True)
     dense = torch.eye(30)
     chosen = known.nonzero()[:, 0]
@@ -70,6 +72,15 @@ def test_the_graph_of_similar_users_is_s_with_loops_over_row_sums() -> None:
     (gradient,) = torch.autograd.grad(found.square().sum(), start)
     torch.testing.assert_close(gradient, expected)
     torch.testing.assert_close(found[17], start[17])  # without a profile a user stands alone
+
+
+def test_the_similar_users_of_a_graph_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(similar_users, "FEWEST", 0)
+    vectors, known = torch.randn(30, 6), torch.ones(30, dtype=torch.bool)
+    start = torch.randn(30, 4)
+    first, second = (mean_of_layers(similar_users_graph(vectors, known, 5, tmp_path), start, 2) for _ in range(2))
+    assert torch.equal(first, second)
+    assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
 def test_soft_targets_follow_the_released_formula() -> None:
