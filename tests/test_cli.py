@@ -142,6 +142,21 @@ def test_a_settings_file_with_a_key_given_twice_is_named(
     assert re.match(r"error: mine\.yaml .*'epochs' is given twice.* line 3", capsys.readouterr().err)
 
 
+ALIASES = ["&a0 [l, l, l, l, l, l, l, l]"] + [f"&a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 9)]
+
+
+@pytest.mark.parametrize("topk", [f"[{', '.join(ALIASES)}]", "&a [*a]"], ids=["a billion values", "within itself"])
+def test_a_settings_file_whose_aliases_have_no_end_is_refused(
+    tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], topk: str
+) -> None:
+    Path("mine.yaml").write_text(f"topk: {topk}\n")
+    assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "error: mine.yaml is not valid YAML: with its aliases written out it holds more than 1,000,000 values\n"
+    )
+
+
 def test_a_settings_file_that_is_no_yaml_is_named(tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text("epochs: [1\n")
     assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2

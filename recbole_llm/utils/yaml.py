@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from functools import cache, lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.text import one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
+MOST_VALUES = 1_000_000  # of a file; a few nested aliases could stand for billions, and a message would print them
 
 
 class _Loader(yaml.SafeLoader):
@@ -40,10 +42,24 @@ _Loader.add_implicit_resolver(
 def parse_yaml(text: str) -> Any:
     """YAML text to plain values; raises ``yaml.YAMLError``."""
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
+        if _size(value, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"with its aliases written out it holds more than {MOST_VALUES:,} values")
+        return value
     except (ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         # Raised by 2024-13-45, which only looks like a date, by !!int "", and by ten thousand digits or brackets.
         raise yaml.YAMLError(str(error)) from error
+
+
+def _size(value: Any, known: dict[int, float]) -> float:
+    """Values of a structure with each alias written out; infinite if a part holds itself. ``known``: of its parts."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # while it is being counted
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def value_of(text: str) -> Any:
