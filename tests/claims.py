@@ -83,6 +83,7 @@ class Claim(NamedTuple):
 
 
 PAIR = ("LLMDMsRec", "SRGNN")  # a table of these two alone: p needs no correction
+ON_TOYS = (*PAIR, "SRGNNEnsemble")
 EIMF_REMI = ("EIMF", "REMI")
 LDMI_COMIREC = ("LDMI", "ComiRecDR")
 DIVIDED = "LDMI (offline) [clusters=llm]"
@@ -274,6 +275,14 @@ CLAIMS = (
           "{d} {interval} on GC-SAN"),
     Claim("llmdmsrec", FOLDS, f"{BY_RULE} [candidate_folds=5]", f"{BY_RULE} [candidate_folds=1]", CHANCE,
           "NDCG@10 is {gap} {bounds} lower with them"),
+    Claim("llmdmsrec", TOYS, BY_RULE, "SRGNN", HOLDS, "LLM-DMsRec is {d} {interval} above SR-GNN (p {p3})", ON_TOYS),
+    Claim("llmdmsrec", TOYS, "LLMDMsRec (random)", "SRGNN", CHANCE,
+          "nothing significant is left ({d} {interval}, p {p2})", ON_TOYS),
+    Claim("llmdmsrec", TOYS, "LLMDMsRec (shuffled)", "SRGNN", HOLDS,
+          "LLM-DMsRec is below SR-GNN ({d} {interval}, p {p3})", ON_TOYS),
+    Claim("llmdmsrec", TOYS, "SRGNNEnsemble", "SRGNN", HOLDS, "is {d} {interval} above SR-GNN (p {p3}), and", ON_TOYS),
+    Claim("llmdmsrec", TOYS, "SRGNNEnsemble", BY_RULE, CHANCE,
+          "{d} {interval} from LLM-DMsRec (`--baseline=\"LLMDMsRec (offline)\"`: p {p2})", ON_TOYS),
     # The split in time.
     Claim("time", TOYS, BY_RULE, "SRGNN", HOLDS,
           "SR-GNN by {d} {interval} on Toys", PAIR),
