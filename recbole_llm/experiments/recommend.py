@@ -56,7 +56,7 @@ class Recommender:
         prepared: a trained model with its data.
         mask_history: leave out the items of a user's history.
         history: what the model sees of a user: ``all`` known interactions, or those before the ``test`` or ``valid``
-            target.
+            target; with ``valid`` those before the test target if a user has no other.
     """
 
     def __init__(self, prepared: Prepared, mask_history: bool = True, history: str = "all") -> None:
@@ -68,8 +68,9 @@ class Recommender:
         self._tokens = data.item_tokens
         self._start = np.asarray(data.offsets)[:-1]
         self._end = np.asarray(data.offsets)[1:].copy()
-        if history != "all":
-            cases = getattr(prepared.dataset.split, history)
+        # Users without a validation target may have a test target, which "valid" must not show either.
+        for phase in {"all": (), "test": ("test",), "valid": ("test", "valid")}[history]:
+            cases = getattr(prepared.dataset.split, phase)
             self._end[cases.user] = cases.end
 
     @classmethod

@@ -32,6 +32,16 @@ def test_the_model_scores_in_the_arithmetic_it_was_tested_in(
     assert len(found.items) == 5
 
 
+@pytest.mark.parametrize("history", ["test", "valid"])
+def test_a_history_shows_no_test_target(tiny: Path, history: str) -> None:
+    """Regression: under a cut in time, users without a validation target kept their test target with ``valid``."""
+    recommender = Recommender(prepare("SASRec", protocol="gts"), history=history)
+    split = recommender.prepared.dataset.split
+    assert set(split.test.user) - set(split.valid.user)
+    first = np.asarray(split.test.target_rows)[split.test.target_offsets[:-1]]
+    assert np.all(recommender._end[split.test.user] <= first)
+
+
 def test_users_are_numbers_or_a_path_too(tiny: Path) -> None:
     """The ids of most public datasets are numbers, and pandas reads them as such."""
     recommender = Recommender(prepare("SASRec"))
