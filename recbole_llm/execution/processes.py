@@ -46,11 +46,11 @@ class _Worker:
     channel: Connection
 
     def answer(self) -> Answer | None:
-        """The answer that the process sent; ``None`` if it died before it sent one."""
+        """The answer that the process sent; ``None`` if it died before it had sent all of one."""
         try:
             found: Answer | None = self.channel.recv() if self.channel.poll() else None
             return found
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # nothing was sent, or only a part
             return None
 
     def end(self, patience: float = 0.0) -> int:

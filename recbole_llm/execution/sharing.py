@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
 CUDA_MIB = 600.0  # assumed GPU memory of a process besides tensors (context, libraries); varies by GPU and version
 _MEMINFO = Path("/proc/meminfo")
+_CONTAINER = Path("/sys/fs/cgroup")  # holds the limits of this container, if there is one
 
 
 def workers_that_fit(need_mib: float, free_mib: Sequence[float]) -> int:
@@ -39,4 +41,14 @@ def free_memory_mib(on_gpu: bool) -> list[float]:
     if not _MEMINFO.exists():
         return []
     _, found, rest = _MEMINFO.read_text(encoding="ascii", errors="replace").partition("MemAvailable:")
-    return [float(rest.split()[0]) / 2**10] if found else []
+    return [min(float(rest.split()[0]) / 2**10, _free_in_container())] if found else []
+
+
+def _free_in_container() -> float:
+    """MiB that a container may still take: its limit, without the files that its memory only caches; else infinite."""
+    try:
+        limit, used = (int((_CONTAINER / f"memory.{name}").read_text("ascii")) for name in ("max", "current"))
+        parts = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text("ascii").splitlines())
+        return max(0, limit - used + int(parts["inactive_file"])) / 2**20
+    except (OSError, ValueError, KeyError):  # no container with cgroup v2, or one without a limit ("max")
+        return math.inf

@@ -60,7 +60,10 @@ def _python() -> list[Finding]:
 def _libraries() -> list[Finding]:
     """Import RecBole and torch in a separate process, since a broken library may crash it."""
     words = [sys.executable, "-c", PROBE]
-    done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
+    try:
+        done = subprocess.run(words, check=False, capture_output=True, text=True, timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        return [Finding(False, f"RecBole and torch cannot be used: not imported after {PATIENCE:g} seconds")]
     try:
         found = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

@@ -46,7 +46,7 @@ def run_all(
         make_folder(place)  # an unwritable folder is reported before hours are spent
     if not isinstance(executor, SerialExecutor) and missing:
         reasons = make_features(missing, runner)
-        records |= {c.key: _failed(c, runner, reasons[c.key]) for c in missing if c.key in reasons}
+        records |= {run.key: _failed(run, runner, reasons[run.key]) for run in missing if run.key in reasons}
         records |= _present(missing, runner)  # a stage-one model may be a run of the grid
         missing = [run for run in missing if run.key not in records]
     send = None if executor.shares_files else PayloadSender(executor, runner)
@@ -90,14 +90,15 @@ def _make_choosers(runs: Sequence[Run], runner: Runner, executor: Executor, send
             received(chooser, result.value, runner.store)
             logger.info("%s: ok", chooser.title())
     refits = [run for run in runs if run.key in chooser_of and chooser_of[run.key].key in errors]
-    return [JobResult(Job(c.title(), run_job_away, tag=c), error=errors[chooser_of[c.key].key]) for c in refits]
+    return [JobResult(Job(run.title(), run_job_away, tag=run), error=errors[chooser_of[run.key].key]) for run in refits]
 
 
 def _jobs(runs: Sequence[Run], runner: Runner, executor: Executor, send: PayloadSender | None) -> list[Job]:
     """The runs as jobs for the executor; ``send`` packs what they read if workers do not share files."""
     if isinstance(executor, SerialExecutor):
         places = [f"[{n}/{len(runs)}]" if len(runs) > 1 else "" for n in range(1, len(runs) + 1)]
-        return [Job(c.title(), _run_here, (runner, c, place), tag=c) for c, place in zip(runs, places, strict=True)]
+        placed = zip(runs, places, strict=True)
+        return [Job(run.title(), _run_here, (runner, run, place), tag=run) for run, place in placed]
     if send is None:
         folder = str(runner.store.folder)
         return [Job(run.title(), run_job, (run, folder, runner.force, _ahead(run, runner)), tag=run) for run in runs]

@@ -71,7 +71,7 @@ def _title_vectors(texts: ItemTexts, tokens: Sequence[str], location: DatasetLoc
 
     They come from the default encoder for every model, whatever it reads itself, so that rows are comparable.
     """
-    titled = [item for item in range(1, len(tokens)) if texts.title[item] != f"item {tokens[item]}"]
+    titled = texts.titled(tokens)
     found = encode_texts([texts.title[item] for item in titled], default_encoder(), location.vectors, device)
     vectors = np.zeros((len(tokens), found.shape[1]), dtype=np.float32)
     vectors[titled] = found

@@ -203,14 +203,15 @@ def _probes(run: Run, dataset: Any, questions: int) -> Iterator[Probe]:
     """The probes for which the data have something to ask."""
     settings, table = run.settings, dataset.table
     items = item_texts(settings.values, run.location, table)
+    titled = items.titled(table.item_tokens)
     items = pseudonymous(items, str(settings["titles"]), int(settings["titles_seed"]))
     about = settings.get("about")
     title = about.get("title") if isinstance(about, dict) else None
     place = {"dataset": str(title or run.location.name)}
     found = [
-        Probe("title", _title_questions(items, table, questions, place) if items.named else [], _title_named),
-        Probe("next", _next_questions(items, dataset, questions, place) if items.named else [], _titles_named),
-        Probe("item", _item_questions(items, table, questions, place) if items.named else [], _title_named),
+        Probe("title", _title_questions(items, titled, table, questions, place), _title_named),
+        Probe("next", _next_questions(items, titled, dataset, questions, place), _titles_named),
+        Probe("item", _item_questions(items, titled, table, questions, place), _title_named),
         Probe("row", _row_questions(run, questions, place), _row_named),
     ]
     yield from (each for each in found if each.questions)
@@ -234,13 +235,13 @@ def _bare(title: str) -> str:
 
 
 def _title_questions(
-    items: ItemTexts, table: Any, count: int, place: dict[str, Any]
+    items: ItemTexts, titled: Sequence[int], table: Any, count: int, place: dict[str, Any]
 ) -> list[tuple[dict[str, Any], str]]:
     """The first half of each title's words, or of its letters if it has one word."""
-    named = [n for n in range(1, len(items.title)) if len(_form(items.title[n])) >= SHORTEST_TITLE]
+    long = [item for item in titled if len(_form(items.title[item])) >= SHORTEST_TITLE]
     found = []
-    for number in _sample(np.asarray(table.item_tokens)[named], count):
-        title = _bare(items.title[named[number]])
+    for number in _sample(np.asarray(table.item_tokens)[long], count):
+        title = _bare(items.title[long[number]])
         words = title.split()
         begins = " ".join(words[: len(words) // 2]) if len(words) > 1 else title[: len(title) // 2]
         found.append((place | {"begins": begins}, _form(title)))
@@ -248,14 +249,17 @@ def _title_questions(
 
 
 def _next_questions(
-    items: ItemTexts, dataset: Any, count: int, place: dict[str, Any]
+    items: ItemTexts, titled: Sequence[int], dataset: Any, count: int, place: dict[str, Any]
 ) -> list[tuple[dict[str, Any], str]]:
     """Users by their ids, with the number of their interactions up to the test item: no item is shown."""
     table, cases = dataset.table, dataset.split.test
     users, first = np.unique(cases.user, return_index=True)
+    rows = np.asarray(cases.target_rows)[np.asarray(cases.target_offsets)[first]]
+    asked = np.isin(np.asarray(table.item)[rows], titled)
+    users, rows = users[asked], rows[asked]
     found = []
     for number in _sample(np.asarray(table.user_tokens)[users], count):
-        user, row = int(users[number]), int(cases.target_rows[cases.target_offsets[first[number]]])
+        user, row = int(users[number]), int(rows[number])
         position = row - int(table.offsets[user]) + 1
         data = place | {"user": str(table.user_tokens[user]), "interactions": position}
         found.append((data, _form(items.title[int(table.item[row])])))
@@ -263,13 +267,13 @@ def _next_questions(
 
 
 def _item_questions(
-    items: ItemTexts, table: Any, count: int, place: dict[str, Any]
+    items: ItemTexts, titled: Sequence[int], table: Any, count: int, place: dict[str, Any]
 ) -> list[tuple[dict[str, Any], str]]:
     """Rows of ids and titles in the order of ids, and the next id."""
-    tokens = np.asarray(table.item_tokens)[1:]
-    whole = all(token.isdecimal() for token in tokens.tolist())
-    order = sorted(range(len(tokens)), key=lambda n: (int(tokens[n]), "") if whole else (0, str(tokens[n])))
-    rows = [(str(tokens[n]), items.title[n + 1]) for n in order]
+    tokens = np.asarray(table.item_tokens)
+    whole = all(token.isdecimal() for token in tokens[1:].tolist())
+    order = sorted(titled, key=lambda n: (int(tokens[n]), "") if whole else (0, str(tokens[n])))
+    rows = [(str(tokens[n]), items.title[n]) for n in order]
     found = []
     for number in _sample(np.array([token for token, _ in rows[SHOWN_ROWS:]]), count):
         shown = [list(row) for row in rows[number : number + SHOWN_ROWS]]

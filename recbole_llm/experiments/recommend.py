@@ -19,11 +19,12 @@ from recbole_llm.experiments.prepared import Prepared
 from recbole_llm.experiments.run import Run
 from recbole_llm.experiments.runner import Runner
 from recbole_llm.features.lookup import find_feature
-from recbole_llm.training.ranking import NOT_FINITE, autocast, full_scorer, mask_seen
+from recbole_llm.training.ranking import NOT_FINITE, autocast, full_scorer, mask_seen, rows_of_block
 
 logger = logging.getLogger(__name__)
 
 HISTORIES = ("all", "test", "valid")
+MOST_AT_ONCE = 1024  # users whose items are scored together
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Recommender:
         prepared: a trained model with its data.
         mask_history: leave out the items of a user's history.
         history: what the model sees of a user: ``all`` known interactions, or those before the ``test`` or ``valid``
-            target.
+            target; with ``valid`` those before the test target if a user has no other.
     """
 
     def __init__(self, prepared: Prepared, mask_history: bool = True, history: str = "all") -> None:
@@ -68,8 +69,9 @@ class Recommender:
         self._tokens = data.item_tokens
         self._start = np.asarray(data.offsets)[:-1]
         self._end = np.asarray(data.offsets)[1:].copy()
-        if history != "all":
-            cases = getattr(prepared.dataset.split, history)
+        # Users without a validation target may have a test target, which "valid" must not show either.
+        for phase in {"all": (), "test": ("test",), "valid": ("test", "valid")}[history]:
+            cases = getattr(prepared.dataset.split, phase)
             self._end[cases.user] = cases.end
 
     @classmethod
@@ -102,7 +104,7 @@ class Recommender:
                 raise UserError(f"--users: there is no user {user!r}.{did_you_mean(user, list(self._index)[:100_000])}")
         return np.array([self._index[user] for user in users], dtype=np.int64)
 
-    def recommend(self, users: Sequence[str], k: int = 10, batch_size: int = 1024) -> Iterator[Recommendation]:
+    def recommend(self, users: Sequence[str], k: int = 10) -> Iterator[Recommendation]:
         """Top ``k`` for each user, in the order given.
 
         Raises:
@@ -119,11 +121,13 @@ class Recommender:
                 "users are known by their ids, and %s no training interaction: such a list says nothing about its user",
                 "one of them has" if unknown == 1 else f"{unknown:,} of them have",
             )
-        return self._lists(ids, k, batch_size)
+        return self._lists(ids, k)
 
-    def _lists(self, ids: np.ndarray, k: int, batch_size: int) -> Iterator[Recommendation]:
-        for begin in range(0, len(ids), batch_size):
-            part = ids[begin : begin + batch_size]
+    def _lists(self, ids: np.ndarray, k: int) -> Iterator[Recommendation]:
+        config, n_items = self.prepared.config, self.prepared.dataset.item_num
+        at_once = rows_of_block(MOST_AT_ONCE, n_items, int(config["score_block_mib"]), torch.device(config["device"]))
+        for begin in range(0, len(ids), at_once):
+            part = ids[begin : begin + at_once]
             items, scores = self.top_items(part, k)
             for user, line, values in zip(part, items, scores, strict=True):
                 listed = values > -np.inf

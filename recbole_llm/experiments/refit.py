@@ -27,9 +27,8 @@ def chosen_epochs(record: Record) -> list[int]:
         kept = began
         for entry in validated:
             score = entry["valid"][record.valid_metric]
-            if (
-                score is not None and entry.get("stage", "") == stage and score >= best
-            ):  # as in early stopping, the later of equal ones
+            # As in early stopping, the later of equal ones.
+            if entry.get("stage", "") == stage and score is not None and score >= best:
                 best, kept = score, entry["epoch"]
         found.append(kept - began)
         began = ends[stage]

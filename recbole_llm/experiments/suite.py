@@ -32,8 +32,10 @@ STAGE_VERBS = ("generate", "tune", "run", "table", "report")
 RUNNING = ("generate", "tune", "run")  # verbs that take settings
 FULL = "full"  # the budget that leaves the stages as they are written
 _SECTIONS = ("about", "common", "stages", "budgets")
-_NAMES = ("model", "dataset", "protocol", "semantics", "metrics", "twin")  # written A,B
-_FLAGS = ("quiet", "verbose", "force", "groups", "check_reference", "report")  # written without a value if true
+_NAMES = ("model", "dataset", "protocol", "semantics", "metrics", "twin", "objectives")  # written A,B
+_SEVERAL = "config_file"  # written once for each value
+# Written without a value if true.
+_FLAGS = ("quiet", "verbose", "force", "batch", "dry_run", "groups", "check_reference", "report")
 
 
 class Stage(NamedTuple):
@@ -50,15 +52,17 @@ class Stage(NamedTuple):
     @property
     def words(self) -> list[str]:
         """The command as it would be typed."""
-        return [self.verb, *(_word(k, v) for k, v in self.keys.items() if k not in _FLAGS or v is not False)]
+        return [self.verb, *(word for key, value in self.keys.items() for word in _words(key, value))]
 
 
-def _word(key: str, value: Any) -> str:
-    if key in _FLAGS and value is True:
-        return f"--{key}"
+def _words(key: str, value: Any) -> list[str]:
+    if key in _FLAGS and isinstance(value, bool):
+        return [f"--{key}"] if value else []
+    if isinstance(value, list) and key == _SEVERAL:
+        return [f"--{key}={each}" for each in value]
     if isinstance(value, list) and key in _NAMES:
-        return f"--{key}={','.join(map(str, value))}"
-    return f"--{key}={value if isinstance(value, str) else json.dumps(value)}"
+        return [f"--{key}={','.join(map(str, value))}"]
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}"]
 
 
 Options = Mapping[str, Collection[str]]  # the names of each verb's options

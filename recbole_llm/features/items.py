@@ -53,6 +53,10 @@ class ItemTexts:
     profile: list[str] = field(default_factory=list)
     found_by: dict[str, str] = field(default_factory=dict)
 
+    def titled(self, tokens: Sequence[str]) -> list[int]:
+        """Ids of the items that have a real title; ``tokens`` are the items' tokens by id."""
+        return [item for item in range(1, len(self.title)) if self.title[item] != f"item {tokens[item]}"]
+
 
 def _columns_of(template: Any) -> list[str]:
     try:

@@ -134,7 +134,7 @@ def rank_cases(
     """
     cases, table = loader.cases, loader.table
     n_items = table.dataset.item_num
-    loader.batch_size = _rows_of_block(loader.batch_size, n_items, score_block_mib, torch.device(model.device))
+    loader.batch_size = rows_of_block(loader.batch_size, n_items, score_block_mib, torch.device(model.device))
     score = full_scorer(model, table, pair_batch=max(n_items, (score_block_mib << 20) // 1024))
     higher = np.zeros(len(cases.target_rows), dtype=np.int32)
     tied = np.zeros(len(cases.target_rows), dtype=np.int32)
@@ -169,7 +169,7 @@ def rank_cases(
     )
 
 
-def _rows_of_block(batch_size: int, n_items: int, block_mib: int, device: torch.device) -> int:
+def rows_of_block(batch_size: int, n_items: int, block_mib: int, device: torch.device) -> int:
     """How many cases one block of scores holds."""
     rows = min(batch_size, (block_mib << 20) // (4 * n_items))
     if device.type == "cpu":

@@ -28,7 +28,7 @@ class ReferenceTrainer:
 
     Attributes:
         test_metrics: of RecBole's evaluator on the test part, after :meth:`fit`.
-        curve: loss and validation score of each epoch.
+        curve: loss of each epoch, and the validation score of those that were validated.
     """
 
     def __init__(self, prepared: Any, folder: Path) -> None:
@@ -66,19 +66,20 @@ class ReferenceTrainer:
         """Train with RecBole's loop, load the best weights, evaluate with RecBole's evaluator."""
         config = self.prepared.config
         metric = config["valid_metric"].lower()
-        best = float("-inf")
+        best, scores = float("-inf"), dict[int, float]()
 
         def note(epoch: int, score: float) -> None:
             nonlocal best
             if score >= best:
                 best, self.best_epoch = score, epoch + 1
-            self.curve.append({"epoch": epoch + 1, "valid": {metric: float(score)}})
+            scores[epoch] = float(score)
 
         _, result = self.trainer.fit(
             self.train, self.valid, verbose=False, saved=True, show_progress=False, callback_fn=note
         )
-        for entry in self.curve:
-            entry["loss"] = float(self.trainer.train_loss_dict[entry["epoch"] - 1])
+        for epoch, loss in self.trainer.train_loss_dict.items():
+            valid = {"valid": {metric: scores[epoch]}} if epoch in scores else {}  # with eval_step > 1 not every epoch
+            self.curve.append({"epoch": epoch + 1, **valid, "loss": float(loss)})
         self.best_valid_result = {k: float(v) for k, v in (result or {}).items()}
         found = self.trainer.evaluate(self.test, load_best_model=True, show_progress=False)
         self.test_metrics = {name: float(value) for name, value in found.items()}

@@ -31,9 +31,10 @@ def _tpe(seed: int) -> TPESampler:
 
 
 class TrialSampler(optuna.samplers.BaseSampler):
-    """Samples the parameters of a trial, depending only on its number and on the trials that have ended.
+    """Samples the parameters of a trial, depending only on its number, the trials that have ended, and those that run.
 
-    A search that was stopped therefore continues as if it had not been.
+    With one trial at a time, a search that was stopped therefore continues as if it had not been. Running trials count
+    as bad ones, so that workers do not try the same.
 
     Args:
         seed: of the search.

@@ -202,14 +202,13 @@ def _title(study: Study, trial: Any) -> str:
 
 def _end(study: Study, trial: Any, result: JobResult) -> None:
     study.finish(trial, result)
-    values = ", ".join(f"{name}={four_digits(value)}" for name, value in study.settings(trial).items())
     if result.error is not None:
         outcome = f"failed: {result.reason}"
     else:
         score = "no score" if result.value.score is None else f"{result.value.score:.4f}"
         outcome = score + (f", pruned after {counted(result.value.epochs, 'epoch')}" if result.value.pruned else "")
     name = study.run.settings.method.name
-    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, outcome, values)
+    logger.info("%s [%d/%d] %s  %s", name, len(study.ended()), study.trials, outcome, _settings(study, trial))
 
 
 def summary(studies: Iterable[Study]) -> str:

@@ -103,8 +103,7 @@ class Parameter:
         d = self.distribution
         if isinstance(d, CategoricalDistribution):
             stored = self.stored(value)
-            same = [c for c in d.choices if type(c) is type(stored) and c == stored]
-            if same or any(c == stored for c in d.choices if not isinstance(c, bool)):
+            if self.holds(value) or any(c == stored for c in d.choices if not isinstance(c, bool)):
                 return self
             return replace(self, distribution=CategoricalDistribution([*d.choices, stored]))
         low, high = min(d.low, value), max(d.high, value)  # type: ignore[attr-defined]

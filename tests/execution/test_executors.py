@@ -183,6 +183,18 @@ def test_a_worker_that_dies_costs_its_own_job_one_more_try(pool: ProcessExecutor
     assert values(pool, jobs) == ["second try", 0, 2, 4, 6]
 
 
+def test_a_worker_that_dies_while_it_answers_is_retried(pool: ProcessExecutor) -> None:
+    """Regression: half an answer ended the command, and with it all other jobs."""
+    pool.submit(Job("", chores.double, ("x" * 2**20,)))  # more than a pipe holds: the worker waits for its reader
+    (worker,) = pool._workers.values()
+    assert worker.channel.poll(60)
+    worker.process.kill()
+    result = pool.next()
+    assert result is not None
+    assert result.error is None, result.reason
+    assert result.value == "x" * 2**21
+
+
 @pytest.mark.parametrize(
     ("function", "ending"), [(chores.always_die, "signal 9; out of memory?"), (chores.leave, "exit code 3")]
 )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recbole_llm.execution import sharing
 from recbole_llm.execution.processes import ProcessExecutor
 from recbole_llm.execution.sharing import free_memory_mib, workers_that_fit
 
@@ -45,3 +47,19 @@ def test_nothing_is_said_of_devices_that_are_not_known() -> None:
 def test_the_free_memory_of_the_host_is_one_number() -> None:
     (free,) = free_memory_mib(on_gpu=False)
     assert free > 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [(str(1000 << 20), 500), (str(600 << 20), 100), (str(100 << 20), 0), ("max", None)]
+)
+def test_a_container_has_no_more_than_its_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, free: float | None
+) -> None:
+    """Regression: a container of 8 GiB on a large host was told that the host's memory was free."""
+    (whole,) = free_memory_mib(on_gpu=False)
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{700 << 20}\n")
+    (tmp_path / "memory.stat").write_text(f"anon {500 << 20}\ninactive_file {200 << 20}\n")
+    monkeypatch.setattr(sharing, "_CONTAINER", tmp_path)
+    (found,) = free_memory_mib(on_gpu=False)
+    assert found == pytest.approx(whole if free is None else free, rel=0.2)

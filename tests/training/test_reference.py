@@ -38,6 +38,15 @@ def test_recbole_s_evaluator_chooses_by_a_metric_that_is_not_reported(tiny):
     assert [*record.curve[0]["valid"]] == ["ndcg@10"]
 
 
+def test_epochs_that_are_not_validated_count(tiny):
+    """Regression: a record had as many epochs as validations."""
+    record = run("BPR", engine="recbole", eval_step=2, epochs=5)
+    assert record.epochs == 5
+    assert [point["epoch"] for point in record.curve] == [1, 2, 3, 4, 5]
+    assert [point["epoch"] for point in record.curve if "valid" in point] == [2, 4]
+    assert run("BPR", engine="recbole", eval_step=0, epochs=3).epochs == 3
+
+
 @pytest.mark.parametrize("model", ["SASRec", "BPR"])
 def test_another_masking_gives_other_numbers(tiny, model):
     """Shows that the agreement above is not trivial."""
