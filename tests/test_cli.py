@@ -145,7 +145,12 @@ def test_a_settings_file_with_a_key_given_twice_is_named(
 ALIASES = ["&a0 [l, l, l, l, l, l, l, l]"] + [f"&a{i} [{', '.join([f'*a{i - 1}'] * 8)}]" for i in range(1, 9)]
 
 
-@pytest.mark.parametrize("topk", [f"[{', '.join(ALIASES)}]", "&a [*a]"], ids=["a billion values", "within itself"])
+LONG = f"[&a '{'l' * 1_000}', [{', '.join(['*a'] * 10_000)}]]"
+
+
+@pytest.mark.parametrize(
+    "topk", [f"[{', '.join(ALIASES)}]", LONG, "&a [*a]"], ids=["many values", "a long text", "within itself"]
+)
 def test_a_settings_file_whose_aliases_have_no_end_is_refused(
     tiny: Path, cli: Cli, capsys: pytest.CaptureFixture[str], topk: str
 ) -> None:
@@ -153,7 +158,7 @@ def test_a_settings_file_whose_aliases_have_no_end_is_refused(
     assert cli("--model=Pop", "--dataset=tiny", "--config_file=mine.yaml") == 2
     said = capsys.readouterr().err
     assert said == (
-        "error: mine.yaml is not valid YAML: with its aliases written out it holds more than 1,000,000 values\n"
+        "error: mine.yaml is not valid YAML: with its aliases written out it has more than 10,000,000 characters\n"
     )
 
 

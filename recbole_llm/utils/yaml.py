@@ -15,7 +15,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.utils.text import one_line
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MOST_VALUES = 1_000_000  # of a file; a few nested aliases could stand for billions, and a message would print them
+MOST_CHARACTERS = 10_000_000  # of a file; a few nested aliases could stand for billions, and a message would print them
 
 
 class _Loader(yaml.SafeLoader):
@@ -43,22 +43,25 @@ def parse_yaml(text: str) -> Any:
     """YAML text to plain values; raises ``yaml.YAMLError``."""
     try:
         value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader subclass
-        if _size(value, {}) > MOST_VALUES:
-            raise yaml.YAMLError(f"with its aliases written out it holds more than {MOST_VALUES:,} values")
+        if _length(value, {}) > MOST_CHARACTERS:
+            raise yaml.YAMLError(f"with its aliases written out it has more than {MOST_CHARACTERS:,} characters")
         return value
     except (ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         # Raised by 2024-13-45, which only looks like a date, by !!int "", and by ten thousand digits or brackets.
         raise yaml.YAMLError(str(error)) from error
 
 
-def _size(value: Any, known: dict[int, float]) -> float:
-    """Values of a structure with each alias written out; infinite if a part holds itself. ``known``: of its parts."""
+def _length(value: Any, known: dict[int, float]) -> float:
+    """Characters of a structure with each alias written out, at least; infinite if a part holds itself.
+
+    ``known`` has the lengths of the parts that were counted.
+    """
     if not isinstance(value, (dict, list)):
-        return 1
+        return len(value) + 1 if isinstance(value, str) else 1
     if id(value) not in known:
         known[id(value)] = math.inf  # while it is being counted
         parts = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+        known[id(value)] = 1 + sum(_length(part, known) for part in parts)
     return known[id(value)]
 
 
