@@ -157,9 +157,9 @@ class EstimatedWork:
         return kept * self.work.count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Estimate:
-    """What a command will take.
+    """What a command will take; ``repr`` is the table that the command prints.
 
     Attributes:
         lines: one for each kind of training.
@@ -168,6 +168,9 @@ class Estimate:
 
     lines: list[EstimatedWork]
     free_mib: list[float] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return render_estimate(self)
 
     @property
     def seconds(self) -> float:

@@ -19,7 +19,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -350,8 +350,12 @@ class _UserLayers:
         self.method, self.definitions, self.strict = method, definitions, strict
         self.values, self.origin = values, origin
         self._known = set(values) | set(_recbole_argument_names()) | {*CoreSettings.model_fields}
-        self._renamed = {key_name(name, owner.model_fields[name]): name for name, owner in definitions.items()}
         self._open_ended = takes_any_key(method)
+
+    @cached_property
+    def _renamed(self) -> dict[str, str]:
+        """Today's names by the names that enter the keys of runs; made only where a key has no setting of its name."""
+        return {key_name(name, owner.model_fields[name]): name for name, owner in self.definitions.items()}
 
     def own_last(self, layer: Mapping[str, Any]) -> list[tuple[str, Any]]:
         """A layer's items, keys with the model's name last, so that they win over the plain keys."""

@@ -203,7 +203,7 @@ def test_epochs_are_those_of_records_that_converged(tiny: Path) -> None:
     assert record.epochs is not None and record.epochs < 60
     found = estimate("GRU4Rec", "tiny", seeds=[7], **options)
     assert found.lines[0].epochs == record.epochs
-    assert f"{record.epochs} epochs, as 1 record had" in render_estimate(found)
+    assert f"{record.epochs} epochs, as 1 record had" in render_estimate(found) == repr(found)
     other = estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "learning_rate": 0.01})
     assert "as 1 record with 1 other setting had" in render_estimate(other)
     assert estimate("GRU4Rec", "tiny", seeds=[7], **{**options, "epochs": 2}).lines[0].epochs == 2
