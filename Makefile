@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo flagship test test-landing test-browser soak docs lint clean
+.PHONY: demo flagship test test-landing browser test-browser soak docs lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): setup.py pyproject.toml constraints.txt
@@ -31,12 +31,15 @@ test-landing: $(READY)
 	$(BIN)/python -m pytest -n logical --maxprocesses=8 --dist=worksteal -m landing $(ARGS) \
 	    $$(grep -rl --include='test_*.py' 'mark\.landing' tests | sort)
 
-# Checks the report in a real browser: Debian's chromium, installed here where that can be done.
-test-browser: $(READY)
+# Debian's chromium, where there is no browser and one can be installed.
+browser:
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
 	    command -v apt-get >/dev/null && test "$$(id -u)" = 0 && apt-get -qq update && \
 	    DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends chromium >/dev/null; } || \
 	    echo "no browser here and none could be installed: the report is not checked in one"
+
+# Checks the report in a real browser.
+test-browser: $(READY) browser
 	$(BIN)/python -m pytest -rs -m browser tests/reporting $(ARGS)
 
 # Broken servers, kills, full disks and two commands at once, for MINUTES; full disks need root, for a mount.
