@@ -26,6 +26,7 @@ from tests.claims import (
     BY_LLM,
     BY_RULE,
     CLAUDE,
+    CONTROLLED,
     DIRECT_LONG,
     DIVIDED,
     DRAWN,
@@ -139,6 +140,16 @@ def test_hits_of_new_items_on_games() -> None:
     (ranks,) = compared(GAMES_LATER).row("EIMF (offline)").ranks
     hits = (ranks.train_count == 0) & (per_case(ranks, "hit@10") > 0)
     assert f"its {hits.sum()} on Games on {len({*ranks.item[hits]})}." in page("findings/time")
+
+
+def test_what_the_controls_and_one_training_change_on_beauty() -> None:
+    table = compared(BEAUTY_TIMES, "SRGNN", CONTROLLED)
+    alone = table.against[BY_RULE].p
+    assert f"without the controls, one comparison and not four, p would be {alone:.3f})" in page("findings/llmdmsrec")
+    first_seed = {name: table.row(name).ranks[:1] for name in (BY_RULE, "SRGNN")}
+    (found,) = Family(first_seed, "ndcg@10").compare()
+    assert f"One training each had said {found.difference:+.4f} (p < 0.001)" in page("findings/llmdmsrec")
+    assert found.p < 0.001
 
 
 def test_the_seeds_of_profiles_one_by_one() -> None:
