@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.batch import BatchClient
+from recbole_llm.llm.batch import OPEN, BatchClient
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
@@ -65,6 +65,24 @@ def test_what_waits_in_a_batch_is_not_asked_live_as_well(cache: ResponseCache, w
         batches.fetch()
         Client(batches.endpoint, cache).run([asking("one"), asking("four")])
     assert [body["messages"][0]["content"] for body in stub.live] == ["three", "four"]
+
+
+def test_a_batch_is_known_by_its_server_however_the_address_is_written(
+    cache: ResponseCache, with_key: dict[str, Any]
+) -> None:
+    with StubServer(BatchStub(lambda body: "{}")) as server:
+        batches = client_at(server, cache, **with_key)
+        batches.submit(PENDING)
+        for address in (f"{server.base_url}/", server.base_url.replace("http://", "HTTP://me:secret@")):
+            with pytest.raises(UserError, match="paid for twice"):
+                Client(replace(batches.endpoint, base_url=address), cache).run([asking("one")])
+            assert cache.batches(address, OPEN) == ["batch-0"]
+
+
+def test_a_password_in_the_address_is_not_kept_with_a_batch(cache: ResponseCache) -> None:
+    cache.put_batch("b", "https://me:secret@host/v1?key=secret", 1, 0.0, OPEN)
+    assert b"secret" not in b"".join(path.read_bytes() for path in cache.path.parent.iterdir())
+    assert cache.batches("https://host/v1/", OPEN) == ["b"]
 
 
 def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: dict[str, Any]) -> None:
