@@ -140,6 +140,31 @@ def test_what_a_server_says_of_a_batch_that_it_did_not_take_is_repeated(
         assert client.fetch().words == "the model has no batches"
 
 
+@pytest.mark.parametrize("created", [0, 2**40])
+def test_answers_that_the_server_has_deleted_do_not_hold_up_their_questions_for_ever(
+    cache: ResponseCache, with_key: dict[str, Any], created: int
+) -> None:
+    stub = BatchStub(lambda body: "{}")
+
+    def reply(call: Call) -> Reply:
+        found = stub(call)
+        gone = Reply(status=404, body={"error": {"message": "No such File object"}})
+        body = {**found.body, "created_at": created} if isinstance(found.body, dict) else found.body
+        return gone if "content" in call.path else replace(found, body=body)
+
+    with StubServer(reply) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        if created:  # of today: it may come yet
+            with pytest.raises(UserError, match="No such File object"):
+                client.fetch()
+            assert client.open_batches() == ["batch-0"]
+        else:
+            assert str(client.fetch()) == "0 answers imported, 0 known before, 1 refused (no longer at the server)"
+            assert client.incomplete
+            assert client.open_batches() == []
+
+
 BODIES: dict[str, Any] = {
     "a web page": Reply(body="<html>busy</html>"),
     "a list": Reply(body=[]),
