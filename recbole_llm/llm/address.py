@@ -32,7 +32,7 @@ def check_base_address(address: str, name: str) -> None:
         parts = urlsplit(address)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError as error:
-        raise UserError(f"--llm={name}: the address {shown} is not valid ({error}).") from None
+        raise UserError(f"--llm={name}: the address {shown} is not valid ({_reason(address, error)}).") from None
     if bare != address or not bare.isprintable() or " " in bare:
         raise UserError(f"--llm={name}: the address {shown!r} has quotation marks or blanks.{advice}")
     if not usable:
@@ -64,13 +64,21 @@ def check_store_address(address: str) -> None:
     try:
         parts = urlsplit(address)
         secret = parts.scheme in ("http", "https") and ("@" in parts.netloc or parts.query)
+        _ = parts.port  # raises an error if a slash ends the address within a password
     except ValueError as error:
-        raise UserError(f"{redact(address)} is not a valid address of a store ({error}).") from None
+        reason = _reason(address, error)
+        raise UserError(f"{redact(address)} is not a valid address of a store ({reason}).") from None
     if secret:
         raise UserError(
             f"{redact(address)}: a store is read without a name, a password or a query; bring its folder here and give "
             "the folder."
         )
+
+
+def _reason(address: str, error: ValueError) -> str:
+    """Why an address cannot be split; of one with a login without a part of it, which the error may quote."""
+    login = "in its name and password, / is written %2F, ? %3F and # %23"
+    return login if "@" in address else str(error)
 
 
 def blotted(text: str, secrets: Iterable[str]) -> str:
@@ -86,6 +94,6 @@ def blotted(text: str, secrets: Iterable[str]) -> str:
 def redact(text: str, *secrets: str) -> str:
     """Text without some secrets, anything that looks like a key, and the logins and queries of addresses."""
     text = blotted(text, secrets)
-    text = re.sub(r"(?<=://)[^/\s]+@", "***@", text)
+    text = re.sub(r"(?<=://)\S+@", "***@", text)  # a password may hold a slash
     text = re.sub(r"(://[^\s?]*\?)[^\s'\"]+", r"\1***", text)  # some services take the key in the query
     return re.sub(r"\b(sk|pk|Bearer)[-_ ][\w\-.]{8,}", r"\1-***", text)

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ OPEN, SUBMITTING = "open", "submitting"
 MARK = "recbole_llm"  # name of our mark in a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
 PAUSE = 60.0  # seconds between two checks of a batch
+DAY = 86_400.0  # seconds; a file of a younger batch that is not found may not have been stored yet
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ class _State:
         status: as the API calls it.
         files: ids of the files with a line for each answered, and each failed, request.
         words: the API's message about a batch that it did not accept.
+        created: seconds since 1970.
     """
 
     status: str
     files: list[str]
     words: str
+    created: float
 
 
 class BatchClient:
@@ -61,7 +65,7 @@ class BatchClient:
         dialect: parameters that the endpoint turned out not to take.
 
     Attributes:
-        incomplete: whether a fetched batch had ended before all of its requests were tried.
+        incomplete: whether a fetched batch had ended before all of its requests were tried, or its answers are gone.
     """
 
     def __init__(
@@ -165,7 +169,13 @@ class BatchClient:
             time.sleep(self._pause)
         report = ImportReport()
         for file in state.files:
-            report.add(self._take(file))
+            content = self._call(partial(self._content, file, time.time() - state.created > DAY))
+            if content is None:
+                logger.warning("batch %s: the server has deleted its answers; its questions have none", batch)
+                report.refused["no longer at the server"] += 1
+                self.incomplete = True
+            else:
+                report.add(self._take(content))
         report.words = report.words or state.words
         if state.status != "completed":
             report.refused[f"batch {state.status}"] += 1
@@ -173,9 +183,19 @@ class BatchClient:
         self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, state.status)
         return report
 
-    def _take(self, file: str) -> ImportReport:
-        """Import the answers in a file at the server."""
-        content = self._call(lambda: self._api.files.content(file).read())
+    def _content(self, file: str, old: bool) -> bytes | None:
+        """The contents of a file at the server; ``None`` if it has deleted the file of an old batch."""
+        import openai
+
+        try:
+            return self._api.files.content(file).read()
+        except openai.NotFoundError:
+            if old:
+                return None
+            raise
+
+    def _take(self, content: bytes) -> ImportReport:
+        """Import the answers in the contents of a file."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "output.jsonl"
             path.write_bytes(content)
@@ -186,7 +206,7 @@ class BatchClient:
         files = [file for file in (found.output_file_id, found.error_file_id) if file]
         faults = found.errors.data if found.errors is not None else None
         words = words_in([{"message": fault.message} for fault in faults or ()], self.endpoint.secrets)
-        return _State(str(found.status), files, words)
+        return _State(str(found.status), files, words, float(found.created_at or 0.0))
 
     def _call(self, action: Callable[[], Any]) -> Any:
         """Call the API and turn its errors into user errors.

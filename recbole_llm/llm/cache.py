@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recbole_llm.errors import UserError
+from recbole_llm.llm.address import server_identity
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest, Script, at_once, follow
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.packing import FRAMES, Packer
@@ -378,7 +379,7 @@ class ResponseCache:
         """Remember a batch, or its new status."""
         self._run(
             "INSERT INTO batches VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET status = excluded.status",
-            (batch, base_url, requests, likely, status, now()),
+            (batch, server_identity(base_url), requests, likely, status, now()),
         )
 
     def drop_batch(self, batch: str) -> None:
@@ -387,8 +388,9 @@ class ResponseCache:
 
     def batches(self, base_url: str, status: str) -> list[str]:
         """Batches of a server that have a status, the oldest first."""
-        query = "SELECT id FROM batches WHERE base_url = ? AND status = ? ORDER BY created, id"
-        return [row[0] for row in self._run(query, (base_url, status))]
+        query = "SELECT id, base_url FROM batches WHERE status = ? ORDER BY created, id"
+        server = server_identity(base_url)  # with or without a slash at the end: the same batches
+        return [batch for batch, address in self._run(query, (status,)) if server_identity(address) == server]
 
     def waits_in_batch(self, key: str, base_url: str, statuses: Collection[str]) -> bool:
         """Whether a question without an answer went into a batch, and a server has batches of such a status."""

@@ -445,7 +445,7 @@ class Client:
         if asked is not None and asked > LONGEST_WAIT:
             raise LimitReached(f"{self.endpoint.address} asks for a pause of {asked:.0f} seconds")
         backoff = min(LONGEST_PAUSE, 0.5 * 2 ** (attempt - 1)) * (0.5 + self._random.random())
-        pause = asked if asked is not None else backoff
+        pause = asked or backoff  # no pause at all, or a date that has passed on this clock, would use up the attempts
         if cool_down:
             self._resume_at = max(self._resume_at, time.monotonic() + pause)
         return pause

@@ -104,6 +104,8 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         reason = "length" if reason.casefold() in _CUT_OFF else reason
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
+    if reason == "error" or choice.get("error"):  # OpenRouter: the provider failed after the server had said 200
+        raise ValueError("the answer was broken off by an error")
     text = _text_of(content)
     if not text and isinstance(refusal, str) and refusal:
         text, reason = f"I cannot: {refusal}", "refusal"

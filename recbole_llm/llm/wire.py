@@ -17,6 +17,8 @@ from typing import Any
 
 import aiohttp
 
+from recbole_llm.llm.address import redact
+
 LARGEST_RESPONSE = 2 << 20  # bytes, unpacked; an answer has thousands
 CONNECT_SECONDS = 10.0
 TIME_OUT, BROKEN, MALFORMED, NO_SERVER = "time-out", "broken connection", "malformed response", "no connection"
@@ -92,6 +94,9 @@ class Wire:
         Raises:
             WireFault: there was no response that can be used.
         """
+        if self._proxy is not None and not self._proxy.startswith(("http://", "https://")):
+            proxy = redact(self._proxy)
+            raise WireFault(NO_SERVER, f"the environment names the proxy {proxy}, and only HTTP proxies can be used")
         try:
             data = json.dumps(body, ensure_ascii=False).encode("utf-8")
             request = self._session.post(self.url, data=data, proxy=self._proxy, allow_redirects=False)
@@ -103,6 +108,9 @@ class Wire:
             raise WireFault(NO_SERVER, f"no connection within {CONNECT_SECONDS:.0f} seconds") from error
         except TimeoutError as error:
             raise WireFault(TIME_OUT, "no whole response in time") from error
+        except aiohttp.ClientProxyConnectionError as error:
+            proxy = redact(str(self._proxy))
+            raise WireFault(NO_SERVER, f"the environment's proxy {proxy}: {_words(error)}") from error
         except aiohttp.ClientConnectorError as error:
             raise WireFault(NO_SERVER, _words(error)) from error
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientPayloadError, OSError) as error:
@@ -144,12 +152,13 @@ def _unpacked(body: bytes, encoding: str) -> bytes:
 
 
 def _proxy_of(url: str) -> str | None:
-    """The proxy that the environment names for an address."""
+    """The proxy that the environment names for an address; one without a scheme is an HTTP proxy, as for curl."""
     parts = urllib.parse.urlsplit(url)
     proxies = urllib.request.getproxies()
     if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
         return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    return f"http://{found}" if found and "://" not in found else found
 
 
 def _words(error: BaseException) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from recbole_llm.llm.address import redact
+from recbole_llm.errors import UserError
+from recbole_llm.llm.address import check_base_address, check_store_address, redact
 from recbole_llm.llm.endpoint import Endpoint
 
 
@@ -37,3 +40,13 @@ def test_a_query_in_an_address_is_blotted_out() -> None:
 
 def test_other_text_is_left_as_it_is() -> None:
     assert redact("no model m", "abcdef0123456789") == "no model m"
+
+
+@pytest.mark.parametrize("password", ["pa/ss", "pa?ss", "pa#ss", "pa'ss/", "p@/ss"])
+def test_a_password_that_ends_the_address_too_early_is_not_shown(password: str) -> None:
+    address = f"http://me:{password}@host/v1"
+    for check in (lambda: check_base_address(address, "stub"), lambda: check_store_address(address)):
+        with pytest.raises(UserError) as caught:
+            check()
+        assert "http://***@host/v1" in str(caught.value)
+        assert not {"me", "pa", "ss"} & {*re.split(r"\W+", str(caught.value))}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import UserError
-from recbole_llm.llm.batch import BatchClient
+from recbole_llm.llm.batch import OPEN, BatchClient
 from recbole_llm.llm.budget import Budget
 from recbole_llm.llm.cache import ResponseCache
 from recbole_llm.llm.chat import ChatAnswer
@@ -67,6 +67,24 @@ def test_what_waits_in_a_batch_is_not_asked_live_as_well(cache: ResponseCache, w
     assert [body["messages"][0]["content"] for body in stub.live] == ["three", "four"]
 
 
+def test_a_batch_is_known_by_its_server_however_the_address_is_written(
+    cache: ResponseCache, with_key: dict[str, Any]
+) -> None:
+    with StubServer(BatchStub(lambda body: "{}")) as server:
+        batches = client_at(server, cache, **with_key)
+        batches.submit(PENDING)
+        for address in (f"{server.base_url}/", server.base_url.replace("http://", "HTTP://me:secret@")):
+            with pytest.raises(UserError, match="paid for twice"):
+                Client(replace(batches.endpoint, base_url=address), cache).run([asking("one")])
+            assert cache.batches(address, OPEN) == ["batch-0"]
+
+
+def test_a_password_in_the_address_is_not_kept_with_a_batch(cache: ResponseCache) -> None:
+    cache.put_batch("b", "https://me:secret@host/v1?key=secret", 1, 0.0, OPEN)
+    assert b"secret" not in b"".join(path.read_bytes() for path in cache.path.parent.iterdir())
+    assert cache.batches("https://host/v1/", OPEN) == ["b"]
+
+
 def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: dict[str, Any]) -> None:
     stub = BatchStub(lambda body: "{}")
     cached = '"total_tokens": 110, "prompt_tokens_details": {"cached_tokens": 90}'
@@ -120,6 +138,31 @@ def test_what_a_server_says_of_a_batch_that_it_did_not_take_is_repeated(
         client = client_at(server, cache, **with_key)
         client.submit(PENDING)
         assert client.fetch().words == "the model has no batches"
+
+
+@pytest.mark.parametrize("created", [0, 2**40])
+def test_answers_that_the_server_has_deleted_do_not_hold_up_their_questions_for_ever(
+    cache: ResponseCache, with_key: dict[str, Any], created: int
+) -> None:
+    stub = BatchStub(lambda body: "{}")
+
+    def reply(call: Call) -> Reply:
+        found = stub(call)
+        gone = Reply(status=404, body={"error": {"message": "No such File object"}})
+        body = {**found.body, "created_at": created} if isinstance(found.body, dict) else found.body
+        return gone if "content" in call.path else replace(found, body=body)
+
+    with StubServer(reply) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        if created:  # of today: it may come yet
+            with pytest.raises(UserError, match="No such File object"):
+                client.fetch()
+            assert client.open_batches() == ["batch-0"]
+        else:
+            assert str(client.fetch()) == "0 answers imported, 0 known before, 1 refused (no longer at the server)"
+            assert client.incomplete
+            assert client.open_batches() == []
 
 
 BODIES: dict[str, Any] = {

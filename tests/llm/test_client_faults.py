@@ -23,6 +23,8 @@ SPOILT_BODIES: dict[str, Any] = {
     "a choice that is null": {"choices": [None]},
     "a message that is text": {"choices": [{"message": "hello"}]},
     "content that is a list": {"choices": [{"message": {"content": ["a"]}}]},
+    "half an answer and an error": {"choices": [{"message": {"content": "{"}, "finish_reason": "error"}]},
+    "no answer but an error": {"choices": [{"message": {"content": ""}, "error": {"code": 502, "message": "busy"}}]},
 }
 FAULTS = {
     **{f"HTTP {status}": Reply(status=status, headers=AT_ONCE) for status in (408, 409, 429, 500, 502, 503, 529)},

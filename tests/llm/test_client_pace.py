@@ -53,6 +53,14 @@ def test_retry_after_is_read_in_all_its_forms() -> None:
     assert _retry_after({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0.0
 
 
+@pytest.mark.parametrize("asked", ["0", "-3", "Wed, 21 Oct 2015 07:28:00 GMT"])
+def test_a_pause_of_nothing_leaves_the_pause_to_us(cache: ResponseCache, asked: str) -> None:
+    client = Client(endpoint_at("http://127.0.0.1:1/v1"), cache)
+    pauses = [client._pause(attempt, {"retry-after": asked}, cool_down=False) for attempt in (1, 5)]
+    assert pauses[0] >= 0.25
+    assert pauses[1] >= 4.0
+
+
 def test_requests_a_minute_are_kept(cache: ResponseCache) -> None:
     began = time.monotonic()
     with StubServer() as server:

@@ -138,6 +138,32 @@ def test_a_proxy_of_the_environment_is_used(cache: ResponseCache, monkeypatch: p
     assert server.calls[0].path == "http://llm.example/v1/chat/completions"
 
 
+def test_a_proxy_without_a_scheme_is_an_http_proxy(cache: ResponseCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    with StubServer() as server:
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{server.port}")
+        monkeypatch.setenv("no_proxy", "")
+        Client(endpoint_at("http://llm.example/v1"), cache).run([asking("hello")])
+    assert server.calls[0].path == "http://llm.example/v1/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "words"),
+    [
+        ("socks5://me:secret@127.0.0.1:1", "the proxy socks5://***@127.0.0.1:1, and only HTTP proxies can"),
+        ("http://me:secret@127.0.0.1:1", "the environment's proxy http://***@127.0.0.1:1: Connect call failed"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named(
+    cache: ResponseCache, monkeypatch: pytest.MonkeyPatch, proxy: str, words: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.setenv("no_proxy", "")
+    with pytest.raises(UserError) as caught:
+        Client(endpoint_at("http://llm.example/v1"), cache).run([asking("hello")])
+    assert words in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [
