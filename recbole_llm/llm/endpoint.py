@@ -27,6 +27,7 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 logger = logging.getLogger(__name__)
 
 OFFLINE = "offline"
+OWN_FIELDS = ("messages", "model", "stream")  # of a request; ``extra`` would replace the question, or break the answer
 
 
 @dataclass(frozen=True)
@@ -312,7 +313,7 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
     for key in ("base_url", "model"):
         if not values.get(key) and not (key == "base_url" and values.get("published")):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    values["server"] = server_of(source, values["base_url"])
+    values["server"] = server_of(source, str(values["base_url"]))  # a number is no address
     address, own_address = server_identity(values["base_url"]), server_identity(own.get("base_url") or "")
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
@@ -328,6 +329,10 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         ) from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, extra: what goes into a request is plain JSON ({error}).") from None
+    if not re.fullmatch(r"\w*", found.key_env):
+        raise UserError(f"{path}, key_env: give the name of the environment variable that holds the key, not the key.")
+    if own_fields := [name for name in OWN_FIELDS if name in found.extra]:
+        raise UserError(f"{path}, extra: leave {', '.join(own_fields)} out; a request has its own, or cannot have it.")
     if not found.published and found.model in _published_models():
         raise UserError(
             f"--llm={name}: {found.model} is the name of published answers, which would be read in the place of a "
