@@ -13,7 +13,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -122,11 +122,15 @@ class Endpoint:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What a server may repeat and no message may show: the key, and the address's password in all its forms."""
+        """What a server may repeat and no message may show: the key, and the address's password in all its forms.
+
+        A long value in the address's query may be a key, too, unless it is that of ``api-version``.
+        """
         key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
-        password = urlsplit(self.base_url).password
-        own = (password, unquote(password), self._pair) if password else ()
-        return tuple(filter(None, (key, *own)))
+        parts = urlsplit(self.base_url)
+        own = (parts.password, unquote(parts.password), self._pair) if parts.password else ()
+        query = (value for name, value in parse_qsl(parts.query) if len(value) > 7 and name != "api-version")
+        return tuple(filter(None, (key, *own, *query)))
 
     @property
     def address(self) -> str:

@@ -44,6 +44,16 @@ def echo_of_the_key(status: int) -> Any:
     )
 
 
+def test_a_key_in_the_query_of_an_address_is_not_shown_where_a_server_repeats_it(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(status=401, body={"error": {"message": f"{call.path.partition('?')[2]} is not valid"}})
+
+    with StubServer(reply) as server, pytest.raises(UserError) as caught:
+        endpoint = endpoint_at(f"{server.base_url}?api-version=2026-11-01&code=abcdef0123456789")
+        Client(endpoint, cache).run([asking("hello")])
+    assert str(caught.value).endswith("api-version=2026-11-01&code=*** is not valid")
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_retried_and_ends_answered(cache: ResponseCache, fault: Reply) -> None:
     answers: dict[str, Any] = {}
