@@ -16,6 +16,7 @@ from recbole_llm.llm.address import blotted, redact
 from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.wire import Response
+from recbole_llm.utils.text import storable
 
 # ---- requests -----------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         choice = response["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
-        reason = _storable(str(choice.get("finish_reason") or ""))[:100]
+        reason = storable(str(choice.get("finish_reason") or ""))[:100]
         reason = "length" if reason.casefold() in _CUT_OFF else reason
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
@@ -109,7 +110,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     text = _text_of(content)
     if not text and isinstance(refusal, str) and refusal:
         text, reason = f"I cannot: {refusal}", "refusal"
-    text = _storable(text)
+    text = storable(text)
     thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
     tokens = usage_of(response, request, text, thought if isinstance(thought, str) else "")
     return ChatAnswer(content=text, finish_reason=reason, **tokens)
@@ -121,11 +122,6 @@ def spoilt_answer(response: Any, request: ChatRequest) -> ChatAnswer | None:
         return None
     text = json.dumps(response.get("choices"))[: 4 * request.max_tokens]
     return ChatAnswer("", "", **usage_of(response, request, text))
-
-
-def _storable(text: str) -> str:
-    """A text without lone surrogates (half an emoji), which JSON can express but no UTF-8 file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text_of(content: Any) -> str:
