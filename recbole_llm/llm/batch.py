@@ -97,7 +97,7 @@ class BatchClient:
         for request in pending:
             if self.cache.get(request.key) is not None:
                 continue  # another command has fetched it since
-            likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
+            likely = self.endpoint.highest_price(request, BATCH)
             try:
                 self.budget.reserve(likely)
             except LimitReached as reason:

@@ -234,7 +234,7 @@ class Client:
             )
         if self.endpoint.published:
             self.endpoint.key()  # raises: there is no server, and a higher limit would not help
-        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
+        likely = self.endpoint.highest_price(request)
         self.budget.reserve(likely)
         self.usage.requests += 1
         try:

@@ -174,6 +174,12 @@ class Endpoint:
         cost = (tokens_in - cached - written) * full + cached * read + written * wrote + tokens_out * out
         return share * cost / 1e6
 
+    def highest_price(self, request: ChatRequest, via: str = "") -> float:
+        """US dollars for a request if its answer is as long as it may be; ``extra`` may set another limit."""
+        limits = [self.extra[name] for name in ("max_tokens", "max_completion_tokens") if name in self.extra]
+        most = max([limit for limit in limits if type(limit) is int], default=request.max_tokens)
+        return self.price(request.estimated_tokens(), most, via)
+
     def price_of(self, answer: ChatAnswer) -> float:
         """US dollars for an answer."""
         return self.price(answer.tokens_in, answer.tokens_out, answer.via, answer.cached, answer.written)
