@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypedDict
 
@@ -280,6 +281,25 @@ def error_words(response: Response, secrets: Collection[str] = ()) -> str:
         page = blotted(response.body.decode("utf-8", "replace"), secrets)
         found = re.sub(r"<[^>]{0,200}>", " ", page[:_LOOKED_AT])
     return _tidy(found, secrets) or f"HTTP {response.status} without a message"
+
+
+def with_stated_status(response: Response, believed: Collection[int]) -> Response:
+    """A response with the status that an error in its body states, if it came as 200 instead of an answer.
+
+    OpenRouter has said 200 by the time that a provider throttles or fails.
+
+    Args:
+        response: the response.
+        believed: statuses that are taken from a body.
+    """
+    if response.status != 200 or b'"error"' not in response.body:
+        return response
+    try:
+        body = response.json()
+        code = body["error"]["code"] if "choices" not in body else None
+    except (ValueError, KeyError, TypeError):
+        return response
+    return replace(response, status=code) if type(code) is int and code in believed else response
 
 
 def words_in(value: Any, secrets: Collection[str]) -> str:
