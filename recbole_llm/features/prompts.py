@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from recbole_llm.errors import UserError, did_you_mean
 from recbole_llm.features.answers import AnswerError, read_answer
 from recbole_llm.utils.plugins import load_class, module_folder
+from recbole_llm.utils.text import storable
 from recbole_llm.utils.yaml import PACKAGE, read_yaml
 
 METHODS = "recbole_llm.methods"
@@ -110,7 +111,8 @@ class Prompt:
         return [*self._opening, {"role": "user", "content": self._question(data)}]
 
     def _question(self, data: Any) -> str:
-        return self.user.replace("{data}", json.dumps(data, ensure_ascii=False))
+        # The data may come from an answer, whose JSON may hold half an emoji.
+        return self.user.replace("{data}", storable(json.dumps(data, ensure_ascii=False)))
 
 
 @cache

@@ -24,6 +24,7 @@ from recbole_llm.features.answers import AnswerError, read_answer
 from recbole_llm.features.json_text import without_reasoning
 from recbole_llm.features.prompts import Prompt
 from recbole_llm.llm.chat import ChatAnswer, ChatRequest
+from recbole_llm.utils.text import storable
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ def ask(
             messages = [
                 *messages,
                 {"role": "assistant", "content": answer.content[:4000] or "(no answer)"},
-                {"role": "user", "content": f"That answer cannot be used: {problem}. {_advice(answer)}"},
+                {"role": "user", "content": storable(f"That answer cannot be used: {problem}. {_advice(answer)}")},
             ]
         else:
             counts["repaired" if repaired else "valid"] += 1

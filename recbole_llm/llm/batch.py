@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.address import redact
@@ -84,7 +85,15 @@ class BatchClient:
         self.incomplete = False
         self._pause, self._dialect = pause, dialect
         self._likely = 0.0  # set aside in the budget for batches in progress
-        self._api = openai.OpenAI(api_key=endpoint.key(), base_url=endpoint.base_url, max_retries=5, timeout=600.0)
+        parts = urlsplit(endpoint.base_url)  # the client would join a path to its query, and log its login
+        self._api = openai.OpenAI(
+            api_key=endpoint.key(),
+            base_url=urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")),
+            default_headers={"Authorization": endpoint.authorization()},
+            default_query=dict(parse_qsl(parts.query)),
+            max_retries=5,
+            timeout=600.0,
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,7 +106,7 @@ class BatchClient:
         for request in pending:
             if self.cache.get(request.key) is not None:
                 continue  # another command has fetched it since
-            likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens, BATCH)
+            likely = self.endpoint.highest_price(request, BATCH)
             try:
                 self.budget.reserve(likely)
             except LimitReached as reason:

@@ -62,15 +62,24 @@ CREATE TABLE IF NOT EXISTS claims (
 LEASE = 15.0  # seconds that a claim holds unless it is renewed
 
 
+def _machine() -> str:
+    """Where process ids mean the same: the host and, since containers may share its name, the space of its ids."""
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # not Linux
+        space = ""
+    return f"{socket.gethostname()} {space}".rstrip()
+
+
 def owner_of_claims() -> str:
     """A unique name for an owner of claims: machine, process and a random mark."""
-    return f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+    return f"{_machine()}/{os.getpid()}/{secrets.token_hex(4)}"
 
 
 def _is_gone(owner: str) -> bool:
     """Whether an owner was a process of this machine that has ended."""
     machine, process, _ = owner.rsplit("/", 2)
-    if machine != socket.gethostname():
+    if machine != _machine():
         return False
     try:
         os.kill(int(process), 0)

@@ -30,6 +30,7 @@ from recbole_llm.llm.completion import (
     read_completion,
     spoilt_answer,
     unsupported_parameter,
+    with_stated_status,
 )
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.wire import MALFORMED, NO_SERVER, TIME_OUT, Response, Wire, WireFault
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 RETRIED = {408, 409, 425, 429}
 THROTTLED = "HTTP 429"
+OF_THE_SERVER = {402, *RETRIED, *range(500, 600)}  # statuses that say nothing about the question
 LONGEST_PAUSE = 60.0
 LONGEST_WORDS = 600  # characters of a fault's message
 LONGEST_WAIT = 300.0  # seconds of a Retry-After; if a server asks for more, no further question is sent
@@ -234,7 +236,7 @@ class Client:
             )
         if self.endpoint.published:
             self.endpoint.key()  # raises: there is no server, and a higher limit would not help
-        likely = self.endpoint.price(request.estimated_tokens(), request.max_tokens)
+        likely = self.endpoint.highest_price(request)
         self.budget.reserve(likely)
         self.usage.requests += 1
         try:
@@ -289,7 +291,7 @@ class Client:
         while True:
             self.usage.attempts += 1
             body = self.known.dialect.body(self.endpoint, request)
-            response = await self._connected().post(body)
+            response = with_stated_status(await self._connected().post(body), OF_THE_SERVER)
             if response.status == 200:
                 return self._read(response, request)
             self._stop_without_credit(response)
@@ -458,7 +460,8 @@ class Client:
         """
         words, name = self._redacted(refusal), self.endpoint.name
         self._refused_in_a_row += 1
-        if refusal.status in (401, 403):
+        # Later on, OpenRouter's 403 is about the question: its moderation has flagged it.
+        if refusal.status == 401 or (refusal.status == 403 and not self.known.answered):
             key = f"the key in {self.endpoint.key_env}" if self.endpoint.key_env else "a request without a key"
             key = "the name and the password in its address" if urlsplit(self.endpoint.base_url).username else key
             raise UserError(f"--llm={name} refuses {key}: {words}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypedDict
 
@@ -16,6 +17,7 @@ from recbole_llm.llm.address import blotted, redact
 from recbole_llm.llm.chat import MOST_TOKENS, ChatAnswer, ChatRequest, guess_tokens
 from recbole_llm.llm.endpoint import Endpoint
 from recbole_llm.llm.wire import Response
+from recbole_llm.utils.text import storable
 
 # ---- requests -----------------------------------------------------------------------------------
 
@@ -100,7 +102,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
         choice = response["choices"][0]
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
-        reason = _storable(str(choice.get("finish_reason") or ""))[:100]
+        reason = storable(str(choice.get("finish_reason") or ""))[:100]
         reason = "length" if reason.casefold() in _CUT_OFF else reason
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("the response is no chat completion") from error
@@ -109,7 +111,7 @@ def read_completion(response: Any, request: ChatRequest) -> ChatAnswer:
     text = _text_of(content)
     if not text and isinstance(refusal, str) and refusal:
         text, reason = f"I cannot: {refusal}", "refusal"
-    text = _storable(text)
+    text = storable(text)
     thought = next((message[name] for name in ("reasoning_content", "reasoning") if message.get(name)), "")
     tokens = usage_of(response, request, text, thought if isinstance(thought, str) else "")
     return ChatAnswer(content=text, finish_reason=reason, **tokens)
@@ -121,11 +123,6 @@ def spoilt_answer(response: Any, request: ChatRequest) -> ChatAnswer | None:
         return None
     text = json.dumps(response.get("choices"))[: 4 * request.max_tokens]
     return ChatAnswer("", "", **usage_of(response, request, text))
-
-
-def _storable(text: str) -> str:
-    """A text without lone surrogates (half an emoji), which JSON can express but no UTF-8 file can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _text_of(content: Any) -> str:
@@ -284,6 +281,25 @@ def error_words(response: Response, secrets: Collection[str] = ()) -> str:
         page = blotted(response.body.decode("utf-8", "replace"), secrets)
         found = re.sub(r"<[^>]{0,200}>", " ", page[:_LOOKED_AT])
     return _tidy(found, secrets) or f"HTTP {response.status} without a message"
+
+
+def with_stated_status(response: Response, believed: Collection[int]) -> Response:
+    """A response with the status that an error in its body states, if it came as 200 instead of an answer.
+
+    OpenRouter has said 200 by the time that a provider throttles or fails.
+
+    Args:
+        response: the response.
+        believed: statuses that are taken from a body.
+    """
+    if response.status != 200 or b'"error"' not in response.body:
+        return response
+    try:
+        body = response.json()
+        code = body["error"]["code"] if "choices" not in body else None
+    except (ValueError, KeyError, TypeError):
+        return response
+    return replace(response, status=code) if type(code) is int and code in believed else response
 
 
 def words_in(value: Any, secrets: Collection[str]) -> str:

@@ -13,7 +13,7 @@ from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,6 +27,7 @@ from recbole_llm.utils.yaml import properties_folder, property_names, read_yaml
 logger = logging.getLogger(__name__)
 
 OFFLINE = "offline"
+OWN_FIELDS = ("messages", "model", "stream")  # of a request; ``extra`` would replace the question, or break the answer
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,15 @@ class Endpoint:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What a server may repeat and no message may show: the key, and the address's password in all its forms."""
+        """What a server may repeat and no message may show: the key, and the address's password in all its forms.
+
+        A long value in the address's query may be a key, too, unless it is that of ``api-version``.
+        """
         key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
-        password = urlsplit(self.base_url).password
-        own = (password, unquote(password), self._pair) if password else ()
-        return tuple(filter(None, (key, *own)))
+        parts = urlsplit(self.base_url)
+        own = (parts.password, unquote(parts.password), self._pair) if parts.password else ()
+        query = (value for name, value in parse_qsl(parts.query) if len(value) > 7 and name != "api-version")
+        return tuple(filter(None, (key, *own, *query)))
 
     @property
     def address(self) -> str:
@@ -168,6 +173,12 @@ class Endpoint:
         wrote = full if self.price_written is None else self.price_written
         cost = (tokens_in - cached - written) * full + cached * read + written * wrote + tokens_out * out
         return share * cost / 1e6
+
+    def highest_price(self, request: ChatRequest, via: str = "") -> float:
+        """US dollars for a request if its answer is as long as it may be; ``extra`` may set another limit."""
+        limits = [self.extra[name] for name in ("max_tokens", "max_completion_tokens") if name in self.extra]
+        most = max([limit for limit in limits if type(limit) is int], default=request.max_tokens)
+        return self.price(request.estimated_tokens(), most, via)
 
     def price_of(self, answer: ChatAnswer) -> float:
         """US dollars for an answer."""
@@ -312,7 +323,7 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
     for key in ("base_url", "model"):
         if not values.get(key) and not (key == "base_url" and values.get("published")):
             raise UserError(f"--llm={name}: give --llm_{key}=... (it is not in {path.name}).")
-    values["server"] = server_of(source, values["base_url"])
+    values["server"] = server_of(source, str(values["base_url"]))  # a number is no address
     address, own_address = server_identity(values["base_url"]), server_identity(own.get("base_url") or "")
     if "knowledge_cut" in given:
         values["knowledge_cut"] = _day(given["knowledge_cut"])
@@ -328,6 +339,10 @@ def load_endpoint(source: str, changes: Mapping[str, Any] | None = None) -> Endp
         ) from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}, extra: what goes into a request is plain JSON ({error}).") from None
+    if not re.fullmatch(r"\w*", found.key_env):
+        raise UserError(f"{path}, key_env: give the name of the environment variable that holds the key, not the key.")
+    if own_fields := [name for name in OWN_FIELDS if name in found.extra]:
+        raise UserError(f"{path}, extra: leave {', '.join(own_fields)} out; a request has its own, or cannot have it.")
     if not found.published and found.model in _published_models():
         raise UserError(
             f"--llm={name}: {found.model} is the name of published answers, which would be read in the place of a "

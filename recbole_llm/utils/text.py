@@ -34,6 +34,11 @@ def visible(text: str) -> str:
     return "".join(ch for ch in text if ch == "\n" or unicodedata.category(ch) not in _INVISIBLE)
 
 
+def storable(text: str) -> str:
+    """A text without lone surrogates (half an emoji), which JSON can express but no UTF-8 file can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def one_line(error: object, limit: int | None = None) -> str:
     """An error's message on one line of at most ``limit`` characters."""
     return " ".join(str(error).split())[:limit]

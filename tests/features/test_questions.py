@@ -133,3 +133,14 @@ def test_the_second_question_is_another_row_of_the_cache() -> None:
     _, requests, _ = drive("no", '["a"]')
     assert requests[0].key != requests[1].key
     assert [request.again for request in requests] == [False, True]
+
+
+def test_half_an_emoji_of_an_answer_can_go_into_further_questions() -> None:
+    half = drive('{"intents": ["\\ud83d a film"]}')[0]
+    assert PROMPT.messages({"session": half})[-1]["content"].endswith('{"session": ["? a film"]}')
+
+    def refused(answer: Any) -> Any:
+        raise AnswerError(f"{answer.intents[0]} is no candidate")
+
+    _, requests, _ = drive('{"intents": ["\\ud83d a film"]}', "no", parse=refused)
+    assert len({request.key for request in requests}) == 2

@@ -142,7 +142,9 @@ FAULTS: dict[str, Fault] = {
     "a choice that is null": _body(b'{"choices": [null]}'),
     "a message that is text": _body(b'{"choices": [{"message": "hello"}]}'),
     "content that is a number": _body(b'{"choices": [{"message": {"content": 7}}]}'),
-    "an error that is called fine": _body(b'{"error": {"message": "overloaded", "code": 529}}'),
+    "an error that is called fine": Fault(
+        _once(whole(b'{"error": {"message": "overloaded", "code": 529}}')), ("HTTP 529",)
+    ),
     "a stream of events": _body(b"data: " + GOOD + b"\n\ndata: [DONE]\n\n"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import replace
 from typing import Any
@@ -83,6 +84,23 @@ def test_a_password_in_the_address_is_not_kept_with_a_batch(cache: ResponseCache
     cache.put_batch("b", "https://me:secret@host/v1?key=secret", 1, 0.0, OPEN)
     assert b"secret" not in b"".join(path.read_bytes() for path in cache.path.parent.iterdir())
     assert cache.batches("https://host/v1/", OPEN) == ["b"]
+
+
+def test_a_query_and_a_login_in_the_address_stand_where_live_requests_have_them(
+    cache: ResponseCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub = BatchStub(lambda body: "{}")
+    address = "http://me:secret@127.0.0.1:{}/v1?api-version=2"
+    caplog.set_level(logging.INFO)  # at which the HTTP client logs addresses
+    with StubServer(lambda call: stub(replace(call, path=call.path.partition("?")[0]))) as server:
+        endpoint = endpoint_at(address.format(server.port), price_in=1.0, batch_price=0.5)
+        client = BatchClient(endpoint, cache, Budget(), pause=0.0)
+        client.submit(PENDING)
+        assert client.fetch().new == 2
+        client.close()
+    assert [call.path for call in server.calls][:2] == ["/v1/files?api-version=2", "/v1/batches?api-version=2"]
+    assert {call.headers["authorization"] for call in server.calls} == {endpoint.authorization()}
+    assert "secret" not in caplog.text
 
 
 def test_a_batch_spends_what_its_answers_cost(cache: ResponseCache, with_key: dict[str, Any]) -> None:

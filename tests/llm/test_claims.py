@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,6 +71,13 @@ def test_a_claim_runs_out_unless_it_is_renewed(tmp_path: Path) -> None:
         assert cache.claim("k", OURS)
         cache.renew_claims(THEIRS)
         assert not cache.claim("l", OURS)
+
+
+def test_the_claim_of_another_container_is_not_judged_by_the_process_ids_of_this_one(cache: ResponseCache) -> None:
+    host = socket.gethostname()  # also theirs, if both use the host's network
+    for number, space in enumerate(("", " pid:[1]")):
+        assert cache.claim(str(number), f"{host}{space}/{2**22 + 1}/mark")
+        assert cache.claim(str(number), OURS) == (OURS.rsplit("/", 2)[0] == f"{host}{space}")
 
 
 def test_a_claim_ends_with_its_process(cache: ResponseCache) -> None:

@@ -44,6 +44,16 @@ def echo_of_the_key(status: int) -> Any:
     )
 
 
+def test_a_key_in_the_query_of_an_address_is_not_shown_where_a_server_repeats_it(cache: ResponseCache) -> None:
+    def reply(call: Call) -> Reply:
+        return Reply(status=401, body={"error": {"message": f"{call.path.partition('?')[2]} is not valid"}})
+
+    with StubServer(reply) as server, pytest.raises(UserError) as caught:
+        endpoint = endpoint_at(f"{server.base_url}?api-version=2026-11-01&code=abcdef0123456789")
+        Client(endpoint, cache).run([asking("hello")])
+    assert str(caught.value).endswith("api-version=2026-11-01&code=*** is not valid")
+
+
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_retried_and_ends_answered(cache: ResponseCache, fault: Reply) -> None:
     answers: dict[str, Any] = {}
@@ -67,6 +77,30 @@ def test_faults_that_stay_end_counted_as_failed_and_the_rest_is_answered(cache: 
     assert usage.attempts == len(server.calls) == 2 * (len(faults) - 1) + throttled + 1
     assert sum(usage.errors.values()) == usage.attempts - 1
     assert len(cache) == 1
+
+
+def stating(code: int) -> Reply:
+    """An error that a server states in the body of a response with status 200."""
+    return Reply(headers=AT_ONCE, body={"error": {"code": code, "message": "the provider's words"}})
+
+
+def test_a_status_in_the_body_of_a_200_counts_as_if_it_were_its_status(cache: ResponseCache) -> None:
+    answers: dict[str, Any] = {}
+    with StubServer(lambda call: Reply(text="fine") if call.number == 6 else stating(429 if call.number else 502)) as s:
+        usage = Client(endpoint_at(s.base_url, attempts=3), cache).run([asking("hello", answers)])
+    assert answers == {"hello": "fine"}  # throttling is no failure
+    assert usage.errors == {"HTTP 429": 5, "HTTP 502": 1}
+    with StubServer(lambda call: stating(402)) as s:
+        usage = Client(endpoint_at(s.base_url), cache).run(numbered(0, 9))
+        assert len(s.calls) == 1
+    assert usage.stopped == "--llm=stub has no credit left: the provider's words"
+
+
+def test_a_question_that_moderation_flags_is_lost_alone(cache: ResponseCache) -> None:
+    flagged = Reply(status=403, body={"error": {"message": "flagged"}})
+    with StubServer(lambda call: flagged if call.question == "question 3" else Reply(text="fine")) as server:
+        usage = Client(endpoint_at(server.base_url), cache).run(numbered(0, 9))
+    assert (usage.failed, usage.errors, len(cache)) == (1, {"HTTP 403": 1}, 8)
 
 
 def test_a_server_that_is_not_there_ends_counted_as_failed(cache: ResponseCache) -> None:

@@ -212,6 +212,15 @@ def test_max_cost_is_not_exceeded_and_every_answer_paid_for_is_kept(cache: Respo
     assert max(server.times_asked().values()) == 1
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_max_cost_reckons_with_a_longer_answer_that_extra_allows(cache: ResponseCache, name: str) -> None:
+    with StubServer() as server:
+        endpoint = endpoint_at(server.base_url, price_out=1.0, extra={name: 100_000})
+        usage = Client(endpoint, cache, Budget(max_cost=0.05)).run([asking("hello", max_tokens=50)])
+        assert server.calls == []
+    assert usage.stopped == "--max_cost=0.05 is reached (0.0000 US$ spent, the next request may cost 0.1)"
+
+
 def test_a_limit_below_the_first_request_says_what_that_may_cost(cache: ResponseCache) -> None:
     with StubServer() as server:
         endpoint = endpoint_at(server.base_url, price_in=0.0, price_out=1.0)

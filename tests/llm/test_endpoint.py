@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from recbole_llm.errors import UserError
 from recbole_llm.llm.cache import ResponseCache
@@ -206,6 +207,26 @@ def test_a_copy_of_a_shipped_file_finds_the_answers_that_were_paid_for(tmp_path:
 def test_a_value_that_is_none_is_named_with_its_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_endpoint("vllm", changes)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("base_url: 8000", "the address 8000 does not begin with http://"),
+        ("base_url: [http://localhost/v1]", "does not begin with http://"),
+        ("key_env: sk-proj-0123456789", "not the key"),
+        ("extra: {model: other}", "extra: leave model out"),
+        ("extra: {stream: true, messages: []}", "extra: leave messages, stream out"),
+    ],
+)
+def test_a_file_with_a_value_that_cannot_work_is_refused(tmp_path: Path, line: str, message: str) -> None:
+    base = {"base_url": "http://localhost/v1", "model": "m"} | yaml.safe_load(line)
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(base))
+    with pytest.raises(UserError) as caught:
+        load_endpoint(str(path))
+    assert message in str(caught.value)
+    assert "0123456789" not in str(caught.value)
 
 
 def test_no_server_s_model_has_the_name_of_published_answers(tmp_path: Path) -> None:
