@@ -28,7 +28,10 @@ from recbole_llm.utils.progress import Bars
 logger = logging.getLogger(__name__)
 
 # Settings of a foreign record that could make a run read a file, load other code, or pay for requests.
-_REACH_OUT = ("pre_model_path", "llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename")
+_REACH_OUT = (
+    *("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up"),  # weights, as pickles
+    *("llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename"),
+)
 
 
 @dataclass(frozen=True)

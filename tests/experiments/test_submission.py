@@ -21,7 +21,8 @@ from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.record import DatasetFacts, Record, SemanticFacts
 from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.submission import read_submission, settings_key
+from recbole_llm.experiments.submission import Entry, Submission, read_submission, settings_key
+from recbole_llm.experiments.verify import verify
 from recbole_llm.llm.endpoint import load_endpoint
 from recbole_llm.settings.layers import parse_assignment
 from tests.helpers import Cli, make_featured, make_run
@@ -261,6 +262,25 @@ def test_a_row_with_a_metric_that_its_settings_do_not_name_is_run_again(finished
         value = float(per_case(ranks, "map@7").mean())
         change(path, lambda values, value=value: values["metrics"].update({"map@7": {"value": value}}))
     assert "every metric is the same" in api.submit(finished, verify=True, output="handed")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("S3Rec", {"train_stage": "finetune", "pre_model_path": "weights.pth"}),
+        ("NAIS", {"pretrain_path": "weights.pth"}),
+        ("NeuMF", {"use_pretrain": True, "mf_pretrain_path": "weights.pth"}),
+        ("NeuMF", {"use_pretrain": True, "mlp_pretrain_path": "weights.pth"}),
+        ("KD_DAGFM", {"phase": "finetuning", "warm_up": "weights.pth"}),
+    ],
+)
+def test_a_row_that_would_load_weights_from_a_file_is_not_run_again(
+    tiny: Path, model: str, changes: dict[str, Any]
+) -> None:
+    """Older versions of torch run the code in a file of weights."""
+    entry = Entry(make_run(model, **changes).blank_record(), Path("ranks.npz"), 3, True, None)
+    with pytest.raises(UserError, match="no row can be run again here"):
+        verify(Submission("theirs", [entry]), Path("dataset"))
 
 
 def test_a_page_whose_name_is_too_long_for_a_file_is_refused(finished: Path) -> None:
