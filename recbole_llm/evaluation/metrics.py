@@ -178,7 +178,7 @@ def per_case(ranks: Ranks, metric: str) -> np.ndarray:
         UserError: the metric is unknown, does not follow from ranks, or needs ranks that were not computed.
     """
     name, k = parse_metric(metric)
-    if ranks.cut_off and not 0 < k <= ranks.cut_off:
+    if not ranks.reach(k):
         raise UserError(
             f"{metric}: these ranks were looked for up to place {ranks.cut_off} (decode: bounded); run it again with a "
             "larger topk, or with decode: exact."

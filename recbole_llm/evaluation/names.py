@@ -45,7 +45,7 @@ def parse_metric(text: str) -> tuple[str, int]:
         return name, 0
     if name not in RANK_METRICS and name not in LIST_METRICS:
         raise UserError(f"metric {text!r}: known are {', '.join(_TITLES)}.{did_you_mean(name, _TITLES)}")
-    if not cut.isdigit() or int(cut) < 1:
+    if not cut.isdecimal() or len(cut) > 9 or int(cut) < 1:  # int() refuses thousands of digits
         raise UserError(f"metric {text!r}: write it as {name}@10, with a cut-off of 1 or more.")
     return name, int(cut)
 

@@ -86,6 +86,10 @@ class Ranks:
         except Exception as error:  # numpy and zipfile raise a dozen types for a damaged file
             raise UserError(f"{path} is not a readable file of ranks: {reason_of(error)}") from error
 
+    def reach(self, k: int) -> bool:
+        """Whether they give metrics at a cut-off; 0 stands for a metric without one, which needs all ranks."""
+        return not self.cut_off or 0 < k <= self.cut_off
+
     def select(self, cases: np.ndarray) -> Ranks:
         """The ranks of some cases (their numbers, in the order given)."""
         lengths = np.diff(self.offsets)[cases]

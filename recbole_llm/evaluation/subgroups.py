@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.names import parse_metric
 from recbole_llm.evaluation.ranks import Ranks, only_targets
 
 SUBGROUPS = (
@@ -52,10 +53,14 @@ def user_gap(ranks: Ranks, metric: str) -> float:
 
 
 def subgroup_means(runs: Sequence[Ranks], metric: str) -> dict[str, tuple[int, float]]:
-    """For each subgroup, its number of cases and the metric's mean over the runs (``nan`` without cases)."""
+    """For each subgroup, its number of cases and the metric's mean over the runs.
+
+    The mean is ``nan`` without cases, or if the ranks do not reach the metric's cut-off.
+    """
     found = {}
+    reached = all(run.reach(parse_metric(metric)[1]) for run in runs)
     for name in SUBGROUPS:
         parts = [subgroup(run, name) for run in runs]
-        values = [float(per_case(part, metric).mean()) for part in parts if len(part)]
+        values = [float(per_case(part, metric).mean()) for part in parts if len(part) and reached]
         found[name] = (len(parts[0]), float(np.mean(values)) if values else float("nan"))
     return found

@@ -42,7 +42,7 @@ NEEDED = (
 )
 VERSIONS = ("python", "recbole", "torch", "numpy")  # every record must have their versions
 LARGEST_RECORD, LARGEST_RANKS, LARGEST_CUT = 8 * 2**20, 512 * 2**20, 10_000
-LONGEST_NAME = 150
+LONGEST_NAME, LONGEST_FILE = 150, 200  # letters of a display name; bytes of a file's, which file systems limit to 255
 _WORDS = ("backbone", "titles", "preset")
 _NAME = re.compile(r"[\w-][\w.+-]{0,199}")
 _KEY = re.compile(r"[0-9a-f]{16}")
@@ -199,6 +199,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     _check_file(path, LARGEST_RECORD)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(values, allow_nan=False, ensure_ascii=False).encode()  # no NaN and no half of a letter gets further
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no record: {complaint(error)}") from error
     if not isinstance(values, dict):
@@ -220,6 +221,10 @@ def _check_names(path: Path, record: Record) -> None:
     for field in ("dataset", "protocol", "ranks_file"):
         if not _NAME.fullmatch(str(getattr(record, field))):
             raise UserError(f"{path}: {field} is {getattr(record, field)!r}, which is no plain name.")
+    # Of the board's page, and of the files under the record's own name
+    files = (f"{record.dataset}-{record.protocol}", ResultStore().ranks_path(record).name)
+    if max(len(file.encode()) for file in files) > LONGEST_FILE:
+        raise UserError(f"{path}: names of dataset, protocol, model and answers are too long for those of files.")
     if not _KEY.fullmatch(record.key):
         raise UserError(f"{path}: key is {record.key!r}, not 16 hex digits.")
     place = f"{record.dataset}/{record.protocol}"
@@ -258,8 +263,8 @@ def _check_ranks(path: Path, record: Record, file: Path) -> None:
     if len(ranks) != record.data.test_cases:
         raise UserError(f"{path}: data.test_cases is {record.data.test_cases:,}, and {file.name} has {len(ranks):,}.")
     for name, metric in record.metrics.items():
-        _, cut = parse_metric(name)
-        if cut > LARGEST_CUT or needs_lists(name):
+        metric_name, cut = parse_metric(name)
+        if name != f"{metric_name}@{cut}".removesuffix("@0") or cut > LARGEST_CUT or needs_lists(name):
             raise UserError(f"{path}: {name} is no metric of ranks up to place {LARGEST_CUT:,}.")
         found = float(per_case(ranks, name).mean())
         if not math.isclose(found, metric.value, rel_tol=TOLERANCE, abs_tol=TOLERANCE):

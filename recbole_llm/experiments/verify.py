@@ -13,6 +13,7 @@ import numpy as np
 from recbole_llm.data.catalog import locate
 from recbole_llm.errors import UserError
 from recbole_llm.evaluation.metrics import per_case
+from recbole_llm.evaluation.names import metric_title, parse_metric
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.record import Record
@@ -27,7 +28,10 @@ from recbole_llm.utils.progress import Bars
 logger = logging.getLogger(__name__)
 
 # Settings of a foreign record that could make a run read a file, load other code, or pay for requests.
-_REACH_OUT = ("pre_model_path", "llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename")
+_REACH_OUT = (
+    *("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up"),  # weights, as pickles
+    *("llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename"),
+)
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,11 @@ def _words(record: Record) -> list[str]:
 def _again(record: Record, dataset_dir: Path) -> Record:
     """The record of a new run in a temporary folder."""
     given = dict(parse_assignment(word[2:]) for word in _words(record))
-    # The command omits these settings, since they do not change the training, but all metrics are compared.
-    given |= {name: record.settings[name] for name in ("metrics", "topk") if name in record.settings}
+    # The command omits these settings, since they do not change the training. All metrics of the record are compared,
+    # which need not be those of its settings: others follow from its ranks too.
+    parsed = [parse_metric(name) for name in record.metrics]
+    given["metrics"] = list(dict.fromkeys(metric_title(name) for name, _ in parsed))
+    given["topk"] = sorted({cut for _, cut in parsed if cut}) or [1]
     model, dataset, protocol, seeds = (given.pop(name) for name in ("model", "dataset", "protocol", "seeds"))
     with tempfile.TemporaryDirectory(prefix="verify-") as folder:
         given |= {"dataset_dir": str(dataset_dir), "results_dir": folder, "checkpoint_dir": str(Path(folder) / "saved")}

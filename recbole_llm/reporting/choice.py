@@ -36,7 +36,7 @@ def table_columns(
     if topk is None or topk == "all":
         return names, None if topk is None else []
     words = [str(word).strip() for word in (topk if isinstance(topk, list) else names_of(str(topk)))]
-    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
         raise UserError(f"--topk={topk}: give cut-offs such as 5,10, or all.")
     return names, [int(word) for word in words]
 

@@ -148,7 +148,7 @@ def _gains(table: ResultsTable, rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
-    """Each metric at many cut-offs, from the ranks."""
+    """Each metric at many cut-offs, from the ranks; ``None`` where the ranks of a row do not reach."""
     names = list(dict.fromkeys(m.partition("@")[0] for m in (table.primary, *table.metrics)))
     names = [name for name in names if name in RANK_METRICS]
     ranked = [row for row in rows if row.ranks]
@@ -156,7 +156,12 @@ def _cuts(table: ResultsTable, rows: Iterable[Row]) -> dict[str, Any]:
     cuts = [k for k in CUT_OFFS if k <= most]
     lines = {
         name: {
-            row.label: [short(np.mean([per_case(r, f"{name}@{k}").mean() for r in row.ranks]), 5) for k in cuts]
+            row.label: [
+                short(np.mean([per_case(r, f"{name}@{k}").mean() for r in row.ranks]), 5)
+                if all(r.reach(k) for r in row.ranks)
+                else None
+                for k in cuts
+            ]
             for row in ranked
         }
         for name in names

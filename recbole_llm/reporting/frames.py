@@ -105,8 +105,8 @@ def per_user(
 
     Returns:
         The columns that identify the run, then ``user`` (the user's number in the ranks; where histories are cut into
-        sessions, the person's number), ``cases``, and ``value``, the mean over the user's cases. Runs without ranks are
-        left out with a warning.
+        sessions, the person's number), ``cases``, and ``value``, the mean over the user's cases. Runs without ranks, or
+        whose ranks do not reach the cut-off, are left out with a warning.
 
     Raises:
         UserError: there is no such folder, an unknown metric, or a metric of whole lists, which has no value per user.
@@ -120,10 +120,10 @@ def per_user(
             continue
         try:
             ranks = Ranks.load(store.ranks_of(record))
+            users, values = values_by_user([ranks], metric)
         except UserError as error:
             logger.warning("%s, seed %d is left out: %s", label, record.seed, error)
             continue
-        users, values = values_by_user([ranks], metric)
         cases = np.unique(ranks.person if len(ranks.person) else ranks.user, return_counts=True)[1]
         frame = pd.DataFrame({"user": users, "cases": cases, "value": values[0]})
         parts.append(frame.assign(**_run(label, record))[[*_RUN, "user", "cases", "value"]])

@@ -552,10 +552,13 @@ def _test(table: ResultsTable, asked: Tests) -> None:
         return
     wanted = [table.primary, *(table.metrics if asked.intervals else ())]
     wanted = [m for m in dict.fromkeys(wanted) if not needs_lists(m) and (m not in UNCUT_METRICS)]
-    methods = {row.label: row.ranks for row in rows}
-    table.families = {metric: Family(methods, metric, asked.correction, asked.margin) for metric in wanted}
+    for metric in wanted:
+        reached = [row for row in rows if _reach(row, metric)]  # a note says why the others have no value
+        if reached:
+            methods = {row.label: row.ranks for row in reached}
+            table.families[metric] = Family(methods, metric, asked.correction, asked.margin)
     for metric, family in table.families.items():
-        for row in rows:
+        for row in map(table.row, family.labels):
             found = family.interval(row.label)
             own = row.values.get(metric, Value(found.mean))
             row.values[metric] = Value(own.mean, own.deviation, found.low, found.high)
@@ -564,12 +567,17 @@ def _test(table: ResultsTable, asked: Tests) -> None:
                     f"{row.label}: {metric} is {own.mean:.6f} in the records, and their ranks give {found.mean:.6f}: "
                     "one of the two was changed"
                 )
-    table.comparisons = table.families[table.primary].compare()
+    table.comparisons = table.families[table.primary].compare() if table.primary in table.families else []
     known = any(len(ranks.person) for row in rows for ranks in row.ranks)
     if not known and any(run.settings.get("sessions") for row in rows for run in row.runs):
         table.notes.append(
             "the tests take sessions as their sample, not users: these records were made before users were noted"
         )
+
+
+def _reach(row: Row, metric: str) -> bool:
+    """Whether the ranks of all its seeds give a metric."""
+    return all(ranks.reach(parse_metric(metric)[1]) for ranks in row.ranks)
 
 
 def _on_common_cases(table: ResultsTable) -> list[Row]:

@@ -232,6 +232,8 @@ def test_letter_case_of_a_metric_does_not_matter(text):
         ("ndcg@0", "with a cut-off of 1 or more"),
         ("ndcg@-1", "with a cut-off of 1 or more"),
         ("ndcg@ten", "with a cut-off of 1 or more"),
+        ("ndcg@²", "with a cut-off of 1 or more"),
+        (f"ndcg@{'9' * 5000}", "with a cut-off of 1 or more"),
         ("@10", "metric '@10': known are"),
     ],
 )

@@ -15,12 +15,14 @@ import pytest
 
 from recbole_llm import api
 from recbole_llm.errors import UserError
+from recbole_llm.evaluation.metrics import per_case
 from recbole_llm.evaluation.ranks import Ranks
 from recbole_llm.experiments.grid import expand
 from recbole_llm.experiments.record import DatasetFacts, Record, SemanticFacts
 from recbole_llm.experiments.rerun import rerun_command
 from recbole_llm.experiments.store import ResultStore
-from recbole_llm.experiments.submission import read_submission, settings_key
+from recbole_llm.experiments.submission import Entry, Submission, read_submission, settings_key
+from recbole_llm.experiments.verify import verify
 from recbole_llm.llm.endpoint import load_endpoint
 from recbole_llm.settings.layers import parse_assignment
 from tests.helpers import Cli, make_featured, make_run
@@ -101,9 +103,14 @@ TAMPERED = {
     "path as ranks": (lambda v: v.update(ranks_file="../../x.npz"), "no plain name"),
     "path as dataset": (lambda v: v.update(dataset="../tiny"), "no plain name"),
     "other place": (lambda v: v.update(dataset="other"), "lies in other/"),
-    "nan": (lambda v: v["metrics"]["ndcg@10"].update(value=float("nan")), "ndcg@10 is nan"),
+    "nan": (lambda v: v["metrics"]["ndcg@10"].update(value=float("nan")), "is no record: Out of range float"),
+    "infinite": (lambda v: v["features"].update(price=float("inf")), "is no record: Out of range float"),
+    "half a letter": (lambda v: v.update(notes=["\ud800"]), "is no record: 'utf-8' codec can't encode"),
     "list for a name": (lambda v: v["settings"].update(backbone=[1]), "backbone"),
     "large cut": (lambda v: v["metrics"].update({"ndcg@99999999": {"value": 0.0}}), "no metric of ranks"),
+    "metric in capitals": (lambda v: v["metrics"].update({"NDCG@10": v["metrics"]["ndcg@10"]}), "no metric of ranks"),
+    "cut of many digits": (lambda v: v["metrics"].update({f"ndcg@{'9' * 5000}": {"value": 0.0}}), "with a cut-off"),
+    "long model": (lambda v: v.update(model="字" * 60), "too long"),
 }
 
 
@@ -249,6 +256,46 @@ def test_a_row_with_other_cut_offs_is_run_again(tiny: Path) -> None:
     assert "every metric is the same" in api.submit("results", verify=True, output="handed")
 
 
+def test_a_row_with_a_metric_that_its_settings_do_not_name_is_run_again(finished: Path) -> None:
+    for path in finished.glob("*/*/Pop-*.json"):
+        ranks = Ranks.load(path.with_suffix(".ranks.npz"))
+        value = float(per_case(ranks, "map@7").mean())
+        change(path, lambda values, value=value: values["metrics"].update({"map@7": {"value": value}}))
+    assert "every metric is the same" in api.submit(finished, verify=True, output="handed")
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("S3Rec", {"train_stage": "finetune", "pre_model_path": "weights.pth"}),
+        ("NAIS", {"pretrain_path": "weights.pth"}),
+        ("NeuMF", {"use_pretrain": True, "mf_pretrain_path": "weights.pth"}),
+        ("NeuMF", {"use_pretrain": True, "mlp_pretrain_path": "weights.pth"}),
+        ("KD_DAGFM", {"phase": "finetuning", "warm_up": "weights.pth"}),
+    ],
+)
+def test_a_row_that_would_load_weights_from_a_file_is_not_run_again(
+    tiny: Path, model: str, changes: dict[str, Any]
+) -> None:
+    """Older versions of torch run the code in a file of weights."""
+    entry = Entry(make_run(model, **changes).blank_record(), Path("ranks.npz"), 3, True, None)
+    with pytest.raises(UserError, match="no row can be run again here"):
+        verify(Submission("theirs", [entry]), Path("dataset"))
+
+
+def test_a_page_whose_name_is_too_long_for_a_file_is_refused(finished: Path) -> None:
+    path = record_of(finished, "Pop")
+    place = finished / ("d" * 120) / ("p" * 120)
+    place.mkdir(parents=True)
+    moved = place / path.name
+    path.with_suffix(".ranks.npz").rename(moved.with_suffix(".ranks.npz"))
+    path.rename(moved)
+    names = {"dataset": place.parent.name, "protocol": place.name}
+    change(moved, lambda values: values.update(names))
+    with pytest.raises(UserError, match="too long"):
+        api.submit(finished, output="handed")
+
+
 def test_a_row_that_comes_out_otherwise_is_refused(finished: Path) -> None:
     """Forged ranks with matching metrics: only a rerun can detect them."""
     for path in finished.glob("*/*/Pop-*.json"):
@@ -257,8 +304,6 @@ def test_a_row_that_comes_out_otherwise_is_refused(finished: Path) -> None:
         forged.save(file)
 
         def better(values: dict[str, Any], ranks: Ranks = forged) -> None:
-            from recbole_llm.evaluation.metrics import per_case
-
             for name, metric in values["metrics"].items():
                 metric["value"] = float(per_case(ranks, name).mean())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,12 @@ def run_of(model: str, ndcg: float, **changes: Any) -> Record:
         "epochs": 3,
     }
     return record_of(model=model, **values | changes)
+
+
+def bound(store: ResultStore, record: Record, cut_off: int) -> None:
+    """Make a record's ranks those of a run that looked for the first places only (``decode: bounded``)."""
+    path = store.ranks_of(record)
+    replace(Ranks.load(path), cut_off=cut_off, pool=np.zeros(0, dtype=np.int32)).save(path)
 
 
 def store_run(store: ResultStore, model: str, skill: float, seed: int = 1, cases: int = 200, **changes: Any) -> Record:

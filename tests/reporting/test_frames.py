@@ -20,7 +20,7 @@ from recbole_llm.experiments.record import MetricValue, SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.frames import curves, per_user, results, table_rows
 from recbole_llm.reporting.tables import render
-from tests.reporting.records import record_of, store_run
+from tests.reporting.records import bound, record_of, store_run
 
 RUN = ["dataset", "protocol", "label", "model", "semantics", "seed", "key"]
 
@@ -94,6 +94,16 @@ def test_people_behind_sessions_are_the_users(store: ResultStore) -> None:
     frame = per_user(store.folder).query("key == @record.key")
     assert (len(frame), frame["cases"].unique().tolist()) == (50, [4])
     assert frame["value"].mean() == pytest.approx(per_case(ranks, "ndcg@10").mean())
+
+
+def test_runs_whose_ranks_do_not_reach_a_cut_off_are_left_out(
+    store: ResultStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    bound(store, next(record for record in store if record.model == "Pop"), 10)
+    with caplog.at_level(logging.WARNING):
+        assert "Pop" not in set(per_user(store.folder, "ndcg@20").query("seed == 1")["model"])
+    assert "Pop, seed 1 is left out: ndcg@20: these ranks were looked for up to place 10" in caplog.text
+    assert "Pop" in set(per_user(store.folder, "ndcg@10").query("seed == 1")["model"])
 
 
 def test_runs_without_ranks_are_left_out_and_said_to_be(store: ResultStore, caplog: pytest.LogCaptureFixture) -> None:

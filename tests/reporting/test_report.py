@@ -14,7 +14,7 @@ from recbole_llm.errors import UserError
 from recbole_llm.experiments.record import SemanticFacts
 from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.page import write_report
-from tests.reporting.records import record_of, store_run
+from tests.reporting.records import bound, record_of, store_run
 
 EVIL = '</script><img src=x onerror="alert(1)">'
 
@@ -91,6 +91,14 @@ def test_the_curve_over_cut_offs_holds_the_records_metrics(store: ResultStore) -
     assert cuts["lines"]["hit"]["Pop"][cuts["k"].index(10)] == pytest.approx(sum(values) / 2)
     assert cuts["k"][-1] == 100
     assert cuts["names"][0] == ["ndcg", "NDCG"]
+
+
+def test_the_curve_of_ranks_up_to_a_place_ends_there(store: ResultStore) -> None:
+    bound(store, store_run(store, "ISRF", 0.6), 10)
+    cuts = charts(page_of(store))["cuts"]
+    known = [k for k, value in zip(cuts["k"], cuts["lines"]["hit"]["ISRF (none)"], strict=True) if value is not None]
+    assert (known[-1], cuts["k"][-1]) == (10, 100)
+    assert None not in cuts["lines"]["hit"]["Pop"]
 
 
 def test_the_chart_of_groups_says_what_they_are(store: ResultStore) -> None:

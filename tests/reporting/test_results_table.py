@@ -19,7 +19,7 @@ from recbole_llm.experiments.store import ResultStore
 from recbole_llm.reporting.grouping import group
 from recbole_llm.reporting.results_table import ResultsTable, build
 from recbole_llm.reporting.tables import lead, render, seeds_text
-from tests.reporting.records import record_of, run_of, store_run
+from tests.reporting.records import bound, record_of, run_of, store_run
 
 
 @pytest.fixture
@@ -570,6 +570,22 @@ def test_cut_offs_are_chosen(store: ResultStore) -> None:
     assert "Hit@5" in text
     assert "NDCG@7" in text
     assert "Hit@10" not in text
+
+
+def test_ranks_up_to_a_place_leave_out_their_own_row_beyond_it_alone(store: ResultStore) -> None:
+    bound(store, store_run(store, "ISRF", 0.6), 10)
+    (table,) = build(list(store), store, topk=[10, 20], intervals=True)
+    assert table.families["ndcg@10"].labels == [row.label for row in table.rows]
+    assert set(table.families["ndcg@20"].labels) == {row.label for row in table.rows} - {"ISRF (none)"}
+    assert "ndcg@20" not in table.row("ISRF (none)").values
+    assert any("ISRF (none): ndcg@20: these ranks were looked for up to place 10" in note for note in table.notes)
+
+
+def test_a_row_whose_ranks_do_not_reach_the_primary_metric_is_not_tested(store: ResultStore) -> None:
+    bound(store, store_run(store, "ISRF", 0.6, metrics={}), 5)
+    text = render(list(store), store=store, groups=True)
+    assert "ISRF (none): ndcg@10: these ranks were looked for up to place 5" in text
+    assert "Δ to SASRec" in text
 
 
 def test_all_cut_offs_are_those_of_any_metric_of_the_records(tmp_path: Path) -> None:
