@@ -27,10 +27,11 @@ from recbole_llm.utils.progress import Bars
 
 logger = logging.getLogger(__name__)
 
-# Settings of a foreign record that could make a run read a file, load other code, or pay for requests.
+# Settings of a foreign record that could make a run read a file, load other code, or pay for requests. So could those
+# that end in _path: RecBole unpickles the weights that they name, or warm_up.
 _REACH_OUT = (
-    *("pre_model_path", "pretrain_path", "mf_pretrain_path", "mlp_pretrain_path", "warm_up"),  # weights, as pickles
-    *("llm", "llm_model", "encoder", "lm", "additional_feat_suffix", "benchmark_filename"),
+    *("warm_up", "xgb_model", "additional_feat_suffix", "benchmark_filename"),
+    *("llm", "llm_model", "encoder", "lm"),
 )
 
 
@@ -101,9 +102,13 @@ def _candidates(submission: Submission, dataset_dir: Path) -> list[Entry]:
         if record.tuned and record.trials is None:
             continue
         words = {word.partition("=")[0].lstrip("-") for word in _words(record)}
-        if not words & {*_REACH_OUT} and _has_data(record, dataset_dir):
+        if not any(_reaches_out(word) for word in words) and _has_data(record, dataset_dir):
             found.append(entry)
     return found
+
+
+def _reaches_out(setting: str) -> bool:
+    return setting in _REACH_OUT or setting.endswith("_path")
 
 
 def _has_data(record: Record, dataset_dir: Path) -> bool:
