@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST = 50_000  # requests of one batch, as OpenAI allows
 LARGEST_BYTES = 150 << 20
-OPEN, SUBMITTING = "open", "submitting"
+OPEN, SUBMITTING, UNKNOWN = "open", "submitting", "unknown"
 MARK = "recbole_llm"  # name of our mark in a batch's metadata
 ENDED = ("completed", "failed", "expired", "cancelled")
 PAUSE = 60.0  # seconds between two checks of a batch
@@ -172,6 +172,8 @@ class BatchClient:
     def _fetch(self, batch: str) -> ImportReport:
         while True:
             state = self._call(lambda: self._state(batch))
+            if state is None:
+                return self._unknown(batch)
             if state.status in ENDED:
                 break
             logger.info("batch %s is %s; looking again in %.0f s", batch, state.status, self._pause)
@@ -192,6 +194,18 @@ class BatchClient:
         self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, state.status)
         return report
 
+    def _unknown(self, batch: str) -> ImportReport:
+        """The report of a batch that the server does not know; an old one is given up."""
+        cause = "the server does not know it; it was deleted, or submitted with the key of another account"
+        if self.cache.batch_age(batch) < DAY:
+            raise UserError(f"--llm={self.endpoint.name}, batch {batch}: {cause}. Use that key, or wait a day.")
+        logger.warning("batch %s: %s. Its questions have no answers", batch, cause)
+        self.incomplete = True
+        self.cache.put_batch(batch, self.endpoint.base_url, 0, 0.0, UNKNOWN)
+        report = ImportReport()
+        report.refused["batch unknown to the server"] += 1
+        return report
+
     def _content(self, file: str, old: bool) -> bytes | None:
         """The contents of a file at the server; ``None`` if it has deleted the file of an old batch."""
         import openai
@@ -210,8 +224,14 @@ class BatchClient:
             path.write_bytes(content)
             return take_answers(self.cache, path, self.endpoint)
 
-    def _state(self, batch: str) -> _State:
-        found = self._api.batches.retrieve(batch)
+    def _state(self, batch: str) -> _State | None:
+        """How far a batch has come; ``None`` if the server does not know it."""
+        import openai
+
+        try:
+            found = self._api.batches.retrieve(batch)
+        except openai.NotFoundError:
+            return None
         files = [file for file in (found.output_file_id, found.error_file_id) if file]
         faults = found.errors.data if found.errors is not None else None
         words = words_in([{"message": fault.message} for fault in faults or ()], self.endpoint.secrets)

@@ -401,6 +401,11 @@ class ResponseCache:
         server = server_identity(base_url)  # with or without a slash at the end: the same batches
         return [batch for batch, address in self._run(query, (status,)) if server_identity(address) == server]
 
+    def batch_age(self, batch: str) -> float:
+        """Seconds since a batch was submitted."""
+        created = self._run("SELECT created FROM batches WHERE id = ?", (batch,)).fetchone()[0]
+        return (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+
     def waits_in_batch(self, key: str, base_url: str, statuses: Collection[str]) -> bool:
         """Whether a question without an answer went into a batch, and a server has batches of such a status."""
         query = "SELECT 1 FROM kept WHERE key = ? AND created IS NULL"

@@ -158,6 +158,23 @@ def test_what_a_server_says_of_a_batch_that_it_did_not_take_is_repeated(
         assert client.fetch().words == "the model has no batches"
 
 
+def test_a_batch_that_the_server_does_not_know_is_given_up_after_a_day(
+    cache: ResponseCache, with_key: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = BatchStub(lambda body: "{}")
+    with StubServer(lambda call: Reply(status=404) if call.path.startswith("/v1/batches/") else stub(call)) as server:
+        client = client_at(server, cache, **with_key)
+        client.submit(PENDING)
+        assert 0 <= cache.batch_age("batch-0") < 600
+        with pytest.raises(UserError, match="batch batch-0: the server does not know it.*Use that key, or wait a day"):
+            client.fetch()
+        assert client.open_batches() == ["batch-0"]
+        monkeypatch.setattr(cache, "batch_age", lambda batch: 86_401.0)
+        assert "1 refused (batch unknown to the server)" in str(client.fetch())
+        assert client.incomplete
+        assert client.open_batches() == []
+
+
 @pytest.mark.parametrize("created", [0, 2**40])
 def test_answers_that_the_server_has_deleted_do_not_hold_up_their_questions_for_ever(
     cache: ResponseCache, with_key: dict[str, Any], created: int
